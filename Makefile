@@ -1,0 +1,37 @@
+# Every target makes what it needs: a virtual environment in .venv, with torch pinned by constraints.txt.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test check bench clean help
+
+help:
+	@echo "make demo    run the demo: a real model, a real client, every phase shown"
+	@echo "make test    run the tests"
+	@echo "make check   lint, types and the import rules"
+	@echo "make bench   measure the overhead against the bare client and the peers"
+	@echo "make clean   remove the virtual environments"
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	@touch $@
+
+demo: $(STAMP)
+	$(BIN)/llmtrace demo $(ARGS)
+
+test: $(STAMP)
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+bench: $(STAMP)
+	$(BIN)/python -m bench $(ARGS)
+
+clean:
+	rm -rf $(VENV) .venvs
