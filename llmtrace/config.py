@@ -1,0 +1,123 @@
+"""Settings: from arguments, else from the environment, read once when a client is instrumented."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from llmtrace.errors import LlmtraceError
+
+CAPTURE_ENV = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
+_CAPTURE_MODES = ("no_content", "span_only", "event_only", "span_and_event")
+_PROPAGATE_MODES = ("auto", "always", "never")
+_PARENT_MODES = ("auto", "own", "existing")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What can be set, by argument of ``llmtrace.instrument`` or by environment variable."""
+
+    capture_content: str = "no_content"
+    """Messages on spans: no_content, span_only, event_only, span_and_event (True: span_only)."""
+    server_timings: bool = True
+    """Use the timings that the provider reports. False: the blind mode that accuracy is measured in."""
+    propagate: str = "auto"
+    """Send ``traceparent``: auto (to private and loopback hosts only), always, never."""
+    request_usage: bool = False
+    """Ask for usage in streams (``stream_options.include_usage``): the one setting that changes a request."""
+    metrics: bool = True
+    """Record metrics where a MeterProvider is set up."""
+    parent: str = "auto"
+    """Whose GenAI span the phases go under: auto (another instrumentation's if it is there), own, existing."""
+    min_calls: int = 30
+    """Calls on a route before queue and prefill are estimated."""
+    min_spread: float = 4.0
+    """Spread in uncached prompt tokens (90th over 10th percentile) asked for before estimating."""
+
+
+def _boolean(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    text = str(value).strip().lower()
+    if text in ("1", "true", "yes", "on"):
+        return True
+    if text in ("0", "false", "no", "off"):
+        return False
+    raise ValueError("true or false")
+
+
+def _one_of(allowed: tuple[str, ...]) -> Callable[[Any], str]:
+    def parse(value: Any) -> str:
+        text = str(value).strip().lower()
+        if text not in allowed:
+            raise ValueError(" or ".join(allowed))
+        return text
+
+    return parse
+
+
+def _capture(value: Any) -> str:
+    if isinstance(value, bool):
+        return "span_only" if value else "no_content"
+    return _one_of(_CAPTURE_MODES)(value)
+
+
+def _at_least(kind: Callable[[Any], Any], least: float) -> Callable[[Any], Any]:
+    def parse(value: Any) -> Any:
+        try:
+            number = kind(value)
+        except (TypeError, ValueError):
+            raise ValueError(f"a number of at least {least:g}") from None
+        if not number >= least:
+            raise ValueError(f"a number of at least {least:g}")
+        return number
+
+    return parse
+
+
+_PARSERS: Mapping[str, Callable[[Any], Any]] = {
+    "capture_content": _capture,
+    "server_timings": _boolean,
+    "propagate": _one_of(_PROPAGATE_MODES),
+    "request_usage": _boolean,
+    "metrics": _boolean,
+    "parent": _one_of(_PARENT_MODES),
+    "min_calls": _at_least(int, 2),
+    "min_spread": _at_least(float, 1),
+}
+
+known_settings: tuple[str, ...] = tuple(field.name for field in fields(Settings))
+environment_names: Mapping[str, str] = {
+    name: CAPTURE_ENV if name == "capture_content" else f"LLMTRACE_{name.upper()}" for name in known_settings
+}
+
+
+def settings(arguments: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> Settings:
+    """The settings in force.
+
+    Raises:
+        LlmtraceError: an argument is no setting, or a value is none that the setting takes.
+    """
+    for name in arguments:
+        if name not in _PARSERS:
+            close = difflib.get_close_matches(name, known_settings, 1)
+            hint = f" Did you mean {close[0]}?" if close else ""
+            raise LlmtraceError(f"unknown setting {name!r}.{hint} Known settings: {', '.join(known_settings)}.")
+    chosen: dict[str, Any] = {}
+    environ = os.environ if environ is None else environ
+    for name, parse in _PARSERS.items():
+        variable = environment_names[name]
+        if name in arguments and arguments[name] is not None:
+            value, where = arguments[name], name
+        elif environ.get(variable, "").strip():
+            value, where = environ[variable], variable
+        else:
+            continue
+        try:
+            chosen[name] = parse(value)
+        except ValueError as error:
+            raise LlmtraceError(f"{where} is {value!r}; it takes {error}.") from None
+    return replace(Settings(), **chosen)

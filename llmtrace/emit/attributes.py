@@ -1,0 +1,81 @@
+"""Every attribute, span and metric name that llmtrace writes. Names are an API: a test pins them.
+
+``gen_ai.*`` are the OpenTelemetry GenAI conventions'; ``llmtrace.*`` exist only where the conventions have none.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+# --- the conventions' names -----------------------------------------------------------------------------------
+OPERATION: Final = "gen_ai.operation.name"
+PROVIDER: Final = "gen_ai.provider.name"
+REQUEST_MODEL: Final = "gen_ai.request.model"
+REQUEST_STREAM: Final = "gen_ai.request.stream"
+RESPONSE_ID: Final = "gen_ai.response.id"
+RESPONSE_MODEL: Final = "gen_ai.response.model"
+FINISH_REASONS: Final = "gen_ai.response.finish_reasons"
+TIME_TO_FIRST_CHUNK: Final = "gen_ai.response.time_to_first_chunk"
+INPUT_TOKENS: Final = "gen_ai.usage.input_tokens"
+OUTPUT_TOKENS: Final = "gen_ai.usage.output_tokens"
+CACHE_READ_TOKENS: Final = "gen_ai.usage.cache_read.input_tokens"
+CACHE_WRITE_TOKENS: Final = "gen_ai.usage.cache_write.input_tokens"
+REASONING_TOKENS: Final = "gen_ai.usage.reasoning.output_tokens"
+TOKEN_TYPE: Final = "gen_ai.token.type"
+INPUT_MESSAGES: Final = "gen_ai.input.messages"
+OUTPUT_MESSAGES: Final = "gen_ai.output.messages"
+DETAILS_EVENT: Final = "gen_ai.client.inference.operation.details"
+SERVER_ADDRESS: Final = "server.address"
+SERVER_PORT: Final = "server.port"
+ERROR_TYPE: Final = "error.type"
+STATUS_CODE: Final = "http.response.status_code"
+RESEND_COUNT: Final = "http.request.resend_count"
+
+# --- ours: the call -------------------------------------------------------------------------------------------
+SCHEMA: Final = "llmtrace.schema_version"
+OUTCOME: Final = "llmtrace.call.outcome"
+TTFT: Final = "llmtrace.call.ttft"
+ROUTE: Final = "llmtrace.route.fingerprint"
+ENGINE: Final = "llmtrace.server.engine"
+TIMINGS_REJECTED: Final = "llmtrace.server_timings.rejected"
+CHUNKS: Final = "llmtrace.stream.chunks"
+CANCEL_PHASE: Final = "llmtrace.cancellation.phase"
+DELIVERED_TOKENS: Final = "llmtrace.cancellation.delivered_tokens"
+DELIVERED_BASIS: Final = "llmtrace.cancellation.delivered_tokens.basis"
+
+# --- ours: a phase --------------------------------------------------------------------------------------------
+PHASE: Final = "llmtrace.phase"
+SOURCE: Final = "llmtrace.phase.source"
+UNCERTAINTY: Final = "llmtrace.phase.uncertainty"
+TOKENS: Final = "llmtrace.phase.tokens"
+PER_TOKEN: Final = "llmtrace.phase.time_per_token"
+SERVER_DURATION: Final = "llmtrace.phase.server_duration"
+TIME_SAVED: Final = "llmtrace.kv_cache.time_saved"
+ITL_P50: Final = "llmtrace.decode.itl.p50"
+ITL_P99: Final = "llmtrace.decode.itl.p99"
+ITL_MAX: Final = "llmtrace.decode.itl.max"
+STALL_COUNT: Final = "llmtrace.decode.stall.count"
+STALL_DURATION: Final = "llmtrace.decode.stall.duration"
+CONSUMER_WAIT: Final = "llmtrace.decode.consumer_wait"
+NEW_CONNECTION: Final = "llmtrace.network.new_connection"
+CONNECT: Final = "llmtrace.network.connect"
+TLS: Final = "llmtrace.network.tls"
+RTT: Final = "llmtrace.network.rtt"
+HEADERS: Final = "llmtrace.network.time_to_headers"
+
+# --- span names -----------------------------------------------------------------------------------------------
+SPAN_PREFIX: Final = "llm."
+ATTEMPT: Final = "llm.attempt"
+
+# --- metrics --------------------------------------------------------------------------------------------------
+M_DURATION: Final = "gen_ai.client.operation.duration"
+M_TIME_TO_FIRST_CHUNK: Final = "gen_ai.client.operation.time_to_first_chunk"
+M_TIME_PER_CHUNK: Final = "gen_ai.client.operation.time_per_output_chunk"
+M_TOKENS: Final = "gen_ai.client.token.usage"
+M_PHASE: Final = "llmtrace.phase.duration"
+M_ERRORS: Final = "llmtrace.errors"
+
+SECONDS_BUCKETS: Final = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
+TOKEN_BUCKETS: Final = (
+    1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576, 4194304, 16777216, 67108864,
+)  # fmt: skip

@@ -1,0 +1,39 @@
+"""Content capture: off unless ``OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT`` or a setting asks for it."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+from opentelemetry._logs import LogRecord, get_logger
+from opentelemetry.trace import Span, set_span_in_context
+
+from llmtrace.emit import attributes as names
+from llmtrace.observe.clock import to_epoch
+
+
+def on_span(span: Span, sent: Any, received: Any) -> None:
+    """Write messages as JSON strings on the span, as the conventions allow where structure cannot be kept."""
+    if sent:
+        span.set_attribute(names.INPUT_MESSAGES, json.dumps(sent, default=str))
+    if received:
+        span.set_attribute(names.OUTPUT_MESSAGES, json.dumps(received, default=str))
+
+
+def as_event(span: Span, at: int, attributes: dict[str, Any], sent: Any, received: Any, version: str) -> None:
+    """Emit the conventions' details event, with structured messages. ``at``: monotonic ns."""
+    body = dict(attributes)
+    if sent:
+        body[names.INPUT_MESSAGES] = sent
+    if received:
+        body[names.OUTPUT_MESSAGES] = received
+    get_logger("llmtrace", version).emit(
+        LogRecord(
+            timestamp=to_epoch(at),
+            observed_timestamp=time.time_ns(),
+            context=set_span_in_context(span),
+            event_name=names.DETAILS_EVENT,
+            attributes=body,
+        )
+    )

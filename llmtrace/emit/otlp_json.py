@@ -1,0 +1,125 @@
+"""Spans into a file of OTLP/JSON lines, in the shape of the Collector's file exporter."""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+import os
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+
+from llmtrace.errors import LlmtraceError
+
+_log = logging.getLogger(__name__)
+
+_MISSING = 'writing OTLP/JSON needs the OTLP encoder: pip install "llmtrace[otlp]"'
+
+
+class OtlpJsonFileExporter(SpanExporter):
+    """Appends one line per batch of spans, whole or not at all.
+
+    Each line goes out in one write to a file opened for appending, so that an interrupted process leaves a valid file
+    and several processes may share one. A batch that cannot be written is reported once in the log and dropped: the
+    application goes on.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._encode = _encoder()
+        self.path = Path(path)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._fd: int | None = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+            self._mend_last_line(self._fd)
+        except OSError as error:
+            raise LlmtraceError(f"cannot write {self.path}: {error.strerror or error}") from error
+        self._lock = threading.Lock()
+        self._complained = False
+        _renew_lock_in_children(self)
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        """Write the batch as one line."""
+        if not spans:
+            return SpanExportResult.SUCCESS
+        try:
+            line = memoryview(self._encode(spans))
+            with self._lock:
+                if self._fd is None:
+                    return SpanExportResult.FAILURE
+                while line:
+                    line = line[os.write(self._fd, line) :]
+        except Exception as error:  # a full disk, or an attribute that cannot be encoded: never the application's affair
+            if not self._complained:
+                self._complained = True
+                _log.warning("spans not written to %s: %s", self.path, error)
+            return SpanExportResult.FAILURE
+        return SpanExportResult.SUCCESS
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        """Nothing is held back: every batch is in the file when ``export`` returns."""
+        return True
+
+    def shutdown(self) -> None:
+        """Close the file; safe to call twice."""
+        with self._lock:
+            if self._fd is not None:
+                os.close(self._fd)
+                self._fd = None
+
+    @staticmethod
+    def _mend_last_line(fd: int) -> None:
+        """Keep a line that an earlier process left unfinished from swallowing our first one."""
+        size = os.fstat(fd).st_size
+        if size and os.lseek(fd, size - 1, os.SEEK_SET) == size - 1 and os.read(fd, 1) != b"\n":
+            os.write(fd, b"\n")
+
+
+def _renew_lock_in_children(exporter: OtlpJsonFileExporter) -> None:
+    """A fork may catch the lock held by a thread that the child does not have."""
+    if not hasattr(os, "register_at_fork"):
+        return
+    reference = weakref.ref(exporter)
+
+    def renew() -> None:
+        alive = reference()
+        if alive is not None:
+            alive._lock = threading.Lock()
+
+    os.register_at_fork(after_in_child=renew)
+
+
+def _encoder() -> Callable[[Sequence[ReadableSpan]], bytes]:
+    try:
+        from google.protobuf.json_format import MessageToDict
+        from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+    except ImportError as error:
+        raise LlmtraceError(_MISSING) from error
+
+    def encode(spans: Sequence[ReadableSpan]) -> bytes:
+        message: dict[str, Any] = MessageToDict(encode_spans(spans), use_integers_for_enums=True)
+        for span in _spans(message):
+            _hex_ids(span)
+            for link in span.get("links", ()):
+                _hex_ids(link)
+        return json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace") + b"\n"
+
+    return encode
+
+
+def _spans(message: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for resource_spans in message.get("resourceSpans", ()):
+        for scope_spans in resource_spans.get("scopeSpans", ()):
+            yield from scope_spans.get("spans", ())
+
+
+def _hex_ids(item: dict[str, Any]) -> None:
+    """Protobuf's JSON writes bytes in base64; OTLP/JSON wants ids in hexadecimal."""
+    for key in ("traceId", "spanId", "parentSpanId"):
+        if key in item:
+            item[key] = base64.b64decode(item[key]).hex()

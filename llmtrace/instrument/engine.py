@@ -1,0 +1,216 @@
+"""The one engine behind every client: begins a call, takes what comes back, ends it and emits.
+
+Nothing in here may reach the application: each entry point catches what we get wrong and lets the call go on.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from opentelemetry import metrics as metrics_api
+from opentelemetry import trace as trace_api
+from opentelemetry.trace import Span, SpanKind
+
+from llmtrace.config import Settings
+from llmtrace.emit import attributes as names
+from llmtrace.emit.metrics import Meters
+from llmtrace.instrument.report import Reporter
+from llmtrace.observe import call as calls
+from llmtrace.observe import mishaps
+from llmtrace.observe.call import Call
+from llmtrace.observe.clock import now, to_epoch
+from llmtrace.observe.stream import cause_of
+from llmtrace.phases.baseline import Baselines
+from llmtrace.providers.declare import Operation, Provider, Request
+from llmtrace.version import VERSION
+
+
+@dataclass(slots=True)
+class Endpoint:
+    """Where a client's calls go."""
+
+    url: Any
+    host: str | None
+    port: int | None
+    private: bool
+
+
+@dataclass(slots=True)
+class Payload:
+    """What the engine keeps with a call until it ends."""
+
+    provider: Provider
+    operation: Operation
+    request: Request
+    provider_name: str
+    endpoint: Endpoint
+    span: Span
+    tracer: trace_api.Tracer
+    owns_span: bool
+    recording: bool
+
+
+class Engine:
+    """Settings, providers and the instruments, shared by all patched clients."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        tracer_provider: trace_api.TracerProvider | None = None,
+        meter_provider: metrics_api.MeterProvider | None = None,
+    ) -> None:
+        self.settings = settings
+        self.baselines = Baselines(settings.min_calls, settings.min_spread)
+        self._tracer_provider = tracer_provider
+        self._meter_provider = meter_provider
+        self._tracer: tuple[Any, trace_api.Tracer] | None = None
+        self._meters: tuple[Any, Meters | None] | None = None
+        self._endpoints: WeakKeyDictionary[Any, Endpoint] = WeakKeyDictionary()
+        self._reporter = Reporter(self)
+
+    # --- providers of OpenTelemetry, found anew only when they change ---------------------------------------------
+    def tracer(self) -> trace_api.Tracer:
+        """The tracer of the provider given, else of the global one as it is now."""
+        provider = self._tracer_provider or trace_api.get_tracer_provider()
+        if self._tracer is None or self._tracer[0] is not provider:
+            self._tracer = (provider, provider.get_tracer("llmtrace", VERSION))
+        return self._tracer[1]
+
+    def meters(self) -> Meters | None:
+        """The instruments, or None while no MeterProvider is set up."""
+        provider = self._meter_provider or metrics_api.get_meter_provider()
+        if self._meters is None or self._meters[0] is not provider:
+            idle = "Proxy" in type(provider).__name__ or isinstance(provider, metrics_api.NoOpMeterProvider)
+            made = None if idle or not self.settings.metrics else Meters(provider, VERSION)
+            self._meters = (provider, made)
+        return self._meters[1]
+
+    def flush(self) -> None:
+        """Hand over the metrics that were put aside."""
+        if self._meters is not None and self._meters[1] is not None:
+            self._meters[1].flush()
+
+    # --- a call's life --------------------------------------------------------------------------------------------
+    def begin(self, provider: Provider, operation: Operation, client: Any, body: Any) -> Call | None:
+        """Start a call, its span and its clock; None where the call is not to be traced."""
+        try:
+            if not isinstance(body, dict):
+                return None
+            request = operation.read_request(body)
+            endpoint = self._endpoint(client)
+            name = provider.provider_name(client, endpoint.host)
+            call = Call(self._end, streaming=request.streaming)
+            tracer = self.tracer()
+            span = self._existing(operation, request)
+            owns = span is None
+            if span is None:
+                attributes: dict[str, Any] = {names.OPERATION: operation.name, names.PROVIDER: name}
+                if request.model is not None:
+                    attributes[names.REQUEST_MODEL] = request.model
+                if endpoint.host is not None:
+                    attributes[names.SERVER_ADDRESS] = endpoint.host
+                if endpoint.port is not None:
+                    attributes[names.SERVER_PORT] = endpoint.port
+                span = tracer.start_span(
+                    f"{operation.name} {request.model}" if request.model else operation.name,
+                    kind=SpanKind.CLIENT,
+                    attributes=attributes,
+                    start_time=to_epoch(call.start),
+                )
+            call.payload = Payload(
+                provider, operation, request, name, endpoint, span, tracer, owns, span.is_recording()
+            )
+            call.kind_of = operation.kind_of
+            if request.choices > 1:
+                call.recent = type(call.recent)(maxlen=4 + 2 * min(request.choices, 128))
+            if self.settings.capture_content != "no_content" and call.payload.recording:
+                call.kept = []
+            return call
+        except Exception as error:
+            mishaps.note("beginning a call", error)
+            return None
+
+    def wants_stream(self, call: Call) -> bool:
+        """Whether the chunks of this call are worth timing: its span is sampled or metrics are on."""
+        payload: Payload | None = call.payload
+        return payload is not None and (payload.recording or self.meters() is not None)
+
+    def returned(self, call: Call, result: Any) -> None:
+        """The client handed ``result`` to the application: the end of the call, unless a stream goes on."""
+        try:
+            call.returned = now()
+            if call.running is not None or not call.is_open:
+                return
+            response = call.attempts[-1].response if call.attempts else None
+            if response is not None and not response.is_closed and not response.is_stream_consumed:
+                from llmtrace.instrument.taps import tap
+
+                if tap(response, call):
+                    return
+            call.answer = result
+            if getattr(result, "http_response", None) is not None and response is not None:
+                call.answer = json.loads(response.content)
+        except Exception as error:
+            mishaps.note("reading a response", error)
+        call.finish(calls.COMPLETED, call.returned)
+
+    def failed(self, call: Call, error: BaseException) -> None:
+        """The client raised: the end of the call."""
+        try:
+            call.finish(cause_of(error), error=error)
+        except Exception as ours:
+            mishaps.note("ending a call", ours)
+
+    def _end(self, call: Call) -> None:
+        try:
+            self._reporter.report(call)
+        except Exception as error:
+            mishaps.note("ending a call", error)
+        finally:
+            call.release()
+
+    # --- particulars ----------------------------------------------------------------------------------------------
+    def _existing(self, operation: Operation, request: Request) -> Span | None:
+        """The span that another instrumentation opened for this very call, if there is one and it is to be used."""
+        if self.settings.parent == "own":
+            return None
+        span = trace_api.get_current_span()
+        if not span.is_recording():
+            return None
+        attributes: Any = getattr(span, "attributes", None)
+        if not attributes:
+            return None
+        said = attributes.get(names.OPERATION)
+        theirs = (
+            said == operation.name
+            or attributes.get("openinference.span.kind") == "LLM"
+            or attributes.get("llm.request.type") == operation.name
+        )
+        model = attributes.get(names.REQUEST_MODEL)
+        return span if theirs and (model is None or model == request.model) else None
+
+    def _endpoint(self, client: Any) -> Endpoint:
+        url = getattr(client, "base_url", None)
+        known = self._endpoints.get(client)
+        if known is not None and known.url is url:
+            return known
+        host = getattr(url, "host", None) or None
+        port = getattr(url, "port", None)
+        if port is None and host is not None:
+            port = 80 if getattr(url, "scheme", "") == "http" else 443
+        found = Endpoint(url, host, port, host is not None and is_private(host))
+        self._endpoints[client] = found
+        return found
+
+
+def is_private(host: str) -> bool:
+    """Whether ``host`` is on this machine or a private network, by address or by a name without public domain."""
+    try:
+        address = ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        return "." not in host or host.endswith((".local", ".internal", ".localhost", ".lan"))
+    return address.is_private or address.is_loopback or address.is_link_local

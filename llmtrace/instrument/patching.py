@@ -1,0 +1,54 @@
+"""Putting wrappers in and taking them out again, for clients that are imported now or later."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import wrapt
+
+from llmtrace.observe import mishaps
+
+Wrapper = Callable[[Any, Any, tuple[Any, ...], dict[str, Any]], Any]
+
+
+class Patches:
+    """The wrappers of one instrumentation, undone together."""
+
+    def __init__(self) -> None:
+        self._undo: list[tuple[Any, str, Any]] = []
+        self._active = True
+
+    def when_imported(self, module: str, action: Callable[[Any], None]) -> None:
+        """Run ``action(module)`` now if the module is imported, else as soon as it is; never imports it."""
+        if module in sys.modules:
+            self._attempt(action, sys.modules[module])
+        else:
+            wrapt.register_post_import_hook(lambda found: self._attempt(action, found), module)
+
+    def wrap(self, module: Any, path: str, wrapper: Wrapper) -> None:
+        """Wrap ``module``'s ``Class.method`` (skipped where a version does not have it)."""
+        owner_name, _, name = path.rpartition(".")
+        owner = getattr(module, owner_name, None) if owner_name else module
+        if owner is None or name not in vars(owner):
+            return
+        original = vars(owner)[name]
+        setattr(owner, name, wrapt.FunctionWrapper(original, wrapper))
+        self._undo.append((owner, name, original))
+
+    def undo(self) -> None:
+        """Put back the very functions that were there; wrappers that others put on top of ours stay."""
+        self._active = False
+        for owner, name, original in reversed(self._undo):
+            if getattr(vars(owner).get(name), "__wrapped__", None) is original:
+                setattr(owner, name, original)
+        self._undo.clear()
+
+    def _attempt(self, action: Callable[[Any], None], module: Any) -> None:
+        if not self._active:
+            return
+        try:
+            action(module)
+        except Exception as error:
+            mishaps.note(f"patching {module.__name__}", error)

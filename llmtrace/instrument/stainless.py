@@ -1,0 +1,151 @@
+"""Clients that Stainless generates (openai, anthropic, groq, together, ...) share one shape, so one patch serves all.
+
+Every call passes through ``SyncAPIClient.request`` or ``AsyncAPIClient.request``, retries included; every stream is a
+``Stream`` or ``AsyncStream`` that pulls from its ``_iterator``. Patching there, below the resource methods, covers
+``create``, ``parse``, ``stream()``, raw and streaming responses alike, and lies inside whatever another
+instrumentation wraps around the resource methods, in whichever order the two are switched on.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+from opentelemetry import context as otel
+from opentelemetry.instrumentation.utils import is_instrumentation_enabled
+from opentelemetry.trace import set_span_in_context
+
+from llmtrace.instrument.current import RESPONSE_KEY, current
+from llmtrace.instrument.ends import collected
+from llmtrace.instrument.engine import Engine
+from llmtrace.instrument.patching import Patches
+from llmtrace.observe import mishaps
+from llmtrace.observe.call import Call
+from llmtrace.observe.stream import Guard, asplice, splice
+from llmtrace.providers.declare import Operation, Provider
+
+
+def patch(patches: Patches, engine: Engine, provider: Provider) -> None:
+    """Patch the client that ``provider`` declares, now or when it is imported."""
+
+    def request(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        begun = _begin(engine, provider, instance, args, kwargs)
+        if begun is None:
+            return wrapped(*args, **kwargs)
+        call, args, kwargs = begun
+        mine, theirs = current.set(call), otel.attach(set_span_in_context(call.payload.span))
+        try:
+            result = wrapped(*args, **kwargs)
+        except BaseException as error:
+            engine.failed(call, error)
+            raise
+        finally:
+            otel.detach(theirs)
+            current.reset(mine)
+        engine.returned(call, result)
+        return result
+
+    async def traced(begun: Begun, wrapped: Any) -> Any:
+        call, args, kwargs = begun
+        mine, theirs = current.set(call), otel.attach(set_span_in_context(call.payload.span))
+        try:
+            result = await wrapped(*args, **kwargs)
+        except GeneratorExit as error:
+            # Dropped while suspended, perhaps in another context: there is nothing to give back here.
+            engine.failed(call, error)
+            raise
+        except BaseException as error:
+            engine.failed(call, error)
+            _restore(mine, theirs)
+            raise
+        _restore(mine, theirs)
+        engine.returned(call, result)
+        return result
+
+    async def arequest(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        begun = _begin(engine, provider, instance, args, kwargs)
+        if begun is None:
+            return await wrapped(*args, **kwargs)
+        return await traced(begun, wrapped)
+
+    def opened(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        wrapped(*args, **kwargs)
+        _splice(engine, instance, False)
+
+    def aopened(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        wrapped(*args, **kwargs)
+        _splice(engine, instance, True)
+
+    def hook_clients(module: Any) -> None:
+        patches.wrap(module, "SyncAPIClient.request", request)
+        patches.wrap(module, "AsyncAPIClient.request", arequest)
+
+    def hook_streams(module: Any) -> None:
+        patches.wrap(module, "Stream.__init__", opened)
+        patches.wrap(module, "AsyncStream.__init__", aopened)
+
+    patches.when_imported(provider.client_module, hook_clients)
+    patches.when_imported(provider.stream_module, hook_streams)
+
+
+Begun = tuple[Call, tuple[Any, ...], dict[str, Any]]
+
+
+def _begin(
+    engine: Engine, provider: Provider, client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Begun | None:
+    """The call that this request starts, and the arguments to go on with; None where it is not one to trace."""
+    try:
+        options = args[1] if len(args) > 1 else kwargs.get("options")
+        operation = _operation(provider, options)
+        if operation is None or current.get() is not None or not is_instrumentation_enabled():
+            return None
+        body: Any = options.json_data
+        if engine.settings.request_usage and isinstance(body, dict):
+            asked = operation.ask_for_usage(body)
+            if asked is not None:
+                options = options.copy(update={"json_data": dict(asked)})
+                body = options.json_data
+                if len(args) > 1:
+                    args = (args[0], options, *args[2:])
+                else:
+                    kwargs = {**kwargs, "options": options}
+        extra = getattr(options, "extra_json", None)
+        if isinstance(extra, Mapping) and isinstance(body, dict):
+            body = {**body, **extra}
+        call = engine.begin(provider, operation, client, body)
+        return None if call is None else (call, args, kwargs)
+    except Exception as error:
+        mishaps.note("beginning a call", error)
+        return None
+
+
+def _operation(provider: Provider, options: Any) -> Operation | None:
+    path = getattr(options, "url", None)
+    for operation in provider.operations:
+        if path == operation.path and options.method.lower() == "post":
+            return operation
+    return None
+
+
+def _splice(engine: Engine, stream: Any, asynchronous: bool) -> None:
+    """Put the timing iterator in the place of the stream's own, where the stream belongs to a traced call."""
+    try:
+        call: Call | None = stream.response.extensions.get(RESPONSE_KEY)
+        if call is None or not call.is_open or call.running is not None or not engine.wants_stream(call):
+            return
+        inner = stream._iterator
+        timed: Any = (asplice if asynchronous else splice)(inner, call, Guard(call, collected))
+        alive = weakref.ref(timed)
+        state = "ag_running" if asynchronous else "gi_running"
+        call.running = lambda: getattr(alive(), state, False)
+        call.inner_code = getattr(inner, "ag_code" if asynchronous else "gi_code", None)
+        stream._iterator = timed
+    except Exception as error:
+        mishaps.note("timing a stream", error)
+
+
+def _restore(mine: Any, theirs: Any) -> None:
+    otel.detach(theirs)
+    current.reset(mine)

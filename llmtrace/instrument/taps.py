@@ -1,0 +1,202 @@
+"""Raw streaming responses: the application reads bytes or lines itself, so the byte stream is timed instead.
+
+The tap takes the place of the response's inner byte stream; the response object stays the client's own. Kept are the
+times, the first bytes and the last ones, in which an answer's identity, usage and timings stand.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import deque
+from collections.abc import AsyncIterator, Iterator, Mapping
+from typing import Any
+
+from llmtrace.observe import call as calls
+from llmtrace.observe.call import NOTHING, REASONING, Call
+from llmtrace.observe.clock import now
+from llmtrace.observe.facts import Answer
+from llmtrace.observe.pulls import BLOCK
+from llmtrace.observe.stream import Guard, failed
+from llmtrace.providers.declare import Operation
+
+_HEAD = 256 * 1024
+_TAIL = 64 * 1024
+
+
+class Body:
+    """The first and last bytes of a raw body, with the time of each piece of the head."""
+
+    __slots__ = ("_head", "_head_size", "_tail", "_tail_size")
+
+    def __init__(self) -> None:
+        self._head: list[tuple[int, bytes]] = []
+        self._head_size = 0
+        self._tail: deque[bytes] = deque()
+        self._tail_size = 0
+
+    def keep(self, at: int, piece: bytes) -> None:
+        """Take in one piece as it came off the wire."""
+        if self._head_size < _HEAD:
+            self._head.append((at, piece))
+            self._head_size += len(piece)
+            return
+        self._tail.append(piece)
+        self._tail_size += len(piece)
+        while self._tail_size - len(self._tail[0]) > _TAIL:
+            self._tail_size -= len(self._tail.popleft())
+
+    def read(self, operation: Operation, call: Call, headers: Mapping[str, str] | None) -> Answer:
+        """The answer in the bytes; also finds when the first token came, for a stream of events."""
+        head = b"".join(piece for _, piece in self._head)
+        tail = b"".join(self._tail)
+        if not call.streaming:
+            return operation.read_response(json.loads(head + tail), headers)
+        chunks = self._events(operation, call)
+        recent = [event for _, event in _parse(tail)]
+        return operation.read_chunks([*chunks, *recent], headers)
+
+    def _events(self, operation: Operation, call: Call) -> list[Any]:
+        ends: list[tuple[int, int]] = []
+        size = 0
+        for at, piece in self._head:
+            size += len(piece)
+            ends.append((size, at))
+        events: list[Any] = []
+        ahead = iter(ends)
+        upto, at = next(ahead, (0, 0))
+        for offset, event in _parse(b"".join(piece for _, piece in self._head)):
+            while offset > upto:
+                upto, at = next(ahead, (sys.maxsize, at))
+            events.append(event)
+            call.first_chunk = call.first_chunk or at
+            kind = operation.kind_of(event)
+            if kind == NOTHING:
+                continue
+            call.first_token = call.first_token or at
+            if kind == REASONING:
+                call.first_reasoning = call.first_reasoning or at
+            else:
+                call.first_output = call.first_output or at
+        return events
+
+
+def _parse(body: bytes) -> Iterator[tuple[int, Any]]:
+    """The JSON events of an event stream, each with the offset at which it ends; what does not parse is passed over."""
+    offset = 0
+    for line in body.splitlines(keepends=True):
+        offset += len(line)
+        if line.startswith(b"data:"):
+            try:
+                event = json.loads(line[5:])
+            except ValueError:
+                continue
+            if isinstance(event, dict):
+                yield offset, event
+
+
+def tap(response: Any, call: Call) -> bool:
+    """Put a tap into an open httpx (or httpx2) response; False where it has no byte stream to tap."""
+    inner = response.stream
+    library = sys.modules.get(type(response).__module__.partition(".")[0])
+    sync_base = getattr(library, "SyncByteStream", None)
+    async_base = getattr(library, "AsyncByteStream", None)
+    if sync_base is None or async_base is None:
+        return False
+    if isinstance(inner, sync_base):
+        response.stream = _sync_tap(sync_base)(inner, call)
+    elif isinstance(inner, async_base):
+        response.stream = _async_tap(async_base)(inner, call)
+    else:
+        return False
+    call.body = Body()
+    return True
+
+
+def _collected(call: Call) -> None:
+    from llmtrace.instrument.ends import collected
+
+    collected(call)
+
+
+class _Tap:
+    """What both taps share: the inner stream and its call, given up once a client's own stream object takes over."""
+
+    def __init__(self, inner: Any, call: Call) -> None:
+        self.inner = inner
+        self.call = call
+        self.guard: Guard | None = Guard(call, _collected)
+
+    def _note(self, asked: int, piece: bytes) -> None:
+        call = self.call
+        if call.running is not None or not call.is_open:
+            return
+        at = now()
+        block = call.pulls.block
+        block.append(asked)
+        block.append(at)
+        if call.body is not None:
+            call.body.keep(at, piece)
+        if len(block) >= 2 * BLOCK:
+            call.pulls.fold(call.returned)
+
+    def _ended(self) -> None:
+        if self.call.running is None:
+            self.call.finish(calls.COMPLETED)
+
+    def _failed(self, error: BaseException) -> None:
+        if self.call.running is None:
+            failed(self.call, error)
+
+
+_made: dict[type, type] = {}
+
+
+def _sync_tap(base: type) -> type:
+    if base not in _made:
+
+        class SyncTap(_Tap, base):
+            def __iter__(self) -> Iterator[bytes]:
+                try:
+                    asked = now()
+                    for piece in self.inner:
+                        self._note(asked, piece)
+                        yield piece
+                        asked = now()
+                except GeneratorExit:
+                    raise
+                except BaseException as error:
+                    self._failed(error)
+                    raise
+                self._ended()
+
+            def close(self) -> None:
+                self.inner.close()
+
+        _made[base] = SyncTap
+    return _made[base]
+
+
+def _async_tap(base: type) -> type:
+    if base not in _made:
+
+        class AsyncTap(_Tap, base):
+            async def __aiter__(self) -> AsyncIterator[bytes]:
+                try:
+                    asked = now()
+                    async for piece in self.inner:
+                        self._note(asked, piece)
+                        yield piece
+                        asked = now()
+                except GeneratorExit:
+                    raise
+                except BaseException as error:
+                    self._failed(error)
+                    raise
+                self._ended()
+
+            async def aclose(self) -> None:
+                await self.inner.aclose()
+
+        _made[base] = AsyncTap
+    return _made[base]

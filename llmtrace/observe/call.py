@@ -1,0 +1,179 @@
+"""The recorder of one call, from request to end. Knows no provider and no OpenTelemetry.
+
+A call ends exactly once, whoever is first: the stream's last pull, a close, an exception, the garbage collector, a
+flush or the interpreter's exit. Ending pops it from the table of open calls, which is atomic; whoever pops it emits.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final
+
+from llmtrace.observe.clock import now
+from llmtrace.observe.mishaps import note
+from llmtrace.observe.pulls import Pulls
+from llmtrace.observe.transport import Attempt
+
+COMPLETED: Final = "completed"
+CLOSED_EARLY: Final = "closed_early"
+ABANDONED: Final = "abandoned"
+CANCELLED: Final = "cancelled"
+TIMED_OUT: Final = "timed_out"
+ERROR: Final = "error"
+NEVER_CONSUMED: Final = "never_consumed"
+
+NOTHING, REASONING, OUTPUT = 0, 1, 2
+"""What a chunk brings: no token (role, usage, keep-alive), hidden or shown reasoning, output."""
+
+_open: dict[int, Call] = {}
+
+
+def open_calls() -> list[Call]:
+    """The calls that have started and not ended, oldest first."""
+    return list(_open.values())
+
+
+def forget_open_calls() -> None:
+    """Drop every open call without ending it: in a forked child they belong to the parent process."""
+    _open.clear()
+
+
+os.register_at_fork(after_in_child=forget_open_calls) if hasattr(os, "register_at_fork") else None
+
+
+class Call:
+    """What was seen of one call. Times are monotonic ns; None where nothing was seen."""
+
+    __slots__ = (
+        "answer",
+        "app_closed",
+        "attempts",
+        "body",
+        "end",
+        "error",
+        "first",
+        "first_chunk",
+        "first_output",
+        "first_reasoning",
+        "first_token",
+        "first_token_index",
+        "inner_code",
+        "idle_at_first_pull",
+        "kept",
+        "kind_of",
+        "outcome",
+        "payload",
+        "pulls",
+        "recent",
+        "returned",
+        "running",
+        "sink",
+        "start",
+        "streaming",
+    )
+
+    def __init__(self, sink: Callable[[Call], None], *, streaming: bool, payload: Any = None) -> None:
+        self.sink = sink
+        self.streaming = streaming
+        """The application asked for a stream."""
+        self.payload = payload
+        """What the instrumentation wants back at the end (its span, the request's facts)."""
+        self.attempts: list[Attempt] = []
+        self.start = now()
+        self.returned: int | None = None
+        """When the client handed the stream to the application."""
+        self.end: int | None = None
+        self.outcome: str | None = None
+        self.error: BaseException | None = None
+        self.first_chunk: int | None = None
+        self.first_token: int | None = None
+        self.first_token_index = 0
+        self.first_reasoning: int | None = None
+        self.first_output: int | None = None
+        self.idle_at_first_pull: float | None = None
+        """Seconds since data last came in, read when the application was late to its first pull."""
+        self.pulls = Pulls()
+        self.first: Any = None
+        """The first chunk."""
+        self.recent: deque[Any] = deque(maxlen=4)
+        """The last few chunks: finish reasons, usage and timings come last."""
+        self.kept: list[Any] | None = None
+        """Every chunk, only where content is captured."""
+        self.body: Any = None
+        """Raw bytes kept by a tap, for streams that the application reads without the client's parser."""
+        self.answer: Any = None
+        """The whole answer, for a call that was not streamed."""
+        self.kind_of: Callable[[Any], int] = _output
+        self.running: Callable[[], bool] | None = None
+        """Set once timing is spliced into the client's stream: whether a pull is under way now."""
+        self.inner_code: Any = None
+        """The code of the client's own iterator, to tell its closing of the response from the application's."""
+        self.app_closed: int | None = None
+        """When the application closed the response from elsewhere while a pull was under way."""
+        _open[id(self)] = self
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the call has not ended yet (always False for calls that were inherited by a fork)."""
+        return id(self) in _open
+
+    def finish(self, outcome: str, at: int | None = None, error: BaseException | None = None) -> None:
+        """End the call once; later ends are ignored. ``at`` is a monotonic time, now if it is not given."""
+        if _open.pop(id(self), None) is None:
+            return
+        self.end = now() if at is None else at
+        self.outcome = outcome
+        self.error = error
+        for attempt in self.attempts:
+            attempt.response = None
+        self.sink(self)
+
+    def look(self, chunk: Any, at: int) -> bool:
+        """Note what ``chunk`` brings; True once output has begun, after which chunks need no more looking at."""
+        if self.first_chunk is None:
+            self.first_chunk = at
+            self.first = chunk
+        try:
+            kind = self.kind_of(chunk)
+        except Exception as error:
+            note("reading a chunk", error)
+            return False
+        if kind == NOTHING:
+            return False
+        if self.first_token is None:
+            self.first_token = at
+            self.first_token_index = self.pulls.count - 1 + len(self.pulls.block) // 2
+        if kind == REASONING:
+            if self.first_reasoning is None:
+                self.first_reasoning = at
+            return False
+        self.first_output = at
+        return True
+
+    def last_seen(self) -> int:
+        """The last moment at which something is known to have happened: chunk, hand-over, headers or start."""
+        last = self.pulls.last_arrival
+        if last is not None:
+            return last
+        if self.returned is not None:
+            return self.returned
+        return self.start
+
+    def late_first_pull(self, asked: int) -> None:
+        """The application was slow to begin reading: ask the kernel when data last came in."""
+        if self.attempts:
+            self.idle_at_first_pull = self.attempts[-1].since_last_data()
+
+    def release(self) -> None:
+        """Let go of what the end of the call needed, so that a kept stream object holds no chunks."""
+        self.first = self.kept = self.body = self.answer = None
+        self.recent = deque()
+        self.payload = None
+        self.running = None
+
+
+def _output(chunk: Any) -> int:
+    return OUTPUT
+

@@ -1,0 +1,156 @@
+"""When each chunk was asked for and when it came: bounded memory, exact count, sum and maximum.
+
+The hot loop appends two numbers a chunk to ``block``; each time the block is full it is folded: sums, maxima and a
+thinned sample of the gaps stay. Quantiles come from the sample, which is every gap until ``SAMPLE`` of them were seen
+and every 2nd, 4th, 8th ... after that.
+"""
+
+from __future__ import annotations
+
+from array import array
+from itertools import chain
+from operator import sub
+
+from llmtrace.observe.mishaps import note
+
+BLOCK = 256
+"""Chunks between two folds (about 20 KiB of times)."""
+SAMPLE = 2048
+"""Gaps kept for quantiles."""
+BUFFERED_NS = 200_000
+"""A pull that waited less than this found its chunk ready: the model was ahead of the application."""
+STALL_MIN_NS = 100_000_000
+STALL_FACTOR = 4
+
+
+class Pulls:
+    """Times of the pulls of one stream. All durations in ns."""
+
+    __slots__ = (
+        "_skip",
+        "_stride",
+        "block",
+        "buffered_head",
+        "consumer_wait",
+        "count",
+        "first_arrival",
+        "first_asked",
+        "first_wait",
+        "gap_count",
+        "gap_max",
+        "gap_sum",
+        "gaps",
+        "last_arrival_folded",
+        "long_gaps",
+        "wait_sum",
+    )
+
+    def __init__(self) -> None:
+        self.block: list[int] = []
+        self.count = 0
+        """Chunks in folded blocks."""
+        self.first_asked: int | None = None
+        self.first_arrival: int | None = None
+        self.first_wait = 0
+        self.buffered_head = 0
+        """Chunks that lay ready, one after the other, when the application began to read."""
+        self.wait_sum = 0
+        self.consumer_wait = 0
+        """Time in which the application held a stream whose next chunk was ready."""
+        self.gap_count = 0
+        self.gap_sum = 0
+        self.gap_max = 0
+        self.gaps: array[int] = array("q")
+        """Sample of the gaps between arrivals that the model (or the network) set, not the application."""
+        self.long_gaps: array[int] = array("q")
+        """Every gap over 100 ms (at most SAMPLE of them): the candidates for stalls."""
+        self.last_arrival_folded: int | None = None
+        self._stride = 1
+        self._skip = 0
+
+    @property
+    def last_arrival(self) -> int | None:
+        """When the last chunk came (monotonic ns), None if none has."""
+        return self.block[-1] if self.block else self.last_arrival_folded
+
+    @property
+    def total(self) -> int:
+        """Chunks seen so far."""
+        return self.count + len(self.block) // 2
+
+    def fold(self, handed_over: int | None = None) -> None:
+        """Take the block into the sums and empty it. ``handed_over``: when the application got the stream."""
+        if not self.block:
+            return
+        try:
+            self._fold(handed_over)
+        except Exception as error:
+            note("summing up a stream", error)
+        del self.block[:]
+
+    def _fold(self, handed_over: int | None) -> None:
+        asked, arrived = self.block[0::2], self.block[1::2]
+        self.count += len(asked)
+        waited = sum(arrived) - sum(asked)
+        self.wait_sum += waited
+        if self.first_arrival is None:
+            self.first_asked, self.first_arrival = asked[0], arrived[0]
+            self.first_wait = arrived[0] - asked[0]
+            if handed_over is not None and self.first_wait < BUFFERED_NS:
+                self.consumer_wait += max(0, asked[0] - handed_over)
+                waits = map(sub, arrived, asked)
+                self.buffered_head = next((i for i, wait in enumerate(waits) if wait >= BUFFERED_NS), len(asked))
+            before = arrived[0]
+            waited -= self.first_wait
+            del asked[0], arrived[0]
+        else:
+            before = self.last_arrival_folded or arrived[0]
+        if not arrived:
+            self.last_arrival_folded = before
+            return
+        self.last_arrival_folded = arrived[-1]
+        gaps = list(map(sub, arrived, chain((before,), arrived)))
+        held = arrived[-1] - before - waited
+        if held > BUFFERED_NS:
+            # Where the application paused while the next chunk lay ready, the gap is its own, not the model's.
+            paced: list[int] = []
+            for gap, ask, arrive in zip(gaps, asked, arrived):
+                wait = arrive - ask
+                if wait < BUFFERED_NS < gap - wait:
+                    self.consumer_wait += gap - wait
+                else:
+                    paced.append(gap)
+            gaps = paced
+        if gaps:
+            self._take(gaps)
+
+    def _take(self, gaps: list[int]) -> None:
+        self.gap_count += len(gaps)
+        self.gap_sum += sum(gaps)
+        longest = max(gaps)
+        if longest > self.gap_max:
+            self.gap_max = longest
+        if longest > STALL_MIN_NS:
+            room = SAMPLE - len(self.long_gaps)
+            self.long_gaps.extend([gap for gap in gaps if gap > STALL_MIN_NS][:room])
+        stride = self._stride
+        sampled = gaps[self._skip :: stride]
+        self._skip = (self._skip - len(gaps)) % stride
+        self.gaps.extend(sampled)
+        while len(self.gaps) > SAMPLE:
+            self.gaps = self.gaps[::2]
+            self._stride *= 2
+
+    def quantiles(self, *ranks: float) -> list[float] | None:
+        """The gaps' quantiles in seconds, None where no gap was set by the model."""
+        if not self.gaps:
+            return None
+        ordered = sorted(self.gaps)
+        top = len(ordered) - 1
+        return [ordered[round(rank * top)] / 1e9 for rank in ranks]
+
+    def stalls(self, median_ns: float) -> tuple[int, float]:
+        """Gaps longer than max(4 x median, 100 ms): how many, and their summed length in seconds."""
+        bar = max(STALL_MIN_NS, STALL_FACTOR * median_ns)
+        stalled = [gap for gap in self.long_gaps if gap > bar]
+        return len(stalled), sum(stalled) / 1e9

@@ -1,0 +1,182 @@
+"""Splices timing into a client's own iterator: the user keeps the client's stream object, type and all.
+
+The generators below take the place of the inner iterator that the stream object pulls from. Per chunk they cost two
+clock reads and three appends; what a chunk means is only looked at until output begins. They hold no context, change
+no item, keep the laziness (nothing is pulled ahead) and let every exception through as it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from itertools import islice
+from typing import Any
+
+from llmtrace.observe import call as calls
+from llmtrace.observe.call import Call
+from llmtrace.observe.clock import now
+from llmtrace.observe.pulls import BLOCK
+
+LATE_NS = 3_000_000
+"""An application that begins to read later than this after it got the stream may find chunks waiting."""
+
+timed_out_tasks: Any = None
+"""Set by the instrumentation: the asyncio tasks that a timeout is cancelling just now (a weak set)."""
+
+
+class Guard:
+    """Dies with the spliced iterator, also if that was never started, and then ends the call."""
+
+    __slots__ = ("call", "collected")
+
+    def __init__(self, call: Call, collected: Callable[[Call], None]) -> None:
+        self.call = call
+        self.collected = collected
+
+    def __del__(self) -> None:
+        if self.call.is_open:
+            self.collected(self.call)
+
+
+def splice(inner: Iterator[Any], call: Call, guard: Guard) -> Iterator[Any]:
+    """Time each pull from ``inner`` into ``call``; ends the call when ``inner`` ends or raises."""
+    pulls = call.pulls
+    mark, keep, kept = pulls.block.append, call.recent.append, call.kept
+    asked = now()
+    try:
+        if call.returned is not None and asked - call.returned > LATE_NS:
+            call.late_first_pull(asked)
+        inner = iter(inner)
+        # Until output begins, each chunk is looked at ...
+        for item in inner:
+            arrived = now()
+            mark(asked)
+            mark(arrived)
+            keep(item)
+            if kept is not None:
+                kept.append(item)
+            begun = call.look(item, arrived)
+            yield item
+            asked = now()
+            if begun and kept is None:
+                break
+            if len(pulls.block) >= 2 * BLOCK:
+                pulls.fold(call.returned)
+        # ... and from then on only timed.
+        while True:
+            pulls.fold(call.returned)
+            for item in islice(inner, BLOCK):
+                mark(asked)
+                mark(now())
+                keep(item)
+                yield item
+                asked = now()
+            if len(pulls.block) < 2 * BLOCK:
+                break
+    except GeneratorExit:
+        raise  # the guard, which goes next, ends the call with what was seen
+    except BaseException as error:
+        failed(call, error)
+        raise
+    call.finish(calls.COMPLETED)
+
+
+async def asplice(inner: AsyncIterator[Any], call: Call, guard: Guard) -> AsyncIterator[Any]:
+    """The same for an asynchronous iterator."""
+    pulls = call.pulls
+    mark, keep, kept = pulls.block.append, call.recent.append, call.kept
+    block = pulls.block
+    asked = now()
+    begun = False
+    try:
+        if call.returned is not None and asked - call.returned > LATE_NS:
+            call.late_first_pull(asked)
+        inner = inner.__aiter__()
+        async for item in inner:
+            arrived = now()
+            mark(asked)
+            mark(arrived)
+            keep(item)
+            if kept is not None:
+                kept.append(item)
+            begun = call.look(item, arrived)
+            yield item
+            asked = now()
+            if begun and kept is None:
+                break
+            if len(block) >= 2 * BLOCK:
+                pulls.fold(call.returned)
+        if begun:
+            async for item in inner:
+                mark(asked)
+                mark(now())
+                keep(item)
+                yield item
+                if len(block) >= 2 * BLOCK:
+                    pulls.fold(call.returned)
+                asked = now()
+    except GeneratorExit:
+        raise
+    except BaseException as error:
+        failed(call, error)
+        raise
+    call.finish(calls.COMPLETED)
+
+
+def failed(call: Call, error: BaseException) -> None:
+    """End ``call`` with the cause that ``error`` stands for."""
+    if call.app_closed is not None:
+        call.finish(calls.CLOSED_EARLY, call.app_closed)
+        return
+    call.finish(cause_of(error), error=error)
+
+
+def cause_of(error: BaseException) -> str:
+    """Which outcome an exception means: a cancellation, a timeout or an error."""
+    if isinstance(error, asyncio.CancelledError):
+        return calls.TIMED_OUT if _cancelled_by_timeout(error) else calls.CANCELLED
+    if not isinstance(error, Exception):
+        return calls.CANCELLED  # KeyboardInterrupt, SystemExit, trio's and curio's cancellations
+    if isinstance(error, TimeoutError) or any("Timeout" in base.__name__ for base in type(error).__mro__):
+        return calls.TIMED_OUT
+    return calls.ERROR
+
+
+def _cancelled_by_timeout(error: asyncio.CancelledError) -> bool:
+    # anyio says it in the cancellation's message; asyncio does not, so its timeouts leave their task in a weak set.
+    if any("deadline" in arg for arg in error.args if isinstance(arg, str)):
+        return True
+    if timed_out_tasks is None:
+        return False
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:
+        return False
+    return task is not None and task in timed_out_tasks
+
+
+def closed(call: Call) -> None:
+    """The response of ``call`` is being closed, after the application got it."""
+    if not call.is_open or _by_its_own_iterator(call):
+        return
+    if call.running is not None and call.running():
+        call.app_closed = now()  # from another thread or task: the pull under way will end the call
+        return
+    error = sys.exc_info()[1]
+    if isinstance(error, (asyncio.CancelledError, KeyboardInterrupt)):
+        call.finish(cause_of(error), error=error)
+    else:
+        call.finish(calls.CLOSED_EARLY)
+
+
+def _by_its_own_iterator(call: Call) -> bool:
+    """Whether the client's iterator is what closes: at its end, or because it is being collected."""
+    if call.inner_code is None:
+        return False
+    frame: Any = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code is call.inner_code:
+            return True
+        frame = frame.f_back
+    return False

@@ -1,0 +1,139 @@
+"""Transport facts of one HTTP attempt: connect, TLS, request out, headers in, TCP round trip.
+
+Fed by httpcore's ``trace`` extension (httpx) and httpcore2's (httpx2), which name their events alike.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from llmtrace.observe.clock import now
+
+_TCP_INFO: int | None = getattr(socket, "TCP_INFO", None) if sys.platform == "linux" else None
+_TCP_INFO_SIZE = 152
+# struct tcp_info of linux/tcp.h: eight bytes of flags, then u32 fields; these are byte offsets of three of them.
+_LAST_DATA_RECV, _RTT, _MIN_RTT = 52, 68, 148
+_U32 = struct.Struct("=I")
+
+
+class Attempt:
+    """One HTTP request as the wire saw it. Times are monotonic ns, None where the transport told nothing."""
+
+    __slots__ = (
+        "_chained",
+        "connect_end",
+        "connect_start",
+        "end",
+        "error",
+        "headers",
+        "headers_at",
+        "response",
+        "rtt",
+        "sent",
+        "socket",
+        "start",
+        "status",
+        "tls_end",
+        "tls_start",
+    )
+
+    def __init__(self, start: int) -> None:
+        self.start = start
+        self.end: int | None = None
+        self.connect_start: int | None = None
+        self.connect_end: int | None = None
+        self.tls_start: int | None = None
+        self.tls_end: int | None = None
+        self.sent: int | None = None
+        self.headers_at: int | None = None
+        self.status: int | None = None
+        self.error: BaseException | None = None
+        self.headers: Mapping[str, str] | None = None
+        self.rtt: float | None = None
+        """TCP round trip in seconds: the kernel's minimum, else its smoothed value, else the connect time."""
+        self.socket: Any = None
+        self.response: Any = None
+        self._chained: Callable[[str, Any], Any] | None = None
+
+    @property
+    def new_connection(self) -> bool:
+        """Whether this attempt opened its connection (False: reused, or the transport did not say)."""
+        return self.connect_start is not None
+
+    def chain(self, callback: Callable[[str, Any], Any] | None) -> None:
+        """Call ``callback`` for each event too: the application may have a trace extension of its own."""
+        self._chained = callback
+
+    def event(self, name: str, info: Any) -> None:
+        """httpcore's ``trace`` callback, synchronous."""
+        self._note(name)
+        if self._chained is not None:
+            self._chained(name, info)
+
+    async def aevent(self, name: str, info: Any) -> None:
+        """httpcore's ``trace`` callback, asynchronous."""
+        self._note(name)
+        if self._chained is not None:
+            result: Awaitable[Any] | None = self._chained(name, info)
+            if result is not None:
+                await result
+
+    def _note(self, name: str) -> None:
+        # Names are "<module>.<step>.<started|complete|failed>"; the step decides. The body's end comes once per
+        # redirect hop; the last one is the hop that answered.
+        step = name.partition(".")[2]
+        if step == "send_request_body.complete":
+            self.sent = now()
+        elif step == "receive_response_headers.complete":
+            self.headers_at = now()
+        elif step == "connect_tcp.started":
+            self.connect_start = now()
+        elif step == "connect_tcp.complete":
+            self.connect_end = now()
+        elif step == "start_tls.started":
+            self.tls_start = now()
+        elif step == "start_tls.complete":
+            self.tls_end = now()
+
+    def answered(self, response: Any, at: int) -> None:
+        """Take what a response object (httpx's or httpx2's) says: status, headers, the socket's round trip."""
+        self.response = response
+        self.status = response.status_code
+        self.headers = response.headers
+        if self.headers_at is None:
+            self.headers_at = at
+        stream = response.extensions.get("network_stream")
+        if stream is not None and _TCP_INFO is not None:
+            self.socket = stream.get_extra_info("socket")
+        self.measure_rtt()
+
+    def measure_rtt(self) -> None:
+        """Read the round trip off the socket, or take the connect time, which is one round trip."""
+        info = self.tcp_info()
+        if info is not None:
+            smoothed = _U32.unpack_from(info, _RTT)[0]
+            # The smoothed value may hold the peer's delayed acknowledgement (up to 40 ms); the minimum does not.
+            smallest = _U32.unpack_from(info, _MIN_RTT)[0] if len(info) >= _TCP_INFO_SIZE else 0
+            rtt = min(smoothed, smallest) if smallest else smoothed
+            if 0 < rtt < 60_000_000:
+                self.rtt = rtt / 1e6
+        elif self.connect_start is not None and self.connect_end is not None:
+            self.rtt = (self.connect_end - self.connect_start) / 1e9
+
+    def since_last_data(self) -> float | None:
+        """Seconds since the kernel last took in data on this connection (1 to 4 ms grain), None where unknown."""
+        info = self.tcp_info()
+        return None if info is None else _U32.unpack_from(info, _LAST_DATA_RECV)[0] / 1e3
+
+    def tcp_info(self) -> bytes | None:
+        """The raw ``struct tcp_info`` of this attempt's socket; None off Linux or once it is closed."""
+        if self.socket is None or _TCP_INFO is None:
+            return None
+        try:
+            return self.socket.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, _TCP_INFO_SIZE)
+        except (OSError, AttributeError, ValueError):
+            return None

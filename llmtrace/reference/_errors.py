@@ -1,0 +1,19 @@
+"""What the reference runner says to people when it cannot start."""
+
+from __future__ import annotations
+
+from llmtrace.errors import LlmtraceError
+
+__all__ = ["INSTALL_HINT", "RunnerError", "missing_extra"]
+
+INSTALL_HINT = 'pip install "llmtrace[reference]"'
+
+
+class RunnerError(LlmtraceError):
+    """The runner cannot start or cannot take a request; the message is one line that says what to do."""
+
+
+def missing_extra(error: ImportError) -> RunnerError:
+    """The error for an import that only the `reference` extra brings."""
+    name = (error.name or str(error)).partition(".")[0]
+    return RunnerError(f"the reference runner needs {name}, which is not installed: {INSTALL_HINT}")

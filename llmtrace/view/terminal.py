@@ -1,0 +1,411 @@
+"""Waterfalls in the terminal: one row per span, bars on the trace's own time axis."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from rich.cells import cell_len, set_cell_size
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.style import Style
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from llmtrace.view import calls, otlp, text, tree
+
+COLOURS = {
+    "network": "#6f8fb3",
+    "queue": "#d99a00",
+    "kv_cache_hit": "#12a178",
+    "prefill": "#9065f0",
+    "decode": "#2f80ed",
+    "merged": "#c4568f",
+    "attempt": "#8a8f98",
+    "other": "#8a8f98",
+}
+_OUTCOMES = {
+    "completed": "green",
+    "closed_early": "yellow",
+    "abandoned": "yellow",
+    "cancelled": "yellow",
+    "timed_out": "red",
+    "error": "red",
+    "never_consumed": "yellow",
+}
+_LEFT = " ▏▎▍▌▋▊▉█"
+_ASCII = str.maketrans({"µ": "u", "±": "~", "·": "|", "–": "-", "…": ".", "│": "|", "├": "|", "└": "`", "─": "-"})
+_DEEPEST = 8
+_NARROWEST_BAR = 12
+
+
+def show(
+    path: str | os.PathLike[str],
+    console: Console,
+    *,
+    trace: str | None = None,
+    limit: int | None = None,
+    strict: bool = False,
+    notes: Console | None = None,
+) -> int:
+    """Print the waterfalls of an OTLP/JSON file and return how many there were.
+
+    ``trace`` chooses by the beginning of the trace id, ``limit`` keeps the last so many. What had to be skipped is told
+    on ``notes`` (the same console where none is given).
+    """
+    notes = notes or console
+    file = otlp.read(path, strict=strict)
+    traces = tree.build(file.spans)
+    if trace is not None:
+        wanted = trace.lower().removeprefix("0x")
+        found = [one for one in traces if one.trace_id.startswith(wanted)]
+        if not found:
+            count = text.plural(len(traces), "other trace")
+            raise otlp.TraceFileError(file.path, f"no trace whose id begins with {text.clean(trace, 40)!r} ({count})")
+        traces = found
+    earlier = 0
+    if limit is not None:
+        earlier = max(0, len(traces) - limit)
+        traces = traces[earlier:]
+    columns = _Columns.of(traces)
+    for one in traces:
+        console.print(_Waterfall(one, None, columns))
+        console.print()
+    console.print(legend(traces))
+    if earlier:
+        notes.print(Text(f"{text.plural(earlier, 'earlier trace')} not shown", style="dim"), highlight=False)
+    for line in _skipped(file.problems):
+        notes.print(Text(line, style="yellow"), highlight=False, soft_wrap=True)
+    return len(traces)
+
+
+def _skipped(problems: Sequence[otlp.Problem]) -> Iterable[str]:
+    if not problems:
+        return
+    yield f"skipped {text.plural(len(problems), 'broken part')} of the file; everything else is shown:"
+    for problem in problems[:10]:
+        yield f"  line {problem.line}: {text.clean(problem.reason)}"
+    if len(problems) > 10:
+        yield f"  and {len(problems) - 10} more"
+
+
+def render_trace(trace: tree.Trace, width: int | None = None) -> RenderableType:
+    """One trace as a waterfall, ``width`` columns wide or as wide as the console."""
+    return _Waterfall(trace, width, _Columns.of([trace]))
+
+
+def legend(traces: Iterable[tree.Trace] = ()) -> Text:
+    """What the colours mean, for the phases that occur; all of them where no traces are given."""
+    present = {calls.family(node.span) for trace in traces for node, _ in tree.walk(trace.roots)} or set(calls.FAMILIES)
+    line = Text()
+    for name in calls.FAMILIES:
+        if name in present:
+            line.append("■ ", style=COLOURS[name])
+            line.append(f"{calls.LABELS[name]}   ", style="dim")
+    line.rstrip()
+    return line
+
+
+def render_table(table: text.Table) -> RenderableType:
+    """The comparison table, each group's heading over its columns."""
+    drawn = RichTable(title=table.title or None, caption=table.note or None, title_justify="left", caption_justify="left")
+    headings = list(table.columns)
+    at = 1
+    for heading, number in table.groups:
+        for column in range(at, min(at + number, len(headings))):
+            headings[column] = f"{heading if column == at else ''}\n{headings[column]}"
+        at += number
+    if table.groups and headings:
+        headings[0] = f"\n{headings[0]}"
+    for position, heading in enumerate(headings):
+        drawn.add_column(Text(text_line(heading)), justify="right" if position else "left", overflow="fold")
+    for row in table.rows:
+        drawn.add_row(*(Text(text.DASH, style="dim") if cell is None else Text(text.clean(cell)) for cell in row))
+    return drawn
+
+
+def text_line(heading: str) -> str:
+    """A heading of one or two lines, each harmless."""
+    return "\n".join(text.clean(part) for part in heading.split("\n"))
+
+
+@dataclass(slots=True)
+class _Row:
+    node: tree.Node
+    name: str
+    rails: str
+    duration: str
+    known: str
+    tokens: str
+    is_call: bool
+    is_server: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Columns:
+    """How wide the columns want to be, so that the waterfalls of one file stand in line."""
+
+    name: int
+    duration: int
+    known: int
+    tokens: int
+
+    @classmethod
+    def of(cls, traces: Sequence[tree.Trace]) -> _Columns:
+        rows = [row for trace in traces for row in _rows(trace)]
+        return cls(
+            name=max((cell_len(row.name) for row in rows), default=0),
+            duration=max((cell_len(row.duration) for row in rows), default=0),
+            known=max((cell_len(row.known) for row in rows), default=0),
+            tokens=max((cell_len(row.tokens) for row in rows), default=0),
+        )
+
+    def fit(self, width: int) -> tuple[_Columns, int]:
+        """Columns that leave the bars enough room, and that room."""
+        name, known, tokens = min(self.name, max(14, width * 3 // 10)), self.known, self.tokens
+
+        def room() -> int:
+            return width - sum(part + 2 for part in (self.duration, known, tokens) if part) - name - 1
+
+        if room() < _NARROWEST_BAR:
+            tokens = 0
+        if room() < _NARROWEST_BAR:
+            known = 0
+        if room() < _NARROWEST_BAR:
+            name = max(8, name - (_NARROWEST_BAR - room()))
+        return _Columns(name, self.duration, known, tokens), max(4, room())
+
+
+@dataclass(frozen=True, slots=True)
+class _Ink:
+    """What the terminal can do."""
+
+    ascii_only: bool
+    coloured: bool
+
+
+class _Waterfall:
+    def __init__(self, trace: tree.Trace, width: int | None, columns: _Columns) -> None:
+        self.trace = trace
+        self.width = width
+        self.columns = columns
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        width = max(32, self.width or options.max_width)
+        ink = _Ink(options.ascii_only, console.color_system is not None and not console.no_color)
+        for line in _lines(self.trace, width, self.columns, ink):
+            if options.ascii_only:
+                line.plain = line.plain.translate(_ASCII).encode("ascii", "replace").decode("ascii")
+            line.no_wrap = True
+            line.overflow = "crop"
+            yield line
+
+
+def _lines(trace: tree.Trace, width: int, columns: _Columns, ink: _Ink) -> Iterable[Text]:
+    start, end = trace.start_ns, trace.end_ns
+    span = max(1, end - start)
+    only = next(calls.calls(trace.roots), None)
+    titled = len(trace.roots) == 1 and only is trace.roots[0]
+    yield _title(trace, width)
+    if titled and only is not None:
+        yield from _fold(_facts(only), width)
+    columns, bar = columns.fit(width)
+    yield _axis(span / 1e9, columns.name + 1, bar)
+    for row in _rows(trace):
+        fits = cell_len(row.name) <= columns.name
+        line = Text(set_cell_size(row.name, columns.name) if fits else _cut(row.name, columns.name))
+        line.stylize("dim", 0, len(row.rails))
+        if row.is_call:
+            line.stylize("bold", len(row.rails))
+        if row.node.span.status.code == "error":
+            line.stylize("red", len(row.rails))
+        line.append(" ")
+        line.append_text(_bar(row, start, span, bar, ink))
+        line.append(f"  {_right(row.duration, columns.duration)}")
+        if columns.known:
+            line.append(f"  {set_cell_size(row.known, columns.known)}", style="dim")
+        if columns.tokens:
+            line.append(f"  {_right(row.tokens, columns.tokens)}", style="dim")
+        line.rstrip()
+        yield line
+        if row.is_call and not titled:
+            indent = row.rails.replace("├─ ", "│  ").replace("└─ ", "   ")
+            for fact in _fold(_facts(row.node), width - cell_len(indent) - 2):
+                yield Text.assemble((indent, "dim"), "  ", fact)
+    for line in _odd(trace):
+        yield Text(line, style="yellow")
+
+
+def _title(trace: tree.Trace, width: int) -> Text:
+    root = trace.roots[0].span
+    short = f"trace {trace.trace_id[:16]}" if width >= 60 else trace.trace_id[:8]
+    name = text.clean(root.name or "(no name)")
+    room = width - cell_len(short) - 2
+    if cell_len(name) > room:
+        name = _cut(name, room)
+    return Text.assemble((name, "bold"), " " * (width - cell_len(name) - cell_len(short)), (short, "dim"))
+
+
+def _facts(call: tree.Node) -> list[tuple[str, str]]:
+    known = calls.facts(call)
+    parts: list[tuple[str, str]] = []
+    if known.outcome:
+        parts.append((text.clean(known.outcome.replace("_", " ")), _OUTCOMES.get(known.outcome, "")))
+    if known.model:
+        parts.append((text.clean(known.model, 60), ""))
+    if known.ttft is not None:
+        parts.append((f"{'first chunk' if known.ttft_is_chunk else 'TTFT'} {text.seconds(known.ttft)}", ""))
+    if known.input_tokens is not None:
+        cached = f" ({text.count(known.cached_tokens)} cached)" if known.cached_tokens is not None else ""
+        parts.append((f"{text.count(known.input_tokens)} tokens in{cached}", ""))
+    if known.output_tokens is not None:
+        thought = f" ({text.count(known.reasoning_tokens)} reasoning)" if known.reasoning_tokens else ""
+        parts.append((f"{text.count(known.output_tokens)} out{thought}", ""))
+    if known.decode_rate is not None:
+        parts.append((f"{known.decode_rate:.{0 if known.decode_rate >= 100 else 1}f} tok/s", ""))
+    if known.attempts > 1:
+        parts.append((f"{known.attempts} attempts", "yellow"))
+    if known.diagnosis:
+        parts.append((f"diagnosis: {text.clean(known.diagnosis)}", "yellow"))
+    if known.error:
+        parts.append((text.clean(known.error, 200), "red"))
+    return parts
+
+
+def _fold(parts: list[tuple[str, str]], width: int) -> Iterable[Text]:
+    """The parts, with dots between them, on as few lines as they need."""
+    line = Text()
+    for words, style in parts:
+        if line and cell_len(line.plain) + 3 + cell_len(words) > width:
+            yield line
+            line = Text()
+        if line:
+            line.append(" · ", style="dim")
+        while cell_len(words) > width > 0:
+            taken = set_cell_size(words, width)
+            at = max(taken.rfind(" "), 1) if " " in taken.strip() else len(taken)
+            line.append(words[:at], style=style)
+            yield line
+            line, words = Text(), words[at:].lstrip()
+        line.append(words, style=style)
+    if line:
+        yield line
+
+
+def _rows(trace: tree.Trace) -> Iterable[_Row]:
+    below_server: set[int] = set()
+    for node, lasts in tree.walk(trace.roots):
+        span = node.span
+        if span.kind == "server" or id(node) in below_server:
+            below_server.update(id(child) for child in node.children)
+        rails = "".join("   " if last else "│  " for last in lasts[:-1]) + (("└─ " if lasts[-1] else "├─ ") if lasts else "")
+        if len(lasts) > _DEEPEST:
+            rails = "   " * (_DEEPEST - 1) + f"…{len(lasts)} "
+        name = text.clean(calls.label(span), 120)
+        source, unsure = calls.source(span), calls.uncertainty(span)
+        known = " ".join(filter(None, (text.clean(source or "", 12), f"±{text.seconds(unsure)}" if unsure else "")))
+        handled = calls.tokens(span)
+        yield _Row(
+            node=node,
+            name=rails + name,
+            rails=rails,
+            duration=text.seconds(span.duration),
+            known=known,
+            tokens="" if handled is None else f"{text.count(handled)} tok",
+            is_call=calls.is_call(node),
+            is_server=id(node) in below_server,
+        )
+
+
+def _odd(trace: tree.Trace) -> Iterable[str]:
+    if trace.orphans and len(trace.roots) > 1:
+        yield f"{text.plural(trace.orphans, 'span')} whose parent is not in the file, shown at the top level"
+    if trace.duplicates:
+        yield f"{text.plural(trace.duplicates, 'span id')} occurring more than once"
+    if trace.cycles:
+        yield f"{text.plural(trace.cycles, 'ring')} of spans that are each other's parents, cut open"
+
+
+def _axis(span: float, indent: int, width: int) -> Text:
+    line = [" "] * (indent + width)
+    free = indent
+    for position in text.ticks(span, max(3, width // 9 + 1)):
+        words = text.tick(position, span)
+        at = indent + min(round(position / span * width), width - len(words))
+        if at >= free:
+            line[at : at + len(words)] = words
+            free = at + len(words) + 1
+    return Text("".join(line).rstrip(), style="dim")
+
+
+def _bar(row: _Row, start: int, span: int, width: int, ink: _Ink) -> Text:
+    node = row.node
+    style = COLOURS[calls.family(node.span)]
+    left = _eighths(node.span.start_ns - start, span, width)
+    right = _eighths(max(node.span.end_ns, node.span.start_ns) - start, span, width)
+    if ink.ascii_only:
+        first = min(left // 8, width - 1)
+        last = max(first + 1, round(right / 8))
+        return Text(" " * first + "#" * (last - first) + " " * (width - last), style)
+    if ink.coloured and not row.is_server and calls.phases(node):
+        return _stacked(calls.phases(node), start, span, width, (left, right))
+    return Text(_blocks(left, right, width), style=style)
+
+
+def _eighths(time: int, span: int, width: int) -> int:
+    """Where a time lies on the axis, in eighths of a cell. Integers all the way: times in ns outgrow a float."""
+    return min(width * 8, max(0, (time * width * 8 + span // 2) // span))
+
+
+def _blocks(left: int, right: int, width: int) -> str:
+    """A bar from one eighth to another; something is always seen, however short the span."""
+    left = min(left, width * 8 - 1)
+    right = max(right, left + 1)
+    first, into = divmod(left, 8)
+    last, beyond = divmod(right, 8)
+    if first == last or (last == first + 1 and beyond == 0):
+        if into == 0:
+            cell = _LEFT[right - left]
+        elif into < 3:
+            cell = _LEFT[min(8, right - left + into)]
+        else:
+            cell = "▐" if right - left > 2 else "▕" if into >= 6 else "▌"
+        return (" " * first + cell).ljust(width)
+    head = "█" if into < 3 else "▐" if into < 6 else "▕"
+    tail = _LEFT[beyond] if beyond else ""
+    return (" " * first + head + "█" * (last - first - 1) + tail).ljust(width)
+
+
+def _stacked(phases: Sequence[tree.Node], start: int, span: int, width: int, ends: tuple[int, int]) -> Text:
+    """A call's own bar, made of its phases' colours; two that meet within a cell share it."""
+    plain = _blocks(*ends, width)
+    edges = [(_eighths(node.span.start_ns - start, span, width), calls.family(node.span)) for node in phases]
+    final = _eighths(phases[-1].span.end_ns - start, span, width)
+    drawn = Text()
+    for cell, block in enumerate(plain):
+        if block == " ":
+            drawn.append(" ")
+            continue
+        at = cell * 8
+        before = _family_at(edges, final, at)
+        meeting = [(edge, family) for edge, family in edges if at < edge < at + 8 and family != before]
+        if block == "█" and meeting:
+            edge, family = meeting[-1]
+            drawn.append(_LEFT[edge - at], style=Style(color=COLOURS[before], bgcolor=COLOURS[family]))
+        else:
+            drawn.append(block, style=COLOURS[before])
+    return drawn
+
+
+def _family_at(edges: Sequence[tuple[int, str]], final: int, at: int) -> str:
+    if at >= final or not edges or at < edges[0][0]:
+        return "other"
+    return next(family for edge, family in reversed(edges) if edge <= at)
+
+
+def _right(words: str, width: int) -> str:
+    return " " * max(0, width - cell_len(words)) + words
+
+
+def _cut(words: str, width: int) -> str:
+    return set_cell_size(set_cell_size(words, max(1, width - 1)).rstrip() + "…", width)

@@ -1,0 +1,130 @@
+"""Spans into trees, one per trace, whatever state the file was in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from llmtrace.view.otlp import Span
+
+
+@dataclass(slots=True)
+class Node:
+    """A span and what lies under it, by start time."""
+
+    span: Span
+    children: list[Node] = field(default_factory=list["Node"])
+
+
+@dataclass(slots=True)
+class Trace:
+    """All spans that share a trace id. More than one root where the file holds only a part of the trace."""
+
+    trace_id: str
+    roots: list[Node]
+    spans: int = 0
+    orphans: int = 0
+    """Spans whose parent is not in the file: shown as roots."""
+    duplicates: int = 0
+    """Spans whose id came before: dropped where they say the same again, else kept beside the first."""
+    cycles: int = 0
+    """Rings of parents that had to be cut open."""
+
+    @property
+    def start_ns(self) -> int:
+        """When the first span started."""
+        return min(node.span.start_ns for node, _ in walk(self.roots))
+
+    @property
+    def end_ns(self) -> int:
+        """When the last span ended."""
+        return max(max(node.span.end_ns, node.span.start_ns) for node, _ in walk(self.roots))
+
+
+def build(spans: Iterable[Span]) -> list[Trace]:
+    """The traces, by start time."""
+    by_trace: dict[str, list[Span]] = {}
+    for span in spans:
+        by_trace.setdefault(span.trace_id, []).append(span)
+    traces = [_trace(trace_id, members) for trace_id, members in by_trace.items()]
+    return sorted(traces, key=lambda trace: trace.start_ns)
+
+
+def walk(roots: Iterable[Node]) -> Iterator[tuple[Node, tuple[bool, ...]]]:
+    """Depth first. With each node: for every level from its root's children down to it, whether it is the last there."""
+    stack: list[tuple[Node, tuple[bool, ...]]] = [(root, ()) for root in reversed(list(roots))]
+    while stack:
+        node, lasts = stack.pop()
+        yield node, lasts
+        count = len(node.children)
+        stack.extend((node.children[at], (*lasts, at == count - 1)) for at in range(count - 1, -1, -1))
+
+
+def _order(node: Node) -> tuple[int, int, str]:
+    return (node.span.start_ns, -node.span.end_ns, node.span.span_id)
+
+
+def _trace(trace_id: str, spans: list[Span]) -> Trace:
+    trace = Trace(trace_id, [])
+    first: dict[str, Node] = {}
+    nodes: list[Node] = []
+    seen: dict[str, list[Span]] = {}
+    for span in spans:
+        before = seen.setdefault(span.span_id, [])
+        if before:
+            trace.duplicates += 1
+            if span in before:
+                continue
+        before.append(span)
+        node = Node(span)
+        nodes.append(node)
+        first.setdefault(span.span_id, node)
+    trace.spans = len(nodes)
+    for node in nodes:
+        parent_id = node.span.parent_id
+        if parent_id is None:
+            trace.roots.append(node)
+        elif parent_id not in first:
+            trace.orphans += 1
+            trace.roots.append(node)
+        elif first[parent_id] is not node:
+            first[parent_id].children.append(node)
+    _cut_rings(trace, nodes, first)
+    for node in nodes:
+        node.children.sort(key=_order)
+    trace.roots.sort(key=_order)
+    return trace
+
+
+def _cut_rings(trace: Trace, nodes: list[Node], first: dict[str, Node]) -> None:
+    """What no root reaches hangs on a ring of parents: make the ring's earliest span a root."""
+    reached: set[int] = set()
+    _reach(trace.roots, reached)
+    for start in sorted(nodes, key=_order):
+        if id(start) in reached:
+            continue
+        on_path: dict[int, Node] = {}
+        node = start
+        while id(node) not in on_path:
+            on_path[id(node)] = node
+            node = first[node.span.parent_id or ""]
+        ring = [node]
+        step = first[node.span.parent_id or ""]
+        while step is not node:
+            ring.append(step)
+            step = first[step.span.parent_id or ""]
+        root = min(ring, key=_order)
+        parent = first[root.span.parent_id or ""]
+        parent.children = [child for child in parent.children if child is not root]
+        trace.cycles += 1
+        trace.roots.append(root)
+        _reach([root], reached)
+
+
+def _reach(roots: Iterable[Node], reached: set[int]) -> None:
+    stack = list(roots)
+    while stack:
+        node = stack.pop()
+        if id(node) not in reached:
+            reached.add(id(node))
+            stack.extend(node.children)
