@@ -5,31 +5,25 @@ import contextlib
 import functools
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
 from llmtrace.errors import LlmtraceError
 
+Device = Literal["auto", "cpu", "cuda", "mps"]
+
 _FAILED = 1
 _INTERRUPTED = 130
-_EXTRAS = {
-    "torch": "reference",
-    "transformers": "reference",
-    "starlette": "reference",
-    "uvicorn": "reference",
-    "openai": "openai",
-    "rich": "cli",
-    "typer": "cli",
-}
 
 
 def main() -> None:
     """Run the command line; leaves through ``SystemExit``."""
     try:
-        import rich  # noqa: F401
-        import typer  # noqa: F401
+        for package in ("typer", "rich"):
+            import_module(package)
     except ImportError:
         _fail('the command line needs two small packages: pip install "llmtrace[cli]"')
     for stream in (sys.stdout, sys.stderr):
@@ -51,7 +45,6 @@ def build_app() -> Any:
         rich_markup_mode=None,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    Device = Literal["auto", "cpu", "cuda", "mps"]
 
     def show_version(wanted: bool) -> None:
         if wanted:
@@ -123,7 +116,9 @@ def build_app() -> Any:
     @app.command()
     @_guarded
     def show(  # pyright: ignore[reportUnusedFunction]
-        file: Annotated[Path, typer.Argument(help="OTLP/JSON: lines or one object, gzipped or not.", show_default=False)],
+        file: Annotated[
+            Path, typer.Argument(help="OTLP/JSON: lines or one object, gzipped or not.", show_default=False)
+        ],
         trace: Annotated[
             str | None, typer.Option(metavar="ID", help="Only traces whose id begins so.", show_default=False)
         ] = None,
@@ -143,10 +138,12 @@ def build_app() -> Any:
 
         if html is not None:
             from llmtrace.view import html as page
+            from llmtrace.view.selection import select
 
-            chosen = terminal.select(file, trace=trace, limit=limit, strict=strict)
-            page.write_html([span for one in chosen.traces for span in one.all_spans()], html, title=file.name)
-            terminal.tell_skipped(chosen, Console(stderr=True))
+            chosen = select(file, trace=trace, limit=limit, strict=strict)
+            page.write_html(chosen.spans, html, title=file.name)
+            for line in chosen.notes():
+                print(line, file=sys.stderr)
             print(f"wrote {html}")
             return
         terminal.show(file, Console(), trace=trace, limit=limit, strict=strict, notes=Console(stderr=True))
@@ -192,7 +189,7 @@ def _guarded(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @contextlib.contextmanager
-def _needs(extra: str) -> Any:
+def _needs(extra: str) -> Iterator[None]:
     """A package that is not there, told with the extra that brings it."""
     try:
         yield
@@ -200,7 +197,7 @@ def _needs(extra: str) -> Any:
         missing = (error.name or "").split(".")[0]
         if not missing or missing == "llmtrace":
             raise
-        _fail(f'{missing} is not installed: pip install "llmtrace[{_EXTRAS.get(missing, extra) if extra != "demo" else extra}]"')
+        _fail(f'{missing} is not installed: pip install "llmtrace[{extra}]"')
 
 
 def _accepted(function: Callable[..., Any], given: dict[str, Any]) -> dict[str, Any]:

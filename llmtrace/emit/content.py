@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import dataclass
 from typing import Any
 
 from opentelemetry._logs import LogRecord, get_logger
@@ -11,6 +12,7 @@ from opentelemetry.trace import Span, set_span_in_context
 
 from llmtrace.emit import attributes as names
 from llmtrace.observe.clock import to_epoch
+from llmtrace.version import VERSION
 
 
 def on_span(span: Span, sent: Any, received: Any) -> None:
@@ -21,14 +23,23 @@ def on_span(span: Span, sent: Any, received: Any) -> None:
         span.set_attribute(names.OUTPUT_MESSAGES, json.dumps(received, default=str))
 
 
-def as_event(span: Span, at: int, attributes: dict[str, Any], sent: Any, received: Any, version: str) -> None:
+@dataclass(slots=True)
+class Messages:
+    """What was said, beside the call's attributes."""
+
+    attributes: dict[str, Any]
+    sent: Any
+    received: Any
+
+
+def as_event(span: Span, at: int, messages: Messages) -> None:
     """Emit the conventions' details event, with structured messages. ``at``: monotonic ns."""
-    body = dict(attributes)
-    if sent:
-        body[names.INPUT_MESSAGES] = sent
-    if received:
-        body[names.OUTPUT_MESSAGES] = received
-    get_logger("llmtrace", version).emit(
+    body = dict(messages.attributes)
+    if messages.sent:
+        body[names.INPUT_MESSAGES] = messages.sent
+    if messages.received:
+        body[names.OUTPUT_MESSAGES] = messages.received
+    get_logger("llmtrace", VERSION).emit(
         LogRecord(
             timestamp=to_epoch(at),
             observed_timestamp=time.time_ns(),

@@ -153,6 +153,7 @@ class Meters:
                         names.SERVER_PORT,
                     ),
                     key,
+                    strict=False,
                 )
                 if value is not None
             }
@@ -190,7 +191,7 @@ def _known_points(instrument: Any, attributes: Mapping[str, Any]) -> list[tuple[
             for match in storage._instrument_view_instrument_matches[instrument]:
                 keys = match._view._attribute_keys
                 wanted = {k: v for k, v in attributes.items() if keys is None or k in keys}
-                points = [point for point in list(match._attributes_aggregation.values())]
+                points = list(match._attributes_aggregation.values())
                 same = [point for point in points if dict(point._attributes or {}) == wanted]
                 if len(same) != 1 or type(same[0]).__name__ != "_ExplicitBucketHistogramAggregation":
                     return None

@@ -54,7 +54,9 @@ class OtlpJsonFileExporter(SpanExporter):
                     return SpanExportResult.FAILURE
                 while line:
                     line = line[os.write(self._fd, line) :]
-        except Exception as error:  # a full disk, or an attribute that cannot be encoded: never the application's affair
+        except (
+            Exception
+        ) as error:  # a full disk, or an attribute that cannot be encoded: never the application's affair
             if not self._complained:
                 self._complained = True
                 _log.warning("spans not written to %s: %s", self.path, error)

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import ipaddress
 import json
-from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from opentelemetry import metrics as metrics_api
 from opentelemetry import trace as trace_api
-from opentelemetry.trace import Span, SpanKind
+from opentelemetry.trace import Span, SpanKind, Tracer
 
 from llmtrace.config import Settings
 from llmtrace.emit import attributes as names
 from llmtrace.emit.metrics import Meters
+from llmtrace.instrument.ended import Endpoint, Payload
 from llmtrace.instrument.report import Reporter
 from llmtrace.observe import call as calls
 from llmtrace.observe import mishaps
@@ -27,31 +27,6 @@ from llmtrace.observe.stream import cause_of
 from llmtrace.phases.baseline import Baselines
 from llmtrace.providers.declare import Operation, Provider, Request
 from llmtrace.version import VERSION
-
-
-@dataclass(slots=True)
-class Endpoint:
-    """Where a client's calls go."""
-
-    url: Any
-    host: str | None
-    port: int | None
-    private: bool
-
-
-@dataclass(slots=True)
-class Payload:
-    """What the engine keeps with a call until it ends."""
-
-    provider: Provider
-    operation: Operation
-    request: Request
-    provider_name: str
-    endpoint: Endpoint
-    span: Span
-    tracer: trace_api.Tracer
-    owns_span: bool
-    recording: bool
 
 
 class Engine:
@@ -95,52 +70,41 @@ class Engine:
             self._meters[1].flush()
 
     # --- a call's life --------------------------------------------------------------------------------------------
-    def begin(self, provider: Provider, operation: Operation, client: Any, body: Any) -> Call | None:
-        """Start a call, its span and its clock; None where the call is not to be traced."""
+    def begin(self, provider: Provider, operation: Operation, client: Any, body: Any) -> Call | Span | None:
+        """Start a call, its span and its clock.
+
+        Returns the call; its bare span where neither traces nor metrics want to know more; None where the call is
+        not to be traced at all.
+        """
         try:
             if not isinstance(body, dict):
                 return None
             request = operation.read_request(body)
-            endpoint = self._endpoint(client)
-            name = provider.provider_name(client, endpoint.host)
-            call = Call(self._end, streaming=request.streaming)
+            endpoint = self._endpoint(provider, client)
+            started = now()
             tracer = self.tracer()
             span = self._existing(operation, request)
             owns = span is None
             if span is None:
-                attributes: dict[str, Any] = {names.OPERATION: operation.name, names.PROVIDER: name}
-                if request.model is not None:
-                    attributes[names.REQUEST_MODEL] = request.model
-                if endpoint.host is not None:
-                    attributes[names.SERVER_ADDRESS] = endpoint.host
-                if endpoint.port is not None:
-                    attributes[names.SERVER_PORT] = endpoint.port
-                span = tracer.start_span(
-                    f"{operation.name} {request.model}" if request.model else operation.name,
-                    kind=SpanKind.CLIENT,
-                    attributes=attributes,
-                    start_time=to_epoch(call.start),
-                )
-            call.payload = Payload(
-                provider, operation, request, name, endpoint, span, tracer, owns, span.is_recording()
-            )
-            call.kind_of = operation.kind_of
-            if request.choices > 1:
-                call.recent = type(call.recent)(maxlen=4 + 2 * min(request.choices, 128))
-            if self.settings.capture_content != "no_content" and call.payload.recording:
+                span = _start(tracer, operation, request, endpoint, started)
+            recording = span.is_recording()
+            if not recording and self.meters() is None:
+                return span
+            recent = 4 + 2 * min(request.choices, 128) if request.choices > 1 else 4
+            call = Call(self._end, operation.kind_of, streaming=request.streaming, recent=recent)
+            call.start = started
+            call.payload = Payload(operation, request, endpoint, span, tracer, owns, recording)
+            if recording and self.settings.capture_content != "no_content":
                 call.kept = []
             return call
         except Exception as error:
             mishaps.note("beginning a call", error)
             return None
 
-    def wants_stream(self, call: Call) -> bool:
-        """Whether the chunks of this call are worth timing: its span is sampled or metrics are on."""
-        payload: Payload | None = call.payload
-        return payload is not None and (payload.recording or self.meters() is not None)
-
-    def returned(self, call: Call, result: Any) -> None:
+    def returned(self, call: Call | Span, result: Any) -> None:
         """The client handed ``result`` to the application: the end of the call, unless a stream goes on."""
+        if not isinstance(call, Call):
+            return
         try:
             call.returned = now()
             if call.running is not None or not call.is_open:
@@ -158,8 +122,10 @@ class Engine:
             mishaps.note("reading a response", error)
         call.finish(calls.COMPLETED, call.returned)
 
-    def failed(self, call: Call, error: BaseException) -> None:
+    def failed(self, call: Call | Span, error: BaseException) -> None:
         """The client raised: the end of the call."""
+        if not isinstance(call, Call):
+            return
         try:
             call.finish(cause_of(error), error=error)
         except Exception as ours:
@@ -193,8 +159,8 @@ class Engine:
         model = attributes.get(names.REQUEST_MODEL)
         return span if theirs and (model is None or model == request.model) else None
 
-    def _endpoint(self, client: Any) -> Endpoint:
-        url = getattr(client, "base_url", None)
+    def _endpoint(self, provider: Provider, client: Any) -> Endpoint:
+        url = getattr(client, "_base_url", None)
         known = self._endpoints.get(client)
         if known is not None and known.url is url:
             return known
@@ -202,9 +168,24 @@ class Engine:
         port = getattr(url, "port", None)
         if port is None and host is not None:
             port = 80 if getattr(url, "scheme", "") == "http" else 443
-        found = Endpoint(url, host, port, host is not None and is_private(host))
+        name = provider.provider_name(client, host)
+        found = Endpoint(url, name, host, port, host is not None and is_private(host))
         self._endpoints[client] = found
         return found
+
+
+def _start(tracer: Tracer, operation: Operation, request: Request, endpoint: Endpoint, started: int) -> Span:
+    """The parent span, with the attributes that samplers decide by."""
+    attributes: dict[str, Any] = {names.OPERATION: operation.name, names.PROVIDER: endpoint.provider}
+    title = operation.name
+    if request.model is not None:
+        attributes[names.REQUEST_MODEL] = request.model
+        title = f"{title} {request.model}"
+    if endpoint.host is not None:
+        attributes[names.SERVER_ADDRESS] = endpoint.host
+    if endpoint.port is not None:
+        attributes[names.SERVER_PORT] = endpoint.port
+    return tracer.start_span(title, kind=SpanKind.CLIENT, attributes=attributes, start_time=to_epoch(started))
 
 
 def is_private(host: str) -> bool:

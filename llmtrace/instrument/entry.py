@@ -52,6 +52,4 @@ class OpenAIInstrumentor(ClientInstrumentor):
     provider = OPENAI
 
 
-INSTRUMENTORS: dict[str, type[ClientInstrumentor]] = {
-    cls.provider.name: cls for cls in (OpenAIInstrumentor,)
-}
+INSTRUMENTORS: dict[str, type[ClientInstrumentor]] = {cls.provider.name: cls for cls in (OpenAIInstrumentor,)}

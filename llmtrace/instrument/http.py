@@ -14,6 +14,7 @@ from llmtrace.observe.call import Call
 from llmtrace.observe.clock import now
 from llmtrace.observe.stream import closed
 from llmtrace.observe.transport import Attempt
+from llmtrace.providers.timings import pick_headers
 
 LIBRARIES = ("httpx", "httpx2")
 
@@ -66,7 +67,7 @@ def _begin(
     engine: Engine, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any], asynchronous: bool
 ) -> Attempt | None:
     try:
-        attempt = Attempt(now())
+        attempt = Attempt(now(), pick_headers)
         call.attempts.append(attempt)
         request = args[0] if args else kwargs["request"]
         theirs = request.extensions.get("trace")
@@ -74,9 +75,9 @@ def _begin(
         mine = attempt.aevent if asynchronous else attempt.event
         request.extensions = {**request.extensions, "trace": mine}
         mode = engine.settings.propagate
-        if mode != "never" and call.payload is not None and "traceparent" not in request.headers:
-            if mode == "always" or call.payload.endpoint.private:
-                propagate.inject(request.headers)
+        wanted = mode == "always" or (mode == "auto" and call.payload.endpoint.private)
+        if wanted and "traceparent" not in request.headers:
+            propagate.inject(request.headers)
         return attempt
     except Exception as error:
         mishaps.note("watching a request", error)

@@ -63,7 +63,7 @@ def _watch_timeouts(patches: Patches) -> None:
 
     def cancel_and_wait(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         task = args[0] if args else kwargs.get("fut")
-        # wait_for cancels its inner task for a deadline, or because it was cancelled itself: then there is an exception.
+        # wait_for cancels its inner task for a deadline, or, being cancelled itself, while handling an exception.
         if isinstance(task, asyncio.Task) and sys.exc_info()[0] is None:
             expiring.add(task)
         return wrapped(*args, **kwargs)

@@ -14,7 +14,7 @@ from typing import Any
 
 from opentelemetry import context as otel
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled
-from opentelemetry.trace import set_span_in_context
+from opentelemetry.trace import Span, set_span_in_context
 
 from llmtrace.instrument.current import RESPONSE_KEY, current
 from llmtrace.instrument.ends import collected
@@ -34,32 +34,12 @@ def patch(patches: Patches, engine: Engine, provider: Provider) -> None:
         if begun is None:
             return wrapped(*args, **kwargs)
         call, args, kwargs = begun
-        mine, theirs = current.set(call), otel.attach(set_span_in_context(call.payload.span))
         try:
-            result = wrapped(*args, **kwargs)
+            with _Current(call):
+                result = wrapped(*args, **kwargs)
         except BaseException as error:
             engine.failed(call, error)
             raise
-        finally:
-            otel.detach(theirs)
-            current.reset(mine)
-        engine.returned(call, result)
-        return result
-
-    async def traced(begun: Begun, wrapped: Any) -> Any:
-        call, args, kwargs = begun
-        mine, theirs = current.set(call), otel.attach(set_span_in_context(call.payload.span))
-        try:
-            result = await wrapped(*args, **kwargs)
-        except GeneratorExit as error:
-            # Dropped while suspended, perhaps in another context: there is nothing to give back here.
-            engine.failed(call, error)
-            raise
-        except BaseException as error:
-            engine.failed(call, error)
-            _restore(mine, theirs)
-            raise
-        _restore(mine, theirs)
         engine.returned(call, result)
         return result
 
@@ -67,15 +47,23 @@ def patch(patches: Patches, engine: Engine, provider: Provider) -> None:
         begun = _begin(engine, provider, instance, args, kwargs)
         if begun is None:
             return await wrapped(*args, **kwargs)
-        return await traced(begun, wrapped)
+        call, args, kwargs = begun
+        try:
+            with _Current(call):
+                result = await wrapped(*args, **kwargs)
+        except BaseException as error:
+            engine.failed(call, error)
+            raise
+        engine.returned(call, result)
+        return result
 
     def opened(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         wrapped(*args, **kwargs)
-        _splice(engine, instance, False)
+        _splice(instance, False)
 
     def aopened(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         wrapped(*args, **kwargs)
-        _splice(engine, instance, True)
+        _splice(instance, True)
 
     def hook_clients(module: Any) -> None:
         patches.wrap(module, "SyncAPIClient.request", request)
@@ -89,7 +77,31 @@ def patch(patches: Patches, engine: Engine, provider: Provider) -> None:
     patches.when_imported(provider.stream_module, hook_streams)
 
 
-Begun = tuple[Call, tuple[Any, ...], dict[str, Any]]
+Begun = tuple[Call | Span, tuple[Any, ...], dict[str, Any]]
+
+
+class _Current:
+    """Makes a call (unsampled: its bare span) the current one while the client's request runs."""
+
+    __slots__ = ("_call", "_mine", "_theirs")
+
+    def __init__(self, call: Call | Span) -> None:
+        self._call = call
+
+    def __enter__(self) -> None:
+        if isinstance(self._call, Call):
+            self._mine: Any = current.set(self._call)
+            self._theirs = otel.attach(set_span_in_context(self._call.payload.span))
+        else:
+            self._mine = None
+            self._theirs = otel.attach(set_span_in_context(self._call))
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: Any) -> None:
+        if kind is GeneratorExit:
+            return  # dropped while suspended, perhaps in another context: there is nothing to give back here
+        otel.detach(self._theirs)
+        if self._mine is not None:
+            current.reset(self._mine)
 
 
 def _begin(
@@ -97,7 +109,7 @@ def _begin(
 ) -> Begun | None:
     """The call that this request starts, and the arguments to go on with; None where it is not one to trace."""
     try:
-        options = args[1] if len(args) > 1 else kwargs.get("options")
+        options: Any = args[1] if len(args) > 1 else kwargs.get("options")
         operation = _operation(provider, options)
         if operation is None or current.get() is not None or not is_instrumentation_enabled():
             return None
@@ -129,11 +141,11 @@ def _operation(provider: Provider, options: Any) -> Operation | None:
     return None
 
 
-def _splice(engine: Engine, stream: Any, asynchronous: bool) -> None:
+def _splice(stream: Any, asynchronous: bool) -> None:
     """Put the timing iterator in the place of the stream's own, where the stream belongs to a traced call."""
     try:
         call: Call | None = stream.response.extensions.get(RESPONSE_KEY)
-        if call is None or not call.is_open or call.running is not None or not engine.wants_stream(call):
+        if call is None or not call.is_open or call.running is not None:
             return
         inner = stream._iterator
         timed: Any = (asplice if asynchronous else splice)(inner, call, Guard(call, collected))
@@ -144,8 +156,3 @@ def _splice(engine: Engine, stream: Any, asynchronous: bool) -> None:
         stream._iterator = timed
     except Exception as error:
         mishaps.note("timing a stream", error)
-
-
-def _restore(mine: Any, theirs: Any) -> None:
-    otel.detach(theirs)
-    current.reset(mine)

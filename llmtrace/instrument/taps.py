@@ -152,7 +152,7 @@ class _Tap:
 _made: dict[type, type] = {}
 
 
-def _sync_tap(base: type) -> type:
+def _sync_tap(base: Any) -> type:
     if base not in _made:
 
         class SyncTap(_Tap, base):
@@ -177,7 +177,7 @@ def _sync_tap(base: type) -> type:
     return _made[base]
 
 
-def _async_tap(base: type) -> type:
+def _async_tap(base: Any) -> type:
     if base not in _made:
 
         class AsyncTap(_Tap, base):

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from llmtrace.observe.clock import now
 from llmtrace.observe.mishaps import note
-from llmtrace.observe.pulls import Pulls
+from llmtrace.observe.pulls import NO_PULLS, Pulls
 from llmtrace.observe.transport import Attempt
 
 COMPLETED: Final = "completed"
@@ -46,72 +46,49 @@ os.register_at_fork(after_in_child=forget_open_calls) if hasattr(os, "register_a
 class Call:
     """What was seen of one call. Times are monotonic ns; None where nothing was seen."""
 
-    __slots__ = (
-        "answer",
-        "app_closed",
-        "attempts",
-        "body",
-        "end",
-        "error",
-        "first",
-        "first_chunk",
-        "first_output",
-        "first_reasoning",
-        "first_token",
-        "first_token_index",
-        "inner_code",
-        "idle_at_first_pull",
-        "kept",
-        "kind_of",
-        "outcome",
-        "payload",
-        "pulls",
-        "recent",
-        "returned",
-        "running",
-        "sink",
-        "start",
-        "streaming",
-    )
+    # Defaults stand on the class: a call that ends quickly then costs little to make.
+    returned: int | None = None
+    """When the client handed the response or the stream to the application."""
+    end: int | None = None
+    outcome: str | None = None
+    error: BaseException | None = None
+    first_chunk: int | None = None
+    first_token: int | None = None
+    first_token_index = 0
+    first_reasoning: int | None = None
+    first_output: int | None = None
+    idle_at_first_pull: float | None = None
+    """Seconds since data last came in, read when the application was late to its first pull."""
+    first: Any = None
+    """The first chunk."""
+    kept: list[Any] | None = None
+    """Every chunk, only where content is captured."""
+    body: Any = None
+    """Raw bytes kept by a tap, for streams that the application reads without the client's parser."""
+    answer: Any = None
+    """The whole answer, for a call that was not streamed."""
+    running: Callable[[], bool] | None = None
+    """Set once timing is spliced into the client's stream: whether a pull is under way now."""
+    inner_code: Any = None
+    """The code of the client's own iterator, to tell its closing of the response from the application's."""
+    app_closed: int | None = None
+    """When the application closed the response from elsewhere while a pull was under way."""
 
-    def __init__(self, sink: Callable[[Call], None], *, streaming: bool, payload: Any = None) -> None:
+    def __init__(
+        self, sink: Callable[[Call], None], kind_of: Callable[[Any], int], *, streaming: bool, recent: int = 4
+    ) -> None:
+        """``kind_of`` reads a chunk; ``recent``: how many of the last chunks to keep for the end."""
+        self.start = now()
         self.sink = sink
+        self.kind_of = kind_of
         self.streaming = streaming
         """The application asked for a stream."""
-        self.payload = payload
+        self.payload: Any = None
         """What the instrumentation wants back at the end (its span, the request's facts)."""
         self.attempts: list[Attempt] = []
-        self.start = now()
-        self.returned: int | None = None
-        """When the client handed the stream to the application."""
-        self.end: int | None = None
-        self.outcome: str | None = None
-        self.error: BaseException | None = None
-        self.first_chunk: int | None = None
-        self.first_token: int | None = None
-        self.first_token_index = 0
-        self.first_reasoning: int | None = None
-        self.first_output: int | None = None
-        self.idle_at_first_pull: float | None = None
-        """Seconds since data last came in, read when the application was late to its first pull."""
-        self.pulls = Pulls()
-        self.first: Any = None
-        """The first chunk."""
-        self.recent: deque[Any] = deque(maxlen=4)
+        self.pulls = Pulls() if streaming else NO_PULLS
+        self.recent: deque[Any] = deque(maxlen=recent)
         """The last few chunks: finish reasons, usage and timings come last."""
-        self.kept: list[Any] | None = None
-        """Every chunk, only where content is captured."""
-        self.body: Any = None
-        """Raw bytes kept by a tap, for streams that the application reads without the client's parser."""
-        self.answer: Any = None
-        """The whole answer, for a call that was not streamed."""
-        self.kind_of: Callable[[Any], int] = _output
-        self.running: Callable[[], bool] | None = None
-        """Set once timing is spliced into the client's stream: whether a pull is under way now."""
-        self.inner_code: Any = None
-        """The code of the client's own iterator, to tell its closing of the response from the application's."""
-        self.app_closed: int | None = None
-        """When the application closed the response from elsewhere while a pull was under way."""
         _open[id(self)] = self
 
     @property
@@ -172,8 +149,3 @@ class Call:
         self.recent = deque()
         self.payload = None
         self.running = None
-
-
-def _output(chunk: Any) -> int:
-    return OUTPUT
-

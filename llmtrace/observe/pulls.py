@@ -26,47 +26,30 @@ STALL_FACTOR = 4
 class Pulls:
     """Times of the pulls of one stream. All durations in ns."""
 
-    __slots__ = (
-        "_skip",
-        "_stride",
-        "block",
-        "buffered_head",
-        "consumer_wait",
-        "count",
-        "first_arrival",
-        "first_asked",
-        "first_wait",
-        "gap_count",
-        "gap_max",
-        "gap_sum",
-        "gaps",
-        "last_arrival_folded",
-        "long_gaps",
-        "wait_sum",
-    )
+    count = 0
+    """Chunks in folded blocks."""
+    first_asked: int | None = None
+    first_arrival: int | None = None
+    first_wait = 0
+    buffered_head = 0
+    """Chunks that lay ready, one after the other, when the application began to read."""
+    wait_sum = 0
+    consumer_wait = 0
+    """Time in which the application held a stream whose next chunk was ready."""
+    gap_count = 0
+    gap_sum = 0
+    gap_max = 0
+    last_arrival_folded: int | None = None
+    _stride = 1
+    _skip = 0
 
     def __init__(self) -> None:
         self.block: list[int] = []
-        self.count = 0
-        """Chunks in folded blocks."""
-        self.first_asked: int | None = None
-        self.first_arrival: int | None = None
-        self.first_wait = 0
-        self.buffered_head = 0
-        """Chunks that lay ready, one after the other, when the application began to read."""
-        self.wait_sum = 0
-        self.consumer_wait = 0
-        """Time in which the application held a stream whose next chunk was ready."""
-        self.gap_count = 0
-        self.gap_sum = 0
-        self.gap_max = 0
+        """Times of the current block: asked, arrived, asked, arrived, ..."""
         self.gaps: array[int] = array("q")
         """Sample of the gaps between arrivals that the model (or the network) set, not the application."""
         self.long_gaps: array[int] = array("q")
         """Every gap over 100 ms (at most SAMPLE of them): the candidates for stalls."""
-        self.last_arrival_folded: int | None = None
-        self._stride = 1
-        self._skip = 0
 
     @property
     def last_arrival(self) -> int | None:
@@ -114,7 +97,7 @@ class Pulls:
         if held > BUFFERED_NS:
             # Where the application paused while the next chunk lay ready, the gap is its own, not the model's.
             paced: list[int] = []
-            for gap, ask, arrive in zip(gaps, asked, arrived):
+            for gap, ask, arrive in zip(gaps, asked, arrived, strict=False):
                 wait = arrive - ask
                 if wait < BUFFERED_NS < gap - wait:
                     self.consumer_wait += gap - wait
@@ -128,8 +111,7 @@ class Pulls:
         self.gap_count += len(gaps)
         self.gap_sum += sum(gaps)
         longest = max(gaps)
-        if longest > self.gap_max:
-            self.gap_max = longest
+        self.gap_max = max(self.gap_max, longest)
         if longest > STALL_MIN_NS:
             room = SAMPLE - len(self.long_gaps)
             self.long_gaps.extend([gap for gap in gaps if gap > STALL_MIN_NS][:room])
@@ -154,3 +136,7 @@ class Pulls:
         bar = max(STALL_MIN_NS, STALL_FACTOR * median_ns)
         stalled = [gap for gap in self.long_gaps if gap > bar]
         return len(stalled), sum(stalled) / 1e9
+
+
+NO_PULLS = Pulls()
+"""Of calls that are not streamed: always empty."""

@@ -31,6 +31,7 @@ class Attempt:
         "error",
         "headers",
         "headers_at",
+        "pick",
         "response",
         "rtt",
         "sent",
@@ -41,8 +42,12 @@ class Attempt:
         "tls_start",
     )
 
-    def __init__(self, start: int) -> None:
+    def __init__(
+        self, start: int, pick: Callable[[Mapping[str, str]], Mapping[str, str]] = lambda headers: headers
+    ) -> None:
         self.start = start
+        self.pick = pick
+        """Takes the few response headers that are allowed to be kept."""
         self.end: int | None = None
         self.connect_start: int | None = None
         self.connect_end: int | None = None
@@ -103,7 +108,7 @@ class Attempt:
         """Take what a response object (httpx's or httpx2's) says: status, headers, the socket's round trip."""
         self.response = response
         self.status = response.status_code
-        self.headers = response.headers
+        self.headers = self.pick(response.headers)
         if self.headers_at is None:
             self.headers_at = at
         stream = response.extensions.get("network_stream")

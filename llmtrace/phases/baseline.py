@@ -99,15 +99,15 @@ def lower_line(points: list[tuple[float, float]], quantile: float = QUANTILE) ->
     floor = max(1e-9, max(wait for _, wait in points) * 1e-4)
     for _ in range(_STEPS):
         w = sum(weights)
-        x = sum(weight * tokens for weight, (tokens, _) in zip(weights, points)) / w
-        y = sum(weight * wait for weight, (_, wait) in zip(weights, points)) / w
-        xx = sum(weight * (tokens - x) ** 2 for weight, (tokens, _) in zip(weights, points))
-        xy = sum(weight * (tokens - x) * (wait - y) for weight, (tokens, wait) in zip(weights, points))
+        x = sum(weight * tokens for weight, (tokens, _) in zip(weights, points, strict=False)) / w
+        y = sum(weight * wait for weight, (_, wait) in zip(weights, points, strict=False)) / w
+        xx = sum(weight * (tokens - x) ** 2 for weight, (tokens, _) in zip(weights, points, strict=False))
+        xy = sum(weight * (tokens - x) * (wait - y) for weight, (tokens, wait) in zip(weights, points, strict=False))
         slope = max(0.0, xy / xx) if xx > 0 else 0.0
         fixed = y - slope * x
         if fixed < 0:
-            squares = sum(weight * tokens * tokens for weight, (tokens, _) in zip(weights, points))
-            products = sum(weight * tokens * wait for weight, (tokens, wait) in zip(weights, points))
+            squares = sum(weight * tokens * tokens for weight, (tokens, _) in zip(weights, points, strict=False))
+            products = sum(weight * tokens * wait for weight, (tokens, wait) in zip(weights, points, strict=False))
             fixed, slope = 0.0, max(0.0, products / squares) if squares > 0 else 0.0
         for i, (tokens, wait) in enumerate(points):
             off = wait - fixed - slope * tokens

@@ -94,8 +94,7 @@ class Observation:
 
 def split(seen: Observation, estimate: Estimate | None = None) -> tuple[list[Phase], str | None]:
     """The phases of a call, and why server timings were not used where they were there (else None)."""
-    if seen.end < seen.start:
-        seen.end = seen.start
+    seen.end = max(seen.end, seen.start)
     server, complaint = _plausible(seen)
     plan = _plan(seen, server, estimate)
     phases = _lay(seen, plan)
@@ -207,16 +206,18 @@ def _until_first_token(
     plan.rest(QUEUE_PREFILL, CLIENT, seen.first_token_error)
 
 
-def _engine_phases(
-    plan: _Plan, seen: Observation, server: ServerTimings, *, until: int, decode: float | None
-) -> None:
+def _engine_phases(plan: _Plan, seen: Observation, server: ServerTimings, *, until: int, decode: float | None) -> None:
     """The engine's own phases, which end at ``until``; what neither side attributes lies in the network phase."""
     source = _source(server)
-    said = (server.kv_cache_hit or 0.0) + (server.prefill or 0.0) + (decode or 0.0)
+    cache, prefill = server.kv_cache_hit or 0.0, server.prefill or 0.0
+    said = cache + prefill + (decode or 0.0)
+    room = max(0, until - seen.start) / 1e9
+    whole = said + (server.queue or 0.0)
+    fit = min(1.0, room / whole) if whole > 0 else 1.0  # they may be longer by rounding
     arrived = seen.request_arrived
     if server.queue is not None:
-        plan.rest(NETWORK, CLIENT, _unattributed(seen, said + server.queue, until))
-        plan.add(QUEUE, server.queue, source)
+        plan.rest(NETWORK, CLIENT, _unattributed(seen, whole, until))
+        plan.add(QUEUE, server.queue * fit, source)
     elif arrived is not None:
         # The engine tells no queue: what lies between the request's arrival and its prefill is the wait for it.
         left = max(0.0, (until - arrived) / 1e9 - said - (seen.rtt or 0.0) / 2)
@@ -225,14 +226,14 @@ def _engine_phases(
     else:
         plan.rest(NETWORK, CLIENT, _unattributed(seen, said, until))
     cached = server.cached_tokens if server.cached_tokens is not None else (seen.usage and seen.usage.cached_tokens)
-    if server.kv_cache_hit is not None and (cached or server.kv_cache_hit > 0) and cached != 0:
-        plan.add(KV_CACHE_HIT, server.kv_cache_hit, source)
+    if server.kv_cache_hit is not None and cached != 0 and (cached or cache > 0):
+        plan.add(KV_CACHE_HIT, cache * fit, source)
     elif cached:
         # The hit is told, its time is not: it lies somewhere inside what the engine calls prefill.
-        plan.add(KV_CACHE_HIT, 0.0, ESTIMATE, server.prefill)
-    plan.add(PREFILL, server.prefill or 0.0, source)
+        plan.add(KV_CACHE_HIT, 0.0, ESTIMATE, prefill)
+    plan.add(PREFILL, prefill * fit, source)
     if decode is not None:
-        plan.add(DECODE, decode, source)
+        plan.add(DECODE, decode * fit, source)
 
 
 def _without_first_token(plan: _Plan, seen: Observation, server: ServerTimings | None) -> None:
@@ -277,7 +278,7 @@ def _lay(seen: Observation, plan: _Plan) -> list[Phase]:
         lengths = [length * window // fixed for length in lengths]
         lengths[max(range(len(lengths)), key=lengths.__getitem__)] += window - sum(lengths)
     at = seen.start
-    for piece, length in zip(plan.pieces, lengths):
+    for piece, length in zip(plan.pieces, lengths, strict=False):
         piece.start, piece.end = at, at + length
         at += length
     return plan.pieces

@@ -64,7 +64,9 @@ def _join(chunks: Sequence[Any]) -> list[dict[str, Any]]:
     for chunk in chunks:
         for choice in items(get(chunk, "choices")):
             index = get(choice, "index") or 0
-            whole = choices.setdefault(index, {"role": "assistant", "text": [], "reasoning": [], "calls": {}, "end": ""})
+            whole = choices.setdefault(
+                index, {"role": "assistant", "text": [], "reasoning": [], "calls": {}, "end": ""}
+            )
             delta = get(choice, "delta")
             whole["role"] = text(get(delta, "role")) or whole["role"]
             whole["text"].append(text(get(delta, "content")) or "")

@@ -302,10 +302,10 @@ _OPENROUTER = _Engine("openrouter", _MS, total="generation_time")
 
 # ---- where they are found --------------------------------------------------------------------------------------------
 
-_METRIC = re.compile(
-    r"""(?:^|,)\s*([\w!#$%&'*+.^`|~-]+)((?:\s*;\s*[\w!#$%&'*+.^`|~-]+(?:\s*=\s*(?:[^\s;,"]+|"(?:[^"\\]|\\.)*"))?)*)"""
-)
-_DURATION = re.compile(r""";\s*dur\s*=\s*"?([^\s;,"]+)""", re.IGNORECASE)
+_TOKEN: Final = r"[\w!#$%&'*+.^`|~-]+"
+_VALUE: Final = r"""[^\s;,"]+|"(?:[^"\\]|\\.)*\""""
+_METRIC = re.compile(rf"(?:^|,)\s*({_TOKEN})((?:\s*;\s*{_TOKEN}(?:\s*=\s*(?:{_VALUE}))?)*)")
+_PARAMETER = re.compile(rf";\s*({_TOKEN})(?:\s*=\s*({_VALUE}))?")
 
 
 def _server_timing(header: Any) -> dict[str, str] | None:
@@ -314,9 +314,10 @@ def _server_timing(header: Any) -> dict[str, str] | None:
         return None  # no underscore: a proxy's entries (gfet4t7, cfL4), none of ours
     durations: dict[str, str] = {}
     for name, parameters in _METRIC.findall(header):
-        found = _DURATION.search(parameters)
-        if found:
-            durations.setdefault(name, found[1])
+        for parameter, value in _PARAMETER.findall(parameters):
+            if parameter.lower() == "dur":
+                durations.setdefault(name, value.strip('"'))
+                break
     return durations
 
 

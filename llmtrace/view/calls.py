@@ -172,7 +172,9 @@ def facts(call: Node) -> Facts:
     span = call.span
     attributes = span.attributes
     decode = next((child for child in phases(call) if phase(child.span) == "decode"), None)
-    ttft = None if decode is None else (decode.span.start_ns - span.start_ns) / 1e9
+    ttft = number(attributes.get("llmtrace.call.ttft"))
+    if ttft is None and decode is not None:
+        ttft = (decode.span.start_ns - span.start_ns) / 1e9
     is_chunk = False
     if ttft is None or ttft < 0:
         ttft = number(attributes.get("gen_ai.response.time_to_first_chunk"))
@@ -224,7 +226,8 @@ def label(span: Span) -> str:
     if found is not None and span.name.startswith("llm."):
         return LABELS[found]
     if span.name == "llm.attempt":
-        return "attempt"
+        status = whole(span.attributes.get("http.response.status_code"))
+        return f"attempt · {status}" if status else "attempt"
     return span.name or "(no name)"
 
 

@@ -12,7 +12,8 @@ from rich.style import Style
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from llmtrace.view import calls, otlp, text, tree
+from llmtrace.view import calls, text, tree
+from llmtrace.view.selection import select
 
 COLOURS = {
     "network": "#6f8fb3",
@@ -34,7 +35,7 @@ _OUTCOMES = {
     "never_consumed": "yellow",
 }
 _LEFT = " ▏▎▍▌▋▊▉█"
-_ASCII = str.maketrans({"µ": "u", "±": "~", "·": "|", "–": "-", "…": ".", "│": "|", "├": "|", "└": "`", "─": "-"})
+_ASCII = str.maketrans({"µ": "u", "±": "~", "·": "|", text.DASH: "-", "…": ".", "│": "|", "├": "|", "└": "`", "─": "-"})
 _DEEPEST = 8
 _NARROWEST_BAR = 12
 
@@ -53,40 +54,15 @@ def show(
     ``trace`` chooses by the beginning of the trace id, ``limit`` keeps the last so many. What had to be skipped is told
     on ``notes`` (the same console where none is given).
     """
-    notes = notes or console
-    file = otlp.read(path, strict=strict)
-    traces = tree.build(file.spans)
-    if trace is not None:
-        wanted = trace.lower().removeprefix("0x")
-        found = [one for one in traces if one.trace_id.startswith(wanted)]
-        if not found:
-            count = text.plural(len(traces), "other trace")
-            raise otlp.TraceFileError(file.path, f"no trace whose id begins with {text.clean(trace, 40)!r} ({count})")
-        traces = found
-    earlier = 0
-    if limit is not None:
-        earlier = max(0, len(traces) - limit)
-        traces = traces[earlier:]
-    columns = _Columns.of(traces)
-    for one in traces:
+    chosen = select(path, trace=trace, limit=limit, strict=strict)
+    columns = _Columns.of(chosen.traces)
+    for one in chosen.traces:
         console.print(_Waterfall(one, None, columns))
         console.print()
-    console.print(legend(traces))
-    if earlier:
-        notes.print(Text(f"{text.plural(earlier, 'earlier trace')} not shown", style="dim"), highlight=False)
-    for line in _skipped(file.problems):
-        notes.print(Text(line, style="yellow"), highlight=False, soft_wrap=True)
-    return len(traces)
-
-
-def _skipped(problems: Sequence[otlp.Problem]) -> Iterable[str]:
-    if not problems:
-        return
-    yield f"skipped {text.plural(len(problems), 'broken part')} of the file; everything else is shown:"
-    for problem in problems[:10]:
-        yield f"  line {problem.line}: {text.clean(problem.reason)}"
-    if len(problems) > 10:
-        yield f"  and {len(problems) - 10} more"
+    console.print(legend(chosen.traces))
+    for line in chosen.notes():
+        (notes or console).print(Text(line, style="yellow"), soft_wrap=True)
+    return len(chosen.traces)
 
 
 def render_trace(trace: tree.Trace, width: int | None = None) -> RenderableType:
@@ -96,7 +72,9 @@ def render_trace(trace: tree.Trace, width: int | None = None) -> RenderableType:
 
 def legend(traces: Iterable[tree.Trace] = ()) -> Text:
     """What the colours mean, for the phases that occur; all of them where no traces are given."""
-    present = {calls.family(node.span) for trace in traces for node, _ in tree.walk(trace.roots)} or set(calls.FAMILIES)
+    present = {
+        calls.family(node.span) for trace in traces for node, _ in tree.walk(trace.roots) if not calls.is_call(node)
+    } or set(calls.FAMILIES)
     line = Text()
     for name in calls.FAMILIES:
         if name in present:
@@ -108,7 +86,9 @@ def legend(traces: Iterable[tree.Trace] = ()) -> Text:
 
 def render_table(table: text.Table) -> RenderableType:
     """The comparison table, each group's heading over its columns."""
-    drawn = RichTable(title=table.title or None, caption=table.note or None, title_justify="left", caption_justify="left")
+    drawn = RichTable(
+        title=table.title or None, caption=table.note or None, title_justify="left", caption_justify="left"
+    )
     headings = list(table.columns)
     at = 1
     for heading, number in table.groups:
@@ -232,7 +212,7 @@ def _lines(trace: tree.Trace, width: int, columns: _Columns, ink: _Ink) -> Itera
             indent = row.rails.replace("├─ ", "│  ").replace("└─ ", "   ")
             for fact in _fold(_facts(row.node), width - cell_len(indent) - 2):
                 yield Text.assemble((indent, "dim"), "  ", fact)
-    for line in _odd(trace):
+    for line in tree.oddities(trace):
         yield Text(line, style="yellow")
 
 
@@ -275,7 +255,8 @@ def _facts(call: tree.Node) -> list[tuple[str, str]]:
 def _fold(parts: list[tuple[str, str]], width: int) -> Iterable[Text]:
     """The parts, with dots between them, on as few lines as they need."""
     line = Text()
-    for words, style in parts:
+    for part, style in parts:
+        words = part
         if line and cell_len(line.plain) + 3 + cell_len(words) > width:
             yield line
             line = Text()
@@ -298,7 +279,9 @@ def _rows(trace: tree.Trace) -> Iterable[_Row]:
         span = node.span
         if span.kind == "server" or id(node) in below_server:
             below_server.update(id(child) for child in node.children)
-        rails = "".join("   " if last else "│  " for last in lasts[:-1]) + (("└─ " if lasts[-1] else "├─ ") if lasts else "")
+        rails = "".join("   " if last else "│  " for last in lasts[:-1]) + (
+            ("└─ " if lasts[-1] else "├─ ") if lasts else ""
+        )
         if len(lasts) > _DEEPEST:
             rails = "   " * (_DEEPEST - 1) + f"…{len(lasts)} "
         name = text.clean(calls.label(span), 120)
@@ -315,15 +298,6 @@ def _rows(trace: tree.Trace) -> Iterable[_Row]:
             is_call=calls.is_call(node),
             is_server=id(node) in below_server,
         )
-
-
-def _odd(trace: tree.Trace) -> Iterable[str]:
-    if trace.orphans and len(trace.roots) > 1:
-        yield f"{text.plural(trace.orphans, 'span')} whose parent is not in the file, shown at the top level"
-    if trace.duplicates:
-        yield f"{text.plural(trace.duplicates, 'span id')} occurring more than once"
-    if trace.cycles:
-        yield f"{text.plural(trace.cycles, 'ring')} of spans that are each other's parents, cut open"
 
 
 def _axis(span: float, indent: int, width: int) -> Text:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-DASH = "–"
+DASH = "\N{EN DASH}"
 
 
 def seconds(value: float) -> str:
@@ -104,8 +104,8 @@ def value(item: Any) -> str:
 class Table:
     """A small comparison to stand beside the waterfalls: text cells, the first column names the row.
 
-    ``None`` is a value that nobody knows and shows as a dash. ``groups`` put a common heading over neighbouring columns:
-    pairs of heading and number of columns, in order, the first column not counted.
+    ``None`` is a value that nobody knows and shows as a dash. ``groups`` put a common heading over neighbouring
+    columns: pairs of heading and number of columns, in order, the first column not counted.
     """
 
     columns: Sequence[str]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+from llmtrace.view import text
 from llmtrace.view.otlp import Span
 
 
@@ -51,13 +52,23 @@ def build(spans: Iterable[Span]) -> list[Trace]:
 
 
 def walk(roots: Iterable[Node]) -> Iterator[tuple[Node, tuple[bool, ...]]]:
-    """Depth first. With each node: for every level from its root's children down to it, whether it is the last there."""
+    """Depth first. With each node: for every level below its root, whether the branch is the last one there."""
     stack: list[tuple[Node, tuple[bool, ...]]] = [(root, ()) for root in reversed(list(roots))]
     while stack:
         node, lasts = stack.pop()
         yield node, lasts
         count = len(node.children)
         stack.extend((node.children[at], (*lasts, at == count - 1)) for at in range(count - 1, -1, -1))
+
+
+def oddities(trace: Trace) -> Iterator[str]:
+    """What was wrong with a trace and how it is shown, for people."""
+    if trace.orphans and len(trace.roots) > 1:
+        yield f"{text.plural(trace.orphans, 'span')} whose parent is not in the file, shown at the top level"
+    if trace.duplicates:
+        yield f"{text.plural(trace.duplicates, 'span id')} occurring more than once"
+    if trace.cycles:
+        yield f"{text.plural(trace.cycles, 'ring')} of spans that are each other's parents, cut open"
 
 
 def _order(node: Node) -> tuple[int, int, str]:

@@ -1,0 +1,427 @@
+"""What is installed, what would be traced, where spans go, and what is missing: nothing secret is ever printed."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import socket
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, requires, version
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from packaging.requirements import InvalidRequirement, Requirement
+
+from llmtrace.errors import LlmtraceError
+
+Mark = Literal["ok", "note", "missing", "broken"]
+
+_SYMBOLS: dict[Mark, tuple[str, str]] = {
+    "ok": ("✓", "green"),
+    "note": ("·", "dim"),
+    "missing": ("!", "yellow"),
+    "broken": ("✗", "red"),
+}
+_ASCII = {"✓": "+", "·": "-", "!": "!", "✗": "x"}
+_PACKAGES = (
+    # what it is called, what it is for, how to get it; no command where llmtrace itself brings it or does without
+    ("llmtrace", "", ""),
+    ("opentelemetry-api", "", 'pip install "llmtrace"'),
+    ("opentelemetry-sdk", "", 'pip install "llmtrace"'),
+    ("opentelemetry-instrumentation", "", 'pip install "llmtrace"'),
+    ("opentelemetry-semantic-conventions", "", 'pip install "llmtrace"'),
+    ("wrapt", "", 'pip install "llmtrace"'),
+    ("opentelemetry-distro", "lets opentelemetry-instrument set the SDK up", "pip install opentelemetry-distro"),
+    ("opentelemetry-exporter-otlp-proto-http", "sends spans over OTLP", 'pip install "llmtrace[otlp]"'),
+    ("opentelemetry-exporter-otlp-proto-grpc", "sends spans over OTLP/gRPC", ""),
+    ("openai", "", ""),
+    ("httpx", "", ""),
+    ("httpx2", "", ""),
+    ("torch", "runs the reference server", 'pip install "llmtrace[reference]"'),
+    ("transformers", "runs the reference server", 'pip install "llmtrace[reference]"'),
+    ("starlette", "runs the reference server", 'pip install "llmtrace[reference]"'),
+    ("uvicorn", "runs the reference server", 'pip install "llmtrace[reference]"'),
+)
+_NEEDED = ("opentelemetry-api", "opentelemetry-sdk", "opentelemetry-instrumentation", "wrapt")
+_SHOWN = (
+    # settings of OpenTelemetry whose values cannot hold a secret; of all others only the name is told
+    "OTEL_SDK_DISABLED",
+    "OTEL_SERVICE_NAME",
+    "OTEL_TRACES_EXPORTER",
+    "OTEL_METRICS_EXPORTER",
+    "OTEL_LOGS_EXPORTER",
+    "OTEL_TRACES_SAMPLER",
+    "OTEL_TRACES_SAMPLER_ARG",
+    "OTEL_PROPAGATORS",
+    "OTEL_EXPORTER_OTLP_PROTOCOL",
+    "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",
+    "OTEL_EXPORTER_OTLP_TIMEOUT",
+    "OTEL_EXPORTER_OTLP_COMPRESSION",
+    "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS",
+    "OTEL_SEMCONV_STABILITY_OPT_IN",
+    "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT",
+)
+_SECRET = re.compile(r"key|token|secret|password|passwd|credential|auth|header|cookie", re.IGNORECASE)
+_SAFE_VALUE = re.compile(r"[\w.,:;%+\- /*]{1,60}")
+_CONNECT_TIMEOUT = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report: a mark, what it is about, what was found, and the command that mends it."""
+
+    mark: Mark
+    name: str
+    detail: str = ""
+    fix: str = ""
+
+
+@dataclass(slots=True)
+class Report:
+    """Findings by section."""
+
+    sections: dict[str, list[Finding]] = field(default_factory=dict[str, list[Finding]])
+
+    @property
+    def tracing_possible(self) -> bool:
+        """Whether a call made here could leave a span at all."""
+        return not any(finding.mark == "broken" for section in self.sections.values() for finding in section)
+
+
+def examine(environ: Mapping[str, str] | None = None) -> Report:
+    """Look around; imports nothing heavy but torch, and that only where it is installed."""
+    environ = os.environ if environ is None else environ
+    return Report(
+        {
+            "Installed": list(_installed()),
+            "Clients": list(_clients(environ)),
+            "Export": list(_export(environ)),
+            "Settings": list(_settings(environ)),
+            "Device": list(_device()),
+        }
+    )
+
+
+def run(console: Any, environ: Mapping[str, str] | None = None) -> int:
+    """Print the report on a rich console. 1 if something makes tracing impossible, else 0."""
+    from rich.text import Text
+
+    report = examine(environ)
+    ascii_only = console.options.ascii_only
+    width = max((len(f.name) for section in report.sections.values() for f in section), default=0)
+    for title, findings in report.sections.items():
+        console.print(Text(title, style="bold"))
+        for finding in findings:
+            symbol, style = _SYMBOLS[finding.mark]
+            line = Text.assemble(
+                "  ",
+                (_ASCII[symbol] if ascii_only else symbol, style),
+                f" {finding.name.ljust(min(width, 40))}  {finding.detail}",
+            )
+            console.print(Text(line.plain.rstrip(), spans=line.spans), soft_wrap=True)
+        console.print()
+    fixes = list(dict.fromkeys((f.fix, f.name) for section in report.sections.values() for f in section if f.fix))
+    if fixes:
+        console.print(Text("To mend", style="bold"))
+        by_command: dict[str, list[str]] = {}
+        for command, name in fixes:
+            by_command.setdefault(command, []).append(name)
+        for command, names in by_command.items():
+            console.print(Text.assemble("  ", command, (f"  # {', '.join(names)}", "dim")), soft_wrap=True)
+        console.print()
+    if report.tracing_possible:
+        console.print(Text("Tracing is possible here.", style="green"))
+        return 0
+    console.print(Text("Tracing is not possible here: see what is marked as broken above.", style="red"))
+    return 1
+
+
+# What is installed
+
+
+def _found(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _installed() -> Iterator[Finding]:
+    yield Finding("note", "python", f"{sys.version.split()[0]}, {sys.platform}")
+    for package, purpose, command in _PACKAGES:
+        found = _found(package)
+        if found:
+            yield Finding("ok", package, found)
+        elif package in _NEEDED:
+            yield Finding("broken", package, "not installed, and tracing cannot do without it", command)
+        elif command:
+            yield Finding("missing", package, f"not installed: {purpose}" if purpose else "not installed", command)
+        else:
+            yield Finding("note", package, "not installed")
+
+
+# What would be patched
+
+
+def _clients(environ: Mapping[str, str]) -> Iterator[Finding]:
+    disabled = {name.strip() for name in environ.get("OTEL_PYTHON_DISABLED_INSTRUMENTATIONS", "").split(",")}
+    ours: list[EntryPoint] = []
+    others: list[EntryPoint] = []
+    for entry in sorted(entry_points(group="opentelemetry_instrumentor"), key=lambda entry: entry.name):
+        (ours if entry.name.startswith("llmtrace-") else others).append(entry)
+    for entry in ours:
+        client = entry.name.removeprefix("llmtrace-")
+        if entry.name in disabled or "*" in disabled:
+            yield Finding("missing", client, "switched off by OTEL_PYTHON_DISABLED_INSTRUMENTATIONS")
+        else:
+            yield _client(client, entry)
+        for other in others:
+            if client in other.name:
+                package = other.dist.name if other.dist else other.value
+                yield Finding("note", client, f"also patched by {package}: phases go under its span")
+    if not ours:
+        yield Finding("missing", "llmtrace", "no client is registered: is llmtrace installed properly?")
+    for entry in others:
+        if entry.name.startswith("httpx"):
+            yield Finding("note", entry.name, f"patched by {entry.dist.name if entry.dist else entry.value} as well")
+
+
+def _client(client: str, entry: EntryPoint) -> Finding:
+    wanted = [need for need in _extra(client) if not need.name.startswith("llmtrace")]
+    for need in wanted:
+        found = _found(need.name)
+        if found is None:
+            return Finding("missing", client, f"{need.name} is not installed", f'pip install "llmtrace[{client}]"')
+        if not need.specifier.contains(found, prereleases=True):
+            return Finding(
+                "missing", client, f"{found} is not supported (needs {need.specifier})", f'pip install "{need}"'
+            )
+    versions = ", ".join(f"{need.name} {_found(need.name)}" for need in wanted) or "no version known"
+    if _patched_now(entry):
+        return Finding("ok", client, f"{versions}: patched in this process")
+    return Finding("ok", client, f"{versions}: supported, patched by opentelemetry-instrument or llmtrace.instrument()")
+
+
+def _extra(name: str) -> list[Requirement]:
+    """What the extra of that name asks for, from our own metadata."""
+    found: list[Requirement] = []
+    try:
+        declared = requires("llmtrace") or []
+    except PackageNotFoundError:
+        return found
+    for line in declared:
+        try:
+            need = Requirement(line)
+        except InvalidRequirement:
+            continue
+        if (
+            need.marker is not None
+            and need.marker.evaluate({"extra": name})
+            and not need.marker.evaluate({"extra": ""})
+        ):
+            need.marker = None
+            found.append(need)
+    return found
+
+
+def _patched_now(entry: EntryPoint) -> bool:
+    """Under opentelemetry-instrument the answer is already in this process; nothing is imported to find out."""
+    instrumentor = getattr(sys.modules.get(entry.module), entry.attr, None)
+    instance = getattr(instrumentor, "_instance", None)
+    return bool(getattr(instance, "is_instrumented_by_opentelemetry", False))
+
+
+# Where spans go
+
+
+def _export(environ: Mapping[str, str]) -> Iterator[Finding]:
+    if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        yield Finding("broken", "OTEL_SDK_DISABLED", "true: no span is made", "unset OTEL_SDK_DISABLED")
+    yield from _sampler(environ)
+    if not entry_points(group="opentelemetry_configurator"):
+        yield Finding(
+            "missing",
+            "opentelemetry-instrument",
+            "has no distribution to set up the SDK: spans go nowhere unless the program does it",
+            "pip install opentelemetry-distro",
+        )
+    yield from _exporters(environ)
+    for name in sorted(environ):
+        if name.startswith("OTEL_") and name.endswith("HEADERS"):
+            yield Finding("note", name, f"sends {_header_names(environ[name])} (values not shown)")
+
+
+def _sampler(environ: Mapping[str, str]) -> Iterator[Finding]:
+    sampler = environ.get("OTEL_TRACES_SAMPLER", "").strip().lower()
+    ratio = environ.get("OTEL_TRACES_SAMPLER_ARG", "").strip()
+    never = sampler in ("always_off", "parentbased_always_off")
+    if sampler.endswith("traceidratio"):
+        try:
+            never = ratio != "" and float(ratio) <= 0
+        except ValueError:
+            yield Finding("missing", "OTEL_TRACES_SAMPLER_ARG", "is not a number: the SDK samples everything")
+    if never:
+        yield Finding("broken", "OTEL_TRACES_SAMPLER", "samples nothing", "unset OTEL_TRACES_SAMPLER")
+    elif sampler:
+        yield Finding("ok", "sampler", f"{_plain(sampler)}{f' {_plain(ratio)}' if ratio else ''}")
+    else:
+        yield Finding("ok", "sampler", "parentbased_always_on (the default)")
+
+
+def _exporters(environ: Mapping[str, str]) -> Iterator[Finding]:
+    asked = environ.get("OTEL_TRACES_EXPORTER")
+    names = [name.strip() for name in (asked or "otlp").split(",") if name.strip()]
+    known = {entry.name for entry in entry_points(group="opentelemetry_traces_exporter")}
+    if names == ["none"]:
+        yield Finding("missing", "OTEL_TRACES_EXPORTER", "none: spans are made and dropped")
+        return
+    for name in names:
+        if name == "none":
+            continue
+        protocol = _protocol(environ)
+        real = name
+        if name == "otlp":
+            real = "otlp_proto_grpc" if protocol == "grpc" else "otlp_proto_http"
+        if real in known:
+            yield Finding(
+                "ok", "exporter", f"{_plain(name)}{'' if asked else ' (what opentelemetry-instrument takes)'}"
+            )
+        elif name in ("otlp", "otlp_proto_http", "otlp_proto_grpc"):
+            command = 'pip install "llmtrace[otlp]"'
+            if real == "otlp_proto_grpc":
+                command = "pip install opentelemetry-exporter-otlp-proto-grpc"
+            yield Finding("broken" if asked else "missing", "exporter", f"{_plain(name)} is not installed", command)
+        else:
+            yield Finding("broken", "exporter", f"{_plain(name)} (OTEL_TRACES_EXPORTER) is not installed")
+        if real.startswith("otlp"):
+            yield _endpoint(environ, protocol)
+
+
+def _protocol(environ: Mapping[str, str]) -> str:
+    for name in ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"):
+        if environ.get(name, "").strip():
+            return environ[name].strip()
+    return "http/protobuf"
+
+
+def _endpoint(environ: Mapping[str, str], protocol: str) -> Finding:
+    default = "http://localhost:4317" if protocol == "grpc" else "http://localhost:4318"
+    for name in ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"):
+        if environ.get(name, "").strip():
+            url = environ[name].strip()
+            break
+    else:
+        name, url = "endpoint", default
+    told = " (the default)" if name == "endpoint" else ""
+    try:
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        host, port = parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
+    except ValueError:
+        return Finding("missing", name, "is not a URL")
+    if not host:
+        return Finding("missing", name, "is not a URL")
+    shown = f"{_plain(parts.scheme)}://{host}:{port}{told}"
+    try:
+        socket.create_connection((host, port), timeout=_CONNECT_TIMEOUT).close()
+    except OSError as error:
+        why = "no answer" if isinstance(error, TimeoutError) else (error.strerror or str(error)).lower()
+        return Finding("missing", name, f"{shown}: {why}")
+    return Finding("ok", name, f"{shown} answers")
+
+
+def _header_names(value: str) -> str:
+    names = [pair.split("=")[0].strip() for pair in value.split(",") if "=" in pair]
+    safe = [name for name in names if re.fullmatch(r"[A-Za-z0-9-]{1,40}", name)]
+    return ", ".join(safe) if safe and len(safe) == len(names) else "headers"
+
+
+# Settings
+
+
+def _settings(environ: Mapping[str, str]) -> Iterator[Finding]:
+    known = _known_settings()
+    any_set = False
+    yield from _wrong_settings(environ)
+    for name in sorted(environ):
+        if name.startswith("LLMTRACE_"):
+            any_set = True
+            if known is not None and name not in known:
+                near = difflib.get_close_matches(name, known, 1)
+                yield Finding("missing", name, f"unknown{f', did you mean {near[0]}?' if near else ''}")
+            else:
+                yield Finding("ok", name, _shown(name, environ[name]))
+        elif name.startswith("OTEL_") and not name.endswith(("HEADERS", "ENDPOINT")):
+            any_set = True
+            yield Finding("note", name, _shown(name, environ[name]) if name in _SHOWN else "set (value not shown)")
+    if not any_set:
+        yield Finding("note", "environment", "no LLMTRACE_ or OTEL_ setting: the defaults hold")
+
+
+def _wrong_settings(environ: Mapping[str, str]) -> Iterator[Finding]:
+    """A value that ``llmtrace.instrument`` would refuse; the value itself is not repeated."""
+    try:
+        check: Any = getattr(import_module("llmtrace.config"), "settings", None)
+    except ImportError:
+        return
+    try:
+        if check is not None:
+            check({}, environ)
+    except LlmtraceError as error:
+        name, _, rest = str(error).partition(" is ")
+        takes = rest.rpartition("; it takes ")[2].rstrip(".")
+        yield Finding("broken", _plain(name), f"is set to what it does not take; it takes {takes}")
+
+
+def _known_settings() -> set[str] | None:
+    try:
+        config = import_module("llmtrace.config")
+    except ImportError:
+        return None
+    told: Any = getattr(config, "environment_names", None)
+    if isinstance(told, Mapping):
+        return {str(name) for name in told.values()}
+    told = getattr(config, "known_settings", None)
+    if not isinstance(told, Iterable):
+        return None
+    names = {str(name).upper() for name in told}
+    return {name if name.startswith("LLMTRACE_") else f"LLMTRACE_{name}" for name in names}
+
+
+def _shown(name: str, value: str) -> str:
+    return "set (value not shown)" if _SECRET.search(name) else _plain(value)
+
+
+def _plain(value: str) -> str:
+    """A value that looks like a plain word or number; anything else might be a secret or steer the terminal."""
+    return value if _SAFE_VALUE.fullmatch(value) else "set (value not shown)"
+
+
+# The device
+
+
+def _device() -> Iterator[Finding]:
+    if _found("torch") is None:
+        yield Finding("note", "torch", "not installed: no device to look at")
+        return
+    try:
+        torch = import_module("torch")
+    except Exception as error:  # a broken build of torch raises whatever its loader raises
+        reason = " ".join(str(error).split())[:120]
+        yield Finding(
+            "missing", "torch", f"installed, but cannot be imported: {reason}", 'pip install "llmtrace[reference]"'
+        )
+        return
+    try:
+        cuda = bool(torch.cuda.is_available())
+        name = str(torch.cuda.get_device_name(0)) if cuda else ""
+    except Exception as error:  # a driver that does not fit
+        yield Finding("note", "cuda", f"not usable: {' '.join(str(error).split())[:120]}")
+        return
+    if cuda:
+        yield Finding("ok", "cuda", f"{name}: phases timed on the device")
+    else:
+        yield Finding("note", "cuda", "not available: the reference server runs on the CPU")

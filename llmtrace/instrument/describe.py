@@ -1,0 +1,182 @@
+"""An ended call in attributes: the parent's, each phase's, each attempt's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llmtrace.emit import attributes as names
+from llmtrace.instrument.ended import Ended
+from llmtrace.observe import call as calls
+from llmtrace.observe.call import Call
+from llmtrace.phases.model import DECODE, KV_CACHE_HIT, NETWORK, SCHEMA_VERSION, Phase
+from llmtrace.providers.timings import read_route
+
+_CUT_SHORT = (calls.CLOSED_EARLY, calls.ABANDONED, calls.CANCELLED, calls.TIMED_OUT, calls.ERROR)
+
+
+def failure(call: Call) -> str | None:
+    """``error.type``: the HTTP status code where that was the failure, else the exception's qualified name."""
+    if call.outcome not in (calls.ERROR, calls.TIMED_OUT):
+        return None
+    error = call.error
+    if error is None:
+        return call.outcome
+    status = getattr(error, "status_code", None)
+    if isinstance(status, int):
+        return str(status)
+    if call.outcome == calls.TIMED_OUT and not isinstance(error, Exception):
+        return "TimeoutError"  # the application's deadline, which asyncio delivers as a cancellation
+    return _qualified(error)
+
+
+def kind(error: BaseException | None) -> str | None:
+    """The exception's type. Its message stays out: it holds the provider's answer, which may quote the prompt."""
+    return None if error is None else type(error).__name__
+
+
+def _qualified(error: BaseException) -> str:
+    cls = type(error)
+    return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
+
+
+def call_attributes(ended: Ended) -> dict[str, Any]:
+    """The parent's attributes beyond those it was started with."""
+    call, payload, answer = ended.call, ended.payload, ended.answer
+    usage, pulls = answer.usage, call.pulls
+    found: dict[str, Any] = {}
+    if payload.owns_span:
+        found.update(payload.operation.request_attributes(payload.request))
+        if call.streaming:
+            found[names.REQUEST_STREAM] = True
+        for name, value in (
+            (names.RESPONSE_ID, answer.id),
+            (names.RESPONSE_MODEL, answer.model),
+            (names.INPUT_TOKENS, usage.input_tokens),
+            (names.OUTPUT_TOKENS, usage.output_tokens),
+            (names.CACHE_READ_TOKENS, usage.cached_tokens),
+            (names.CACHE_WRITE_TOKENS, usage.cache_write_tokens),
+            (names.REASONING_TOKENS, usage.reasoning_tokens),
+        ):
+            if value is not None:
+                found[name] = value
+        if answer.finish_reasons or (call.outcome == calls.ERROR and pulls.total):
+            found[names.FINISH_REASONS] = answer.finish_reasons or ("error",)
+        if call.first_chunk is not None:
+            found[names.TIME_TO_FIRST_CHUNK] = (call.first_chunk - call.start) / 1e9
+        found.update(answer.extra)
+    found[names.SCHEMA] = SCHEMA_VERSION
+    found[names.OUTCOME] = call.outcome
+    if ended.seen.first_token is not None:
+        found[names.TTFT] = (ended.seen.first_token - call.start) / 1e9
+    if pulls.total:
+        found[names.CHUNKS] = pulls.total
+    if answer.timings is not None:
+        found[names.ENGINE] = answer.timings.engine
+    if ended.complaint is not None:
+        found[names.TIMINGS_REJECTED] = ended.complaint
+    if ended.failure is not None:
+        found[names.ERROR_TYPE] = ended.failure
+    if route := _route(ended):
+        found[names.ROUTE] = route
+    if call.streaming and call.outcome in _CUT_SHORT:
+        _cut_short(ended, found)
+    return found
+
+
+def _route(ended: Ended) -> str:
+    """Who answered, as far as the answer says: model, system fingerprint and allow-listed routing headers."""
+    told: list[str] = []
+    if ended.answer.model:
+        told.append(f"model={ended.answer.model}")
+    if ended.answer.fingerprint:
+        told.append(f"fingerprint={ended.answer.fingerprint}")
+    headers = ended.call.attempts[-1].headers if ended.call.attempts else None
+    if headers is not None:
+        told.extend(f"{name}={value}" for name, value in sorted(read_route(headers).items()))
+    return ";".join(told)
+
+
+def _cut_short(ended: Ended, found: dict[str, Any]) -> None:
+    """Where the call was when it was cut short, and what had been delivered by then."""
+    call, usage = ended.call, ended.answer.usage
+    found[names.CANCEL_PHASE] = ended.phases[-1].name
+    if usage.output_tokens is not None:
+        found[names.DELIVERED_TOKENS] = usage.output_tokens
+        found[names.DELIVERED_BASIS] = "usage"
+    elif call.pulls.total:
+        # A chunk holds at least one token; how many, nobody told: a lower bound.
+        found[names.DELIVERED_TOKENS] = call.pulls.total - call.first_token_index if call.first_token else 0
+        found[names.DELIVERED_BASIS] = "chunks"
+
+
+def attempt_attributes(call: Call, number: int) -> tuple[dict[str, Any], str | None]:
+    """One HTTP attempt's attributes, and what failed it (None: it did not fail)."""
+    attempt = call.attempts[number]
+    last = number == len(call.attempts) - 1
+    marks: dict[str, Any] = {}
+    if number:
+        marks[names.RESEND_COUNT] = number
+    if attempt.status is not None:
+        marks[names.STATUS_CODE] = attempt.status
+    refused = attempt.status is not None and attempt.status >= 400
+    error = attempt.error if attempt.error is not None or not last else call.error
+    if last:
+        outcome = call.outcome or calls.COMPLETED
+    elif error is not None and "Timeout" in type(error).__name__:
+        outcome = calls.TIMED_OUT
+    else:
+        outcome = calls.ERROR if refused or error is not None else calls.COMPLETED
+    marks[names.OUTCOME] = outcome
+    if outcome not in (calls.ERROR, calls.TIMED_OUT):
+        return marks, None
+    marks[names.ERROR_TYPE] = str(attempt.status) if refused or error is None else _qualified(error)
+    return marks, kind(error) or f"HTTP {attempt.status}"
+
+
+def phase_attributes(ended: Ended, phase: Phase) -> dict[str, Any]:
+    """One phase's attributes."""
+    found: dict[str, Any] = {names.PHASE: phase.name, names.SOURCE: phase.source}
+    if phase.uncertainty is not None:
+        found[names.UNCERTAINTY] = phase.uncertainty
+    if phase.tokens is not None:
+        found[names.TOKENS] = phase.tokens
+    if phase.per_token is not None:
+        found[names.PER_TOKEN] = phase.per_token
+    if phase.server_duration is not None:
+        found[names.SERVER_DURATION] = phase.server_duration
+    if phase.name == NETWORK:
+        _network(ended, found)
+    elif phase.name == DECODE:
+        _decode(ended.call, found)
+    elif phase.name == KV_CACHE_HIT and phase.time_saved is not None:
+        found[names.TIME_SAVED] = phase.time_saved
+    return found
+
+
+def _network(ended: Ended, found: dict[str, Any]) -> None:
+    if not ended.call.attempts:
+        return
+    attempt = ended.call.attempts[-1]
+    found[names.NEW_CONNECTION] = attempt.new_connection
+    if attempt.connect_start is not None and attempt.connect_end is not None:
+        found[names.CONNECT] = (attempt.connect_end - attempt.connect_start) / 1e9
+    if attempt.tls_start is not None and attempt.tls_end is not None:
+        found[names.TLS] = (attempt.tls_end - attempt.tls_start) / 1e9
+    if attempt.rtt is not None:
+        found[names.RTT] = attempt.rtt
+    if attempt.headers_at is not None:
+        found[names.HEADERS] = (attempt.headers_at - ended.seen.start) / 1e9
+
+
+def _decode(call: Call, found: dict[str, Any]) -> None:
+    pulls = call.pulls
+    quantiles = pulls.quantiles(0.5, 0.99)
+    if quantiles is not None:
+        found[names.ITL_P50], found[names.ITL_P99] = quantiles
+        found[names.ITL_MAX] = pulls.gap_max / 1e9
+        count, duration = pulls.stalls(quantiles[0] * 1e9)
+        found[names.STALL_COUNT] = count
+        if count:
+            found[names.STALL_DURATION] = duration
+    if pulls.total:
+        found[names.CONSUMER_WAIT] = pulls.consumer_wait / 1e9

@@ -1,0 +1,56 @@
+"""What the engine keeps with a call until it ends, and all that is then known of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from opentelemetry.trace import Span, Tracer
+
+from llmtrace.observe.call import Call
+from llmtrace.observe.facts import Answer
+from llmtrace.phases.baseline import Estimate
+from llmtrace.phases.model import Phase
+from llmtrace.phases.timeline import Observation
+from llmtrace.providers.declare import Operation, Request
+
+
+@dataclass(slots=True)
+class Endpoint:
+    """Where a client's calls go, found once per client."""
+
+    url: Any
+    provider: str
+    """``gen_ai.provider.name``."""
+    host: str | None
+    port: int | None
+    private: bool
+
+
+@dataclass(slots=True)
+class Payload:
+    """What the engine keeps with a call until it ends."""
+
+    operation: Operation
+    request: Request
+    endpoint: Endpoint
+    span: Span
+    tracer: Tracer
+    owns_span: bool
+    recording: bool
+
+
+@dataclass(slots=True)
+class Ended:
+    """A call that has ended: what was seen, what it means, what will be said."""
+
+    call: Call
+    payload: Payload
+    answer: Answer
+    seen: Observation
+    phases: list[Phase]
+    complaint: str | None
+    """Why server timings that were there were not used."""
+    failure: str | None
+    """``error.type``, None where the call did not fail."""
+    estimate: Estimate | None

@@ -1,0 +1,184 @@
+"""The model that is served: any Hugging Face causal LM from a path, or the tiny one of our own."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from llmtrace.reference._errors import RunnerError, missing_extra
+from llmtrace.reference.tiny import TINY_NAME, Progress, build_tiny, quiet, tiny_path
+
+__all__ = ["LoadedModel", "build_or_load", "pick_device"]
+
+_DTYPES = ("float32", "float16", "bfloat16")
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model on its device, with everything that a runner needs to know about it."""
+
+    model: Any
+    """A `transformers` causal LM in eval mode."""
+    tokenizer: Any
+    name: str
+    """The model id that clients ask for."""
+    device: str
+    """`cpu`, `cuda` (or `cuda:1`), `mps`."""
+    dtype: str
+    """`float32`, `bfloat16`, ..."""
+    context: int
+    """Most tokens in one sequence, prompt and output together."""
+    vocabulary: int
+    """Token ids lie in [0, vocabulary)."""
+    stop_ids: frozenset[int]
+    """End-of-sequence token ids."""
+    fingerprint: str
+    """A short hash of config, dtype and device: the `system_fingerprint` of the responses."""
+    takes: frozenset[str] = field(default_factory=frozenset)
+    """Names of the arguments of the model's forward."""
+
+    @property
+    def has_chat_template(self) -> bool:
+        return bool(getattr(self.tokenizer, "chat_template", None))
+
+
+def pick_device(device: str = "auto") -> str:
+    """The torch device to run on; `auto` takes CUDA, then MPS, then the CPU."""
+    kind = device.partition(":")[0]
+    if kind not in ("auto", "cpu", "cuda", "mps"):
+        raise RunnerError(f"unknown device {device!r}: use auto, cpu, cuda or mps")
+    try:
+        import torch
+    except ImportError as error:
+        raise missing_extra(error) from error
+    has_mps = torch.backends.mps.is_available()
+    if kind == "auto":
+        return "cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu"
+    if kind == "cuda" and not torch.cuda.is_available():
+        why = (
+            "this torch has no CUDA build" if torch.backends.cuda.is_built() is False else "torch finds no usable GPU"
+        )
+        raise RunnerError(f"device cuda was asked for, but {why}: use --device cpu or install a CUDA build of torch")
+    if kind == "mps" and not has_mps:
+        raise RunnerError("device mps was asked for, but torch finds none: use --device cpu")
+    return device
+
+
+def build_or_load(
+    model: str | os.PathLike[str] | None = None,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    cache_dir: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+    name: str | None = None,
+) -> LoadedModel:
+    """Load the model at a path; without a path load the tiny one, building it first where the cache has none.
+
+    `progress(done, total)` is told of each step of the fit, and is not called when nothing is built. `name` is the id that
+    clients ask for (default: the folder's name). Raises `RunnerError`.
+    """
+    target = pick_device(device)
+    if dtype not in ("auto", *_DTYPES):
+        raise RunnerError(f"unknown dtype {dtype!r}: use auto, {', '.join(_DTYPES)}")
+    if model is not None:
+        path = Path(model).expanduser()
+        _require_model(path, os.fspath(model))
+        return _load(path, name or path.resolve().name, target, dtype)
+    path = tiny_path(cache_dir)
+    if path.is_dir():
+        # An unreadable build in the cache (a full disk, an older transformers) is no reason to fail: build it anew.
+        with contextlib.suppress(RunnerError):
+            return _load(path, name or TINY_NAME, target, dtype)
+        shutil.rmtree(path, ignore_errors=True)
+    build_tiny(path, progress=progress)
+    return _load(path, name or TINY_NAME, target, dtype)
+
+
+def _require_model(path: Path, given: str) -> None:
+    if not path.exists():
+        raise RunnerError(f"no model at {given}: there is no such folder (give a local Hugging Face model folder)")
+    if not path.is_dir():
+        raise RunnerError(f"no model at {given}: it is a file; give the folder that holds config.json")
+    if not (path / "config.json").is_file():
+        raise RunnerError(f"no model at {given}: the folder has no config.json")
+    weights = [*path.glob("*.safetensors"), *path.glob("*.bin"), *path.glob("*.safetensors.index.json")]
+    if not weights:
+        raise RunnerError(f"no model at {given}: the folder has no weights (*.safetensors or *.bin)")
+
+
+def _load(path: Path, name: str, device: str, dtype: str) -> LoadedModel:
+    try:
+        import torch
+        from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    except ImportError as error:
+        raise missing_extra(error) from error
+    try:
+        with quiet():
+            config: Any = AutoConfig.from_pretrained(path, local_files_only=True)
+            chosen = _dtype(dtype, config, device)
+            tokenizer: Any = AutoTokenizer.from_pretrained(path, local_files_only=True)
+            weights: Any = AutoModelForCausalLM.from_pretrained(
+                path, config=config, torch_dtype=getattr(torch, chosen), local_files_only=True
+            )
+            weights = weights.to(device).eval()
+    except torch.cuda.OutOfMemoryError as error:
+        raise RunnerError(f"the model at {path} does not fit on {device}: use a smaller one or --device cpu") from error
+    except Exception as error:
+        raise RunnerError(f"cannot load the model at {path}: {_first_line(error)}") from error
+    text_config: Any = config.get_text_config() if hasattr(config, "get_text_config") else config
+    return LoadedModel(
+        model=weights,
+        tokenizer=tokenizer,
+        name=name,
+        device=device,
+        dtype=chosen,
+        context=int(getattr(text_config, "max_position_embeddings", None) or 2048),
+        vocabulary=int(getattr(text_config, "vocab_size", None) or len(tokenizer)),
+        stop_ids=_stop_ids(weights, tokenizer),
+        fingerprint=_fingerprint(config, chosen, device),
+        takes=_forward_arguments(weights),
+    )
+
+
+def _dtype(asked: str, config: Any, device: str) -> str:
+    """float32 on the CPU; on a device what the model was saved in."""
+    if asked != "auto":
+        return asked
+    if device == "cpu":
+        return "float32"
+    saved = getattr(config, "dtype", None) or getattr(config, "torch_dtype", None)
+    known = str(saved).removeprefix("torch.")
+    return known if known in _DTYPES else "float32"
+
+
+def _stop_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    ids: set[int] = set()
+    for source in (getattr(model, "generation_config", None), getattr(model, "config", None), tokenizer):
+        value = getattr(source, "eos_token_id", None)
+        ids.update(value if isinstance(value, list | tuple) else [] if value is None else [value])
+    return frozenset(int(each) for each in ids)
+
+
+def _fingerprint(config: Any, dtype: str, device: str) -> str:
+    shape = {key: value for key, value in config.to_dict().items() if not key.startswith("_")}
+    shape.pop("transformers_version", None)
+    text = json.dumps([shape, dtype, device], sort_keys=True, default=str)
+    return "fp_" + hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _forward_arguments(model: Any) -> frozenset[str]:
+    import inspect
+
+    return frozenset(inspect.signature(model.forward).parameters)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:300] if lines else type(error).__name__

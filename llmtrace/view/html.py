@@ -1,0 +1,379 @@
+"""One self-contained page of waterfalls: inline style and script, no request to anywhere."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timezone
+from html import escape
+from importlib.metadata import PackageNotFoundError, version
+from importlib.resources import files
+from pathlib import Path
+
+from llmtrace.errors import LlmtraceError
+from llmtrace.view import calls, text, tree
+from llmtrace.view.otlp import Span
+
+_CLASSES: dict[str, str] = dict(zip(calls.FAMILIES, ("n", "q", "k", "p", "d", "m stripe", "a", "o"), strict=True))
+_OUTCOMES = {"completed": "good", "error": "bad", "timed_out": "bad"}
+_DARK = """color-scheme: dark;
+  --page: #0c0e11; --card: #14171c; --sunk: #1b1f26; --ink: #eef0f4; --soft: #a9b0bd; --faint: #8a92a1;
+  --line: #252a33; --grid: #21262e; --focus: #7aa7ff; --shadow: none;
+  --network: #7d8ba1; --queue: #f0b23c; --kv_cache_hit: #2cc09a; --prefill: #957bff; --decode: #559bff;
+  --merged: #c985ba; --other: #6b7380; --attempt: #8790a0;
+  --good: #5fd6a2; --good-bg: #12301f; --warn: #f2bf62; --warn-bg: #33260c; --bad: #ff8f86; --bad-bg: #3a1714;
+  --hatch: rgb(12 14 17 / .42);"""
+_MOST_DEPTH = 6
+
+
+def write_html(
+    spans: Iterable[Span],
+    path: str | os.PathLike[str],
+    title: str,
+    table: text.Table | None = None,
+    *,
+    lede: str = "",
+    titles: Mapping[str, str] | None = None,
+) -> Path:
+    """Write the page and return its path.
+
+    ``table`` stands above the waterfalls; ``lede`` is a sentence under the title; ``titles`` names traces by their id,
+    where a name says more than the root span's.
+    """
+    path = Path(path)
+    page = render(tree.build(spans), title, table, lede=lede, titles=titles)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(page, encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise LlmtraceError(f"cannot write {path}: {error.strerror or error}") from error
+    return path
+
+
+def render(
+    traces: Sequence[tree.Trace],
+    title: str,
+    table: text.Table | None = None,
+    *,
+    lede: str = "",
+    titles: Mapping[str, str] | None = None,
+) -> str:
+    """The page as a string."""
+    script = _resource("page.js")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    found = [call for trace in traces for call in calls.calls(trace.roots)]
+    heading = text.plural(len(found), "call") if found else text.plural(len(traces), "trace")
+    parts = {
+        "title": _e(title),
+        "lede": _e(lede or "Where each call's time went, how it is known, and how sure that is."),
+        "when": _when(traces, found),
+        "overview": _overview(traces, found),
+        "table": "" if table is None else _table(table),
+        "calls-heading": heading,
+        "calls": "\n".join(_card(trace, (titles or {}).get(trace.trace_id)) for trace in traces),
+        "version": _e(_version()),
+        "dark": _DARK,
+        "script": script,
+        "script-hash": f"sha256-{digest}",
+    }
+    return re.sub(r"\[\[([a-z-]+)\]\]", lambda match: parts[match.group(1)], _resource("page.html"))
+
+
+def _resource(name: str) -> str:
+    return files("llmtrace.view").joinpath(name).read_text(encoding="utf-8")
+
+
+def _version() -> str:
+    try:
+        return version("llmtrace")
+    except PackageNotFoundError:
+        return ""
+
+
+def _e(words: str) -> str:
+    return escape(text.clean(words, 4000), quote=True)
+
+
+def _percent(part: float, whole: float) -> str:
+    return f"{100 * part / whole if whole else 0:.4g}%"
+
+
+# The top
+
+
+def _when(traces: Sequence[tree.Trace], found: Sequence[tree.Node]) -> str:
+    if not traces:
+        return ""
+    parts: list[str] = []
+    try:
+        start = datetime.fromtimestamp(traces[0].start_ns // 1_000_000_000, timezone.utc)
+        parts.append(f"{start.day} {start:%B %Y, %H:%M:%S} UTC")
+    except (OverflowError, ValueError, OSError):
+        pass
+    models = list(dict.fromkeys(filter(None, (calls.facts(call).model for call in found))))
+    if models:
+        parts.append(", ".join(_e(text.clean(model, 80)) for model in models[:3]) + (" …" if len(models) > 3 else ""))
+    parts.append(text.plural(len(found), "call") if found else text.plural(len(traces), "trace"))
+    return " · ".join(parts)
+
+
+def _overview(traces: Sequence[tree.Trace], found: Sequence[tree.Node]) -> str:
+    sums: dict[str, float] = {}
+    sources: set[str] = set()
+    for call in found:
+        for node in calls.phases(call):
+            kind = calls.phase(node.span) or ""
+            kind = kind if calls.family(node.span) == "merged" else calls.family(node.span)
+            sums[kind] = sums.get(kind, 0.0) + node.span.duration
+            sources.add(calls.source(node.span) or "")
+    total = sum(sums.values())
+    if not total:
+        return ""
+    order = ("network", "queue", "kv_cache_hit", "prefill", "queue_prefill", "decode", "opaque")
+    bars: list[str] = []
+    terms: list[str] = []
+    for kind in order:
+        if kind not in sums:
+            continue
+        spent, css = sums[kind], _css(kind)
+        share = 100 * spent / total
+        shown = f"{share:.0f}%" if share >= 9.5 else f"{share:.1f}%" if share >= 0.05 else "<0.1%"
+        label = calls.LABELS[kind]
+        bars.append(f'<i class="{css}" style="--share:{share:.4f}" title="{label}: {text.seconds(spent)}"></i>')
+        terms.append(
+            f'<div><dt><span class="dot {css}"></span>{label}</dt>'
+            f'<dd class="num">{text.seconds(spent)}<small>{escape(shown)}</small></dd></div>'
+        )
+    key = "".join(
+        f'<li><span class="glyph {name}"></span><span><b>{name}</b> {meaning}</span></li>'
+        for name, meaning in calls.SOURCES.items()
+        if name in sources
+    )
+    return (
+        '<section class="card overview" aria-label="Where the time went"><h2>Where the time went</h2>'
+        f'<p class="about num">{text.seconds(total)} in {text.plural(len(found), "call")}, by phase.</p>'
+        f'<div class="whole" aria-hidden="true">{"".join(bars)}</div><dl class="sums">{"".join(terms)}</dl>'
+        + (f'<ul class="key" aria-label="How it is known">{key}</ul>' if key else "")
+        + "</section>"
+    )
+
+
+def _css(kind: str) -> str:
+    if kind == "opaque":
+        return "m stripe blind"
+    return _CLASSES["merged" if kind == "queue_prefill" else kind]
+
+
+def _table(table: text.Table) -> str:
+    groups: list[str] = []
+    labels = list(table.columns)
+    edges: set[int] = set()
+    at = 1
+    for heading, number in table.groups:
+        groups.append(f'<th class="group edge" colspan="{number}" scope="colgroup"><span>{_group(heading)}</span></th>')
+        edges.add(at)
+        for column in range(at, min(at + number, len(labels))):
+            labels[column] = f"{heading} · {labels[column]}" if heading else labels[column]
+        at += number
+
+    def css(column: int, cell: str | None = "") -> str:
+        names = " ".join(filter(None, ("edge" if column in edges else "", "none" if cell is None else "")))
+        return f' class="{names}"' if names else ""
+
+    head = "".join(f'<th scope="col"{css(column)}>{_e(name)}</th>' for column, name in enumerate(table.columns))
+    if groups:
+        left = max(0, len(table.columns) - at)
+        head = f"<tr><th></th>{''.join(groups)}{'<th></th>' * left}</tr><tr>{head}</tr>"
+    else:
+        head = f"<tr>{head}</tr>"
+    body: list[str] = []
+    for row in table.rows:
+        cells = [f'<th scope="row">{_e(row[0] or "")}</th>'] if row else []
+        for column, cell in enumerate(row[1:], 1):
+            label = _e(labels[column]) if column < len(labels) else ""
+            cells.append(f'<td data-label="{label}"{css(column, cell)}>{text.DASH if cell is None else _e(cell)}</td>')
+        body.append(f"<tr>{''.join(cells)}</tr>")
+    title = f"<h2>{_e(table.title)}</h2>" if table.title else ""
+    note = f'<p class="note">{_e(table.note)}</p>' if table.note else ""
+    return (
+        f'<section>{title}<div class="card compare"><table><thead>{head}</thead>'
+        f"<tbody>{''.join(body)}</tbody></table></div>{note}</section>"
+    )
+
+
+def _group(heading: str) -> str:
+    kind = heading.strip().lower().replace(" ", "_").replace("cache_hit", "kv_cache_hit").replace("kv_kv", "kv")
+    dot = f'<span class="dot {_css(kind)}"></span>' if kind in calls.FAMILIES else ""
+    return dot + _e(heading)
+
+
+# A trace
+
+
+def _card(trace: tree.Trace, title: str | None) -> str:
+    found = list(calls.calls(trace.roots))
+    root = trace.roots[0]
+    only = found[0] if len(found) == 1 else None
+    duration = (trace.end_ns - trace.start_ns) / 1e9
+    if only is not None and only is root and len(trace.roots) == 1:
+        duration = only.span.duration
+    heading = title or root.span.name or "(no name)"
+    sub: list[str] = []
+    if only is not None:
+        known = calls.facts(only)
+        name = only.span.name if title else ""
+        model = known.model if known.model and known.model not in (name or heading) else ""
+        sub = [item for item in (name, model, known.provider, known.server) if item]
+    elif found:
+        sub = [text.plural(len(found), "call")]
+    sub.append(f"trace {trace.trace_id[:16]}")
+    return (
+        f'<article class="card call"><header><div><h3>{_e(heading)}</h3>'
+        f'<p class="sub">{" · ".join(map(_e, sub))}</p></div>'
+        f'<div class="total num">{text.seconds(duration)}</div></header>'
+        f"{_facts(only) if only is not None else ''}{_fall(trace)}{_odd(trace)}</article>"
+    )
+
+
+def _facts(call: tree.Node) -> str:
+    known = calls.facts(call)
+    items: list[str] = []
+    if known.outcome:
+        css = _OUTCOMES.get(known.outcome, "warn")
+        items.append(f'<li><span class="pill {css}">{_e(known.outcome.replace("_", " "))}</span></li>')
+    if known.ttft is not None:
+        name = "first chunk" if known.ttft_is_chunk else "TTFT"
+        items.append(f'<li class="num">{name} <b>{text.seconds(known.ttft)}</b></li>')
+    if known.input_tokens is not None:
+        cached = f" ({text.count(known.cached_tokens)} cached)" if known.cached_tokens else ""
+        items.append(f'<li class="num"><b>{text.count(known.input_tokens)}</b> tokens in{cached}</li>')
+    if known.output_tokens is not None:
+        thought = f" ({text.count(known.reasoning_tokens)} reasoning)" if known.reasoning_tokens else ""
+        items.append(f'<li class="num"><b>{text.count(known.output_tokens)}</b> tokens out{thought}</li>')
+    if known.decode_rate is not None:
+        items.append(f'<li class="num"><b>{known.decode_rate:.{0 if known.decode_rate >= 100 else 1}f}</b> tok/s</li>')
+    if known.attempts > 1:
+        items.append(f'<li class="num"><b>{known.attempts}</b> attempts</li>')
+    wrong = f'<p class="wrong">{_e(known.error)}</p>' if known.error else ""
+    why = f'<p class="why">Diagnosis: {_e(known.diagnosis)}</p>' if known.diagnosis else ""
+    return f'<ul class="facts">{"".join(items)}</ul>{wrong}{why}'
+
+
+def _fall(trace: tree.Trace) -> str:
+    start = trace.start_ns
+    length = max(1, trace.end_ns - start)
+    ticks = text.ticks(length / 1e9, 6)
+    axis: list[str] = []
+    lines: list[str] = []
+    for at in ticks:
+        share = at / (length / 1e9)
+        last = ' class="last"' if share > 0.94 else ""
+        axis.append(f'<span{last} style="--x:{100 * share:.3f}%">{text.tick(at, length / 1e9)}</span>')
+        lines.append(f'<i style="--x:{100 * share:.3f}%"></i>')
+    rows = "".join(_row(trace, node, len(lasts), start, length) for node, lasts in tree.walk(trace.roots))
+    return (
+        f'<div class="fall"><div class="axis" aria-hidden="true">{"".join(axis)}</div>'
+        f'<div class="lines" aria-hidden="true">{"".join(lines)}</div>{rows}</div>'
+    )
+
+
+def _row(trace: tree.Trace, node: tree.Node, depth: int, start: int, length: int) -> str:
+    span = node.span
+    family = calls.family(span)
+    kind = calls.phase(span)
+    css = _css(kind if family == "merged" and kind else family)
+    source, unsure, handled = calls.source(span), calls.uncertainty(span), calls.tokens(span)
+    is_call = calls.is_call(node)
+    names = " ".join(
+        filter(None, ("row", "top" if is_call or not depth else "", "failed" if span.status.code == "error" else ""))
+    )
+    glyph = f'<span class="glyph {source if source in calls.SOURCES else "unknown"}"></span>' if source else ""
+    known = f"{glyph}{_e(source or '')}" + (f"<small>±{text.seconds(unsure)}</small>" if unsure else "")
+    dot = "" if is_call else f'<span class="dot {css}{" hollow" if family == "attempt" else ""}"></span>'
+    spoken = f"{text.seconds((span.start_ns - start) / 1e9)} after the start"
+    return (
+        f'<details class="{names}" style="--depth:{min(depth, _MOST_DEPTH)}"><summary>'
+        f'<span class="name">{dot}<span>{_e(calls.label(span))}</span></span>'
+        f'<span class="track" role="img" aria-label="{spoken}">{_bar(node, family, css, start, length)}</span>'
+        f'<span class="dur">{text.seconds(span.duration)}</span><span class="known">{known}</span>'
+        f'<span class="tok">{"" if handled is None else f"{text.count(handled)} tok"}</span></summary>'
+        f"{_more(trace, node, depth)}</details>"
+    )
+
+
+def _bar(node: tree.Node, family: str, css: str, start: int, length: int) -> str:
+    span = node.span
+    own = max(0, span.end_ns - span.start_ns)
+    inside = calls.phases(node) if calls.is_call(node) else []
+    if inside:
+        base = max(1, own)
+        pieces = "".join(
+            f'<i class="{_css(_piece(phase.span))}" style="--x:{_percent(phase.span.start_ns - span.start_ns, base)};'
+            f'--w:{_percent(max(0, phase.span.end_ns - phase.span.start_ns), base)}"></i>'
+            for phase in inside
+        )
+        backing = '<i class="o" style="--x:0%;--w:100%"></i>' if inside[0].span.parent_id != span.span_id else ""
+        return f'<span class="ribbon" style="{_place(span.start_ns - start, own, length)}">{backing}{pieces}</span>'
+    names = [css]
+    if family == "attempt":
+        names.append("hollow")
+    if calls.source(span) == "estimate":
+        names.append("estimate")
+    if (span.start_ns - start) / length > 0.99:
+        names.append("tail")
+    drawn = f'<b class="{" ".join(names)}" style="{_place(span.start_ns - start, own, length)}"></b>'
+    unsure = calls.uncertainty(span)
+    if unsure and unsure * 2e9 / length > 0.004:
+        left = max(0.0, span.end_ns - start - unsure * 1e9)
+        right = min(float(length), span.end_ns - start + unsure * 1e9)
+        drawn += f'<span class="whisker" style="{_place(left, max(0.0, right - left), length)}"></span>'
+    return drawn
+
+
+def _piece(span: Span) -> str:
+    family = calls.family(span)
+    return (calls.phase(span) or family) if family == "merged" else family
+
+
+def _place(left: float, width: float, length: int) -> str:
+    return f"--x:{_percent(left, length)};--w:{_percent(width, length)}"
+
+
+def _more(trace: tree.Trace, node: tree.Node, depth: int) -> str:
+    span = node.span
+    source, unsure = calls.source(span), calls.uncertainty(span)
+    plainly = [f"<b>{_e(span.name or '(no name)')}</b>", text.seconds(span.duration)]
+    if unsure:
+        plainly[-1] += f" ± {text.seconds(unsure)}"
+    plainly.append(f"starts at {text.seconds((span.start_ns - trace.start_ns) / 1e9)}")
+    if source in calls.SOURCES:
+        plainly.append(f"{source}: {calls.SOURCES[source]}")
+    parts = [f'<p class="plainly num">{" · ".join(plainly)}</p>']
+    wrong = calls.error(span)
+    if wrong:
+        parts.append(f'<p class="wrong">{_e(wrong)}</p>')
+    parts.append(_pairs({**span.attributes}))
+    for event in span.events:
+        offset = text.seconds((event.time_ns - span.start_ns) / 1e9)
+        parts.append(f"<h4>{_e(event.name)} at {offset}</h4>{_pairs(event.attributes)}")
+    about = {"span id": span.span_id, "kind": span.kind}
+    if span.scope.name:
+        about["made by"] = f"{span.scope.name} {span.scope.version}".strip()
+    parts.append(f"<h4>Span</h4>{_pairs(about)}")
+    if not depth and span.resource:
+        parts.append(f"<h4>Resource</h4>{_pairs(span.resource)}")
+    return f'<div class="more">{"".join(parts)}</div>'
+
+
+def _pairs(items: Mapping[str, object]) -> str:
+    if not items:
+        return ""
+    rows = "".join(f"<dt>{_e(key)}</dt><dd>{_e(text.value(item))}</dd>" for key, item in items.items())
+    return f'<dl class="pairs">{rows}</dl>'
+
+
+def _odd(trace: tree.Trace) -> str:
+    return "".join(f'<p class="odd">{_e(line)}</p>' for line in tree.oddities(trace))

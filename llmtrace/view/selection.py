@@ -1,0 +1,54 @@
+"""Which of a file's traces are looked at."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from llmtrace.view import otlp, text, tree
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The chosen traces of a file, and what was left out."""
+
+    traces: tuple[tree.Trace, ...]
+    earlier: int
+    """Traces left out by the limit."""
+    problems: tuple[otlp.Problem, ...]
+
+    @property
+    def spans(self) -> list[otlp.Span]:
+        """Every span of the chosen traces."""
+        return [node.span for trace in self.traces for node, _ in tree.walk(trace.roots)]
+
+    def notes(self) -> Iterator[str]:
+        """What was left out, for people."""
+        if self.earlier:
+            yield f"{text.plural(self.earlier, 'earlier trace')} not shown"
+        if self.problems:
+            yield f"skipped {text.plural(len(self.problems), 'broken part')} of the file; everything else is shown:"
+        for problem in self.problems[:10]:
+            yield f"  line {problem.line}: {text.clean(problem.reason)}"
+        if len(self.problems) > 10:
+            yield f"  and {len(self.problems) - 10} more"
+
+
+def select(
+    path: str | os.PathLike[str], *, trace: str | None = None, limit: int | None = None, strict: bool = False
+) -> Selection:
+    """Read a file and choose: ``trace`` by the beginning of the trace id, ``limit`` the last so many."""
+    file = otlp.read(path, strict=strict)
+    traces = tree.build(file.spans)
+    if trace is not None:
+        wanted = trace.lower().removeprefix("0x")
+        found = [one for one in traces if one.trace_id.startswith(wanted)]
+        if not found:
+            have = text.plural(len(traces), "trace")
+            raise otlp.TraceFileError(
+                file.path, f"none of its {have} has an id beginning with {text.clean(trace, 40)!r}"
+            )
+        traces = found
+    earlier = 0 if limit is None else max(0, len(traces) - limit)
+    return Selection(tuple(traces[earlier:]), earlier, file.problems)

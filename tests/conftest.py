@@ -1,0 +1,142 @@
+"""Fixtures for every test: a replay server, a span exporter, a metric reader, and the instrumented clients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    import openai
+
+    from tests.support.apis import Sync
+    from tests.support.replay import Replay
+    from tests.support.spans import Metrics, Spans
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    from tests.support.replay import NO_SHARED, shared_folder
+
+    if shared_folder() is None:
+        for item in items:
+            if item.get_closest_marker("shared"):
+                item.add_marker(pytest.mark.skip(reason=NO_SHARED))
+
+
+@pytest.fixture
+def replay() -> Iterator[Replay]:
+    """A server that plays scripts over real sockets."""
+    from tests.support.replay import Replay
+
+    with Replay() as server:
+        yield server
+
+
+@pytest.fixture
+def spans() -> Iterator[Spans]:
+    """A tracer provider whose finished spans are at hand."""
+    from tests.support.spans import Spans
+
+    collected = Spans()
+    yield collected
+    collected.provider.shutdown()
+
+
+@pytest.fixture
+def metrics() -> Iterator[Metrics]:
+    """A meter provider whose metrics are at hand."""
+    from tests.support.spans import Metrics
+
+    collected = Metrics()
+    yield collected
+    collected.provider.shutdown()
+
+
+class Tracing:
+    """llmtrace, switched on and off."""
+
+    def __init__(self, spans: Spans, metrics: Metrics) -> None:
+        self.spans, self.metrics = spans, metrics
+        self.settings: dict[str, Any] = {}
+
+    def on(self, **settings: Any) -> None:
+        import llmtrace
+
+        self.settings = settings
+        providers = {"tracer_provider": self.spans.provider, "meter_provider": self.metrics.provider}
+        llmtrace.instrument("openai", **(providers | settings))
+
+    def off(self) -> None:
+        import llmtrace
+
+        llmtrace.uninstrument()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """The bare client, as it is without llmtrace."""
+        self.off()
+        try:
+            yield
+        finally:
+            self.on(**self.settings)
+
+
+@pytest.fixture
+def tracing(spans: Spans, metrics: Metrics) -> Iterator[Tracing]:
+    """llmtrace, not yet switched on: for tests that need settings of their own."""
+    tracing = Tracing(spans, metrics)
+    yield tracing
+    tracing.off()
+
+
+@pytest.fixture
+def traced(tracing: Tracing) -> Tracing:
+    """llmtrace on the OpenAI client, exporting to ``spans`` and ``metrics``."""
+    tracing.on()
+    return tracing
+
+
+@pytest.fixture
+def make_api(replay: Replay) -> Iterator[Callable[..., Sync]]:
+    """Makes an ``Api`` against the replay server (or ``base_url``): ``make_api("async", max_retries=2)``."""
+    from tests.support.apis import Async, Sync
+
+    made: list[Sync] = []
+
+    def make(kind: str, base_url: str | None = None, **settings: Any) -> Sync:
+        api = (Async if kind == "async" else Sync)(base_url or replay.base_url, **settings)
+        made.append(api)
+        return api
+
+    yield make
+    for api in made:
+        api.shut()
+
+
+@pytest.fixture(params=["sync", "async"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def api(kind: str, make_api: Callable[..., Sync]) -> Sync:
+    """Both clients in turn, behind the same verbs, without retries."""
+    return make_api(kind)
+
+
+@pytest.fixture
+def client(replay: Replay) -> Iterator[openai.OpenAI]:
+    from tests.support.apis import sync_client
+
+    with sync_client(replay.base_url) as made:
+        yield made
+
+
+@pytest.fixture
+async def aclient(replay: Replay) -> Any:
+    from tests.support.apis import async_client
+
+    async with async_client(replay.base_url) as made:
+        yield made

@@ -1,0 +1,30 @@
+"""What no test of the instrumentation may leave behind."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+from opentelemetry import trace
+
+
+@pytest.fixture(autouse=True)
+def nothing_leaks(request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """No current span, no failed detach, and (unless marked ``mishaps``) no failure of ours that was swallowed."""
+    from llmtrace.observe import mishaps
+
+    caplog.set_level(logging.WARNING)
+    before = dict(mishaps.counts)
+    assert trace.get_current_span() is trace.INVALID_SPAN
+    yield
+    assert trace.get_current_span() is trace.INVALID_SPAN
+    messages = [record.getMessage() for when in ("setup", "call", "teardown") for record in caplog.get_records(when)]
+    assert not [text for text in messages if "detach" in text]
+    if "swallowed" not in request.fixturenames:
+        assert dict(mishaps.counts) == before, messages
+
+
+@pytest.fixture
+def swallowed() -> None:
+    """Says that this test feeds our readers things they may choke on, as long as the application does not notice."""

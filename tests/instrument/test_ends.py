@@ -1,0 +1,815 @@
+"""How calls end: every row of the peers' behaviour table, for the synchronous and the asynchronous client.
+
+The rule under test: a call ends exactly once, at the last thing that happened to it (a chunk, a close, an exception),
+whenever that is noticed; and its outcome says which it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import itertools
+import signal
+import sys
+import threading
+import time
+from typing import Any
+
+import anyio
+import httpx2
+import openai
+import pytest
+from opentelemetry.trace import StatusCode
+
+from tests.support import replay as play
+from tests.support.apis import Async, Boom, Sync, boom_client, request
+from tests.support.replay import Replay, openai_stream
+from tests.support.spans import Spans, attributes, outcome, seconds
+
+pytestmark = pytest.mark.usefixtures("traced")
+
+SLACK = 5_000_000
+"""ns. Two clocks (the span's anchor and ``time.time_ns``), one machine."""
+NOISE = 0.06
+"""s. What a busy machine may add to a step; every sleep that must not be seen is at least twice as long."""
+PAUSE = 0.15
+
+
+def before(spans: Spans, moment: int) -> None:
+    """The only call ended no later than ``moment`` (``time.time_ns()``)."""
+    span = spans.parents()[0]
+    assert span.end_time <= moment + SLACK, f"{(span.end_time - moment) / 1e6:.1f} ms too late"
+
+
+# Whole streams.
+
+
+def test_a_drained_stream_is_completed(api: Sync, replay: Replay, spans: Spans) -> None:
+    replay.play(openai_stream(usage=play.USAGE, ttft=0.02, itl=0.005))
+    chunks = api.drain(api.stream(stream_options={"include_usage": True}))
+    span = spans.one("completed")
+    assert len(chunks) == 9
+    assert span.status.status_code is StatusCode.UNSET
+    assert [child.name for child in spans.children(span)] == ["llm.network", "llm.queue_prefill", "llm.decode"]
+    attrs = attributes(span)
+    assert attrs["gen_ai.request.stream"] is True
+    assert attrs["gen_ai.response.time_to_first_chunk"] >= 0.02
+    assert attrs["gen_ai.usage.input_tokens"] == 40
+    assert attrs["gen_ai.usage.cache_read.input_tokens"] == 16
+    assert attrs["gen_ai.usage.output_tokens"] == 6
+    written = replay.last.written
+    assert written[-1] - SLACK <= span.end_time <= time.time_ns() + SLACK
+    decode = spans.phases(span)["decode"]
+    assert abs(seconds(decode) - (written[-1] - written[0]) / 1e9) < NOISE
+    assert attributes(decode)["llmtrace.phase.tokens"] == 6
+
+
+def test_a_whole_answer_is_completed(api: Sync, replay: Replay, spans: Spans) -> None:
+    script = play.openai_body()
+    script.before = 0.03
+    replay.play(script)
+    api.create()
+    span = spans.one("completed")
+    assert "gen_ai.request.stream" not in attributes(span)
+    assert "gen_ai.response.time_to_first_chunk" not in attributes(span)
+    assert [child.name for child in spans.children(span)] == ["llm.network", "llm.opaque"]
+    assert seconds(span) >= 0.03
+
+
+def test_time_after_the_last_event_is_not_the_models(api: Sync, replay: Replay, spans: Spans) -> None:
+    """After ``[DONE]`` the asynchronous client drains the connection for up to 0.1 s: that is no decoding."""
+    script = openai_stream(itl=0.002)
+    script.parts = [*script.parts, (0.09, b": bye\n\n")]
+    replay.play(script)
+    api.drain(api.stream())
+    spans.one("completed")
+    before(spans, replay.last.written[0] + int((0.002 * 7 + NOISE) * 1e9))
+
+
+def test_a_stream_without_a_token_is_completed(api: Sync, replay: Replay, spans: Spans) -> None:
+    replay.play(play.role_only_stream(), play.events_script())
+    api.drain(api.stream())
+    api.drain(api.stream())
+    for span in spans.parents():
+        spans.check(span)
+        assert outcome(span) == "completed"
+        assert "decode" not in spans.phases(span), "nothing was decoded"
+
+
+def test_a_buffered_stream_has_no_phases_to_tell_apart(api: Sync, replay: Replay, spans: Spans) -> None:
+    replay.play(play.buffered(play.WORDS * 4, silence=0.08))
+    api.drain(api.stream())
+    phases = spans.phases(spans.one("completed"))
+    assert set(phases) <= {"network", "opaque"}, "all at once after a silence: no split can be known"
+
+
+# Left early.
+
+
+def test_break_then_collected_later(api: Sync, replay: Replay, spans: Spans) -> None:
+    """PEERS, row 1: dropped after a ``break``, and collected a while after that."""
+    replay.play(openai_stream(itl=0.005))
+    stream = api.stream()
+    api.take(stream, 3)
+    left = time.time_ns()
+    time.sleep(PAUSE)
+    del stream
+    api.collect()
+    span = spans.one("abandoned")
+    assert span.status.status_code is StatusCode.UNSET
+    before(spans, left)
+    assert set(spans.phases(span)) == {"network", "queue_prefill", "decode"}
+
+
+def test_abandoned_at_once_collected_much_later(api: Sync, replay: Replay, spans: Spans) -> None:
+    """PEERS: 509 ms with the others."""
+    replay.play(openai_stream(itl=0.001))
+    stream = api.stream()
+    api.pull(stream)
+    left = time.time_ns()
+    time.sleep(0.5)
+    del stream
+    api.collect()
+    span = spans.one("abandoned")
+    before(spans, left)
+    assert seconds(span) < 0.25
+
+
+def test_dropped_unread(api: Sync, replay: Replay, spans: Spans) -> None:
+    replay.play(openai_stream())
+    stream = api.stream()
+    left = time.time_ns()
+    time.sleep(PAUSE)
+    del stream
+    api.collect()
+    span = spans.one({"abandoned", "never_consumed"})
+    before(spans, left)
+    assert set(spans.phases(span)) <= {"network", "queue_prefill", "opaque"}, "no token was seen"
+
+
+def test_dropped_in_a_cycle(api: Sync, replay: Replay, spans: Spans) -> None:
+    replay.play(openai_stream(itl=0.005))
+    holder: dict[str, Any] = {"stream": api.stream()}
+    holder["self"] = holder
+    api.pull(holder["stream"])
+    left = time.time_ns()
+    gc.disable()
+    try:
+        del holder
+        time.sleep(PAUSE)
+    finally:
+        gc.enable()
+    api.collect()
+    spans.one("abandoned")
+    before(spans, left)
+
+
+def test_close(api: Sync, replay: Replay, spans: Spans) -> None:
+    replay.play(openai_stream(itl=0.005))
+    stream = api.stream()
+    api.take(stream, 2)
+    api.close(stream)
+    left = time.time_ns()
+    span = spans.one("closed_early")
+    assert span.status.status_code is StatusCode.UNSET
+    before(spans, left)
+    time.sleep(0.01)
+    api.close(stream)
+    del stream
+    api.collect()
+    assert len(spans.parents()) == 1
+
+
+def test_close_unread(api: Sync, replay: Replay, spans: Spans) -> None:
+    replay.play(openai_stream())
+    stream = api.stream()
+    api.close(stream)
+    left = time.time_ns()
+    del stream
+    api.collect()
+    spans.one("closed_early")
+    before(spans, left)
+
+
+def test_with_block_left_early(api: Sync, replay: Replay, spans: Spans) -> None:
+    replay.play(openai_stream(itl=0.005))
+    with api.entered(api.stream()) as stream:
+        api.take(stream, 2)
+    left = time.time_ns()
+    spans.one("closed_early")
+    before(spans, left)
+    del stream
+    api.collect()
+    assert len(spans.parents()) == 1
+
+
+def test_with_block_left_by_an_exception_of_the_application(api: Sync, replay: Replay, spans: Spans) -> None:
+    """Whatever the application raises while it holds the stream is not the call's error."""
+    replay.play(openai_stream(itl=0.005))
+    boom = Boom("the application's own")
+    with pytest.raises(Boom) as caught, api.entered(api.stream()) as stream:
+        api.take(stream, 2)
+        raise boom
+    assert caught.value is boom
+    span = spans.one("closed_early")
+    assert span.status.status_code is StatusCode.UNSET
+
+
+def test_closing_a_drained_stream_changes_nothing(api: Sync, replay: Replay, spans: Spans) -> None:
+    replay.play(openai_stream())
+    stream = api.stream()
+    api.drain(stream)
+    api.close(stream)
+    del stream
+    api.collect()
+    spans.one("completed")
+
+
+def test_break_at_the_last_word_then_close(api: Sync, replay: Replay, spans: Spans) -> None:
+    """The loop leaves at the finish reason, before ``[DONE]`` was read: the answer was complete all the same."""
+    replay.play(openai_stream())
+    stream = api.stream()
+    api.take(stream, 8)
+    api.close(stream)
+    span = spans.one({"completed", "closed_early"})
+    assert attributes(span)["gen_ai.response.finish_reasons"] == ("stop",)
+
+
+def test_cancellation_attributes_of_a_stream_left_early(api: Sync, replay: Replay, spans: Spans) -> None:
+    replay.play(openai_stream(itl=0.005))
+    stream = api.stream()
+    api.take(stream, 4)
+    api.close(stream)
+    attrs = attributes(spans.one("closed_early"))
+    assert attrs["llmtrace.cancellation.phase"] == "decode"
+    assert attrs["llmtrace.cancellation.delivered_tokens"] == 3, "a role chunk and three words"
+    assert "llmtrace.cancellation.billed_tokens" not in attrs, "nobody has told"
+    assert "gen_ai.usage.output_tokens" not in attrs
+
+
+# Never consumed.
+
+
+def test_kept_and_never_drained_ends_at_the_flush(api: Sync, replay: Replay, spans: Spans) -> None:
+    replay.play(openai_stream())
+    stream = api.stream()
+    left = time.time_ns()
+    time.sleep(PAUSE)
+    assert spans.parents() == []
+    spans.provider.force_flush()
+    span = spans.one("never_consumed")
+    assert span.status.status_code is StatusCode.UNSET
+    before(spans, left)
+    api.close(stream)
+    assert len(spans.parents()) == 1
+
+
+def test_a_stream_read_after_the_flush_still_reads(api: Sync, replay: Replay, spans: Spans) -> None:
+    replay.play(openai_stream())
+    stream = api.stream()
+    spans.provider.force_flush()
+    assert len(api.drain(stream)) == 8
+    assert len(spans.parents()) == 1
+
+
+def test_kept_and_never_drained_ends_at_the_shutdown(api: Sync, replay: Replay, spans: Spans) -> None:
+    replay.play(openai_stream())
+    stream = api.stream()
+    spans.provider.shutdown()
+    spans.one("never_consumed")
+    api.close(stream)
+
+
+def test_a_flush_spares_a_pull_under_way(api: Sync, replay: Replay, spans: Spans) -> None:
+    """A flush in one thread says nothing of a stream that another thread is reading at this moment."""
+    gate = threading.Event()
+    script = openai_stream(("a", "b", "c"))
+    script.parts = [script.parts[0], (gate, script.parts[1][1]), *script.parts[2:]]
+    replay.play(script)
+    stream = api.stream()
+    api.pull(stream)
+    threading.Timer(0.03, lambda: (spans.provider.force_flush(), gate.set())).start()
+    assert len(api.drain(stream)) == 4
+    spans.one("completed")
+
+
+# Errors.
+
+
+def test_network_error_mid_stream(api: Sync, replay: Replay, spans: Spans) -> None:
+    """PEERS, row 2."""
+    script = openai_stream(("Hel", "lo", " there"), ttft=0.02, itl=0.01)
+    replay.play(play.Script(200, play.SSE_HEADERS, script.parts[:-1], after="rst"))
+    stream = api.stream()
+    with pytest.raises(openai.APIConnectionError) as caught:
+        api.drain(stream)
+    left = time.time_ns()
+    assert isinstance(caught.value.__cause__, httpx2.ReadError)
+    span = spans.one("error")
+    assert span.status.status_code is StatusCode.ERROR
+    assert attributes(span)["error.type"].endswith("APIConnectionError")
+    assert {"queue_prefill", "decode"} <= set(spans.phases(span)), "phases up to the error"
+    before(spans, left)
+    assert span.end_time >= replay.last.written[-1] - SLACK
+    del stream, caught
+    api.collect()
+    assert len(spans.parents()) == 1
+
+
+@pytest.mark.parametrize(
+    ("script", "raised"),
+    [
+        (play.cut_mid_stream, openai.APIConnectionError),
+        (play.error_event, openai.APIError),
+        (play.malformed_chunk, ValueError),
+        (play.reset_after_headers, openai.APIConnectionError),
+    ],
+    ids=["cut", "error event", "malformed chunk", "reset after headers"],
+)
+def test_errors_inside_a_stream(api: Sync, replay: Replay, spans: Spans, script: Any, raised: Any) -> None:
+    replay.play(script())
+    stream = api.stream()
+    with pytest.raises(raised) as caught:
+        api.drain(stream)
+    attrs = attributes(spans.one("error"))
+    assert attrs["error.type"].rpartition(".")[2] == type(caught.value).__name__
+
+
+@pytest.mark.parametrize("streaming", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize(
+    ("script", "raised"),
+    [
+        (play.reset_before_headers, openai.APIConnectionError),
+        (play.too_many, openai.RateLimitError),
+        (play.server_error, openai.InternalServerError),
+        (lambda: play.server_error(400), openai.BadRequestError),
+    ],
+    ids=["reset before headers", "429", "500", "400"],
+)
+def test_errors_before_an_answer(
+    api: Sync, replay: Replay, spans: Spans, script: Any, raised: Any, streaming: bool
+) -> None:
+    replay.play(script())
+    with pytest.raises(raised):
+        api.create(**({"stream": True} if streaming else {}))
+    span = spans.one("error")
+    assert attributes(span)["error.type"].rpartition(".")[2] in (
+        raised.__name__,
+        str(getattr(raised, "status_code", 0)),
+    )
+    assert not [child for child in spans.children(span) if child.name == "llm.attempt"], "nothing was retried"
+
+
+def test_refused(kind: str, make_api: Any, spans: Spans) -> None:
+    api = make_api(kind, play.refused_url())
+    with pytest.raises(openai.APIConnectionError):
+        api.create()
+    assert set(spans.phases(spans.one("error"))) == {"network"}, "it never got as far as being asked"
+
+
+def test_read_timeout_of_the_client(kind: str, make_api: Any, replay: Replay, spans: Spans) -> None:
+    replay.play(play.accept_and_hang())
+    api = make_api(kind, timeout=0.05)
+    with pytest.raises(openai.APITimeoutError):
+        api.create()
+    span = spans.one("timed_out")
+    assert 0.05 <= seconds(span) < 0.05 + 2 * NOISE
+
+
+def test_read_timeout_mid_stream(kind: str, make_api: Any, replay: Replay, spans: Spans) -> None:
+    replay.play(play.hang_mid_stream())
+    api = make_api(kind, timeout=0.05)
+    stream = api.stream()
+    with pytest.raises((openai.APITimeoutError, openai.APIConnectionError)):
+        api.drain(stream)
+    span = spans.one("timed_out")
+    assert {"queue_prefill", "decode"} <= set(spans.phases(span))
+
+
+@pytest.mark.parametrize("after", [None, 1], ids=["before the answer", "mid-stream"])
+def test_the_applications_own_exception_object_comes_out(
+    kind: str, replay: Replay, spans: Spans, after: int | None
+) -> None:
+    boom = Boom("from the transport")
+    replay.play(openai_stream(itl=0.002))
+    api = boom_client(Async if kind == "async" else Sync, replay.base_url, boom, after)
+    try:
+        with pytest.raises(Boom) as caught:
+            api.drain(api.stream())
+        assert caught.value is boom
+        assert boom.__cause__ is None
+        assert boom.__context__ is None
+        assert attributes(spans.one("error"))["error.type"].endswith("Boom")
+    finally:
+        api.shut()
+
+
+@pytest.mark.parametrize("after", [None, 1], ids=["before the answer", "mid-stream"])
+def test_the_cause_of_the_clients_exception_is_the_transports(
+    kind: str, replay: Replay, spans: Spans, after: int | None
+) -> None:
+    error = httpx2.ReadError("cable")
+    replay.play(openai_stream(itl=0.002))
+    api = boom_client(Async if kind == "async" else Sync, replay.base_url, error, after)
+    try:
+        with pytest.raises(openai.APIConnectionError) as caught:
+            api.drain(api.stream())
+        assert caught.value.__cause__ is error
+        spans.one("error")
+    finally:
+        api.shut()
+
+
+# Cancelled and timed out.
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="needs POSIX signals")
+def test_keyboard_interrupt_during_a_pull(make_api: Any, replay: Replay, spans: Spans) -> None:
+    replay.play(play.hang_mid_stream())
+    api = make_api("sync")
+    stream = api.stream()
+    api.take(stream, 3)
+    main = threading.main_thread().ident
+    assert main is not None
+    threading.Timer(0.05, signal.pthread_kill, (main, signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        api.drain(stream)
+    left = time.time_ns()
+    spans.one("cancelled")
+    before(spans, left)
+
+
+async def _read(client: openai.AsyncOpenAI, keep: list[Any]) -> None:
+    stream = await client.chat.completions.create(**request(stream=True))
+    keep.append(stream)
+    async for chunk in stream:
+        keep.append(chunk)
+
+
+@pytest.mark.parametrize("where", ["before headers", "before the first token", "mid-stream"])
+async def test_task_cancelled(aclient: openai.AsyncOpenAI, replay: Replay, spans: Spans, where: str) -> None:
+    """PEERS, row 3, at each phase; the stream object is kept throughout."""
+    scripts = {
+        "before headers": play.accept_and_hang(),
+        "before the first token": play.Script(200, play.SSE_HEADERS, after="hang"),
+        "mid-stream": play.hang_mid_stream(),
+    }
+    replay.play(scripts[where])
+    keep: list[Any] = []
+    task = asyncio.create_task(_read(aclient, keep))
+    await asyncio.sleep(0.06)
+    cancelled = time.time_ns()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    left = time.time_ns()
+    await asyncio.sleep(PAUSE)
+    span = spans.one("cancelled")
+    assert cancelled - SLACK <= span.end_time <= left + SLACK, "the exact time"
+    assert ("decode" in spans.phases(span)) == (where == "mid-stream")
+    assert len(keep) == (5 if where == "mid-stream" else 1 if where == "before the first token" else 0)
+
+
+async def test_task_cancelled_between_two_pulls(aclient: openai.AsyncOpenAI, replay: Replay, spans: Spans) -> None:
+    """The application was busy with a chunk when it was cancelled; the stream goes with its task."""
+    replay.play(openai_stream(itl=0.002))
+
+    async def read() -> None:
+        async for _ in await aclient.chat.completions.create(**request(stream=True)):
+            await asyncio.sleep(10)
+
+    task = asyncio.create_task(read())
+    await asyncio.sleep(0.05)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    left = time.time_ns()
+    await asyncio.sleep(PAUSE)
+    del task
+    gc.collect()
+    await asyncio.sleep(0.01)
+    spans.one({"cancelled", "abandoned"})
+    before(spans, left)
+
+
+async def test_async_with_cancelled_between_two_pulls(
+    aclient: openai.AsyncOpenAI, replay: Replay, spans: Spans
+) -> None:
+    replay.play(openai_stream(itl=0.002))
+
+    async def read() -> None:
+        async with await aclient.chat.completions.create(**request(stream=True)) as stream:
+            async for _ in stream:
+                await asyncio.sleep(10)
+
+    task = asyncio.create_task(read())
+    await asyncio.sleep(0.05)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    spans.one("cancelled")
+
+
+async def _wait_for(coroutine: Any) -> None:
+    await asyncio.wait_for(coroutine, 0.05)
+
+
+async def _timeout(coroutine: Any) -> None:
+    async with asyncio.timeout(0.05):
+        await coroutine
+
+
+async def _fail_after(coroutine: Any) -> None:
+    with anyio.fail_after(0.05):
+        await coroutine
+
+
+async def _move_on_after(coroutine: Any) -> None:
+    with anyio.move_on_after(0.05):
+        await coroutine
+    raise TimeoutError
+
+
+@pytest.mark.parametrize("where", ["before headers", "mid-stream"])
+@pytest.mark.parametrize(
+    "limit",
+    [
+        _wait_for,
+        pytest.param(_timeout, marks=pytest.mark.skipif(sys.version_info < (3, 11), reason="asyncio.timeout is new")),
+        _fail_after,
+        _move_on_after,
+    ],
+    ids=["wait_for", "asyncio.timeout", "fail_after", "move_on_after"],
+)
+async def test_timed_out_by_the_loop(
+    aclient: openai.AsyncOpenAI, replay: Replay, spans: Spans, limit: Any, where: str
+) -> None:
+    """PEERS, row 4: the stream object is kept, so nothing but the timeout itself can end the call."""
+    replay.play(play.accept_and_hang() if where == "before headers" else play.hang_mid_stream())
+    keep: list[Any] = []
+    started = time.time_ns()
+    with pytest.raises(TimeoutError if sys.version_info >= (3, 11) else (TimeoutError, asyncio.TimeoutError)):
+        await limit(_read(aclient, keep))
+    left = time.time_ns()
+    await asyncio.sleep(PAUSE)
+    span = spans.one("timed_out")
+    before(spans, left)
+    assert span.end_time - started >= 0.045e9
+    assert bool(keep) == (where == "mid-stream")
+
+
+async def test_a_cancellation_inside_a_timeout_is_a_cancellation(
+    aclient: openai.AsyncOpenAI, replay: Replay, spans: Spans
+) -> None:
+    replay.play(play.hang_mid_stream())
+    keep: list[Any] = []
+    task = asyncio.create_task(asyncio.wait_for(_read(aclient, keep), 30))
+    await asyncio.sleep(0.05)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    spans.one("cancelled")
+
+
+async def test_a_task_group_cancels_its_other_calls(aclient: openai.AsyncOpenAI, replay: Replay, spans: Spans) -> None:
+    replay.play(play.hang_mid_stream(), play.hang_mid_stream())
+    keep: list[Any] = []
+
+    async def fail() -> None:
+        await asyncio.sleep(0.05)
+        raise Boom
+
+    with pytest.raises(Exception):
+        async with anyio.create_task_group() as group:
+            group.start_soon(_read, aclient, keep)
+            group.start_soon(_read, aclient, keep)
+            group.start_soon(fail)
+    assert [outcome(span) for span in spans.parents()] == ["cancelled", "cancelled"]
+    spans.check_all()
+
+
+def test_closed_from_another_thread_during_a_pull(make_api: Any, replay: Replay, spans: Spans) -> None:
+    """The stop button of a chat: the reader is blocked in ``next`` while another thread closes the stream."""
+    replay.play(play.hang_mid_stream(itl=0.002))
+    api = make_api("sync", timeout=0.4)
+    stream = api.stream()
+    api.take(stream, 4)
+    threading.Timer(0.05, stream.close).start()
+    with pytest.raises(Exception):
+        api.drain(stream)
+    spans.one("closed_early")
+    assert seconds(spans.parents()[0]) < 0.3
+
+
+async def test_closed_from_another_task_during_a_pull(
+    aclient: openai.AsyncOpenAI, replay: Replay, spans: Spans
+) -> None:
+    replay.play(play.hang_mid_stream(itl=0.002))
+    keep: list[Any] = []
+    task = asyncio.create_task(_read(aclient, keep))
+    await asyncio.sleep(0.06)
+    await keep[0].close()
+    left = time.time_ns()
+    await asyncio.wait([task], timeout=0.2)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    spans.one("closed_early")
+    before(spans, left)
+
+
+# Retries.
+
+
+def test_two_429s_then_success(kind: str, make_api: Any, replay: Replay, spans: Spans) -> None:
+    """PEERS: invisible with the others."""
+    replay.play(play.too_many(40), play.too_many(40), openai_stream(ttft=0.02, itl=0.005))
+    api = make_api(kind, max_retries=2)
+    api.drain(api.stream())
+    span = spans.one("completed")
+    attempts = spans.children(span)
+    assert [attempt.name for attempt in attempts] == ["llm.attempt"] * 3
+    assert [attributes(attempt).get("http.response.status_code") for attempt in attempts] == [429, 429, 200]
+    assert [attempt.status.status_code for attempt in attempts[:2]] == [StatusCode.ERROR] * 2
+    assert attempts[2].status.status_code is StatusCode.UNSET
+    assert [len(spans.children(attempt)) for attempt in attempts[:2]] == [0, 0]
+    assert {"queue_prefill", "decode"} <= {p.name.removeprefix("llm.") for p in spans.children(attempts[2])}
+    for earlier, later in itertools.pairwise(attempts):
+        assert 0.03 <= (later.start_time - earlier.end_time) / 1e9 < 0.04 + NOISE, "the backoff is the gap"
+    assert attempts[2].end_time == span.end_time
+    assert [r.headers["x-stainless-retry-count"] for r in replay.requests] == ["0", "1", "2"]
+
+
+def test_a_whole_answer_after_a_reset(kind: str, make_api: Any, replay: Replay, spans: Spans) -> None:
+    """The client draws its backoff (0.4 to 0.5 s) itself: no server asked for one."""
+    replay.play(play.reset_before_headers(), play.openai_body())
+    api = make_api(kind, max_retries=1)
+    assert api.create().choices[0].message.content
+    span = spans.one("completed")
+    first, second = spans.children(span)
+    assert first.status.status_code is StatusCode.ERROR
+    assert "http.response.status_code" not in attributes(first)
+    assert [phase.name for phase in spans.children(second)][-1] == "llm.opaque"
+
+
+def test_every_attempt_fails(kind: str, make_api: Any, replay: Replay, spans: Spans) -> None:
+    replay.play(*[play.too_many(20)] * 3)
+    api = make_api(kind, max_retries=2)
+    with pytest.raises(openai.RateLimitError):
+        api.create()
+    span = spans.one("error")
+    attempts = spans.children(span)
+    assert [attributes(attempt).get("http.response.status_code") for attempt in attempts] == [429] * 3
+    assert {attempt.status.status_code for attempt in attempts} == {StatusCode.ERROR}
+
+
+async def test_cancelled_during_the_backoff(replay: Replay, make_api: Any, spans: Spans) -> None:
+    from tests.support.apis import async_client
+
+    replay.play(play.too_many(5000))
+    async with async_client(replay.base_url, max_retries=2) as client:
+        task = asyncio.create_task(client.chat.completions.create(**request(stream=True)))
+        await asyncio.sleep(0.08)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    left = time.time_ns()
+    spans.one("cancelled")
+    before(spans, left)
+
+
+def test_a_stream_that_broke_is_not_an_attempt_that_failed(
+    kind: str, make_api: Any, replay: Replay, spans: Spans
+) -> None:
+    """The client does not retry once it has handed out a stream: one attempt, one error."""
+    replay.play(play.reset_mid_stream(), openai_stream())
+    api = make_api(kind, max_retries=2)
+    with pytest.raises(openai.APIConnectionError):
+        api.drain(api.stream())
+    span = spans.one("error")
+    assert "llm.attempt" not in [child.name for child in spans.children(span)]
+    assert len(replay.requests) == 1
+
+
+# A slow reader is not a slow model.
+
+
+def test_consumer_sleeps_before_reading(api: Sync, replay: Replay, spans: Spans) -> None:
+    """PEERS, last row: the first token lay ready long before the application asked for it."""
+    replay.play(openai_stream(ttft=0.02, itl=0.005))
+    stream = api.stream()
+    time.sleep(0.3)
+    api.drain(stream)
+    span = spans.one("completed")
+    attrs = attributes(span)
+    truth = (replay.last.written[-1] - span.start_time) / 1e9
+    assert attrs["gen_ai.response.time_to_first_chunk"] < truth + NOISE < 0.2, "of the model, not of the reader"
+    before_decode = sum(seconds(p) for name, p in spans.phases(span).items() if name != "decode")
+    assert before_decode < truth + NOISE
+    wait = attributes(spans.phases(span)["decode"])["llmtrace.decode.consumer_wait"]
+    assert 0.3 - truth - NOISE < wait <= 0.3 + NOISE
+
+
+def test_consumer_sleeps_while_reading(api: Sync, replay: Replay, spans: Spans) -> None:
+    replay.play(openai_stream(ttft=0.02, itl=0.005))
+    stream = api.stream()
+    api.take(stream, 2)
+    time.sleep(0.2)
+    api.drain(stream)
+    span = spans.one("completed")
+    attrs = attributes(spans.phases(span)["decode"])
+    assert 0.1 < attrs["llmtrace.decode.consumer_wait"] <= 0.2 + NOISE
+    assert attrs["llmtrace.decode.itl.max"] < 0.1, "the gap was the application's"
+
+
+def test_a_prompt_reader_waits_for_nothing(api: Sync, replay: Replay, spans: Spans) -> None:
+    replay.play(openai_stream(ttft=0.03, itl=0.01))
+    api.drain(api.stream())
+    attrs = attributes(spans.phases(spans.one("completed"))["decode"])
+    assert attrs.get("llmtrace.decode.consumer_wait", 0.0) < 0.02
+    assert 0.005 < attrs["llmtrace.decode.itl.p50"] < 0.01 + NOISE
+
+
+def test_a_stall_of_the_model_is_the_models(api: Sync, replay: Replay, spans: Spans) -> None:
+    script = openai_stream(["a"] * 10, itl=0.003)
+    script.parts = [*script.parts[:5], (0.18, script.parts[5][1]), *script.parts[6:]]
+    replay.play(script)
+    api.drain(api.stream())
+    attrs = attributes(spans.phases(spans.one("completed"))["decode"])
+    assert attrs["llmtrace.decode.stall.count"] == 1
+    assert 0.15 < attrs["llmtrace.decode.stall.duration"] < 0.18 + NOISE
+    assert attrs["llmtrace.decode.itl.max"] >= 0.15
+    assert attrs.get("llmtrace.decode.consumer_wait", 0.0) < 0.05
+
+
+def test_a_role_chunk_does_not_end_prefill(api: Sync, replay: Replay, spans: Spans) -> None:
+    """Role at once, first token 80 ms later."""
+    chunks = play.openai_chunks(("a", "b", "c"))
+    events = play.sse(*chunks)
+    parts = [(0.0, events[0]), (0.08, events[1]), *[(0.005, e) for e in events[2:]]]
+    replay.play(play.Script(200, play.SSE_HEADERS, parts))
+    api.drain(api.stream())
+    phases = spans.phases(spans.one("completed"))
+    assert seconds(phases["decode"]) < 0.08
+    assert seconds(phases["queue_prefill"]) >= 0.07
+
+
+def test_slow_headers_are_in_front_of_the_first_token(api: Sync, replay: Replay, spans: Spans) -> None:
+    script = openai_stream(itl=0.002)
+    script.before = 0.08
+    replay.play(script)
+    api.drain(api.stream())
+    phases = spans.phases(spans.one("completed"))
+    assert seconds(phases["queue_prefill"]) >= 0.07
+    assert seconds(phases["network"]) < 0.05
+
+
+# Many at once.
+
+
+async def test_many_streams_at_once_each_with_its_own_end(
+    aclient: openai.AsyncOpenAI, replay: Replay, spans: Spans
+) -> None:
+    replay.serve(lambda request: openai_stream(itl=0.004))
+
+    async def call(i: int) -> str:
+        stream = await aclient.chat.completions.create(**request(stream=True, user=f"u{i}"))
+        if i % 4 == 0:
+            return "completed" if [c async for c in stream] else ""
+        if i % 4 == 1:
+            async for _ in stream:
+                break
+            await stream.close()
+            return "closed_early"
+        if i % 4 == 2:
+            async for _ in stream:
+                break
+            return "abandoned"
+        task = asyncio.create_task(_drain(stream))
+        await asyncio.sleep(0.01)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        return "cancelled"
+
+    expected = await asyncio.gather(*[call(i) for i in range(40)])
+    gc.collect()
+    await asyncio.sleep(0.02)
+    spans.check_all()
+    assert sorted(outcome(span) for span in spans.parents()) == sorted(expected)
+    ids = [span.context.span_id for span in spans.finished()]
+    assert len(ids) == len(set(ids))
+
+
+async def _drain(stream: Any) -> list[Any]:
+    return [chunk async for chunk in stream]
+
+
+def test_threads_share_a_client(make_api: Any, replay: Replay, spans: Spans) -> None:
+    replay.serve(lambda request: openai_stream(itl=0.002))
+    api = make_api("sync")
+    threads = [threading.Thread(target=lambda: api.drain(api.stream())) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    spans.check_all()
+    assert [outcome(span) for span in spans.parents()] == ["completed"] * 16

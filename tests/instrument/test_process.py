@@ -1,0 +1,342 @@
+"""Interpreter exit, forks, switching on and off, and other instrumentations in the same process."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
+from opentelemetry.trace import SpanKind
+
+from tests.support import replay as play
+from tests.support.apis import Sync, request, sync_client
+from tests.support.replay import Replay, openai_stream
+from tests.support.spans import Spans, attributes, outcome
+
+ROOT = Path(__file__).resolve().parents[2]
+
+HEAD = """
+import asyncio, gc, json, os, sys, time
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
+import openai, llmtrace
+base, out = sys.argv[1:3]
+
+class ToFile(SpanExporter):
+    def export(self, spans):
+        with open(out, "a") as file:
+            for s in spans:
+                a = dict(s.attributes)
+                file.write(json.dumps([os.getpid(), s.name, a.get("llmtrace.call.outcome"), s.start_time, s.end_time,
+                                       s.context.span_id, s.parent and s.parent.span_id]) + "\\n")
+        return SpanExportResult.SUCCESS
+
+provider = TracerProvider()
+provider.add_span_processor(SimpleSpanProcessor(ToFile()))
+llmtrace.instrument("openai", tracer_provider=provider)
+call = dict(model="gpt-4o-mini", messages=[{"role": "user", "content": "hi"}], stream=True)
+client = openai.OpenAI(base_url=base, api_key="k", max_retries=0, timeout=5)
+aclient = openai.AsyncOpenAI(base_url=base, api_key="k", max_retries=0, timeout=5)
+"""
+
+
+def run_script(body: str, base_url: str, out: Path) -> tuple[subprocess.CompletedProcess[str], list[Any]]:
+    done = subprocess.run(
+        [sys.executable, "-c", HEAD + body, base_url, str(out)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    return done, [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
+
+
+def test_interpreter_exit(replay: Replay, tmp_path: Path) -> None:
+    """Streams that nobody drained are written when the process ends, with the times of their last events."""
+    replay.serve(openai_stream(itl=0.001))
+    done, written = run_script(
+        """
+never = client.chat.completions.create(**call)
+half = client.chat.completions.create(**call)
+next(half), next(half)
+loop = asyncio.new_event_loop()
+anever = loop.run_until_complete(aclient.chat.completions.create(**call))
+ahalf = loop.run_until_complete(aclient.chat.completions.create(**call))
+loop.run_until_complete(ahalf.__anext__())
+time.sleep(0.3)
+print(time.time_ns())
+sys.exit(3)
+""",
+        replay.base_url,
+        tmp_path / "spans",
+    )
+    assert (done.returncode, done.stderr) == (3, "")
+    left = int(done.stdout) - 150_000_000
+    parents = [row for row in written if row[2]]
+    outcomes = [row[2] for row in parents]
+    assert len(parents) == 4, written
+    assert outcomes.count("never_consumed") >= 2, outcomes
+    assert set(outcomes) <= {"never_consumed", "abandoned"}
+    assert all(row[4] < left for row in parents), "the last chunk, not the exit"
+    assert all(any(child[6] == row[5] for child in written) for row in parents), "phases too"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+def test_fork_in_the_middle_of_a_stream(replay: Replay, tmp_path: Path) -> None:
+    """The child has no part in its parent's open call, whatever it does to its copy; its own calls are its own."""
+    replay.serve(openai_stream(itl=0.001))
+    done, written = run_script(
+        """
+stream = client.chat.completions.create(**call)
+held = client.chat.completions.create(**call)
+next(stream)
+child = os.fork()
+if child == 0:
+    del held
+    stream.close()
+    del stream
+    gc.collect()
+    provider.force_flush()
+    own = openai.OpenAI(base_url=base, api_key="k", max_retries=0, timeout=5)
+    list(own.chat.completions.create(**call))
+    sys.exit(0)
+code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+del held
+print(json.dumps([child, os.getpid(), code]))
+rest = list(stream)
+""",
+        replay.base_url,
+        tmp_path / "spans",
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    child, parent, code = json.loads(done.stdout)
+    assert code == 0
+    ends = [(row[0], row[2]) for row in written if row[2]]
+    assert sorted(e for e in ends if e[0] == child) == [(child, "completed")]
+    assert sorted(e[1] for e in ends if e[0] == parent)[1:] == ["completed"]
+    assert len(ends) == 3
+    ids = [row[5] for row in written]
+    assert len(ids) == len(set(ids))
+
+
+# On and off.
+
+
+def patchable() -> dict[str, Any]:
+    """Every function of every class through which a call may pass."""
+    names = [
+        "openai._base_client",
+        "openai._client",
+        "openai._legacy_response",
+        "openai._response",
+        "openai._streaming",
+        "openai.lib.azure",
+        "openai.lib.streaming.chat._completions",
+        "openai.resources.chat.completions.completions",
+        "httpx2",
+        "httpx",
+        "asyncio.tasks",
+        "asyncio.events",
+        "opentelemetry.sdk.trace",
+    ]
+    modules = [importlib.import_module(name) for name in names]
+    with contextlib.suppress(ImportError):
+        modules.append(importlib.import_module("asyncio.timeouts"))
+    found: dict[str, Any] = {}
+    for module in modules:
+        for name, value in vars(module).items():
+            if isinstance(value, type):
+                found |= {f"{module.__name__}.{name}.{k}": v for k, v in vars(value).items() if callable(v)}
+            elif callable(value):
+                found[f"{module.__name__}.{name}"] = value
+    return found
+
+
+def test_uninstrument_restores_the_very_same_functions(tracing: Any) -> None:
+    before = patchable()
+    tracing.on()
+    assert [name for name, value in patchable().items() if before.get(name) is not value], "something is patched"
+    tracing.off()
+    after = patchable()
+    assert [name for name in before if after[name] is not before[name]] == []
+    assert set(after) == set(before)
+
+
+def test_uninstrumented_calls_make_no_spans(tracing: Any, api: Sync, replay: Replay, spans: Spans) -> None:
+    replay.serve(play.openai_body())
+    api.create()
+    tracing.on()
+    tracing.off()
+    api.create()
+    assert spans.finished() == []
+
+
+def test_a_stream_that_outlives_its_instrumentation(tracing: Any, api: Sync, replay: Replay, spans: Spans) -> None:
+    replay.play(openai_stream())
+    tracing.on()
+    stream = api.stream()
+    api.pull(stream)
+    tracing.off()
+    assert len(api.drain(stream)) == 7
+    spans.one("completed")
+
+
+def test_instrumenting_twice_makes_one_span(tracing: Any, api: Sync, replay: Replay, spans: Spans) -> None:
+    before = patchable()
+    tracing.on()
+    tracing.on()
+    replay.serve(openai_stream())
+    api.drain(api.stream())
+    spans.one("completed")
+    tracing.off()
+    after = patchable()
+    assert [name for name in before if after[name] is not before[name]] == []
+    tracing.off()
+
+
+def test_on_off_on(tracing: Any, api: Sync, replay: Replay, spans: Spans) -> None:
+    replay.serve(play.openai_body())
+    for _ in range(3):
+        tracing.on()
+        api.create()
+        tracing.off()
+        api.create()
+    assert len(spans.parents()) == 3
+    spans.check_all()
+
+
+def test_unknown_client_and_unknown_setting(tracing: Any) -> None:
+    import llmtrace
+    from llmtrace.errors import LlmtraceError
+
+    with pytest.raises(LlmtraceError, match="openai") as caught:
+        llmtrace.instrument("opnai")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(LlmtraceError, match="capture_content") as caught:
+        llmtrace.instrument("openai", capture_contents=True)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_official_instrumentor(spans: Spans, api: Sync, replay: Replay) -> None:
+    """The class behind ``opentelemetry-instrument``'s entry point."""
+    from importlib.metadata import entry_points
+
+    (entry,) = [e for e in entry_points(group="opentelemetry_instrumentor") if e.name == "llmtrace-openai"]
+    instrumentor = entry.load()()
+    assert any("openai" in need for need in instrumentor.instrumentation_dependencies())
+    before = patchable()
+    replay.serve(play.openai_body())
+    instrumentor.instrument(tracer_provider=spans.provider)
+    try:
+        api.create()
+    finally:
+        instrumentor.uninstrument()
+    api.create()
+    spans.one("completed")
+    assert [name for name, value in patchable().items() if before.get(name) is not value] == []
+
+
+# Others in the same process.
+
+
+@pytest.fixture
+def httpx_instrumented(spans: Spans) -> Any:
+    HTTPXClientInstrumentor().instrument(tracer_provider=spans.provider)
+    yield
+    HTTPXClientInstrumentor().uninstrument()
+
+
+@pytest.mark.parametrize("first", ["httpx", "llmtrace"])
+def test_beside_the_httpx_instrumentation(
+    kind: str, replay: Replay, spans: Spans, tracing: Any, request: pytest.FixtureRequest, first: str, make_api: Any
+) -> None:
+    """Its CLIENT span is the HTTP request of our call: it lies under it, and both are there once per attempt."""
+    if first == "httpx":
+        request.getfixturevalue("httpx_instrumented")
+        tracing.on()
+    else:
+        tracing.on()
+        request.getfixturevalue("httpx_instrumented")
+    replay.play(play.too_many(), openai_stream(itl=0.002))
+    http = httpx.AsyncClient(verify=False) if kind == "async" else httpx.Client(verify=False)
+    api = make_api(kind, http_client=http, max_retries=1)
+    assert len(api.drain(api.stream())) == 8
+    call = spans.one("completed")
+    requests = [s for s in spans.finished() if s.kind is SpanKind.CLIENT and s is not call]
+    assert len(requests) == 2
+    ours = {s.context.span_id for s in [call, *spans.children(call)]}
+    assert all(s.parent is not None and s.parent.span_id in ours for s in requests)
+
+
+def test_a_provider_that_drops_everything(tracing: Any, api: Sync, replay: Replay, spans: Spans) -> None:
+    """Unsampled: the application sees nothing of it, and nothing is exported."""
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+    from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+
+    provider = TracerProvider(sampler=ALWAYS_OFF)
+    provider.add_span_processor(SimpleSpanProcessor(spans.exporter))
+    tracing.on(tracer_provider=provider)
+    replay.serve(openai_stream())
+    assert len(api.drain(api.stream())) == 8
+    stream = api.stream()
+    api.pull(stream)
+    api.close(stream)
+    assert spans.finished() == []
+
+
+def test_the_suppression_key_is_heeded(tracing: Any, client: openai.OpenAI, replay: Replay, spans: Spans) -> None:
+    from opentelemetry.instrumentation.utils import suppress_instrumentation
+
+    tracing.on()
+    replay.serve(play.openai_body())
+    with suppress_instrumentation():
+        client.chat.completions.create(**request())
+    assert spans.finished() == []
+    client.chat.completions.create(**request())
+    spans.one("completed")
+
+
+def test_an_exporter_that_raises_is_not_the_applications_problem(tracing: Any, replay: Replay, swallowed: None) -> None:
+    from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+
+    class Broken(SpanProcessor):
+        def on_start(self, span: Any, parent_context: Any = None) -> None:
+            raise RuntimeError("on_start")
+
+        def on_end(self, span: Any) -> None:
+            raise RuntimeError("on_end")
+
+    provider = TracerProvider()
+    provider.add_span_processor(Broken())
+    tracing.on(tracer_provider=provider)
+    replay.serve(openai_stream())
+    with sync_client(replay.base_url) as client:
+        assert len(list(client.chat.completions.create(**request(stream=True)))) == 8
+        replay.serve(play.openai_body())
+        assert client.chat.completions.create(**request()).id == play.ID
+
+
+def test_nested_calls_are_two_calls(tracing: Any, api: Sync, replay: Replay, spans: Spans) -> None:
+    """A second call made while a stream is half read."""
+    tracing.on()
+    replay.play(openai_stream(), play.openai_body())
+    stream = api.stream()
+    api.pull(stream)
+    api.create()
+    api.drain(stream)
+    assert [outcome(span) for span in spans.parents()] == ["completed", "completed"]
+    assert all(span.parent is None for span in spans.parents())
+    spans.check_all()
+    assert [attributes(span).get("gen_ai.request.stream") for span in spans.parents()] == [True, None]
