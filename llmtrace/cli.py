@@ -5,13 +5,13 @@ import contextlib
 import functools
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
 from llmtrace.errors import LlmtraceError
+from llmtrace.version import VERSION
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 
@@ -48,7 +48,7 @@ def build_app() -> Any:
 
     def show_version(wanted: bool) -> None:
         if wanted:
-            print(f"llmtrace {_version()}")
+            print(f"llmtrace {VERSION}")
             raise typer.Exit
 
     @app.callback()
@@ -67,9 +67,9 @@ def build_app() -> Any:
             typer.Option(help="Folder of a Hugging Face causal LM; a small one is built where this is not given."),
         ] = None,
         host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-        port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8321,
+        port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8101,
         device: Annotated[Device, typer.Option(help="Where the model runs.")] = "auto",
-        max_running: Annotated[int, typer.Option(min=1, help="Requests decoded at the same time.")] = 4,
+        max_running: Annotated[int, typer.Option(min=1, help="Requests decoded at the same time.")] = 1,
         max_queue: Annotated[int, typer.Option(min=0, help="Requests that may wait; further ones get a 429.")] = 64,
         faults: Annotated[bool, typer.Option("--faults", help="Obey requests that ask for a fault (tests).")] = False,
     ) -> None:
@@ -101,7 +101,10 @@ def build_app() -> Any:
         ),
         port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the demo's server; 0 takes a free one.")] = 0,
         device: Annotated[Device, typer.Option(help="Where the model runs.")] = "auto",
-        calls: Annotated[int | None, typer.Option(min=1, help="At most so many calls.")] = None,
+        calls: Annotated[
+            int | None,
+            typer.Option(min=1, help="Calls to learn the route from, before the scenarios.", show_default=False),
+        ] = None,
     ) -> None:
         """Call a real local model with the real client and show where each call's time went."""
         from rich.console import Console
@@ -189,7 +192,7 @@ def _guarded(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @contextlib.contextmanager
-def _needs(extra: str) -> Iterator[None]:
+def _needs(extra: str) -> Generator[None, None, None]:
     """A package that is not there, told with the extra that brings it."""
     try:
         yield
@@ -204,14 +207,7 @@ def _accepted(function: Callable[..., Any], given: dict[str, Any]) -> dict[str, 
     import inspect
 
     names = inspect.signature(function).parameters
-    return {name: value for name, value in given.items() if name in names}
-
-
-def _version() -> str:
-    try:
-        return version("llmtrace")
-    except PackageNotFoundError:
-        return "(not installed)"
+    return {name: value for name, value in given.items() if name in names and value is not None}
 
 
 def _fail(message: str) -> NoReturn:

@@ -65,6 +65,7 @@ _SHOWN = (
     "OTEL_SEMCONV_STABILITY_OPT_IN",
     "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT",
 )
+_FURTHER = {"LLMTRACE_CACHE"}  # the reference server's own
 _SECRET = re.compile(r"key|token|secret|password|passwd|credential|auth|header|cookie", re.IGNORECASE)
 _SAFE_VALUE = re.compile(r"[\w.,:;%+\- /*]{1,60}")
 _CONNECT_TIMEOUT = 0.5
@@ -345,9 +346,13 @@ def _header_names(value: str) -> str:
 def _settings(environ: Mapping[str, str]) -> Iterator[Finding]:
     known = _known_settings()
     any_set = False
-    yield from _wrong_settings(environ)
+    wrong = list(_wrong_settings(environ))
+    yield from wrong
+    refused = {finding.name for finding in wrong}
     for name in sorted(environ):
-        if name.startswith("LLMTRACE_"):
+        if name in refused:
+            any_set = True
+        elif name.startswith("LLMTRACE_"):
             any_set = True
             if known is not None and name not in known:
                 near = difflib.get_close_matches(name, known, 1)
@@ -383,12 +388,12 @@ def _known_settings() -> set[str] | None:
         return None
     told: Any = getattr(config, "environment_names", None)
     if isinstance(told, Mapping):
-        return {str(name) for name in told.values()}
+        return {str(name) for name in told.values()} | _FURTHER
     told = getattr(config, "known_settings", None)
     if not isinstance(told, Iterable):
         return None
     names = {str(name).upper() for name in told}
-    return {name if name.startswith("LLMTRACE_") else f"LLMTRACE_{name}" for name in names}
+    return {name if name.startswith("LLMTRACE_") else f"LLMTRACE_{name}" for name in names} | _FURTHER
 
 
 def _shown(name: str, value: str) -> str:

@@ -61,8 +61,8 @@ def call_attributes(ended: Ended) -> dict[str, Any]:
                 found[name] = value
         if answer.finish_reasons or (call.outcome == calls.ERROR and pulls.total):
             found[names.FINISH_REASONS] = answer.finish_reasons or ("error",)
-        if call.first_chunk is not None:
-            found[names.TIME_TO_FIRST_CHUNK] = (call.first_chunk - call.start) / 1e9
+        if (first := first_chunk(ended)) is not None:
+            found[names.TIME_TO_FIRST_CHUNK] = first
         found.update(answer.extra)
     found[names.SCHEMA] = SCHEMA_VERSION
     found[names.OUTCOME] = call.outcome
@@ -81,6 +81,14 @@ def call_attributes(ended: Ended) -> dict[str, Any]:
     if call.streaming and call.outcome in _CUT_SHORT:
         _cut_short(ended, found)
     return found
+
+
+def first_chunk(ended: Ended) -> float | None:
+    """Seconds from the request to the first chunk's arrival, which may be before a late application read it."""
+    call, token = ended.call, ended.seen.first_token
+    if call.first_chunk is None:
+        return None
+    return ((call.first_chunk if token is None else min(call.first_chunk, token)) - call.start) / 1e9
 
 
 def _route(ended: Ended) -> str:

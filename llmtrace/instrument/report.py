@@ -112,8 +112,8 @@ class Reporter:
         series = meters.series(key, ended.failure)
         context = set_span_in_context(payload.span)
         series.duration.add((call.end - call.start) / 1e9, context)
-        if call.first_chunk is not None:
-            series.to_first.add((call.first_chunk - call.start) / 1e9, context)
+        if (first := describe.first_chunk(ended)) is not None:
+            series.to_first.add(first, context)
             if call.pulls.gaps:
                 series.per_chunk.extend([gap / 1e9 for gap in call.pulls.gaps], context)
         if usage.input_tokens is not None:

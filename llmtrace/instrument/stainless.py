@@ -20,7 +20,7 @@ from llmtrace.instrument.current import RESPONSE_KEY, current
 from llmtrace.instrument.ends import collected
 from llmtrace.instrument.engine import Engine
 from llmtrace.instrument.patching import Patches
-from llmtrace.observe import mishaps
+from llmtrace.observe import mishaps, stream
 from llmtrace.observe.call import Call
 from llmtrace.observe.stream import Guard, asplice, splice
 from llmtrace.providers.declare import Operation, Provider
@@ -73,6 +73,7 @@ def patch(patches: Patches, engine: Engine, provider: Provider) -> None:
         patches.wrap(module, "Stream.__init__", opened)
         patches.wrap(module, "AsyncStream.__init__", aopened)
 
+    stream.iterating_packages.add(provider.stream_module.partition(".")[0])
     patches.when_imported(provider.client_module, hook_clients)
     patches.when_imported(provider.stream_module, hook_streams)
 
@@ -117,7 +118,7 @@ def _begin(
         if engine.settings.request_usage and isinstance(body, dict):
             asked = operation.ask_for_usage(body)
             if asked is not None:
-                options = options.copy(update={"json_data": dict(asked)})
+                options = getattr(options, "model_copy", options.copy)(update={"json_data": dict(asked)})
                 body = options.json_data
                 if len(args) > 1:
                     args = (args[0], options, *args[2:])
@@ -141,18 +142,16 @@ def _operation(provider: Provider, options: Any) -> Operation | None:
     return None
 
 
-def _splice(stream: Any, asynchronous: bool) -> None:
+def _splice(opened: Any, asynchronous: bool) -> None:
     """Put the timing iterator in the place of the stream's own, where the stream belongs to a traced call."""
     try:
-        call: Call | None = stream.response.extensions.get(RESPONSE_KEY)
+        call: Call | None = opened.response.extensions.get(RESPONSE_KEY)
         if call is None or not call.is_open or call.running is not None:
             return
-        inner = stream._iterator
-        timed: Any = (asplice if asynchronous else splice)(inner, call, Guard(call, collected))
+        timed: Any = (asplice if asynchronous else splice)(opened._iterator, call, Guard(call, collected))
         alive = weakref.ref(timed)
         state = "ag_running" if asynchronous else "gi_running"
         call.running = lambda: getattr(alive(), state, False)
-        call.inner_code = getattr(inner, "ag_code" if asynchronous else "gi_code", None)
-        stream._iterator = timed
+        opened._iterator = timed
     except Exception as error:
         mishaps.note("timing a stream", error)

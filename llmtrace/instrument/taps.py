@@ -142,7 +142,7 @@ class _Tap:
 
     def _ended(self) -> None:
         if self.call.running is None:
-            self.call.finish(calls.COMPLETED)
+            self.call.finish(calls.COMPLETED, self.call.pulls.last_arrival)
 
     def _failed(self, error: BaseException) -> None:
         if self.call.running is None:

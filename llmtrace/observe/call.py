@@ -69,8 +69,6 @@ class Call:
     """The whole answer, for a call that was not streamed."""
     running: Callable[[], bool] | None = None
     """Set once timing is spliced into the client's stream: whether a pull is under way now."""
-    inner_code: Any = None
-    """The code of the client's own iterator, to tell its closing of the response from the application's."""
     app_closed: int | None = None
     """When the application closed the response from elsewhere while a pull was under way."""
 

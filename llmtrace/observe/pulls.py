@@ -18,9 +18,18 @@ BLOCK = 256
 SAMPLE = 2048
 """Gaps kept for quantiles."""
 BUFFERED_NS = 200_000
-"""A pull that waited less than this found its chunk ready: the model was ahead of the application."""
+"""A pull that waited less than this found its chunk ready: the model was ahead of the application. (A pull of a ready
+chunk still takes the client's parsing.)"""
+BUFFERED_MOST_NS = 2_000_000
+BUFFERED_SHARE = 20
+"""After a long hold, so does one that waited less than a 20th of it, at most 2 ms: a busy machine parses slowly."""
 STALL_MIN_NS = 100_000_000
 STALL_FACTOR = 4
+
+
+def ready_within(hold: int) -> int:
+    """The wait (ns) up to which a chunk pulled after ``hold`` ns was lying ready."""
+    return max(BUFFERED_NS, min(hold // BUFFERED_SHARE, BUFFERED_MOST_NS))
 
 
 class Pulls:
@@ -79,10 +88,12 @@ class Pulls:
         if self.first_arrival is None:
             self.first_asked, self.first_arrival = asked[0], arrived[0]
             self.first_wait = arrived[0] - asked[0]
-            if handed_over is not None and self.first_wait < BUFFERED_NS:
-                self.consumer_wait += max(0, asked[0] - handed_over)
+            hold = asked[0] - handed_over if handed_over is not None else 0
+            if self.first_wait < ready_within(hold):
+                self.consumer_wait += max(0, hold)
                 waits = map(sub, arrived, asked)
-                self.buffered_head = next((i for i, wait in enumerate(waits) if wait >= BUFFERED_NS), len(asked))
+                limit = ready_within(hold)
+                self.buffered_head = next((i for i, wait in enumerate(waits) if wait >= limit), len(asked))
             before = arrived[0]
             waited -= self.first_wait
             del asked[0], arrived[0]
@@ -99,8 +110,9 @@ class Pulls:
             paced: list[int] = []
             for gap, ask, arrive in zip(gaps, asked, arrived, strict=False):
                 wait = arrive - ask
-                if wait < BUFFERED_NS < gap - wait:
-                    self.consumer_wait += gap - wait
+                hold = gap - wait
+                if hold > BUFFERED_NS and wait < ready_within(hold):
+                    self.consumer_wait += hold
                 else:
                     paced.append(gap)
             gaps = paced

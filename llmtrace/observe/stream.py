@@ -8,6 +8,7 @@ no item, keep the laziness (nothing is pulled ahead) and let every exception thr
 from __future__ import annotations
 
 import asyncio
+import inspect
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from itertools import islice
@@ -79,7 +80,7 @@ def splice(inner: Iterator[Any], call: Call, guard: Guard) -> Iterator[Any]:
     except BaseException as error:
         failed(call, error)
         raise
-    call.finish(calls.COMPLETED)
+    call.finish(calls.COMPLETED, pulls.last_arrival)
 
 
 async def asplice(inner: AsyncIterator[Any], call: Call, guard: Guard) -> AsyncIterator[Any]:
@@ -121,7 +122,7 @@ async def asplice(inner: AsyncIterator[Any], call: Call, guard: Guard) -> AsyncI
     except BaseException as error:
         failed(call, error)
         raise
-    call.finish(calls.COMPLETED)
+    call.finish(calls.COMPLETED, pulls.last_arrival)
 
 
 def failed(call: Call, error: BaseException) -> None:
@@ -158,7 +159,7 @@ def _cancelled_by_timeout(error: asyncio.CancelledError) -> bool:
 
 def closed(call: Call) -> None:
     """The response of ``call`` is being closed, after the application got it."""
-    if not call.is_open or _by_its_own_iterator(call):
+    if not call.is_open or _by_its_own_iterator():
         return
     if call.running is not None and call.running():
         call.app_closed = now()  # from another thread or task: the pull under way will end the call
@@ -170,13 +171,15 @@ def closed(call: Call) -> None:
         call.finish(calls.CLOSED_EARLY)
 
 
-def _by_its_own_iterator(call: Call) -> bool:
-    """Whether the client's iterator is what closes: at its end, or because it is being collected."""
-    if call.inner_code is None:
-        return False
+def _by_its_own_iterator() -> bool:
+    """Whether a generator inside the client or its transport is what closes: at its end, or being collected."""
     frame: Any = sys._getframe(1)
-    while frame is not None:
-        if frame.f_code is call.inner_code:
-            return True
+    while frame is not None and frame.f_globals.get("__name__", "").startswith("llmtrace."):
         frame = frame.f_back
-    return False
+    if frame is None or not frame.f_code.co_flags & (inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR):
+        return False
+    return frame.f_globals.get("__name__", "").partition(".")[0] in iterating_packages
+
+
+iterating_packages = {"httpx", "httpx2"}
+"""Packages whose generators close the response themselves; the instrumentation adds each client's own."""

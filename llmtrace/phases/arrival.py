@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from llmtrace.observe.call import Call
-from llmtrace.observe.pulls import BUFFERED_NS
+from llmtrace.observe.pulls import ready_within
 from llmtrace.observe.stream import LATE_NS
 
 _KERNEL_GRAIN_S = 0.004
@@ -20,7 +20,7 @@ def first_token(call: Call) -> tuple[int | None, float | None]:
     asked, handed_over = pulls.first_asked, call.returned
     if seen is None or asked is None or handed_over is None:
         return seen, None
-    late = asked - handed_over > LATE_NS and pulls.first_wait < BUFFERED_NS
+    late = asked - handed_over > LATE_NS and pulls.first_wait < ready_within(asked - handed_over)
     if not late or call.first_token_index >= pulls.buffered_head:
         return seen, None
     earliest = handed_over

@@ -37,6 +37,9 @@ BUFFERED_CHUNKS = 8
 BUFFERED_SHARE = 0.02
 BUFFERED_MIN_S = 0.05
 """So many chunks within this share of the time to the first one, itself at least so long: a buffered stream."""
+BURST_SHARE = 0.1
+BURST_PER_CHUNK_S = 0.0006
+"""Or within this share, with chunks so close together that only the client's parsing lay between them."""
 
 
 @dataclass(slots=True)
@@ -89,7 +92,10 @@ class Observation:
         silence = (self.first_token - self.start) / 1e9
         burst = (self.last_chunk - self.first_token) / 1e9
         late = self.first_token_error is not None or self.consumer_wait > BUFFERED_SHARE * silence
-        return silence >= BUFFERED_MIN_S and burst < BUFFERED_SHARE * silence and not late
+        at_once = burst < BUFFERED_SHARE * silence or (
+            burst < BURST_SHARE * silence and burst < BURST_PER_CHUNK_S * self.chunks
+        )
+        return silence >= BUFFERED_MIN_S and at_once and not late
 
 
 def split(seen: Observation, estimate: Estimate | None = None) -> tuple[list[Phase], str | None]:

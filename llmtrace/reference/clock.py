@@ -1,8 +1,8 @@
 """Marks at phase boundaries, on the clock of whatever does the work.
 
-On CUDA a mark is an event on the stream: nothing waits, and the device notes the time when it gets there. At the end of a
-request one synchronise lets all of them be read and mapped to this process's monotonic clock through an anchor. Elsewhere a
-mark is a reading of the monotonic clock.
+On CUDA a mark is an event on the stream: nothing waits, and the device notes the time when it gets there. At the end
+of a request one synchronise lets all of them be read and mapped to this process's monotonic clock through an anchor.
+Elsewhere a mark is a reading of the monotonic clock.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ class DeviceClock(Protocol):
 
     @property
     def error_ns(self) -> int:
-        """Half width of the mapping from the device's clock to the monotonic one, ns; 0 on the host. Set by `resolve`."""
+        """Half width of the mapping from the device's clock to the monotonic one, ns; 0 on the host.
+
+        Set by `resolve`.
+        """
         ...
 
     def mark(self) -> None:
@@ -33,7 +36,10 @@ class DeviceClock(Protocol):
         ...
 
     def resolve(self) -> list[int]:
-        """All marks so far, ns on the monotonic clock, never decreasing. On a device this waits once, for the last mark."""
+        """All marks so far, ns on the monotonic clock, never decreasing.
+
+        On a device this waits once, for the last mark.
+        """
         ...
 
 

@@ -13,8 +13,8 @@ _REPLACEMENT = "\ufffd"
 class Detokenizer:
     """Incremental decoding. A token that ends inside a character yields nothing until the character is whole.
 
-    Each piece is the difference between two decodings that start at the same token, because a token's text may depend on
-    the one before it (a leading space, for one).
+    Each piece is the difference between two decodings that start at the same token, because a token's text may depend
+    on the one before it (a leading space, for one).
     """
 
     _LONGEST_WAIT = 8

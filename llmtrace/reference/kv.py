@@ -1,7 +1,7 @@
 """The keys and values of one sequence, and how to copy a prefix into and out of them.
 
-The only place that touches `transformers`' cache classes. A static cache in length buckets can take this one's place: the
-runner needs no more than what is public here.
+The only place that touches `transformers`' cache classes. A static cache in length buckets can take this one's place:
+the runner needs no more than what is public here.
 """
 
 from __future__ import annotations

@@ -61,9 +61,7 @@ def pick_device(device: str = "auto") -> str:
     if kind == "auto":
         return "cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu"
     if kind == "cuda" and not torch.cuda.is_available():
-        why = (
-            "this torch has no CUDA build" if torch.backends.cuda.is_built() is False else "torch finds no usable GPU"
-        )
+        why = "this torch has no CUDA build" if torch.backends.cuda.is_built() is False else "torch finds no usable GPU"
         raise RunnerError(f"device cuda was asked for, but {why}: use --device cpu or install a CUDA build of torch")
     if kind == "mps" and not has_mps:
         raise RunnerError("device mps was asked for, but torch finds none: use --device cpu")
@@ -81,8 +79,8 @@ def build_or_load(
 ) -> LoadedModel:
     """Load the model at a path; without a path load the tiny one, building it first where the cache has none.
 
-    `progress(done, total)` is told of each step of the fit, and is not called when nothing is built. `name` is the id that
-    clients ask for (default: the folder's name). Raises `RunnerError`.
+    `progress(done, total)` is told of each step of the fit, and is not called when nothing is built. `name` is the id
+    that clients ask for (default: the folder's name). Raises `RunnerError`.
     """
     target = pick_device(device)
     if dtype not in ("auto", *_DTYPES):

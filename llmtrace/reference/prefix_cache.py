@@ -1,7 +1,8 @@
 """Keys and values of earlier prompts, kept by blocks of tokens and copied into later prompts that begin alike.
 
-A block is known by a hash of its tokens and of all blocks before it, so that equal hashes mean equal prefixes. What is
-stored is bounded in bytes; the block that was longest unused goes first, and a block never outlives the one before it in use.
+A block is known by a hash of its tokens and of all blocks before it, so that equal hashes mean equal prefixes. What
+is stored is bounded in bytes; the block that was longest unused goes first, and a block never outlives the one before
+it in use.
 """
 
 from __future__ import annotations
@@ -91,7 +92,8 @@ class PrefixCache:
         self.counters.blocks = self.counters.nbytes = 0
 
     def _touch(self, keys: Sequence[bytes]) -> None:
-        # Last block first: the ends of prefixes grow old before their beginnings, so no block is left without its start.
+        # Last block first: the ends of prefixes grow old before their beginnings, so no block is left without its
+        # start.
         for key in reversed(keys):
             self._blocks.move_to_end(key)
 

@@ -1,11 +1,11 @@
 """Prefill and decode, one step at a time, with a mark at every boundary.
 
-A `Generation` is one request on the device. Each `step()` does one piece of work: first the cache lookup and copy together
-with the first chunk of the prompt, then the further chunks, then one token per step. Whoever owns the model decides which
-generation steps next; that is all that the scheduler needs.
+A `Generation` is one request on the device. Each `step()` does one piece of work: first the cache lookup and copy
+together with the first chunk of the prompt, then the further chunks, then one token per step. Whoever owns the model
+decides which generation steps next; that is all that the scheduler needs.
 
-On CUDA the host runs one step ahead: it queues step k + 1, then reads token k from a copy that the device made meanwhile, so
-that nothing in the loop drains the stream. On the CPU a step is done when it returns.
+On CUDA the host runs one step ahead: it queues step k + 1, then reads token k from a copy that the device made
+meanwhile, so that nothing in the loop drains the stream. On the CPU a step is done when it returns.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Who runs next: a queue that really waits, a few slots, one thread that owns the model.
 
-First come, first served. Up to `max_running` requests run at once and take turns step by step (a chunk of a prompt or one
-token), so that a neighbour's prefill is felt in everybody's tokens. A cancelled request leaves at once while it waits, and
-before its next step while it runs.
+First come, first served. Up to `max_running` requests run at once and take turns step by step (a chunk of a prompt or
+one token), so that a neighbour's prefill is felt in everybody's tokens. A cancelled request leaves at once while it
+waits, and before its next step while it runs.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""A tiny Llama of our own: random weights, its own byte-level BPE, fitted for seconds so that it writes readable text.
+"""A tiny Llama of our own: random weights, its own byte-level BPE, fitted for seconds so that it writes words.
 
-It needs no download. Its answers mean nothing; its work is real: every prompt token is computed, every output token is a
-step of its own, and a cached prefix saves what it says it saves. Fitting only serves the stream: a model with wholly random
-weights writes broken UTF-8, which any server must hold back, and then chunks no longer follow tokens.
+It needs no download. Its answers mean nothing; its work is real: every prompt token is computed, every output token
+is a step of its own, and a cached prefix saves what it says it saves. Fitting only serves the stream: a model with
+wholly random weights writes broken UTF-8, which any server must hold back, and then chunks no longer follow tokens.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,9 +72,9 @@ class TinySpec:
     context: int = 4096
     """Most tokens in one sequence, prompt and output together."""
     frozen_layers: int = 3
-    """The first so many layers keep their random weights; their output is computed once, which makes the fit short."""
+    """So many layers from the first keep their random weights: their output is computed once, and the fit is short."""
     embedding_scale: float = 1.0
-    """Standard deviation of the embeddings: large against the layers' noise, so that the fit converges in few steps."""
+    """Standard deviation of the embeddings: large against the layers' noise, so that few steps are enough."""
     rows: int = 12
     row_tokens: int = 72
     steps: int = 60
@@ -157,7 +157,7 @@ def _build(folder: Path, spec: TinySpec, progress: Progress | None) -> float:
 
 
 @contextlib.contextmanager
-def _fit_threads(torch: Any) -> Iterator[None]:
+def _fit_threads(torch: Any) -> Generator[None, None, None]:
     """Fit on half of the cores: with more, torch's threads spin against whatever else this machine runs."""
     before: int = torch.get_num_threads()
     torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))
@@ -168,7 +168,7 @@ def _fit_threads(torch: Any) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def quiet() -> Generator[None, None, None]:
     """Without transformers' progress bars: a server's log has one line per fact."""
     from transformers.utils import logging
 

@@ -217,6 +217,8 @@ def error(span: Span) -> str | None:
         return "error" if span.status.code == "error" else None
     if not kind or not message or message.startswith(kind):
         return message or kind
+    if kind == message or kind.endswith(f".{message}"):
+        return kind
     return f"{kind}: {message}"
 
 

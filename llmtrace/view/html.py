@@ -9,11 +9,11 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from html import escape
-from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 from pathlib import Path
 
 from llmtrace.errors import LlmtraceError
+from llmtrace.version import VERSION
 from llmtrace.view import calls, text, tree
 from llmtrace.view.otlp import Span
 
@@ -27,6 +27,7 @@ _DARK = """color-scheme: dark;
   --good: #5fd6a2; --good-bg: #12301f; --warn: #f2bf62; --warn-bg: #33260c; --bad: #ff8f86; --bad-bg: #3a1714;
   --hatch: rgb(12 14 17 / .42);"""
 _MOST_DEPTH = 6
+_MANY = 100
 
 
 def write_html(
@@ -73,8 +74,9 @@ def render(
         "overview": _overview(traces, found),
         "table": "" if table is None else _table(table),
         "calls-heading": heading,
+        "calls-class": ' class="many-calls"' if len(traces) > _MANY else "",
         "calls": "\n".join(_card(trace, (titles or {}).get(trace.trace_id)) for trace in traces),
-        "version": _e(_version()),
+        "version": _e(VERSION),
         "dark": _DARK,
         "script": script,
         "script-hash": f"sha256-{digest}",
@@ -86,15 +88,13 @@ def _resource(name: str) -> str:
     return files("llmtrace.view").joinpath(name).read_text(encoding="utf-8")
 
 
-def _version() -> str:
-    try:
-        return version("llmtrace")
-    except PackageNotFoundError:
-        return ""
-
-
 def _e(words: str) -> str:
     return escape(text.clean(words, 4000), quote=True)
+
+
+def _seconds(value: float) -> str:
+    """A duration that does not break between its number and its unit."""
+    return text.seconds(value).replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def _percent(part: float, whole: float) -> str:
@@ -142,10 +142,10 @@ def _overview(traces: Sequence[tree.Trace], found: Sequence[tree.Node]) -> str:
         share = 100 * spent / total
         shown = f"{share:.0f}%" if share >= 9.5 else f"{share:.1f}%" if share >= 0.05 else "<0.1%"
         label = calls.LABELS[kind]
-        bars.append(f'<i class="{css}" style="--share:{share:.4f}" title="{label}: {text.seconds(spent)}"></i>')
+        bars.append(f'<i class="{css}" style="--share:{share:.4f}" title="{label}: {_seconds(spent)}"></i>')
         terms.append(
             f'<div><dt><span class="dot {css}"></span>{label}</dt>'
-            f'<dd class="num">{text.seconds(spent)}<small>{escape(shown)}</small></dd></div>'
+            f'<dd class="num">{_seconds(spent)}<small>{escape(shown)}</small></dd></div>'
         )
     key = "".join(
         f'<li><span class="glyph {name}"></span><span><b>{name}</b> {meaning}</span></li>'
@@ -154,7 +154,7 @@ def _overview(traces: Sequence[tree.Trace], found: Sequence[tree.Node]) -> str:
     )
     return (
         '<section class="card overview" aria-label="Where the time went"><h2>Where the time went</h2>'
-        f'<p class="about num">{text.seconds(total)} in {text.plural(len(found), "call")}, by phase.</p>'
+        f'<p class="about num">{_seconds(total)} in {text.plural(len(found), "call")}, by phase.</p>'
         f'<div class="whole" aria-hidden="true">{"".join(bars)}</div><dl class="sums">{"".join(terms)}</dl>'
         + (f'<ul class="key" aria-label="How it is known">{key}</ul>' if key else "")
         + "</section>"
@@ -173,7 +173,9 @@ def _table(table: text.Table) -> str:
     edges: set[int] = set()
     at = 1
     for heading, number in table.groups:
-        groups.append(f'<th class="group edge" colspan="{number}" scope="colgroup"><span>{_group(heading)}</span></th>')
+        groups.append(
+            f'<th class="group edge" colspan="{number}" scope="colgroup"><span>{_heading(heading)}</span></th>'
+        )
         edges.add(at)
         for column in range(at, min(at + number, len(labels))):
             labels[column] = f"{heading} · {labels[column]}" if heading else labels[column]
@@ -183,7 +185,7 @@ def _table(table: text.Table) -> str:
         names = " ".join(filter(None, ("edge" if column in edges else "", "none" if cell is None else "")))
         return f' class="{names}"' if names else ""
 
-    head = "".join(f'<th scope="col"{css(column)}>{_e(name)}</th>' for column, name in enumerate(table.columns))
+    head = "".join(f'<th scope="col"{css(column)}>{_heading(name)}</th>' for column, name in enumerate(table.columns))
     if groups:
         left = max(0, len(table.columns) - at)
         head = f"<tr><th></th>{''.join(groups)}{'<th></th>' * left}</tr><tr>{head}</tr>"
@@ -198,16 +200,23 @@ def _table(table: text.Table) -> str:
         body.append(f"<tr>{''.join(cells)}</tr>")
     title = f"<h2>{_e(table.title)}</h2>" if table.title else ""
     note = f'<p class="note">{_e(table.note)}</p>' if table.note else ""
+    many = ' class="many"' if len(table.columns) > 9 else ""
     return (
-        f'<section>{title}<div class="card compare"><table><thead>{head}</thead>'
+        f'<section>{title}<div class="card compare"><table{many}><thead>{head}</thead>'
         f"<tbody>{''.join(body)}</tbody></table></div>{note}</section>"
     )
 
 
-def _group(heading: str) -> str:
-    kind = heading.strip().lower().replace(" ", "_").replace("cache_hit", "kv_cache_hit").replace("kv_kv", "kv")
-    dot = f'<span class="dot {_css(kind)}"></span>' if kind in calls.FAMILIES else ""
-    return dot + _e(heading)
+_NAMED = {"cache": "kv_cache_hit", "kv_cache_hit": "kv_cache_hit", "queue_prefill": "queue_prefill"} | {
+    calls.LABELS[family].replace(" ", ""): family
+    for family in ("network", "queue", "kv_cache_hit", "prefill", "decode")
+}
+
+
+def _heading(heading: str) -> str:
+    """A heading that names a phase has the phase's colour beside it."""
+    kind = _NAMED.get(heading.strip().lower().replace(" ", "").replace("+", "_"))
+    return (f'<span class="dot {_css(kind)}"></span>' if kind else "") + _e(heading)
 
 
 # A trace
@@ -233,7 +242,7 @@ def _card(trace: tree.Trace, title: str | None) -> str:
     return (
         f'<article class="card call"><header><div><h3>{_e(heading)}</h3>'
         f'<p class="sub">{" · ".join(map(_e, sub))}</p></div>'
-        f'<div class="total num">{text.seconds(duration)}</div></header>'
+        f'<div class="total num">{_seconds(duration)}</div></header>'
         f"{_facts(only) if only is not None else ''}{_fall(trace)}{_odd(trace)}</article>"
     )
 
@@ -246,7 +255,7 @@ def _facts(call: tree.Node) -> str:
         items.append(f'<li><span class="pill {css}">{_e(known.outcome.replace("_", " "))}</span></li>')
     if known.ttft is not None:
         name = "first chunk" if known.ttft_is_chunk else "TTFT"
-        items.append(f'<li class="num">{name} <b>{text.seconds(known.ttft)}</b></li>')
+        items.append(f'<li class="num">{name} <b>{_seconds(known.ttft)}</b></li>')
     if known.input_tokens is not None:
         cached = f" ({text.count(known.cached_tokens)} cached)" if known.cached_tokens else ""
         items.append(f'<li class="num"><b>{text.count(known.input_tokens)}</b> tokens in{cached}</li>')
@@ -291,14 +300,14 @@ def _row(trace: tree.Trace, node: tree.Node, depth: int, start: int, length: int
         filter(None, ("row", "top" if is_call or not depth else "", "failed" if span.status.code == "error" else ""))
     )
     glyph = f'<span class="glyph {source if source in calls.SOURCES else "unknown"}"></span>' if source else ""
-    known = f"{glyph}{_e(source or '')}" + (f"<small>±{text.seconds(unsure)}</small>" if unsure else "")
+    known = f"{glyph}{_e(source or '')}" + (f"<small>±{_seconds(unsure)}</small>" if unsure else "")
     dot = "" if is_call else f'<span class="dot {css}{" hollow" if family == "attempt" else ""}"></span>'
-    spoken = f"{text.seconds((span.start_ns - start) / 1e9)} after the start"
+    spoken = f"{_seconds((span.start_ns - start) / 1e9)} after the start"
     return (
         f'<details class="{names}" style="--depth:{min(depth, _MOST_DEPTH)}"><summary>'
         f'<span class="name">{dot}<span>{_e(calls.label(span))}</span></span>'
         f'<span class="track" role="img" aria-label="{spoken}">{_bar(node, family, css, start, length)}</span>'
-        f'<span class="dur">{text.seconds(span.duration)}</span><span class="known">{known}</span>'
+        f'<span class="dur">{_seconds(span.duration)}</span><span class="known">{known}</span>'
         f'<span class="tok">{"" if handled is None else f"{text.count(handled)} tok"}</span></summary>'
         f"{_more(trace, node, depth)}</details>"
     )
@@ -345,10 +354,10 @@ def _place(left: float, width: float, length: int) -> str:
 def _more(trace: tree.Trace, node: tree.Node, depth: int) -> str:
     span = node.span
     source, unsure = calls.source(span), calls.uncertainty(span)
-    plainly = [f"<b>{_e(span.name or '(no name)')}</b>", text.seconds(span.duration)]
+    plainly = [f"<b>{_e(span.name or '(no name)')}</b>", _seconds(span.duration)]
     if unsure:
-        plainly[-1] += f" ± {text.seconds(unsure)}"
-    plainly.append(f"starts at {text.seconds((span.start_ns - trace.start_ns) / 1e9)}")
+        plainly[-1] += f" ± {_seconds(unsure)}"
+    plainly.append(f"starts at {_seconds((span.start_ns - trace.start_ns) / 1e9)}")
     if source in calls.SOURCES:
         plainly.append(f"{source}: {calls.SOURCES[source]}")
     parts = [f'<p class="plainly num">{" · ".join(plainly)}</p>']
@@ -357,7 +366,7 @@ def _more(trace: tree.Trace, node: tree.Node, depth: int) -> str:
         parts.append(f'<p class="wrong">{_e(wrong)}</p>')
     parts.append(_pairs({**span.attributes}))
     for event in span.events:
-        offset = text.seconds((event.time_ns - span.start_ns) / 1e9)
+        offset = _seconds((event.time_ns - span.start_ns) / 1e9)
         parts.append(f"<h4>{_e(event.name)} at {offset}</h4>{_pairs(event.attributes)}")
     about = {"span id": span.span_id, "kind": span.kind}
     if span.scope.name:

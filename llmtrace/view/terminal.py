@@ -59,7 +59,10 @@ def show(
     for one in chosen.traces:
         console.print(_Waterfall(one, None, columns))
         console.print()
-    console.print(legend(chosen.traces))
+    key = legend(chosen.traces)
+    if console.options.ascii_only:
+        key.plain = key.plain.replace("■", "#")
+    console.print(key)
     for line in chosen.notes():
         (notes or console).print(Text(line, style="yellow"), soft_wrap=True)
     return len(chosen.traces)
@@ -85,28 +88,69 @@ def legend(traces: Iterable[tree.Trace] = ()) -> Text:
 
 
 def render_table(table: text.Table) -> RenderableType:
-    """The comparison table, each group's heading over its columns."""
-    drawn = RichTable(
-        title=table.title or None, caption=table.note or None, title_justify="left", caption_justify="left"
-    )
-    headings = list(table.columns)
-    at = 1
+    """The comparison table, each group's heading over its columns; in several tables where one would be too wide."""
+    return _Comparison(table)
+
+
+class _Comparison:
+    def __init__(self, table: text.Table) -> None:
+        self.table = table
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        table = self.table
+        if table.title:
+            yield Text(text.clean(table.title), style="bold")
+        for columns in self._split(console, options):
+            yield Text()
+            yield _drawn(table, columns)
+        yield Text()
+        if table.note:
+            yield Text(text.clean(table.note), style="dim")
+
+    def _split(self, console: Console, options: ConsoleOptions) -> list[list[tuple[str, int]]]:
+        """The columns but the first, each with its group's heading, in as few tables as fit."""
+
+        def fits(columns: list[tuple[str, int]]) -> bool:
+            return console.measure(_drawn(self.table, columns), options=unbounded).maximum <= options.max_width
+
+        unbounded = options.update(width=10_000)
+        split: list[list[tuple[str, int]]] = []
+        for group in _groups(self.table):
+            runs = [group] if fits(group) else [[column] for column in group]
+            for run in runs:
+                if split and fits([*split[-1], *run]):
+                    split[-1].extend(run)
+                else:
+                    split.append(list(run))
+        return split or [[]]
+
+
+def _groups(table: text.Table) -> list[list[tuple[str, int]]]:
+    groups: list[list[tuple[str, int]]] = []
+    at, last = 1, len(table.columns)
     for heading, number in table.groups:
-        for column in range(at, min(at + number, len(headings))):
-            headings[column] = f"{heading if column == at else ''}\n{headings[column]}"
+        groups.append([(heading, column) for column in range(at, min(at + number, last))])
         at += number
-    if table.groups and headings:
-        headings[0] = f"\n{headings[0]}"
-    for position, heading in enumerate(headings):
-        drawn.add_column(Text(text_line(heading)), justify="right" if position else "left", overflow="fold")
+    groups.extend([("", column)] for column in range(at, last))
+    return [group for group in groups if group]
+
+
+def _drawn(table: text.Table, columns: Sequence[tuple[str, int]]) -> RichTable:
+    drawn = RichTable(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    grouped = any(heading for heading, _ in columns)
+    drawn.add_column(
+        Text(("\n" if grouped else "") + text.clean(table.columns[0] if table.columns else "")), no_wrap=True
+    )
+    before = ""
+    for heading, column in columns:
+        own = text.clean(table.columns[column])
+        words = f"{text.clean(heading) if heading != before else ''}\n{own}" if grouped else own
+        drawn.add_column(Text(words, justify="right"), justify="right", no_wrap=True)
+        before = heading
     for row in table.rows:
-        drawn.add_row(*(Text(text.DASH, style="dim") if cell is None else Text(text.clean(cell)) for cell in row))
+        cells = [row[column] if column < len(row) else None for column in (0, *(column for _, column in columns))]
+        drawn.add_row(*(Text(text.DASH, style="dim") if cell is None else Text(text.clean(cell)) for cell in cells))
     return drawn
-
-
-def text_line(heading: str) -> str:
-    """A heading of one or two lines, each harmless."""
-    return "\n".join(text.clean(part) for part in heading.split("\n"))
 
 
 @dataclass(slots=True)
@@ -338,12 +382,12 @@ def _blocks(left: int, right: int, width: int) -> str:
     first, into = divmod(left, 8)
     last, beyond = divmod(right, 8)
     if first == last or (last == first + 1 and beyond == 0):
-        if into == 0:
-            cell = _LEFT[right - left]
+        if right - left <= 2 and into:
+            cell = "▏" if into < 4 else "▕"
         elif into < 3:
-            cell = _LEFT[min(8, right - left + into)]
+            cell = _LEFT[right - left + into]
         else:
-            cell = "▐" if right - left > 2 else "▕" if into >= 6 else "▌"
+            cell = "▐"
         return (" " * first + cell).ljust(width)
     head = "█" if into < 3 else "▐" if into < 6 else "▕"
     tail = _LEFT[beyond] if beyond else ""

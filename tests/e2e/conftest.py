@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.e2e import servers
+from tests.e2e.collector import Collector, collecting
 
 if os.environ.get("LLMTRACE_E2E") != "1":
     collect_ignore_glob = ["test_*.py"]
@@ -25,9 +25,18 @@ def llama_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.S
 
 
 @pytest.fixture(scope="session")
-def vllm_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Server]:
-    """vLLM on the CPU with its per-request timings and cached token counts switched on."""
-    with servers.vllm_server(tmp_path_factory.mktemp("vllm")) as server:
+def collector() -> Iterator[Collector]:
+    """Receives the spans that an engine exports by itself."""
+    with collecting() as received:
+        yield received
+
+
+@pytest.fixture(scope="session")
+def vllm_server(tmp_path_factory: pytest.TempPathFactory, collector: Collector) -> Iterator[servers.Server]:
+    """vLLM on the CPU, two slots, with its per-request timings, cached token counts and own spans switched on."""
+    tell = {"OTEL_SERVICE_NAME": "vllm", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf"}
+    flags = ("--max-num-seqs", "2", "--otlp-traces-endpoint", f"{collector.url}/v1/traces")
+    with servers.vllm_server(tmp_path_factory.mktemp("vllm"), *flags, env=tell) as server:
         yield server
 
 
@@ -36,14 +45,3 @@ def phoenix_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers
     """Arize Phoenix with an empty database."""
     with servers.phoenix_server(tmp_path_factory.mktemp("phoenix")) as server:
         yield server
-
-
-@pytest.fixture
-def e2e_output() -> Path | None:
-    """Where a run leaves what a person should look at (LLMTRACE_E2E_OUT), None where nobody asked for it."""
-    out = os.environ.get("LLMTRACE_E2E_OUT")
-    if not out:
-        return None
-    folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder

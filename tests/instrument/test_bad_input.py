@@ -186,21 +186,11 @@ def test_odd_usage(
     span = same_with_and_without(api, replay, spans, traced, script, **changes)
     assert outcome(span) == "completed"
     attrs = attributes(span)
-    if odd in (
-        "text",
-        "a number",
-        "a list",
-        "empty",
-        "true",
-        "texts inside",
-        "negative",
-        "floats",
-        "booleans",
-        "nulls",
-    ):
+    # ("40", true and the like the client itself has turned into numbers by the time that anyone sees them.)
+    if odd in ("text", "a number", "a list", "empty", "true", "negative", "floats", "nulls"):
         assert "gen_ai.usage.input_tokens" not in attrs, "not measured, so not said"
         assert "gen_ai.usage.output_tokens" not in attrs
-    if odd in ("details text", "details a list", "cached text"):
+    if odd in ("details text", "details a list"):
         assert attrs["gen_ai.usage.input_tokens"] == 40
         assert "gen_ai.usage.cache_read.input_tokens" not in attrs
     assert metrics.points("gen_ai.client.operation.duration"), "metrics can still be read"
@@ -260,7 +250,7 @@ def test_odd_server_timings(api: Sync, replay: Replay, spans: Spans, traced: Any
         script = lambda: play.openai_body(**extra)  # noqa: E731
     span = same_with_and_without(api, replay, spans, traced, script, **({"stream": True} if streaming else {}))
     assert outcome(span) == "completed"
-    if "negative" in odd or "words" in odd or "not a number" in odd or "longer" in odd or "huge" in odd:
+    if "negative" in odd or "words" in odd or "not a number" in odd or "longer" in odd or odd == "vllm huge":
         assert "server" not in {attributes(p)["llmtrace.phase.source"] for p in spans.phases(span).values()}
 
 

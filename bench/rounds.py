@@ -1,0 +1,99 @@
+"""The measuring itself: small batches of all subjects in turn, round after round, until the time is spent."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from bench.processes import Broken, Fleet
+from bench.subjects import BARE, CONTROL, FLOOR, LLMTRACE, SUBJECTS, UNSAMPLED
+
+SIZES = (0, 100, 200, 1000)
+"""Content chunks of the streams whose slope is fitted."""
+CROWD = 500
+CROWD_SIZES = (0, 40)
+DEFAULT_RECORDS = 8
+"""Histogram records of the floor where llmtrace itself is not there to be counted."""
+
+Tick = Callable[[float], None]
+
+
+@dataclass(frozen=True)
+class Section:
+    """Batches that are measured together: key -> what the worker is asked."""
+
+    name: str
+    share: float
+    """Part of the measuring time."""
+    subjects: tuple[str, ...]
+    batches: dict[str, dict[str, Any]]
+
+
+@dataclass
+class Samples:
+    """What came back: for each subject and key one answer a round, None where the subject failed."""
+
+    answers: dict[tuple[str, str], list[dict[str, Any] | None]] = field(default_factory=lambda: defaultdict(list))
+    failed: dict[str, str] = field(default_factory=dict)
+    epochs: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
+    """For each key, which generation of worker processes each round ran in."""
+
+
+ALL = tuple(subject.name for subject in SUBJECTS)
+STREAMERS = tuple(s.name for s in SUBJECTS if s.peer or s.name in (BARE, CONTROL, LLMTRACE, UNSAMPLED))
+TIMES = {0: 4, 100: 2, 200: 2, 1000: 1}
+
+
+def sections() -> list[Section]:
+    """What is measured, in this order."""
+    calls = {kind: {"load": "call", "kind": kind, "times": 40} for kind in ("call", "timed")}
+    streams = {f"stream-{n}": {"load": "stream", "size": n, "times": TIMES[n]} for n in SIZES}
+    astreams = {f"astream-{n}": {"load": "astream", "size": n, "times": TIMES[n]} for n in SIZES}
+    crowds = {f"crowd-{n}": {"load": "crowd", "size": n, "times": CROWD} for n in CROWD_SIZES}
+    return [
+        Section("calls", 0.22, ALL, calls),
+        Section("streams", 0.28, STREAMERS, streams),
+        Section("asynchronous streams", 0.28, STREAMERS, astreams),
+        Section(f"{CROWD} streams at once", 0.22, (BARE, CONTROL, LLMTRACE), crowds),
+    ]
+
+
+def measure(fleet: Fleet, epoch: int, section: Section, seconds: float, samples: Samples, tick: Tick) -> None:
+    """Rounds of one section for about ``seconds``, at least one in the whole run."""
+    names = [name for name in section.subjects if name in fleet.workers]
+    started = time.monotonic()
+    round_number = 0
+    while time.monotonic() - started < seconds or not samples.epochs[next(iter(section.batches))]:
+        # Each round begins with another subject, and every other one runs backwards: drift hits all alike.
+        turn = round_number % len(names)
+        order = names[turn:] + names[:turn]
+        if round_number % 2:
+            order.reverse()
+        for key, batch in section.batches.items():
+            samples.epochs[key].append(epoch)
+            for name in order:
+                samples.answers[name, key].append(ask(fleet, name, batch, samples))
+                tick(time.monotonic() - started)
+        round_number += 1
+
+
+def ask(fleet: Fleet, name: str, batch: dict[str, Any], samples: Samples) -> dict[str, Any] | None:
+    """One batch of one subject; a subject that fails once is left out from then on."""
+    if name in samples.failed:
+        return None
+    if name == FLOOR:
+        batch = {"load": "floor", "times": batch["times"], "records": floor_records(samples)}
+    try:
+        return fleet.workers[name].ask(do="batch", **batch)
+    except Broken as error:
+        samples.failed[name] = str(error)
+        return None
+
+
+def floor_records(samples: Samples) -> int:
+    """As many histogram records as llmtrace makes for a call."""
+    seen = [answer for answer in samples.answers[LLMTRACE, "timed"] if answer]
+    return round(seen[-1]["records"]) if seen else DEFAULT_RECORDS

@@ -1,0 +1,165 @@
+"""The demo's course: server up, route learned, scenarios played, everything shown and written down."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor, SpanExporter, SpanExportResult
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.rule import Rule
+
+import llmtrace
+from llmtrace.demo.ledger import Ledger
+from llmtrace.demo.scenarios import SCENARIOS, Stage
+from llmtrace.emit.otlp_json import OtlpJsonFileExporter
+from llmtrace.instrument import report
+from llmtrace.view import html, otlp, terminal, tree
+
+LEARN = 36
+"""Calls of different length before the scenarios: what the client alone needs to know the route."""
+_SHORTEST, _LONGEST = 32, 1300
+_SLOTS = 2
+
+
+class _Gate(SpanExporter):
+    """Lets spans through while it is open: the calls that only teach the client the route are not shown."""
+
+    def __init__(self, exporter: SpanExporter) -> None:
+        self.exporter = exporter
+        self.open = False
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        return self.exporter.export(spans) if self.open else SpanExportResult.SUCCESS
+
+    def shutdown(self) -> None:
+        self.exporter.shutdown()
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        return self.exporter.force_flush(timeout_millis)
+
+
+def run(out: Path, device: str = "auto", console: Console | None = None, port: int = 0, calls: int = LEARN) -> None:
+    """Play the demo and write ``traces.otlp.jsonl``, ``truth.json`` and ``trace.html`` into ``out``.
+
+    Spans also go to ``OTEL_EXPORTER_OTLP_ENDPOINT`` where that is set.
+
+    Raises:
+        LlmtraceError: an extra is missing, the port is taken, the device is not there.
+    """
+    console = console or Console()
+    began = time.monotonic()
+    from llmtrace.reference.process import ServerProcess
+
+    out.mkdir(parents=True, exist_ok=True)
+    traces = out / "traces.otlp.jsonl"
+    traces.unlink(missing_ok=True)
+    gates, provider = _provider(traces)
+    ledger = Ledger()
+    progress = Progress(
+        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=console
+    )
+    try:
+        with progress:
+            starting = progress.add_task("Building the model and starting its server", total=None)
+
+            def built(done: int, total: int) -> None:
+                progress.update(starting, completed=done, total=total)
+
+            with ServerProcess(port=port, device=device, faults=True, max_running=_SLOTS, progress=built) as server:
+                progress.update(starting, completed=1, total=1)
+                _play(server.base_url, provider, gates, ledger, progress, calls)
+    finally:
+        provider.shutdown()
+    _show(console, out, traces, ledger)
+    console.print(f"Done in {time.monotonic() - began:.0f} s. Written to {out}: {', '.join(sorted(os.listdir(out)))}")
+    console.print(f"Open {out / 'trace.html'} in a browser, or: llmtrace show {traces}")
+
+
+def _provider(traces: Path) -> tuple[list[_Gate], TracerProvider]:
+    provider = TracerProvider(resource=Resource.create({"service.name": "llmtrace-demo"}))
+    gates = [_Gate(OtlpJsonFileExporter(traces))]
+    provider.add_span_processor(SimpleSpanProcessor(gates[0]))
+    if os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT") or os.environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"):
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+
+        gates.append(_Gate(OTLPSpanExporter()))
+        provider.add_span_processor(BatchSpanProcessor(gates[1]))
+    return gates, provider
+
+
+def _play(
+    base_url: str, provider: TracerProvider, gates: list[_Gate], ledger: Ledger, progress: Progress, learn: int
+) -> None:
+    from openai import OpenAI
+
+    llmtrace.instrument("openai", tracer_provider=provider)
+    report.listeners.append(ledger)
+    try:
+        with OpenAI(base_url=base_url, api_key="none-needed", max_retries=0) as client:
+            model = client.models.list().data[0].id
+            stage = Stage(client, model, 0.3, random.Random())
+            _measure_words(stage)
+            task = progress.add_task("Learning the route: calls of different length", total=learn)
+            for step in range(learn):
+                share = step / max(1, learn - 1)
+                stage.ask(stage.text(round(_SHORTEST * math.exp(share * math.log(_LONGEST / _SHORTEST)))), max_tokens=2)
+                progress.update(task, advance=1)
+            provider.force_flush()
+            for gate in gates:
+                gate.open = True
+            task = progress.add_task("Playing the scenarios", total=len(SCENARIOS))
+            for scenario in SCENARIOS:
+                progress.update(task, description=f"Playing: {scenario.title}")
+                ledger.scenario = (scenario.name, scenario.title)
+                scenario.play(stage)
+                progress.update(task, advance=1)
+            progress.update(task, description="Played the scenarios")
+    finally:
+        report.listeners.remove(ledger)
+        provider.force_flush()
+        llmtrace.uninstrument("openai")
+
+
+def _measure_words(stage: Stage) -> None:
+    """How many words make a token, from the server's own count."""
+    words = stage.text(400)
+    answer = stage.client.chat.completions.create(
+        model=stage.model, messages=[{"role": "user", "content": words}], max_tokens=1
+    )
+    if answer.usage is not None and answer.usage.prompt_tokens:
+        stage.words_per_token = len(words.split()) / answer.usage.prompt_tokens
+
+
+def _show(console: Console, out: Path, traces: Path, ledger: Ledger) -> None:
+    spans = otlp.read(traces).spans
+    titles = {entry.trace_id: entry.title for entry in ledger.entries}
+    built = tree.build(spans)
+    for trace in built:
+        console.print(Rule(titles.get(trace.trace_id, ""), align="left"))
+        console.print(terminal.render_trace(trace))
+        console.print()
+    console.print(terminal.legend(built))
+    console.print()
+    table = ledger.table()
+    console.print(terminal.render_table(table))
+    truth: list[dict[str, Any]] = [entry.as_json() for entry in ledger.entries]
+    (out / "truth.json").write_text(json.dumps(truth, indent=2) + "\n", encoding="utf-8")
+    html.write_html(
+        spans,
+        out / "trace.html",
+        "llmtrace demo",
+        table,
+        lede="A real model behind a real server, called by the real client. Where each call's time went, how it is "
+        "known, and how sure that is.",
+        titles=titles,
+    )

@@ -1,0 +1,335 @@
+"""The HTTP application: OpenAI's paths, health, metrics, and the last requests' true times."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import copy
+import math
+import uuid
+from collections import deque
+from collections.abc import AsyncGenerator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from llmtrace.observe.clock import now, to_epoch
+from llmtrace.reference import prometheus, spans
+from llmtrace.reference.exchange import Exchange
+from llmtrace.reference.faults import Fault, FaultBook
+from llmtrace.reference.model import LoadedModel
+from llmtrace.reference.prefix_cache import DEFAULT_BLOCK, DEFAULT_BYTES, PrefixCache
+from llmtrace.reference.protocol import DEFAULT_MAX_TOKENS, Asked, BadRequest, error_body, parse, prompts
+from llmtrace.reference.runner import Runner
+from llmtrace.reference.scheduler import Ended, Job, QueueFull, Scheduler
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import TracerProvider
+
+__all__ = ["create_app"]
+
+_MOST_BODY = 32 * 1024 * 1024
+_TOKENISE_IN_THREAD = 32 * 1024
+"""Bytes of a body from which tokenising leaves the event loop."""
+_REMEMBERED = 512
+"""Requests whose times can be read back."""
+
+
+def create_app(
+    loaded: LoadedModel,
+    *,
+    max_running: int = 1,
+    max_queue: int = 64,
+    faults: bool = False,
+    prefix_cache: bool = True,
+    prefix_cache_bytes: int = DEFAULT_BYTES,
+    block_size: int = DEFAULT_BLOCK,
+    prefill_chunk: int | None = 512,
+    default_max_tokens: int = DEFAULT_MAX_TOKENS,
+    tracer_provider: TracerProvider | None = None,
+    warm_up: bool = True,
+) -> Starlette:
+    """The server as an ASGI application. Its scheduler runs from the application's startup to its shutdown.
+
+    Server spans go to `tracer_provider` if one is given, else to the OTLP endpoint of the environment, else nowhere.
+    The application's `state.scheduler` is the `Scheduler`.
+    """
+    cache = PrefixCache(block=block_size, max_bytes=prefix_cache_bytes) if prefix_cache else None
+    runner = Runner(loaded, prefix_cache=cache, prefill_chunk=prefill_chunk)
+    scheduler = Scheduler(runner, max_running=max_running, max_queue=max_queue)
+    writer = spans.ServerSpans(tracer_provider) if tracer_provider is not None else spans.from_environment()
+    service = _Service(loaded, scheduler, writer, FaultBook() if faults else None, default_max_tokens)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncGenerator[None, None]:
+        if warm_up:
+            runner.warm_up()
+            service.warm_up()
+        scheduler.start()
+        try:
+            yield
+        finally:
+            await asyncio.to_thread(scheduler.stop)
+            if writer is not None:
+                await asyncio.to_thread(writer.shutdown)
+
+    app = Starlette(
+        routes=[
+            Route("/v1/chat/completions", service.chat, methods=["POST"]),
+            Route("/v1/completions", service.complete, methods=["POST"]),
+            Route("/v1/models", service.models),
+            Route("/v1/models/{name:path}", service.model),
+            Route("/health", service.health),
+            Route("/metrics", service.metrics),
+            Route("/debug/requests", service.requests),
+            Route("/debug/requests/{name:path}", service.request),
+        ],
+        exception_handlers={
+            BadRequest: _bad_request,
+            HTTPException: _http_error,
+            Exception: _crash,
+        },
+        lifespan=lifespan,
+    )
+    app.add_middleware(_RequestId)
+    app.state.scheduler = scheduler
+    return app
+
+
+class _Service:
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        scheduler: Scheduler,
+        writer: spans.ServerSpans | None,
+        faults: FaultBook | None,
+        default_max_tokens: int,
+    ) -> None:
+        self._loaded = loaded
+        # The scheduler's thread decodes while this one encodes: each with a tokenizer of its own.
+        self._encoding = replace(loaded, tokenizer=copy.deepcopy(loaded.tokenizer))
+        self._scheduler = scheduler
+        self._writer = writer
+        self._faults = faults
+        self._default_max_tokens = default_max_tokens
+        self._started = int(to_epoch(now()) / 1e9)
+        self._last: deque[dict[str, Any]] = deque(maxlen=_REMEMBERED)
+        self._encode_lock = asyncio.Lock()
+
+    def warm_up(self) -> None:
+        """Compile the chat template, so that the first request does not wait for it."""
+        if self._loaded.has_chat_template:
+            with contextlib.suppress(BadRequest):
+                prompts(Asked(chat=True, model="", messages=[{"role": "user", "content": "hello"}]), self._encoding)
+
+    async def chat(self, request: Request) -> Any:
+        return await self._answer(request, chat=True)
+
+    async def complete(self, request: Request) -> Any:
+        return await self._answer(request, chat=False)
+
+    async def _answer(self, request: Request, *, chat: bool) -> Any:
+        try:
+            raw = await _body(request)
+        except ClientDisconnect:
+            return Response(status_code=499)
+        arrived = now()
+        fault = None
+        if self._faults is not None:
+            header = request.headers.get("x-llmtrace-fault")
+            fault = self._faults.due(header, request.headers.get("x-llmtrace-fault-key"))
+            if fault is not None and fault.status is not None:
+                return _refusal(fault)
+        asked = parse(raw, chat=chat)
+        if asked.model != self._loaded.name:
+            raise BadRequest(
+                f"The model `{asked.model}` does not exist; this server has `{self._loaded.name}`",
+                status=404,
+                param="model",
+                code="model_not_found",
+            )
+        if len(raw) > _TOKENISE_IN_THREAD:
+            async with self._encode_lock:
+                ids = await asyncio.to_thread(prompts, asked, self._encoding)
+        else:
+            ids = prompts(asked, self._encoding)
+        headers = {key.lower(): value for key, value in request.headers.items()}
+        request_id: str = request.scope["llmtrace.request_id"]
+
+        def ended(job: Job, news: Ended, reasons: list[str]) -> None:
+            self._ended(job, news, reasons, headers, request_id, "chat" if chat else "text_completion")
+
+        exchange = Exchange(
+            asked,
+            ids,
+            arrived=arrived,
+            default_max_tokens=self._default_max_tokens,
+            scheduler=self._scheduler,
+            loaded=self._loaded,
+            fault=fault,
+            ended=ended,
+        )
+        try:
+            exchange.submit()
+        except QueueFull as full:
+            return _too_many(f"the server is full: {full}; try again later", full.retry_after)
+        return exchange
+
+    def _ended(
+        self, job: Job, news: Ended, reasons: list[str], headers: dict[str, str], request_id: str, operation: str
+    ) -> None:
+        """Write down what happened; runs on the event loop after the answer has gone out."""
+        timings = job.timings
+        parts = headers.get("traceparent", "").split("-")
+        self._last.append(
+            {
+                "request_id": request_id,
+                "trace_id": parts[1] if len(parts) == 4 else None,
+                "span_id": parts[2] if len(parts) == 4 else None,
+                "outcome": news.outcome,
+                "finish_reasons": reasons,
+                "arrived_unix_s": to_epoch(timings.arrived) / 1e9,
+                "phases_s": timings.seconds(),
+                "total_s": (timings.finished - timings.arrived) / 1e9 if timings.finished is not None else None,
+                "token_times_s": [(moment - timings.arrived) / 1e9 for moment in timings.tokens],
+                "cancelled_s": None if timings.cancelled is None else (timings.cancelled - timings.arrived) / 1e9,
+                "prompt_tokens": timings.prompt_tokens,
+                "cached_tokens": timings.cached_tokens,
+                "output_tokens": timings.output_tokens,
+                "timed_by": timings.timed_by,
+                "clock_error_s": timings.clock_error / 1e9,
+            }
+        )
+        if self._writer is not None:
+            self._writer.emit(
+                timings,
+                carrier=headers,
+                request_id=request_id,
+                model=self._loaded.name,
+                outcome=news.outcome,
+                operation=operation,
+                finish_reasons=reasons,
+                error=news.error,
+            )
+
+    async def models(self, _: Request) -> Response:
+        return JSONResponse({"object": "list", "data": [self._card()]})
+
+    async def model(self, request: Request) -> Response:
+        name = request.path_params["name"]
+        if name != self._loaded.name:
+            raise BadRequest(f"The model `{name}` does not exist", status=404, param="model", code="model_not_found")
+        return JSONResponse(self._card())
+
+    def _card(self) -> dict[str, Any]:
+        return {
+            "id": self._loaded.name,
+            "object": "model",
+            "created": self._started,
+            "owned_by": "llmtrace",
+            "max_model_len": self._loaded.context,
+        }
+
+    async def health(self, _: Request) -> Response:
+        alive = self._scheduler.alive
+        body = {
+            "status": "ok" if alive else "the model's thread has died: restart the server",
+            "model": self._loaded.name,
+            "device": self._loaded.device,
+            "dtype": self._loaded.dtype,
+            "running": self._scheduler.running,
+            "waiting": self._scheduler.waiting,
+        }
+        return JSONResponse(body, status_code=200 if alive else 503)
+
+    async def metrics(self, _: Request) -> Response:
+        return PlainTextResponse(prometheus.render(self._scheduler), media_type=prometheus.CONTENT_TYPE)
+
+    async def requests(self, _: Request) -> Response:
+        return JSONResponse({"requests": list(self._last)})
+
+    async def request(self, request: Request) -> Response:
+        name = request.path_params["name"]
+        for record in reversed(self._last):
+            if record["request_id"] == name:
+                return JSONResponse(record)
+        raise BadRequest(f"no request {name} among the last {_REMEMBERED} that ended", status=404, code="not_found")
+
+
+async def _body(request: Request) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    async for part in request.stream():
+        size += len(part)
+        if size > _MOST_BODY:
+            raise BadRequest(f"the body is larger than {_MOST_BODY} bytes", status=413)
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _refusal(fault: Fault) -> Response:
+    assert fault.status is not None
+    if fault.status == 429:
+        return _too_many("rate limit reached, as the request asked for", fault.retry_after)
+    kind = "server_error" if fault.status >= 500 else "invalid_request_error"
+    body = error_body(f"status {fault.status}, as the request asked for", kind=kind)
+    return JSONResponse(body, status_code=fault.status, headers=_retry_after(fault.retry_after))
+
+
+def _too_many(message: str, retry_after: float) -> Response:
+    body = error_body(message, kind="rate_limit_error", code="rate_limit_exceeded")
+    return JSONResponse(body, status_code=429, headers=_retry_after(retry_after))
+
+
+def _retry_after(seconds: float) -> dict[str, str]:
+    """Whole seconds for HTTP, and the exact time for clients that read it."""
+    return {"retry-after": str(math.ceil(seconds)), "retry-after-ms": str(round(seconds * 1000))}
+
+
+async def _bad_request(_: Request, error: Exception) -> Response:
+    assert isinstance(error, BadRequest)
+    return JSONResponse(error.body, status_code=error.status)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    if error.status_code == 404:
+        message = f"Invalid URL ({request.method} {request.url.path})"
+    elif error.status_code == 405:
+        message = f"Not allowed to {request.method} on {request.url.path}"
+    else:
+        message = error.detail
+    body = error_body(message, kind="invalid_request_error", code="unknown_url" if error.status_code == 404 else None)
+    return JSONResponse(body, status_code=error.status_code, headers=error.headers)
+
+
+async def _crash(_: Request, error: Exception) -> Response:
+    return JSONResponse(error_body(f"internal error: {type(error).__name__}"), status_code=500)
+
+
+class _RequestId:
+    """Gives every answer an `x-request-id`: the client's own, else a new one."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
+        raw: bytes = given[:256] or b"req_" + uuid.uuid4().hex.encode()
+        scope["llmtrace.request_id"] = raw.decode("latin-1")
+
+        async def tagged(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message.get("headers", ()), (b"x-request-id", raw)]}
+            await send(message)
+
+        await self._app(scope, receive, tagged)

@@ -1,0 +1,208 @@
+"""One HTTP exchange: jobs in, a stream or a body out, and a client that may leave at any moment."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from starlette.types import Message, Receive, Scope, Send
+
+from llmtrace.reference.faults import Fault
+from llmtrace.reference.model import LoadedModel
+from llmtrace.reference.protocol import Asked, Shapes, error_body, event, usage
+from llmtrace.reference.runner import Piece, Request
+from llmtrace.reference.scheduler import Ended, Job, Scheduler
+from llmtrace.reference.timings import Timings
+
+__all__ = ["Exchange"]
+
+
+class _Dropped(Exception):
+    """The connection is to be closed in the middle of the response."""
+
+
+class Exchange:
+    """A Starlette response: call it with scope, receive, send.
+
+    `ended` is called once per job, on the event loop, after the job's last news have been passed on.
+    """
+
+    def __init__(
+        self,
+        asked: Asked,
+        prompts: list[list[int]],
+        *,
+        arrived: int,
+        default_max_tokens: int,
+        scheduler: Scheduler,
+        loaded: LoadedModel,
+        fault: Fault | None,
+        ended: Callable[[Job, Ended, list[str]], None],
+    ) -> None:
+        self._asked = asked
+        self._scheduler = scheduler
+        self._fault = fault or Fault()
+        self._shapes = Shapes(asked, loaded)
+        self._loop = asyncio.get_running_loop()
+        self._news: asyncio.Queue[tuple[int, Piece | Ended]] = asyncio.Queue()
+        self._ended = ended
+        self._tokens = 0
+        self._texts: list[list[str]] = [[] for _ in range(len(prompts) * asked.choices)]
+        self._reasons: list[str | None] = [None] * len(self._texts)
+        self._open = len(self._texts)  # choices that have not finished
+        self.jobs = [
+            Job(
+                Request(
+                    prompt=ids,
+                    max_tokens=asked.max_tokens or min(default_max_tokens, loaded.context - len(ids)),
+                    sampling=asked.sampling,
+                    stops=asked.stops,
+                    ignore_eos=asked.ignore_eos,
+                    choices=asked.choices,
+                    fault=self._fault.crash_after,
+                ),
+                Timings(arrived=arrived, prompt_tokens=len(ids)),
+                self._teller(number),
+            )
+            for number, ids in enumerate(prompts)
+        ]
+
+    def submit(self) -> None:
+        """Join the queue. Raises `QueueFull`."""
+        self._scheduler.submit(*self.jobs)
+
+    def cancel(self) -> None:
+        """Nobody reads the answer any more."""
+        for job in self.jobs:
+            self._scheduler.cancel(job)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        watch = asyncio.create_task(self._watch(receive))
+        try:
+            await (self._send_stream(send) if self._asked.stream else self._send_body(send))
+        except (OSError, _Dropped):
+            pass  # the client has gone, or the connection is to end here
+        finally:
+            watch.cancel()
+            if self._open:
+                self.cancel()
+
+    # From the scheduler
+
+    def _teller(self, number: int) -> Callable[[Piece | Ended], None]:
+        def tell(news: Piece | Ended) -> None:
+            self._loop.call_soon_threadsafe(self._hear, number, news)
+
+        return tell
+
+    def _hear(self, number: int, news: Piece | Ended) -> None:
+        self._news.put_nowait((number, news))
+        if isinstance(news, Ended):
+            # After the response has gone out: nothing that is written down may delay it.
+            job = self.jobs[number]
+            first = number * self._asked.choices
+            reasons = [reason for reason in self._reasons[first : first + self._asked.choices] if reason]
+            self._loop.call_soon(self._ended, job, news, reasons)
+
+    async def _watch(self, receive: Receive) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self.cancel()
+
+    # To the client
+
+    async def _pieces(self) -> AsyncIterator[tuple[int, Piece]]:
+        """(choice over all prompts, piece) until every choice has finished. Raises what ended a job early."""
+        self._check_faults()
+        while self._open:
+            number, news = await self._news.get()
+            if isinstance(news, Ended):
+                if news.error is not None:
+                    raise news.error
+                if news.outcome == "cancelled":
+                    raise ConnectionAbortedError("the request was cancelled")
+                continue
+            index = number * self._asked.choices + news.choice
+            self._tokens += 1
+            if news.finish is not None:
+                self._open -= 1
+                self._reasons[index] = news.finish
+            yield index, news
+            self._check_faults()
+
+    def _check_faults(self) -> None:
+        fault = self._fault
+        if fault.drop_after is not None and self._tokens >= fault.drop_after:
+            raise _Dropped
+        if fault.error_after is not None and self._tokens >= fault.error_after:
+            raise RuntimeError(f"error asked for after {fault.error_after} tokens")
+
+    def _metrics(self) -> dict[str, Any] | None:
+        """As vLLM: none where one set of numbers cannot describe several answers."""
+        return dict(self.jobs[0].timings.metrics()) if len(self._texts) == 1 else None
+
+    async def _send_stream(self, send: Send) -> None:
+        await send(_start(200, b"text/event-stream; charset=utf-8", (b"cache-control", b"no-cache")))
+        begun: set[int] = set()
+        asked, shapes = self._asked, self._shapes
+        try:
+            async for index, piece in self._pieces():
+                if index not in begun:
+                    begun.add(index)
+                    if asked.chat:
+                        await send(_part(shapes.role(index)))
+                if piece.text:
+                    await send(_part(shapes.text(index, piece.text)))
+                if piece.finish is not None:
+                    metrics = None if asked.include_usage else self._metrics()
+                    await send(_part(shapes.finish(index, piece.finish, metrics)))
+        except (OSError, _Dropped):
+            raise
+        except Exception as error:
+            await send(_part(event(_failure(error))))
+            await send(_part(b"", more=False))
+            return
+        if asked.include_usage:
+            await send(_part(shapes.usage(usage([job.timings for job in self.jobs]), self._metrics())))
+        await send(_part(b"data: [DONE]\n\n"))
+        await send(_part(b"", more=False))
+
+    async def _send_body(self, send: Send) -> None:
+        status = 200
+        try:
+            async for index, piece in self._pieces():
+                self._texts[index].append(piece.text)
+            texts = [("".join(text), reason) for text, reason in zip(self._texts, self._reasons, strict=True)]
+            body = self._shapes.body(texts, usage([job.timings for job in self.jobs]), self._metrics())
+        except _Dropped:
+            await send(_start(200, b"application/json"))
+            await send(_part(b'{"id":'))
+            raise
+        except OSError:
+            raise
+        except Exception as error:
+            status, body = 500, _failure(error)
+        raw = json.dumps(body, ensure_ascii=False).encode()
+        await send(_start(status, b"application/json", (b"content-length", str(len(raw)).encode())))
+        await send(_part(raw, more=False))
+
+
+def _failure(error: BaseException) -> dict[str, Any]:
+    says = " ".join(str(error).split())[:300] or type(error).__name__
+    if "out of memory" in says.lower():
+        says = "the device ran out of memory: shorten the prompt or max_tokens, or start with fewer --max-running"
+    return error_body(f"the request failed: {says}", code="internal_error")
+
+
+def _start(status: int, content_type: bytes, *more: tuple[bytes, bytes]) -> Message:
+    return {
+        "type": "http.response.start",
+        "status": status,
+        "headers": [(b"content-type", content_type), *more],
+    }
+
+
+def _part(body: bytes, *, more: bool = True) -> Message:
+    return {"type": "http.response.body", "body": body, "more_body": more}

@@ -1,0 +1,75 @@
+"""The server's numbers as Prometheus text; names follow vLLM's, with a prefix of our own."""
+
+from __future__ import annotations
+
+from llmtrace.reference.scheduler import Scheduler
+
+__all__ = ["CONTENT_TYPE", "render"]
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_PREFIX = "llmtrace:"
+_PHASES = ("queue", "kv_cache_hit", "prefill", "decode")
+
+
+def render(scheduler: Scheduler) -> str:
+    """One scrape."""
+    out = _Text()
+    counters = scheduler.counters
+    out.one("num_requests_waiting", "gauge", "Requests in the queue.", scheduler.waiting)
+    out.one("num_requests_running", "gauge", "Requests that hold a slot.", scheduler.running)
+    out.one("num_requests_max_running", "gauge", "Slots.", scheduler.max_running)
+    out.many(
+        "request_success_total",
+        "Requests that completed, by finish reason.",
+        "finished_reason",
+        counters.finish_reasons,
+    )
+    out.many("requests_total", "Requests that ended, by outcome.", "outcome", counters.outcomes)
+    out.one("requests_rejected_total", "counter", "Requests refused because the queue was full.", counters.rejected)
+    out.one("prompt_tokens_total", "counter", "Prompt tokens of ended requests.", counters.prompt_tokens)
+    out.one("generation_tokens_total", "counter", "Output tokens of ended requests.", counters.output_tokens)
+    out.one(
+        "generation_tokens_after_cancel_total",
+        "counter",
+        "Output tokens computed for a request after it had been cancelled.",
+        counters.tokens_after_cancel,
+    )
+    cache = scheduler.runner.prefix_cache
+    if cache is not None:
+        held = cache.counters
+        out.one("prefix_cache_queries_total", "counter", "Prompt tokens looked up.", held.queries)
+        out.one("prefix_cache_hits_total", "counter", "Prompt tokens served from the cache.", held.hits)
+        out.one("prefix_cache_misses_total", "counter", "Prompt tokens that had to be computed.", held.misses)
+        out.one("prefix_cache_evictions_total", "counter", "Blocks dropped to make room.", held.evictions)
+        out.one("prefix_cache_blocks", "gauge", f"Blocks held, of {cache.block} tokens.", held.blocks)
+        out.one("prefix_cache_bytes", "gauge", "Bytes held.", held.nbytes)
+        out.one("prefix_cache_max_bytes", "gauge", "Bytes that may be held.", cache.max_bytes)
+    for phase in _PHASES:
+        name = f"request_{phase}_time_seconds"
+        out.head(name, "summary", f"Time of ended requests in the phase {phase}.")
+        out.line(f"{name}_sum", counters.phase_seconds.get(phase, 0.0))
+        out.line(f"{name}_count", counters.phase_counts.get(phase, 0))
+    return out.text()
+
+
+class _Text:
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+
+    def head(self, name: str, kind: str, says: str) -> None:
+        self._lines += [f"# HELP {_PREFIX}{name} {says}", f"# TYPE {_PREFIX}{name} {kind}"]
+
+    def line(self, name: str, value: float) -> None:
+        self._lines.append(f"{_PREFIX}{name} {value!r}")
+
+    def one(self, name: str, kind: str, says: str, value: float) -> None:
+        self.head(name, kind, says)
+        self.line(name, value)
+
+    def many(self, name: str, says: str, label: str, values: dict[str, int]) -> None:
+        self.head(name, "counter", says)
+        for key, value in sorted(values.items()):
+            self.line(f'{name}{{{label}="{key}"}}', value)
+
+    def text(self) -> str:
+        return "\n".join(self._lines) + "\n"

@@ -1,0 +1,335 @@
+"""OpenAI's shapes: what may be asked, and how answers, chunks and errors look."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from llmtrace.reference.model import LoadedModel
+from llmtrace.reference.sampling import Sampling
+from llmtrace.reference.timings import Timings
+
+__all__ = ["Asked", "BadRequest", "Shapes", "error_body", "parse", "prompts", "usage"]
+
+DEFAULT_MAX_TOKENS = 256
+"""Output tokens where the request names no limit (less where the context is nearly full)."""
+_MAX_CHOICES = 16
+_MAX_PROMPTS = 64
+
+
+class BadRequest(Exception):
+    """What the client asked for cannot be done; becomes an error in OpenAI's shape."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int = 400,
+        param: str | None = None,
+        code: str | None = None,
+        kind: str = "invalid_request_error",
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.body = error_body(message, kind=kind, param=param, code=code)
+
+
+def error_body(
+    message: str, *, kind: str = "server_error", param: str | None = None, code: str | None = None
+) -> dict[str, Any]:
+    """`{"error": {...}}` as OpenAI sends it."""
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request, checked."""
+
+    chat: bool
+    model: str
+    messages: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    prompt: Any = None
+    """Of a completion: text, token ids, or a list of either."""
+    tools: list[Any] | None = None
+    max_tokens: int | None = None
+    """None: as many as by default."""
+    sampling: Sampling = field(default_factory=Sampling)
+    stops: tuple[str, ...] = ()
+    choices: int = 1
+    stream: bool = False
+    include_usage: bool = False
+    ignore_eos: bool = False
+
+
+def parse(raw: bytes, *, chat: bool) -> Asked:
+    """Check a request's body. Raises `BadRequest`."""
+    try:
+        decoded: Any = json.loads(raw)
+    except (ValueError, UnicodeDecodeError) as error:
+        raise BadRequest(f"the body is not valid JSON: {error}") from error
+    if not isinstance(decoded, dict):
+        raise BadRequest("the body must be a JSON object")
+    body = _Fields(cast(dict[str, Any], decoded))
+    _refuse_unsupported(body)
+    stream = body.flag("stream")
+    options = body.get("stream_options")
+    if options is not None and not isinstance(options, dict):
+        raise BadRequest("stream_options must be an object", param="stream_options")
+    if options is not None and not stream:
+        raise BadRequest("stream_options is only allowed with stream=true", param="stream_options")
+    limit = body.whole("max_completion_tokens", 1) if chat else None
+    asked_tokens = limit if limit is not None else body.whole("max_tokens", 1)
+    common: dict[str, Any] = {
+        "model": body.text("model"),
+        "max_tokens": asked_tokens,
+        "sampling": Sampling(
+            temperature=body.number("temperature", 0.0, 2.0, default=1.0),
+            top_p=body.number("top_p", 0.0, 1.0, default=1.0, above=True),
+            seed=body.whole("seed", -(2**63), 2**63 - 1),
+        ),
+        "stops": _stops(body.get("stop")),
+        "choices": body.whole("n", 1, _MAX_CHOICES) or 1,
+        "stream": stream,
+        "include_usage": bool(cast(dict[str, Any], options or {}).get("include_usage")),
+        "ignore_eos": body.flag("ignore_eos"),
+    }
+    if chat:
+        return Asked(chat=True, messages=_messages(body.get("messages")), tools=body.get("tools"), **common)
+    return Asked(chat=False, prompt=_prompt(body.get("prompt")), **common)
+
+
+class _Fields:
+    """A request body, read field by field with one clear error each."""
+
+    def __init__(self, body: dict[str, Any]) -> None:
+        self._body = body
+
+    def get(self, name: str) -> Any:
+        return self._body.get(name)
+
+    def text(self, name: str) -> str:
+        value = self._body.get(name)
+        if not isinstance(value, str) or not value:
+            raise BadRequest(f"you must provide a {name} parameter, as a string", param=name)
+        return value
+
+    def flag(self, name: str) -> bool:
+        value = self._body.get(name)
+        if value is not None and not isinstance(value, bool):
+            raise BadRequest(f"{name} must be a boolean", param=name)
+        return bool(value)
+
+    def whole(self, name: str, low: int, high: int | None = None) -> int | None:
+        value = self._body.get(name)
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int) or value < low or (high is not None and value > high):
+            wanted = f"at least {low}" if high is None else f"from {low} to {high}"
+            raise BadRequest(f"{name} must be an integer {wanted}", param=name)
+        return value
+
+    def number(self, name: str, low: float, high: float, *, default: float, above: bool = False) -> float:
+        value = self._body.get(name)
+        if value is None:
+            return default
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise BadRequest(f"{name} must be a number", param=name)
+        if not low <= value <= high or (above and value == low):
+            wanted = f"above {low:g} and at most {high:g}" if above else f"from {low:g} to {high:g}"
+            raise BadRequest(f"{name} must be {wanted}", param=name)
+        return float(value)
+
+
+def _refuse_unsupported(body: _Fields) -> None:
+    """What would change the answer must not be ignored in silence."""
+    for name in ("logprobs", "top_logprobs", "echo", "suffix", "functions", "modalities", "logit_bias"):
+        if body.get(name) not in (None, False, 0, "", [], {}, ["text"]):
+            raise BadRequest(f"{name} is not supported by the reference server", param=name)
+    for name in ("presence_penalty", "frequency_penalty"):
+        if body.get(name) not in (None, 0):
+            raise BadRequest(f"{name} is not supported by the reference server", param=name)
+    wanted = body.get("response_format")
+    if wanted is not None and wanted != {"type": "text"}:
+        raise BadRequest("response_format: only text is supported by the reference server", param="response_format")
+    if body.get("tool_choice") not in (None, "auto", "none"):
+        raise BadRequest("tool_choice: this server cannot force a tool call", param="tool_choice")
+    if body.get("best_of") not in (None, 1):
+        raise BadRequest("best_of is not supported by the reference server", param="best_of")
+    tools = body.get("tools")
+    if tools is not None and not isinstance(tools, list):
+        raise BadRequest("tools must be a list", param="tools")
+
+
+def _stops(value: Any) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    items: Any = [value] if isinstance(value, str) else value
+    if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
+        raise BadRequest("stop must be a string or a list of strings", param="stop")
+    return tuple(item for item in cast(list[str], items) if item)
+
+
+def _messages(value: Any) -> list[dict[str, Any]]:
+    if not isinstance(value, list) or not value:
+        raise BadRequest("messages must be a list with at least one message", param="messages")
+    return [_message(item, index) for index, item in enumerate(cast(list[Any], value))]
+
+
+def _message(value: Any, index: int) -> dict[str, Any]:
+    where = f"messages[{index}]"
+    if not isinstance(value, dict):
+        raise BadRequest(f"{where} must be an object", param=where)
+    message = cast(dict[str, Any], value)
+    if not isinstance(message.get("role"), str):
+        raise BadRequest(f"{where}.role must be a string", param=f"{where}.role")
+    content = message.get("content")
+    if isinstance(content, list):
+        parts = cast(list[Any], content)
+        texts = [part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None for part in parts]
+        if not all(isinstance(text, str) for text in texts):
+            raise BadRequest(f"{where}.content: only text parts are supported", param=f"{where}.content")
+        content = "".join(cast(list[str], texts))
+    if content is not None and not isinstance(content, str):
+        raise BadRequest(f"{where}.content must be a string or a list of text parts", param=f"{where}.content")
+    return {**message, "content": content or ""}
+
+
+def _prompt(value: Any) -> Any:
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, list) and value:
+        items = cast(list[Any], value)
+        if all(isinstance(item, int) and not isinstance(item, bool) for item in items):
+            return [items]
+        if all(isinstance(item, str) for item in items) or all(
+            isinstance(item, list) and item and all(isinstance(token, int) for token in cast(list[Any], item))
+            for item in items
+        ):
+            if len(items) > _MAX_PROMPTS:
+                raise BadRequest(f"at most {_MAX_PROMPTS} prompts in one request", param="prompt")
+            return items
+    raise BadRequest("prompt must be a string, a list of token ids, or a list of either", param="prompt")
+
+
+def prompts(asked: Asked, loaded: LoadedModel) -> list[list[int]]:
+    """The token ids to begin from; one list, or one per prompt of a completion. Raises `BadRequest`."""
+    param = "messages" if asked.chat else "prompt"
+    if asked.chat:
+        if not loaded.has_chat_template:
+            raise BadRequest(
+                f"the model {loaded.name} has no chat template: use /v1/completions", code="no_chat_template"
+            )
+        try:
+            text = loaded.tokenizer.apply_chat_template(
+                asked.messages, tools=asked.tools, tokenize=False, add_generation_prompt=True
+            )
+        except Exception as error:  # templates raise what they like
+            raise BadRequest(f"the chat template refuses these messages: {error}", param=param) from error
+        found = [_encode(loaded, text, special=False)]
+    else:
+        found = [_encode(loaded, item, special=True) if isinstance(item, str) else item for item in asked.prompt]
+    for ids in found:
+        if not ids:
+            raise BadRequest("the prompt has no tokens", param=param)
+        if min(ids) < 0 or max(ids) >= loaded.vocabulary:
+            raise BadRequest(f"token ids must lie in [0, {loaded.vocabulary})", param=param)
+        wanted = asked.max_tokens or 1
+        if len(ids) + wanted > loaded.context:
+            raise BadRequest(
+                f"This model's maximum context length is {loaded.context} tokens. However, you requested "
+                f"{len(ids) + wanted} tokens ({len(ids)} in the {param}, {wanted} in the completion). "
+                f"Please reduce the length of the {param} or completion.",
+                param=param,
+                code="context_length_exceeded",
+            )
+    return found
+
+
+def _encode(loaded: LoadedModel, text: str, *, special: bool) -> list[int]:
+    return [int(token) for token in loaded.tokenizer(text, add_special_tokens=special)["input_ids"]]
+
+
+def usage(timings: Sequence[Timings]) -> dict[str, Any]:
+    """OpenAI's `usage` over all prompts of a request."""
+    prompt = sum(each.prompt_tokens for each in timings)
+    output = sum(each.output_tokens for each in timings)
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": output,
+        "total_tokens": prompt + output,
+        "prompt_tokens_details": {"cached_tokens": sum(each.cached_tokens for each in timings)},
+    }
+
+
+class Shapes:
+    """Bodies and chunks of one response."""
+
+    def __init__(self, asked: Asked, loaded: LoadedModel) -> None:
+        self._chat = asked.chat
+        self._usage_asked = asked.include_usage
+        prefix = "chatcmpl" if asked.chat else "cmpl"
+        self.id = f"{prefix}-{uuid.uuid4().hex}"
+        self._base: dict[str, Any] = {
+            "id": self.id,
+            "object": "chat.completion" if asked.chat else "text_completion",
+            "created": int(time.time()),
+            "model": loaded.name,
+            "system_fingerprint": loaded.fingerprint,
+        }
+
+    def role(self, index: int) -> bytes:
+        """The chunk that says who speaks; it goes out with the first token."""
+        return self._chunk(index, {"role": "assistant", "content": ""}, "", None)
+
+    def text(self, index: int, text: str) -> bytes:
+        return self._chunk(index, {"content": text}, text, None)
+
+    def finish(self, index: int, reason: str | None, metrics: dict[str, Any] | None) -> bytes:
+        return self._chunk(index, {}, "", reason, metrics)
+
+    def usage(self, usage: dict[str, Any], metrics: dict[str, Any] | None) -> bytes:
+        chunk: dict[str, Any] = {**self._streamed(), "choices": [], "usage": usage}
+        if metrics is not None:
+            chunk["metrics"] = metrics
+        return event(chunk)
+
+    def _streamed(self) -> dict[str, Any]:
+        return {**self._base, "object": "chat.completion.chunk"} if self._chat else self._base
+
+    def _chunk(
+        self,
+        index: int,
+        delta: dict[str, str],
+        text: str,
+        reason: str | None,
+        metrics: dict[str, Any] | None = None,
+    ) -> bytes:
+        said: dict[str, Any] = {"delta": delta} if self._chat else {"text": text}
+        choice = {"index": index, **said, "logprobs": None, "finish_reason": reason}
+        chunk: dict[str, Any] = {**self._streamed(), "choices": [choice]}
+        if self._usage_asked:
+            chunk["usage"] = None
+        if metrics is not None:
+            chunk["metrics"] = metrics
+        return event(chunk)
+
+    def body(
+        self, texts: list[tuple[str, str | None]], usage: dict[str, Any], metrics: dict[str, Any] | None
+    ) -> dict[str, Any]:
+        """A response that is not streamed; `texts` holds (text, finish reason) by choice."""
+        choices: list[dict[str, Any]] = []
+        for index, (text, reason) in enumerate(texts):
+            said: dict[str, Any] = {"text": text}
+            if self._chat:
+                said = {"message": {"role": "assistant", "content": text, "refusal": None}}
+            choices.append({"index": index, **said, "logprobs": None, "finish_reason": reason})
+        return {**self._base, "choices": choices, "usage": usage, "metrics": metrics}
+
+
+def event(data: dict[str, Any]) -> bytes:
+    """One server-sent event."""
+    return b"data: " + json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"

@@ -1,0 +1,186 @@
+"""Serving: the port first, then the model, then the loop. `python -m llmtrace.reference.server --help`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from llmtrace.reference._errors import RunnerError, missing_extra
+from llmtrace.reference.tiny import Progress
+
+__all__ = ["main", "serve"]
+
+
+def serve(
+    model: str | os.PathLike[str] | None = None,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8101,
+    device: str = "auto",
+    dtype: str = "auto",
+    max_running: int = 1,
+    max_queue: int = 64,
+    faults: bool = False,
+    log_level: str = "warning",
+    ready: Callable[[str], None] | None = None,
+    progress: Progress | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    name: str | None = None,
+    threads: int | None = None,
+    **app_options: Any,
+) -> None:
+    """Serve until SIGINT or SIGTERM.
+
+    `ready(base_url)` is called once requests are taken; without it a line says so on stderr. Port 0 takes a free one.
+    `threads` is torch's thread count on the CPU (default: half of the cores, so that clients on this machine get
+    theirs). `app_options` go to `create_app`. Raises `RunnerError` for everything that the caller can mend.
+    """
+    try:
+        import torch
+        import uvicorn
+
+        from llmtrace.reference.app import create_app
+        from llmtrace.reference.model import build_or_load, pick_device
+    except ImportError as error:
+        raise missing_extra(error) from error
+    with contextlib.closing(_listen(host, port)) as listener:
+        target = pick_device(device)
+        torch.set_num_threads(threads or max(1, (os.cpu_count() or 2) // 2))
+        loaded = build_or_load(
+            model, device=target, dtype=dtype, cache_dir=cache_dir, progress=progress or _ticker(), name=name
+        )
+        app = create_app(loaded, max_running=max_running, max_queue=max_queue, faults=faults, **app_options)
+        base_url = _url(host, listener)
+
+        class Server(uvicorn.Server):
+            """Tells when it is ready; ends open streams before it waits for them."""
+
+            async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+                await super().startup(sockets=sockets)
+                if self.started:
+                    (ready or _say_ready(loaded.name, loaded.device, loaded.dtype))(base_url)
+
+            async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+                await asyncio.to_thread(app.state.scheduler.stop)
+                await super().shutdown(sockets=sockets)
+
+        if faults:
+            logging.getLogger("uvicorn.error").addFilter(_expected_drops)
+        config = uvicorn.Config(
+            app, log_level=log_level, access_log=False, timeout_graceful_shutdown=2, lifespan="on", server_header=False
+        )
+        with contextlib.suppress(KeyboardInterrupt):
+            Server(config).run(sockets=[listener])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """The socket, bound before the model is loaded: a port in use is told at once."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except (OSError, UnicodeError) as error:
+        raise RunnerError(f"cannot listen on {host!r}: it is no address of this machine") from error
+    listener = socket.socket(family, kind)
+    try:
+        if os.name != "nt":
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        listener.close()
+        reason = error.strerror or str(error)
+        raise RunnerError(
+            f"cannot listen on {host}:{port} ({reason}): choose another --port, or 0 for a free one"
+        ) from error
+    return listener
+
+
+def _url(host: str, listener: socket.socket) -> str:
+    name = "127.0.0.1" if host in ("0.0.0.0", "::", "") else host
+    return f"http://{f'[{name}]' if ':' in name else name}:{listener.getsockname()[1]}"
+
+
+def _say_ready(name: str, device: str, dtype: str) -> Callable[[str], None]:
+    def say(base_url: str) -> None:
+        print(f"serving {name} ({dtype} on {device}) at {base_url}/v1", file=sys.stderr, flush=True)
+
+    return say
+
+
+def _ticker() -> Progress | None:
+    """Progress of the first build on stderr: a moving line on a terminal, else one line at the start."""
+
+    def tick(done: int, total: int) -> None:
+        if sys.stderr.isatty():
+            end = "\n" if done == total else ""
+            print(f"\rbuilding the tiny model, once: {done}/{total}", end=end, file=sys.stderr, flush=True)
+        elif done == 1:
+            print("building the tiny model, once (some seconds)", file=sys.stderr, flush=True)
+
+    return tick
+
+
+def _expected_drops(record: logging.LogRecord) -> bool:
+    return "without completing response" not in record.getMessage()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The server as a process of its own, for `ServerProcess`; people use `llmtrace serve`."""
+    parser = argparse.ArgumentParser(prog="python -m llmtrace.reference.server", description=serve.__doc__)
+    parser.add_argument("--model")
+    parser.add_argument("--name")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8101)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--max-running", type=int, default=1)
+    parser.add_argument("--max-queue", type=int, default=64)
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--faults", action="store_true")
+    parser.add_argument("--log-level", default="warning")
+    parser.add_argument("--cache-dir")
+    parser.add_argument("--block-size", type=int)
+    parser.add_argument("--prefix-cache-bytes", type=int)
+    parser.add_argument("--prefill-chunk", type=int)
+    parser.add_argument("--state-file", help="told in JSON what goes on: building, ready")
+    options = vars(parser.parse_args(arguments))
+    state = options.pop("state_file")
+    given = {key: value for key, value in options.items() if value is not None}
+    if state is not None:
+        told = _StateFile(Path(state))
+        given |= {"ready": told.ready, "progress": told.progress}
+    try:
+        serve(given.pop("model", None), **given)
+    except RunnerError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+class _StateFile:
+    """Where a parent process reads how far this one is; every write replaces the file whole."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def progress(self, done: int, total: int) -> None:
+        self._write({"state": "building", "done": done, "total": total})
+
+    def ready(self, base_url: str) -> None:
+        self._write({"state": "ready", "base_url": base_url, "pid": os.getpid()})
+
+    def _write(self, state: dict[str, Any]) -> None:
+        scratch = self._path.with_suffix(".new")
+        scratch.write_text(json.dumps(state))
+        os.replace(scratch, self._path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,137 @@
+"""The server's own account of a request as OpenTelemetry spans that continue the caller's trace.
+
+One SERVER span `llm_request`, and under it `llm.queue`, `llm.kv_cache_hit` (where there was a hit), `llm.prefill` and
+`llm.decode`, built once at the end with explicit times. They are contiguous and fill the parent.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from llmtrace.observe.clock import to_epoch
+from llmtrace.reference.timings import Timings
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import TracerProvider
+
+__all__ = ["ServerSpans", "from_environment"]
+
+_log = logging.getLogger("llmtrace.reference")
+_LATENCIES = {"queue": "time_in_queue", "decode": "time_in_model_decode"}
+
+
+class ServerSpans:
+    """Writes the spans of ended requests to a tracer provider."""
+
+    def __init__(self, provider: TracerProvider, *, owned: bool = False) -> None:
+        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+        self._provider = provider
+        self._owned = owned
+        self._tracer = provider.get_tracer("llmtrace.reference")
+        self._propagator = TraceContextTextMapPropagator()
+
+    def emit(
+        self,
+        timings: Timings,
+        *,
+        carrier: Mapping[str, str],
+        request_id: str,
+        model: str,
+        outcome: str,
+        operation: str = "chat",
+        finish_reasons: list[str] | None = None,
+        error: BaseException | None = None,
+    ) -> None:
+        """Write one ended request. `carrier` holds the request's headers, names in lower case."""
+        from opentelemetry import trace
+        from opentelemetry.trace import SpanKind, Status, StatusCode
+
+        phases = timings.phases()
+        if timings.finished is None or not phases:
+            return
+        attributes: dict[str, Any] = {
+            "gen_ai.operation.name": operation,
+            "gen_ai.request.model": model,
+            "gen_ai.response.model": model,
+            "gen_ai.request.id": request_id,
+            "gen_ai.usage.input_tokens": timings.prompt_tokens,
+            "gen_ai.usage.output_tokens": timings.output_tokens,
+            "gen_ai.usage.cache_read.input_tokens": timings.cached_tokens,
+            "llmtrace.call.outcome": outcome,
+            **_latencies(timings),
+        }
+        if finish_reasons:
+            attributes["gen_ai.response.finish_reasons"] = finish_reasons
+        if error is not None:
+            attributes["error.type"] = type(error).__name__
+        span = self._tracer.start_span(
+            "llm_request",
+            context=self._propagator.extract(carrier),
+            kind=SpanKind.SERVER,
+            attributes=attributes,
+            start_time=to_epoch(timings.arrived),
+        )
+        if error is not None:
+            span.set_status(Status(StatusCode.ERROR, str(error)[:200]))
+        if span.is_recording():
+            inside = trace.set_span_in_context(span)
+            source = "device" if timings.timed_by == "cuda" else "server"
+            for phase, start, end, tokens in phases:
+                details: dict[str, Any] = {"llmtrace.phase": phase, "llmtrace.phase.source": source}
+                if phase != "queue":
+                    details["llmtrace.phase.tokens"] = tokens
+                if phase not in ("queue", "kv_cache_hit") and tokens > 0:
+                    details["llmtrace.phase.time_per_token"] = (end - start) / 1e9 / tokens
+                if source == "device" and timings.clock_error:
+                    details["llmtrace.clock.error"] = timings.clock_error / 1e9
+                child = self._tracer.start_span(
+                    f"llm.{phase}", context=inside, attributes=details, start_time=to_epoch(start)
+                )
+                child.end(end_time=to_epoch(end))
+        span.end(end_time=to_epoch(timings.finished))
+
+    def shutdown(self) -> None:
+        """Send what is left, where the provider is ours."""
+        if self._owned:
+            end = getattr(self._provider, "shutdown", None)
+            if callable(end):
+                end()
+
+
+def _latencies(timings: Timings) -> dict[str, float]:
+    """vLLM's names for the same intervals, s."""
+    assert timings.finished is not None
+    seconds = timings.seconds()
+    found = {f"gen_ai.latency.{name}": seconds[phase] for phase, name in _LATENCIES.items() if phase in seconds}
+    found["gen_ai.latency.e2e"] = (timings.finished - timings.arrived) / 1e9
+    if timings.first_token is not None and timings.scheduled is not None:
+        found["gen_ai.latency.time_in_model_prefill"] = (timings.first_token - timings.scheduled) / 1e9
+        found["gen_ai.latency.time_in_model_inference"] = (timings.finished - timings.scheduled) / 1e9
+        found["gen_ai.latency.time_to_first_token"] = (timings.first_token - timings.arrived) / 1e9
+    return found
+
+
+def from_environment() -> ServerSpans | None:
+    """Spans to the OTLP endpoint that the environment names; None where it names none."""
+    if not (os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT") or os.environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")):
+        return None
+    if os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true" or os.environ.get("OTEL_TRACES_EXPORTER") == "none":
+        return None
+    try:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    except ImportError:
+        _log.warning('an OTLP endpoint is set, but its exporter is not installed: pip install "llmtrace[otlp]"')
+        return None
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    named = os.environ.get("OTEL_SERVICE_NAME") or "service.name=" in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
+    resource = Resource.create({} if named else {"service.name": "llmtrace-reference"})
+    provider = TracerProvider(resource=resource)
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    return ServerSpans(provider, owned=True)

@@ -1,0 +1,120 @@
+"""What the tests of every engine share: calls with known prompts, and what their spans must say."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from opentelemetry.sdk.trace import ReadableSpan
+
+from llmtrace.emit.otlp_json import OtlpJsonFileExporter
+from tests.support.apis import Sync
+from tests.support.spans import Spans, attributes, seconds
+
+MODEL = "tiny"
+SENTENCE = "The prompt is read once, in parallel, before the first word. "
+SAME = 2e-6
+"""Seconds by which a phase may differ from the number that it was made of: rounding to ns, epoch times."""
+USAGE = {"include_usage": True}
+
+
+def prompt(sentences: int = 6) -> str:
+    """A prompt that no cache has seen: its first words are new each time."""
+    return f"{uuid.uuid4().hex} {SENTENCE * sentences}"
+
+
+def asked(text: str, **changes: Any) -> dict[str, Any]:
+    """Arguments of a call whose answer is greedy and of a set length, with no early end."""
+    return {
+        "model": MODEL,
+        "messages": [{"role": "user", "content": text}],
+        "max_tokens": 24,
+        "temperature": 0,
+        "extra_body": {"ignore_eos": True},
+    } | changes
+
+
+def stream(api: Sync, text: str, **changes: Any) -> list[Any]:
+    """One streamed call, read to its end as fast as it comes."""
+    return api.drain(api.create(**asked(text, stream=True, stream_options=USAGE) | changes))
+
+
+def answer(api: Sync, text: str, **changes: Any) -> Any:
+    """One call that is not streamed."""
+    return api.create(**asked(text, **changes))
+
+
+def field_of(bodies: Sequence[Any], name: str) -> dict[str, Any]:
+    """The last value of a field that the client library leaves unmodelled, over chunks or one body."""
+    found = [told for body in bodies if (told := (body.model_extra or {}).get(name))]
+    assert found, f"no {name!r} in {len(bodies)} bodies; the last one: {bodies[-1]!r}"
+    return found[-1]
+
+
+def usage_of(bodies: Sequence[Any]) -> Any:
+    """The usage of the last body that has one."""
+    return next(body.usage for body in reversed(bodies) if body.usage is not None)
+
+
+def source(span: ReadableSpan) -> str:
+    """How a phase's length is known."""
+    return attributes(span)["llmtrace.phase.source"]
+
+
+def tokens(span: ReadableSpan) -> int | None:
+    """What a phase handled."""
+    return attributes(span).get("llmtrace.phase.tokens")
+
+
+def assert_phase(span: ReadableSpan, duration: float, *, of: str = "server") -> None:
+    """``span`` lasts as long as its source said."""
+    assert source(span) == of, (span.name, attributes(span))
+    assert seconds(span) == pytest.approx(duration, abs=SAME), (span.name, attributes(span))
+
+
+def assert_decode_seen(span: ReadableSpan, duration: float) -> None:
+    """A streamed decode: as long as the client saw it last, with the engine's own number beside it."""
+    assert source(span) == "client"
+    assert attributes(span)["llmtrace.phase.server_duration"] == pytest.approx(duration, abs=SAME)
+
+
+def assert_blind(spans: Spans, parent: ReadableSpan) -> None:
+    """Nothing of what the engine said of its phases is in the call's spans."""
+    phases = spans.phases(parent)
+    assert "queue_prefill" in phases, list(phases)
+    assert not {"queue", "prefill", "kv_cache_hit"} & set(phases)
+    assert all(source(phase) == "client" for phase in phases.values())
+    assert not any("server_duration" in name for phase in phases.values() for name in attributes(phase))
+
+
+def at_once(count: int, call: Any) -> list[Any]:
+    """``call(i)`` from ``count`` threads at the same time."""
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(call, range(count)))
+
+
+def output_folder() -> Path | None:
+    """Where a run leaves what a person should look at: the folder LLMTRACE_E2E_OUT, if that is set."""
+    out = os.environ.get("LLMTRACE_E2E_OUT")
+    if not out:
+        return None
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def keep(spans: Spans, name: str) -> None:
+    """Leave the spans as OTLP/JSON lines where a person asked for them; ``llmtrace show`` prints them."""
+    out = output_folder()
+    if out is None:
+        return
+    file = out / f"{name}.otlp.jsonl"
+    file.unlink(missing_ok=True)
+    exporter = OtlpJsonFileExporter(file)
+    exporter.export(spans.finished())
+    exporter.shutdown()

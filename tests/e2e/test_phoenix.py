@@ -1,0 +1,183 @@
+"""``llmtrace demo`` sent to a real OTLP viewer: what Phoenix stored and what its page shows is what we sent."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+import urllib.parse
+import urllib.request
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e import calls
+from tests.e2e.servers import ROOT, Server, python_of
+
+PROJECT = "llmtrace-e2e"
+PHASES = {"network", "queue", "kv_cache_hit", "prefill", "decode", "queue_prefill", "opaque"}
+
+
+@pytest.fixture(scope="module")
+def demo(phoenix_server: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that a demo wrote which also exported to Phoenix."""
+    out = tmp_path_factory.mktemp("demo")
+    settings = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": phoenix_server.url,
+        "OTEL_RESOURCE_ATTRIBUTES": f"openinference.project.name={PROJECT}",
+    }
+    command = [str(Path(sys.executable).parent / "llmtrace"), "demo", "--device", "cpu", "--out", str(out)]
+    env = {**os.environ, **settings}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=400, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    if (folder := calls.output_folder()) is not None:
+        (folder / "demo.txt").write_text(done.stdout)
+        shutil.copytree(out, folder / "demo", dirs_exist_ok=True)
+    return out
+
+
+@pytest.fixture(scope="module")
+def sent(demo: Path) -> dict[tuple[str, str], dict[str, Any]]:
+    """The spans of the demo's own file by trace and span id."""
+    lines = (demo / "traces.otlp.jsonl").read_text().splitlines()
+    parts = [scope for line in lines for part in json.loads(line)["resourceSpans"] for scope in part["scopeSpans"]]
+    return {(span["traceId"], span["spanId"]): span for scope in parts for span in scope["spans"]}
+
+
+@pytest.fixture(scope="module")
+def stored(phoenix_server: Server, sent: dict[tuple[str, str], Any]) -> dict[tuple[str, str], dict[str, Any]]:
+    """The spans that Phoenix has of the demo, once all that were sent are there."""
+    deadline = time.monotonic() + 60
+    while True:
+        spans = read_back(phoenix_server)
+        if sent.keys() <= spans.keys() or time.monotonic() > deadline:
+            return spans
+        time.sleep(1)
+
+
+def read_back(phoenix: Server) -> dict[tuple[str, str], dict[str, Any]]:
+    """Every span of the project, page by page."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    cursor: str | None = ""
+    while cursor is not None:
+        query = urllib.parse.urlencode({"limit": 500} | ({"cursor": cursor} if cursor else {}))
+        with urllib.request.urlopen(f"{phoenix.url}/v1/projects/{PROJECT}/spans?{query}", timeout=30) as response:
+            page = json.load(response)
+        for span in page["data"]:
+            found[span["context"]["trace_id"], span["context"]["span_id"]] = span
+        cursor = page["next_cursor"]
+    return found
+
+
+def value_of(value: dict[str, Any]) -> Any:
+    """An OTLP/JSON attribute value."""
+    ((kind, content),) = value.items()
+    if kind == "intValue":
+        return int(content)
+    if kind == "arrayValue":
+        return [value_of(item) for item in content.get("values", [])]
+    return content
+
+
+def micros(text: str) -> int:
+    """An ISO time as whole microseconds since the epoch."""
+    at = datetime.fromisoformat(text)
+    return round(at.timestamp() * 1e6)
+
+
+def is_call(span: dict[str, Any]) -> bool:
+    """Whether a stored span is an instrumented call (and no phase, attempt or server span)."""
+    return "llmtrace.call.outcome" in span["attributes"]
+
+
+def test_every_span_arrived(sent: dict[tuple[str, str], Any], stored: dict[tuple[str, str], Any]) -> None:
+    """Nothing lost, nothing doubled; whatever else came is the demo's server, in the same traces."""
+    assert len(sent) > 40
+    assert sent.keys() <= stored.keys(), f"{len(sent.keys() - stored.keys())} of {len(sent)} spans are missing"
+    traces = {trace for trace, _ in sent}
+    for key in stored.keys() - sent.keys():
+        assert key[0] in traces, stored[key]
+        assert not is_call(stored[key])
+
+
+def test_names_parents_and_times(sent: dict[tuple[str, str], Any], stored: dict[tuple[str, str], Any]) -> None:
+    """Each span is where it was, as it was, to the microsecond that Phoenix keeps."""
+    for key, ours in sent.items():
+        theirs = stored[key]
+        assert theirs["name"] == ours["name"]
+        assert (theirs["parent_id"] or "") == ours.get("parentSpanId", "")
+        for field, nanos in (("start_time", "startTimeUnixNano"), ("end_time", "endTimeUnixNano")):
+            assert abs(micros(theirs[field]) - int(ours[nanos]) // 1000) <= 1
+        code = ours.get("status", {}).get("code", 0)
+        assert theirs["status_code"] == ("UNSET", "OK", "ERROR")[code if isinstance(code, int) else 0]
+
+
+def test_attributes(sent: dict[tuple[str, str], Any], stored: dict[tuple[str, str], Any]) -> None:
+    """Each attribute came through with its value; what Phoenix adds of its own is under its own names."""
+    for key, ours in sent.items():
+        theirs = stored[key]["attributes"]
+        for pair in ours.get("attributes", []):
+            wanted = value_of(pair["value"])
+            got = theirs.get(pair["key"])
+            assert got == (pytest.approx(wanted) if isinstance(wanted, float) else wanted), (ours["name"], pair)
+
+
+def test_trees(stored: dict[tuple[str, str], Any]) -> None:
+    """Out of Phoenix alone: below each call lie its phases, end to end; the retried call's below its last attempt."""
+    below: dict[str | None, list[dict[str, Any]]] = {}
+    for span in stored.values():
+        below.setdefault(span["parent_id"], []).append(span)
+    parents = [span for span in stored.values() if is_call(span)]
+    retried = 0
+    for call in parents:
+        children = below[call["context"]["span_id"]]
+        attempts = sorted((s for s in children if s["name"] == "llm.attempt"), key=lambda s: s["start_time"])
+        retried += bool(attempts)
+        holder = attempts[-1] if attempts else call
+        phases = [s for s in below[holder["context"]["span_id"]] if "llmtrace.phase" in s["attributes"]]
+        phases.sort(key=lambda s: (s["start_time"], s["end_time"]))
+        assert {s["attributes"]["llmtrace.phase"] for s in phases} <= PHASES
+        at = micros(holder["start_time"])
+        for phase in phases:
+            assert abs(micros(phase["start_time"]) - at) <= 2
+            at = micros(phase["end_time"])
+        assert abs(micros(holder["end_time"]) - at) <= 2
+    assert retried, "the demo has a call that was answered with 429 first"
+    assert any(call["status_code"] == "ERROR" for call in parents), "and one that broke off"
+    names = {span["attributes"].get("llmtrace.phase") for span in stored.values()}
+    assert {"network", "queue", "kv_cache_hit", "prefill", "decode"} <= names
+
+
+def test_phoenix_knows_the_call(stored: dict[tuple[str, str], Any]) -> None:
+    """The conventions' names are understood: the parent is an LLM call with model and tokens."""
+    whole = [s for s in stored.values() if is_call(s) and s["attributes"]["llmtrace.call.outcome"] == "completed"]
+    assert whole
+    for call in whole:
+        assert call["span_kind"] == "LLM"
+        assert call["attributes"]["llm.model_name"] == call["attributes"]["gen_ai.request.model"]
+        counted = call["attributes"]["gen_ai.usage.input_tokens"]
+        assert call["attributes"]["llm.token_count.prompt"] == counted
+
+
+def test_page(stored: dict[tuple[str, str], Any], phoenix_server: Server, tmp_path: Path) -> None:
+    """The trace page of the call with the most phases shows its tree; LLMTRACE_E2E_OUT keeps the picture."""
+    if not (shutil.which("chromium") or shutil.which("google-chrome")):
+        pytest.skip("no Chromium on the PATH")
+    traces: dict[str, set[str]] = {}
+    for (trace, _), span in stored.items():
+        traces.setdefault(trace, set()).add(span["name"])
+    trace = max(traces, key=lambda one: len({n for n in traces[one] if n.startswith("llm.")} - {"llm.attempt"}))
+    picture = (calls.output_folder() or tmp_path) / "phoenix.png"
+    script = ROOT / "tests" / "e2e" / "screenshot.py"
+    url = f"{phoenix_server.url}/redirects/traces/{trace}"
+    command = [str(python_of("e2e-phoenix")), str(script), url, "llm.decode", str(picture)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    for name in traces[trace]:
+        assert name in done.stdout
+    assert picture.stat().st_size > 20_000

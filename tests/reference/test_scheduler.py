@@ -1,0 +1,160 @@
+"""The queue, the slots, and requests that leave early."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from itertools import pairwise
+
+import pytest
+
+from llmtrace.observe.clock import now
+from llmtrace.reference import LoadedModel
+from llmtrace.reference.runner import Piece, Request, Runner
+from llmtrace.reference.sampling import Sampling
+from llmtrace.reference.scheduler import Ended, Job, QueueFull, Scheduler
+from llmtrace.reference.timings import Timings
+
+
+class Listener:
+    """What a job tells, and a way to wait for it."""
+
+    def __init__(self, tokens: int = 8, fault: int | None = None) -> None:
+        self.pieces: list[Piece] = []
+        self.ended: Ended | None = None
+        self.begun = threading.Event()
+        self.over = threading.Event()
+        asked = Request([5, 6, 7, 8], tokens, Sampling(temperature=0), ignore_eos=True, fault=fault)
+        self.job = Job(asked, Timings(arrived=now()), self.tell)
+
+    def tell(self, news: Piece | Ended) -> None:
+        if isinstance(news, Ended):
+            assert self.ended is None, "a job ends once"
+            self.ended = news
+            self.over.set()
+        else:
+            self.pieces.append(news)
+            self.begun.set()
+
+    def wait(self) -> str:
+        assert self.over.wait(20), "the job never ended"
+        assert self.ended is not None
+        return self.ended.outcome
+
+
+@pytest.fixture
+def make(small: LoadedModel) -> Iterator[object]:
+    made: list[Scheduler] = []
+
+    def start(**options: int) -> Scheduler:
+        scheduler = Scheduler(Runner(small), **options)
+        scheduler.start()
+        made.append(scheduler)
+        return scheduler
+
+    yield start
+    for scheduler in made:
+        scheduler.stop()
+
+
+def test_one_slot_serves_in_order_and_the_wait_is_queue(make) -> None:
+    scheduler = make(max_running=1)
+    listeners = [Listener(tokens=12) for _ in range(4)]
+    scheduler.submit(*(each.job for each in listeners))
+    assert [each.wait() for each in listeners] == ["completed"] * 4
+    timings = [each.job.timings for each in listeners]
+    for before, after in pairwise(timings):
+        assert after.scheduled >= before.finished
+    waits = [each.seconds()["queue"] for each in timings]
+    assert waits == sorted(waits)
+    assert waits[3] > sum(each.seconds()["decode"] for each in timings[:3])
+    assert scheduler.counters.outcomes == {"completed": 4}
+    assert scheduler.counters.output_tokens == 48
+
+
+def test_two_slots_take_turns(make) -> None:
+    scheduler = make(max_running=2)
+    first, second = Listener(tokens=40), Listener(tokens=40)
+    scheduler.submit(first.job, second.job)
+    first.wait()
+    second.wait()
+    one, two = first.job.timings.tokens, second.job.timings.tokens
+    assert all(left < right for left, right in zip(one, two, strict=True))
+    assert all(left < right for left, right in zip(two, one[1:], strict=False)), "token by token"
+
+
+def test_beyond_the_queue_is_refused_with_a_time_to_come_back(make) -> None:
+    scheduler = make(max_running=1, max_queue=2)
+    running = Listener(tokens=400)
+    scheduler.submit(running.job)
+    assert running.begun.wait(10)
+    waiting = [Listener(), Listener()]
+    scheduler.submit(*(each.job for each in waiting))
+    with pytest.raises(QueueFull) as caught:
+        scheduler.submit(Listener().job)
+    assert 0 < caught.value.retry_after <= 30
+    assert scheduler.counters.rejected == 1
+    scheduler.cancel(running.job)
+    assert [each.wait() for each in waiting] == ["completed", "completed"]
+
+
+def test_a_cancelled_request_stops_within_one_step(make) -> None:
+    scheduler = make(max_running=1)
+    long = Listener(tokens=500)
+    scheduler.submit(long.job)
+    assert long.begun.wait(10)
+    time.sleep(0.05)
+    scheduler.cancel(long.job)
+    assert long.wait() == "cancelled"
+    timings = long.job.timings
+    assert timings.cancelled is not None
+    assert sum(moment > timings.cancelled for moment in timings.tokens) <= 1
+    assert scheduler.counters.tokens_after_cancel <= 1
+    assert timings.output_tokens < 500
+    scheduler.cancel(long.job)  # once more does nothing
+    assert scheduler.counters.outcomes == {"cancelled": 1}
+
+
+def test_a_request_cancelled_in_the_queue_leaves_at_once(make) -> None:
+    scheduler = make(max_running=1)
+    running, waiting = Listener(tokens=500), Listener()
+    scheduler.submit(running.job, waiting.job)
+    assert running.begun.wait(10)
+    scheduler.cancel(waiting.job)
+    assert waiting.over.is_set(), "it did not wait for the one that runs"
+    assert waiting.wait() == "cancelled"
+    assert [name for name, *_ in waiting.job.timings.phases()] == ["queue"]
+    assert waiting.pieces == []
+    scheduler.cancel(running.job)
+    running.wait()
+
+
+def test_a_crash_ends_its_own_request_only(make) -> None:
+    scheduler = make(max_running=2)
+    bad, good = Listener(tokens=20, fault=3), Listener(tokens=20)
+    scheduler.submit(bad.job, good.job)
+    assert bad.wait() == "error"
+    assert isinstance(bad.ended.error, RuntimeError)
+    assert good.wait() == "completed"
+    assert len(good.pieces) == 20
+
+
+def test_stopping_ends_everything(make) -> None:
+    scheduler = make(max_running=1)
+    listeners = [Listener(tokens=500), Listener(tokens=500)]
+    scheduler.submit(*(each.job for each in listeners))
+    assert listeners[0].begun.wait(10)
+    scheduler.stop()
+    assert [each.wait() for each in listeners] == ["cancelled", "cancelled"]
+    with pytest.raises(QueueFull):
+        scheduler.submit(Listener().job)
+
+
+def test_the_counters_hold_every_phase(make) -> None:
+    scheduler = make(max_running=1)
+    one = Listener(tokens=4)
+    scheduler.submit(one.job)
+    one.wait()
+    assert set(scheduler.counters.phase_seconds) == {"queue", "prefill", "decode"}
+    assert scheduler.counters.phase_seconds["decode"] == pytest.approx(one.job.timings.seconds()["decode"])

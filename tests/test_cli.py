@@ -1,0 +1,288 @@
+"""The command line through real processes: exit codes, one clear line, no traceback, no secrets."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from llmtrace.version import VERSION
+
+SPAN = {
+    "traceId": "4bf92f3577b34da6a3ce929d0e0e4736",
+    "spanId": "00f067aa0ba902b7",
+    "name": "chat smol",
+    "kind": 3,
+    "startTimeUnixNano": "1760000000000000000",
+    "endTimeUnixNano": "1760000001000000000",
+    "attributes": [{"key": "gen_ai.operation.name", "value": {"stringValue": "chat"}}],
+}
+LINE = json.dumps({"resourceSpans": [{"scopeSpans": [{"spans": [SPAN]}]}]})
+
+
+def environment(**changes: str) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "LLMTRACE_"))}
+    return {**kept, "COLUMNS": "80", "NO_COLOR": "1", "PYTHONUTF8": "1", **changes}
+
+
+def llmtrace(*arguments: str | Path, **changes: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "llmtrace.cli", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        env=environment(**changes),
+        timeout=120,
+        check=False,
+    )
+
+
+def one_line(result: subprocess.CompletedProcess[str], code: int = 1) -> str:
+    assert result.returncode == code, result.stderr
+    assert "Traceback" not in result.stderr
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("llmtrace: ")
+    return line
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "traces.otlp.jsonl"
+    path.write_text(LINE + "\n")
+    return path
+
+
+def test_version_and_help() -> None:
+    assert llmtrace("--version").stdout == f"llmtrace {VERSION}\n"
+    assert VERSION in llmtrace("--version").stdout
+    helped = llmtrace("--help")
+    assert helped.returncode == 0
+    assert all(command in helped.stdout for command in ("serve", "demo", "show", "doctor"))
+    for command in ("serve", "demo", "show", "doctor"):
+        assert llmtrace(command, "-h").returncode == 0
+
+
+@pytest.mark.parametrize(
+    "arguments", [["nothing"], ["show"], ["show", "x", "--limit", "0"], ["serve", "--device", "tpu"], ["demo", "--no"]]
+)
+def test_wrong_usage_is_exit_code_2(arguments: list[str]) -> None:
+    result = llmtrace(*arguments)
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+    assert "Usage:" in result.stderr
+
+
+def test_show(file: Path) -> None:
+    result = llmtrace("show", file)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "chat smol" in result.stdout
+    assert "1.00 s" in result.stdout
+    assert "\x1b" not in result.stdout
+
+
+def test_show_in_an_ascii_terminal(file: Path) -> None:
+    result = llmtrace("show", file, PYTHONUTF8="0", PYTHONIOENCODING="ascii")
+    assert result.returncode == 0, result.stderr
+    assert "####" in result.stdout
+
+
+def test_show_chooses(file: Path) -> None:
+    assert llmtrace("show", file, "--trace", "4bf9", "--limit", "1").returncode == 0
+    assert "none of its 1 trace has an id beginning with 'abc'" in one_line(llmtrace("show", file, "--trace", "abc"))
+
+
+def test_show_tells_what_it_skipped(file: Path) -> None:
+    file.write_text(f"{LINE}\nbroken\n")
+    result = llmtrace("show", file)
+    assert result.returncode == 0
+    assert "line 2: not valid JSON" in result.stderr
+    assert "chat smol" in result.stdout
+    assert f"{file}:2: not valid JSON" in one_line(llmtrace("show", file, "--strict"))
+
+
+def test_show_what_cannot_be_read(tmp_path: Path) -> None:
+    assert "no such file" in one_line(llmtrace("show", tmp_path / "none"))
+    assert "is a directory" in one_line(llmtrace("show", tmp_path))
+    (tmp_path / "empty").write_text("")
+    assert "no spans" in one_line(llmtrace("show", tmp_path / "empty"))
+
+
+def test_show_writes_a_page(file: Path, tmp_path: Path) -> None:
+    page = tmp_path / "deep" / "page.html"
+    result = llmtrace("show", file, "--html", page)
+    assert result.returncode == 0, result.stderr
+    assert "chat smol" in page.read_text(encoding="utf-8")
+    assert "cannot write" in one_line(llmtrace("show", file, "--html", tmp_path))
+
+
+def test_a_reader_that_leaves_is_no_error_to_speak_of(file: Path) -> None:
+    lines = [LINE.replace("4bf92f3577b34da6", f"{number:016x}") for number in range(1, 4000)]
+    file.write_text("\n".join(lines))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "llmtrace.cli", "show", str(file)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(),
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait(60) in (0, 1)
+    process.stderr.close()
+
+
+WAITING = """
+import sys, types
+fake = types.ModuleType("llmtrace.reference")
+def serve(**given):
+    print(sorted(given), flush=True)
+    import time
+    time.sleep(60)
+fake.serve = serve
+sys.modules["llmtrace.reference"] = fake
+import llmtrace
+llmtrace.reference = fake
+from llmtrace.cli import main
+sys.argv = ["llmtrace", "serve"]
+main()
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_ctrl_c_is_exit_code_130_and_quiet() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", WAITING], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert b"max_queue" in process.stdout.readline()
+    time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert errors == b""
+
+
+WITHOUT = """
+import sys
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {missing!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Missing())
+from llmtrace.cli import main
+sys.argv = ["llmtrace", *{arguments!r}]
+main()
+"""
+
+
+def without(missing: list[str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", WITHOUT.format(missing=missing, arguments=arguments)],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("missing", ["typer", "rich"])
+def test_without_the_cli_extra(missing: str) -> None:
+    assert 'pip install "llmtrace[cli]"' in one_line(without([missing], "doctor"))
+
+
+@pytest.mark.parametrize("missing", ["torch", "starlette", "uvicorn"])
+def test_serve_without_the_reference_extra(missing: str) -> None:
+    line = one_line(without([missing], "serve", "--port", "0"))
+    assert missing in line
+    assert 'pip install "llmtrace[reference]"' in line
+
+
+def test_doctor_says_what_is_there() -> None:
+    result = llmtrace("doctor")
+    assert result.returncode == 0, result.stdout
+    assert result.stderr == ""
+    for words in ("opentelemetry-sdk", "openai", "sampler", "http://localhost:4318", "Tracing is possible here."):
+        assert words in result.stdout
+
+
+def test_doctor_never_prints_a_secret() -> None:
+    result = llmtrace(
+        "doctor",
+        OTEL_EXPORTER_OTLP_HEADERS="authorization=Bearer%20sk-SECRET1,x-key=SECRET2",
+        OTEL_EXPORTER_OTLP_TRACES_HEADERS="SECRET3",
+        OTEL_EXPORTER_OTLP_ENDPOINT="http://user:SECRET4@localhost:1/SECRET5?key=SECRET6",
+        OTEL_RESOURCE_ATTRIBUTES="token=SECRET7",
+        OTEL_EXPORTER_OTLP_CLIENT_KEY="/home/SECRET8",
+        OTEL_SERVICE_NAME="good name",
+        LLMTRACE_API_KEY="SECRET9",
+        LLMTRACE_PROPAGATE="SECRET10",
+        OTEL_PYTHON_SOMETHING="SECRET11",
+        OPENAI_API_KEY="sk-SECRET12",
+    )
+    assert "SECRET" not in result.stdout + result.stderr
+    assert "sends authorization, x-key (values not shown)" in result.stdout
+    assert "http://localhost:1" in result.stdout
+    assert "good name" in result.stdout
+    assert "LLMTRACE_API_KEY" in result.stdout
+    assert "auto or always or never" in result.stdout
+    assert result.returncode == 1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"OTEL_SDK_DISABLED": "true"},
+        {"OTEL_TRACES_SAMPLER": "always_off"},
+        {"OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0"},
+        {"OTEL_TRACES_EXPORTER": "nowhere"},
+    ],
+)
+def test_doctor_fails_where_tracing_is_impossible(changes: dict[str, str]) -> None:
+    result = llmtrace("doctor", **changes)
+    assert result.returncode == 1
+    assert "Tracing is not possible here" in result.stdout
+
+
+def test_doctor_tells_of_doubtful_settings() -> None:
+    result = llmtrace(
+        "doctor",
+        LLMTRACE_MIN_CALS="5",
+        OTEL_PYTHON_DISABLED_INSTRUMENTATIONS="llmtrace-openai",
+        OTEL_TRACES_EXPORTER="console",
+        OTEL_TRACES_SAMPLER="parentbased_traceidratio",
+        OTEL_TRACES_SAMPLER_ARG="0.25",
+    )
+    assert result.returncode == 0
+    assert "unknown, did you mean LLMTRACE_MIN_CALLS?" in result.stdout
+    assert "switched off by OTEL_PYTHON_DISABLED_INSTRUMENTATIONS" in result.stdout
+    assert "parentbased_traceidratio 0.25" in result.stdout
+
+
+def test_doctor_asks_whether_the_endpoint_answers() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        assert (
+            f"http://127.0.0.1:{port} answers"
+            in llmtrace("doctor", OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{port}").stdout
+        )
+    for wrong in ("http://", "http://host:notaport", "::::"):
+        result = llmtrace("doctor", OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=wrong)
+        assert result.returncode == 0, result.stderr
+
+
+def test_doctor_without_torch_and_the_client() -> None:
+    # A package whose files are gone but whose metadata is there: told, and no traceback.
+    result = without(["torch"], "doctor")
+    assert result.returncode == 0, result.stderr
+    assert "cannot be imported" in result.stdout
