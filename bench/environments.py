@@ -15,6 +15,7 @@ from bench.subjects import BARE, ENVS
 
 ROOT = Path(__file__).resolve().parent.parent
 VENVS = ROOT / ".venvs"
+INSTALL_TIMEOUT = 900
 HIDDEN = ("OTEL_", "LANGFUSE_", "TRACELOOP_", "OPENINFERENCE_", "LLMTRACE_", "OPENAI_", "PYTHON")
 """Variables of the caller that would change what the subjects do."""
 
@@ -49,8 +50,15 @@ def prepare(say: Callable[[str], None], *, fresh: bool = False) -> tuple[list[st
     if BARE in skipped:
         return [], skipped
     pins = frozen(BARE)
-    with ThreadPoolExecutor(2) as pool:
+    pool = ThreadPoolExecutor(2)
+    try:
         list(pool.map(lambda env: one(env, pins), [env for env in ENVS if env != BARE]))
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in list(running):
+            process.kill()
+        raise
+    pool.shutdown()
     return [env for env in ENVS if env not in skipped], skipped
 
 
@@ -80,15 +88,28 @@ def named(pins: list[str]) -> list[str]:
     return [pin for pin in pins if pin.split("==")[0] in ("openai", "opentelemetry-sdk")]
 
 
+running: set[subprocess.Popen[str]] = set()
+"""The installers at work, to be ended when the command is."""
+
+
 def run(command: list[str]) -> None:
     """Run a command to its end; its last lines are the reason if it fails."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    running.add(process)
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
-    except subprocess.TimeoutExpired:
-        raise NotInstalled(f"{command[0]} took longer than ten minutes") from None
-    if done.returncode:
-        lines = [line for line in (done.stderr or done.stdout).splitlines() if line.startswith("ERROR")]
-        raise NotInstalled((lines or (done.stderr or done.stdout).splitlines() or ["unknown"])[-1])
+        said, _ = process.communicate(timeout=INSTALL_TIMEOUT)
+    except BaseException as error:
+        process.kill()
+        process.wait()
+        if isinstance(error, subprocess.TimeoutExpired):
+            raise NotInstalled(f"{command[0]} took longer than {INSTALL_TIMEOUT} s") from None
+        raise
+    finally:
+        running.discard(process)
+    if process.returncode:
+        lines = said.splitlines()
+        errors = [line for line in lines if line.startswith("ERROR")]
+        raise NotInstalled((errors or lines or ["no reason given"])[-1])
 
 
 def frozen(env: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""How many bytes the process holds on its heap. Exact where Python allocates with glibc's malloc (PYTHONMALLOC=malloc)."""
+"""How many bytes the process holds on its heap: exact where Python allocates with glibc (PYTHONMALLOC=malloc)."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import ctypes
 import tracemalloc
 
 
+BEFORE, BETWEEN, AFTER = ("arena", "ordblks", "smblks", "hblks"), ("usmblks", "fsmblks"), ("fordblks", "keepcost")
+
+
 class MallInfo(ctypes.Structure):
     """glibc's ``struct mallinfo2``."""
 
-    _fields_ = [
-        (name, ctypes.c_size_t)
-        for name in "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()
-    ]
+    _fields_ = [(name, ctypes.c_size_t) for name in (*BEFORE, "hblkhd", *BETWEEN, "uordblks", *AFTER)]
 
 
 def heap() -> int:

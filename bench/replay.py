@@ -1,8 +1,12 @@
 """The replay server: plays prebuilt chat completions over raw sockets, so that its own cost is small and constant.
 
-What is played is named by the model: ``replay-call-0`` a whole answer, ``replay-timed-0`` the same with the server's
-timings (vLLM's ``metrics``), ``replay-stream-200`` an SSE stream of 200 content chunks, ``replay-hold-200`` 200 content
-chunks and then silence, ``replay-crowd500-40`` streams of 40 that begin together when 500 of them were asked for. Run as ``python -m bench.replay``: prints its port, ends when its standard input does.
+What is played is named by the model:
+
+- ``replay-call-0``: a whole answer; ``replay-timed-0``: the same with the server's timings (vLLM's ``metrics``);
+- ``replay-stream-200``: an SSE stream of 200 content chunks; ``replay-hold-200``: the same, then silence;
+- ``replay-crowd500-40``: streams of 40 that begin together, as soon as 500 of them were asked for.
+
+Run as ``python -m bench.replay``: prints its port, ends when its standard input does.
 """
 
 from __future__ import annotations

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -14,10 +13,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from bench import tables
 from bench.environments import ROOT, frozen
 from bench.figures import Figure
-from bench.subjects import SUBJECTS
 from bench.tables import Table
 
 RESULTS = ROOT / "bench" / "results.json"
@@ -91,7 +88,3 @@ def publish(facts: dict[str, Any], shown: list[Table], skipped: dict[str, str]) 
     if not tail and END not in rest:
         raise SystemExit(f"{PAGE} has lost its markers {BEGIN} and {END}")
     PAGE.write_text(f"{head}{BEGIN}\n" + "\n".join(lines) + f"\n{END}{tail}")
-
-
-__all__ = ["machine", "publish", "save", "show", "versions"]
-_ = (SUBJECTS, sys, tables)

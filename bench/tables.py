@@ -9,7 +9,7 @@ from bench.figures import Figure, call, slope
 from bench.rounds import CROWD, CROWD_SIZES, SIZES, Samples
 from bench.subjects import BARE, CONTROL, FLOOR, LLMTRACE, SUBJECTS, UNSAMPLED, by_name
 
-Get = Callable[[str], Figure | None]
+NONE = "-"
 
 
 @dataclass
@@ -118,9 +118,9 @@ def bars(found: dict[str, dict[str, Figure]], memory: dict[str, dict[int, int]])
                 f"**{number(figure.value)}**",
                 f"{number(figure.low)} to {number(figure.high)}",
                 verdict(figure, bar),
-                number(control.value) if control else "–",
-                f"{(bare.value + figure.value) / bare.value:.3f}" if bare else "–",
-                f"{figure.value / peer[1]:.3f} ({peer[0]})" if peer and peer[1] > 0 else "–",
+                number(control.value) if control else NONE,
+                f"{(bare.value + figure.value) / bare.value:.3f}" if bare else NONE,
+                f"{figure.value / peer[1]:.3f} ({peer[0]})" if peer and peer[1] > 0 else NONE,
             ]
         )
     sizes = sorted(memory.get(LLMTRACE, {}))
@@ -129,7 +129,7 @@ def bars(found: dict[str, dict[str, Figure]], memory: dict[str, dict[int, int]])
         growth = after - before
         said = "met" if growth <= GROWTH else "missed"
         what = f"llmtrace: growth of an open stream from {sizes[-2]:,} to {sizes[-1]:,} chunks, bytes"
-        rows.append([what, f"≤ {GROWTH:,}", f"**{growth:,}**", "–", said, "–", "–", "–"])
+        rows.append([what, f"≤ {GROWTH:,}", f"**{growth:,}**", NONE, said, NONE, NONE, NONE])
     head = ["µs of CPU time over the bare client", "bar", "figure", "95 % interval", "verdict"]
     head += ["control (true value 0)", "ratio to bare", "ratio to the best peer"]
     return Table("The bars", head, rows)
@@ -145,9 +145,9 @@ def costs(found: dict[str, dict[str, Figure]], samples: Samples) -> Table:
         row = [subject.title]
         for measure in MEASURES:
             figure = mine.get(measure.key)
-            row.append(f"{number(figure.value)} ({number(figure.q1)} … {number(figure.q3)})" if figure else "–")
+            row.append(f"{number(figure.value)} ({number(figure.q1)} … {number(figure.q3)})" if figure else NONE)
         seen = next((answer for answer in reversed(samples.answers[subject.name, "timed"]) if answer), None)
-        row.append(f"{seen['spans']:.0f} / {seen['attributes']:.0f} / {seen['records']:.0f}" if seen else "–")
+        row.append(f"{seen['spans']:.0f} / {seen['attributes']:.0f} / {seen['records']:.0f}" if seen else NONE)
         rows.append(row)
     head = ["µs of CPU time: median (middle half)", *(measure.title for measure in MEASURES)]
     title = "Every subject over the bare client (the bare client and the floor: their own cost)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
@@ -10,6 +11,7 @@ from typing import Any
 
 from llmtrace.errors import LlmtraceError
 
+_log = logging.getLogger("llmtrace")
 CAPTURE_ENV = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
 _CAPTURE_MODES = ("no_content", "span_only", "event_only", "span_and_event")
 _PROPAGATE_MODES = ("auto", "always", "never")
@@ -119,5 +121,9 @@ def settings(arguments: Mapping[str, Any], environ: Mapping[str, str] | None = N
         try:
             chosen[name] = parse(value)
         except ValueError as error:
+            if where == CAPTURE_ENV:
+                # Shared with other instrumentations, some of which take other words: the conventions ask for a warning.
+                _log.warning("%s is %r; it takes %s. No content is captured.", where, value, error)
+                continue
             raise LlmtraceError(f"{where} is {value!r}; it takes {error}.") from None
     return replace(Settings(), **chosen)

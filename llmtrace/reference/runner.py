@@ -214,16 +214,18 @@ class Generation:
         mark = self._mark()
         self._token = token
         self._launched += 1
-        if self._lag:
-            import torch
+        copy, arrived = self._send(token) if self._lag else (token, None)
+        self._pending.append((copy, arrived, mark))
 
-            copy = torch.empty((1, 1), dtype=token.dtype, pin_memory=True)
-            copy.copy_(token, non_blocking=True)
-            arrived: Any = torch.cuda.Event()
-            arrived.record()
-            self._pending.append((copy, arrived, mark))
-        else:
-            self._pending.append((token, None, mark))
+    def _send(self, token: Any) -> tuple[Any, Any]:
+        """A copy that the device will make in the host's memory, and the event that says when it is there."""
+        import torch
+
+        copy = torch.empty((1, 1), dtype=token.dtype, pin_memory=True)
+        copy.copy_(token, non_blocking=True)
+        arrived: Any = torch.cuda.Event()
+        arrived.record()
+        return copy, arrived
 
     def _collect(self) -> list[Piece]:
         """The tokens that the host may read now: all but the last `lag`, and all of them at the end of a choice."""

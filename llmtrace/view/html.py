@@ -170,15 +170,13 @@ def _css(kind: str) -> str:
 def _table(table: text.Table) -> str:
     groups: list[str] = []
     labels = list(table.columns)
-    edges: set[int] = set()
+    edges: dict[int, str] = {}
     at = 1
     for heading, number in table.groups:
         groups.append(
             f'<th class="group edge" colspan="{number}" scope="colgroup"><span>{_heading(heading)}</span></th>'
         )
-        edges.add(at)
-        for column in range(at, min(at + number, len(labels))):
-            labels[column] = f"{heading} · {labels[column]}" if heading else labels[column]
+        edges[at] = heading
         at += number
 
     def css(column: int, cell: str | None = "") -> str:
@@ -195,6 +193,8 @@ def _table(table: text.Table) -> str:
     for row in table.rows:
         cells = [f'<th scope="row">{_e(row[0] or "")}</th>'] if row else []
         for column, cell in enumerate(row[1:], 1):
+            if edges.get(column):
+                cells.append(f'<td class="over" aria-hidden="true">{_heading(edges[column])}</td>')
             label = _e(labels[column]) if column < len(labels) else ""
             cells.append(f'<td data-label="{label}"{css(column, cell)}>{text.DASH if cell is None else _e(cell)}</td>')
         body.append(f"<tr>{''.join(cells)}</tr>")

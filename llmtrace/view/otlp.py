@@ -190,7 +190,7 @@ def _parse(line: str) -> tuple[Any, str]:
     except UnicodeEncodeError:
         return None, "not valid UTF-8"
     except json.JSONDecodeError as error:
-        return None, f"not valid JSON: {error.msg} at column {error.colno}"
+        return None, f"not valid JSON: {error.msg.removesuffix(' at')} at column {error.colno}"
     except RecursionError:
         return None, "not valid JSON: nested too deeply"
     except ValueError as error:
@@ -210,7 +210,7 @@ def _spread(text: str) -> tuple[list[tuple[int, Any]], Problem | None]:
         try:
             value, at = decoder.raw_decode(text, at)
         except json.JSONDecodeError as error:
-            reason = f"not valid JSON: {error.msg} at column {error.colno}"
+            reason = f"not valid JSON: {error.msg.removesuffix(' at')} at column {error.colno}"
             if error.pos >= len(text.rstrip()):
                 reason = "the file ends in the middle of a JSON value"
             return found, Problem(error.lineno, reason)

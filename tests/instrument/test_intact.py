@@ -8,6 +8,7 @@ import inspect
 import json
 import threading
 import time
+import weakref
 from typing import Any
 
 import httpx
@@ -541,6 +542,126 @@ def test_the_older_httpx_as_http_client(kind: str, replay: Replay, spans: Spans,
 
         asyncio.run(call())
     assert "network" in spans.phases(spans.one("completed"))
+
+
+def test_a_trace_extension_of_the_application(kind: str, make_api: Any, replay: Replay, spans: Spans) -> None:
+    """It is called with every event, as without us, and what it raises comes out as it does without us."""
+    seen: list[str] = []
+
+    def trace_sync(name: str, info: Any) -> None:
+        seen.append(name)
+
+    async def trace_async(name: str, info: Any) -> None:
+        seen.append(name)
+
+    def extended(request: Any) -> Any:
+        request.extensions = {**request.extensions, "trace": trace_async if kind == "async" else trace_sync}
+        return request
+
+    class Client(httpx2.Client):
+        def build_request(self, *args: Any, **kwargs: Any) -> Any:
+            return extended(super().build_request(*args, **kwargs))
+
+    class AsyncClient(httpx2.AsyncClient):
+        def build_request(self, *args: Any, **kwargs: Any) -> Any:
+            return extended(super().build_request(*args, **kwargs))
+
+    replay.play(openai_stream())
+    api = make_api(kind, http_client=AsyncClient(verify=False) if kind == "async" else Client(verify=False))
+    assert len(api.drain(api.stream())) == 8
+    assert "http11.receive_response_headers.complete" in seen
+    assert "network" in spans.phases(spans.one("completed"))
+
+
+@pytest.mark.parametrize("streaming", [False, True], ids=["whole", "streamed"])
+def test_a_transport_without_a_network(kind: str, make_api: Any, spans: Spans, streaming: bool) -> None:
+    """A test double or a cache in the application's own client: no socket, no transport events, a span all the same."""
+    body = b"".join(play.sse(*play.openai_chunks(("a", "b")))) if streaming else json.dumps(play.completion()).encode()
+    headers = play.SSE_HEADERS if streaming else play.JSON_HEADERS
+    transport = httpx2.MockTransport(lambda request: httpx2.Response(200, headers=headers, content=body))
+    http: Any = (httpx2.AsyncClient if kind == "async" else httpx2.Client)(transport=transport)
+    api = make_api(kind, http_client=http)
+    answer = api.create(**({"stream": True} if streaming else {}))
+    assert not streaming or len(api.drain(answer)) == 4
+    spans.one("completed")
+
+
+def test_the_modules_own_client(monkeypatch: pytest.MonkeyPatch, replay: Replay, spans: Spans) -> None:
+    monkeypatch.setattr(openai, "api_key", KEY)
+    monkeypatch.setattr(openai, "base_url", replay.base_url)
+    monkeypatch.setattr(openai, "http_client", openai.DefaultHttpxClient(verify=False))
+    openai._reset_client()  # type: ignore[attr-defined]
+    replay.play(openai_stream())
+    try:
+        assert len(list(openai.chat.completions.create(**request(stream=True)))) == 8
+    finally:
+        openai._reset_client()  # type: ignore[attr-defined]
+    spans.one("completed")
+
+
+# Lifetimes: nothing of the application's is held any longer than without llmtrace.
+
+
+def freed_without_the_collector(api: Sync, replay: Replay, way: str) -> dict[str, bool]:
+    """What is gone as soon as the application lets go, before any cycle is collected."""
+    script = openai_stream(itl=0.003)
+    replay.play(play.reset_mid_stream() if way == "error" else play.openai_body() if way == "whole" else script)
+    refs: dict[str, Any] = {}
+
+    def use() -> None:
+        if way == "whole":
+            refs["answer"] = weakref.ref(api.create())
+            return
+        stream = api.stream()
+        refs["stream"], refs["response"] = weakref.ref(stream), weakref.ref(stream.response)
+        if way == "error":
+            try:
+                api.drain(stream)
+            except openai.APIConnectionError as error:
+                refs["error"], refs["cause"] = weakref.ref(error), weakref.ref(error.__cause__)
+        elif way == "drained":
+            refs["chunk"] = weakref.ref(api.drain(stream)[-1])
+        elif way != "unread":
+            refs["chunk"] = weakref.ref(api.take(stream, 3)[-1])
+        if way == "closed":
+            api.close(stream)
+
+    gc.collect()
+    gc.disable()
+    try:
+        use()
+        return {name: ref() is None for name, ref in refs.items()}
+    finally:
+        gc.enable()
+        gc.collect()
+
+
+@pytest.mark.parametrize("way", ["whole", "drained", "closed", "dropped", "unread", "error"])
+def test_lifetimes(make_api: Any, replay: Replay, spans: Spans, traced: Any, way: str) -> None:
+    api = make_api("sync")
+    with traced.paused():
+        bare = freed_without_the_collector(api, replay, way)
+    ours = freed_without_the_collector(api, replay, way)
+    assert {name: ours[name] for name, freed in bare.items() if freed} == {
+        n: True for n, freed in bare.items() if freed
+    }
+    spans.check_all()
+
+
+def test_an_open_stream_holds_few_chunks(api: Sync, replay: Replay, spans: Spans) -> None:
+    events = play.sse(*play.openai_chunks(["w"] * 1200))
+    replay.play(play.Script(200, play.SSE_HEADERS, [(0.0, b"".join(events))]))
+    stream = api.stream()
+    for _ in range(1000):
+        api.take(stream, 1)
+    gc.collect()
+    held = [o for o in gc.get_objects() if type(o) is openai.types.chat.ChatCompletionChunk]
+    assert len(held) < 20
+    del held
+    api.drain(stream)
+    spans.one("completed")
+    gc.collect()
+    assert not [o for o in gc.get_objects() if type(o) is openai.types.chat.ChatCompletionChunk], "stream is still held"
 
 
 # Context.

@@ -226,6 +226,46 @@ def test_the_clock_of_this_test_is_the_hosts(small: LoadedModel, tmp_path: Path)
     assert timings.clock_error == 0
 
 
+class Arrival:
+    """A copy's event, on a device that is never late."""
+
+    def synchronize(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("choices", [1, 2])
+@pytest.mark.parametrize("ends", [False, True])
+def test_a_host_that_runs_one_step_ahead_reads_the_same_tokens(choices: int, ends: bool, small: LoadedModel) -> None:
+    """The loop as it runs on CUDA, over the CPU: tokens are read one step late, and one step too many is queued."""
+    from dataclasses import replace
+
+    prompt = prompt_of(small, 20)
+    free = tokens_of(list(Runner(small).generate(Request(prompt, 9, GREEDY, ignore_eos=True))))
+    loaded = replace(small, stop_ids=frozenset({free[4]})) if ends else small
+    asked = Request(prompt, 9, GREEDY, ignore_eos=not ends, choices=choices)
+    expected = list(Runner(loaded).generate(asked))
+
+    runner = Runner(loaded, prefix_cache=PrefixCache(block=4))
+    timings = Timings(arrived=now())
+    generation = runner.start(asked, timings)
+    generation._lag = 1
+    generation._send = lambda token: (token.clone(), Arrival())
+    pieces: list[Piece] = []
+    while not generation.done:
+        got = generation.step()
+        assert len(got) <= 2
+        pieces += got
+    generation.close()
+    assert pieces == expected
+    assert len(timings.tokens) == len(pieces)
+    assert timings.tokens == sorted(timings.tokens)
+    again = Timings(arrived=now())
+    follow = prompt + tokens_of(pieces)
+    warm = list(runner.generate(Request(follow, 5, GREEDY, ignore_eos=True), again))
+    assert again.cached_tokens > 16, "what the extra step wrote is not taken for more than it is"
+    assert tokens_of(warm) == tokens_of(list(Runner(loaded).generate(Request(follow, 5, GREEDY, ignore_eos=True))))
+
+
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_on_cuda_the_device_times_and_the_tokens_agree() -> None:

@@ -118,6 +118,23 @@ def test_a_burst_waits_in_the_queue(client: openai.OpenAI) -> None:
     assert waits[-1] >= waits[1]
 
 
+def test_headers_come_before_the_queue_and_the_first_event_with_the_first_token(
+    client: openai.OpenAI, server: ServerProcess
+) -> None:
+    with chat(client, fresh(5), stream=True, max_tokens=60) as ahead:
+        next(iter(ahead))
+        began = time.perf_counter()
+        with chat(client, fresh(5), stream=True) as stream:
+            headers = time.perf_counter() - began
+            chunks = []
+            for chunk in stream:
+                chunks.append(chunk)
+                if len(chunks) == 1:
+                    first = time.perf_counter() - began
+    queued = metrics_of(chunks[-1])["queue_time_ms"] / 1e3
+    assert headers < queued < first
+
+
 def test_a_full_queue_is_a_429_with_a_time_to_come_back(client: openai.OpenAI, server: ServerProcess) -> None:
     streams = [chat(client, fresh(5), stream=True, max_tokens=2000) for _ in range(7)]  # one slot and six waiting
     try:

@@ -191,7 +191,7 @@ def test_broken_lines_are_skipped_and_told(tmp_path: Path) -> None:
         Problem(5, "a span: not an object"),
         Problem(6, "not an OTLP object"),
         Problem(8, "no resourceSpans: this is the SDK's console exporter's output, not OTLP"),
-        Problem(10, "not valid JSON: Unterminated string starting at at column 20"),
+        Problem(10, "not valid JSON: Unterminated string starting at column 20"),
         Problem(11, "not valid UTF-8"),
     )
     with pytest.raises(TraceFileError) as caught:

@@ -1,0 +1,56 @@
+"""Settings: arguments before environment, clear words for what is not known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import llmtrace
+from llmtrace.config import Settings, settings
+
+
+def test_defaults_record_nothing_sensitive() -> None:
+    assert settings({}, {}) == Settings()
+    assert Settings().capture_content == "no_content"
+    assert Settings().propagate == "auto"
+
+
+def test_arguments_go_before_the_environment() -> None:
+    environ = {"LLMTRACE_SERVER_TIMINGS": "off", "LLMTRACE_MIN_CALLS": "50"}
+    assert settings({}, environ).server_timings is False
+    assert settings({"server_timings": True}, environ).server_timings is True
+    assert settings({}, environ).min_calls == 50
+
+
+@pytest.mark.parametrize(("given", "mode"), [(True, "span_only"), (False, "no_content"), ("EVENT_ONLY", "event_only")])
+def test_content_modes(given: object, mode: str) -> None:
+    assert settings({"capture_content": given}, {}).capture_content == mode
+
+
+def test_an_unknown_setting_names_the_known_ones() -> None:
+    with pytest.raises(llmtrace.LlmtraceError, match=r"unknown setting 'server_timing'. Did you mean server_timings\?"):
+        llmtrace.instrument("openai", server_timing=False)
+
+
+def test_a_bad_value_says_what_it_takes() -> None:
+    with pytest.raises(llmtrace.LlmtraceError, match="propagate is 'maybe'; it takes auto or always or never"):
+        settings({"propagate": "maybe"}, {})
+    with pytest.raises(llmtrace.LlmtraceError, match="LLMTRACE_MIN_CALLS is 'x'; it takes a number of at least 2"):
+        settings({}, {"LLMTRACE_MIN_CALLS": "x"})
+
+
+def test_a_content_mode_that_others_understand_does_not_stop_us(caplog: pytest.LogCaptureFixture) -> None:
+    environ = {"OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT": "true"}
+    assert settings({}, environ).capture_content == "no_content"
+    assert "CAPTURE_MESSAGE_CONTENT" in caplog.text
+
+
+def test_an_unknown_client_names_the_known_ones() -> None:
+    with pytest.raises(llmtrace.LlmtraceError, match=r"unknown client 'opena'. Did you mean 'openai'\?"):
+        llmtrace.instrument("opena")
+
+
+def test_the_version_is_one() -> None:
+    project = (Path(__file__).parent.parent / "pyproject.toml").read_text()
+    assert f'version = "{llmtrace.__version__}"' in project
