@@ -28,12 +28,9 @@ class Figure:
 
 
 def cost(samples: Samples, name: str, key: str) -> list[float | None]:
-    """CPU time in µs per unit, a round each; a call's share of the metrics' collection counts as its cost."""
-    with_collection = key in ("call", "timed")
-    return [
-        (answer["cpu"] + (answer["collect"] if with_collection else 0)) / 1e3 if answer else None
-        for answer in samples.answers.get((name, key), ())
-    ]
+    """CPU time in µs per unit, a round each, with the unit's share of the metrics' collection after the batch."""
+    answers = samples.answers.get((name, key), ())
+    return [(answer["cpu"] + answer["collect"]) / 1e3 if answer else None for answer in answers]
 
 
 def over_bare(samples: Samples, name: str, key: str) -> list[float | None]:
@@ -78,7 +75,7 @@ def least_squares(xs: Sequence[float], ys: Sequence[float]) -> tuple[float, floa
 
 
 def _whole(samples: Samples, name: str, key: str) -> float:
-    return median([v for v in cost(samples, name, key) if v is not None])
+    return median([value for value in cost(samples, name, key) if value is not None])
 
 
 def _figure(rounds: Rounds, of: Callable[[list[float]], float], whole: float) -> Figure:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import tracemalloc
 
-
 BEFORE, BETWEEN, AFTER = ("arena", "ordblks", "smblks", "hblks"), ("usmblks", "fsmblks"), ("fordblks", "keepcost")
 
 

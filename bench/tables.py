@@ -46,9 +46,9 @@ def _slope(load: str, sizes: tuple[int, ...]) -> Callable[[Samples, str], Figure
 MEASURES = [
     Measure("timed", "call, all phases", _call("timed")),
     Measure("call", "call, no server timings", _call("call")),
-    Measure("stream_call", "streamed call", _call("stream-0")),
+    Measure("stream_call", "streamed call", _call("stream")),
     Measure("stream_chunk", "chunk", _slope("stream", SIZES)),
-    Measure("astream_call", "async streamed call", _call("astream-0")),
+    Measure("astream_call", "async streamed call", _call("astream")),
     Measure("astream_chunk", "async chunk", _slope("astream", SIZES)),
     Measure("crowd_call", f"call, {CROWD} at once", _call("crowd-0")),
     Measure("crowd_chunk", f"chunk, {CROWD} at once", _slope("crowd", CROWD_SIZES)),

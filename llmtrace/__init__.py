@@ -1,7 +1,7 @@
 """llmtrace: where each LLM call's time went, phase by phase, and how that is known.
 
-    import llmtrace
-    llmtrace.instrument("openai")
+import llmtrace
+llmtrace.instrument("openai")
 """
 
 from __future__ import annotations

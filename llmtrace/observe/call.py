@@ -101,8 +101,6 @@ class Call:
         self.end = now() if at is None else at
         self.outcome = outcome
         self.error = error
-        for attempt in self.attempts:
-            attempt.response = None
         self.sink(self)
 
     def look(self, chunk: Any, at: int) -> bool:
@@ -142,8 +140,9 @@ class Call:
             self.idle_at_first_pull = self.attempts[-1].since_last_data()
 
     def release(self) -> None:
-        """Let go of what the end of the call needed, so that a kept stream object holds no chunks."""
-        self.first = self.kept = self.body = self.answer = None
-        self.recent = deque()
-        self.payload = None
-        self.running = None
+        """Let go of what the end of the call needed: the application's objects live as long as they would without us."""
+        self.first = self.kept = self.body = self.answer = self.error = self.payload = self.running = None
+        self.recent.clear()  # not replaced: the splice still holds its append
+        for attempt in self.attempts:
+            attempt.release()
+        self.attempts = []

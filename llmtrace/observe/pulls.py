@@ -17,19 +17,23 @@ BLOCK = 256
 """Chunks between two folds (about 20 KiB of times)."""
 SAMPLE = 2048
 """Gaps kept for quantiles."""
-BUFFERED_NS = 200_000
-"""A pull that waited less than this found its chunk ready: the model was ahead of the application. (A pull of a ready
-chunk still takes the client's parsing.)"""
-BUFFERED_MOST_NS = 2_000_000
-BUFFERED_SHARE = 20
-"""After a long hold, so does one that waited less than a 20th of it, at most 2 ms: a busy machine parses slowly."""
+READY_NS = 200_000
+"""A pull that waited less than this found its chunk ready: the model was ahead of the application."""
+LONG_HOLD_NS = 2_000_000
+READY_AFTER_HOLD_NS = 1_000_000
+READY_SHARE = 20
+READY_MOST_NS = 5_000_000
+"""After a hold of 2 ms or more, so does one that waited less than 1 ms or a 20th of the hold (5 ms at most): taking a
+ready chunk off the socket and parsing it costs the client 0.1 to 1 ms, the more the longer it slept."""
 STALL_MIN_NS = 100_000_000
 STALL_FACTOR = 4
 
 
 def ready_within(hold: int) -> int:
     """The wait (ns) up to which a chunk pulled after ``hold`` ns was lying ready."""
-    return max(BUFFERED_NS, min(hold // BUFFERED_SHARE, BUFFERED_MOST_NS))
+    if hold < LONG_HOLD_NS:
+        return READY_NS
+    return max(READY_AFTER_HOLD_NS, min(hold // READY_SHARE, READY_MOST_NS))
 
 
 class Pulls:
@@ -105,13 +109,13 @@ class Pulls:
         self.last_arrival_folded = arrived[-1]
         gaps = list(map(sub, arrived, chain((before,), arrived)))
         held = arrived[-1] - before - waited
-        if held > BUFFERED_NS:
+        if held > READY_NS:
             # Where the application paused while the next chunk lay ready, the gap is its own, not the model's.
             paced: list[int] = []
             for gap, ask, arrive in zip(gaps, asked, arrived, strict=False):
                 wait = arrive - ask
                 hold = gap - wait
-                if hold > BUFFERED_NS and wait < ready_within(hold):
+                if hold > READY_NS and wait < ready_within(hold):
                     self.consumer_wait += hold
                 else:
                     paced.append(gap)

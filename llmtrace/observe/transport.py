@@ -116,6 +116,10 @@ class Attempt:
             self.socket = stream.get_extra_info("socket")
         self.measure_rtt()
 
+    def release(self) -> None:
+        """Let go of the client's objects; the request's trace extension holds this attempt as long as it lives."""
+        self.response = self.socket = self.error = self.headers = None
+
     def measure_rtt(self) -> None:
         """Read the round trip off the socket, or take the connect time, which is one round trip."""
         info = self.tcp_info()

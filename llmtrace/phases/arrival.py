@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from llmtrace.observe.call import Call
-from llmtrace.observe.pulls import ready_within
 from llmtrace.observe.stream import LATE_NS
 
 _KERNEL_GRAIN_S = 0.004
@@ -18,20 +17,21 @@ def first_token(call: Call) -> tuple[int | None, float | None]:
     """
     seen, pulls = call.first_token, call.pulls
     asked, handed_over = pulls.first_asked, call.returned
-    if seen is None or asked is None or handed_over is None:
+    if seen is None or asked is None or handed_over is None or asked - handed_over <= LATE_NS:
         return seen, None
-    late = asked - handed_over > LATE_NS and pulls.first_wait < ready_within(asked - handed_over)
-    if not late or call.first_token_index >= pulls.buffered_head:
-        return seen, None
-    earliest = handed_over
-    if call.attempts and call.attempts[-1].headers_at is not None:
-        earliest = call.attempts[-1].headers_at
-    latest = asked
-    grain = _KERNEL_GRAIN_S / 2
+    headers = call.attempts[-1].headers_at if call.attempts else None
+    earliest = handed_over if headers is None else headers
+    latest, grain = asked, _KERNEL_GRAIN_S / 2
+    ready = pulls.buffered_head
     if call.idle_at_first_pull is not None:
-        latest = max(earliest, asked - int(call.idle_at_first_pull * 1e9))
-    ready_after = pulls.buffered_head - 1 - call.first_token_index
-    pace = pulls.quantiles(0.5) if pulls.buffered_head < pulls.total else None
+        last_data = asked - int(call.idle_at_first_pull * 1e9)
+        latest = max(earliest, last_data)
+        if last_data > earliest + _KERNEL_GRAIN_S * 1e9:
+            ready = max(ready, 1)  # the kernel had taken in something after the headers, however long the pull took
+    if call.first_token_index >= ready:
+        return seen, None
+    ready_after = ready - 1 - call.first_token_index
+    pace = pulls.quantiles(0.5) if ready < pulls.total else None
     if ready_after == 0 and call.idle_at_first_pull is not None:
         return latest, grain
     if ready_after > 0 and pace is not None:

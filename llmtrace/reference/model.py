@@ -14,7 +14,7 @@ from typing import Any
 from llmtrace.reference._errors import RunnerError, missing_extra
 from llmtrace.reference.tiny import TINY_NAME, Progress, build_tiny, quiet, tiny_path
 
-__all__ = ["LoadedModel", "build_or_load", "pick_device"]
+__all__ = ["LoadedModel", "build_or_load", "pick_device", "require_model"]
 
 _DTYPES = ("float32", "float16", "bfloat16")
 
@@ -86,8 +86,7 @@ def build_or_load(
     if dtype not in ("auto", *_DTYPES):
         raise RunnerError(f"unknown dtype {dtype!r}: use auto, {', '.join(_DTYPES)}")
     if model is not None:
-        path = Path(model).expanduser()
-        _require_model(path, os.fspath(model))
+        path = require_model(model)
         return _load(path, name or path.resolve().name, target, dtype)
     path = tiny_path(cache_dir)
     if path.is_dir():
@@ -99,7 +98,10 @@ def build_or_load(
     return _load(path, name or TINY_NAME, target, dtype)
 
 
-def _require_model(path: Path, given: str) -> None:
+def require_model(model: str | os.PathLike[str]) -> Path:
+    """The folder of a model, if it looks like one. Imports no torch. Raises `RunnerError`."""
+    given = os.fspath(model)
+    path = Path(model).expanduser()
     if not path.exists():
         raise RunnerError(f"no model at {given}: there is no such folder (give a local Hugging Face model folder)")
     if not path.is_dir():
@@ -109,6 +111,7 @@ def _require_model(path: Path, given: str) -> None:
     weights = [*path.glob("*.safetensors"), *path.glob("*.bin"), *path.glob("*.safetensors.index.json")]
     if not weights:
         raise RunnerError(f"no model at {given}: the folder has no weights (*.safetensors or *.bin)")
+    return path
 
 
 def _load(path: Path, name: str, device: str, dtype: str) -> LoadedModel:

@@ -45,15 +45,18 @@ def serve(
     theirs). `app_options` go to `create_app`. Raises `RunnerError` for everything that the caller can mend.
     """
     try:
-        import torch
         import uvicorn
 
         from llmtrace.reference.app import create_app
-        from llmtrace.reference.model import build_or_load, pick_device
+        from llmtrace.reference.model import build_or_load, pick_device, require_model
     except ImportError as error:
         raise missing_extra(error) from error
+    if model is not None:
+        require_model(model)  # before torch is imported, which takes seconds
     with contextlib.closing(_listen(host, port)) as listener:
         target = pick_device(device)
+        import torch
+
         torch.set_num_threads(threads or max(1, (os.cpu_count() or 2) // 2))
         loaded = build_or_load(
             model, device=target, dtype=dtype, cache_dir=cache_dir, progress=progress or _ticker(), name=name

@@ -72,7 +72,9 @@ def oddities(trace: Trace) -> Iterator[str]:
 
 
 def _order(node: Node) -> tuple[int, int, str]:
-    return (node.span.start_ns, -node.span.end_ns, node.span.span_id)
+    # Of spans that begin together the longer one holds the other, but a span without length comes first: it is a mark.
+    length = node.span.end_ns - node.span.start_ns
+    return (node.span.start_ns, -length if length else -(1 << 63), node.span.span_id)
 
 
 def _trace(trace_id: str, spans: list[Span]) -> Trace:

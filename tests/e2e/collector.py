@@ -18,6 +18,7 @@ class Received:
 
     name: str
     trace_id: int
+    span_id: int
     parent_span_id: int
     attributes: dict[str, Any]
 
@@ -30,10 +31,14 @@ class Collector:
         self._spans: list[Received] = []
         self._lock = threading.Lock()
 
+    def spans(self) -> list[Received]:
+        """All of them."""
+        with self._lock:
+            return list(self._spans)
+
     def of_trace(self, trace_id: int) -> list[Received]:
         """The spans of one trace."""
-        with self._lock:
-            return [span for span in self._spans if span.trace_id == trace_id]
+        return [span for span in self.spans() if span.trace_id == trace_id]
 
     def take(self, body: bytes) -> None:
         """Add what one export request holds."""
@@ -42,8 +47,8 @@ class Collector:
         with self._lock:
             for span in spans:
                 marks = {pair.key: getattr(pair.value, pair.value.WhichOneof("value")) for pair in span.attributes}
-                trace, above = int.from_bytes(span.trace_id), int.from_bytes(span.parent_span_id)
-                self._spans.append(Received(span.name, trace, above, marks))
+                ids = [int.from_bytes(raw, "big") for raw in (span.trace_id, span.span_id, span.parent_span_id)]
+                self._spans.append(Received(span.name, *ids, marks))
 
 
 @contextmanager

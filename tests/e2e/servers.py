@@ -111,7 +111,7 @@ def llama_server(folder: Path, *, slots: int = 2) -> Iterator[Server]:
     binary = subprocess.run(asked, check=True, capture_output=True, text=True).stdout.strip()
     port = free_port()
     command = [binary, "-m", str(GGUF), "--host", "127.0.0.1", "--port", str(port), "--alias", "tiny"]
-    command += ["-c", str(CONTEXT * slots), "-np", str(slots), "-t", "2"]
+    command += ["-c", str(CONTEXT * slots), "-np", str(slots), "-t", "1"]
     with running(command, folder, port, "/health", 60) as server:
         yield server
 

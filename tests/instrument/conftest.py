@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Iterator
 
 import pytest
 from opentelemetry import trace
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cheap_collections() -> None:
+    """Hundreds of tests run the collector; what the libraries made at import need not be looked at each time."""
+    import openai.types.chat  # noqa: F401
+
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

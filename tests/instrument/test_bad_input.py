@@ -8,28 +8,49 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from tests.support import replay as play
-from tests.support.apis import Sync, live_through
+from tests.support.apis import Async, Sync, live_through
 from tests.support.replay import JSON_HEADERS, SSE_HEADERS, Replay, Script, chunk, openai_stream
 from tests.support.spans import Spans, attributes, outcome
 
-pytestmark = pytest.mark.usefixtures("traced", "swallowed")
+pytestmark = pytest.mark.usefixtures("swallowed")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Replay]:
+    with Replay() as made:
+        yield made
+
+
+@pytest.fixture(scope="module", params=["sync", "async"])
+def api(request: pytest.FixtureRequest, server: Replay) -> Iterator[Sync]:
+    """One client for all these tests: what one bad answer leaves behind in it, the next call meets."""
+    made = (Async if request.param == "async" else Sync)(server.base_url)
+    yield made
+    made.shut()
+
+
+@pytest.fixture
+def replay(server: Replay) -> Replay:
+    server.reset()
+    return server
+
 
 NAN, INF = float("nan"), float("inf")
 
 
 def same_with_and_without(
-    api: Sync, replay: Replay, spans: Spans, traced: Any, script: Callable[[], Script], **changes: Any
+    api: Sync, replay: Replay, spans: Spans, tracing: Any, script: Callable[[], Script], **changes: Any
 ) -> Any:
     """Play ``script`` to a bare and to an instrumented client; the call span of the latter."""
     replay.serve(lambda request: script())
-    with traced.paused():
-        bare = live_through(api, **changes)
+    bare = live_through(api, **changes)
+    tracing.on()
     lived = live_through(api, **changes)
     assert same(lived, bare), (lived, bare)
     return spans.one()
@@ -74,8 +95,8 @@ FAULTS: dict[str, Callable[[], Script]] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_faults_of_a_stream(api: Sync, replay: Replay, spans: Spans, traced: Any, fault: str) -> None:
-    same_with_and_without(api, replay, spans, traced, FAULTS[fault], stream=True)
+def test_faults_of_a_stream(api: Sync, replay: Replay, spans: Spans, tracing: Any, fault: str) -> None:
+    same_with_and_without(api, replay, spans, tracing, FAULTS[fault], stream=True)
 
 
 # Chunks.
@@ -141,13 +162,13 @@ ODD_CHUNKS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("odd", ODD_CHUNKS)
-def test_odd_chunks(api: Sync, replay: Replay, spans: Spans, traced: Any, odd: str) -> None:
-    same_with_and_without(api, replay, spans, traced, with_chunk(ODD_CHUNKS[odd]), stream=True)
+def test_odd_chunks(api: Sync, replay: Replay, spans: Spans, tracing: Any, odd: str) -> None:
+    same_with_and_without(api, replay, spans, tracing, with_chunk(ODD_CHUNKS[odd]), stream=True)
 
 
 @pytest.mark.parametrize("odd", ["a number", "null", "choices null", "delta null", "nothing", "model null", "a list"])
-def test_odd_first_chunks(api: Sync, replay: Replay, spans: Spans, traced: Any, odd: str) -> None:
-    same_with_and_without(api, replay, spans, traced, with_chunk(ODD_CHUNKS[odd], 0), stream=True)
+def test_odd_first_chunks(api: Sync, replay: Replay, spans: Spans, tracing: Any, odd: str) -> None:
+    same_with_and_without(api, replay, spans, tracing, with_chunk(ODD_CHUNKS[odd], 0), stream=True)
 
 
 # Usage.
@@ -176,14 +197,14 @@ ODD_USAGE: dict[str, Any] = {
 @pytest.mark.parametrize("odd", ODD_USAGE)
 @pytest.mark.parametrize("streaming", [False, True], ids=["whole", "streamed"])
 def test_odd_usage(
-    api: Sync, replay: Replay, spans: Spans, traced: Any, metrics: Any, odd: str, streaming: bool
+    api: Sync, replay: Replay, spans: Spans, tracing: Any, metrics: Any, odd: str, streaming: bool
 ) -> None:
     usage = ODD_USAGE[odd]
     if streaming:
         script, changes = (lambda: openai_stream(usage=usage)), {"stream": True}
     else:
         script, changes = (lambda: play.openai_body(usage=usage)), {}
-    span = same_with_and_without(api, replay, spans, traced, script, **changes)
+    span = same_with_and_without(api, replay, spans, tracing, script, **changes)
     assert outcome(span) == "completed"
     attrs = attributes(span)
     # ("40", true and the like the client itself has turned into numbers by the time that anyone sees them.)
@@ -242,13 +263,13 @@ ODD_TIMINGS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("odd", ODD_TIMINGS)
 @pytest.mark.parametrize("streaming", [False, True], ids=["whole", "streamed"])
-def test_odd_server_timings(api: Sync, replay: Replay, spans: Spans, traced: Any, odd: str, streaming: bool) -> None:
+def test_odd_server_timings(api: Sync, replay: Replay, spans: Spans, tracing: Any, odd: str, streaming: bool) -> None:
     extra = ODD_TIMINGS[odd]
     if streaming:
         script = lambda: openai_stream(usage=play.USAGE, last=extra, ttft=0.01, itl=0.002)  # noqa: E731
     else:
         script = lambda: play.openai_body(**extra)  # noqa: E731
-    span = same_with_and_without(api, replay, spans, traced, script, **({"stream": True} if streaming else {}))
+    span = same_with_and_without(api, replay, spans, tracing, script, **({"stream": True} if streaming else {}))
     assert outcome(span) == "completed"
     if "negative" in odd or "words" in odd or "not a number" in odd or "longer" in odd or odd == "vllm huge":
         assert "server" not in {attributes(p)["llmtrace.phase.source"] for p in spans.phases(span).values()}
@@ -269,13 +290,13 @@ def test_odd_server_timings(api: Sync, replay: Replay, spans: Spans, traced: Any
 )
 @pytest.mark.parametrize("streaming", [False, True], ids=["whole", "streamed"])
 def test_odd_headers(
-    api: Sync, replay: Replay, spans: Spans, traced: Any, headers: dict[str, str], streaming: bool
+    api: Sync, replay: Replay, spans: Spans, tracing: Any, headers: dict[str, str], streaming: bool
 ) -> None:
     if streaming:
         script, changes = (lambda: openai_stream(headers=headers)), {"stream": True}
     else:
         script, changes = (lambda: play.json_answer(play.completion(), headers=headers)), {}
-    same_with_and_without(api, replay, spans, traced, script, **changes)
+    same_with_and_without(api, replay, spans, tracing, script, **changes)
 
 
 # Whole answers.
@@ -323,13 +344,13 @@ ODD_BODIES: dict[str, Callable[[], Script]] = {
 
 
 @pytest.mark.parametrize("odd", ODD_BODIES)
-def test_odd_bodies(api: Sync, replay: Replay, spans: Spans, traced: Any, odd: str) -> None:
-    same_with_and_without(api, replay, spans, traced, ODD_BODIES[odd])
+def test_odd_bodies(api: Sync, replay: Replay, spans: Spans, tracing: Any, odd: str) -> None:
+    same_with_and_without(api, replay, spans, tracing, ODD_BODIES[odd])
 
 
 @pytest.mark.parametrize("odd", ["429", "500", "400", "reset before headers", "closed before headers", "slow headers"])
-def test_faults_of_a_whole_answer(api: Sync, replay: Replay, spans: Spans, traced: Any, odd: str) -> None:
-    same_with_and_without(api, replay, spans, traced, FAULTS[odd])
+def test_faults_of_a_whole_answer(api: Sync, replay: Replay, spans: Spans, tracing: Any, odd: str) -> None:
+    same_with_and_without(api, replay, spans, tracing, FAULTS[odd])
 
 
 # Requests that are odd themselves.
@@ -359,15 +380,15 @@ def test_faults_of_a_whole_answer(api: Sync, replay: Replay, spans: Spans, trace
     ],
     ids=",".join,
 )
-def test_odd_requests(api: Sync, replay: Replay, spans: Spans, traced: Any, changes: dict[str, Any]) -> None:
+def test_odd_requests(api: Sync, replay: Replay, spans: Spans, tracing: Any, changes: dict[str, Any]) -> None:
     def fresh() -> dict[str, Any]:
         if "messages" in changes and not isinstance(changes["messages"], list):
             return {"messages": iter([{"role": "user", "content": "x"}])}
         return changes
 
     replay.serve(play.openai_body())
-    with traced.paused():
-        bare = live_through(api, **fresh())
+    bare = live_through(api, **fresh())
+    tracing.on()
     lived = live_through(api, **fresh())
     assert same(lived, bare)
     before, after = replay.requests

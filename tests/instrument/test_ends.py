@@ -101,7 +101,7 @@ def test_a_stream_without_a_token_is_completed(api: Sync, replay: Replay, spans:
 
 @patient
 def test_a_buffered_stream_has_no_phases_to_tell_apart(api: Sync, replay: Replay, spans: Spans) -> None:
-    replay.play(play.buffered(play.WORDS * 2, silence=0.15))
+    replay.play(play.buffered(silence=0.2))
     api.drain(api.stream())
     phases = spans.phases(spans.one("completed"))
     assert set(phases) <= {"network", "opaque"}, "all at once after a silence: no split can be known"
