@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from statistics import median, quantiles
 
 from bench.rounds import Samples
-from bench.subjects import BARE
 
 RESAMPLES = 400
 
@@ -28,15 +27,14 @@ class Figure:
 
 
 def cost(samples: Samples, name: str, key: str) -> list[float | None]:
-    """CPU time in µs per unit, a round each, with the unit's share of the metrics' collection after the batch."""
-    answers = samples.answers.get((name, key), ())
-    return [(answer["cpu"] + answer["collect"]) / 1e3 if answer else None for answer in answers]
+    """CPU time in µs per unit, a round each."""
+    return [answer["cpu"] / 1e3 if answer else None for answer in samples.answers.get((name, key), ())]
 
 
 def over_bare(samples: Samples, name: str, key: str) -> list[float | None]:
-    """The subject's cost less the bare client's in the same round."""
-    pairs = zip(cost(samples, name, key), cost(samples, BARE, key), strict=False)
-    return [None if mine is None or bare is None else mine - bare for mine, bare in pairs]
+    """The subject's cost less that of the same process with the client's own code back in place, a round each."""
+    answers = samples.answers.get((name, key), ())
+    return [(answer["cpu"] - answer["off"]) / 1e3 if answer else None for answer in answers]
 
 
 def call(samples: Samples, name: str, key: str, *, alone: bool = False) -> Figure | None:

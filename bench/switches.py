@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import os
+import sys
+from typing import Any
+
+import openai
 
 from bench.sinks import Sinks
 from bench.subjects import Subject
+
+PATCHABLE = ("openai", "httpx", "httpx2", "httpcore", "httpcore2")
 
 
 def llmtrace(sinks: Sinks) -> None:
@@ -53,9 +59,40 @@ def langfuse(sinks: Sinks) -> None:
 SWITCHES = {switch.__name__: switch for switch in (llmtrace, otel_genai, openinference, traceloop, langfuse)}
 
 
-def turn_on(subject: Subject) -> Sinks:
-    """Make the subject's providers and turn its instrumentation on."""
-    sinks = Sinks(sampled=subject.sampled, with_metrics=subject.metrics, own_processor=subject.switch == "langfuse")
-    if subject.switch:
-        SWITCHES[subject.switch](sinks)
-    return sinks
+class Switch:
+    """A subject's instrumentation, on, and then off and on again by putting the client's own attributes back.
+
+    On and off in one process is what makes small differences visible: two processes with the same work differ by some
+    per cent just by where their memory lies.
+    """
+
+    def __init__(self, subject: Subject) -> None:
+        _ = openai.OpenAI(api_key="sk-bench").chat.completions, openai.AsyncOpenAI(api_key="sk-bench").chat.completions
+        self.sinks = Sinks(
+            sampled=subject.sampled, with_metrics=subject.metrics, own_processor=subject.switch == "langfuse"
+        )
+        self.patched: list[tuple[Any, str, Any, Any]] = []
+        if subject.switch:
+            before = _attributes()
+            SWITCHES[subject.switch](self.sinks)
+            after = _attributes()
+            changed = [key for key, own in before.items() if callable(own) and after.get(key, own) is not own]
+            self.patched = [(*key, before[key], after[key]) for key in changed]
+            if not self.patched:
+                raise RuntimeError(f"{subject.title} patched nothing")
+
+    def flip(self, on: bool) -> None:
+        """Put the patches in, or the client's own attributes."""
+        for owner, name, own, new in self.patched:
+            setattr(owner, name, new if on else own)
+
+
+def _attributes() -> dict[tuple[Any, str], Any]:
+    """Every attribute of every class of the client and its HTTP library: instrumentations replace some of them."""
+    modules = [m for name, m in list(sys.modules.items()) if m and name.partition(".")[0] in PATCHABLE]
+    classes = {c for m in modules for c in vars(m).values() if isinstance(c, type) and _root(c) in PATCHABLE}
+    return {(c, name): value for c in classes for name, value in vars(c).items()}
+
+
+def _root(kind: type) -> str:
+    return kind.__module__.partition(".")[0]

@@ -16,37 +16,47 @@ from typing import Any
 from bench.floor import floor
 from bench.loads import Loads
 from bench.sinks import Sinks, records
-from bench.subjects import by_name
-from bench.switches import turn_on
+from bench.subjects import CONTROL, by_name
+from bench.switches import Switch
 
 
 class Worker:
     """The loads of one subject, measured."""
 
     def __init__(self, name: str, port: int) -> None:
-        self.sinks: Sinks = turn_on(by_name(name))
+        self.switch = Switch(by_name(name))
+        self.sinks: Sinks = self.switch.sinks
         self.loads = Loads(port)
         self.floor: Callable[[int], None] | None = None
+        self.both = bool(self.switch.patched) or name == CONTROL
+        self.turn = False
 
     def batch(self, load: str, times: int, **args: Any) -> dict[str, Any]:
-        """Run ``load`` and say what it cost: CPU time of the whole process, wall time, spans and records."""
+        """Run ``load`` with the instrumentation on and, in turns before or after that, with it off."""
         run, warm = self._load(load, times, **args)
-        warm()
+        self.turn = not self.turn
+        found: dict[bool, dict[str, Any]] = {}
+        for on in (self.turn, not self.turn) if self.both else (True,):
+            self.switch.flip(on)
+            warm()
+            found[on] = self._measure(run, times)
+        self.switch.flip(True)
+        return found[True] | ({"off": found[False]["cpu"]} if self.both else {})
+
+    def _measure(self, run: Callable[[], None], times: int) -> dict[str, Any]:
+        """What one run costs: CPU time of the whole process with its share of collecting the metrics, and the rest."""
         self.sinks.tracer_provider.force_flush()
         before, counted = records(self.sinks.collect()), (self.sinks.dropper.spans, self.sinks.dropper.attributes)
         self.loads.peak = 0
         gc.collect()
-        cpu, wall = time.process_time_ns(), time.perf_counter_ns()
+        wall, cpu = time.perf_counter_ns(), time.process_time_ns()
         run()
         self.sinks.tracer_provider.force_flush()
-        cpu, wall = time.process_time_ns() - cpu, time.perf_counter_ns() - wall
-        collect = time.process_time_ns()
         data = self.sinks.collect()
-        collect = time.process_time_ns() - collect
+        cpu, wall = time.process_time_ns() - cpu, time.perf_counter_ns() - wall
         return {
             "cpu": cpu / times,
             "wall": wall / times,
-            "collect": collect / times,
             "spans": (self.sinks.dropper.spans - counted[0]) / times,
             "attributes": (self.sinks.dropper.attributes - counted[1]) / times,
             "records": (records(data) - before) / times,

@@ -16,7 +16,7 @@ from llmtrace.observe import call as calls
 from llmtrace.observe.call import NOTHING, REASONING, Call
 from llmtrace.observe.clock import now
 from llmtrace.observe.facts import Answer
-from llmtrace.observe.pulls import BLOCK
+from llmtrace.observe.pulls import BLOCK, Pulls
 from llmtrace.observe.stream import Guard, failed
 from llmtrace.providers.declare import Operation
 
@@ -110,6 +110,7 @@ def tap(response: Any, call: Call) -> bool:
     else:
         return False
     call.body = Body()
+    call.pulls = Pulls()
     return True
 
 

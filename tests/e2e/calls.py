@@ -18,6 +18,8 @@ from tests.support.spans import Spans, attributes, seconds
 
 MODEL = "tiny"
 SENTENCE = "The prompt is read once, in parallel, before the first word. "
+LENGTH = 96
+"""Tokens that an answer has: enough that even a client starved of CPU time does not find them all in one burst."""
 SAME = 2e-6
 """Seconds by which a phase may differ from the number that it was made of: rounding to ns, epoch times."""
 USAGE = {"include_usage": True}
@@ -33,7 +35,7 @@ def asked(text: str, **changes: Any) -> dict[str, Any]:
     return {
         "model": MODEL,
         "messages": [{"role": "user", "content": text}],
-        "max_tokens": 24,
+        "max_tokens": LENGTH,
         "temperature": 0,
         "extra_body": {"ignore_eos": True},
     } | changes

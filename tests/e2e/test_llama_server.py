@@ -49,7 +49,7 @@ def test_streamed(llama: Callable[[str], Sync], kind: str, tracing: Tracing, spa
         seconds(phases["queue"]), abs=1e-6
     )
     assert calls.tokens(phases["prefill"]) == calls.field_of(chunks, "timings")["prompt_n"]
-    assert calls.tokens(phases["decode"]) == used.completion_tokens == 24
+    assert calls.tokens(phases["decode"]) == used.completion_tokens == calls.LENGTH
     assert attributes(parent)["gen_ai.usage.input_tokens"] == used.prompt_tokens
     assert attributes(parent)["llmtrace.server.engine"] == "llama.cpp"
     calls.keep(spans, f"llama-streamed-{kind}")
@@ -93,7 +93,7 @@ def test_queue(llama: Callable[[str], Sync], tracing: Tracing, spans: Spans) -> 
     """Six callers for two slots: the engine tells no queue, but the last ones' wait can lie nowhere else."""
     api = llama("sync")
     tracing.on()
-    answers = calls.at_once(6, lambda _: calls.stream(api, calls.prompt(8), max_tokens=96))
+    answers = calls.at_once(6, lambda _: calls.stream(api, calls.prompt(8)))
     said = {chunks[0].id: told(chunks) for chunks in answers}
     spans.check_all()
     parents = spans.parents()

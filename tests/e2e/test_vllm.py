@@ -49,9 +49,9 @@ def test_streamed(vllm: Callable[[str], Sync], kind: str, tracing: Tracing, span
     calls.assert_phase(phases["prefill"], said["prefill"])
     calls.assert_decode_seen(phases["decode"], said["decode"])
     assert calls.tokens(phases["prefill"]) == used.prompt_tokens
-    assert calls.tokens(phases["decode"]) == used.completion_tokens == 24
+    assert calls.tokens(phases["decode"]) == used.completion_tokens == calls.LENGTH
     assert attributes(parent)["gen_ai.usage.input_tokens"] == used.prompt_tokens
-    assert attributes(parent)["gen_ai.usage.output_tokens"] == 24
+    assert attributes(parent)["gen_ai.usage.output_tokens"] == calls.LENGTH
     assert attributes(parent)["llmtrace.server.engine"] == "vllm"
     calls.keep(spans, f"vllm-streamed-{kind}")
 
@@ -94,7 +94,7 @@ def test_queue(vllm: Callable[[str], Sync], tracing: Tracing, spans: Spans) -> N
     """Six callers for two slots: the later ones wait, and their queue phases are as long as vLLM says."""
     api = vllm("sync")
     tracing.on()
-    answers = calls.at_once(6, lambda _: calls.stream(api, calls.prompt(8), max_tokens=48))
+    answers = calls.at_once(6, lambda _: calls.stream(api, calls.prompt(8)))
     said = {chunks[0].id: told(chunks) for chunks in answers}
     spans.check_all()
     parents = spans.parents()
