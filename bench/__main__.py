@@ -108,7 +108,7 @@ def arguments() -> argparse.Namespace:
 def main() -> int:
     """Prepare, measure, report."""
     args = arguments()
-    console = Console()
+    console = Console() if sys.stdout.isatty() else Console(width=160)
     load = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
     usable, skipped = prepare(console.print, fresh=args.fresh)
     for env, reason in skipped.items():
@@ -125,7 +125,7 @@ def main() -> int:
     found = tables.figures(run.samples)
     shown = [
         tables.bars(found, run.memory),
-        tables.costs(found, run.samples),
+        *tables.costs(found, run.samples),
         tables.memories(run.memory),
         tables.startups(run.startup),
     ]

@@ -71,10 +71,11 @@ def save(facts: dict[str, Any], found: dict[str, dict[str, Figure]], more: dict[
 def publish(facts: dict[str, Any], shown: list[Table], skipped: dict[str, str]) -> None:
     """Put the tables into docs/benchmarks.md between the markers."""
     where = facts["machine"]
+    rounds = ", ".join(f"{key} {count}" for key, count in facts["rounds"].items())
     lines = [
         f"Taken on {where['date']} with `{where['command']}` ({where['seconds']} s): {where['cpu']}, "
         f"{where['cores']} cores, {where['system']}, Python {where['python']}; load average at the start "
-        f"{where['load_average_at_start']}. {facts['rounds']}",
+        f"{where['load_average_at_start']}. Rounds: {rounds}.",
         "",
         *(f"Left out: {name}: {reason}\n" for name, reason in skipped.items()),
         *(table.markdown() for table in shown),

@@ -55,8 +55,8 @@ def sections() -> list[Section]:
     calls: dict[str, dict[str, Any]] = {
         "timed": {"load": "call", "kind": "timed", "times": CALLS},
         "call": {"load": "call", "kind": "call", "times": CALLS},
-        "stream": {"load": "stream", "size": 0, "times": CALLS},
-        "astream": {"load": "astream", "size": 0, "times": CALLS},
+        "stream": {"load": "stream", "size": 1, "times": CALLS},
+        "astream": {"load": "astream", "size": 1, "times": CALLS},
     }
     streams = {f"stream-{n}": {"load": "stream", "size": n, "times": TIMES} for n in SIZES}
     astreams = {f"astream-{n}": {"load": "astream", "size": n, "times": TIMES} for n in SIZES}

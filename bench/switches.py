@@ -76,15 +76,26 @@ class Switch:
             before = _attributes()
             SWITCHES[subject.switch](self.sinks)
             after = _attributes()
-            changed = [key for key, own in before.items() if callable(own) and after.get(key, own) is not own]
-            self.patched = [(*key, before[key], after[key]) for key in changed]
+            owners = {owner for owner, _ in before}
+            for (owner, name), new in after.items():
+                own = before.get((owner, name), ABSENT)
+                if owner in owners and callable(new) and own is not new and (own is not ABSENT or name[:2] != "__"):
+                    self.patched.append((owner, name, own, new))
             if not self.patched:
                 raise RuntimeError(f"{subject.title} patched nothing")
 
     def flip(self, on: bool) -> None:
         """Put the patches in, or the client's own attributes."""
         for owner, name, own, new in self.patched:
-            setattr(owner, name, new if on else own)
+            value = new if on else own
+            if value is not ABSENT:
+                setattr(owner, name, value)
+            elif name in vars(owner):
+                delattr(owner, name)
+
+
+ABSENT = object()
+"""In the place of a client's own method where a class only inherits it."""
 
 
 def _attributes() -> dict[tuple[Any, str], Any]:

@@ -45,7 +45,7 @@ def _slope(load: str, sizes: tuple[int, ...]) -> Callable[[Samples, str], Figure
 
 MEASURES = [
     Measure("timed", "call, all phases", _call("timed")),
-    Measure("call", "call, no server timings", _call("call")),
+    Measure("call", "call, no timings", _call("call")),
     Measure("stream_call", "streamed call", _call("stream")),
     Measure("stream_chunk", "chunk", _slope("stream", SIZES)),
     Measure("astream_call", "async streamed call", _call("astream")),
@@ -53,6 +53,10 @@ MEASURES = [
     Measure("crowd_call", f"call, {CROWD} at once", _call("crowd-0")),
     Measure("crowd_chunk", f"chunk, {CROWD} at once", _slope("crowd", CROWD_SIZES)),
 ]
+
+TITLES = {measure.key: measure.title for measure in MEASURES}
+CALL_KEYS = [measure.key for measure in MEASURES if not measure.key.endswith("chunk")]
+CHUNK_KEYS = [measure.key for measure in MEASURES if measure.key.endswith("chunk")]
 
 PER_CALL, PER_CHUNK, PER_UNSAMPLED, GROWTH = 130.0, 0.5, 10.0, 16_384
 """The bars: µs a call with all phase spans and metrics, a chunk, an unsampled call; bytes of growth past the cap
@@ -103,24 +107,22 @@ def best_peer(found: dict[str, dict[str, Figure]], key: str) -> tuple[str, float
 
 def bars(found: dict[str, dict[str, Figure]], memory: dict[str, dict[int, int]]) -> Table:
     """Each bar, the figure, its interval, what the method makes of no difference at all, and the ratios."""
-    titles = {measure.key: measure.title for measure in MEASURES}
     rows: list[list[str]] = []
     for name, key, bar in BARS:
         figure = found.get(name, {}).get(key)
         if not figure:
             continue
-        control = found.get(CONTROL, {}).get(key)
-        bare, peer = found[BARE].get(key), best_peer(found, key)
+        control, bare, peer = found.get(CONTROL, {}).get(key), found[BARE].get(key), best_peer(found, key)
         rows.append(
             [
-                f"{by_name(name).title}: {titles[key]}",
+                f"{by_name(name).title}: {TITLES[key]}",
                 f"≤ {bar:g}",
                 f"**{number(figure.value)}**",
                 f"{number(figure.low)} to {number(figure.high)}",
                 verdict(figure, bar),
                 number(control.value) if control else NONE,
-                f"{(bare.value + figure.value) / bare.value:.3f}" if bare else NONE,
-                f"{figure.value / peer[1]:.3f} ({peer[0]})" if peer and peer[1] > 0 else NONE,
+                f"{1 + figure.value / bare.value:.3f}" if bare else NONE,
+                f"{figure.value / peer[1]:.2f} of {peer[0]}'s" if peer and peer[1] > 0 else NONE,
             ]
         )
     sizes = sorted(memory.get(LLMTRACE, {}))
@@ -128,30 +130,38 @@ def bars(found: dict[str, dict[str, Figure]], memory: dict[str, dict[int, int]])
         before, after = (memory[LLMTRACE][size] - memory[BARE][size] for size in sizes[-2:])
         growth = after - before
         said = "met" if growth <= GROWTH else "missed"
-        what = f"llmtrace: growth of an open stream from {sizes[-2]:,} to {sizes[-1]:,} chunks, bytes"
+        what = f"llmtrace: an open stream's growth, {sizes[-2]:,} to {sizes[-1]:,} chunks, bytes"
         rows.append([what, f"≤ {GROWTH:,}", f"**{growth:,}**", NONE, said, NONE, NONE, NONE])
-    head = ["µs of CPU time over the bare client", "bar", "figure", "95 % interval", "verdict"]
-    head += ["control (true value 0)", "ratio to bare", "ratio to the best peer"]
+    head = ["over the bare client", "bar", "µs", "95 % interval", "verdict", "control", "x bare", "best peer"]
     return Table("The bars", head, rows)
 
 
-def costs(found: dict[str, dict[str, Figure]], samples: Samples) -> Table:
+def costs(found: dict[str, dict[str, Figure]], samples: Samples) -> list[Table]:
     """Every subject and every measure: the estimate and the middle half of the rounds."""
+    return [
+        _costs(found, "Calls: µs over the bare client, median (middle half of the rounds)", CALL_KEYS, samples),
+        _costs(found, "Chunks: µs over the bare client, slope (middle half of the rounds)", CHUNK_KEYS, None),
+    ]
+
+
+def _costs(found: dict[str, dict[str, Figure]], title: str, keys: list[str], samples: Samples | None) -> Table:
     rows: list[list[str]] = []
     for subject in SUBJECTS:
-        mine = found.get(subject.name)
-        if not mine:
+        mine = found.get(subject.name, {})
+        figures = [mine.get(key) for key in keys]
+        if not any(figures):
             continue
-        row = [subject.title]
-        for measure in MEASURES:
-            figure = mine.get(measure.key)
-            row.append(f"{number(figure.value)} ({number(figure.q1)} … {number(figure.q3)})" if figure else NONE)
-        seen = next((answer for answer in reversed(samples.answers[subject.name, "timed"]) if answer), None)
-        row.append(f"{seen['spans']:.0f} / {seen['attributes']:.0f} / {seen['records']:.0f}" if seen else NONE)
-        rows.append(row)
-    head = ["µs of CPU time: median (middle half)", *(measure.title for measure in MEASURES)]
-    title = "Every subject over the bare client (the bare client and the floor: their own cost)"
-    return Table(title, [*head, "spans / attributes / records a call"], rows)
+        own = " (own cost)" if subject.name in (BARE, FLOOR) else ""
+        cells = [f"{number(f.value)} ({number(f.q1)} … {number(f.q3)})" if f else NONE for f in figures]
+        rows.append([subject.title + own, *cells, *([_emitted(samples, subject.name)] if samples else [])])
+    head = ["", *(TITLES[key] for key in keys), *(["spans/attributes/records"] if samples else [])]
+    return Table(title, head, rows)
+
+
+def _emitted(samples: Samples, name: str) -> str:
+    """What one call with all phases sends out: spans, their attributes, histogram records."""
+    seen = next((answer for answer in reversed(samples.answers[name, "timed"]) if answer), None)
+    return f"{seen['spans']:.0f}/{seen['attributes']:.0f}/{seen['records']:.0f}" if seen else NONE
 
 
 def memories(memory: dict[str, dict[int, int]]) -> Table:

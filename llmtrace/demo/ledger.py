@@ -9,11 +9,11 @@ from typing import Any
 from opentelemetry.trace import format_span_id, format_trace_id
 
 from llmtrace.instrument.ended import Ended
-from llmtrace.phases.model import DECODE, NETWORK, PREFILL, QUEUE, QUEUE_PREFILL, Phase
+from llmtrace.phases.model import DECODE, KV_CACHE_HIT, NETWORK, PREFILL, QUEUE, QUEUE_PREFILL, Phase
 from llmtrace.phases.timeline import split
 from llmtrace.view import text
 
-_SERVER = ("queue", "kv_cache_hit", "prefill", "decode")
+_SERVER = (QUEUE, KV_CACHE_HIT, PREFILL, DECODE)
 _BLIND = (NETWORK, QUEUE, PREFILL, QUEUE_PREFILL, DECODE)
 
 
@@ -23,6 +23,8 @@ class Entry:
 
     scenario: str
     title: str
+    label: str
+    """Short, for the table."""
     trace_id: str
     span_id: str
     outcome: str
@@ -71,6 +73,7 @@ class Ledger:
                 Entry(
                     scenario=name,
                     title=title if number == 1 else f"{title} ({number})",
+                    label=name.replace("_", " ") + (f" {number}" if number > 1 else ""),
                     trace_id=format_trace_id(context.trace_id),
                     span_id=format_span_id(context.span_id),
                     outcome=call.outcome or "",
@@ -82,39 +85,45 @@ class Ledger:
                 )
             )
 
+    def take_truth(self, requests: list[dict[str, Any]]) -> None:
+        """Lay the server's own records over the entries: they also know the calls that were cut short.
+
+        ``requests`` as the reference server's ``/debug/requests`` tells them, found by trace id; of several attempts
+        in one trace the last one answered.
+        """
+        told = {request.get("trace_id"): request.get("phases_s") or {} for request in requests}
+        self.entries = [
+            replace(entry, server={**entry.server, **{name: told[entry.trace_id].get(name) for name in _SERVER}})
+            if entry.trace_id in told
+            else entry
+            for entry in self.entries
+        ]
+
     def table(self) -> text.Table:
-        """Measured by the server against inferred by the client, a row per call."""
+        """Measured by the server beside inferred by the client, a row per call."""
         rows: list[list[str | None]] = []
         for entry in self.entries:
-            tokens = None if entry.prompt is None else text.count(entry.prompt)
-            if tokens is not None and entry.cached:
-                tokens = f"{tokens} ({text.count(entry.cached)} cached)"
+            server, client = entry.server, entry.client
+            together = client[QUEUE_PREFILL]
             rows.append(
                 [
-                    entry.title,
-                    tokens,
-                    *(_shown(entry.server[phase]) for phase in _SERVER),
-                    *(_shown(entry.client[phase]) for phase in _BLIND),
+                    entry.label,
+                    _shown(server[QUEUE]),
+                    _shown(client[QUEUE]),
+                    _shown(server[KV_CACHE_HIT]),
+                    _shown(server[PREFILL]),
+                    _shown(client[PREFILL]) if together is None else f"{_shown(together)}*",
+                    _shown(server[DECODE]),
+                    _shown(client[DECODE]),
                 ]
             )
         return text.Table(
-            columns=(
-                "scenario",
-                "prompt tokens",
-                "queue",
-                "cache",
-                "prefill",
-                "decode",
-                "network",
-                "queue",
-                "prefill",
-                "queue+prefill",
-                "decode",
-            ),
+            columns=("call", "server", "client", "server", "server", "client", "server", "client"),
             rows=rows,
             title="Measured by the server, inferred by the client alone",
-            note="A dash: nobody can say. The client alone splits queue from prefill only once it knows the route.",
-            groups=(("", 1), ("server measured", 4), ("client alone", 5)),
+            note="* queue and prefill together: without token counts, or before it knows the route, the client cannot "
+            "split them. A slow reader's decode is longer on the client's clock: the rest is consumer_wait.",
+            groups=(("queue", 2), ("cache hit", 1), ("prefill", 2), ("decode", 2)),
         )
 
 

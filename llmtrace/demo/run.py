@@ -7,13 +7,14 @@ import math
 import os
 import random
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor
+from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.rule import Rule
@@ -31,21 +32,25 @@ _SHORTEST, _LONGEST = 32, 1300
 _SLOTS = 2
 
 
-class _Gate(SpanExporter):
-    """Lets spans through while it is open: the calls that only teach the client the route are not shown."""
+class _Shown(Sampler):
+    """Samples calls once ``on`` is set: those that only teach the client the route are not shown, here or anywhere."""
 
-    def __init__(self, exporter: SpanExporter) -> None:
-        self.exporter = exporter
-        self.open = False
+    on = False
 
-    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        return self.exporter.export(spans) if self.open else SpanExportResult.SUCCESS
+    def should_sample(
+        self,
+        parent_context: Any,
+        trace_id: int,
+        name: str,
+        kind: Any = None,
+        attributes: Any = None,
+        links: Any = None,
+        trace_state: Any = None,
+    ) -> SamplingResult:
+        return SamplingResult(Decision.RECORD_AND_SAMPLE if self.on else Decision.DROP, attributes)
 
-    def shutdown(self) -> None:
-        self.exporter.shutdown()
-
-    def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        return self.exporter.force_flush(timeout_millis)
+    def get_description(self) -> str:
+        return "llmtrace demo"
 
 
 def run(out: Path, device: str = "auto", console: Console | None = None, port: int = 0, calls: int = LEARN) -> None:
@@ -63,8 +68,8 @@ def run(out: Path, device: str = "auto", console: Console | None = None, port: i
     out.mkdir(parents=True, exist_ok=True)
     traces = out / "traces.otlp.jsonl"
     traces.unlink(missing_ok=True)
-    gates, provider = _provider(traces)
-    ledger = Ledger()
+    sampler, ledger = _Shown(), Ledger()
+    provider = _provider(traces, sampler)
     progress = Progress(
         SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=console
     )
@@ -77,7 +82,8 @@ def run(out: Path, device: str = "auto", console: Console | None = None, port: i
 
             with ServerProcess(port=port, device=device, faults=True, max_running=_SLOTS, progress=built) as server:
                 progress.update(starting, completed=1, total=1)
-                _play(server.base_url, provider, gates, ledger, progress, calls)
+                _play(server.base_url, provider, sampler, ledger, progress, calls)
+                ledger.take_truth(json.loads(server.get("/debug/requests"))["requests"])
     finally:
         provider.shutdown()
     _show(console, out, traces, ledger)
@@ -85,24 +91,23 @@ def run(out: Path, device: str = "auto", console: Console | None = None, port: i
     console.print(f"Open {out / 'trace.html'} in a browser, or: llmtrace show {traces}")
 
 
-def _provider(traces: Path) -> tuple[list[_Gate], TracerProvider]:
-    provider = TracerProvider(resource=Resource.create({"service.name": "llmtrace-demo"}))
-    gates = [_Gate(OtlpJsonFileExporter(traces))]
-    provider.add_span_processor(SimpleSpanProcessor(gates[0]))
+def _provider(traces: Path, sampler: Sampler) -> TracerProvider:
+    provider = TracerProvider(sampler=sampler, resource=Resource.create({"service.name": "llmtrace-demo"}))
+    provider.add_span_processor(SimpleSpanProcessor(OtlpJsonFileExporter(traces)))
     if os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT") or os.environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"):
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
-        gates.append(_Gate(OTLPSpanExporter()))
-        provider.add_span_processor(BatchSpanProcessor(gates[1]))
-    return gates, provider
+        provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    return provider
 
 
 def _play(
-    base_url: str, provider: TracerProvider, gates: list[_Gate], ledger: Ledger, progress: Progress, learn: int
+    base_url: str, provider: TracerProvider, sampler: _Shown, ledger: Ledger, progress: Progress, learn: int
 ) -> None:
     from openai import OpenAI
 
-    llmtrace.instrument("openai", tracer_provider=provider)
+    # Calls that are not sampled still teach the route where metrics are on.
+    llmtrace.instrument("openai", tracer_provider=provider, meter_provider=MeterProvider())
     report.listeners.append(ledger)
     try:
         with OpenAI(base_url=base_url, api_key="none-needed", max_retries=0) as client:
@@ -114,9 +119,7 @@ def _play(
                 share = step / max(1, learn - 1)
                 stage.ask(stage.text(round(_SHORTEST * math.exp(share * math.log(_LONGEST / _SHORTEST)))), max_tokens=2)
                 progress.update(task, advance=1)
-            provider.force_flush()
-            for gate in gates:
-                gate.open = True
+            sampler.on = True
             task = progress.add_task("Playing the scenarios", total=len(SCENARIOS))
             for scenario in SCENARIOS:
                 progress.update(task, description=f"Playing: {scenario.title}")

@@ -140,7 +140,7 @@ class Call:
             self.idle_at_first_pull = self.attempts[-1].since_last_data()
 
     def release(self) -> None:
-        """Let go of what the end of the call needed: the application's objects live as long as they would without us."""
+        """Let go of what the end needed: the application's objects live as long as they would without us."""
         self.first = self.kept = self.body = self.answer = self.error = self.payload = self.running = None
         self.recent.clear()  # not replaced: the splice still holds its append
         for attempt in self.attempts:

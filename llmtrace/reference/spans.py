@@ -58,9 +58,7 @@ class ServerSpans:
             "gen_ai.request.model": model,
             "gen_ai.response.model": model,
             "gen_ai.request.id": request_id,
-            "gen_ai.usage.input_tokens": timings.prompt_tokens,
-            "gen_ai.usage.output_tokens": timings.output_tokens,
-            "gen_ai.usage.cache_read.input_tokens": timings.cached_tokens,
+            # No token counts: they stand on the client's span, and viewers add up what both sides say.
             "llmtrace.call.outcome": outcome,
             **_latencies(timings),
         }

@@ -120,3 +120,29 @@ def keep(spans: Spans, name: str) -> None:
     exporter = OtlpJsonFileExporter(file)
     exporter.export(spans.finished())
     exporter.shutdown()
+
+
+def learned_split(api: Sync, spans: Spans, told: Any, calls: int = 60) -> list[tuple[float, float, float]]:
+    """Calls of very different lengths, one after the other, seen blind: (time to first token, prefill that the engine
+    measured, prefill that the client estimated) in seconds for each call after the client knew the route."""
+    found: list[tuple[float, float, float]] = []
+    for number in range(calls):
+        spans.clear()
+        said = told(stream(api, prompt(2 + 7 * number % 60), max_tokens=24))
+        phases = spans.phases(spans.one("completed"))
+        assert all(source(phase) in ("client", "estimate") for phase in phases.values())
+        if "prefill" in phases:
+            assert source(phases["prefill"]) == source(phases["queue"]) == "estimate"
+            wait = sum(seconds(phase) for name, phase in phases.items() if name != "decode")
+            found.append((wait, said["prefill"], seconds(phases["prefill"])))
+    return found
+
+
+def report_split(name: str, found: list[tuple[float, float, float]]) -> float:
+    """The median error of the estimated prefill as a share of the time to the first token; kept for a person to read."""
+    errors = sorted(abs(guess - truth) / wait for wait, truth, guess in found)
+    middle, high = errors[len(errors) // 2], errors[len(errors) * 9 // 10]
+    if (folder := output_folder()) is not None:
+        line = f"{name}: {len(found)} calls, prefill error / TTFT: median {middle:.1%}, 90th percentile {high:.1%}\n"
+        (folder / f"{name}-learned.txt").write_text(line)
+    return middle

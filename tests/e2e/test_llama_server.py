@@ -119,6 +119,15 @@ def test_blind(llama: Callable[[str], Sync], tracing: Tracing, spans: Spans) -> 
     calls.keep(spans, "llama-blind")
 
 
+def test_learned_split(llama: Callable[[str], Sync], tracing: Tracing, spans: Spans) -> None:
+    """Blind, but with the route's history: after 30 calls the prefill is estimated, and the engine says how well."""
+    api = llama("sync")
+    tracing.on(server_timings=False)
+    found = calls.learned_split(api, spans, told)
+    assert len(found) >= 25
+    assert calls.report_split("llama", found) < 0.5
+
+
 def test_stream_without_usage(llama: Callable[[str], Sync], tracing: Tracing, spans: Spans) -> None:
     """llama.cpp sends its timings unasked, and counts with them: the phases are whole without a usage chunk."""
     api = llama("sync")

@@ -120,6 +120,15 @@ def test_blind(vllm: Callable[[str], Sync], tracing: Tracing, spans: Spans) -> N
     calls.keep(spans, "vllm-blind")
 
 
+def test_learned_split(vllm: Callable[[str], Sync], tracing: Tracing, spans: Spans) -> None:
+    """Blind, but with the route's history: after 30 calls the prefill is estimated, and the engine says how well."""
+    api = vllm("sync")
+    tracing.on(server_timings=False)
+    found = calls.learned_split(api, spans, told)
+    assert len(found) >= 25
+    assert calls.report_split("vllm", found) < 0.5
+
+
 def test_stream_without_usage(vllm: Callable[[str], Sync], tracing: Tracing, spans: Spans) -> None:
     """vLLM's timings ride on the usage chunk: who does not ask for it gets none, and the spans say what is left."""
     api = vllm("sync")

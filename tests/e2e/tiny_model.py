@@ -92,6 +92,7 @@ def fit(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, steps: int 
 
 def main() -> None:
     """Write the model to the folder named on the command line."""
+    torch.set_num_threads(1)  # on a busy machine two threads mostly wait for each other
     out = Path(sys.argv[1])
     tokenizer = make_tokenizer()
     model = make_model(tokenizer)

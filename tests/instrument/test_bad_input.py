@@ -271,7 +271,7 @@ def test_odd_server_timings(api: Sync, replay: Replay, spans: Spans, tracing: An
         script = lambda: play.openai_body(**extra)  # noqa: E731
     span = same_with_and_without(api, replay, spans, tracing, script, **({"stream": True} if streaming else {}))
     assert outcome(span) == "completed"
-    if "negative" in odd or "words" in odd or "not a number" in odd or "longer" in odd or odd == "vllm huge":
+    if odd.endswith(("negative", "words", "not a number", "longer than the call", "cerebras longer", "vllm huge")):
         assert "server" not in {attributes(p)["llmtrace.phase.source"] for p in spans.phases(span).values()}
 
 
@@ -391,6 +391,8 @@ def test_odd_requests(api: Sync, replay: Replay, spans: Spans, tracing: Any, cha
     tracing.on()
     lived = live_through(api, **fresh())
     assert same(lived, bare)
+    if not replay.requests:
+        return  # the client itself did not take it
     before, after = replay.requests
     assert after.body == before.body
     if not lived.error:

@@ -18,7 +18,7 @@ from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
 from opentelemetry.trace import SpanKind
 
 from tests.support import replay as play
-from tests.support.apis import Sync, request, sync_client
+from tests.support.apis import Sync, http, request, sync_client
 from tests.support.replay import Replay, openai_stream
 from tests.support.spans import Spans, attributes, outcome
 
@@ -144,15 +144,17 @@ def patchable() -> dict[str, Any]:
         "openai.lib.azure",
         "openai.lib.streaming.chat._completions",
         "openai.resources.chat.completions.completions",
-        "httpx2",
+        http.__name__,
         "httpx",
         "asyncio.tasks",
+        "asyncio.timeouts",
         "asyncio.events",
         "opentelemetry.sdk.trace",
     ]
-    modules = [importlib.import_module(name) for name in names]
-    with contextlib.suppress(ImportError):
-        modules.append(importlib.import_module("asyncio.timeouts"))
+    modules: list[Any] = []
+    for name in names:
+        with contextlib.suppress(ImportError):  # older clients, older Pythons
+            modules.append(importlib.import_module(name))
     found: dict[str, Any] = {}
     for module in modules:
         for name, value in vars(module).items():
@@ -269,8 +271,8 @@ def test_beside_the_httpx_instrumentation(
         tracing.on()
         request.getfixturevalue("httpx_instrumented")
     replay.play(play.too_many(), openai_stream(itl=0.002))
-    http = httpx.AsyncClient(verify=False) if kind == "async" else httpx.Client(verify=False)
-    api = make_api(kind, http_client=http, max_retries=1)
+    older = httpx.AsyncClient(verify=False) if kind == "async" else httpx.Client(verify=False)
+    api = make_api(kind, http_client=older, max_retries=1)
     assert len(api.drain(api.stream())) == 8
     call = spans.one("completed")
     requests = [s for s in spans.finished() if s.kind is SpanKind.CLIENT and s is not call]

@@ -5,15 +5,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import importlib
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import httpx2
 import openai
 
 from tests.support.spans import SECRETS
+
+http: Any = importlib.import_module(
+    next(base.__module__ for base in openai.DefaultHttpxClient.__mro__ if base.__name__ == "Client").partition(".")[0]
+)
+"""The library that this version of the client speaks through: httpx2, or httpx."""
+
+LOST = (openai.APIConnectionError, http.TransportError)
+"""What a connection lost in mid-stream raises: older clients let the transport's own exception through."""
 
 PROMPT, SYSTEM, KEY = SECRETS
 MESSAGES: list[Any] = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": PROMPT}]
@@ -206,7 +214,7 @@ class Boom(Exception):
     """An exception of the application's own transport."""
 
 
-class BoomStream(httpx2.SyncByteStream, httpx2.AsyncByteStream):
+class BoomStream(http.SyncByteStream, http.AsyncByteStream):
     """A response body that raises a given object after some of its bytes."""
 
     def __init__(self, inner: Any, error: BaseException, after: int) -> None:
@@ -236,26 +244,26 @@ class BoomStream(httpx2.SyncByteStream, httpx2.AsyncByteStream):
 def boom_client(api: type[Sync], base_url: str, error: BaseException, after: int | None) -> Sync:
     """A client whose own transport raises ``error``: at once (``after=None``) or after some parts of the body."""
 
-    def spoil(response: httpx2.Response) -> httpx2.Response:
+    def spoil(response: http.Response) -> http.Response:
         if after is not None:
             response.stream = BoomStream(response.stream, error, after)
         return response
 
-    class Transport(httpx2.HTTPTransport):
-        def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+    class Transport(http.HTTPTransport):
+        def handle_request(self, request: http.Request) -> http.Response:
             if after is None:
                 raise error
             return spoil(super().handle_request(request))
 
-    class AsyncTransport(httpx2.AsyncHTTPTransport):
-        async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+    class AsyncTransport(http.AsyncHTTPTransport):
+        async def handle_async_request(self, request: http.Request) -> http.Response:
             if after is None:
                 raise error
             return spoil(await super().handle_async_request(request))
 
     if api is Async:
-        return Async(base_url, http_client=httpx2.AsyncClient(transport=AsyncTransport(verify=False)))
-    return Sync(base_url, http_client=httpx2.Client(transport=Transport(verify=False)))
+        return Async(base_url, http_client=http.AsyncClient(transport=AsyncTransport(verify=False)))
+    return Sync(base_url, http_client=http.Client(transport=Transport(verify=False)))
 
 
 ApiFactory = Callable[..., Sync]

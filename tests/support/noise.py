@@ -15,15 +15,16 @@ def patient(test: Callable[..., Any]) -> Callable[..., Any]:
 
     def afresh(fixtures: dict[str, Any]) -> None:
         fixtures["replay"].reset()
+        fixtures["replay"].drop_connections()
         fixtures["spans"].clear()
 
     if inspect.iscoroutinefunction(test):
 
         @functools.wraps(test)
-        async def arepeated(**fixtures: Any) -> None:
+        async def arepeated(*self: Any, **fixtures: Any) -> None:
             for tried in range(1, TRIES + 1):
                 try:
-                    return await test(**fixtures)
+                    return await test(*self, **fixtures)
                 except AssertionError:
                     if tried == TRIES:
                         raise
@@ -32,10 +33,10 @@ def patient(test: Callable[..., Any]) -> Callable[..., Any]:
         return arepeated
 
     @functools.wraps(test)
-    def repeated(**fixtures: Any) -> None:
+    def repeated(*self: Any, **fixtures: Any) -> None:
         for tried in range(1, TRIES + 1):
             try:
-                return test(**fixtures)
+                return test(*self, **fixtures)
             except AssertionError:
                 if tried == TRIES:
                     raise

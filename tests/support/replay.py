@@ -93,6 +93,14 @@ class Replay:
         """Answer with this whenever nothing is queued."""
         self._standing[path] = script
 
+    def drop_connections(self) -> None:
+        """Close every connection from this side: the next request needs a new one."""
+        with self._lock:
+            open_now = list(self._connections)
+        for connection in open_now:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
     def reset(self) -> None:
         """Forget scripts and requests; open connections stay."""
         with self._lock:
@@ -108,11 +116,7 @@ class Replay:
         self._stopped = True
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
-        with self._lock:
-            open_now = list(self._connections)
-        for connection in open_now:
-            with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
+        self.drop_connections()
         for thread in self._threads:
             thread.join(2)
 

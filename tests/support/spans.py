@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
 import os
@@ -282,4 +283,6 @@ def assert_golden(name: str, tree: dict[str, Any]) -> None:
     file = GOLDEN / f"{name}.json"
     if os.environ.get("LLMTRACE_GOLDEN") == "write":
         file.write_text(json.dumps(tree, indent=1) + "\n")
-    assert tree == json.loads(file.read_text())
+    golden = json.loads(file.read_text())
+    differs = difflib.unified_diff(*(json.dumps(each, indent=1).splitlines() for each in (golden, tree)), lineterm="")
+    assert tree == golden, "\n".join(differs)

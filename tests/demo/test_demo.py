@@ -1,0 +1,108 @@
+"""``llmtrace demo`` as a user runs it: a process of its own, real sockets, files that say what happened."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmtrace.view import otlp, tree
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def played(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    out = tmp_path_factory.mktemp("demo") / "out"
+    env = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
+    done = subprocess.run(
+        [sys.executable, "-m", "llmtrace.demo", str(out)],
+        capture_output=True,
+        text=True,
+        timeout=400,
+        env=env,
+        cwd=ROOT,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout, out
+
+
+@pytest.fixture(scope="module")
+def truth(played: tuple[str, Path]) -> list[dict[str, Any]]:
+    return json.loads((played[1] / "truth.json").read_text())
+
+
+def of(truth: list[dict[str, Any]], scenario: str) -> list[dict[str, Any]]:
+    return [entry for entry in truth if entry["scenario"] == scenario]
+
+
+def test_every_scenario_is_there_with_its_outcome(truth: list[dict[str, Any]]) -> None:
+    outcomes = {entry["scenario"]: entry["outcome"] for entry in truth}
+    assert outcomes == {
+        "cold_short": "completed",
+        "long_prompt": "completed",
+        "cache_hit": "completed",
+        "burst": "completed",
+        "slow_reader": "completed",
+        "cancelled": "closed_early",
+        "retry": "completed",
+        "error_mid_stream": "error",
+    }
+
+
+def test_the_scenarios_show_what_they_are_for(truth: list[dict[str, Any]]) -> None:
+    long, cached = of(truth, "long_prompt")[0], of(truth, "cache_hit")[0]
+    assert long["server"]["prefill"] > 2 * of(truth, "cold_short")[0]["server"]["prefill"]
+    assert cached["cached_tokens"] > 1000
+    assert cached["server"]["kv_cache_hit"] > 0
+    assert cached["server"]["prefill"] < long["server"]["prefill"] / 2
+    burst = of(truth, "burst")
+    assert len(burst) == 5
+    assert max(entry["server"]["queue"] for entry in burst) > 0.1
+    slow = of(truth, "slow_reader")[0]
+    assert slow["client"]["decode"] > slow["server"]["decode"]
+
+
+def test_spans_and_truth_name_the_same_calls(played: tuple[str, Path], truth: list[dict[str, Any]]) -> None:
+    spans = {span.span_id: span for span in otlp.read(played[1] / "traces.otlp.jsonl", strict=True).spans}
+    for entry in truth:
+        span = spans[entry["span_id"]]
+        assert span.trace_id == entry["trace_id"]
+        assert span.attributes["llmtrace.call.outcome"] == entry["outcome"]
+        assert span.attributes["gen_ai.operation.name"] == "chat"
+
+
+def test_server_phases_in_the_spans_are_what_the_server_told(
+    played: tuple[str, Path], truth: list[dict[str, Any]]
+) -> None:
+    spans = otlp.read(played[1] / "traces.otlp.jsonl").spans
+    for entry in truth:
+        if entry["outcome"] != "completed":
+            continue
+        for span in spans:
+            if span.trace_id == entry["trace_id"] and span.attributes.get("llmtrace.phase.source") == "server":
+                said = entry["server"][span.attributes["llmtrace.phase"]]
+                assert abs(span.duration - said) < 0.001 + 0.05 * said
+
+
+def test_the_retry_has_an_attempt_per_request(played: tuple[str, Path], truth: list[dict[str, Any]]) -> None:
+    trace_id = of(truth, "retry")[0]["trace_id"]
+    (trace,) = [one for one in tree.build(otlp.read(played[1] / "traces.otlp.jsonl").spans) if one.trace_id == trace_id]
+    attempts = [node for node in trace.roots[0].children if node.span.name == "llm.attempt"]
+    assert [node.span.attributes["http.response.status_code"] for node in attempts] == [429, 429, 200]
+    assert [node.span.name for node in attempts[-1].children][-1] == "llm.decode"
+
+
+def test_the_terminal_and_the_page_show_it(played: tuple[str, Path]) -> None:
+    printed, out = played
+    assert "Measured by the server, inferred by the client alone" in printed
+    assert "Same prefix again: a cache hit" in printed
+    page = (out / "trace.html").read_text()
+    assert "Two 429s, then an answer" in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
