@@ -53,13 +53,13 @@ TIMES = 2
 def sections() -> list[Section]:
     """What is measured, in this order."""
     calls: dict[str, dict[str, Any]] = {
-        "timed": {"load": "call", "kind": "timed", "times": CALLS},
-        "call": {"load": "call", "kind": "call", "times": CALLS},
-        "stream": {"load": "stream", "size": 1, "times": CALLS},
-        "astream": {"load": "astream", "size": 1, "times": CALLS},
+        "timed": {"load": "call", "kind": "timed", "times": CALLS, "slices": 8},
+        "call": {"load": "call", "kind": "call", "times": CALLS, "slices": 8},
+        "stream": {"load": "stream", "size": 1, "times": CALLS, "slices": 8},
+        "astream": {"load": "astream", "size": 1, "times": CALLS, "slices": 8},
     }
-    streams = {f"stream-{n}": {"load": "stream", "size": n, "times": TIMES} for n in SIZES}
-    astreams = {f"astream-{n}": {"load": "astream", "size": n, "times": TIMES} for n in SIZES}
+    streams = {f"stream-{n}": {"load": "stream", "size": n, "times": TIMES, "slices": TIMES} for n in SIZES}
+    astreams = {f"astream-{n}": {"load": "astream", "size": n, "times": TIMES, "slices": TIMES} for n in SIZES}
     crowds = {f"crowd-{n}": {"load": "crowd", "size": n, "times": CROWD} for n in CROWD_SIZES}
     return [
         Section("calls", 0.30, ALL, calls),

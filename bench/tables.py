@@ -54,6 +54,8 @@ MEASURES = [
     Measure("crowd_chunk", f"chunk, {CROWD} at once", _slope("crowd", CROWD_SIZES)),
 ]
 
+FEW = 5
+"""Rounds below which an interval means nothing."""
 TITLES = {measure.key: measure.title for measure in MEASURES}
 CALL_KEYS = [measure.key for measure in MEASURES if not measure.key.endswith("chunk")]
 CHUNK_KEYS = [measure.key for measure in MEASURES if measure.key.endswith("chunk")]
@@ -95,6 +97,8 @@ def number(value: float) -> str:
 
 def verdict(figure: Figure, bar: float) -> str:
     """Whether the bar was met, and whether the interval leaves that open."""
+    if figure.rounds < FEW:
+        return f"too few rounds ({figure.rounds})"
     said = "met" if figure.value <= bar else "missed"
     return said if figure.low > bar or figure.high <= bar else f"{said}, within the noise"
 

@@ -31,37 +31,43 @@ class Worker:
         self.both = bool(self.switch.patched) or name == CONTROL
         self.turn = False
 
-    def batch(self, load: str, times: int, **args: Any) -> dict[str, Any]:
-        """Run ``load`` with the instrumentation on and, in turns before or after that, with it off."""
-        run, warm = self._load(load, times, **args)
-        self.turn = not self.turn
-        found: dict[bool, dict[str, Any]] = {}
-        for on in (self.turn, not self.turn) if self.both else (True,):
+    def batch(self, load: str, times: int, slices: int = 1, **args: Any) -> dict[str, Any]:
+        """Run ``load`` in slices, the instrumentation on and off in turns; what it costs per time, on and off.
+
+        The metrics are collected once, after the last slice, at the expense of the slices that were on.
+        """
+        run, warm = self._load(load, times // slices, **args)
+        modes = (True, False) if self.both else (True,)
+        for on in modes:
             self.switch.flip(on)
             warm()
-            found[on] = self._measure(run, times)
-        self.switch.flip(True)
-        return found[True] | ({"off": found[False]["cpu"]} if self.both else {})
-
-    def _measure(self, run: Callable[[], None], times: int) -> dict[str, Any]:
-        """What one run costs: CPU time of the whole process with its share of collecting the metrics, and the rest."""
+        dropper = self.sinks.dropper
         self.sinks.tracer_provider.force_flush()
-        before, counted = records(self.sinks.collect()), (self.sinks.dropper.spans, self.sinks.dropper.attributes)
+        before, counted = records(self.sinks.collect()), (dropper.spans, dropper.attributes)
         self.loads.peak = 0
+        spent = dict.fromkeys(modes, 0)
         gc.collect()
-        wall, cpu = time.perf_counter_ns(), time.process_time_ns()
-        run()
-        self.sinks.tracer_provider.force_flush()
+        for _ in range(slices):
+            self.turn = not self.turn
+            for on in modes if self.turn else reversed(modes):
+                self.switch.flip(on)
+                start = time.process_time_ns()
+                run()
+                self.sinks.tracer_provider.force_flush()
+                spent[on] += time.process_time_ns() - start
+        start = time.process_time_ns()
         data = self.sinks.collect()
-        cpu, wall = time.process_time_ns() - cpu, time.perf_counter_ns() - wall
-        return {
-            "cpu": cpu / times,
-            "wall": wall / times,
-            "spans": (self.sinks.dropper.spans - counted[0]) / times,
-            "attributes": (self.sinks.dropper.attributes - counted[1]) / times,
+        spent[True] += time.process_time_ns() - start
+        self.switch.flip(True)
+        times = times // slices * slices
+        found = {
+            "cpu": spent[True] / times,
+            "spans": (dropper.spans - counted[0]) / times,
+            "attributes": (dropper.attributes - counted[1]) / times,
             "records": (records(data) - before) / times,
             "peak": self.loads.peak,
         }
+        return found | ({"off": spent[False] / times} if self.both else {})
 
     def memory(self, size: int) -> dict[str, Any]:
         """Bytes held by one open stream: the middle one of three, after one that fills the caches."""

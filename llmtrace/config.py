@@ -101,7 +101,8 @@ def settings(arguments: Mapping[str, Any], environ: Mapping[str, str] | None = N
     """The settings in force.
 
     Raises:
-        LlmtraceError: an argument is no setting, or a value is none that the setting takes.
+        LlmtraceError: an argument is no setting, or its value is none that the setting takes. (A bad value in the
+            environment is logged, and the default used.)
     """
     for name in arguments:
         if name not in _PARSERS:
@@ -121,9 +122,9 @@ def settings(arguments: Mapping[str, Any], environ: Mapping[str, str] | None = N
         try:
             chosen[name] = parse(value)
         except ValueError as error:
-            if where == CAPTURE_ENV:
-                # Shared with other instrumentations, some of which take other words: the conventions ask for a warning.
-                _log.warning("%s is %r; it takes %s. No content is captured.", where, value, error)
+            if where == variable:
+                # An environment may be shared with other programs; a slip in it must not leave this one untraced.
+                _log.warning("%s is %r; it takes %s. The default is used.", where, value, error)
                 continue
             raise LlmtraceError(f"{where} is {value!r}; it takes {error}.") from None
     return replace(Settings(), **chosen)

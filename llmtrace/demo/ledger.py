@@ -122,7 +122,7 @@ class Ledger:
             rows=rows,
             title="Measured by the server, inferred by the client alone",
             note="* queue and prefill together: without token counts, or before it knows the route, the client cannot "
-            "split them. A slow reader's decode is longer on the client's clock: the rest is consumer_wait.",
+            "split them. A slow reader's decode is longer on the client's clock; its consumer_wait says so.",
             groups=(("queue", 2), ("cache hit", 1), ("prefill", 2), ("decode", 2)),
         )
 

@@ -37,6 +37,7 @@ OUTCOME: Final = "llmtrace.call.outcome"
 TTFT: Final = "llmtrace.call.ttft"
 ROUTE: Final = "llmtrace.route.fingerprint"
 ENGINE: Final = "llmtrace.server.engine"
+PROCESSING_TIME: Final = "llmtrace.server.processing_time"
 TIMINGS_REJECTED: Final = "llmtrace.server_timings.rejected"
 CHUNKS: Final = "llmtrace.stream.chunks"
 CANCEL_PHASE: Final = "llmtrace.cancellation.phase"
@@ -46,6 +47,7 @@ DELIVERED_BASIS: Final = "llmtrace.cancellation.delivered_tokens.basis"
 # --- ours: a phase --------------------------------------------------------------------------------------------
 PHASE: Final = "llmtrace.phase"
 SOURCE: Final = "llmtrace.phase.source"
+PART: Final = "llmtrace.phase.part"
 UNCERTAINTY: Final = "llmtrace.phase.uncertainty"
 TOKENS: Final = "llmtrace.phase.tokens"
 PER_TOKEN: Final = "llmtrace.phase.time_per_token"
@@ -74,6 +76,7 @@ M_TIME_PER_CHUNK: Final = "gen_ai.client.operation.time_per_output_chunk"
 M_TOKENS: Final = "gen_ai.client.token.usage"
 M_PHASE: Final = "llmtrace.phase.duration"
 M_ERRORS: Final = "llmtrace.errors"
+WHERE: Final = "llmtrace.where"
 
 SECONDS_BUCKETS: Final = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
 TOKEN_BUCKETS: Final = (

@@ -175,7 +175,7 @@ class Meters:
             self.flush()
         except Exception as error:
             mishaps.note("handing over metrics", error)
-        return [Observation(number, {"llmtrace.where": where}) for where, number in list(mishaps.counts.items())]
+        return [Observation(number, {names.WHERE: where}) for where, number in list(mishaps.counts.items())]
 
 
 def _is_sdk(provider: MeterProvider) -> bool:

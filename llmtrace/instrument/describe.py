@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from llmtrace.emit import attributes as names
 from llmtrace.instrument.ended import Ended
 from llmtrace.observe import call as calls
 from llmtrace.observe.call import Call
+from llmtrace.observe.facts import Answer
 from llmtrace.phases.model import DECODE, KV_CACHE_HIT, NETWORK, SCHEMA_VERSION, Phase
-from llmtrace.providers.timings import read_route
+from llmtrace.providers.timings import read_processing_time, read_route
 
 _CUT_SHORT = (calls.CLOSED_EARLY, calls.ABANDONED, calls.CANCELLED, calls.TIMED_OUT, calls.ERROR)
 
@@ -76,8 +78,11 @@ def call_attributes(ended: Ended) -> dict[str, Any]:
         found[names.TIMINGS_REJECTED] = ended.complaint
     if ended.failure is not None:
         found[names.ERROR_TYPE] = ended.failure
-    if route := _route(ended):
+    headers = call.attempts[-1].headers if call.attempts else None
+    if route := _route(answer, headers):
         found[names.ROUTE] = route
+    if headers and (spent := read_processing_time(headers)) is not None:
+        found[names.PROCESSING_TIME] = spent
     if call.streaming and call.outcome in _CUT_SHORT:
         _cut_short(ended, found)
     return found
@@ -91,15 +96,14 @@ def first_chunk(ended: Ended) -> float | None:
     return ((call.first_chunk if token is None else min(call.first_chunk, token)) - call.start) / 1e9
 
 
-def _route(ended: Ended) -> str:
+def _route(answer: Answer, headers: Mapping[str, str] | None) -> str:
     """Who answered, as far as the answer says: model, system fingerprint and allow-listed routing headers."""
     told: list[str] = []
-    if ended.answer.model:
-        told.append(f"model={ended.answer.model}")
-    if ended.answer.fingerprint:
-        told.append(f"fingerprint={ended.answer.fingerprint}")
-    headers = ended.call.attempts[-1].headers if ended.call.attempts else None
-    if headers is not None:
+    if answer.model:
+        told.append(f"model={answer.model}")
+    if answer.fingerprint:
+        told.append(f"fingerprint={answer.fingerprint}")
+    if headers:
         told.extend(f"{name}={value}" for name, value in sorted(read_route(headers).items()))
     return ";".join(told)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import ipaddress
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from opentelemetry.trace import Span, Tracer
@@ -24,7 +26,10 @@ class Endpoint:
     """``gen_ai.provider.name``."""
     host: str | None
     port: int | None
-    private: bool
+    openings: dict[tuple[str, str | None], tuple[str, dict[str, Any]]] = field(
+        default_factory=dict[tuple[str, str | None], tuple[str, dict[str, Any]]]
+    )
+    """Span name and first attributes, by operation and model."""
 
 
 @dataclass(slots=True)
@@ -54,3 +59,13 @@ class Ended:
     failure: str | None
     """``error.type``, None where the call did not fail."""
     estimate: Estimate | None
+
+
+@lru_cache(256)
+def is_private(host: str) -> bool:
+    """Whether ``host`` is on this machine or a private network, by address or by a name without public domain."""
+    try:
+        address = ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        return "." not in host or host.endswith((".local", ".internal", ".localhost", ".lan"))
+    return address.is_private or address.is_loopback or address.is_link_local

@@ -5,7 +5,6 @@ Nothing in here may reach the application: each entry point catches what we get 
 
 from __future__ import annotations
 
-import ipaddress
 import json
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -28,6 +27,9 @@ from llmtrace.phases.baseline import Baselines
 from llmtrace.providers.declare import Operation, Provider, Request
 from llmtrace.version import VERSION
 
+_OPENINGS = 64
+"""Models per client whose span names and first attributes are kept ready."""
+
 
 class Engine:
     """Settings, providers and the instruments, shared by all patched clients."""
@@ -48,9 +50,14 @@ class Engine:
         self._reporter = Reporter(self)
 
     # --- providers of OpenTelemetry, found anew only when they change ---------------------------------------------
+    @property
+    def tracer_provider(self) -> trace_api.TracerProvider:
+        """The provider given, else the global one as it is now."""
+        return self._tracer_provider or trace_api.get_tracer_provider()
+
     def tracer(self) -> trace_api.Tracer:
-        """The tracer of the provider given, else of the global one as it is now."""
-        provider = self._tracer_provider or trace_api.get_tracer_provider()
+        """The tracer of that provider."""
+        provider = self.tracer_provider
         if self._tracer is None or self._tracer[0] is not provider:
             self._tracer = (provider, provider.get_tracer("llmtrace", VERSION))
         return self._tracer[1]
@@ -84,16 +91,18 @@ class Engine:
             started = now()
             tracer = self.tracer()
             span = self._existing(operation, request)
-            owns = span is None
-            if span is None:
+            owns = span is None and self.settings.parent != "existing"
+            if owns:
                 span = _start(tracer, operation, request, endpoint, started)
-            recording = span.is_recording()
+            recording = span is not None and span.is_recording()
             if not recording and self.meters() is None:
                 return span
             recent = 4 + 2 * min(request.choices, 128) if request.choices > 1 else 4
             call = Call(self._end, operation.kind_of, streaming=request.streaming, recent=recent)
             call.start = started
-            call.payload = Payload(operation, request, endpoint, span, tracer, owns, recording)
+            call.payload = Payload(
+                operation, request, endpoint, span or trace_api.get_current_span(), tracer, owns, recording
+            )
             if recording and self.settings.capture_content != "no_content":
                 call.kept = []
             return call
@@ -168,14 +177,23 @@ class Engine:
         port = getattr(url, "port", None)
         if port is None and host is not None:
             port = 80 if getattr(url, "scheme", "") == "http" else 443
-        name = provider.provider_name(client, host)
-        found = Endpoint(url, name, host, port, host is not None and is_private(host))
+        found = Endpoint(url, provider.provider_name(client, host), host, port)
         self._endpoints[client] = found
         return found
 
 
 def _start(tracer: Tracer, operation: Operation, request: Request, endpoint: Endpoint, started: int) -> Span:
     """The parent span, with the attributes that samplers decide by."""
+    opening = endpoint.openings.get((operation.name, request.model))
+    if opening is None:
+        opening = _opening(operation, request, endpoint)
+        if len(endpoint.openings) < _OPENINGS:
+            endpoint.openings[operation.name, request.model] = opening
+    title, attributes = opening
+    return tracer.start_span(title, kind=SpanKind.CLIENT, attributes=attributes, start_time=to_epoch(started))
+
+
+def _opening(operation: Operation, request: Request, endpoint: Endpoint) -> tuple[str, dict[str, Any]]:
     attributes: dict[str, Any] = {names.OPERATION: operation.name, names.PROVIDER: endpoint.provider}
     title = operation.name
     if request.model is not None:
@@ -185,13 +203,4 @@ def _start(tracer: Tracer, operation: Operation, request: Request, endpoint: End
         attributes[names.SERVER_ADDRESS] = endpoint.host
     if endpoint.port is not None:
         attributes[names.SERVER_PORT] = endpoint.port
-    return tracer.start_span(title, kind=SpanKind.CLIENT, attributes=attributes, start_time=to_epoch(started))
-
-
-def is_private(host: str) -> bool:
-    """Whether ``host`` is on this machine or a private network, by address or by a name without public domain."""
-    try:
-        address = ipaddress.ip_address(host.strip("[]"))
-    except ValueError:
-        return "." not in host or host.endswith((".local", ".internal", ".localhost", ".lan"))
-    return address.is_private or address.is_loopback or address.is_link_local
+    return title, attributes

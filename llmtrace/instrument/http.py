@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from opentelemetry import propagate
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from llmtrace.instrument.current import RESPONSE_KEY, current
+from llmtrace.instrument.ended import is_private
 from llmtrace.instrument.engine import Engine
 from llmtrace.instrument.patching import Patches
 from llmtrace.observe import mishaps
@@ -17,6 +18,7 @@ from llmtrace.observe.transport import Attempt
 from llmtrace.providers.timings import pick_headers
 
 LIBRARIES = ("httpx", "httpx2")
+_W3C = TraceContextTextMapPropagator()
 
 
 def patch(patches: Patches, engine: Engine) -> None:
@@ -25,6 +27,9 @@ def patch(patches: Patches, engine: Engine) -> None:
     def send(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         call = current.get()
         if call is None:
+            return wrapped(*args, **kwargs)
+        if not isinstance(call, Call):
+            _propagate(engine, _request(args, kwargs))
             return wrapped(*args, **kwargs)
         attempt = _begin(engine, call, args, kwargs, False)
         try:
@@ -47,7 +52,11 @@ def patch(patches: Patches, engine: Engine) -> None:
 
     def asend(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         call = current.get()
-        return wrapped(*args, **kwargs) if call is None else send_traced(call, wrapped, args, kwargs)
+        if isinstance(call, Call):
+            return send_traced(call, wrapped, args, kwargs)
+        if call is not None:
+            _propagate(engine, _request(args, kwargs))
+        return wrapped(*args, **kwargs)
 
     def close(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         _closing(instance)
@@ -69,19 +78,32 @@ def _begin(
     try:
         attempt = Attempt(now(), pick_headers)
         call.attempts.append(attempt)
-        request = args[0] if args else kwargs["request"]
+        request = _request(args, kwargs)
         theirs = request.extensions.get("trace")
         attempt.chain(theirs)
         mine = attempt.aevent if asynchronous else attempt.event
         request.extensions = {**request.extensions, "trace": mine}
-        mode = engine.settings.propagate
-        wanted = mode == "always" or (mode == "auto" and call.payload.endpoint.private)
-        if wanted and "traceparent" not in request.headers:
-            propagate.inject(request.headers)
+        _propagate(engine, request)
         return attempt
     except Exception as error:
         mishaps.note("watching a request", error)
         return None
+
+
+def _request(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return args[0] if args else kwargs["request"]
+
+
+def _propagate(engine: Engine, request: Any) -> None:
+    """Send ``traceparent`` (and ``tracestate``, nothing else) where the setting or a private host allows it."""
+    try:
+        mode = engine.settings.propagate
+        if mode == "never" or (mode == "auto" and not is_private(request.url.host)):
+            return
+        if "traceparent" not in request.headers:
+            _W3C.inject(request.headers)
+    except Exception as error:
+        mishaps.note("propagating the trace", error)
 
 
 def _answered(call: Call, attempt: Attempt | None, response: Any) -> None:

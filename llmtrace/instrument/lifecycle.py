@@ -20,7 +20,8 @@ def patch(patches: Patches, engine: Engine) -> None:
     def before(action: Any) -> Any:
         def hook(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             try:
-                action()
+                if instance is engine.tracer_provider:
+                    action()
             except Exception as error:
                 mishaps.note("flushing", error)
             return wrapped(*args, **kwargs)

@@ -30,11 +30,15 @@ class Patches:
     def wrap(self, module: Any, path: str, wrapper: Wrapper) -> None:
         """Wrap ``module``'s ``Class.method`` (skipped where a version does not have it)."""
         owner_name, _, name = path.rpartition(".")
-        owner = getattr(module, owner_name, None) if owner_name else module
+        self.wrap_method(getattr(module, owner_name, None) if owner_name else module, name, wrapper)
+
+    def wrap_method(self, owner: Any, name: str, wrapper: Wrapper) -> None:
+        """Wrap what ``owner`` itself defines as ``name``; nothing where it does not."""
         if owner is None or name not in vars(owner):
             return
         original = vars(owner)[name]
-        setattr(owner, name, wrapt.FunctionWrapper(original, wrapper))
+        # Where another wrapper lies on top of ours, ours stays in place after `undo` and lets everything through.
+        setattr(owner, name, wrapt.FunctionWrapper(original, wrapper, enabled=lambda: self._active))
         self._undo.append((owner, name, original))
 
     def undo(self) -> None:

@@ -40,7 +40,7 @@ class Reporter:
         payload: Payload = call.payload
         try:
             ended = self._judge(call, payload)
-            if payload.recording and payload.span.is_recording():
+            if payload.recording:
                 self._spans(ended)
             self._metrics(ended)
         finally:
@@ -73,7 +73,7 @@ class Reporter:
         key = (payload.endpoint.provider, payload.endpoint.host, payload.endpoint.port, payload.request.model)
         estimate = self._engine.baselines.estimate(key, uncached)
         begin = seen.request_arrived
-        if seen.first_token_error is None:
+        if seen.first_token_error is None and not seen.mostly_cached:
             wait = seen.first_token - (begin if begin is not None else seen.start)
             self._engine.baselines.learn(key, uncached, max(0, wait) / 1e9)
         return estimate
@@ -81,16 +81,18 @@ class Reporter:
     def _spans(self, ended: Ended) -> None:
         payload, call = ended.payload, ended.call
         own = describe.call_attributes(ended)
-        if ended.failure is not None and payload.owns_span:
-            payload.span.set_status(Status(StatusCode.ERROR, describe.kind(call.error)))
-        payload.span.set_attributes(own)
+        if payload.span.is_recording():  # another instrumentation's may have ended before the stream did
+            if ended.failure is not None and payload.owns_span:
+                payload.span.set_status(Status(StatusCode.ERROR, describe.kind(call.error)))
+            payload.span.set_attributes(own)
         children = Children(payload.tracer, payload.span)
         under = _attempts(children, call) if len(call.attempts) > 1 else None
         for phase in ended.phases:
             marks = describe.phase_attributes(ended, phase)
             context = children.add(names.SPAN_PREFIX + phase.name, phase.start, phase.end, marks, under=under)
             for part in phase.parts:
-                marks = {names.PHASE: phase.name, names.SOURCE: phase.source}
+                # No llmtrace.phase: whoever sums spans by phase would count decode twice.
+                marks = {names.PART: part.name, names.SOURCE: phase.source}
                 children.add(f"llm.{phase.name}.{part.name}", part.start, part.end, marks, under=context)
         mode = self._engine.settings.capture_content
         if mode != "no_content":

@@ -3,7 +3,8 @@
 Every call passes through ``SyncAPIClient.request`` or ``AsyncAPIClient.request``, retries included; every stream is a
 ``Stream`` or ``AsyncStream`` that pulls from its ``_iterator``. Patching there, below the resource methods, covers
 ``create``, ``parse``, ``stream()``, raw and streaming responses alike, and lies inside whatever another
-instrumentation wraps around the resource methods, in whichever order the two are switched on.
+instrumentation wraps around the resource methods, in whichever order the two are switched on. (One that wraps the
+same method and was there first is wrapped itself: its span then lies beneath ours.)
 """
 
 from __future__ import annotations
@@ -66,8 +67,11 @@ def patch(patches: Patches, engine: Engine, provider: Provider) -> None:
         _splice(instance, True)
 
     def hook_clients(module: Any) -> None:
-        patches.wrap(module, "SyncAPIClient.request", request)
-        patches.wrap(module, "AsyncAPIClient.request", arequest)
+        for name, wrapper in (("SyncAPIClient", request), ("AsyncAPIClient", arequest)):
+            base: Any = getattr(module, name, None)
+            # Another instrumentation may have put a method of its own on a subclass, over the base's as it was then.
+            for owner in [base, *_subclasses(base)] if base is not None else []:
+                patches.wrap_method(owner, "request", wrapper)
 
     def hook_streams(module: Any) -> None:
         patches.wrap(module, "Stream.__init__", opened)
@@ -90,19 +94,20 @@ class _Current:
         self._call = call
 
     def __enter__(self) -> None:
-        if isinstance(self._call, Call):
-            self._mine: Any = current.set(self._call)
-            self._theirs = otel.attach(set_span_in_context(self._call.payload.span))
-        else:
-            self._mine = None
-            self._theirs = otel.attach(set_span_in_context(self._call))
+        call = self._call
+        self._mine = current.set(call)
+        self._theirs = otel.attach(set_span_in_context(call.payload.span if isinstance(call, Call) else call))
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: Any) -> None:
         if kind is GeneratorExit:
             return  # dropped while suspended, perhaps in another context: there is nothing to give back here
         otel.detach(self._theirs)
-        if self._mine is not None:
-            current.reset(self._mine)
+        current.reset(self._mine)
+
+
+def _subclasses(base: type) -> list[type]:
+    found = base.__subclasses__()
+    return [*found, *(below for cls in found for below in _subclasses(cls))]
 
 
 def _begin(

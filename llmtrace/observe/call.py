@@ -136,8 +136,11 @@ class Call:
 
     def late_first_pull(self, asked: int) -> None:
         """The application was slow to begin reading: ask the kernel when data last came in."""
-        if self.attempts:
-            self.idle_at_first_pull = self.attempts[-1].since_last_data()
+        try:
+            if self.attempts:
+                self.idle_at_first_pull = self.attempts[-1].since_last_data()
+        except Exception as error:
+            note("asking the kernel", error)
 
     def release(self) -> None:
         """Let go of what the end needed: the application's objects live as long as they would without us."""

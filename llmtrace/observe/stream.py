@@ -17,6 +17,7 @@ from typing import Any
 from llmtrace.observe import call as calls
 from llmtrace.observe.call import Call
 from llmtrace.observe.clock import now
+from llmtrace.observe.mishaps import note
 from llmtrace.observe.pulls import BLOCK
 
 LATE_NS = 3_000_000
@@ -127,10 +128,13 @@ async def asplice(inner: AsyncIterator[Any], call: Call, guard: Guard) -> AsyncI
 
 def failed(call: Call, error: BaseException) -> None:
     """End ``call`` with the cause that ``error`` stands for."""
-    if call.app_closed is not None:
-        call.finish(calls.CLOSED_EARLY, call.app_closed)
-        return
-    call.finish(cause_of(error), error=error)
+    try:
+        if call.app_closed is not None:
+            call.finish(calls.CLOSED_EARLY, call.app_closed)
+        else:
+            call.finish(cause_of(error), error=error)
+    except Exception as ours:
+        note("ending a stream", ours)
 
 
 def cause_of(error: BaseException) -> str:
@@ -174,7 +178,7 @@ def closed(call: Call) -> None:
 def _by_its_own_iterator() -> bool:
     """Whether a generator inside the client or its transport is what closes: at its end, or being collected."""
     frame: Any = sys._getframe(1)
-    while frame is not None and frame.f_globals.get("__name__", "").startswith("llmtrace."):
+    while frame is not None and frame.f_globals.get("__name__", "").startswith(("llmtrace.", "wrapt.")):
         frame = frame.f_back
     if frame is None or not frame.f_code.co_flags & (inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR):
         return False

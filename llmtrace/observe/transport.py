@@ -19,6 +19,23 @@ _TCP_INFO_SIZE = 152
 _LAST_DATA_RECV, _RTT, _MIN_RTT = 52, 68, 148
 _U32 = struct.Struct("=I")
 
+_MOMENTS = {
+    f"{module}.{step}": moment
+    for module in ("connection", "http11", "http2", "http_proxy", "proxy", "socks")
+    for step, moment in (
+        ("connect_tcp.started", "connect_start"),
+        ("connect_tcp.complete", "connect_end"),
+        ("connect_unix_socket.started", "connect_start"),
+        ("connect_unix_socket.complete", "connect_end"),
+        ("start_tls.started", "tls_start"),
+        ("start_tls.complete", "tls_end"),
+        # Once per redirect hop: the last one is the hop that answered.
+        ("send_request_body.complete", "sent"),
+        ("receive_response_headers.complete", "headers_at"),
+    )
+}
+"""httpcore's event names (module of the connection, step) and what each is the moment of."""
+
 
 class Attempt:
     """One HTTP request as the wire saw it. Times are monotonic ns, None where the transport told nothing."""
@@ -75,34 +92,19 @@ class Attempt:
 
     def event(self, name: str, info: Any) -> None:
         """httpcore's ``trace`` callback, synchronous."""
-        self._note(name)
+        if name in _MOMENTS:
+            setattr(self, _MOMENTS[name], now())
         if self._chained is not None:
             self._chained(name, info)
 
     async def aevent(self, name: str, info: Any) -> None:
         """httpcore's ``trace`` callback, asynchronous."""
-        self._note(name)
+        if name in _MOMENTS:
+            setattr(self, _MOMENTS[name], now())
         if self._chained is not None:
             result: Awaitable[Any] | None = self._chained(name, info)
             if result is not None:
                 await result
-
-    def _note(self, name: str) -> None:
-        # Names are "<module>.<step>.<started|complete|failed>"; the step decides. The body's end comes once per
-        # redirect hop; the last one is the hop that answered.
-        step = name.partition(".")[2]
-        if step == "send_request_body.complete":
-            self.sent = now()
-        elif step == "receive_response_headers.complete":
-            self.headers_at = now()
-        elif step == "connect_tcp.started":
-            self.connect_start = now()
-        elif step == "connect_tcp.complete":
-            self.connect_end = now()
-        elif step == "start_tls.started":
-            self.tls_start = now()
-        elif step == "start_tls.complete":
-            self.tls_end = now()
 
     def answered(self, response: Any, at: int) -> None:
         """Take what a response object (httpx's or httpx2's) says: status, headers, the socket's round trip."""

@@ -76,6 +76,12 @@ class Observation:
         return max(0, self.usage.input_tokens - (self.usage.cached_tokens or 0))
 
     @property
+    def mostly_cached(self) -> bool:
+        """Most of the prompt came from the cache: what copying and attending to it costs, the route does not teach."""
+        usage = self.usage
+        return usage is not None and (usage.cached_tokens or 0) * 2 > (usage.input_tokens or 0)
+
+    @property
     def request_arrived(self) -> int | None:
         """When the request reached the server: bytes out plus half a round trip. None where not known."""
         if self.sent is None or self.rtt is None:
@@ -104,7 +110,7 @@ def split(seen: Observation, estimate: Estimate | None = None) -> tuple[list[Pha
     server, complaint = _plausible(seen)
     plan = _plan(seen, server, estimate)
     phases = _lay(seen, plan)
-    _describe(seen, server, phases)
+    _describe(seen, server, phases, estimate)
     return phases, complaint
 
 
@@ -132,6 +138,8 @@ def _plausible(seen: Observation) -> tuple[ServerTimings | None, str | None]:
         return None, None
     window = (seen.end - seen.start) / 1e9
     most = window * (1 + SLACK_SHARE) + SLACK_S
+    if _plainly_fits(said, window):
+        return said, None
     complaint: str | None = None
     kept = ServerTimings(said.engine, cached_tokens=said.cached_tokens, device=said.device)
     for name in ("queue", "kv_cache_hit", "prefill", "decode", "ttft", "total"):
@@ -150,6 +158,23 @@ def _plausible(seen: Observation) -> tuple[ServerTimings | None, str | None]:
     if kept.prefill is None and kept.ttft is None and kept.total is None:
         return None, complaint or "no phase could be used"
     return kept, complaint
+
+
+def _plainly_fits(said: ServerTimings, window: float) -> bool:
+    """The common case: all three phases told, as floats that fit the call together; no need to look closer."""
+    if said.ttft is not None or said.kv_cache_hit is not None:
+        return False
+    queue, prefill, decode, total = said.queue, said.prefill, said.decode, said.total
+    return (
+        type(queue) is float
+        and type(prefill) is float
+        and type(decode) is float
+        and queue >= 0
+        and prefill >= 0
+        and decode >= 0
+        and queue + prefill + decode <= window
+        and (total is None or (type(total) is float and 0 <= total <= window))
+    )
 
 
 def _plan(seen: Observation, server: ServerTimings | None, estimate: Estimate | None) -> _Plan:
@@ -197,7 +222,7 @@ def _until_first_token(
     if arrived is not None:
         begin = min(arrived, first_token)
         plan.add(NETWORK, (begin - seen.start) / 1e9, CLIENT, (seen.rtt or 0.0) / 2)
-    if estimate is not None:
+    if estimate is not None and not seen.mostly_cached:
         wait = max(0, first_token - begin) / 1e9
         prefill = min(wait, estimate.prefill)
         queue = wait - prefill
@@ -206,7 +231,6 @@ def _until_first_token(
         plan.add(QUEUE, queue, ESTIMATE, estimate.uncertainty)
         if seen.usage is not None and seen.usage.cached_tokens:
             plan.add(KV_CACHE_HIT, 0.0, ESTIMATE, prefill)
-            plan.pieces[-1].time_saved = estimate.per_token * seen.usage.cached_tokens
         plan.rest(PREFILL, ESTIMATE, estimate.uncertainty)
         return
     plan.rest(QUEUE_PREFILL, CLIENT, seen.first_token_error)
@@ -290,7 +314,7 @@ def _lay(seen: Observation, plan: _Plan) -> list[Phase]:
     return plan.pieces
 
 
-def _describe(seen: Observation, server: ServerTimings | None, phases: list[Phase]) -> None:
+def _describe(seen: Observation, server: ServerTimings | None, phases: list[Phase], estimate: Estimate | None) -> None:
     """Tokens, seconds per token, what the server said of client-timed phases, and decode's parts."""
     usage = seen.usage or Usage()
     uncached = seen.uncached_tokens
@@ -310,6 +334,8 @@ def _describe(seen: Observation, server: ServerTimings | None, phases: list[Phas
             phase.tokens = usage.cached_tokens or (server.cached_tokens if server is not None else None)
             if phase.tokens and phase.source != ESTIMATE:
                 phase.per_token = phase.duration / phase.tokens
+            if phase.tokens and estimate is not None:
+                phase.time_saved = estimate.per_token * phase.tokens
 
 
 def _decode_parts(seen: Observation, decode: Phase) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from llmtrace.observe.facts import Answer
@@ -61,4 +61,3 @@ class Provider:
     operations: tuple[Operation, ...]
     provider_name: Callable[[Any, str | None], str]
     """``gen_ai.provider.name``, from the client object and the host it talks to."""
-    fingerprints: tuple[str, ...] = field(default=())

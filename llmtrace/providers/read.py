@@ -10,32 +10,30 @@ def get(source: Any, name: str) -> Any:
     """``source``'s field, whether it is a mapping or an object with known and extra fields; None if it has none."""
     if source is None:
         return None
-    if isinstance(source, Mapping):
-        return source.get(name)
-    known = getattr(source, "__dict__", None)
-    if known is not None and name in known:
-        return known[name]
-    extra = getattr(source, "__pydantic_extra__", None)
-    return extra.get(name) if isinstance(extra, dict) else None
+    known: Any = getattr(source, "__dict__", None)
+    if known is not None:  # an object of the client's: the common case, and asking for Mapping is slow
+        if name in known:
+            return known[name]
+        extra = getattr(source, "__pydantic_extra__", None)
+        if extra:
+            return extra.get(name)
+    return source.get(name) if isinstance(source, Mapping) else None
 
 
 def fields(source: Any) -> Mapping[str, Any]:
     """All fields of ``source``, known and extra, as a mapping."""
-    if isinstance(source, Mapping):
-        return source
     known: Any = getattr(source, "__dict__", None)
+    if known is None or isinstance(source, Mapping):
+        return source if isinstance(source, Mapping) else {}
     extra: Any = getattr(source, "__pydantic_extra__", None)
-    if not isinstance(known, dict):
-        return {}
-    return {**known, **extra} if isinstance(extra, dict) and extra else known
+    return {**known, **extra} if extra else known
 
 
 def extras(source: Any) -> Mapping[str, Any]:
     """The fields that the client library does not model itself; all fields for a plain mapping."""
     if isinstance(source, Mapping):
         return source
-    extra: Any = getattr(source, "__pydantic_extra__", None)
-    return extra if isinstance(extra, dict) else {}
+    return getattr(source, "__pydantic_extra__", None) or {}
 
 
 def items(value: Any) -> Sequence[Any]:

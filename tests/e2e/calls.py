@@ -128,7 +128,7 @@ def learned_split(api: Sync, spans: Spans, told: Any, calls: int = 60) -> list[t
     found: list[tuple[float, float, float]] = []
     for number in range(calls):
         spans.clear()
-        said = told(stream(api, prompt(2 + 7 * number % 60), max_tokens=24))
+        said = told(stream(api, prompt(2 + 7 * number % 60), max_tokens=4))
         phases = spans.phases(spans.one("completed"))
         assert all(source(phase) in ("client", "estimate") for phase in phases.values())
         if "prefill" in phases:
@@ -139,7 +139,7 @@ def learned_split(api: Sync, spans: Spans, told: Any, calls: int = 60) -> list[t
 
 
 def report_split(name: str, found: list[tuple[float, float, float]]) -> float:
-    """The median error of the estimated prefill as a share of the time to the first token; kept for a person to read."""
+    """The median error of the estimated prefill as a share of TTFT; kept for a person to read."""
     errors = sorted(abs(guess - truth) / wait for wait, truth, guess in found)
     middle, high = errors[len(errors) // 2], errors[len(errors) * 9 // 10]
     if (folder := output_folder()) is not None:

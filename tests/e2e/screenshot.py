@@ -35,7 +35,8 @@ def main() -> None:
         page = browser.new_page()
         page.goto(url, wait_until="domcontentloaded", timeout=60_000)
         page.get_by_text(text).first.wait_for(timeout=60_000)
-        page.wait_for_timeout(1500)  # the panels slide in
+        page.wait_for_load_state("networkidle", timeout=60_000)
+        page.wait_for_timeout(2000)  # the panels slide in
         page.screenshot(path=out)
         print(page.inner_text("body"))
         browser.close()

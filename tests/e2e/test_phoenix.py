@@ -178,19 +178,18 @@ def test_tokens_are_counted_once(stored: dict[tuple[str, str], Any], phoenix_ser
 
 
 def test_page(stored: dict[tuple[str, str], Any], phoenix_server: Server, tmp_path: Path) -> None:
-    """The trace page of the call with the most phases shows its tree; LLMTRACE_E2E_OUT keeps the picture."""
+    """The trace page of the call that hit the cache shows its whole tree; LLMTRACE_E2E_OUT keeps the picture."""
     if not (shutil.which("chromium") or shutil.which("google-chrome")):
         pytest.skip("no Chromium on the PATH")
-    traces: dict[str, set[str]] = {}
-    for (trace, _), span in stored.items():
-        traces.setdefault(trace, set()).add(span["name"])
-    trace = max(traces, key=lambda one: len({n for n in traces[one] if n.startswith("llm.")} - {"llm.attempt"}))
+    calls_by_id = {span["context"]["span_id"]: trace for (trace, _), span in stored.items() if is_call(span)}
+    hits = [s for s in stored.values() if s["name"] == "llm.kv_cache_hit" and s["parent_id"] in calls_by_id]
+    trace = calls_by_id[max(hits, key=lambda hit: hit["attributes"]["llmtrace.phase.tokens"])["parent_id"]]
     picture = (calls.output_folder() or tmp_path) / "phoenix.png"
     script = ROOT / "tests" / "e2e" / "screenshot.py"
     url = f"{phoenix_server.url}/redirects/traces/{trace}"
     command = [str(python_of("e2e-phoenix")), str(script), url, "llm.decode", str(picture)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    for name in traces[trace]:
+    for name in {span["name"] for (of, _), span in stored.items() if of == trace}:
         assert name in done.stdout
     assert picture.stat().st_size > 20_000

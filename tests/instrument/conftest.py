@@ -23,6 +23,7 @@ def cheap_collections() -> None:
 def nothing_leaks(request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     """No current span, no failed detach, and (unless marked ``mishaps``) no failure of ours that was swallowed."""
     from llmtrace.observe import mishaps
+    from llmtrace.observe.call import open_calls
 
     caplog.set_level(logging.WARNING)
     before = dict(mishaps.counts)
@@ -30,7 +31,10 @@ def nothing_leaks(request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixtu
     yield
     assert trace.get_current_span() is trace.INVALID_SPAN
     messages = [record.getMessage() for when in ("setup", "call", "teardown") for record in caplog.get_records(when)]
-    assert not [text for text in messages if "detach" in text]
+    assert not [text for text in messages if "detach" in text or "ended span" in text]
+    if open_calls():
+        gc.collect()  # what the test itself still held
+    assert open_calls() == [], "every call ends"
     if "swallowed" not in request.fixturenames:
         assert dict(mishaps.counts) == before, messages
 

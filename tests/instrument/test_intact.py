@@ -334,6 +334,34 @@ def test_other_paths_of_the_client_are_left_alone(api: Sync, replay: Replay, spa
     assert spans.finished() == []
 
 
+def test_the_clients_own_post(api: Sync, replay: Replay, spans: Spans) -> None:
+    """``client.post`` is the documented way to undocumented endpoints: the same path is the same operation."""
+    replay.play(play.openai_body(), play.openai_body(), openai_stream())
+    parsed = api.run(api.client.post("/chat/completions", body=request(), cast_to=openai.types.chat.ChatCompletion))
+    assert parsed.id == play.ID
+    raw = api.run(api.client.post("/chat/completions", body=request(), cast_to=http.Response))
+    assert raw.json()["id"] == play.ID
+    stream = api.run(
+        api.client.post(
+            "/chat/completions",
+            body=request(stream=True),
+            cast_to=openai.types.chat.ChatCompletion,
+            stream=True,
+            stream_cls=api.stream_type[openai.types.chat.ChatCompletionChunk],
+        )
+    )
+    assert len(api.drain(stream)) == 8
+    spans.check_all()
+    assert [attributes(span)["llmtrace.call.outcome"] for span in spans.parents()] == ["completed"] * 3
+
+
+@pytest.mark.parametrize("value", [False, None], ids=str)
+def test_not_streamed_in_so_many_words(api: Sync, replay: Replay, spans: Spans, value: Any) -> None:
+    replay.play(play.openai_body())
+    api.create(stream=value)
+    assert "gen_ai.request.stream" not in attributes(spans.one("completed"))
+
+
 def test_copies_of_a_client(api: Sync, replay: Replay, spans: Spans) -> None:
     replay.serve(play.openai_body())
     api.run(api.client.with_options(timeout=3).chat.completions.create(**request()))

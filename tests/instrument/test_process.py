@@ -92,6 +92,28 @@ sys.exit(3)
     assert all(any(child[6] == row[5] for child in written) for row in parents), "phases too"
 
 
+def test_interpreter_exit_of_a_provider_that_came_later(replay: Replay, tmp_path: Path) -> None:
+    """Instrumented first, the global provider set afterwards, spans in a batch: nothing is lost at the exit either."""
+    replay.serve(openai_stream(itl=0.001))
+    done, written = run_script(
+        """
+llmtrace.uninstrument()
+llmtrace.instrument("openai")
+from opentelemetry import trace
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+late = TracerProvider()
+late.add_span_processor(BatchSpanProcessor(ToFile()))
+trace.set_tracer_provider(late)
+never = client.chat.completions.create(**call)
+list(client.chat.completions.create(**call))
+""",
+        replay.base_url,
+        tmp_path / "spans",
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert sorted(row[2] for row in written if row[2]) == ["completed", "never_consumed"]
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 def test_fork_in_the_middle_of_a_stream(replay: Replay, tmp_path: Path) -> None:
     """The child has no part in its parent's open call, whatever it does to its copy; its own calls are its own."""
@@ -342,3 +364,147 @@ def test_nested_calls_are_two_calls(tracing: Any, api: Sync, replay: Replay, spa
     assert all(span.parent is None for span in spans.parents())
     spans.check_all()
     assert [attributes(span).get("gen_ai.request.stream") for span in spans.parents()] == [True, None]
+
+
+# What the tracing SDK of the application is set up to do.
+
+
+def test_sampling_sees_what_the_conventions_say_it_must(tracing: Any, api: Sync, replay: Replay, spans: Spans) -> None:
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+    from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
+
+    asked: list[Any] = []
+
+    class Asking(Sampler):
+        def should_sample(self, parent_context: Any, trace_id: int, name: str, *args: Any, **kwargs: Any) -> Any:
+            given = dict(kwargs.get("attributes") or (args[1] if len(args) > 1 else None) or {})
+            if "gen_ai.operation.name" in given:
+                asked.append((name, given))
+            return SamplingResult(Decision.RECORD_AND_SAMPLE, given)
+
+        def get_description(self) -> str:
+            return "asking"
+
+    provider = TracerProvider(sampler=Asking())
+    provider.add_span_processor(SimpleSpanProcessor(spans.exporter))
+    tracing.on(tracer_provider=provider)
+    replay.play(play.openai_body())
+    api.create()
+    spans.one("completed")
+    ((name, given),) = asked
+    assert name == f"chat {play.MODEL}"
+    assert given == {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.provider.name": "openai",
+        "gen_ai.request.model": play.MODEL,
+        "server.address": "127.0.0.1",
+        "server.port": replay.port,
+    }
+
+
+def test_unsampled_calls_still_count(tracing: Any, api: Sync, replay: Replay, spans: Spans, metrics: Any) -> None:
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+
+    tracing.on(tracer_provider=TracerProvider(sampler=ALWAYS_OFF))
+    replay.serve(lambda seen: openai_stream(usage=play.USAGE))
+    for _ in range(3):
+        api.drain(api.stream())
+    assert [point.count for point in metrics.points("gen_ai.client.operation.duration")] == [3]
+    assert [point.count for point in metrics.points("gen_ai.client.operation.time_to_first_chunk")] == [3]
+    assert spans.finished() == []
+
+
+def test_processors_that_watch_starts_see_every_span(tracing: Any, api: Sync, replay: Replay, spans: Spans) -> None:
+    """Processors that stamp each span as it starts (baggage, tenant) stamp the phases too."""
+    from opentelemetry.sdk.trace import SpanProcessor
+
+    class Stamp(SpanProcessor):
+        def on_start(self, span: Any, parent_context: Any = None) -> None:
+            span.set_attribute("llmtrace.test.tenant", "t1")
+
+    spans.provider.add_span_processor(Stamp())
+    tracing.on()
+    replay.play(play.too_many(), openai_stream())
+    with pytest.raises(openai.RateLimitError):
+        api.create()
+    api.drain(api.stream())
+    spans.check_all()
+    assert len(spans.finished()) == 3 + 4
+    assert {attributes(span).get("llmtrace.test.tenant") for span in spans.finished()} == {"t1"}
+
+
+def test_few_attributes_allowed(tracing: Any, api: Sync, replay: Replay, spans: Spans) -> None:
+    from opentelemetry.sdk.trace import SpanLimits, TracerProvider
+    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+
+    provider = TracerProvider(span_limits=SpanLimits(max_span_attributes=4))
+    provider.add_span_processor(SimpleSpanProcessor(spans.exporter))
+    tracing.on(tracer_provider=provider)
+    replay.play(openai_stream(usage=play.USAGE))
+    api.drain(api.stream())
+    assert [span.name for span in spans.finished() if len(attributes(span)) > 4] == []
+    assert len([span for span in spans.finished() if span.name.startswith("llm.")]) == 3
+
+
+def test_propagation_as_it_is_set(tracing: Any, api: Sync, replay: Replay, spans: Spans) -> None:
+    replay.serve(play.openai_body())
+    tracing.on(propagate="never")
+    api.create()
+    assert "traceparent" not in replay.last.headers
+    tracing.off()
+    tracing.on()
+    api.create()
+    span = spans.parents()[-1]
+    _, trace_id, span_id, _ = replay.last.headers["traceparent"].split("-")
+    assert (int(trace_id, 16), int(span_id, 16)) == (span.context.trace_id, span.context.span_id)
+
+
+THEIRS = {"gen_ai.operation.name": "chat", "gen_ai.provider.name": "openai", "gen_ai.request.model": play.MODEL}
+
+
+@pytest.mark.parametrize("streaming", [False, True], ids=["whole", "streamed"])
+def test_phases_go_under_another_instrumentations_span(
+    tracing: Any, api: Sync, replay: Replay, spans: Spans, streaming: bool
+) -> None:
+    """DESIGN: if another instrumentation already made the GenAI span for this call, no second one is made."""
+    tracing.on()
+    replay.play(openai_stream(usage=play.USAGE, itl=0.002) if streaming else play.openai_body())
+    tracer = spans.provider.get_tracer("another.instrumentation")
+    with tracer.start_as_current_span(f"chat {play.MODEL}", kind=SpanKind.CLIENT, attributes=THEIRS):
+        answer = api.stream() if streaming else api.create()
+        if streaming:
+            api.drain(answer)
+    (theirs,) = spans.parents()
+    assert theirs.instrumentation_scope.name == "another.instrumentation"
+    names = [child.name for child in spans.children(theirs)]
+    assert names == ["llm.network", *(["llm.queue_prefill", "llm.decode"] if streaming else ["llm.opaque"])]
+    assert outcome(theirs) == "completed"
+
+
+def test_another_instrumentations_span_that_ended_before_its_stream(
+    tracing: Any, api: Sync, replay: Replay, spans: Spans
+) -> None:
+    """Theirs ends when ``create`` returns: ours must neither write to an ended span nor lose the phases."""
+    tracing.on()
+    replay.play(openai_stream(itl=0.002))
+    tracer = spans.provider.get_tracer("another.instrumentation")
+    with tracer.start_as_current_span(f"chat {play.MODEL}", kind=SpanKind.CLIENT, attributes=THEIRS):
+        stream = api.stream()
+    assert len(api.drain(stream)) == 8
+    (theirs,) = [span for span in spans.parents() if span.instrumentation_scope.name == "another.instrumentation"]
+    below = [s for s in spans.finished() if s.name.startswith("llm.")]
+    assert {"llm.queue_prefill", "llm.decode"} <= {s.name for s in below}
+    assert {s.context.trace_id for s in below} == {theirs.context.trace_id}
+
+
+def test_two_spans_where_that_is_set(tracing: Any, api: Sync, replay: Replay, spans: Spans) -> None:
+    tracing.on(parent="own")
+    replay.play(play.openai_body())
+    tracer = spans.provider.get_tracer("another.instrumentation")
+    with tracer.start_as_current_span(f"chat {play.MODEL}", kind=SpanKind.CLIENT, attributes=THEIRS):
+        api.create()
+    theirs, ours = spans.parents()
+    assert ours.parent.span_id == theirs.context.span_id
+    spans.check(ours)
