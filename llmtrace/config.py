@@ -124,7 +124,8 @@ def settings(arguments: Mapping[str, Any], environ: Mapping[str, str] | None = N
         except ValueError as error:
             if where == variable:
                 # An environment may be shared with other programs; a slip in it must not leave this one untraced.
-                _log.warning("%s is %r; it takes %s. The default is used.", where, value, error)
+                # Its value stays out of the log: it may be a secret that went into the wrong variable.
+                _log.warning("the value of %s is ignored; it takes %s", where, error)
                 continue
             raise LlmtraceError(f"{where} is {value!r}; it takes {error}.") from None
     return replace(Settings(), **chosen)

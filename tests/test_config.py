@@ -40,7 +40,7 @@ def test_a_bad_value_says_what_it_takes() -> None:
 
 def test_a_bad_value_in_the_environment_is_told_and_passed_over(caplog: pytest.LogCaptureFixture) -> None:
     assert settings({}, {"LLMTRACE_MIN_CALLS": "x"}).min_calls == 30
-    assert "LLMTRACE_MIN_CALLS is 'x'; it takes a number of at least 2" in caplog.text
+    assert "the value of LLMTRACE_MIN_CALLS is ignored; it takes a number of at least 2" in caplog.text
 
 
 def test_a_content_mode_that_others_understand_does_not_stop_us(caplog: pytest.LogCaptureFixture) -> None:
