@@ -115,7 +115,7 @@ def _play(
             stage = Stage(client, model, 0.3, random.Random())
             _measure_words(stage)
             task = progress.add_task("Learning the route: calls of different length", total=learn)
-            for step in range(learn):
+            for step in stage.draw.sample(range(learn), learn):
                 share = step / max(1, learn - 1)
                 stage.ask(stage.text(round(_SHORTEST * math.exp(share * math.log(_LONGEST / _SHORTEST)))), max_tokens=2)
                 progress.update(task, advance=1)

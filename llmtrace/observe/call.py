@@ -55,10 +55,14 @@ class Call:
     first_chunk: int | None = None
     first_token: int | None = None
     first_token_index = 0
+    first_token_asked: int | None = None
+    """When the pull that brought it began."""
+    before_first_token: int | None = None
+    """When the chunk before it came; None where it was the first."""
     first_reasoning: int | None = None
     first_output: int | None = None
-    idle_at_first_pull: float | None = None
-    """Seconds since data last came in, read when the application was late to its first pull."""
+    idle: dict[int, float]
+    """Seconds since data last came in, by the time of a pull to which the application was late."""
     first: Any = None
     """The first chunk."""
     kept: list[Any] | None = None
@@ -84,6 +88,7 @@ class Call:
         self.payload: Any = None
         """What the instrumentation wants back at the end (its span, the request's facts)."""
         self.attempts: list[Attempt] = []
+        self.idle = {}
         self.pulls = Pulls() if streaming else NO_PULLS
         self.recent: deque[Any] = deque(maxlen=recent)
         """The last few chunks: finish reasons, usage and timings come last."""
@@ -117,7 +122,10 @@ class Call:
             return False
         if self.first_token is None:
             self.first_token = at
-            self.first_token_index = self.pulls.count - 1 + len(self.pulls.block) // 2
+            block = self.pulls.block
+            self.first_token_index = self.pulls.count - 1 + len(block) // 2
+            self.first_token_asked = block[-2]
+            self.before_first_token = block[-3] if len(block) > 3 else self.pulls.last_arrival_folded
         if kind == REASONING:
             if self.first_reasoning is None:
                 self.first_reasoning = at
@@ -134,11 +142,12 @@ class Call:
             return self.returned
         return self.start
 
-    def late_first_pull(self, asked: int) -> None:
-        """The application was slow to begin reading: ask the kernel when data last came in."""
+    def late(self, asked: int) -> None:
+        """The application is late to a pull before the first token: ask the kernel when data last came in."""
         try:
-            if self.attempts:
-                self.idle_at_first_pull = self.attempts[-1].since_last_data()
+            idle = self.attempts[-1].since_last_data() if self.attempts else None
+            if idle is not None:
+                self.idle[asked] = idle
         except Exception as error:
             note("asking the kernel", error)
 

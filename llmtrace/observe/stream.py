@@ -21,7 +21,7 @@ from llmtrace.observe.mishaps import note
 from llmtrace.observe.pulls import BLOCK
 
 LATE_NS = 3_000_000
-"""An application that begins to read later than this after it got the stream may find chunks waiting."""
+"""An application that reads on later than this after it got the stream, or a chunk, may find chunks waiting."""
 
 timed_out_tasks: Any = None
 """Set by the instrumentation: the asyncio tasks that a timeout is cancelling just now (a weak set)."""
@@ -48,7 +48,7 @@ def splice(inner: Iterator[Any], call: Call, guard: Guard) -> Iterator[Any]:
     asked = now()
     try:
         if call.returned is not None and asked - call.returned > LATE_NS:
-            call.late_first_pull(asked)
+            call.late(asked)
         inner = iter(inner)
         # Until output begins, each chunk is looked at ...
         for item in inner:
@@ -63,6 +63,8 @@ def splice(inner: Iterator[Any], call: Call, guard: Guard) -> Iterator[Any]:
             asked = now()
             if begun and kept is None:
                 break
+            if asked - arrived > LATE_NS and call.first_token is None:
+                call.late(asked)
             if len(pulls.block) >= 2 * BLOCK:
                 pulls.fold(call.returned)
         # ... and from then on only timed.
@@ -93,7 +95,7 @@ async def asplice(inner: AsyncIterator[Any], call: Call, guard: Guard) -> AsyncI
     begun = False
     try:
         if call.returned is not None and asked - call.returned > LATE_NS:
-            call.late_first_pull(asked)
+            call.late(asked)
         inner = inner.__aiter__()
         async for item in inner:
             arrived = now()
@@ -107,6 +109,8 @@ async def asplice(inner: AsyncIterator[Any], call: Call, guard: Guard) -> AsyncI
             asked = now()
             if begun and kept is None:
                 break
+            if asked - arrived > LATE_NS and call.first_token is None:
+                call.late(asked)
             if len(block) >= 2 * BLOCK:
                 pulls.fold(call.returned)
         if begun:

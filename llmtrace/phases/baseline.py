@@ -70,11 +70,12 @@ class Route:
         if self._fit is None:
             return None
         fixed, slope, scatter = self._fit
+        prefill = fixed + slope * uncached
         return Estimate(
-            prefill=fixed + slope * uncached,
+            prefill=prefill,
             per_token=slope,
-            noise=3 * scatter,
-            uncertainty=1.645 * scatter,
+            noise=3 * scatter * prefill,
+            uncertainty=1.645 * scatter * prefill,
             calls=calls,
         )
 
@@ -84,8 +85,9 @@ class Route:
         if high < min_spread * max(low, 1.0):
             return None
         fixed, slope = lower_line(self.points)
-        # Scatter: how far the calls below and near the line lie from it; queued calls lie far above and do not count.
-        near = sorted(abs(wait - fixed - slope * tokens) for tokens, wait in self.points)
+        # Scatter, as a share of the line: the median distance of the nearer half of the calls, so that queued ones,
+        # which lie far above, do not count.
+        near = sorted(abs(wait / max(fixed + slope * tokens, 1e-9) - 1) for tokens, wait in self.points)
         return fixed, slope, near[len(near) // 4] * 1.5
 
 

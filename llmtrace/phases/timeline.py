@@ -226,7 +226,7 @@ def _until_first_token(
         wait = max(0, first_token - begin) / 1e9
         prefill = min(wait, estimate.prefill)
         queue = wait - prefill
-        if queue <= estimate.noise:
+        if queue <= estimate.noise + (seen.first_token_error or 0.0):
             queue, prefill = 0.0, wait
         plan.add(QUEUE, queue, ESTIMATE, estimate.uncertainty)
         if seen.usage is not None and seen.usage.cached_tokens:
