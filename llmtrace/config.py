@@ -109,23 +109,33 @@ def settings(arguments: Mapping[str, Any], environ: Mapping[str, str] | None = N
             close = difflib.get_close_matches(name, known_settings, 1)
             hint = f" Did you mean {close[0]}?" if close else ""
             raise LlmtraceError(f"unknown setting {name!r}.{hint} Known settings: {', '.join(known_settings)}.")
-    chosen: dict[str, Any] = {}
     environ = os.environ if environ is None else environ
+    slips = environment_slips(environ)
+    for variable, takes in slips.items():
+        # An environment may be shared with other programs: a slip in it must not leave this one untraced. The value
+        # stays out of the log; it may be a secret that went into the wrong variable.
+        _log.warning("the value of %s is ignored; it takes %s", variable, takes)
+    chosen: dict[str, Any] = {}
     for name, parse in _PARSERS.items():
         variable = environment_names[name]
-        if name in arguments and arguments[name] is not None:
-            value, where = arguments[name], name
-        elif environ.get(variable, "").strip():
-            value, where = environ[variable], variable
-        else:
-            continue
-        try:
-            chosen[name] = parse(value)
-        except ValueError as error:
-            if where == variable:
-                # An environment may be shared with other programs; a slip in it must not leave this one untraced.
-                # Its value stays out of the log: it may be a secret that went into the wrong variable.
-                _log.warning("the value of %s is ignored; it takes %s", where, error)
-                continue
-            raise LlmtraceError(f"{where} is {value!r}; it takes {error}.") from None
+        if arguments.get(name) is not None:
+            try:
+                chosen[name] = parse(arguments[name])
+            except ValueError as error:
+                raise LlmtraceError(f"{name} is {arguments[name]!r}; it takes {error}.") from None
+        elif environ.get(variable, "").strip() and variable not in slips:
+            chosen[name] = parse(environ[variable])
     return replace(Settings(), **chosen)
+
+
+def environment_slips(environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment variables of ours whose value is none that the setting takes, and what it takes."""
+    found: dict[str, str] = {}
+    for name, parse in _PARSERS.items():
+        variable = environment_names[name]
+        if environ.get(variable, "").strip():
+            try:
+                parse(environ[variable])
+            except ValueError as error:
+                found[variable] = str(error)
+    return found

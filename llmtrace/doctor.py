@@ -7,7 +7,7 @@ import os
 import re
 import socket
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, requires, version
@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from packaging.requirements import InvalidRequirement, Requirement
 
-from llmtrace.errors import LlmtraceError
+from llmtrace import config
 
 Mark = Literal["ok", "note", "missing", "broken"]
 
@@ -354,7 +354,7 @@ def _settings(environ: Mapping[str, str]) -> Iterator[Finding]:
             any_set = True
         elif name.startswith("LLMTRACE_"):
             any_set = True
-            if known is not None and name not in known:
+            if name not in known:
                 near = difflib.get_close_matches(name, known, 1)
                 yield Finding("missing", name, f"unknown{f', did you mean {near[0]}?' if near else ''}")
             else:
@@ -367,33 +367,13 @@ def _settings(environ: Mapping[str, str]) -> Iterator[Finding]:
 
 
 def _wrong_settings(environ: Mapping[str, str]) -> Iterator[Finding]:
-    """A value that ``llmtrace.instrument`` would refuse; the value itself is not repeated."""
-    try:
-        check: Any = getattr(import_module("llmtrace.config"), "settings", None)
-    except ImportError:
-        return
-    try:
-        if check is not None:
-            check({}, environ)
-    except LlmtraceError as error:
-        name, _, rest = str(error).partition(" is ")
-        takes = rest.rpartition("; it takes ")[2].rstrip(".")
-        yield Finding("broken", _plain(name), f"is set to what it does not take; it takes {takes}")
+    """Values that are ignored because their setting does not take them; the value itself is not repeated."""
+    for name, takes in config.environment_slips(environ).items():
+        yield Finding("broken", name, f"is set to what it does not take; it takes {takes}")
 
 
-def _known_settings() -> set[str] | None:
-    try:
-        config = import_module("llmtrace.config")
-    except ImportError:
-        return None
-    told: Any = getattr(config, "environment_names", None)
-    if isinstance(told, Mapping):
-        return {str(name) for name in told.values()} | _FURTHER
-    told = getattr(config, "known_settings", None)
-    if not isinstance(told, Iterable):
-        return None
-    names = {str(name).upper() for name in told}
-    return {name if name.startswith("LLMTRACE_") else f"LLMTRACE_{name}" for name in names} | _FURTHER
+def _known_settings() -> set[str]:
+    return set(config.environment_names.values()) | _FURTHER
 
 
 def _shown(name: str, value: str) -> str:
