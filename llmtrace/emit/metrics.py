@@ -12,6 +12,7 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from opentelemetry.context import Context
 from opentelemetry.metrics import CallbackOptions, Histogram, MeterProvider, Observation
@@ -176,6 +177,17 @@ class Meters:
         except Exception as error:
             mishaps.note("handing over metrics", error)
         return [Observation(number, {names.WHERE: where}) for where, number in list(mishaps.counts.items())]
+
+
+_known: WeakKeyDictionary[MeterProvider, Meters] = WeakKeyDictionary()
+
+
+def meters_on(provider: MeterProvider, version: str) -> Meters:
+    """The instruments on ``provider``, made once: a meter keeps what was registered with it for good."""
+    found = _known.get(provider)
+    if found is None:
+        found = _known[provider] = Meters(provider, version)
+    return found
 
 
 def _is_sdk(provider: MeterProvider) -> bool:

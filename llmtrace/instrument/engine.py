@@ -15,7 +15,7 @@ from opentelemetry.trace import Span, SpanKind, Tracer
 
 from llmtrace.config import Settings
 from llmtrace.emit import attributes as names
-from llmtrace.emit.metrics import Meters
+from llmtrace.emit.metrics import Meters, meters_on
 from llmtrace.instrument.ended import Endpoint, Payload
 from llmtrace.instrument.report import Reporter
 from llmtrace.observe import call as calls
@@ -67,7 +67,7 @@ class Engine:
         provider = self._meter_provider or metrics_api.get_meter_provider()
         if self._meters is None or self._meters[0] is not provider:
             idle = "Proxy" in type(provider).__name__ or isinstance(provider, metrics_api.NoOpMeterProvider)
-            made = None if idle or not self.settings.metrics else Meters(provider, VERSION)
+            made = None if idle or not self.settings.metrics else meters_on(provider, VERSION)
             self._meters = (provider, made)
         return self._meters[1]
 
