@@ -85,8 +85,10 @@ class Ledger:
                 )
             )
 
-    def take_truth(self, requests: list[dict[str, Any]]) -> None:
-        """Lay the server's own records over the entries: they also know the calls that were cut short.
+    def take_truth(self, requests: list[dict[str, Any]]) -> bool:
+        """Lay the server's own records over the entries, and tell whether there was one for each.
+
+        They also know the calls that were cut short.
 
         ``requests`` as the reference server's ``/debug/requests`` tells them, found by trace id; of several attempts
         in one trace the last one answered.
@@ -98,6 +100,7 @@ class Ledger:
             else entry
             for entry in self.entries
         ]
+        return all(entry.trace_id in told for entry in self.entries)
 
     def table(self) -> text.Table:
         """Measured by the server beside inferred by the client, a row per call."""

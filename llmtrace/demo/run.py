@@ -83,7 +83,10 @@ def run(out: Path, device: str = "auto", console: Console | None = None, port: i
             with ServerProcess(port=port, device=device, faults=True, max_running=_SLOTS, progress=built) as server:
                 progress.update(starting, completed=1, total=1)
                 _play(server.base_url, provider, sampler, ledger, progress, calls)
-                ledger.take_truth(json.loads(server.get("/debug/requests"))["requests"])
+                for _ in range(20):  # a call that was cut short ends on the server a moment later
+                    if ledger.take_truth(json.loads(server.get("/debug/requests"))["requests"]):
+                        break
+                    time.sleep(0.1)
     finally:
         provider.shutdown()
     _show(console, out, traces, ledger)
