@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ipaddress
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
 from opentelemetry.trace import Span, Tracer
@@ -59,13 +57,3 @@ class Ended:
     failure: str | None
     """``error.type``, None where the call did not fail."""
     estimate: Estimate | None
-
-
-@lru_cache(256)
-def is_private(host: str) -> bool:
-    """Whether ``host`` is on this machine or a private network, by address or by a name without public domain."""
-    try:
-        address = ipaddress.ip_address(host.strip("[]"))
-    except ValueError:
-        return "." not in host or host.endswith((".local", ".internal", ".localhost", ".lan"))
-    return address.is_private or address.is_loopback or address.is_link_local

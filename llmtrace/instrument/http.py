@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import ipaddress
+from functools import lru_cache
 from typing import Any
 
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from llmtrace.instrument.current import RESPONSE_KEY, current
-from llmtrace.instrument.ended import is_private
 from llmtrace.instrument.engine import Engine
 from llmtrace.instrument.patching import Patches
 from llmtrace.observe import mishaps
@@ -131,3 +132,13 @@ def _closing(response: Any) -> None:
         closed(call)
     except Exception as error:
         mishaps.note("seeing a response close", error)
+
+
+@lru_cache(256)
+def is_private(host: str) -> bool:
+    """Whether ``host`` is on this machine or a private network, by address or by a name without public domain."""
+    try:
+        address = ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        return "." not in host or host.endswith((".local", ".internal", ".localhost", ".lan"))
+    return address.is_private or address.is_loopback or address.is_link_local
