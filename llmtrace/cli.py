@@ -110,11 +110,9 @@ def build_app() -> Any:
         from rich.console import Console
 
         with _needs("demo"):
-            from llmtrace import demo as module
+            from llmtrace.demo.run import LEARN, run
 
-            run: Callable[..., Any] = getattr(module, "run")  # noqa: B009
-            given = {"port": port, "calls": calls}
-            run(out=out, device=device, console=Console(), **_accepted(run, given))
+            run(out=out, device=device, console=Console(), port=port, calls=calls or LEARN)
 
     @app.command()
     @_guarded
@@ -201,13 +199,6 @@ def _needs(extra: str) -> Generator[None, None, None]:
         if not missing or missing == "llmtrace":
             raise
         _fail(f'{missing} is not installed: pip install "llmtrace[{extra}]"')
-
-
-def _accepted(function: Callable[..., Any], given: dict[str, Any]) -> dict[str, Any]:
-    import inspect
-
-    names = inspect.signature(function).parameters
-    return {name: value for name, value in given.items() if name in names and value is not None}
 
 
 def _fail(message: str) -> NoReturn:

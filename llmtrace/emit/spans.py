@@ -12,7 +12,7 @@ from typing import Any
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, Tracer
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor
 from opentelemetry.trace import (
-    INVALID_SPAN_CONTEXT,
+    NonRecordingSpan,
     Span,
     SpanContext,
     SpanKind,
@@ -78,8 +78,6 @@ class Children:
         above = under if under is not None else self._parent.get_span_context()
         if self._fast:
             return self._ready_made(name, start, end, attributes, above, status, kind)
-        from opentelemetry.trace import NonRecordingSpan
-
         span = self._tracer.start_span(
             name,
             context=set_span_in_context(NonRecordingSpan(above) if under is not None else self._parent),
@@ -121,8 +119,3 @@ class Children:
             )
         )
         return context
-
-
-def is_real(context: SpanContext) -> bool:
-    """Whether a span context belongs to a trace at all."""
-    return context is not INVALID_SPAN_CONTEXT and context.is_valid

@@ -18,6 +18,7 @@ from llmtrace.emit import attributes as names
 from llmtrace.emit.metrics import Meters, meters_on
 from llmtrace.instrument.ended import Endpoint, Payload
 from llmtrace.instrument.report import Reporter
+from llmtrace.instrument.taps import tap
 from llmtrace.observe import call as calls
 from llmtrace.observe import mishaps
 from llmtrace.observe.call import Call
@@ -119,11 +120,9 @@ class Engine:
             if call.running is not None or not call.is_open:
                 return
             response = call.attempts[-1].response if call.attempts else None
-            if response is not None and not response.is_closed and not response.is_stream_consumed:
-                from llmtrace.instrument.taps import tap
-
-                if tap(response, call):
-                    return
+            still_open = response is not None and not response.is_closed and not response.is_stream_consumed
+            if still_open and tap(response, call):
+                return
             call.answer = result
             if getattr(result, "http_response", None) is not None and response is not None:
                 call.answer = json.loads(response.content)

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 
+from llmtrace.instrument.ends import collected
 from llmtrace.observe import call as calls
 from llmtrace.observe.call import NOTHING, REASONING, Call
 from llmtrace.observe.clock import now
@@ -114,19 +115,13 @@ def tap(response: Any, call: Call) -> bool:
     return True
 
 
-def _collected(call: Call) -> None:
-    from llmtrace.instrument.ends import collected
-
-    collected(call)
-
-
 class _Tap:
     """What both taps share: the inner stream and its call, given up once a client's own stream object takes over."""
 
     def __init__(self, inner: Any, call: Call) -> None:
         self.inner = inner
         self.call = call
-        self.guard: Guard | None = Guard(call, _collected)
+        self.guard: Guard | None = Guard(call, collected)
 
     def _note(self, asked: int, piece: bytes) -> None:
         call = self.call
