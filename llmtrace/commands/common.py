@@ -1,0 +1,59 @@
+"""What every command shares: mistakes told in one line, missing packages by the extra that brings them."""
+
+import contextlib
+import functools
+import os
+import sys
+from collections.abc import Callable, Generator
+from typing import Any, Literal, NoReturn
+
+from llmtrace.errors import LlmtraceError
+
+Device = Literal["auto", "cpu", "cuda", "mps"]
+
+_FAILED = 1
+_INTERRUPTED = 130
+
+
+def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Turn what can be expected to go wrong into one line and an exit code."""
+
+    @functools.wraps(command, updated=())
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        try:
+            result = command(*args, **kwargs)
+            sys.stdout.flush()
+            return result
+        except LlmtraceError as error:
+            fail(str(error))
+        except KeyboardInterrupt:
+            raise SystemExit(_INTERRUPTED) from None
+        except BrokenPipeError:
+            # Whoever read the output has left: nothing to say, and nobody to say it to.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise SystemExit(_FAILED) from None
+        except OSError as error:
+            if error.strerror is None:
+                raise
+            fail(f"{error.filename}: {error.strerror}" if error.filename else error.strerror)
+
+    return guarded
+
+
+@contextlib.contextmanager
+def needs(extra: str) -> Generator[None, None, None]:
+    """A package that is not there, told with the extra that brings it."""
+    try:
+        yield
+    except ImportError as error:
+        missing = (error.name or "").split(".")[0]
+        if not missing or missing == "llmtrace":
+            raise
+        fail(f'{missing} is not installed: pip install "llmtrace[{extra}]"')
+
+
+def fail(message: str) -> NoReturn:
+    """Say what is wrong in one line and leave."""
+    line = " ".join(message.split())
+    print(f"llmtrace: {line}", file=sys.stderr)
+    raise SystemExit(_FAILED)

@@ -1,0 +1,33 @@
+"""`llmtrace demo`: The demo."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from llmtrace.commands.common import Device, guarded, needs
+
+
+def add(app: Any) -> None:
+    """Register the command."""
+
+    @app.command()
+    @guarded
+    def demo(  # pyright: ignore[reportUnusedFunction]
+        out: Annotated[Path, typer.Option(help="Folder for traces.otlp.jsonl, truth.json and trace.html.")] = Path(
+            "llmtrace-demo"
+        ),
+        port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the demo's server; 0 takes a free one.")] = 0,
+        device: Annotated[Device, typer.Option(help="Where the model runs.")] = "auto",
+        calls: Annotated[
+            int | None,
+            typer.Option(min=1, help="Calls to learn the route from, before the scenarios.", show_default=False),
+        ] = None,
+    ) -> None:
+        """Call a real local model with the real client and show where each call's time went."""
+        from rich.console import Console
+
+        with needs("demo"):
+            from llmtrace.demo.run import LEARN, run
+
+            run(out=out, device=device, console=Console(), port=port, calls=calls or LEARN)

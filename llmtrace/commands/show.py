@@ -1,0 +1,48 @@
+"""`llmtrace show`: Waterfalls of a file."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from llmtrace.commands.common import guarded
+
+
+def add(app: Any) -> None:
+    """Register the command."""
+
+    @app.command()
+    @guarded
+    def show(  # pyright: ignore[reportUnusedFunction]
+        file: Annotated[
+            Path, typer.Argument(help="OTLP/JSON: lines or one object, gzipped or not.", show_default=False)
+        ],
+        trace: Annotated[
+            str | None, typer.Option(metavar="ID", help="Only traces whose id begins so.", show_default=False)
+        ] = None,
+        limit: Annotated[
+            int | None, typer.Option(min=1, metavar="N", help="Only the last N traces.", show_default=False)
+        ] = None,
+        html: Annotated[
+            Path | None,
+            typer.Option(metavar="PAGE", help="Write a self-contained page instead.", show_default=False),
+        ] = None,
+        strict: Annotated[bool, typer.Option("--strict", help="Fail on the first broken line.")] = False,
+    ) -> None:
+        """Print the waterfalls of an OTLP/JSON file, whoever wrote it."""
+        from rich.console import Console
+
+        from llmtrace.view import terminal
+
+        if html is not None:
+            from llmtrace.view import html as page
+            from llmtrace.view.selection import select
+
+            chosen = select(file, trace=trace, limit=limit, strict=strict)
+            page.write_html(chosen.spans, html, title=file.name)
+            for line in chosen.notes():
+                print(line, file=sys.stderr)
+            print(f"wrote {html}")
+            return
+        terminal.show(file, Console(), trace=trace, limit=limit, strict=strict, notes=Console(stderr=True))
