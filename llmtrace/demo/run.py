@@ -20,11 +20,12 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.rule import Rule
 
 import llmtrace
+from llmtrace.analyze import otlp
 from llmtrace.demo.ledger import Ledger
 from llmtrace.demo.scenarios import SCENARIOS, Stage
 from llmtrace.emit.otlp_json import OtlpJsonFileExporter
 from llmtrace.instrument import report
-from llmtrace.view import html, otlp, terminal, tree
+from llmtrace.view import html, terminal, tree
 
 LEARN = 36
 """Calls of different length before the scenarios: what the client alone needs to know the route."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from llmtrace.view.otlp import Span
+from llmtrace.analyze.otlp import Span
 from llmtrace.view.tree import Node
 
 FAMILIES = ("network", "queue", "kv_cache_hit", "prefill", "decode", "merged", "attempt", "other")

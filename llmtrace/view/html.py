@@ -12,10 +12,10 @@ from html import escape
 from importlib.resources import files
 from pathlib import Path
 
+from llmtrace.analyze.otlp import Span
 from llmtrace.errors import LlmtraceError
 from llmtrace.version import VERSION
 from llmtrace.view import calls, text, tree
-from llmtrace.view.otlp import Span
 
 _CLASSES: dict[str, str] = dict(zip(calls.FAMILIES, ("n", "q", "k", "p", "d", "m stripe", "a", "o"), strict=True))
 _OUTCOMES = {"completed": "good", "error": "bad", "timed_out": "bad"}

@@ -6,7 +6,8 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from llmtrace.view import otlp, text, tree
+from llmtrace.analyze import otlp
+from llmtrace.view import text, tree
 
 
 @dataclass(frozen=True, slots=True)

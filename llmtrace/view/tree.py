@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+from llmtrace.analyze.otlp import Span
 from llmtrace.view import text
-from llmtrace.view.otlp import Span
 
 
 @dataclass(slots=True)

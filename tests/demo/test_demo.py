@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from llmtrace.view import otlp, tree
+from llmtrace.analyze import otlp
+from llmtrace.view import tree
 
 ROOT = Path(__file__).parents[2]
 

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
+from llmtrace.analyze import otlp
+from llmtrace.analyze.otlp import Event, Scope, Span, Status
 from llmtrace.errors import LlmtraceError
-from llmtrace.view import html, otlp, text, tree
-from llmtrace.view.otlp import Event, Scope, Span, Status
+from llmtrace.view import html, text, tree
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 NASTY = "<script>alert(1)</script><img src=x onerror=alert(1)> \"'`&[[calls]]"

@@ -11,8 +11,8 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
+from llmtrace.analyze.otlp import Span, Status, TraceFileError
 from llmtrace.view import terminal, text, tree
-from llmtrace.view.otlp import Span, Status, TraceFileError
 
 
 def printed(item: Any, width: int = 80, **settings: Any) -> str:
@@ -61,7 +61,7 @@ def test_a_call_at_80_columns(recorder: Any, tmp_path: Path) -> None:
 
 
 def _spans(recorder: Any, tmp_path: Path) -> tuple[Span, ...]:
-    from llmtrace.view import otlp
+    from llmtrace.analyze import otlp
 
     return otlp.read(recorder.save(tmp_path / "t.jsonl")).spans
 

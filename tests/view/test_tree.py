@@ -8,8 +8,8 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llmtrace.analyze.otlp import Span
 from llmtrace.view import tree
-from llmtrace.view.otlp import Span
 
 
 def span(name: str, parent: str | None = None, start: int = 0, trace: str = "t") -> Span:

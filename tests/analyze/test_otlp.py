@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from opentelemetry.sdk.trace import ReadableSpan
 
-from llmtrace.view import otlp
-from llmtrace.view.otlp import Problem, Span, TraceFileError
+from llmtrace.analyze import otlp
+from llmtrace.analyze.otlp import Problem, Span, TraceFileError
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 

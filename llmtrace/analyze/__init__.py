@@ -1,0 +1,1 @@
+"""Many traces: reading them from wherever they are, and what they say together."""
