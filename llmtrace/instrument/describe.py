@@ -24,7 +24,9 @@ def failure(call: Call) -> str | None:
     if error is None:
         return call.outcome
     status = getattr(error, "status_code", None)
-    if isinstance(status, int):
+    if not isinstance(status, int) and isinstance(error, Exception) and call.attempts and call.returned is None:
+        status = call.attempts[-1].status  # a client whose exceptions do not say it
+    if isinstance(status, int) and status >= 400:
         return str(status)
     if call.outcome == calls.TIMED_OUT and not isinstance(error, Exception):
         return "TimeoutError"  # the application's deadline, which asyncio delivers as a cancellation

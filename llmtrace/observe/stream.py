@@ -170,13 +170,24 @@ def closed(call: Call) -> None:
     if not call.is_open or _by_its_own_iterator():
         return
     if call.running is not None and call.running():
-        call.app_closed = now()  # from another thread or task: the pull under way will end the call
+        if not _inside_a_pull():  # from another thread or task: the pull under way will end the call
+            call.app_closed = now()
         return
     error = sys.exc_info()[1]
     if isinstance(error, (asyncio.CancelledError, KeyboardInterrupt)):
         call.finish(cause_of(error), error=error)
     else:
         call.finish(calls.CLOSED_EARLY)
+
+
+def _inside_a_pull() -> bool:
+    """Whether the pull itself is what closes: a client that gives its connection back before it raises."""
+    frame: Any = sys._getframe(2)
+    while frame is not None:
+        if frame.f_code is splice.__code__ or frame.f_code is asplice.__code__:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _by_its_own_iterator() -> bool:
