@@ -33,7 +33,7 @@ def instrument(*clients: str, tracer_provider: Any = None, meter_provider: Any =
             raise LlmtraceError(f"unknown client {name!r}.{hint} Known clients: {', '.join(INSTRUMENTORS)}.")
     for name in wanted:
         instrumentor = INSTRUMENTORS[name]()
-        if not _installed(instrumentor.provider.distribution):
+        if not _installed(instrumentor.client.distribution):
             if clients:
                 raise LlmtraceError(f"{name} is not installed: pip install 'llmtrace[{name}]'")
             continue

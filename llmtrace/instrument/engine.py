@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
 from opentelemetry import metrics as metrics_api
@@ -168,16 +169,18 @@ class Engine:
         return span if theirs and (model is None or model == request.model) else None
 
     def _endpoint(self, provider: Provider, client: Any) -> Endpoint:
-        url = getattr(client, "_base_url", None)
-        known = self._endpoints.get(client)
-        if known is not None and known.url is url:
+        url = provider.base_url(client)
+        key: Any = self if client is None else client  # a call of a module's function has no client object
+        known = self._endpoints.get(key)
+        if known is not None and (known.url is url or known.url == url):
             return known
-        host = getattr(url, "host", None) or None
-        port = getattr(url, "port", None)
+        where = urlsplit(url) if isinstance(url, str) else url
+        host = (getattr(where, "host", None) or getattr(where, "hostname", None)) or None
+        port = getattr(where, "port", None)
         if port is None and host is not None:
-            port = 80 if getattr(url, "scheme", "") == "http" else 443
+            port = 80 if getattr(where, "scheme", "") == "http" else 443
         found = Endpoint(url, provider.provider_name(client, host), host, port)
-        self._endpoints[client] = found
+        self._endpoints[key] = found
         return found
 
 

@@ -8,48 +8,55 @@ from typing import Any
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
 
 from llmtrace.config import settings
-from llmtrace.instrument import ends, http, lifecycle, stainless
+from llmtrace.instrument import ends, shared, stainless
 from llmtrace.instrument.engine import Engine
 from llmtrace.instrument.patching import Patches
-from llmtrace.providers.declare import Provider
-from llmtrace.providers.openai import OPENAI
+from llmtrace.providers import CLIENTS, Client
+from llmtrace.providers.declare import Stainless
 
 
 class ClientInstrumentor(BaseInstrumentor):
-    """Instruments the client library that ``provider`` declares; one subclass, of one line, per provider."""
+    """Instruments one client library; each has a subclass, made from its line in ``llmtrace.providers``."""
 
-    provider: Provider
+    client: Client
     engine: Engine | None = None
     _patches: Patches | None = None
 
     def instrumentation_dependencies(self) -> Collection[str]:
         """The client versions that are supported."""
-        return (self.provider.versions,)
+        return (f"{self.client.distribution} {self.client.versions}",)
 
     def _instrument(self, **kwargs: Any) -> None:
         tracer_provider = kwargs.pop("tracer_provider", None)
         meter_provider = kwargs.pop("meter_provider", None)
         kwargs.pop("skip_dep_check", None)
         kwargs.pop("raise_exception_on_conflict", None)
-        self.engine = Engine(settings(kwargs), tracer_provider, meter_provider)
-        self._patches = Patches()
-        http.patch(self._patches, self.engine)
-        stainless.patch(self._patches, self.engine, self.provider)
-        lifecycle.patch(self._patches, self.engine)
+        self.engine = engine = Engine(settings(kwargs), tracer_provider, meter_provider)
+        self._patches = patches = Patches()
+        shared.join(engine)
+        patches.when_imported(self.client.package, lambda package: _hook(patches, engine, self.client))
 
     def _uninstrument(self, **kwargs: Any) -> None:
         if self._patches is not None:
             self._patches.undo()
         ends.drain()
         if self.engine is not None:
+            shared.leave(self.engine)
             self.engine.flush()
         self.engine = self._patches = None
 
 
-class OpenAIInstrumentor(ClientInstrumentor):
-    """Instruments ``openai``."""
+def _hook(patches: Patches, engine: Engine, client: Client) -> None:
+    provider = client.load()
+    for hook in provider.hooks:
+        if isinstance(hook, Stainless):
+            stainless.patch(patches, engine, provider, hook)
 
-    provider = OPENAI
+
+def _instrumentor(client: Client) -> type[ClientInstrumentor]:
+    doc = f"Instruments ``{client.name}``."
+    return type(f"{client.title}Instrumentor", (ClientInstrumentor,), {"__doc__": doc, "client": client})
 
 
-INSTRUMENTORS: dict[str, type[ClientInstrumentor]] = {cls.provider.name: cls for cls in (OpenAIInstrumentor,)}
+INSTRUMENTORS: dict[str, type[ClientInstrumentor]] = {client.name: _instrumentor(client) for client in CLIENTS}
+globals().update((made.__name__, made) for made in INSTRUMENTORS.values())  # for the entry points

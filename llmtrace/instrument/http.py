@@ -9,7 +9,6 @@ from typing import Any
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from llmtrace.instrument.current import RESPONSE_KEY, current
-from llmtrace.instrument.engine import Engine
 from llmtrace.instrument.patching import Patches
 from llmtrace.observe import mishaps
 from llmtrace.observe.call import Call
@@ -22,17 +21,18 @@ LIBRARIES = ("httpx", "httpx2")
 _W3C = TraceContextTextMapPropagator()
 
 
-def patch(patches: Patches, engine: Engine) -> None:
+def patch(patches: Patches) -> None:
     """Hook both libraries, whichever of them is or will be imported."""
 
     def send(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        call = current.get()
-        if call is None:
+        being = current.get()
+        if being is None:
             return wrapped(*args, **kwargs)
+        call, propagate = being
         if not isinstance(call, Call):
-            _propagate(engine, _request(args, kwargs))
+            _propagate(propagate, _request(args, kwargs))
             return wrapped(*args, **kwargs)
-        attempt = _begin(engine, call, args, kwargs, False)
+        attempt = _begin(propagate, call, args, kwargs, False)
         try:
             response = wrapped(*args, **kwargs)
         except BaseException as error:
@@ -41,8 +41,10 @@ def patch(patches: Patches, engine: Engine) -> None:
         _answered(call, attempt, response)
         return response
 
-    async def send_traced(call: Call, wrapped: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        attempt = _begin(engine, call, args, kwargs, True)
+    async def send_traced(
+        call: Call, propagate: str, wrapped: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        attempt = _begin(propagate, call, args, kwargs, True)
         try:
             response = await wrapped(*args, **kwargs)
         except BaseException as error:
@@ -52,11 +54,12 @@ def patch(patches: Patches, engine: Engine) -> None:
         return response
 
     def asend(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        call = current.get()
-        if isinstance(call, Call):
-            return send_traced(call, wrapped, args, kwargs)
-        if call is not None:
-            _propagate(engine, _request(args, kwargs))
+        being = current.get()
+        if being is None:
+            return wrapped(*args, **kwargs)
+        if isinstance(being.call, Call):
+            return send_traced(being.call, being.propagate, wrapped, args, kwargs)
+        _propagate(being.propagate, _request(args, kwargs))
         return wrapped(*args, **kwargs)
 
     def close(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -74,7 +77,7 @@ def patch(patches: Patches, engine: Engine) -> None:
 
 
 def _begin(
-    engine: Engine, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any], asynchronous: bool
+    propagate: str, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any], asynchronous: bool
 ) -> Attempt | None:
     try:
         attempt = Attempt(now(), pick_headers)
@@ -84,7 +87,7 @@ def _begin(
         attempt.chain(theirs)
         mine = attempt.aevent if asynchronous else attempt.event
         request.extensions = {**request.extensions, "trace": mine}
-        _propagate(engine, request)
+        _propagate(propagate, request)
         return attempt
     except Exception as error:
         mishaps.note("watching a request", error)
@@ -95,10 +98,9 @@ def _request(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return args[0] if args else kwargs["request"]
 
 
-def _propagate(engine: Engine, request: Any) -> None:
+def _propagate(mode: str, request: Any) -> None:
     """Send ``traceparent`` (and ``tracestate``, nothing else) where the setting or a private host allows it."""
     try:
-        mode = engine.settings.propagate
         if mode == "never" or (mode == "auto" and not is_private(request.url.host)):
             return
         if "traceparent" not in request.headers:

@@ -6,6 +6,7 @@ import asyncio
 import asyncio.tasks
 import sys
 import weakref
+from collections.abc import Sequence
 from typing import Any
 
 from llmtrace.instrument import ends
@@ -14,13 +15,13 @@ from llmtrace.instrument.patching import Patches
 from llmtrace.observe import mishaps, stream
 
 
-def patch(patches: Patches, engine: Engine) -> None:
+def patch(patches: Patches, engines: Sequence[Engine]) -> None:
     """End open calls when a TracerProvider flushes or shuts down, and note which tasks a timeout cancels."""
 
     def before(action: Any) -> Any:
         def hook(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             try:
-                if instance is engine.tracer_provider:
+                if any(instance is engine.tracer_provider for engine in engines):
                     action()
             except Exception as error:
                 mishaps.note("flushing", error)

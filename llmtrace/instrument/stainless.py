@@ -13,30 +13,29 @@ import weakref
 from collections.abc import Mapping
 from typing import Any
 
-from opentelemetry import context as otel
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled
-from opentelemetry.trace import Span, set_span_in_context
+from opentelemetry.trace import Span
 
-from llmtrace.instrument.current import RESPONSE_KEY, current
+from llmtrace.instrument.current import RESPONSE_KEY, Making, current
 from llmtrace.instrument.ends import collected
 from llmtrace.instrument.engine import Engine
 from llmtrace.instrument.patching import Patches
 from llmtrace.observe import mishaps, stream
 from llmtrace.observe.call import Call
 from llmtrace.observe.stream import Guard, asplice, splice
-from llmtrace.providers.declare import Operation, Provider
+from llmtrace.providers.declare import Operation, Provider, Stainless
 
 
-def patch(patches: Patches, engine: Engine, provider: Provider) -> None:
-    """Patch the client that ``provider`` declares, now or when it is imported."""
+def patch(patches: Patches, engine: Engine, provider: Provider, client: Stainless) -> None:
+    """Patch ``client``, now or when it is imported."""
 
     def request(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        begun = _begin(engine, provider, instance, args, kwargs)
+        begun = _begin(engine, provider, client, instance, args, kwargs)
         if begun is None:
             return wrapped(*args, **kwargs)
         call, args, kwargs = begun
         try:
-            with _Current(call):
+            with Making(call, engine.settings.propagate):
                 result = wrapped(*args, **kwargs)
         except BaseException as error:
             engine.failed(call, error)
@@ -45,12 +44,12 @@ def patch(patches: Patches, engine: Engine, provider: Provider) -> None:
         return result
 
     async def arequest(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        begun = _begin(engine, provider, instance, args, kwargs)
+        begun = _begin(engine, provider, client, instance, args, kwargs)
         if begun is None:
             return await wrapped(*args, **kwargs)
         call, args, kwargs = begun
         try:
-            with _Current(call):
+            with Making(call, engine.settings.propagate):
                 result = await wrapped(*args, **kwargs)
         except BaseException as error:
             engine.failed(call, error)
@@ -77,32 +76,12 @@ def patch(patches: Patches, engine: Engine, provider: Provider) -> None:
         patches.wrap(module, "Stream.__init__", opened)
         patches.wrap(module, "AsyncStream.__init__", aopened)
 
-    stream.iterating_packages.add(provider.stream_module.partition(".")[0])
-    patches.when_imported(provider.client_module, hook_clients)
-    patches.when_imported(provider.stream_module, hook_streams)
+    stream.iterating_packages.add(client.stream_module.partition(".")[0])
+    patches.when_imported(client.client_module, hook_clients)
+    patches.when_imported(client.stream_module, hook_streams)
 
 
 Begun = tuple[Call | Span, tuple[Any, ...], dict[str, Any]]
-
-
-class _Current:
-    """Makes a call (unsampled: its bare span) the current one while the client's request runs."""
-
-    __slots__ = ("_call", "_mine", "_theirs")
-
-    def __init__(self, call: Call | Span) -> None:
-        self._call = call
-
-    def __enter__(self) -> None:
-        call = self._call
-        self._mine = current.set(call)
-        self._theirs = otel.attach(set_span_in_context(call.payload.span if isinstance(call, Call) else call))
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: Any) -> None:
-        if kind is GeneratorExit:
-            return  # dropped while suspended, perhaps in another context: there is nothing to give back here
-        otel.detach(self._theirs)
-        current.reset(self._mine)
 
 
 def _subclasses(base: type) -> list[type]:
@@ -111,12 +90,12 @@ def _subclasses(base: type) -> list[type]:
 
 
 def _begin(
-    engine: Engine, provider: Provider, client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    engine: Engine, provider: Provider, client: Stainless, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Begun | None:
     """The call that this request starts, and the arguments to go on with; None where it is not one to trace."""
     try:
         options: Any = args[1] if len(args) > 1 else kwargs.get("options")
-        operation = _operation(provider, options)
+        operation = _operation(client, options)
         if operation is None or current.get() is not None or not is_instrumentation_enabled():
             return None
         body: Any = options.json_data
@@ -132,16 +111,19 @@ def _begin(
         extra = getattr(options, "extra_json", None)
         if isinstance(extra, Mapping) and isinstance(body, dict):
             body = {**body, **extra}
-        call = engine.begin(provider, operation, client, body)
+        call = engine.begin(provider, operation, instance, body)
         return None if call is None else (call, args, kwargs)
     except Exception as error:
         mishaps.note("beginning a call", error)
         return None
 
 
-def _operation(provider: Provider, options: Any) -> Operation | None:
-    path = getattr(options, "url", None)
-    for operation in provider.operations:
+def _operation(client: Stainless, options: Any) -> Operation | None:
+    url: Any = getattr(options, "url", None)
+    if not isinstance(url, str):
+        return None
+    path = url.partition("?")[0]
+    for operation in client.operations:
         if path == operation.path and options.method.lower() == "post":
             return operation
     return None

@@ -1,0 +1,35 @@
+"""The client libraries that are traced: one line each here, one small declaration each beside this file.
+
+Nothing here is imported from a declaration: it is loaded when its client is.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import NamedTuple
+
+from llmtrace.providers.declare import Provider
+
+
+class Client(NamedTuple):
+    """One client library."""
+
+    name: str
+    """As in ``llmtrace.instrument(name)``; also the extra that installs it."""
+    title: str
+    """Its instrumentor is ``{title}Instrumentor``."""
+    distribution: str
+    versions: str
+    """The versions supported, as a requirement specifier's end: ``>= 1.40``."""
+    package: str
+    """What an application imports; the declaration is loaded once it does."""
+    declaration: str
+    """``module:NAME``, beneath ``llmtrace.providers``."""
+
+    def load(self) -> Provider:
+        """The declaration."""
+        module, _, name = self.declaration.partition(":")
+        return getattr(importlib.import_module(f"{__name__}.{module}"), name)
+
+
+CLIENTS: tuple[Client, ...] = (Client("openai", "OpenAI", "openai", ">= 1.40", "openai", "openai:OPENAI"),)

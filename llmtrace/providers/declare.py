@@ -20,14 +20,15 @@ class Request:
     choices: int = 1
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
     """One API operation of a provider."""
 
     name: str
     """``gen_ai.operation.name``: chat, text_completion, embeddings, ..."""
-    path: str
-    """The request path that means this operation, as the client spells it before it adds a base URL."""
+    path: str = ""
+    """Of clients that Stainless generates: the request path that means this operation, as the client spells it before
+    it adds a base URL. Without a query: ``/v1/messages`` is ``/v1/messages?beta=true`` too."""
     read_request: Callable[[Mapping[str, Any]], Request]
     request_attributes: Callable[[Request], dict[str, Any]]
     """Span attributes of the request, made at the call's end."""
@@ -45,19 +46,41 @@ class Operation:
     """Content capture: the messages received, from all chunks or from the whole response."""
 
 
-@dataclass(frozen=True, slots=True)
-class Provider:
-    """One client library: where its calls pass through and which operations they are."""
+def _own_url(client: Any) -> Any:
+    return getattr(client, "_base_url", None)
 
-    name: str
-    """As in ``llmtrace.instrument(name)``; also the extra that installs the client."""
-    distribution: str
-    versions: str
-    """The supported versions, as a requirement specifier: ``openai >= 1.40``."""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stainless:
+    """A client that Stainless generated: all calls go through one ``request``, all streams are of one class."""
+
     client_module: str
-    """Module with the client's ``SyncAPIClient`` and ``AsyncAPIClient``, through whose ``request`` all calls go."""
+    """Module with the client's ``SyncAPIClient`` and ``AsyncAPIClient``."""
     stream_module: str
     """Module with the client's ``Stream`` and ``AsyncStream``."""
     operations: tuple[Operation, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Method:
+    """One method of a client whose calls do not go through one funnel; returns a value or an iterator."""
+
+    module: str
+    """Module that defines it: ``ollama._client``."""
+    path: str
+    """Where it is in there: ``Client.chat``, or a function's name."""
+    operation: Operation
+    body: Callable[[Any, tuple[Any, ...], Mapping[str, Any]], Mapping[str, Any] | None]
+    """The request as one mapping, from the object and the arguments that the method was called with; None: no call
+    to trace."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provider:
+    """How one client library is traced. Which library that is, its line in ``llmtrace.providers.CLIENTS`` says."""
+
+    hooks: tuple[Stainless | Method, ...]
     provider_name: Callable[[Any, str | None], str]
     """``gen_ai.provider.name``, from the client object and the host it talks to."""
+    base_url: Callable[[Any], Any] = _own_url
+    """Where the client object's calls go: a URL, as text or as an object with ``scheme``, ``host`` and ``port``."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from llmtrace.observe.call import NOTHING, OUTPUT, REASONING
 from llmtrace.observe.facts import Answer, Usage
-from llmtrace.providers.declare import Operation, Provider, Request
+from llmtrace.providers.declare import Operation, Provider, Request, Stainless
 from llmtrace.providers.messages import chat_input, chat_output
 from llmtrace.providers.read import count, extras, fields, get, items, number, text
 from llmtrace.providers.timings import read_timings
@@ -197,11 +197,6 @@ CHAT = Operation(
 )
 
 OPENAI = Provider(
-    name="openai",
-    distribution="openai",
-    versions="openai >= 1.40",
-    client_module="openai._base_client",
-    stream_module="openai._streaming",
-    operations=(CHAT,),
+    hooks=(Stainless(client_module="openai._base_client", stream_module="openai._streaming", operations=(CHAT,)),),
     provider_name=provider_name,
 )
