@@ -10,7 +10,8 @@ from llmtrace.instrument.ended import Ended
 from llmtrace.observe import call as calls
 from llmtrace.observe.call import Call
 from llmtrace.observe.facts import Answer
-from llmtrace.phases.model import DECODE, KV_CACHE_HIT, NETWORK, SCHEMA_VERSION, Phase
+from llmtrace.phases.baseline import Estimate
+from llmtrace.phases.model import DECODE, ESTIMATE, KV_CACHE_HIT, NETWORK, QUEUE, SCHEMA_VERSION, Phase
 from llmtrace.providers.timings import read_processing_time, read_route
 
 _CUT_SHORT = (calls.CLOSED_EARLY, calls.ABANDONED, calls.CANCELLED, calls.TIMED_OUT, calls.ERROR)
@@ -76,6 +77,8 @@ def call_attributes(ended: Ended) -> dict[str, Any]:
         found[names.CHUNKS] = pulls.total
     if answer.timings is not None:
         found[names.ENGINE] = answer.timings.engine
+    if ended.estimate is not None:
+        found[names.ANCHOR] = ended.estimate.anchor
     if ended.complaint is not None:
         found[names.TIMINGS_REJECTED] = ended.complaint
     if ended.failure is not None:
@@ -160,11 +163,24 @@ def phase_attributes(ended: Ended, phase: Phase) -> dict[str, Any]:
         found[names.SERVER_DURATION] = phase.server_duration
     if phase.name == NETWORK:
         _network(ended, found)
-    elif phase.name == DECODE:
+    if phase.source == ESTIMATE and ended.estimate is not None:
+        _estimated(ended.estimate, phase, found)
+    if phase.name == DECODE:
         _decode(ended.call, found)
     elif phase.name == KV_CACHE_HIT and phase.time_saved is not None:
         found[names.TIME_SAVED] = phase.time_saved
     return found
+
+
+def _estimated(estimate: Estimate, phase: Phase, found: dict[str, Any]) -> None:
+    if phase.name == NETWORK:
+        found[names.ADMISSION] = estimate.admission
+    elif phase.name == QUEUE:
+        found[names.STEP_WAIT] = estimate.step_wait
+        if estimate.lower_bound:
+            found[names.LOWER_BOUND] = True
+        if estimate.limit is not None:
+            found[names.LIMIT] = estimate.limit
 
 
 def _network(ended: Ended, found: dict[str, Any]) -> None:

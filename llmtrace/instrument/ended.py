@@ -9,7 +9,7 @@ from opentelemetry.trace import Span, Tracer
 
 from llmtrace.observe.call import Call
 from llmtrace.observe.facts import Answer
-from llmtrace.phases.baseline import Estimate
+from llmtrace.phases.baseline import Estimate, Flight
 from llmtrace.phases.model import Phase
 from llmtrace.phases.timeline import Observation
 from llmtrace.providers.declare import Operation, Request
@@ -41,6 +41,10 @@ class Payload:
     tracer: Tracer
     owns_span: bool
     recording: bool
+    route: tuple[Any, ...] = ()
+    """What the baselines know this call's route by."""
+    flight: Flight | None = None
+    """The call as the others of its route see it."""
 
 
 @dataclass(slots=True)

@@ -105,6 +105,7 @@ class Engine:
             call.payload = Payload(
                 operation, request, endpoint, span or trace_api.get_current_span(), tracer, owns, recording
             )
+            self._set_out(call, call.payload)
             if recording and self.settings.capture_content != "no_content":
                 call.kept = []
             return call
@@ -145,8 +146,16 @@ class Engine:
             self._reporter.report(call)
         except Exception as error:
             mishaps.note("ending a call", error)
+            if call.payload.flight is not None:
+                self.baselines.drop(call.payload.route, call.payload.flight)
         finally:
             call.release()
+
+    def _set_out(self, call: Call, payload: Payload) -> None:
+        """Let the calls of the same route know of this one."""
+        where, request = payload.endpoint, payload.request
+        payload.route = (where.provider, where.host, where.port, request.model, payload.operation.name)
+        payload.flight = self.baselines.begin(payload.route, call, call.start, 0, request.streaming)
 
     # --- particulars ----------------------------------------------------------------------------------------------
     def _existing(self, operation: Operation, request: Request) -> Span | None:

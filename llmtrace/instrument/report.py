@@ -20,7 +20,7 @@ from llmtrace.observe.facts import Answer
 from llmtrace.observe.transport import Attempt
 from llmtrace.phases.arrival import first_token
 from llmtrace.phases.baseline import Estimate
-from llmtrace.phases.timeline import Observation, split
+from llmtrace.phases.timeline import Observation, sight_of, split
 
 if TYPE_CHECKING:
     from llmtrace.instrument.engine import Engine
@@ -61,22 +61,15 @@ class Reporter:
         seen = _observe(call, attempt, answer)
         if not self._engine.settings.server_timings:
             seen.server = None
-        estimate = self._estimate(payload, seen)
+        estimate = self._estimate(call, payload, seen)
         phases, complaint = split(seen, estimate)
         return Ended(call, payload, answer, seen, phases, complaint, describe.failure(call), estimate)
 
-    def _estimate(self, payload: Payload, seen: Observation) -> Estimate | None:
+    def _estimate(self, call: Call, payload: Payload, seen: Observation) -> Estimate | None:
         """What the route's earlier calls say of this one; then this one is learned from."""
-        uncached = seen.uncached_tokens
-        if not seen.streaming or seen.first_token is None or uncached is None or seen.buffered:
+        if payload.flight is None:
             return None
-        key = (payload.endpoint.provider, payload.endpoint.host, payload.endpoint.port, payload.request.model)
-        estimate = self._engine.baselines.estimate(key, uncached)
-        begin = seen.request_arrived
-        if seen.first_token_error is None and not seen.mostly_cached:
-            wait = seen.first_token - (begin if begin is not None else seen.start)
-            self._engine.baselines.learn(key, uncached, max(0, wait) / 1e9)
-        return estimate
+        return self._engine.baselines.end(payload.route, payload.flight, seen.end, sight_of(seen, call.first_chunk))
 
     def _spans(self, ended: Ended) -> None:
         payload, call = ended.payload, ended.call

@@ -1,147 +1,165 @@
-"""What a route's earlier calls say about the split that nobody reports: prefill against queue.
+"""What a client's own earlier calls say about the split that nobody reports: network, queue and prefill.
 
-TTFT - network = queue + a + b x uncached tokens, with queue >= 0. Since a queue only ever adds, the line runs along the
-lower edge of the cloud: the 10 % quantile, fitted with non-negative a and b. Before there is enough evidence (calls,
-and spread in prompt length) there is no estimate, and the caller says queue_prefill.
+Routes are remembered in a bounded table; a call costs one look around its route's traffic. Curves are fitted on a
+thread of their own, which starts when there is something to fit and goes when there has not been for a while.
 """
 
 from __future__ import annotations
 
+import os
 import threading
-from collections import OrderedDict
-from dataclasses import dataclass
+import weakref
+from collections import OrderedDict, deque
+from collections.abc import Hashable
+
+from llmtrace.observe import mishaps
+from llmtrace.phases import route as routes
+from llmtrace.phases.neighbours import Flight, Watched
+from llmtrace.phases.route import Estimate, Route, Sight
+
+__all__ = ["MIN_CALLS", "MIN_SPREAD", "ROUTES", "Baselines", "Estimate", "Flight", "Sight"]
 
 MIN_CALLS = 30
 MIN_SPREAD = 4.0
 """Uncached tokens, 90th over 10th percentile: below it slope and intercept cannot be told apart."""
-WINDOW = 128
-"""Calls remembered per route: two numbers each."""
 ROUTES = 256
 """Routes remembered; the least recently used one goes first."""
-REFIT_EVERY = 64
-QUANTILE = 0.1
-_STEPS = 12
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """What the route's lower envelope says of one call. All in seconds."""
-
-    prefill: float
-    per_token: float
-    """The envelope's slope b, s per uncached token."""
-    noise: float
-    """A queue shorter than this cannot be told from the route's own scatter."""
-    uncertainty: float
-    """Half width of the 90 % interval of the split."""
-    calls: int
-
-
-class Route:
-    """The envelope of one route, over its last ``WINDOW`` calls."""
-
-    __slots__ = ("_fit", "_fit_due", "_learned", "_next", "points")
-
-    def __init__(self) -> None:
-        self.points: list[tuple[float, float]] = []
-        self._next = 0
-        self._learned = 0
-        self._fit_due = 0
-        self._fit: tuple[float, float, float] | None = None
-
-    def learn(self, uncached: int, wait: float) -> None:
-        """Take in one call: uncached prompt tokens, and TTFT less network in s."""
-        point = (float(uncached), wait)
-        if len(self.points) < WINDOW:
-            self.points.append(point)
-        else:
-            self.points[self._next] = point
-            self._next = (self._next + 1) % WINDOW
-        self._learned += 1
-
-    def estimate(self, uncached: int, min_calls: int = MIN_CALLS, min_spread: float = MIN_SPREAD) -> Estimate | None:
-        """The split of a call with so many uncached tokens, None while there is too little evidence."""
-        calls = len(self.points)
-        if calls < min_calls:
-            return None
-        if self._learned >= self._fit_due:
-            self._fit_due = self._learned + REFIT_EVERY
-            self._fit = self._refit(min_spread)
-        if self._fit is None:
-            return None
-        fixed, slope, scatter = self._fit
-        prefill = fixed + slope * uncached
-        return Estimate(
-            prefill=prefill,
-            per_token=slope,
-            noise=3 * scatter * prefill,
-            uncertainty=1.645 * scatter * prefill,
-            calls=calls,
-        )
-
-    def _refit(self, min_spread: float) -> tuple[float, float, float] | None:
-        tokens = sorted(tokens for tokens, _ in self.points)
-        low, high = tokens[len(tokens) // 10], tokens[len(tokens) * 9 // 10]
-        if high < min_spread * max(low, 1.0):
-            return None
-        fixed, slope = lower_line(self.points)
-        # Scatter, as a share of the line: the median distance of the nearer half of the calls, so that queued ones,
-        # which lie far above, do not count.
-        near = sorted(abs(wait / max(fixed + slope * tokens, 1e-9) - 1) for tokens, wait in self.points)
-        return fixed, slope, near[len(near) // 4] * 1.5
-
-
-def lower_line(points: list[tuple[float, float]], quantile: float = QUANTILE) -> tuple[float, float]:
-    """Non-negative (intercept, slope) of the low-quantile line, by iteratively reweighted least squares.
-
-    Each step weighs a point by its check-loss weight over its distance: (quantile above the line, 1 - quantile below).
-    """
-    fixed, slope = 0.0, 0.0
-    weights = [1.0] * len(points)
-    floor = max(1e-9, max(wait for _, wait in points) * 1e-4)
-    for _ in range(_STEPS):
-        w = sum(weights)
-        x = sum(weight * tokens for weight, (tokens, _) in zip(weights, points, strict=False)) / w
-        y = sum(weight * wait for weight, (_, wait) in zip(weights, points, strict=False)) / w
-        xx = sum(weight * (tokens - x) ** 2 for weight, (tokens, _) in zip(weights, points, strict=False))
-        xy = sum(weight * (tokens - x) * (wait - y) for weight, (tokens, wait) in zip(weights, points, strict=False))
-        slope = max(0.0, xy / xx) if xx > 0 else 0.0
-        fixed = y - slope * x
-        if fixed < 0:
-            squares = sum(weight * tokens * tokens for weight, (tokens, _) in zip(weights, points, strict=False))
-            products = sum(weight * tokens * wait for weight, (tokens, wait) in zip(weights, points, strict=False))
-            fixed, slope = 0.0, max(0.0, products / squares) if squares > 0 else 0.0
-        for i, (tokens, wait) in enumerate(points):
-            off = wait - fixed - slope * tokens
-            weights[i] = (quantile if off > 0 else 1 - quantile) / max(abs(off), floor)
-    return fixed, slope
+_IDLE_S = 5.0
+"""The fitting thread goes after so long without work."""
 
 
 class Baselines:
-    """Routes by key, least recently used first out. Safe to call from several threads."""
+    """Routes by key, least recently used first out. Safe to call from several threads, and across a fork."""
 
-    def __init__(self, min_calls: int = MIN_CALLS, min_spread: float = MIN_SPREAD) -> None:
+    def __init__(self, min_calls: int = MIN_CALLS, min_spread: float = MIN_SPREAD, *, background: bool = True) -> None:
+        """``background``: fit on a thread of its own; else in ``end``, for tests and replays that want one order."""
         self.min_calls = min_calls
         self.min_spread = min_spread
-        self._routes: OrderedDict[tuple[object, ...], Route] = OrderedDict()
+        self._background = background
+        self._routes: OrderedDict[Hashable, Route] = OrderedDict()
         self._lock = threading.Lock()
+        self._fitter = _Fitter(self)
+        _living.add(self)
 
-    def estimate(self, key: tuple[object, ...], uncached: int) -> Estimate | None:
-        """The estimate for a call on route ``key``; None where there is not enough evidence."""
+    def begin(self, key: Hashable, call: Watched, start: int, size: int = 0, streams: bool = True) -> Flight:
+        """A call of route ``key`` sets out at ``start`` (monotonic ns), its prompt ``size`` characters long."""
+        flight = Flight(call, start, size, streams)
         with self._lock:
-            route = self._routes.get(key)
-            if route is None:
-                return None
-            return route.estimate(uncached, self.min_calls, self.min_spread)
+            self._route(key).flights[id(flight)] = flight
+        return flight
 
-    def learn(self, key: tuple[object, ...], uncached: int, wait: float) -> None:
-        """Take in a call of route ``key``: uncached prompt tokens, TTFT less network in s."""
+    def end(self, key: Hashable, flight: Flight, end: int, sight: Sight | None = None) -> Estimate | None:
+        """The call is over. ``sight``: what was seen of it, for one that can be estimated and learned from.
+
+        Returns the split of its time to the first token; None where there is not enough evidence.
+        """
         with self._lock:
-            route = self._routes.get(key)
-            if route is None:
-                route = self._routes[key] = Route()
-                if len(self._routes) > ROUTES:
-                    self._routes.popitem(last=False)
+            route = self._route(key)
+            route.flights.pop(id(flight), None)
+            estimate = None if sight is None else route.end(sight, flight, self.min_calls)
+            first = flight.call.first_token if sight is None else sight.first
+            route.ring.add(flight.start, first, end, 0 if sight is None else sight.uncached)
+            due = sight is not None and route.points >= self.min_calls and route.due
+            window = route.snapshot() if due else None
+        if window is not None:
+            if self._background:
+                self._fitter.ask(key, window)
             else:
-                self._routes.move_to_end(key)
-            route.learn(uncached, wait)
+                self._fit(key, window)
+        return estimate
+
+    def drop(self, key: Hashable, flight: Flight) -> None:
+        """The call is over and nothing is to be learned from it; does nothing where ``end`` was told already."""
+        with self._lock:
+            route = self._routes.get(key)
+            if route is not None:
+                route.flights.pop(id(flight), None)
+
+    def settle(self, timeout: float = 10.0) -> bool:
+        """Wait until all fits asked for are done; False where that takes longer than ``timeout`` s."""
+        return self._fitter.settle(timeout)
+
+    def route(self, key: Hashable) -> Route | None:
+        """What is remembered of route ``key``, to look at."""
+        with self._lock:
+            return self._routes.get(key)
+
+    def _route(self, key: Hashable) -> Route:
+        route = self._routes.get(key)
+        if route is not None:
+            self._routes.move_to_end(key)
+            return route
+        route = self._routes[key] = Route()
+        if len(self._routes) > ROUTES:
+            self._routes.popitem(last=False)
+        return route
+
+    def _fit(self, key: Hashable, window: routes.Window) -> None:
+        fitted = routes.fit(window, self.min_calls, self.min_spread)
+        with self._lock:
+            route = self._routes.get(key)
+            if route is not None:
+                route.take(fitted)
+
+    def _forked(self) -> None:
+        """In a forked child: the parent's calls and its fitting thread are not here, and its lock may be held."""
+        self._lock = threading.Lock()
+        self._fitter = _Fitter(self)
+        for route in self._routes.values():
+            route.flights.clear()
+
+
+class _Fitter:
+    """The thread that fits."""
+
+    def __init__(self, baselines: Baselines) -> None:
+        self._baselines = weakref.ref(baselines)
+        self._asked: deque[tuple[Hashable, routes.Window]] = deque()
+        self._condition = threading.Condition()
+        self._running = False
+        self._busy = False
+
+    def ask(self, key: Hashable, window: routes.Window) -> None:
+        """Have ``window`` fitted, soon."""
+        with self._condition:
+            self._asked.append((key, window))
+            if self._running:
+                self._condition.notify()
+                return
+            self._running = True
+        try:
+            threading.Thread(target=self._run, name="llmtrace-baseline", daemon=True).start()
+        except RuntimeError:  # the interpreter is shutting down
+            self._running = False
+
+    def settle(self, timeout: float) -> bool:
+        with self._condition:
+            return self._condition.wait_for(lambda: not self._asked and not self._busy, timeout)
+
+    def _run(self) -> None:
+        while True:
+            with self._condition:
+                self._busy = False
+                self._condition.notify_all()
+                if not self._condition.wait_for(lambda: self._asked, _IDLE_S):
+                    self._running = False
+                    return
+                key, window = self._asked.popleft()
+                self._busy = True
+            try:
+                baselines = self._baselines()
+                if baselines is not None:
+                    baselines._fit(key, window)
+            except Exception as error:
+                mishaps.note("fitting a baseline", error)
+
+
+_living: weakref.WeakSet[Baselines] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for baselines in list(_living):
+        baselines._forked()
+
+
+os.register_at_fork(after_in_child=_after_fork) if hasattr(os, "register_at_fork") else None

@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 
 from llmtrace.observe.facts import ServerTimings, Usage
-from llmtrace.phases.baseline import Estimate
+from llmtrace.phases.route import Estimate, Sight
 from llmtrace.phases.model import (
     CLIENT,
     DECODE,
@@ -76,12 +76,6 @@ class Observation:
         return max(0, self.usage.input_tokens - (self.usage.cached_tokens or 0))
 
     @property
-    def mostly_cached(self) -> bool:
-        """Most of the prompt came from the cache: what copying and attending to it costs, the route does not teach."""
-        usage = self.usage
-        return usage is not None and (usage.cached_tokens or 0) * 2 > (usage.input_tokens or 0)
-
-    @property
     def request_arrived(self) -> int | None:
         """When the request reached the server: bytes out plus half a round trip. None where not known."""
         if self.sent is None or self.rtt is None:
@@ -112,6 +106,28 @@ def split(seen: Observation, estimate: Estimate | None = None) -> tuple[list[Pha
     phases = _lay(seen, plan)
     _describe(seen, server, phases, estimate)
     return phases, complaint
+
+
+def sight_of(seen: Observation, event: int | None) -> Sight | None:
+    """The call as the baselines take it in; None where it says nothing about queue and prefill.
+
+    ``event``: the stream's first event, be it without a token.
+    """
+    uncached = seen.uncached_tokens
+    if not seen.streaming or seen.first_token is None or uncached is None or seen.buffered:
+        return None
+    arrived, usage = seen.request_arrived, seen.usage or Usage()
+    return Sight(
+        start=seen.start if arrived is None else arrived,
+        first=seen.first_token,
+        end=seen.end if seen.last_chunk is None else seen.last_chunk,
+        uncached=uncached,
+        cached=usage.cached_tokens or 0,
+        headers=seen.headers,
+        event=event,
+        tokens=usage.output_tokens or 0,
+        exact=seen.first_token_error is None,
+    )
 
 
 class _Plan:
@@ -222,16 +238,19 @@ def _until_first_token(
     if arrived is not None:
         begin = min(arrived, first_token)
         plan.add(NETWORK, (begin - seen.start) / 1e9, CLIENT, (seen.rtt or 0.0) / 2)
-    if estimate is not None and not seen.mostly_cached:
-        wait = max(0, first_token - begin) / 1e9
-        prefill = min(wait, estimate.prefill)
-        queue = wait - prefill
-        if queue <= estimate.noise + (seen.first_token_error or 0.0):
-            queue, prefill = 0.0, wait
-        plan.add(QUEUE, queue, ESTIMATE, estimate.uncertainty)
+    if estimate is not None:
+        late = seen.first_token_error or 0.0
+        if estimate.admission > 0:
+            if not plan.pieces:
+                plan.add(NETWORK, 0.0, ESTIMATE, 0.0)
+            way = plan.pieces[-1]
+            way.end += round(estimate.admission * 1e9)
+            way.source = ESTIMATE
+            way.uncertainty = (way.uncertainty or 0.0) + estimate.admission_uncertainty
+        plan.add(QUEUE, estimate.step_wait + estimate.queue, ESTIMATE, estimate.queue_uncertainty + late)
         if seen.usage is not None and seen.usage.cached_tokens:
-            plan.add(KV_CACHE_HIT, 0.0, ESTIMATE, prefill)
-        plan.rest(PREFILL, ESTIMATE, estimate.uncertainty)
+            plan.add(KV_CACHE_HIT, 0.0, ESTIMATE, estimate.prefill)
+        plan.rest(PREFILL, ESTIMATE, estimate.uncertainty + late)
         return
     plan.rest(QUEUE_PREFILL, CLIENT, seen.first_token_error)
 

@@ -1,60 +1,181 @@
-"""The lower envelope: silent without evidence, close to the truth with it, bounded."""
+"""The estimator against engines whose truth is known: silent without evidence, right with it, bounded."""
 
 from __future__ import annotations
 
-import math
+import json
+import os
 import random
+import sys
+from math import exp
 
 import pytest
 
-from llmtrace.phases.baseline import ROUTES, WINDOW, Baselines, Route, lower_line
+from llmtrace.phases.baseline import ROUTES, Baselines, Sight
+from llmtrace.phases.neighbours import RING
+from llmtrace.phases.route import WINDOW
+from tests.support.engine_sim import Engine, Simulated, poisson
+from tests.support.follow import Errors, Times, errors, follow
+from tests.support.replay import shared_folder
 
 
-def calls(number: int, queued: float, seed: int) -> list[tuple[int, float, float]]:
-    """(uncached tokens, wait, true queue): a = 20 ms, b = 0.1 ms a token, 2 ms of scatter, some queued."""
-    draw = random.Random(seed)
-    made: list[tuple[int, float, float]] = []
-    for _ in range(number):
-        tokens = int(math.exp(draw.uniform(3.4, 7.6)))
-        queue = draw.expovariate(10) if draw.random() < queued else 0.0
-        made.append((tokens, 0.02 + 1e-4 * tokens + queue + abs(draw.gauss(0, 0.002)), queue))
-    return made
+class Still:
+    """A call that nobody looks at while it goes on."""
+
+    first_token: int | None = None
 
 
-@pytest.mark.parametrize("queued", [0.0, 0.4, 0.7])
+def as_seen(calls: list[Simulated]) -> list[Times]:
+    return [Times(c.sent, c.headers, c.first, c.first, c.end, c.uncached, 0, c.output) for c in calls if c.seen]
+
+
+def truth(calls: list[Simulated]) -> list[dict[str, float]]:
+    return [
+        {"queue": c.queue, "step_wait": c.noticed - c.arrived, "prefill": c.prefill} for c in calls if c.seen
+    ]
+
+
+def measure(engine: Engine, calls: list[Simulated], seed: int) -> Errors:
+    engine.run(calls, seed)
+    seen = as_seen(calls)
+    return errors(seen, follow(seen), truth(calls))
+
+
 @pytest.mark.parametrize("seed", range(3))
-def test_the_line_runs_below_the_queues(queued: float, seed: int) -> None:
-    fixed, slope = lower_line([(float(t), w) for t, w, _ in calls(WINDOW, queued, seed)])
-    assert fixed == pytest.approx(0.02, abs=0.01)
-    assert slope == pytest.approx(1e-4, rel=0.2)
+@pytest.mark.parametrize("rate", [6, 20])
+def test_with_free_slots_a_stretched_prefill_is_no_queue(rate: float, seed: int) -> None:
+    found = measure(Engine(), poisson(seed, 250, rate), seed)
+    assert found.calls >= 200
+    assert found.queue <= 0.06
+    assert found.prefill <= 0.08
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("rate", [12, 18])
+def test_with_few_slots_the_queue_is_found(rate: float, seed: int) -> None:
+    found = measure(Engine(slots=4), poisson(seed, 300, rate), seed)
+    assert found.whole_queue <= 0.08
+    assert found.prefill <= 0.08
+    assert found.queued_relative is not None
+    assert found.queued_relative <= 0.25
 
 
 def test_too_few_calls_or_too_little_spread_say_nothing() -> None:
-    route = Route()
-    for tokens, wait, _ in calls(29, 0.2, 1):
-        route.learn(tokens, wait)
-    assert route.estimate(500) is None
-    same = Route()
-    for _ in range(200):
-        same.learn(500, 0.07)
-    assert same.estimate(500) is None
+    calls = poisson(1, 30, 5)
+    Engine().run(calls, 1)
+    assert follow(as_seen(calls)) == [None] * 30
+    same = poisson(1, 150, 5, shortest=500, longest=520)
+    Engine().run(same, 1)
+    assert follow(as_seen(same)) == [None] * 150
 
 
-def test_queue_and_prefill_are_told_apart() -> None:
-    route = Route()
-    for tokens, wait, _ in calls(WINDOW, 0.4, 5):
-        route.learn(tokens, wait)
-    estimate = route.estimate(1000)
-    assert estimate is not None
-    assert estimate.prefill == pytest.approx(0.12, rel=0.15)
-    assert estimate.noise < 0.05
+def alone(number: int, queued: float, seed: int) -> list[Times]:
+    """Calls that never meet one another, on an engine that others keep busy: 10 ms + 0.1 ms a token, some queued."""
+    draw = random.Random(seed)
+    made: list[Times] = []
+    for i in range(number):
+        tokens = int(exp(draw.uniform(3.4, 7.6)))
+        queue = 0.05 + draw.expovariate(5) if draw.random() < queued else 0.0
+        at, wait = i * 10.0, 0.010 + 1e-4 * tokens + abs(draw.gauss(0, 0.002)) + queue
+        made.append(Times(at, at + 0.004, at + wait, at + wait, at + wait + 0.5, tokens, 0, 101))
+    return made
 
 
-def test_routes_and_points_are_bounded() -> None:
-    known = Baselines()
-    for route in range(ROUTES + 50):
-        known.learn(("p", route), 100, 0.1)
+def test_a_queue_that_others_make_is_found_in_the_residual() -> None:
+    calls = alone(200, 0.35, 3)
+    for call, found in list(zip(calls, follow(calls), strict=True))[60:]:
+        assert found is not None
+        if call.first - call.sent > 0.010 + 1e-4 * call.uncached + 0.1 + 0.5 * 1e-4 * call.uncached:
+            assert found.queue > 0.05
+            assert found.prefill == pytest.approx(0.006 + 1e-4 * call.uncached, rel=0.3, abs=0.006)
+
+
+def test_memory_is_bounded() -> None:
+    known = Baselines(background=False)
+    for number in range(ROUTES + 50):
+        flight = known.begin(number, Still(), 0)
+        known.end(number, flight, 10)
     assert len(known._routes) == ROUTES
-    for _ in range(WINDOW * 3):
-        known.learn(("p", ROUTES), 100, 0.1)
-    assert len(known._routes["p", ROUTES].points) == WINDOW
+    calls = poisson(2, 3 * WINDOW, 10)
+    Engine(slots=4).run(calls, 2)
+    follow(as_seen(calls), known, "busy")
+    route = known.route("busy")
+    assert route is not None
+    assert route.points == WINDOW
+    assert not route.flights
+    assert size(route) <= 8192
+    assert RING <= 64
+
+
+def size(thing: object, seen: set[int] | None = None) -> int:
+    """Bytes of an object and of all that only it holds."""
+    seen = set() if seen is None else seen
+    if id(thing) in seen or isinstance(thing, type) or thing is None:
+        return 0
+    seen.add(id(thing))
+    held: list[object] = []
+    if isinstance(thing, dict):
+        held = [*thing.keys(), *thing.values()]
+    elif isinstance(thing, (list, tuple)):
+        held = list(thing)
+    for cls in type(thing).__mro__:
+        held.extend(getattr(thing, name, None) for name in getattr(cls, "__slots__", ()))
+    return sys.getsizeof(thing) + sum(size(part, seen) for part in held)
+
+
+def test_the_fit_runs_elsewhere_and_survives_a_fork() -> None:
+    known = Baselines()
+    calls = poisson(4, 60, 6)
+    Engine().run(calls, 4)
+    follow(as_seen(calls), known)
+    assert known.settle()
+    route = known.route("route")
+    assert route is not None
+    assert route.curve is not None
+    if not hasattr(os, "fork"):
+        return
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            inside = known.begin("route", Still(), 0)
+            ended = known.end("route", inside, 10)
+            again = follow(as_seen(calls), known, "another")
+            known.settle()
+            os.write(writing, json.dumps([ended is None, len(again)]).encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as told:
+        assert json.loads(told.read()) == [True, 60]
+    os.waitpid(child, 0)
+
+
+def test_a_call_is_never_split_before_it_is_known_to_have_begun() -> None:
+    known = Baselines(background=False)
+    flight = known.begin("r", Still(), 100)
+    assert known.end("r", flight, 200, Sight(start=150, first=120, end=90, uncached=0)) is None
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("name", ["seqs4_rate4", "seqs4_rate12", "unlimited_rate4", "unlimited_rate18"])
+def test_against_a_recorded_engine(name: str) -> None:
+    folder = shared_folder()
+    assert folder is not None
+    rows = [json.loads(line) for line in (folder / "vllm_runs" / f"{name}.jsonl").read_text().splitlines()]
+    calls = [
+        Times(
+            row["sent_s"],
+            row["headers_s"],
+            row["first_event_s"],
+            row["first_content_s"],
+            row["last_content_s"],
+            row["prompt_tokens"] - row["cached_tokens"],
+            row["cached_tokens"],
+            row["completion_tokens"],
+        )
+        for row in rows
+    ]
+    true = [{"queue": r["truth"]["queue_ms"] / 1e3, "prefill": r["truth"]["prefill_ms"] / 1e3} for r in rows]
+    found = errors(calls, follow(calls), true)
+    assert found.queue <= 0.08
+    assert found.prefill <= 0.10

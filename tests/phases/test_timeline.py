@@ -103,18 +103,15 @@ def test_ttft_alone_stays_merged_but_is_the_servers() -> None:
 
 
 def test_an_estimate_splits_and_carries_its_uncertainty() -> None:
-    estimate = Estimate(prefill=0.2, per_token=1e-4, noise=0.01, uncertainty=0.02, calls=40)
-    phases, _ = split(streamed(), estimate)
-    by = named(phases)
-    assert by["queue"].source == by["prefill"].source == "estimate"
-    assert math.isclose(by["prefill"].duration, 0.2)
-    assert by["queue"].uncertainty == 0.02
-
-
-def test_a_queue_within_the_noise_is_none() -> None:
-    estimate = Estimate(prefill=0.38, per_token=1e-4, noise=0.01, uncertainty=0.02, calls=40)
-    phases, _ = split(streamed(), estimate)
-    assert named(phases)["queue"].duration == 0
+    network = named(split(streamed())[0])["network"].duration
+    estimate = Estimate(
+        prefill=0.2, queue=0.15, step_wait=0.02, admission=0.01, uncertainty=0.02, queue_uncertainty=0.03
+    )
+    by = named(split(streamed(), estimate)[0])
+    assert by["network"].source == by["queue"].source == by["prefill"].source == "estimate"
+    assert math.isclose(by["network"].duration, network + 0.01)
+    assert math.isclose(by["queue"].duration, 0.17)
+    assert (by["queue"].uncertainty, by["prefill"].uncertainty) == (0.03, 0.02)
 
 
 def test_not_streamed_with_all_server_phases() -> None:
@@ -233,9 +230,12 @@ estimates = st.one_of(
     st.builds(
         Estimate,
         prefill=st.floats(0, 100),
+        queue=st.floats(0, 100),
+        step_wait=st.floats(0, 100),
+        admission=st.floats(0, 100),
         per_token=st.floats(0, 1),
-        noise=st.floats(0, 10),
         uncertainty=st.floats(0, 10),
+        queue_uncertainty=st.floats(0, 10),
         calls=st.just(40),
     ),
 )

@@ -1,0 +1,148 @@
+"""A route's own traffic around one call: what the client knows of the server's load without being told.
+
+Every first token and every end of the client's other calls is a moment at which the engine finished a step or freed a
+slot. They say when a call's own prefill can have begun far better than any average does.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+RING = 48
+"""Ended calls remembered per route: four numbers each."""
+_NEVER = -1
+_OPEN_SCANNED = 128
+"""Open calls looked at: more than that run beside a call on one route only in load tests."""
+
+
+class Watched(Protocol):
+    """A call that goes on: what is known of it by now. Monotonic ns."""
+
+    first_token: int | None
+
+
+class Flight:
+    """One call on its way, as the others of its route see it. Times are monotonic ns."""
+
+    __slots__ = ("call", "size", "start", "streams")
+
+    def __init__(self, call: Watched, start: int, size: int = 0, streams: bool = True) -> None:
+        self.call = call
+        self.start = start
+        self.size = size
+        """Characters of its prompt, 0 where that is not known."""
+        self.streams = streams
+        """Whether its first token will be seen."""
+
+
+class Ring:
+    """The last ended calls of a route, newest first when read."""
+
+    __slots__ = ("_cells", "_next", "_used")
+
+    def __init__(self) -> None:
+        self._cells = array("q", bytes(8 * 4 * RING))
+        self._next = 0
+        self._used = 0
+
+    def add(self, start: int, first: int | None, end: int, tokens: int) -> None:
+        """Take in an ended call: its times in ns, and its uncached prompt tokens."""
+        at = self._next * 4
+        cells = self._cells
+        cells[at], cells[at + 1], cells[at + 2], cells[at + 3] = start, _NEVER if first is None else first, end, tokens
+        self._next = (self._next + 1) % RING
+        self._used = min(self._used + 1, RING)
+
+    def since(self, moment: int) -> tuple[list[tuple[int, int, int, int]], bool]:
+        """Calls that ended after ``moment``: (start, first or -1, end, tokens); and whether none can be missing."""
+        found: list[tuple[int, int, int, int]] = []
+        cells, at = self._cells, self._next
+        for _ in range(self._used):
+            at = at - 1 if at else RING - 1
+            base = at * 4
+            if cells[base + 2] <= moment:
+                return found, True
+            found.append((cells[base], cells[base + 1], cells[base + 2], cells[base + 3]))
+        return found, self._used < RING
+
+
+@dataclass(slots=True)
+class Scene:
+    """What else went on between a call's readiness and its first token. Times are monotonic ns."""
+
+    ahead: int = 0
+    """Calls that had started before it and were not over when it was ready."""
+    ends: list[int] = field(default_factory=list[int])
+    """When those ended, as far as they did before its first token; in order."""
+    firsts: list[int] = field(default_factory=list[int])
+    """First tokens of others between its readiness and its own step; in order."""
+    decoding: int = 0
+    """Calls that were past their first token when it was ready, and not over."""
+    running: int = 1
+    """Calls that were past their first token just after its own, itself included."""
+    beside: int = 0
+    """Uncached tokens of calls whose first token came in the same step."""
+    whole: bool = True
+    """Nothing of it can have been forgotten."""
+
+
+def scene(
+    ring: Ring,
+    flights: Iterable[Flight],
+    me: Flight | None,
+    start: int,
+    ready: int,
+    first: int,
+    step: int,
+    tokens_per_char: float,
+) -> Scene:
+    """Look around one call. ``step`` (ns): first tokens so close to its own came in the same step of the engine."""
+    seen = Scene()
+    ended, seen.whole = ring.since(ready)
+    ends, firsts = seen.ends, seen.firsts
+    early, late = first - step, first + step
+    for began, token, end, tokens in ended:
+        if began >= first:
+            continue
+        if began < start:
+            seen.ahead += 1
+            if end < first:
+                ends.append(end)
+        if token == _NEVER:  # when it got its slot was not seen: as if it had one
+            seen.running += end > first
+            continue
+        if token <= ready:
+            seen.decoding += 1
+        elif token < early:
+            firsts.append(token)
+        elif token <= late:
+            seen.beside += tokens
+        if token <= first < end:
+            seen.running += 1
+    for count, other in enumerate(flights):
+        if count >= _OPEN_SCANNED:
+            seen.whole = False
+            break
+        if other is me or other.start >= first:
+            continue
+        if other.start < start:
+            seen.ahead += 1
+        came = other.call.first_token
+        if not other.streams:
+            seen.running += 1
+        if came is None or came > late:
+            continue
+        if came <= ready:
+            seen.decoding += 1
+        elif came < early:
+            firsts.append(came)
+        else:
+            seen.beside += int(other.size * tokens_per_char)
+        if came <= first:
+            seen.running += 1
+    ends.sort()
+    firsts.sort()
+    return seen

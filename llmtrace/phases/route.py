@@ -1,0 +1,422 @@
+"""One route's memory and what it makes of a call: where its time to the first token went, and how sure that is.
+
+Bounded: a window of calls for the curve, a ring of ended calls for the traffic, a handful of numbers. Everything a
+call costs here is a scan of that ring and a few dozen operations; curves are fitted elsewhere.
+"""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass, replace
+from math import inf, sqrt
+
+from llmtrace.phases import envelope
+from llmtrace.phases.anchors import FIRST_TOKEN, Anchors
+from llmtrace.phases.envelope import Curve
+from llmtrace.phases.neighbours import Flight, Ring, Scene, scene
+
+WINDOW = 96
+"""Calls that the curve is fitted to."""
+FIT_EVERY = 16
+IDLE, BUSY, AFTER = 0, 1, 2
+"""How a call's own stretch began: on an idle engine (as far as the client knows), while others ran, or right after
+another call's first token or end, so that the way to and from the engine cancels out."""
+_TAKEN_UP = 0.75
+"""A call cannot have been taken up so late that less than this share of its curve's cost was left."""
+_LIMIT_SIGNS = 3
+"""Calls that waited for another's end, and none that did not, before a limit on concurrency is believed."""
+_NOISE = 3.0
+_STRETCH = 4.0
+_HOP_LEAST, _HOP_MOST = 0.25, 0.75
+"""The way from the headers' sender to the engine and back, as a share of the headers' own delay."""
+_ALONE = 0.1
+"""Up to this share of the calls that found no other of this client's may have waited, for it to count as alone."""
+_CERTAIN = 1.645
+"""Half width of the 90 % interval of a normal distribution, in standard deviations."""
+_SHIFTED_DOWN = 8
+_SHIFTED_UP = 24
+"""So many calls in a row on one side of the curve, and the route is another than it was."""
+_STEP_NS = 1_000_000
+_COLUMNS = 9
+# Uncached, cached, others' tokens beside; seconds from its begin to the first token and how it began; seconds per
+# output token; delays of headers, first event and first token.
+_U, _K, _O, _S, _HOW, _ITL, _HEAD, _EVENT, _TOTAL = range(_COLUMNS)
+
+
+@dataclass(slots=True)
+class Sight:
+    """One streamed call as the estimator needs it. Moments are monotonic ns, None where not seen."""
+
+    start: int
+    """When the request had arrived, as far as known; else when the call began."""
+    first: int
+    """First token."""
+    end: int
+    uncached: int
+    """Prompt tokens that had to be computed."""
+    cached: int = 0
+    headers: int | None = None
+    event: int | None = None
+    """First event of the stream, be it without a token."""
+    tokens: int = 0
+    """Output tokens (0: not known)."""
+    exact: bool = True
+    """The first token was seen as it came."""
+    hidden: bool = False
+    """Reasoning that the stream does not show came before the first token."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """Where one call's time from the request's arrival to its first token went. All in seconds."""
+
+    prefill: float
+    """Computing its own prompt (a cache hit included), with the steps of others in between."""
+    queue: float = 0.0
+    """Waiting to be scheduled, without the step that was running when it came."""
+    step_wait: float = 0.0
+    """Waiting for that step to end; some engines count it as queue, some do not count it at all."""
+    admission: float = 0.0
+    """Between the request's arrival and the engine: the HTTP server, tokenising, hand-over, and the answer's way."""
+    admission_uncertainty: float = 0.0
+    """Half width of its 90 % interval."""
+    per_token: float = 0.0
+    """The curve's slope, s per uncached token."""
+    uncertainty: float = 0.0
+    """Half width of the 90 % interval of prefill."""
+    queue_uncertainty: float = 0.0
+    """Half width of the 90 % interval of ``step_wait`` + ``queue``."""
+    calls: int = 0
+    """Calls of the route that it rests on."""
+    lower_bound: bool = False
+    """The queue is at least this long: a part that is the same for every call cannot be told from fixed cost."""
+    limit: int | None = None
+    """Calls that the engine runs at once, as far as this client has seen it."""
+    anchor: str = FIRST_TOKEN
+    """The first moment that the client sees with prefill in front of it: headers, first_event or first_token."""
+
+
+class Route:
+    """What is remembered of one route."""
+
+    __slots__ = (
+        "_above",
+        "_against",
+        "_below",
+        "_cells",
+        "_for",
+        "_learned",
+        "_next",
+        "_peak",
+        "_per_char",
+        "alone",
+        "anchors",
+        "calm_step",
+        "curve",
+        "fit_due",
+        "flights",
+        "hop",
+        "lower_bound",
+        "points",
+        "ring",
+    )
+
+    def __init__(self) -> None:
+        self._cells = array("f", bytes(4 * _COLUMNS * WINDOW))
+        self.points = 0
+        """Calls in the window."""
+        self._next = 0
+        self._learned = 0
+        self.fit_due = 0
+        self.ring = Ring()
+        self.flights: dict[int, Flight] = {}
+        """Calls on their way, by identity."""
+        self.anchors = Anchors()
+        self.curve: Curve | None = None
+        self.hop = 0.0
+        """To the engine and back, beyond what the admission anchor shows, s: it is in every call's time but in none
+        of those that began right after another one."""
+        self.calm_step = 0.0
+        """One step of an engine that is not busy, s: the low end of the seconds per output token."""
+        self.lower_bound = False
+        self.alone = False
+        """Calls that found no other of this client's there did not wait: no other client shares the engine."""
+        self._per_char = 0.25
+        self._peak = [0, 0]  # most calls seen running at once: in this spell, in the one before
+        self._for = self._against = 0
+        self._below = self._above = 0
+
+    # --- a call's end ---------------------------------------------------------------------------------------------
+    def end(self, sight: Sight, flight: Flight | None, least: int) -> Estimate | None:
+        """What is to be said of a call that has ended; then it is learned from. ``least``: calls asked for."""
+        ready = self.anchors.ready(sight.start, sight.headers, sight.event, sight.first)
+        step = int(self.calm_step * 5e8)
+        around = scene(
+            self.ring,
+            self.flights.values(),
+            flight,
+            sight.start if flight is None else flight.start,
+            ready,
+            sight.first,
+            max(_STEP_NS, step),
+            self._per_char,
+        )
+        limit = self.limit
+        began, how, freed = self._taken_up(sight, around, ready, limit)
+        estimate = None
+        if self.curve is not None and self.points >= least and self._knows(sight):
+            estimate = self._split(sight, around, ready, began, how, freed, limit)
+        if sight.exact and not sight.hidden:
+            self._learn(sight, around, ready, began, how, flight)
+        return estimate
+
+    def _knows(self, sight: Sight) -> bool:
+        curve = self.curve
+        return curve is not None and (
+            curve.knows_cached or not envelope.mostly_cached(sight.uncached, sight.cached)
+        )
+
+    @property
+    def limit(self) -> int | None:
+        """Calls that the engine runs at once, where that has shown; else None."""
+        return max(self._peak) if self._for >= _LIMIT_SIGNS and self._against == 0 else None
+
+    def _taken_up(self, sight: Sight, around: Scene, ready: int, limit: int | None) -> tuple[int, int, int | None]:
+        """When the call's own stretch began, how, and when the slot that it waited for was freed (None: it had one)."""
+        freed: int | None = None
+        if limit is not None and around.ahead >= limit:
+            must_end = around.ahead - limit
+            if must_end < len(around.ends):
+                freed = max(ready, around.ends[must_end])
+        own = 0.0 if self.curve is None else self.curve.cost(sight.uncached, sight.cached)
+        latest = sight.first - int(_TAKEN_UP * own * 1e9)
+        earliest = ready if freed is None else freed
+        began = next((moment for moment in reversed(around.firsts) if earliest < moment <= latest), None)
+        if began is not None:
+            return began, AFTER, freed
+        if freed is not None:
+            return min(freed, sight.first), AFTER, freed
+        return ready, (BUSY if around.ahead else IDLE), None
+
+    def _split(
+        self, sight: Sight, around: Scene, ready: int, began: int, how: int, freed: int | None, limit: int | None
+    ) -> Estimate:
+        curve = self.curve
+        assert curve is not None
+        whole = max(0, sight.first - sight.start) / 1e9
+        admission = min(whole, (ready - sight.start) / 1e9)
+        left = max(0, sight.first - ready) / 1e9
+        hop = min(self.hop, left)
+        own = curve.cost(sight.uncached, sight.cached, around.beside)
+        spread = curve.scatter * own
+        noise = _NOISE * spread
+        running_step = max(self.calm_step, _pace(sight))
+        step_wait = queue = 0.0
+        doubt = 0.0  # one standard deviation of where prefill began
+        if how == AFTER:
+            waited = max(0.0, (began - ready) / 1e9)
+            prefill = left - waited
+            if freed is not None:
+                # The step that ran when it came ended with the first thing seen of it, or with a step's length.
+                seen = next((moment for moment in around.firsts if moment < freed), None)
+                step_wait = (seen - ready) / 1e9 if seen is not None else running_step / 2
+                step_wait = min(step_wait, waited)
+                queue = waited - step_wait
+            else:
+                step_wait = waited
+            doubt = 0.3 * self.calm_step + (0.5 * self.calm_step if around.decoding else 0.0)
+        else:
+            admission, left = admission + hop, left - hop
+            prefill = left
+            excess = prefill - own
+            doubt = 0.4 * hop
+            if how == BUSY and around.decoding:
+                step_wait = max(0.0, min(excess, running_step))
+                prefill -= step_wait
+                excess -= step_wait
+                doubt = sqrt(doubt * doubt + (running_step / 3.4) ** 2)
+            if excess > noise and not (how == BUSY and self.alone):
+                # Nothing of this client's own explains it. An engine busy with others' prompts shows in the call's
+                # own decode too: its prefill is taken to be stretched as much.
+                stretch = min(_STRETCH, running_step / self.calm_step) if self.calm_step else 1.0
+                stretched = own * stretch if stretch > 1.5 else own
+                queue = prefill - stretched if prefill - stretched > noise else 0.0
+                prefill -= queue
+                doubt = sqrt(doubt * doubt + spread * spread + (0.3 * (stretched - own)) ** 2)
+        doubt = sqrt(doubt * doubt + (0.5 * spread) ** 2)
+        return Estimate(
+            prefill=prefill,
+            queue=queue,
+            step_wait=step_wait,
+            admission=min(admission, whole),
+            admission_uncertainty=_CERTAIN * 0.4 * hop,
+            per_token=curve.per_token,
+            uncertainty=_CERTAIN * doubt,
+            queue_uncertainty=_CERTAIN * doubt,
+            calls=self.points,
+            lower_bound=self.lower_bound,
+            limit=limit,
+            anchor=self.anchors.name,
+        )
+
+    # --- learning -------------------------------------------------------------------------------------------------
+    def _learn(self, sight: Sight, around: Scene, ready: int, began: int, how: int, flight: Flight | None) -> None:
+        seconds = max(0, sight.first - began) / 1e9
+        base = self._next * _COLUMNS
+        cells = self._cells
+        cells[base + _U] = sight.uncached
+        cells[base + _K] = sight.cached
+        cells[base + _O] = around.beside
+        cells[base + _S] = seconds
+        cells[base + _HOW] = how
+        cells[base + _ITL] = _pace(sight)
+        cells[base + _HEAD] = -1.0 if sight.headers is None else (sight.headers - sight.start) / 1e9
+        cells[base + _EVENT] = -1.0 if sight.event is None else (sight.event - sight.start) / 1e9
+        cells[base + _TOTAL] = max(0, sight.first - sight.start) / 1e9
+        self._next = (self._next + 1) % WINDOW
+        self.points = min(self.points + 1, WINDOW)
+        self._learned += 1
+        if flight is not None and flight.size and sight.uncached:
+            self._per_char += 0.1 * ((sight.uncached + sight.cached) / flight.size - self._per_char)
+        self._watch_limit(sight, around, ready)
+        if self.curve is not None and how != AFTER:
+            self._watch_shift(seconds, sight, around, how)
+
+    def _watch_limit(self, sight: Sight, around: Scene, ready: int) -> None:
+        """Signs for and against: with so many ahead, did it start only once one of them had ended?"""
+        peak = max(self._peak)
+        if around.running > self._peak[0]:
+            self._peak[0] = around.running
+        if around.running > peak:
+            self._for = self._against = 0
+            return
+        if self._learned % WINDOW == 0:
+            self._peak = [around.running, self._peak[0]]
+        if self.curve is None or around.ahead < peak or peak < 1 or not around.whole:
+            return
+        must_end = around.ahead - peak
+        own = self.curve.cost(sight.uncached, sight.cached)
+        freed = around.ends[must_end] if must_end < len(around.ends) else inf
+        if freed > sight.first - 0.5 * own * 1e9:
+            self._against += 1  # it had been taken up before
+            self._for = 0
+        elif freed - ready > max(0.3 * own, self.calm_step) * 1e9:
+            self._for += 1
+            self._against = max(0, self._against - 1)
+
+    def _watch_shift(self, seconds: float, sight: Sight, around: Scene, how: int) -> None:
+        """Count calls in a row that lie on one side of the curve by more than scatter can explain."""
+        curve = self.curve
+        assert curve is not None
+        usual = curve.cost(sight.uncached, sight.cached, around.beside) + self.hop
+        band = max(_NOISE * curve.scatter, 0.1) * usual
+        self._below = self._below + 1 if seconds < usual - band else 0
+        if how == IDLE:
+            self._above = self._above + 1 if seconds > usual + band else 0
+        if self._below >= _SHIFTED_DOWN or self._above >= _SHIFTED_UP:
+            self.fit_due = 0
+
+    @property
+    def due(self) -> bool:
+        """Whether there is enough new for another fit."""
+        return self._learned >= self.fit_due
+
+    def snapshot(self) -> Window:
+        """What a fit needs, copied; marks the fit as under way."""
+        shifted = 0
+        if self._below >= _SHIFTED_DOWN:
+            shifted = self._below
+        elif self._above >= _SHIFTED_UP:
+            shifted = self._above
+        self.fit_due = self._learned + FIT_EVERY
+        cells, used = self._cells, self.points
+        order = [(self._next - used + i) % WINDOW for i in range(used)]
+        rows = [tuple(cells[at * _COLUMNS : (at + 1) * _COLUMNS]) for at in order]
+        return Window(rows, shifted, self.curve, self.hop, self.anchors)
+
+    def take(self, fitted: Fitted) -> None:
+        """Use what a fit found."""
+        self.curve, self.hop, self.calm_step = fitted.curve, fitted.hop, fitted.calm_step
+        self.lower_bound, self.anchors, self.alone = fitted.lower_bound, fitted.anchors, fitted.alone
+        if fitted.forget:
+            self._below = self._above = 0
+            keep = min(self.points, fitted.forget)
+            rows = [self._row((self._next - keep + i) % WINDOW) for i in range(keep)]
+            for i, row in enumerate(rows):
+                self._cells[i * _COLUMNS : (i + 1) * _COLUMNS] = row
+            self.points, self._next = keep, keep % WINDOW
+            self._for = self._against = 0
+
+    def _row(self, at: int) -> array[float]:
+        return self._cells[at * _COLUMNS : (at + 1) * _COLUMNS]
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """What one fit works on."""
+
+    rows: list[tuple[float, ...]]
+    """Oldest first."""
+    shifted: int
+    """The last so many lie all on one side of the curve (0: they do not)."""
+    curve: Curve | None
+    hop: float
+    anchors: Anchors
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """What one fit found."""
+
+    curve: Curve | None
+    hop: float
+    calm_step: float
+    lower_bound: bool
+    anchors: Anchors
+    alone: bool = False
+    forget: int = 0
+    """Only the last so many calls still count (0: all)."""
+
+
+def fit(window: Window, min_calls: int, min_spread: float, least_per_token: float = 0.0) -> Fitted:
+    """Fit curve, hop and anchors to a window of calls. Takes a few ms; for a thread of its own."""
+    rows, forget = window.rows, 0
+    if window.shifted:
+        rows, forget = rows[-window.shifted :], window.shifted
+        min_calls = min(min_calls, _SHIFTED_DOWN)
+    paces = sorted(row[_ITL] for row in rows if row[_ITL] > 0)
+    calm = paces[len(paces) // 10] if paces else 0.0
+    anchors = replace(window.anchors)
+    uncached = [row[_U] for row in rows]
+    if len(rows) < min_calls or envelope.spread(uncached) < min_spread:
+        kept = window.curve if window.curve is not None and window.shifted else None
+        return Fitted(kept, window.hop, calm, False, anchors)
+    anchors.learn([(row[_U], row[_HEAD], row[_EVENT], row[_TOTAL]) for row in rows])
+    idle = [row for row in rows if row[_HOW] == IDLE]
+    chosen, hop = rows, window.hop
+    if len(idle) >= max(12, min_calls // 2) and envelope.spread([row[_U] for row in idle]) >= min_spread / 2:
+        chosen = idle
+    points = [(r[_U], r[_K], r[_O], r[_S] + (hop if r[_HOW] == AFTER else 0.0)) for r in chosen]
+    curve = envelope.fit(points, least_per_token)
+    alone = chosen is idle and curve.queued <= _ALONE
+    if window.curve is not None and window.shifted and curve.per_token < 1.15 * window.curve.per_token:
+        old, now = window.curve, curve.fixed
+        if now > old.fixed + window.hop:
+            # The same slope on a higher level: not other hardware but a queue that does not empty.
+            return Fitted(old, window.hop, calm, True, anchors)
+    # One step is the least that a prompt can cost; what the fixed part holds beyond it is the way on to the engine and
+    # back. The headers have come through the same server: about half of their time is taken to be the scale of it.
+    over = max(0.0, curve.fixed - calm) if calm else 0.0
+    hop = 0.0
+    if anchors.headers_are_admission and calm:
+        hop = min(max(over, _HOP_LEAST * anchors.admission), _HOP_MOST * anchors.admission, curve.fixed)
+    bound = over - hop > max(0.5 * calm, 0.2 * curve.cost(sorted(uncached)[len(uncached) // 2]))
+    shifted = replace(curve, fixed=max(0.0, curve.fixed - hop))
+    return Fitted(shifted, hop, calm, bound, anchors, alone, forget)
+
+
+def _pace(sight: Sight) -> float:
+    """Seconds per output token of a call, 0 where it is not known."""
+    if sight.tokens < 2 or sight.end <= sight.first:
+        return 0.0
+    return (sight.end - sight.first) / 1e9 / (sight.tokens - 1)

@@ -1,0 +1,107 @@
+"""Plays calls whose times are known through the baselines, in the order in which a client would have seen it all."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llmtrace.phases.baseline import Baselines, Estimate, Sight
+
+_ZERO = 10**12
+
+
+@dataclass
+class Times:
+    """One call as its client saw it. Seconds on one clock."""
+
+    sent: float
+    headers: float | None
+    event: float | None
+    first: float
+    end: float
+    uncached: int
+    cached: int = 0
+    tokens: int = 0
+
+
+class _Call:
+    first_token: int | None = None
+
+
+def _ns(seconds: float | None) -> int | None:
+    return None if seconds is None else _ZERO + round(seconds * 1e9)
+
+
+def follow(calls: Sequence[Times], baselines: Baselines | None = None, key: Hashable = "route") -> list[Estimate | None]:
+    """The estimate of each call, made at its end from nothing but what had been seen by then."""
+    baselines = Baselines(background=False) if baselines is None else baselines
+    moments: list[tuple[int, int, int]] = []
+    for i, call in enumerate(calls):
+        for order, seconds in ((2, call.sent), (1, call.first), (0, call.end)):
+            moments.append((_ns(seconds) or 0, order, i))
+    moments.sort()
+    watched = [_Call() for _ in calls]
+    flights: dict[int, Any] = {}
+    found: list[Estimate | None] = [None] * len(calls)
+    for at, order, i in moments:
+        call = calls[i]
+        if order == 2:
+            flights[i] = baselines.begin(key, watched[i], at, 4 * (call.uncached + call.cached))
+        elif order == 1:
+            watched[i].first_token = at
+        else:
+            sight = Sight(
+                start=_ns(call.sent) or 0,
+                first=_ns(call.first) or 0,
+                end=at,
+                uncached=call.uncached,
+                cached=call.cached,
+                headers=_ns(call.headers),
+                event=_ns(call.event),
+                tokens=call.tokens,
+            )
+            found[i] = baselines.end(key, flights.pop(i), at, sight)
+    return found
+
+
+@dataclass
+class Errors:
+    """How far the estimates were from the truth, as shares of the mean time to the first token."""
+
+    calls: int
+    queue: float
+    """Mean absolute error; queue without the step that ran when the call came."""
+    whole_queue: float
+    """The same with it."""
+    prefill: float
+    covered: float
+    """Share of the true prefills inside the 90 % interval."""
+    queued_calls: int
+    queued_relative: float | None
+    """Median relative error of the queues that were over 10 % of their time to the first token."""
+
+
+def errors(
+    calls: Sequence[Times], estimates: Iterable[Estimate | None], truth: Sequence[Mapping[str, float]]
+) -> Errors:
+    """Compare with ``truth``: ``queue``, ``step_wait`` and ``prefill`` of each call, in s."""
+    told = [(call, one, true) for call, one, true in zip(calls, estimates, truth, strict=True) if one is not None]
+    ttft = sum(call.first - call.sent for call, _, _ in told)
+    queue = sum(abs(one.queue - true["queue"]) for _, one, true in told)
+    whole = sum(abs(one.queue + one.step_wait - true["queue"] - true.get("step_wait", 0.0)) for _, one, true in told)
+    off = [abs(one.prefill - true["prefill"]) for _, one, true in told]
+    queued = sorted(
+        abs(one.queue - true["queue"]) / true["queue"]
+        for call, one, true in told
+        if true["queue"] > 0.1 * (call.first - call.sent)
+    )
+    return Errors(
+        calls=len(told),
+        queue=queue / ttft,
+        whole_queue=whole / ttft,
+        prefill=sum(off) / ttft,
+        covered=sum(o <= one.uncertainty for o, (_, one, _) in zip(off, told, strict=True)) / max(1, len(told)),
+        queued_calls=len(queued),
+        queued_relative=queued[len(queued) // 2] if queued else None,
+    )
