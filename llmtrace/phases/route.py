@@ -172,9 +172,7 @@ class Route:
 
     def _knows(self, sight: Sight) -> bool:
         curve = self.curve
-        return curve is not None and (
-            curve.knows_cached or not envelope.mostly_cached(sight.uncached, sight.cached)
-        )
+        return curve is not None and (curve.knows_cached or not envelope.mostly_cached(sight.uncached, sight.cached))
 
     @property
     def limit(self) -> int | None:
@@ -285,8 +283,7 @@ class Route:
     def _watch_limit(self, sight: Sight, around: Scene, ready: int) -> None:
         """Signs for and against: with so many ahead, did it start only once one of them had ended?"""
         peak = max(self._peak)
-        if around.running > self._peak[0]:
-            self._peak[0] = around.running
+        self._peak[0] = max(self._peak[0], around.running)
         if around.running > peak:
             self._for = self._against = 0
             return

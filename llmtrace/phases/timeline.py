@@ -9,7 +9,6 @@ import math
 from dataclasses import dataclass
 
 from llmtrace.observe.facts import ServerTimings, Usage
-from llmtrace.phases.route import Estimate, Sight
 from llmtrace.phases.model import (
     CLIENT,
     DECODE,
@@ -25,6 +24,7 @@ from llmtrace.phases.model import (
     Part,
     Phase,
 )
+from llmtrace.phases.route import Estimate, Sight
 
 SLACK_SHARE = 0.02
 SLACK_S = 0.002

@@ -29,9 +29,7 @@ def as_seen(calls: list[Simulated]) -> list[Times]:
 
 
 def truth(calls: list[Simulated]) -> list[dict[str, float]]:
-    return [
-        {"queue": c.queue, "step_wait": c.noticed - c.arrived, "prefill": c.prefill} for c in calls if c.seen
-    ]
+    return [{"queue": c.queue, "step_wait": c.noticed - c.arrived, "prefill": c.prefill} for c in calls if c.seen]
 
 
 def measure(engine: Engine, calls: list[Simulated], seed: int) -> Errors:

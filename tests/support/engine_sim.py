@@ -100,7 +100,13 @@ class Engine:
 
 
 def poisson(
-    seed: int, calls: int, rate: float, *, shortest: int = 32, longest: int = 1024, outputs: tuple[int, ...] = (8, 16, 32)
+    seed: int,
+    calls: int,
+    rate: float,
+    *,
+    shortest: int = 32,
+    longest: int = 1024,
+    outputs: tuple[int, ...] = (8, 16, 32),
 ) -> list[Simulated]:
     """Open-loop arrivals at ``rate`` a second, prompts log-uniform between ``shortest`` and ``longest`` tokens."""
     draw = random.Random(seed)

@@ -33,7 +33,9 @@ def _ns(seconds: float | None) -> int | None:
     return None if seconds is None else _ZERO + round(seconds * 1e9)
 
 
-def follow(calls: Sequence[Times], baselines: Baselines | None = None, key: Hashable = "route") -> list[Estimate | None]:
+def follow(
+    calls: Sequence[Times], baselines: Baselines | None = None, key: Hashable = "route"
+) -> list[Estimate | None]:
     """The estimate of each call, made at its end from nothing but what had been seen by then."""
     baselines = Baselines(background=False) if baselines is None else baselines
     moments: list[tuple[int, int, int]] = []
