@@ -54,7 +54,7 @@ class Anchors:
         return at
 
     def learn(self, calls: Sequence[tuple[float, float, float, float]]) -> None:
-        """Correct by data: (uncached tokens, delays of headers, first event and first token in s, below 0: not seen)."""
+        """Correct by data: (uncached tokens, delays of headers, first event and first token in s; below 0: unseen)."""
         told = [call for call in calls if call[1] >= 0]
         if len(told) < _ENOUGH or spread([tokens for tokens, *_ in told]) < _SPREAD:
             return
