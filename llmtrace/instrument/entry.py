@@ -8,7 +8,7 @@ from typing import Any
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
 
 from llmtrace.config import settings
-from llmtrace.instrument import ends, shared, stainless
+from llmtrace.instrument import ends, methods, shared, stainless
 from llmtrace.instrument.engine import Engine
 from llmtrace.instrument.patching import Patches
 from llmtrace.providers import CLIENTS, Client
@@ -51,6 +51,8 @@ def _hook(patches: Patches, engine: Engine, client: Client) -> None:
     for hook in provider.hooks:
         if isinstance(hook, Stainless):
             stainless.patch(patches, engine, provider, hook)
+        else:
+            methods.patch(patches, engine, provider, hook)
 
 
 def _instrumentor(client: Client) -> type[ClientInstrumentor]:

@@ -32,4 +32,7 @@ class Client(NamedTuple):
         return getattr(importlib.import_module(f"{__name__}.{module}"), name)
 
 
-CLIENTS: tuple[Client, ...] = (Client("openai", "OpenAI", "openai", ">= 1.40", "openai", "openai:OPENAI"),)
+CLIENTS: tuple[Client, ...] = (
+    Client("openai", "OpenAI", "openai", ">= 1.40", "openai", "openai:OPENAI"),
+    Client("mistralai", "MistralAI", "mistralai", ">= 1.5", "mistralai", "mistralai:MISTRALAI"),
+)

@@ -63,7 +63,11 @@ class Stainless:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Method:
-    """One method of a client whose calls do not go through one funnel; returns a value or an iterator."""
+    """One method of a client whose calls do not go through one funnel.
+
+    Whether it is a function, a coroutine or a generator is seen from its code; whether it returns a value or a stream,
+    the request says (``Request.streaming``).
+    """
 
     module: str
     """Module that defines it: ``ollama._client``."""
@@ -73,6 +77,12 @@ class Method:
     body: Callable[[Any, tuple[Any, ...], Mapping[str, Any]], Mapping[str, Any] | None]
     """The request as one mapping, from the object and the arguments that the method was called with; None: no call
     to trace."""
+    inner: str = ""
+    """Attribute of the stream object it returns that holds the iterator which that pulls from; empty: what it returns
+    for a stream is a bare generator."""
+    lazy: bool = False
+    """A function that returns a generator which makes the request when it is first pulled. (Of a method that is a
+    generator itself, this needs no saying.)"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -44,8 +44,10 @@ def items(value: Any) -> Sequence[Any]:
 
 
 def text(value: Any) -> str | None:
-    """``value`` if it is a non-empty string."""
-    return value if isinstance(value, str) and value else None
+    """``value`` if it is a non-empty string; of an enumeration's member that is one too, the plain string."""
+    if type(value) is str:
+        return value or None
+    return str.__str__(value) or None if isinstance(value, str) else None
 
 
 def count(value: Any) -> int | None:

@@ -1,0 +1,138 @@
+"""Mistral's own client: chat, agents, fill-in-the-middle and embeddings, whose bodies have OpenAI's shape.
+
+Field names: mistralai's ``client/models`` (usageinfo, completionchunk, thinkchunk). Its layout was flat before 2.0, and
+the clients for Azure and Google Cloud are packages beside it; all have the same methods.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from llmtrace.observe.call import NOTHING, OUTPUT, REASONING
+from llmtrace.observe.facts import Answer
+from llmtrace.providers import openai
+from llmtrace.providers.declare import Method, Operation, Provider, Request
+from llmtrace.providers.messages import chat_output
+from llmtrace.providers.read import count, get, items, text
+
+_LAYOUTS = (
+    "mistralai",
+    "mistralai.client",
+    "mistralai.azure.client",
+    "mistralai.gcp.client",
+    "mistralai_azure",
+    "mistralai_gcp",
+)
+
+
+def _request_attributes(request: Request) -> dict[str, Any]:
+    found = openai.request_attributes(request)
+    for name, attribute, accept in (
+        ("random_seed", "gen_ai.request.seed", count),
+        ("top_k", "gen_ai.request.top_k", count),
+        ("output_dimension", "gen_ai.embeddings.dimension.count", count),
+        ("agent_id", "gen_ai.agent.id", text),
+    ):
+        if (value := accept(request.params.get(name))) is not None:
+            found[attribute] = value
+    return found
+
+
+def _kind_of(event: Any) -> int:
+    """As OpenAI's, and a delta's content may be a list of parts, of which those of type thinking are reasoning."""
+    chunk = get(event, "data")
+    for choice in items(get(chunk, "choices")):
+        parts = items(get(get(choice, "delta"), "content"))
+        if parts and all(get(part, "type") == "thinking" for part in parts):
+            return REASONING if any(get(part, "thinking") for part in parts) else NOTHING
+        if parts:
+            return OUTPUT
+    return openai.kind_of(chunk)
+
+
+def _read_chunks(events: Sequence[Any], headers: Mapping[str, str] | None) -> Answer:
+    return _tiered(openai.read_chunks([get(event, "data") for event in events], headers), get(events[-1], "data"))
+
+
+def _read_response(response: Any, headers: Mapping[str, str] | None) -> Answer:
+    return _tiered(openai.read_response(response, headers), response)
+
+
+def _tiered(answer: Answer, source: Any) -> Answer:
+    """The service tier, which Mistral tells among the usage."""
+    if tier := text(get(get(source, "usage"), "service_tier")):
+        answer.service_tier = tier
+        answer.extra = {**answer.extra, "openai.response.service_tier": tier}
+    return answer
+
+
+def _output(answer: Sequence[Any] | Any, streamed: bool) -> Any:
+    return chat_output([get(event, "data") for event in items(answer)] if streamed else answer, streamed)
+
+
+def _whole(client: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {**kwargs, "stream": False}
+
+
+def _streamed(client: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {**kwargs, "stream": True}
+
+
+def _prompt(request: Request) -> Any:
+    prompt = text(request.params.get("prompt"))
+    return [{"role": "user", "parts": [{"type": "text", "content": prompt}]}] if prompt else None
+
+
+CHAT = replace(
+    openai.CHAT,
+    path="",
+    request_attributes=_request_attributes,
+    kind_of=_kind_of,
+    read_chunks=_read_chunks,
+    read_response=_read_response,
+    output_messages=_output,
+)
+FILL_IN = replace(CHAT, name="text_completion", input_messages=_prompt)
+EMBEDDINGS = replace(CHAT, name="embeddings", input_messages=lambda request: None, output_messages=lambda *_: None)
+
+
+def _methods(module: str, cls: str, operation: Operation) -> list[Method]:
+    bodies: tuple[tuple[str, str, Callable[..., Any]], ...]
+    bodies = (("complete", "", _whole), ("stream", "generator", _streamed))
+    if operation is EMBEDDINGS:
+        bodies = (("create", "", _whole),)
+    return [
+        Method(module=module, path=f"{cls}.{name}{mode}", operation=operation, body=body, inner=inner)
+        for name, inner, body in bodies
+        for mode in ("", "_async")
+    ]
+
+
+def _base_url(client: Any) -> str:
+    return client.sdk_configuration.get_server_details()[0]
+
+
+def _provider_name(client: Any, host: str | None) -> str:
+    module = type(client).__module__
+    if "azure" in module:
+        return "azure.ai.inference"
+    return "gcp.vertex_ai" if "gcp" in module else "mistral_ai"
+
+
+MISTRALAI = Provider(
+    hooks=tuple(
+        method
+        for layout in _LAYOUTS
+        for module, cls, operation in (
+            ("chat", "Chat", CHAT),
+            ("agents", "Agents", CHAT),
+            ("fim", "Fim", FILL_IN),
+            ("embeddings", "Embeddings", EMBEDDINGS),
+        )
+        for method in _methods(f"{layout}.{module}", cls, operation)
+    ),
+    provider_name=_provider_name,
+    base_url=_base_url,
+)
