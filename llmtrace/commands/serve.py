@@ -23,8 +23,23 @@ def add(app: Any) -> None:
         host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
         port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8101,
         device: Annotated[Device, typer.Option(help="Where the model runs.")] = "auto",
-        max_running: Annotated[int, typer.Option(min=1, help="Requests decoded at the same time.")] = 1,
+        max_running: Annotated[int, typer.Option(min=1, help="Requests decoded at the same time.")] = 8,
         max_queue: Annotated[int, typer.Option(min=0, help="Requests that may wait; further ones get a 429.")] = 64,
+        prefill_chunk: Annotated[
+            int, typer.Option(min=0, help="Prompt tokens per step and request; 0 computes prompts whole.")
+        ] = 512,
+        cache_tokens: Annotated[
+            int | None,
+            typer.Option(min=256, help="Room for the keys and values of running requests.", show_default=False),
+        ] = None,
+        block_size: Annotated[int, typer.Option(min=1, help="Tokens per block of the prefix cache.")] = 128,
+        prefix_cache_ttl: Annotated[
+            float | None,
+            typer.Option(min=0.001, help="Seconds after which an unused block is dropped.", show_default=False),
+        ] = None,
+        chunk_spans: Annotated[
+            bool, typer.Option("--chunk-spans", help="A span for each chunk of a prompt, under its prefill.")
+        ] = False,
         faults: Annotated[bool, typer.Option("--faults", help="Obey requests that ask for a fault (tests).")] = False,
     ) -> None:
         """Serve a real model with an OpenAI-compatible API and every phase measured."""
@@ -43,6 +58,11 @@ def add(app: Any) -> None:
                     max_running=max_running,
                     max_queue=max_queue,
                     faults=faults,
+                    prefill_chunk=prefill_chunk or None,
+                    cache_tokens=cache_tokens,
+                    block_size=block_size,
+                    prefix_cache_ttl=prefix_cache_ttl,
+                    chunk_spans=chunk_spans,
                 )
         except expected as error:
             fail(str(error))

@@ -71,6 +71,9 @@ UNCERTAINTY: Final = "llmtrace.phase.uncertainty"
 TOKENS: Final = "llmtrace.phase.tokens"
 PER_TOKEN: Final = "llmtrace.phase.time_per_token"
 SERVER_DURATION: Final = "llmtrace.phase.server_duration"
+HOST_DURATION: Final = "llmtrace.phase.host_duration"
+OTHERS_DURATION: Final = "llmtrace.phase.others_duration"
+CLOCK_ERROR: Final = "llmtrace.clock.error"
 TIME_SAVED: Final = "llmtrace.kv_cache.time_saved"
 STEP_WAIT: Final = "llmtrace.queue.step_wait"
 LOWER_BOUND: Final = "llmtrace.queue.lower_bound"
@@ -88,9 +91,16 @@ TLS: Final = "llmtrace.network.tls"
 RTT: Final = "llmtrace.network.rtt"
 HEADERS: Final = "llmtrace.network.time_to_headers"
 
+# --- ours: the reference server's own spans -------------------------------------------------------------------
+PREEMPTIONS: Final = "llmtrace.request.preemptions"
+BATCH_SIZE: Final = "llmtrace.decode.batch_size"
+LAUNCH_BOUND: Final = "llmtrace.gpu.launch_bound_ratio"
+CHUNK_AGAIN: Final = "llmtrace.chunk.again"
+
 # --- span names -----------------------------------------------------------------------------------------------
 SPAN_PREFIX: Final = "llm."
 ATTEMPT: Final = "llm.attempt"
+PREFILL_CHUNK: Final = "llm.prefill.chunk"
 
 # --- metrics --------------------------------------------------------------------------------------------------
 M_DURATION: Final = "gen_ai.client.operation.duration"

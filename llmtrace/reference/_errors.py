@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from llmtrace.errors import LlmtraceError
 
-__all__ = ["INSTALL_HINT", "RunnerError", "missing_extra"]
+__all__ = ["INSTALL_HINT", "OutOfMemory", "RunnerError", "missing_extra"]
 
 INSTALL_HINT = 'pip install "llmtrace[reference]"'
 
 
 class RunnerError(LlmtraceError):
     """The runner cannot start or cannot take a request; the message is one line that says what to do."""
+
+
+class OutOfMemory(RunnerError):
+    """The device has no memory for this request; the message says what would fit."""
 
 
 def missing_extra(error: ImportError) -> RunnerError:

@@ -26,7 +26,7 @@ from llmtrace.reference.faults import Fault, FaultBook
 from llmtrace.reference.model import LoadedModel
 from llmtrace.reference.prefix_cache import DEFAULT_BLOCK, DEFAULT_BYTES, PrefixCache
 from llmtrace.reference.protocol import DEFAULT_MAX_TOKENS, Asked, BadRequest, error_body, parse, prompts
-from llmtrace.reference.runner import Runner
+from llmtrace.reference.runner import DEFAULT_BUDGET, DEFAULT_CHUNK, DEFAULT_RUNNING, Runner
 from llmtrace.reference.scheduler import Ended, Job, QueueFull, Scheduler
 
 if TYPE_CHECKING:
@@ -44,26 +44,45 @@ _REMEMBERED = 512
 def create_app(
     loaded: LoadedModel,
     *,
-    max_running: int = 1,
+    max_running: int = DEFAULT_RUNNING,
     max_queue: int = 64,
     faults: bool = False,
     prefix_cache: bool = True,
     prefix_cache_bytes: int = DEFAULT_BYTES,
+    prefix_cache_ttl: float | None = None,
     block_size: int = DEFAULT_BLOCK,
-    prefill_chunk: int | None = 512,
+    prefill_chunk: int | None = DEFAULT_CHUNK,
+    token_budget: int = DEFAULT_BUDGET,
+    cache_tokens: int | None = None,
+    chunk_spans: bool = False,
     default_max_tokens: int = DEFAULT_MAX_TOKENS,
     tracer_provider: TracerProvider | None = None,
     warm_up: bool = True,
 ) -> Starlette:
     """The server as an ASGI application. Its scheduler runs from the application's startup to its shutdown.
 
+    `max_running`, `prefill_chunk`, `token_budget` and `cache_tokens` (tokens) are the `Runner`'s; `prefix_cache_bytes`,
+    `prefix_cache_ttl` (s) and `block_size` (tokens) the `PrefixCache`'s. `chunk_spans` makes each chunk of a prompt a
+    span under its prefill. Raises `RunnerError` where the memory for keys and values is not there.
+
     Server spans go to `tracer_provider` if one is given, else to the OTLP endpoint of the environment, else nowhere.
     The application's `state.scheduler` is the `Scheduler`.
     """
-    cache = PrefixCache(block=block_size, max_bytes=prefix_cache_bytes) if prefix_cache else None
-    runner = Runner(loaded, prefix_cache=cache, prefill_chunk=prefill_chunk)
-    scheduler = Scheduler(runner, max_running=max_running, max_queue=max_queue)
-    writer = spans.ServerSpans(tracer_provider) if tracer_provider is not None else spans.from_environment()
+    cache = None
+    if prefix_cache:
+        cache = PrefixCache(block=block_size, max_bytes=prefix_cache_bytes, ttl=prefix_cache_ttl)
+    runner = Runner(
+        loaded,
+        prefix_cache=cache,
+        prefill_chunk=prefill_chunk,
+        max_running=max_running,
+        token_budget=token_budget,
+        cache_tokens=cache_tokens,
+    )
+    scheduler = Scheduler(runner, max_queue=max_queue)
+    writer = spans.from_environment() if tracer_provider is None else spans.ServerSpans(tracer_provider)
+    if writer is not None:
+        writer.chunks = chunk_spans
     service = _Service(loaded, scheduler, writer, FaultBook() if faults else None, default_max_tokens)
 
     @contextlib.asynccontextmanager
@@ -118,6 +137,7 @@ class _Service:
         self._writer = writer
         self._faults = faults
         self._default_max_tokens = default_max_tokens
+        self._room = min(loaded.context, scheduler.runner.most_tokens or loaded.context)
         self._started = int(to_epoch(now()) / 1e9)
         self._last: deque[dict[str, Any]] = deque(maxlen=_REMEMBERED)
         self._encode_lock = asyncio.Lock()
@@ -156,9 +176,9 @@ class _Service:
             )
         if len(raw) > _TOKENISE_IN_THREAD:
             async with self._encode_lock:
-                ids = await asyncio.to_thread(prompts, asked, self._encoding)
+                ids = await asyncio.to_thread(prompts, asked, self._encoding, self._room)
         else:
-            ids = prompts(asked, self._encoding)
+            ids = prompts(asked, self._encoding, self._room)
         headers = {key.lower(): value for key, value in request.headers.items()}
         request_id: str = request.scope["llmtrace.request_id"]
 
@@ -172,6 +192,7 @@ class _Service:
             default_max_tokens=self._default_max_tokens,
             scheduler=self._scheduler,
             loaded=self._loaded,
+            room=self._room,
             fault=fault,
             ended=ended,
         )
@@ -187,6 +208,10 @@ class _Service:
         """Write down what happened; runs on the event loop after the answer has gone out."""
         timings = job.timings
         parts = headers.get("traceparent", "").split("-")
+
+        def since(moment: int | None) -> float | None:
+            return None if moment is None else (moment - timings.arrived) / 1e9
+
         self._last.append(
             {
                 "request_id": request_id,
@@ -197,8 +222,21 @@ class _Service:
                 "arrived_unix_s": to_epoch(timings.arrived) / 1e9,
                 "phases_s": timings.seconds(),
                 "total_s": (timings.finished - timings.arrived) / 1e9 if timings.finished is not None else None,
-                "token_times_s": [(moment - timings.arrived) / 1e9 for moment in timings.tokens],
-                "cancelled_s": None if timings.cancelled is None else (timings.cancelled - timings.arrived) / 1e9,
+                "phases_host_s": {phase.name: phase.host / 1e9 for phase in timings.phases()},
+                "others_s": {phase.name: phase.others / 1e9 for phase in timings.phases()},
+                "taken_in_s": since(timings.taken_in),
+                "scheduled_s": since(timings.scheduled),
+                "chunks": [
+                    {"start_s": since(chunk.start), "end_s": since(chunk.end), "tokens": chunk.tokens}
+                    | ({"again": True} if chunk.again else {})
+                    for chunk in timings.chunks
+                ],
+                "token_times_s": [since(moment) for moment in timings.tokens],
+                "batch_sizes": list(timings.batch),
+                "preempted_s": [since(moment) for moment in timings.preempted],
+                "resumed_s": [since(moment) for moment in timings.resumed],
+                "cancelled_s": since(timings.cancelled),
+                "launch_bound_ratio": timings.launch_bound,
                 "prompt_tokens": timings.prompt_tokens,
                 "cached_tokens": timings.cached_tokens,
                 "output_tokens": timings.output_tokens,
@@ -233,7 +271,7 @@ class _Service:
             "object": "model",
             "created": self._started,
             "owned_by": "llmtrace",
-            "max_model_len": self._loaded.context,
+            "max_model_len": self._room,
         }
 
     async def health(self, _: Request) -> Response:
@@ -243,6 +281,7 @@ class _Service:
             "model": self._loaded.name,
             "device": self._loaded.device,
             "dtype": self._loaded.dtype,
+            "batched": self._scheduler.runner.forward.batched,
             "running": self._scheduler.running,
             "waiting": self._scheduler.waiting,
         }

@@ -1,22 +1,35 @@
-"""Marks at phase boundaries, on the clock of whatever does the work.
+"""Marks at the boundaries of work, on the clock of whatever does the work.
 
-On CUDA a mark is an event on the stream: nothing waits, and the device notes the time when it gets there. At the end
-of a request one synchronise lets all of them be read and mapped to this process's monotonic clock through an anchor.
+On CUDA a mark is an event on the stream: nothing waits, and the device notes the time when it gets there. N steps make
+N + 1 marks. Once the device is through, one synchronise lets them be read and mapped to this process's monotonic clock
+between two anchors: moments that both clocks know, each bracketed some dozen times and the tightest bracket kept.
 Elsewhere a mark is a reading of the monotonic clock.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from llmtrace.observe.clock import now
 
-__all__ = ["CudaClock", "DeviceClock", "HostClock", "make_clock"]
+__all__ = ["CudaClock", "DeviceClock", "HostClock", "Mark", "NoClock", "launch_bound_ratio", "make_clock"]
+
+
+@dataclass(slots=True, eq=False)
+class Mark:
+    """A moment of the work. All times are ns on the monotonic clock."""
+
+    host: int
+    """When the host got here. On a device it is ahead of the work, or waits for it."""
+    at: int | None = None
+    """When the work got here; None until the clock has resolved it."""
+    event: Any = None
 
 
 class DeviceClock(Protocol):
-    """One request's marks, in order."""
+    """The marks of one stream of work, in order. Not thread-safe: who owns the stream owns it."""
 
     @property
     def timed_by(self) -> str:
@@ -27,19 +40,20 @@ class DeviceClock(Protocol):
     def error_ns(self) -> int:
         """Half width of the mapping from the device's clock to the monotonic one, ns; 0 on the host.
 
-        Set by `resolve`.
+        Of the marks that were resolved last.
         """
         ...
 
-    def mark(self) -> None:
+    def start(self) -> None:
+        """The work begins, after a pause or for the first time: a good moment to compare the clocks."""
+        ...
+
+    def mark(self) -> Mark:
         """Note this moment of the work."""
         ...
 
-    def resolve(self) -> list[int]:
-        """All marks so far, ns on the monotonic clock, never decreasing.
-
-        On a device this waits once, for the last mark.
-        """
+    def resolve(self) -> None:
+        """Fill in `at` of all marks so far, never decreasing. On a device this waits once, for the last mark."""
         ...
 
 
@@ -51,24 +65,63 @@ class HostClock:
 
     def __init__(self, settle: Callable[[], None] | None = None) -> None:
         self._settle = settle
-        self._marks: list[int] = []
 
-    def mark(self) -> None:
+    def start(self) -> None:
+        pass
+
+    def mark(self) -> Mark:
         if self._settle is not None:
             self._settle()
-        self._marks.append(now())
+        moment = now()
+        return Mark(moment, moment)
 
-    def resolve(self) -> list[int]:
-        return list(self._marks)
+    def resolve(self) -> None:
+        pass
+
+
+class NoClock:
+    """Marks that cost nothing and mean nothing: to measure what timing costs."""
+
+    timed_by = "host"
+    error_ns = 0
+
+    def __init__(self) -> None:
+        self._mark = Mark(0, 0)
+
+    def start(self) -> None:
+        pass
+
+    def mark(self) -> Mark:
+        return self._mark
+
+    def resolve(self) -> None:
+        pass
+
+
+@dataclass(slots=True)
+class _Anchor:
+    """An event, and the monotonic time at which it happened, known to within `half` ns."""
+
+    event: Any
+    at: int
+    half: int
 
 
 class CudaClock:
-    """CUDA events on the current stream, N + 1 for N steps. `new_event` is for tests."""
+    """CUDA events on the current stream.
+
+    `new_event` and `tries` are for tests. Between two anchors device time is stretched evenly, so that a clock that
+    runs fast or slow does no harm; `drift` says by how much it was stretched.
+    """
 
     timed_by = "cuda"
-    _ANCHOR_TRIES = 5
+    TRIES = 32
+    """Brackets per anchor. The tightest counts: a bracket is wide where the host was interrupted, never too narrow."""
+    _RELAY_NS = 4_000_000_000
+    """`elapsed_time` is a float32 of milliseconds: beyond some 8 s it no longer tells microseconds apart, so a long
+    stretch is measured from mark to mark."""
 
-    def __init__(self, new_event: Callable[[], Any] | None = None) -> None:
+    def __init__(self, new_event: Callable[[], Any] | None = None, tries: int = TRIES) -> None:
         if new_event is None:
             import torch
 
@@ -77,43 +130,83 @@ class CudaClock:
 
             new_event = timed_event
         self._new_event = new_event
-        self._events: list[Any] = []
+        self._tries = tries
+        self._anchor: _Anchor | None = None
+        self._open: list[Mark] = []
         self.error_ns = 0
+        self.drift = 0.0
+        """Monotonic time over device time between the last two anchors, less 1."""
 
-    def mark(self) -> None:
+    def start(self) -> None:
+        if not self._open:
+            self._anchor = self._take_anchor()
+
+    def mark(self) -> Mark:
+        if self._anchor is None:
+            self.start()
         event = self._new_event()
+        mark = Mark(now(), event=event)
         event.record()
-        self._events.append(event)
+        self._open.append(mark)
+        return mark
 
-    def resolve(self) -> list[int]:
-        if not self._events:
-            return []
-        self._events[-1].synchronize()
-        anchor, anchored_at = self._anchor()
-        marks: list[int] = []
-        for event in self._events:
-            moment = anchored_at - round(event.elapsed_time(anchor) * 1e6)
-            marks.append(max(moment, marks[-1]) if marks else moment)
-        return marks
+    def resolve(self) -> None:
+        if not self._open:
+            return
+        begin = self._anchor
+        assert begin is not None
+        self._open[-1].event.synchronize()
+        end = self._take_anchor()
+        offsets = self._offsets(begin.event, [*(mark.event for mark in self._open), end.event])
+        whole = offsets[-1]
+        stretch = (end.at - begin.at) / whole if whole > 0 else 1.0
+        self.drift = stretch - 1.0
+        self.error_ns = max(begin.half, end.half)
+        last = begin.at
+        for mark, offset in zip(self._open, offsets, strict=False):
+            last = mark.at = max(last, begin.at + round(offset * stretch))
+            mark.event = None
+        self._anchor, self._open = end, []
 
-    def _anchor(self) -> tuple[Any, int]:
-        """An event and the monotonic time at which it happened, ns: bracketed a few times, the tightest kept."""
-        best: tuple[int, Any, int] | None = None
-        for _ in range(self._ANCHOR_TRIES):
+    def _offsets(self, start: Any, events: Sequence[Any]) -> list[float]:
+        """Device time from `start` to each event, ns, exact over long stretches too."""
+        offsets: list[float] = []
+        reference, base = start, 0.0
+        for event in events:
+            offset = base + float(reference.elapsed_time(event)) * 1e6
+            offsets.append(offset)
+            if offset - base > self._RELAY_NS:
+                reference, base = event, offset
+        return offsets
+
+    def _take_anchor(self) -> _Anchor:
+        best: _Anchor | None = None
+        for _ in range(self._tries):
             event = self._new_event()
             before = now()
             event.record()
             event.synchronize()
             after = now()
-            if best is None or after - before < best[0]:
-                best = (after - before, event, (before + after) // 2)
+            if best is None or after - before < 2 * best.half:
+                best = _Anchor(event, (before + after) // 2, -(-(after - before) // 2))
         assert best is not None
-        self.error_ns = best[0] // 2
-        return best[1], best[2]
+        return best
 
 
-def make_clock(device: str) -> DeviceClock:
-    """A fresh clock for one request on this device."""
+def launch_bound_ratio(marks: Sequence[Mark], slack_ns: int = 50_000) -> float | None:
+    """The share of these marks that the device reached as soon as the host had launched them.
+
+    There the device had nothing left to do: the host, not the device, set the pace. `slack_ns` is how long a launch
+    takes to reach an idle device. None without resolved marks.
+    """
+    reached = [mark.at - mark.host for mark in marks if mark.at is not None]
+    return sum(late < slack_ns for late in reached) / len(reached) if reached else None
+
+
+def make_clock(device: str, *, timing: bool = True) -> DeviceClock:
+    """A fresh clock for the work of one thread on this device."""
+    if not timing:
+        return NoClock()
     if device.startswith("cuda"):
         return CudaClock()
     if device == "mps":

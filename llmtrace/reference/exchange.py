@@ -9,6 +9,7 @@ from typing import Any
 
 from starlette.types import Message, Receive, Scope, Send
 
+from llmtrace.reference._errors import OutOfMemory
 from llmtrace.reference.faults import Fault
 from llmtrace.reference.model import LoadedModel
 from llmtrace.reference.protocol import Asked, Shapes, error_body, event, usage
@@ -26,7 +27,8 @@ class _Dropped(Exception):
 class Exchange:
     """A Starlette response: call it with scope, receive, send.
 
-    `ended` is called once per job, on the event loop, after the job's last news have been passed on.
+    `room` is the longest sequence that can be, prompt and output together, in tokens. `ended` is called once per
+    job, on the event loop, after the job's last news have been passed on.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class Exchange:
         default_max_tokens: int,
         scheduler: Scheduler,
         loaded: LoadedModel,
+        room: int,
         fault: Fault | None,
         ended: Callable[[Job, Ended, list[str]], None],
     ) -> None:
@@ -56,7 +59,7 @@ class Exchange:
             Job(
                 Request(
                     prompt=ids,
-                    max_tokens=asked.max_tokens or min(default_max_tokens, loaded.context - len(ids)),
+                    max_tokens=asked.max_tokens or min(default_max_tokens, room - len(ids)),
                     sampling=asked.sampling,
                     stops=asked.stops,
                     ignore_eos=asked.ignore_eos,
@@ -191,8 +194,8 @@ class Exchange:
 
 def _failure(error: BaseException) -> dict[str, Any]:
     says = " ".join(str(error).split())[:300] or type(error).__name__
-    if "out of memory" in says.lower():
-        says = "the device ran out of memory: shorten the prompt or max_tokens, or start with fewer --max-running"
+    if isinstance(error, OutOfMemory):
+        return error_body(says, code="out_of_memory")
     return error_body(f"the request failed: {says}", code="internal_error")
 
 

@@ -2,7 +2,7 @@
 
 A block is known by a hash of its tokens and of all blocks before it, so that equal hashes mean equal prefixes. What
 is stored is bounded in bytes; the block that was longest unused goes first, and a block never outlives the one before
-it in use.
+it in use. With a time to live, a block that was not used for so long goes whether there is room or not.
 """
 
 from __future__ import annotations
@@ -10,14 +10,15 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from llmtrace.reference.kv import KVSlots, Saved
+from llmtrace.observe.clock import now
+from llmtrace.reference.kv import Saved
 
 __all__ = ["DEFAULT_BLOCK", "DEFAULT_BYTES", "CacheCounters", "PrefixCache"]
 
-DEFAULT_BLOCK = 16
+DEFAULT_BLOCK = 128
 """Tokens per block."""
 DEFAULT_BYTES = 512 * 1024 * 1024
 
@@ -32,6 +33,8 @@ class CacheCounters:
     """Prompt tokens that were served from the cache."""
     evictions: int = 0
     """Blocks that were dropped to make room."""
+    expired: int = 0
+    """Blocks that were dropped because nobody had used them for too long."""
     blocks: int = 0
     """Blocks held now."""
     nbytes: int = 0
@@ -43,58 +46,110 @@ class CacheCounters:
         return self.queries - self.hits
 
 
+@dataclass(slots=True)
+class _Block:
+    saved: Saved
+    used: int
+    """When it was used last, monotonic ns."""
+
+
 class PrefixCache:
     """Not thread-safe: the thread that owns the model owns it. The counters may be read from anywhere."""
 
-    def __init__(self, *, block: int = DEFAULT_BLOCK, max_bytes: int = DEFAULT_BYTES) -> None:
+    def __init__(
+        self,
+        *,
+        block: int = DEFAULT_BLOCK,
+        max_bytes: int = DEFAULT_BYTES,
+        ttl: float | None = None,
+        clock: Callable[[], int] = now,
+    ) -> None:
+        """`ttl`: s after its last use at which a block is dropped (None: never). `clock`: monotonic ns, for tests."""
         if block < 1:
             raise ValueError("block must be at least 1 token")
+        if ttl is not None and ttl <= 0:
+            raise ValueError("ttl must be more than 0 seconds, or None")
         self.block = block
         self.max_bytes = max_bytes
+        self.ttl = ttl
         self.counters = CacheCounters()
-        self._blocks: OrderedDict[bytes, Saved] = OrderedDict()
+        self._clock = clock
+        self._blocks: OrderedDict[bytes, _Block] = OrderedDict()
 
-    def lookup(self, tokens: Sequence[int]) -> list[Saved]:
-        """The longest stored prefix, in blocks. At least the last token is left to compute: its logits are needed."""
+    def lookup(self, tokens: Sequence[int], *, counted: bool = True) -> list[Saved]:
+        """The longest stored prefix, in blocks. At least the last token is left to compute: its logits are needed.
+
+        `counted` is whether the tokens go into the counters; not those that are looked up a second time.
+        """
+        self._expire()
         found: list[Saved] = []
         keys = self._keys(tokens, (len(tokens) - 1) // self.block)
         for key in keys:
-            saved = self._blocks.get(key)
-            if saved is None:
+            block = self._blocks.get(key)
+            if block is None:
                 break
-            found.append(saved)
+            found.append(block.saved)
         self._touch(keys[: len(found)])
-        self.counters.queries += len(tokens)
-        self.counters.hits += len(found) * self.block
+        if counted:
+            self.counters.queries += len(tokens)
+            self.counters.hits += len(found) * self.block
         return found
 
-    def store(self, tokens: Sequence[int], slots: KVSlots) -> None:
-        """Keep the whole blocks of this sequence that are not stored yet."""
-        count = min(len(tokens), slots.tokens) // self.block
+    def store(self, tokens: Sequence[int], save: Callable[[int], Saved | None]) -> int:
+        """Keep the whole blocks of this sequence that are not stored yet; how many these were.
+
+        `save(end)` gives the keys and values of the first `end` tokens, or None where they cannot be had.
+        """
+        self._expire()
+        count = min(len(tokens) // self.block, self._most_blocks())
         keys = self._keys(tokens, count)
         missing = [index for index, key in enumerate(keys) if key not in self._blocks]
-        saved = slots.save(count * self.block) if missing else None
+        saved = save(count * self.block) if missing else None
+        stored = 0
         if saved is not None:
             for index in missing:
                 block = saved.cut(index * self.block, (index + 1) * self.block)
-                self._blocks[keys[index]] = block
+                self._blocks[keys[index]] = _Block(block, 0)
                 self.counters.nbytes += block.nbytes
+                stored += 1
         self._touch([key for key in keys if key in self._blocks])
         while self.counters.nbytes > self.max_bytes and self._blocks:
-            _, oldest = self._blocks.popitem(last=False)
-            self.counters.nbytes -= oldest.nbytes
+            self._drop()
             self.counters.evictions += 1
         self.counters.blocks = len(self._blocks)
+        return stored
 
     def clear(self) -> None:
         """Drop everything; the counters of hits and misses stay."""
         self._blocks.clear()
         self.counters.blocks = self.counters.nbytes = 0
 
+    def _most_blocks(self) -> int:
+        """As many as could be held at most, so that nothing is copied only to be dropped at once."""
+        if not self._blocks:
+            return 1 << 62
+        some = next(iter(self._blocks.values()))
+        return max(1, self.max_bytes // max(1, some.saved.nbytes))
+
+    def _drop(self) -> None:
+        _, oldest = self._blocks.popitem(last=False)
+        self.counters.nbytes -= oldest.saved.nbytes
+
+    def _expire(self) -> None:
+        if self.ttl is None:
+            return
+        limit = self._clock() - round(self.ttl * 1e9)
+        while self._blocks and next(iter(self._blocks.values())).used < limit:
+            self._drop()
+            self.counters.expired += 1
+        self.counters.blocks = len(self._blocks)
+
     def _touch(self, keys: Sequence[bytes]) -> None:
         # Last block first: the ends of prefixes grow old before their beginnings, so no block is left without its
         # start.
+        moment = self._clock()
         for key in reversed(keys):
+            self._blocks[key].used = moment
             self._blocks.move_to_end(key)
 
     def _keys(self, tokens: Sequence[int], count: int) -> list[bytes]:

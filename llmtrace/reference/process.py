@@ -40,7 +40,7 @@ class ServerProcess:
         host: str = "127.0.0.1",
         port: int = 0,
         device: str = "auto",
-        max_running: int = 1,
+        max_running: int | None = None,
         max_queue: int = 64,
         faults: bool = True,
         env: Mapping[str, str | None] | None = None,
@@ -52,7 +52,8 @@ class ServerProcess:
         self.log = ""
         """What the server wrote, once it has been stopped."""
         self._arguments = ["--host", host, "--port", str(port), "--device", device]
-        self._arguments += ["--max-running", str(max_running), "--max-queue", str(max_queue)]
+        self._arguments += ["--max-running", str(max_running)] if max_running is not None else []
+        self._arguments += ["--max-queue", str(max_queue)]
         self._arguments += ["--model", os.fspath(model)] if model is not None else []
         self._arguments += ["--faults"] if faults else []
         self._arguments += arguments

@@ -18,6 +18,24 @@ def render(scheduler: Scheduler) -> str:
     out.one("num_requests_waiting", "gauge", "Requests in the queue.", scheduler.waiting)
     out.one("num_requests_running", "gauge", "Requests that hold a slot.", scheduler.running)
     out.one("num_requests_max_running", "gauge", "Slots.", scheduler.max_running)
+    runner = scheduler.runner
+    out.one("num_preemptions_total", "counter", "Requests that lost their place in the cache.", runner.preemptions)
+    out.one("iterations_total", "counter", "Steps of the loop.", counters.steps)
+    out.one("kv_cache_used_tokens", "gauge", "Tokens of the cache for keys and values in use.", runner.slots.used)
+    if runner.slots.capacity is not None:
+        out.one("kv_cache_max_tokens", "gauge", "Tokens that it has room for.", runner.slots.capacity)
+    out.one(
+        "prefill_others_time_seconds_total",
+        "counter",
+        "Of ended requests' prefill, the time that went into other requests' tokens.",
+        counters.prefill_others,
+    )
+    out.one(
+        "decode_others_time_seconds_total",
+        "counter",
+        "Of ended requests' decode, the time that went into other requests' prompts.",
+        counters.decode_others,
+    )
     out.many(
         "request_success_total",
         "Requests that completed, by finish reason.",
@@ -34,13 +52,14 @@ def render(scheduler: Scheduler) -> str:
         "Output tokens computed for a request after it had been cancelled.",
         counters.tokens_after_cancel,
     )
-    cache = scheduler.runner.prefix_cache
+    cache = runner.prefix_cache
     if cache is not None:
         held = cache.counters
         out.one("prefix_cache_queries_total", "counter", "Prompt tokens looked up.", held.queries)
         out.one("prefix_cache_hits_total", "counter", "Prompt tokens served from the cache.", held.hits)
         out.one("prefix_cache_misses_total", "counter", "Prompt tokens that had to be computed.", held.misses)
         out.one("prefix_cache_evictions_total", "counter", "Blocks dropped to make room.", held.evictions)
+        out.one("prefix_cache_expired_total", "counter", "Blocks dropped as long unused.", held.expired)
         out.one("prefix_cache_blocks", "gauge", f"Blocks held, of {cache.block} tokens.", held.blocks)
         out.one("prefix_cache_bytes", "gauge", "Bytes held.", held.nbytes)
         out.one("prefix_cache_max_bytes", "gauge", "Bytes that may be held.", cache.max_bytes)

@@ -215,8 +215,11 @@ def _prompt(value: Any) -> Any:
     raise BadRequest("prompt must be a string, a list of token ids, or a list of either", param="prompt")
 
 
-def prompts(asked: Asked, loaded: LoadedModel) -> list[list[int]]:
-    """The token ids to begin from; one list, or one per prompt of a completion. Raises `BadRequest`."""
+def prompts(asked: Asked, loaded: LoadedModel, room: int | None = None) -> list[list[int]]:
+    """The token ids to begin from; one list, or one per prompt of a completion. Raises `BadRequest`.
+
+    `room`: the longest sequence that the server's cache for keys and values can hold, where that is a limit.
+    """
     param = "messages" if asked.chat else "prompt"
     if asked.chat:
         if not loaded.has_chat_template:
@@ -243,6 +246,14 @@ def prompts(asked: Asked, loaded: LoadedModel) -> list[list[int]]:
                 f"This model's maximum context length is {loaded.context} tokens. However, you requested "
                 f"{len(ids) + wanted} tokens ({len(ids)} in the {param}, {wanted} in the completion). "
                 f"Please reduce the length of the {param} or completion.",
+                param=param,
+                code="context_length_exceeded",
+            )
+        if room is not None and len(ids) + wanted > room:
+            raise BadRequest(
+                f"This server has room for the keys and values of {room} tokens. However, you requested "
+                f"{len(ids) + wanted} tokens ({len(ids)} in the {param}, {wanted} in the completion). "
+                f"Please reduce the length of the {param} or completion, or start it with more --cache-tokens.",
                 param=param,
                 code="context_length_exceeded",
             )

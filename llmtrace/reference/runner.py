@@ -1,97 +1,209 @@
-"""Prefill and decode, one step at a time, with a mark at every boundary.
+"""The loop: prefill and decode for all running requests, one iteration at a time, with a mark at every boundary.
 
-A `Generation` is one request on the device. Each `step()` does one piece of work: first the cache lookup and copy
-together with the first chunk of the prompt, then the further chunks, then one token per step. Whoever owns the model
-decides which generation steps next; that is all that the scheduler needs.
+`Runner.step()` is one iteration: one forward for the next token of everyone who has a prompt behind them, then chunks
+of prompts up to a budget of tokens. Who runs is up to the scheduler (`admit`, `leave`); tokens and failures are told
+as they come. Requests by themselves, without a scheduler:
 
-On CUDA the host runs one step ahead: it queues step k + 1, then reads token k from a copy that the device made
-meanwhile, so that nothing in the loop drains the stream. On the CPU a step is done when it returns.
+    runner = Runner(build_or_load(), prefix_cache=PrefixCache())
+    for piece in runner.generate(Request(prompt=[1, 2, 3], max_tokens=8)):
+        print(piece.text)
+
+By hand, for measurements at a given batch size and context length (call it under `torch.inference_mode()`):
+
+    runner = Runner(loaded, max_running=8)
+    places = [runner.slots.take(context + steps) for _ in range(8)]      # room for keys and values
+    for place in places:
+        logits = runner.forward.prefill(place, ids)                      # ids [1, tokens] -> logits [1, vocabulary]
+    tokens = [logits.argmax(-1)] * 8                                     # one [1] or [1, 1] tensor per sequence
+    for _ in range(steps):
+        logits = runner.forward.decode(places, tokens)                   # -> [8, vocabulary], in one forward
+        tokens = list(logits.argmax(-1).split(1))                        # stays on the device: nothing waits
+    runner.slots.rewind(place, context)                                  # forget what came after, to measure again
+    runner.slots.give_back(place)
+
+`runner.clock.mark()` before, between and after, then `runner.clock.resolve()` once, gives each step's `Mark.at` (ns,
+monotonic) on any device. `runner.forward.batched` says whether decode is one forward for all.
+
+On CUDA the host runs `ahead` steps before the device: it reads a token from a copy that the device made meanwhile, so
+that nothing in the loop drains the stream; an end of sequence is noticed so many steps late. On the CPU a step is done
+when it returns.
 """
 
 from __future__ import annotations
 
+import logging
 from collections import deque
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from llmtrace.observe.clock import now
-from llmtrace.reference._errors import RunnerError
-from llmtrace.reference.clock import DeviceClock, make_clock
-from llmtrace.reference.detokenize import Detokenizer, StopFinder
-from llmtrace.reference.kv import KVSlots, can_reuse
+from llmtrace.reference._errors import OutOfMemory, RunnerError
+from llmtrace.reference.clock import DeviceClock, Mark, make_clock
+from llmtrace.reference.forward import Forward, make_forward
+from llmtrace.reference.generation import Generation, Piece, Request, Work
+from llmtrace.reference.kv import Place, Slots, can_reuse
 from llmtrace.reference.model import LoadedModel
 from llmtrace.reference.prefix_cache import PrefixCache
-from llmtrace.reference.sampling import Sampler, Sampling
+from llmtrace.reference.sampling import Sampling
 from llmtrace.reference.timings import Timings
 
-__all__ = ["Generation", "Piece", "Request", "Runner"]
+__all__ = [
+    "DEFAULT_BUDGET",
+    "DEFAULT_CHUNK",
+    "DEFAULT_RUNNING",
+    "Generation",
+    "Piece",
+    "Request",
+    "Runner",
+    "Tell",
+]
+
+_log = logging.getLogger("llmtrace.reference")
+
+DEFAULT_RUNNING = 8
+"""Requests at once."""
+DEFAULT_CHUNK = 512
+"""Prompt tokens per forward."""
+DEFAULT_BUDGET = 1024
+"""Tokens per step, of all requests."""
+DEFAULT_CACHE_BYTES = 2 * 1024**3
+_LEAST_CHUNK = 16
+"""Tokens: where there is no memory for so few, there is none for the request."""
+
+Tell = Callable[[Generation, "Piece | Exception"], None]
+"""What is told of a generation: each token, or why it failed. It is `done` when the last has been told."""
 
 
-@dataclass(frozen=True)
-class Request:
-    """What to generate."""
+@dataclass(slots=True)
+class _Sent:
+    """Tokens on their way from the device to the host."""
 
-    prompt: Sequence[int]
-    """Token ids."""
-    max_tokens: int = 256
-    """Output tokens per choice."""
-    sampling: Sampling = field(default_factory=Sampling)
-    stops: Sequence[str] = ()
-    """Stop strings; the text ends before the first one met."""
-    ignore_eos: bool = False
-    """Go on to `max_tokens` whatever the model says."""
-    choices: int = 1
-    """How often to answer (OpenAI's `n`): one prefill, then one decode after the other."""
-    fault: int | None = None
-    """Raise after so many tokens: the crash that tests ask for."""
-
-
-@dataclass(frozen=True)
-class Piece:
-    """One output token and the text that it completes (empty while text is held back)."""
-
-    choice: int
-    token: int
-    text: str
-    finish: str | None = None
-    """`stop` or `length`, on the last piece of its choice."""
+    tokens: Any
+    """Numbers, or a tensor in the host's memory that holds them once `arrived` has happened."""
+    arrived: Any
+    owners: list[tuple[Generation, int]]
+    """For each token, whose it is and of which choice."""
+    mark: Mark
+    batch: int
 
 
 class Runner:
-    """A loaded model and its prefix cache. One thread owns it."""
+    """A loaded model, the requests that run on it, and its prefix cache. One thread owns it."""
 
     def __init__(
-        self, loaded: LoadedModel, *, prefix_cache: PrefixCache | None = None, prefill_chunk: int | None = 512
+        self,
+        loaded: LoadedModel,
+        *,
+        prefix_cache: PrefixCache | None = None,
+        prefill_chunk: int | None = DEFAULT_CHUNK,
+        max_running: int = 1,
+        token_budget: int = DEFAULT_BUDGET,
+        cache_tokens: int | None = None,
+        ahead: int = 1,
+        timing: bool = True,
+        batched: bool = True,
     ) -> None:
+        """Raises `RunnerError` where the memory for keys and values is not there.
+
+        `prefill_chunk`: most prompt tokens per forward (None: whole prompts). `token_budget`: tokens per step, decodes
+        first. `cache_tokens`: room for keys and values of running requests (default: all contexts full, up to 2 GiB).
+        `ahead`: steps by which the host runs ahead on CUDA. `timing=False` makes no marks, to measure what they cost;
+        `batched=False` runs requests one after another, as architectures do that cannot be batched.
+        """
         self.loaded = loaded
-        self.reusable = can_reuse(loaded.model.config)
-        self.prefix_cache = prefix_cache if self.reusable else None
+        self.max_running = max(1, max_running)
+        self.forward: Forward = make_forward(
+            loaded, rows=self.max_running, tokens=cache_tokens, limit=DEFAULT_CACHE_BYTES, batched=batched
+        )
+        self.slots: Slots = self.forward.slots
+        self.prefix_cache = prefix_cache if can_reuse(loaded.model.config) else None
         self.prefill_chunk = prefill_chunk or loaded.context
-        """Most prompt tokens per step; between two chunks others get their turn and a cancelled request stops."""
+        self.token_budget = max(1, token_budget)
+        self.clock: DeviceClock = make_clock(loaded.device, timing=timing)
+        self.running: list[Generation] = []
+        """In the order in which they came; the oldest keeps its place whatever happens."""
+        self.preemptions = 0
+        self._whole = prefill_chunk is None
+        self._ahead = max(0, ahead) if loaded.device.startswith("cuda") else 0
+        self._pending: deque[_Sent] = deque()
+        self._mark: Mark | None = None
+        self._tell: Tell = _nobody
+
+    # Who runs
 
     def start(self, request: Request, timings: Timings | None = None) -> Generation:
         """A generation that has not done anything yet. Raises `RunnerError` for what cannot be generated."""
-        loaded = self.loaded
-        if not request.prompt:
+        loaded, tokens = self.loaded, len(request.prompt)
+        if not tokens:
             raise RunnerError("the prompt has no tokens")
-        if len(request.prompt) + request.max_tokens > loaded.context:
+        if tokens + request.max_tokens > loaded.context:
             raise RunnerError(
-                f"{len(request.prompt)} prompt tokens and {request.max_tokens} output tokens do not fit in the context "
+                f"{tokens} prompt tokens and {request.max_tokens} output tokens do not fit in the context "
                 f"of {loaded.context}"
+            )
+        if self.most_tokens is not None and tokens + request.max_tokens > self.most_tokens:
+            raise RunnerError(
+                f"{tokens} prompt tokens and {request.max_tokens} output tokens do not fit in the cache for keys and "
+                f"values, which has room for {self.most_tokens}: ask for less, or start with more --cache-tokens"
             )
         if min(request.prompt) < 0 or max(request.prompt) >= loaded.vocabulary:
             raise RunnerError(f"token ids must lie in [0, {loaded.vocabulary})")
-        return Generation(self, request, timings or Timings(arrived=now()), make_clock(loaded.device))
+        return Generation(request, timings or Timings(arrived=now()), loaded)
+
+    @property
+    def most_tokens(self) -> int | None:
+        """The longest sequence, prompt and output together, that the room for keys and values can hold."""
+        return self.slots.capacity
+
+    def admit(self, generation: Generation) -> bool:
+        """Let it run from the next step on, if there is a row and room for its prompt now."""
+        if len(self.running) >= self.max_running or any(each.place is None for each in self.running):
+            return False  # those that were preempted come first
+        place = self.slots.take(generation.wanted + 1)
+        if place is None:
+            return False
+        if not self.running:
+            self.clock.start()
+        generation.place = place
+        generation.timings.taken_in = now()
+        self.running.append(generation)
+        return True
+
+    def leave(self, generation: Generation, *, keep: bool = True) -> None:
+        """Settle its times, keep its prefix for others, give its place back. Safe to call twice."""
+        if generation not in self.running:
+            generation.settle(self.clock)
+            generation.done = True
+            return
+        self.running.remove(generation)
+        try:
+            generation.settle(self.clock)
+            if keep:
+                self._keep(generation)
+        finally:
+            generation.done = True
+            if generation.place is not None:
+                self.slots.give_back(generation.place)
+            generation.place = generation.token = generation.first_logits = None
 
     def generate(self, request: Request, timings: Timings | None = None) -> Iterator[Piece]:
         """Run one request to its end in this thread."""
         generation = self.start(request, timings)
+        told: list[Piece | Exception] = []
+        if not self.admit(generation):
+            raise RunnerError("the runner is busy with other requests")
         try:
-            while not generation.done:
-                yield from generation.step()
+            while not generation.done or told:
+                while told:
+                    news = told.pop(0)
+                    if isinstance(news, Exception):
+                        raise news
+                    yield news
+                if not generation.done:
+                    self.step(lambda _, news: told.append(news))
         finally:
-            generation.close()
+            self.leave(generation)
 
     def warm_up(self) -> None:
         """One short run, so that the first request does not pay for lazy initialisation."""
@@ -103,220 +215,279 @@ class Runner:
         finally:
             self.prefix_cache = kept
 
+    # One iteration
 
-class Generation:
-    """One request in progress: its slots on the device, its marks, its text."""
-
-    def __init__(self, runner: Runner, request: Request, timings: Timings, clock: DeviceClock) -> None:
-        self.request = request
-        self.timings = timings
-        self.done = False
-        timings.prompt_tokens = len(request.prompt)
-        timings.timed_by = clock.timed_by
-        self._runner = runner
-        self._loaded = runner.loaded
-        self._clock = clock
-        self._slots: KVSlots | None = None
-        self._prompt: Any = None
-        self._computed = 0  # prompt tokens whose keys and values are in the slots
-        self._first_logits: Any = None
-        self._prompt_kv: Any = None  # for n > 1: the prompt's slots, to start the further choices from
-        self._stored = list(request.prompt)  # the tokens of the slots, for the prefix cache
-        self._token: Any = None  # the last token chosen, on the device
-        self._marks = 0  # made so far
-        self._mark_of: list[int] = []  # for each token that was read, its mark
-        self._lag = 1 if runner.loaded.device.startswith("cuda") else 0
-        self._pending: deque[tuple[Any, Any, int]] = deque()
-        self._settled = self._closed = False
-        self._produced = 0
-        self._open_choice(0)
-
-    def _open_choice(self, index: int) -> None:
-        self._choice = index
-        self._launched = 0
-        self._read = 0
-        self._sampler = Sampler(self.request.sampling, self._loaded.device, index)
-        self._text = Detokenizer(self._loaded.tokenizer)
-        self._stop = StopFinder(self.request.stops)
-
-    def step(self) -> list[Piece]:
-        """Do one piece of work; the tokens that can be read after it (none while the prompt is being computed)."""
+    def step(self, tell: Tell) -> None:
+        """A token for everyone who decodes, then chunks of prompts. Each token is told as soon as it is known."""
         import torch
 
-        if self.done:
-            return []
+        self._tell = tell
         with torch.inference_mode():
-            if self._slots is None:
-                self._begin()
-            if self._computed < len(self.request.prompt):
-                if not self._prefill_chunk():
-                    return []
-            elif self._launched < self.request.max_tokens:
-                self._launch(self._decode_logits())
-            return self._collect()
+            self._make_room()
+            decoding = [each for each in self.running if each.decoding]
+            if decoding:
+                self._decode(decoding)
+            self._prefill_some(self.token_budget - len(decoding))
+            more = any(each.decoding or each.prefilling for each in self.running)
+            self._collect(self._ahead if more else 0)
+        self._mark = None
+        self._tell = _nobody
 
-    # The work
+    def _make_room(self) -> None:
+        """Room for each one's next token, the oldest first; where there is none the youngest loses its place."""
+        for generation in list(self.running):
+            while not (generation.done or generation.cancelled or self._has_room(generation)):
+                if generation.place is None:
+                    return  # it waits for its place, and all younger ones behind it
+                victim = next(each for each in reversed(self.running) if each.place is not None)
+                self._preempt(victim)
+                if victim is generation:
+                    return
 
-    def _mark(self) -> int:
-        self._clock.mark()
-        self._marks += 1
-        return self._marks - 1
+    def _has_room(self, generation: Generation) -> bool:
+        if generation.place is None:
+            generation.place = self.slots.take(generation.wanted + 1)
+            return generation.place is not None
+        return self.slots.grow(generation.place, max(generation.wanted, generation.place.tokens) + 1)
 
-    def _begin(self) -> None:
-        """The queue ends here: look the prefix up and copy it."""
+    def _preempt(self, generation: Generation) -> None:
+        """Take its place; it computes everything again when there is room."""
+        self._collect(0)
+        if generation.done or generation.place is None:
+            return
+        place = generation.place
+        generation.lost_its_place(self.clock.mark())
+        self.slots.give_back(place)
+        self.preemptions += 1
+
+    # Marks
+
+    def _since(self) -> Mark:
+        """Where the next piece of work begins: at the end of the last one in this step."""
+        if self._mark is None:
+            self._mark = self.clock.mark()
+        return self._mark
+
+    def _worked(self, kind: str, tokens: int, owners: Sequence[Generation], *, again: bool = False) -> Mark:
+        """A piece of work ends here; note it with everyone who runs."""
+        start, end = self._since(), self.clock.mark()
+        self._mark = end
+        work = Work(kind, start, end, tokens, again)
+        for each in self.running:
+            if each.began or each in owners:
+                each.works.append((work, each in owners))
+        return end
+
+    # Decode
+
+    def _decode(self, decoding: list[Generation]) -> None:
+        self._since()
+        fresh = [each for each in decoding if each.token is None]  # a further choice: the prompt's own logits again
+        going = [each for each in decoding if each.token is not None]
+        for generation in fresh:
+            self._choose(generation.first_logits, [generation])
+        if not going:
+            return
+        try:
+            self._choose(self._next_logits(going), going)
+        except Exception as error:
+            if len(going) == 1:
+                self._decode_failed(going[0], error)
+                return
+            # Nobody knows whose fault it was: one by one, so that it costs only those who cannot go on.
+            for generation in going:
+                try:
+                    self._choose(self._next_logits([generation]), [generation])
+                except Exception as own:
+                    self._decode_failed(generation, own)
+
+    def _decode_failed(self, generation: Generation, error: Exception) -> None:
+        if _out_of_memory(error):
+            self._free_memory()
+            tokens = generation.place.tokens if generation.place is not None else 0
+            error = OutOfMemory(
+                f"{self.loaded.device} ran out of memory at {tokens} tokens of prompt and output, with "
+                f"{len(self.running)} requests running: ask for less, or start with fewer --max-running"
+            )
+        self._fail(generation, error)
+
+    def _next_logits(self, going: list[Generation]) -> Any:
+        return self.forward.decode([each.place for each in going if each.place], [each.token for each in going])
+
+    def _choose(self, logits: Any, owners: list[Generation], kind: str = "decode", tokens: int | None = None) -> None:
+        """Choose a token from each row and send all to the host, without waiting for them."""
         import torch
 
-        self._mark()
-        self.timings.scheduled = now()
-        self._slots = KVSlots(self._loaded.model.config, plain=self._runner.reusable)
-        prompt = self.request.prompt
-        cache = self._runner.prefix_cache
-        found = cache.lookup(prompt) if cache is not None else []
-        if found:
-            self._slots.load(found)
-            self._computed = sum(saved.tokens for saved in found)
-            self.timings.cached_tokens = self._computed
-        self._mark()
-        # A lookup that found nothing is no phase of its own: prefill starts where the queue ends.
-        self.timings.cache_done = now() if found else self.timings.scheduled
-        self._prompt = torch.tensor([list(prompt)], device=self._loaded.device)
+        if all(each.sampler.greedy for each in owners):
+            chosen = logits.argmax(dim=-1)
+        else:
+            rows = [each.sampler.next(logits[row : row + 1]).view(1) for row, each in enumerate(owners)]
+            chosen = rows[0] if len(rows) == 1 else torch.cat(rows)
+        for each, token in zip(owners, chosen.split(1), strict=True):
+            each.launch(token)
+        copy, arrived = self._send(chosen) if self._ahead else (chosen.tolist(), None)
+        mark = self._worked(kind, len(owners) if tokens is None else tokens, owners)
+        batch = len(owners) if self.forward.batched else 1
+        self._pending.append(_Sent(copy, arrived, [(each, each.choice) for each in owners], mark, batch))
+        self._collect(self._ahead)
 
-    def _prefill_chunk(self) -> bool:
-        """Compute the next chunk of the prompt; True when it was the last, and the first token is on its way."""
-        end = min(self._computed + self._runner.prefill_chunk, len(self.request.prompt))
-        logits = self._forward(self._prompt[:, self._computed : end])
-        self._computed = end
-        if end < len(self.request.prompt):
-            return False
-        self._prompt = None
-        if self.request.choices > 1:
-            assert self._slots is not None
-            self._first_logits = logits
-            self._prompt_kv = self._slots.save(end)
-        self._launch(logits)
-        return True
-
-    def _decode_logits(self) -> Any:
-        if self._token is None:  # a further choice: the prompt's own logits again
-            return self._first_logits
-        return self._forward(self._token)
-
-    def _forward(self, ids: Any) -> Any:
-        """Logits `[1, vocabulary]` of the last of these tokens, whose keys and values go into the slots."""
-        assert self._slots is not None
-        extra = {"logits_to_keep": 1} if "logits_to_keep" in self._loaded.takes else {}
-        out = self._loaded.model(input_ids=ids, past_key_values=self._slots.cache, use_cache=True, **extra)
-        return out.logits[:, -1]
-
-    def _launch(self, logits: Any) -> None:
-        """Choose a token and send it to the host, without waiting for it."""
-        token = self._sampler.next(logits)
-        mark = self._mark()
-        self._token = token
-        self._launched += 1
-        copy, arrived = self._send(token) if self._lag else (token, None)
-        self._pending.append((copy, arrived, mark))
-
-    def _send(self, token: Any) -> tuple[Any, Any]:
+    @staticmethod
+    def _send(tokens: Any) -> tuple[Any, Any]:
         """A copy that the device will make in the host's memory, and the event that says when it is there."""
         import torch
 
-        copy = torch.empty((1, 1), dtype=token.dtype, pin_memory=True)
-        copy.copy_(token, non_blocking=True)
+        copy = torch.empty(tokens.shape, dtype=tokens.dtype, pin_memory=True)
+        copy.copy_(tokens, non_blocking=True)
         arrived: Any = torch.cuda.Event()
         arrived.record()
         return copy, arrived
 
-    def _collect(self) -> list[Piece]:
-        """The tokens that the host may read now: all but the last `lag`, and all of them at the end of a choice."""
-        lag = self._lag if self._launched < self.request.max_tokens else 0
-        pieces: list[Piece] = []
-        while len(self._pending) > lag:
-            copy, arrived, mark = self._pending.popleft()
-            if arrived is not None:
-                arrived.synchronize()
-            token = int(copy)
-            self._mark_of.append(mark)
-            self.timings.tokens.append(now())  # until the device's clock has been read
-            self._produced += 1
-            if self.request.fault is not None and self._produced > self.request.fault:
-                raise RuntimeError(f"crash asked for after {self.request.fault} tokens")
-            piece = self._piece(token)
-            pieces.append(piece)
-            if piece.finish is not None:
-                self._end_choice()
-                break
-        return pieces
+    def _collect(self, most: int) -> None:
+        """Read what has come, and wait until at most so many steps' tokens are still on their way."""
+        while self._pending:
+            sent = self._pending[0]
+            if sent.arrived is not None and not sent.arrived.query():
+                if len(self._pending) <= most:
+                    return
+                sent.arrived.synchronize()
+            self._pending.popleft()
+            tokens: list[int] = sent.tokens if sent.arrived is None else sent.tokens.tolist()
+            for (generation, choice), token in zip(sent.owners, tokens, strict=True):
+                # Else it was chosen while nobody knew yet that the answer had ended.
+                if not generation.done and generation.choice == choice:
+                    self._read(generation, token, sent.mark, sent.batch)
 
-    def _piece(self, token: int) -> Piece:
-        self._read += 1
-        if self._choice == 0:
-            self._stored.append(token)
-        if token in self._loaded.stop_ids and not self.request.ignore_eos:
-            text, met = self._stop.push(self._text.flush())
-            return Piece(self._choice, token, text if met else text + self._stop.flush(), "stop")
-        text, met = self._stop.push(self._text.push(token))
-        if met:
-            return Piece(self._choice, token, text, "stop")
-        if self._read >= self.request.max_tokens:
-            rest, met = self._stop.push(self._text.flush())
-            text += rest if met else rest + self._stop.flush()
-            return Piece(self._choice, token, text, "stop" if met else "length")
-        return Piece(self._choice, token, text)
-
-    def _end_choice(self) -> None:
-        self._pending.clear()
-        if self._choice + 1 >= self.request.choices:
-            self.done = True
+    def _read(self, generation: Generation, token: int, mark: Mark, batch: int) -> None:
+        try:
+            piece = generation.read(token, mark, batch)
+        except Exception as error:
+            self._fail(generation, error)
             return
-        if self._choice == 0:
-            self._keep()
-        self._slots = KVSlots(self._loaded.model.config, plain=self._runner.reusable)
-        if self._prompt_kv is not None:
-            self._slots.load([self._prompt_kv])
-        else:
-            self._computed = 0  # nothing to copy from: compute the prompt again
-            self._restart_prompt()
-        self._token = None
-        self._open_choice(self._choice + 1)
+        if piece.finish is None:
+            self._tell(generation, piece)
+            return
+        if generation.choice == 0 and not generation.done:
+            self._keep(generation)
+        if generation.done:
+            generation.settle(self.clock)  # the last piece goes out with all times known
+            self._tell(generation, piece)
+            self.leave(generation)
+            return
+        self._tell(generation, piece)
+        if generation.place is not None:
+            self.slots.rewind(generation.place, len(generation.request.prompt))
+        generation.next_choice()
 
-    def _restart_prompt(self) -> None:
+    def _fail(self, generation: Generation, error: Exception) -> None:
+        """This request is over; the others go on."""
+        _log.warning("request failed: %s: %s", type(error).__name__, error)
+        try:
+            self.leave(generation, keep=False)
+        except Exception as second:  # a device in an error state
+            _log.warning("cannot close a request: %s: %s", type(second).__name__, second)
+        self._tell(generation, error)
+
+    # Prefill
+
+    def _prefill_some(self, budget: int) -> None:
+        """Chunks of prompts, first come first served, up to the budget; a whole prompt is never cut."""
+        left = max(1, budget)  # however many decode, prompts go on too
+        for generation in list(self.running):
+            while generation.prefilling and not generation.cancelled and generation.place is not None:
+                if left <= 0:
+                    return
+                try:
+                    left -= self._prefill(generation, left)
+                except Exception as error:
+                    self._fail(generation, error)
+
+    def _prefill(self, generation: Generation, budget: int) -> int:
+        """Its next chunk, and its first token where that was the last one; how many tokens were computed."""
+        self._since()
+        if not generation.began:
+            self._begin(generation)
+        place = generation.place
+        assert place is not None
+        known = generation.known
+        again = place.tokens < generation.furthest
+        most = self.prefill_chunk if self._whole else min(self.prefill_chunk, budget)
+        before = place.tokens
+        logits = self._chunk(place, known, most)
+        computed = place.tokens - before
+        generation.furthest = max(generation.furthest, place.tokens)
+        if place.tokens < len(known) or generation.launched:
+            self._worked("prefill", computed, [generation], again=again)
+        else:
+            if generation.request.choices > 1 and generation.first_logits is None:
+                generation.first_logits = logits
+            elif generation.first_logits is not None:
+                logits = generation.first_logits
+            self._choose(logits, [generation], "prefill", computed)
+        return computed
+
+    def _chunk(self, place: Place, known: Sequence[int], most: int) -> Any:
+        """The logits after the next chunk; a smaller one where the device has no memory for so many tokens at once."""
         import torch
 
-        self._prompt = torch.tensor([list(self.request.prompt)], device=self._loaded.device)
+        while True:
+            part = known[place.tokens : place.tokens + most]
+            try:
+                return self.forward.prefill(place, torch.tensor([part], device=self.loaded.device))
+            except Exception as error:
+                if not _out_of_memory(error):
+                    raise
+                self._free_memory()
+                if len(part) <= _LEAST_CHUNK:
+                    raise OutOfMemory(
+                        f"{self.loaded.device} ran out of memory after {place.tokens} of {len(known)} prompt tokens, "
+                        f"with {len(self.running)} requests running: a prompt of at most {place.tokens} tokens would "
+                        f"fit now; or start with fewer --max-running or fewer --cache-tokens"
+                    ) from error
+                most = len(part) // 2
 
-    # The end
+    def _free_memory(self) -> None:
+        """Give up what can be computed again."""
+        import torch
 
-    def settle(self) -> None:
-        """Read the clock: from here on `timings` holds the truth. Waits for the device, once."""
-        if self._settled:
-            return
-        self._settled = True
-        marks = self._clock.resolve() if self._slots is not None else []
-        timings = self.timings
-        timings.clock_error = self._clock.error_ns
-        if len(marks) >= 2:
-            timings.scheduled = max(marks[0], timings.arrived)
-            timings.cache_done = max(marks[1], timings.scheduled) if timings.cached_tokens else timings.scheduled
-            timings.tokens = [max(marks[mark], timings.cache_done) for mark in self._mark_of]
-        timings.finished = timings.tokens[-1] if self.done and timings.tokens else now()
+        if self.prefix_cache is not None:
+            self.prefix_cache.clear()
+        if self.loaded.device.startswith("cuda"):
+            torch.cuda.empty_cache()
 
-    def close(self) -> None:
-        """Settle, keep the prefix, give the slots back. Safe to call twice, and after any failure."""
-        if self._closed:
-            return
-        self._closed = True
-        try:
-            self.settle()
-            if self._choice == 0:
-                self._keep()
-        finally:
-            self.done = True
-            self._slots = self._prompt = self._token = self._first_logits = self._prompt_kv = None
-            self._pending.clear()
+    def _begin(self, generation: Generation) -> None:
+        """The queue ends here: look the prefix up and copy it."""
+        generation.begin(self._since())
+        place, cache = generation.place, self.prefix_cache
+        assert place is not None
+        first = not generation.timings.preempted
+        found = cache.lookup(generation.known, counted=first) if cache is not None else []
+        if found:
+            self.slots.load(place, found)
+            mark = self._worked("cache", place.tokens, [generation])
+        else:
+            # A lookup that found nothing is no phase of its own: prefill starts where the queue ends.
+            mark = self._since()
+        generation.cached(place.tokens, mark)
+        generation.furthest = max(generation.furthest, place.tokens)
 
-    def _keep(self) -> None:
+    def _keep(self, generation: Generation) -> None:
         """Put what has been computed into the prefix cache; also of a cancelled request."""
-        cache = self._runner.prefix_cache
-        if cache is not None and self._slots is not None and self._computed:
-            cache.store(self._stored[: self._slots.tokens], self._slots)
+        cache, place = self.prefix_cache, generation.place
+        if cache is None or place is None or not place.tokens or generation.choice:
+            return
+        self._since()
+        tokens = [*generation.request.prompt, *generation.output][: place.tokens]
+        if cache.store(tokens, lambda end: self.slots.save(place, end)) and self.running:
+            self._worked("store", len(tokens), [])
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    import torch
+
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
+def _nobody(_: Generation, __: Piece | Exception) -> None:
+    """Nobody listens."""

@@ -31,6 +31,11 @@ class Sampler:
             self._generator = torch.Generator(device=device)
             self._generator.manual_seed((sampling.seed + choice) % 2**63)
 
+    @property
+    def greedy(self) -> bool:
+        """The likeliest token and no other: rows of several requests can be chosen from at once."""
+        return self._sampling.temperature <= 0
+
     def next(self, logits: Any) -> Any:
         """The next token as a tensor `[1, 1]` on the device, from logits `[1, vocabulary]`."""
         torch = self._torch

@@ -1,8 +1,8 @@
-"""Who runs next: a queue that really waits, a few slots, one thread that owns the model.
+"""Who runs next: a queue that really waits, rows that free up, one thread that owns the model.
 
-First come, first served. Up to `max_running` requests run at once and take turns step by step (a chunk of a prompt or
-one token), so that a neighbour's prefill is felt in everybody's tokens. A cancelled request leaves at once while it
-waits, and before its next step while it runs.
+Continuous batching: between any two iterations of the runner, requests that wait are let in as far as there is a row
+for them and room for their keys and values, strictly in the order in which they came; nobody overtakes, so nobody
+starves. A cancelled request leaves at once while it waits, and before the next piece of its work while it runs.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from llmtrace.observe.clock import now
-from llmtrace.reference.runner import Generation, Piece, Request, Runner
+from llmtrace.reference.generation import Generation, Piece, Request
+from llmtrace.reference.runner import Runner
 from llmtrace.reference.timings import Timings
 
 __all__ = ["Ended", "Job", "QueueFull", "Scheduler", "SchedulerCounters"]
@@ -50,6 +51,12 @@ class SchedulerCounters:
     output_tokens: int = 0
     tokens_after_cancel: int = 0
     """Output tokens computed for requests that had been cancelled by then."""
+    steps: int = 0
+    """Iterations of the runner."""
+    prefill_others: float = 0.0
+    """Of the ended requests' prefill, the time that went into others' tokens, s."""
+    decode_others: float = 0.0
+    """Of the ended requests' decode, the time that went into others' prompts, s."""
     phase_seconds: dict[str, float] = field(default_factory=dict[str, float])
     phase_counts: dict[str, int] = field(default_factory=dict[str, int])
 
@@ -70,13 +77,13 @@ class Job:
 class Scheduler:
     """Owns the model's thread."""
 
-    def __init__(self, runner: Runner, *, max_running: int = 1, max_queue: int = 64) -> None:
+    def __init__(self, runner: Runner, *, max_queue: int = 64) -> None:
         self.runner = runner
-        self.max_running = max(1, max_running)
+        self.max_running = runner.max_running
         self.max_queue = max(0, max_queue)
         self.counters = SchedulerCounters()
         self._waiting: deque[Job] = deque()
-        self._running: list[Job] = []
+        self._running: dict[Generation, Job] = {}
         self._condition = threading.Condition()
         self._stopping = False
         self._usual_s = 0.5  # how long a request runs, s: a moving mean, for retry-after
@@ -125,9 +132,12 @@ class Scheduler:
                 return
             job.cancelled = True
             job.timings.cancelled = now()
-            waited = job in self._waiting
+            if job.generation is not None:
+                job.generation.cancelled = True
+            waited = self._take(job)
             if waited:
-                self._waiting.remove(job)
+                job.generation = None  # the runner is its own thread's
+            self._condition.notify()
         if waited:
             self._end(job, Ended("cancelled"))
 
@@ -139,51 +149,89 @@ class Scheduler:
                 while not (self._waiting or self._running or self._stopping):
                     self._condition.wait()
                 if self._stopping:
-                    left = [*self._running, *self._waiting]
-                    self._running.clear()
-                    self._waiting.clear()
                     break
-                while self._waiting and len(self._running) < self.max_running:
-                    self._running.append(self._waiting.popleft())
-                turn = list(self._running)
-            for job in turn:
-                ended = self._step(job)
-                if ended is not None:
-                    self._running.remove(job)
-                    self._end(job, ended)
+            self._drop_cancelled()
+            self._let_in()
+            if not self._running:
+                continue
+            self.counters.steps += 1
+            try:
+                self.runner.step(self._told)
+            except Exception as error:  # a fault of ours, or a device in an error state: nobody may hang
+                _log.exception("a step failed; the requests that were running end with an error")
+                for job in list(self._running.values()):
+                    self._end(job, Ended("error", error))
+        with self._condition:
+            left = [*self._running.values(), *self._waiting]
+            self._waiting.clear()
         for job in left:
             job.timings.cancelled = job.timings.cancelled or now()
             self._end(job, Ended("cancelled"))
 
-    def _step(self, job: Job) -> Ended | None:
-        """One turn; what happened if it was the last."""
+    def _drop_cancelled(self) -> None:
+        for job in [job for job in self._running.values() if job.cancelled]:
+            self._end(job, Ended("cancelled"))
+
+    def _let_in(self) -> None:
+        """From the head of the queue, as far as there is room; who does not fit yet holds up those behind."""
+        while True:
+            with self._condition:
+                job = self._waiting[0] if self._waiting else None
+            if job is None:
+                return
+            try:
+                generation = job.generation or self.runner.start(job.request, job.timings)
+                admitted = self.runner.admit(generation)
+            except Exception as error:
+                with self._condition:
+                    taken = self._take(job)
+                if taken:
+                    self._end(job, Ended("error", error))
+                continue
+            with self._condition:
+                taken = job in self._waiting
+                if taken:
+                    job.generation = generation
+                if taken and admitted:
+                    self._take(job)
+                    self._running[generation] = job
+            if not taken and admitted:  # it was cancelled meanwhile, and has been told so
+                self.runner.leave(generation)
+            if not admitted:
+                return
+
+    def _take(self, job: Job) -> bool:
+        """Off the queue, if it is still in it. With the lock held."""
+        if job not in self._waiting:
+            return False
+        self._waiting.remove(job)
+        return True
+
+    def _told(self, generation: Generation, news: Piece | Exception) -> None:
+        """From the runner, in the middle of a step."""
+        job = self._running.get(generation)
+        if job is None:
+            return
+        if isinstance(news, Exception):
+            self._end(job, Ended("error", news))
+            return
         if job.cancelled:
-            return Ended("cancelled")
-        try:
-            if job.generation is None:
-                job.generation = self.runner.start(job.request, job.timings)
-            for piece in job.generation.step():
-                if job.cancelled:
-                    return Ended("cancelled")
-                if piece.finish is not None:
-                    self._count(self.counters.finish_reasons, piece.finish)
-                    if job.generation.done:
-                        job.generation.settle()  # the last piece goes out with all times known
-                job.tell(piece)
-            return Ended("completed") if job.generation.done else None
-        except Exception as error:
-            # One request's crash is that request's: the others go on.
-            _log.warning("request failed: %s: %s", type(error).__name__, error)
-            return Ended("error", error)
+            return  # it leaves before the next step
+        if news.finish is not None:
+            self._count(self.counters.finish_reasons, news.finish)
+        job.tell(news)
+        if generation.done:
+            self._end(job, Ended("completed"))
 
     def _end(self, job: Job, ended: Ended) -> None:
         timings = job.timings
         if job.generation is not None:
             try:
-                job.generation.close()
+                if ended.outcome != "completed":
+                    self.runner.leave(job.generation)
             except Exception as error:  # a device in an error state
                 _log.warning("cannot close a request: %s: %s", type(error).__name__, error)
-            job.generation = None
+            self._running.pop(job.generation, None)
         if timings.finished is None:
             timings.finished = max(now(), timings.arrived)
         job.outcome = ended.outcome
@@ -192,6 +240,8 @@ class Scheduler:
             self._count(counters.outcomes, ended.outcome)
             counters.prompt_tokens += timings.prompt_tokens
             counters.output_tokens += timings.output_tokens
+            counters.prefill_others += timings.prefill_others / 1e9
+            counters.decode_others += timings.decode_others / 1e9
             if (cancelled := timings.cancelled) is not None:
                 counters.tokens_after_cancel += sum(moment > cancelled for moment in timings.tokens)
             for phase, seconds in timings.seconds().items():

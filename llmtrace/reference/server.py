@@ -27,7 +27,7 @@ def serve(
     port: int = 8101,
     device: str = "auto",
     dtype: str = "auto",
-    max_running: int = 1,
+    max_running: int | None = None,
     max_queue: int = 64,
     faults: bool = False,
     log_level: str = "warning",
@@ -42,7 +42,8 @@ def serve(
 
     `ready(base_url)` is called once requests are taken; without it a line says so on stderr. Port 0 takes a free one.
     `threads` is torch's thread count on the CPU (default: half of the cores, so that clients on this machine get
-    theirs). `app_options` go to `create_app`. Raises `RunnerError` for everything that the caller can mend.
+    theirs). `max_running` (default: the runner's `DEFAULT_RUNNING`) and `app_options` go to `create_app`. Raises
+    `RunnerError` for everything that the caller can mend.
     """
     try:
         import uvicorn
@@ -61,7 +62,9 @@ def serve(
         loaded = build_or_load(
             model, device=target, dtype=dtype, cache_dir=cache_dir, progress=progress or _ticker(), name=name
         )
-        app = create_app(loaded, max_running=max_running, max_queue=max_queue, faults=faults, **app_options)
+        if max_running is not None:
+            app_options["max_running"] = max_running
+        app = create_app(loaded, max_queue=max_queue, faults=faults, **app_options)
         base_url = _url(host, listener)
 
         class Server(uvicorn.Server):
@@ -143,7 +146,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--port", type=int, default=8101)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto")
-    parser.add_argument("--max-running", type=int, default=1)
+    parser.add_argument("--max-running", type=int)
     parser.add_argument("--max-queue", type=int, default=64)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--faults", action="store_true")
@@ -151,7 +154,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--cache-dir")
     parser.add_argument("--block-size", type=int)
     parser.add_argument("--prefix-cache-bytes", type=int)
+    parser.add_argument("--prefix-cache-ttl", type=float)
     parser.add_argument("--prefill-chunk", type=int)
+    parser.add_argument("--token-budget", type=int)
+    parser.add_argument("--cache-tokens", type=int)
+    parser.add_argument("--chunk-spans", action="store_true")
     parser.add_argument("--state-file", help="told in JSON what goes on: building, ready")
     options = vars(parser.parse_args(arguments))
     state = options.pop("state_file")

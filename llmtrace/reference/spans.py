@@ -1,7 +1,8 @@
 """The server's own account of a request as OpenTelemetry spans that continue the caller's trace.
 
 One SERVER span `llm_request`, and under it `llm.queue`, `llm.kv_cache_hit` (where there was a hit), `llm.prefill` and
-`llm.decode`, built once at the end with explicit times. They are contiguous and fill the parent.
+`llm.decode`, built once at the end with explicit times. They are contiguous and fill the parent. Where asked, each
+chunk of a prompt is an `llm.prefill.chunk` under its prefill.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from llmtrace.emit import attributes
 from llmtrace.observe.clock import to_epoch
-from llmtrace.reference.timings import Timings
+from llmtrace.reference.timings import Phase, Timings
 
 if TYPE_CHECKING:
+    from opentelemetry.context import Context
     from opentelemetry.trace import TracerProvider
 
 __all__ = ["ServerSpans", "from_environment"]
@@ -29,6 +32,8 @@ class ServerSpans:
     def __init__(self, provider: TracerProvider, *, owned: bool = False) -> None:
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+        self.chunks = False
+        """Each chunk of a prompt gets a span under `llm.prefill`."""
         self._provider = provider
         self._owned = owned
         self._tracer = provider.get_tracer("llmtrace.reference")
@@ -53,7 +58,7 @@ class ServerSpans:
         phases = timings.phases()
         if timings.finished is None or not phases:
             return
-        attributes: dict[str, Any] = {
+        told: dict[str, Any] = {
             "gen_ai.operation.name": operation,
             "gen_ai.request.model": model,
             "gen_ai.response.model": model,
@@ -63,14 +68,16 @@ class ServerSpans:
             **_latencies(timings),
         }
         if finish_reasons:
-            attributes["gen_ai.response.finish_reasons"] = finish_reasons
+            told[attributes.FINISH_REASONS] = finish_reasons
         if error is not None:
-            attributes["error.type"] = type(error).__name__
+            told[attributes.ERROR_TYPE] = type(error).__name__
+        if timings.preempted:
+            told[attributes.PREEMPTIONS] = len(timings.preempted)
         span = self._tracer.start_span(
             "llm_request",
             context=self._propagator.extract(carrier),
             kind=SpanKind.SERVER,
-            attributes=attributes,
+            attributes=told,
             start_time=to_epoch(timings.arrived),
         )
         if error is not None:
@@ -78,19 +85,28 @@ class ServerSpans:
         if span.is_recording():
             inside = trace.set_span_in_context(span)
             source = "device" if timings.timed_by == "cuda" else "server"
-            for phase, start, end, tokens in phases:
-                details: dict[str, Any] = {"llmtrace.phase": phase, "llmtrace.phase.source": source}
-                if phase != "queue":
-                    details["llmtrace.phase.tokens"] = tokens
-                if phase not in ("queue", "kv_cache_hit") and tokens > 0:
-                    details["llmtrace.phase.time_per_token"] = (end - start) / 1e9 / tokens
-                if source == "device" and timings.clock_error:
-                    details["llmtrace.clock.error"] = timings.clock_error / 1e9
+            for phase in phases:
                 child = self._tracer.start_span(
-                    f"llm.{phase}", context=inside, attributes=details, start_time=to_epoch(start)
+                    attributes.SPAN_PREFIX + phase.name,
+                    context=inside,
+                    attributes=_details(phase, timings, source),
+                    start_time=to_epoch(phase.start),
                 )
-                child.end(end_time=to_epoch(end))
+                if self.chunks and phase.name == "prefill":
+                    self._emit_chunks(timings, phase, trace.set_span_in_context(child))
+                child.end(end_time=to_epoch(phase.end))
         span.end(end_time=to_epoch(timings.finished))
+
+    def _emit_chunks(self, timings: Timings, prefill: Phase, inside: Context) -> None:
+        for chunk in timings.chunks:
+            if prefill.start <= chunk.start and chunk.end <= prefill.end:
+                told: dict[str, Any] = {attributes.TOKENS: chunk.tokens}
+                if chunk.again:
+                    told[attributes.CHUNK_AGAIN] = True
+                span = self._tracer.start_span(
+                    attributes.PREFILL_CHUNK, context=inside, attributes=told, start_time=to_epoch(chunk.start)
+                )
+                span.end(end_time=to_epoch(chunk.end))
 
     def shutdown(self) -> None:
         """Send what is left, where the provider is ours."""
@@ -98,6 +114,26 @@ class ServerSpans:
             end = getattr(self._provider, "shutdown", None)
             if callable(end):
                 end()
+
+
+def _details(phase: Phase, timings: Timings, source: str) -> dict[str, Any]:
+    """What a phase's span says."""
+    length = (phase.end - phase.start) / 1e9
+    details: dict[str, Any] = {attributes.PHASE: phase.name, attributes.SOURCE: source}
+    if phase.name != "queue":
+        details[attributes.TOKENS] = phase.tokens
+    if phase.name in ("prefill", "decode"):
+        details[attributes.OTHERS_DURATION] = phase.others / 1e9
+        if phase.tokens > 0:
+            details[attributes.PER_TOKEN] = length / phase.tokens
+    if phase.name == "decode" and len(timings.batch) > 1:
+        details[attributes.BATCH_SIZE] = sum(timings.batch[1:]) / (len(timings.batch) - 1)
+        if timings.launch_bound is not None:
+            details[attributes.LAUNCH_BOUND] = timings.launch_bound
+    if source == "device":
+        details[attributes.HOST_DURATION] = phase.host / 1e9
+        details[attributes.CLOCK_ERROR] = timings.clock_error / 1e9
+    return details
 
 
 def _latencies(timings: Timings) -> dict[str, float]:

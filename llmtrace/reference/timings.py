@@ -3,8 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-__all__ = ["Timings"]
+__all__ = ["Chunk", "Phase", "Timings"]
+
+
+class Chunk(NamedTuple):
+    """One piece of a prompt, computed in one forward."""
+
+    start: int
+    end: int
+    tokens: int
+    again: bool = False
+    """Computed before, and lost when the request was preempted."""
+
+
+class Phase(NamedTuple):
+    """One phase of a request, ns."""
+
+    name: str
+    start: int
+    end: int
+    tokens: int
+    host: int
+    """How long it lasted for the host, ns: where a device works behind the host's back, another length."""
+    others: int
+    """How much of it went into other requests' tokens, ns."""
 
 
 @dataclass
@@ -13,12 +37,22 @@ class Timings:
 
     arrived: int
     """The server had the whole request, before it parsed or tokenised it."""
+    taken_in: int | None = None
+    """The scheduler took it off the queue, between two steps. Its own work may begin later in the step."""
     scheduled: int | None = None
-    """The runner began with it: the end of the queue."""
+    """Its own work began: the end of the queue, in which the wait for the running step is."""
     cache_done: int | None = None
     """Cached keys and values found and copied: the start of prefill. Equal to `scheduled` where nothing was cached."""
-    tokens: list[int] = field(default_factory=list)
+    chunks: list[Chunk] = field(default_factory=list[Chunk])
+    """The pieces of the prompt as they were computed."""
+    tokens: list[int] = field(default_factory=list[int])
     """When each output token had been computed and chosen; the first ends prefill. Of all choices, where n > 1."""
+    batch: list[int] = field(default_factory=list[int])
+    """For each output token, how many requests the forward that made it was for."""
+    preempted: list[int] = field(default_factory=list[int])
+    """When it lost its place in the cache to an older request; what it had computed was computed again later."""
+    resumed: list[int] = field(default_factory=list[int])
+    """For each of these, when its work began again."""
     finished: int | None = None
     """The last token, or the moment when it was cancelled or failed."""
     cancelled: int | None = None
@@ -26,6 +60,14 @@ class Timings:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     """Prompt tokens that were copied from the prefix cache."""
+    prefill_others: int = 0
+    """Of prefill, the time in which other requests' tokens were computed, ns."""
+    decode_others: int = 0
+    """Of decode, the time in which other requests' prompts were computed or copied, ns."""
+    host: dict[str, int] = field(default_factory=dict[str, int])
+    """When the host got to `scheduled`, `cache_done`, `first_token` and `finished`; the same on the CPU."""
+    launch_bound: float | None = None
+    """Share of the steps whose pace the host set, not the device; None where the host is the device."""
     timed_by: str = "host"
     """`cuda`: the device's events; `host`: the monotonic clock."""
     clock_error: int = 0
@@ -39,40 +81,42 @@ class Timings:
     def first_token(self) -> int | None:
         return self.tokens[0] if self.tokens else None
 
-    def phases(self) -> list[tuple[str, int, int, int]]:
-        """(phase, start, end, tokens), ns: contiguous from `arrived` to `finished`, each as far as it came."""
+    def phases(self) -> list[Phase]:
+        """Contiguous from `arrived` to `finished`, each as far as it came: their lengths add up to the life."""
         if self.finished is None:
             return []
-        spans: list[tuple[str, int, int, int]] = []
+        spans: list[Phase] = []
         end = self.finished
-        at = self.arrived
+        at = host_at = self.arrived
 
-        def until(name: str, moment: int | None, tokens: int) -> None:
-            nonlocal at
+        def until(name: str, moment: int | None, tokens: int, reached: str, others: int = 0) -> None:
+            nonlocal at, host_at
             stop = end if moment is None else min(max(moment, at), end)
-            spans.append((name, at, stop, tokens))
-            at = stop
+            host_stop = max(host_at, self.host.get(reached, stop) if moment is not None else stop)
+            spans.append(Phase(name, at, stop, tokens, host_stop - host_at, min(others, stop - at)))
+            at, host_at = stop, host_stop
 
-        until("queue", self.scheduled, 0)
+        until("queue", self.scheduled, 0, "scheduled")
         if self.scheduled is None:
             return spans
         if self.cached_tokens:
-            until("kv_cache_hit", self.cache_done, self.cached_tokens)
+            until("kv_cache_hit", self.cache_done, self.cached_tokens, "cache_done")
         if self.cache_done is None:
             return spans
-        until("prefill", self.first_token, self.prompt_tokens - self.cached_tokens)
+        until("prefill", self.first_token, self.prompt_tokens - self.cached_tokens, "first_token", self.prefill_others)
         if self.first_token is not None:
-            until("decode", end, self.output_tokens)
+            until("decode", end, self.output_tokens, "finished", self.decode_others)
         return spans
 
     def seconds(self) -> dict[str, float]:
         """Length of each phase that was entered, s."""
-        return {name: (end - start) / 1e9 for name, start, end, _ in self.phases()}
+        return {phase.name: (phase.end - phase.start) / 1e9 for phase in self.phases()}
 
     def metrics(self) -> dict[str, float | str | None]:
         """vLLM's per-request `metrics`, in ms, and beside them the cache phase and how all of it was timed.
 
-        `time_to_first_token_ms` runs from scheduled to the first token; `kv_cache_hit_time_ms` lies inside it.
+        `time_to_first_token_ms` runs from scheduled to the first token; `kv_cache_hit_time_ms` and
+        `prefill_others_time_ms` lie inside it, `decode_others_time_ms` inside `generation_time_ms`.
         """
         first, last = self.first_token, self.tokens[-1] if self.tokens else None
         scheduled, cached = self.scheduled, self.cache_done
@@ -85,6 +129,11 @@ class Timings:
             "mean_itl_ms": generation / gaps if generation is not None and gaps > 0 else None,
             "tokens_per_second": self.output_tokens / generation * 1e3 if generation and gaps > 0 else None,
             "kv_cache_hit_time_ms": _ms(scheduled, cached) if self.cached_tokens else 0.0,
+            "prefill_others_time_ms": self.prefill_others / 1e6,
+            "decode_others_time_ms": self.decode_others / 1e6,
+            "prefill_chunks": len(self.chunks),
+            "preemptions": len(self.preempted),
+            "mean_batch_size": sum(self.batch) / len(self.batch) if self.batch else None,
             "timed_by": self.timed_by,
             "engine": "llmtrace-reference",
         }

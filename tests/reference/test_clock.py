@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import struct
+import time
+
+import pytest
+import torch
 
 from llmtrace.observe.clock import now
-from llmtrace.reference.clock import CudaClock, HostClock, make_clock
+from llmtrace.reference.clock import CudaClock, HostClock, Mark, launch_bound_ratio, make_clock
 
 
 class Device:
@@ -14,7 +19,20 @@ class Device:
     def __init__(self, behind: int = 0) -> None:
         self.behind = behind
         self.zero = 123_456_789
+        self.rate = 1.0
+        self.single = False
         self.synchronised = 0
+        self._skipped = 0
+
+    def host(self) -> int:
+        return now() + self._skipped
+
+    def skip(self, ns: int) -> None:
+        """Time passes on the device, and nobody waits for it."""
+        self._skipped += ns
+
+    def now(self) -> int:
+        return round(self.host() * self.rate) + self.zero
 
     def event(self) -> Event:
         return Event(self)
@@ -26,57 +44,159 @@ class Event:
         self.at = 0
 
     def record(self) -> None:
-        self.at = now() + self._device.behind + self._device.zero
+        self.at = self._device.now() + self._device.behind
 
     def synchronize(self) -> None:
         self._device.synchronised += 1
-        while now() + self._device.zero < self.at:
+        while self._device.now() < self.at:
             pass
 
     def elapsed_time(self, end: Event) -> float:
-        return (end.at - self.at) / 1e6
+        exact = (end.at - self.at) / 1e6
+        return struct.unpack("f", struct.pack("f", exact))[0] if self._device.single else exact
 
 
 def test_marks_wait_for_nothing_and_map_to_when_the_device_got_there() -> None:
-    device = Device(behind=3_000_000)
+    device = Device()
     clock = CudaClock(device.event)
+    clock.start()
+    anchoring = device.synchronised
+    assert anchoring == CudaClock.TRIES
+    device.behind = 3_000_000
     began = now()
-    for _ in range(4):
-        clock.mark()
+    marks = [clock.mark() for _ in range(4)]
     queued = now()
-    assert device.synchronised == 0
+    assert device.synchronised == anchoring, "nothing waits for the device"
+    assert all(mark.at is None for mark in marks)
     device.behind = 0
-    marks = clock.resolve()
-    assert device.synchronised > 0
-    assert len(marks) == 4
-    assert marks == sorted(marks)
+    clock.resolve()
+    found = [mark.at for mark in marks]
+    assert found == sorted(found)
     slack = clock.error_ns + 1_000
-    assert began + 3_000_000 - slack <= marks[0] <= queued + 3_000_000 + slack
+    assert began + 3_000_000 - slack <= found[0] <= queued + 3_000_000 + slack
+    assert all(mark.at - mark.host >= 3_000_000 - slack for mark in marks)
     assert clock.error_ns >= 0
     assert clock.timed_by == "cuda"
+
+
+def test_a_device_clock_that_runs_fast_is_stretched_between_the_anchors() -> None:
+    device = Device()
+    device.rate = 1.02
+    clock = CudaClock(device.event)
+    clock.start()
+    times = []
+    marks = []
+    for _ in range(20):
+        until = now() + 1_000_000
+        while now() < until:
+            pass
+        marks.append(clock.mark())
+        times.append(marks[-1].host)
+    clock.resolve()
+    assert clock.drift == pytest.approx(-0.02 / 1.02, abs=0.005)
+    late = sorted(abs(mark.at - moment) for mark, moment in zip(marks, times, strict=True))
+    assert late[len(late) // 2] < 100_000, "2 % of 20 ms would be 400 us"
+
+
+def test_a_long_stretch_is_measured_from_mark_to_mark() -> None:
+    """A float32 of milliseconds holds no microseconds beyond some seconds: as the driver's is, so is this device's."""
+    device = Device()
+    device.single = True
+    clock = CudaClock(device.event, tries=1)
+    clock.start()
+    marks = []
+    for _ in range(60):
+        device.skip(3_000_000_000)
+        marks.append((clock.mark(), device.host()))
+    clock.resolve()
+    # The fake's host clock cannot skip, so compare lengths, not moments.
+    gaps = [(later[0].at - earlier[0].at) for earlier, later in itertools.pairwise(marks)]
+    stretch = 1 + clock.drift
+    assert all(abs(gap / stretch - 3_000_000_000) < 1_500_000 for gap in gaps)
 
 
 def test_marks_never_go_back() -> None:
     device = Device()
     steps = itertools.cycle((0, -50_000))
     clock = CudaClock(device.event)
+    marks = []
     for _ in range(6):
         device.behind = next(steps)
-        clock.mark()
+        marks.append(clock.mark())
     device.behind = 0
-    marks = clock.resolve()
-    assert marks == sorted(marks)
+    clock.resolve()
+    found = [mark.at for mark in marks]
+    assert found == sorted(found)
+
+
+def test_what_was_resolved_stays_and_the_next_stretch_begins_there() -> None:
+    clock = CudaClock(Device().event)
+    first = clock.mark()
+    clock.resolve()
+    kept = first.at
+    second = clock.mark()
+    clock.resolve()
+    assert first.at == kept
+    assert second.at >= kept
 
 
 def test_nothing_marked_is_nothing_resolved() -> None:
-    assert CudaClock(Device().event).resolve() == []
-    assert HostClock().resolve() == []
+    device = Device()
+    CudaClock(device.event).resolve()
+    assert device.synchronised == 0
+    HostClock().resolve()
 
 
 def test_the_host_reads_its_clock_when_the_work_is_done() -> None:
     settled: list[int] = []
     clock = HostClock(lambda: settled.append(now()))
-    clock.mark()
-    clock.mark()
-    assert all(done <= mark for done, mark in zip(settled, clock.resolve(), strict=True))
+    marks = [clock.mark(), clock.mark()]
+    assert all(done <= mark.at == mark.host for done, mark in zip(settled, marks, strict=True))
     assert make_clock("cpu").timed_by == "host"
+    assert make_clock("cpu", timing=False).mark().at == 0
+
+
+def test_who_sets_the_pace() -> None:
+    waiting = [Mark(host=1_000_000 * step, at=1_000_000 * step + 8_000) for step in range(4)]
+    behind = [Mark(host=1_000_000 * step, at=1_000_000 * step + 900_000) for step in range(12)]
+    assert launch_bound_ratio(waiting) == 1.0
+    assert launch_bound_ratio(behind) == 0.0
+    assert launch_bound_ratio([*waiting, *behind]) == 0.25
+    assert launch_bound_ratio([]) is None
+    assert launch_bound_ratio([Mark(host=1)]) is None
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_cuda_marks_agree_with_the_profilers_timestamps() -> None:
+    """CUPTI, by way of the torch profiler, says when each kernel began and ended: the marks around it say the same."""
+    from torch.profiler import ProfilerActivity, profile
+
+    clock = make_clock("cuda")
+    side = torch.randn(2048, 2048, device="cuda")
+    for _ in range(3):
+        side @ side
+    torch.cuda.synchronize()
+    errors: list[float] = []
+    with profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as seen:
+        clock.start()
+        marks = [clock.mark()]
+        epoch = time.time_ns() - now()
+        for _ in range(200):
+            torch.mm(side, side)
+            marks.append(clock.mark())
+        clock.resolve()
+    kernels = sorted(
+        (event.time_range.start, event.time_range.end)
+        for event in seen.events()
+        if event.device_type == torch.autograd.DeviceType.CUDA and "gemm" in event.name.lower()
+    )
+    assert len(kernels) == 200
+    # The profiler's zero is its own: lengths between ends are compared, and with them every mark but the offset.
+    ends = [end * 1e3 for _, end in kernels]
+    ours = [mark.at for mark in marks[1:]]
+    offset = sorted(mine - theirs for mine, theirs in zip(ours, ends, strict=True))[100]
+    errors = sorted(abs(mine - theirs - offset) for mine, theirs in zip(ours, ends, strict=True))
+    assert errors[198] < 20_000, f"p99 {errors[198] / 1e3:.1f} us"
+    assert epoch > 0
+    assert clock.error_ns < 20_000

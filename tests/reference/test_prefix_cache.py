@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 
@@ -25,8 +23,7 @@ class Slots:
 
 
 def store(cache: PrefixCache, tokens: list[int]) -> None:
-    slots: Any = Slots(tokens)
-    cache.store(tokens, slots)
+    cache.store(tokens, Slots(tokens).save)
 
 
 def found(cache: PrefixCache, tokens: list[int]) -> list[int]:
@@ -72,9 +69,9 @@ def test_what_does_not_fit_at_all_is_not_kept() -> None:
 def test_storing_twice_holds_once_and_copies_are_its_own() -> None:
     cache = PrefixCache(block=4)
     tokens = list(range(8))
-    slots: Any = Slots(tokens)
-    cache.store(tokens, slots)
-    cache.store(tokens, slots)
+    slots = Slots(tokens)
+    assert cache.store(tokens, slots.save) == 2
+    assert cache.store(tokens, slots.save) == 0
     slots._row.zero_()
     assert cache.counters.nbytes == 2 * BLOCK_BYTES
     assert found(cache, [*tokens, 9]) == tokens
@@ -82,9 +79,37 @@ def test_storing_twice_holds_once_and_copies_are_its_own() -> None:
     assert found(cache, [*tokens, 9]) == []
 
 
-def test_a_block_has_at_least_one_token() -> None:
+def test_what_nobody_used_for_too_long_goes() -> None:
+    moment = [0]
+    cache = PrefixCache(block=4, ttl=10.0, clock=lambda: moment[0])
+    old, kept = list(range(8)), list(range(50, 58))
+    store(cache, old)
+    moment[0] = 6_000_000_000
+    store(cache, kept)
+    moment[0] = 10_500_000_000
+    assert found(cache, [*kept, 1]) == kept
+    assert cache.counters.expired == 2
+    assert cache.counters.nbytes == 2 * BLOCK_BYTES
+    assert found(cache, [*old, 1]) == []
+    moment[0] = 20_000_000_000
+    assert found(cache, [*kept, 1]) == kept, "its use made it young again"
+    moment[0] = 31_000_000_000
+    assert found(cache, [*kept, 1]) == []
+    assert (cache.counters.blocks, cache.counters.nbytes, cache.counters.evictions) == (0, 0, 0)
+
+
+def test_what_is_looked_up_again_is_not_counted_again() -> None:
+    cache = PrefixCache(block=4)
+    store(cache, list(range(8)))
+    assert len(cache.lookup([*range(8), 9], counted=False)) == 2
+    assert (cache.counters.queries, cache.counters.hits) == (0, 0)
+
+
+def test_bad_settings() -> None:
     with pytest.raises(ValueError, match="at least 1"):
         PrefixCache(block=0)
+    with pytest.raises(ValueError, match="more than 0 seconds"):
+        PrefixCache(ttl=0)
 
 
 def test_recurrent_models_run_without_reuse() -> None:

@@ -47,8 +47,8 @@ class Listener:
 def make(small: LoadedModel) -> Iterator[object]:
     made: list[Scheduler] = []
 
-    def start(**options: int) -> Scheduler:
-        scheduler = Scheduler(Runner(small), **options)
+    def start(max_running: int = 1, max_queue: int = 64, **options: int) -> Scheduler:
+        scheduler = Scheduler(Runner(small, max_running=max_running, **options), max_queue=max_queue)
         scheduler.start()
         made.append(scheduler)
         return scheduler
@@ -73,15 +73,18 @@ def test_one_slot_serves_in_order_and_the_wait_is_queue(make) -> None:
     assert scheduler.counters.output_tokens == 48
 
 
-def test_two_slots_take_turns(make) -> None:
+def test_two_rows_share_their_forwards(make) -> None:
     scheduler = make(max_running=2)
     first, second = Listener(tokens=40), Listener(tokens=40)
     scheduler.submit(first.job, second.job)
     first.wait()
     second.wait()
-    one, two = first.job.timings.tokens, second.job.timings.tokens
-    assert all(left < right for left, right in zip(one, two, strict=True))
-    assert all(left < right for left, right in zip(two, one[1:], strict=False)), "token by token"
+    one, two = first.job.timings, second.job.timings
+    shared = set(one.tokens) & set(two.tokens)
+    assert len(shared) >= 38, "one forward makes a token for each, at one moment"
+    assert one.batch[0] == two.batch[0] == 1
+    assert one.batch.count(2) == two.batch.count(2) == len(shared)
+    assert [piece.token for piece in first.pieces] == [piece.token for piece in second.pieces]
 
 
 def test_beyond_the_queue_is_refused_with_a_time_to_come_back(make) -> None:
