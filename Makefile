@@ -4,13 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check bench e2e clean help
+.PHONY: demo test check bench accuracy e2e clean help
 
 help:
 	@echo "make demo    run the demo: a real model, a real client, every phase shown"
 	@echo "make test    run the tests"
 	@echo "make check   lint, types and the import rules"
 	@echo "make bench   measure the overhead against the bare client and the peers"
+	@echo "make accuracy  how right the phases are, against engines that know (docs/accuracy.md)"
 	@echo "make e2e     other people's engines and a trace viewer: heavy installs (docs/engines.md)"
 	@echo "make clean   remove the virtual environments"
 
@@ -33,6 +34,9 @@ check: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m bench $(ARGS)
+
+accuracy: $(STAMP)
+	$(BIN)/python -m accuracy $(ARGS)
 
 e2e: $(STAMP)
 	tests/e2e/setup.sh

@@ -103,7 +103,7 @@ def stop(process: subprocess.Popen[bytes]) -> None:
 
 
 @contextmanager
-def llama_server(folder: Path, *, slots: int = 2) -> Iterator[Server]:
+def llama_server(folder: Path, *flags: str, slots: int = 2) -> Iterator[Server]:
     """llama.cpp's server."""
     python = python_of("e2e-llama")
     needed(GGUF, "e2e-llama")
@@ -111,7 +111,7 @@ def llama_server(folder: Path, *, slots: int = 2) -> Iterator[Server]:
     binary = subprocess.run(asked, check=True, capture_output=True, text=True).stdout.strip()
     port = free_port()
     command = [binary, "-m", str(GGUF), "--host", "127.0.0.1", "--port", str(port), "--alias", "tiny"]
-    command += ["-c", str(CONTEXT * slots), "-np", str(slots), "-t", "1"]
+    command += ["-c", str(CONTEXT * slots), "-np", str(slots), "-t", "1", *flags]
     with running(command, folder, port, "/health", 60) as server:
         yield server
 

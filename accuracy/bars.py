@@ -1,0 +1,136 @@
+"""What the figures are held against, and whether they meet it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from accuracy import figures
+from accuracy.figures import Pairs
+from accuracy.methods import LLMTRACE
+
+MODERATE, HIGH = 0.08, 0.15
+"""Mean |error| of queue and of prefill over the mean TTFT, up to load 0.6 and at 0.9."""
+QUEUED = 0.25
+ENVELOPE = 0.5
+BASELINE = 0.5
+DECODE = 0.02
+COVERED = (0.85, 0.95)
+FEW = 10
+"""Calls below which a figure is no evidence."""
+HITS, CLAIMS = 0.97, 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One figure beside its limits."""
+
+    what: str
+    value: float
+    least: float | None = None
+    most: float | None = None
+    calls: int = 0
+    unit: str = "%"
+
+    @property
+    def met(self) -> bool | None:
+        """None where there was too little to tell."""
+        if not math.isfinite(self.value) or self.calls < FEW:
+            return None
+        return (self.least is None or self.value >= self.least) and (self.most is None or self.value <= self.most)
+
+    def cells(self) -> list[str]:
+        """The bar as a row: what, figure, limit, verdict, calls."""
+        limit = " to ".join(words for words in (self._said(self.least, ">= "), self._said(self.most, "<= ")) if words)
+        if self.least is not None and self.most is not None:
+            limit = f"{self._number(self.least)} to {self._number(self.most)}"
+        return [self.what, self._number(self.value), limit, self._verdict(), str(self.calls)]
+
+    def _verdict(self) -> str:
+        if self.met is None:
+            return f"no evidence (under {FEW} calls)" if self.calls < FEW else "no evidence"
+        if self.met:
+            return "met"
+        off = self.value - self.most if self.most is not None and self.value > self.most else None
+        if off is None:
+            off = (self.least or 0.0) - self.value
+        return f"**missed** by {self._number(off, 'points')}"
+
+    def _number(self, value: float, word: str = "") -> str:
+        if not math.isfinite(value):
+            return "-"
+        if self.unit == "%":
+            return f"{value * 100:.1f} {word or '%'}"
+        return f"{value:.2f}{self.unit}"
+
+    def _said(self, value: float | None, sign: str) -> str:
+        return "" if value is None else sign + self._number(value)
+
+
+def of_engine(title: str, by_load: dict[float, dict[str, Pairs]], *, has_queue: bool) -> list[Bar]:
+    """The bars of one engine with one number of slots; ``by_load``: load -> method -> calls with claims."""
+    found: list[Bar] = []
+    moderate = {load: methods for load, methods in by_load.items() if load <= 0.6}
+    high = {load: methods for load, methods in by_load.items() if load > 0.6}
+    for name, part, limit in (("load <= 0.6", moderate, MODERATE), ("load 0.9", high, HIGH)):
+        pairs = _joined(part, LLMTRACE)
+        if not pairs:
+            continue
+        for phase in ("queue", "prefill") if has_queue else ("prefill",):
+            error = figures.errors(pairs, phase)
+            value, calls = (error.mean_share, error.calls) if error else (math.nan, 0)
+            found.append(Bar(f"{title}, {name}: {phase}", value, most=limit, calls=calls))
+    every = {method: _joined(by_load, method) for method in _methods(by_load)}
+    mine = every.get(LLMTRACE, [])
+    if has_queue:
+        calls, relative = figures.queued(mine)
+        found.append(Bar(f"{title}: queued calls, median relative error", relative, most=QUEUED, calls=calls))
+        found += _against(title, every)
+    decode = figures.errors(mine, "decode")
+    if decode is not None:
+        found.append(Bar(f"{title}: decode, of decode", decode.mean_relative, most=DECODE, calls=decode.calls))
+    for phase in ("queue", "prefill") if has_queue else ("prefill",):
+        inside = figures.coverage(mine, phase)
+        if inside is not None:
+            low, high = COVERED
+            found.append(Bar(f"{title}: 90 % interval of {phase} covers", inside.inside, low, high, calls=inside.calls))
+    return found
+
+
+def _against(title: str, every: dict[str, Pairs]) -> list[Bar]:
+    """Against the simpler methods, on the calls that llmtrace split: its error over theirs."""
+    mine = every[LLMTRACE]
+    found: list[Bar] = []
+    for method, theirs in every.items():
+        if method == LLMTRACE:
+            continue
+        same = [(call, claim) for (call, claim), (_, own) in zip(theirs, mine, strict=True) if own.split]
+        own = [(call, claim) for call, claim in mine if claim.split]
+        if method == "envelope":
+            ratio = _ratio([figures.errors(own, "queue")], [figures.errors(same, "queue")])
+            found.append(
+                Bar(f"{title}: queue error over the envelope's", ratio, most=ENVELOPE, calls=len(own), unit="x")
+            )
+        ratio = _ratio(
+            [figures.errors(own, phase) for phase in ("queue", "prefill")],
+            [figures.errors(same, phase) for phase in ("queue", "prefill")],
+        )
+        what = f"{title}: error of queue + prefill, to that of {method}"
+        found.append(Bar(what, ratio, most=BASELINE, calls=len(own), unit="x"))
+    return found
+
+
+def _ratio(own: Sequence[figures.Errors | None], theirs: Sequence[figures.Errors | None]) -> float:
+    if any(error is None for error in (*own, *theirs)):
+        return math.nan
+    total = sum(error.mean_share for error in theirs if error)
+    return sum(error.mean_share for error in own if error) / total if total > 0 else math.nan
+
+
+def _methods(by_load: dict[float, dict[str, Pairs]]) -> list[str]:
+    return list(dict.fromkeys(method for methods in by_load.values() for method in methods))
+
+
+def _joined(by_load: dict[float, dict[str, Pairs]], method: str) -> Pairs:
+    return [pair for methods in by_load.values() for pair in methods.get(method, [])]

@@ -1,0 +1,203 @@
+"""Writes docs/accuracy.md and its plots from what was measured; nothing in it is set by hand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from accuracy import figures, plots, tables
+from accuracy.bars import CLAIMS, HIGH, HITS, MODERATE, Bar
+from accuracy.engines import DEFINITIONS
+from accuracy.measured import Measured
+from accuracy.tables import Run
+
+_INTRO = """# Accuracy
+
+How right are the phases that llmtrace infers where the provider reports none? Each engine here knows the truth of every
+call. The client is the real `openai` client over real sockets, told to ignore what the engine reports
+(`server_timings=False`); afterwards its word is laid beside the engine's. This page is written by the run:
+
+    make accuracy
+
+Calls arrive open-loop: at their moment, whatever became of those before. Prompts are log-uniform between 32 and about
+1,900 tokens; every second one shares its beginning with earlier ones. A load is a share of what the server completed
+per second for callers without pause. The first 30 calls on a route are warm-up: they are made, but not in the figures.
+Client and server share one machine.
+
+The simpler methods see all calls of a run at once, which flatters them; llmtrace has only those before.
+*All prefill*: the time to first token (TTFT) less network. *By headers*: queue until the headers less a round trip,
+prefill from there. *Least squares*: prefill is the curve 1, u, u² over uncached tokens u, queue what lies above.
+*Envelope*: the same curve through the 10 % quantile.
+"""
+
+_READING = """## How to read it
+
+- **Mean |error| over mean TTFT** is the figure that the bars are set on: most true queues are 0, and a median would
+  flatter.
+- **Queued calls** are those whose true queue is over 10 % of their TTFT.
+- **Not split**: calls for which llmtrace said `queue_prefill`. *Rightly*: the share of those where the envelope's split
+  would have been off by more than 15 % of the TTFT.
+- **Unexplained rest**: what the engine's queue and prefill leave of the TTFT: the way there and back, HTTP, tokenising
+  and, where the queue leaves it out, waiting for the step that was running.
+- **Network** has a truth only where the engine tells when a request reached it, on this machine's clock.
+- **Queue said where none was**: calls without a true queue to which one of over 10 % of the TTFT was ascribed.
+"""
+
+
+def page(facts: dict[str, Any], calls: Sequence[Measured], plots_at: str = "accuracy") -> tuple[str, dict[str, str]]:
+    """The page's text, and its plots by file name."""
+    runs = [Run(each, calls) for each in facts["runs"]]
+    found = [bar for run in runs for bar in run.bars()] + audit_bars(facts["audit"])
+    pictures = draw(runs, facts["audit"])
+    where = facts["machine"]
+    lines = [
+        _INTRO,
+        f"Taken on {where['date']} with `{where['command']}` ({where['seconds']} s, seed {facts['seed']}): "
+        f"{where['cpu']}, {where['cores']} cores, {where['system']}, Python {where['python']}; load average at the "
+        f'start {where["load_average_at_start"]}. A new seed is drawn for each run; `ARGS="--seed N"` repeats one.\n',
+        *(f"Not run: {part}: {why}.\n" for part, why in facts["not_run"].items()),
+    ]
+    if found:
+        known = [bar for bar in found if bar.met is not None]
+        lines += [
+            "## In short\n",
+            f"{sum(1 for bar in known if bar.met)} of {len(known)} bars met.\n",
+            _bare(tables.bars(found)),
+        ]
+    lines += [f"![{name.removesuffix('.svg')}]({plots_at}/{name})\n" for name in pictures]
+    lines.append(_READING)
+    if runs:
+        lines.append("What each engine's numbers mean:\n")
+        for key in dict.fromkeys(run.facts["engine"] for run in runs):
+            title = next(run.facts["title"] for run in runs if run.facts["engine"] == key)
+            lines.append(f"- **{title}**: {DEFINITIONS[key]}")
+        lines.append("")
+    for run in runs:
+        lines += _run(run)
+    refused = [row for run in runs for row in run.without_evidence()]
+    if refused:
+        lines += [
+            "## Where no split is possible\n",
+            "Prompts of one length: fixed cost and cost per token cannot be told apart, and nothing may be split. "
+            "A queue that never empties: a part of it looks like fixed cost; a split has to be called a lower bound. "
+            "Each on a route that starts without history, after its first 30 calls.\n",
+            _grid(["what", "calls", "not split", "lower bound", "queue: mean error / mean TTFT"], refused),
+        ]
+    if facts["audit"]:
+        lines += _audit(facts["audit"])
+    return "\n".join(lines), pictures
+
+
+def audit_bars(rows: Sequence[dict[str, Any]]) -> list[Bar]:
+    """Accuracy where the whole prompt was sent often before, for those that cache; claims for those that do not."""
+    found: list[Bar] = []
+    for row in rows:
+        groups = 2 * (row["calls"] // 2 - 40) // 3
+        if not row["caching"]:
+            found.append(Bar(f"hits, {row['provider']}: claimed", row["claimed"], most=CLAIMS, calls=row["calls"]))
+        elif row["condition"].startswith("whole prompt"):
+            found.append(
+                Bar(f"hits, {row['provider']}: accuracy, three calls", row["filtered"], least=HITS, calls=groups)
+            )
+    return found
+
+
+def draw(runs: Sequence[Run], audit: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """The plots, by file name."""
+    pictures: dict[str, str] = {}
+    for phase in ("queue", "prefill"):
+        groups: dict[str, dict[str, float]] = {}
+        limits: dict[str, float] = {}
+        for run in runs:
+            for cell in run.cells:
+                if run.facts["engine"] == "recorded" or (phase == "queue" and not run.has_queue):
+                    continue
+                kind, load = cell.rsplit(" ", 1)
+                label = f"{run.facts['engine']}\n{run.facts['slots']}\n{kind}\n{load}"
+                groups[label] = {}
+                for method in run.methods:
+                    error = figures.errors(run.pairs(method, cell), phase)
+                    groups[label][method] = error.mean_share if error else math.nan
+                limits[label] = MODERATE if float(load) <= 0.6 else HIGH
+        if groups:
+            title = f"Error of {phase}: mean |error| over mean TTFT (red: the bar to be met)"
+            pictures[f"{phase}.svg"] = plots.bars(title, groups, limits, top=1.0)
+    clouds = {run.title: run.waits() for run in runs if run.facts["engine"] != "recorded" and run.waits()}
+    if clouds:
+        pictures["waits.svg"] = plots.points("Queue, call by call", "truth, ms", "llmtrace, blind, ms", clouds)
+    whole = [row for row in audit if row["condition"].startswith("whole prompt")]
+    if whole:
+        shown = {
+            _short(row["provider"]): {
+                "AUC, one call": row["auc"],
+                "accuracy, one call": row["single"],
+                "accuracy, three calls": row["filtered"],
+            }
+            for row in sorted(whole, key=lambda row: -row["auc"])
+        }
+        marks = {_short(row["provider"]): HITS for row in whole if row["caching"]}
+        pictures["hits.svg"] = plots.bars("Cache hits told from timing (red: the bar to be met)", shown, marks)
+    return pictures
+
+
+def write(folder: Path, facts: dict[str, Any], calls: Sequence[Measured]) -> Path:
+    """Write the page and its plots into ``folder``; returns the page's path."""
+    text, pictures = page(facts, calls)
+    at = folder / "accuracy"
+    at.mkdir(parents=True, exist_ok=True)
+    for old in at.glob("*.svg"):
+        old.unlink()
+    for name, drawing in pictures.items():
+        (at / name).write_text(drawing)
+    target = folder / "accuracy.md"
+    target.write_text(text.rstrip() + "\n")
+    return target
+
+
+def _run(run: Run) -> list[str]:
+    facts = run.facts
+    failed = (
+        f" {facts['failed']} calls failed ({facts['why'] or 'no timings in the answer'})." if facts["failed"] else ""
+    )
+    most = f"{facts['capacity']:.2f} calls/s at most" if math.isfinite(facts["capacity"]) else "capacity not measured"
+    return [
+        f"## {run.title}\n",
+        f"{facts['slot_count']} slots, {most}; {len(run.calls)} calls, {len(run.warm)} of them past the "
+        f"warm-up.{failed}\n",
+        *(table.markdown() for table in (run.errors(), run.against(), run.more()) if table.rows),
+    ]
+
+
+def _audit(rows: Sequence[dict[str, Any]]) -> list[str]:
+    hits, server = tables.audit(rows)
+    return [
+        "## Cache hits from timing\n",
+        "Real requests to hosted APIs (5,000 tokens, one token asked for, a fresh connection each), in the order of "
+        "their sending. Each call is judged before it is learned from. The classifier (`llmtrace/phases/hits.py`) "
+        "learns from unlabelled history: of earlier calls it knows their time and whether this client had sent the "
+        "beginning before, never whether the provider had it cached. So *accuracy* takes a repeated prompt for a hit "
+        "and a fresh one for a miss; a repeat that the provider did not serve from its cache counts as our error. It "
+        "is balanced: the mean over repeated and fresh prompts. *Three calls*: groups with one prefix, judged by their "
+        "fastest. *Caches*: whether the audit that published the timings found the provider to cache.\n",
+        hits.markdown(),
+        server.markdown(),
+        "*History*: the client's time less the median difference of the 200 calls before, whose server time is taken "
+        "as known; *interval covers*: how often the truth lay between its 5 % and 95 % quantiles. The providers that "
+        "are not listed report no time of their own.\n",
+    ]
+
+
+def _bare(table: tables.Table) -> str:
+    return _grid(table.head, table.rows)
+
+
+def _grid(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def _short(provider: str) -> str:
+    name, _, model = provider.partition("_")
+    return f"{name}\n{'embeddings' if 'embed' in model else 'chat'}"
