@@ -197,7 +197,7 @@ def main() -> int:
 
 def shown(facts: dict[str, Any], calls: list[Measured]) -> Iterator[tables.Table]:
     """What the terminal shows."""
-    runs = [tables.Run(each, calls) for each in facts["runs"]]
+    runs = [run for run in (tables.Run(each, calls) for each in facts["runs"]) if run.warm]
     for run in runs:
         yield tables.Table(f"{run.title}: {run.against().title}", run.against().head, run.against().rows)
     yield tables.bars([bar for run in runs for bar in run.bars()] + report.audit_bars(facts["audit"]))

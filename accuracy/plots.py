@@ -23,9 +23,11 @@ def bars(
     most = max([*values, *limits.values(), 0.01]) * 1.1
     if top is not None:
         most = min(most, top)
-    thin, gap, left, height, head = 11, 18, 46, 190, 58
-    wide = thin * len(series) + gap
-    width = max(left + wide * len(groups) + 10, 420)
+    thin, left, height, head = 11, 46, 190, 58
+    longest = max((len(word) for label in groups for word in label.split("\n")), default=0)
+    wide = max(thin * len(series) + 18, 6.5 * longest + 8)
+    gap = wide - thin * len(series)
+    width = max(left + wide * len(groups) + 10, 8.3 * len(title), 420)
     out = [_open(width, head + height + 74, title)]
     out += _legend(series, left, 40)
     for share in _ticks(most):
@@ -64,7 +66,7 @@ def points(title: str, across: str, up: str, clouds: Mapping[str, Sequence[tuple
     ends = [value for cloud in clouds.values() for pair in cloud for value in pair if math.isfinite(value)]
     most = max([*ends, 0.001])
     side, left, head = 300, 60, 58
-    out = [_open(left + side + 20, head + side + 56, title)]
+    out = [_open(left + side + 60, head + side + 56, title)]
     out += _legend(list(clouds), left, 40)
 
     def place(value: float) -> float:

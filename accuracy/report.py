@@ -48,7 +48,7 @@ _READING = """## How to read it
 
 def page(facts: dict[str, Any], calls: Sequence[Measured], plots_at: str = "accuracy") -> tuple[str, dict[str, str]]:
     """The page's text, and its plots by file name."""
-    runs = [Run(each, calls) for each in facts["runs"]]
+    runs = [run for run in (Run(each, calls) for each in facts["runs"]) if run.warm]
     found = [bar for run in runs for bar in run.bars()] + audit_bars(facts["audit"])
     pictures = draw(runs, facts["audit"])
     where = facts["machine"]
@@ -107,26 +107,20 @@ def audit_bars(rows: Sequence[dict[str, Any]]) -> list[Bar]:
 def draw(runs: Sequence[Run], audit: Sequence[dict[str, Any]]) -> dict[str, str]:
     """The plots, by file name."""
     pictures: dict[str, str] = {}
-    for phase in ("queue", "prefill"):
-        groups: dict[str, dict[str, float]] = {}
-        limits: dict[str, float] = {}
-        for run in runs:
-            for cell in run.cells:
-                if run.facts["engine"] == "recorded" or (phase == "queue" and not run.has_queue):
-                    continue
-                kind, load = cell.rsplit(" ", 1)
-                label = f"{run.facts['engine']}\n{run.facts['slots']}\n{kind}\n{load}"
-                groups[label] = {}
-                for method in run.methods:
-                    error = figures.errors(run.pairs(method, cell), phase)
-                    groups[label][method] = error.mean_share if error else math.nan
-                limits[label] = MODERATE if float(load) <= 0.6 else HIGH
-        if groups:
-            title = f"Error of {phase}: mean |error| over mean TTFT (red: the bar to be met)"
-            pictures[f"{phase}.svg"] = plots.bars(title, groups, limits, top=1.0)
-    clouds = {run.title: run.waits() for run in runs if run.facts["engine"] != "recorded" and run.waits()}
-    if clouds:
-        pictures["waits.svg"] = plots.points("Queue, call by call", "truth, ms", "llmtrace, blind, ms", clouds)
+    for key in dict.fromkeys(run.facts["engine"] for run in runs):
+        mine = [run for run in runs if run.facts["engine"] == key]
+        if key == "recorded":
+            continue
+        title = mine[0].facts["title"]
+        for phase in ("queue", "prefill"):
+            groups, limits = _groups([run for run in mine if run.has_queue or phase == "prefill"], phase)
+            if groups:
+                words = f"{title}: error of {phase}, mean |error| over mean TTFT (red: the bar to be met)"
+                pictures[f"{key}-{phase}.svg"] = plots.bars(words, groups, limits, top=1.0)
+        clouds = {run.facts["slots"]: run.waits() for run in mine if run.waits()}
+        if clouds:
+            words = f"{title}: queue, call by call"
+            pictures[f"{key}-calls.svg"] = plots.points(words, "truth, ms", "llmtrace, blind, ms", clouds)
     whole = [row for row in audit if row["condition"].startswith("whole prompt")]
     if whole:
         shown = {
@@ -140,6 +134,21 @@ def draw(runs: Sequence[Run], audit: Sequence[dict[str, Any]]) -> dict[str, str]
         marks = {_short(row["provider"]): HITS for row in whole if row["caching"]}
         pictures["hits.svg"] = plots.bars("Cache hits told from timing (red: the bar to be met)", shown, marks)
     return pictures
+
+
+def _groups(runs: Sequence[Run], phase: str) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
+    """Each load's errors by method, and its bar."""
+    groups: dict[str, dict[str, float]] = {}
+    limits: dict[str, float] = {}
+    for run in runs:
+        for cell in run.cells:
+            label = "\n".join((run.facts["slots"], *cell.rsplit(" ", 1)))
+            groups[label] = {}
+            for method in run.methods:
+                error = figures.errors(run.pairs(method, cell), phase)
+                groups[label][method] = error.mean_share if error else math.nan
+            limits[label] = MODERATE if tables.load_of(cell) <= 0.6 else HIGH
+    return groups, limits
 
 
 def write(folder: Path, facts: dict[str, Any], calls: Sequence[Measured]) -> Path:
