@@ -36,7 +36,7 @@ def patch(patches: Patches) -> None:
         try:
             response = wrapped(*args, **kwargs)
         except BaseException as error:
-            _failed(attempt, error)
+            failed(attempt, error)
             raise
         _answered(call, attempt, response)
         return response
@@ -48,7 +48,7 @@ def patch(patches: Patches) -> None:
         try:
             response = await wrapped(*args, **kwargs)
         except BaseException as error:
-            _failed(attempt, error)
+            failed(attempt, error)
             raise
         _answered(call, attempt, response)
         return response
@@ -98,13 +98,21 @@ def _request(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return args[0] if args else kwargs["request"]
 
 
+def may_propagate(mode: str, host: str) -> bool:
+    """Whether the setting, or ``auto`` with a private host, allows to send the trace's identity there."""
+    return mode != "never" and (mode != "auto" or is_private(host))
+
+
+def propagate(headers: Any) -> None:
+    """Put ``traceparent`` (and ``tracestate``, nothing else) into a request's headers, unless it is there."""
+    if "traceparent" not in headers:
+        _W3C.inject(headers)
+
+
 def _propagate(mode: str, request: Any) -> None:
-    """Send ``traceparent`` (and ``tracestate``, nothing else) where the setting or a private host allows it."""
     try:
-        if mode == "never" or (mode == "auto" and not is_private(request.url.host)):
-            return
-        if "traceparent" not in request.headers:
-            _W3C.inject(request.headers)
+        if may_propagate(mode, request.url.host):
+            propagate(request.headers)
     except Exception as error:
         mishaps.note("propagating the trace", error)
 
@@ -120,7 +128,8 @@ def _answered(call: Call, attempt: Attempt | None, response: Any) -> None:
         mishaps.note("reading a response's headers", error)
 
 
-def _failed(attempt: Attempt | None, error: BaseException) -> None:
+def failed(attempt: Attempt | None, error: BaseException) -> None:
+    """The request of ``attempt`` raised."""
     if attempt is not None:
         attempt.end = now()
         attempt.error = error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from llmtrace.instrument import http, lifecycle
+from llmtrace.instrument import http, http_others, lifecycle
 from llmtrace.instrument.engine import Engine
 from llmtrace.instrument.patching import Patches
 
@@ -21,6 +21,7 @@ def join(engine: Engine) -> None:
         if _patches is None:
             _patches = Patches()
             http.patch(_patches)
+            http_others.patch(_patches)
             lifecycle.patch(_patches, _engines)
 
 

@@ -51,7 +51,9 @@ def text(value: Any) -> str | None:
 
 
 def count(value: Any) -> int | None:
-    """``value`` if it is a count: an int (no bool), zero or more."""
+    """``value`` if it is a count: an int (no bool) or a whole float, as some APIs count in, zero or more."""
+    if isinstance(value, float):
+        return int(value) if value >= 0 and value.is_integer() else None
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
 
 

@@ -365,6 +365,8 @@ _ROUTE_HEADERS: Final = (
 _EDGE: Final = "cf-ray"
 _COLO = re.compile(r"-([A-Z]{3})$")
 _PROCESSING_HEADERS: Final = ("openai-processing-ms", "x-envoy-upstream-service-time")
+_FRONT_END = re.compile(r"\bgfet4t7\s*;\s*dur=(\d+(?:\.\d+)?)")
+"""Google's front end in ``Server-Timing``: from its receiving the request to the first byte of the answer, in ms."""
 
 _WANTED: Final = _TIMING_HEADERS | {*_ROUTE_HEADERS, _EDGE, *_PROCESSING_HEADERS}
 _WANTED_RAW: Final = {name.encode(): name for name in _WANTED}
@@ -444,7 +446,8 @@ def read_processing_time(headers: Mapping[str, str] | None) -> float | None:
     """Seconds that the provider says it spent until it sent the headers: an upper bound, never a phase.
 
     ``openai-processing-ms`` (what it spans in a stream: UNVERIFIED; it comes with the headers, so no decode is in it),
-    else ``x-envoy-upstream-service-time``, the same seen from the proxy in front, a little wider.
+    else ``x-envoy-upstream-service-time``, the same seen from the proxy in front, a little wider; else what Google's
+    front end says in ``Server-Timing``.
     """
     try:
         known = pick_headers(headers)
@@ -452,6 +455,10 @@ def read_processing_time(headers: Mapping[str, str] | None) -> float | None:
             milliseconds = _number(known.get(name))
             if milliseconds is not None and milliseconds <= _LONGEST * _MS:
                 return milliseconds / _MS
+        front_end = _FRONT_END.search(known.get("server-timing", ""))
+        milliseconds = _number(front_end[1]) if front_end else None
+        if milliseconds is not None and milliseconds <= _LONGEST * _MS:
+            return milliseconds / _MS
     except Exception as error:
         note("reading the processing time", error)
     return None

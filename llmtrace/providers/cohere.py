@@ -1,0 +1,175 @@
+"""Cohere's client: chat and its streams, v2 and v1, and what v1 calls generate; embeddings and reranking.
+
+Field names: cohere's ``types`` (usage, api_meta, the stream events of both versions). Whole answers are taken beneath
+``with_raw_response``, where both ways pass; streams where they become generators.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from llmtrace.observe.call import NOTHING, OUTPUT, REASONING
+from llmtrace.observe.facts import Answer, Usage
+from llmtrace.providers.declare import Method, Operation, Provider, Request
+from llmtrace.providers.messages import chat_input
+from llmtrace.providers.read import count, get, items, number, text
+
+_PARAMS = {
+    "temperature": ("gen_ai.request.temperature", number),
+    "p": ("gen_ai.request.top_p", number),
+    "k": ("gen_ai.request.top_k", count),
+    "frequency_penalty": ("gen_ai.request.frequency_penalty", number),
+    "presence_penalty": ("gen_ai.request.presence_penalty", number),
+    "max_tokens": ("gen_ai.request.max_tokens", count),
+    "seed": ("gen_ai.request.seed", count),
+    "output_dimension": ("gen_ai.embeddings.dimension.count", count),
+}
+
+
+def _read_request(body: Mapping[str, Any]) -> Request:
+    choices = count(body.get("num_generations")) or 1
+    return Request(text(body.get("model")), body.get("stream") is True, body, choices)
+
+
+def _request_attributes(request: Request) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, (attribute, accept) in _PARAMS.items():
+        if (value := accept(request.params.get(name))) is not None:
+            found[attribute] = value
+    if request.choices != 1:
+        found["gen_ai.request.choice.count"] = request.choices
+    if stops := [stop for stop in items(request.params.get("stop_sequences")) if isinstance(stop, str)]:
+        found["gen_ai.request.stop_sequences"] = stops
+    if kind := text(get(request.params.get("response_format"), "type")):
+        found["gen_ai.output.type"] = "json" if kind == "json_object" else "text"
+    return found
+
+
+def _kind_of(event: Any) -> int:
+    """By the fields alone: v1's events have ``text``; v2's deltas a message with content, thinking, plan or calls."""
+    if get(event, "event_type") is not None:  # v1; its last event repeats the whole text
+        return OUTPUT if get(event, "text") or get(event, "tool_calls") or get(event, "tool_call_delta") else NOTHING
+    message = get(get(event, "delta"), "message")
+    content = get(message, "content")
+    if get(content, "text") or get(message, "tool_calls"):
+        return OUTPUT
+    return REASONING if get(content, "thinking") or get(message, "tool_plan") else NOTHING
+
+
+def _read_usage(usage: Any) -> Usage:
+    """What was billed, which is what the conventions ask for where both are told; else what was counted.
+
+    A count below what the cache held leaves no prompt to speak of: then the one that was not billed by is taken.
+    """
+    billed, counted = get(usage, "billed_units"), get(usage, "tokens")
+    cached = count(get(usage, "cached_tokens"))
+    told = [count(get(source, "input_tokens")) for source in (billed, counted)]
+    inputs = [each for each in told if each is not None and each >= (cached or 0)]
+    outputs = [count(get(source, "output_tokens")) for source in (billed, counted)]
+    return Usage(
+        input_tokens=inputs[0] if inputs else None,
+        output_tokens=next((each for each in outputs if each is not None), None),
+        cached_tokens=cached,
+    )
+
+
+def _read_chunks(events: Sequence[Any], headers: Mapping[str, str] | None) -> Answer:
+    answer = Answer()
+    for event in events:
+        _read(answer, event)
+        _read(answer, get(event, "delta"))
+        _read(answer, get(event, "response"))  # v1: the last event holds the whole response
+    return answer
+
+
+def _read_response(response: Any, headers: Mapping[str, str] | None) -> Answer:
+    answer = Answer()
+    _read(answer, get(response, "_data"))
+    return answer
+
+
+def _read(answer: Answer, source: Any) -> None:
+    answer.id = answer.id or text(get(source, "response_id")) or text(get(source, "id")) or _v1_id(source)
+    reasons = [text(get(each, "finish_reason")) for each in (source, *items(get(source, "generations")))]
+    answer.finish_reasons = tuple(reason for reason in reasons if reason) or answer.finish_reasons
+    usage = get(source, "usage") or get(source, "meta")
+    if usage is not None:
+        answer.usage = _read_usage(usage)
+
+
+def _v1_id(source: Any) -> str | None:
+    return text(get(source, "generation_id")) if get(source, "event_type") == "stream-start" else None
+
+
+def _input(request: Request) -> list[dict[str, Any]]:
+    asked = text(request.params.get("message")) or text(request.params.get("prompt"))
+    return [{"role": "user", "parts": [{"type": "text", "content": asked}]}] if asked else chat_input(request)
+
+
+def _output(answer: Sequence[Any] | Any, streamed: bool) -> list[dict[str, Any]]:
+    sources = items(answer) if streamed else [get(answer, "_data")]
+    written: list[str] = []
+    for source in sources:
+        message = get(get(source, "delta"), "message") if streamed else get(source, "message")
+        content = get(message, "content")
+        for part in (source, *items(content), *items(get(source, "generations")), *([] if items(content) else [content])):
+            written.append(text(get(part, "text")) or "")
+    read = (_read_chunks if streamed else _read_response)(answer, None)
+    parts = [{"type": "text", "content": "".join(written)}]
+    return [{"role": "assistant", "parts": parts, "finish_reason": (read.finish_reasons or ("error",))[0].lower()}]
+
+
+CHAT = Operation(
+    name="chat",
+    read_request=_read_request,
+    request_attributes=_request_attributes,
+    kind_of=_kind_of,
+    read_chunks=_read_chunks,
+    read_response=_read_response,
+    input_messages=_input,
+    output_messages=_output,
+)
+GENERATE = replace(CHAT, name="text_completion")
+EMBED = replace(CHAT, name="embeddings", input_messages=lambda request: None, output_messages=lambda *_: None)
+RERANK = replace(EMBED, name="rerank")
+
+
+def _methods(module: str, raw_module: str, cls: str) -> list[Method]:
+    whole = (("chat", CHAT), ("generate", GENERATE), ("embed", EMBED), ("rerank", RERANK))
+    streams = (("chat_stream", CHAT), ("generate_stream", GENERATE))
+    return [
+        *(
+            Method(
+                module=f"cohere.{raw_module}",
+                path=f"{prefix}Raw{cls}.{name}",
+                operation=operation,
+                body=lambda client, args, kwargs: {**kwargs, "stream": False},
+            )
+            for prefix in ("", "Async")
+            for name, operation in whole
+        ),
+        *(
+            Method(
+                module=f"cohere.{module}",
+                path=f"{prefix}{cls}.{name}",
+                operation=operation,
+                body=lambda client, args, kwargs: {**kwargs, "stream": True},
+            )
+            for prefix in ("", "Async")
+            for name, operation in streams
+        ),
+    ]
+
+
+def _base_url(client: Any) -> str:
+    raw = getattr(client, "_raw_client", client)
+    return (getattr(raw, "_client_wrapper", None) or client._client_wrapper).get_base_url()
+
+
+COHERE = Provider(
+    hooks=(*_methods("v2.client", "v2.raw_client", "V2Client"), *_methods("base_client", "raw_base_client", "BaseCohere")),
+    provider_name=lambda client, host: "cohere",
+    base_url=_base_url,
+)

@@ -1,0 +1,197 @@
+"""Google's client (google-genai), for the Gemini API and Vertex AI: content generation and embeddings.
+
+Field names: google-genai's ``types.py`` (GenerateContentResponse, GenerateContentResponseUsageMetadata). Automatic
+function calling makes several requests of one ``generate_content``: each is a call of its own here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from llmtrace.observe.call import NOTHING, OUTPUT, REASONING
+from llmtrace.observe.facts import Answer, Usage
+from llmtrace.providers.declare import Method, Operation, Provider, Request
+from llmtrace.providers.read import count, get, items, number, text
+
+_PARAMS = {
+    "temperature": ("gen_ai.request.temperature", number),
+    "top_p": ("gen_ai.request.top_p", number),
+    "top_k": ("gen_ai.request.top_k", count),
+    "frequency_penalty": ("gen_ai.request.frequency_penalty", number),
+    "presence_penalty": ("gen_ai.request.presence_penalty", number),
+    "max_output_tokens": ("gen_ai.request.max_tokens", count),
+    "seed": ("gen_ai.request.seed", count),
+    "output_dimensionality": ("gen_ai.embeddings.dimension.count", count),
+}
+
+
+def _read_request(body: Mapping[str, Any]) -> Request:
+    model = text(body.get("model"))
+    return Request(
+        model=model.removeprefix("models/") if model else None,
+        streaming=body.get("stream") is True,
+        params=body,
+        choices=count(get(body.get("config"), "candidate_count")) or 1,
+    )
+
+
+def _request_attributes(request: Request) -> dict[str, Any]:
+    config = request.params.get("config")
+    found: dict[str, Any] = {}
+    for name, (attribute, accept) in _PARAMS.items():
+        if (value := accept(get(config, name))) is not None:
+            found[attribute] = value
+    if request.choices != 1:
+        found["gen_ai.request.choice.count"] = request.choices
+    if stops := [stop for stop in items(get(config, "stop_sequences")) if isinstance(stop, str)]:
+        found["gen_ai.request.stop_sequences"] = stops
+    if kind := text(get(config, "response_mime_type")):
+        found["gen_ai.output.type"] = "json" if kind == "application/json" else "text"
+    if level := text(get(get(config, "thinking_config"), "thinking_level")):
+        found["gen_ai.request.reasoning.level"] = level.lower()
+    return found
+
+
+def _parts(chunk: Any) -> list[Any]:
+    found: list[Any] = []
+    for candidate in items(get(chunk, "candidates")):
+        found.extend(items(get(get(candidate, "content"), "parts")))
+    return found
+
+
+_BRINGS = ("text", "function_call", "inline_data", "executable_code", "code_execution_result", "file_data", "tool_call")
+
+
+def _kind_of(chunk: Any) -> int:
+    """A part that is marked as a thought is reasoning, any other part with something in it is output."""
+    kind = NOTHING
+    for part in _parts(chunk):
+        if any(get(part, name) for name in _BRINGS):
+            if not get(part, "thought"):
+                return OUTPUT
+            kind = REASONING
+    return kind
+
+
+def _read_usage(usage: Any) -> Usage:
+    """The prompt's count includes what the cache held; the candidates' count excludes the thoughts."""
+    told = {
+        name: count(get(usage, f"{name}_token_count"))
+        for name in ("prompt", "tool_use_prompt", "candidates", "thoughts", "cached_content")
+    }
+
+    def total(first: str, second: str) -> int | None:
+        return None if told[first] is told[second] is None else (told[first] or 0) + (told[second] or 0)
+
+    return Usage(
+        input_tokens=total("prompt", "tool_use_prompt"),
+        output_tokens=total("candidates", "thoughts"),
+        cached_tokens=told["cached_content"],
+        reasoning_tokens=told["thoughts"],
+    )
+
+
+def _read_chunks(chunks: Sequence[Any], headers: Mapping[str, str] | None) -> Answer:
+    answer = Answer()
+    reasons: dict[int, str] = {}
+    for chunk in chunks:
+        answer.id = answer.id or text(get(chunk, "response_id"))
+        answer.model = text(get(chunk, "model_version")) or answer.model
+        for place, candidate in enumerate(items(get(chunk, "candidates"))):
+            if reason := text(get(candidate, "finish_reason")):
+                reasons[count(get(candidate, "index")) or place] = reason
+        if (usage := get(chunk, "usage_metadata")) is not None:
+            answer.usage = _read_usage(usage)
+    answer.finish_reasons = tuple(reasons.values())
+    return answer
+
+
+def _read_response(response: Any, headers: Mapping[str, str] | None) -> Answer:
+    return _read_chunks([response], headers)
+
+
+def _read_embeddings(response: Any, headers: Mapping[str, str] | None) -> Answer:
+    counts = [number(get(get(each, "statistics"), "token_count")) for each in items(get(response, "embeddings"))]
+    told = [int(each) for each in counts if each is not None]
+    prompt = count(get(get(response, "usage_metadata"), "prompt_token_count"))
+    return Answer(usage=Usage(input_tokens=sum(told) if told else prompt))
+
+
+def _message(content: Any, role: str) -> dict[str, Any]:
+    if isinstance(content, str):
+        return {"role": role, "parts": [{"type": "text", "content": content}]}
+    parts: list[dict[str, Any]] = []
+    for part in items(get(content, "parts")) or [content]:
+        call, written = get(part, "function_call"), text(get(part, "text"))
+        if call is not None:
+            arguments = get(call, "args")
+            parts.append({"type": "tool_call", "id": get(call, "id"), "name": get(call, "name"), "arguments": arguments})
+        elif written:
+            parts.append({"type": "reasoning" if get(part, "thought") else "text", "content": written})
+        else:
+            parts.append({"type": "blob" if get(part, "inline_data") is not None else "other"})
+    return {"role": text(get(content, "role")) or role, "parts": parts}
+
+
+def _input(request: Request) -> list[dict[str, Any]]:
+    contents = request.params.get("contents")
+    return [_message(content, "user") for content in items(contents) or [contents]]
+
+
+def _output(answer: Sequence[Any] | Any, streamed: bool) -> list[dict[str, Any]]:
+    chunks = items(answer) if streamed else [answer]
+    reasons = _read_chunks(chunks, None).finish_reasons
+    parts = [part for chunk in chunks for part in _message({"parts": _parts(chunk)}, "assistant")["parts"]]
+    joined: list[dict[str, Any]] = []
+    for part in parts:
+        if joined and "content" in part and joined[-1]["type"] == part["type"]:
+            joined[-1]["content"] += part["content"]
+        else:
+            joined.append(part)
+    return [{"role": "assistant", "parts": joined, "finish_reason": (reasons or ("error",))[0].lower()}]
+
+
+GENERATE = Operation(
+    name="generate_content",
+    read_request=_read_request,
+    request_attributes=_request_attributes,
+    kind_of=_kind_of,
+    read_chunks=_read_chunks,
+    read_response=_read_response,
+    input_messages=_input,
+    output_messages=_output,
+)
+EMBED = Operation(
+    name="embeddings",
+    read_request=_read_request,
+    request_attributes=_request_attributes,
+    kind_of=lambda chunk: NOTHING,
+    read_chunks=_read_chunks,
+    read_response=_read_embeddings,
+)
+
+
+def _method(cls: str, name: str, operation: Operation = GENERATE) -> Method:
+    streaming = name.endswith("_stream")
+    return Method(
+        module="google.genai.models",
+        path=f"{cls}.{name}",
+        operation=operation,
+        body=lambda client, args, kwargs: {**kwargs, "stream": streaming},
+    )
+
+
+GOOGLE_GENAI = Provider(
+    hooks=tuple(
+        method
+        for cls in ("Models", "AsyncModels")
+        for method in (
+            _method(cls, "_generate_content"),
+            _method(cls, "_generate_content_stream"),
+            _method(cls, "embed_content", EMBED),
+        )
+    ),
+    provider_name=lambda client, host: "gcp.vertex_ai" if client._api_client.vertexai else "gcp.gemini",
+    base_url=lambda client: client._api_client._http_options.base_url,
+)
