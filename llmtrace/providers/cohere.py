@@ -114,7 +114,12 @@ def _output(answer: Sequence[Any] | Any, streamed: bool) -> list[dict[str, Any]]
     for source in sources:
         message = get(get(source, "delta"), "message") if streamed else get(source, "message")
         content = get(message, "content")
-        for part in (source, *items(content), *items(get(source, "generations")), *([] if items(content) else [content])):
+        for part in (
+            source,
+            *items(content),
+            *items(get(source, "generations")),
+            *([] if items(content) else [content]),
+        ):
             written.append(text(get(part, "text")) or "")
     read = (_read_chunks if streamed else _read_response)(answer, None)
     parts = [{"type": "text", "content": "".join(written)}]
@@ -169,7 +174,10 @@ def _base_url(client: Any) -> str:
 
 
 COHERE = Provider(
-    hooks=(*_methods("v2.client", "v2.raw_client", "V2Client"), *_methods("base_client", "raw_base_client", "BaseCohere")),
+    hooks=(
+        *_methods("v2.client", "v2.raw_client", "V2Client"),
+        *_methods("base_client", "raw_base_client", "BaseCohere"),
+    ),
     provider_name=lambda client, host: "cohere",
     base_url=_base_url,
 )

@@ -126,7 +126,9 @@ def _message(content: Any, role: str) -> dict[str, Any]:
         call, written = get(part, "function_call"), text(get(part, "text"))
         if call is not None:
             arguments = get(call, "args")
-            parts.append({"type": "tool_call", "id": get(call, "id"), "name": get(call, "name"), "arguments": arguments})
+            parts.append(
+                {"type": "tool_call", "id": get(call, "id"), "name": get(call, "name"), "arguments": arguments}
+            )
         elif written:
             parts.append({"type": "reasoning" if get(part, "thought") else "text", "content": written})
         else:
