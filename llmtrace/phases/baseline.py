@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 import weakref
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Hashable
 
 from llmtrace.observe import mishaps
@@ -24,6 +25,9 @@ MIN_SPREAD = 4.0
 """Uncached tokens, 90th over 10th percentile: below it slope and intercept cannot be told apart."""
 ROUTES = 256
 """Routes remembered; the least recently used one goes first."""
+_SHARE = 0.05
+_MOST_REST_S = 0.5
+"""The fitting thread works for this share of the time at most, and rests no longer than this after one fit."""
 _IDLE_S = 5.0
 """The fitting thread goes after so long without work."""
 
@@ -60,12 +64,13 @@ class Baselines:
             first = flight.call.first_token if sight is None else sight.first
             route.ring.add(flight.start, first, end, 0 if sight is None else sight.uncached)
             due = sight is not None and route.points >= self.min_calls and route.due
-            window = route.snapshot() if due else None
-        if window is not None:
+            if due:
+                route.asked()
+        if due:
             if self._background:
-                self._fitter.ask(key, window)
+                self._fitter.ask(key)
             else:
-                self._fit(key, window)
+                self._fit(key)
         return estimate
 
     def drop(self, key: Hashable, flight: Flight) -> None:
@@ -94,7 +99,12 @@ class Baselines:
             self._routes.popitem(last=False)
         return route
 
-    def _fit(self, key: Hashable, window: routes.Window) -> None:
+    def _fit(self, key: Hashable) -> None:
+        with self._lock:
+            route = self._routes.get(key)
+            window = None if route is None else route.snapshot()
+        if window is None:
+            return
         fitted = routes.fit(window, self.min_calls, self.min_spread)
         with self._lock:
             route = self._routes.get(key)
@@ -110,19 +120,19 @@ class Baselines:
 
 
 class _Fitter:
-    """The thread that fits."""
+    """The thread that fits: one route after the other, at most a small share of the time."""
 
     def __init__(self, baselines: Baselines) -> None:
         self._baselines = weakref.ref(baselines)
-        self._asked: deque[tuple[Hashable, routes.Window]] = deque()
+        self._asked: OrderedDict[Hashable, None] = OrderedDict()
         self._condition = threading.Condition()
         self._running = False
         self._busy = False
 
-    def ask(self, key: Hashable, window: routes.Window) -> None:
-        """Have ``window`` fitted, soon."""
+    def ask(self, key: Hashable) -> None:
+        """Have route ``key`` fitted, soon."""
         with self._condition:
-            self._asked.append((key, window))
+            self._asked[key] = None
             if self._running:
                 self._condition.notify()
                 return
@@ -137,6 +147,7 @@ class _Fitter:
             return self._condition.wait_for(lambda: not self._asked and not self._busy, timeout)
 
     def _run(self) -> None:
+        rest = 0.0
         while True:
             with self._condition:
                 self._busy = False
@@ -144,14 +155,18 @@ class _Fitter:
                 if not self._condition.wait_for(lambda: self._asked, _IDLE_S):
                     self._running = False
                     return
-                key, window = self._asked.popleft()
                 self._busy = True
+            time.sleep(rest)  # what is asked for again meanwhile is fitted once
+            with self._condition:
+                key, _ = self._asked.popitem(last=False)
+            begun = time.thread_time()
             try:
                 baselines = self._baselines()
                 if baselines is not None:
-                    baselines._fit(key, window)
+                    baselines._fit(key)
             except Exception as error:
                 mishaps.note("fitting a baseline", error)
+            rest = min(_MOST_REST_S, (time.thread_time() - begun) / _SHARE)
 
 
 _living: weakref.WeakSet[Baselines] = weakref.WeakSet()

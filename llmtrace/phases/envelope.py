@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from operator import mul
+from time import sleep
 
 QUANTILE = 0.1
 _STEPS = 10
@@ -19,6 +21,7 @@ _REUSED = 8
 """Calls with cached tokens before their cost is told apart; until then mostly cached calls teach nothing."""
 
 Row = tuple[float, ...]
+Columns = list[list[float]]
 
 
 def quantile_curve(
@@ -27,40 +30,44 @@ def quantile_curve(
     """Coefficients, none below ``least`` (default 0), of the conditional ``quantile`` of ``values`` given ``rows``.
 
     Iteratively reweighted least squares on the check loss: each step weighs a point by quantile (above the curve) or
-    1 - quantile (below it), over its distance.
+    1 - quantile (below it), over its distance. Gives other threads a turn after each step.
 
     Source: Koenker and Bassett, Regression Quantiles, Econometrica 46 (1978), for the loss.
     """
     width = len(rows[0])
     least = least or (0.0,) * width
-    scales = [max(abs(row[i]) for row in rows) or 1.0 for i in range(width)]
-    unit = [tuple(cell / scale for cell, scale in zip(row, scales, strict=True)) for row in rows]
-    rest = [v - sum(c * x for c, x in zip(least, row, strict=True)) for v, row in zip(values, rows, strict=True)]
+    columns: Columns = [list(column) for column in zip(*rows, strict=True)]
+    scales = [max(map(abs, column)) or 1.0 for column in columns]
+    columns = [[cell / scale for cell in column] for column, scale in zip(columns, scales, strict=True)]
+    rest = list(values)
+    for low, scale, column in zip(least, scales, columns, strict=True):
+        if low:
+            rest = [value - low * scale * cell for value, cell in zip(rest, column, strict=True)]
     weights = [1.0] * len(rows)
-    floor = max(1e-9, max((abs(value) for value in rest), default=0.0) * 1e-4)
+    floor = max(1e-9, max(map(abs, rest), default=0.0) * 1e-4)
+    above, below = quantile, 1 - quantile
     found: tuple[float, ...] = (0.0,) * width
     for _ in range(_STEPS):
-        found = _nonnegative(unit, rest, weights)
-        for i, (row, value) in enumerate(zip(unit, rest, strict=True)):
-            off = value - sum(c * x for c, x in zip(found, row, strict=True))
-            weights[i] = (quantile if off > 0 else 1 - quantile) / max(abs(off), floor)
+        found = _nonnegative(columns, rest, weights)
+        off = rest
+        for c, column in zip(found, columns, strict=True):
+            if c:
+                off = [o - c * x for o, x in zip(off, column, strict=True)]
+        weights = [above / (o if o > floor else floor) if o > 0 else below / (-o if o < -floor else floor) for o in off]
+        sleep(0)
     return tuple(c / scale + low for c, scale, low in zip(found, scales, least, strict=True))
 
 
-def _nonnegative(rows: Sequence[Row], values: Sequence[float], weights: Sequence[float]) -> tuple[float, ...]:
+def _nonnegative(columns: Columns, values: list[float], weights: list[float]) -> tuple[float, ...]:
     """Weighted least squares with coefficients >= 0: with at most four of them, every set of free ones is tried."""
-    width = len(rows[0])
+    width = len(columns)
     moments = [[0.0] * width for _ in range(width)]
     products = [0.0] * width
-    for row, value, weight in zip(rows, values, weights, strict=True):
-        for i in range(width):
-            weighted = weight * row[i]
-            products[i] += weighted * value
-            for j in range(i, width):
-                moments[i][j] += weighted * row[j]
-    for i in range(width):
-        for j in range(i):
-            moments[i][j] = moments[j][i]
+    for i, column in enumerate(columns):
+        weighted = list(map(mul, weights, column))
+        products[i] = sum(map(mul, weighted, values))
+        for j in range(i, width):
+            moments[i][j] = moments[j][i] = sum(map(mul, weighted, columns[j]))
     best, best_gain = (0.0,) * width, 0.0
     for size in range(width, 0, -1):
         for free in combinations(range(width), size):

@@ -66,7 +66,7 @@ class Sight:
     """Reasoning that the stream does not show came before the first token."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Estimate:
     """Where one call's time from the request's arrival to its first token went. All in seconds."""
 
@@ -215,9 +215,11 @@ class Route:
             waited = max(0.0, (began - ready) / 1e9)
             prefill = left - waited
             if freed is not None:
-                # The step that ran when it came ended with the first thing seen of it, or with a step's length.
+                # The step that ran when it came: another's prompt, which ended with that one's first token, or a
+                # plain one, of which half was left on average.
                 seen = next((moment for moment in around.firsts if moment < freed), None)
-                step_wait = (seen - ready) / 1e9 if seen is not None else running_step / 2
+                computing = around.ahead > around.decoding and around.decoding < (limit or 1)
+                step_wait = (seen - ready) / 1e9 if seen is not None and computing else running_step / 2
                 step_wait = min(step_wait, waited)
                 queue = waited - step_wait
             else:
@@ -318,18 +320,20 @@ class Route:
         """Whether there is enough new for another fit."""
         return self._learned >= self.fit_due
 
+    def asked(self) -> None:
+        """A fit has been asked for: the next one is due in a while."""
+        self.fit_due = self._learned + FIT_EVERY
+
     def snapshot(self) -> Window:
-        """What a fit needs, copied; marks the fit as under way."""
+        """What a fit needs, copied."""
         shifted = 0
         if self._below >= _SHIFTED_DOWN:
             shifted = self._below
         elif self._above >= _SHIFTED_UP:
             shifted = self._above
-        self.fit_due = self._learned + FIT_EVERY
-        cells, used = self._cells, self.points
-        order = [(self._next - used + i) % WINDOW for i in range(used)]
-        rows = [tuple(cells[at * _COLUMNS : (at + 1) * _COLUMNS]) for at in order]
-        return Window(rows, shifted, self.curve, self.hop, self.anchors)
+        turn = self._next * _COLUMNS if self.points == WINDOW else 0
+        cells = self._cells[turn : self.points * _COLUMNS] + self._cells[:turn]
+        return Window(cells, shifted, self.curve, self.hop, self.anchors)
 
     def take(self, fitted: Fitted) -> None:
         """Use what a fit found."""
@@ -352,8 +356,8 @@ class Route:
 class Window:
     """What one fit works on."""
 
-    rows: list[tuple[float, ...]]
-    """Oldest first."""
+    cells: array[float]
+    """Oldest call first."""
     shifted: int
     """The last so many lie all on one side of the curve (0: they do not)."""
     curve: Curve | None
@@ -377,7 +381,8 @@ class Fitted:
 
 def fit(window: Window, min_calls: int, min_spread: float, least_per_token: float = 0.0) -> Fitted:
     """Fit curve, hop and anchors to a window of calls. Takes a few ms; for a thread of its own."""
-    rows, forget = window.rows, 0
+    flat, forget = window.cells.tolist(), 0
+    rows = [tuple(flat[at : at + _COLUMNS]) for at in range(0, len(flat), _COLUMNS)]
     if window.shifted:
         rows, forget = rows[-window.shifted :], window.shifted
         min_calls = min(min_calls, _SHIFTED_DOWN)

@@ -1,0 +1,207 @@
+"""What of a prompt should still lie in the provider's cache: this client's own history of prompts, as hashes.
+
+A prompt's text is hashed from its beginning, keyed with bytes that only this process knows; every ``PIECE`` characters
+the hash so far is a mark. Two prompts with the same mark began alike. No text is kept, and the marks mean nothing
+outside the process.
+"""
+
+from __future__ import annotations
+
+import os
+from array import array
+from collections import OrderedDict
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass
+from hashlib import blake2b
+from math import gcd, log2
+from threading import Lock
+
+PIECE = 256
+"""Characters between two marks at a prompt's beginning (about 64 tokens)."""
+_FINE = 16
+"""Marks that close together; the pieces after them are eight times as long."""
+_MOST_MARKS = 48
+"""What lies beyond (about 70,000 characters) is not looked at."""
+MARKS = 16384
+"""Marks remembered in all, of all routes; the least recently used one goes first."""
+_CALM_S = 300.0
+"""Idle time that a cached prefix survives where nothing has been learned yet: five minutes, as providers document."""
+_GAPS = 16
+_SURVIVES = 0.5
+_OLD = 0.98
+
+RULES: dict[str, tuple[int, int]] = {
+    # Least prompt tokens that are cached, and the step in which hits are counted, as the providers document them.
+    "openai": (1024, 128),
+    "azure.ai.openai": (1024, 128),
+    "anthropic": (1024, 1),
+    "deepseek": (64, 64),
+}
+_ELSEWHERE = (16, 16)
+"""vLLM's block on a GPU; larger blocks show in the counts that the provider reports."""
+
+
+@dataclass(slots=True)
+class Prompt:
+    """A prompt on its way, as marks."""
+
+    marks: list[bytes]
+    size: int
+    """Characters in all."""
+    known: int = 0
+    """Characters of its beginning that an earlier call of the route had too."""
+    gap: float = 0.0
+    """Seconds since that beginning was last used."""
+    explicit: bool = False
+    """The request asks for caching itself."""
+
+    @property
+    def sent_before(self) -> bool:
+        """Whether an earlier call began alike."""
+        return self.known > 0
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What the history says of one call's cached tokens."""
+
+    tokens: int
+    """Tokens that should come from the cache: 0 where the prefix is too short, unknown, or probably gone."""
+    survival: float
+    """Probability that a prefix idle for so long is still cached."""
+
+
+class Survival:
+    """How long a route's cached prefixes live when they are not used: hits and misses by idle time."""
+
+    __slots__ = ("_hits", "_tries", "block")
+
+    def __init__(self) -> None:
+        self._hits = array("f", bytes(4 * _GAPS))
+        self._tries = array("f", bytes(4 * _GAPS))
+        self.block = 0
+        """Greatest common divisor of the cached counts seen, 0 before one was."""
+
+    def learn(self, gap: float, hit: bool, cached: int) -> None:
+        """A prefix that was idle for ``gap`` s was there, or was not; ``cached``: tokens that came from the cache."""
+        at = _bucket(gap)
+        self._hits[at] = self._hits[at] * _OLD + hit
+        self._tries[at] = self._tries[at] * _OLD + 1
+        if cached:
+            self.block = gcd(self.block, cached)
+
+    def at(self, gap: float) -> float:
+        """Probability of survival. A longer gap cannot be survived more often than a shorter one."""
+        mine = _bucket(gap)
+        prior = 0.9 if gap <= _CALM_S else 0.3
+        # Hits after longer gaps speak for it, misses after shorter ones against it.
+        hits = self._hits[mine] + sum(self._hits[mine + 1 :])
+        misses = sum(tried - hit for tried, hit in zip(self._tries[: mine + 1], self._hits[: mine + 1], strict=True))
+        near = self._tries[mine]
+        if near < 1 and hits + misses < 1:
+            return prior
+        own = self._hits[mine]
+        told = (own + 2 * prior + 0.5 * (hits - own)) / (
+            near + 2 + 0.5 * (hits - own) + 0.5 * max(0.0, misses - (near - own))
+        )
+        return max(0.0, min(1.0, told))
+
+
+def _bucket(gap: float) -> int:
+    """Powers of two from under a second to over four hours."""
+    return min(_GAPS - 1, int(log2(gap)) + 1 if gap >= 1 else 0)
+
+
+class Prefixes:
+    """The marks of all routes. Safe to call from several threads."""
+
+    def __init__(self) -> None:
+        self._key = os.urandom(32)
+        self._seen: OrderedDict[bytes, float] = OrderedDict()
+        self._lock = Lock()
+
+    def look(self, route: Hashable, texts: Iterable[str], now: float, explicit: bool = False) -> Prompt:
+        """Mark a prompt that is about to be sent, and find how much of its beginning was sent before.
+
+        ``texts``: its pieces in the order in which the model reads them; ``now``: monotonic s; ``explicit``: the
+        request itself says what to cache.
+        """
+        marks, size = self._marks(route, texts)
+        prompt = Prompt(marks, size, explicit=explicit)
+        with self._lock:
+            seen = self._seen
+            for count, mark in enumerate(marks, 1):
+                used = seen.get(mark)
+                if used is None:
+                    break
+                prompt.known, prompt.gap = _characters(count), max(0.0, now - used)
+        return prompt
+
+    def computed(self, prompt: Prompt, now: float) -> None:
+        """The prompt was computed, at ``now`` (monotonic s): from here on its beginning can be in the cache."""
+        with self._lock:
+            seen = self._seen
+            for mark in prompt.marks:
+                seen[mark] = now
+                seen.move_to_end(mark)
+            while len(seen) > MARKS:
+                seen.popitem(last=False)
+
+    def _marks(self, route: Hashable, texts: Iterable[str]) -> tuple[list[bytes], int]:
+        state = blake2b(repr(route).encode(), key=self._key, digest_size=8)
+        marks: list[bytes] = []
+        size = left = 0
+        left = PIECE
+        for text in texts:
+            size += len(text) + 1
+            if len(marks) >= _MOST_MARKS:
+                continue
+            at = 0
+            while len(text) - at >= left:
+                state.update(text[at : at + left].encode("utf-8", "surrogatepass"))
+                at += left
+                marks.append(state.copy().digest())
+                if len(marks) >= _MOST_MARKS:
+                    break
+                left = _length(len(marks))
+            else:
+                state.update(text[at:].encode("utf-8", "surrogatepass"))
+                left -= len(text) - at
+                # A text's end counts as a character, so that "ab" + "c" is not "a" + "bc".
+                state.update(b"\xff")
+                left = max(1, left - 1)
+        return marks, size
+
+    def forked(self) -> None:
+        """In a forked child: the lock may have been held. The marks hold as well as in the parent."""
+        self._lock = Lock()
+
+
+def _length(marks: int) -> int:
+    """Characters of the piece after so many marks."""
+    return PIECE if marks < _FINE else 8 * PIECE
+
+
+def _characters(marks: int) -> int:
+    return PIECE * (marks + 7 * max(0, marks - _FINE))
+
+
+def expected(
+    prompt: Prompt, survival: Survival, provider: str, input_tokens: int, per_char: float | None = None
+) -> Expected:
+    """The tokens of a prompt that should come from the cache.
+
+    ``input_tokens``: what the prompt had in all; the known characters' share of it is the known part (a mark before
+    the beginning's true end is all that is certain: this may be up to one piece too few).
+    """
+    if not prompt.known or not prompt.size:
+        return Expected(0, 0.0)
+    least, block = RULES.get(provider, _ELSEWHERE)
+    block = max(block, survival.block) if survival.block and provider not in RULES else block
+    ratio = input_tokens / prompt.size if per_char is None else per_char
+    tokens = min(int(prompt.known * ratio), input_tokens - 1)
+    tokens = tokens // block * block
+    lives = survival.at(prompt.gap)
+    if tokens < least or lives < _SURVIVES or (provider == "anthropic" and not prompt.explicit):
+        tokens = 0
+    return Expected(max(0, tokens), lives)
