@@ -79,6 +79,8 @@ def call_attributes(ended: Ended) -> dict[str, Any]:
         found[names.ENGINE] = answer.timings.engine
     if ended.estimate is not None:
         found[names.ANCHOR] = ended.estimate.anchor
+    if ended.expected_cached and not any(phase.name == KV_CACHE_HIT for phase in ended.phases):
+        found[names.EXPECTED_TOKENS] = ended.expected_cached
     if ended.complaint is not None:
         found[names.TIMINGS_REJECTED] = ended.complaint
     if ended.failure is not None:
@@ -167,8 +169,11 @@ def phase_attributes(ended: Ended, phase: Phase) -> dict[str, Any]:
         _estimated(ended.estimate, phase, found)
     if phase.name == DECODE:
         _decode(ended.call, found)
-    elif phase.name == KV_CACHE_HIT and phase.time_saved is not None:
-        found[names.TIME_SAVED] = phase.time_saved
+    elif phase.name == KV_CACHE_HIT:
+        if phase.time_saved is not None:
+            found[names.TIME_SAVED] = phase.time_saved
+        if ended.expected_cached is not None:
+            found[names.EXPECTED_TOKENS] = ended.expected_cached
     return found
 
 

@@ -11,6 +11,7 @@ from llmtrace.observe.call import Call
 from llmtrace.observe.facts import Answer
 from llmtrace.phases.baseline import Estimate, Flight
 from llmtrace.phases.model import Phase
+from llmtrace.phases.prefixes import Prompt
 from llmtrace.phases.timeline import Observation
 from llmtrace.providers.declare import Operation, Request
 
@@ -45,6 +46,8 @@ class Payload:
     """What the baselines know this call's route by."""
     flight: Flight | None = None
     """The call as the others of its route see it."""
+    prompt: Prompt | None = None
+    """What the prompt has in common with earlier ones."""
 
 
 @dataclass(slots=True)
@@ -61,3 +64,6 @@ class Ended:
     failure: str | None
     """``error.type``, None where the call did not fail."""
     estimate: Estimate | None
+    expected_cached: int | None = None
+    """Prompt tokens that should have come from the provider's cache, by this client's own history; None where that
+    cannot be said."""

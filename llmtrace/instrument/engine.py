@@ -26,7 +26,9 @@ from llmtrace.observe.call import Call
 from llmtrace.observe.clock import now, to_epoch
 from llmtrace.observe.stream import cause_of
 from llmtrace.phases.baseline import Baselines
+from llmtrace.phases.prefixes import Prefixes
 from llmtrace.providers.declare import Operation, Provider, Request
+from llmtrace.providers.prompt import asks_for_caching, prompt_texts
 from llmtrace.version import VERSION
 
 _OPENINGS = 64
@@ -44,6 +46,7 @@ class Engine:
     ) -> None:
         self.settings = settings
         self.baselines = Baselines(settings.min_calls, settings.min_spread)
+        self.prefixes = Prefixes()
         self._tracer_provider = tracer_provider
         self._meter_provider = meter_provider
         self._tracer: tuple[Any, trace_api.Tracer] | None = None
@@ -155,7 +158,11 @@ class Engine:
         """Let the calls of the same route know of this one."""
         where, request = payload.endpoint, payload.request
         payload.route = (where.provider, where.host, where.port, request.model, payload.operation.name)
-        payload.flight = self.baselines.begin(payload.route, call, call.start, 0, request.streaming)
+        prompt = self.prefixes.look(
+            payload.route, prompt_texts(request.params), call.start / 1e9, asks_for_caching(request.params)
+        )
+        payload.prompt = prompt
+        payload.flight = self.baselines.begin(payload.route, call, call.start, prompt.size, request.streaming)
 
     # --- particulars ----------------------------------------------------------------------------------------------
     def _existing(self, operation: Operation, request: Request) -> Span | None:

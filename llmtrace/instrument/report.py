@@ -63,7 +63,30 @@ class Reporter:
             seen.server = None
         estimate = self._estimate(call, payload, seen)
         phases, complaint = split(seen, estimate)
-        return Ended(call, payload, answer, seen, phases, complaint, describe.failure(call), estimate)
+        return Ended(
+            call,
+            payload,
+            answer,
+            seen,
+            phases,
+            complaint,
+            describe.failure(call),
+            estimate,
+            self._expected(call, payload, answer),
+        )
+
+    def _expected(self, call: Call, payload: Payload, answer: Answer) -> int | None:
+        """Prompt tokens that the history says should have come from the cache; then this prompt is history too."""
+        prompt, usage = payload.prompt, answer.usage
+        if prompt is None or (call.first_token is None and call.answer is None):
+            return None
+        engine, found = self._engine, None
+        if usage.input_tokens:
+            found = engine.baselines.cached(
+                payload.route, prompt, payload.endpoint.provider, usage.input_tokens, usage.cached_tokens
+            ).tokens
+        engine.prefixes.computed(prompt, (call.first_token or call.end or call.start) / 1e9)
+        return found
 
     def _estimate(self, call: Call, payload: Payload, seen: Observation) -> Estimate | None:
         """What the route's earlier calls say of this one; then this one is learned from."""

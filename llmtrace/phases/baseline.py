@@ -16,6 +16,7 @@ from collections.abc import Hashable
 from llmtrace.observe import mishaps
 from llmtrace.phases import route as routes
 from llmtrace.phases.neighbours import Flight, Watched
+from llmtrace.phases.prefixes import Expected, Prompt, expected
 from llmtrace.phases.route import Estimate, Route, Sight
 
 __all__ = ["MIN_CALLS", "MIN_SPREAD", "ROUTES", "Baselines", "Estimate", "Flight", "Sight"]
@@ -72,6 +73,20 @@ class Baselines:
             else:
                 self._fit(key)
         return estimate
+
+    def cached(
+        self, key: Hashable, prompt: Prompt, provider: str, input_tokens: int, cached_tokens: int | None
+    ) -> Expected:
+        """The tokens of a prompt that should have come from the cache; then what came of it is learned.
+
+        ``provider``: ``gen_ai.provider.name``; ``cached_tokens``: what it reported, None where it does not say.
+        """
+        with self._lock:
+            survival = self._route(key).survival
+            found = expected(prompt, survival, provider, input_tokens)
+            if found.possible and cached_tokens is not None:
+                survival.learn(prompt.gap, cached_tokens * 2 >= found.possible, cached_tokens)
+        return found
 
     def drop(self, key: Hashable, flight: Flight) -> None:
         """The call is over and nothing is to be learned from it; does nothing where ``end`` was told already."""

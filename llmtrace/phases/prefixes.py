@@ -69,6 +69,8 @@ class Expected:
     """Tokens that should come from the cache: 0 where the prefix is too short, unknown, or probably gone."""
     survival: float
     """Probability that a prefix idle for so long is still cached."""
+    possible: int = 0
+    """Tokens that would come from the cache if the prefix were still there for certain."""
 
 
 class Survival:
@@ -186,9 +188,7 @@ def _characters(marks: int) -> int:
     return PIECE * (marks + 7 * max(0, marks - _FINE))
 
 
-def expected(
-    prompt: Prompt, survival: Survival, provider: str, input_tokens: int, per_char: float | None = None
-) -> Expected:
+def expected(prompt: Prompt, survival: Survival, provider: str, input_tokens: int) -> Expected:
     """The tokens of a prompt that should come from the cache.
 
     ``input_tokens``: what the prompt had in all; the known characters' share of it is the known part (a mark before
@@ -198,10 +198,9 @@ def expected(
         return Expected(0, 0.0)
     least, block = RULES.get(provider, _ELSEWHERE)
     block = max(block, survival.block) if survival.block and provider not in RULES else block
-    ratio = input_tokens / prompt.size if per_char is None else per_char
-    tokens = min(int(prompt.known * ratio), input_tokens - 1)
-    tokens = tokens // block * block
-    lives = survival.at(prompt.gap)
-    if tokens < least or lives < _SURVIVES or (provider == "anthropic" and not prompt.explicit):
+    tokens = min(prompt.known * input_tokens // prompt.size, input_tokens - 1)
+    tokens = max(0, tokens // block * block)
+    if tokens < least or (provider == "anthropic" and not prompt.explicit):
         tokens = 0
-    return Expected(max(0, tokens), lives)
+    lives = survival.at(prompt.gap)
+    return Expected(tokens if lives >= _SURVIVES else 0, lives, tokens)

@@ -14,6 +14,7 @@ from llmtrace.phases import envelope
 from llmtrace.phases.anchors import FIRST_TOKEN, Anchors
 from llmtrace.phases.envelope import Curve
 from llmtrace.phases.neighbours import Flight, Ring, Scene, scene
+from llmtrace.phases.prefixes import Survival
 
 WINDOW = 96
 """Calls that the curve is fitted to."""
@@ -119,6 +120,7 @@ class Route:
         "lower_bound",
         "points",
         "ring",
+        "survival",
     )
 
     def __init__(self) -> None:
@@ -141,6 +143,7 @@ class Route:
         self.lower_bound = False
         self.alone = False
         """Calls that found no other of this client's there did not wait: no other client shares the engine."""
+        self.survival = Survival()
         self._per_char = 0.25
         self._peak = [0, 0]  # most calls seen running at once: in this spell, in the one before
         self._for = self._against = 0
