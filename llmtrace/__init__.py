@@ -6,8 +6,22 @@ llmtrace.instrument("openai")
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from llmtrace.errors import LlmtraceError
 from llmtrace.instrument import instrument, uninstrument
 from llmtrace.version import VERSION as __version__
 
-__all__ = ["LlmtraceError", "__version__", "instrument", "uninstrument"]
+if TYPE_CHECKING:
+    from llmtrace.emit.tasks import carrier, resume, step, task
+
+__all__ = ["LlmtraceError", "__version__", "carrier", "instrument", "resume", "step", "task", "uninstrument"]
+
+
+def __getattr__(name: str) -> Any:
+    """Tasks and steps, which bring OpenTelemetry's API with them, once somebody asks for them."""
+    if name in ("carrier", "resume", "step", "task"):
+        from llmtrace.emit import tasks
+
+        return getattr(tasks, name)
+    raise AttributeError(f"module 'llmtrace' has no attribute {name!r}")

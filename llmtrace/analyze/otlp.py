@@ -17,8 +17,8 @@ from typing import Any, TypeGuard
 
 from llmtrace.errors import LlmtraceError
 
-_KINDS = ("unspecified", "internal", "server", "client", "producer", "consumer")
-_STATUSES = ("unset", "ok", "error")
+KINDS = ("unspecified", "internal", "server", "client", "producer", "consumer")
+STATUSES = ("unset", "ok", "error")
 _OTHER_SIGNALS = {"resourceLogs", "resourceMetrics", "resourceProfiles", "resource_logs", "resource_metrics"}
 _HEX = re.compile(r"[0-9a-fA-F]+")
 _LONGEST_TIME_NS = 2**63 - 1
@@ -106,23 +106,30 @@ def read(path: str | os.PathLike[str], strict: bool = False) -> TraceFile:
     A file without a single span raises.
     """
     path = Path(path)
-    text, problems = _text(path)
+    problems: list[Problem] = []
     spans: list[Span] = []
-    documents = 0
-    for line, document in _documents(text, problems):
-        documents += 1
-        _read_document(document, line, spans, problems)
+    found = 0
+    for line, document in documents(path, problems):
+        found += 1
+        read_document(document, line, spans, problems)
     problems.sort(key=lambda problem: problem.line)
     if problems and (strict or not spans):
         first = problems[0]
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise TraceFileError(path, first.reason + more, first.line)
     if not spans:
-        raise TraceFileError(path, "no spans: the file is empty" if not documents else "no spans in this file")
+        raise TraceFileError(path, "no spans: the file is empty" if not found else "no spans in this file")
     return TraceFile(path, tuple(spans), tuple(problems))
 
 
 # The file: bytes to documents
+
+
+def documents(path: Path, problems: list[Problem]) -> Iterator[tuple[int, Any]]:
+    """The JSON values of a file, each with its line; what had to be skipped goes to ``problems``."""
+    text, damaged = _text(path)
+    problems.extend(damaged)
+    yield from _documents(text, problems)
 
 
 def _text(path: Path) -> tuple[str, list[Problem]]:
@@ -249,10 +256,11 @@ def _list(item: Mapping[str, Any], camel: str) -> list[Any]:
     return value
 
 
-def _read_document(document: Any, line: int, spans: list[Span], problems: list[Problem]) -> None:
+def read_document(document: Any, line: int, spans: list[Span], problems: list[Problem]) -> None:
+    """Append the spans of one document to ``spans``, and what had to be skipped to ``problems``."""
     if isinstance(document, list):
         for item in document:
-            _read_document(item, line, spans, problems)
+            read_document(item, line, spans, problems)
         return
     if not _is_mapping(document):
         problems.append(Problem(line, "not an OTLP object"))
@@ -327,7 +335,7 @@ def _span(item: Any, resource: Mapping[str, Any], scope: Scope) -> Span:
         span_id=_id(item, "spanId", 8),
         parent_id=_parent(parent),
         name=str(item.get("name") or ""),
-        kind=_word(item.get("kind"), _KINDS, "SPAN_KIND_"),
+        kind=_word(item.get("kind"), KINDS, "SPAN_KIND_"),
         start_ns=start,
         end_ns=start if end is None else end,
         attributes=_attributes(item),
@@ -346,7 +354,7 @@ def _event(item: Mapping[str, Any], start: int) -> Event:
 def _status(item: Any) -> Status:
     if not _is_mapping(item):
         return Status()
-    return Status(_word(item.get("code"), _STATUSES, "STATUS_CODE_"), str(item.get("message") or ""))
+    return Status(_word(item.get("code"), STATUSES, "STATUS_CODE_"), str(item.get("message") or ""))
 
 
 def _word(value: Any, words: tuple[str, ...], prefix: str) -> str:

@@ -98,6 +98,16 @@ BATCH_SIZE: Final = "llmtrace.decode.batch_size"
 LAUNCH_BOUND: Final = "llmtrace.gpu.launch_bound_ratio"
 CHUNK_AGAIN: Final = "llmtrace.chunk.again"
 
+# --- ours: tasks and steps -------------------------------------------------------------------------------------
+TASK_NAME: Final = "llmtrace.task.name"
+TASK_ID: Final = "llmtrace.task.id"
+TASK_RESOLVED: Final = "llmtrace.task.resolved"
+TASK_BUDGET: Final = "llmtrace.task.budget"
+TASK_SPENT: Final = "llmtrace.task.spent"
+STEP_KIND: Final = "llmtrace.step.kind"
+COST: Final = "llmtrace.cost.usd"
+TOOL_NAME: Final = "gen_ai.tool.name"
+
 # --- span names -----------------------------------------------------------------------------------------------
 SPAN_PREFIX: Final = "llm."
 ATTEMPT: Final = "llm.attempt"

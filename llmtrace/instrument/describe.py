@@ -69,6 +69,7 @@ def call_attributes(ended: Ended) -> dict[str, Any]:
         if (first := first_chunk(ended)) is not None:
             found[names.TIME_TO_FIRST_CHUNK] = first
         found.update(answer.extra)
+    found.update(payload.marks)
     found[names.SCHEMA] = SCHEMA_VERSION
     found[names.OUTCOME] = call.outcome
     if ended.seen.first_token is not None:

@@ -42,6 +42,8 @@ class Payload:
     tracer: Tracer
     owns_span: bool
     recording: bool
+    marks: dict[str, Any]
+    """The task and step that the call is made in, as attributes."""
     route: tuple[Any, ...] = ()
     """What the baselines know this call's route by."""
     flight: Flight | None = None

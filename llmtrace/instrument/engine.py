@@ -16,6 +16,7 @@ from opentelemetry.trace import Span, SpanKind, Tracer
 
 from llmtrace.config import Settings
 from llmtrace.emit import attributes as names
+from llmtrace.emit import tasks
 from llmtrace.emit.metrics import Meters, meters_on
 from llmtrace.instrument.ended import Endpoint, Payload
 from llmtrace.instrument.report import Reporter
@@ -48,6 +49,8 @@ class Engine:
         self.baselines = Baselines(settings.min_calls, settings.min_spread)
         self.prefixes = Prefixes()
         self._tracer_provider = tracer_provider
+        if tracer_provider is not None:
+            tasks.provider = tracer_provider  # a task's spans go where its calls' go
         self._meter_provider = meter_provider
         self._tracer: tuple[Any, trace_api.Tracer] | None = None
         self._meters: tuple[Any, Meters | None] | None = None
@@ -105,9 +108,8 @@ class Engine:
             recent = 4 + 2 * min(request.choices, 128) if request.choices > 1 else 4
             call = Call(self._end, operation.kind_of, streaming=request.streaming, recent=recent)
             call.start = started
-            call.payload = Payload(
-                operation, request, endpoint, span or trace_api.get_current_span(), tracer, owns, recording
-            )
+            above = span or trace_api.get_current_span()
+            call.payload = Payload(operation, request, endpoint, above, tracer, owns, recording, tasks.marks())
             self._set_out(call, call.payload)
             if recording and self.settings.capture_content != "no_content":
                 call.kept = []

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry.trace import SpanContext, Status, StatusCode, set_span_in_context
 
 from llmtrace.emit import attributes as names
-from llmtrace.emit import content
+from llmtrace.emit import content, prices, tasks
 from llmtrace.emit.spans import Children
 from llmtrace.instrument import describe
 from llmtrace.instrument.ended import Ended, Payload
@@ -46,6 +46,8 @@ class Reporter:
         finally:
             if payload.owns_span:
                 payload.span.end(to_epoch(call.end or call.start))
+        if payload.marks and tasks.has_budget(payload.marks):
+            tasks.spent(payload.marks, _cost(ended))
         for listener in listeners:
             listener(ended)
 
@@ -141,6 +143,17 @@ class Reporter:
         for phase in ended.phases:
             series.phase(phase.name, phase.source).add(phase.duration, context)
         meters.settle(series)
+
+
+def _cost(ended: Ended) -> float:
+    """USD that the call's tokens cost; 0 where the tokens or their price are not known."""
+    usage, payload = ended.answer.usage, ended.payload
+    try:
+        known = prices.price(payload.endpoint.provider, ended.answer.model or payload.request.model)
+    except ImportError as error:
+        mishaps.note("pricing a call", error)
+        return 0.0
+    return 0.0 if known is None else known.of(usage)
 
 
 def _answer(call: Call, payload: Payload) -> Answer:

@@ -5,27 +5,18 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from html import escape
-from importlib.resources import files
 from pathlib import Path
 
 from llmtrace.analyze.otlp import Span
 from llmtrace.errors import LlmtraceError
 from llmtrace.version import VERSION
-from llmtrace.view import calls, text, tree
+from llmtrace.view import calls, palette, resource, text, tree
 
 _CLASSES: dict[str, str] = dict(zip(calls.FAMILIES, ("n", "q", "k", "p", "d", "m stripe", "a", "o"), strict=True))
 _OUTCOMES = {"completed": "good", "error": "bad", "timed_out": "bad"}
-_DARK = """color-scheme: dark;
-  --page: #0c0e11; --card: #14171c; --sunk: #1b1f26; --ink: #eef0f4; --soft: #a9b0bd; --faint: #8a92a1;
-  --line: #252a33; --grid: #21262e; --focus: #7aa7ff; --shadow: none;
-  --network: #7d8ba1; --queue: #f0b23c; --kv_cache_hit: #2cc09a; --prefill: #957bff; --decode: #559bff;
-  --merged: #c985ba; --other: #6b7380; --attempt: #8790a0;
-  --good: #5fd6a2; --good-bg: #12301f; --warn: #f2bf62; --warn-bg: #33260c; --bad: #ff8f86; --bad-bg: #3a1714;
-  --hatch: rgb(12 14 17 / .42);"""
 _MOST_DEPTH = 6
 _MANY = 100
 
@@ -63,7 +54,7 @@ def render(
     titles: Mapping[str, str] | None = None,
 ) -> str:
     """The page as a string."""
-    script = _resource("page.js")
+    script = resource.read("page.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     found = [call for trace in traces for call in calls.calls(trace.roots)]
     heading = text.plural(len(found), "call") if found else text.plural(len(traces), "trace")
@@ -77,15 +68,11 @@ def render(
         "calls-class": ' class="many-calls"' if len(traces) > _MANY else "",
         "calls": "\n".join(_card(trace, (titles or {}).get(trace.trace_id)) for trace in traces),
         "version": _e(VERSION),
-        "dark": _DARK,
+        "palette": palette.css(),
         "script": script,
         "script-hash": f"sha256-{digest}",
     }
-    return re.sub(r"\[\[([a-z-]+)\]\]", lambda match: parts[match.group(1)], _resource("page.html"))
-
-
-def _resource(name: str) -> str:
-    return files("llmtrace.view").joinpath(name).read_text(encoding="utf-8")
+    return resource.fill("page.html", parts)
 
 
 def _e(words: str) -> str:

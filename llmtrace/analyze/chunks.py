@@ -1,0 +1,239 @@
+"""A stretch of a trace file into a Parquet file: what one worker does, and how a file is cut into such stretches."""
+
+from __future__ import annotations
+
+import gc
+import os
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from llmtrace.analyze import otlp
+from llmtrace.analyze.flatten import Flattener
+from llmtrace.analyze.schema import Column, Kind, with_extra
+
+STRETCH = 24 << 20
+"""Bytes of an uncompressed file that one task reads."""
+BATCH = 25_000
+"""Spans held as Python objects before they become columns."""
+PROBLEMS_KEPT = 100
+_BLOCK = 1 << 20
+_TYPES: dict[Kind, Any] = {"text": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Bytes [start, end) of a file of lines; a compressed file, and one that is no file of lines, is one stretch."""
+
+    path: str
+    start: int
+    end: int
+    lines: bool = True
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What came of a stretch."""
+
+    spans: int
+    lines: int
+    problems: list[otlp.Problem]
+    """The first ``PROBLEMS_KEPT``; their lines count from the stretch's first."""
+    problem_count: int
+
+
+def cut(path: Path) -> list[Stretch]:
+    """The stretches of one file.
+
+    Raises:
+        TraceFileError: it cannot be opened or is compressed in a way that is not read.
+    """
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            head = file.read(4)
+            if head == b"\x28\xb5\x2f\xfd":
+                raise otlp.TraceFileError(path, "zstd-compressed; decompress it first (zstd -d)")
+            if head[:2] == b"\x1f\x8b":
+                return [Stretch(str(path), 0, size)]
+            file.seek(0)
+            if not _is_lines(file):
+                return [Stretch(str(path), 0, size, lines=False)]
+            starts = [0]
+            while starts[-1] + STRETCH < size:
+                file.seek(starts[-1] + STRETCH)
+                file.readline()
+                starts.append(file.tell())
+    except OSError as error:
+        raise otlp.TraceFileError(path, error.strerror or str(error)) from error
+    ends = [*starts[1:], size]
+    return [Stretch(str(path), start, end) for start, end in zip(starts, ends, strict=True) if end > start]
+
+
+def _is_lines(file: BinaryIO) -> bool:
+    """Whether one of the first lines that are not empty is a JSON value of its own; broken ones may stand before it."""
+    looked = 0
+    for line in file:
+        text = line.strip()
+        if not text:
+            continue
+        try:
+            if isinstance(orjson.loads(text), (dict, list)):
+                return True
+        except orjson.JSONDecodeError:
+            pass
+        looked += 1
+        if looked >= 20 or text in (b"{", b"[", b"[{"):
+            return False
+    return True
+
+
+def convert(
+    stretch: Stretch, target: Path, extra: tuple[str, ...] = (), tell: Callable[[int], None] = lambda done: None
+) -> Outcome:
+    """Write the stretch's spans to ``target``; ``tell`` is called with the bytes read since it was called last."""
+    columns = with_extra(extra)
+    flattener = Flattener(columns)
+    schema = arrow_schema(columns)
+    spans = lines = problems = 0
+    kept: list[otlp.Problem] = []
+    collecting = gc.isenabled()
+    gc.disable()  # millions of small objects, none of them in a cycle
+    try:
+        with pq.ParquetWriter(target, schema, compression="zstd", compression_level=1) as writer:
+            for number, document, reason, done in _documents(stretch):
+                lines = max(lines, number)
+                if reason:
+                    flattener.problems.append(otlp.Problem(number, reason))
+                elif document is not None:
+                    flattener.add(document, number)
+                problems += len(flattener.problems)
+                kept.extend(flattener.problems[: PROBLEMS_KEPT - len(kept)])
+                flattener.problems.clear()
+                if done:
+                    tell(done)
+                if len(flattener) >= BATCH:
+                    spans += len(flattener)
+                    writer.write_table(_table(flattener, schema))
+            spans += len(flattener)
+            writer.write_table(_table(flattener, schema))
+    finally:
+        if collecting:
+            gc.enable()
+    return Outcome(spans, lines, kept, problems)
+
+
+def arrow_schema(columns: Sequence[Column]) -> pa.Schema:
+    """The table's schema."""
+    return pa.schema([(column.name, _TYPES[column.kind]) for column in columns])
+
+
+def _table(flattener: Flattener, schema: pa.Schema) -> pa.Table:
+    values = flattener.take()
+    arrays = [_array(found, field.type) for found, field in zip(values, schema, strict=True)]
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def _array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
+    try:
+        return pa.array(values, kind)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
+        # Somebody wrote a number as text, or text where a number belongs.
+        return pa.array([_coerced(value, kind) for value in values], kind)
+
+
+def _coerced(value: Any, kind: pa.DataType) -> Any:
+    if value is None:
+        return None
+    try:
+        if pa.types.is_string(kind):
+            return value if isinstance(value, str) else str(value)
+        if pa.types.is_boolean(kind):
+            return value if isinstance(value, bool) else {"true": True, "false": False}.get(str(value).lower())
+        if isinstance(value, bool):
+            return None
+        number = float(value)
+        if pa.types.is_integer(kind):
+            return int(number) if abs(number) < 2**63 else None
+        return number
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+Read = tuple[int, Any, str, int]
+"""Line within the stretch, the document (None: an empty line), what is wrong with it, bytes read since the last."""
+
+
+def _documents(stretch: Stretch) -> Iterator[Read]:
+    if not stretch.lines:
+        problems: list[otlp.Problem] = []
+        for line, document in otlp.documents(Path(stretch.path), problems):
+            yield line, document, "", 0
+        for problem in problems:
+            yield problem.line, None, problem.reason, 0
+        yield 0, None, "", stretch.end
+        return
+    with open(stretch.path, "rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
+        file.seek(stretch.start)
+        source = _unpacked(file) if packed else _plain(file, stretch.end - stretch.start)
+        number = 0
+        for number, (line, done) in enumerate(source, 1):
+            if line is None:
+                yield number, None, "the gzip data is cut short or damaged from here on", done
+                return
+            text = line.strip()
+            if number == 1:
+                text = text.removeprefix(b"\xef\xbb\xbf")
+            if not text:
+                yield number, None, "", done
+                continue
+            try:
+                yield number, orjson.loads(text), "", done
+            except orjson.JSONDecodeError as error:
+                yield number, None, f"not valid JSON: {error.msg} at column {error.colno}", done
+
+
+def _plain(file: BinaryIO, length: int) -> Iterator[tuple[bytes | None, int]]:
+    for line in file:
+        yield line, len(line)
+        length -= len(line)
+        if length <= 0:
+            return
+
+
+def _unpacked(file: BinaryIO) -> Iterator[tuple[bytes | None, int]]:
+    """Lines of gzip data, several members too; None as the last one where it is damaged."""
+    rest, done = b"", 0
+    machine = zlib.decompressobj(31)
+    while block := file.read(_BLOCK):
+        done += len(block)
+        while block:
+            try:
+                rest += machine.decompress(block)
+            except zlib.error:
+                yield from ((line, 0) for line in rest.split(b"\n")[:-1])
+                yield None, done
+                return
+            block = machine.unused_data.lstrip(b"\0") if machine.eof else b""
+            if machine.eof and block:
+                machine = zlib.decompressobj(31)
+        *whole, rest = rest.split(b"\n")
+        for line in whole:
+            yield line, done
+            done = 0
+    if not machine.eof:
+        yield None, done
+    elif rest:
+        yield rest, done
+
+
+def cpus() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,151 @@
+"""Before and after a change: each phase, the percentiles, retries, cost, quality, and where the bottleneck went."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from llmtrace.analyze import critical, ends
+from llmtrace.analyze.book import Book
+from llmtrace.analyze.differences import Difference, between, mean, quantile
+from llmtrace.analyze.report import Column, Intervals, Report, Section, cell, seconds
+from llmtrace.phases.model import PHASES
+
+_LEAST = 30
+"""Calls on a side below which differences are little more than chance; the report says so."""
+
+
+def make(before: Book, after: Book, quality: str | None = None) -> Report:
+    """Compare two sets of traces. ``quality``: a numeric attribute of the calls, higher is better."""
+    names = ["duration", "ttft", "attempts", "cost", *(f"s_{phase}" for phase in PHASES)]
+    if quality is not None:
+        names.append(quality)
+    old, new = before.arrays(before.calls, names), after.arrays(after.calls, names)
+    phases = {
+        phase: between(old[f"s_{phase}"], new[f"s_{phase}"], mean)
+        for phase in PHASES
+        if old[f"s_{phase}"].any() or new[f"s_{phase}"].any()
+    }
+    whole = between(old["duration"], new["duration"], mean)
+    paths = [ends.paths(book) for book in (before, after)]
+    report = Report(
+        "compare",
+        "Before and after",
+        [_phases(phases, whole), _percentiles(old, new), _rest(old, new, quality), _path(paths)],
+        headline=_headline(phases, whole),
+        stats=(before.stats, after.stats),
+    )
+    counts = (len(old["duration"]), len(new["duration"]))
+    report.notes.append(f"{counts[0]:,} calls before, {counts[1]:,} after; intervals are 95 %, by bootstrap")
+    if min(counts) < _LEAST:
+        report.notes.append(f"fewer than {_LEAST} calls on a side: most of what differs may be chance")
+    _mix(before, after, report)
+    if any(share < 1 for _, share in paths):
+        report.notes.append("critical paths are of an even sample of the traces")
+    return report
+
+
+def _phases(phases: dict[str, Difference], whole: Difference) -> Section:
+    columns = [
+        Column("mean of"), Column("before", "s"), Column("after", "s"), Column("change", "s"), Column("from", "s"),
+        Column("to", "s"), Column("relative", "share"), Column("sure"),
+    ]  # fmt: skip
+    shown = {**phases, "end to end": whole}
+    points = [(name, found.change, found.low, found.high) for name, found in shown.items()]
+    return Section(
+        "By phase", columns, [_row(name, found) for name, found in shown.items()],
+        "A call without a phase counts as zero there, so that the phases' changes add up to the call's. "
+        "from/to: the change's 95 % interval.",
+        Intervals("Change of the mean call, after less before", "s", points),
+    )  # fmt: skip
+
+
+def _row(name: str, found: Difference) -> list[Any]:
+    relative = found.change / found.before if found.before else None
+    sure = "" if found.low != found.low else "yes" if found.sure else "no"
+    return [name, found.before, found.after, found.change, found.low, found.high, relative, sure]
+
+
+def _percentiles(old: dict[str, Any], new: dict[str, Any]) -> Section:
+    rows: list[list[Any]] = []
+    for name, key in (("end to end", "duration"), ("TTFT", "ttft")):
+        for rank in (0.5, 0.95, 0.99):
+            rows.append(_row(f"{name} p{rank * 100:.0f}", between(old[key], new[key], quantile(rank))))
+    return Section(
+        "Percentiles",
+        [
+            Column("of"), Column("before", "s"), Column("after", "s"), Column("change", "s"), Column("from", "s"),
+            Column("to", "s"), Column("relative", "share"), Column("sure"),
+        ],
+        rows,
+    )  # fmt: skip
+
+
+def _rest(old: dict[str, Any], new: dict[str, Any], quality: str | None) -> Section:
+    rows: list[list[Any]] = []
+    for title, key in (("attempts per call", "attempts"), ("cost per call, USD", "cost"), (quality, quality)):
+        if key is None or title is None:
+            continue
+        row = _row(title, between(old[key], new[key], mean))
+        if row[1] == row[1] or row[2] == row[2]:
+            rows.append(row)
+    return Section(
+        "Retries, cost and quality",
+        [
+            Column("mean"), Column("before", "number"), Column("after", "number"), Column("change", "number"),
+            Column("from", "number"), Column("to", "number"), Column("relative", "share"), Column("sure"),
+        ],
+        rows,
+    )  # fmt: skip
+
+
+def _path(paths: Sequence[tuple[list[critical.Path], float]]) -> Section:
+    old, new = (critical.mean(found) for found, _ in paths)
+    whole = [sum(side.values()) for side in (old, new)]
+    rows = [
+        [who, old.get(who, 0.0), new.get(who, 0.0), new.get(who, 0.0) - old.get(who, 0.0),
+         old.get(who, 0.0) / whole[0] if whole[0] else None, new.get(who, 0.0) / whole[1] if whole[1] else None]
+        for who in sorted({*old, *new}, key=lambda who: -max(old.get(who, 0), new.get(who, 0)))
+    ]  # fmt: skip
+    first, second = (max(side, key=lambda who: side[who], default="nothing") for side in (old, new))
+    moved = f"the bottleneck stays {first}" if first == second else f"the bottleneck moved from {first} to {second}"
+    return Section(
+        "Critical path of a mean trace",
+        [
+            Column("who"), Column("before", "s"), Column("after", "s"), Column("change", "s"),
+            Column("share before", "share"), Column("share after", "share"),
+        ],
+        rows,
+        f"What the end of the trace was waiting for: {moved}.",
+    )  # fmt: skip
+
+
+def _headline(phases: dict[str, Difference], whole: Difference) -> str:
+    """The two largest changes that are sure, and what came of them end to end."""
+    sure = sorted((name for name, found in phases.items() if found.sure), key=lambda name: -abs(phases[name].change))
+    told = [f"{name} {_told(phases[name])}" for name in sure[:3]]
+    end = f"end to end {_told(whole)}" + ("" if whole.sure else " (may be chance)")
+    return ", ".join([*told, end])
+
+
+def _told(found: Difference) -> str:
+    if found.before > 0 and abs(found.change) / found.before < 10:
+        return f"{found.change / found.before:+.0%}"
+    return ("+" if found.change >= 0 else "-") + seconds(abs(found.change))
+
+
+def _mix(before: Book, after: Book, report: Report) -> None:
+    """Say where the calls themselves differ: then a difference may not be the change's."""
+    sides = [dict(book.rows(book.calls.route.value_counts())) for book in (before, after)]
+    gone, new = sorted({*sides[0]} - {*sides[1]}), sorted({*sides[1]} - {*sides[0]})
+    if gone or new:
+        told = [f"only {word}: {', '.join(names[:5])}" for word, names in (("before", gone), ("after", new)) if names]
+        report.notes.append(f"the routes differ ({'; '.join(told)})")
+    tokens = [book.arrays(book.calls, ["input_tokens", "output_tokens"]) for book in (before, after)]
+    for name in ("input_tokens", "output_tokens"):
+        found = between(tokens[0][name], tokens[1][name], mean)
+        if found.sure and found.before and abs(found.change / found.before) > 0.1:
+            report.notes.append(
+                f"calls have other {name.replace('_', ' ')} than before ({cell(found.before, 'count')} → "
+                f"{cell(found.after, 'count')} in the mean): part of the difference is theirs"
+            )

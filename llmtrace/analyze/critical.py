@@ -1,0 +1,110 @@
+"""The critical path of a trace: at each moment, the span without which the end would not have been so late.
+
+Walked backwards from a span's end: the child that ended last before the moment was what was waited for; before it
+began, the next one; what no child covers is the span's own. Shares add up to the root's duration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from llmtrace.emit import attributes as names
+
+RETRY = "retry"
+APPLICATION = "application"
+CALL = "call"
+
+
+@dataclass(slots=True)
+class Member:
+    """One span of a trace, and whose time it is."""
+
+    span_id: str
+    parent_id: str | None
+    start: int
+    end: int
+    label: str
+    children: list[Member] = field(default_factory=list["Member"])
+
+
+@dataclass(slots=True)
+class Path:
+    """A trace's critical path: ns by label, and the root's duration."""
+
+    whole: int
+    spent: dict[str, int]
+
+
+COLUMNS = (
+    "trace_id", "span_id", "parent_id", "name", "start_ns", "end_ns", "phase", "step_kind", "operation", "status",
+    "task_name",
+)  # fmt: skip
+"""What ``paths`` asks of each span, in this order."""
+
+
+def label(name: str, phase: Any, step_kind: Any, operation: Any) -> str:
+    """Whose time a span's own is: a phase, a step's kind, a retry, a call that is not split, or the application."""
+    if phase:
+        return str(phase)
+    if name == names.ATTEMPT:
+        return RETRY
+    if step_kind:
+        return str(step_kind)
+    return CALL if operation else APPLICATION
+
+
+def paths(rows: Iterable[Sequence[Any]]) -> list[Path]:
+    """The critical path of every root, from rows of ``COLUMNS``. A span whose parent is missing is a root."""
+    traces: dict[str, list[Member]] = {}
+    for trace, span, parent, name, start, end, phase, kind, operation, _, _ in rows:
+        member = Member(span, parent, start, max(start, end), label(name, phase, kind, operation))
+        traces.setdefault(trace, []).append(member)
+    found: list[Path] = []
+    for members in traces.values():
+        by_id = {member.span_id: member for member in members}
+        for member in members:
+            above = by_id.get(member.parent_id) if member.parent_id is not None else None
+            if above is not None and above is not member:
+                above.children.append(member)
+        for member in members:
+            if member.parent_id is None or member.parent_id not in by_id:
+                spent: dict[str, int] = {}
+                _walk(member, member.start, member.end, spent)
+                found.append(Path(member.end - member.start, spent))
+    return found
+
+
+def _walk(root: Member, start: int, end: int, spent: dict[str, int]) -> None:
+    """Give the time [start, end) of ``root`` to those it was waiting for. Iterative: traces may be deep."""
+    stack = [(root, start, end)]
+    seen: set[int] = set()
+    while stack:
+        member, start, end = stack.pop()
+        if id(member) in seen:
+            continue  # a loop of parents: each is walked once
+        seen.add(id(member))
+        cursor = end
+        for child in sorted(member.children, key=lambda child: child.end, reverse=True):
+            upto, since = min(child.end, cursor), max(child.start, start)
+            if since >= upto:
+                continue
+            _give(spent, member.label, cursor - upto)
+            stack.append((child, since, upto))
+            cursor = since
+        _give(spent, member.label, cursor - start)
+
+
+def _give(spent: dict[str, int], who: str, length: int) -> None:
+    if length > 0:
+        spent[who] = spent.get(who, 0) + length
+
+
+def mean(found: Sequence[Path]) -> dict[str, float]:
+    """Mean seconds on the critical path by label, over all paths."""
+    sums: dict[str, int] = {}
+    for path in found:
+        for who, length in path.spent.items():
+            sums[who] = sums.get(who, 0) + length
+    return {who: length / 1e9 / len(found) for who, length in sums.items()} if found else {}

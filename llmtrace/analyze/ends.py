@@ -1,0 +1,24 @@
+"""Traces end to end: all of them where there are few, an even sample where there are many."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from llmtrace.analyze import critical
+from llmtrace.analyze.book import Book
+from llmtrace.analyze.expressions import first
+
+SPANS: Final = 300_000
+"""Spans that are walked at most (a few seconds); of more, an even sample of the traces is."""
+
+
+def paths(book: Book) -> tuple[list[critical.Path], float]:
+    """The critical paths of the traces with a call in them, and the share of traces looked at."""
+    wanted = book.calls.select(wanted="trace_id").distinct()
+    spans: Any = book.spans.semi_join(wanted, [("trace_id", "wanted")])
+    ((whole,),) = book.rows(spans.aggregate(n=spans.count()))
+    every = max(1, -(-whole // SPANS))
+    if every > 1:
+        spans = spans.filter(first(spans.trace_id.hash().abs() % every == 0, False))
+    found = critical.paths(book.rows(spans.select(*critical.COLUMNS)))
+    return found, 1 / every

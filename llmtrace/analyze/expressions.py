@@ -1,0 +1,37 @@
+"""ibis's functions under the names that reports use, untyped: ibis tells no types that a checker could follow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ibis
+
+
+def when(condition: Any, then: Any, otherwise: Any = None) -> Any:
+    """``then`` where ``condition`` holds, else ``otherwise``."""
+    return ibis.ifelse(condition, then, otherwise)
+
+
+def first(*values: Any) -> Any:
+    """The first value that is there."""
+    return ibis.coalesce(*values)
+
+
+def count_of(condition: Any) -> Any:
+    """How many rows ``condition`` holds for."""
+    return when(condition, 1, 0).sum()
+
+
+def share_of(condition: Any) -> Any:
+    """The share of rows that ``condition`` holds for, 0 to 1."""
+    return when(condition, 1.0, 0.0).mean()
+
+
+def least(*values: Any) -> Any:
+    """The smallest of the values of a row."""
+    return ibis.least(*values)
+
+
+def most(*values: Any) -> Any:
+    """The largest of the values of a row."""
+    return ibis.greatest(*values)

@@ -1,0 +1,419 @@
+"""Traces from wherever they are into one table: files, folders, Jaeger, Tempo, or a table that is there already."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import queue
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from llmtrace.analyze import remote, schema, tables
+from llmtrace.analyze.chunks import PROBLEMS_KEPT, Outcome, Stretch, convert, cpus, cut
+from llmtrace.analyze.otlp import Problem
+from llmtrace.errors import LlmtraceError
+
+SUFFIXES = (".json", ".jsonl", ".ndjson", ".otlp")
+"""What a folder is searched for, each also with ``.gz`` behind it."""
+SMALL = 4 << 20
+"""Input of fewer bytes is read in this process and not kept."""
+CACHE_BYTES = 2 << 30
+"""Tables kept of files that were read before; the oldest go first."""
+MEMORY = "1GB"
+"""What DuckDB may use; beyond it, it writes to the disk."""
+
+Tell = Callable[[int, int], None]
+"""Called with the bytes done and the bytes in all."""
+
+
+@dataclass(slots=True)
+class Stats:
+    """What was read, and what was wrong with it. Everything that can be used is used."""
+
+    sources: list[str] = field(default_factory=list[str])
+    spans: int = 0
+    problems: list[str] = field(default_factory=list[str])
+    """``FILE:LINE: reason``, the first ones of each file."""
+    problem_count: int = 0
+    duplicates: int = 0
+    """Spans that were there more than once; one of each is used."""
+    orphans: int = 0
+    """Spans whose parent is not there."""
+    skewed: int = 0
+    """Children of another service that begin before or end after their parent by over a millisecond: clocks that
+    disagree. Durations are used, which they do not touch."""
+    versions: list[int] = field(default_factory=list[int])
+    """The span contract's versions that were met."""
+
+
+@dataclass(slots=True)
+class Traces:
+    """The table of spans, on the engine that holds it, and how it came about."""
+
+    table: Any
+    """An ibis table with ``llmtrace.analyze.schema.COLUMNS``."""
+    connection: Any
+    stats: Stats
+
+
+@contextmanager
+def load(
+    sources: Sequence[str],
+    *,
+    extra: tuple[str, ...] = (),
+    tell: Tell = lambda done, whole: None,
+    cache: bool = True,
+    **window: Any,
+) -> Generator[Traces, None, None]:
+    """Read all ``sources`` into one table.
+
+    Args:
+        sources: files, folders, ``http://`` addresses of Jaeger or Tempo, or ibis URLs of a table
+            (``duckdb://file.duckdb?table=spans``, ``clickhouse://...?table=spans``, ``spans.parquet``).
+        extra: attributes with numbers (a quality score) that become columns too.
+        tell: progress.
+        cache: keep the tables made of larger files, and use kept ones.
+        window: for Jaeger and Tempo: ``service``, ``query``, ``hours``, ``limit``.
+
+    Raises:
+        LlmtraceError: a source that does not exist or cannot be read, or none that holds a span.
+    """
+    if len(sources) == 1 and _is_table(sources[0]):
+        yield _table(sources[0], extra)
+        return
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="llmtrace-")))
+        stats = Stats()
+        paths = list(_files(sources, scratch, window, stats))
+        parts = _parts(paths, scratch, extra, tell, cache, stats)
+        if not parts or stats.spans == 0:
+            first = f": {stats.problems[0]}" if stats.problems else ""
+            raise LlmtraceError(f"no spans in {', '.join(sources)}{first}")
+        connection = _duckdb(scratch)
+        stack.callback(connection.disconnect)
+        table = connection.read_parquet([str(part) for part in parts], table_name="raw_spans")
+        yield _settled(connection, table, stats)
+
+
+# What there is to read
+
+
+def _files(sources: Iterable[str], scratch: Path, window: dict[str, Any], stats: Stats) -> Iterator[Path]:
+    for source in sources:
+        stats.sources.append(source)
+        if source.startswith(("http://", "https://")):
+            yield remote.fetch(source, scratch, **window)
+            continue
+        if _is_table(source):
+            raise LlmtraceError(f"{source} is a table: name it alone")
+        path = Path(source)
+        if path.is_dir():
+            found = sorted(each for each in path.rglob("*") if each.is_file() and _is_trace_file(each))
+            if not found:
+                raise LlmtraceError(f"{path}: no trace files in this folder ({', '.join(SUFFIXES)}, or with .gz)")
+            yield from found
+        elif path.exists():
+            yield path
+        else:
+            raise LlmtraceError(f"{path}: no such file or folder")
+
+
+def _is_trace_file(path: Path) -> bool:
+    return path.name.removesuffix(".gz").endswith(SUFFIXES)
+
+
+def _parts(
+    paths: Sequence[Path], scratch: Path, extra: tuple[str, ...], tell: Tell, cache: bool, stats: Stats
+) -> list[Path]:
+    """The Parquet files of all paths, made now or kept from before."""
+    parts: list[Path] = []
+    jobs: list[_Job] = []
+    for path in paths:
+        kept = _Kept(path, extra) if cache and path.stat().st_size >= SMALL else None
+        if kept is not None and (outcomes := kept.outcomes()) is not None:
+            parts.extend(kept.parts())
+            _account(stats, path, outcomes)
+            continue
+        stretches = cut(path)
+        folder = Path(tempfile.mkdtemp(dir=scratch))
+        jobs.append(_Job(path, kept, folder, stretches))
+    _run(jobs, extra, tell)
+    for job in jobs:
+        outcomes = [outcome for outcome in job.outcomes if outcome is not None]
+        made = [job.target(number) for number in range(len(job.stretches))]
+        if job.kept is not None:
+            made = job.kept.keep(made, outcomes)
+        parts.extend(made)
+        _account(stats, job.path, outcomes)
+    return parts
+
+
+def _account(stats: Stats, path: Path, outcomes: Sequence[Outcome]) -> None:
+    before = 0
+    for outcome in outcomes:
+        stats.spans += outcome.spans
+        stats.problem_count += outcome.problem_count
+        room = PROBLEMS_KEPT - len(stats.problems)
+        stats.problems.extend(f"{path}:{before + found.line}: {found.reason}" for found in outcome.problems[:room])
+        before += outcome.lines
+
+
+# Reading, by as many processes as there are processors
+
+
+class _Job:
+    """One file's stretches and what came of them."""
+
+    def __init__(self, path: Path, kept: _Kept | None, folder: Path, stretches: list[Stretch]) -> None:
+        self.path, self.kept, self.folder, self.stretches = path, kept, folder, stretches
+        self.outcomes: list[Outcome | None] = [None] * len(stretches)
+
+    def target(self, number: int) -> Path:
+        return self.folder / f"part-{number:05}.parquet"
+
+
+def _run(jobs: Sequence[_Job], extra: tuple[str, ...], tell: Tell) -> None:
+    whole = sum(stretch.end - stretch.start for job in jobs for stretch in job.stretches)
+    tasks = [(job, number) for job in jobs for number in range(len(job.stretches))]
+    lock, done = threading.Lock(), 0
+
+    def progress(more: int) -> None:
+        nonlocal done
+        with lock:
+            done += more
+            tell(done, whole)
+
+    processes = min(cpus(), len(tasks))
+    if processes <= 1 or whole < SMALL:
+        for job, number in tasks:
+            job.outcomes[number] = convert(job.stretches[number], job.target(number), extra, progress)
+        return
+    waiting: queue.SimpleQueue[tuple[_Job, int]] = queue.SimpleQueue()
+    for task in tasks:
+        waiting.put(task)
+    failures: list[BaseException] = []
+    workers = [_Worker() for _ in range(processes)]
+    threads = [
+        threading.Thread(target=_feed, args=(worker, waiting, extra, progress, failures), daemon=True)
+        for worker in workers
+    ]
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        for worker in workers:
+            worker.stop()
+    if failures:
+        raise failures[0]
+
+
+class _Worker:
+    """A process of its own: no thread of this one's is shared, and no module of the caller's is run again."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "llmtrace.analyze.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        )
+
+    def convert(self, stretch: Stretch, target: Path, extra: tuple[str, ...], tell: Callable[[int], None]) -> Outcome:
+        """What `chunks.convert` does, over there. Raises LlmtraceError where that failed."""
+        task = json.dumps({"stretch": asdict(stretch), "target": str(target), "extra": extra})
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(task + "\n")
+        self._process.stdin.flush()
+        for line in self._process.stdout:
+            said = json.loads(line)
+            if "done" in said:
+                tell(said["done"])
+            elif "error" in said:
+                raise LlmtraceError(f"cannot read {stretch.path}: {said['error']}")
+            else:
+                return _outcome(said["outcome"])
+        raise LlmtraceError(f"cannot read {stretch.path}: the reading process ended (out of memory?)")
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
+
+
+def _feed(
+    worker: _Worker,
+    waiting: queue.SimpleQueue[tuple[_Job, int]],
+    extra: tuple[str, ...],
+    progress: Callable[[int], None],
+    failures: list[BaseException],
+) -> None:
+    while not failures:
+        try:
+            job, number = waiting.get_nowait()
+        except queue.Empty:
+            return
+        try:
+            job.outcomes[number] = worker.convert(job.stretches[number], job.target(number), extra, progress)
+        except Exception as error:
+            failures.append(error)
+
+
+def _outcome(said: dict[str, Any]) -> Outcome:
+    problems = [Problem(**problem) for problem in said["problems"]]
+    return Outcome(said["spans"], said["lines"], problems, said["problem_count"])
+
+
+# Tables kept from before
+
+
+class _Kept:
+    """The table of one file as it was when it was read: another size or time of change is another table."""
+
+    def __init__(self, path: Path, extra: tuple[str, ...]) -> None:
+        state = path.stat()
+        columns = [(column.name, column.kind, column.attributes) for column in schema.with_extra(extra)]
+        identity = [str(path.resolve()), state.st_size, state.st_mtime_ns, schema.VERSION, columns]
+        name = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:24]
+        self._home = cache_folder()
+        self._folder = self._home / name
+
+    def outcomes(self) -> list[Outcome] | None:
+        """What was read then; None where nothing is kept."""
+        try:
+            said = json.loads((self._folder / "outcomes.json").read_text())
+            os.utime(self._folder)
+            return [_outcome(each) for each in said]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def parts(self) -> list[Path]:
+        return sorted(self._folder.glob("part-*.parquet"))
+
+    def keep(self, parts: list[Path], outcomes: list[Outcome]) -> list[Path]:
+        """Move the parts in; where that fails they stay where they are."""
+        try:
+            self._home.mkdir(parents=True, exist_ok=True)
+            scratch = Path(tempfile.mkdtemp(dir=self._home, prefix="new-"))
+            for part in parts:
+                shutil.copyfile(part, scratch / part.name)
+            (scratch / "outcomes.json").write_text(json.dumps([asdict(outcome) for outcome in outcomes]))
+            shutil.rmtree(self._folder, ignore_errors=True)
+            scratch.rename(self._folder)
+            _make_room(self._home, self._folder)
+        except OSError:
+            return parts
+        return self.parts()
+
+
+def cache_folder() -> Path:
+    """Where tables are kept: ``LLMTRACE_CACHE``, else the user's cache folder."""
+    chosen = os.environ.get("LLMTRACE_CACHE", "").strip()
+    if chosen:
+        return Path(chosen) / "tables"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "llmtrace" / "tables"
+
+
+def _make_room(home: Path, newest: Path) -> None:
+    folders = sorted((each for each in home.iterdir() if each.is_dir()), key=lambda each: -each.stat().st_mtime)
+    used = 0
+    for folder in folders:
+        used += sum(part.stat().st_size for part in folder.iterdir())
+        if used > CACHE_BYTES and folder != newest:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+# The engine
+
+
+def _duckdb(scratch: Path) -> Any:
+    import ibis
+
+    connection: Any = ibis.duckdb.connect(
+        temp_directory=str(scratch), threads=cpus(), memory_limit=MEMORY, preserve_insertion_order=False
+    )
+    return connection
+
+
+def _settled(connection: Any, table: Any, stats: Stats) -> Traces:
+    """The table without duplicates, its faults counted."""
+    ((whole, distinct),) = connection.raw_sql(
+        "SELECT count(*), count(DISTINCT (trace_id, span_id)) FROM raw_spans"
+    ).fetchall()
+    if distinct < whole:
+        stats.duplicates = whole - distinct
+        table = connection.sql(
+            "SELECT * FROM raw_spans QUALIFY row_number() OVER (PARTITION BY trace_id, span_id ORDER BY start_ns) = 1"
+        )
+    ((stats.orphans, stats.skewed),) = tables.values(tables.faults(table))
+    stats.spans = distinct
+    stats.versions = _versions(table)
+    return Traces(table, connection, stats)
+
+
+def _versions(table: Any) -> list[int]:
+    told = table.filter(table.schema_version.notnull()).select("schema_version").distinct()
+    return sorted(version for (version,) in tables.values(told))
+
+
+def _is_table(source: str) -> bool:
+    if source.startswith(("http://", "https://")):
+        return False
+    return "://" in source or source.endswith((".parquet", ".duckdb"))
+
+
+def _table(source: str, extra: tuple[str, ...]) -> Traces:
+    """A table on an engine that holds it already."""
+    import ibis
+    from ibis.common.exceptions import IbisError
+
+    url, name = _named(source)
+    try:
+        if url.endswith(".parquet"):
+            connection: Any = ibis.duckdb.connect(threads=cpus(), memory_limit=MEMORY)
+            table = connection.read_parquet(url, table_name="raw_spans")
+        else:
+            connection = ibis.connect(url)
+            table = connection.table(name)
+    except (IbisError, ImportError, OSError, ValueError) as error:
+        raise LlmtraceError(f"cannot open the table {source}: {error}") from error
+    except Exception as error:  # each engine raises its own
+        raise LlmtraceError(f"cannot open the table {source}: {type(error).__name__}: {error}") from error
+    missing = [column.name for column in schema.with_extra(extra) if column.name not in table.columns]
+    if missing:
+        raise LlmtraceError(
+            f"the table {source} lacks the columns {', '.join(missing)}; `llmtrace report ... --save FILE.parquet` "
+            "writes one that has them"
+        )
+    ((spans,),) = tables.values(table.aggregate(spans=table.count()))
+    stats = Stats([source], spans=spans, versions=_versions(table))
+    return Traces(table, connection, stats)
+
+
+def _named(source: str) -> tuple[str, str]:
+    url, _, query = source.partition("?")
+    kept: list[str] = []
+    name = "spans"
+    for pair in filter(None, query.split("&")):
+        key, _, value = pair.partition("=")
+        if key == "table":
+            name = value
+        else:
+            kept.append(pair)
+    if "://" not in url and url.endswith(".duckdb"):
+        url = f"duckdb://{url}"
+    return (f"{url}?{'&'.join(kept)}" if kept else url), name

@@ -1,0 +1,31 @@
+"""The reports over one set of traces, one module each with ``make(book, options) -> Report``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Final
+
+from llmtrace.analyze.book import Book
+from llmtrace.analyze.report import Report
+
+NAMES: Final = ("phases", "causes", "cost", "cancellations", "floor", "models")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a report may be asked beside the traces."""
+
+    top: int = 20
+    """Rows of a list of routes or calls."""
+    span_usd: float = 0.0
+    """USD that storing a million spans costs, for the cost of telemetry itself."""
+
+
+def make(name: str, book: Book, options: Options | None = None) -> Report:
+    """The report of that name (one of ``NAMES``)."""
+    builder: Callable[[Book, Options], Report] = import_module(f"llmtrace.analyze.reports.{name}").make
+    report = builder(book, options or Options())
+    report.stats = (book.stats,)
+    return report

@@ -1,0 +1,90 @@
+"""What calls that were cut short still cost: what was delivered, and between which bounds what was billed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ibis
+
+from llmtrace.analyze.book import Book
+from llmtrace.analyze.expressions import first, when
+from llmtrace.analyze.report import Column, Report, Section, Stack
+from llmtrace.analyze.reports import Options
+
+CUT_SHORT = ("closed_early", "abandoned", "cancelled", "timed_out", "error", "never_consumed")
+
+
+def make(book: Book, options: Options) -> Report:
+    """Build the report."""
+    calls = book.calls
+    cut = calls.filter(calls.outcome.isin(CUT_SHORT))
+    lower = first(cut.billed_tokens, cut.billed_lower, cut.delivered_tokens, cut.output_tokens)
+    upper = first(cut.billed_tokens, cut.billed_upper, cut.max_tokens)
+    cut = cut.mutate(
+        lower=lower,
+        upper=upper,
+        usd_lower=lower * cut.usd_output + cut.input_cost,
+        usd_upper=upper * cut.usd_output + cut.input_cost,
+    )
+    ((whole, cut_calls),) = book.rows(
+        calls.agg(n=calls.count(), cut=calls.outcome.isin(CUT_SHORT).sum())
+    )  # fmt: skip
+    if not book.stats.versions:
+        report = Report("cancellations", "What cut-short calls cost", [])
+        report.headline = f"no llmtrace span among {whole:,} calls"
+        report.notes.append(
+            "another tracer wrote these: it does not say how a call ended (llmtrace.call.outcome), and an aborted "
+            "stream without that looks like a finished one"
+        )
+        return report
+    sections = [_summary(book, cut, options), _longest(book, cut, options)]
+    report = Report("cancellations", "What cut-short calls cost", sections)
+    report.headline = f"{cut_calls or 0:,} of {whole:,} calls did not complete"
+    report.notes.append(
+        "billed: exact where the provider's usage told, else between the tokens delivered and made until the socket "
+        "closed (lower) and the request's max_tokens (upper, a dash where the request has none). Whether a provider "
+        "stops the model when the socket closes, none of them promises."
+    )
+    return report
+
+
+def _summary(book: Book, cut: Any, options: Options) -> Section:
+    summed = cut.group_by("route", "outcome", "cancel_phase").agg(
+        calls=cut.count(),
+        spent=cut.duration.sum(),
+        close=cut.time_to_close.median(),
+        delivered=cut.delivered_tokens.sum(),
+        low=cut.lower.sum(),
+        high=when(cut.upper.isnull().any(), None, cut.upper.sum()),
+        usd_low=cut.usd_lower.sum(),
+        usd_high=when(cut.usd_upper.isnull().any(), None, cut.usd_upper.sum()),
+    )
+    rows = book.rows(summed.order_by(ibis.desc("calls")).limit(options.top))
+    bars = [(f"{row[0]} · {row[1]}", {row[2] or "phase not told": float(row[4] or 0)}) for row in rows]
+    return Section(
+        "By route, outcome and phase",
+        [
+            Column("route"), Column("outcome"), Column("in phase"), Column("calls", "count"), Column("time spent", "s"),
+            Column("to close p50", "s"), Column("delivered", "count"), Column("billed ≥", "count"),
+            Column("billed ≤", "count"), Column("cost ≥", "usd"), Column("cost ≤", "usd"),
+        ],
+        rows,
+        chart=Stack("Time spent on calls that were cut short", "s", bars),
+    )  # fmt: skip
+
+
+def _longest(book: Book, cut: Any, options: Options) -> Section:
+    chosen = cut.order_by(ibis.desc("duration")).limit(min(options.top, 10))
+    chosen = chosen.select(
+        "trace_id", "start_ns", "route", "outcome", "cancel_cause", "cancel_phase", "duration", "delivered_tokens",
+        "lower", "upper",
+    )  # fmt: skip
+    return Section(
+        "The longest",
+        [
+            Column("trace"), Column("when", "time"), Column("route"), Column("outcome"), Column("cause"),
+            Column("in phase"), Column("took", "s"), Column("delivered", "count"), Column("billed ≥", "count"),
+            Column("billed ≤", "count"),
+        ],
+        book.rows(chosen),
+    )  # fmt: skip

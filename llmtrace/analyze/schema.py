@@ -1,0 +1,95 @@
+"""The table of spans that every report reads: one row a span, one column per attribute that some report asks for.
+
+The table is plain (text, integers, floats, booleans), so that any engine that ibis knows can hold it. Lists are text,
+their members joined by commas. Names of other tracers' attributes stand behind ours and the conventions'.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from llmtrace.emit import attributes as names
+
+Kind = Literal["text", "int", "float", "bool"]
+
+VERSION: Final = 1
+"""Changes with the columns: tables cached by an older version are made anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column, and the attributes that fill it, best first."""
+
+    name: str
+    kind: Kind
+    attributes: tuple[str, ...] = ()
+
+
+FIXED: Final = (
+    Column("trace_id", "text"),
+    Column("span_id", "text"),
+    Column("parent_id", "text"),
+    Column("name", "text"),
+    Column("kind", "text"),
+    Column("start_ns", "int"),
+    Column("end_ns", "int"),
+    Column("status", "text"),
+    Column("service", "text"),
+)
+"""What every span has: ids in lower-case hex, times in ns since the epoch, kind and status as OTLP's words."""
+
+FROM_ATTRIBUTES: Final = (
+    # the call
+    Column("operation", "text", (names.OPERATION, "llm.request.type", "openinference.span.kind")),
+    Column("provider", "text", (names.PROVIDER, "gen_ai.system", "llm.provider", "llm.system")),
+    Column("request_model", "text", (names.REQUEST_MODEL, "llm.model_name", "llm.request.model")),
+    Column("response_model", "text", (names.RESPONSE_MODEL, "llm.response.model")),
+    Column("address", "text", (names.SERVER_ADDRESS,)),
+    Column("input_tokens", "int", (names.INPUT_TOKENS, "gen_ai.usage.prompt_tokens", "llm.token_count.prompt")),
+    Column(
+        "output_tokens", "int", (names.OUTPUT_TOKENS, "gen_ai.usage.completion_tokens", "llm.token_count.completion")
+    ),
+    Column("cached_tokens", "int", (names.CACHE_READ_TOKENS, "llm.token_count.prompt_details.cache_read")),
+    Column("cache_write_tokens", "int", (names.CACHE_WRITE_TOKENS, "llm.token_count.prompt_details.cache_write")),
+    Column("reasoning_tokens", "int", (names.REASONING_TOKENS, "llm.token_count.completion_details.reasoning")),
+    Column("max_tokens", "int", ("gen_ai.request.max_tokens",)),
+    Column("error_type", "text", (names.ERROR_TYPE,)),
+    Column("schema_version", "int", (names.SCHEMA,)),
+    Column("outcome", "text", (names.OUTCOME,)),
+    Column("ttft", "float", (names.TTFT, names.TIME_TO_FIRST_CHUNK)),
+    Column("fingerprint", "text", (names.ROUTE,)),
+    Column("diagnosis", "text", (names.DIAGNOSIS,)),
+    Column("cancel_cause", "text", (names.CANCEL_CAUSE,)),
+    Column("cancel_phase", "text", (names.CANCEL_PHASE,)),
+    Column("time_to_close", "float", (names.TIME_TO_CLOSE,)),
+    Column("billed_tokens", "int", (names.BILLED_TOKENS,)),
+    Column("billed_lower", "int", (names.BILLED_LOWER,)),
+    Column("billed_upper", "int", (names.BILLED_UPPER,)),
+    Column("delivered_tokens", "int", (names.DELIVERED_TOKENS,)),
+    Column("delivered_basis", "text", (names.DELIVERED_BASIS,)),
+    # a phase or an attempt
+    Column("phase", "text", (names.PHASE,)),
+    Column("source", "text", (names.SOURCE,)),
+    Column("uncertainty", "float", (names.UNCERTAINTY,)),
+    Column("phase_tokens", "int", (names.TOKENS,)),
+    Column("time_saved", "float", (names.TIME_SAVED,)),
+    Column("itl_p50", "float", (names.ITL_P50,)),
+    Column("stall_duration", "float", (names.STALL_DURATION,)),
+    Column("consumer_wait", "float", (names.CONSUMER_WAIT,)),
+    Column("status_code", "int", (names.STATUS_CODE, "http.status_code")),
+    # tasks and steps
+    Column("task_id", "text", (names.TASK_ID,)),
+    Column("task_name", "text", (names.TASK_NAME,)),
+    Column("task_resolved", "bool", (names.TASK_RESOLVED,)),
+    Column("task_budget", "float", (names.TASK_BUDGET,)),
+    Column("step_kind", "text", (names.STEP_KIND,)),
+    Column("cost_usd", "float", (names.COST,)),
+)
+
+COLUMNS: Final = (*FIXED, *FROM_ATTRIBUTES)
+
+
+def with_extra(attributes: tuple[str, ...]) -> tuple[Column, ...]:
+    """The columns, and further ones of numbers for attributes that a user named (a quality score, say)."""
+    return (*COLUMNS, *(Column(name, "float", (name,)) for name in attributes))

@@ -1,0 +1,143 @@
+"""From spans to calls, in ibis expressions: the same on DuckDB, on Spark and on whatever else ibis speaks to.
+
+A call is a client's LLM span. Where two tracers wrote one each, the inner one counts. Its phases are its children, or
+the children of its attempts.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from llmtrace.analyze.expressions import count_of, first, most, when
+from llmtrace.emit import attributes as names
+from llmtrace.phases.model import PHASES, SOURCES
+
+LLM_OPERATIONS: Final = (
+    "chat", "text_completion", "completion", "generate_content", "embeddings", "embedding", "rerank", "llm",
+)  # fmt: skip
+"""What an LLM call's operation may be, in lower case: the GenAI conventions' names and those of two other tracers."""
+
+NS: Final = 1e9
+SKEW_NS: Final = 1_000_000
+
+
+def _is_call(spans: Any) -> Any:
+    operation = spans.operation.lower().isin(LLM_OPERATIONS)
+    return (
+        (spans.kind != "server")
+        & spans.phase.isnull()
+        & (spans.name != names.ATTEMPT)
+        & first(operation | spans.outcome.notnull(), False)
+    )
+
+
+def calls(spans: Any, prices: Any | None = None) -> Any:
+    """One row a call: what it was, what it took, each phase's seconds (``s_<phase>``), its attempts.
+
+    ``prices``: the table of ``llmtrace.analyze.prices``, for ``cost`` (USD, None where the price is not known).
+    """
+    found = spans.filter(_is_call(spans))
+    inner = found.filter(found.parent_id.notnull()).select("trace_id", outer="parent_id").distinct()
+    found = found.anti_join(inner, ["trace_id", ("span_id", "outer")])
+    attempts = spans.filter(spans.name == names.ATTEMPT)
+    tried = attempts.group_by("trace_id", "parent_id").agg(attempts=attempts.count())
+    tried = tried.rename(attempt_trace="trace_id", attempt_of="parent_id")
+    parts = _phases_by_call(spans, attempts)
+    joined = found.left_join(tried, [("trace_id", "attempt_trace"), ("span_id", "attempt_of")])
+    joined = joined.left_join(parts, [("trace_id", "phase_trace"), ("span_id", "phase_of")])
+    whole = joined.mutate(
+        route=_route(joined),
+        duration=(joined.end_ns - joined.start_ns) / NS,
+        attempts=joined.attempts.fill_null(1),
+        has_phases=joined.phase_of.notnull(),
+        uncached_tokens=joined.input_tokens - joined.cached_tokens.fill_null(0),
+        **{f"s_{phase}": joined[f"s_{phase}"].fill_null(0.0) for phase in PHASES},
+    )
+    if prices is not None:
+        whole = _priced(whole, prices)
+    return whole
+
+
+def _route(table: Any) -> Any:
+    where = first(table.provider, "?") + " " + first(table.request_model, table.response_model, "?")
+    return when(table.address.notnull(), where + " @ " + table.address, where)
+
+
+def _phases_by_call(spans: Any, attempts: Any) -> Any:
+    phases = owned_phases(spans, attempts)
+    sums = {
+        f"s_{name}": when(phases.phase == name, phases.seconds, 0.0).sum() for name in PHASES
+    }  # fmt: skip
+    return phases.group_by(phase_trace=phases.trace_id, phase_of=phases.owner).agg(
+        **sums,
+        estimated=(phases.source == "estimate").any(),
+        told=phases.source.isin(("server", "device")).any(),
+        wait=phases.consumer_wait.sum(),
+        itl=phases.itl_p50.max(),
+    )
+
+
+def owned_phases(spans: Any, attempts: Any | None = None) -> Any:
+    """The phase spans, each with its ``owner`` (the call's span id) and ``seconds``. Decode's parts are none."""
+    tried: Any = spans.filter(spans.name == names.ATTEMPT) if attempts is None else attempts
+    above = tried.select(above_trace="trace_id", above_span="span_id", above_parent="parent_id")
+    phases = spans.filter(spans.phase.isin(PHASES) & spans.parent_id.notnull())
+    phases = phases.left_join(
+        above, [("trace_id", "above_trace"), ("parent_id", "above_span")]
+    )  # fmt: skip
+    return phases.mutate(
+        owner=first(phases.above_parent, phases.parent_id),
+        seconds=(phases.end_ns - phases.start_ns) / NS,
+        source=when(phases.source.isin(SOURCES), phases.source, "?"),
+    ).drop("above_trace", "above_span", "above_parent")
+
+
+def _priced(table: Any, prices: Any) -> Any:
+    """``cost`` in USD: tokens by their unit prices. Cached and cache-writing tokens are part of the input."""
+    known = prices.rename(price_provider="provider", price_model="model")
+    joined = table.left_join(
+        known,
+        [
+            table.provider.fill_null("") == known.price_provider,
+            first(table.response_model, table.request_model, "") == known.price_model,
+        ],
+    )
+    cached = joined.cached_tokens.fill_null(0)
+    written = joined.cache_write_tokens.fill_null(0)
+    fresh = most(joined.input_tokens.fill_null(0) - cached - written, 0)
+    told = joined.input_tokens.notnull() | joined.output_tokens.notnull()
+    input_cost = fresh * joined.usd_input + cached * joined.usd_cached + written * joined.usd_written
+    output_cost = joined.output_tokens.fill_null(0) * joined.usd_output
+    return joined.mutate(input_cost=when(told, input_cost, None), cost=when(told, input_cost + output_cost, None))
+
+
+def faults(spans: Any) -> Any:
+    """One row: how many spans have a parent that is not there, and how many disagree with its clock."""
+    above = spans.select(
+        up_trace="trace_id", up_span="span_id", up_service="service", up_start="start_ns", up_end="end_ns"
+    )
+    below = spans.filter(spans.parent_id.notnull()).select("trace_id", "parent_id", "service", "start_ns", "end_ns")
+    joined = below.left_join(above, [("trace_id", "up_trace"), ("parent_id", "up_span")])
+    outside = (joined.start_ns + SKEW_NS < joined.up_start) | (joined.end_ns > joined.up_end + SKEW_NS)
+    other = joined.service.fill_null("") != joined.up_service.fill_null("")
+    return joined.agg(
+        orphans=joined.up_span.isnull().sum().fill_null(0),
+        skewed=count_of(joined.up_span.notnull() & other & outside).fill_null(0),
+    )
+
+
+def tasks(spans: Any) -> Any:
+    """The spans of ``llmtrace.task``: one row a task."""
+    return spans.filter(spans.task_id.notnull() & spans.task_name.notnull())
+
+
+def steps(spans: Any) -> Any:
+    """The spans of ``llmtrace.step``: one row a step."""
+    return spans.filter(spans.step_kind.notnull())
+
+
+def values(expression: Any) -> list[tuple[Any, ...]]:
+    """The rows of an expression, as plain Python values."""
+    table = expression.to_pyarrow()
+    columns = [column.to_pylist() for column in table.columns]
+    return list(zip(*columns, strict=True)) if columns else []

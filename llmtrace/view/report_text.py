@@ -1,0 +1,181 @@
+"""A report on the terminal: tables that say their units, charts of blocks, and what was wrong with the input."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any
+
+from llmtrace.analyze.load import Stats
+from llmtrace.analyze.report import NOTHING, Column, Intervals, Report, Section, Stack, cell
+
+COLOURS = {
+    "network": "bright_black", "queue": "yellow", "kv_cache_hit": "green", "prefill": "magenta", "decode": "blue",
+    "queue_prefill": "bright_magenta", "opaque": "bright_magenta", "floor": "green", "application": "cyan",
+}  # fmt: skip
+_OTHERS = ("cyan", "red", "bright_blue", "bright_green", "bright_yellow", "white")
+_WIDTH = 44
+
+
+def show(report: Report, console: Any) -> None:
+    """Print the report."""
+    from rich.markup import escape
+
+    console.print(f"[bold]{escape(report.title)}[/bold]")
+    if report.headline:
+        console.print(escape(report.headline))
+    for section in report.sections:
+        if section.rows:
+            _section(section, console)
+    for note in report.notes:
+        console.print(f"\n[yellow]·[/yellow] {escape(note)}", highlight=False, soft_wrap=False)
+    for stats in report.stats:
+        for line in faults(stats):
+            console.print(f"[yellow]·[/yellow] {escape(line)}", highlight=False)
+
+
+def faults(stats: Stats) -> list[str]:
+    """What was wrong with the input, a line each; everything else was used."""
+    found: list[str] = []
+    if stats.problem_count:
+        first = stats.problems[:3]
+        found.append(f"skipped {stats.problem_count:,} broken part(s) of the input, the first: {'; '.join(first)}")
+    if stats.duplicates:
+        found.append(f"{stats.duplicates:,} spans were there twice; one of each counts")
+    if stats.orphans:
+        found.append(f"{stats.orphans:,} of {stats.spans:,} spans have a parent that is not in the input")
+    if stats.skewed:
+        found.append(
+            f"{stats.skewed:,} spans lie outside their parent of another service: the clocks disagree; durations are "
+            "used, which that does not touch"
+        )
+    if len(stats.versions) > 1 or (stats.versions and stats.versions[0] != 1):
+        found.append(f"versions of the span contract met: {', '.join(map(str, stats.versions))}; this program knows 1")
+    return found
+
+
+def _section(section: Section, console: Any) -> None:
+    from rich.markup import escape
+
+    console.print(f"\n[bold]{escape(section.title)}[/bold]")
+    shown = _told(section)
+    cells = [[cell(row[place], section.columns[place].unit) for place in shown] for row in section.rows]
+    columns = [section.columns[place] for place in shown]
+    if _width(columns, cells) <= console.width:
+        _table(columns, cells, console)
+    else:
+        _grouped(columns, cells, console)
+    if isinstance(section.chart, Stack) and section.chart.bars:
+        _stack(section.chart, console)
+    elif isinstance(section.chart, Intervals):
+        _intervals(section.chart, console)
+    if section.note:
+        console.print(f"[dim]{escape(section.note)}[/dim]", highlight=False)
+
+
+def _width(columns: Sequence[Column], cells: Sequence[Sequence[str]]) -> int:
+    wide = (max(len(column.title), *(len(row[n]) for row in cells)) for n, column in enumerate(columns))
+    return sum(wide) + 3 * (len(columns) - 1)
+
+
+def _table(columns: Sequence[Column], cells: Sequence[Sequence[str]], console: Any) -> None:
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for column in columns:
+        words = column.unit in ("text", "time")
+        table.add_column(escape(column.title), justify="left" if words else "right", overflow="fold")
+    for row in cells:
+        table.add_row(*map(escape, row))
+    console.print(table)
+
+
+def _grouped(columns: Sequence[Column], cells: Sequence[Sequence[str]], console: Any) -> None:
+    """A table too wide for the terminal: the first column as headings, below each a narrower table or its pairs."""
+    from rich.markup import escape
+    from rich.padding import Padding
+
+    for heading, found in groupby(cells, key=lambda row: row[0]):
+        rest = [row[1:] for row in found]
+        console.print(f"[cyan]{escape(heading)}[/cyan]", highlight=False)
+        if len(rest) > 1 and _width(columns[1:], rest) <= console.width:
+            _table(columns[1:], rest, console)
+            continue
+        for row in rest:
+            pairs = zip(columns[1:], row, strict=True)
+            told = " · ".join(
+                f"[dim]{escape(column.title)}[/dim] {escape(value)}".replace(" ", "\N{NO-BREAK SPACE}")
+                for column, value in pairs
+                if value != NOTHING
+            )
+            console.print(Padding(told.replace("\N{NO-BREAK SPACE}·\N{NO-BREAK SPACE}", " · "), (0, 0, 0, 2)))
+
+
+def _told(section: Section) -> list[int]:
+    """The columns that say something in some row."""
+    return [
+        place
+        for place, column in enumerate(section.columns)
+        if place == 0 or any(cell(row[place], column.unit) not in (NOTHING, "$0") for row in section.rows)
+    ]
+
+
+def _stack(chart: Stack, console: Any) -> None:
+    from rich.text import Text
+
+    most = max((sum(parts.values()) for _, parts in chart.bars), default=0.0)
+    if most <= 0:
+        return
+    console.print(f"[dim]{chart.title}[/dim]", highlight=False)
+    colours = _colours(chart)
+    label = min(36, max(len(name) for name, _ in chart.bars))
+    width = max(10, min(_WIDTH, console.width - label - 12))
+    for name, parts in chart.bars:
+        line = Text(f"{name[:label]:<{label}} ")
+        edge = drawn = 0.0
+        for part, value in parts.items():
+            edge += value / most * width
+            line.append("█" * (round(edge) - round(drawn)), style=colours[part])
+            drawn = edge
+        line.append(f" {cell(sum(parts.values()), chart.unit)}")
+        console.print(line, highlight=False)
+    key = Text()
+    for part, colour in colours.items():
+        key.append("■ ", style=colour)
+        key.append(f"{part}   ")
+    console.print(key, highlight=False)
+
+
+def _colours(chart: Stack) -> dict[str, str]:
+    colours: dict[str, str] = {}
+    for _, parts in chart.bars:
+        for part in parts:
+            if part not in colours:
+                others = len([name for name in colours if name not in COLOURS])
+                colours[part] = COLOURS.get(part, _OTHERS[others % len(_OTHERS)])
+    return colours
+
+
+def known(chart: Intervals) -> tuple[list[tuple[str, float, float, float]], float]:
+    """The points whose interval is known, and the farthest that any reaches from zero."""
+    points = [point for point in chart.points if all(map(math.isfinite, point[1:]))]
+    return points, max((abs(end) for point in points for end in point[1:]), default=0.0)
+
+
+def _intervals(chart: Intervals, console: Any) -> None:
+    points, reach = known(chart)
+    if reach <= 0:
+        return
+    console.print(f"[dim]{chart.title}[/dim]", highlight=False)
+    label = max(len(name) for name, *_ in points)
+    half = max(5, min(_WIDTH, console.width - label - 12) // 2)
+    for name, value, low, high in points:
+        cells = [" "] * (2 * half + 1)
+        places = [round(half + end / reach * half) for end in (low, high, value)]
+        cells[places[0] : places[1] + 1] = "─" * (places[1] - places[0] + 1)
+        cells[half] = "┼" if cells[half] == "─" else "│"
+        cells[places[2]] = "●"
+        console.print(f"{name:<{label}} {''.join(cells)} {cell(value, chart.unit)}", highlight=False, markup=False)

@@ -1,0 +1,323 @@
+"""Each report over traces of known content: the figures are worked out by hand here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmtrace.analyze import compare, reports, whatif
+from llmtrace.analyze.book import Book
+from llmtrace.analyze.load import load
+from llmtrace.analyze.report import Report, Section, as_json, cell
+from llmtrace.errors import LlmtraceError
+from tests.analyze.writing import Writer
+
+CALM = [("network", 10), ("queue", 20), ("prefill", 100), ("decode", 400)]
+ROUTE = "openai gpt-4o-mini @ api.openai.com"
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLMTRACE_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def writer() -> Writer:
+    return Writer()
+
+
+class Reader:
+    """Reports on what a writer wrote."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.count = 0
+
+    def save(self, writer: Writer) -> str:
+        self.count += 1
+        return str(writer.save(self.folder / f"{self.count}.jsonl"))
+
+    def __call__(self, name: str, writer: Writer, **options: Any) -> Report:
+        with load([self.save(writer)]) as traces:
+            return reports.make(name, Book(traces), reports.Options(**options))
+
+
+@pytest.fixture
+def report(tmp_path: Path) -> Reader:
+    return Reader(tmp_path)
+
+
+def section(made: Report, title: str) -> Section:
+    (found,) = [each for each in made.sections if each.title == title]
+    return found
+
+
+def table(made: Report, title: str) -> list[dict[str, Any]]:
+    found = section(made, title)
+    names = [column.title for column in found.columns]
+    return [dict(zip(names, row, strict=True)) for row in found.rows]
+
+
+def test_phases(writer: Writer, report: Reader) -> None:
+    for number in range(10):
+        writer.call(number * 1000, CALM)
+    writer.call(20_000, [("queue_prefill", 70), ("decode", 1000)], outcome="error")
+    made = report("phases", writer)
+    (route,) = table(made, "By route")
+    assert (route["route"], route["calls"]) == (ROUTE, 11)
+    assert route["p50"] == pytest.approx(0.53)
+    assert route["p99"] == pytest.approx(1.07, rel=0.06)
+    assert route["failed"] == pytest.approx(1 / 11)
+    by_phase = {row["phase"]: row for row in table(made, "By phase")}
+    assert by_phase["prefill"]["calls"] == 10
+    assert by_phase["prefill"]["mean"] == pytest.approx(0.1)
+    assert by_phase["decode"]["share"] == pytest.approx(5.0 / (10 * 0.53 + 1.07))
+    assert by_phase["decode"]["per token"] == pytest.approx(5.0 / (11 * 101))
+    assert by_phase["queue"]["known by"] == "client"
+    assert "most of the time is decode" in made.headline
+    assert any("not told apart" in note for note in made.notes)
+
+
+def test_phases_lie_under_the_attempt_that_answered(writer: Writer, report: Reader) -> None:
+    call = writer.call(0, [], trace=7)
+    writer.spans[-1]["endTimeUnixNano"] = str(int(writer.spans[-1]["startTimeUnixNano"]) + 900_000_000)
+    writer.span("llm.attempt", 0, 100, {"http.response.status_code": 429}, trace=7, parent=call)
+    last = writer.span("llm.attempt", 300, 900, {"http.response.status_code": 200}, trace=7, parent=call)
+    said = {"llmtrace.phase": "prefill", "llmtrace.phase.source": "server"}
+    writer.span("llm.prefill", 300, 900, said, trace=7, parent=last)
+    with load([report.save(writer)]) as traces:
+        book = Book(traces)
+        ((attempts, prefill),) = book.rows(book.calls.select("attempts", "s_prefill"))
+    assert (attempts, prefill) == (2, pytest.approx(0.6))
+
+
+def test_two_tracers_count_a_call_once(writer: Writer, report: Reader) -> None:
+    outer = writer.span("ChatCompletion", 0, 600, {"openinference.span.kind": "LLM"}, trace=9)
+    writer.call(10, CALM, trace=9, parent=outer)
+    (route,) = table(report("phases", writer), "By route")
+    assert route["calls"] == 1
+
+
+def test_causes(writer: Writer, report: Reader) -> None:
+    for number in range(9):
+        writer.call(number * 1000, CALM)
+    marks = {"llmtrace.diagnosis": ["queueing", "network"], "llmtrace.diagnosis.confidence": [0.9, 0.6]}
+    writer.call(10_000, [("network", 500), ("queue", 2000), ("prefill", 100), ("decode", 400)], marks=marks, trace=77)
+    made = report("causes", writer)
+    rows = {row["cause"]: row for row in table(made, "By cause")}
+    assert set(rows) == {"queueing", "network"}
+    assert rows["queueing"]["calls"] == 1
+    assert rows["queueing"]["beyond calm"] == pytest.approx(3.0 - 0.53)
+    assert rows["queueing"]["calm p50"] == pytest.approx(0.53)
+    (worst,) = table(made, "The costliest calls")
+    assert worst["trace"] == f"{77:032x}"
+    assert "1 of 10 calls" in made.headline
+
+
+def test_cost_by_model_and_per_resolved_task(writer: Writer, report: Reader) -> None:
+    for number, resolved in enumerate((True, False)):
+        trace = 50 + number
+        marks = {"llmtrace.task.id": f"t{number}"}
+        said = {"llmtrace.task.name": "resolve ticket", "llmtrace.task.budget": 0.0005, **marks}
+        task = writer.span("task resolve ticket", 0, 5000, {**said, "llmtrace.task.resolved": resolved}, trace=trace)
+        writer.call(0, CALM, trace=trace, parent=task, tokens=(1_000_000, 500_000, 100_000), marks=marks)
+        checking = {**marks, "llmtrace.step.kind": "guardrail"}
+        writer.call(1000, CALM, trace=trace, parent=task, tokens=(1_000_000, 0, 0), marks=checking)
+        step = {"llmtrace.step.kind": "rerank", "llmtrace.cost.usd": 0.25, **marks}
+        writer.span("rerank five", 2000, 2100, step, trace=trace, parent=task)
+    made = report("cost", writer, span_usd=1e6)
+    (model,) = table(made, "By model")
+    # gpt-4o-mini: USD 0.15 a million input tokens, 0.075 cached, 0.60 output.
+    first = 0.5 * 0.15 + 0.5 * 0.075 + 0.1 * 0.6
+    assert model["cost"] == pytest.approx(2 * (first + 0.15))
+    assert model["saved by cache"] == pytest.approx(2 * 0.5 * 0.075)
+    assert model["not priced"] == 0
+    (task_row,) = table(made, "By task")
+    assert (task_row["tasks"], task_row["resolved"], task_row["over budget"]) == (2, 1, 2)
+    assert task_row["model"] == pytest.approx(2 * first)
+    assert task_row["guardrail"] == pytest.approx(2 * 0.15)
+    assert task_row["rerank"] == pytest.approx(0.5)
+    assert task_row["telemetry"] == pytest.approx(2 * 12)  # 12 spans a task, a dollar each
+    assert task_row["per resolved"] == pytest.approx(task_row["cost"])
+    assert task_row["calls/task"] == 2
+
+
+def test_cost_of_failures_goes_to_retries_and_cancellations(writer: Writer, report: Reader) -> None:
+    task = writer.span("task t", 0, 9000, {"llmtrace.task.name": "t", "llmtrace.task.id": "x"}, trace=5)
+    for outcome in ("error", "cancelled", "completed"):
+        writer.call(0, CALM, trace=5, parent=task, outcome=outcome, tokens=(1_000_000, 0, 0))
+    (row,) = table(report("cost", writer), "By task")
+    assert (row["retries"], row["cancelled"], row["model"]) == pytest.approx((0.15, 0.15, 0.15))
+    assert row["per resolved"] is None
+
+
+def test_models_without_a_price_are_named(writer: Writer, report: Reader) -> None:
+    writer.call(0, CALM, model="no-such-model", answered="no-such-model")
+    made = report("cost", writer)
+    assert "no price known" in made.headline
+    assert any("1 of 1 calls have no price" in note for note in made.notes)
+
+
+def test_cancellations(writer: Writer, report: Reader) -> None:
+    writer.call(0, CALM)
+    marks = {
+        "llmtrace.cancellation.phase": "decode",
+        "llmtrace.cancellation.cause": "closed",
+        "llmtrace.cancellation.delivered_tokens": 40,
+        "llmtrace.cancellation.billed_tokens.lower": 50,
+        "llmtrace.cancellation.billed_tokens.upper": 200,
+        "llmtrace.cancellation.time_to_close": 0.004,
+    }
+    writer.call(2000, CALM, outcome="closed_early", tokens=(1_000_000, 0, 40), marks=marks, trace=3)
+    made = report("cancellations", writer)
+    (row,) = table(made, "By route, outcome and phase")
+    assert (row["outcome"], row["in phase"], row["calls"]) == ("closed_early", "decode", 1)
+    assert (row["delivered"], row["billed ≥"], row["billed ≤"]) == (40, 50, 200)
+    assert row["to close p50"] == pytest.approx(0.004)
+    assert row["cost ≥"] == pytest.approx(0.15 + 50 * 0.6e-6)
+    assert row["cost ≤"] == pytest.approx(0.15 + 200 * 0.6e-6)
+    (longest,) = table(made, "The longest")
+    assert (longest["trace"], longest["cause"]) == (f"{3:032x}", "closed")
+
+
+def test_floor(writer: Writer, report: Reader) -> None:
+    for number in range(20):
+        writer.call(number * 1000, CALM)
+    for number in range(20):
+        slow = [("network", 30), ("queue", 220), ("prefill", 300), ("decode", 800)]
+        writer.call((100 + number) * 1000, slow)
+    made = report("floor", writer)
+    (row,) = table(made, "By route, a mean call")
+    assert row["floor"] == pytest.approx(0.51)
+    assert row["took"] == pytest.approx((0.53 + 1.35) / 2)
+    assert row["+ queue"] == pytest.approx(0.12)
+    assert row["+ prefill"] == pytest.approx(0.1)
+    assert row["+ decode"] == pytest.approx(0.2)
+    assert row["+ network"] == pytest.approx(0.01)
+    assert row["prefill floor /token"] == pytest.approx(1e-4)
+    assert row["ITL floor"] == pytest.approx(0.004)
+
+
+def test_floor_needs_enough(writer: Writer, report: Reader) -> None:
+    writer.call(0, CALM)
+    assert report("floor", writer).headline == "no route has a floor yet"
+
+
+def test_models(writer: Writer, report: Reader) -> None:
+    hour = 3_600_000
+    for number in range(4):
+        writer.call(number * hour, CALM)
+    for number in range(4, 6):
+        writer.call(number * hour, CALM, answered="gpt-9-turbo")
+    made = report("models", writer)
+    rows = {row["answered"]: row for row in table(made, "Who answered")}
+    assert rows["gpt-4o-mini-2024-07-18"]["calls"] == 4
+    assert rows["gpt-9-turbo"]["of the route"] == pytest.approx(1 / 3)
+    (change,) = table(made, "Changes")
+    assert change["how"] == "replaced"
+    assert made.notes == ["answered under another name than asked: gpt-4o-mini → gpt-9-turbo"]
+    chart = section(made, "Who answered").chart
+    assert chart is not None
+    assert len(chart.bars) == 6
+
+
+@pytest.mark.parametrize("name", reports.NAMES)
+def test_other_tracers_files_say_what_they_lack(name: str, writer: Writer, report: Reader) -> None:
+    said = {"gen_ai.operation.name": "chat", "gen_ai.system": "openai", "gen_ai.request.model": "gpt-4o-mini"}
+    tokens = {"gen_ai.usage.prompt_tokens": 1000, "gen_ai.usage.completion_tokens": 10}
+    for number in range(30):
+        writer.span("openai.chat", number * 1000, number * 1000 + 500, {**said, **tokens}, trace=number + 1, kind=3)
+    made = report(name, writer)
+    assert made.sections or made.notes
+    text = json.dumps(as_json(made))
+    if name in ("phases", "causes", "cancellations", "floor"):
+        assert any("another tracer" in note or "no phase" in note or "No span here" in note for note in made.notes)
+    else:
+        assert "gpt-4o-mini" in text
+
+
+def test_no_calls_at_all(writer: Writer, report: Reader) -> None:
+    writer.span("GET /", 0, 10)
+    with pytest.raises(LlmtraceError, match="no LLM calls in"):
+        report("phases", writer)
+
+
+def test_compare_says_what_changed_and_where_the_bottleneck_went(report: Reader) -> None:
+    before, after = Writer(), Writer()
+    for number in range(60):
+        wobble = number % 7
+        before.call(number * 1000, [("network", 10), ("queue", 20), ("prefill", 100), ("decode", 400 + wobble)])
+        after.call(number * 1000, [("network", 10), ("queue", 500), ("prefill", 100), ("decode", 240 + wobble)])
+    with load([report.save(before)]) as old, load([report.save(after)]) as new:
+        made = compare.make(Book(old), Book(new))
+    rows = {row["mean of"]: row for row in table(made, "By phase")}
+    assert rows["decode"]["change"] == pytest.approx(-0.16, abs=1e-3)
+    assert rows["queue"]["change"] == pytest.approx(0.48)
+    assert rows["decode"]["sure"] == "yes"
+    assert rows["network"]["sure"] == "no"
+    assert sum(row["change"] for name, row in rows.items() if name != "end to end") == pytest.approx(
+        rows["end to end"]["change"]
+    )
+    for row in rows.values():
+        assert row["from"] <= row["change"] + 1e-9
+        assert row["change"] <= row["to"] + 1e-9
+    assert made.headline.startswith("queue +480 ms, decode -40%")
+    assert "end to end +60%" in made.headline
+    assert "moved from decode to queue" in section(made, "Critical path of a mean trace").note
+    percentiles = {row["of"]: row for row in table(made, "Percentiles")}
+    assert percentiles["end to end p95"]["sure"] == "yes"
+
+
+def test_compare_with_itself_is_sure_of_nothing(report: Reader) -> None:
+    writer = Writer()
+    for number in range(40):
+        writer.call(number * 1000, [("queue_prefill", 50 + number), ("decode", 300 + 5 * number)])
+    source = report.save(writer)
+    with load([source]) as old, load([source]) as new:
+        made = compare.make(Book(old), Book(new))
+    assert {row["sure"] for row in table(made, "By phase")} == {"no"}
+    assert "may be chance" in made.headline
+
+
+def test_compare_quality_and_other_traffic(report: Reader) -> None:
+    before, after = Writer(), Writer()
+    for number in range(40):
+        before.call(number * 1000, CALM, marks={"eval.score": 0.7 + number % 3 / 100})
+        after.call(number * 1000, CALM, marks={"eval.score": 0.9 + number % 3 / 100}, tokens=(5000, 0, 101))
+    sources = [report.save(before), report.save(after)]
+    extra = ("eval.score",)
+    with load(sources[:1], extra=extra) as old, load(sources[1:], extra=extra) as new:
+        made = compare.make(Book(old), Book(new), "eval.score")
+    rows = {row["mean"]: row for row in table(made, "Retries, cost and quality")}
+    assert rows["eval.score"]["change"] == pytest.approx(0.2)
+    assert rows["eval.score"]["sure"] == "yes"
+    assert any("other input tokens than before" in note for note in made.notes)
+
+
+def test_whatif_counts_only_what_is_on_the_critical_path(writer: Writer, report: Reader) -> None:
+    # Two calls side by side: only the longer one is waited for.
+    root = writer.span("agent", 0, 1000, trace=1)
+    writer.call(0, [("prefill", 100), ("decode", 900)], trace=1, parent=root)
+    writer.call(0, [("prefill", 300), ("decode", 200)], trace=1, parent=root)
+    with load([report.save(writer)]) as traces:
+        book = Book(traces)
+        made = whatif.make(book, "decode", 0.5)
+        with pytest.raises(LlmtraceError, match="no critical path has 'queue'; these have decode, prefill"):
+            whatif.make(book, "queue", 0.5)
+        with pytest.raises(LlmtraceError, match="--factor is -1"):
+            whatif.make(book, "decode", -1)
+    mean = table(made, "End to end")[0]
+    assert mean["now"] == pytest.approx(1.0)
+    assert mean["then"] == pytest.approx(0.55)
+    assert mean["without it"] == pytest.approx(0.1)
+
+
+def test_cells() -> None:
+    assert [cell(value, "s") for value in (0.0, 1.5e-9, 2e-6, 0.0123, 0.9996, 61, None)] == [
+        "0 s", "1.50 ns", "2.00 µs", "12.3 ms", "1.00 s", "61.0 s", "\N{EN DASH}",
+    ]  # fmt: skip
+    assert [cell(value, "usd") for value in (0, 0.0000012, 0.0123, 12.3456)] == ["$0", "$1.20e-06", "$0.0123", "$12.35"]
+    assert cell(float("nan"), "share") == "\N{EN DASH}"
