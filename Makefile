@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check bench accuracy e2e clean help
+.PHONY: demo test check bench accuracy e2e spark clean help
 
 help:
 	@echo "make demo    run the demo: a real model, a real client, every phase shown"
@@ -13,6 +13,7 @@ help:
 	@echo "make bench   measure the overhead against the bare client and the peers"
 	@echo "make accuracy  how right the phases are, against engines that know (docs/accuracy.md)"
 	@echo "make e2e     other people's engines and a trace viewer: heavy installs (docs/engines.md)"
+	@echo "make spark   the reports on PySpark against DuckDB: needs Java, a large package"
 	@echo "make clean   remove the virtual environments"
 
 $(STAMP): pyproject.toml constraints.txt
@@ -41,6 +42,11 @@ accuracy: $(STAMP)
 e2e: $(STAMP)
 	tests/e2e/setup.sh
 	LLMTRACE_E2E=1 $(BIN)/python -m pytest tests/e2e $(ARGS)
+
+spark: $(STAMP)
+	test -x .venvs/spark/bin/python || $(PYTHON) -m venv .venvs/spark
+	.venvs/spark/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[analyze,cli]" "ibis-framework[pyspark]"
+	.venvs/spark/bin/python -m tests.analyze.spark
 
 clean:
 	rm -rf $(VENV) .venvs

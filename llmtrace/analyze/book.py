@@ -7,8 +7,6 @@ from functools import cached_property
 from itertools import count
 from typing import Any
 
-import ibis
-
 from llmtrace.analyze import tables
 from llmtrace.analyze.expressions import first
 from llmtrace.analyze.load import Stats, Traces
@@ -16,14 +14,6 @@ from llmtrace.emit import prices
 from llmtrace.errors import LlmtraceError
 
 _numbers = count()
-_PRICE_SCHEMA = {
-    "provider": "string",
-    "model": "string",
-    "usd_input": "float64",
-    "usd_cached": "float64",
-    "usd_written": "float64",
-    "usd_output": "float64",
-}
 
 
 class Book:
@@ -55,16 +45,14 @@ class Book:
         return self.hold(joined.select("route", "phase", "source", "seconds", "phase_tokens", "time_saved"))
 
     @cached_property
-    def _prices(self) -> Any:
+    def _prices(self) -> list[prices.Priced]:
         spans = self.spans
         asked = spans.filter(spans.operation.notnull() | spans.outcome.notnull())
         pairs = asked.select(
             provider=asked.provider.fill_null(""),
             model=first(asked.response_model, asked.request_model, ""),
         ).distinct()
-        found = self.rows(pairs)
-        known = prices.rows((provider, model) for provider, model in found)
-        return ibis.memtable(known or [("", "", None, None, None, None)], schema=_PRICE_SCHEMA)
+        return prices.priced(self.rows(pairs))
 
     def hold(self, expression: Any) -> Any:
         """The same table, worked out now and held by the engine until the connection ends."""

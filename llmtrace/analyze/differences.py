@@ -40,7 +40,8 @@ class Difference:
 
 def between(before: Any, after: Any, statistic: Callable[[Any], Any], seed: int = 0) -> Difference:
     """``statistic`` (of an array's last axis) of both sets, and how sure its change is. NaN values are left out."""
-    before, after = before[np.isfinite(before)], after[np.isfinite(after)]
+    # In order, so that the same calls give the same interval, however an engine hands them out.
+    before, after = (np.sort(values[np.isfinite(values)]) for values in (before, after))
     if len(before) == 0 or len(after) == 0:
         nan = float("nan")
         return Difference(

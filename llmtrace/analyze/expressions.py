@@ -35,3 +35,8 @@ def least(*values: Any) -> Any:
 def most(*values: Any) -> Any:
     """The largest of the values of a row."""
     return ibis.greatest(*values)
+
+
+def nothing() -> Any:
+    """No value."""
+    return ibis.null()

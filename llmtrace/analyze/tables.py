@@ -6,10 +6,12 @@ the children of its attempts.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
-from llmtrace.analyze.expressions import count_of, first, most, when
+from llmtrace.analyze.expressions import count_of, first, most, nothing, when
 from llmtrace.emit import attributes as names
+from llmtrace.emit.prices import Priced
 from llmtrace.phases.model import PHASES, SOURCES
 
 LLM_OPERATIONS: Final = (
@@ -31,10 +33,10 @@ def _is_call(spans: Any) -> Any:
     )
 
 
-def calls(spans: Any, prices: Any | None = None) -> Any:
+def calls(spans: Any, prices: Sequence[Priced] | None = None) -> Any:
     """One row a call: what it was, what it took, each phase's seconds (``s_<phase>``), its attempts.
 
-    ``prices``: the table of ``llmtrace.analyze.prices``, for ``cost`` (USD, None where the price is not known).
+    ``prices``: of whoever answered, for ``cost`` (USD, None where the price is not known).
     """
     found = spans.filter(_is_call(spans))
     inner = found.filter(found.parent_id.notnull()).select("trace_id", outer="parent_id").distinct()
@@ -47,7 +49,7 @@ def calls(spans: Any, prices: Any | None = None) -> Any:
     joined = joined.left_join(parts, [("trace_id", "phase_trace"), ("span_id", "phase_of")])
     whole = joined.mutate(
         route=_route(joined),
-        duration=(joined.end_ns - joined.start_ns) / NS,
+        duration=length(joined),
         attempts=joined.attempts.fill_null(1),
         has_phases=joined.phase_of.notnull(),
         uncached_tokens=joined.input_tokens - joined.cached_tokens.fill_null(0),
@@ -87,28 +89,35 @@ def owned_phases(spans: Any, attempts: Any | None = None) -> Any:
     )  # fmt: skip
     return phases.mutate(
         owner=first(phases.above_parent, phases.parent_id),
-        seconds=(phases.end_ns - phases.start_ns) / NS,
+        seconds=length(phases),
         source=when(phases.source.isin(SOURCES), phases.source, "?"),
     ).drop("above_trace", "above_span", "above_parent")
 
 
-def _priced(table: Any, prices: Any) -> Any:
+def _priced(table: Any, prices: Sequence[Priced]) -> Any:
     """``cost`` in USD: tokens by their unit prices. Cached and cache-writing tokens are part of the input."""
-    known = prices.rename(price_provider="provider", price_model="model")
-    joined = table.left_join(
-        known,
-        [
-            table.provider.fill_null("") == known.price_provider,
-            first(table.response_model, table.request_model, "") == known.price_model,
-        ],
-    )
-    cached = joined.cached_tokens.fill_null(0)
-    written = joined.cache_write_tokens.fill_null(0)
-    fresh = most(joined.input_tokens.fill_null(0) - cached - written, 0)
-    told = joined.input_tokens.notnull() | joined.output_tokens.notnull()
-    input_cost = fresh * joined.usd_input + cached * joined.usd_cached + written * joined.usd_written
-    output_cost = joined.output_tokens.fill_null(0) * joined.usd_output
-    return joined.mutate(input_cost=when(told, input_cost, None), cost=when(told, input_cost + output_cost, None))
+    who = first(table.provider, "") + "\t" + first(table.response_model, table.request_model, "")
+    known = [(f"{provider}\t{model}", price) for provider, model, price in prices if price is not None]
+
+    def of(kind: str) -> Any:
+        # Cases rather than a joined table: an engine far away need not be given one.
+        cases = [(key, getattr(price, kind)) for key, price in known]
+        return (who.cases(*cases) if cases else nothing()).cast("float64")
+
+    table = table.mutate(usd_input=of("input"), usd_cached=of("cached"), usd_written=of("written"))
+    table = table.mutate(usd_output=of("output"))
+    cached = table.cached_tokens.fill_null(0)
+    written = table.cache_write_tokens.fill_null(0)
+    fresh = most(table.input_tokens.fill_null(0) - cached - written, 0)
+    told = table.input_tokens.notnull() | table.output_tokens.notnull()
+    input_cost = fresh * table.usd_input + cached * table.usd_cached + written * table.usd_written
+    output_cost = table.output_tokens.fill_null(0) * table.usd_output
+    return table.mutate(input_cost=when(told, input_cost), cost=when(told, input_cost + output_cost))
+
+
+def length(table: Any) -> Any:
+    """Seconds from a span's start to its end."""
+    return (table.end_ns - table.start_ns).cast("float64") / NS
 
 
 def faults(spans: Any) -> Any:

@@ -77,16 +77,10 @@ def price(provider: str | None, model: str | None) -> Price | None:
     return None
 
 
-Row = tuple[str, str, float | None, float | None, float | None, float | None]
+Priced = tuple[str, str, Price | None]
+"""Provider, model, and what its tokens cost."""
 
 
-def rows(pairs: Iterable[tuple[str | None, str | None]]) -> list[Row]:
-    """(provider, model, input, cached, written, output) of each pair; unknown prices are None."""
-    found: list[Row] = []
-    for provider, model in pairs:
-        known = price(provider, model)
-        if known is None:
-            found.append((provider or "", model or "", None, None, None, None))
-        else:
-            found.append((provider or "", model or "", known.input, known.cached, known.written, known.output))
-    return found
+def priced(pairs: Iterable[tuple[str | None, str | None]]) -> list[Priced]:
+    """The price of each (provider, model); None where it is not known."""
+    return [(provider or "", model or "", price(provider, model)) for provider, model in pairs]

@@ -130,7 +130,7 @@ def _tasks(book: Book, tasks: Any, options: Options) -> Section:
         solved=joined.solved.sum(),
         usd=joined.usd.sum(),
         over=count_of(joined.usd > joined.task_budget),
-        p50=((joined.end_ns - joined.start_ns) / 1e9).median(),
+        p50=tables.length(joined).median(),
         calls=joined.calls.sum(),
         attempts=joined.attempts.sum(),
         spans=joined.spans.sum(),
