@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import logging
 import os
 from collections.abc import Callable, Mapping
@@ -38,6 +39,10 @@ class Settings:
     """Calls on a route before queue and prefill are estimated."""
     min_spread: float = 4.0
     """Spread in uncached prompt tokens (90th over 10th percentile) asked for before estimating."""
+    baseline_path: str = ""
+    """File in which processes share what they learned of each route for estimating (tokens and seconds, no text)."""
+    baseline_prior: str = ""
+    """JSON file that says what the hardware needs at least: ``{"seconds_per_prefill_token": ...}``."""
 
 
 def _boolean(value: Any) -> bool:
@@ -67,6 +72,34 @@ def _capture(value: Any) -> str:
     return _one_of(_CAPTURE_MODES)(value)
 
 
+def _file(value: Any) -> str:
+    text = os.path.expanduser(os.fspath(value)) if isinstance(value, (str, os.PathLike)) else ""
+    if not text or os.path.isdir(text):
+        raise ValueError("the name of a file")
+    return str(text)
+
+
+def seconds_per_prefill_token(path: str) -> float:
+    """What the file of the setting ``baseline_prior`` says, 0 where that setting is not used.
+
+    Raises:
+        LlmtraceError: the file cannot be read, or does not hold ``seconds_per_prefill_token``, a number over 0.
+    """
+    if not path:
+        return 0.0
+    try:
+        with open(path, encoding="utf-8") as file:
+            told: Any = json.load(file)
+        seconds = told["seconds_per_prefill_token"]
+        if isinstance(seconds, (int, float)) and 0 < seconds < 1:
+            return float(seconds)
+    except OSError as error:
+        raise LlmtraceError(f"baseline_prior: {path} cannot be read: {error.strerror}.") from None
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise LlmtraceError(f"baseline_prior: {path} does not hold a JSON object with seconds_per_prefill_token, in s.")
+
+
 def _at_least(kind: Callable[[Any], Any], least: float) -> Callable[[Any], Any]:
     def parse(value: Any) -> Any:
         try:
@@ -89,6 +122,8 @@ _PARSERS: Mapping[str, Callable[[Any], Any]] = {
     "parent": _one_of(_PARENT_MODES),
     "min_calls": _at_least(int, 2),
     "min_spread": _at_least(float, 1),
+    "baseline_path": _file,
+    "baseline_prior": _file,
 }
 
 known_settings: tuple[str, ...] = tuple(field.name for field in fields(Settings))

@@ -14,7 +14,7 @@ from opentelemetry import metrics as metrics_api
 from opentelemetry import trace as trace_api
 from opentelemetry.trace import Span, SpanKind, Tracer
 
-from llmtrace.config import Settings
+from llmtrace.config import Settings, seconds_per_prefill_token
 from llmtrace.emit import attributes as names
 from llmtrace.emit import tasks
 from llmtrace.emit.metrics import Meters, meters_on
@@ -46,7 +46,12 @@ class Engine:
         meter_provider: metrics_api.MeterProvider | None = None,
     ) -> None:
         self.settings = settings
-        self.baselines = Baselines(settings.min_calls, settings.min_spread)
+        self.baselines = Baselines(
+            settings.min_calls,
+            settings.min_spread,
+            path=settings.baseline_path or None,
+            least_per_token=seconds_per_prefill_token(settings.baseline_prior),
+        )
         self.prefixes = Prefixes()
         self._tracer_provider = tracer_provider
         if tracer_provider is not None:
@@ -80,7 +85,8 @@ class Engine:
         return self._meters[1]
 
     def flush(self) -> None:
-        """Hand over the metrics that were put aside."""
+        """Hand over the metrics that were put aside, and save what was learned."""
+        self.baselines.save()
         if self._meters is not None and self._meters[1] is not None:
             self._meters[1].flush()
 

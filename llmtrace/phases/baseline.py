@@ -6,15 +6,18 @@ thread of their own, which starts when there is something to fit and goes when t
 
 from __future__ import annotations
 
+import atexit
 import os
 import threading
 import time
 import weakref
 from collections import OrderedDict
 from collections.abc import Hashable
+from pathlib import Path
 
 from llmtrace.observe import mishaps
 from llmtrace.phases import route as routes
+from llmtrace.phases import state
 from llmtrace.phases.neighbours import Flight, Watched
 from llmtrace.phases.prefixes import Expected, Prompt, expected
 from llmtrace.phases.route import Estimate, Route, Sight
@@ -26,6 +29,7 @@ MIN_SPREAD = 4.0
 """Uncached tokens, 90th over 10th percentile: below it slope and intercept cannot be told apart."""
 ROUTES = 256
 """Routes remembered; the least recently used one goes first."""
+_SAVE_EVERY_S = 30.0
 _SHARE = 0.05
 _MOST_REST_S = 0.5
 """The fitting thread works for this share of the time at most, and rests no longer than this after one fit."""
@@ -36,8 +40,22 @@ _IDLE_S = 5.0
 class Baselines:
     """Routes by key, least recently used first out. Safe to call from several threads, and across a fork."""
 
-    def __init__(self, min_calls: int = MIN_CALLS, min_spread: float = MIN_SPREAD, *, background: bool = True) -> None:
-        """``background``: fit on a thread of its own; else in ``end``, for tests and replays that want one order."""
+    def __init__(
+        self,
+        min_calls: int = MIN_CALLS,
+        min_spread: float = MIN_SPREAD,
+        *,
+        background: bool = True,
+        path: str | os.PathLike[str] | None = None,
+        least_per_token: float = 0.0,
+    ) -> None:
+        """``background``: fit on a thread of its own; else in ``end``, for tests and replays that want one order.
+
+        ``path``: a file to begin with and to save to. ``least_per_token``: s per prompt token that the hardware needs
+        at least, measured elsewhere.
+        """
+        self.path = None if path is None else Path(path)
+        self.least_per_token = least_per_token
         self.min_calls = min_calls
         self.min_spread = min_spread
         self._background = background
@@ -45,6 +63,9 @@ class Baselines:
         self._lock = threading.Lock()
         self._fitter = _Fitter(self)
         _living.add(self)
+        self._saved_at = time.monotonic()
+        if self.path is not None:
+            self._load(self.path)
 
     def begin(self, key: Hashable, call: Watched, start: int, size: int = 0, streams: bool = True) -> Flight:
         """A call of route ``key`` sets out at ``start`` (monotonic ns), its prompt ``size`` characters long."""
@@ -95,6 +116,31 @@ class Baselines:
             if route is not None:
                 route.flights.pop(id(flight), None)
 
+    def save(self) -> bool:
+        """Add what was learned since the last time to the file; False where that failed (it is tried again)."""
+        if self.path is None:
+            return False
+        with self._lock:
+            self._saved_at = time.monotonic()
+            changed = [(key, route) for key, route in self._routes.items() if route.unsaved]
+            news = {key: route.news() for key, route in changed if isinstance(key, tuple)}
+        if not news or state.add(self.path, news, routes.COLUMNS, routes.WINDOW, ROUTES):
+            return True
+        with self._lock:
+            for key, rows in news.items():
+                if (route := self._routes.get(key)) is not None:
+                    route.unsaved = min(route.points, route.unsaved + len(rows))
+        return False
+
+    def _load(self, path: Path) -> None:
+        for key, saved in state.load(path, routes.COLUMNS).items():
+            route = self._routes[key] = Route()
+            route.adopt(saved.rows)
+            if route.points >= self.min_calls and self._background:
+                self._fitter.ask(key)
+            elif route.points >= self.min_calls:
+                self._fit(key)
+
     def settle(self, timeout: float = 10.0) -> bool:
         """Wait until all fits asked for are done; False where that takes longer than ``timeout`` s."""
         return self._fitter.settle(timeout)
@@ -120,11 +166,13 @@ class Baselines:
             window = None if route is None else route.snapshot()
         if window is None:
             return
-        fitted = routes.fit(window, self.min_calls, self.min_spread)
+        fitted = routes.fit(window, self.min_calls, self.min_spread, self.least_per_token)
         with self._lock:
             route = self._routes.get(key)
             if route is not None:
                 route.take(fitted)
+        if self.path is not None and time.monotonic() - self._saved_at > _SAVE_EVERY_S:
+            self.save()
 
     def _forked(self) -> None:
         """In a forked child: the parent's calls and its fitting thread are not here, and its lock may be held."""
@@ -132,6 +180,7 @@ class Baselines:
         self._fitter = _Fitter(self)
         for route in self._routes.values():
             route.flights.clear()
+            route.unsaved = 0  # the parent saves them
 
 
 class _Fitter:
@@ -192,4 +241,10 @@ def _after_fork() -> None:
         baselines._forked()
 
 
+def _at_exit() -> None:
+    for baselines in list(_living):
+        baselines.save()
+
+
+atexit.register(_at_exit)
 os.register_at_fork(after_in_child=_after_fork) if hasattr(os, "register_at_fork") else None

@@ -7,6 +7,7 @@ call costs here is a scan of that ring and a few dozen operations; curves are fi
 from __future__ import annotations
 
 from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import inf, sqrt
 
@@ -38,10 +39,10 @@ _SHIFTED_DOWN = 8
 _SHIFTED_UP = 24
 """So many calls in a row on one side of the curve, and the route is another than it was."""
 _STEP_NS = 1_000_000
-_COLUMNS = 9
+COLUMNS = 9
 # Uncached, cached, others' tokens beside; seconds from its begin to the first token and how it began; seconds per
 # output token; delays of headers, first event and first token.
-_U, _K, _O, _S, _HOW, _ITL, _HEAD, _EVENT, _TOTAL = range(_COLUMNS)
+_U, _K, _O, _S, _HOW, _ITL, _HEAD, _EVENT, _TOTAL = range(COLUMNS)
 
 
 @dataclass(slots=True)
@@ -121,12 +122,15 @@ class Route:
         "points",
         "ring",
         "survival",
+        "unsaved",
     )
 
     def __init__(self) -> None:
-        self._cells = array("f", bytes(4 * _COLUMNS * WINDOW))
+        self._cells = array("f", bytes(4 * COLUMNS * WINDOW))
         self.points = 0
         """Calls in the window."""
+        self.unsaved = 0
+        """The last so many of them are in no file yet."""
         self._next = 0
         self._learned = 0
         self.fit_due = 0
@@ -265,7 +269,7 @@ class Route:
     # --- learning -------------------------------------------------------------------------------------------------
     def _learn(self, sight: Sight, around: Scene, ready: int, began: int, how: int, flight: Flight | None) -> None:
         seconds = max(0, sight.first - began) / 1e9
-        base = self._next * _COLUMNS
+        base = self._next * COLUMNS
         cells = self._cells
         cells[base + _U] = sight.uncached
         cells[base + _K] = sight.cached
@@ -279,6 +283,7 @@ class Route:
         self._next = (self._next + 1) % WINDOW
         self.points = min(self.points + 1, WINDOW)
         self._learned += 1
+        self.unsaved = min(self.unsaved + 1, WINDOW)
         if flight is not None and flight.size and sight.uncached:
             self._per_char += 0.1 * ((sight.uncached + sight.cached) / flight.size - self._per_char)
         self._watch_limit(sight, around, ready)
@@ -334,8 +339,8 @@ class Route:
             shifted = self._below
         elif self._above >= _SHIFTED_UP:
             shifted = self._above
-        turn = self._next * _COLUMNS if self.points == WINDOW else 0
-        cells = self._cells[turn : self.points * _COLUMNS] + self._cells[:turn]
+        turn = self._next * COLUMNS if self.points == WINDOW else 0
+        cells = self._cells[turn : self.points * COLUMNS] + self._cells[:turn]
         return Window(cells, shifted, self.curve, self.hop, self.anchors)
 
     def take(self, fitted: Fitted) -> None:
@@ -347,12 +352,26 @@ class Route:
             keep = min(self.points, fitted.forget)
             rows = [self._row((self._next - keep + i) % WINDOW) for i in range(keep)]
             for i, row in enumerate(rows):
-                self._cells[i * _COLUMNS : (i + 1) * _COLUMNS] = row
+                self._cells[i * COLUMNS : (i + 1) * COLUMNS] = row
             self.points, self._next = keep, keep % WINDOW
+            self.unsaved = min(self.unsaved, keep)
             self._for = self._against = 0
 
+    def news(self) -> list[list[float]]:
+        """The calls that are in no file yet, oldest first; from now on they count as saved."""
+        rows = [self._row((self._next - self.unsaved + i) % WINDOW).tolist() for i in range(self.unsaved)]
+        self.unsaved = 0
+        return [[float(f"{cell:.6g}") for cell in row] for row in rows]
+
+    def adopt(self, rows: Sequence[Sequence[float]]) -> None:
+        """Begin with calls from a file, as if they had been seen."""
+        for i, row in enumerate(rows[-WINDOW:]):
+            self._cells[i * COLUMNS : (i + 1) * COLUMNS] = array("f", row)
+        self.points = self._learned = min(len(rows), WINDOW)
+        self._next = self.points % WINDOW
+
     def _row(self, at: int) -> array[float]:
-        return self._cells[at * _COLUMNS : (at + 1) * _COLUMNS]
+        return self._cells[at * COLUMNS : (at + 1) * COLUMNS]
 
 
 @dataclass(frozen=True, slots=True)
@@ -385,7 +404,7 @@ class Fitted:
 def fit(window: Window, min_calls: int, min_spread: float, least_per_token: float = 0.0) -> Fitted:
     """Fit curve, hop and anchors to a window of calls. Takes a few ms; for a thread of its own."""
     flat, forget = window.cells.tolist(), 0
-    rows = [tuple(flat[at : at + _COLUMNS]) for at in range(0, len(flat), _COLUMNS)]
+    rows = [tuple(flat[at : at + COLUMNS]) for at in range(0, len(flat), COLUMNS)]
     if window.shifted:
         rows, forget = rows[-window.shifted :], window.shifted
         min_calls = min(min_calls, _SHIFTED_DOWN)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import random
 import sys
+from dataclasses import replace
 from math import exp
+from pathlib import Path
 
 import pytest
 
@@ -152,6 +155,81 @@ def test_a_call_is_never_split_before_it_is_known_to_have_begun() -> None:
     known = Baselines(background=False)
     flight = known.begin("r", Still(), 100)
     assert known.end("r", flight, 200, Sight(start=150, first=120, end=90, uncached=0)) is None
+
+
+def test_what_was_learned_is_shared_through_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "learned.json"
+    calls = poisson(5, 80, 6)
+    Engine().run(calls, 5)
+    one, other = (Baselines(background=False, path=file) for _ in range(2))
+    follow(as_seen(calls)[:40], one, ("a", "b", 1, None))
+    follow(as_seen(calls)[40:], other, ("a", "b", 1, None))
+    assert one.save()
+    assert other.save()
+    later = Baselines(background=False, path=file)
+    route = later.route(("a", "b", 1, None))
+    assert route is not None
+    assert route.points == 80
+    assert follow(as_seen(calls)[:3], later, ("a", "b", 1, None)) != [None] * 3
+    assert one.save(), "nothing new is no failure"
+    assert len(json.loads(file.read_text())["routes"][0]["rows"]) == 80
+
+
+def _learn_and_save(file: Path, number: int) -> None:
+    known = Baselines(background=False, path=file)
+    calls = poisson(number, 10, 6)
+    Engine().run(calls, number)
+    follow(as_seen(calls), known, ("shared",))
+    assert known.save()
+
+
+def test_processes_at_once_lose_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "learned.json"
+    spawn = multiprocessing.get_context("spawn")
+    workers = [spawn.Process(target=_learn_and_save, args=(file, number)) for number in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+        assert worker.exitcode == 0
+    (route,) = json.loads(file.read_text())["routes"]
+    assert len(route["rows"]) == 40
+    assert not list(tmp_path.glob("*.new"))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"version": 99}', '{"version": 1, "routes": [{"route": 3}, 4]}'])
+def test_a_file_that_is_none_of_ours_is_no_trouble(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "learned.json"
+    file.write_text(text)
+    assert Baselines(background=False, path=file).route(("r",)) is None
+
+
+def test_a_prior_bounds_the_slope_from_below() -> None:
+    calls = poisson(6, 60, 6)
+    Engine().run(calls, 6)
+    known = Baselines(background=False, least_per_token=2e-4)
+    follow(as_seen(calls), known)
+    route = known.route("route")
+    assert route is not None
+    assert route.curve is not None
+    assert route.curve.per_token >= 2e-4
+
+
+def test_faster_hardware_is_noticed_within_a_few_calls() -> None:
+    before, after = poisson(7, 120, 6), poisson(8, 40, 6)
+    Engine(per_token=2e-4).run(before, 7)
+    Engine(per_token=5e-5).run(after, 8)
+    moved = [
+        replace(c, sent=c.sent + 900, headers=c.headers + 900, event=None, first=c.first + 900, end=c.end + 900)
+        for c in as_seen(after)
+        if c.headers is not None
+    ]
+    known = Baselines(background=False)
+    follow([*as_seen(before), *moved], known)
+    route = known.route("route")
+    assert route is not None
+    assert route.curve is not None
+    assert route.curve.per_token == pytest.approx(5e-5, rel=0.5)
 
 
 @pytest.mark.shared
