@@ -31,8 +31,8 @@ class Engine:
     base_url: str
     model: str
     slots: int
-    queue_has_step: bool
-    """Its queue includes the wait for the step that was running when the request came."""
+    whole_queue: bool
+    """Its queue begins with the request's arrival: tokenising and the wait for the step that was running are in it."""
     admitted: bool
     """Its headers come when the request is admitted, not with the first token."""
     has_queue: bool = True

@@ -16,8 +16,8 @@ from llmtrace.phases.model import DECODE, KV_CACHE_HIT, NETWORK, PREFILL, QUEUE,
 class Listener:
     """Collects ended calls; put it into ``llmtrace.instrument.report.listeners``."""
 
-    def __init__(self, cell: str, warm: bool, *, queue_has_step: bool, after: int = 0) -> None:
-        """``queue_has_step``: this engine counts the wait for the step that was running as queue.
+    def __init__(self, cell: str, warm: bool, *, whole_queue: bool, after: int = 0) -> None:
+        """``whole_queue``: this engine's queue begins with the request's arrival, see ``claim``.
 
         ``after``: so many calls at first are warm-up, whatever ``warm`` says.
         """
@@ -30,7 +30,7 @@ class Listener:
         self.starts: list[int] = []
         """When each call began, on llmtrace's clock, ns."""
         self.failed = 0
-        self.queue_has_step = queue_has_step
+        self.whole_queue = whole_queue
         self._lock = threading.Lock()
 
     def __call__(self, ended: Ended) -> None:
@@ -43,12 +43,12 @@ class Listener:
             return
         with self._lock:
             warm = self.warm and len(self.calls) >= self.after
-            self.calls.append(measured(ended, told, self.cell, warm, self.queue_has_step))
+            self.calls.append(measured(ended, told, self.cell, warm, self.whole_queue))
             self.traces.append(format_trace_id(ended.payload.span.get_span_context().trace_id))
             self.starts.append(ended.call.start)
 
 
-def measured(ended: Ended, told: ServerTimings, cell: str, warm: bool, queue_has_step: bool) -> Measured:
+def measured(ended: Ended, told: ServerTimings, cell: str, warm: bool, whole_queue: bool) -> Measured:
     """One call as data."""
     call, seen, usage = ended.call, ended.seen, ended.answer.usage
     start = call.start
@@ -76,12 +76,17 @@ def measured(ended: Ended, told: ServerTimings, cell: str, warm: bool, queue_has
             prefill=None if told.prefill is None else told.prefill + (told.kv_cache_hit or 0.0),
             decode=told.decode,
         ),
-        claim=claim(ended, queue_has_step),
+        claim=claim(ended, whole_queue),
     )
 
 
-def claim(ended: Ended, queue_has_step: bool) -> Claim:
-    """What the phases say, queue as this engine defines it."""
+def claim(ended: Ended, whole_queue: bool) -> Claim:
+    """What the phases say, with queue and network as this engine defines them.
+
+    ``llm.queue`` holds the wait for the step that was running, and ``llm.network`` what lies between the request's
+    arrival and the scheduler (HTTP, tokenising); both parts stand on the spans too. ``whole_queue``: the engine counts
+    both as queue; else it counts neither.
+    """
     lengths: dict[str, float] = {}
     for phase in ended.phases:
         lengths[phase.name] = lengths.get(phase.name, 0.0) + phase.duration
@@ -89,12 +94,16 @@ def claim(ended: Ended, queue_has_step: bool) -> Claim:
     if QUEUE_PREFILL in lengths or PREFILL not in lengths:
         return Claim(network, None, None, decode)
     halves = {phase.name: phase.uncertainty for phase in ended.phases}
-    estimate = ended.estimate
-    running = 0.0 if queue_has_step else getattr(estimate, "step_wait", 0.0)
+    estimate, queue = ended.estimate, lengths.get(QUEUE, 0.0)
+    if whole_queue:
+        admission = min(network, getattr(estimate, "admission", 0.0))
+        network, queue = network - admission, queue + admission
+    else:
+        queue = max(0.0, queue - getattr(estimate, "step_wait", 0.0))
     whole = halves.get(PREFILL)
     return Claim(
         network=network,
-        queue=max(0.0, lengths.get(QUEUE, 0.0) - running),
+        queue=queue,
         prefill=lengths[PREFILL] + lengths.get(KV_CACHE_HIT, 0.0),
         decode=decode,
         queue_half=halves.get(QUEUE, whole),

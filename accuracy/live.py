@@ -131,7 +131,7 @@ async def _cells(
             title = f"{engine.title}, {found.slots}: {cell.name}"
             place = PLACE.join((engine.key, found.slots, cell.name))
             say(title, 0.0)
-            listener = Listener(place, cell.warm, queue_has_step=engine.queue_has_step, after=after)
+            listener = Listener(place, cell.warm, whole_queue=engine.whole_queue, after=after)
             report.listeners.append(listener)
             asks = [_ask(prompts, cell) for _ in range(cell.calls)]
             per_call = 1 / (cell.rate or found.capacity)

@@ -77,7 +77,7 @@ def play(rows: Sequence[dict[str, Any]], cell: str, warm_up: int) -> list[Measur
 
     def listen(ended: Ended) -> None:
         number = next(number for number, call in open_calls.items() if call is ended.call)
-        said[number] = claim(ended, queue_has_step=False)
+        said[number] = claim(ended, whole_queue=False)
 
     moments: list[tuple[float, int, int]] = []
     for number, row in enumerate(rows):

@@ -41,6 +41,9 @@ _READING = """## How to read it
   would have been off by more than 15 % of the TTFT.
 - **Unexplained rest**: what the engine's queue and prefill leave of the TTFT: the way there and back, HTTP, tokenising
   and, where the queue leaves it out, waiting for the step that was running.
+- **Queue** is compared as each engine defines it, see below. What llmtrace shows as `llm.queue` holds the wait for the
+  step that was running; what lies between a request's arrival and the scheduler (HTTP, tokenising) is in
+  `llm.network`. Both stand on the spans as attributes, and are counted here where the engine counts them.
 - **Network** has a truth only where the engine tells when a request reached it, on this machine's clock.
 - **Queue said where none was**: calls without a true queue to which one of over 10 % of the TTFT was ascribed.
 """
