@@ -41,8 +41,10 @@ _SHARES = {"reference": 1.0, "vllm": 0.8, "llama": 0.4}
 """Measuring time of an engine with one number of slots, relative to the others."""
 _STARTING = {"reference": 8.0, "vllm": 50.0, "llama": 5.0}
 """Seconds until it answers."""
-_FIXED = 20.0
+_FIXED = 35.0
 """Seconds of a run against one engine beside its plan: capacity, warm-up, the end."""
+_EVIDENCE = 60.0
+"""Seconds for the two routes that cannot be split."""
 _NO_DATA = "its recordings are not beside this checkout"
 
 
@@ -64,6 +66,7 @@ class Run:
         live_parts = [part for part in self.parts if part in _ENGINES]
         shares = sum(_SHARES[part] * len(_SLOTS[part]) for part in live_parts)
         fixed = sum((_STARTING[part] + _FIXED) * len(_SLOTS[part]) for part in live_parts)
+        fixed += _EVIDENCE if "reference" in live_parts else 0.0
         each = max(30.0, (self.seconds - fixed) / shares) if live_parts else 0.0
         columns = (TextColumn("{task.description:48}"), BarColumn(), TextColumn("{task.percentage:3.0f} %"))
         with Progress(*columns, TimeElapsedColumn(), console=self.console, transient=True) as progress:

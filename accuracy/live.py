@@ -24,7 +24,7 @@ from llmtrace.observe.clock import to_epoch
 LOADS = (0.3, 0.6, 0.9)
 WARM_UP = 30
 """Calls before the error figures begin."""
-FEWEST, MOST = 30, 150
+FEWEST, MOST = 24, 150
 """Calls of a cell."""
 _ONE_LENGTH = 300
 """Tokens of each prompt where nothing tells fixed cost and cost per token apart."""
