@@ -110,7 +110,7 @@ def _against(title: str, every: dict[str, Pairs]) -> list[Bar]:
         if method == "envelope":
             ratio = _ratio([figures.errors(own, "queue")], [figures.errors(same, "queue")])
             found.append(
-                Bar(f"{title}: queue error over the envelope's", ratio, most=ENVELOPE, calls=len(own), unit="x")
+                Bar(f"{title}: error of queue, to that of envelope", ratio, most=ENVELOPE, calls=len(own), unit="x")
             )
         ratio = _ratio(
             [figures.errors(own, phase) for phase in ("queue", "prefill")],
