@@ -49,8 +49,8 @@ DEFINITIONS = {
     "without the step that was running when it came); prefill: scheduled to first token; network: not told.",
     "llama": "no queue is told; prefill: `prompt_ms`, the evaluation of the uncached part of the prompt; decode: "
     "`predicted_ms`, which begins with the first token's sampling; network: not told.",
-    "recorded": "as for vLLM. These recordings were at hand while the estimator was built: they show what it can do, the "
-    "fresh runs how well that carries over.",
+    "recorded": "as for vLLM. These recordings were at hand while the estimator was built: they show what it can do, "
+    "the fresh runs how well that carries over.",
 }
 """What each engine's numbers mean."""
 
