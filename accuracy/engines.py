@@ -92,6 +92,6 @@ def _or_not_here() -> Iterator[None]:
     try:
         yield
     except pytest.skip.Exception as missing:
-        raise NotHere(str(missing)) from None
+        raise NotHere(f"not installed ({str(missing).rpartition(': ')[2]})") from None
     except pytest.fail.Exception as broken:
         raise NotHere(f"it did not start: {str(broken).splitlines()[-1]}") from None
