@@ -105,7 +105,8 @@ def play(rows: Sequence[dict[str, Any]], cell: str, warm_up: int) -> list[Measur
 
 
 def _begin(engine: Engine, client: _Client, row: dict[str, Any], at: int) -> Call:
-    content = "x" * (_CHARS_PER_TOKEN * row["prompt_tokens"])
+    # Each prompt of its own, unless the recording says what it was.
+    content = row.get("text") or str(at).ljust(_CHARS_PER_TOKEN * row["prompt_tokens"], "x")
     body = {"model": "tiny", "stream": True, "messages": [{"role": "user", "content": content}]}
     call = engine.begin(OPENAI, CHAT, client, body)
     assert isinstance(call, Call)

@@ -69,3 +69,5 @@ class Ended:
     expected_cached: int | None = None
     """Prompt tokens that should have come from the provider's cache, by this client's own history; None where that
     cannot be said."""
+    hit_probability: float | None = None
+    """That the prompt's beginning came from the cache, by timing alone; None where that is told, or cannot be."""

@@ -27,6 +27,7 @@ from llmtrace.observe.call import Call
 from llmtrace.observe.clock import now, to_epoch
 from llmtrace.observe.stream import cause_of
 from llmtrace.phases.baseline import Baselines
+from llmtrace.phases.hits import RouteHits
 from llmtrace.phases.prefixes import Prefixes
 from llmtrace.providers.declare import Operation, Provider, Request
 from llmtrace.providers.prompt import asks_for_caching, prompt_texts
@@ -53,6 +54,7 @@ class Engine:
             least_per_token=seconds_per_prefill_token(settings.baseline_prior),
         )
         self.prefixes = Prefixes()
+        self.hits = RouteHits()
         self._tracer_provider = tracer_provider
         if tracer_provider is not None:
             tasks.provider = tracer_provider  # a task's spans go where its calls' go

@@ -75,6 +75,7 @@ class Reporter:
             describe.failure(call),
             estimate,
             self._expected(call, payload, answer),
+            self._hit_probability(payload, seen),
         )
 
     def _expected(self, call: Call, payload: Payload, answer: Answer) -> int | None:
@@ -89,6 +90,24 @@ class Reporter:
             ).tokens
         engine.prefixes.computed(prompt, (call.first_token or call.end or call.start) / 1e9)
         return found
+
+    def _hit_probability(self, payload: Payload, seen: Observation) -> float | None:
+        """Whether a repeated beginning was cached, told from the time to the first token; then that is learned from.
+
+        Only where the provider counts no cached tokens, and once the route's curve says what a prompt costs.
+        """
+        prompt, usage, first = payload.prompt, seen.usage, seen.first_token
+        if prompt is None or first is None or not seen.streaming or seen.first_token_error is not None:
+            return None
+        if usage is None or not usage.input_tokens or usage.cached_tokens is not None:
+            return None
+        engine = self._engine
+        route = engine.baselines.route(payload.route)
+        if route is None or route.curve is None:
+            return None
+        began = seen.request_arrived if seen.request_arrived is not None else seen.start
+        pace = (first - began) / 1e9 / max(route.curve.cost(usage.input_tokens), 1e-6)
+        return engine.hits.judge(payload.route, pace, prompt.sent_before)
 
     def _estimate(self, call: Call, payload: Payload, seen: Observation) -> Estimate | None:
         """What the route's earlier calls say of this one; then this one is learned from."""

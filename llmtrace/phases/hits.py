@@ -15,9 +15,11 @@ curve); where all prompts are about as long, the seconds do.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from math import erf, exp, inf, log, pi, sqrt
+from threading import Lock
 
 SAMPLE = 128
 """Paces kept of each kind: 4 bytes each."""
@@ -29,7 +31,10 @@ CHANCE = 1e-4
 """Probability with which chance alone may make that gap, at each look."""
 SURE = 0.5
 """No hit is claimed below this probability."""
+ROUTES = 256
+"""Routes remembered."""
 _STALE = 16
+_PATIENCE_S = 0.01
 _ROOT2 = sqrt(2.0)
 _ROOT2PI = sqrt(2.0 * pi)
 
@@ -91,6 +96,35 @@ class Hits:
             calls=len(usable),
             evidence=len(self._fresh.values) + len(self._repeated.values),
         )
+
+
+class RouteHits:
+    """The samples of many routes, least recently used first out. Safe to call from several threads."""
+
+    def __init__(self) -> None:
+        self._routes: OrderedDict[Hashable, Hits] = OrderedDict()
+        self._lock = Lock()
+
+    def judge(self, key: Hashable, pace: float, sent_before: bool) -> float | None:
+        """Probability that a call on route ``key`` hit, None where there is no telling; then it is learned from.
+
+        Nothing is said of a prompt whose beginning was not sent before: it cannot have hit on this client's account.
+        """
+        if not self._lock.acquire(timeout=_PATIENCE_S):
+            return None  # held when this process was forked off, or by somebody who does not get on
+        try:
+            hits = self._routes.get(key)
+            if hits is None:
+                hits = self._routes[key] = Hits()
+                if len(self._routes) > ROUTES:
+                    self._routes.popitem(last=False)
+            else:
+                self._routes.move_to_end(key)
+            verdict = hits.verdict([pace]) if sent_before else None
+            hits.learn(pace, sent_before)
+            return None if verdict is None else verdict.probability
+        finally:
+            self._lock.release()
 
 
 class _Recent:

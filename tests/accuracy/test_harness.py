@@ -100,6 +100,34 @@ def test_a_recording_is_judged_as_live_calls_are() -> None:
     assert last.claim.decode == pytest.approx(0.06, abs=0.001)
 
 
+def test_hits_are_told_where_the_provider_does_not_count() -> None:
+    """Every second prompt begins as an earlier one, and costs a fifth: said of those calls, never of fresh ones."""
+    from llmtrace.instrument import report as reports
+    from llmtrace.instrument.ended import Ended
+
+    made = rows(260)
+    for number, row in enumerate(made):
+        beginning, share = ("shared " * 60, 0.2) if number % 2 else (f"{number} " * 150, 1.0)
+        row |= {"text": beginning.ljust(3 * row["prompt_tokens"], "."), "cached_tokens": None}
+        faster = (row["first_content_s"] - row["headers_s"]) * (1 - share)
+        for moment in ("first_event_s", "first_content_s", "last_content_s"):
+            row[moment] -= faster
+    said: list[float | None] = []
+
+    def listen(ended: Ended) -> None:
+        said.append(ended.hit_probability)
+
+    reports.listeners.append(listen)
+    try:
+        recorded.play(made, "reference|few slots|Poisson 0.3", live.WARM_UP)
+    finally:
+        reports.listeners.remove(listen)
+    assert said[0::2] == [None] * 130
+    late = [probability for probability in said[201::2] if probability is not None]
+    assert len(late) == 30
+    assert sum(probability > 0.5 for probability in late) > 27
+
+
 def facts(**changes: Any) -> dict[str, Any]:
     run = {
         "engine": "reference",

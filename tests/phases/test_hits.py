@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmtrace.phases.hits import LEAST, SAMPLE, Hits
+from llmtrace.phases.hits import LEAST, ROUTES, SAMPLE, Hits, RouteHits
 
 
 def taught(fresh: float, repeated: float, *, hit_share: float = 1.0, calls: int = 200, seed: int = 1) -> Hits:
@@ -92,3 +92,20 @@ def test_whatever_the_times(learnt: list[tuple[float, bool]], asked: list[float]
         hits.learn(pace, sent_before)
     verdict = hits.verdict(asked)
     assert verdict is None or 0.0 <= verdict.probability <= 1.0
+
+
+def test_routes_are_apart_and_bounded() -> None:
+    routes = RouteHits()
+    draw = random.Random(2)
+    said: list[float | None] = []
+    for _ in range(100):
+        assert routes.judge("caches", 0.3 * draw.lognormvariate(0, 0.1), False) is None, "a fresh prompt cannot hit"
+        said.append(routes.judge("caches", 0.1 * draw.lognormvariate(0, 0.1), True))
+        assert routes.judge("does not", 0.3 * draw.lognormvariate(0, 0.1), True) is None
+        routes.judge("does not", 0.3 * draw.lognormvariate(0, 0.1), False)
+    assert said[0] is None
+    assert said[-1] is not None
+    assert said[-1] > 0.9
+    for number in range(ROUTES):
+        routes.judge(number, 1.0, True)
+    assert routes.judge("caches", 0.1, True) is None, "the least recently used route is forgotten"
