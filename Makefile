@@ -39,6 +39,10 @@ bench: $(STAMP)
 accuracy: $(STAMP)
 	$(BIN)/python -m accuracy $(ARGS)
 
+.PHONY: load
+load: $(STAMP)  # 64 streams on the reference server for two minutes, both sides' accounts compared
+	$(BIN)/python -m tests.reference.load $(ARGS)
+
 e2e: $(STAMP)
 	tests/e2e/setup.sh
 	LLMTRACE_E2E=1 $(BIN)/python -m pytest tests/e2e $(ARGS)

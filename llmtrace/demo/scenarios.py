@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -99,6 +100,23 @@ def _burst(stage: Stage) -> None:
         list(pool.map(stage.ask, prompts))
 
 
+def _noisy_neighbour(stage: Stage) -> None:
+    started = Event()
+
+    def answer() -> None:
+        with stage.chat(stage.text(30), max_tokens=40) as stream:
+            for number, _ in enumerate(stream):
+                if number == 10:
+                    started.set()
+
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(answer)
+        started.wait(timeout=30)
+        # Somebody else's document: each of its chunks is computed between two tokens of the running answer.
+        stage.ask(stage.text(2600), max_tokens=60)
+        running.result()
+
+
 def _slow_reader(stage: Stage) -> None:
     with stage.chat(stage.text(80)) as stream:
         for _ in stream:
@@ -127,6 +145,7 @@ SCENARIOS = (
     Scenario("long_prompt", "Long prompt", _long),
     Scenario("cache_hit", "Same prefix again: a cache hit", _cached),
     Scenario("burst", f"Burst of {BURST}: a queue", _burst),
+    Scenario("noisy_neighbour", "Noisy neighbour: a long prompt lands in a running answer", _noisy_neighbour),
     Scenario("slow_reader", "Slow reader", _slow_reader),
     Scenario("cancelled", "Cancelled stream", _cancelled),
     Scenario("retry", "Two 429s, then an answer", _retry),

@@ -141,26 +141,27 @@ class Generation:
 
     # What the runner tells it
 
-    def begin(self, mark: Mark) -> None:
-        """Its work begins here: the queue ends, or a preemption."""
-        if self._begin is None:
-            self._begin = mark
-            self.timings.scheduled = mark.host
-        else:
-            self._resumed.append(mark)
+    def begin(self, mark: Mark) -> bool:
+        """Its work begins here: the queue ends (True), or a preemption."""
         self.began = True
+        if self._begin is not None:
+            self._resumed.append(mark)
+            return False
+        self._begin = mark
+        self.timings.scheduled = mark.host
+        return True
 
     def cached(self, tokens: int, mark: Mark) -> None:
         """So many tokens of the prompt came from the prefix cache, and have been copied by now."""
-        if self._cached is None and not self._preempted:
-            self._cached = mark
-            self.timings.cached_tokens = tokens
-            self.timings.cache_done = mark.host if tokens else self.timings.scheduled
+        self._cached = mark
+        self.timings.cached_tokens = tokens
+        self.timings.cache_done = mark.host if tokens else self.timings.scheduled
 
     def lost_its_place(self, mark: Mark) -> None:
-        """Preempted: what was computed is gone."""
-        self._preempted.append(mark)
-        self.timings.preempted.append(mark.host)
+        """Preempted: what was computed is gone. Where nothing was yet, it is as if it had never been let in."""
+        if self.began:
+            self._preempted.append(mark)
+            self.timings.preempted.append(mark.host)
         self.place = None
         self.began = False
 

@@ -107,9 +107,10 @@ class Runner:
         """Raises `RunnerError` where the memory for keys and values is not there.
 
         `prefill_chunk`: most prompt tokens per forward (None: whole prompts). `token_budget`: tokens per step, decodes
-        first. `cache_tokens`: room for keys and values of running requests (default: all contexts full, up to 2 GiB).
-        `ahead`: steps by which the host runs ahead on CUDA. `timing=False` makes no marks, to measure what they cost;
-        `batched=False` runs requests one after another, as architectures do that cannot be batched.
+        first, then a chunk of each prompt as far as it goes. `cache_tokens`: room for keys and values of running
+        requests (default: all contexts full, up to 2 GiB). `ahead`: steps by which the host runs ahead on CUDA.
+        `timing=False` makes no marks, to measure what they cost; `batched=False` runs requests one after another, as
+        architectures do that cannot be batched.
         """
         self.loaded = loaded
         self.max_running = max(1, max_running)
@@ -256,9 +257,9 @@ class Runner:
         if generation.done or generation.place is None:
             return
         place = generation.place
+        self.preemptions += generation.began
         generation.lost_its_place(self.clock.mark())
         self.slots.give_back(place)
-        self.preemptions += 1
 
     # Marks
 
@@ -390,12 +391,12 @@ class Runner:
     # Prefill
 
     def _prefill_some(self, budget: int) -> None:
-        """Chunks of prompts, first come first served, up to the budget; a whole prompt is never cut."""
+        """A chunk of each prompt, first come first served, up to the budget; where prompts are whole, one at least."""
         left = max(1, budget)  # however many decode, prompts go on too
         for generation in list(self.running):
-            while generation.prefilling and not generation.cancelled and generation.place is not None:
-                if left <= 0:
-                    return
+            if left <= 0:
+                return
+            if generation.prefilling and not generation.cancelled and generation.place is not None:
                 try:
                     left -= self._prefill(generation, left)
                 except Exception as error:
@@ -456,10 +457,9 @@ class Runner:
 
     def _begin(self, generation: Generation) -> None:
         """The queue ends here: look the prefix up and copy it."""
-        generation.begin(self._since())
+        first = generation.begin(self._since())
         place, cache = generation.place, self.prefix_cache
         assert place is not None
-        first = not generation.timings.preempted
         found = cache.lookup(generation.known, counted=first) if cache is not None else []
         if found:
             self.slots.load(place, found)
@@ -467,7 +467,8 @@ class Runner:
         else:
             # A lookup that found nothing is no phase of its own: prefill starts where the queue ends.
             mark = self._since()
-        generation.cached(place.tokens, mark)
+        if first:
+            generation.cached(place.tokens, mark)
         generation.furthest = max(generation.furthest, place.tokens)
 
     def _keep(self, generation: Generation) -> None:

@@ -50,6 +50,7 @@ def test_every_scenario_is_there_with_its_outcome(truth: list[dict[str, Any]]) -
         "long_prompt": "completed",
         "cache_hit": "completed",
         "burst": "completed",
+        "noisy_neighbour": "completed",
         "slow_reader": "completed",
         "cancelled": "closed_early",
         "retry": "completed",
@@ -66,6 +67,9 @@ def test_the_scenarios_show_what_they_are_for(truth: list[dict[str, Any]]) -> No
     burst = of(truth, "burst")
     assert len(burst) == 5
     assert max(entry["server"]["queue"] for entry in burst) > 0.1
+    victim, neighbour = of(truth, "noisy_neighbour")
+    assert neighbour["prompt_tokens"] > 20 * victim["prompt_tokens"]
+    assert victim["server"]["decode"] > neighbour["server"]["prefill"] / 2, "its tokens waited for the other's prompt"
     slow = of(truth, "slow_reader")[0]
     assert slow["client"]["decode"] > slow["server"]["decode"]
 

@@ -1,0 +1,469 @@
+"""Many requests on one model: the same tokens as alone, and a truth that says who waited for whom."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM
+
+from llmtrace.observe.clock import now
+from llmtrace.reference import LoadedModel, RunnerError, build_or_load
+from llmtrace.reference._errors import OutOfMemory
+from llmtrace.reference.kv import ArenaSlots, Shape, can_batch
+from llmtrace.reference.prefix_cache import PrefixCache
+from llmtrace.reference.runner import Generation, Piece, Request, Runner
+from llmtrace.reference.sampling import Sampling
+from llmtrace.reference.timings import Timings
+
+GREEDY = Sampling(temperature=0)
+SHAPE: dict[str, Any] = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "eos_token_id": None,
+    "bos_token_id": None,
+    "pad_token_id": None,
+}
+
+
+@pytest.fixture(scope="module")
+def families(small: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Random weights of three architectures."""
+    made: dict[str, Path] = {}
+    torch.manual_seed(3)
+    shape = {**SHAPE, "vocab_size": len(small.tokenizer)}
+    for name, model in (
+        ("llama", LlamaForCausalLM(LlamaConfig(**shape))),
+        ("qwen2", Qwen2ForCausalLM(Qwen2Config(**shape))),
+        ("mistral", MistralForCausalLM(MistralConfig(**shape, sliding_window=16))),
+    ):
+        made[name] = tmp_path_factory.mktemp(name)
+        model.save_pretrained(made[name])
+        small.tokenizer.save_pretrained(made[name])
+    return made
+
+
+def prompt_of(loaded: LoadedModel, tokens: int, seed: int = 0) -> list[int]:
+    made = torch.Generator().manual_seed(seed)
+    return torch.randint(5, loaded.vocabulary, (tokens,), generator=made).tolist()
+
+
+def generated(loaded: LoadedModel, prompt: list[int], tokens: int) -> list[int]:
+    """What `transformers` itself writes."""
+    ids = torch.tensor([prompt])
+    with torch.inference_mode():
+        out = loaded.model.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, do_sample=False, pad_token_id=0
+        )
+    return out[0, len(prompt) :].tolist()
+
+
+class Crowd:
+    """Runs requests together, letting each in at its step, and keeps what was told."""
+
+    def __init__(self, runner: Runner) -> None:
+        self.runner = runner
+        self.told: dict[Generation, list[Piece | Exception]] = {}
+        self.steps = 0
+        self._waiting: list[tuple[int, Generation]] = []
+
+    def add(self, request: Request, at_step: int = 0) -> Generation:
+        generation = self.runner.start(request, Timings(arrived=now()))
+        self.told[generation] = []
+        self._waiting.append((at_step, generation))
+        return generation
+
+    def run(self, most_steps: int = 5_000) -> None:
+        while self._waiting or self.runner.running:
+            while self._waiting and self._waiting[0][0] <= self.steps and self.runner.admit(self._waiting[0][1]):
+                self._waiting.pop(0)
+            self.step()
+            assert self.steps < most_steps, "it never ends"
+
+    def step(self) -> None:
+        self.runner.step(lambda generation, news: self.told[generation].append(news))
+        self.steps += 1
+
+    def tokens(self, generation: Generation) -> list[int]:
+        return [news.token for news in self.told[generation] if isinstance(news, Piece)]
+
+
+def adds_up(timings: Timings) -> None:
+    phases = timings.phases()
+    assert phases[0].start == timings.arrived
+    assert phases[-1].end == timings.finished
+    assert all(left.end == right.start for left, right in pairwise(phases))
+    assert sum(phase.end - phase.start for phase in phases) == timings.finished - timings.arrived
+    assert all(0 <= phase.others <= phase.end - phase.start for phase in phases)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+@pytest.mark.parametrize("chunk", [None, 7])
+def test_neighbours_change_no_token(family: str, chunk: int | None, families: dict[str, Path]) -> None:
+    loaded = build_or_load(families[family], device="cpu")
+    runner = Runner(loaded, max_running=5, prefill_chunk=chunk, token_budget=32, prefix_cache=PrefixCache(block=8))
+    assert runner.forward.batched
+    crowd = Crowd(runner)
+    prompts = [prompt_of(loaded, length, seed) for seed, length in enumerate((40, 1, 9, 63, 17, 30, 40))]
+    prompts[6][:32] = prompts[0][:32]  # hits the cache, if the first has left by then
+    made = [crowd.add(Request(prompt, 20 + 3 * at, GREEDY), at_step=3 * at) for at, prompt in enumerate(prompts)]
+    crowd.run()
+    for prompt, generation in zip(prompts, made, strict=True):
+        assert crowd.tokens(generation) == generated(loaded, prompt, generation.request.max_tokens)
+        adds_up(generation.timings)
+    assert max(max(generation.timings.batch) for generation in made) == 5
+    assert runner.slots.used == 0
+
+
+@pytest.mark.parametrize(("dtype", "slack"), [("float32", 1e-4), ("bfloat16", 2e-2)])
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+def test_logits_warm_and_cold_and_among_neighbours(
+    family: str, dtype: str, slack: float, families: dict[str, Path]
+) -> None:
+    """Against the model's own, over the whole sequence at once: cold, after a cache hit, chunked, and in a batch."""
+    loaded = build_or_load(families[family], device="cpu", dtype=dtype)
+    runner = Runner(loaded, max_running=4)
+    prompts = [prompt_of(loaded, length, seed) for seed, length in enumerate((50, 34, 81))]
+    with torch.inference_mode():
+        expected = [loaded.model(torch.tensor([prompt])).logits[0, -1].float() for prompt in prompts]
+
+        def close(found: torch.Tensor, wanted: torch.Tensor) -> None:
+            assert (found.float() - wanted).norm() / wanted.norm() < slack
+
+        places = []
+        for prompt, wanted in zip(prompts, expected, strict=True):
+            cold, warm = runner.slots.take(100), runner.slots.take(100)
+            close(runner.forward.prefill(cold, torch.tensor([prompt]))[0], wanted)
+            saved = runner.slots.save(cold, 32)
+            runner.slots.load(warm, [saved.cut(0, 16), saved.cut(16, 32)])
+            runner.forward.prefill(warm, torch.tensor([prompt[32:33]]))
+            close(runner.forward.prefill(warm, torch.tensor([prompt[33:]]))[0], wanted) if prompt[33:] else None
+            runner.slots.give_back(warm)
+            runner.slots.rewind(cold, len(prompt) - 1)
+            places.append(cold)
+        together = runner.forward.decode(places, [torch.tensor([prompt[-1]]) for prompt in prompts])
+        for row, wanted in zip(together, expected, strict=True):
+            close(row, wanted)
+
+
+def test_seeds_and_choices_come_out_the_same_in_a_crowd(small: LoadedModel) -> None:
+    asked = [
+        Request(prompt_of(small, 12), 12, Sampling(1.0, 0.95, seed=11), choices=3, ignore_eos=True),
+        Request(prompt_of(small, 20, 1), 15, Sampling(0.8, 1.0, seed=5), ignore_eos=True),
+        Request(prompt_of(small, 7, 2), 18, GREEDY, choices=2, ignore_eos=True),
+    ]
+    alone = [[piece.token for piece in Runner(small).generate(each)] for each in asked]
+    crowd = Crowd(Runner(small, max_running=3))
+    made = [crowd.add(each, at_step=at) for at, each in enumerate(asked)]
+    crowd.run()
+    assert [crowd.tokens(generation) for generation in made] == alone
+    for generation in made:
+        adds_up(generation.timings)
+
+
+def test_a_long_prefill_stalls_the_neighbours_and_is_told_apart(small: LoadedModel) -> None:
+    runner = Runner(small, max_running=3, prefill_chunk=64, token_budget=80)
+    crowd = Crowd(runner)
+    first, second = (crowd.add(Request(prompt_of(small, 8, seed), 40, GREEDY, ignore_eos=True)) for seed in (1, 2))
+    late = crowd.add(Request(prompt_of(small, 400), 4, GREEDY, ignore_eos=True), at_step=10)
+    crowd.run()
+    prompt = late.timings
+    assert [chunk.tokens for chunk in prompt.chunks] == [64] * 6 + [16]
+    assert all(left.end <= right.start for left, right in pairwise(prompt.chunks))
+    own = sum(chunk.end - chunk.start for chunk in prompt.chunks)
+    prefill = next(phase for phase in prompt.phases() if phase.name == "prefill")
+    assert prefill.others == prompt.prefill_others > 0, "between its chunks the others got their tokens"
+    assert own + prefill.others <= prefill.end - prefill.start
+    assert own + prefill.others > 0.8 * (prefill.end - prefill.start), "and hardly anything else happened"
+    for neighbour in (first, second):
+        timings = neighbour.timings
+        # What it waited for: the chunks that were computed while it decoded.
+        stalled = sum(
+            chunk.end - chunk.start
+            for other in {first, second, late} - {neighbour}
+            for chunk in other.timings.chunks
+            if timings.tokens[0] <= chunk.start < timings.tokens[-1]
+        )
+        assert stalled > 0.9 * own
+        assert abs(timings.decode_others - stalled) < 0.1 * stalled
+        gaps = [right - left for left, right in pairwise(timings.tokens)]
+        assert max(gaps) >= max(chunk.end - chunk.start for chunk in prompt.chunks)
+
+
+def test_a_whole_prompt_is_one_chunk(small: LoadedModel) -> None:
+    crowd = Crowd(Runner(small, max_running=2, prefill_chunk=None, token_budget=16))
+    late = crowd.add(Request(prompt_of(small, 300), 2, GREEDY, ignore_eos=True))
+    crowd.run()
+    assert [chunk.tokens for chunk in late.timings.chunks] == [300]
+
+
+def test_the_wait_for_the_running_step_is_queue(small: LoadedModel) -> None:
+    """Taken in between two steps; a decode of others goes before its first chunk."""
+    crowd = Crowd(Runner(small, max_running=2, token_budget=8, prefill_chunk=8))
+    crowd.add(Request(prompt_of(small, 64), 30, GREEDY, ignore_eos=True))
+    second = crowd.add(Request(prompt_of(small, 8, 1), 4, GREEDY, ignore_eos=True))
+    crowd.run()
+    timings = second.timings
+    assert timings.arrived <= timings.taken_in <= timings.scheduled
+    assert timings.scheduled - timings.taken_in > 0, "the budget went to the first prompt, chunk by chunk"
+    assert timings.phases()[0].end == timings.scheduled
+
+
+# The cache runs out
+
+
+def test_the_youngest_gives_way_and_is_computed_again(small: LoadedModel) -> None:
+    runner = Runner(small, max_running=3, cache_tokens=512)
+    assert runner.slots.capacity == 512
+    crowd = Crowd(runner)
+    asked = [Request(prompt_of(small, 200, seed), 120, GREEDY, ignore_eos=True) for seed in range(2)]
+    alone = [[piece.token for piece in Runner(small).generate(each)] for each in asked]
+    old, young = (crowd.add(each) for each in asked)
+    crowd.run()
+    assert [crowd.tokens(old), crowd.tokens(young)] == alone
+    assert runner.preemptions == len(young.timings.preempted) == 1
+    assert old.timings.preempted == []
+    [lost], [again] = young.timings.preempted, young.timings.resumed
+    assert young.timings.tokens[0] < lost < again < young.timings.tokens[-1]
+    assert again >= old.timings.finished, "there was room only when the older one had left"
+    assert [chunk.again for chunk in young.timings.chunks] == [False, True]
+    adds_up(young.timings)
+    adds_up(old.timings)
+    assert runner.slots.used == 0
+
+
+def test_who_was_preempted_comes_before_who_waits(small: LoadedModel) -> None:
+    runner = Runner(small, max_running=3, cache_tokens=512)
+    crowd = Crowd(runner)
+    _, young, later = (
+        crowd.add(Request(prompt_of(small, length, length), tokens, GREEDY, ignore_eos=True))
+        for length, tokens in ((200, 120), (201, 120), (10, 4))
+    )
+    crowd.run()
+    assert young.timings.preempted
+    assert later.timings.taken_in > young.timings.resumed[0]
+
+
+def test_what_could_never_fit_is_refused(small: LoadedModel) -> None:
+    runner = Runner(small, max_running=2, cache_tokens=256)
+    with pytest.raises(RunnerError, match=r"room for 256.*--cache-tokens"):
+        runner.start(Request(prompt_of(small, 200), 100, GREEDY))
+
+
+@given(
+    asked=st.lists(
+        st.tuples(st.integers(1, 120), st.integers(1, 60), st.integers(0, 12), st.integers(0, 3)),
+        min_size=1,
+        max_size=7,
+    ),
+    room=st.sampled_from([256, 512, 1024]),
+    chunk=st.sampled_from([None, 5, 64]),
+    ahead=st.sampled_from([0, 3]),
+)
+@settings(
+    max_examples=8,
+    deadline=None,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+def test_whatever_comes_everybody_gets_their_own(
+    small: LoadedModel, asked: list[tuple[int, int, int, int]], room: int, chunk: int | None, ahead: int
+) -> None:
+    """Any lengths, arrivals and sizes of the cache; some leave early: the rest is as if each had been alone."""
+    runner = Runner(small, max_running=3, cache_tokens=room, prefill_chunk=chunk, prefix_cache=PrefixCache(block=8))
+    runner.slots.bucket = 32  # short stretches: they grow and move often
+    if ahead:
+        runner._ahead = ahead
+        runner._send = lambda token: (token.clone(), _Late())
+    crowd = Crowd(runner)
+    at = 0
+    made: list[Generation] = []
+    for length, tokens, wait, _ in asked:
+        at += wait
+        made.append(crowd.add(Request(prompt_of(small, length, length), tokens, GREEDY, ignore_eos=True), at_step=at))
+    left: set[Generation] = set()
+    while crowd._waiting or runner.running:
+        while crowd._waiting and crowd._waiting[0][0] <= crowd.steps and runner.admit(crowd._waiting[0][1]):
+            crowd._waiting.pop(0)
+        crowd.step()
+        for generation, (_, tokens, _, early) in zip(made, asked, strict=True):
+            if early == 3 and generation in runner.running and len(generation.output) > tokens // 2:
+                runner.leave(generation)
+                left.add(generation)
+        assert crowd.steps < 5_000
+        assert runner.slots.used <= room
+    for generation, (length, tokens, _, _) in zip(made, asked, strict=True):
+        expected = _alone(small, length, tokens)
+        found = crowd.tokens(generation)
+        assert found == expected[: len(found)]
+        assert len(found) == tokens or generation in left
+        adds_up(generation.timings)
+    assert runner.slots.used == 0
+    assert len({generation.timings.taken_in for generation in made}) == len(made)
+    assert [generation.timings.taken_in for generation in made] == sorted(each.timings.taken_in for each in made)
+
+
+class _Late:
+    def query(self) -> bool:
+        return False
+
+    def synchronize(self) -> None:
+        pass
+
+
+_known: dict[tuple[int, int], list[int]] = {}
+
+
+def _alone(small: LoadedModel, length: int, tokens: int) -> list[int]:
+    if (length, 60) not in _known:
+        asked = Request(prompt_of(small, length, length), 60, GREEDY, ignore_eos=True)
+        _known[length, 60] = [piece.token for piece in Runner(small, batched=False).generate(asked)]
+    return _known[length, 60][:tokens]
+
+
+# What cannot be batched
+
+
+def test_sliding_windows_run_one_after_another_and_it_is_said(
+    families: dict[str, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    loaded = build_or_load(families["mistral"], device="cpu")
+    assert not can_batch(loaded.model.config)
+    runner = Runner(loaded, max_running=3)
+    assert not runner.forward.batched
+    assert "one after another, not batched" in caplog.text
+    crowd = Crowd(runner)
+    prompts = [prompt_of(loaded, length, length) for length in (40, 12, 25)]
+    made = [crowd.add(Request(prompt, 12, GREEDY)) for prompt in prompts]
+    crowd.run()
+    for prompt, generation in zip(prompts, made, strict=True):
+        assert crowd.tokens(generation) == generated(loaded, prompt, 12)
+        assert set(generation.timings.batch) == {1}
+        adds_up(generation.timings)
+
+
+def test_an_architecture_whose_logits_differ_in_a_batch_is_not_batched(
+    families: dict[str, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Found out by trying, before the first request."""
+
+    loaded = build_or_load(families["llama"], device="cpu")
+
+    class Positionless(torch.nn.Module):
+        """Ignores the positions that it is given, as a model with an idea of its own might."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.config = loaded.model.config
+
+        def forward(self, *, position_ids: Any = None, **arguments: Any) -> Any:
+            if position_ids is not None:
+                arguments["position_ids"] = torch.zeros_like(position_ids)
+            return loaded.model(**arguments)
+
+    runner = Runner(replace(loaded, model=Positionless()))
+    assert not runner.forward.batched
+    assert "its logits come out differently in a batch" in caplog.text
+
+
+# Failures
+
+
+def test_a_failing_row_costs_only_itself(small: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = Runner(small, max_running=3)
+    crowd = Crowd(runner)
+    good, bad, other = (
+        crowd.add(Request(prompt_of(small, 10, seed), 12, GREEDY, ignore_eos=True)) for seed in range(3)
+    )
+    whole = runner.forward.decode
+
+    def decode(places: Any, tokens: Any) -> Any:
+        if bad.place in places and len(bad.output) == 5:
+            raise RuntimeError("a kernel went wrong")
+        return whole(places, tokens)
+
+    monkeypatch.setattr(runner.forward, "decode", decode)
+    crowd.run()
+    assert isinstance(crowd.told[bad][-1], RuntimeError)
+    assert len(crowd.tokens(bad)) == 5
+    for each in (good, other):
+        assert crowd.tokens(each) == generated(small, list(each.request.prompt), 12)
+    assert runner.slots.used == 0
+
+
+def test_a_chunk_that_does_not_fit_is_halved(small: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = Runner(small, prefix_cache=PrefixCache(block=8))
+    whole = runner.forward.prefill
+
+    def prefill(place: Any, ids: Any) -> Any:
+        if ids.shape[1] > 50:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return whole(place, ids)
+
+    monkeypatch.setattr(runner.forward, "prefill", prefill)
+    prompt = prompt_of(small, 150)
+    timings = Timings(arrived=now())
+    pieces = list(runner.generate(Request(prompt, 8, GREEDY), timings))
+    assert [piece.token for piece in pieces] == generated(small, prompt, 8)
+    assert [chunk.tokens for chunk in timings.chunks] == [37, 113 // 4, 85 // 2, 43]
+
+
+def test_out_of_memory_says_what_would_fit(small: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = Runner(small, max_running=2, prefill_chunk=32)
+    whole = runner.forward.prefill
+
+    def prefill(place: Any, ids: Any) -> Any:
+        if place.tokens + ids.shape[1] > 96:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return whole(place, ids)
+
+    monkeypatch.setattr(runner.forward, "prefill", prefill)
+    crowd = Crowd(runner)
+    short = crowd.add(Request(prompt_of(small, 20), 8, GREEDY, ignore_eos=True))
+    long = crowd.add(Request(prompt_of(small, 150), 8, GREEDY, ignore_eos=True))
+    crowd.run()
+    [error] = crowd.told[long]
+    assert isinstance(error, OutOfMemory)
+    assert "a prompt of at most 96 tokens would fit now" in str(error)
+    assert len(crowd.tokens(short)) == 8
+    assert runner.slots.used == 0
+
+
+# The arena
+
+
+def test_stretches_grow_in_place_or_move_with_what_they_hold() -> None:
+    arena = ArenaSlots(Shape(2, 1, 4, 4, torch.float32, "cpu"), capacity=64, bucket=8)
+    first, second = arena.take(5), arena.take(9)
+    assert (first.start, first.size, second.start, second.size) == (0, 8, 8, 16)
+    arena.keys[:, :, 0:5] = 1.0
+    arena.values[:, :, 0:5] = 2.0
+    first.tokens = 5
+    assert arena.grow(second, 30)
+    assert (second.start, second.size) == (8, 32), "the stretch behind it was free"
+    assert arena.grow(first, 20)
+    assert (first.start, first.size) == (40, 24), "its neighbour was in the way"
+    assert arena.used == 56
+    kept = arena.save(first, 5)
+    assert kept.keys.eq(1.0).all()
+    assert kept.values.eq(2.0).all()
+    assert not arena.grow(second, 60)
+    assert (second.start, second.size) == (8, 32), "nothing has changed"
+    arena.give_back(second)
+    assert arena.grow(first, 60)
+    assert (first.start, first.size) == (0, 64), "it may move onto where it was"
+    assert arena.save(first, 5).keys.eq(1.0).all()
+    assert arena.take(1) is None
+    assert arena.save(first, 6) is None
+    arena.give_back(first)
+    assert arena.used == 0
