@@ -35,6 +35,7 @@ check: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m bench $(ARGS)
+	$(BIN)/python -m bench.clients
 
 accuracy: $(STAMP)
 	$(BIN)/python -m accuracy $(ARGS)

@@ -59,14 +59,15 @@ class Tracing:
 
     def __init__(self, spans: Spans, metrics: Metrics) -> None:
         self.spans, self.metrics = spans, metrics
+        self.clients: tuple[str, ...] = ()
         self.settings: dict[str, Any] = {}
 
-    def on(self, **settings: Any) -> None:
+    def on(self, *clients: str, **settings: Any) -> None:
         import llmtrace
 
-        self.settings = settings
+        self.clients, self.settings = clients or ("openai",), settings
         providers = {"tracer_provider": self.spans.provider, "meter_provider": self.metrics.provider}
-        llmtrace.instrument("openai", **(providers | settings))
+        llmtrace.instrument(*self.clients, **(providers | settings))
 
     def off(self) -> None:
         import llmtrace
@@ -80,7 +81,7 @@ class Tracing:
         try:
             yield
         finally:
-            self.on(**self.settings)
+            self.on(*self.clients, **self.settings)
 
 
 @pytest.fixture

@@ -41,7 +41,10 @@ def collected(call: Call) -> None:
 
 
 def give_up(call: Call) -> None:
-    """End a call that nobody will read on: abandoned, or never consumed at all."""
+    """End a call that nobody will read on: abandoned, or never consumed at all. Complete, if its answer was whole."""
+    if call.answer is not None:
+        call.finish(calls.COMPLETED, call.last_seen())
+        return
     seen = call.pulls.total
     call.finish(calls.ABANDONED if seen else calls.NEVER_CONSUMED, call.last_seen())
 

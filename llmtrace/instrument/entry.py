@@ -8,7 +8,7 @@ from typing import Any
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
 
 from llmtrace.config import settings
-from llmtrace.instrument import ends, methods, shared, stainless
+from llmtrace.instrument import botocore, ends, methods, shared, stainless
 from llmtrace.instrument.engine import Engine
 from llmtrace.instrument.patching import Patches
 from llmtrace.providers import CLIENTS, Client
@@ -48,6 +48,8 @@ class ClientInstrumentor(BaseInstrumentor):
 
 def _hook(patches: Patches, engine: Engine, client: Client) -> None:
     provider = client.load()
+    for service in provider.services:
+        botocore.patch(patches, engine, provider, service)
     for hook in provider.hooks:
         if isinstance(hook, Stainless):
             stainless.patch(patches, engine, provider, hook)

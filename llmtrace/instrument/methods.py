@@ -45,6 +45,8 @@ def patch(patches: Patches, engine: Engine, provider: Provider, method: Method) 
 
 
 def _wrapper(made: _Method, original: Any) -> Any:
+    if made.managed:
+        return made.amanage if inspect.isasyncgenfunction(inspect.unwrap(original)) else made.manage
     if inspect.isgeneratorfunction(original):
         return made.generate
     if inspect.isasyncgenfunction(original):
@@ -59,6 +61,7 @@ class _Method:
         self._engine = engine
         self._provider = provider
         self._method = method
+        self.managed = method.managed
         self._propagate = engine.settings.propagate
 
     def call(self, wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -102,6 +105,65 @@ class _Method:
         inner = wrapped(*args, **kwargs)
         return _Bare(inner, lambda: self._open(inner, self._afirst, asplice, instance, args, kwargs)).agenerator()
 
+    def manage(self, wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A function that ``contextlib.contextmanager`` made: the request is made when its manager is entered."""
+        manager = wrapped(*args, **kwargs)
+        manager.gen = self._entered(manager.gen, instance, args, kwargs)
+        return manager
+
+    def amanage(self, wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The same of ``contextlib.asynccontextmanager``."""
+        manager = wrapped(*args, **kwargs)
+        manager.gen = self._aentered(manager.gen, instance, args, kwargs)
+        return manager
+
+    def _entered(self, gen: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Any]:
+        """``gen``, the manager's, whose first step makes the request."""
+        call = self._begin(instance, args, kwargs)
+        if call is None:
+            return (yield from gen)
+        try:
+            with Making(call, self._propagate):
+                entered = next(gen)
+        except BaseException as error:
+            self._engine.failed(call, error)
+            raise
+        self._returned(call, entered, splice)
+        try:
+            yield entered
+        except BaseException as error:
+            try:
+                yield gen.throw(error)
+            except StopIteration:
+                return
+        yield from gen
+
+    async def _aentered(
+        self, gen: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> AsyncIterator[Any]:
+        call = self._begin(instance, args, kwargs)
+        try:
+            if call is None:
+                entered = await anext(gen)
+            else:
+                with Making(call, self._propagate):
+                    entered = await anext(gen)
+        except BaseException as error:
+            if call is not None:
+                self._engine.failed(call, error)
+            raise
+        if call is not None:
+            self._returned(call, entered, asplice)
+        try:
+            yield entered
+        except BaseException as error:
+            try:
+                yield await gen.athrow(error)
+            except StopAsyncIteration:
+                return
+        async for more in gen:
+            yield more
+
     def _begin(self, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | Span | None:
         """The call that starts here; None where it is not one to trace, or belongs to one that is being made."""
         try:
@@ -130,11 +192,11 @@ class _Method:
             inner_name = self._method.inner
             if call.streaming and call.is_open:
                 inner = getattr(result, inner_name) if inner_name else result
-                timed = _timed(call, inner, splicing)
+                ours = timed(call, inner, splicing)
                 if inner_name:
-                    setattr(result, inner_name, timed)
+                    setattr(result, inner_name, ours)
                 else:
-                    bare = _Bare(inner, lambda: _Opened(call, (inner, timed)))
+                    bare = _Bare(inner, lambda: _Opened(call, (inner, ours)))
                     returned = bare.agenerator() if splicing is asplice else bare.generator()
         except Exception as error:
             mishaps.note("timing a stream", error)
@@ -151,7 +213,7 @@ class _Method:
         making = first(inner, call)
         if not isinstance(call, Call):
             return _Opened(None, (inner, making))
-        return _Opened(call, (inner, making, _timed(call, making, splicing)))
+        return _Opened(call, (inner, making, timed(call, making, splicing)))
 
     def _first(self, inner: Iterator[Any], call: Call | Span) -> Iterator[Any]:
         """``inner``; in its first pull, in which the client makes its request, ``call`` is the current one."""
@@ -245,10 +307,10 @@ async def _anothing() -> None:
     pass
 
 
-def _timed(call: Call, inner: Any, splicing: Any) -> Any:
+def timed(call: Call, inner: Any, splicing: Any) -> Any:
     """The generator that times the pulls from ``inner``; the call is told how to see whether one is under way."""
-    timed = splicing(inner, call, Guard(call, collected))
-    alive = weakref.ref(timed)
+    made = splicing(inner, call, Guard(call, collected))
+    alive = weakref.ref(made)
     state = "ag_running" if splicing is asplice else "gi_running"
     call.running = lambda: getattr(alive(), state, False)
-    return timed
+    return made

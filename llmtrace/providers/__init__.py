@@ -34,6 +34,7 @@ class Client(NamedTuple):
 
 CLIENTS: tuple[Client, ...] = (
     Client("openai", "OpenAI", "openai", ">= 1.40", "openai", "openai:OPENAI"),
+    Client("bedrock", "Bedrock", "boto3", ">= 1.34.116", "botocore", "bedrock:BEDROCK"),
     Client("cohere", "Cohere", "cohere", ">= 5.14", "cohere", "cohere:COHERE"),
     Client("google-genai", "GoogleGenAI", "google-genai", ">= 1.10", "google.genai", "google_genai:GOOGLE_GENAI"),
     Client("mistralai", "MistralAI", "mistralai", ">= 1.5", "mistralai", "mistralai:MISTRALAI"),

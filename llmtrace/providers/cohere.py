@@ -1,7 +1,7 @@
 """Cohere's client: chat and its streams, v2 and v1, and what v1 calls generate; embeddings and reranking.
 
-Field names: cohere's ``types`` (usage, api_meta, the stream events of both versions). Whole answers are taken beneath
-``with_raw_response``, where both ways pass; streams where they become generators.
+Field names: cohere's ``types`` (usage, api_meta, the stream events of both versions). The methods are those of the raw
+clients, through which the plain ones and ``with_raw_response`` both go.
 """
 
 from __future__ import annotations
@@ -141,43 +141,34 @@ EMBED = replace(CHAT, name="embeddings", input_messages=lambda request: None, ou
 RERANK = replace(EMBED, name="rerank")
 
 
-def _methods(module: str, raw_module: str, cls: str) -> list[Method]:
+def _methods(module: str, cls: str) -> list[Method]:
     whole = (("chat", CHAT), ("generate", GENERATE), ("embed", EMBED), ("rerank", RERANK))
     streams = (("chat_stream", CHAT), ("generate_stream", GENERATE))
     return [
-        *(
-            Method(
-                module=f"cohere.{raw_module}",
-                path=f"{prefix}Raw{cls}.{name}",
-                operation=operation,
-                body=lambda client, args, kwargs: {**kwargs, "stream": False},
-            )
-            for prefix in ("", "Async")
-            for name, operation in whole
-        ),
-        *(
-            Method(
-                module=f"cohere.{module}",
-                path=f"{prefix}{cls}.{name}",
-                operation=operation,
-                body=lambda client, args, kwargs: {**kwargs, "stream": True},
-            )
-            for prefix in ("", "Async")
-            for name, operation in streams
-        ),
+        Method(
+            module=f"cohere.{module}",
+            path=f"{prefix}{cls}.{name}",
+            operation=operation,
+            body=_streamed if streaming else _whole,
+            inner="_data" if streaming else "",
+            managed=streaming,
+        )
+        for prefix in ("", "Async")
+        for streaming, methods in ((False, whole), (True, streams))
+        for name, operation in methods
     ]
 
 
-def _base_url(client: Any) -> str:
-    raw = getattr(client, "_raw_client", client)
-    return (getattr(raw, "_client_wrapper", None) or client._client_wrapper).get_base_url()
+def _whole(client: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {**kwargs, "stream": False}
+
+
+def _streamed(client: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {**kwargs, "stream": True}
 
 
 COHERE = Provider(
-    hooks=(
-        *_methods("v2.client", "v2.raw_client", "V2Client"),
-        *_methods("base_client", "raw_base_client", "BaseCohere"),
-    ),
+    hooks=(*_methods("v2.raw_client", "RawV2Client"), *_methods("raw_base_client", "RawBaseCohere")),
     provider_name=lambda client, host: "cohere",
-    base_url=_base_url,
+    base_url=lambda client: client._client_wrapper.get_base_url(),
 )

@@ -51,6 +51,17 @@ def _own_url(client: Any) -> Any:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Botocore:
+    """A service of botocore's, all of whose calls go through one method."""
+
+    service: str
+    """As in ``boto3.client(service)``."""
+    operation: Callable[[str, Mapping[str, Any]], Operation | None]
+    """The operation that an API call is, from its name (``Converse``) and parameters; None: no call to trace. Its
+    ``read_request`` gets the parameters, and the name as ``operation``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Stainless:
     """A client that Stainless generated: all calls go through one ``request``, all streams are of one class."""
 
@@ -83,6 +94,9 @@ class Method:
     lazy: bool = False
     """A function that returns a generator which makes the request when it is first pulled. (Of a method that is a
     generator itself, this needs no saying.)"""
+    managed: bool = False
+    """A function that ``contextlib`` made of a generator: it returns a context manager, which makes the request when
+    it is entered and then gives the stream object."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,3 +108,5 @@ class Provider:
     """``gen_ai.provider.name``, from the client object and the host it talks to."""
     base_url: Callable[[Any], Any] = _own_url
     """Where the client object's calls go: a URL, as text or as an object with ``scheme``, ``host`` and ``port``."""
+    services: tuple[Botocore, ...] = ()
+    """Of botocore: the services whose calls are traced, instead of hooks."""

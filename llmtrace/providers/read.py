@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -60,3 +61,14 @@ def count(value: Any) -> int | None:
 def number(value: Any) -> float | None:
     """``value`` if it is a number that a span can carry."""
     return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+
+
+def parsed(body: Any) -> Mapping[str, Any]:
+    """The JSON object in ``body``, text or bytes; nothing where there is none."""
+    if not isinstance(body, (str, bytes, bytearray)):
+        return {}
+    try:
+        found: Any = json.loads(body)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}

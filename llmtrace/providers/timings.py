@@ -299,6 +299,17 @@ _SGLANG = _Engine(
 # that one's body ended (how to opt in: UNVERIFIED). No phase, only that total.
 _OPENROUTER = _Engine("openrouter", _MS, total="generation_time")
 
+# botocore's bedrock-runtime service model (latencyMs of Converse, "latency of the call") and the metrics in the last
+# chunk of an InvokeModel stream, or the header of a whole answer. Whole ms. The first byte's latency is queue and
+# prefill in one. Where the server's clock starts is not said; the network is not in it.
+_BEDROCK = _Engine(
+    "bedrock",
+    _MS,
+    decode="invocationLatency - firstByteLatency",
+    ttft="firstByteLatency",
+    total="invocationLatency | latencyMs | x-amzn-bedrock-invocation-latency",
+)
+
 
 # ---- where they are found --------------------------------------------------------------------------------------------
 
@@ -418,6 +429,14 @@ def pick_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
     except Exception as error:
         note("reading headers", error)
     return picked
+
+
+def read_bedrock(*sources: Any) -> ServerTimings | None:
+    """What Bedrock said of its own time, in the first of ``sources`` (metrics, headers) that says anything."""
+    for source in sources:
+        if source and (timings := _BEDROCK.read(source)) is not None:
+            return timings
+    return None
 
 
 def read_route(headers: Mapping[str, str] | None) -> dict[str, str]:

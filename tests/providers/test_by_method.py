@@ -1,0 +1,360 @@
+"""One suite over the clients that are patched method by method, sync and async, over real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import threading
+import types
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.conftest import Tracing
+from tests.support.by_method import DRIVERS, WORDS, Bedrock, BedrockInvoke, Cohere, Driver, Google, aws_event
+from tests.support.replay import Replay, Script, event, json_answer, paced
+from tests.support.spans import Spans, attributes, seconds
+
+CASES = [(driver, kind) for driver in DRIVERS for kind in driver.kinds]
+NAMES = [f"{driver.__name__}-{kind}" for driver, kind in CASES]
+
+
+@pytest.fixture(params=CASES, ids=NAMES)
+def opened(request: pytest.FixtureRequest, replay: Replay) -> Iterator[Driver]:
+    driver, kind = request.param
+    made = driver(kind, replay.url)
+    yield made
+    made.shut()
+
+
+@pytest.fixture
+def traced(tracing: Tracing, opened: Driver) -> Tracing:
+    tracing.on(opened.name)
+    return tracing
+
+
+def check_usage(driver: Driver, span: Any) -> None:
+    attrs = attributes(span)
+    inputs, outputs = driver.usage
+    assert attrs["gen_ai.usage.input_tokens"] == inputs
+    assert attrs["gen_ai.usage.output_tokens"] == outputs
+    assert attrs["gen_ai.usage.cache_read.input_tokens"] == driver.cached
+    assert attrs["gen_ai.response.finish_reasons"] == (driver.finish,)
+
+
+def test_whole(opened: Driver, replay: Replay, spans: Spans, tracing: Tracing) -> None:
+    replay.serve(opened.whole())
+    bare = opened.call()
+    tracing.on(opened.name)
+    assert opened.call() == bare
+    span = spans.one("completed")
+    check_usage(opened, span)
+    assert "gen_ai.request.stream" not in attributes(span)
+    tracing.off()
+    assert opened.call() == bare
+    assert len(spans.parents()) == 1
+
+
+def test_stream(opened: Driver, replay: Replay, spans: Spans, tracing: Tracing) -> None:
+    replay.serve(opened.script(paced(opened.events(), 0.05, 0.003)))
+    stream = opened.stream()
+    kind, bare = type(stream), opened.drain(stream)
+    tracing.on(opened.name)
+    stream = opened.stream()
+    assert type(stream) is kind
+    if isinstance(stream, types.GeneratorType):
+        assert stream.__name__.endswith("stream")
+    assert opened.drain(stream) == bare
+    span = spans.one("completed")
+    check_usage(opened, span)
+    attrs = attributes(span)
+    assert attrs["gen_ai.request.stream"] is True
+    assert attrs["llmtrace.stream.chunks"] == len(bare)
+    assert attrs["llmtrace.call.ttft"] >= 0.04
+    assert {"queue_prefill", "decode"} <= set(spans.phases(span))
+
+
+def test_lazy_streams_ask_for_nothing_before_they_are_read(
+    opened: Driver, replay: Replay, spans: Spans, traced: Tracing
+) -> None:
+    replay.serve(opened.script(paced(opened.events())))
+    stream = opened.stream()
+    asked = len(replay.requests)
+    del stream
+    opened.settle()
+    spans.flush()
+    assert len(spans.parents()) == asked, "a call begins with its request"
+    for span in spans.parents():
+        assert attributes(span)["llmtrace.call.outcome"] == "never_consumed"
+        spans.check(span)
+
+
+def test_closed_early(opened: Driver, replay: Replay, spans: Spans, traced: Tracing) -> None:
+    gate = threading.Event()
+    events = opened.events()
+    replay.serve(opened.script([(0.0, b"".join(events[:3])), (gate, b"".join(events[3:]))]))
+    stream = opened.stream()
+    iterator = opened.iterate(stream)
+    opened.pull(iterator)
+    opened.pull(iterator)
+    opened.close(stream)
+    opened.settle()
+    gate.set()
+    span = spans.one(("closed_early", "abandoned"))
+    assert attributes(span)["llmtrace.stream.chunks"] == 2
+    assert attributes(span).get("llmtrace.cancellation.billed_tokens") is None
+
+
+def test_abandoned(opened: Driver, replay: Replay, spans: Spans, traced: Tracing) -> None:
+    gate = threading.Event()
+    events = opened.events()
+    replay.serve(opened.script([(0.0, b"".join(events[:3])), (gate, b"".join(events[3:]))]))
+    stream = opened.stream()
+    iterator = opened.iterate(stream)
+    opened.pull(iterator)
+    opened.pull(iterator)
+    del stream, iterator
+    opened.settle()
+    gate.set()
+    spans.flush()
+    span = spans.one("abandoned")
+    assert seconds(span) < 4
+
+
+@pytest.mark.parametrize("after", ["rst", "cut"])
+def test_connection_lost_mid_stream(opened: Driver, replay: Replay, spans: Spans, tracing: Tracing, after: str) -> None:
+    replay.serve(opened.script([(0.0, part) for part in opened.events()[:3]], after=after))
+
+    def fails() -> str:
+        try:
+            return f"read {len(opened.drain(opened.stream()))}"
+        except Exception as error:
+            return type(error).__qualname__
+
+    bare = fails()
+    tracing.on(opened.name)
+    assert fails() == bare
+    if bare.startswith("read"):
+        spans.one(("completed", "error"))  # the client does not tell the application that anything was lost
+    else:
+        span = spans.one("error")
+        assert attributes(span)["error.type"].endswith(bare)
+
+
+def test_refused(opened: Driver, replay: Replay, spans: Spans, tracing: Tracing) -> None:
+    replay.serve(opened.refusal(400))
+
+    def fails(streaming: bool) -> tuple[str, str]:
+        try:
+            opened.drain(opened.stream()) if streaming else opened.call()
+        except Exception as error:
+            return type(error).__qualname__, str(error)
+        raise AssertionError("it should have failed")
+
+    bare = [fails(False), fails(True)]
+    tracing.on(opened.name)
+    assert [fails(False), fails(True)] == bare
+    assert len(spans.parents()) == 2
+    for span in spans.parents():
+        spans.check(span)
+        assert attributes(span)["llmtrace.call.outcome"] == "error"
+        assert attributes(span)["error.type"] == "400"
+
+
+@pytest.mark.parametrize(("driver", "kind"), CASES, ids=NAMES)
+@pytest.mark.parametrize("streaming", [False, True])
+def test_retried(
+    driver: type[Driver], kind: str, replay: Replay, spans: Spans, tracing: Tracing, streaming: bool
+) -> None:
+    if streaming and driver is Cohere:
+        pytest.skip("the client does not retry its streams")
+    opened = driver(kind, replay.url, attempts=3)
+    try:
+        answer = opened.script(paced(opened.events())) if streaming else opened.whole()
+        replay.play(opened.refusal(503), answer)
+        tracing.on(opened.name)
+        opened.drain(opened.stream()) if streaming else opened.call()
+        span = spans.one("completed")
+        attempts = spans.children(span)
+        assert [attributes(each).get("http.response.status_code") for each in attempts] == [503, 200]
+        assert [attributes(each)["llmtrace.call.outcome"] for each in attempts] == ["error", "completed"]
+    finally:
+        opened.shut()
+
+
+def test_cancelled_and_timed_out(opened: Driver, replay: Replay, spans: Spans, traced: Tracing) -> None:
+    if opened.loop is None:
+        pytest.skip("asynchronous clients only")
+    gate = threading.Event()
+    events = opened.events()
+    replay.serve(opened.script([(0.0, b"".join(events[:3])), (gate, b"".join(events[3:]))]))
+
+    async def reading(seen: asyncio.Event) -> None:
+        stream = opened.ask(True)
+        if asyncio.iscoroutine(stream):
+            stream = await stream
+        async for _ in opened.iterate(stream):
+            seen.set()
+
+    async def cancel() -> None:
+        seen = asyncio.Event()
+        task = asyncio.ensure_future(reading(seen))
+        await asyncio.wait_for(seen.wait(), 5)
+        await asyncio.sleep(0.02)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    async def time_out() -> None:
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(reading(asyncio.Event()), 0.3)
+
+    opened.loop.run_until_complete(cancel())
+    opened.loop.run_until_complete(time_out())
+    gate.set()
+    outcomes = [attributes(span)["llmtrace.call.outcome"] for span in spans.parents()]
+    assert outcomes == ["cancelled", "timed_out"]
+    spans.check_all()
+
+
+def test_missing_usage_and_unknown_fields(opened: Driver, replay: Replay, spans: Spans, traced: Tracing) -> None:
+    replay.serve(opened.script(paced(opened.events(usage=False, x_unknown={"a": [1, None]}))))
+    opened.drain(opened.stream())
+    replay.serve(opened.whole(usage=None, x_unknown={"a": [1, None]}))
+    opened.call()
+    for span in spans.parents():
+        spans.check(span)
+        assert attributes(span)["llmtrace.call.outcome"] == "completed"
+
+
+def test_malformed_chunk(opened: Driver, replay: Replay, spans: Spans, tracing: Tracing) -> None:
+    events = opened.events()
+    broken = event(b'{"broken') if not isinstance(opened, Bedrock) else aws_event("chunk", {"bytes": "e30="})
+    replay.serve(opened.script([(0.0, part) for part in [*events[:2], broken, *events[2:]]]))
+
+    def read() -> Any:
+        try:
+            return opened.drain(opened.stream())
+        except Exception as error:
+            return type(error).__qualname__, str(error)
+
+    bare = read()
+    tracing.on(opened.name)
+    assert read() == bare
+    spans.one("error" if isinstance(bare, tuple) else "completed")
+
+
+def test_huge_and_split_chunks(opened: Driver, replay: Replay, spans: Spans, tracing: Tracing) -> None:
+    words = (*WORDS, "ü🎈" * 50_000, "end")
+    data = b"".join(opened.events(words))
+    size = 997  # cuts characters and events apart
+    replay.serve(opened.script([(0.0, data[at : at + size]) for at in range(0, len(data), size)]))
+    bare = opened.drain(opened.stream())
+    tracing.on(opened.name)
+    assert opened.drain(opened.stream()) == bare
+    check_usage(opened, spans.one("completed"))
+
+
+def test_a_late_reader_is_no_slow_model(opened: Driver, replay: Replay, spans: Spans, traced: Tracing) -> None:
+    replay.serve(opened.script(paced(opened.events(), 0.0, 0.0)))
+    stream = opened.stream()
+    threading.Event().wait(0.3)
+    opened.drain(stream)
+    span = spans.one("completed")
+    assert attributes(span)["llmtrace.call.ttft"] < 0.25
+
+
+def test_content_only_where_asked(opened: Driver, replay: Replay, spans: Spans, tracing: Tracing) -> None:
+    tracing.on(opened.name, capture_content="span_only")
+    replay.serve(opened.script(paced(opened.events())))
+    opened.drain(opened.stream())
+    replay.serve(opened.whole())
+    opened.call()
+    assert len(spans.parents()) == 2
+    for span in spans.parents():
+        assert "PROMPT-SENTINEL" in attributes(span)["gen_ai.input.messages"]
+        said = json.loads(attributes(span)["gen_ai.output.messages"])
+        assert said[0]["parts"][0]["content"] == "".join(WORDS)
+
+
+def test_unsampled(opened: Driver, replay: Replay) -> None:
+    """Nothing wanted, nothing recorded, nothing changed."""
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+
+    import llmtrace
+
+    replay.serve(opened.script(paced(opened.events())))
+    bare = opened.drain(opened.stream())
+    llmtrace.instrument(opened.name, tracer_provider=TracerProvider(sampler=ALWAYS_OFF))
+    try:
+        assert opened.drain(opened.stream()) == bare
+    finally:
+        llmtrace.uninstrument()
+
+
+def test_generators_close_what_they_stand_for(replay: Replay, tracing: Tracing, spans: Spans) -> None:
+    opened = Google("sync", replay.url)
+    tracing.on(opened.name)
+    gate = threading.Event()
+    events = opened.events()
+    replay.serve(opened.script([(0.0, events[0]), (gate, events[1])]))
+    stream = opened.stream()
+    next(stream)
+    stream.close()
+    assert replay.last.gone.wait(2), "closing the generator closes the connection"
+    with pytest.raises(StopIteration):
+        next(stream)
+    gate.set()
+    opened.shut()
+
+
+def test_bedrock_exception_event(replay: Replay, tracing: Tracing, spans: Spans) -> None:
+    opened = Bedrock("sync", replay.url)
+    tracing.on(opened.name)
+    broken = aws_event("throttlingException", {"message": "slow"}, "exception")
+    replay.serve(opened.script([(0.0, part) for part in [*opened.events()[:3], broken]]))
+    with pytest.raises(Exception, match="throttlingException"):
+        opened.drain(opened.stream())
+    assert attributes(spans.one("error"))["error.type"].endswith("EventStreamError")
+
+
+@pytest.mark.parametrize("way", ["read", "pieces", "lines", "raw", "never", "half"])
+def test_bedrock_body_is_the_applications(replay: Replay, tracing: Tracing, spans: Spans, way: str) -> None:
+    opened = BedrockInvoke("sync", replay.url)
+    tracing.on(opened.name)
+    headers = {"x-amzn-bedrock-input-token-count": "8", "x-amzn-bedrock-output-token-count": "6"}
+    body = b'{"id": "id-1", "content": [], "stop_reason": "end_turn"}'
+    replay.serve(json_answer(body, headers=headers))
+    answer = opened.client.invoke_model(modelId="a-model", body="{}")
+    assert type(answer["body"]).__name__ == "StreamingBody"
+    if way == "read":
+        assert answer["body"].read() == body
+    elif way == "pieces":
+        assert b"".join(answer["body"].iter_chunks(7)) == body
+    elif way == "lines":
+        assert b"".join(answer["body"].iter_lines()) == body
+    elif way == "raw":
+        with answer["body"] as raw:
+            assert raw.read() == body
+    elif way == "half":
+        assert answer["body"].read(5) == body[:5]
+    del answer
+    gc.collect()
+    spans.flush()
+    attrs = attributes(spans.one("completed"))
+    assert attrs["gen_ai.usage.input_tokens"] == 8
+    assert attrs["gen_ai.usage.output_tokens"] == 6
+    assert (attrs.get("gen_ai.response.id") == "id-1") == (way not in ("never", "half"))
+
+
+def test_other_services_of_botocore_are_left_alone(replay: Replay, tracing: Tracing, spans: Spans) -> None:
+    import boto3
+
+    tracing.on("bedrock")
+    replay.serve(Script(200, {"content-type": "text/xml"}, [(0.0, b"<ListBucketsResult/>")], chunked=False))
+    keys = {"aws_access_key_id": "a", "aws_secret_access_key": "b"}
+    boto3.client("s3", region_name="us-east-1", endpoint_url=replay.url, **keys).list_buckets()
+    assert spans.finished() == []

@@ -1,0 +1,181 @@
+"""Recorded answers played to the real Mistral, Cohere and Bedrock clients: same results, spans that say the same."""
+
+from __future__ import annotations
+
+import base64
+import json
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import pytest
+
+from tests.conftest import Tracing
+from tests.support.by_method import Bedrock, Cohere, Driver, Mistral
+from tests.support.replay import NO_SHARED, Replay, Script, json_answer, shared_folder
+from tests.support.spans import Spans, attributes
+
+pytestmark = pytest.mark.shared
+
+FOLDERS: dict[str, type[Driver]] = {"mistralai": Mistral, "cohere": Cohere, "bedrock": Bedrock}
+HOP_BY_HOP = {"content-length", "content-encoding", "transfer-encoding", "connection", "keep-alive"}
+
+
+def recordings() -> list[Any]:
+    folder = shared_folder()
+    if folder is None:
+        return [pytest.param(None, None, None, marks=pytest.mark.skip(reason=NO_SHARED), id="recordings")]
+    found: list[Any] = []
+    for name, driver in FOLDERS.items():
+        for file in sorted((folder / "recordings" / name).glob("*.json")):
+            found.extend(pytest.param(driver, kind, file, id=f"{name}/{file.stem}-{kind}") for kind in driver.kinds)
+    return found
+
+
+def frames(body: bytes) -> Iterator[bytes]:
+    """The messages of an AWS event stream, by their length alone."""
+    while body:
+        length = struct.unpack("!I", body[:4])[0]
+        yield body[:length]
+        body = body[length:]
+
+
+def payload(frame: bytes) -> dict[str, Any]:
+    headers = struct.unpack("!I", frame[4:8])[0]
+    data = json.loads(frame[12 + headers : -4])
+    return json.loads(base64.b64decode(data["bytes"])) if "bytes" in data else data
+
+
+class Recorded:
+    """One file: what was asked, a script that plays the answer, and what its body says."""
+
+    def __init__(self, file: Path) -> None:
+        data = json.loads(file.read_text())
+        response = data["response"]
+        self.path: str = data["request"]["path"].partition("#")[0]
+        self.body: str = data["request"]["body"]
+        self.request: dict[str, Any] = json.loads(self.body)
+        self.streaming: bool = data["streaming"]
+        self.headers = {k: v for k, v in response["headers"].items() if k not in HOP_BY_HOP}
+        self.said: list[dict[str, Any]]
+        if "body_base64" in response:
+            parts = list(frames(base64.b64decode(response["body_base64"])))
+            self.said = [payload(frame) for frame in parts]
+            self.script = Script(response["status"], self.headers, [(0.0, part) for part in parts])
+        elif self.streaming:
+            parts = [part + b"\n\n" for part in response["body"].encode().split(b"\n\n") if part.strip()]
+            data_lines = [line[5:].strip() for line in response["body"].splitlines() if line.startswith("data:")]
+            self.said = [json.loads(line) for line in data_lines if line != "[DONE]"]
+            self.script = Script(response["status"], self.headers, [(0.0, part) for part in parts])
+        else:
+            self.said = [json.loads(response["body"])]
+            self.script = json_answer(response["body"].encode(), status=response["status"], headers=self.headers)
+
+
+def ask(driver: Driver, recorded: Recorded) -> Any:
+    """The same request through the real client; what the application sees of the answer."""
+    sent = {name: value for name, value in recorded.request.items() if name != "stream"}
+    if isinstance(driver, Bedrock):
+        model, action = unquote(recorded.path.split("/")[2]), recorded.path.split("/")[-1]
+        if action == "converse":
+            return driver.plain(driver.client.converse(modelId=model, **sent))
+        if action == "converse-stream":
+            return list(driver.client.converse_stream(modelId=model, **sent)["stream"])
+        if action == "invoke":
+            return driver.client.invoke_model(modelId=model, body=recorded.body)["body"].read()
+        return list(driver.client.invoke_model_with_response_stream(modelId=model, body=recorded.body)["body"])
+    if isinstance(driver, Mistral):
+        suffix = "_async" if driver.loop else ""
+        chat = recorded.path.endswith("/chat/completions")
+        owner = driver.client.chat if chat else driver.client.embeddings
+        name = ("stream" if recorded.streaming else "complete") if chat else "create"
+        if not chat:
+            sent["inputs"] = sent.pop("input")
+        method = getattr(owner, name + suffix)
+    else:
+        owner = driver.client if "/v2/" in recorded.path else v1(driver)
+        method = getattr(owner, recorded.path.split("/")[-1] + ("_stream" if recorded.streaming else ""))
+    answer = driver.run(lambda: method(**sent))
+    return driver.drain(answer) if recorded.streaming else driver.plain(answer)
+
+
+def v1(driver: Driver) -> Any:
+    import cohere
+
+    return (cohere.AsyncClient if driver.loop else cohere.Client)("sk-sentinel-key", base_url=driver.url)
+
+
+def expected(recorded: Recorded) -> dict[str, Any]:
+    """Counts, id, model and finish reasons by the body (and Bedrock's headers), read without any client."""
+    first, last = recorded.said[0], recorded.said[-1]
+    if "x-amzn-requestid" in recorded.headers:
+        return expected_of_bedrock(recorded, first, last)
+    if "cohere" in recorded.path or "/rerank" in recorded.path or ("choices" not in first and "data" not in first):
+        ended = last.get("delta", last)
+        usage = (ended.get("usage") or ended.get("meta") or {}).get("billed_units") or {}
+        reasons = [ended.get("finish_reason"), *(each.get("finish_reason") for each in last.get("generations", []))]
+        found = {"id": first.get("id") or first.get("response_id"), "reasons": [reason for reason in reasons if reason]}
+        return found | {"input": usage.get("input_tokens"), "output": usage.get("output_tokens")}
+    usage = last.get("usage") or {}
+    reasons = [choice["finish_reason"] for each in recorded.said for choice in each.get("choices", [])]
+    return {
+        "id": first["id"],
+        "model": first["model"],
+        "reasons": [reason for reason in reasons if reason],
+        "input": usage.get("prompt_tokens"),
+        "output": usage.get("completion_tokens"),
+    }
+
+
+def expected_of_bedrock(recorded: Recorded, first: dict[str, Any], last: dict[str, Any]) -> dict[str, Any]:
+    def header(name: str) -> int | None:
+        value = recorded.headers.get(f"x-amzn-bedrock-{name}-token-count")
+        return None if value is None else int(value)
+
+    metrics = last.get("amazon-bedrock-invocationMetrics") or {}
+    usage = last.get("usage") or last.get("metadata", {}).get("usage") or {}
+    titan = last.get("inputTextTokenCount")
+    inputs = metrics.get("inputTokenCount", usage.get("inputTokens", header("input") if titan is None else int(titan)))
+    outputs = metrics.get("outputTokenCount", usage.get("outputTokens", header("output")))
+    if outputs is None and "totalOutputTextTokenCount" in last:
+        outputs = int(last["totalOutputTextTokenCount"])
+    read = metrics.get("cacheReadInputTokenCount", usage.get("cacheReadInputTokens", header("cache-read-input")))
+    write = metrics.get("cacheWriteInputTokenCount", usage.get("cacheWriteInputTokens", header("cache-write-input")))
+    found = {"input": inputs + (read or 0) + (write or 0), "output": outputs, "cached": read, "written": write}
+    message = first.get("message") if isinstance(first.get("message"), dict) else {}
+    found["model"] = first.get("model") or message.get("model")
+    found["id"] = first.get("id") or message.get("id") or None
+    return found
+
+
+@pytest.mark.parametrize(("driver", "kind", "file"), recordings())
+def test_recording(driver: type[Driver], kind: str, file: Path, replay: Replay, spans: Spans, tracing: Tracing) -> None:
+    recorded = Recorded(file)
+    replay.serve(recorded.script)
+    opened = driver(kind, replay.url)
+    try:
+        bare = ask(opened, recorded)
+        tracing.on(opened.name)
+        assert ask(opened, recorded) == bare
+    finally:
+        opened.shut()
+    attrs = attributes(spans.one("completed"))
+    body = expected(recorded)
+    for name, attribute in (
+        ("input", "gen_ai.usage.input_tokens"),
+        ("output", "gen_ai.usage.output_tokens"),
+        ("cached", "gen_ai.usage.cache_read.input_tokens"),
+        ("written", "gen_ai.usage.cache_write.input_tokens"),
+        ("model", "gen_ai.response.model"),
+    ):
+        assert attrs.get(attribute) == body.get(name), attribute
+    told = attrs.get("gen_ai.response.id")
+    assert told == (None if body.get("id") is None else str(body["id"]))
+    if "reasons" in body:
+        assert list(attrs.get("gen_ai.response.finish_reasons", ())) == body["reasons"]
+    elif '"stop' in json.dumps(recorded.said) or "finish" in json.dumps(recorded.said):
+        assert attrs["gen_ai.response.finish_reasons"][0] in json.dumps(recorded.said)
+    if driver is Bedrock and "metrics" in json.dumps(recorded.said) + str(recorded.headers):
+        assert attrs.get("llmtrace.server.engine") == "bedrock", "its times are read, and judged too long for a replay"
