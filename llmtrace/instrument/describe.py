@@ -17,13 +17,16 @@ from llmtrace.providers.timings import read_processing_time, read_route
 _CUT_SHORT = (calls.CLOSED_EARLY, calls.ABANDONED, calls.CANCELLED, calls.TIMED_OUT, calls.ERROR)
 
 
-def failure(call: Call) -> str | None:
-    """``error.type``: the HTTP status code where that was the failure, else the exception's qualified name."""
+def failure(call: Call, answer: Answer) -> str | None:
+    """``error.type``: the HTTP status code where that was the failure, else the exception's qualified name.
+
+    Where nothing was raised but the answer says that it failed: the provider's name for it.
+    """
     if call.outcome not in (calls.ERROR, calls.TIMED_OUT):
         return None
     error = call.error
     if error is None:
-        return call.outcome
+        return answer.failed or call.outcome
     status = getattr(error, "status_code", None)
     if not isinstance(status, int) and isinstance(error, Exception) and call.attempts and call.returned is None:
         status = call.attempts[-1].status  # a client whose exceptions do not say it

@@ -93,8 +93,10 @@ class Engine:
             self._meters[1].flush()
 
     # --- a call's life --------------------------------------------------------------------------------------------
-    def begin(self, provider: Provider, operation: Operation, client: Any, body: Any) -> Call | Span | None:
-        """Start a call, its span and its clock.
+    def begin(
+        self, provider: Provider, operation: Operation, client: Any, body: Any, url: Any = None
+    ) -> Call | Span | None:
+        """Start a call, its span and its clock. ``url``: where it goes, if not to the client's base URL.
 
         Returns the call; its bare span where neither traces nor metrics want to know more; None where the call is
         not to be traced at all.
@@ -103,7 +105,7 @@ class Engine:
             if not isinstance(body, dict):
                 return None
             request = operation.read_request(body)
-            endpoint = self._endpoint(provider, client)
+            endpoint = self._endpoint(provider, client, url)
             started = now()
             tracer = self.tracer()
             span = self._existing(operation, request)
@@ -194,8 +196,8 @@ class Engine:
         model = attributes.get(names.REQUEST_MODEL)
         return span if theirs and (model is None or model == request.model) else None
 
-    def _endpoint(self, provider: Provider, client: Any) -> Endpoint:
-        url = provider.base_url(client)
+    def _endpoint(self, provider: Provider, client: Any, url: Any = None) -> Endpoint:
+        url = url or provider.base_url(client)
         key: Any = self if client is None else client  # a call of a module's function has no client object
         known = self._endpoints.get(key)
         if known is not None and (known.url is url or known.url == url):

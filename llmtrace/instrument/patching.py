@@ -10,6 +10,7 @@ import wrapt
 
 from llmtrace.observe import mishaps
 
+_ABSENT: Any = object()
 Wrapper = Callable[[Any, Any, tuple[Any, ...], dict[str, Any]], Any]
 
 
@@ -18,6 +19,7 @@ class Patches:
 
     def __init__(self) -> None:
         self._undo: list[tuple[Any, str, Any]] = []
+        self._put: dict[tuple[int, str], Any] = {}
         self._active = True
 
     def when_imported(self, module: str, action: Callable[[Any], None]) -> None:
@@ -41,13 +43,23 @@ class Patches:
         setattr(owner, name, wrapt.FunctionWrapper(original, wrapper, enabled=lambda: self._active))
         self._undo.append((owner, name, original))
 
+    def put(self, owner: Any, name: str, value: Any) -> None:
+        """Put ``value`` in the place of what ``owner`` itself defines as ``name``; it must let everything through
+        once this is undone, where another wrapper came to lie on top.
+        """
+        self._undo.append((owner, name, vars(owner)[name]))
+        self._put[id(owner), name] = value
+        setattr(owner, name, value)
+
     def undo(self) -> None:
         """Put back the very functions that were there; wrappers that others put on top of ours stay."""
         self._active = False
         for owner, name, original in reversed(self._undo):
-            if getattr(vars(owner).get(name), "__wrapped__", None) is original:
+            now = vars(owner).get(name)
+            if getattr(now, "__wrapped__", None) is original or now is self._put.get((id(owner), name), _ABSENT):
                 setattr(owner, name, original)
         self._undo.clear()
+        self._put.clear()
 
     def _attempt(self, action: Callable[[Any], None], module: Any) -> None:
         if not self._active:

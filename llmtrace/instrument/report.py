@@ -59,6 +59,8 @@ class Reporter:
             len(answer.finish_reasons) >= payload.request.choices
         ):
             call.outcome = calls.COMPLETED  # every choice had come to its end; only the closing lines were not read
+        if answer.failed is not None and call.outcome == calls.COMPLETED:
+            call.outcome = calls.ERROR  # it said so in a regular answer, which the client handed over as such
         attempt = call.attempts[-1] if call.attempts else None
         seen = _observe(call, attempt, answer)
         if not self._engine.settings.server_timings:
@@ -72,7 +74,7 @@ class Reporter:
             seen,
             phases,
             complaint,
-            describe.failure(call),
+            describe.failure(call, answer),
             estimate,
             self._expected(call, payload, answer),
             self._hit_probability(payload, seen),

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled
@@ -70,11 +71,20 @@ def patch(patches: Patches, engine: Engine, provider: Provider, client: Stainles
             base: Any = getattr(module, name, None)
             # Another instrumentation may have put a method of its own on a subclass, over the base's as it was then.
             for owner in [base, *_subclasses(base)] if base is not None else []:
-                patches.wrap_method(owner, "request", wrapper)
+                patches.wrap_method(owner, "_request" if spans_itself(base) else "request", wrapper)
+
+    def spans_itself(base: Any) -> bool:
+        """Its ``request`` opens a span of its own, and calls ``_request`` beneath it."""
+        return client.own_spans and "_request" in vars(base)
 
     def hook_streams(module: Any) -> None:
         patches.wrap(module, "Stream.__init__", opened)
         patches.wrap(module, "AsyncStream.__init__", aopened)
+        for name, asynchronous in (("Stream", False), ("AsyncStream", True)):
+            stream_class: Any = getattr(module, name, None)
+            lazy: Any = vars(stream_class).get("_iterator") if stream_class is not None else None
+            if isinstance(lazy, cached_property):
+                patches.put(stream_class, "_iterator", _lazily_timed(lazy, asynchronous))
 
     stream.iterating_packages.add(client.stream_module.partition(".")[0])
     patches.when_imported(client.client_module, hook_clients)
@@ -111,7 +121,8 @@ def _begin(
         extra = getattr(options, "extra_json", None)
         if isinstance(extra, Mapping) and isinstance(body, dict):
             body = {**body, **extra}
-        call = engine.begin(provider, operation, instance, body)
+        url = options.url if options.url.startswith("http") else None
+        call = engine.begin(provider, operation, instance, body, url)
         return None if call is None else (call, args, kwargs)
     except Exception as error:
         mishaps.note("beginning a call", error)
@@ -120,25 +131,80 @@ def _begin(
 
 def _operation(client: Stainless, options: Any) -> Operation | None:
     url: Any = getattr(options, "url", None)
-    if not isinstance(url, str):
+    if not isinstance(url, str) or options.method.lower() != "post":
         return None
     path = url.partition("?")[0]
+    absolute = path.startswith("http")
     for operation in client.operations:
-        if path == operation.path and options.method.lower() == "post":
+        if path == operation.path or (absolute and path.endswith(operation.path)):
             return operation
     return None
+
+
+def _call_of(opened: Any) -> Call | None:
+    """The traced call that a stream which was just opened belongs to."""
+    call: Call | None = opened.response.extensions.get(RESPONSE_KEY)
+    return call if call is not None and call.is_open and call.running is None else None
 
 
 def _splice(opened: Any, asynchronous: bool) -> None:
     """Put the timing iterator in the place of the stream's own, where the stream belongs to a traced call."""
     try:
-        call: Call | None = opened.response.extensions.get(RESPONSE_KEY)
-        if call is None or not call.is_open or call.running is not None:
+        call = _call_of(opened)
+        if call is None:
             return
-        timed: Any = (asplice if asynchronous else splice)(opened._iterator, call, Guard(call, collected))
-        alive = weakref.ref(timed)
-        state = "ag_running" if asynchronous else "gi_running"
-        call.running = lambda: getattr(alive(), state, False)
-        opened._iterator = timed
+        if isinstance(getattr(type(opened), "_iterator", None), cached_property):
+            _await_first_use(opened, call)
+        else:
+            opened._iterator = _timed(opened._iterator, call, asynchronous)
     except Exception as error:
         mishaps.note("timing a stream", error)
+
+
+def _timed(inner: Any, call: Call, asynchronous: bool) -> Any:
+    timed: Any = (asplice if asynchronous else splice)(inner, call, Guard(call, collected))
+    alive = weakref.ref(timed)
+    state = "ag_running" if asynchronous else "gi_running"
+    call.running = lambda: getattr(alive(), state, False)
+    return timed
+
+
+class _Unread:
+    """The state of a stream that has no iterator yet: nothing is being pulled."""
+
+    __slots__ = ("watch",)
+
+    def __init__(self, watch: Any) -> None:
+        self.watch = watch
+
+    def __call__(self) -> bool:
+        return False
+
+
+def _await_first_use(opened: Any, call: Call) -> None:
+    """A stream that makes its iterator when it is first pulled: until then, its end is the stream object's."""
+
+    def dropped(_: Any) -> None:
+        if call.is_open and call.running is unread:
+            collected(call)
+
+    # The watch lives as long as the state does: until the iterator is made, or the call ends.
+    unread = _Unread(weakref.ref(opened, dropped))
+    call.running = unread
+
+
+def _lazily_timed(lazy: cached_property[Any], asynchronous: bool) -> cached_property[Any]:
+    """The same property, with timing around the iterator that it makes."""
+
+    def make(opened: Any) -> Any:
+        inner = lazy.func(opened)
+        try:
+            call: Call | None = opened.response.extensions.get(RESPONSE_KEY)
+            return inner if call is None or not call.is_open else _timed(inner, call, asynchronous)
+        except Exception as error:
+            mishaps.note("timing a stream", error)
+            return inner
+
+    made = cached_property(make)
+    made.__set_name__(type, "_iterator")
+    return made

@@ -123,6 +123,9 @@ class _Tap:
         self.call = call
         self.guard: Guard | None = Guard(call, collected)
 
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)  # what others have hung on the stream (the client's own tracing)
+
     def _note(self, asked: int, piece: bytes) -> None:
         call = self.call
         if call.running is not None or not call.is_open:

@@ -57,5 +57,7 @@ class Answer:
     fingerprint: str | None = None
     service_tier: str | None = None
     timings: ServerTimings | None = None
+    failed: str | None = None
+    """The provider's name for what failed, where the answer itself says that it failed (and nothing was raised)."""
     extra: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Further span attributes, by name."""

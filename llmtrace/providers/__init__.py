@@ -38,4 +38,9 @@ CLIENTS: tuple[Client, ...] = (
     Client("cohere", "Cohere", "cohere", ">= 5.14", "cohere", "cohere:COHERE"),
     Client("google-genai", "GoogleGenAI", "google-genai", ">= 1.10", "google.genai", "google_genai:GOOGLE_GENAI"),
     Client("mistralai", "MistralAI", "mistralai", ">= 1.5", "mistralai", "mistralai:MISTRALAI"),
+    Client("anthropic", "Anthropic", "anthropic", ">= 0.40", "anthropic", "anthropic:ANTHROPIC"),
+    Client("groq", "Groq", "groq", ">= 0.9", "groq", "groq:GROQ"),
+    Client("together", "Together", "together", ">= 2.0", "together", "together:TOGETHER"),
+    Client("cerebras", "Cerebras", "cerebras-cloud-sdk", ">= 1.5", "cerebras.cloud.sdk", "cerebras:CEREBRAS"),
+    Client("fireworks", "Fireworks", "fireworks-ai", ">= 1.0", "fireworks", "fireworks:FIREWORKS"),
 )

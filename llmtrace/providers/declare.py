@@ -28,7 +28,7 @@ class Operation:
     """``gen_ai.operation.name``: chat, text_completion, embeddings, ..."""
     path: str = ""
     """Of clients that Stainless generates: the request path that means this operation, as the client spells it before
-    it adds a base URL. Without a query: ``/v1/messages`` is ``/v1/messages?beta=true`` too."""
+    it adds a base URL, without a query. A client that spells a whole URL means its end."""
     read_request: Callable[[Mapping[str, Any]], Request]
     request_attributes: Callable[[Request], dict[str, Any]]
     """Span attributes of the request, made at the call's end."""
@@ -70,6 +70,9 @@ class Stainless:
     stream_module: str
     """Module with the client's ``Stream`` and ``AsyncStream``."""
     operations: tuple[Operation, ...]
+    own_spans: bool = False
+    """It may open a GenAI span of its own around ``_request``: then that is patched rather than ``request``, so that
+    the span is there to put phases under."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Chat messages in the shape of the GenAI conventions' ``gen_ai.input.messages`` and ``gen_ai.output.messages``.
+"""Messages in the shape of the GenAI conventions' ``gen_ai.input.messages`` and ``gen_ai.output.messages``.
 
 Only used where content capture is on.
 """
@@ -20,6 +20,13 @@ def chat_input(request: Request) -> list[dict[str, Any]]:
     ]
 
 
+def prompt_input(request: Request) -> list[dict[str, Any]]:
+    """The prompts of a text completion, as messages."""
+    prompt = request.params.get("prompt")
+    prompts = [prompt] if isinstance(prompt, str) else items(prompt)
+    return [{"role": "user", "parts": [{"type": "text", "content": sent}]} for sent in prompts if isinstance(sent, str)]
+
+
 def chat_output(answer: Sequence[Any] | Any, streamed: bool) -> list[dict[str, Any]]:
     """The messages received, from all chunks of a stream or from the whole response."""
     if streamed:
@@ -27,11 +34,16 @@ def chat_output(answer: Sequence[Any] | Any, streamed: bool) -> list[dict[str, A
     return [
         {
             "role": text(get(get(choice, "message"), "role")) or "assistant",
-            "parts": _parts(get(choice, "message")),
+            "parts": _parts(get(choice, "message")) or _text(choice),
             "finish_reason": text(get(choice, "finish_reason")) or "error",
         }
         for choice in items(get(answer, "choices"))
     ]
+
+
+def _text(choice: Any) -> list[dict[str, Any]]:
+    """What a text completion's choice says."""
+    return [{"type": "text", "content": written}] if (written := text(get(choice, "text"))) else []
 
 
 def _parts(message: Any) -> list[dict[str, Any]]:
@@ -69,7 +81,7 @@ def _join(chunks: Sequence[Any]) -> list[dict[str, Any]]:
             )
             delta = get(choice, "delta")
             whole["role"] = text(get(delta, "role")) or whole["role"]
-            whole["text"].append(text(get(delta, "content")) or "")
+            whole["text"].append(text(get(delta, "content")) or text(get(choice, "text")) or "")
             whole["reasoning"].append(text(get(delta, "reasoning_content")) or "")
             whole["end"] = text(get(choice, "finish_reason")) or whole["end"]
             for call in items(get(delta, "tool_calls")):
@@ -88,3 +100,62 @@ def _join(chunks: Sequence[Any]) -> list[dict[str, Any]]:
         parts.extend({"type": "tool_call", **entry} for entry in whole["calls"].values())
         messages.append({"role": whole["role"], "parts": parts, "finish_reason": whole["end"] or "error"})
     return messages
+
+
+# ---- Anthropic's shape: a message is a list of typed blocks ----------------------------------------------------------
+
+
+def blocks_input(request: Request) -> list[dict[str, Any]]:
+    """The system text and the messages sent."""
+    sent = [("system", request.params.get("system"))] if request.params.get("system") else []
+    sent += [
+        (text(get(message, "role")) or "user", get(message, "content"))
+        for message in items(request.params.get("messages"))
+    ]
+    if prompt := text(request.params.get("prompt")):
+        sent.append(("user", prompt))
+    return [{"role": role, "parts": _blocks(content)} for role, content in sent]
+
+
+def blocks_output(answer: Sequence[Any] | Any, streamed: bool) -> list[dict[str, Any]]:
+    """The message received, from all events of a stream or from the whole message."""
+    content: Any = get(answer, "content")
+    end = text(get(answer, "stop_reason"))
+    if streamed:
+        built: dict[int, dict[str, Any]] = {}
+        for event in items(answer):
+            block, delta = get(event, "content_block"), get(event, "delta")
+            if block is not None:
+                named = ("type", "text", "thinking", "id", "name", "content", "tool_use_id")
+                built[get(event, "index") or 0] = {name: get(block, name) for name in named} | {"input": ""}
+            end = text(get(delta, "stop_reason")) or end
+            whole = built.get(get(event, "index") or 0) if get(event, "type") == "content_block_delta" else None
+            if whole is not None:
+                for said, name in (("text", "text"), ("thinking", "thinking"), ("partial_json", "input")):
+                    whole[name] = (whole.get(name) or "") + (text(get(delta, said)) or "")
+        content = [block for _, block in sorted(built.items())]
+    return [{"role": "assistant", "parts": _blocks(content), "finish_reason": end or "error"}]
+
+
+def _blocks(content: Any) -> list[dict[str, Any]]:
+    if isinstance(content, str):
+        return [{"type": "text", "content": content}]
+    return [_block(block) for block in items(content)]
+
+
+def _block(block: Any) -> dict[str, Any]:
+    kind = get(block, "type")
+    if kind == "text":
+        return {"type": "text", "content": get(block, "text")}
+    if kind == "thinking":
+        return {"type": "reasoning", "content": get(block, "thinking")}
+    if kind in ("tool_use", "server_tool_use"):
+        return {
+            "type": "tool_call",
+            "id": get(block, "id"),
+            "name": get(block, "name"),
+            "arguments": get(block, "input"),
+        }
+    if kind == "tool_result":
+        return {"type": "tool_call_response", "id": get(block, "tool_use_id"), "response": get(block, "content")}
+    return {"type": str(kind)}

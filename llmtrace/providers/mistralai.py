@@ -12,7 +12,7 @@ from typing import Any
 
 from llmtrace.observe.call import NOTHING, OUTPUT, REASONING
 from llmtrace.observe.facts import Answer
-from llmtrace.providers import openai
+from llmtrace.providers import chat_completions as openai
 from llmtrace.providers.declare import Method, Operation, Provider, Request
 from llmtrace.providers.messages import chat_output
 from llmtrace.providers.read import count, get, items, text

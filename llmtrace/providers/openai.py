@@ -1,202 +1,94 @@
-"""OpenAI and what speaks its chat completions API: how to read a request, a chunk, a response, its usage.
+"""The openai client: its operations, and whose API it is really talking to.
 
-Field names: openai-python's ``types/chat`` and ``types/completion_usage``; provider names: the OpenTelemetry GenAI
-conventions' list.
+Provider names: the OpenTelemetry GenAI conventions' list, and names of the same kind for those that it has not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
 from typing import Any
 
-from llmtrace.observe.call import NOTHING, OUTPUT, REASONING
-from llmtrace.observe.facts import Answer, Usage
-from llmtrace.providers.declare import Operation, Provider, Request, Stainless
-from llmtrace.providers.messages import chat_input, chat_output
-from llmtrace.providers.read import count, extras, fields, get, items, number, text
-from llmtrace.providers.timings import read_timings
+from llmtrace.providers.chat_completions import CHAT, COMPLETION
+from llmtrace.providers.declare import Provider, Stainless
+from llmtrace.providers.embeddings import EMBEDDINGS
+from llmtrace.providers.responses import RESPONSES
 
 _HOSTS = {
     "api.openai.com": "openai",
     "openai.azure.com": "azure.ai.openai",
+    "cognitiveservices.azure.com": "azure.ai.openai",
+    "services.ai.azure.com": "azure.ai.inference",
+    "models.inference.ai.azure.com": "azure.ai.inference",
     "api.groq.com": "groq",
+    "api.together.xyz": "together_ai",
+    "api.together.ai": "together_ai",
+    "api.fireworks.ai": "fireworks_ai",
+    "api.cerebras.ai": "cerebras",
+    "api.sambanova.ai": "sambanova",
     "api.deepseek.com": "deepseek",
     "api.x.ai": "x_ai",
     "api.moonshot.ai": "moonshot_ai",
     "api.moonshot.cn": "moonshot_ai",
     "api.perplexity.ai": "perplexity",
     "api.mistral.ai": "mistral_ai",
+    "api.anthropic.com": "anthropic",
+    "api.cohere.com": "cohere",
+    "api.cohere.ai": "cohere",
+    "openrouter.ai": "openrouter",
+    "api.deepinfra.com": "deepinfra",
+    "router.huggingface.co": "huggingface",
+    "generativelanguage.googleapis.com": "gcp.gemini",
+    "aiplatform.googleapis.com": "gcp.vertex_ai",
 }
+_VERTEX = re.compile(r"-aiplatform\.googleapis\.com$")
+_BEDROCK = re.compile(r"^bedrock-(runtime|mantle)\..*(amazonaws\.com|api\.aws)")
 
-_PARAMS = {
-    "temperature": ("gen_ai.request.temperature", number),
-    "top_p": ("gen_ai.request.top_p", number),
-    "frequency_penalty": ("gen_ai.request.frequency_penalty", number),
-    "presence_penalty": ("gen_ai.request.presence_penalty", number),
-    "max_tokens": ("gen_ai.request.max_tokens", count),
-    "max_completion_tokens": ("gen_ai.request.max_tokens", count),
-    "reasoning_effort": ("gen_ai.request.reasoning.level", text),
-    "service_tier": ("openai.request.service_tier", text),
-}
+_ENGINES = {"vllm": "vllm", "sglang": "sglang", "llama": "llama.cpp", "lmstudio": "lm_studio", "ollama": "ollama"}
+"""Engines that people run themselves, by a word in the host's name."""
+_PORTS = {8000: "vllm", 8080: "llama.cpp", 30000: "sglang", 1234: "lm_studio", 11434: "ollama"}
+"""The ports that they listen on unless they are told otherwise; believed of this machine and private hosts only."""
+_PRIVATE = re.compile(
+    r"localhost$|127\.|10\.|192\.168\.|172\.(1[6-9]|2\d|3[01])\.|\[?::1|[^.]+$|.*\.(local|internal|lan|localhost|svc)$"
+)
+
+
+def provider_of(host: str) -> str | None:
+    """The known provider whose API ``host`` serves, None for other hosts."""
+    for suffix, name in _HOSTS.items():
+        if host == suffix or host.endswith("." + suffix):
+            return name
+    if _VERTEX.search(host):
+        return "gcp.vertex_ai"
+    return "aws.bedrock" if _BEDROCK.match(host) else None
 
 
 def provider_name(client: Any, host: str | None) -> str:
-    """``azure.ai.openai`` for Azure clients, the known provider of a known host, else ``openai``."""
+    """``azure.ai.openai`` for Azure clients, the known provider of a known host, else a public host's own name.
+
+    Of private hosts (and where there is none): the engine that the name or its usual port tells, else ``openai``, whose
+    API it is.
+    """
     if "Azure" in type(client).__name__:
         return "azure.ai.openai"
-    if host is not None:
-        for suffix, name in _HOSTS.items():
-            if host == suffix or host.endswith("." + suffix):
-                return name
-    return "openai"
+    if host is None:
+        return "openai"
+    if known := provider_of(host):
+        return known
+    for word in re.split(r"[^a-z]+", host):
+        if word in _ENGINES:
+            return _ENGINES[word]
+    if not _PRIVATE.match(host):
+        return host
+    return _PORTS.get(getattr(getattr(client, "_base_url", None), "port", None) or 0, "openai")
 
-
-def read_request(body: Mapping[str, Any]) -> Request:
-    """Model, stream and number of choices of a chat completion's body."""
-    return Request(
-        model=text(body.get("model")),
-        streaming=body.get("stream") is True,
-        params=body,
-        choices=count(body.get("n")) or 1,
-    )
-
-
-def request_attributes(request: Request) -> dict[str, Any]:
-    """The conventions' ``gen_ai.request.*`` attributes that this request set."""
-    found: dict[str, Any] = {}
-    params = request.params
-    for name, value in params.items():
-        if name in _PARAMS:
-            attribute, accept = _PARAMS[name]
-            if (accepted := accept(value)) is not None:
-                found[attribute] = accepted
-    if (seed := params.get("seed")) is not None and isinstance(seed, int):
-        found["gen_ai.request.seed"] = seed
-    if request.choices != 1:
-        found["gen_ai.request.choice.count"] = request.choices
-    if stop := params.get("stop"):
-        stops = [stop] if isinstance(stop, str) else [s for s in items(stop) if isinstance(s, str)]
-        if stops:
-            found["gen_ai.request.stop_sequences"] = stops
-    if "response_format" in params:
-        kind = get(params["response_format"], "type")
-        if kind in ("text", "json_object", "json_schema"):
-            found["gen_ai.output.type"] = "text" if kind == "text" else "json"
-    return found
-
-
-def kind_of(chunk: Any) -> int:
-    """Whether a chunk brings output, reasoning or neither (role only, usage only, content filter results, empty)."""
-    kind = NOTHING
-    for choice in items(get(chunk, "choices")):
-        delta = get(choice, "delta")
-        if delta is None:
-            continue
-        if get(delta, "content") or get(delta, "tool_calls") or get(delta, "function_call") or get(delta, "refusal"):
-            return OUTPUT
-        if get(delta, "audio"):
-            return OUTPUT
-        # Names of engines that stream their reasoning: vLLM, SGLang, DeepSeek (reasoning_content), OpenRouter, Groq.
-        if get(delta, "reasoning_content") or get(delta, "reasoning"):
-            kind = REASONING
-    return kind
-
-
-def read_usage(usage: Any) -> Usage:
-    """Counts of a ``CompletionUsage`` (object or mapping); what is missing or malformed stays None."""
-    details = get(usage, "prompt_tokens_details")
-    cached = count(get(details, "cached_tokens"))
-    if cached is None:
-        cached = count(get(usage, "prompt_cache_hit_tokens"))  # DeepSeek
-    return Usage(
-        input_tokens=count(get(usage, "prompt_tokens")),
-        output_tokens=count(get(usage, "completion_tokens")),
-        cached_tokens=cached,
-        cache_write_tokens=count(get(details, "cache_write_tokens")),
-        reasoning_tokens=count(get(get(usage, "completion_tokens_details"), "reasoning_tokens")),
-    )
-
-
-def read_chunks(chunks: Sequence[Any], headers: Mapping[str, str] | None) -> Answer:
-    """The answer that a stream's first and last chunks tell of."""
-    answer = Answer()
-    reasons: dict[Any, str] = {}
-    usage: Any = None
-    unmodelled: dict[str, Any] = {}
-    for chunk in chunks:
-        _identify(answer, chunk)
-        for choice in items(get(chunk, "choices")):
-            if reason := text(get(choice, "finish_reason")):
-                reasons[get(choice, "index")] = reason
-        reported = get(chunk, "usage")
-        if reported is not None:
-            usage = reported
-        more = extras(chunk)
-        if more:
-            unmodelled.update(more)
-            groq = get(get(chunk, "x_groq"), "usage")
-            if groq is not None and usage is None:
-                usage = groq
-    answer.finish_reasons = tuple(reasons.values())
-    _account(answer, usage, unmodelled, headers)
-    return answer
-
-
-def read_response(response: Any, headers: Mapping[str, str] | None) -> Answer:
-    """The answer that a whole chat completion tells of."""
-    answer = Answer()
-    _identify(answer, response)
-    reasons = (text(get(choice, "finish_reason")) for choice in items(get(response, "choices")))
-    answer.finish_reasons = tuple(reason for reason in reasons if reason)
-    _account(answer, get(response, "usage"), extras(response), headers)
-    return answer
-
-
-def _identify(answer: Answer, source: Any) -> None:
-    answer.id = answer.id or text(get(source, "id"))
-    answer.model = text(get(source, "model")) or answer.model
-    answer.fingerprint = text(get(source, "system_fingerprint")) or answer.fingerprint
-    answer.service_tier = text(get(source, "service_tier")) or answer.service_tier
-
-
-def _account(answer: Answer, usage: Any, extra: Mapping[str, Any], headers: Mapping[str, str] | None) -> None:
-    if usage is not None:
-        answer.usage = read_usage(usage)
-    answer.timings = read_timings(extra, fields(usage), headers)
-    if answer.usage.cached_tokens is None and answer.timings is not None:
-        answer.usage.cached_tokens = answer.timings.cached_tokens
-    extra_attributes: dict[str, Any] = {}
-    if answer.fingerprint:
-        extra_attributes["openai.response.system_fingerprint"] = answer.fingerprint
-    if answer.service_tier:
-        extra_attributes["openai.response.service_tier"] = answer.service_tier
-    answer.extra = extra_attributes
-
-
-def ask_for_usage(body: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The body with ``stream_options.include_usage``, unless it is not a stream or says something about it."""
-    options = body.get("stream_options")
-    if body.get("stream") is not True or (options is not None and not isinstance(options, Mapping)):
-        return None
-    if options and "include_usage" in options:
-        return None
-    return {**body, "stream_options": {**(options or {}), "include_usage": True}}
-
-
-CHAT = Operation(
-    name="chat",
-    path="/chat/completions",
-    read_request=read_request,
-    request_attributes=request_attributes,
-    kind_of=kind_of,
-    read_chunks=read_chunks,
-    read_response=read_response,
-    ask_for_usage=ask_for_usage,
-    input_messages=chat_input,
-    output_messages=chat_output,
-)
 
 OPENAI = Provider(
-    hooks=(Stainless(client_module="openai._base_client", stream_module="openai._streaming", operations=(CHAT,)),),
+    hooks=(
+        Stainless(
+            client_module="openai._base_client",
+            stream_module="openai._streaming",
+            operations=(CHAT, RESPONSES, COMPLETION, EMBEDDINGS),
+        ),
+    ),
     provider_name=provider_name,
 )

@@ -1,0 +1,186 @@
+"""The anthropic client: how to read a request of the Messages API, an event, a message, its usage.
+
+Field names: anthropic-sdk-python's ``types``. ``input_tokens`` leaves out what was read from and written to the cache;
+the conventions count it in. What ``message_start`` says of output is a placeholder; ``message_delta`` counts from the
+start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from llmtrace.observe.call import NOTHING, OUTPUT, REASONING
+from llmtrace.observe.facts import Answer, Usage
+from llmtrace.providers.declare import Operation, Provider, Request, Stainless
+from llmtrace.providers.messages import blocks_input, blocks_output
+from llmtrace.providers.openai import provider_of
+from llmtrace.providers.read import count, extras, get, items, number, text
+from llmtrace.providers.timings import read_timings
+
+_PARAMS = {
+    "temperature": ("gen_ai.request.temperature", number),
+    "top_p": ("gen_ai.request.top_p", number),
+    "top_k": ("gen_ai.request.top_k", count),
+    "max_tokens": ("gen_ai.request.max_tokens", count),
+    "max_tokens_to_sample": ("gen_ai.request.max_tokens", count),
+    "service_tier": ("anthropic.request.service_tier", text),
+}
+
+
+def read_request(body: Mapping[str, Any]) -> Request:
+    """Model and stream of a request's body."""
+    return Request(model=text(body.get("model")), streaming=body.get("stream") is True, params=body)
+
+
+def request_attributes(request: Request) -> dict[str, Any]:
+    """The conventions' ``gen_ai.request.*`` attributes that this request set."""
+    found: dict[str, Any] = {}
+    params = request.params
+    for name, (attribute, accept) in _PARAMS.items():
+        if (accepted := accept(params.get(name))) is not None:
+            found[attribute] = accepted
+    if stops := [stop for stop in items(params.get("stop_sequences")) if isinstance(stop, str)]:
+        found["gen_ai.request.stop_sequences"] = stops
+    config, thinking = params.get("output_config"), params.get("thinking")
+    if level := text(get(config, "effort")):
+        found["gen_ai.request.reasoning.level"] = level
+    if kind := text(get(thinking, "type")):
+        found["anthropic.thinking.type"] = kind
+    if (budget := count(get(thinking, "budget_tokens"))) is not None:
+        found["anthropic.thinking.budget_tokens"] = budget
+    formats = (get(config, "format"), params.get("output_format"))
+    if any(get(wanted, "type") == "json_schema" for wanted in formats):
+        found["gen_ai.output.type"] = "json"
+    return found
+
+
+def kind_of(event: Any) -> int:
+    """What an event brings: a delta of text or of a tool's input, thinking (its signature too), or nothing.
+
+    A block that opens is empty, but for a tool's, which has the name that the model chose, and hidden thinking.
+    """
+    name = get(event, "type")
+    if name == "content_block_delta":
+        delta = get(event, "delta")
+        if get(delta, "thinking") or get(delta, "signature"):
+            return REASONING
+        return OUTPUT if get(delta, "text") or get(delta, "partial_json") or get(delta, "citation") else NOTHING
+    if name == "content_block_start":
+        block = get(event, "content_block")
+        if get(block, "data"):
+            return REASONING
+        return OUTPUT if get(block, "text") or get(block, "name") else NOTHING
+    return OUTPUT if name == "completion" and get(event, "completion") else NOTHING
+
+
+def read_chunks(chunks: Sequence[Any], headers: Mapping[str, str] | None) -> Answer:
+    """The answer that a stream's first and last events tell of."""
+    answer = Answer()
+    started: Any = None
+    counted: Any = None
+    unmodelled: dict[str, Any] = {}
+    for event in chunks:
+        name = get(event, "type")
+        if name == "message_start":
+            started = get(event, "message")
+            answer.id, answer.model = text(get(started, "id")), text(get(started, "model"))
+        elif name == "message_delta":
+            counted = get(event, "usage")
+            _ends(answer, get(event, "delta"))
+        elif name == "completion":
+            _ends(answer, event)
+            answer.id, answer.model = text(get(event, "id")), text(get(event, "model"))
+        if more := extras(event):
+            unmodelled.update(more)
+    usage = get(started, "usage")
+    answer.usage = _usage(usage, counted, None if counted is None else count(get(counted, "output_tokens")))
+    _describe(answer, started, usage, unmodelled, headers)
+    return answer
+
+
+def read_response(response: Any, headers: Mapping[str, str] | None) -> Answer:
+    """The answer that a whole message tells of."""
+    answer = Answer(id=text(get(response, "id")), model=text(get(response, "model")))
+    _ends(answer, response)
+    usage = get(response, "usage")
+    answer.usage = _usage(usage, usage, count(get(usage, "output_tokens")))
+    _describe(answer, response, usage, extras(response), headers)
+    return answer
+
+
+def _ends(answer: Answer, source: Any) -> None:
+    if reason := text(get(source, "stop_reason")):
+        answer.finish_reasons = (reason,)
+
+
+def _usage(first: Any, last: Any, output: int | None) -> Usage:
+    """Counts of a ``Usage`` and of the ``MessageDeltaUsage`` that came after it, which may leave some out."""
+
+    def told(name: str) -> int | None:
+        later = count(get(last, name))
+        return count(get(first, name)) if later is None else later
+
+    uncached, read, written = map(told, ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens"))
+    return Usage(
+        input_tokens=None if uncached is None else uncached + (read or 0) + (written or 0),
+        output_tokens=output,
+        cached_tokens=read,
+        cache_write_tokens=written,
+        reasoning_tokens=count(get(get(last, "output_tokens_details"), "thinking_tokens")),
+    )
+
+
+def _describe(
+    answer: Answer, message: Any, usage: Any, unmodelled: Mapping[str, Any], headers: Mapping[str, str] | None
+) -> None:
+    answer.timings = read_timings(unmodelled, {}, headers)
+    answer.service_tier = text(get(usage, "service_tier"))
+    missed = get(get(message, "diagnostics"), "cache_miss_reason")
+    told = {
+        "anthropic.response.service_tier": answer.service_tier,
+        "anthropic.response.inference_geo": text(get(usage, "inference_geo")),
+        "anthropic.response.speed": text(get(usage, "speed")),
+        "anthropic.response.cache_miss_reason": text(get(missed, "type")),
+        "anthropic.response.cache_missed_input_tokens": count(get(missed, "cache_missed_input_tokens")),
+    }
+    for kept in ("ephemeral_5m_input_tokens", "ephemeral_1h_input_tokens"):
+        told[f"anthropic.usage.cache_creation.{kept}"] = count(get(get(usage, "cache_creation"), kept))
+    answer.extra = {name: value for name, value in told.items() if value is not None}
+
+
+def provider_name(client: Any, host: str | None) -> str:
+    """The platform that the client class is for (Bedrock, Vertex), else whose host it is, else ``anthropic``."""
+    kind = type(client).__name__
+    for word, name in (("Bedrock", "aws.bedrock"), ("Vertex", "gcp.vertex_ai")):
+        if word in kind:
+            return name
+    return (host and provider_of(host)) or "anthropic"
+
+
+MESSAGES = Operation(
+    name="chat",
+    path="/v1/messages",
+    read_request=read_request,
+    request_attributes=request_attributes,
+    kind_of=kind_of,
+    read_chunks=read_chunks,
+    read_response=read_response,
+    input_messages=blocks_input,
+    output_messages=blocks_output,
+)
+COMPLETE = replace(MESSAGES, name="text_completion", path="/v1/complete")
+"""The older API, in versions of the client that still have it."""
+
+ANTHROPIC = Provider(
+    hooks=(
+        Stainless(
+            client_module="anthropic._base_client",
+            stream_module="anthropic._streaming",
+            operations=(MESSAGES, COMPLETE),
+            own_spans=True,
+        ),
+    ),
+    provider_name=provider_name,
+)

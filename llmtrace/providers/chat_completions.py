@@ -1,0 +1,180 @@
+"""OpenAI's chat completions and text completions, and what speaks them: how to read a request, a chunk, a response.
+
+Field names: openai-python's ``types/chat`` and ``types/completion_usage``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from llmtrace.observe.call import NOTHING, OUTPUT, REASONING
+from llmtrace.observe.facts import Answer, Usage
+from llmtrace.providers.declare import Operation, Request
+from llmtrace.providers.messages import chat_input, chat_output, prompt_input
+from llmtrace.providers.read import count, extras, fields, get, items, number, text
+from llmtrace.providers.timings import read_timings
+
+_PARAMS = {
+    "temperature": ("gen_ai.request.temperature", number),
+    "top_p": ("gen_ai.request.top_p", number),
+    "frequency_penalty": ("gen_ai.request.frequency_penalty", number),
+    "presence_penalty": ("gen_ai.request.presence_penalty", number),
+    "max_tokens": ("gen_ai.request.max_tokens", count),
+    "max_completion_tokens": ("gen_ai.request.max_tokens", count),
+    "reasoning_effort": ("gen_ai.request.reasoning.level", text),
+    "service_tier": ("openai.request.service_tier", text),
+}
+
+
+def read_request(body: Mapping[str, Any]) -> Request:
+    """Model, stream and number of choices of a completion's body; each prompt of a list has its own."""
+    prompt = items(body.get("prompt"))
+    prompts = len(prompt) if prompt and not isinstance(prompt[0], int) else 1
+    return Request(
+        model=text(body.get("model")),
+        streaming=body.get("stream") is True,
+        params=body,
+        choices=(count(body.get("n")) or 1) * prompts,
+    )
+
+
+def request_attributes(request: Request) -> dict[str, Any]:
+    """The conventions' ``gen_ai.request.*`` attributes that this request set."""
+    found: dict[str, Any] = {}
+    params = request.params
+    for name, value in params.items():
+        if name in _PARAMS:
+            attribute, accept = _PARAMS[name]
+            if (accepted := accept(value)) is not None:
+                found[attribute] = accepted
+    if (seed := params.get("seed")) is not None and isinstance(seed, int):
+        found["gen_ai.request.seed"] = seed
+    if request.choices != 1:
+        found["gen_ai.request.choice.count"] = request.choices
+    if stop := params.get("stop"):
+        stops = [stop] if isinstance(stop, str) else [s for s in items(stop) if isinstance(s, str)]
+        if stops:
+            found["gen_ai.request.stop_sequences"] = stops
+    if "response_format" in params:
+        kind = get(params["response_format"], "type")
+        if kind in ("text", "json_object", "json_schema"):
+            found["gen_ai.output.type"] = "text" if kind == "text" else "json"
+    return found
+
+
+def kind_of(chunk: Any) -> int:
+    """Whether a chunk brings output, reasoning or neither (role only, usage only, content filter results, empty)."""
+    kind = NOTHING
+    for choice in items(get(chunk, "choices")):
+        delta = get(choice, "delta")
+        if delta is None:
+            if get(choice, "text"):  # of a text completion
+                return OUTPUT
+            continue
+        if get(delta, "content") or get(delta, "tool_calls") or get(delta, "function_call") or get(delta, "refusal"):
+            return OUTPUT
+        if get(delta, "audio"):
+            return OUTPUT
+        # Names of engines that stream their reasoning: vLLM, SGLang, DeepSeek (reasoning_content), OpenRouter, Groq.
+        if get(delta, "reasoning_content") or get(delta, "reasoning"):
+            kind = REASONING
+    return kind
+
+
+def read_usage(usage: Any) -> Usage:
+    """Counts of a ``CompletionUsage`` (object or mapping); what is missing or malformed stays None."""
+    details = get(usage, "prompt_tokens_details")
+    cached = count(get(details, "cached_tokens"))
+    if cached is None:
+        cached = count(get(usage, "prompt_cache_hit_tokens"))  # DeepSeek
+    return Usage(
+        input_tokens=count(get(usage, "prompt_tokens")),
+        output_tokens=count(get(usage, "completion_tokens")),
+        cached_tokens=cached,
+        cache_write_tokens=count(get(details, "cache_write_tokens")),
+        reasoning_tokens=count(get(get(usage, "completion_tokens_details"), "reasoning_tokens")),
+    )
+
+
+def read_chunks(chunks: Sequence[Any], headers: Mapping[str, str] | None) -> Answer:
+    """The answer that a stream's first and last chunks tell of."""
+    answer = Answer()
+    reasons: dict[Any, str] = {}
+    usage: Any = None
+    unmodelled: dict[str, Any] = {}
+    for chunk in chunks:
+        _identify(answer, chunk)
+        for choice in items(get(chunk, "choices")):
+            if reason := text(get(choice, "finish_reason")):
+                reasons[get(choice, "index")] = reason
+        reported = get(chunk, "usage")
+        if reported is not None:
+            usage = reported
+        more = extras(chunk)
+        if more:
+            unmodelled.update(more)
+            groq = get(get(chunk, "x_groq"), "usage")
+            if groq is not None and usage is None:
+                usage = groq
+    answer.finish_reasons = tuple(reasons.values())
+    _account(answer, usage, unmodelled, headers)
+    return answer
+
+
+def read_response(response: Any, headers: Mapping[str, str] | None) -> Answer:
+    """The answer that a whole chat completion tells of."""
+    answer = Answer()
+    _identify(answer, response)
+    reasons = (text(get(choice, "finish_reason")) for choice in items(get(response, "choices")))
+    answer.finish_reasons = tuple(reason for reason in reasons if reason)
+    _account(answer, get(response, "usage"), extras(response), headers)
+    return answer
+
+
+def _identify(answer: Answer, source: Any) -> None:
+    answer.id = answer.id or text(get(source, "id"))
+    answer.model = text(get(source, "model")) or answer.model
+    answer.fingerprint = text(get(source, "system_fingerprint")) or answer.fingerprint
+    answer.service_tier = text(get(source, "service_tier")) or answer.service_tier
+
+
+def _account(answer: Answer, usage: Any, extra: Mapping[str, Any], headers: Mapping[str, str] | None) -> None:
+    if usage is not None:
+        answer.usage = read_usage(usage)
+    answer.timings = read_timings(extra, fields(usage), headers)
+    if answer.usage.cached_tokens is None and answer.timings is not None:
+        answer.usage.cached_tokens = answer.timings.cached_tokens
+    extra_attributes: dict[str, Any] = {}
+    if answer.fingerprint:
+        extra_attributes["openai.response.system_fingerprint"] = answer.fingerprint
+    if answer.service_tier:
+        extra_attributes["openai.response.service_tier"] = answer.service_tier
+    answer.extra = extra_attributes
+
+
+def ask_for_usage(body: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The body with ``stream_options.include_usage``, unless it is not a stream or says something about it."""
+    options = body.get("stream_options")
+    if body.get("stream") is not True or (options is not None and not isinstance(options, Mapping)):
+        return None
+    if options and "include_usage" in options:
+        return None
+    return {**body, "stream_options": {**(options or {}), "include_usage": True}}
+
+
+CHAT = Operation(
+    name="chat",
+    path="/chat/completions",
+    read_request=read_request,
+    request_attributes=request_attributes,
+    kind_of=kind_of,
+    read_chunks=read_chunks,
+    read_response=read_response,
+    ask_for_usage=ask_for_usage,
+    input_messages=chat_input,
+    output_messages=chat_output,
+)
+
+COMPLETION = replace(CHAT, name="text_completion", path="/completions", input_messages=prompt_input)

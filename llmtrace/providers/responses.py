@@ -1,0 +1,174 @@
+"""OpenAI's Responses API: how to read a request, an event, a response, its usage.
+
+Field names: openai-python's ``types/responses``. Of a stream's events only those that bring what the model wrote are
+tokens: ``response.created`` and ``response.in_progress`` come with the headers, long before the first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from llmtrace.observe.call import NOTHING, OUTPUT, REASONING
+from llmtrace.observe.facts import Answer, Usage
+from llmtrace.providers.declare import Operation, Request
+from llmtrace.providers.read import count, extras, fields, get, items, number, text
+from llmtrace.providers.timings import read_timings
+
+_PARAMS = {
+    "temperature": ("gen_ai.request.temperature", number),
+    "top_p": ("gen_ai.request.top_p", number),
+    "max_output_tokens": ("gen_ai.request.max_tokens", count),
+    "previous_response_id": ("gen_ai.request.previous_response.id", text),
+    "service_tier": ("openai.request.service_tier", text),
+}
+_UNDER_WAY = ("queued", "in_progress")
+
+
+def read_request(body: Mapping[str, Any]) -> Request:
+    """Model and stream of a request's body."""
+    return Request(model=text(body.get("model")), streaming=body.get("stream") is True, params=body)
+
+
+def request_attributes(request: Request) -> dict[str, Any]:
+    """The conventions' ``gen_ai.request.*`` attributes that this request set."""
+    found: dict[str, Any] = {}
+    params = request.params
+    for name, (attribute, accept) in _PARAMS.items():
+        if (accepted := accept(params.get(name))) is not None:
+            found[attribute] = accepted
+    if effort := text(get(params.get("reasoning"), "effort")):
+        found["gen_ai.request.reasoning.level"] = effort
+    conversation = params.get("conversation")
+    if conversation_id := text(conversation) or text(get(conversation, "id")):
+        found["gen_ai.conversation.id"] = conversation_id
+    kind = get(get(params.get("text"), "format"), "type")
+    if kind in ("text", "json_object", "json_schema"):
+        found["gen_ai.output.type"] = "text" if kind == "text" else "json"
+    return found
+
+
+def kind_of(event: Any) -> int:
+    """What an event brings: a delta of text, refusal, audio or a call's arguments; of reasoning; or nothing.
+
+    A reasoning item that opens says that the model has begun to reason, whether or not the reasoning is shown; one of
+    any other kind but a message has a name or an action in it, which the model wrote.
+    """
+    name = get(event, "type")
+    if not isinstance(name, str):
+        return NOTHING
+    if name == "response.output_item.added":
+        item = get(get(event, "item"), "type")
+        if item == "reasoning":
+            return REASONING
+        return NOTHING if item in (None, "message") else OUTPUT
+    if name.endswith(".delta") or name.endswith(".partial_image"):
+        return REASONING if ".reasoning" in name else OUTPUT
+    return OUTPUT if name == "response.output_text.done" and get(event, "text") else NOTHING
+
+
+def read_chunks(chunks: Sequence[Any], headers: Mapping[str, str] | None) -> Answer:
+    """The answer that a stream's first and last events tell of: the latest state of the response in them."""
+    latest: Any = None
+    error: Any = None
+    for chunk in chunks:
+        response = get(chunk, "response")
+        if response is not None:
+            latest = response
+        elif get(chunk, "type") == "error":
+            error = chunk
+    answer = read_response(latest, headers)
+    if error is not None:
+        answer.failed = text(get(error, "code")) or "error"
+    return answer
+
+
+def read_response(response: Any, headers: Mapping[str, str] | None) -> Answer:
+    """The answer that a response tells of. One in the background may be queued still: it has no usage and no end."""
+    usage = get(response, "usage")
+    status = text(get(response, "status"))
+    details = get(usage, "input_tokens_details")
+    answer = Answer(
+        id=text(get(response, "id")),
+        model=text(get(response, "model")),
+        usage=Usage(
+            input_tokens=count(get(usage, "input_tokens")),
+            output_tokens=count(get(usage, "output_tokens")),
+            cached_tokens=count(get(details, "cached_tokens")),
+            cache_write_tokens=count(get(details, "cache_write_tokens")),
+            reasoning_tokens=count(get(get(usage, "output_tokens_details"), "reasoning_tokens")),
+        ),
+        service_tier=text(get(response, "service_tier")),
+        timings=read_timings(extras(response), fields(usage), headers),
+    )
+    if status == "failed":
+        answer.failed = text(get(get(response, "error"), "code")) or "failed"
+    if status is not None and status not in _UNDER_WAY:
+        why = text(get(get(response, "incomplete_details"), "reason")) if status == "incomplete" else None
+        answer.finish_reasons = (why or status,)
+    if answer.service_tier and status not in _UNDER_WAY:
+        answer.extra = {"openai.response.service_tier": answer.service_tier}
+    return answer
+
+
+def input_messages(request: Request) -> list[dict[str, Any]]:
+    """The instructions and the input sent, as messages."""
+    sent: list[dict[str, Any]] = []
+    if instructions := text(request.params.get("instructions")):
+        sent.append({"role": "system", "parts": [{"type": "text", "content": instructions}]})
+    given = request.params.get("input")
+    if isinstance(given, str):
+        sent.append({"role": "user", "parts": [{"type": "text", "content": given}]})
+    return sent + [{"role": text(get(item, "role")) or "user", "parts": _parts(item)} for item in items(given)]
+
+
+def output_messages(answer: Sequence[Any] | Any, streamed: bool) -> list[dict[str, Any]]:
+    """The message received, from the last state of the response; a stream cut short has its deltas."""
+    if streamed:
+        states = [response for event in items(answer) if (response := get(event, "response")) is not None]
+        if states and items(get(states[-1], "output")):
+            return output_messages(states[-1], False)
+        written = "".join(
+            text(get(event, "delta")) or ""
+            for event in items(answer)
+            if get(event, "type") == "response.output_text.delta"
+        )
+        return [{"role": "assistant", "parts": [{"type": "text", "content": written}], "finish_reason": "error"}]
+    parts = [part for item in items(get(answer, "output")) for part in _parts(item)]
+    end = read_response(answer, None).finish_reasons
+    return [{"role": "assistant", "parts": parts, "finish_reason": end[0] if end else "error"}]
+
+
+def _parts(item: Any) -> list[dict[str, Any]]:
+    """One item of an input or an output, as parts of a message."""
+    kind = text(get(item, "type")) or "message"
+    if kind == "function_call":
+        call = {"id": get(item, "call_id"), "name": get(item, "name"), "arguments": get(item, "arguments")}
+        return [{"type": "tool_call", **call}]
+    if kind == "function_call_output":
+        return [{"type": "tool_call_response", "id": get(item, "call_id"), "response": get(item, "output")}]
+    if kind == "reasoning":
+        told = [*items(get(item, "summary")), *items(get(item, "content"))]
+        return [{"type": "reasoning", "content": said} for part in told if (said := text(get(part, "text")))]
+    content = get(item, "content")
+    if isinstance(content, str):
+        return [{"type": "text", "content": content}]
+    return [
+        {"type": "text", "content": said}
+        if (said := text(get(part, "text")) or text(get(part, "refusal")))
+        else {"type": str(get(part, "type"))}
+        for part in items(content)
+    ] or ([] if kind == "message" else [{"type": kind}])
+
+
+RESPONSES = Operation(
+    name="chat",
+    path="/responses",
+    read_request=read_request,
+    request_attributes=request_attributes,
+    kind_of=kind_of,
+    read_chunks=read_chunks,
+    read_response=read_response,
+    input_messages=input_messages,
+    output_messages=output_messages,
+)
