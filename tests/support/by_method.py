@@ -87,11 +87,14 @@ class Driver:
             pass
 
     def settle(self) -> None:
-        """Let go of what is only held in cycles, and let the loop close what it was handed."""
-        gc.collect()
-        if self.loop is not None:
-            self.loop.run_until_complete(asyncio.sleep(0.01))
+        """Let go of what is only held in cycles, and let the loop close, step by step, what it was handed."""
+        from llmtrace.observe.call import open_calls
+
+        for _ in range(100):
             gc.collect()
+            if self.loop is None or not open_calls():
+                return
+            self.loop.run_until_complete(asyncio.sleep(0.01))
 
     def shut(self) -> None:
         if self.loop is not None:
