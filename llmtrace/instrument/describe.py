@@ -174,7 +174,7 @@ def phase_attributes(ended: Ended, phase: Phase) -> dict[str, Any]:
     if phase.source == ESTIMATE and ended.estimate is not None:
         _estimated(ended.estimate, phase, found)
     if phase.name == DECODE:
-        _decode(ended.call, found)
+        _decode(ended, found)
     elif phase.name == KV_CACHE_HIT:
         if phase.time_saved is not None:
             found[names.TIME_SAVED] = phase.time_saved
@@ -209,8 +209,13 @@ def _network(ended: Ended, found: dict[str, Any]) -> None:
         found[names.HEADERS] = (attempt.headers_at - ended.seen.start) / 1e9
 
 
-def _decode(call: Call, found: dict[str, Any]) -> None:
-    pulls = call.pulls
+def _decode(ended: Ended, found: dict[str, Any]) -> None:
+    call = ended.call
+    pulls, tokens = call.pulls, ended.answer.usage.output_tokens
+    hidden = ended.answer.usage.reasoning_tokens if call.first_reasoning is None else None
+    chunks = pulls.total - call.first_token_index
+    if tokens and chunks > 0 and call.first_token is not None:
+        found[names.TOKENS_PER_CHUNK] = (tokens - (hidden or 0)) / chunks
     quantiles = pulls.quantiles(0.5, 0.99)
     if quantiles is not None:
         found[names.ITL_P50], found[names.ITL_P99] = quantiles

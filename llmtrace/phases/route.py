@@ -64,8 +64,6 @@ class Sight:
     """Output tokens (0: not known)."""
     exact: bool = True
     """The first token was seen as it came."""
-    hidden: bool = False
-    """Reasoning that the stream does not show came before the first token."""
 
 
 @dataclass(slots=True)
@@ -173,7 +171,7 @@ class Route:
         estimate = None
         if self.curve is not None and self.points >= least and self._knows(sight):
             estimate = self._split(sight, around, ready, began, how, freed, limit)
-        if sight.exact and not sight.hidden:
+        if sight.exact:
             self._learn(sight, around, ready, began, how, flight)
         return estimate
 

@@ -117,6 +117,8 @@ def sight_of(seen: Observation, event: int | None) -> Sight | None:
     if not seen.streaming or seen.first_token is None or uncached is None or seen.buffered:
         return None
     arrived, usage = seen.request_arrived, seen.usage or Usage()
+    if usage.reasoning_tokens and seen.first_reasoning is None:
+        return None  # reasoning that the stream does not show came before the first token: decode, not prefill
     return Sight(
         start=seen.start if arrived is None else arrived,
         first=seen.first_token,
