@@ -22,6 +22,15 @@ class Current(NamedTuple):
 
 current: ContextVar[Current | None] = ContextVar("llmtrace_call", default=None)
 
+
+def being_made() -> Current | None:
+    """The call being made, if it has not ended: a task that was started within it goes on with its context."""
+    being = current.get()
+    if being is not None and isinstance(being.call, Call) and not being.call.is_open:
+        return None
+    return being
+
+
 RESPONSE_KEY = "llmtrace.call"
 """Where an httpx response's ``extensions`` hold its call."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ from llmtrace.instrument.ended import Ended
 from llmtrace.observe import call as calls
 from llmtrace.observe.call import Call
 from llmtrace.observe.facts import Answer
+from llmtrace.observe.transport import Attempt
 from llmtrace.phases.baseline import Estimate
 from llmtrace.phases.model import DECODE, ESTIMATE, KV_CACHE_HIT, NETWORK, QUEUE, SCHEMA_VERSION, Phase
 from llmtrace.providers.timings import read_processing_time, read_route
@@ -69,6 +71,10 @@ def call_attributes(ended: Ended) -> dict[str, Any]:
                 found[name] = value
         if answer.finish_reasons or (call.outcome == calls.ERROR and pulls.total):
             found[names.FINISH_REASONS] = answer.finish_reasons or ("error",)
+        if payload.endpoint.url is None and payload.endpoint.host is not None:  # the client did not know at the start
+            found[names.SERVER_ADDRESS], found[names.SERVER_PORT] = payload.endpoint.host, payload.endpoint.port
+        if answer.provider is not None:
+            found[names.PROVIDER] = answer.provider
         if (first := first_chunk(ended)) is not None:
             found[names.TIME_TO_FIRST_CHUNK] = first
         found.update(answer.extra)
@@ -134,8 +140,9 @@ def _cut_short(ended: Ended, found: dict[str, Any]) -> None:
         found[names.DELIVERED_BASIS] = "chunks"
 
 
-def attempt_attributes(call: Call, number: int) -> tuple[dict[str, Any], str | None]:
+def attempt_attributes(ended: Ended, number: int) -> tuple[dict[str, Any], str | None]:
     """One HTTP attempt's attributes, and what failed it (None: it did not fail)."""
+    call = ended.call
     attempt = call.attempts[number]
     last = number == len(call.attempts) - 1
     marks: dict[str, Any] = {}
@@ -143,6 +150,8 @@ def attempt_attributes(call: Call, number: int) -> tuple[dict[str, Any], str | N
         marks[names.RESEND_COUNT] = number
     if attempt.status is not None:
         marks[names.STATUS_CODE] = attempt.status
+    if ended.payload.operation.reroutes:
+        marks.update(_rerouted(attempt))
     refused = attempt.status is not None and attempt.status >= 400
     error = attempt.error if attempt.error is not None or not last else call.error
     if last:
@@ -156,6 +165,21 @@ def attempt_attributes(call: Call, number: int) -> tuple[dict[str, Any], str | N
         return marks, None
     marks[names.ERROR_TYPE] = str(attempt.status) if refused or error is None else _qualified(error)
     return marks, kind(error) or f"HTTP {attempt.status}"
+
+
+def _rerouted(attempt: Attempt) -> dict[str, Any]:
+    """Whom this attempt asked, and for which model."""
+    found: dict[str, Any] = {}
+    host, port = attempt.address
+    if host is not None:
+        found[names.SERVER_ADDRESS], found[names.SERVER_PORT] = host, port
+    try:
+        model = json.loads(attempt.request.content).get("model")
+    except (ValueError, AttributeError, RuntimeError):  # no JSON, none that is an object, a body that was streamed
+        return found
+    if isinstance(model, str):
+        found[names.REQUEST_MODEL] = model
+    return found
 
 
 def phase_attributes(ended: Ended, phase: Phase) -> dict[str, Any]:

@@ -105,13 +105,14 @@ class Engine:
             if not isinstance(body, dict):
                 return None
             request = operation.read_request(body)
-            endpoint = self._endpoint(provider, client, url)
+            endpoint = self._endpoint(provider, client, url, request.provider)
             started = now()
             tracer = self.tracer()
             span = self._existing(operation, request)
             owns = span is None and self.settings.parent != "existing"
             if owns:
-                span = _start(tracer, operation, request, endpoint, started)
+                kind = SpanKind.INTERNAL if provider.in_process else SpanKind.CLIENT
+                span = _start(tracer, kind, operation, request, endpoint, started)
             recording = span is not None and span.is_recording()
             if not recording and self.meters() is None:
                 return span
@@ -196,23 +197,25 @@ class Engine:
         model = attributes.get(names.REQUEST_MODEL)
         return span if theirs and (model is None or model == request.model) else None
 
-    def _endpoint(self, provider: Provider, client: Any, url: Any = None) -> Endpoint:
+    def _endpoint(self, provider: Provider, client: Any, url: Any, asked: str | None) -> Endpoint:
         url = url or provider.base_url(client)
         key: Any = self if client is None else client  # a call of a module's function has no client object
         known = self._endpoints.get(key)
-        if known is not None and (known.url is url or known.url == url):
+        if known is not None and (known.url is url or known.url == url) and asked in (None, known.provider):
             return known
         where = urlsplit(url) if isinstance(url, str) else url
         host = (getattr(where, "host", None) or getattr(where, "hostname", None)) or None
         port = getattr(where, "port", None)
         if port is None and host is not None:
             port = 80 if getattr(where, "scheme", "") == "http" else 443
-        found = Endpoint(url, provider.provider_name(client, host), host, port)
+        found = Endpoint(url, asked or provider.provider_name(client, host), host, port)
         self._endpoints[key] = found
         return found
 
 
-def _start(tracer: Tracer, operation: Operation, request: Request, endpoint: Endpoint, started: int) -> Span:
+def _start(
+    tracer: Tracer, kind: SpanKind, operation: Operation, request: Request, endpoint: Endpoint, started: int
+) -> Span:
     """The parent span, with the attributes that samplers decide by."""
     opening = endpoint.openings.get((operation.name, request.model))
     if opening is None:
@@ -220,7 +223,7 @@ def _start(tracer: Tracer, operation: Operation, request: Request, endpoint: End
         if len(endpoint.openings) < _OPENINGS:
             endpoint.openings[operation.name, request.model] = opening
     title, attributes = opening
-    return tracer.start_span(title, kind=SpanKind.CLIENT, attributes=attributes, start_time=to_epoch(started))
+    return tracer.start_span(title, kind=kind, attributes=attributes, start_time=to_epoch(started))
 
 
 def _opening(operation: Operation, request: Request, endpoint: Endpoint) -> tuple[str, dict[str, Any]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from llmtrace.instrument.current import RESPONSE_KEY, current
+from llmtrace.instrument.current import RESPONSE_KEY, being_made
 from llmtrace.instrument.patching import Patches
 from llmtrace.observe import mishaps
 from llmtrace.observe.call import Call
@@ -25,7 +25,7 @@ def patch(patches: Patches) -> None:
     """Hook both libraries, whichever of them is or will be imported."""
 
     def send(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        being = current.get()
+        being = being_made()
         if being is None:
             return wrapped(*args, **kwargs)
         call, propagate = being
@@ -54,7 +54,7 @@ def patch(patches: Patches) -> None:
         return response
 
     def asend(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        being = current.get()
+        being = being_made()
         if being is None:
             return wrapped(*args, **kwargs)
         if isinstance(being.call, Call):
@@ -82,7 +82,7 @@ def _begin(
     try:
         attempt = Attempt(now(), pick_headers)
         call.attempts.append(attempt)
-        request = _request(args, kwargs)
+        request = attempt.request = _request(args, kwargs)
         theirs = request.extensions.get("trace")
         attempt.chain(theirs)
         mine = attempt.aevent if asynchronous else attempt.event

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from llmtrace.instrument.current import current
+from llmtrace.instrument.current import being_made
 from llmtrace.instrument.http import failed, may_propagate, propagate
 from llmtrace.instrument.patching import Patches
 from llmtrace.observe import mishaps
@@ -92,7 +92,7 @@ def patch(patches: Patches) -> None:
 
 def _attempt() -> Attempt | None:
     """The attempt that is under way in this context."""
-    being = current.get()
+    being = being_made()
     if being is None or not isinstance(being.call, Call) or not being.call.attempts:
         return None
     return being.call.attempts[-1]
@@ -100,9 +100,12 @@ def _attempt() -> Attempt | None:
 
 def _begin(where: Any, kwargs: dict[str, Any]) -> tuple[Attempt | None, dict[str, Any]]:
     """A new attempt, and the arguments to go on with. ``where``: a URL or something with a ``host``."""
-    being = current.get()
+    being = being_made()
     if being is None:
         return None, kwargs
+    under_way = _attempt()
+    if under_way is not None and under_way.end is None:
+        return under_way, kwargs  # an httpx client's, whose transport this is
     try:
         host = getattr(where, "host", None)
         if host is None and isinstance(where, str):

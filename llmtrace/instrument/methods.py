@@ -16,10 +16,11 @@ from typing import Any, NamedTuple
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 from opentelemetry.trace import Span
 
-from llmtrace.instrument.current import Making, current
+from llmtrace.instrument.current import Making, being_made
 from llmtrace.instrument.ends import collected
 from llmtrace.instrument.engine import Engine
 from llmtrace.instrument.patching import Patches
+from llmtrace.instrument.pulled import watch
 from llmtrace.observe import call as calls
 from llmtrace.observe import mishaps, stream
 from llmtrace.observe.call import Call
@@ -38,7 +39,7 @@ def patch(patches: Patches, engine: Engine, provider: Provider, method: Method) 
         owner = getattr(module, owner_path, None) if owner_path else module
         original = None if owner is None else vars(owner).get(name)
         if original is not None:
-            patches.wrap_method(owner, name, _wrapper(_Method(engine, provider, method), original))
+            patches.wrap_method(owner, name, _wrapper(_Method(patches, engine, provider, method), original))
 
     stream.iterating_packages.add(method.module.partition(".")[0])
     patches.when_imported(method.module, hook)
@@ -57,7 +58,8 @@ def _wrapper(made: _Method, original: Any) -> Any:
 class _Method:
     """The wrappers of one method: one per make of function."""
 
-    def __init__(self, engine: Engine, provider: Provider, method: Method) -> None:
+    def __init__(self, patches: Patches, engine: Engine, provider: Provider, method: Method) -> None:
+        self._patches = patches
         self._engine = engine
         self._provider = provider
         self._method = method
@@ -167,7 +169,7 @@ class _Method:
     def _begin(self, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | Span | None:
         """The call that starts here; None where it is not one to trace, or belongs to one that is being made."""
         try:
-            if current.get() is not None or not is_instrumentation_enabled():
+            if being_made() is not None or not is_instrumentation_enabled():
                 return None
             body = self._method.body(instance, args, kwargs)
             return None if body is None else self._engine.begin(self._provider, self._method.operation, instance, body)
@@ -189,8 +191,10 @@ class _Method:
             return result
         returned = result
         try:
-            inner_name = self._method.inner
-            if call.streaming and call.is_open:
+            inner_name, kept = self._method.inner, self._method.kept
+            if kept is not None and call.streaming and call.is_open:
+                watch(self._patches, result, call, self._propagate, kept)
+            elif call.streaming and call.is_open:
                 inner = getattr(result, inner_name) if inner_name else result
                 ours = timed(call, inner, splicing)
                 if inner_name:

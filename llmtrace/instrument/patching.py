@@ -51,6 +51,10 @@ class Patches:
         self._put[id(owner), name] = value
         setattr(owner, name, value)
 
+    def holds(self, owner: Any, name: str) -> bool:
+        """Whether ``owner``'s ``name`` is wrapped already."""
+        return any(held is owner and called == name for held, called, _ in self._undo)
+
     def undo(self) -> None:
         """Put back the very functions that were there; wrappers that others put on top of ours stay."""
         self._active = False

@@ -11,7 +11,7 @@ from llmtrace.emit import attributes as names
 from llmtrace.emit import content, prices, tasks
 from llmtrace.emit.spans import Children
 from llmtrace.instrument import describe
-from llmtrace.instrument.ended import Ended, Payload
+from llmtrace.instrument.ended import Ended, Endpoint, Payload
 from llmtrace.observe import call as calls
 from llmtrace.observe import mishaps
 from llmtrace.observe.call import Call
@@ -55,6 +55,8 @@ class Reporter:
         """Everything that the spans and metrics will say."""
         call.pulls.fold(call.returned)
         answer = _answer(call, payload)
+        _complete(answer, payload)
+        _locate(call, payload, answer)
         if call.outcome in (calls.CLOSED_EARLY, calls.ABANDONED) and (
             len(answer.finish_reasons) >= payload.request.choices
         ):
@@ -125,7 +127,7 @@ class Reporter:
                 payload.span.set_status(Status(StatusCode.ERROR, describe.kind(call.error)))
             payload.span.set_attributes(own)
         children = Children(payload.tracer, payload.span)
-        under = _attempts(children, call) if len(call.attempts) > 1 else None
+        under = _attempts(children, ended) if len(call.attempts) > 1 else None
         for phase in ended.phases:
             marks = describe.phase_attributes(ended, phase)
             context = children.add(names.SPAN_PREFIX + phase.name, phase.start, phase.end, marks, under=under)
@@ -186,10 +188,29 @@ def _answer(call: Call, payload: Payload) -> Answer:
         if call.body is not None and call.running is None:
             return call.body.read(operation, call, headers)
         if call.first is not None:
-            return operation.read_chunks([call.first, *call.recent], headers)
+            return operation.read_chunks([call.first, *call.recent, *(call.more() if call.more else ())], headers)
     except Exception as error:
         mishaps.note("reading an answer", error)
     return Answer()
+
+
+def _complete(answer: Answer, payload: Payload) -> None:
+    try:
+        if payload.operation.complete is not None:
+            payload.operation.complete(payload.request, answer)
+    except Exception as error:
+        mishaps.note("reading an answer", error)
+
+
+def _locate(call: Call, payload: Payload, answer: Answer) -> None:
+    """Where the call went, for a client that did not know when it was made."""
+    where = payload.endpoint
+    if where.host is not None and answer.provider in (None, where.provider):
+        return
+    host, port = where.host, where.port
+    if host is None and call.attempts:
+        host, port = call.attempts[-1].address
+    payload.endpoint = Endpoint(where.url, answer.provider or where.provider, host, port)
 
 
 def _observe(call: Call, attempt: Attempt | None, answer: Answer) -> Observation:
@@ -216,11 +237,11 @@ def _observe(call: Call, attempt: Attempt | None, answer: Answer) -> Observation
     return seen
 
 
-def _attempts(children: Children, call: Call) -> SpanContext | None:
+def _attempts(children: Children, ended: Ended) -> SpanContext | None:
     """One span per HTTP attempt; returns the answering (last) one, under which the phases go."""
-    context: SpanContext | None = None
+    call, context = ended.call, None
     for number, attempt in enumerate(call.attempts):
-        marks, failed = describe.attempt_attributes(call, number)
+        marks, failed = describe.attempt_attributes(ended, number)
         status = Status(StatusCode.ERROR, failed) if failed is not None else Status(StatusCode.UNSET)
         last = number == len(call.attempts) - 1
         end = call.end if last else attempt.end

@@ -17,7 +17,7 @@ from typing import Any
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 from opentelemetry.trace import Span
 
-from llmtrace.instrument.current import RESPONSE_KEY, Making, current
+from llmtrace.instrument.current import RESPONSE_KEY, Making, being_made
 from llmtrace.instrument.ends import collected
 from llmtrace.instrument.engine import Engine
 from llmtrace.instrument.patching import Patches
@@ -60,11 +60,11 @@ def patch(patches: Patches, engine: Engine, provider: Provider, client: Stainles
 
     def opened(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         wrapped(*args, **kwargs)
-        _splice(instance, False)
+        _splice(client, instance, False)
 
     def aopened(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         wrapped(*args, **kwargs)
-        _splice(instance, True)
+        _splice(client, instance, True)
 
     def hook_clients(module: Any) -> None:
         for name, wrapper in (("SyncAPIClient", request), ("AsyncAPIClient", arequest)):
@@ -106,7 +106,7 @@ def _begin(
     try:
         options: Any = args[1] if len(args) > 1 else kwargs.get("options")
         operation = _operation(client, options)
-        if operation is None or current.get() is not None or not is_instrumentation_enabled():
+        if operation is None or being_made() is not None or not is_instrumentation_enabled():
             return None
         body: Any = options.json_data
         if engine.settings.request_usage and isinstance(body, dict):
@@ -142,9 +142,14 @@ def _operation(client: Stainless, options: Any) -> Operation | None:
 
 
 def _call_of(opened: Any) -> Call | None:
-    """The traced call that a stream which was just opened belongs to."""
+    """The traced call that a stream which was just opened belongs to.
+
+    None where that is a call of something above this client (LiteLLM), which times what it hands out itself.
+    """
     call: Call | None = opened.response.extensions.get(RESPONSE_KEY)
-    return call if call is not None and call.is_open and call.running is None else None
+    if call is None or not call.is_open or call.running is not None:
+        return None
+    return call if call.payload.operation.path else None
 
 
 def _splice(opened: Any, asynchronous: bool) -> None:
@@ -200,7 +205,8 @@ def _lazily_timed(lazy: cached_property[Any], asynchronous: bool) -> cached_prop
         inner = lazy.func(opened)
         try:
             call: Call | None = opened.response.extensions.get(RESPONSE_KEY)
-            return inner if call is None or not call.is_open else _timed(inner, call, asynchronous)
+            above = call is None or not call.is_open or not call.payload.operation.path
+            return inner if call is None or above else _timed(inner, call, asynchronous)
         except Exception as error:
             mishaps.note("timing a stream", error)
             return inner

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from llmtrace.observe.clock import now
@@ -67,6 +67,8 @@ class Call:
     """The first chunk."""
     kept: list[Any] | None = None
     """Every chunk, only where content is captured."""
+    more: Callable[[], Sequence[Any]] | None = None
+    """What the stream object itself knows at the end, to be read after the chunks."""
     body: Any = None
     """Raw bytes kept by a tap, for streams that the application reads without the client's parser."""
     answer: Any = None
@@ -153,7 +155,7 @@ class Call:
 
     def release(self) -> None:
         """Let go of what the end needed: the application's objects live as long as they would without us."""
-        self.first = self.kept = self.body = self.answer = self.error = self.payload = self.running = None
+        self.first = self.kept = self.body = self.answer = self.error = self.payload = self.running = self.more = None
         self.recent.clear()  # not replaced: the splice still holds its append
         for attempt in self.attempts:
             attempt.release()

@@ -56,6 +56,8 @@ class Answer:
     usage: Usage = field(default_factory=Usage)
     fingerprint: str | None = None
     service_tier: str | None = None
+    provider: str | None = None
+    """``gen_ai.provider.name`` where only the answer says it."""
     timings: ServerTimings | None = None
     failed: str | None = None
     """The provider's name for what failed, where the answer itself says that it failed (and nothing was raised)."""

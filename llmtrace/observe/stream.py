@@ -147,9 +147,15 @@ def cause_of(error: BaseException) -> str:
         return calls.TIMED_OUT if _cancelled_by_timeout(error) else calls.CANCELLED
     if not isinstance(error, Exception):
         return calls.CANCELLED  # KeyboardInterrupt, SystemExit, trio's and curio's cancellations
-    if isinstance(error, TimeoutError) or any("Timeout" in base.__name__ for base in type(error).__mro__):
-        return calls.TIMED_OUT
-    return calls.ERROR
+    # A client may have made something else of a timeout; some keep it in an attribute of their own.
+    kept = getattr(error, "original_exception", None)
+    return calls.TIMED_OUT if any(map(_is_timeout, (error, error.__cause__, kept))) else calls.ERROR
+
+
+def _is_timeout(error: Any) -> bool:
+    if isinstance(error, TimeoutError):
+        return True
+    return isinstance(error, Exception) and any("Timeout" in base.__name__ for base in type(error).__mro__)
 
 
 def _cancelled_by_timeout(error: asyncio.CancelledError) -> bool:
@@ -200,5 +206,6 @@ def _by_its_own_iterator() -> bool:
     return frame.f_globals.get("__name__", "").partition(".")[0] in iterating_packages
 
 
-iterating_packages = {"httpx", "httpx2"}
-"""Packages whose generators close the response themselves; the instrumentation adds each client's own."""
+iterating_packages = {"httpx", "httpx2", "openai"}
+"""Packages whose generators close the response themselves (others are built on these); the instrumentation adds each
+client's own."""

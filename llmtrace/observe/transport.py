@@ -49,6 +49,7 @@ class Attempt:
         "headers",
         "headers_at",
         "pick",
+        "request",
         "response",
         "rtt",
         "sent",
@@ -78,6 +79,7 @@ class Attempt:
         self.rtt: float | None = None
         """TCP round trip in seconds: the kernel's minimum, else its smoothed value, else the connect time."""
         self.socket: Any = None
+        self.request: Any = None
         self.response: Any = None
         self._chained: Callable[[str, Any], Any] | None = None
 
@@ -85,6 +87,16 @@ class Attempt:
     def new_connection(self) -> bool:
         """Whether this attempt opened its connection (False: reused, or the transport did not say)."""
         return self.connect_start is not None
+
+    @property
+    def address(self) -> tuple[str | None, int | None]:
+        """Host and port that the request went to."""
+        url = getattr(self.request, "url", None)
+        host = getattr(url, "host", None) or None
+        port = getattr(url, "port", None)
+        if port is None and host is not None:
+            port = 80 if getattr(url, "scheme", "") == "http" else 443
+        return host, port
 
     def chain(self, callback: Callable[[str, Any], Any] | None) -> None:
         """Call ``callback`` for each event too: the application may have a trace extension of its own."""
@@ -120,7 +132,7 @@ class Attempt:
 
     def release(self) -> None:
         """Let go of the client's objects; the request's trace extension holds this attempt as long as it lives."""
-        self.response = self.socket = self.error = self.headers = None
+        self.request = self.response = self.socket = self.error = self.headers = None
 
     def measure_rtt(self) -> None:
         """Read the round trip off the socket, or take the connect time, which is one round trip."""

@@ -18,6 +18,8 @@ class Request:
     params: Mapping[str, Any]
     """The request's body as the client will send it; read, never changed."""
     choices: int = 1
+    provider: str | None = None
+    """``gen_ai.provider.name`` where the request, not the client, decides it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,8 +40,12 @@ class Operation:
     """The answer, from a stream's first and last chunks (client objects or plain dicts) and the headers."""
     read_response: Callable[[Any, Mapping[str, str] | None], Answer]
     """The answer, from a whole response (a client object or a plain dict) and the headers."""
+    reroutes: bool = False
+    """Whether a call's attempts may ask different models: each attempt then says which."""
     ask_for_usage: Callable[[Mapping[str, Any]], Mapping[str, Any] | None] = lambda body: None
     """A copy of the body that asks for usage in the stream, for the setting that wants it; None: leave it."""
+    complete: Callable[[Request, Answer], None] | None = None
+    """Adds to the answer what only the request's mapping leads to: the counters of a model in this process, say."""
     input_messages: Callable[[Request], Any] = lambda request: None
     """Content capture: the messages sent, in the GenAI conventions' shape."""
     output_messages: Callable[[Sequence[Any] | Any, bool], Any] = lambda answer, streamed: None
@@ -94,6 +100,9 @@ class Method:
     inner: str = ""
     """Attribute of the stream object it returns that holds the iterator which that pulls from; empty: what it returns
     for a stream is a bare generator."""
+    kept: Callable[[Any], Sequence[Any]] | None = None
+    """Given for a stream object without an inner iterator that timing could go into: its own ``__next__`` and
+    ``__anext__`` are timed. What the function reads off that object goes to ``read_chunks`` after the chunks."""
     lazy: bool = False
     """A function that returns a generator which makes the request when it is first pulled. (Of a method that is a
     generator itself, this needs no saying.)"""
@@ -109,6 +118,8 @@ class Provider:
     hooks: tuple[Stainless | Method, ...]
     provider_name: Callable[[Any, str | None], str]
     """``gen_ai.provider.name``, from the client object and the host it talks to."""
+    in_process: bool = False
+    """The model runs in the application's own process: the call's span is of kind INTERNAL."""
     base_url: Callable[[Any], Any] = _own_url
     """Where the client object's calls go: a URL, as text or as an object with ``scheme``, ``host`` and ``port``."""
     services: tuple[Botocore, ...] = ()

@@ -9,8 +9,8 @@ on.
 A field that is missing or no number (text, NaN, infinite, negative, more than 1e6 s) is None, without prejudice to the
 others. Whether a number fits the call that it came with is the timeline's to judge, not ours.
 
-Left out on purpose: Ollama's OpenAI endpoint, Together, DeepSeek, Mistral, xAI (no timings in them), the LiteLLM
-proxy's totals (the proxy's, not the engine's), Bedrock (a provider of its own).
+Left out on purpose: Ollama's OpenAI endpoint (its own API has them), Together, DeepSeek, Mistral, xAI (no timings in
+them), the LiteLLM proxy's totals (the proxy's, not the engine's), Bedrock (a provider of its own).
 """
 
 from __future__ import annotations
@@ -115,6 +115,7 @@ def _evaluate(formula: _Formula, get: Callable[[str], Any], per: float) -> float
 
 _S: Final = 1.0
 _MS: Final = 1e3
+_NS: Final = 1e9
 
 
 @dataclass(frozen=True)
@@ -235,6 +236,20 @@ _REFERENCE = replace(
 # llama.cpp tools/server (result_timings). `timings` of the body or the last chunk. Float ms. No queue: waiting for a
 # slot is not told. `prompt_n` leaves the cached tokens (`cache_n`) out.
 _LLAMA_CPP = _Engine("llama.cpp", _MS, prefill="prompt_ms", decode="predicted_ms", cached_tokens="cache_n")
+
+# ollama-python _types.py, ollama server/routes.go. Top level of a whole answer or of a stream's last line. Whole ns.
+# `total_duration` starts when the handler takes the request up, `load_duration` with it: waiting for the scheduler and
+# loading the model. Waiting for a free slot, templating and tokenising come after that and are in no field; they are
+# what the total has over the others. So the queue is that difference: everything before the prompt is evaluated, and a
+# few ms of writing the answer out. Nothing is told of the cache.
+_OLLAMA = _Engine(
+    "ollama",
+    _NS,
+    queue="total_duration - prompt_eval_duration - eval_duration | load_duration",
+    prefill="prompt_eval_duration",
+    decode="eval_duration",
+    total="total_duration",
+)
 
 # sambanova SDK types/chat/chat_completion_stream_response.py. In `usage` (a stream's last chunk; whether that needs
 # include_usage: UNVERIFIED). Float s. Neither queue nor prefill apart; `start_time` and `end_time` are the server's
@@ -404,6 +419,21 @@ def read_timings(
     except Exception as error:  # somebody's mapping or model that raises when it is read
         note("reading server timings", error)
         return None
+
+
+def read_ollama(body: Mapping[str, Any]) -> ServerTimings | None:
+    """What the last object of an Ollama answer says of its phases, or None. Never raises."""
+    try:
+        return _OLLAMA.read(body)
+    except Exception as error:
+        note("reading server timings", error)
+        return None
+
+
+def read_model_load(body: Mapping[str, Any]) -> float | None:
+    """Seconds that an Ollama server took to have the model ready: scheduling, and loading where it was not loaded."""
+    load = _number(body.get("load_duration"))
+    return load / _NS if load is not None and load <= _LONGEST * _NS else None
 
 
 def pick_headers(headers: Mapping[str, str] | None) -> dict[str, str]:

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes what the end-to-end tests run against, each engine in a virtual environment of its own under .venvs/.
-#   tests/e2e/setup.sh [model] [llama] [phoenix] [vllm]      (nothing named: all of them)
+#   tests/e2e/setup.sh [model] [llama] [llama-python] [phoenix] [vllm]      (nothing named: all of them)
 # What is already there stays. Needs the project's own .venv (make test makes it) and, for llama, cmake and a C++ compiler.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -39,6 +39,18 @@ llama() { # compiles llama.cpp: about 10 minutes on two cores, without its tests
         "$venvs/e2e-llama/bin/python" tests/e2e/to_gguf.py "$venvs/e2e-model" "$venvs/e2e-model.gguf"
 }
 
+llama-python() { # the same, as a library in Python's own process; compiles for as long
+    has llama-python || {
+        CMAKE_ARGS="-DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_TOOLS=OFF ${CMAKE_ARGS:-}" \
+            venv llama-python llama-cpp-python gguf numpy safetensors
+        "$venvs/e2e-llama-python/bin/python" -m pip install --quiet --editable .
+        touch "$venvs/e2e-llama-python/.installed"
+    }
+    model
+    [ -e "$venvs/e2e-model.gguf" ] ||
+        "$venvs/e2e-llama-python/bin/python" tests/e2e/to_gguf.py "$venvs/e2e-model" "$venvs/e2e-model.gguf"
+}
+
 phoenix() {
     has phoenix || {
         venv phoenix arize-phoenix playwright
@@ -71,11 +83,11 @@ PYTHON
     touch "$venvs/e2e-vllm/.installed"
 }
 
-for step in "${@:-model llama phoenix vllm}"; do
+for step in "${@:-model llama llama-python phoenix vllm}"; do
     for one in $step; do
         case $one in
-            model | llama | phoenix | vllm) $one ;;
-            *) say "no such engine: $one (model, llama, phoenix, vllm)" >&2 && exit 2 ;;
+            model | llama | llama-python | phoenix | vllm) $one ;;
+            *) say "no such engine: $one (model, llama, llama-python, phoenix, vllm)" >&2 && exit 2 ;;
         esac
     done
 done

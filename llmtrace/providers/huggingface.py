@@ -1,0 +1,158 @@
+"""Hugging Face's InferenceClient: chat completions in OpenAI's shape, and text generation in that of its own server.
+
+Field names: huggingface_hub's ``inference/_generated/types``. What a call returns decides what can be read: text
+generation without ``details=True`` returns text and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from llmtrace.observe.call import NOTHING, OUTPUT
+from llmtrace.observe.facts import Answer, Usage
+from llmtrace.providers.declare import Method, Operation, Provider, Request
+from llmtrace.providers.openai import CHAT
+from llmtrace.providers.read import count, get, items, number, text
+from llmtrace.providers.timings import read_timings
+
+_PARAMS = {
+    "temperature": ("gen_ai.request.temperature", number),
+    "top_p": ("gen_ai.request.top_p", number),
+    "top_k": ("gen_ai.request.top_k", count),
+    "frequency_penalty": ("gen_ai.request.frequency_penalty", number),
+    "max_new_tokens": ("gen_ai.request.max_tokens", count),
+    "seed": ("gen_ai.request.seed", count),
+}
+
+
+def text_request_attributes(request: Request) -> dict[str, Any]:
+    """The conventions' attributes of a text generation's parameters."""
+    found: dict[str, Any] = {}
+    for name, (attribute, accept) in _PARAMS.items():
+        if (accepted := accept(request.params.get(name))) is not None:
+            found[attribute] = accepted
+    stops = [stop for stop in items(request.params.get("stop")) if isinstance(stop, str)]
+    if stops:
+        found["gen_ai.request.stop_sequences"] = stops
+    return found
+
+
+def text_kind_of(chunk: Any) -> int:
+    """Text, or a token that is no special one (an end of sequence, say)."""
+    if isinstance(chunk, str):
+        return OUTPUT if chunk else NOTHING
+    token = get(chunk, "token")
+    return OUTPUT if get(token, "text") and get(token, "special") is not True else NOTHING
+
+
+def read_text_chunks(chunks: Sequence[Any], headers: Mapping[str, str] | None) -> Answer:
+    """The answer that the last item of a detailed stream tells of."""
+    return read_text(chunks[-1] if chunks else None, headers)
+
+
+def read_text(response: Any, headers: Mapping[str, str] | None) -> Answer:
+    """The answer that a detailed generation tells of, and the server's timings, which are in its headers."""
+    details = get(response, "details")
+    reason = text(get(details, "finish_reason"))
+    return Answer(
+        finish_reasons=(reason,) if reason else (),
+        usage=Usage(
+            input_tokens=count(get(details, "input_length")), output_tokens=count(get(details, "generated_tokens"))
+        ),
+        timings=read_timings({}, {}, headers),
+    )
+
+
+def text_input(request: Request) -> list[dict[str, Any]]:
+    """The prompt sent, as a message."""
+    prompt = text(request.params.get("prompt"))
+    return [{"role": "user", "parts": [{"type": "text", "content": prompt}]}] if prompt else []
+
+
+def text_output(answer: Sequence[Any] | Any, streamed: bool) -> list[dict[str, Any]]:
+    """The text received, as a message."""
+    if streamed:
+        said = "".join(
+            chunk if isinstance(chunk, str) else text(get(get(chunk, "token"), "text")) or "" for chunk in answer
+        )
+        end = get(get(answer[-1], "details"), "finish_reason") if answer else None
+    else:
+        said = answer if isinstance(answer, str) else text(get(answer, "generated_text")) or ""
+        end = get(get(answer, "details"), "finish_reason")
+    parts = [{"type": "text", "content": said}] if said else []
+    return [{"role": "assistant", "parts": parts, "finish_reason": text(end) or "stop"}]
+
+
+TEXT = Operation(
+    name="text_completion",
+    read_request=CHAT.read_request,
+    request_attributes=text_request_attributes,
+    kind_of=text_kind_of,
+    read_chunks=read_text_chunks,
+    read_response=read_text,
+    input_messages=text_input,
+    output_messages=text_output,
+)
+EMBED = Operation(
+    name="embeddings",
+    read_request=CHAT.read_request,
+    request_attributes=lambda request: {},
+    kind_of=lambda chunk: NOTHING,
+    read_chunks=lambda chunks, headers: Answer(),
+    read_response=lambda response, headers: Answer(timings=read_timings({}, {}, headers)),
+)
+
+_Body = Callable[[Any, tuple[Any, ...], Mapping[str, Any]], Mapping[str, Any] | None]
+
+
+def _arguments(first: str) -> _Body:
+    """What a method was called with, as one mapping. A URL, which may be given as the model, names none."""
+
+    def body(client: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
+        model = text(kwargs.get("model")) or text(client.model)
+        if model is not None and _is_url(model):
+            model = None
+        return {**dict(zip((first,), args, strict=False)), **kwargs, "model": model}
+
+    return body
+
+
+def _is_url(model: str) -> bool:
+    return model.startswith(("http://", "https://"))
+
+
+def base_url(client: Any) -> str | None:
+    """The URL that the client was given; of a hosted provider, the first attempt tells."""
+    model = text(client.model)
+    return model if model is not None and _is_url(model) else None
+
+
+def provider_name(client: Any, host: str | None) -> str:
+    """The inference provider that was asked for, by the conventions' names, or whom a known host belongs to."""
+    chosen = text(getattr(client, "provider", None))
+    if chosen is None or chosen in ("auto", "hf-inference"):
+        return "huggingface"
+    return _PROVIDERS.get(chosen, chosen)
+
+
+_PROVIDERS = {"fireworks-ai": "fireworks_ai", "together": "together_ai"}
+_METHODS = (
+    ("chat_completion", CHAT, "messages"),
+    ("text_generation", TEXT, "prompt"),
+    ("feature_extraction", EMBED, "text"),
+)
+_CLIENTS = (
+    ("huggingface_hub.inference._client", "InferenceClient"),
+    ("huggingface_hub.inference._generated._async_client", "AsyncInferenceClient"),
+)
+
+HUGGINGFACE = Provider(
+    hooks=tuple(
+        Method(module=module, path=f"{client}.{name}", operation=operation, body=_arguments(first))
+        for module, client in _CLIENTS
+        for name, operation, first in _METHODS
+    ),
+    provider_name=provider_name,
+    base_url=base_url,
+)

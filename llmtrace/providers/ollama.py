@@ -1,0 +1,165 @@
+"""Ollama: chat, generate and embed of its own API, streamed as one JSON object a line.
+
+Field names: ollama-python's ``_types.py``; what the durations span: the server's ``server/routes.go``. The last object
+of an answer holds them all. The request is sent when a stream is first read, not before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from llmtrace.observe.call import NOTHING, OUTPUT, REASONING
+from llmtrace.observe.facts import Answer, Usage
+from llmtrace.providers.declare import Method, Operation, Provider, Request
+from llmtrace.providers.messages import chat_input, chat_output
+from llmtrace.providers.read import count, fields, get, items, number, text
+from llmtrace.providers.timings import read_model_load, read_ollama
+
+_OPTIONS = {
+    "temperature": ("gen_ai.request.temperature", number),
+    "top_p": ("gen_ai.request.top_p", number),
+    "top_k": ("gen_ai.request.top_k", count),
+    "frequency_penalty": ("gen_ai.request.frequency_penalty", number),
+    "presence_penalty": ("gen_ai.request.presence_penalty", number),
+    "num_predict": ("gen_ai.request.max_tokens", count),
+    "seed": ("gen_ai.request.seed", count),
+}
+
+
+def read_request(body: Mapping[str, Any]) -> Request:
+    """Model and stream of a request's body."""
+    return Request(model=text(body.get("model")), streaming=body.get("stream") is True, params=body)
+
+
+def request_attributes(request: Request) -> dict[str, Any]:
+    """The conventions' ``gen_ai.request.*`` attributes, from ``options``, ``think`` and ``format``."""
+    found: dict[str, Any] = {}
+    options = get(request.params, "options")
+    for name, (attribute, accept) in _OPTIONS.items():
+        if (accepted := accept(get(options, name))) is not None:
+            found[attribute] = accepted
+    stops = [stop for stop in items(get(options, "stop")) if isinstance(stop, str)]
+    if stops:
+        found["gen_ai.request.stop_sequences"] = stops
+    if level := text(request.params.get("think")):
+        found["gen_ai.request.reasoning.level"] = level
+    if request.params.get("format"):
+        found["gen_ai.output.type"] = "json"
+    return found
+
+
+def kind_of(chunk: Any) -> int:
+    """What a line brings: text, a tool call, an image, or thinking."""
+    said = get(chunk, "message")
+    if said is None:
+        said = chunk
+    if get(said, "content") or get(said, "response") or get(said, "tool_calls") or get(said, "image"):
+        return OUTPUT
+    return REASONING if get(said, "thinking") else NOTHING
+
+
+def read_chunks(chunks: Sequence[Any], headers: Mapping[str, str] | None) -> Answer:
+    """The answer that a stream's last line tells of, the model that its first one does."""
+    answer = Answer()
+    for chunk in chunks:
+        if get(chunk, "done") is True:
+            answer = read_response(chunk, headers)
+    if answer.model is None and chunks:
+        answer.model = text(get(chunks[0], "model"))
+    return answer
+
+
+def read_response(response: Any, headers: Mapping[str, str] | None) -> Answer:
+    """The answer that a whole response, or a stream's last line, tells of.
+
+    ``prompt_eval_count`` is left out where the server took the whole prompt from its cache, in versions up to 0.1; then
+    the input tokens are not known. Cached tokens are never told.
+    """
+    reason = text(get(response, "done_reason"))
+    load = read_model_load(fields(response))
+    return Answer(
+        model=text(get(response, "model")),
+        finish_reasons=(reason,) if reason else (),
+        usage=Usage(
+            input_tokens=count(get(response, "prompt_eval_count")), output_tokens=count(get(response, "eval_count"))
+        ),
+        timings=read_ollama(fields(response)),
+        extra={} if load is None else {"llmtrace.server.model_load": load},
+    )
+
+
+def generate_input(request: Request) -> list[dict[str, Any]]:
+    """The prompt sent, as messages."""
+    system, prompt = text(request.params.get("system")), text(request.params.get("prompt"))
+    sent = [("system", system), ("user", prompt)]
+    return [{"role": role, "parts": [{"type": "text", "content": said}]} for role, said in sent if said]
+
+
+def output_messages(answer: Sequence[Any] | Any, streamed: bool) -> list[dict[str, Any]]:
+    """The messages received, by way of the shape that OpenAI gives them."""
+    if not streamed:
+        return chat_output(
+            {"choices": [{"message": _said(answer), "finish_reason": get(answer, "done_reason")}]}, False
+        )
+    return chat_output(
+        [{"choices": [{"delta": _said(chunk), "finish_reason": get(chunk, "done_reason")}]} for chunk in items(answer)],
+        True,
+    )
+
+
+def _said(source: Any) -> dict[str, Any]:
+    message = get(source, "message")
+    said = source if message is None else message
+    calls = [
+        {"index": index, "id": None, "function": get(call, "function")}
+        for index, call in enumerate(items(get(said, "tool_calls")))
+    ]
+    return {
+        "role": get(said, "role"),
+        "content": get(said, "content") or get(said, "response"),
+        "reasoning_content": get(said, "thinking"),
+        "tool_calls": calls,
+    }
+
+
+CHAT = Operation(
+    name="chat",
+    read_request=read_request,
+    request_attributes=request_attributes,
+    kind_of=kind_of,
+    read_chunks=read_chunks,
+    read_response=read_response,
+    input_messages=chat_input,
+    output_messages=output_messages,
+)
+GENERATE = replace(CHAT, name="text_completion", input_messages=generate_input)
+EMBED = replace(
+    CHAT,
+    name="embeddings",
+    input_messages=lambda request: None,
+    output_messages=lambda answer, streamed: None,
+)
+
+
+def _sent_to(path: str) -> Callable[[Any, tuple[Any, ...], Mapping[str, Any]], Mapping[str, Any] | None]:
+    """The body of a request to ``path``: ``_request(type, "POST", path, json=..., stream=...)``."""
+    return lambda client, args, kwargs: kwargs.get("json") if args[2:3] == (path,) else None
+
+
+# Not the public methods: ``ollama.chat`` and its like are bound to a client before anything can be put in their place.
+OLLAMA = Provider(
+    hooks=tuple(
+        Method(module="ollama._client", path=f"{client}._request", operation=operation, body=_sent_to(path), lazy=True)
+        for client in ("Client", "AsyncClient")
+        for path, operation in (
+            ("/api/chat", CHAT),
+            ("/api/generate", GENERATE),
+            ("/api/embed", EMBED),
+            ("/api/embeddings", EMBED),
+        )
+    ),
+    provider_name=lambda client, host: "ollama",
+    base_url=lambda client: client._client.base_url,
+)
