@@ -60,11 +60,11 @@ def patch(patches: Patches, engine: Engine, provider: Provider, client: Stainles
 
     def opened(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         wrapped(*args, **kwargs)
-        _splice(client, instance, False)
+        _splice(instance, False)
 
     def aopened(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         wrapped(*args, **kwargs)
-        _splice(client, instance, True)
+        _splice(instance, True)
 
     def hook_clients(module: Any) -> None:
         for name, wrapper in (("SyncAPIClient", request), ("AsyncAPIClient", arequest)):
