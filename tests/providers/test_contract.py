@@ -1,4 +1,4 @@
-"""One suite over the clients that are patched method by method, sync and async, over real sockets."""
+"""One suite over every client library, sync and async, over real sockets."""
 
 from __future__ import annotations
 
@@ -12,12 +12,16 @@ from typing import Any
 
 import pytest
 
+from llmtrace.providers import CLIENTS
 from tests.conftest import Tracing
-from tests.support.by_method import DRIVERS, WORDS, Bedrock, BedrockInvoke, Cohere, Driver, Google, aws_event
+from tests.support import by_funnel, by_method
+from tests.support.by_method import WORDS, Bedrock, BedrockInvoke, Cohere, Driver, Google, aws_event
 from tests.support.replay import Replay, Script, event, json_answer, paced
 from tests.support.spans import Spans, attributes, seconds
 
-CASES = [(driver, kind) for driver in DRIVERS for kind in driver.kinds]
+CASES = [(driver, kind) for driver in (*by_funnel.DRIVERS, *by_method.DRIVERS) for kind in driver.kinds]
+ELSEWHERE = {"ollama", "huggingface", "litellm", "llama-cpp-python", "vllm", "transformers"}
+"""Clients whose shape is none of these; their suites lie beside this one or in ``tests/instrument``."""
 NAMES = [f"{driver.__name__}-{kind}" for driver, kind in CASES]
 
 
@@ -33,6 +37,11 @@ def opened(request: pytest.FixtureRequest, replay: Replay) -> Iterator[Driver]:
 def traced(tracing: Tracing, opened: Driver) -> Tracing:
     tracing.on(opened.name)
     return tracing
+
+
+def test_every_client_has_a_driver_here_or_a_suite_of_its_own() -> None:
+    here = {driver.name for driver, _ in CASES}
+    assert {client.name for client in CLIENTS} - ELSEWHERE <= here
 
 
 def check_usage(driver: Driver, span: Any) -> None:

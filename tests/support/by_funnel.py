@@ -1,0 +1,222 @@
+"""Clients that Stainless generated, behind the same verbs as the others, and what their servers say over the wire."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from tests.support.by_method import MODEL, WORDS, Driver
+from tests.support.replay import USAGE, Script, completion, json_answer, openai_chunks, sse
+
+KEY = "sk-sentinel-key"
+MESSAGES = [{"role": "user", "content": "PROMPT-SENTINEL"}]
+
+
+class Stainless(Driver):
+    """OpenAI's shape, unless a subclass says otherwise."""
+
+    package = ""
+    names = ("", "")
+    """The synchronous and the asynchronous client class."""
+    prefix = "/v1"
+    """What the base URL has and the client's paths have not."""
+    settings: dict[str, Any] = {}
+
+    def make(self) -> Any:
+        import importlib
+
+        module = importlib.import_module(self.package)
+        made = getattr(module, self.names[self.kind == "async"])
+        url = self.url + self.prefix
+        return made(api_key=KEY, base_url=url, max_retries=self.attempts - 1, timeout=5.0, **self.settings)
+
+    def run(self, action: Any, *args: Any) -> Any:
+        async def made() -> Any:  # the asynchronous clients want their loop running when they are made
+            return action(*args)
+
+        if self.loop is not None and action == self.make:
+            return self.loop.run_until_complete(made())
+        return super().run(action, *args)
+
+    def ask(self, streaming: bool) -> Any:
+        return self.client.chat.completions.create(model=MODEL, messages=MESSAGES, **asked(streaming))
+
+    def close(self, stream: Any) -> None:
+        self.run(stream.close)
+
+    def shut(self) -> None:
+        self.run(self.client.close)
+        super().shut()
+
+    def refusal(self, status: int = 429) -> Script:
+        return json_answer(
+            {"type": "error", "error": {"type": "x", "message": "slow down"}},
+            status=status,
+            headers={"retry-after-ms": "5"},
+        )
+
+    def whole(self, **extra: Any) -> Script:
+        return json_answer(completion("".join(WORDS), usage=extra.pop("usage", USAGE), **extra))
+
+    def events(self, words: Sequence[str] = WORDS, usage: bool = True, **extra: Any) -> list[bytes]:
+        return sse(*(chunk | extra for chunk in openai_chunks(words, USAGE if usage else None)))
+
+
+class OpenAI(Stainless):
+    name = package = "openai"
+    names = ("OpenAI", "AsyncOpenAI")
+
+
+class Completions(OpenAI):
+    """The older API."""
+
+    def ask(self, streaming: bool) -> Any:
+        return self.client.completions.create(model=MODEL, prompt="PROMPT-SENTINEL", **asked(streaming))
+
+    def said(self, text: str, finish: str | None = None, **extra: Any) -> dict[str, Any]:
+        choice = {"index": 0, "text": text, "logprobs": None, "finish_reason": finish}
+        return {"id": "cmpl-1", "object": "text_completion", "created": 1, "model": MODEL, "choices": [choice], **extra}
+
+    def whole(self, **extra: Any) -> Script:
+        usage = extra.pop("usage", USAGE)
+        return json_answer(self.said("".join(WORDS), "stop", **({} if usage is None else {"usage": usage}), **extra))
+
+    def events(self, words: Sequence[str] = WORDS, usage: bool = True, **extra: Any) -> list[bytes]:
+        chunks = [*(self.said(word) for word in words), self.said("", "stop")]
+        if usage:
+            chunks.append(self.said("") | {"choices": [], "usage": USAGE})
+        return sse(*(chunk | extra for chunk in chunks))
+
+
+class Responses(OpenAI):
+    finish = "completed"
+
+    def ask(self, streaming: bool) -> Any:
+        return self.client.responses.create(model=MODEL, input="PROMPT-SENTINEL", **asked(streaming))
+
+    def state(self, status: str, words: Sequence[str] = (), usage: Any = None, **extra: Any) -> dict[str, Any]:
+        part = {"type": "output_text", "text": "".join(words), "annotations": []}
+        item = {"type": "message", "id": "m", "role": "assistant", "status": status, "content": [part]}
+        return {
+            "id": "resp_1",
+            "object": "response",
+            "created_at": 1.0,
+            "model": MODEL,
+            "status": status,
+            "output": [item] if words else [],
+            "parallel_tool_calls": True,
+            "tool_choice": "auto",
+            "tools": [],
+            "usage": usage,
+            **extra,
+        }
+
+    counts = {
+        "input_tokens": 40,
+        "input_tokens_details": {"cached_tokens": 16},
+        "output_tokens": 6,
+        "output_tokens_details": {"reasoning_tokens": 0},
+        "total_tokens": 46,
+    }
+
+    def whole(self, **extra: Any) -> Script:
+        return json_answer(self.state("completed", WORDS, extra.pop("usage", self.counts), **extra))
+
+    def events(self, words: Sequence[str] = WORDS, usage: bool = True, **extra: Any) -> list[bytes]:
+        end = self.state("completed", words, self.counts if usage else None)
+        delta = {"type": "response.output_text.delta", "item_id": "m", "output_index": 0, "content_index": 0}
+        said: list[dict[str, Any]] = [
+            {"type": "response.created", "response": self.state("in_progress")},
+            {"type": "response.in_progress", "response": self.state("in_progress")},
+            *({**delta, "delta": word, "logprobs": []} for word in words),
+            {"type": "response.completed", "response": end},
+        ]
+        return named(*({"sequence_number": i, **each, **extra} for i, each in enumerate(said)))
+
+
+class Anthropic(Stainless):
+    name = package = "anthropic"
+    names = ("Anthropic", "AsyncAnthropic")
+    prefix = ""
+    finish = "end_turn"
+    counts = {"input_tokens": 20, "cache_read_input_tokens": 16, "cache_creation_input_tokens": 4}
+
+    def ask(self, streaming: bool) -> Any:
+        return self.client.messages.create(model=MODEL, max_tokens=9, messages=MESSAGES, **asked(streaming))
+
+    def message(self, **changes: Any) -> dict[str, Any]:
+        blank = {"id": "msg_1", "type": "message", "role": "assistant", "model": MODEL, "content": []}
+        return blank | {"stop_reason": None, "stop_sequence": None} | changes
+
+    def whole(self, **extra: Any) -> Script:
+        usage = {} if extra.pop("usage", True) is None else {"usage": self.counts | {"output_tokens": 6}}
+        content = [{"type": "text", "text": "".join(WORDS)}]
+        return json_answer(self.message(content=content, stop_reason=self.finish, **usage, **extra))
+
+    def events(self, words: Sequence[str] = WORDS, usage: bool = True, **extra: Any) -> list[bytes]:
+        begun = {"usage": self.counts | {"output_tokens": 1}} if usage else {}
+        ended = {"usage": {"output_tokens": 6}} if usage else {}
+        delta = {"type": "content_block_delta", "index": 0}
+        said: list[dict[str, Any]] = [
+            {"type": "message_start", "message": self.message(**begun)},
+            {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+            *({**delta, "delta": {"type": "text_delta", "text": word}} for word in words),
+            {"type": "content_block_stop", "index": 0},
+            {"type": "message_delta", "delta": {"stop_reason": self.finish, "stop_sequence": None}, **ended},
+            {"type": "message_stop"},
+        ]
+        return named(*(each | extra for each in said))
+
+
+class AnthropicBeta(Anthropic):
+    def ask(self, streaming: bool) -> Any:
+        return self.client.beta.messages.create(model=MODEL, max_tokens=9, messages=MESSAGES, **asked(streaming))
+
+
+class Groq(Stainless):
+    name = package = "groq"
+    names = ("Groq", "AsyncGroq")
+    prefix = ""
+
+
+class Together(Stainless):
+    name = package = "together"
+    names = ("Together", "AsyncTogether")
+    prefix = ""
+
+
+class Cerebras(Stainless):
+    name = "cerebras"
+    package = "cerebras.cloud.sdk"
+    names = ("Cerebras", "AsyncCerebras")
+    prefix = ""
+    settings = {"warm_tcp_connection": False}
+
+
+class Fireworks(Stainless):
+    name = package = "fireworks"
+    names = ("Fireworks", "AsyncFireworks")
+    prefix = ""
+
+
+def asked(streaming: bool) -> dict[str, Any]:
+    return {"stream": True} if streaming else {}
+
+
+def named(*events: dict[str, Any]) -> list[bytes]:
+    """Server-sent events that say their type in a line of its own."""
+    return [f"event: {e['type']}\ndata: {json.dumps(e, ensure_ascii=False)}\n\n".encode() for e in events]
+
+
+DRIVERS: tuple[type[Stainless], ...] = (
+    OpenAI,
+    Completions,
+    Responses,
+    Anthropic,
+    AnthropicBeta,
+    Groq,
+    Together,
+    Cerebras,
+    Fireworks,
+)
