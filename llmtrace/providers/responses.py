@@ -19,7 +19,6 @@ _PARAMS = {
     "temperature": ("gen_ai.request.temperature", number),
     "top_p": ("gen_ai.request.top_p", number),
     "max_output_tokens": ("gen_ai.request.max_tokens", count),
-    "previous_response_id": ("gen_ai.request.previous_response.id", text),
     "service_tier": ("openai.request.service_tier", text),
 }
 _UNDER_WAY = ("queued", "in_progress")
