@@ -13,7 +13,7 @@ from llmtrace.observe.call import NOTHING, OUTPUT, REASONING
 from llmtrace.observe.facts import Answer, Usage
 from llmtrace.providers.declare import Operation, Request
 from llmtrace.providers.messages import chat_input, chat_output, prompt_input
-from llmtrace.providers.read import count, extras, fields, get, items, number, text
+from llmtrace.providers.read import count, fields, get, items, number, text
 from llmtrace.providers.timings import read_timings
 
 _PARAMS = {
@@ -103,7 +103,7 @@ def read_chunks(chunks: Sequence[Any], headers: Mapping[str, str] | None) -> Ans
     answer = Answer()
     reasons: dict[Any, str] = {}
     usage: Any = None
-    unmodelled: dict[str, Any] = {}
+    told: dict[str, Any] = {}  # one client models what the next leaves as an extra field
     for chunk in chunks:
         _identify(answer, chunk)
         for choice in items(get(chunk, "choices")):
@@ -112,14 +112,12 @@ def read_chunks(chunks: Sequence[Any], headers: Mapping[str, str] | None) -> Ans
         reported = get(chunk, "usage")
         if reported is not None:
             usage = reported
-        more = extras(chunk)
-        if more:
-            unmodelled.update(more)
-            groq = get(get(chunk, "x_groq"), "usage")
-            if groq is not None and usage is None:
-                usage = groq
+        told.update(fields(chunk))
+        groq = get(get(chunk, "x_groq"), "usage")
+        if groq is not None and usage is None:
+            usage = groq
     answer.finish_reasons = tuple(reasons.values())
-    _account(answer, usage, unmodelled, headers)
+    _account(answer, usage, told, headers)
     return answer
 
 
@@ -129,7 +127,7 @@ def read_response(response: Any, headers: Mapping[str, str] | None) -> Answer:
     _identify(answer, response)
     reasons = (text(get(choice, "finish_reason")) for choice in items(get(response, "choices")))
     answer.finish_reasons = tuple(reason for reason in reasons if reason)
-    _account(answer, get(response, "usage"), extras(response), headers)
+    _account(answer, get(response, "usage"), fields(response), headers)
     return answer
 
 
@@ -140,10 +138,10 @@ def _identify(answer: Answer, source: Any) -> None:
     answer.service_tier = text(get(source, "service_tier")) or answer.service_tier
 
 
-def _account(answer: Answer, usage: Any, extra: Mapping[str, Any], headers: Mapping[str, str] | None) -> None:
+def _account(answer: Answer, usage: Any, told: Mapping[str, Any], headers: Mapping[str, str] | None) -> None:
     if usage is not None:
         answer.usage = read_usage(usage)
-    answer.timings = read_timings(extra, fields(usage), headers)
+    answer.timings = read_timings(told, fields(usage), headers)
     if answer.usage.cached_tokens is None and answer.timings is not None:
         answer.usage.cached_tokens = answer.timings.cached_tokens
     extra_attributes: dict[str, Any] = {}

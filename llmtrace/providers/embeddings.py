@@ -36,6 +36,7 @@ def read_response(response: Any, headers: Mapping[str, str] | None) -> Answer:
     """Model and prompt tokens."""
     usage = get(response, "usage")
     return Answer(
+        id=text(get(response, "id")),  # of other engines; OpenAI gives none
         model=text(get(response, "model")),
         usage=Usage(input_tokens=count(get(usage, "prompt_tokens"))),
         timings=read_timings(extras(response), fields(usage), headers),

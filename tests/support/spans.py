@@ -227,7 +227,9 @@ _SECONDS = (
 def _assert_values(span: ReadableSpan, *, content: bool) -> None:
     """Types and signs of numbers; nothing sensitive anywhere."""
     for name, value in attributes(span).items():
-        assert name.startswith(("gen_ai.", "llmtrace.", "server.", "error.type", "openai.", "azure.", "http.")), name
+        assert name.startswith(
+            ("gen_ai.", "llmtrace.", "server.", "error.type", "openai.", "anthropic.", "azure.", "http.")
+        ), name
         if isinstance(value, float):
             assert math.isfinite(value), (name, value)
         if name.endswith(_COUNTS) and not isinstance(value, str):
