@@ -64,6 +64,21 @@ RATE: Final = "llmtrace.diagnosis.time_per_token"
 REASON: Final = "llmtrace.diagnosis.reason"
 HISTORY: Final = "llmtrace.diagnosis.history"
 
+# --- ours: a model in this process ------------------------------------------------------------------------------
+MODEL_FINGERPRINT: Final = "llmtrace.model.fingerprint"
+MODEL_DTYPE: Final = "llmtrace.model.dtype"
+MODEL_QUANTIZATION: Final = "llmtrace.model.quantization"
+ADAPTERS: Final = "llmtrace.model.adapters"
+ADAPTER_RANKS: Final = "llmtrace.model.adapters.rank"
+ADAPTERS_MERGED: Final = "llmtrace.model.adapters.merged"
+TOKENIZER_FINGERPRINT: Final = "llmtrace.tokenizer.fingerprint"
+TOKENIZER_BASIS: Final = "llmtrace.tokenizer.basis"
+GENERATE_MODE: Final = "llmtrace.generate.mode"
+GENERATE_ROWS: Final = "llmtrace.generate.batch_size"
+GENERATE_BEAMS: Final = "llmtrace.generate.beams"
+GENERATE_STEPS: Final = "llmtrace.generate.steps"
+GENERATE_SETUP: Final = "llmtrace.generate.setup"
+
 # --- ours: a phase --------------------------------------------------------------------------------------------
 PHASE: Final = "llmtrace.phase"
 SOURCE: Final = "llmtrace.phase.source"

@@ -11,6 +11,7 @@ from llmtrace.instrument.ended import Ended
 from llmtrace.observe import call as calls
 from llmtrace.observe.call import Call
 from llmtrace.observe.facts import Answer
+from llmtrace.observe.pulls import Pulls
 from llmtrace.observe.transport import Attempt
 from llmtrace.phases.baseline import Estimate
 from llmtrace.phases.model import DECODE, ESTIMATE, KV_CACHE_HIT, NETWORK, QUEUE, SCHEMA_VERSION, Phase
@@ -204,6 +205,7 @@ def phase_attributes(ended: Ended, phase: Phase) -> dict[str, Any]:
             found[names.TIME_SAVED] = phase.time_saved
         if ended.expected_cached is not None:
             found[names.EXPECTED_TOKENS] = ended.expected_cached
+    found.update(phase.extra)
     return found
 
 
@@ -240,13 +242,23 @@ def _decode(ended: Ended, found: dict[str, Any]) -> None:
     chunks = pulls.total - call.first_token_index
     if tokens and chunks > 0 and call.first_token is not None:
         found[names.TOKENS_PER_CHUNK] = (tokens - (hidden or 0)) / chunks
-    quantiles = pulls.quantiles(0.5, 0.99)
-    if quantiles is not None:
-        found[names.ITL_P50], found[names.ITL_P99] = quantiles
-        found[names.ITL_MAX] = pulls.gap_max / 1e9
-        count, duration = pulls.stalls(quantiles[0] * 1e9)
-        found[names.STALL_COUNT] = count
-        if count:
-            found[names.STALL_DURATION] = duration
+    found.update(gaps(pulls))
     if pulls.total:
         found[names.CONSUMER_WAIT] = pulls.consumer_wait / 1e9
+
+
+def gaps(pulls: Pulls) -> dict[str, Any]:
+    """The attributes that tell of the times between tokens; none where there was no gap."""
+    quantiles = pulls.quantiles(0.5, 0.99)
+    if quantiles is None:
+        return {}
+    count, duration = pulls.stalls(quantiles[0] * 1e9)
+    found: dict[str, Any] = {
+        names.ITL_P50: quantiles[0],
+        names.ITL_P99: quantiles[1],
+        names.ITL_MAX: pulls.gap_max / 1e9,
+        names.STALL_COUNT: count,
+    }
+    if count:
+        found[names.STALL_DURATION] = duration
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,6 +51,8 @@ class Payload:
     """The call as the others of its route see it."""
     prompt: Prompt | None = None
     """What the prompt has in common with earlier ones."""
+    judge: Callable[[Call, Payload], Ended] | None = None
+    """Makes what is known of the ended call, where that is not the timeline's work (a model in this process)."""
 
 
 @dataclass(slots=True)

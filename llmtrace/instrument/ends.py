@@ -78,7 +78,9 @@ def shutdown() -> None:
     """End everything that is open: nothing can be emitted after this."""
     drain()
     for call in open_calls():
-        if call.returned is not None or not call.attempts:
+        if call.returned is None and _running(call):
+            call.finish(calls.ABANDONED)  # a local model is at work on it
+        elif call.returned is not None or not call.attempts:
             give_up(call)
         else:
             call.finish(calls.ABANDONED)

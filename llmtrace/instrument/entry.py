@@ -12,7 +12,7 @@ from llmtrace.instrument import botocore, ends, methods, shared, stainless
 from llmtrace.instrument.engine import Engine
 from llmtrace.instrument.patching import Patches
 from llmtrace.providers import CLIENTS, Client
-from llmtrace.providers.declare import Stainless
+from llmtrace.providers.declare import Generate, Stainless
 
 
 class ClientInstrumentor(BaseInstrumentor):
@@ -53,6 +53,10 @@ def _hook(patches: Patches, engine: Engine, client: Client) -> None:
     for hook in provider.hooks:
         if isinstance(hook, Stainless):
             stainless.patch(patches, engine, provider, hook)
+        elif isinstance(hook, Generate):
+            from llmtrace.instrument import transformers
+
+            transformers.patch(patches, engine, provider, hook)
         else:
             methods.patch(patches, engine, provider, hook)
 

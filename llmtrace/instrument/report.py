@@ -39,7 +39,7 @@ class Reporter:
         """Emit ``call``. Called exactly once per call, by whoever ended it."""
         payload: Payload = call.payload
         try:
-            ended = self._judge(call, payload)
+            ended = (payload.judge or self._judge)(call, payload)
             if payload.recording:
                 self._spans(ended)
             self._metrics(ended)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 SCHEMA_VERSION: Final = 1
 
@@ -53,6 +54,8 @@ class Phase:
     time_saved: float | None = None
     """kv_cache_hit: prefill time that the hit spared, s."""
     parts: list[Part] = field(default_factory=list[Part])
+    extra: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Further span attributes, by name."""
 
     @property
     def duration(self) -> float:

@@ -47,4 +47,5 @@ CLIENTS: tuple[Client, ...] = (
     Client("together", "Together", "together", ">= 2.0", "together", "together:TOGETHER"),
     Client("cerebras", "Cerebras", "cerebras-cloud-sdk", ">= 1.5", "cerebras.cloud.sdk", "cerebras:CEREBRAS"),
     Client("fireworks", "Fireworks", "fireworks-ai", ">= 1.0", "fireworks", "fireworks:FIREWORKS"),
+    Client("transformers", "Transformers", "transformers", ">= 4.51", "transformers", "transformers:TRANSFORMERS"),
 )

@@ -112,10 +112,20 @@ class Method:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Generate:
+    """A model in this process, whose ``generate`` is the call."""
+
+    chat: Operation
+    """Of prompts that a chat template made."""
+    completion: Operation
+    """Of all others."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Provider:
     """How one client library is traced. Which library that is, its line in ``llmtrace.providers.CLIENTS`` says."""
 
-    hooks: tuple[Stainless | Method, ...]
+    hooks: tuple[Stainless | Method | Generate, ...]
     provider_name: Callable[[Any, str | None], str]
     """``gen_ai.provider.name``, from the client object and the host it talks to."""
     in_process: bool = False

@@ -1,0 +1,95 @@
+"""Moments of a local model's work: CUDA events where it runs on CUDA, else readings of the monotonic clock.
+
+torch is reached through what is imported already, so that tracing brings no import of its own.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, Protocol
+
+from llmtrace.observe.clock import now
+from llmtrace.phases.model import CLIENT, DEVICE
+
+_ANCHORS = 5
+
+
+class Marks(Protocol):
+    """One call's marks, in order."""
+
+    source: str
+    """What a phase between two of them is timed by: ``device`` or ``client``."""
+    error: float | None
+    """Half width of the mapping to the monotonic clock, s; set by ``resolve``. None where there is nothing to map."""
+
+    def mark(self) -> None:
+        """Note this moment; never waits."""
+        ...
+
+    def resolve(self) -> list[int]:
+        """All marks, monotonic ns. On a device this waits for the last one."""
+        ...
+
+
+class HostMarks:
+    """Readings of the monotonic clock: on the CPU the work is done when the code returns."""
+
+    source = CLIENT
+    error: float | None = None
+
+    def __init__(self) -> None:
+        self._marks: list[int] = []
+
+    def mark(self) -> None:
+        self._marks.append(now())
+
+    def resolve(self) -> list[int]:
+        return self._marks
+
+
+class CudaMarks:
+    """CUDA events on the current stream of the model's device."""
+
+    source = DEVICE
+    error: float | None = None
+
+    def __init__(self, cuda: Any, device: Any) -> None:
+        self._cuda = cuda
+        self._device = device
+        self._events: list[Any] = []
+
+    def mark(self) -> None:
+        self._events.append(self._record())
+
+    def resolve(self) -> list[int]:
+        self._events[-1].synchronize()
+        anchor, anchored = self._anchor()
+        return [anchored - round(event.elapsed_time(anchor) * 1e6) for event in self._events]
+
+    def _record(self) -> Any:
+        event = self._cuda.Event(enable_timing=True)
+        event.record(self._cuda.current_stream(self._device))
+        return event
+
+    def _anchor(self) -> tuple[Any, int]:
+        """An event and when it happened, monotonic ns: bracketed a few times, the tightest kept."""
+        best: tuple[int, Any, int] | None = None
+        for _ in range(_ANCHORS):
+            before = now()
+            event = self._record()
+            event.synchronize()
+            after = now()
+            if best is None or after - before < best[0]:
+                best = (after - before, event, (before + after) // 2)
+        assert best is not None
+        self.error = best[0] / 2e9
+        return best[1], best[2]
+
+
+def marks_on(model: Any) -> Marks:
+    """Marks for one call of this model."""
+    device = getattr(model, "device", None)
+    torch = sys.modules.get("torch")
+    if torch is not None and getattr(device, "type", None) == "cuda":
+        return CudaMarks(torch.cuda, device)
+    return HostMarks()

@@ -1,0 +1,149 @@
+"""Hugging Face ``transformers``: what a ``generate`` call was asked and what it answered. Imports neither it nor torch.
+
+Field names: ``transformers.GenerationConfig`` and ``GenerationMixin.generate``. Tensors are only asked for their shape,
+and, once the call is over, for counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from llmtrace.observe.call import NOTHING
+from llmtrace.observe.facts import Answer
+from llmtrace.providers.declare import Generate, Operation, Provider, Request
+from llmtrace.providers.read import count, number
+
+_MODES = {"_beam_search": "beam_search", "_assisted_decoding": "assisted_generation"}
+
+
+def read_request(asked: Mapping[str, Any]) -> Request:
+    """``asked``: ``model`` (a name), ``streamer``, and once decoding has begun ``config``, ``mode`` and ``start``."""
+    return Request(model=asked["model"], streaming=asked.get("streamer") is not None, params=asked)
+
+
+def request_attributes(request: Request) -> dict[str, Any]:
+    """The conventions' ``gen_ai.request.*`` attributes, of the generation config in effect."""
+    found: dict[str, Any] = {}
+    config = request.params.get("config")
+    if config is None:
+        return found
+    start = request.params.get("start") or 0
+    most = count(getattr(config, "max_new_tokens", None))
+    if most is None and (length := count(getattr(config, "max_length", None))) is not None:
+        most = max(0, length - start)
+    if most is not None:
+        found["gen_ai.request.max_tokens"] = most
+    if getattr(config, "do_sample", False):
+        for name in ("temperature", "top_p", "top_k"):
+            if (value := number(getattr(config, name, None))) is not None:
+                found[f"gen_ai.request.{name}"] = value
+    choices = count(getattr(config, "num_return_sequences", None))
+    if choices is not None and choices > 1:
+        found["gen_ai.request.choice.count"] = choices
+    return found
+
+
+def mode(method: str, config: Any) -> str:
+    """How tokens are chosen, in ``transformers``' own words, from the decoding method's name and the config."""
+    if method == "_sample":
+        return "sample" if getattr(config, "do_sample", False) else "greedy_search"
+    return _MODES.get(method, method.lstrip("_"))
+
+
+def prompt(arguments: Mapping[str, Any]) -> Any:
+    """The prompt's tensor, ``[rows, tokens]`` or (embeddings) ``[rows, tokens, width]``; None where there is none."""
+    for name in ("input_ids", "inputs", "inputs_embeds"):
+        tensor = arguments.get(name)
+        if tensor is not None and len(getattr(tensor, "shape", ())) >= 2:
+            return tensor
+    return None
+
+
+def prompt_tokens(arguments: Mapping[str, Any]) -> int | None:
+    """Prompt tokens of all rows, padding left out where the attention mask tells it; None for what are no tokens."""
+    tensor = prompt(arguments)
+    embedded = tensor is not None and tensor is arguments.get("inputs_embeds")
+    if tensor is None or (tensor.is_floating_point() and not embedded):
+        return None
+    mask = arguments.get("attention_mask")
+    if mask is not None and len(getattr(mask, "shape", ())) == 2:
+        return int(mask.sum())
+    return int(tensor.shape[0]) * int(tensor.shape[1])
+
+
+def cached_tokens(arguments: Mapping[str, Any]) -> int | None:
+    """Tokens per row that the cache which the application passed in already holds."""
+    for name in ("past_key_values", "cache"):
+        length = getattr(arguments.get(name), "get_seq_length", None)
+        if length is not None:
+            return int(length())
+    return None
+
+
+def read_rows(result: Any, start: int, config: Any) -> tuple[int, tuple[str, ...]]:
+    """Output tokens of all returned rows, each up to its end-of-sequence token, and each row's finish reason.
+
+    ``start``: where in a row the output begins.
+    """
+    sequences = getattr(result, "sequences", result)
+    made = sequences[:, start:]
+    width = int(made.shape[1])
+    ends = getattr(config, "eos_token_id", None)
+    ends = [ends] if isinstance(ends, int) else list(ends or ())
+    hit: Any = None
+    for end in ends:
+        same = made == int(end)
+        hit = same if hit is None else hit | same
+    rows = int(made.shape[0])
+    if hit is None or not width:
+        lengths, stopped = [width] * rows, [False] * rows
+    else:
+        stopped = hit.any(dim=1).tolist()
+        places = hit.int().argmax(dim=1).tolist()
+        lengths = [place + 1 if ended else width for place, ended in zip(places, stopped, strict=True)]
+    limit = getattr(config, "max_length", None)
+    full = limit is None or int(sequences.shape[1]) >= limit
+    reasons = tuple("length" if full and not ended else "stop" for ended in stopped)
+    return sum(lengths), reasons
+
+
+def input_messages(request: Request) -> Any:
+    """Content capture: the prompts, as the tokenizer that made them reads them. None where it is not known."""
+    return _decoded(request, prompt(request.params), "user")
+
+
+def output_messages(answer: Any, streamed: bool) -> Any:
+    """Content capture: what each row was answered; ``answer`` is (request, result)."""
+    request, result = answer
+    made = getattr(result, "sequences", result)[:, request.params["start"] :]
+    return _decoded(request, made, "assistant")
+
+
+def _decoded(request: Request, ids: Any, role: str) -> list[dict[str, Any]] | None:
+    tokenizer = request.params.get("tokenizer")
+    if tokenizer is None or ids is None or ids.is_floating_point():
+        return None
+    texts = tokenizer.batch_decode(ids, skip_special_tokens=role == "assistant")
+    return [{"role": role, "parts": [{"type": "text", "content": text}]} for text in texts]
+
+
+def _operation(name: str) -> Operation:
+    return Operation(
+        name=name,
+        read_request=read_request,
+        request_attributes=request_attributes,
+        kind_of=lambda chunk: NOTHING,
+        read_chunks=lambda chunks, headers: Answer(),
+        read_response=lambda response, headers: Answer(),
+        input_messages=input_messages,
+        output_messages=output_messages,
+    )
+
+
+TRANSFORMERS = Provider(
+    hooks=(Generate(chat=_operation("chat"), completion=_operation("text_completion")),),
+    provider_name=lambda client, host: "transformers",
+    base_url=lambda client: None,
+    in_process=True,
+)
