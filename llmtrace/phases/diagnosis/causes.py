@@ -1,0 +1,112 @@
+"""One small function per cause that needs no other: what the call alone says, and the names that answered."""
+
+from __future__ import annotations
+
+from llmtrace.phases.diagnosis.facts import Facts
+from llmtrace.phases.diagnosis.models import same_model
+from llmtrace.phases.diagnosis.route import CHANGED_FOR, LEAST_S, Route
+from llmtrace.phases.diagnosis.verdict import (
+    BUFFERED_STREAM,
+    MODEL_SWAP,
+    REPETITION_LOOP,
+    RETRY_STORM,
+    SLOW_CONSUMER,
+    Verdict,
+    sure,
+)
+
+STORM = 3
+"""Attempts of one call, or ..."""
+STORMY = 4
+"""... retried calls among the last eight, that make a storm."""
+HELD_SHARE = 0.25
+"""An application that held the stream for this share of its reading is a slow consumer."""
+BURSTS = 0.35
+"""A median gap of less than this share of the mean: most chunks came together with others."""
+KNOWN_ANSWERS = 10
+"""Calls after which another model than ever before is news."""
+NEW_FINGERPRINT = 8
+"""Calls in a row with the same fingerprint, never seen before them, that make a swap."""
+
+
+def slow_consumer(facts: Facts) -> Verdict | None:
+    """The application held the stream while the next chunk lay ready."""
+    held = facts.consumer_wait
+    if held < LEAST_S or held < HELD_SHARE * facts.reading:
+        return None
+    share = held / facts.reading if facts.reading > 0 else 1.0
+    return Verdict(SLOW_CONSUMER, sure(share / HELD_SHARE), "consumer_wait", held, 0.0, held)
+
+
+def retry_storm(route: Route, facts: Facts) -> Verdict | None:
+    """The call was tried again and again, or most of the route's last calls were."""
+    lately = route.retried(facts.attempts > 1)
+    if facts.attempts < 2 or (facts.attempts < STORM and lately < STORMY):
+        return None
+    reason = facts.refusals or None
+    score = max(facts.attempts / (STORM - 1), lately / 2)
+    return Verdict(RETRY_STORM, sure(score), "attempts", float(facts.attempts), 1.0, facts.retrying, reason=reason)
+
+
+def repetition_loop(facts: Facts) -> Verdict | None:
+    """The stream's end is the same text over and over."""
+    found = facts.repetition
+    if found is None:
+        return None
+    reason = f"period of {found.period} characters"
+    return Verdict(REPETITION_LOOP, sure(found.rounds / 1.5), "rounds", found.rounds, 1.0, reason=reason)
+
+
+def buffered_stream(route: Route, facts: Facts) -> Verdict | None:
+    """Silence and then everything at once, or chunks in bursts on a route where they came one by one."""
+    if facts.buffered:
+        return Verdict(
+            BUFFERED_STREAM, 0.95, "time_to_first_token", facts.silence, reason="the whole stream came at once"
+        )
+    if facts.gap is None or not facts.mean_gap:
+        return None
+    even = facts.gap / facts.mean_gap
+    usual = route.evenness
+    score = (usual.mid - even) / (usual.mid - BURSTS) if usual.mid > BURSTS else 0.0
+    odd = usual.ready and even < BURSTS and usual.score(even) <= -1.0
+    usual.learn(even, odd)
+    if not odd:
+        return None
+    return Verdict(
+        BUFFERED_STREAM, sure(score * 1.5), "chunk_evenness", even, usual.mid, reason="the chunks came in bursts"
+    )
+
+
+def model_swap(route: Route, facts: Facts) -> Verdict | None:
+    """Another model answered than was asked for, or than ever answered here.
+
+    What has always been so is an alias: it is told for the route's first calls only. A fingerprint that stays, and was
+    never seen before, is told too, as the weakest evidence.
+    """
+    asked, answered = facts.asked, facts.answered
+    verdict: Verdict | None = None
+    if answered is not None:
+        known = route.answers
+        times = known.counts.get(answered, 0)
+        if asked is not None and times < CHANGED_FOR and not same_model(asked, answered):
+            verdict = Verdict(MODEL_SWAP, 0.95, "model", answered, asked, reason="not the model asked for")
+        elif times < CHANGED_FOR and len(known.items) - times >= KNOWN_ANSWERS:
+            usual = max(known.counts, key=known.counts.__getitem__)
+            if usual != answered:
+                verdict = Verdict(
+                    MODEL_SWAP, 0.8, "model", answered, usual, reason="not the model that answered before"
+                )
+        known.learn(answered)
+    return verdict
+
+
+def fingerprint_swap(route: Route) -> Verdict | None:
+    """One fingerprint, never seen before, in all of the last calls."""
+    prints = route.fingerprints
+    run, fresh = prints.run, prints.fresh
+    if fresh is None or not NEW_FINGERPRINT <= run < NEW_FINGERPRINT + CHANGED_FOR:
+        return None
+    if len(prints.items) - run < KNOWN_ANSWERS:
+        return None
+    usual = max((name for name in prints.counts if name != fresh), key=prints.counts.__getitem__)
+    return Verdict(MODEL_SWAP, 0.5, "fingerprint", fresh, usual, reason="a new fingerprint that stays")

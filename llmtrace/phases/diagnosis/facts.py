@@ -1,0 +1,98 @@
+"""What the diagnosis looks at: one call as numbers, most of them off its observation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from llmtrace.phases.diagnosis.repetition import Repetition
+from llmtrace.phases.timeline import Observation
+
+TAIL = 48
+"""Gaps at a stream's end by which its evenness is judged: neighbours, since thinned ones may fall in step with bursts."""
+_FEW_GAPS = 16
+
+
+@dataclass(slots=True)
+class Facts:
+    """One call. Durations in seconds; None where nothing is known."""
+
+    begin: int
+    """Monotonic ns."""
+    end: int
+    wait: float | None = None
+    """The request's arrival (or the attempt's start) until the first token."""
+    headers: float | None = None
+    """The request's last byte out until the response's headers."""
+    setup: float | None = None
+    """TCP connect and TLS, where the connection is new."""
+    rtt: float | None = None
+    """TCP round trip as it is now (smoothed)."""
+    server_queue: float | None = None
+    server_prefill: float | None = None
+    input_tokens: int | None = None
+    cached_tokens: int | None = None
+    expected_cached: int | None = None
+    """What the client's own prefix history says should have come from the cache."""
+    decode: float | None = None
+    """First token until last, without the time in which the application held the stream."""
+    tokens: int = 0
+    """Output tokens, or chunks where no usage is told."""
+    consumer_wait: float = 0.0
+    reading: float = 0.0
+    """From the stream's hand-over or first token to its last chunk: what consumer_wait is a share of."""
+    gap: float | None = None
+    """Median gap between the last chunks."""
+    mean_gap: float | None = None
+    buffered: bool = False
+    silence: float = 0.0
+    """Start until first token."""
+    attempts: int = 1
+    retrying: float = 0.0
+    """First attempt's start until the last one's."""
+    refusals: str = ""
+    """What the earlier attempts came to: ``429 429``."""
+    alongside: int = 0
+    """The application's own other calls under way when this one ended."""
+    asked: str | None = None
+    answered: str | None = None
+    fingerprint: str | None = None
+    repetition: Repetition | None = None
+
+    @property
+    def uncached(self) -> int | None:
+        """Prompt tokens that had to be computed."""
+        return None if self.input_tokens is None else max(0, self.input_tokens - (self.cached_tokens or 0))
+
+
+def facts_of(seen: Observation, gaps: Sequence[int] = ()) -> Facts:
+    """The facts that an observation tells. ``gaps``: between its chunks, ns, without those that the application made."""
+    facts = Facts(seen.start, seen.end)
+    usage, server = seen.usage, seen.server
+    if usage is not None:
+        facts.input_tokens, facts.cached_tokens = usage.input_tokens, usage.cached_tokens
+        facts.tokens = usage.output_tokens or 0
+    if server is not None:
+        facts.server_queue, facts.server_prefill = server.queue, server.prefill
+    if seen.sent is not None and seen.headers is not None:
+        facts.headers = (seen.headers - seen.sent) / 1e9
+    first = seen.first_token
+    if not seen.streaming or first is None:
+        return facts
+    facts.silence = (first - seen.start) / 1e9
+    facts.buffered = seen.buffered
+    facts.consumer_wait = seen.consumer_wait
+    last = seen.last_chunk if seen.last_chunk is not None else first
+    facts.reading = (last - first) / 1e9
+    if facts.buffered:
+        return facts
+    if seen.first_token_error is None:
+        begin = seen.request_arrived
+        facts.wait = max(0, first - (seen.start if begin is None else begin)) / 1e9
+    facts.tokens = facts.tokens or seen.chunks
+    facts.decode = max(0.0, facts.reading - seen.consumer_wait)
+    if len(gaps) >= _FEW_GAPS:
+        tail = sorted(gaps[-TAIL:])
+        facts.gap = tail[len(tail) // 2] / 1e9
+        facts.mean_gap = sum(tail) / len(tail) / 1e9
+    return facts

@@ -1,0 +1,276 @@
+"""A route's habits in bounded memory: robust levels of one quantity, and of one that grows with a driver.
+
+A level knows the middle of its last ``WINDOW`` values, and the room above and below it: ``SIGMAS`` robust standard
+deviations, and more where the history itself went further. A score is the distance from the middle by that room: from 1
+on a value is beyond what the route did before. So a network with two modes has room for both, and stays silent.
+
+What lies beyond is not learned from, or a long incident would become its own excuse. It is held, and taken in when
+it turns out to be a habit: three short visits within a window (a second mode), or 48 calls in a row (a new regime).
+Smaller shifts that stay are found by a one-sided CUSUM of the scores.
+"""
+
+from __future__ import annotations
+
+from math import log
+from operator import mul
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+WINDOW = 128
+MIN_CALLS = 30
+"""Before so many values nothing is said, except where other evidence asks how far the value is from the usual."""
+FEW_CALLS = 5
+SIGMAS = 8.0
+REACH = 1.3
+"""The room is at least so many times the way to the history's own far values."""
+MANY = 64
+"""From so many values on the farthest one does not count as the history's far value: the second farthest does."""
+VISITS = 3
+VISIT = 2
+"""A run of so many odd values at most is a visit to another mode; longer ones are incidents."""
+REGIME = 48
+DRIFT = 0.5
+ALARM = 1.5
+"""The CUSUM: each score (cut at 1.2) adds what it has beyond ``DRIFT``; an alarm is raised at ``ALARM``."""
+_REFRESH = 16
+_QUARTILE = 0.6745
+"""Half the interquartile range of the standard normal distribution."""
+
+
+class Habit(Generic[T]):
+    """What levels and lines share: the window, what is held back, the limits, the CUSUM."""
+
+    __slots__ = (
+        "_due",
+        "_floor",
+        "_held",
+        "_next",
+        "_run",
+        "_share",
+        "_sigmas",
+        "_since",
+        "_visits",
+        "below",
+        "cusum",
+        "items",
+        "mid",
+        "room",
+        "seen",
+    )
+
+    def __init__(self, floor: float, share: float = 0.0, sigmas: float = SIGMAS) -> None:
+        """``floor``: the least room, in the quantity's unit; ``share``: the least room as a share of the usual."""
+        self._floor = floor
+        self._share = share
+        self._sigmas = sigmas
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget everything."""
+        self.items: list[T] = []
+        self.seen = 0
+        """Values learned, all told."""
+        self.mid = 0.0
+        self.room = self.below = float("inf")
+        self.cusum = 0.0
+        self._next = self._due = self._run = self._visits = self._since = 0
+        self._held: list[T] = []
+
+    @property
+    def count(self) -> int:
+        """Values in the window."""
+        return len(self.items)
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is enough history to judge by it alone."""
+        return len(self.items) >= MIN_CALLS
+
+    def beyond(self, score: float) -> bool:
+        """Whether a value of this score is too high, by itself or because the last ones were high too."""
+        self.cusum = max(0.0, self.cusum + min(max(score, 0.0), 1.2) - DRIFT)
+        return len(self.items) >= MIN_CALLS and (score >= 1.0 or (self.cusum >= ALARM and score > DRIFT))
+
+    def learn(self, item: T, odd: bool) -> None:
+        """Take in one call; ``odd``: it was beyond the usual."""
+        if odd:
+            self._hold(item)
+            return
+        if self._run:
+            self._calm_again()
+        if len(self.items) < WINDOW:
+            self.items.append(item)
+        else:
+            self.items[self._next] = item
+            self._next = (self._next + 1) % WINDOW
+        self.seen += 1
+        if self.seen >= self._due:
+            seen = self.seen
+            self._due = seen + (1 if seen < MIN_CALLS else _REFRESH // 4 if seen < MANY else _REFRESH)
+            self._refresh()
+
+    def _refresh(self) -> None:
+        """Middle and rooms anew, from the window."""
+        raise NotImplementedError
+
+    def _limits(self, ordered: list[float], usual: float) -> None:
+        count = len(ordered)
+        self.mid = mid = ordered[count // 2]
+        if count < FEW_CALLS:
+            return
+        far = 1 if count >= MANY else 0
+        least = max(self._floor, self._share * abs(usual))
+        wide = self._sigmas * (1 + 10 / count) / _QUARTILE  # few values: their quartiles are uncertain themselves
+        self.room = max(wide * (ordered[count * 3 // 4] - mid), REACH * (ordered[-1 - far] - mid), least)
+        self.below = max(wide * (mid - ordered[count // 4]), REACH * (mid - ordered[far]), least)
+
+    def _hold(self, item: T) -> None:
+        if self._visits and self.seen - self._since > WINDOW:
+            self._visits, self._held = 0, []
+        if not self._run and not self._visits:
+            self._since = self.seen
+        self._held.append(item)
+        self._run += 1
+        if self._run >= REGIME:
+            held = self._held[-self._run :]
+            self.restart()
+            self.items, self.seen, self._due = held, len(held), len(held) + _REFRESH
+            self._refresh()
+
+    def _calm_again(self) -> None:
+        if self._run > VISIT:
+            del self._held[-self._run :]
+        else:
+            self._visits += 1
+        self._run = 0
+        if self._visits >= VISITS:
+            self._visits, held, self._held = 0, self._held, []
+            for item in held:
+                self.learn(item, False)
+
+
+class Level(Habit[float]):
+    """The habit of one quantity."""
+
+    __slots__ = ()
+
+    def score(self, value: float) -> float:
+        """The distance of ``value`` from the middle, in rooms: above 1 or below -1 it is beyond the usual."""
+        off = value - self.mid
+        return off / (self.room if off > 0 else self.below)
+
+    def _refresh(self) -> None:
+        ordered = sorted(self.items)
+        self._limits(ordered, ordered[len(ordered) // 2])
+
+
+class Line(Habit["tuple[float, float]"]):
+    """The habit of a quantity y that grows with a driver x (prompt tokens): slope, and the level of what is left.
+
+    Least squares over the window. The scatter is scaled with the line, since it grows with the quantity.
+    """
+
+    __slots__ = ("at", "error", "most", "ref", "slope", "steepest")
+
+    def restart(self) -> None:
+        """Forget everything."""
+        super().restart()
+        self.slope = 0.0
+        """y per x; 0 where it cannot be told from the scatter."""
+        self.error = 0.0
+        """The slope's standard error."""
+        self.at = self.most = self.ref = 0.0
+        """The mean and the largest x, the usual y."""
+        self.steepest = 0.0
+        """The most that the slope can be: all of y, by x."""
+
+    def usual(self, x: float) -> float:
+        """What is usual at ``x``."""
+        return max(0.0, self.mid + self.slope * x)
+
+    def unsure(self, x: float) -> float:
+        """How far the line may be off at ``x``: the slope's error, and its bend beyond what was seen."""
+        off = 3 * self.error * abs(x - self.at)
+        if x <= self.most:
+            return off
+        return off + (x - self.most) * (0.5 * self.slope if self.slope else self.steepest)
+
+    def score(self, x: float, y: float) -> float:
+        """The distance of ``y`` from the usual at ``x``, in rooms."""
+        usual = self.mid + self.slope * x
+        off = y - usual
+        scale = usual / self.ref if usual > self.ref > 0 else 1.0
+        return off / ((self.room if off > 0 else self.below) * scale + self.unsure(x))
+
+    def _refresh(self) -> None:
+        xs = [x for x, _ in self.items]
+        ys = [y for _, y in self.items]
+        count = len(xs)
+        mean_x, mean_y = sum(xs) / count, sum(ys) / count
+        self.at, self.most = mean_x, max(xs)
+        spread = sum(map(mul, xs, xs)) - count * mean_x * mean_x
+        slope = error = 0.0
+        if count >= FEW_CALLS and spread > 1e-9 * max(1.0, mean_x * mean_x):
+            slope = max(0.0, (sum(map(mul, xs, ys)) - count * mean_x * mean_y) / spread)
+            left = sum([(y - mean_y - slope * (x - mean_x)) ** 2 for x, y in self.items])
+            error = (left / (count - 2) / spread) ** 0.5
+            if slope < 3 * error:
+                slope = error = 0.0
+        self.slope, self.error = slope, error
+        self.ref = sorted(ys)[count // 2]
+        self.steepest = self.ref / max(1.0, sorted(xs)[count // 2])
+        if slope:
+            fixed = mean_y - slope * mean_x
+            scales = [max(1.0, (fixed + slope * x) / self.ref) if self.ref > 0 else 1.0 for x in xs]
+            left_over = [(y - slope * x - fixed) / scale for x, y, scale in zip(xs, ys, scales, strict=True)]
+            self._limits(sorted(left_over), self.ref)
+            self.mid += fixed
+        else:
+            self._limits(sorted(ys), self.ref)
+
+
+class Changes:
+    """The habit of a name (a fingerprint, a model): how surprising each one is, by a Bayes factor.
+
+    "Drawn as ever" (Dirichlet, 1/2 a name, over the last ``WINDOW``) against "drawn anew, from anything": a name that
+    was never seen among a hundred is 100 times likelier anew; one of a set that flaps is not.
+    """
+
+    __slots__ = ("_next", "counts", "fresh", "items", "run")
+
+    def __init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget everything."""
+        self.items: list[str] = []
+        self.counts: dict[str, int] = {}
+        self.fresh: str | None = None
+        self.run = 0
+        """Calls in a row with the same name, which was never seen before them."""
+        self._next = 0
+
+    def surprise(self, name: str) -> float:
+        """The Bayes factor's logarithm, above 0 where ``name`` speaks for a change."""
+        kinds = len(self.counts) + 1
+        expected = (self.counts.get(name, 0) + 0.5) / (len(self.items) + 0.5 * kinds)
+        return -log(expected * kinds)
+
+    def learn(self, name: str) -> None:
+        """Take in one call's name."""
+        if name == self.fresh:
+            self.run += 1
+        elif name not in self.counts and self.items:
+            self.fresh, self.run = name, 1
+        else:
+            self.fresh, self.run = None, 0
+        self.counts[name] = self.counts.get(name, 0) + 1
+        if len(self.items) < WINDOW:
+            self.items.append(name)
+            return
+        old, self.items[self._next] = self.items[self._next], name
+        self._next = (self._next + 1) % WINDOW
+        self.counts[old] -= 1
+        if not self.counts[old]:
+            del self.counts[old]

@@ -1,0 +1,91 @@
+"""What is remembered of one route for the diagnosis: its habits, about 60 KiB when all windows are full."""
+
+from __future__ import annotations
+
+from math import log
+from typing import Final
+
+from llmtrace.phases.diagnosis.history import Changes, Level, Line
+
+LEAST_S: Final = 0.02
+"""No cause is named for less than this much time, s."""
+PACE_SHARE: Final = 0.2
+"""Nor for a pace that rose by less than this share."""
+SURGE: Final = 3.0
+"""Nor for a prompt with less than so many times the usual fresh tokens."""
+CHANGED_FOR: Final = 16
+"""A change is told for so many calls."""
+
+
+class Route:
+    """The habits of one route (provider, host, port, model)."""
+
+    __slots__ = (
+        "_retried",
+        "alongside",
+        "answers",
+        "calls",
+        "change",
+        "changed",
+        "changed_by",
+        "evenness",
+        "fingerprints",
+        "fresh",
+        "headers",
+        "last_end",
+        "outside",
+        "pace",
+        "queue",
+        "rtt",
+        "setup",
+        "shares",
+        "waits",
+        "waits_untold",
+    )
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.last_end: int | None = None
+        self.waits = Line(LEAST_S, 0.25)
+        """Uncached tokens -> wait less the queue that the server reports, s."""
+        self.waits_untold = Level(LEAST_S, 0.25)
+        """The wait of calls without usage, s."""
+        self.queue = Level(LEAST_S, 0.25)
+        """As reported by the server, s."""
+        self.outside = Level(LEAST_S, 0.25)
+        """Of the wait, what the server's own times leave, s."""
+        self.headers = Level(LEAST_S, 0.25)
+        self.setup = Level(LEAST_S, 0.5)
+        self.rtt = Level(0.01, 0.5)
+        self.fresh = Level(log(SURGE), sigmas=4.5)
+        """The logarithm of the tokens that nobody could expect to be cached."""
+        self.shares = Level(0.1)
+        """Cached tokens, as a share of the prompt."""
+        self.pace = Line(0.0, PACE_SHARE)
+        """Prompt tokens -> decode time per token, s."""
+        self.evenness = Level(0.2)
+        """Median gap by mean gap."""
+        self.alongside = Level(1.0, 0.5, sigmas=3.0)
+        """The application's own calls at the same time."""
+        self.fingerprints = Changes()
+        self.answers = Changes()
+        self.change = 0.0
+        """The evidence that the route changed, added up."""
+        self.changed: int | None = None
+        """The number of the call at which it did."""
+        self.changed_by: tuple[float, str] = (0.0, "")
+        """How sure that is, and which signs agreed."""
+        self._retried = 0
+
+    def retried(self, yes: bool) -> int:
+        """Note whether this call was retried; how many of the last eight were."""
+        self._retried = (self._retried << 1 | yes) & 0xFF
+        return self._retried.bit_count()
+
+    def new_regime(self) -> None:
+        """The route changed: what its timings were says nothing of what they are."""
+        for habit in (self.waits, self.waits_untold, self.queue, self.outside, self.headers, self.rtt, self.pace):
+            habit.restart()
+        self.fingerprints.restart()
+        self.change = 0.0
+        self.changed = self.calls

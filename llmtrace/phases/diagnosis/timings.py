@@ -1,0 +1,234 @@
+"""The causes that are told by time: what a call took beyond its route's habit, and which of its parts explain it.
+
+Taken away in order, so that nothing is explained twice: what the network added, then the tokens that should have
+come from the cache, then the prompt's fresh tokens; what is left of the wait for the first token is a queue.
+"""
+
+from __future__ import annotations
+
+from math import log
+from typing import Final
+
+from llmtrace.phases.diagnosis.facts import Facts
+from llmtrace.phases.diagnosis.history import FEW_CALLS, Level
+from llmtrace.phases.diagnosis.route import LEAST_S, PACE_SHARE, Route
+from llmtrace.phases.diagnosis.verdict import (
+    COLD_KV_CACHE,
+    NETWORK,
+    NOISY_NEIGHBOR,
+    PREFILL_SURGE,
+    QUEUEING,
+    Verdict,
+    sure,
+)
+
+LEAST_MISS: Final = 64
+"""Tokens missing from the cache below which nobody asks why."""
+MISS_SHARE: Final = 0.3
+"""And below this share of what should have been there."""
+RELIABLE: Final = 0.5
+"""The least share of the prompt that the route's history must have found in the cache before it is an expectation."""
+EARLY: Final = 0.35
+"""Headers that come within this share of the usual wait have no prefill in front of them: what delays them is on the
+way, or at the front end."""
+IDLE_S: Final = 240.0
+"""After so long a pause of the route, an empty cache has expired."""
+FEW_TOKENS: Final = 16
+"""Pace is not judged over fewer."""
+
+
+def network(route: Route, facts: Facts) -> tuple[list[Verdict], float]:
+    """The way between client and engine; also the part of the wait (s) that it explains."""
+    best: Verdict | None = None
+    inside = 0.0
+    outside: float | None = None
+    if facts.wait is not None and facts.server_queue is not None and facts.server_prefill is not None:
+        outside = max(0.0, facts.wait - facts.server_queue - facts.server_prefill)
+    early = facts.headers is not None and route.headers.mid < EARLY * _usual_wait(route)
+    for habit, value, quantity, waits in (
+        (route.outside, outside, "wait_outside_server", True),
+        (route.headers, facts.headers if early or not route.headers.ready else None, "time_to_headers", True),
+        (route.rtt, facts.rtt, "round_trip", True),
+        (route.setup, facts.setup, "connection_setup", False),
+    ):
+        if value is None:
+            continue
+        score = habit.score(value)
+        odd = habit.beyond(score)
+        excess = value - habit.mid
+        if odd and excess >= (LEAST_S if quantity != "round_trip" else LEAST_S / 2):
+            if best is None or excess > (best.excess or 0.0):
+                best = Verdict(NETWORK, sure(score), quantity, value, habit.mid, excess)
+            if waits:
+                inside = max(inside, excess)
+        habit.learn(value, odd)
+    return ([] if best is None else [best]), inside
+
+
+def _usual_wait(route: Route) -> float:
+    return route.waits.ref if route.waits.count else route.waits_untold.mid
+
+
+def wait(route: Route, facts: Facts, inside_network: float) -> list[Verdict]:
+    """Cold cache, surge and queue, from the time to the first token."""
+    found = _reported_queue(route, facts)
+    if facts.wait is None:
+        return found
+    taken = max(0.0, facts.wait - inside_network - (facts.server_queue or 0.0))
+    uncached = facts.uncached
+    if uncached is None:
+        return found + _untold(route, facts, taken)
+    line = route.waits
+    tokens = float(uncached)
+    missing = _missing(route, facts)
+    fresh = max(0.0, tokens - missing)
+    usual_fresh = route.fresh.mid
+    score_fresh = route.fresh.score(log(fresh + 1))
+    surged = route.fresh.beyond(score_fresh)
+    before = line.usual(min(fresh, line.at) if line.count else fresh)
+    over = taken - before
+    worth = max(LEAST_S, 0.25 * before)
+    explained = 0.0
+    if line.count >= FEW_CALLS and over >= worth:
+        if missing:
+            cost = _cost(route, over, missing, missing + max(0.0, fresh - line.at))
+            if cost >= worth and over > 0.75 * _noise(route):
+                found.append(_cold(route, facts, missing, cost))
+                explained += cost
+        if surged and line.ready:
+            extra = fresh - max(line.at, 0.0)
+            cost = _cost(route, over - explained, extra, extra)
+            if cost >= worth:
+                verdict = Verdict(
+                    PREFILL_SURGE, sure(score_fresh), "fresh_tokens", fresh, round(_tokens(usual_fresh)), cost
+                )
+                verdict.per_token = cost / extra
+                found.append(verdict)
+    score = line.score(tokens, taken)
+    odd = line.beyond(score)
+    left = taken - line.usual(tokens)
+    if odd and left >= LEAST_S and not (missing and found and not line.slope):
+        if facts.server_queue is None:
+            found.append(
+                Verdict(
+                    QUEUEING,
+                    sure(score),
+                    "wait_beyond_prefill",
+                    taken,
+                    line.usual(tokens),
+                    left,
+                    reason=_own(route, facts),
+                )
+            )
+        else:
+            found.append(
+                Verdict(
+                    NOISY_NEIGHBOR,
+                    sure(score),
+                    "prefill",
+                    taken,
+                    line.usual(tokens),
+                    left,
+                    reason="prefill was slower than its tokens explain",
+                )
+            )
+    route.fresh.learn(log(fresh + 1), surged)
+    # What a miss cost belongs to the line as every other prefill does; only what nothing explains is held back.
+    line.learn((tokens, taken), odd)
+    if facts.input_tokens:
+        route.shares.learn((facts.cached_tokens or 0) / facts.input_tokens, bool(missing))
+    return found
+
+
+def _noise(route: Route) -> float:
+    return 0.0 if route.waits.count < FEW_CALLS else route.waits.room
+
+
+def _tokens(logarithm: float) -> float:
+    return 2.718281828459045**logarithm - 1
+
+
+def _missing(route: Route, facts: Facts) -> float:
+    """Prompt tokens that should have come from the cache and did not; 0 for the usual few."""
+    prompt, cached = facts.input_tokens or 0, facts.cached_tokens or 0
+    if facts.expected_cached is not None:
+        expected = float(min(facts.expected_cached, prompt))
+    else:
+        shares = route.shares
+        least = shares.mid - shares.below / 4 if shares.count >= FEW_CALLS else 0.0
+        if least < RELIABLE or facts.cached_tokens is None:
+            return 0.0
+        expected = least * prompt
+    missing = expected - cached
+    return missing if missing >= max(LEAST_MISS, MISS_SHARE * expected) else 0.0
+
+
+def _cost(route: Route, over: float, tokens: float, of: float) -> float:
+    """What ``tokens`` (of ``of`` beyond the usual) cost, s: by the route's slope, else their share of what is over."""
+    if tokens <= 0 or over <= 0:
+        return 0.0
+    line = route.waits
+    if line.slope:
+        most = line.slope * tokens + line.unsure(line.at + tokens)
+        return min(over * tokens / of, most)
+    return min(over * tokens / of, line.steepest * tokens)
+
+
+def _cold(route: Route, facts: Facts, missing: float, cost: float) -> Verdict:
+    cached = float(facts.cached_tokens or 0)
+    idle = 0.0 if route.last_end is None else (facts.begin - route.last_end) / 1e9
+    reason = f"idle for {idle:.0f} s" if idle >= IDLE_S else "evicted, or sent elsewhere"
+    score = max(1.5, cost / max(LEAST_S, 0.25 * route.waits.ref))
+    verdict = Verdict(COLD_KV_CACHE, sure(score), "cached_tokens", cached, cached + round(missing), cost, reason=reason)
+    verdict.per_token = cost / missing
+    return verdict
+
+
+def _reported_queue(route: Route, facts: Facts) -> list[Verdict]:
+    queue = facts.server_queue
+    if queue is None:
+        return []
+    return _judge(route, facts, route.queue, queue, "queue")
+
+
+def _untold(route: Route, facts: Facts, taken: float) -> list[Verdict]:
+    return _judge(route, facts, route.waits_untold, taken, "wait")
+
+
+def _judge(route: Route, facts: Facts, habit: Level, value: float, quantity: str) -> list[Verdict]:
+    score = habit.score(value)
+    odd = habit.beyond(score)
+    excess = value - habit.mid
+    found = [Verdict(QUEUEING, sure(score), quantity, value, habit.mid, excess, reason=_own(route, facts))]
+    habit.learn(value, odd)
+    return found if odd and excess >= LEAST_S else []
+
+
+def _own(route: Route, facts: Facts) -> str | None:
+    usual = route.alongside
+    if usual.ready and usual.score(facts.alongside) >= 1.0:
+        return f"beside {facts.alongside} calls of the application's own"
+    return None
+
+
+def pace(route: Route, facts: Facts) -> tuple[list[Verdict], float]:
+    """A slower decode that the application's own load does not explain; also the score, for changes of the route."""
+    count = facts.tokens
+    if facts.decode is None or count < FEW_TOKENS or facts.consumer_wait > 0.2 * facts.reading:
+        return [], 0.0
+    line = route.pace
+    each = facts.decode / (count - 1)
+    context = float(facts.input_tokens or 0)
+    score = line.score(context, each)
+    odd = line.beyond(score)
+    usual = line.usual(context)
+    line.learn((context, each), odd)
+    excess = (each - usual) * (count - 1)
+    if not odd or excess < LEAST_S or each < (1 + PACE_SHARE) * usual:
+        return [], score
+    crowd = route.alongside
+    if crowd.ready and crowd.score(facts.alongside) >= 1.0:
+        return [], score  # the application's own calls share the batch
+    stalls = facts.gap is not None and facts.mean_gap is not None and facts.gap < 0.7 * facts.mean_gap
+    reason = "stalls" if stalls else "every token took longer"
+    return [Verdict(NOISY_NEIGHBOR, sure(score), "time_per_token", each, usual, excess, reason=reason)], score
