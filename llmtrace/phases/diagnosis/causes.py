@@ -21,6 +21,8 @@ STORMY = 4
 """... retried calls among the last eight, that make a storm."""
 HELD_SHARE = 0.25
 """An application that held the stream for this share of its reading is a slow consumer."""
+OF_CALL = 0.1
+"""And for this share of the call."""
 BURSTS = 0.35
 """A median gap of less than this share of the mean: most chunks came together with others."""
 KNOWN_ANSWERS = 10
@@ -32,7 +34,7 @@ NEW_FINGERPRINT = 8
 def slow_consumer(facts: Facts) -> Verdict | None:
     """The application held the stream while the next chunk lay ready."""
     held = facts.consumer_wait
-    if held < LEAST_S or held < HELD_SHARE * facts.reading:
+    if held < LEAST_S or held < HELD_SHARE * facts.reading or held < OF_CALL * (facts.end - facts.begin) / 1e9:
         return None
     share = held / facts.reading if facts.reading > 0 else 1.0
     return Verdict(SLOW_CONSUMER, sure(share / HELD_SHARE), "consumer_wait", held, 0.0, held)
@@ -68,10 +70,13 @@ def buffered_stream(route: Route, facts: Facts) -> Verdict | None:
     even = facts.gap / facts.mean_gap
     usual = route.evenness
     score = (usual.mid - even) / (usual.mid - BURSTS) if usual.mid > BURSTS else 0.0
-    odd = usual.ready and even < BURSTS and usual.score(even) <= -1.0
+    # The median gap collapsed, and not because a few long stalls raised the mean.
+    odd = usual.ready and even < BURSTS and facts.gap < BURSTS * route.pace.ref and usual.score(even) <= -1.0
     usual.learn(even, odd)
     if not odd:
         return None
+    if facts.wait is not None:  # the first token waited for the rest of its burst
+        facts.wait = max(0.0, facts.wait - facts.burst)
     return Verdict(
         BUFFERED_STREAM, sure(score * 1.5), "chunk_evenness", even, usual.mid, reason="the chunks came in bursts"
     )

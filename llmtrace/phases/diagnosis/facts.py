@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from llmtrace.phases.diagnosis.repetition import Repetition
-from llmtrace.phases.timeline import Observation
+from llmtrace.phases.timeline import BUFFERED_CHUNKS, BUFFERED_MIN_S, BUFFERED_SHARE, BURST_SHARE, Observation
 
 TAIL = 48
-"""Gaps at a stream's end by which its evenness is judged: neighbours, since thinned ones may fall in step with bursts."""
+"""Gaps at a stream's end by which its evenness is judged: all of them, since thinned ones may skip the bursts."""
 _FEW_GAPS = 16
 
 
@@ -44,6 +44,8 @@ class Facts:
     gap: float | None = None
     """Median gap between the last chunks."""
     mean_gap: float | None = None
+    burst: float = 0.0
+    """The longest of them."""
     buffered: bool = False
     silence: float = 0.0
     """Start until first token."""
@@ -66,7 +68,7 @@ class Facts:
 
 
 def facts_of(seen: Observation, gaps: Sequence[int] = ()) -> Facts:
-    """The facts that an observation tells. ``gaps``: between its chunks, ns, without those that the application made."""
+    """The facts that an observation tells. ``gaps``: between its chunks, ns, the model's only."""
     facts = Facts(seen.start, seen.end)
     usage, server = seen.usage, seen.server
     if usage is not None:
@@ -80,10 +82,10 @@ def facts_of(seen: Observation, gaps: Sequence[int] = ()) -> Facts:
     if not seen.streaming or first is None:
         return facts
     facts.silence = (first - seen.start) / 1e9
-    facts.buffered = seen.buffered
     facts.consumer_wait = seen.consumer_wait
     last = seen.last_chunk if seen.last_chunk is not None else first
     facts.reading = (last - first) / 1e9
+    facts.buffered = seen.buffered or _at_once(seen, facts)
     if facts.buffered:
         return facts
     if seen.first_token_error is None:
@@ -95,4 +97,16 @@ def facts_of(seen: Observation, gaps: Sequence[int] = ()) -> Facts:
         tail = sorted(gaps[-TAIL:])
         facts.gap = tail[len(tail) // 2] / 1e9
         facts.mean_gap = sum(tail) / len(tail) / 1e9
+        facts.burst = tail[-1] / 1e9
     return facts
+
+
+def _at_once(seen: Observation, facts: Facts) -> bool:
+    """Whether the stream came at once to an application that took a moment with each chunk."""
+    return (
+        seen.chunks >= BUFFERED_CHUNKS
+        and seen.first_token_error is None
+        and facts.silence >= BUFFERED_MIN_S
+        and facts.consumer_wait < BURST_SHARE * facts.silence
+        and facts.reading - facts.consumer_wait < BUFFERED_SHARE * facts.silence
+    )

@@ -33,7 +33,8 @@ REGIME = 48
 DRIFT = 0.5
 ALARM = 1.5
 """The CUSUM: each score (cut at 1.2) adds what it has beyond ``DRIFT``; an alarm is raised at ``ALARM``."""
-_REFRESH = 16
+_REFRESH = 32
+"""Calls between two looks at the whole window, at most; fewer while it is short."""
 _QUARTILE = 0.6745
 """Half the interquartile range of the standard normal distribution."""
 
@@ -46,6 +47,7 @@ class Habit(Generic[T]):
         "_floor",
         "_held",
         "_next",
+        "_reach",
         "_run",
         "_share",
         "_sigmas",
@@ -59,11 +61,12 @@ class Habit(Generic[T]):
         "seen",
     )
 
-    def __init__(self, floor: float, share: float = 0.0, sigmas: float = SIGMAS) -> None:
+    def __init__(self, floor: float, share: float = 0.0, sigmas: float = SIGMAS, reach: float = REACH) -> None:
         """``floor``: the least room, in the quantity's unit; ``share``: the least room as a share of the usual."""
         self._floor = floor
         self._share = share
         self._sigmas = sigmas
+        self._reach = reach
         self.restart()
 
     def restart(self) -> None:
@@ -106,8 +109,7 @@ class Habit(Generic[T]):
             self._next = (self._next + 1) % WINDOW
         self.seen += 1
         if self.seen >= self._due:
-            seen = self.seen
-            self._due = seen + (1 if seen < MIN_CALLS else _REFRESH // 4 if seen < MANY else _REFRESH)
+            self._due = self.seen + max(1, min(_REFRESH, self.seen // 4))
             self._refresh()
 
     def _refresh(self) -> None:
@@ -122,8 +124,8 @@ class Habit(Generic[T]):
         far = 1 if count >= MANY else 0
         least = max(self._floor, self._share * abs(usual))
         wide = self._sigmas * (1 + 10 / count) / _QUARTILE  # few values: their quartiles are uncertain themselves
-        self.room = max(wide * (ordered[count * 3 // 4] - mid), REACH * (ordered[-1 - far] - mid), least)
-        self.below = max(wide * (mid - ordered[count // 4]), REACH * (mid - ordered[far]), least)
+        self.room = max(wide * (ordered[count * 3 // 4] - mid), self._reach * (ordered[-1 - far] - mid), least)
+        self.below = max(wide * (mid - ordered[count // 4]), self._reach * (mid - ordered[far]), least)
 
     def _hold(self, item: T) -> None:
         if self._visits and self.seen - self._since > WINDOW:

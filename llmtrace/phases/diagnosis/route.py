@@ -13,6 +13,8 @@ PACE_SHARE: Final = 0.2
 """Nor for a pace that rose by less than this share."""
 SURGE: Final = 3.0
 """Nor for a prompt with less than so many times the usual fresh tokens."""
+WILD: Final = 10.0
+"""Standard deviations of room for what the network does: its delays have long tails."""
 CHANGED_FOR: Final = 16
 """A change is told for so many calls."""
 
@@ -24,6 +26,7 @@ class Route:
         "_retried",
         "alongside",
         "answers",
+        "cached",
         "calls",
         "change",
         "changed",
@@ -38,7 +41,6 @@ class Route:
         "queue",
         "rtt",
         "setup",
-        "shares",
         "waits",
         "waits_untold",
     )
@@ -52,18 +54,18 @@ class Route:
         """The wait of calls without usage, s."""
         self.queue = Level(LEAST_S, 0.25)
         """As reported by the server, s."""
-        self.outside = Level(LEAST_S, 0.25)
+        self.outside = Level(LEAST_S, 0.25, sigmas=WILD)
         """Of the wait, what the server's own times leave, s."""
-        self.headers = Level(LEAST_S, 0.25)
+        self.headers = Level(LEAST_S, 0.25, sigmas=WILD)
         self.setup = Level(LEAST_S, 0.5)
         self.rtt = Level(0.01, 0.5)
-        self.fresh = Level(log(SURGE), sigmas=4.5)
+        self.fresh = Level(log(SURGE), sigmas=3.5)
         """The logarithm of the tokens that nobody could expect to be cached."""
-        self.shares = Level(0.1)
-        """Cached tokens, as a share of the prompt."""
-        self.pace = Line(0.0, PACE_SHARE)
+        self.cached = Level(64.0)
+        """Cached tokens."""
+        self.pace = Line(0.0, PACE_SHARE, reach=2.0)
         """Prompt tokens -> decode time per token, s."""
-        self.evenness = Level(0.2)
+        self.evenness = Level(0.2, sigmas=3.0)
         """Median gap by mean gap."""
         self.alongside = Level(1.0, 0.5, sigmas=3.0)
         """The application's own calls at the same time."""

@@ -26,9 +26,7 @@ LEAST_MISS: Final = 64
 """Tokens missing from the cache below which nobody asks why."""
 MISS_SHARE: Final = 0.3
 """And below this share of what should have been there."""
-RELIABLE: Final = 0.5
-"""The least share of the prompt that the route's history must have found in the cache before it is an expectation."""
-EARLY: Final = 0.35
+EARLY: Final = 0.6
 """Headers that come within this share of the usual wait have no prefill in front of them: what delays them is on the
 way, or at the front end."""
 IDLE_S: Final = 240.0
@@ -136,7 +134,7 @@ def wait(route: Route, facts: Facts, inside_network: float) -> list[Verdict]:
     # What a miss cost belongs to the line as every other prefill does; only what nothing explains is held back.
     line.learn((tokens, taken), odd)
     if facts.input_tokens:
-        route.shares.learn((facts.cached_tokens or 0) / facts.input_tokens, bool(missing))
+        route.cached.learn(float(facts.cached_tokens or 0), bool(missing))
     return found
 
 
@@ -154,11 +152,10 @@ def _missing(route: Route, facts: Facts) -> float:
     if facts.expected_cached is not None:
         expected = float(min(facts.expected_cached, prompt))
     else:
-        shares = route.shares
-        least = shares.mid - shares.below / 4 if shares.count >= FEW_CALLS else 0.0
-        if least < RELIABLE or facts.cached_tokens is None:
-            return 0.0
-        expected = least * prompt
+        habit = route.cached
+        expected = habit.mid - habit.below if habit.count >= FEW_CALLS else 0.0  # what every call had
+        if expected > prompt or facts.cached_tokens is None:
+            return 0.0  # a prompt of another kind
     missing = expected - cached
     return missing if missing >= max(LEAST_MISS, MISS_SHARE * expected) else 0.0
 
