@@ -35,6 +35,8 @@ class Settings:
     """Record metrics where a MeterProvider is set up."""
     parent: str = "auto"
     """Whose GenAI span the phases go under: auto (another instrumentation's if it is there), own, existing."""
+    diagnosis: bool = True
+    """Name the causes of slow or odd calls."""
     min_calls: int = 30
     """Calls on a route before queue and prefill are estimated."""
     min_spread: float = 4.0
@@ -120,6 +122,7 @@ _PARSERS: Mapping[str, Callable[[Any], Any]] = {
     "request_usage": _boolean,
     "metrics": _boolean,
     "parent": _one_of(_PARENT_MODES),
+    "diagnosis": _boolean,
     "min_calls": _at_least(int, 2),
     "min_spread": _at_least(float, 1),
     "baseline_path": _file,

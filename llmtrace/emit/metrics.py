@@ -96,6 +96,10 @@ class CallSeries:
             series = self.phases[(phase, source)] = Series(self._meters.phase, attributes)
         return series
 
+    def diagnosed(self, cause: str) -> None:
+        """Count one verdict; they are rare."""
+        self._meters.diagnoses.add(1, {**self._base, names.CAUSE: cause})
+
     def flush(self) -> None:
         """Hand over every series of this kind of call."""
         for series in (self.duration, self.to_first, self.per_chunk, self.input_tokens, self.output_tokens):
@@ -125,6 +129,9 @@ class Meters:
         )
         self.tokens = histogram(names.M_TOKENS, "{token}", "Number of input and output tokens used.", tokens)
         self.phase = histogram(names.M_PHASE, "s", "Duration of one phase of a call.", seconds)
+        self.diagnoses = meter.create_counter(
+            names.M_DIAGNOSES, unit="{call}", description="Calls with a diagnosis, once per cause."
+        )
         self._sets: dict[tuple[Any, ...], CallSeries] = {}
         self._in_bulk = _is_sdk(provider)
         meter.create_observable_counter(

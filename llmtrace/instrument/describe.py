@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from llmtrace.emit import attributes as names
+from llmtrace.instrument.cancellation import cancellation_attributes
+from llmtrace.instrument.diagnose import attributes_of
 from llmtrace.instrument.ended import Ended
 from llmtrace.observe import call as calls
 from llmtrace.observe.call import Call
@@ -104,7 +106,9 @@ def call_attributes(ended: Ended) -> dict[str, Any]:
     if headers and (spent := read_processing_time(headers)) is not None:
         found[names.PROCESSING_TIME] = spent
     if call.streaming and call.outcome in _CUT_SHORT:
-        _cut_short(ended, found)
+        found.update(cancellation_attributes(ended))
+    if ended.verdicts:
+        found.update(attributes_of(ended.verdicts))
     return found
 
 
@@ -126,19 +130,6 @@ def _route(answer: Answer, headers: Mapping[str, str] | None) -> str:
     if headers:
         told.extend(f"{name}={value}" for name, value in sorted(read_route(headers).items()))
     return ";".join(told)
-
-
-def _cut_short(ended: Ended, found: dict[str, Any]) -> None:
-    """Where the call was when it was cut short, and what had been delivered by then."""
-    call, usage = ended.call, ended.answer.usage
-    found[names.CANCEL_PHASE] = ended.phases[-1].name
-    if usage.output_tokens is not None:
-        found[names.DELIVERED_TOKENS] = usage.output_tokens
-        found[names.DELIVERED_BASIS] = "usage"
-    elif call.pulls.total:
-        # A chunk holds at least one token; how many, nobody told: a lower bound.
-        found[names.DELIVERED_TOKENS] = call.pulls.total - call.first_token_index if call.first_token else 0
-        found[names.DELIVERED_BASIS] = "chunks"
 
 
 def attempt_attributes(ended: Ended, number: int) -> tuple[dict[str, Any], str | None]:

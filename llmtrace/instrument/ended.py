@@ -11,6 +11,7 @@ from opentelemetry.trace import Span, Tracer
 from llmtrace.observe.call import Call
 from llmtrace.observe.facts import Answer
 from llmtrace.phases.baseline import Estimate, Flight
+from llmtrace.phases.diagnosis.verdict import Verdict
 from llmtrace.phases.model import Phase
 from llmtrace.phases.prefixes import Prompt
 from llmtrace.phases.timeline import Observation
@@ -45,6 +46,8 @@ class Payload:
     recording: bool
     marks: dict[str, Any]
     """The task and step that the call is made in, as attributes."""
+    closing: int = 4
+    """How many of a stream's last chunks the answer is read from."""
     route: tuple[Any, ...] = ()
     """What the baselines know this call's route by."""
     flight: Flight | None = None
@@ -74,3 +77,5 @@ class Ended:
     cannot be said."""
     hit_probability: float | None = None
     """That the prompt's beginning came from the cache, by timing alone; None where that is told, or cannot be."""
+    verdicts: list[Verdict] = field(default_factory=list[Verdict])
+    """The causes that the diagnosis found, most certain first."""

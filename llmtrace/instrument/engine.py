@@ -18,6 +18,7 @@ from llmtrace.config import Settings, seconds_per_prefill_token
 from llmtrace.emit import attributes as names
 from llmtrace.emit import tasks
 from llmtrace.emit.metrics import Meters, meters_on
+from llmtrace.instrument.diagnose import LAST_CHUNKS
 from llmtrace.instrument.ended import Endpoint, Payload
 from llmtrace.instrument.report import Reporter
 from llmtrace.instrument.taps import tap
@@ -27,6 +28,7 @@ from llmtrace.observe.call import Call
 from llmtrace.observe.clock import now, to_epoch
 from llmtrace.observe.stream import cause_of
 from llmtrace.phases.baseline import Baselines
+from llmtrace.phases.diagnosis.judge import Diagnoser
 from llmtrace.phases.hits import RouteHits
 from llmtrace.phases.prefixes import Prefixes
 from llmtrace.providers.declare import Operation, Provider, Request
@@ -53,6 +55,7 @@ class Engine:
             path=settings.baseline_path or None,
             least_per_token=seconds_per_prefill_token(settings.baseline_prior),
         )
+        self.diagnoser = Diagnoser()
         self.prefixes = Prefixes()
         self.hits = RouteHits()
         self._tracer_provider = tracer_provider
@@ -116,11 +119,13 @@ class Engine:
             recording = span is not None and span.is_recording()
             if not recording and self.meters() is None:
                 return span
-            recent = 4 + 2 * min(request.choices, 128) if request.choices > 1 else 4
+            closing = 4 + 2 * min(request.choices, 128) if request.choices > 1 else 4
+            recent = max(closing, LAST_CHUNKS) if self.settings.diagnosis and operation.text_of else closing
             call = Call(self._end, operation.kind_of, streaming=request.streaming, recent=recent)
             call.start = started
             above = span or trace_api.get_current_span()
             call.payload = Payload(operation, request, endpoint, above, tracer, owns, recording, tasks.marks())
+            call.payload.closing = closing
             self._set_out(call, call.payload)
             if recording and self.settings.capture_content != "no_content":
                 call.kept = []

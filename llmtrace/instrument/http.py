@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -13,7 +14,7 @@ from llmtrace.instrument.patching import Patches
 from llmtrace.observe import mishaps
 from llmtrace.observe.call import Call
 from llmtrace.observe.clock import now
-from llmtrace.observe.stream import closed
+from llmtrace.observe.stream import closing
 from llmtrace.observe.transport import Attempt
 from llmtrace.providers.timings import pick_headers
 
@@ -63,14 +64,29 @@ def patch(patches: Patches) -> None:
         return wrapped(*args, **kwargs)
 
     def close(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        _closing(instance)
-        return wrapped(*args, **kwargs)
+        end = _closing(instance)
+        if end is None:
+            return wrapped(*args, **kwargs)
+        try:
+            return wrapped(*args, **kwargs)
+        finally:
+            _closed(end)
+
+    async def aclose_traced(end: Callable[[], None], wrapped: Any, args: Any, kwargs: Any) -> None:
+        try:
+            await wrapped(*args, **kwargs)
+        finally:
+            _closed(end)
+
+    def aclose(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        end = _closing(instance)
+        return wrapped(*args, **kwargs) if end is None else aclose_traced(end, wrapped, args, kwargs)
 
     def hook(module: Any) -> None:
         patches.wrap(module, "Client.send", send)
         patches.wrap(module, "AsyncClient.send", asend)
         patches.wrap(module, "Response.close", close)
-        patches.wrap(module, "Response.aclose", close)
+        patches.wrap(module, "Response.aclose", aclose)
 
     for library in LIBRARIES:
         patches.when_imported(library, hook)
@@ -135,12 +151,21 @@ def failed(attempt: Attempt | None, error: BaseException) -> None:
         attempt.error = error
 
 
-def _closing(response: Any) -> None:
+def _closing(response: Any) -> Callable[[], None] | None:
+    """What ends the call once the response is closed; None where the close ends none."""
     try:
         call: Call | None = response.extensions.get(RESPONSE_KEY)
         if call is None or call.returned is None:
-            return  # not ours, or closed by the client itself before the application had it
-        closed(call)
+            return None  # not ours, or closed by the client itself before the application had it
+        return closing(call)
+    except Exception as error:
+        mishaps.note("seeing a response close", error)
+        return None
+
+
+def _closed(end: Callable[[], None]) -> None:
+    try:
+        end()
     except Exception as error:
         mishaps.note("seeing a response close", error)
 

@@ -11,6 +11,7 @@ from llmtrace.emit import attributes as names
 from llmtrace.emit import content, prices, tasks
 from llmtrace.emit.spans import Children
 from llmtrace.instrument import describe
+from llmtrace.instrument.diagnose import diagnose, write_evidence
 from llmtrace.instrument.ended import Ended, Endpoint, Payload
 from llmtrace.observe import call as calls
 from llmtrace.observe import mishaps
@@ -20,6 +21,7 @@ from llmtrace.observe.facts import Answer
 from llmtrace.observe.transport import Attempt
 from llmtrace.phases.arrival import first_token
 from llmtrace.phases.baseline import Estimate
+from llmtrace.phases.diagnosis.verdict import Verdict
 from llmtrace.phases.timeline import Observation, sight_of, split
 
 if TYPE_CHECKING:
@@ -69,6 +71,10 @@ class Reporter:
             seen.server = None
         estimate = self._estimate(call, payload, seen)
         phases, complaint = split(seen, estimate)
+        expected = self._expected(call, payload, answer)
+        verdicts: list[Verdict] = []
+        if self._engine.settings.diagnosis:
+            verdicts = diagnose(self._engine.diagnoser, call, payload, answer, seen, expected)
         return Ended(
             call,
             payload,
@@ -78,8 +84,9 @@ class Reporter:
             complaint,
             describe.failure(call, answer),
             estimate,
-            self._expected(call, payload, answer),
+            expected,
             self._hit_probability(payload, seen),
+            verdicts,
         )
 
     def _expected(self, call: Call, payload: Payload, answer: Answer) -> int | None:
@@ -126,6 +133,7 @@ class Reporter:
             if ended.failure is not None and payload.owns_span:
                 payload.span.set_status(Status(StatusCode.ERROR, describe.kind(call.error)))
             payload.span.set_attributes(own)
+            write_evidence(payload.span, ended.verdicts, call.end or call.start)
         children = Children(payload.tracer, payload.span)
         under = _attempts(children, ended) if len(call.attempts) > 1 else None
         for phase in ended.phases:
@@ -165,6 +173,8 @@ class Reporter:
             series.output_tokens.add(usage.output_tokens, context)
         for phase in ended.phases:
             series.phase(phase.name, phase.source).add(phase.duration, context)
+        for verdict in ended.verdicts:
+            series.diagnosed(verdict.cause)
         meters.settle(series)
 
 
@@ -188,7 +198,8 @@ def _answer(call: Call, payload: Payload) -> Answer:
         if call.body is not None and call.running is None:
             return call.body.read(operation, call, headers)
         if call.first is not None:
-            return operation.read_chunks([call.first, *call.recent, *(call.more() if call.more else ())], headers)
+            last = list(call.recent)[-payload.closing :]
+            return operation.read_chunks([call.first, *last, *(call.more() if call.more else ())], headers)
     except Exception as error:
         mishaps.note("reading an answer", error)
     return Answer()

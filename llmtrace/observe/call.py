@@ -35,6 +35,11 @@ def open_calls() -> list[Call]:
     return list(_open.values())
 
 
+def open_count() -> int:
+    """How many calls have started and not ended."""
+    return len(_open)
+
+
 def forget_open_calls() -> None:
     """Drop every open call without ending it: in a forked child they belong to the parent process."""
     _open.clear()

@@ -11,6 +11,7 @@ import asyncio
 import inspect
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -171,19 +172,21 @@ def _cancelled_by_timeout(error: asyncio.CancelledError) -> bool:
     return task is not None and task in timed_out_tasks
 
 
-def closed(call: Call) -> None:
-    """The response of ``call`` is being closed, after the application got it."""
+def closing(call: Call) -> Callable[[], None] | None:
+    """The response of ``call`` is being closed, after the application got it.
+
+    Returns what ends the call, as of now, for when the closing is done; None where this close is not its end.
+    """
     if not call.is_open or _by_its_own_iterator():
-        return
+        return None
     if call.running is not None and call.running():
         if not _inside_a_pull():  # from another thread or task: the pull under way will end the call
             call.app_closed = now()
-        return
+        return None
     error = sys.exc_info()[1]
     if isinstance(error, (asyncio.CancelledError, KeyboardInterrupt)):
-        call.finish(cause_of(error), error=error)
-    else:
-        call.finish(calls.CLOSED_EARLY)
+        return partial(call.finish, cause_of(error), now(), error)
+    return partial(call.finish, calls.CLOSED_EARLY, now())
 
 
 def _inside_a_pull() -> bool:

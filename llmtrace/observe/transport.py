@@ -32,6 +32,8 @@ _MOMENTS = {
         # Once per redirect hop: the last one is the hop that answered.
         ("send_request_body.complete", "sent"),
         ("receive_response_headers.complete", "headers_at"),
+        ("receive_response_body.failed", "broken_at"),
+        ("response_closed.complete", "closed_at"),
     )
 }
 """httpcore's event names (module of the connection, step) and what each is the moment of."""
@@ -42,6 +44,8 @@ class Attempt:
 
     __slots__ = (
         "_chained",
+        "broken_at",
+        "closed_at",
         "connect_end",
         "connect_start",
         "end",
@@ -52,6 +56,7 @@ class Attempt:
         "request",
         "response",
         "rtt",
+        "rtt_now",
         "sent",
         "socket",
         "start",
@@ -73,11 +78,17 @@ class Attempt:
         self.tls_end: int | None = None
         self.sent: int | None = None
         self.headers_at: int | None = None
+        self.broken_at: int | None = None
+        """When reading the body failed, be it by a cancellation."""
+        self.closed_at: int | None = None
+        """When the transport was done with the response; of one that was not read to its end, with the connection."""
         self.status: int | None = None
         self.error: BaseException | None = None
         self.headers: Mapping[str, str] | None = None
         self.rtt: float | None = None
         """TCP round trip in seconds: the kernel's minimum, else its smoothed value, else the connect time."""
+        self.rtt_now: float | None = None
+        """The kernel's smoothed round trip, s: it follows the network, and the peer's delayed acknowledgements."""
         self.socket: Any = None
         self.request: Any = None
         self.response: Any = None
@@ -139,6 +150,7 @@ class Attempt:
         info = self.tcp_info()
         if info is not None:
             smoothed = _U32.unpack_from(info, _RTT)[0]
+            self.rtt_now = smoothed / 1e6
             # The smoothed value may hold the peer's delayed acknowledgement (up to 40 ms); the minimum does not.
             smallest = _U32.unpack_from(info, _MIN_RTT)[0] if len(info) >= _TCP_INFO_SIZE else 0
             rtt = min(smoothed, smallest) if smallest else smoothed

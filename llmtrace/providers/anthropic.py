@@ -159,12 +159,19 @@ def provider_name(client: Any, host: str | None) -> str:
     return (host and provider_of(host)) or "anthropic"
 
 
+def text_of(event: Any) -> str:
+    """The text that an event brings: output, thinking, a tool's input."""
+    delta = get(event, "delta")
+    return text(get(delta, "text") or get(delta, "thinking") or get(delta, "partial_json")) or ""
+
+
 MESSAGES = Operation(
     name="chat",
     path="/v1/messages",
     read_request=read_request,
     request_attributes=request_attributes,
     kind_of=kind_of,
+    text_of=text_of,
     read_chunks=read_chunks,
     read_response=read_response,
     input_messages=blocks_input,

@@ -162,6 +162,20 @@ def ask_for_usage(body: Mapping[str, Any]) -> Mapping[str, Any] | None:
     return {**body, "stream_options": {**(options or {}), "include_usage": True}}
 
 
+def text_of(chunk: Any) -> str:
+    """The text that a chunk brings: output, reasoning, arguments of a tool call."""
+    pieces: list[str] = []
+    for choice in items(get(chunk, "choices")):
+        delta = get(choice, "delta")
+        said = get(delta, "content") or get(delta, "reasoning_content") or get(delta, "reasoning")
+        said = said or get(choice, "text")
+        if isinstance(said, str):
+            pieces.append(said)
+        for tool in items(get(delta, "tool_calls")):
+            pieces.append(text(get(get(tool, "function"), "arguments")) or "")
+    return "".join(pieces)
+
+
 CHAT = Operation(
     name="chat",
     path="/chat/completions",
@@ -173,6 +187,7 @@ CHAT = Operation(
     ask_for_usage=ask_for_usage,
     input_messages=chat_input,
     output_messages=chat_output,
+    text_of=text_of,
 )
 
 COMPLETION = replace(CHAT, name="text_completion", path="/completions", input_messages=prompt_input)

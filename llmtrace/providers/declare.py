@@ -46,6 +46,8 @@ class Operation:
     """A copy of the body that asks for usage in the stream, for the setting that wants it; None: leave it."""
     complete: Callable[[Request, Answer], None] | None = None
     """Adds to the answer what only the request's mapping leads to: the counters of a model in this process, say."""
+    text_of: Callable[[Any], str] | None = None
+    """The text that a chunk brings; read off a stream's last chunks where it may repeat itself, and never kept."""
     input_messages: Callable[[Request], Any] = lambda request: None
     """Content capture: the messages sent, in the GenAI conventions' shape."""
     output_messages: Callable[[Sequence[Any] | Any, bool], Any] = lambda answer, streamed: None

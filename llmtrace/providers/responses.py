@@ -166,6 +166,7 @@ RESPONSES = Operation(
     read_request=read_request,
     request_attributes=request_attributes,
     kind_of=kind_of,
+    text_of=lambda event: text(get(event, "delta")) or "",
     read_chunks=read_chunks,
     read_response=read_response,
     input_messages=input_messages,

@@ -54,8 +54,10 @@ class Facts:
     """First attempt's start until the last one's."""
     refusals: str = ""
     """What the earlier attempts came to: ``429 429``."""
-    alongside: int = 0
+    others_open: int = 0
     """The application's own other calls under way when this one ended."""
+    alongside: int = 0
+    """And those of the route that ended meanwhile; filled in by the judge."""
     asked: str | None = None
     answered: str | None = None
     fingerprint: str | None = None

@@ -50,11 +50,11 @@ class Diagnoser:
                     self._routes.popitem(last=False)
             else:
                 self._routes.move_to_end(key)
+            facts.alongside = facts.others_open + route.ended(facts.begin, facts.end)
             found = _judge(route, facts)
             for verdict in found:
                 verdict.history = route.calls
             route.calls += 1
-            route.last_end = facts.end
         if len(found) > 1:
             found.sort(key=_confidence, reverse=True)
         return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from math import log
 from typing import Final
 
@@ -31,10 +32,12 @@ class Route:
         "change",
         "changed",
         "changed_by",
+        "ends",
         "evenness",
         "fingerprints",
         "fresh",
         "headers",
+        "idle",
         "last_end",
         "outside",
         "pace",
@@ -48,6 +51,10 @@ class Route:
     def __init__(self) -> None:
         self.calls = 0
         self.last_end: int | None = None
+        self.idle = 0.0
+        """Seconds between the previous call's end and this call's begin."""
+        self.ends: deque[int] = deque(maxlen=64)
+        """When the last calls ended, monotonic ns."""
         self.waits = Line(LEAST_S, 0.25)
         """Uncached tokens -> wait less the queue that the server reports, s."""
         self.waits_untold = Level(LEAST_S, 0.25)
@@ -78,6 +85,18 @@ class Route:
         self.changed_by: tuple[float, str] = (0.0, "")
         """How sure that is, and which signs agreed."""
         self._retried = 0
+
+    def ended(self, begin: int, end: int) -> int:
+        """Note that a call ran from ``begin`` to ``end``; how many others of the route ended meanwhile."""
+        meanwhile = 0
+        for other in reversed(self.ends):
+            if other < begin:
+                break
+            meanwhile += 1
+        self.ends.append(end)
+        self.idle = 0.0 if self.last_end is None else (begin - self.last_end) / 1e9
+        self.last_end = end
+        return meanwhile
 
     def retried(self, yes: bool) -> int:
         """Note whether this call was retried; how many of the last eight were."""

@@ -173,8 +173,7 @@ def _cost(route: Route, over: float, tokens: float, of: float) -> float:
 
 def _cold(route: Route, facts: Facts, missing: float, cost: float) -> Verdict:
     cached = float(facts.cached_tokens or 0)
-    idle = 0.0 if route.last_end is None else (facts.begin - route.last_end) / 1e9
-    reason = f"idle for {idle:.0f} s" if idle >= IDLE_S else "evicted, or sent elsewhere"
+    reason = f"idle for {route.idle:.0f} s" if route.idle >= IDLE_S else "evicted, or sent elsewhere"
     score = max(1.5, cost / max(LEAST_S, 0.25 * route.waits.ref))
     verdict = Verdict(COLD_KV_CACHE, sure(score), "cached_tokens", cached, cached + round(missing), cost, reason=reason)
     verdict.per_token = cost / missing

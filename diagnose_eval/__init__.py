@@ -1,0 +1,1 @@
+"""How right the diagnosis is: faults injected into simulated and real traffic, verdicts counted (docs/diagnosis.md)."""

@@ -1,0 +1,99 @@
+"""An ended call -> what the diagnosis looks at, and its verdicts as attributes and events."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry.trace import Span
+
+from llmtrace.emit import attributes as names
+from llmtrace.observe import call as calls
+from llmtrace.observe import mishaps
+from llmtrace.observe.call import Call, open_count
+from llmtrace.observe.clock import to_epoch
+from llmtrace.observe.facts import Answer
+from llmtrace.phases.diagnosis.facts import Facts, facts_of
+from llmtrace.phases.diagnosis.judge import Diagnoser
+from llmtrace.phases.diagnosis.repetition import Repetition, repetition
+from llmtrace.phases.diagnosis.verdict import Verdict
+from llmtrace.phases.timeline import Observation
+
+if TYPE_CHECKING:
+    from llmtrace.instrument.ended import Payload
+
+LAST_CHUNKS = 64
+"""Chunks of a stream kept until its end: in them a repetition is looked for."""
+_FEW_CHUNKS = 48
+
+
+def diagnose(
+    diagnoser: Diagnoser, call: Call, payload: Payload, answer: Answer, seen: Observation, expected: int | None
+) -> list[Verdict]:
+    """The verdicts on an ended call. ``expected``: prompt tokens that should have come from the cache."""
+    try:
+        facts = facts_of(seen, call.pulls.gaps)
+        facts.expected_cached = expected
+        facts.asked, facts.answered, facts.fingerprint = payload.request.model, answer.model, answer.fingerprint
+        facts.others_open = open_count()
+        facts.repetition = _repetition(call, payload, answer)
+        _attempts(call, facts)
+        return diagnoser.judge(payload.route, facts)
+    except Exception as error:
+        mishaps.note("diagnosing a call", error)
+        return []
+
+
+def _attempts(call: Call, facts: Facts) -> None:
+    attempts = call.attempts
+    if not attempts:
+        return
+    last = attempts[-1]
+    facts.rtt = last.rtt_now
+    if last.connect_start is not None and last.connect_end is not None:
+        facts.setup = ((last.tls_end or last.connect_end) - last.connect_start) / 1e9
+    if len(attempts) > 1:
+        facts.attempts = len(attempts)
+        facts.retrying = (last.start - attempts[0].start) / 1e9
+        facts.refusals = " ".join(_refusal(attempt) for attempt in islice(attempts, 8) if attempt is not last)
+
+
+def _refusal(attempt: Any) -> str:
+    return str(attempt.status) if attempt.status is not None else type(attempt.error).__name__
+
+
+def _repetition(call: Call, payload: Payload, answer: Answer) -> Repetition | None:
+    """Looked for only where a stream ran into its limit or was cut short: loops do not stop by themselves."""
+    text_of = payload.operation.text_of
+    if text_of is None or len(call.recent) < _FEW_CHUNKS:
+        return None
+    if call.outcome == calls.COMPLETED and "length" not in answer.finish_reasons:
+        return None
+    return repetition([text_of(chunk) for chunk in call.recent])
+
+
+def attributes_of(verdicts: list[Verdict]) -> dict[str, Any]:
+    """What the call's span says of them."""
+    return {
+        names.DIAGNOSIS: [verdict.cause for verdict in verdicts],
+        names.CONFIDENCE: [verdict.confidence for verdict in verdicts],
+    }
+
+
+def write_evidence(span: Span, verdicts: list[Verdict], at: int) -> None:
+    """One event per verdict. ``at``: monotonic ns."""
+    for verdict in verdicts:
+        said = {
+            names.CAUSE: verdict.cause,
+            names.CONFIDENCE: verdict.confidence,
+            names.QUANTITY: verdict.quantity,
+            names.OBSERVED: verdict.observed,
+            names.EXPECTED: verdict.expected,
+            names.EXCESS: verdict.excess,
+            names.RATE: verdict.per_token,
+            names.REASON: verdict.reason,
+            names.HISTORY: verdict.history,
+        }
+        span.add_event(
+            names.DIAGNOSIS, {name: value for name, value in said.items() if value is not None}, to_epoch(at)
+        )
