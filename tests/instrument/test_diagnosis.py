@@ -1,0 +1,145 @@
+"""Verdicts and cancellations as they stand on spans and in metrics, with the real client over real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.support import replay as play
+from tests.support.spans import attributes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import openai
+
+    from tests.support.apis import Sync
+    from tests.support.replay import Replay
+    from tests.support.spans import Metrics, Spans
+
+pytestmark = pytest.mark.usefixtures("traced")
+
+
+def answer(cached: int = 0, prompt: int = 40, model: str = "gpt-4o-mini", words: int = 4, pause: float = 0.0) -> Any:
+    """A script: ``words`` chunks, then the finish reason and the usage."""
+    usage = play.USAGE | {"prompt_tokens": prompt, "prompt_tokens_details": {"cached_tokens": cached}}
+    chunks = [play.chunk({"content": f"w{n} "}, model=model) for n in range(words)]
+    last = [play.chunk({}, finish="stop", model=model), play.chunk(None, usage=usage, model=model)]
+    events = play.sse(*chunks, *last)
+    parts = [(pause, events[0]), *((0.0, event) for event in events[1:])]
+    return play.Script(headers=play.SSE_HEADERS, parts=parts)
+
+
+def ask(client: openai.OpenAI, **options: Any) -> None:
+    with client.chat.completions.create(
+        model="gpt-4o-mini", messages=[{"role": "user", "content": "hello"}], stream=True, **options
+    ) as stream:
+        for _ in stream:
+            pass
+
+
+def test_a_calm_call_says_nothing(client: openai.OpenAI, replay: Replay, spans: Spans) -> None:
+    replay.serve(answer())
+    for _ in range(5):
+        ask(client)
+    assert all("llmtrace.diagnosis" not in attributes(span) and not span.events for span in spans.parents())
+
+
+def test_another_model_than_asked_for(client: openai.OpenAI, replay: Replay, spans: Spans, metrics: Metrics) -> None:
+    replay.serve(answer(model="gpt-4o-mini-2024-07-18"))
+    ask(client)
+    replay.serve(answer(model="gpt-3.5-turbo-0125"))
+    ask(client)
+    calm, swapped = spans.parents()
+    assert "llmtrace.diagnosis" not in attributes(calm)
+    said = attributes(swapped)
+    assert list(said["llmtrace.diagnosis"]) == ["model_swap"]
+    assert len(said["llmtrace.diagnosis.confidence"]) == 1
+    (event,) = swapped.events
+    assert event.name == "llmtrace.diagnosis"
+    evidence = dict(event.attributes or {})
+    assert evidence["llmtrace.diagnosis.cause"] == "model_swap"
+    assert evidence["llmtrace.diagnosis.observed"] == "gpt-3.5-turbo-0125"
+    assert evidence["llmtrace.diagnosis.expected"] == "gpt-4o-mini"
+    assert evidence["llmtrace.diagnosis.history"] == 1
+
+
+def test_a_cold_cache_after_few_calls(client: openai.OpenAI, replay: Replay, spans: Spans) -> None:
+    replay.serve(answer(cached=1900, prompt=2000))
+    for _ in range(8):
+        ask(client)
+    replay.serve(answer(cached=0, prompt=2000, pause=0.5))
+    ask(client)
+    last = spans.parents()[-1]
+    assert "cold_kv_cache" in attributes(last)["llmtrace.diagnosis"]
+    (event,) = [e for e in last.events if (e.attributes or {})["llmtrace.diagnosis.cause"] == "cold_kv_cache"]
+    assert (event.attributes or {})["llmtrace.diagnosis.time_per_token"] == pytest.approx(0.5 / 1900, rel=0.5)
+
+
+def test_a_slow_consumer(client: openai.OpenAI, replay: Replay, spans: Spans) -> None:
+    replay.serve(answer(words=12))
+    with client.chat.completions.create(
+        model="gpt-4o-mini", messages=[{"role": "user", "content": "hello"}], stream=True
+    ) as stream:
+        for _ in stream:
+            time.sleep(0.02)
+    assert "slow_consumer" in attributes(spans.parents()[0])["llmtrace.diagnosis"]
+
+
+def test_a_stream_that_repeats_itself(client: openai.OpenAI, replay: Replay, spans: Spans) -> None:
+    loop = [play.chunk({"content": word}) for _ in range(20) for word in ("round ", "and ", "round ", "we go. ")]
+    events = play.sse(*loop, play.chunk({}, finish="length"), play.chunk(None, usage=play.USAGE))
+    replay.serve(play.Script(headers=play.SSE_HEADERS, parts=[(0.0005, event) for event in events]))
+    ask(client)
+    (span,) = spans.parents()
+    assert "repetition_loop" in attributes(span)["llmtrace.diagnosis"]
+    assert "round and" not in span.to_json()
+
+
+def test_diagnosis_can_be_switched_off(tracing: Any, client: openai.OpenAI, replay: Replay, spans: Spans) -> None:
+    tracing.off()
+    tracing.on(diagnosis=False)
+    replay.serve(answer(model="gpt-3.5-turbo-0125"))
+    ask(client)
+    assert "llmtrace.diagnosis" not in attributes(spans.parents()[0])
+
+
+@pytest.mark.parametrize("way", ["sync", "async"])
+def test_a_closed_stream_knows_when_its_socket_closed(
+    way: str, make_api: Callable[..., Sync], replay: Replay, spans: Spans
+) -> None:
+    replay.play(play.hang_mid_stream(itl=0.002))
+    api = make_api(way)
+    stream = api.stream(max_tokens=50)
+    api.take(stream, 4)
+    api.close(stream)
+    said = attributes(spans.parents()[0])
+    assert said["llmtrace.cancellation.cause"] == "closed"
+    assert 0 <= said["llmtrace.cancellation.time_to_close"] < 2
+    assert said["llmtrace.cancellation.delivered_tokens"] <= said["llmtrace.cancellation.billed_tokens.lower"] <= 50
+    assert said["llmtrace.cancellation.billed_tokens.upper"] == 50
+    assert "llmtrace.cancellation.billed_tokens" not in said
+
+
+async def test_a_cancelled_task(aclient: openai.AsyncOpenAI, replay: Replay, spans: Spans) -> None:
+    replay.play(play.hang_mid_stream(itl=0.002))
+    begun = asyncio.Event()
+
+    async def read() -> None:
+        stream = await aclient.chat.completions.create(
+            model="gpt-4o-mini", messages=[{"role": "user", "content": "hello"}], stream=True
+        )
+        async for _ in stream:
+            begun.set()
+
+    task = asyncio.create_task(read())
+    await asyncio.wait_for(begun.wait(), 5)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    said = attributes(spans.one("cancelled"))
+    assert said["llmtrace.cancellation.cause"] == "task_cancelled"
+    assert 0 <= said["llmtrace.cancellation.time_to_close"] < 2
+    assert "llmtrace.cancellation.billed_tokens.upper" not in said
