@@ -148,14 +148,15 @@ def _tokens(logarithm: float) -> float:
 
 def _missing(route: Route, facts: Facts) -> float:
     """Prompt tokens that should have come from the cache and did not; 0 for the usual few."""
-    prompt, cached = facts.input_tokens or 0, facts.cached_tokens or 0
+    prompt, cached = facts.input_tokens or 0, facts.cached_tokens
+    if cached is None:
+        return 0.0
+    habit = route.cached
+    expected = habit.mid - habit.below if habit.count >= FEW_CALLS else 0.0  # what every call had
+    if expected > prompt:
+        expected = 0.0  # a prompt of another kind
     if facts.expected_cached is not None:
-        expected = float(min(facts.expected_cached, prompt))
-    else:
-        habit = route.cached
-        expected = habit.mid - habit.below if habit.count >= FEW_CALLS else 0.0  # what every call had
-        if expected > prompt or facts.cached_tokens is None:
-            return 0.0  # a prompt of another kind
+        expected = max(expected, float(min(facts.expected_cached, prompt)))
     missing = expected - cached
     return missing if missing >= max(LEAST_MISS, MISS_SHARE * expected) else 0.0
 
