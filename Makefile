@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check bench accuracy e2e spark clean help
+.PHONY: diagnose-eval demo test check bench accuracy e2e spark clean help
 
 help:
 	@echo "make demo    run the demo: a real model, a real client, every phase shown"
@@ -12,6 +12,7 @@ help:
 	@echo "make check   lint, types and the import rules"
 	@echo "make bench   measure the overhead against the bare client and the peers"
 	@echo "make accuracy  how right the phases are, against engines that know (docs/accuracy.md)"
+	@echo "make diagnose-eval  how right the diagnosis is, into docs/diagnosis.md"
 	@echo "make e2e     other people's engines and a trace viewer: heavy installs (docs/engines.md)"
 	@echo "make spark   the reports on PySpark against DuckDB: needs Java, a large package"
 	@echo "make clean   remove the virtual environments"
@@ -43,6 +44,9 @@ accuracy: $(STAMP)
 .PHONY: load
 load: $(STAMP)  # 64 streams on the reference server for two minutes, both sides' accounts compared
 	$(BIN)/python -m tests.reference.load $(ARGS)
+
+diagnose-eval: $(STAMP)
+	$(BIN)/python -m diagnose_eval $(ARGS)
 
 e2e: $(STAMP)
 	tests/e2e/setup.sh

@@ -189,6 +189,13 @@ def closing(call: Call) -> Callable[[], None] | None:
     return partial(call.finish, calls.CLOSED_EARLY, now())
 
 
+def closed(call: Call) -> None:
+    """The same where the closing cannot be waited for: ends the call now."""
+    end = closing(call)
+    if end is not None:
+        end()
+
+
 def _inside_a_pull() -> bool:
     """Whether the pull itself is what closes: a client that gives its connection back before it raises."""
     frame: Any = sys._getframe(2)
