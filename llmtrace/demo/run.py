@@ -57,7 +57,7 @@ class _Shown(Sampler):
 def run(out: Path, device: str = "auto", console: Console | None = None, port: int = 0, calls: int = LEARN) -> None:
     """Play the demo and write ``traces.otlp.jsonl``, ``truth.json`` and ``trace.html`` into ``out``.
 
-    Spans also go to ``OTEL_EXPORTER_OTLP_ENDPOINT`` where that is set.
+    Spans also go to ``OTEL_EXPORTER_OTLP_ENDPOINT`` where that is set, metrics with ``OTEL_METRICS_EXPORTER=otlp``.
 
     Raises:
         LlmtraceError: an extra is missing, the port is taken, the device is not there.
@@ -105,13 +105,25 @@ def _provider(traces: Path, sampler: Sampler) -> TracerProvider:
     return provider
 
 
+def _meters() -> MeterProvider:
+    """Metrics are collected to learn from calls that are not sampled; they go out only where they are asked for."""
+    if os.environ.get("OTEL_METRICS_EXPORTER") != "otlp":
+        return MeterProvider()
+    from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+    from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+
+    reader = PeriodicExportingMetricReader(OTLPMetricExporter())
+    return MeterProvider([reader], resource=Resource.create({"service.name": "llmtrace-demo"}))
+
+
 def _play(
     base_url: str, provider: TracerProvider, sampler: _Shown, ledger: Ledger, progress: Progress, learn: int
 ) -> None:
     from openai import OpenAI
 
     # Calls that are not sampled still teach the route where metrics are on.
-    llmtrace.instrument("openai", tracer_provider=provider, meter_provider=MeterProvider())
+    meters = _meters()
+    llmtrace.instrument("openai", tracer_provider=provider, meter_provider=meters)
     report.listeners.append(ledger)
     try:
         with OpenAI(base_url=base_url, api_key="none-needed", max_retries=0) as client:
@@ -135,6 +147,7 @@ def _play(
         report.listeners.remove(ledger)
         provider.force_flush()
         llmtrace.uninstrument("openai")
+        meters.shutdown()
 
 
 def _measure_words(stage: Stage) -> None:
