@@ -4,13 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: diagnose-eval demo test check bench accuracy e2e spark clean help
+.PHONY: diagnose-eval demo test check bench matrix accuracy e2e spark clean help
 
 help:
 	@echo "make demo    run the demo: a real model, a real client, every phase shown"
 	@echo "make test    run the tests"
 	@echo "make check   lint, types and the import rules"
 	@echo "make bench   measure the overhead against the bare client and the peers"
+	@echo "make matrix  every client in its oldest and newest version, in environments of their own"
 	@echo "make accuracy  how right the phases are, against engines that know (docs/accuracy.md)"
 	@echo "make diagnose-eval  how right the diagnosis is, into docs/diagnosis.md"
 	@echo "make e2e     other people's engines and a trace viewer: heavy installs (docs/engines.md)"
@@ -37,6 +38,10 @@ check: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m bench $(ARGS)
 	$(BIN)/python -m bench.clients
+
+matrix: $(STAMP)
+	$(BIN)/python -m pip install --quiet nox
+	$(BIN)/python -m nox $(ARGS)
 
 accuracy: $(STAMP)
 	$(BIN)/python -m accuracy $(ARGS)

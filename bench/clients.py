@@ -1,4 +1,4 @@
-"""CPU time that llmtrace adds to each client that is patched method by method: ``python -m bench.clients``.
+"""CPU time that llmtrace adds to each client: ``python -m bench.clients``.
 
 One process plays both parts over real sockets; what is counted is the client's thread alone. Bare and traced rounds
 take turns, and the table shows the median of their differences, for streams of 200 chunks and for whole answers.
@@ -19,7 +19,8 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor as Processor
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 import llmtrace
-from tests.support.by_method import DRIVERS, Driver
+from tests.support import by_funnel, by_method
+from tests.support.by_method import Driver
 from tests.support.replay import Replay
 
 CHUNKS = 200
@@ -74,7 +75,7 @@ def main() -> None:
         "meter_provider": MeterProvider(metric_readers=[InMemoryMetricReader()]),
     }
     print("| client | bare, per chunk | llmtrace adds | bare, per call | llmtrace adds |\n|---|---|---|---|---|")
-    for made in DRIVERS:
+    for made in (*by_funnel.DRIVERS, *by_method.DRIVERS):
         with Replay() as replay:
             driver = made("sync", replay.url)
             body = b"".join(driver.events(["word"] * CHUNKS))

@@ -1,0 +1,56 @@
+"""The client libraries in their oldest and newest supported versions: ``make matrix``, or ``nox -s "clients(groq)"``.
+
+Each gets an environment of its own, with real installs, and runs its part of the suite that all clients share.
+"""
+
+import ast
+from pathlib import Path
+
+import nox
+
+nox.options.default_venv_backend = "venv"
+nox.options.envdir = ".venvs/matrix"
+nox.options.error_on_external_run = True
+
+# Which cases of tests/providers/test_contract.py are the client's, and what its oldest version needs beside it.
+CASES = {
+    "openai": ("OpenAI or Completions", ["httpx<0.28"]),
+    "anthropic": ("Anthropic", ["httpx<0.28"]),
+    "groq": ("Groq", ["httpx<0.28"]),
+    "together": ("Together", []),
+    "cerebras": ("Cerebras", ["httpx<0.28"]),
+    "fireworks": ("Fireworks", []),
+    "mistralai": ("Mistral", []),
+    "cohere": ("Cohere", []),
+    "google-genai": ("Google", []),
+    "bedrock": ("Bedrock", []),
+}
+TOOLS = ["pytest", "pytest-asyncio"]
+
+
+def _clients() -> dict[str, tuple[str, str]]:
+    """Distribution and supported versions by client, from the one list of them."""
+    path = Path(__file__).parent / "llmtrace" / "providers" / "__init__.py"
+    tree = ast.parse(path.read_text())  # read, not imported: nox has an environment of its own
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Client"]
+    lines = [[ast.literal_eval(argument) for argument in call.args] for call in calls]
+    return {name: (distribution, versions) for name, _, distribution, versions, *_ in lines}
+
+
+CLIENTS = _clients()
+
+
+@nox.session
+@nox.parametrize("age", ["oldest", "newest"])
+@nox.parametrize("client", list(CASES))
+def clients(session: nox.Session, client: str, age: str) -> None:
+    """One client in one version."""
+    cases, beside = CASES[client]
+    distribution, versions = CLIENTS[client]
+    oldest = versions.replace(">=", "").strip()
+    if age == "oldest":
+        wanted = [f"{distribution}=={oldest}.*" if oldest.count(".") < 2 else f"{distribution}=={oldest}", *beside]
+    else:
+        wanted = [distribution]
+    session.install("--quiet", "--editable", ".", *TOOLS, *wanted)
+    session.run("pytest", "tests/providers/test_contract.py", "-k", cases, *session.posargs)

@@ -1,0 +1,307 @@
+"""What is particular to one client, over real sockets; what all share is in ``test_contract.py``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from importlib.metadata import entry_points
+from typing import Any
+
+import anthropic
+import openai
+import pytest
+
+import llmtrace
+from llmtrace.instrument import entry
+from llmtrace.providers import CLIENTS
+from llmtrace.providers.openai import provider_name
+from tests.conftest import Tracing
+from tests.support.by_funnel import KEY, MESSAGES, Anthropic, Fireworks, Groq, OpenAI, Responses, Together, named
+from tests.support.by_method import EVENT_STREAM, MODEL, WORDS, BedrockInvoke
+from tests.support.replay import Replay, Script, json_answer, paced
+from tests.support.spans import Spans, attributes
+
+ASKED: dict[str, Any] = {"model": MODEL, "max_tokens": 9, "messages": MESSAGES}
+
+
+@pytest.fixture
+def responses(replay: Replay, tracing: Tracing) -> Iterator[Responses]:
+    made = Responses("sync", replay.url)
+    tracing.on("openai")
+    yield made
+    made.shut()
+
+
+@pytest.fixture
+def claude(replay: Replay, tracing: Tracing) -> Iterator[Anthropic]:
+    made = Anthropic("sync", replay.url)
+    tracing.on("anthropic")
+    yield made
+    made.shut()
+
+
+# ---- OpenAI ----------------------------------------------------------------------------------------------------------
+
+
+def test_created_and_in_progress_are_no_tokens(responses: Responses, replay: Replay, spans: Spans) -> None:
+    events = responses.events()
+    parts = [(0.0, events[0] + events[1]), *((0.1 if i == 0 else 0.0, each) for i, each in enumerate(events[2:]))]
+    replay.serve(responses.script(parts))
+    responses.drain(responses.stream())
+    attrs = attributes(spans.one("completed"))
+    assert attrs["gen_ai.response.time_to_first_chunk"] < attrs["llmtrace.call.ttft"]
+    assert attrs["llmtrace.call.ttft"] > 0.09
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_reasoning(responses: Responses, replay: Replay, spans: Spans, shown: bool) -> None:
+    events = responses.events()
+    item = {"id": "rs", "type": "reasoning", "summary": []}
+    thought: dict[str, Any] = {"type": "response.output_item.added", "output_index": 0, "item": item}
+    more = {"type": "response.reasoning_summary_text.delta", "item_id": "rs", "output_index": 0, "summary_index": 0}
+    between = named(
+        *({"sequence_number": 1, **each} for each in [thought, *([more | {"delta": "hm"}] if shown else [])])
+    )
+    replay.serve(responses.script(paced([*events[:2], *between, *events[2:]], 0.01, 0.03)))
+    responses.drain(responses.stream())
+    assert {"decode.reasoning", "decode.output"} <= {s.name.removeprefix("llm.") for s in spans.finished()}
+
+
+def test_the_stream_helper_of_responses(responses: Responses, replay: Replay, spans: Spans) -> None:
+    events = responses.events()
+    item = {"type": "message", "id": "m", "role": "assistant", "status": "in_progress", "content": []}
+    opened: list[dict[str, Any]] = [
+        {"type": "response.output_item.added", "item": item},
+        {"type": "response.content_part.added", "item_id": "m", "content_index": 0},
+    ]
+    opened[1]["part"] = {"type": "output_text", "text": "", "annotations": []}
+    between = named(*({"sequence_number": 2, "output_index": 0, **each} for each in opened))
+    replay.serve(responses.script(paced([*events[:2], *between, *events[2:]], 0.01, 0.001)))
+    with responses.client.responses.stream(model=MODEL, input="PROMPT-SENTINEL") as stream:
+        kinds = [event.type for event in stream]
+        assert stream.get_final_response().output_text == "".join(WORDS)
+    assert "response.completed" in kinds
+    assert attributes(spans.one("completed"))["gen_ai.usage.output_tokens"] == 6
+
+
+def test_a_failed_response_is_an_error(responses: Responses, replay: Replay, spans: Spans) -> None:
+    replay.serve(json_answer(responses.state("failed", error={"code": "server_error", "message": "m"})))
+    assert responses.call()["status"] == "failed", "the client raises nothing"
+    attrs = attributes(spans.one("error"))
+    assert attrs["error.type"] == "server_error"
+    assert attrs["gen_ai.response.finish_reasons"] == ("failed",)
+
+
+def test_in_the_background_and_what_is_left_alone(responses: Responses, replay: Replay, spans: Spans) -> None:
+    replay.serve(json_answer(responses.state("queued")))
+    client = responses.client
+    client.responses.create(model=MODEL, input="x", background=True)
+    attrs = attributes(spans.one("completed"))
+    assert "gen_ai.response.finish_reasons" not in attrs
+    assert "gen_ai.usage.input_tokens" not in attrs
+    client.responses.retrieve("resp_1")
+    client.responses.cancel("resp_1")
+    replay.serve(json_answer({"id": "m", "model": "omni", "results": []}))
+    client.moderations.create(input="x")
+    assert len(spans.parents()) == 1
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("https://api.openai.com/v1", "openai"),
+        ("https://api.groq.com/openai/v1", "groq"),
+        ("https://api.together.xyz/v1", "together_ai"),
+        ("https://api.fireworks.ai/inference/v1", "fireworks_ai"),
+        ("https://api.deepseek.com", "deepseek"),
+        ("https://api.x.ai/v1", "x_ai"),
+        ("https://api.moonshot.ai/v1", "moonshot_ai"),
+        ("https://api.perplexity.ai", "perplexity"),
+        ("https://openrouter.ai/api/v1", "openrouter"),
+        ("https://eu.api.openai.com/v1", "openai"),
+        ("https://x.openai.azure.com/openai", "azure.ai.openai"),
+        ("http://vllm.models.svc:9000/v1", "vllm"),
+        ("http://localhost:8000/v1", "vllm"),
+        ("http://127.0.0.1:8080/v1", "llama.cpp"),
+        ("http://10.1.2.3:30000/v1", "sglang"),
+        ("http://localhost:1234/v1", "lm_studio"),
+        ("http://127.0.0.1:5055/v1", "openai"),
+        ("https://llm.example.com/v1", "llm.example.com"),
+        ("https://notapi.groq.com.example.org/v1", "notapi.groq.com.example.org"),
+    ],
+)
+def test_the_providers_name_from_the_base_url(url: str, name: str) -> None:
+    client = openai.OpenAI(api_key=KEY, base_url=url)
+    assert provider_name(client, client.base_url.host) == name
+
+
+# ---- Anthropic -------------------------------------------------------------------------------------------------------
+
+
+def test_the_message_stream(claude: Anthropic, replay: Replay, spans: Spans) -> None:
+    replay.serve(claude.script(paced(claude.events(), 0.01, 0.001)))
+    with claude.client.messages.stream(**ASKED) as stream:
+        assert "".join(stream.text_stream) == "".join(WORDS)
+        assert stream.get_final_message().usage.output_tokens == 6
+    attrs = attributes(spans.one("completed"))
+    assert attrs["gen_ai.usage.input_tokens"] == 40
+    assert attrs["gen_ai.usage.cache_write.input_tokens"] == 4
+
+
+async def test_the_message_stream_asynchronously(replay: Replay, tracing: Tracing, spans: Spans) -> None:
+    wire = Anthropic("sync", replay.url)
+    tracing.on("anthropic")
+    replay.serve(wire.script(paced(wire.events(), 0.01, 0.001)))
+    client = anthropic.AsyncAnthropic(api_key=KEY, base_url=replay.url)
+    async with client, client.messages.stream(**ASKED) as stream:
+        assert "".join([text async for text in stream.text_stream]) == "".join(WORDS)
+    spans.one("completed")
+    wire.shut()
+
+
+def test_count_tokens_is_left_alone(claude: Anthropic, replay: Replay, spans: Spans) -> None:
+    replay.serve(json_answer({"input_tokens": 5}))
+    assert claude.client.messages.count_tokens(model=MODEL, messages=MESSAGES).input_tokens == 5
+    assert spans.finished() == []
+
+
+def test_a_stream_cut_short_has_no_output_count(claude: Anthropic, replay: Replay, spans: Spans) -> None:
+    replay.serve(claude.script([(0.0, b"".join(claude.events()[:4])), (5.0, b"")]))
+    with claude.client.messages.create(stream=True, **ASKED) as stream:
+        for event in stream:
+            if event.type == "content_block_delta":
+                break
+    attrs = attributes(spans.one("closed_early"))
+    assert attrs["gen_ai.usage.input_tokens"] == 40
+    assert "gen_ai.usage.output_tokens" not in attrs, "what message_start says is a placeholder"
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("parent", ["auto", "existing", "own"])
+def test_beside_its_own_spans(replay: Replay, tracing: Tracing, spans: Spans, streaming: bool, parent: str) -> None:
+    wire = Anthropic("sync", replay.url)
+    replay.serve(wire.script(paced(wire.events(), 0.02, 0.01)) if streaming else wire.whole())
+    tracing.on("anthropic", parent=parent)
+    own: Any = {"tracer_provider": spans.provider}
+    with anthropic.Anthropic(api_key=KEY, base_url=replay.url, open_telemetry=own) as client:
+        answer = client.messages.create(**ASKED, **({"stream": True} if streaming else {}))
+        if streaming:
+            list(answer)
+    parents = [span for span in spans.finished() if span.parent is None]
+    assert [span.name for span in parents] == ["anthropic.messages.create"]
+    beneath = [span.name for span in spans.finished() if span.parent == parents[0].context]
+    if parent == "own":
+        assert beneath == [f"chat {MODEL}"]
+    else:
+        assert beneath
+        assert all(name.startswith("llm.") for name in beneath)
+    wire.shut()
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_through_bedrock(replay: Replay, tracing: Tracing, spans: Spans, streaming: bool) -> None:
+    wire, aws = Anthropic("sync", replay.url), BedrockInvoke("sync", replay.url)
+    tracing.on("anthropic")
+    answer = Script(200, EVENT_STREAM, [(0.002, part) for part in aws.events()]) if streaming else wire.whole()
+    replay.serve(answer)
+    client = anthropic.AnthropicBedrock(
+        base_url=replay.url, aws_access_key="a", aws_secret_key=KEY, aws_region="us-east-1", max_retries=0
+    )
+    got = client.messages.create(**ASKED, **({"stream": True} if streaming else {}))
+    if streaming:
+        list(got)
+    assert replay.last.path.startswith(f"/model/{MODEL}/invoke")
+    attrs = attributes(spans.one("completed"))
+    assert attrs["gen_ai.provider.name"] == "aws.bedrock"
+    assert attrs["gen_ai.usage.output_tokens"] == 6
+    assert attrs["gen_ai.response.finish_reasons"] == ("end_turn",)
+    wire.shut()
+    aws.shut()
+
+
+def test_through_vertex(replay: Replay, tracing: Tracing, spans: Spans) -> None:
+    wire = Anthropic("sync", replay.url)
+    tracing.on("anthropic")
+    replay.serve(wire.script(paced(wire.events())))
+    client = anthropic.AnthropicVertex(base_url=replay.url, access_token=KEY, project_id="p", region="r", max_retries=0)
+    list(client.messages.create(stream=True, **ASKED))
+    assert "streamRawPredict" in replay.last.path
+    attrs = attributes(spans.one("completed"))
+    assert attrs["gen_ai.provider.name"] == "gcp.vertex_ai"
+    assert attrs["gen_ai.usage.input_tokens"] == 40
+    wire.shut()
+
+
+# ---- the others ------------------------------------------------------------------------------------------------------
+
+
+def test_addresses_that_the_client_spells_out(tracing: Tracing) -> None:
+    """Together and Fireworks ask another host than their base URL's unless they are given one."""
+    from types import SimpleNamespace
+
+    from llmtrace.instrument.stainless import _operation
+
+    for driver, url in (
+        (Together, "https://api-inference.together.ai/v1/chat/completions"),
+        (Fireworks, "https://api.fireworks.ai/inference/v1/chat/completions"),
+    ):
+        client = next(client for client in CLIENTS if client.name == driver.name)
+        hook: Any = client.load().hooks[0]
+        found = _operation(hook, SimpleNamespace(url=url, method="post"))
+        assert found is not None
+        assert found.name == "chat"
+
+
+@pytest.mark.parametrize("driver", [Groq, OpenAI])
+def test_groqs_timings_in_a_stream(driver: Any, replay: Replay, tracing: Tracing, spans: Spans) -> None:
+    made = driver("sync", replay.url)
+    tracing.on(made.name)
+    usage = {"prompt_tokens": 9, "completion_tokens": 5, "total_tokens": 14, "queue_time": 0.02, "prompt_time": 0.04}
+    timed = {"x_groq": {"id": "req", "usage": usage | {"completion_time": 0.05, "total_time": 0.09}}}
+    events = made.events(usage=False)
+    last = json.loads(events[-2][6:]) | timed
+    events[-2] = f"data: {json.dumps(last)}\n\n".encode()
+    replay.serve(made.script(paced(events, 0.1, 0.01)))
+    made.drain(made.stream())
+    span = spans.one("completed")
+    assert attributes(span)["llmtrace.server.engine"] == "groq"
+    sources = {name: attributes(phase)["llmtrace.phase.source"] for name, phase in spans.phases(span).items()}
+    assert sources["queue"] == sources["prefill"] == "server"
+    made.shut()
+
+
+# ---- all of them -----------------------------------------------------------------------------------------------------
+
+
+def test_every_client_has_its_entry_point() -> None:
+    found = {each.name: each.load() for each in entry_points(group="opentelemetry_instrumentor")}
+    for client in CLIENTS:
+        assert found[f"llmtrace-{client.name}"] is entry.INSTRUMENTORS[client.name]
+
+
+def test_all_at_once_watch_one_request_once(replay: Replay, spans: Spans) -> None:
+    made = OpenAI("sync", replay.url, attempts=3)
+    llmtrace.instrument(tracer_provider=spans.provider)
+    try:
+        replay.play(made.refusal(503), made.whole())
+        made.call()
+    finally:
+        llmtrace.uninstrument()
+    assert len(spans.children(spans.one("completed"))) == 2
+    made.shut()
+
+
+def test_no_client_is_imported_and_one_imported_later_is_traced() -> None:
+    import subprocess
+
+    script = """
+import sys, llmtrace
+llmtrace.instrument()
+loaded = {"openai", "anthropic", "groq", "together", "fireworks", "cerebras", "cohere", "mistralai", "httpx"}
+assert not loaded & set(sys.modules), loaded & set(sys.modules)
+assert not any(name.startswith("llmtrace.providers.anthropic") for name in sys.modules)
+import groq._base_client as base
+assert type(vars(base.SyncAPIClient)["request"]).__name__ == "FunctionWrapper"
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
