@@ -46,7 +46,6 @@ class Habit(Generic[T]):
         "_due",
         "_floor",
         "_held",
-        "_next",
         "_reach",
         "_run",
         "_share",
@@ -77,7 +76,7 @@ class Habit(Generic[T]):
         self.mid = 0.0
         self.room = self.below = float("inf")
         self.cusum = 0.0
-        self._next = self._due = self._run = self._visits = self._since = 0
+        self._due = self._run = self._visits = self._since = 0
         self._held: list[T] = []
 
     @property
@@ -95,6 +94,17 @@ class Habit(Generic[T]):
         self.cusum = max(0.0, self.cusum + min(max(score, 0.0), 1.2) - DRIFT)
         return len(self.items) >= MIN_CALLS and (score >= 1.0 or (self.cusum >= ALARM and score > DRIFT))
 
+    def settle(self, item: T, score: float) -> bool:
+        """``beyond`` and ``learn`` in one: whether ``item`` was beyond the usual."""
+        if score > DRIFT:
+            odd = self.beyond(score)
+            self.learn(item, odd)
+            return odd
+        if self.cusum:
+            self.beyond(score)
+        self.learn(item, False)
+        return False
+
     def learn(self, item: T, odd: bool) -> None:
         """Take in one call; ``odd``: it was beyond the usual."""
         if odd:
@@ -102,13 +112,13 @@ class Habit(Generic[T]):
             return
         if self._run:
             self._calm_again()
-        if len(self.items) < WINDOW:
-            self.items.append(item)
+        items, at = self.items, self.seen
+        self.seen = at + 1
+        if len(items) < WINDOW:
+            items.append(item)
         else:
-            self.items[self._next] = item
-            self._next = (self._next + 1) % WINDOW
-        self.seen += 1
-        if self.seen >= self._due:
+            items[at % WINDOW] = item
+        if at >= self._due:
             self._due = self.seen + max(1, min(_REFRESH, self.seen // 4))
             self._refresh()
 
@@ -255,6 +265,8 @@ class Changes:
 
     def surprise(self, name: str) -> float:
         """The Bayes factor's logarithm, above 0 where ``name`` speaks for a change."""
+        if self.counts.get(name, 0) * (len(self.counts) + 1) > len(self.items) + len(self.counts):
+            return 0.0  # commoner than the average name
         kinds = len(self.counts) + 1
         expected = (self.counts.get(name, 0) + 0.5) / (len(self.items) + 0.5 * kinds)
         return -log(expected * kinds)
@@ -267,12 +279,15 @@ class Changes:
             self.fresh, self.run = name, 1
         else:
             self.fresh, self.run = None, 0
-        self.counts[name] = self.counts.get(name, 0) + 1
         if len(self.items) < WINDOW:
             self.items.append(name)
+            self.counts[name] = self.counts.get(name, 0) + 1
             return
         old, self.items[self._next] = self.items[self._next], name
         self._next = (self._next + 1) % WINDOW
+        if old == name:
+            return
+        self.counts[name] = self.counts.get(name, 0) + 1
         self.counts[old] -= 1
         if not self.counts[old]:
             del self.counts[old]

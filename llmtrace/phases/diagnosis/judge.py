@@ -78,21 +78,31 @@ def _judge(route: Route, facts: Facts) -> list[Verdict]:
             found.append(verdict)
     if swapped is None:  # another model's times say nothing of this route's
         found += _times(route, facts)
-    route.alongside.learn(float(facts.alongside), route.alongside.score(float(facts.alongside)) >= 1.0)
+    beside = float(facts.alongside)
+    route.alongside.learn(beside, route.alongside.score(beside) >= 1.0)
     return found
 
 
 def _times(route: Route, facts: Facts) -> list[Verdict]:
     evidence = _names(route, facts)
-    round_trip = _either_way(route.rtt.score(facts.rtt)) if facts.rtt is not None and route.rtt.ready else 0.0
-    envelope = 0.0
-    if facts.wait is not None and facts.server_queue is None and route.waits.ready and facts.uncached is not None:
+    # Where the route tells fingerprints, a familiar one is enough to say that it is the same.
+    asked = evidence > 0 or not route.fingerprints.items
+    round_trip = envelope = 0.0
+    if asked and facts.rtt is not None and route.rtt.ready:
+        round_trip = _either_way(route.rtt.score(facts.rtt))
+    if (
+        asked
+        and facts.wait is not None
+        and facts.server_queue is None
+        and route.waits.ready
+        and facts.uncached is not None
+    ):
         envelope = _either_way(route.waits.score(float(facts.uncached), facts.wait))
     found, inside = network(route, facts)
     found += wait(route, facts, inside)
     slower, score = pace(route, facts)
     found += slower
-    if route.pace.ready:
+    if asked and route.pace.ready:
         envelope = max(envelope, _either_way(score))
     return _changed(route, found, evidence, round_trip, envelope)
 

@@ -51,15 +51,16 @@ def network(route: Route, facts: Facts) -> tuple[list[Verdict], float]:
     ):
         if value is None:
             continue
+        usual = habit.mid
         score = habit.score(value)
-        odd = habit.beyond(score)
-        excess = value - habit.mid
-        if odd and excess >= (LEAST_S if quantity != "round_trip" else LEAST_S / 2):
+        if not habit.settle(value, score):
+            continue
+        excess = value - usual
+        if excess >= (LEAST_S if quantity != "round_trip" else LEAST_S / 2):
             if best is None or excess > (best.excess or 0.0):
-                best = Verdict(NETWORK, sure(score), quantity, value, habit.mid, excess)
+                best = Verdict(NETWORK, sure(score), quantity, value, usual, excess)
             if waits:
                 inside = max(inside, excess)
-        habit.learn(value, odd)
     return ([] if best is None else [best]), inside
 
 
@@ -193,12 +194,11 @@ def _untold(route: Route, facts: Facts, taken: float) -> list[Verdict]:
 
 
 def _judge(route: Route, facts: Facts, habit: Level, value: float, quantity: str) -> list[Verdict]:
+    usual = habit.mid
     score = habit.score(value)
-    odd = habit.beyond(score)
-    excess = value - habit.mid
-    found = [Verdict(QUEUEING, sure(score), quantity, value, habit.mid, excess, reason=_own(route, facts))]
-    habit.learn(value, odd)
-    return found if odd and excess >= LEAST_S else []
+    if not habit.settle(value, score) or value - usual < LEAST_S:
+        return []
+    return [Verdict(QUEUEING, sure(score), quantity, value, usual, value - usual, reason=_own(route, facts))]
 
 
 def _own(route: Route, facts: Facts) -> str | None:
@@ -217,11 +217,12 @@ def pace(route: Route, facts: Facts) -> tuple[list[Verdict], float]:
     each = facts.decode / (count - 1)
     context = float(facts.input_tokens or 0)
     score = line.score(context, each)
-    odd = line.beyond(score)
     usual = line.usual(context)
-    line.learn((context, each), odd)
+    odd = line.settle((context, each), score)
+    if not odd:
+        return [], score
     excess = (each - usual) * (count - 1)
-    if not odd or excess < LEAST_S or each < (1 + PACE_SHARE) * usual:
+    if excess < LEAST_S or each < (1 + PACE_SHARE) * usual:
         return [], score
     crowd = route.alongside
     if crowd.ready and crowd.score(facts.alongside) >= 1.0:
