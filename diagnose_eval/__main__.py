@@ -84,7 +84,8 @@ def report(
         f"| false alarms per 1,000 calm calls, {calls:,} calls | {1000 * quiet.total() / calls:.2f} | < 1 |",
         f"| the same before the episodes, {before:,} calls | {1000 * early / before:.2f} | < 1 |",
         f"| the same on a bimodal network, {calls:,} calls | {1000 * bimodal.total() / calls:.2f} | silent |",
-        f"| one verdict: mean CPU time; median and 99th percentile of wall time | {speed[0]:.1f}; {speed[1]:.1f}, {speed[2]:.1f} µs | 15 µs |",
+        "| one verdict: mean CPU time; median and 99th percentile of wall time "
+        f"| {speed[0]:.1f}; {speed[1]:.1f}, {speed[2]:.1f} µs | 15 µs |",
         f"| the slow turn | `{golden.cause}`, {1e6 * (golden.per_token or 0):.0f} µs per token | 94 µs |",
         "",
         f"What was named in calm traffic: {_said(quiet)}; on the bimodal network: {_said(bimodal)}.",

@@ -71,7 +71,7 @@ def buffered_stream(route: Route, facts: Facts) -> Verdict | None:
     usual = route.evenness
     score = (usual.mid - even) / (usual.mid - BURSTS) if usual.mid > BURSTS else 0.0
     # The median gap collapsed, and not because a few long stalls raised the mean.
-    odd = usual.ready and even < BURSTS and facts.gap < BURSTS * route.pace.ref and usual.score(even) <= -1.0
+    odd = usual.ready and even < BURSTS < usual.mid / 2 and facts.gap < BURSTS * route.pace.ref
     usual.learn(even, odd)
     if not odd:
         return None

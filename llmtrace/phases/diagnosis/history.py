@@ -11,7 +11,7 @@ Smaller shifts that stay are found by a one-sided CUSUM of the scores.
 
 from __future__ import annotations
 
-from math import log
+from math import inf, log
 from operator import mul
 from typing import Generic, TypeVar
 
@@ -21,7 +21,7 @@ WINDOW = 128
 MIN_CALLS = 30
 """Before so many values nothing is said, except where other evidence asks how far the value is from the usual."""
 FEW_CALLS = 5
-SIGMAS = 8.0
+SIGMAS = 10.0
 REACH = 1.3
 """The room is at least so many times the way to the history's own far values."""
 MANY = 64
@@ -183,7 +183,12 @@ class Line(Habit["tuple[float, float]"]):
     Least squares over the window. The scatter is scaled with the line, since it grows with the quantity.
     """
 
-    __slots__ = ("at", "error", "most", "ref", "slope", "steepest")
+    __slots__ = ("at", "bend", "error", "most", "ref", "slope", "steepest")
+
+    def __init__(self, floor: float, share: float, reach: float = REACH, bend: float = inf) -> None:
+        """``bend``: the most that y may rise beyond the largest x seen, as a share of the usual y."""
+        self.bend = bend
+        super().__init__(floor, share, reach=reach)
 
     def restart(self) -> None:
         """Forget everything."""
@@ -206,7 +211,7 @@ class Line(Habit["tuple[float, float]"]):
         off = 3 * self.error * abs(x - self.at)
         if x <= self.most:
             return off
-        return off + (x - self.most) * (0.5 * self.slope if self.slope else self.steepest)
+        return off + min((x - self.most) * (0.5 * self.slope if self.slope else self.steepest), self.bend * self.ref)
 
     def score(self, x: float, y: float) -> float:
         """The distance of ``y`` from the usual at ``x``, in rooms."""

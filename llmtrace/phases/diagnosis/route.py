@@ -14,7 +14,7 @@ PACE_SHARE: Final = 0.2
 """Nor for a pace that rose by less than this share."""
 SURGE: Final = 3.0
 """Nor for a prompt with less than so many times the usual fresh tokens."""
-WILD: Final = 10.0
+WILD: Final = 12.0
 """Standard deviations of room for what the network does: its delays have long tails."""
 CHANGED_FOR: Final = 16
 """A change is told for so many calls."""
@@ -66,11 +66,11 @@ class Route:
         self.headers = Level(LEAST_S, 0.25, sigmas=WILD)
         self.setup = Level(LEAST_S, 0.5)
         self.rtt = Level(0.01, 0.5)
-        self.fresh = Level(log(SURGE), sigmas=3.5)
+        self.fresh = Level(log(SURGE), sigmas=4.0)
         """The logarithm of the tokens that nobody could expect to be cached."""
         self.cached = Level(64.0)
         """Cached tokens."""
-        self.pace = Line(0.0, PACE_SHARE, reach=2.0)
+        self.pace = Line(0.0, PACE_SHARE, reach=3.0, bend=0.5)
         """Prompt tokens -> decode time per token, s."""
         self.evenness = Level(0.2, sigmas=3.0)
         """Median gap by mean gap."""
