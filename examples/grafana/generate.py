@@ -365,6 +365,8 @@ def hits(window: str) -> str:
     return f"{hit} / sum by (service_name) (rate({calls}))"
 
 
+ROUTES = f'{CALLS}{{llmtrace_route_fingerprint!=""}}'
+
 ALERTS = [
     alert(
         "LLMPrefillSurge",
@@ -382,10 +384,9 @@ ALERTS = [
     ),
     alert(
         "LLMRouteChange",
-        f"count by (service_name, gen_ai_request_model) (count by (service_name, gen_ai_request_model, "
-        f'llmtrace_route_fingerprint) (rate({CALLS}{{llmtrace_route_fingerprint!=""}}[15m]) > 0 unless on '
-        f'(service_name, gen_ai_request_model, llmtrace_route_fingerprint) {CALLS}{{llmtrace_route_fingerprint!=""}} '
-        f"offset 1h)) > 0",
+        f"count by (service_name, gen_ai_request_model) ((rate({ROUTES}[15m]) > 0 "
+        f"unless on (service_name, gen_ai_request_model, llmtrace_route_fingerprint) {ROUTES} offset 1h) "
+        f"and on (service_name, gen_ai_request_model) {ROUTES} offset 1h) > 0",
         "0m",
         "Another version of {{ $labels.gen_ai_request_model }} answers {{ $labels.service_name }}",
         "A fingerprint that an hour ago was not there. Compare before and after: llmtrace compare.",
