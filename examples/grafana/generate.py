@@ -237,6 +237,22 @@ CAUSES = [
         "Share of calls of which some prompt tokens came from the prefix cache, where providers count them.",
     ),
     panel(
+        "Prompt tokens, and those of them that were cached",
+        traceql(
+            '{ span.gen_ai.usage.input_tokens > 0 && resource.service.name =~ "$service" }'
+            " | sum_over_time(span.gen_ai.usage.input_tokens) by (resource.service.name)"
+        )
+        + [
+            target | {"refId": "B"}
+            for target in traceql(
+                '{ span.gen_ai.usage.cache_read.input_tokens > 0 && resource.service.name =~ "$service" }'
+                " | sum_over_time(span.gen_ai.usage.cache_read.input_tokens) by (resource.service.name)"
+            )
+        ],
+        "short",
+        f"The lower line over the upper one is the hit rate by tokens. {KEPT}",
+    ),
+    panel(
         "Time saved by cache hits",
         traceql(
             '{ name = "llm.kv_cache_hit" && resource.service.name =~ "$service" }'
