@@ -46,6 +46,6 @@ CLIENTS: tuple[Client, ...] = (
     Client("groq", "Groq", "groq", ">= 0.9", "groq", "groq:GROQ"),
     Client("together", "Together", "together", ">= 2.0", "together", "together:TOGETHER"),
     Client("cerebras", "Cerebras", "cerebras-cloud-sdk", ">= 1.5", "cerebras.cloud.sdk", "cerebras:CEREBRAS"),
-    Client("fireworks", "Fireworks", "fireworks-ai", ">= 1.0", "fireworks", "fireworks:FIREWORKS"),
+    Client("fireworks", "Fireworks", "fireworks-ai", ">= 1.2", "fireworks", "fireworks:FIREWORKS"),
     Client("transformers", "Transformers", "transformers", ">= 4.51", "transformers", "transformers:TRANSFORMERS"),
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -22,14 +24,13 @@ class Stainless(Driver):
     prefix = "/v1"
     """What the base URL has and the client's paths have not."""
     settings: dict[str, Any] = {}
+    """For the client class, where its version knows them."""
 
     def make(self) -> Any:
-        import importlib
-
-        module = importlib.import_module(self.package)
-        made = getattr(module, self.names[self.kind == "async"])
+        made = getattr(importlib.import_module(self.package), self.names[self.kind == "async"])
         url = self.url + self.prefix
-        return made(api_key=KEY, base_url=url, max_retries=self.attempts - 1, timeout=5.0, **self.settings)
+        known = {k: v for k, v in self.settings.items() if k in inspect.signature(made).parameters}
+        return made(api_key=KEY, base_url=url, max_retries=self.attempts - 1, timeout=5.0, **known)
 
     def run(self, action: Any, *args: Any) -> Any:
         async def made() -> Any:  # the asynchronous clients want their loop running when they are made
