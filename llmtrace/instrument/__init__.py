@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import difflib
 import importlib.metadata
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmtrace.errors import LlmtraceError
+
+if TYPE_CHECKING:
+    from llmtrace.providers import Client
 
 
 def instrument(*clients: str, tracer_provider: Any = None, meter_provider: Any = None, **settings: Any) -> None:
@@ -33,15 +36,13 @@ def instrument(*clients: str, tracer_provider: Any = None, meter_provider: Any =
             raise LlmtraceError(f"unknown client {name!r}.{hint} Known clients: {', '.join(INSTRUMENTORS)}.")
     for name in wanted:
         instrumentor = INSTRUMENTORS[name]()
-        if not _installed(instrumentor.client.distribution):
-            if clients:
-                raise LlmtraceError(f"{name} is not installed: pip install 'llmtrace[{name}]'")
-            continue
-        conflict: Any = instrumentor._check_dependency_conflicts()
-        if conflict is not None and clients:
-            raise LlmtraceError(f"{name} is not supported in this version: {conflict}")
+        if clients:  # of all of them, those that the program never imports need no looking at
+            _require(instrumentor.client)
+            if (conflict := instrumentor.unsupported()) is not None:
+                raise LlmtraceError(f"{name} is not supported in this version: {conflict}")
         if not instrumentor.is_instrumented_by_opentelemetry:
-            instrumentor.instrument(tracer_provider=tracer_provider, meter_provider=meter_provider, **settings)
+            given = {"tracer_provider": tracer_provider, "meter_provider": meter_provider, **settings}
+            instrumentor.instrument(skip_dep_check=True, **given)
 
 
 def uninstrument(*clients: str) -> None:
@@ -60,9 +61,8 @@ def uninstrument(*clients: str) -> None:
             instrumentor.uninstrument()
 
 
-def _installed(distribution: str) -> bool:
+def _require(client: Client) -> None:
     try:
-        importlib.metadata.version(distribution)
+        importlib.metadata.distribution(client.distribution)
     except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
+        raise LlmtraceError(f"{client.name} is not installed: pip install 'llmtrace[{client.name}]'") from None

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
 
 from llmtrace.config import settings
-from llmtrace.instrument import botocore, ends, methods, shared, stainless
-from llmtrace.instrument.engine import Engine
 from llmtrace.instrument.patching import Patches
 from llmtrace.providers import CLIENTS, Client
-from llmtrace.providers.declare import Generate, Stainless
+
+if TYPE_CHECKING:
+    from llmtrace.instrument.traced import Traced
+
+_log = logging.getLogger("llmtrace")
 
 
 class ClientInstrumentor(BaseInstrumentor):
     """Instruments one client library; each has a subclass, made from its line in ``llmtrace.providers``."""
 
     client: Client
-    engine: Engine | None = None
     _patches: Patches | None = None
+    _traced: Traced | None = None
 
     def instrumentation_dependencies(self) -> Collection[str]:
         """The client versions that are supported."""
@@ -31,34 +34,35 @@ class ClientInstrumentor(BaseInstrumentor):
         meter_provider = kwargs.pop("meter_provider", None)
         kwargs.pop("skip_dep_check", None)
         kwargs.pop("raise_exception_on_conflict", None)
-        self.engine = engine = Engine(settings(kwargs), tracer_provider, meter_provider)
+        chosen = settings(kwargs)
         self._patches = patches = Patches()
-        shared.join(engine)
-        patches.when_imported(self.client.package, lambda package: _hook(patches, engine, self.client))
+
+        def imported(package: Any) -> None:
+            if (conflict := self.unsupported()) is not None:
+                _log.error("%s is not traced: %s", self.client.name, conflict)
+                return
+            self._traced = install(patches, self.client, chosen, tracer_provider, meter_provider)
+
+        patches.when_imported(self.client.package, imported)
+
+    def unsupported(self) -> str | None:
+        """What is wrong with the version that is installed, None where it is supported."""
+        conflict: Any = self._check_dependency_conflicts()
+        return None if conflict is None else str(conflict)
 
     def _uninstrument(self, **kwargs: Any) -> None:
         if self._patches is not None:
             self._patches.undo()
-        ends.drain()
-        if self.engine is not None:
-            shared.leave(self.engine)
-            self.engine.flush()
-        self.engine = self._patches = None
+        if self._traced is not None:
+            self._traced.close()
+        self._traced = self._patches = None
 
 
-def _hook(patches: Patches, engine: Engine, client: Client) -> None:
-    provider = client.load()
-    for service in provider.services:
-        botocore.patch(patches, engine, provider, service)
-    for hook in provider.hooks:
-        if isinstance(hook, Stainless):
-            stainless.patch(patches, engine, provider, hook)
-        elif isinstance(hook, Generate):
-            from llmtrace.instrument import transformers
+def install(patches: Patches, client: Client, *engine: Any) -> Traced:
+    """Load what tracing a client takes, now that there is a client: it would only slow the start of other programs."""
+    from llmtrace.instrument.traced import Traced
 
-            transformers.patch(patches, engine, provider, hook)
-        else:
-            methods.patch(patches, engine, provider, hook)
+    return Traced(patches, client, *engine)
 
 
 def _instrumentor(client: Client) -> type[ClientInstrumentor]:

@@ -6,9 +6,10 @@ Nothing here is imported from a declaration: it is loaded when its client is.
 from __future__ import annotations
 
 import importlib
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from llmtrace.providers.declare import Provider
+if TYPE_CHECKING:
+    from llmtrace.providers.declare import Provider
 
 
 class Client(NamedTuple):
