@@ -45,6 +45,8 @@ class Settings:
     """File in which processes share what they learned of each route for estimating (tokens and seconds, no text)."""
     baseline_prior: str = ""
     """JSON file that says what the hardware needs at least: ``{"seconds_per_prefill_token": ...}``."""
+    tokenizer: Callable[[str], int] | None = None
+    """Counts a text's tokens, for the times between tokens of streams whose chunks do not say how many they hold."""
 
 
 def _boolean(value: Any) -> bool:
@@ -102,6 +104,12 @@ def seconds_per_prefill_token(path: str) -> float:
     raise LlmtraceError(f"baseline_prior: {path} does not hold a JSON object with seconds_per_prefill_token, in s.")
 
 
+def _function(value: Any) -> Any:
+    if not callable(value):
+        raise ValueError("a function that takes a text and returns how many tokens it has")
+    return value
+
+
 def _at_least(kind: Callable[[Any], Any], least: float) -> Callable[[Any], Any]:
     def parse(value: Any) -> Any:
         try:
@@ -127,11 +135,14 @@ _PARSERS: Mapping[str, Callable[[Any], Any]] = {
     "min_spread": _at_least(float, 1),
     "baseline_path": _file,
     "baseline_prior": _file,
+    "tokenizer": _function,
 }
 
 known_settings: tuple[str, ...] = tuple(field.name for field in fields(Settings))
 environment_names: Mapping[str, str] = {
-    name: CAPTURE_ENV if name == "capture_content" else f"LLMTRACE_{name.upper()}" for name in known_settings
+    name: CAPTURE_ENV if name == "capture_content" else f"LLMTRACE_{name.upper()}"
+    for name in known_settings
+    if name != "tokenizer"  # a function: by argument only
 }
 
 
@@ -155,7 +166,7 @@ def settings(arguments: Mapping[str, Any], environ: Mapping[str, str] | None = N
         _log.warning("the value of %s is ignored; it takes %s", variable, takes)
     chosen: dict[str, Any] = {}
     for name, parse in _PARSERS.items():
-        variable = environment_names[name]
+        variable = environment_names.get(name, "")
         if arguments.get(name) is not None:
             try:
                 chosen[name] = parse(arguments[name])
@@ -169,8 +180,8 @@ def settings(arguments: Mapping[str, Any], environ: Mapping[str, str] | None = N
 def environment_slips(environ: Mapping[str, str]) -> dict[str, str]:
     """The environment variables of ours whose value is none that the setting takes, and what it takes."""
     found: dict[str, str] = {}
-    for name, parse in _PARSERS.items():
-        variable = environment_names[name]
+    for name, variable in environment_names.items():
+        parse = _PARSERS[name]
         if environ.get(variable, "").strip():
             try:
                 parse(environ[variable])

@@ -139,7 +139,8 @@ def rows() -> dict[str, list[str]]:
 def test_every_setting_is_described(name: str) -> None:
     row = rows()[name]
     (default,) = [field.default for field in fields(config.Settings) if field.name == name]
-    assert row[1] == f"`{config.environment_names[name]}`"
+    variable = config.environment_names.get(name)
+    assert row[1] == (f"`{variable}`" if variable else "argument only")
     assert row[2] == f"`{default}`"
     assert row[3]
 

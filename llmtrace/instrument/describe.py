@@ -17,6 +17,7 @@ from llmtrace.observe.pulls import Pulls
 from llmtrace.observe.transport import Attempt
 from llmtrace.phases.baseline import Estimate
 from llmtrace.phases.model import DECODE, ESTIMATE, KV_CACHE_HIT, NETWORK, QUEUE, SCHEMA_VERSION, Phase
+from llmtrace.phases.pace import Pace
 from llmtrace.providers.timings import read_processing_time, read_route
 
 _CUT_SHORT = (calls.CLOSED_EARLY, calls.ABANDONED, calls.CANCELLED, calls.TIMED_OUT, calls.ERROR)
@@ -228,26 +229,38 @@ def _network(ended: Ended, found: dict[str, Any]) -> None:
 
 def _decode(ended: Ended, found: dict[str, Any]) -> None:
     call = ended.call
-    pulls, tokens = call.pulls, ended.answer.usage.output_tokens
-    hidden = ended.answer.usage.reasoning_tokens if call.first_reasoning is None else None
-    chunks = pulls.total - call.first_token_index
-    if tokens and chunks > 0 and call.first_token is not None:
-        found[names.TOKENS_PER_CHUNK] = (tokens - (hidden or 0)) / chunks
+    pulls, pace = call.pulls, ended.pace or Pace()
+    found.update(paced(pace))
     found.update(gaps(pulls))
+    if pace.made_up:
+        found[names.STALL_MADE_UP] = pace.made_up
     if pulls.total:
         found[names.CONSUMER_WAIT] = pulls.consumer_wait / 1e9
 
 
+def paced(pace: Pace) -> dict[str, Any]:
+    """The attributes that tell of the times between tokens; none of what is not known."""
+    found = {
+        names.TOKENS_PER_CHUNK: pace.per_chunk,
+        names.ITL_P50: pace.p50,
+        names.ITL_P99: pace.p99,
+        names.ITL_MAX: pace.longest,
+        names.ITL_BASIS: pace.basis,
+        names.PATTERN: pace.pattern,
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
 def gaps(pulls: Pulls) -> dict[str, Any]:
-    """The attributes that tell of the times between tokens; none where there was no gap."""
+    """The attributes that tell of the times between chunks; none where there was no gap."""
     quantiles = pulls.quantiles(0.5, 0.99)
     if quantiles is None:
         return {}
-    count, duration = pulls.stalls(quantiles[0] * 1e9)
+    count, duration = pulls.stalls()
     found: dict[str, Any] = {
-        names.ITL_P50: quantiles[0],
-        names.ITL_P99: quantiles[1],
-        names.ITL_MAX: pulls.gap_max / 1e9,
+        names.GAP_P50: quantiles[0],
+        names.GAP_P99: quantiles[1],
+        names.GAP_MAX: pulls.gap_max / 1e9,
         names.STALL_COUNT: count,
     }
     if count:

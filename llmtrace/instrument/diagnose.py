@@ -64,12 +64,12 @@ def _refusal(attempt: Any) -> str:
 
 def _repetition(call: Call, payload: Payload, answer: Answer) -> Repetition | None:
     """Looked for only where a stream ran into its limit or was cut short: loops do not stop by themselves."""
-    text_of = payload.operation.text_of
-    if text_of is None or len(call.recent) < _FEW_CHUNKS:
+    brought = payload.operation.brought
+    if brought is None or len(call.recent) < _FEW_CHUNKS:
         return None
     if call.outcome == calls.COMPLETED and "length" not in answer.finish_reasons:
         return None
-    return repetition([text_of(chunk) for chunk in call.recent])
+    return repetition([brought(chunk)[0] for chunk in call.recent])
 
 
 def attributes_of(verdicts: list[Verdict]) -> dict[str, Any]:

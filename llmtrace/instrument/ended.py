@@ -13,6 +13,7 @@ from llmtrace.observe.facts import Answer
 from llmtrace.phases.baseline import Estimate, Flight
 from llmtrace.phases.diagnosis.verdict import Verdict
 from llmtrace.phases.model import Phase
+from llmtrace.phases.pace import Pace
 from llmtrace.phases.prefixes import Prompt
 from llmtrace.phases.timeline import Observation
 from llmtrace.providers.declare import Operation, Request
@@ -79,3 +80,5 @@ class Ended:
     """That the prompt's beginning came from the cache, by timing alone; None where that is told, or cannot be."""
     verdicts: list[Verdict] = field(default_factory=list[Verdict])
     """The causes that the diagnosis found, most certain first."""
+    pace: Pace | None = None
+    """What its chunks say of its tokens; only where spans are recorded."""

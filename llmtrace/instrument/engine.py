@@ -26,6 +26,7 @@ from llmtrace.observe import call as calls
 from llmtrace.observe import mishaps
 from llmtrace.observe.call import Call
 from llmtrace.observe.clock import now, to_epoch
+from llmtrace.observe.pulls import LAST
 from llmtrace.observe.stream import cause_of
 from llmtrace.phases.baseline import Baselines
 from llmtrace.phases.diagnosis.judge import Diagnoser
@@ -120,7 +121,7 @@ class Engine:
             if not recording and self.meters() is None:
                 return span
             closing = 4 + 2 * min(request.choices, 128) if request.choices > 1 else 4
-            recent = max(closing, LAST_CHUNKS) if self.settings.diagnosis and operation.text_of else closing
+            recent = max(closing, LAST_CHUNKS if self.settings.diagnosis and operation.brought else LAST)
             call = Call(self._end, operation.kind_of, streaming=request.streaming, recent=recent)
             call.start = started
             above = span or trace_api.get_current_span()

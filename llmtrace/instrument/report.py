@@ -13,6 +13,7 @@ from llmtrace.emit.spans import Children
 from llmtrace.instrument import describe
 from llmtrace.instrument.diagnose import diagnose, write_evidence
 from llmtrace.instrument.ended import Ended, Endpoint, Payload
+from llmtrace.instrument.pieces import pace_of
 from llmtrace.observe import call as calls
 from llmtrace.observe import mishaps
 from llmtrace.observe.call import Call
@@ -134,6 +135,7 @@ class Reporter:
                 payload.span.set_status(Status(StatusCode.ERROR, describe.kind(call.error)))
             payload.span.set_attributes(own)
             write_evidence(payload.span, ended.verdicts, call.end or call.start)
+        ended.pace = pace_of(ended, self._engine.settings.tokenizer)
         children = Children(payload.tracer, payload.span)
         under = _attempts(children, ended) if len(call.attempts) > 1 else None
         for phase in ended.phases:

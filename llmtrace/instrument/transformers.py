@@ -33,6 +33,7 @@ from llmtrace.observe.facts import Answer
 from llmtrace.observe.pulls import NO_PULLS, Pulls
 from llmtrace.observe.stream import cause_of
 from llmtrace.phases.model import CLIENT, DECODE, OPAQUE, PREFILL, Phase
+from llmtrace.phases.pace import pace
 from llmtrace.phases.timeline import Observation
 from llmtrace.providers import transformers as reads
 from llmtrace.providers.declare import Generate, Provider
@@ -251,7 +252,9 @@ class Generation:
         for before, mark in zip([start, *tokens], tokens, strict=False):
             pulls.block += (before, mark)
         pulls.fold()
-        decode.extra = {names.GENERATE_STEPS: len(tokens), **describe.gaps(pulls), **exact}
+        one = usage.output_tokens == len(tokens)  # one answer, and a token each step
+        apart = describe.paced(pace(pulls, (), len(tokens), len(tokens), None)) if one else {}
+        decode.extra = {names.GENERATE_STEPS: len(tokens), **apart, **describe.gaps(pulls), **exact}
         return [prefill, decode]
 
     def _answer(self, call: Call, steps: int) -> Answer:

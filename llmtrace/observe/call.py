@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from llmtrace.observe.clock import now
 from llmtrace.observe.mishaps import note
-from llmtrace.observe.pulls import NO_PULLS, Pulls
+from llmtrace.observe.pulls import LAST, NO_PULLS, Pulls
 from llmtrace.observe.transport import Attempt
 
 COMPLETED: Final = "completed"
@@ -84,7 +84,7 @@ class Call:
     """When the application closed the response from elsewhere while a pull was under way."""
 
     def __init__(
-        self, sink: Callable[[Call], None], kind_of: Callable[[Any], int], *, streaming: bool, recent: int = 4
+        self, sink: Callable[[Call], None], kind_of: Callable[[Any], int], *, streaming: bool, recent: int = LAST
     ) -> None:
         """``kind_of`` reads a chunk; ``recent``: how many of the last chunks to keep for the end."""
         self.start = now()
@@ -98,7 +98,7 @@ class Call:
         self.idle = {}
         self.pulls = Pulls() if streaming else NO_PULLS
         self.recent: deque[Any] = deque(maxlen=recent)
-        """The last few chunks: finish reasons, usage and timings come last."""
+        """The last chunks: text that tells of the pace, then finish reasons, usage and timings."""
         _open[id(self)] = self
 
     @property
@@ -131,6 +131,7 @@ class Call:
             self.first_token = at
             block = self.pulls.block
             self.first_token_index = self.pulls.count - 1 + len(block) // 2
+            self.pulls.begun = self.first_token_index + 1
             self.first_token_asked = block[-2]
             self.before_first_token = block[-3] if len(block) > 3 else self.pulls.last_arrival_folded
         if kind == REASONING:

@@ -25,6 +25,8 @@ READY_SHARE = 20
 READY_MOST_NS = 5_000_000
 """After a hold of 2 ms or more, so does one that waited less than 1 ms or a 20th of the hold (5 ms at most): taking a
 ready chunk off the socket and parsing it costs the client 0.1 to 1 ms, the more the longer it slept."""
+LAST = 24
+"""Pulls whose own times stay until the end, beside as many of the chunks themselves."""
 STALL_MIN_NS = 100_000_000
 STALL_FACTOR = 4
 
@@ -53,6 +55,8 @@ class Pulls:
     gap_sum = 0
     gap_max = 0
     last_arrival_folded: int | None = None
+    begun = 0
+    """Pulls up to the first token, its own too: the gaps before it are not between tokens, and not in the sample."""
     _stride = 1
     _skip = 0
 
@@ -63,6 +67,7 @@ class Pulls:
         """Sample of the gaps between arrivals that the model (or the network) set, not the application."""
         self.long_gaps: array[int] = array("q")
         """Every gap over 100 ms (at most SAMPLE of them): the candidates for stalls."""
+        self._last: list[int] = []
 
     @property
     def last_arrival(self) -> int | None:
@@ -82,10 +87,13 @@ class Pulls:
             self._fold(handed_over)
         except Exception as error:
             note("summing up a stream", error)
+        kept = 2 * LAST + 2  # and the arrival before them
+        self._last = self.block[-kept:] if len(self.block) >= kept else (self._last + self.block)[-kept:]
         del self.block[:]
 
     def _fold(self, handed_over: int | None) -> None:
         asked, arrived = self.block[0::2], self.block[1::2]
+        early = max(0, self.begun - max(self.count, 1))
         self.count += len(asked)
         waited = sum(arrived) - sum(asked)
         self.wait_sum += waited
@@ -112,14 +120,16 @@ class Pulls:
         if held > READY_NS:
             # Where the application paused while the next chunk lay ready, the gap is its own, not the model's.
             paced: list[int] = []
-            for gap, ask, arrive in zip(gaps, asked, arrived, strict=False):
+            for i, (gap, ask, arrive) in enumerate(zip(gaps, asked, arrived, strict=False)):
                 wait = arrive - ask
                 hold = gap - wait
                 if hold > READY_NS and wait < ready_within(hold):
                     self.consumer_wait += hold
-                else:
+                elif i >= early:
                     paced.append(gap)
             gaps = paced
+        elif early:
+            gaps = gaps[early:]
         if gaps:
             self._take(gaps)
 
@@ -147,9 +157,29 @@ class Pulls:
         top = len(ordered) - 1
         return [ordered[round(rank * top)] / 1e9 for rank in ranks]
 
-    def stalls(self, median_ns: float) -> tuple[int, float]:
+    @property
+    def every_gap(self) -> bool:
+        """Whether the sample holds every gap, in order, and the application made next to none of them itself."""
+        return self._stride == 1 and self.gap_count >= 0.9 * (self.total - max(self.begun, 1))
+
+    def last(self, count: int) -> list[int | None]:
+        """The gaps (ns) before the last ``count`` pulls of the folded ones, at most ``LAST``; None: not the model's."""
+        asked, arrived = self._last[0::2], self._last[1::2]
+        found: list[int | None] = []
+        for i in range(max(0, len(asked) - min(count, LAST)), len(asked)):
+            wait, hold = arrived[i] - asked[i], asked[i] - arrived[i - 1] if i else 0
+            own = hold > READY_NS and wait < ready_within(hold)
+            found.append(None if i == 0 or own else wait + hold)
+        return found
+
+    def stall_bar(self) -> float:
+        """The length (ns) beyond which a gap is a stall."""
+        median = self.quantiles(0.5)
+        return max(STALL_MIN_NS, STALL_FACTOR * median[0] * 1e9) if median else STALL_MIN_NS
+
+    def stalls(self) -> tuple[int, float]:
         """Gaps longer than max(4 x median, 100 ms): how many, and their summed length in seconds."""
-        bar = max(STALL_MIN_NS, STALL_FACTOR * median_ns)
+        bar = self.stall_bar()
         stalled = [gap for gap in self.long_gaps if gap > bar]
         return len(stalled), sum(stalled) / 1e9
 

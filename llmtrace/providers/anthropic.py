@@ -75,6 +75,13 @@ def kind_of(event: Any) -> int:
     return OUTPUT if name == "completion" and get(event, "completion") else NOTHING
 
 
+def brought(event: Any) -> tuple[str, int | None]:
+    """A delta's text, thinking or tool input. Anthropic lists no tokens."""
+    delta = get(event, "delta")
+    said = (text(get(delta, name)) for name in ("text", "thinking", "partial_json"))
+    return next((each for each in said if each), "") or text(get(event, "completion")) or "", None
+
+
 def read_chunks(chunks: Sequence[Any], headers: Mapping[str, str] | None) -> Answer:
     """The answer that a stream's first and last events tell of."""
     answer = Answer()
@@ -159,19 +166,13 @@ def provider_name(client: Any, host: str | None) -> str:
     return (host and provider_of(host)) or "anthropic"
 
 
-def text_of(event: Any) -> str:
-    """The text that an event brings: output, thinking, a tool's input."""
-    delta = get(event, "delta")
-    return text(get(delta, "text") or get(delta, "thinking") or get(delta, "partial_json")) or ""
-
-
 MESSAGES = Operation(
     name="chat",
     path="/v1/messages",
     read_request=read_request,
     request_attributes=request_attributes,
     kind_of=kind_of,
-    text_of=text_of,
+    brought=brought,
     read_chunks=read_chunks,
     read_response=read_response,
     input_messages=blocks_input,

@@ -83,6 +83,25 @@ def kind_of(chunk: Any) -> int:
     return kind
 
 
+def brought(chunk: Any) -> tuple[str, int | None]:
+    """The text of a chunk's choices, and the tokens that their log probabilities list."""
+    said: list[str] = []
+    tokens: int | None = None
+    for choice in items(get(chunk, "choices")):
+        delta = get(choice, "delta")
+        thought = text(get(delta, "reasoning_content")) or text(get(delta, "reasoning"))
+        said += [text(get(delta, "content")) or text(get(choice, "text")) or "", thought or ""]
+        said.append(text(get(delta, "refusal")) or "")
+        for call in items(get(delta, "tool_calls")):
+            function = get(call, "function")
+            said += [text(get(function, "name")) or "", text(get(function, "arguments")) or ""]
+        listed = get(choice, "logprobs")
+        if listed is not None:
+            listings = (items(get(listed, name)) for name in ("content", "refusal", "tokens"))
+            tokens = (tokens or 0) + max(map(len, listings))
+    return "".join(said), tokens or None
+
+
 def read_usage(usage: Any) -> Usage:
     """Counts of a ``CompletionUsage`` (object or mapping); what is missing or malformed stays None."""
     details = get(usage, "prompt_tokens_details")
@@ -162,32 +181,18 @@ def ask_for_usage(body: Mapping[str, Any]) -> Mapping[str, Any] | None:
     return {**body, "stream_options": {**(options or {}), "include_usage": True}}
 
 
-def text_of(chunk: Any) -> str:
-    """The text that a chunk brings: output, reasoning, arguments of a tool call."""
-    pieces: list[str] = []
-    for choice in items(get(chunk, "choices")):
-        delta = get(choice, "delta")
-        said = get(delta, "content") or get(delta, "reasoning_content") or get(delta, "reasoning")
-        said = said or get(choice, "text")
-        if isinstance(said, str):
-            pieces.append(said)
-        for tool in items(get(delta, "tool_calls")):
-            pieces.append(text(get(get(tool, "function"), "arguments")) or "")
-    return "".join(pieces)
-
-
 CHAT = Operation(
     name="chat",
     path="/chat/completions",
     read_request=read_request,
     request_attributes=request_attributes,
     kind_of=kind_of,
+    brought=brought,
     read_chunks=read_chunks,
     read_response=read_response,
     ask_for_usage=ask_for_usage,
     input_messages=chat_input,
     output_messages=chat_output,
-    text_of=text_of,
 )
 
 COMPLETION = replace(CHAT, name="text_completion", path="/completions", input_messages=prompt_input)

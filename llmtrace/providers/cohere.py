@@ -58,6 +58,15 @@ def _kind_of(event: Any) -> int:
     return REASONING if get(content, "thinking") or get(message, "tool_plan") else NOTHING
 
 
+def _brought(event: Any) -> tuple[str, int | None]:
+    if get(event, "event_type") is not None:
+        return text(get(event, "text")) or "", None
+    message = get(get(event, "delta"), "message")
+    content = get(message, "content")
+    said = text(get(content, "text")) or text(get(content, "thinking")) or text(get(message, "tool_plan")) or ""
+    return said + (text(get(get(get(message, "tool_calls"), "function"), "arguments")) or ""), None
+
+
 def _read_usage(usage: Any) -> Usage:
     """What was billed, which is what the conventions ask for where both are told; else what was counted.
 
@@ -131,6 +140,7 @@ CHAT = Operation(
     read_request=_read_request,
     request_attributes=_request_attributes,
     kind_of=_kind_of,
+    brought=_brought,
     read_chunks=_read_chunks,
     read_response=_read_response,
     input_messages=_input,

@@ -40,14 +40,15 @@ class Operation:
     """The answer, from a stream's first and last chunks (client objects or plain dicts) and the headers."""
     read_response: Callable[[Any, Mapping[str, str] | None], Answer]
     """The answer, from a whole response (a client object or a plain dict) and the headers."""
+    brought: Callable[[Any], tuple[str, int | None]] | None = None
+    """What a chunk brings, as text (reasoning and a tool call's arguments too), and how many tokens it lists (None: it
+    does not). Read off a stream's last chunks at its end, and never kept."""
     reroutes: bool = False
     """Whether a call's attempts may ask different models: each attempt then says which."""
     ask_for_usage: Callable[[Mapping[str, Any]], Mapping[str, Any] | None] = lambda body: None
     """A copy of the body that asks for usage in the stream, for the setting that wants it; None: leave it."""
     complete: Callable[[Request, Answer], None] | None = None
     """Adds to the answer what only the request's mapping leads to: the counters of a model in this process, say."""
-    text_of: Callable[[Any], str] | None = None
-    """The text that a chunk brings; read off a stream's last chunks where it may repeat itself, and never kept."""
     input_messages: Callable[[Request], Any] = lambda request: None
     """Content capture: the messages sent, in the GenAI conventions' shape."""
     output_messages: Callable[[Sequence[Any] | Any, bool], Any] = lambda answer, streamed: None

@@ -74,6 +74,11 @@ def _kind_of(chunk: Any) -> int:
     return kind
 
 
+def _brought(chunk: Any) -> tuple[str, int | None]:
+    """The text of the parts, thoughts too."""
+    return "".join(text(get(part, "text")) or "" for part in _parts(chunk)), None
+
+
 def _read_usage(usage: Any) -> Usage:
     """The prompt's count includes what the cache held; the candidates' count excludes the thoughts."""
     told = {
@@ -159,6 +164,7 @@ GENERATE = Operation(
     read_request=_read_request,
     request_attributes=_request_attributes,
     kind_of=_kind_of,
+    brought=_brought,
     read_chunks=_read_chunks,
     read_response=_read_response,
     input_messages=_input,

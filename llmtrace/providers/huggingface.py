@@ -46,6 +46,14 @@ def text_kind_of(chunk: Any) -> int:
     return OUTPUT if get(token, "text") and get(token, "special") is not True else NOTHING
 
 
+def _text_brought(chunk: Any) -> tuple[str, int | None]:
+    """A chunk's text; with details each chunk is one token."""
+    if isinstance(chunk, str):
+        return chunk, None
+    said = text(get(get(chunk, "token"), "text"))
+    return said or "", 1 if said else None
+
+
 def read_text_chunks(chunks: Sequence[Any], headers: Mapping[str, str] | None) -> Answer:
     """The answer that the last item of a detailed stream tells of."""
     return read_text(chunks[-1] if chunks else None, headers)
@@ -89,6 +97,7 @@ TEXT = Operation(
     read_request=CHAT.read_request,
     request_attributes=text_request_attributes,
     kind_of=text_kind_of,
+    brought=_text_brought,
     read_chunks=read_text_chunks,
     read_response=read_text,
     input_messages=text_input,

@@ -52,6 +52,17 @@ def _kind_of(event: Any) -> int:
     return openai.kind_of(chunk)
 
 
+def _brought(event: Any) -> tuple[str, int | None]:
+    chunk = get(event, "data")
+    said, tokens = openai.brought(chunk)
+    for choice in items(get(chunk, "choices")):
+        for part in items(get(get(choice, "delta"), "content")):
+            said += text(get(part, "text")) or "".join(
+                text(get(piece, "text")) or "" for piece in items(get(part, "thinking"))
+            )
+    return said, tokens
+
+
 def _read_chunks(events: Sequence[Any], headers: Mapping[str, str] | None) -> Answer:
     return _tiered(openai.read_chunks([get(event, "data") for event in events], headers), get(events[-1], "data"))
 
@@ -90,6 +101,7 @@ CHAT = replace(
     path="",
     request_attributes=_request_attributes,
     kind_of=_kind_of,
+    brought=_brought,
     read_chunks=_read_chunks,
     read_response=_read_response,
     output_messages=_output,

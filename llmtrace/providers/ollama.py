@@ -60,6 +60,13 @@ def kind_of(chunk: Any) -> int:
     return REASONING if get(said, "thinking") else NOTHING
 
 
+def brought(chunk: Any) -> tuple[str, int | None]:
+    """A line's text or thinking, and the tokens that its log probabilities list."""
+    said = _said(chunk)
+    written = text(said["content"]) or text(said["reasoning_content"]) or ""
+    return written, len(items(get(chunk, "logprobs"))) or None
+
+
 def read_chunks(chunks: Sequence[Any], headers: Mapping[str, str] | None) -> Answer:
     """The answer that a stream's last line tells of, the model that its first one does."""
     answer = Answer()
@@ -129,6 +136,7 @@ CHAT = Operation(
     read_request=read_request,
     request_attributes=request_attributes,
     kind_of=kind_of,
+    brought=brought,
     read_chunks=read_chunks,
     read_response=read_response,
     input_messages=chat_input,

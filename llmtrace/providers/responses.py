@@ -66,6 +66,14 @@ def kind_of(event: Any) -> int:
     return OUTPUT if name == "response.output_text.done" and get(event, "text") else NOTHING
 
 
+def brought(event: Any) -> tuple[str, int | None]:
+    """A delta's text, and the tokens that its log probabilities list."""
+    name = get(event, "type")
+    if not isinstance(name, str) or not name.endswith(".delta"):
+        return "", None
+    return text(get(event, "delta")) or "", len(items(get(event, "logprobs"))) or None
+
+
 def read_chunks(chunks: Sequence[Any], headers: Mapping[str, str] | None) -> Answer:
     """The answer that a stream's first and last events tell of: the latest state of the response in them."""
     latest: Any = None
@@ -166,7 +174,7 @@ RESPONSES = Operation(
     read_request=read_request,
     request_attributes=request_attributes,
     kind_of=kind_of,
-    text_of=lambda event: text(get(event, "delta")) or "",
+    brought=brought,
     read_chunks=read_chunks,
     read_response=read_response,
     input_messages=input_messages,

@@ -65,14 +65,14 @@ def test_a_pause_of_the_application_is_not_the_models() -> None:
     feed(pulls, [(0, 10 * MS)] * 5 + [(300 * MS, 50_000)] * 3 + [(0, 10 * MS)] * 5)
     assert pulls.consumer_wait == 900 * MS
     assert pulls.gap_max == 10 * MS
-    assert pulls.stalls(10 * MS) == (0, 0)
+    assert pulls.stalls() == (0, 0)
 
 
 def test_a_pause_of_the_model_is_a_stall() -> None:
     pulls = Pulls()
     feed(pulls, [(0, 10 * MS)] * 20 + [(0, 400 * MS)] + [(0, 10 * MS)] * 20)
     assert pulls.consumer_wait == 0
-    assert pulls.stalls(10 * MS) == (1, 0.4)
+    assert pulls.stalls() == (1, 0.4)
 
 
 def test_a_late_start_counts_what_lay_ready() -> None:
