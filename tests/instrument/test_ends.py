@@ -739,7 +739,7 @@ def test_consumer_sleeps_while_reading(api: Sync, replay: Replay, spans: Spans) 
     span = spans.one("completed")
     attrs = attributes(spans.phases(span)["decode"])
     assert 0.1 < attrs["llmtrace.decode.consumer_wait"] <= 0.2 + NOISE
-    assert attrs["llmtrace.decode.itl.max"] < 0.1, "the gap was the application's"
+    assert attrs["llmtrace.decode.chunk_gap.max"] < 0.1, "the gap was the application's"
 
 
 @patient
@@ -748,7 +748,7 @@ def test_a_prompt_reader_waits_for_nothing(api: Sync, replay: Replay, spans: Spa
     api.drain(api.stream())
     attrs = attributes(spans.phases(spans.one("completed"))["decode"])
     assert attrs.get("llmtrace.decode.consumer_wait", 0.0) < 0.02
-    assert 0.005 < attrs["llmtrace.decode.itl.p50"] < 0.01 + NOISE
+    assert 0.005 < attrs["llmtrace.decode.chunk_gap.p50"] < 0.01 + NOISE
 
 
 @patient
@@ -760,7 +760,7 @@ def test_a_stall_of_the_model_is_the_models(api: Sync, replay: Replay, spans: Sp
     attrs = attributes(spans.phases(spans.one("completed"))["decode"])
     assert attrs["llmtrace.decode.stall.count"] == 1
     assert 0.15 < attrs["llmtrace.decode.stall.duration"] < 0.18 + NOISE
-    assert attrs["llmtrace.decode.itl.max"] >= 0.15
+    assert attrs["llmtrace.decode.chunk_gap.max"] >= 0.15
     assert attrs.get("llmtrace.decode.consumer_wait", 0.0) < 0.05
 
 
