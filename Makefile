@@ -12,6 +12,8 @@ help:
 	@echo "make check   lint, types and the import rules"
 	@echo "make bench   measure the overhead against the bare client and the peers"
 	@echo "make matrix  every client in its oldest and newest version, in environments of their own"
+	@echo "make gpu     every check that needs a GPU, in one table; on a CPU a tiny rehearsal"
+	@echo "make load    64 streams on the reference server for two minutes (docs/reference-runner.md)"
 	@echo "make accuracy  how right the phases are, against engines that know (docs/accuracy.md)"
 	@echo "make diagnose-eval  how right the diagnosis is, into docs/diagnosis.md"
 	@echo "make e2e     other people's engines and a trace viewer: heavy installs (docs/engines.md)"
@@ -42,6 +44,10 @@ bench: $(STAMP)
 matrix: $(STAMP)
 	$(BIN)/python -m pip install --quiet nox
 	$(BIN)/python -m nox $(ARGS)
+
+.PHONY: gpu
+gpu: $(STAMP)
+	$(BIN)/python -m bench.gpu $(ARGS)
 
 accuracy: $(STAMP)
 	$(BIN)/python -m accuracy $(ARGS)

@@ -15,7 +15,10 @@ def add(app: Any) -> None:
     @guarded
     def bench(  # pyright: ignore[reportUnusedFunction]
         model: Annotated[
-            str, typer.Option(help="tiny, qwen2-0.5b, qwen2-1.5b, llama-8b (random weights), or a model folder.")
+            str,
+            typer.Option(
+                help="tiny, tiny-qwen2, qwen2-0.5b, qwen2-1.5b, llama-8b (random weights), or a model folder."
+            ),
         ] = "tiny",
         device: Annotated[Device, typer.Option(help="Where the model runs.")] = "auto",
         formats: Annotated[str, typer.Option(help="Weight formats: fp32, bf16, fp16, int8, int4.")] = "fp32,bf16,int8",
@@ -23,27 +26,45 @@ def add(app: Any) -> None:
         batches: Annotated[str, typer.Option(help="Batch sizes of decode.")] = "1,4",
         contexts: Annotated[str, typer.Option(help="Context lengths of decode, tokens.")] = "128,512",
         steps: Annotated[int, typer.Option(min=1, help="Decode steps per point; the median counts.")] = 16,
-        out: Annotated[Path, typer.Option(help="The JSON file.")] = Path("llmtrace-bench.json"),
+        pairs: Annotated[int, typer.Option(min=1, help="Pairs of runs per comparison; the median counts.")] = 5,
+        out: Annotated[Path, typer.Option(help="The JSON file; the page lies beside it.")] = Path(
+            "llmtrace-bench.json"
+        ),
     ) -> None:
         """Measure copy bandwidth, matrix rate, prefill (MFU) and decode (MBU) in several weight formats."""
         from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+        from llmtrace.view import bench_page
 
         with needs("reference"):
-            from llmtrace.reference.roofline import FORMATS, Bench
+            from llmtrace.reference.roofline import FORMATS, Bench, Plan
         chosen = [name.strip() for name in formats.split(",")]
         for name in chosen:
             if name not in FORMATS:
                 fail(f"unknown weight format {name!r}: use {', '.join(FORMATS)}")
         lengths, sizes, depths = (_counts(text) for text in (prompts, batches, contexts))
-        console = Console(highlight=False)
-        with Console(stderr=True).status("starting") as status:
-            run = Bench(model, device, status.update)
+        if out.suffix == ".html":
+            fail(f"--out names the JSON file; the page is written beside it: give {out.with_suffix('.json')}")
+        console, page = Console(highlight=False), out.with_suffix(".html")
+        shown = Console(stderr=True)
+        columns = (BarColumn(), TextColumn("{task.completed}/{task.total}"), TextColumn("{task.description}"))
+        with Progress(
+            *columns, TimeElapsedColumn(), console=shown, transient=True, disable=not shown.is_terminal
+        ) as progress:
+            task = progress.add_task("starting", total=None)
+
+            def tell(doing: str, done: int, of: int) -> None:
+                progress.update(task, description=doing, completed=done, total=of)
+
+            run = Bench(model, device, tell, out)
             try:
-                run.run(chosen, lengths, sizes, depths, steps)
+                run.run(Plan(chosen, lengths, sizes, depths, steps, pairs))
             finally:
                 run.write(out)  # Ctrl-C leaves what has been measured, with "done": false
+                page.write_text(bench_page.render(run.results), encoding="utf-8")
         _print(console, run.results)
-        console.print(f"wrote {out}")
+        console.print(f"wrote {out} and {page}", soft_wrap=True)
 
 
 def _counts(text: str) -> list[int]:
@@ -57,20 +78,42 @@ def _counts(text: str) -> list[int]:
 
 
 def _print(console: Any, results: dict[str, Any]) -> None:
+    from rich.markup import escape
     from rich.table import Table
 
     console.print(f"{results['model']} on {results['device']}, {results['threads']} threads")
     console.print(f"copy bandwidth {results['copy_bytes_per_second'] / 1e9:.1f} GB/s (read and write)")
-    table = Table("format", "work", "tokens/s", "of the ceiling", "weights, MB")
+    table = Table("format", "work", "tokens/s", "of the ceiling", "launch-bound", "weights, MB")
+    told: list[str] = []
     for name, found in results["formats"].items():
         size = f"{found['weight_bytes'] / 1e6:.1f}" if "weight_bytes" in found else ""
         for row in found.get("prefill", ()):
             table.add_row(
-                name, f"prefill {row['tokens']}", f"{row['tokens_per_second']:.0f}", f"MFU {row['mfu']:.0%}", size
+                name, f"prefill {row['tokens']}", f"{row['tokens_per_second']:.0f}", f"MFU {row['mfu']:.0%}", "", size
             )
         for row in found.get("decode", ()):
             work = f"decode batch {row['batch']}, context {row['context']}"
-            table.add_row(name, work, f"{row['tokens_per_second']:.0f}", f"MBU {row['mbu']:.0%}", size)
+            bound = "n/a" if row["launch_bound_ratio"] is None else f"{row['launch_bound_ratio']:.0%}"
+            table.add_row(name, work, f"{row['tokens_per_second']:.0f}", f"MBU {row['mbu']:.0%}", bound, size)
+        if row := found.get("cache_hit"):
+            rate, share = row["bytes_per_second"] / 1e9, row["of_copy"]
+            told.append(
+                f"{name}: cached prefix of {row['tokens']} tokens ({row['bytes'] / 1e6:.2f} MB) copied in "
+                f"{row['seconds'] * 1e3:.3f} ms: {rate:.1f} GB/s, {share:.0%} of the copy bandwidth"
+            )
+        if row := found.get("timing"):
+            told.append(f"{name}: decode with timing on / off, tokens/s: {_ratio(row)}")
+        if row := found.get("generate"):
+            equal = f"the first {row['equal_tokens']} of {row['tokens']} tokens equal"
+            told.append(f"{name}: runner / generate() with a static cache, tokens/s: {_ratio(row)}; {equal}")
         if "reason" in found:
-            table.add_row(name, "not measured", "", found["reason"], size)
+            told.append(f"{name}: not measured: {found['reason']}")
+    if "launch_bound" in results:
+        told.append(f"launch-bound ratio: {results['launch_bound']}")
     console.print(table)
+    for line in told:
+        console.print(escape(line), soft_wrap=True)
+
+
+def _ratio(row: dict[str, Any]) -> str:
+    return f"{row['ratio']:.3f} (quartiles {row['low']:.3f} to {row['high']:.3f}, {row['pairs']} pairs)"

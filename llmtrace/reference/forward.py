@@ -250,6 +250,8 @@ class BatchedForward:
         self._device = loaded.device
         self._rows = rows
         self._graphs: dict[tuple[int, int], _Graph] | None = {} if loaded.device.startswith("cuda") else None
+        self.last_graph: _Graph | None = None
+        """The captured step that ran last; None where steps are not captured."""
 
     def prefill(self, place: Place, ids: Any) -> Any:
         import torch
@@ -291,6 +293,7 @@ class BatchedForward:
         graph = self._graphs.get(shape)
         if graph is None:
             graph = self._graphs[shape] = _Graph(self, *shape)
+        self.last_graph = graph
         return graph.step(rows, places, ids)
 
     @contextlib.contextmanager
@@ -330,19 +333,21 @@ class _Graph:
         self._plan = _Rectangle(arena, rows, length, self._numbers[1], self._numbers[2])
         self._fill([], [])
 
-        def step() -> Any:
-            self._plan.begin()
-            return forward.run(self._plan, self._tokens, self._numbers[0][:, None])
-
+        self._forward = forward
         side = cuda.Stream()
         side.wait_stream(cuda.current_stream())
         with cuda.stream(side):
             for _ in range(2):  # lazy initialisation must not be captured
-                step()
+                self.eager()
         cuda.current_stream().wait_stream(side)
         self._graph: Any = cuda.CUDAGraph()
         with cuda.graph(self._graph):
-            self._logits = step()
+            self._logits = self.eager()
+
+    def eager(self) -> Any:
+        """The step as it is captured: the last one that was replayed once more, for comparison."""
+        self._plan.begin()
+        return self._forward.run(self._plan, self._tokens, self._numbers[0][:, None])
 
     def step(self, rows: Sequence[int], places: Sequence[Place], ids: Any) -> Any:
         import torch

@@ -1,97 +1,314 @@
 """How fast a model runs on this device, against what the device can do: `llmtrace bench`.
 
 Two ceilings are measured first: bytes per second of a large copy (read and write counted), and floating-point
-operations per second of a large matrix product in the weights' type. Then
+operations per second of a large matrix product in the weights' type. Then, by the runner's own forwards,
 
 - MFU = (2 P t + 2 L d t^2) / (time x matrix rate): P parameters in matrix products (the input embeddings are only
   looked up), t prompt tokens, L layers, d the width of all heads together; the second term is causal attention, half of
   the 4 L d t^2 of PaLM (Chowdhery et al. 2022, appendix B);
 - MBU = (bytes of weights + bytes of keys and values) / (time per step x copy bandwidth): what one decode step must
-  read at least, as Databricks' "LLM Inference Performance Engineering" defines it.
-
-Weights are random: their values don't change how long a product takes.
+  read at least, as Databricks' "LLM Inference Performance Engineering" defines it;
+- the copy of a prefix that was found in the prefix cache, against the copy bandwidth;
+- the runner with timing against itself without, and against `transformers.generate()` (see `comparisons`).
 """
 
 from __future__ import annotations
 
-import inspect
 import itertools
 import json
 import os
 import statistics
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmtrace.reference._errors import RunnerError, missing_extra
-from llmtrace.reference.clock import make_clock
-from llmtrace.reference.model import pick_device, require_model
+from llmtrace.reference._errors import missing_extra
+from llmtrace.reference.clock import Mark, launch_bound_ratio, make_clock
+from llmtrace.reference.comparisons import against_generate, random_prompt, timing_cost
+from llmtrace.reference.kv import Place, can_reuse
+from llmtrace.reference.model import LoadedModel, pick_device
+from llmtrace.reference.prefix_cache import PrefixCache
+from llmtrace.reference.runner import Runner
+from llmtrace.reference.shapes import BASE, FORMATS, SHAPES, check_name, estimate_bytes, make_model
 
-__all__ = ["FORMATS", "SHAPES", "Bench", "estimate_bytes"]
+__all__ = ["FORMATS", "SHAPES", "Bench", "Measured", "Plan", "Yardstick", "copy_rate", "estimate_bytes", "matrix_rate"]
 
-SHAPES: dict[str, dict[str, Any]] = {
-    "tiny": {"kind": "llama", "size": (256, 704, 4, 4, 2, 640), "tied": False},
-    "qwen2-0.5b": {"kind": "qwen2", "size": (896, 4864, 24, 14, 2, 151936), "tied": True},
-    "qwen2-1.5b": {"kind": "qwen2", "size": (1536, 8960, 28, 12, 2, 151936), "tied": True},
-    "llama-8b": {"kind": "llama", "size": (4096, 14336, 32, 32, 8, 128256), "tied": False},
-}
-"""By name: hidden, intermediate, layers, heads, key-value heads, vocabulary, as the published configs have them."""
-FORMATS = ("fp32", "bf16", "fp16", "int8", "int4")
-_BASE = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "int8": "bfloat16", "int4": "bfloat16"}
-_BYTES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "int8": 1.0, "int4": 0.5}
+NO_LAUNCHES = "not applicable: on this device a step is done when it returns, so the host always sets the pace"
 _REPEATS = 3
+_ROOM = 256
+"""An arena's stretches grow in steps of so many tokens."""
 
-Told = Callable[[str], None]
+Told = Callable[[str, int, int], None]
+"""What is measured now, how many measurements are done, and how many there are."""
 
 
-def estimate_bytes(shape: str, weights: str) -> int:
-    """Bytes of a named shape's parameters in a weight format (in int8 and int4 the embeddings stay bf16)."""
-    hidden, inner, layers, heads, kv_heads, vocabulary = SHAPES[shape]["size"]
-    width = hidden // heads * kv_heads
-    body = layers * (2 * hidden * hidden + 2 * hidden * width + 3 * hidden * inner)
-    tables = vocabulary * hidden * (1 if SHAPES[shape]["tied"] else 2)
-    return round(body * _BYTES[weights] + tables * max(2.0, _BYTES[weights]))
+@dataclass(frozen=True)
+class Plan:
+    """What to measure."""
+
+    formats: Sequence[str]
+    """Names of `FORMATS`."""
+    prompts: Sequence[int]
+    """Prompt lengths, tokens."""
+    batches: Sequence[int]
+    """Sequences per decode step."""
+    contexts: Sequence[int]
+    """Tokens before the first decode step."""
+    steps: int = 16
+    """Decode steps per point, of which the median counts; also the output tokens of the comparisons."""
+    pairs: int = 5
+    """Pairs of runs per comparison."""
+
+    @property
+    def room(self) -> int:
+        """Tokens that a sequence can come to have."""
+        longest = max((*self.prompts, *(context + self.steps + 2 for context in self.contexts)))
+        return -(-longest // _ROOM) * _ROOM
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Several runs of one piece of work, between marks."""
+
+    marks: Sequence[Mark]
+
+    @property
+    def lengths(self) -> list[float]:
+        """On the device, s."""
+        times = [mark.at or 0 for mark in self.marks]
+        return [max(1, after - before) / 1e9 for before, after in itertools.pairwise(times)]
+
+    @property
+    def median(self) -> float:
+        """s."""
+        return statistics.median(self.lengths)
+
+    @property
+    def host_median(self) -> float:
+        """What the host needed to launch one, s."""
+        hosts = [mark.host for mark in self.marks]
+        return statistics.median(after - before for before, after in itertools.pairwise(hosts)) / 1e9
+
+
+def measure(device: str, work: Callable[[], Any], repeats: int = _REPEATS) -> Measured:
+    """Run `work` so often, and once before, to warm up."""
+    work()
+    clock = make_clock(device)
+    clock.start()
+    marks = [clock.mark()]
+    for _ in range(repeats):
+        work()
+        marks.append(clock.mark())
+    clock.resolve()
+    return Measured(marks)
+
+
+def copy_rate(device: str) -> float:
+    """Bytes per second, read and written, of the best of some large copies."""
+    import torch
+
+    size = 1 << (30 if device.startswith("cuda") else 27)
+    source = torch.ones(size, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    return 2 * size / min(measure(device, lambda: target.copy_(source), 10).lengths)
+
+
+def matrix_rate(device: str, dtype: Any) -> float:
+    """Floating-point operations per second of the best of some large matrix products."""
+    import torch
+
+    size = 8192 if device.startswith("cuda") else 512
+    left = torch.randn(size, size, device=device).to(dtype)
+    return 2 * size**3 / min(measure(device, lambda: torch.nn.functional.linear(left, left), 10).lengths)
+
+
+class Yardstick:
+    """A model in the runner, and how long its parts take. Call it under `torch.inference_mode()`."""
+
+    def __init__(self, loaded: LoadedModel, *, rows: int, room: int, copy: float, matrix: float) -> None:
+        """`rows` sequences of at most `room` tokens; `copy` bytes and `matrix` operations per second are the ceilings.
+
+        Raises `ValueError` where the model's context is shorter than `room`, `RunnerError` where memory is short.
+        """
+        if room > loaded.context:
+            raise ValueError(f"{room} tokens are wanted and the model's context is {loaded.context}: ask for fewer")
+        self.runner = Runner(loaded, max_running=rows, cache_tokens=rows * room, prefill_chunk=None)
+        self._loaded, self._copy, self._matrix = loaded, copy, matrix
+        model, config = loaded.model, loaded.model.config
+        embedded = model.get_input_embeddings().weight
+        tied = bool(getattr(config, "tie_word_embeddings", False))
+        self.weight_bytes = sum(_held(tensor) for tensor in {id(p): p for p in model.parameters()}.values())
+        self._read = self.weight_bytes if tied else self.weight_bytes - _held(embedded)
+        self._products = sum(p.numel() for p in model.parameters()) - (0 if tied else embedded.numel())
+        heads = config.num_attention_heads
+        head = getattr(config, "head_dim", None) or config.hidden_size // heads
+        kv_heads = getattr(config, "num_key_value_heads", heads)
+        layers = config.num_hidden_layers
+        self._attention = layers * heads * head
+        self._per_token = 2 * layers * kv_heads * head * model.get_input_embeddings().weight.dtype.itemsize
+
+    def prefill(self, tokens: int) -> dict[str, Any]:
+        """A whole prompt in one forward."""
+        runner, ids, place = self.runner, self._ids(tokens), self._place(tokens)
+
+        def work() -> None:
+            runner.slots.rewind(place, 0)
+            runner.forward.prefill(place, ids)
+
+        try:
+            spent = measure(self._loaded.device, work).median
+        finally:
+            runner.slots.give_back(place)
+        flops = 2 * self._products * tokens + 2 * self._attention * tokens**2
+        return {
+            "tokens": tokens,
+            "seconds": spent,
+            "tokens_per_second": tokens / spent,
+            "flops": flops,
+            "bytes": self._read + self._per_token * tokens,
+            "mfu": flops / spent / self._matrix,
+        }
+
+    def decode(self, batch: int, context: int, steps: int) -> dict[str, Any]:
+        """One step of the runner for `batch` sequences with `context` tokens behind them; the median of several."""
+        runner, ids = self.runner, self._ids(context)
+        forward, slots = runner.forward, runner.slots
+        places: list[Place] = []
+        try:
+            for _ in range(batch):
+                places.append(self._place(context + steps + 1))
+            logits = forward.prefill(places[0], ids)
+            saved = slots.save(places[0], context)
+            for place in places[1:]:
+                if saved is None:
+                    forward.prefill(place, ids)
+                else:
+                    slots.load(place, [saved])
+            tokens = [logits.argmax(-1)] * batch
+
+            def step() -> None:
+                nonlocal tokens
+                tokens = list(forward.decode(places, tokens).argmax(-1).split(1))
+
+            seen = measure(self._loaded.device, step, steps)
+        finally:
+            for place in places:
+                slots.give_back(place)
+        least = self._read + self._per_token * batch * context
+        row: dict[str, Any] = {
+            "batch": batch,
+            "context": context,
+            "batched": forward.batched,
+            "seconds_per_step": seen.median,
+            "tokens_per_second": batch / seen.median,
+            "flops": 2 * self._products * batch + 4 * self._attention * context * batch,
+            "bytes": least,
+            "mbu": least / seen.median / self._copy,
+            "launch_bound_ratio": None,
+        }
+        if self._loaded.device.startswith("cuda"):
+            row["launch_bound_ratio"] = launch_bound_ratio(seen.marks[1:])
+            row["host_seconds_per_step"] = seen.host_median
+        return row
+
+    def cache_hit(self, tokens: int) -> dict[str, Any] | None:
+        """The copy of a cached prefix into a sequence's place; None where this architecture cannot reuse any.
+
+        Whole blocks of the runner's prefix cache, the last token left out, as for a prompt of `tokens` tokens.
+        """
+        slots = self.runner.slots
+        if not can_reuse(self._loaded.model.config):
+            return None
+        block = min(128, max(1, tokens // 2))
+        cache, prompt = PrefixCache(block=block, max_bytes=1 << 40), random_prompt(self.runner, tokens)
+        place = self._place(tokens)
+        try:
+            self.runner.forward.prefill(place, self._ids(tokens))
+            cache.store(prompt, lambda end: slots.save(place, end))
+            begin = time.perf_counter()
+            found = cache.lookup(prompt)
+            looked = time.perf_counter() - begin
+            if not found:
+                return None
+
+            def work() -> None:
+                slots.rewind(place, 0)
+                slots.load(place, found)
+
+            spent = measure(self._loaded.device, work, 5).median
+        finally:
+            slots.give_back(place)
+        size = sum(each.nbytes for each in found)
+        return {
+            "tokens": sum(each.tokens for each in found),
+            "bytes": size,
+            "lookup_seconds": looked,
+            "seconds": spent,
+            "bytes_per_second": 2 * size / spent,
+            "of_copy": 2 * size / spent / self._copy,
+        }
+
+    def _place(self, tokens: int) -> Place:
+        place = self.runner.slots.take(tokens)
+        if place is None:
+            raise ValueError(f"no room for {tokens} tokens more")
+        return place
+
+    def _ids(self, tokens: int) -> Any:
+        import torch
+
+        return torch.tensor([random_prompt(self.runner, tokens)], device=self._loaded.device)
 
 
 class Bench:
     """One run. `results` is complete JSON at any moment; `done` says whether the run came to its end."""
 
-    def __init__(self, model: str, device: str, tell: Told) -> None:
-        """`model` is a name of `SHAPES` or a folder. Raises `RunnerError`."""
+    def __init__(self, model: str, device: str, tell: Told, out: Path | None = None) -> None:
+        """`model` is a name of `SHAPES` or a folder; `out` is written after every measurement. Raises `RunnerError`."""
+        check_name(model)
         self.device = pick_device(device)
         self._model = model
         self._tell = tell
-        if model not in SHAPES:
-            if not Path(model).exists():
-                raise RunnerError(f"unknown shape {model!r}: use {', '.join(SHAPES)}, or a model folder")
-            require_model(model)
+        self._out = out
+        self._count = self._of = 0
         self.results: dict[str, Any] = {
-            "schema": 1,
+            "schema": 2,
             "model": model,
             "device": self.device,
             "done": False,
             "formats": {},
         }
 
-    def run(self, formats: list[str], prompts: list[int], batches: list[int], contexts: list[int], steps: int) -> None:
+    def run(self, plan: Plan) -> None:
         """Measure everything; what a format cannot do here is told in its `reason`, the others go on."""
         try:
             import torch
         except ImportError as error:
             raise missing_extra(error) from error
+        each = 4 + len(plan.prompts) + len(plan.batches) * len(plan.contexts)
+        self._count, self._of = 0, 1 + each * len(plan.formats)
         self.results["torch"] = torch.__version__
         self.results["threads"] = torch.get_num_threads()
-        self._tell("copy bandwidth")
-        self.results["copy_bytes_per_second"] = self._copy()
-        for weights in formats:
+        if not self.device.startswith("cuda"):
+            self.results["launch_bound"] = NO_LAUNCHES
+        self._now("copy bandwidth")
+        self.results["copy_bytes_per_second"] = copy_rate(self.device)
+        for number, weights in enumerate(plan.formats):
+            self._count = 1 + each * number
             found: dict[str, Any] = {}
             self.results["formats"][weights] = found
             try:
                 with torch.inference_mode():
-                    self._format(found, weights, prompts, batches, contexts, steps)
+                    self._format(found, weights, plan)
             except (RuntimeError, ImportError, NotImplementedError, AssertionError, MemoryError, ValueError) as error:
                 found["reason"] = _reason(error)
+            if self.device.startswith("cuda"):
+                torch.cuda.empty_cache()  # the next format's model needs the room
         self.results["done"] = True
+        self._count = self._of
+        self._now("done")
 
     def write(self, file: Path) -> None:
         """The results as JSON, put in place whole."""
@@ -99,153 +316,48 @@ class Bench:
         part.write_text(json.dumps(self.results, indent=1) + "\n")
         os.replace(part, file)
 
-    # --- the ceilings -------------------------------------------------------------------------------------------
-    def _time(self, work: Callable[[], Any], repeats: int = _REPEATS, *, best: bool = False) -> float:
-        """The median (or best) length of `work`, s, on the device's clock; once before, to warm up."""
-        work()
-        clock = make_clock(self.device)
-        clock.start()
-        marks = [clock.mark()]
-        for _ in range(repeats):
-            work()
-            marks.append(clock.mark())
-        clock.resolve()
-        times = [mark.at or 0 for mark in marks]
-        lengths = [after - before for before, after in itertools.pairwise(times)]
-        return max(1, min(lengths) if best else statistics.median(lengths)) / 1e9
+    def _now(self, doing: str) -> None:
+        """Another measurement begins: what has been measured so far is in the file."""
+        if self._out is not None:
+            self.write(self._out)
+        self._tell(doing, min(self._count, self._of), self._of)
+        self._count += 1
 
-    def _copy(self) -> float:
+    def _format(self, found: dict[str, Any], weights: str, plan: Plan) -> None:
         import torch
 
-        size = 1 << (30 if self.device.startswith("cuda") else 27)
-        source = torch.ones(size, dtype=torch.uint8, device=self.device)
-        target = torch.empty_like(source)
-        return 2 * size / self._time(lambda: target.copy_(source), 10, best=True)
-
-    def _matrix(self, dtype: Any) -> float:
-        import torch
-
-        size = 8192 if self.device.startswith("cuda") else 512
-        left = torch.randn(size, size, device=self.device).to(dtype)
-        return 2 * size**3 / self._time(lambda: torch.nn.functional.linear(left, left), 10, best=True)
-
-    # --- one format ---------------------------------------------------------------------------------------------
-    def _format(
-        self,
-        found: dict[str, Any],
-        weights: str,
-        prompts: list[int],
-        batches: list[int],
-        contexts: list[int],
-        steps: int,
-    ) -> None:
-        import torch
-
-        self._tell(f"{weights}: building the model")
-        dtype = getattr(torch, _BASE[weights])
-        found["matrix_flops_per_second"] = rate = self._matrix(dtype)
-        model = self._build(dtype, weights)
-        config: Any = model.config
-        held = sum(_held(tensor) for tensor in {id(p): p for p in model.parameters()}.values())
-        found["weight_bytes"] = held
-        embedded = model.get_input_embeddings().weight.numel()
-        tied = bool(getattr(config, "tie_word_embeddings", False))
-        products = sum(p.numel() for p in model.parameters()) - (0 if tied else embedded)
-        heads = config.num_attention_heads
-        head = getattr(config, "head_dim", None) or config.hidden_size // heads
-        kv_heads = getattr(config, "num_key_value_heads", heads)
-        per_token = 2 * config.num_hidden_layers * kv_heads * head * dtype.itemsize
+        self._now(f"{weights}: building the model")
+        found["matrix_flops_per_second"] = matrix = matrix_rate(self.device, getattr(torch, BASE[weights]))
+        loaded = make_model(self._model, weights, self.device)
+        yardstick = Yardstick(
+            loaded,
+            rows=max(plan.batches),
+            room=plan.room,
+            copy=self.results["copy_bytes_per_second"],
+            matrix=matrix,
+        )
+        found["weight_bytes"] = yardstick.weight_bytes
         found["prefill"] = []
-        for tokens in prompts:
-            self._tell(f"{weights}: prefill of {tokens} tokens")
-            ids = torch.randint(0, config.vocab_size, (1, tokens), device=self.device)
-            spent = self._time(lambda ids=ids: model(input_ids=ids, use_cache=True, logits_to_keep=1))
-            flops = 2 * products * tokens + 2 * config.num_hidden_layers * heads * head * tokens**2
-            row = {"tokens": tokens, "seconds": spent, "tokens_per_second": tokens / spent, "mfu": flops / spent / rate}
-            found["prefill"].append(row)
+        for tokens in plan.prompts:
+            self._now(f"{weights}: prefill of {tokens} tokens")
+            found["prefill"].append(yardstick.prefill(tokens))
         best = min(found["prefill"], key=lambda row: row["seconds"] / row["tokens"], default=None)
         if best is not None:
             found["seconds_per_prefill_token"] = best["seconds"] / best["tokens"]
-        read = held if tied else held - _held(model.get_input_embeddings().weight)
         found["decode"] = []
-        for batch in batches:
-            for context in contexts:
-                self._tell(f"{weights}: decode, batch {batch}, context {context}")
-                spent = self._decode(model, batch, context, steps)
-                least = read + per_token * batch * context
-                found["decode"].append(
-                    {
-                        "batch": batch,
-                        "context": context,
-                        "seconds_per_step": spent,
-                        "tokens_per_second": batch / spent,
-                        "mbu": least / spent / self.results["copy_bytes_per_second"],
-                    }
-                )
-
-    def _decode(self, model: Any, batch: int, context: int, steps: int) -> float:
-        """The median length of a step, s."""
-        import torch
-
-        ids = torch.randint(0, model.config.vocab_size, (batch, context), device=self.device)
-        out: Any = model(input_ids=ids, use_cache=True, logits_to_keep=1)
-        name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
-        cache = {name: getattr(out, name)}
-        token = out.logits[:, -1:].argmax(dim=-1)
-
-        def step() -> None:
-            nonlocal token
-            token = model(input_ids=token, use_cache=True, **cache).logits[:, -1:].argmax(dim=-1)
-
-        return self._time(step, steps)
-
-    def _build(self, dtype: Any, weights: str) -> Any:
-        import torch
-        from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
-
-        if self._model not in SHAPES:
-            model: Any = AutoModelForCausalLM.from_pretrained(self._model, dtype=dtype, local_files_only=True)
-        else:
-            self._fits(weights)
-            shape = SHAPES[self._model]
-            hidden, inner, layers, heads, kv_heads, vocabulary = shape["size"]
-            make: Any = Qwen2Config if shape["kind"] == "qwen2" else LlamaConfig
-            config = make(
-                hidden_size=hidden,
-                intermediate_size=inner,
-                num_hidden_layers=layers,
-                num_attention_heads=heads,
-                num_key_value_heads=kv_heads,
-                vocab_size=vocabulary,
-                max_position_embeddings=32768,
-                tie_word_embeddings=shape["tied"],
-            )
-            with torch.device(self.device):
-                model = AutoModelForCausalLM.from_config(config, dtype=dtype)
-        model = model.to(self.device).eval()
-        if weights in ("int8", "int4"):
-            from torchao.quantization import Int4WeightOnlyConfig, Int8WeightOnlyConfig, quantize_
-
-            quantize_(model, Int8WeightOnlyConfig() if weights == "int8" else Int4WeightOnlyConfig())
-        return model
-
-    def _fits(self, weights: str) -> None:
-        """Say what would fit where the weights alone do not."""
-        import torch
-
-        if self.device.startswith("cuda"):
-            free = int(torch.cuda.mem_get_info()[0])
-        elif hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
-            free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        else:
-            return
-        built = "bf16" if weights in ("int8", "int4") else weights  # they are quantized after they were made
-        if (needed := estimate_bytes(self._model, built)) > free * 0.9:
-            fit = [name for name in SHAPES if estimate_bytes(name, built) <= free * 0.9]
-            raise MemoryError(
-                f"{self._model} in {weights} needs {needed / 2**30:.1f} GiB while it is built and {free / 2**30:.1f} "
-                f"are free; what would fit: {', '.join(fit) or 'no named shape'}"
-            )
+        for batch in plan.batches:
+            for context in plan.contexts:
+                self._now(f"{weights}: decode, batch {batch}, context {context}")
+                found["decode"].append(yardstick.decode(batch, context, plan.steps))
+        self._now(f"{weights}: prefix cache")
+        if (copied := yardstick.cache_hit(max(plan.prompts))) is not None:
+            found["cache_hit"] = copied
+        prompt, tokens = random_prompt(yardstick.runner, min(plan.contexts)), max(2, plan.steps)
+        self._now(f"{weights}: timing on and off")
+        found["timing"] = timing_cost(yardstick.runner, prompt, tokens, plan.pairs).as_json()
+        self._now(f"{weights}: against generate()")
+        ratio, equal = against_generate(yardstick.runner, prompt, tokens, plan.pairs)
+        found["generate"] = {**ratio.as_json(), "tokens": tokens, "equal_tokens": equal}
 
 
 def _reason(error: BaseException) -> str:

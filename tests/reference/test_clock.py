@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import itertools
 import struct
-import time
 
 import pytest
 import torch
 
+from bench.gpu import clock_errors
 from llmtrace.observe.clock import now
 from llmtrace.reference.clock import CudaClock, HostClock, Mark, launch_bound_ratio, make_clock
 
@@ -169,34 +169,8 @@ def test_who_sets_the_pace() -> None:
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_on_cuda_marks_agree_with_the_profilers_timestamps() -> None:
-    """CUPTI, by way of the torch profiler, says when each kernel began and ended: the marks around it say the same."""
-    from torch.profiler import ProfilerActivity, profile
-
-    clock = make_clock("cuda")
-    side = torch.randn(2048, 2048, device="cuda")
-    for _ in range(3):
-        side @ side
-    torch.cuda.synchronize()
-    errors: list[float] = []
-    with profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as seen:
-        clock.start()
-        marks = [clock.mark()]
-        epoch = time.time_ns() - now()
-        for _ in range(200):
-            torch.mm(side, side)
-            marks.append(clock.mark())
-        clock.resolve()
-    kernels = sorted(
-        (event.time_range.start, event.time_range.end)
-        for event in seen.events()
-        if event.device_type == torch.autograd.DeviceType.CUDA and "gemm" in event.name.lower()
-    )
-    assert len(kernels) == 200
-    # The profiler's zero is its own: lengths between ends are compared, and with them every mark but the offset.
-    ends = [end * 1e3 for _, end in kernels]
-    ours = [mark.at for mark in marks[1:]]
-    offset = sorted(mine - theirs for mine, theirs in zip(ours, ends, strict=True))[100]
-    errors = sorted(abs(mine - theirs - offset) for mine, theirs in zip(ours, ends, strict=True))
-    assert errors[198] < 20_000, f"p99 {errors[198] / 1e3:.1f} us"
-    assert epoch > 0
-    assert clock.error_ns < 20_000
+    """CUPTI, by way of the torch profiler, says when each kernel ended: the marks behind them say the same."""
+    errors, stated = clock_errors("cuda")
+    assert len(errors) == 200
+    assert errors[198] < 20e-6, f"p99 {errors[198] * 1e6:.1f} us"
+    assert stated < 20e-6

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from llmtrace.reference import RunnerError, roofline
-from llmtrace.reference.roofline import Bench, estimate_bytes
+from llmtrace.reference import RunnerError, shapes
+from llmtrace.reference.roofline import Bench, Plan, estimate_bytes
+from llmtrace.view import bench_page
+
+
+def silent(doing: str, done: int, of: int) -> None:
+    """Nobody watches."""
 
 
 def test_a_run_is_whole_and_consistent(tmp_path: Path) -> None:
-    run = Bench("tiny", "cpu", lambda doing: None)
-    run.run(["fp32"], [32, 64], [1, 2], [16], 3)
+    told: list[tuple[int, int]] = []
+    run = Bench("tiny", "cpu", lambda doing, done, of: told.append((done, of)))
+    run.run(Plan(["fp32"], [32, 64], [1, 2], [16], 3, 2))
     run.write(tmp_path / "bench.json")
     read = json.loads((tmp_path / "bench.json").read_text())
     assert read["done"] is True
@@ -23,32 +33,107 @@ def test_a_run_is_whole_and_consistent(tmp_path: Path) -> None:
     assert [row["tokens"] for row in found["prefill"]] == [32, 64]
     assert found["seconds_per_prefill_token"] == min(row["seconds"] / row["tokens"] for row in found["prefill"])
     assert [(row["batch"], row["context"]) for row in found["decode"]] == [(1, 16), (2, 16)]
-    assert all(row["mbu"] > 0 for row in found["decode"])
+    assert all(row["mbu"] > 0 and row["batched"] for row in found["decode"])
+    assert all(row["launch_bound_ratio"] is None for row in found["decode"])
+    assert "not applicable" in read["launch_bound"]
+    assert found["cache_hit"]["tokens"] == 32, "blocks of 32, and the last token is always computed"
+    assert found["cache_hit"]["bytes"] == 32 * 2 * 4 * 2 * 64 * 4, "keys and values, layers, heads, width, float32"
+    assert found["generate"]["equal_tokens"] == found["generate"]["tokens"] == 3
+    for compared in (found["timing"], found["generate"]):
+        assert 0 < compared["low"] <= compared["ratio"] <= compared["high"]
+        assert compared["pairs"] == 2
+    assert [done for done, _ in told] == list(range(10)), "copy, 8 measurements, and the end"
+    assert {of for _, of in told} == {9}
+
+
+def test_the_page_shows_every_point(tmp_path: Path) -> None:
+    run = Bench("tiny", "cpu", silent)
+    run.run(Plan(["bf16"], [16], [1], [8], 2, 1))
+    page = bench_page.render(run.results)
+    assert page.count("<circle") == 2
+    assert page.count("<polyline") == 1
+    assert "http" not in page.replace("http-equiv", ""), "it loads nothing"
+    run.results["formats"] = {"int4": {"reason": "no <kernel>"}}
+    assert "int4: not measured. no &lt;kernel&gt;" in bench_page.render(run.results)
+
+
+def test_int4_is_told_with_its_reason_where_it_cannot_run() -> None:
+    run = Bench("tiny", "cpu", silent)
+    run.run(Plan(["int4", "fp32"], [16], [1], [8], 2, 1))
+    assert run.results["done"] is True
+    assert ("reason" in run.results["formats"]["int4"]) != ("generate" in run.results["formats"]["int4"])
+    assert "generate" in run.results["formats"]["fp32"]
+
+
+def test_int8_weights_take_half_of_bf16() -> None:
+    pytest.importorskip("torchao")
+    run = Bench("tiny", "cpu", silent)
+    run.run(Plan(["bf16", "int8"], [16], [1], [8], 2, 1))
+    whole, half = (run.results["formats"][name] for name in ("bf16", "int8"))
+    assert "reason" not in half
+    assert 0.5 <= half["weight_bytes"] / whole["weight_bytes"] < 0.6
 
 
 def test_what_does_not_fit_is_told_with_what_would(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(
-        roofline.SHAPES, "huge", {"kind": "llama", "size": (1 << 16, 1 << 18, 200, 64, 8, 1 << 17), "tied": False}
+        shapes.SHAPES, "huge", {"kind": "llama", "size": (1 << 16, 1 << 18, 200, 64, 8, 1 << 17), "tied": False}
     )
-    run = Bench("huge", "cpu", lambda doing: None)
-    run.run(["bf16"], [32], [1], [16], 1)
+    run = Bench("huge", "cpu", silent)
+    run.run(Plan(["bf16"], [32], [1], [16], 1))
     assert run.results["done"] is True
     reason = run.results["formats"]["bf16"]["reason"]
     assert "what would fit: tiny" in reason
 
 
 def test_an_interrupted_run_leaves_a_valid_file(tmp_path: Path) -> None:
-    def interrupt(doing: str) -> None:
+    def interrupt(doing: str, done: int, of: int) -> None:
         if "prefill" in doing:
             raise KeyboardInterrupt
 
     run = Bench("tiny", "cpu", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        run.run(["fp32"], [32], [1], [16], 1)
+        run.run(Plan(["fp32"], [32], [1], [16], 1))
     run.write(tmp_path / "bench.json")
     assert json.loads((tmp_path / "bench.json").read_text())["done"] is False
 
 
 def test_an_unknown_shape_names_the_known_ones() -> None:
     with pytest.raises(RunnerError, match=r"qwen2-0\.5b"):
-        Bench("llama-9b", "cpu", lambda doing: None)
+        Bench("llama-9b", "cpu", silent)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals as POSIX has them")
+def test_ctrl_c_leaves_a_valid_file_and_page(tmp_path: Path) -> None:
+    out = tmp_path / "bench.json"
+    command = [
+        "bench",
+        "--device",
+        "cpu",
+        "--formats",
+        "fp32",
+        "--steps",
+        "100000",
+        "--contexts",
+        "8",
+        "--batches",
+        "1",
+    ]
+    with subprocess.Popen(
+        [sys.executable, "-m", "llmtrace.cli", *command, "--prompts", "16", "--out", str(out)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as running:
+        until = time.monotonic() + 120
+        while not (out.exists() and json.loads(out.read_text())["formats"]) and time.monotonic() < until:
+            assert running.poll() is None, running.communicate()
+            time.sleep(0.05)
+        running.send_signal(signal.SIGINT)
+        said, complained = running.communicate(timeout=60)
+    assert running.returncode == 130, said + complained
+    assert complained == "", "no progress bar where nobody looks, and no traceback"
+    left = json.loads(out.read_text())
+    assert left["done"] is False
+    assert left["copy_bytes_per_second"] > 0
+    assert "stopped before its end" in out.with_suffix(".html").read_text()
+    assert not list(tmp_path.glob("*.part"))

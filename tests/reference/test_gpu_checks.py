@@ -1,0 +1,55 @@
+"""The script of GPU checks: its rehearsal on the CPU, and that one failing check leaves the others alone."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from bench import gpu
+
+
+def test_without_a_gpu_what_holds_anywhere_is_judged_and_the_rest_is_not_measured(tmp_path: Path) -> None:
+    out = tmp_path / "checks.json"
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.gpu", "--device", "cpu", "--prompt", "16", "--steps", "2", "--out", str(out)],
+        capture_output=True,
+        text=True,
+        cwd=Path(gpu.__file__).parents[1],
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = json.loads(out.read_text())["checks"]
+    assert [row["verdict"] for row in rows if row["check"].startswith(("warm", "greedy"))] == ["met", "met"]
+    others = [row for row in rows if not row["check"].startswith(("warm", "greedy"))]
+    assert len(others) == 5
+    assert all(row["verdict"] == "not measured" and row["figure"] is None for row in others)
+    assert "not measured" in done.stdout
+
+
+def test_a_check_that_fails_is_reported_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(setup: gpu.Setup) -> tuple[str, bool, dict[str, Any]]:
+        raise RuntimeError("no such kernel\nand more")
+
+    checks = (
+        gpu.Check("one", "any", True, fails),
+        gpu.Check("two", "any", False, lambda setup: ("7", True, {})),
+        gpu.Check("three", "any", False, lambda setup: ("8", False, {})),
+    )
+    monkeypatch.setattr(gpu, "CHECKS", checks)
+    rows = gpu.run(gpu.Setup("tiny", "cpu", 16, 2, 2), Console(quiet=True))
+    assert [row["verdict"] for row in rows] == ["failed", "met", "missed"]
+    assert rows[0]["error"] == "RuntimeError: no such kernel"
+
+
+def test_a_model_that_cannot_be_built_fails_every_check_that_needs_it_once() -> None:
+    setup = gpu.Setup("no-such-shape", "cpu", 16, 2, 2)
+    for _ in range(2):
+        with pytest.raises(Exception, match="no-such-shape"):
+            _ = setup.yardstick
