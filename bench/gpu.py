@@ -249,7 +249,9 @@ def main() -> int:
     """Run everything, print the table, write the JSON."""
     import torch
 
+    from llmtrace.reference import RunnerError
     from llmtrace.reference.model import pick_device
+    from llmtrace.reference.shapes import check_name
 
     parser = argparse.ArgumentParser(prog="python -m bench.gpu", description=__doc__)
     parser.add_argument("--device", default="auto", help="auto, cuda, cpu")
@@ -259,7 +261,12 @@ def main() -> int:
     parser.add_argument("--pairs", type=int, help="pairs of runs with timing on and off (15 on CUDA, else 2)")
     parser.add_argument("--out", type=Path, default=Path("gpu-checks.json"), help="the JSON file")
     asked = parser.parse_args()
-    device = pick_device(asked.device)
+    try:
+        device = pick_device(asked.device)
+        check_name(asked.shape or "tiny")
+    except RunnerError as error:
+        print(error, file=sys.stderr)
+        return 2
     cuda = device.startswith("cuda")
     setup = Setup(
         asked.shape or ("llama-8b" if cuda else "tiny"),
