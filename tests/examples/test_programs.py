@@ -28,13 +28,7 @@ def answer(request: Request) -> Script:
     """vLLM's answer, timings and cached tokens included; a tool is called first where there is one."""
     asked = request.json
     if asked.get("tools") and not any(message["role"] == "tool" for message in asked["messages"]):
-        call = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Bern"}'}}
-        body = play.completion()
-        body["choices"][0] |= {
-            "message": {"role": "assistant", "content": None, "tool_calls": [call]},
-            "finish_reason": "tool_calls",
-        }
-        return play.json_answer(body)
+        return play.tool_turn("weather", '{"city": "Bern"}')
     if asked.get("stream"):
         return play.openai_stream(usage=play.USAGE, ttft=0.03, itl=0.004, last={"metrics": play.VLLM_METRICS})
     return play.openai_body()

@@ -9,7 +9,7 @@ import openai
 import pytest
 
 from tests.support.apis import async_client
-from tests.support.replay import USAGE, Replay, Request, Script, chunk, completion, events_script, json_answer
+from tests.support.replay import USAGE, Replay, Request, Script, tool_turn
 from tests.support.replay import openai_body as whole
 from tests.support.replay import openai_stream as streamed
 from tests.support.spans import Spans, attributes
@@ -94,16 +94,7 @@ def tool_then_answer(request: Request) -> Script:
     """The first turn calls a tool, the second one answers."""
     if any(message["role"] == "tool" for message in request.json["messages"]):
         return answer(request)
-    call = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Bern"}'}}
-    if request.json.get("stream"):
-        delta = {"role": "assistant", "content": None, "tool_calls": [{"index": 0} | call]}
-        return events_script(chunk(delta), chunk({}, finish="tool_calls"), chunk(None, usage=USAGE))
-    body = completion()
-    body["choices"][0] |= {
-        "message": {"role": "assistant", "content": None, "tool_calls": [call]},
-        "finish_reason": "tool_calls",
-    }
-    return json_answer(body)
+    return tool_turn("weather", '{"city": "Bern"}', stream=bool(request.json.get("stream")))
 
 
 def agent(client: openai.AsyncOpenAI, replay: Replay) -> Any:

@@ -397,6 +397,18 @@ def events_script(*chunks: Any, done: bool = True, ttft: Delay = 0.0, itl: Delay
     return Script(200, SSE_HEADERS, paced(sse(*chunks, done=done), ttft, itl), **fields)
 
 
+def tool_turn(name: str, arguments: str, *, stream: bool = False) -> Script:
+    """A turn that calls one tool and says nothing."""
+    call = {"id": "call_1", "type": "function", "function": {"name": name, "arguments": arguments}}
+    if stream:
+        delta = {"role": "assistant", "content": None, "tool_calls": [{"index": 0} | call]}
+        return events_script(chunk(delta), chunk({}, finish="tool_calls"), chunk(None, usage=USAGE))
+    body = completion()
+    message = {"role": "assistant", "content": None, "tool_calls": [call]}
+    body["choices"][0] |= {"message": message, "finish_reason": "tool_calls"}
+    return json_answer(body)
+
+
 # Faults, by the phase in which they strike.
 
 WORDS = ("Hel", "lo", " there", ",", " you", " two")
