@@ -40,6 +40,13 @@ def add(app: Any) -> None:
         chunk_spans: Annotated[
             bool, typer.Option("--chunk-spans", help="A span for each chunk of a prompt, under its prefill.")
         ] = False,
+        adapter: Annotated[
+            list[str] | None,
+            typer.Option(metavar="NAME=PATH", help="A PEFT LoRA adapter and its name as a model; may be repeated."),
+        ] = None,
+        merge_adapters: Annotated[
+            bool, typer.Option("--merge-adapters", help="Merge the adapter in use into the weights.")
+        ] = False,
         faults: Annotated[bool, typer.Option("--faults", help="Obey requests that ask for a fault (tests).")] = False,
     ) -> None:
         """Serve a real model with an OpenAI-compatible API and every phase measured."""
@@ -47,6 +54,7 @@ def add(app: Any) -> None:
             from llmtrace import reference
 
             run: Callable[..., None] = getattr(reference, "serve")  # noqa: B009
+            named: Callable[..., Any] = getattr(reference, "parse_adapters")  # noqa: B009
             expected: type[Exception] = getattr(reference, "RunnerError", LlmtraceError)
         try:
             with needs("reference"):
@@ -63,6 +71,8 @@ def add(app: Any) -> None:
                     block_size=block_size,
                     prefix_cache_ttl=prefix_cache_ttl,
                     chunk_spans=chunk_spans,
+                    adapters=named(adapter or []),
+                    merge_adapters=merge_adapters,
                 )
         except expected as error:
             fail(str(error))

@@ -13,6 +13,7 @@ from llmtrace.phases.model import DECODE, KV_CACHE_HIT, NETWORK, PREFILL, QUEUE,
 from llmtrace.phases.timeline import split
 from llmtrace.view import text
 
+_SWAP = "adapter_swap"  # the reference server's own phase; the client sees it as part of prefill
 _SERVER = (QUEUE, KV_CACHE_HIT, PREFILL, DECODE)
 _BLIND = (NETWORK, QUEUE, PREFILL, QUEUE_PREFILL, DECODE)
 
@@ -95,7 +96,9 @@ class Ledger:
         """
         told = {request.get("trace_id"): request.get("phases_s") or {} for request in requests}
         self.entries = [
-            replace(entry, server={**entry.server, **{name: told[entry.trace_id].get(name) for name in _SERVER}})
+            replace(
+                entry, server={**entry.server, **{name: told[entry.trace_id].get(name) for name in (*_SERVER, _SWAP)}}
+            )
             if entry.trace_id in told
             else entry
             for entry in self.entries
@@ -113,6 +116,7 @@ class Ledger:
                     entry.label,
                     _shown(server[QUEUE]),
                     _shown(client[QUEUE]),
+                    _shown(server.get(_SWAP)),
                     _shown(server[KV_CACHE_HIT]),
                     _shown(server[PREFILL]),
                     _shown(client[PREFILL]) if together is None else f"{_shown(together)}*",
@@ -121,12 +125,12 @@ class Ledger:
                 ]
             )
         return text.Table(
-            columns=("call", "server", "client", "server", "server", "client", "server", "client"),
+            columns=("call", "server", "client", "server", "server", "server", "client", "server", "client"),
             rows=rows,
             title="Measured by the server, inferred by the client alone",
             note="* queue and prefill together: without token counts, or before it knows the route, the client cannot "
             "split them. A slow reader's decode is longer on the client's clock; its consumer_wait says so.",
-            groups=(("queue", 2), ("cache hit", 1), ("prefill", 2), ("decode", 2)),
+            groups=(("queue", 2), ("swap", 1), ("cache hit", 1), ("prefill", 2), ("decode", 2)),
         )
 
 

@@ -6,7 +6,9 @@ import json
 import math
 import os
 import random
+import tempfile
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from rich.rule import Rule
 import llmtrace
 from llmtrace.analyze import otlp
 from llmtrace.demo.ledger import Ledger
-from llmtrace.demo.scenarios import SCENARIOS, Stage
+from llmtrace.demo.scenarios import ADAPTER, SCENARIOS, Stage
 from llmtrace.emit.otlp_json import OtlpJsonFileExporter
 from llmtrace.instrument import report
 from llmtrace.view import html, terminal, tree
@@ -81,7 +83,17 @@ def run(out: Path, device: str = "auto", console: Console | None = None, port: i
             def built(done: int, total: int) -> None:
                 progress.update(starting, completed=done, total=total)
 
-            with ServerProcess(port=port, device=device, faults=True, max_running=_SLOTS, progress=built) as server:
+            with (
+                tempfile.TemporaryDirectory(prefix="llmtrace-demo-") as scratch,
+                ServerProcess(
+                    port=port,
+                    device=device,
+                    faults=True,
+                    max_running=_SLOTS,
+                    progress=built,
+                    arguments=_adapter(Path(scratch)),
+                ) as server,
+            ):
                 progress.update(starting, completed=1, total=1)
                 _play(server.base_url, provider, sampler, ledger, progress, calls)
                 for _ in range(20):  # a call that was cut short ends on the server a moment later
@@ -93,6 +105,16 @@ def run(out: Path, device: str = "auto", console: Console | None = None, port: i
     _show(console, out, traces, ledger)
     console.print(f"Done in {time.monotonic() - began:.0f} s. Written to {out}: {', '.join(sorted(os.listdir(out)))}")
     console.print(f"Open {out / 'trace.html'} in a browser, or: llmtrace show {traces}")
+
+
+def _adapter(folder: Path) -> list[str]:
+    """The server's arguments for an adapter of the tiny model; none where adapters cannot be served."""
+    if find_spec("peft") is None:
+        return []
+    from llmtrace.reference.tiny_adapter import build_tiny_adapter
+
+    # Merged, as a server does that has one tenant at a time: a swap is a pass over the adapted weights.
+    return ["--adapter", f"{ADAPTER}={build_tiny_adapter(folder / ADAPTER)}", "--merge-adapters"]
 
 
 def _provider(traces: Path, sampler: Sampler) -> TracerProvider:
@@ -136,8 +158,9 @@ def _play(
                 stage.ask(stage.text(round(_SHORTEST * math.exp(share * math.log(_LONGEST / _SHORTEST)))), max_tokens=2)
                 progress.update(task, advance=1)
             sampler.on = True
-            task = progress.add_task("Playing the scenarios", total=len(SCENARIOS))
-            for scenario in SCENARIOS:
+            played = [each for each in SCENARIOS if each.needs is None or find_spec(each.needs) is not None]
+            task = progress.add_task("Playing the scenarios", total=len(played))
+            for scenario in played:
                 progress.update(task, description=f"Playing: {scenario.title}")
                 ledger.scenario = (scenario.name, scenario.title)
                 scenario.play(stage)

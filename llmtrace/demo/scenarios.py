@@ -21,6 +21,8 @@ _WORDS = (
 )
 _VOCABULARY = [word for line in _WORDS for word in line.split()]
 BURST = 5
+ADAPTER = "demo-adapter"
+"""Name of the adapter that the demo's server has, where adapters can be served at all."""
 
 
 @dataclass(slots=True)
@@ -42,12 +44,13 @@ class Stage:
         prompt: str,
         *,
         max_tokens: int = 24,
+        model: str | None = None,
         headers: Mapping[str, str] | None = None,
         **options: Any,
     ) -> Generator[Iterator[ChatCompletionChunk]]:
         """One streamed chat completion."""
         with self.client.with_options(**options).chat.completions.create(
-            model=self.model,
+            model=model or self.model,
             messages=[{"role": "user", "content": prompt}],
             max_tokens=max_tokens,
             temperature=0,
@@ -71,6 +74,8 @@ class Scenario:
     name: str
     title: str
     play: Callable[[Stage], None]
+    needs: str | None = None
+    """A package without which it is left out."""
 
 
 def _cold_short(stage: Stage) -> None:
@@ -117,6 +122,12 @@ def _noisy_neighbour(stage: Stage) -> None:
         running.result()
 
 
+def _adapter_swap(stage: Stage) -> None:
+    # Two tenants on one server, one of them with weights of its own: each call finds the other's in place.
+    for model in (ADAPTER, stage.model) * 2:
+        stage.ask(stage.text(80), model=model)
+
+
 def _slow_reader(stage: Stage) -> None:
     with stage.chat(stage.text(80)) as stream:
         for _ in stream:
@@ -146,6 +157,7 @@ SCENARIOS = (
     Scenario("cache_hit", "Same prefix again: a cache hit", _cached),
     Scenario("burst", f"Burst of {BURST}: a queue", _burst),
     Scenario("noisy_neighbour", "Noisy neighbour: a long prompt lands in a running answer", _noisy_neighbour),
+    Scenario("adapter_swap", "Adapter and base in turn: a swap each", _adapter_swap, needs="peft"),
     Scenario("slow_reader", "Slow reader", _slow_reader),
     Scenario("cancelled", "Cancelled stream", _cancelled),
     Scenario("retry", "Two 429s, then an answer", _retry),

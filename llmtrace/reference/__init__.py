@@ -10,18 +10,28 @@ from typing import TYPE_CHECKING, Any
 from llmtrace.reference._errors import RunnerError, missing_extra
 
 if TYPE_CHECKING:
+    from llmtrace.reference.adapters import parse_adapters
     from llmtrace.reference.app import create_app
     from llmtrace.reference.model import LoadedModel, build_or_load
     from llmtrace.reference.process import ServerProcess
     from llmtrace.reference.server import serve
 
-__all__ = ["LoadedModel", "RunnerError", "ServerProcess", "build_or_load", "create_app", "serve"]
+__all__ = [
+    "LoadedModel",
+    "RunnerError",
+    "ServerProcess",
+    "build_or_load",
+    "create_app",
+    "parse_adapters",
+    "serve",
+]
 
 _HOMES = {
     "LoadedModel": "model",
     "ServerProcess": "process",
     "build_or_load": "model",
     "create_app": "app",
+    "parse_adapters": "adapters",
     "serve": "server",
 }
 

@@ -6,9 +6,10 @@ import asyncio
 import contextlib
 import copy
 import math
+import os
 import uuid
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +22,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llmtrace.observe.clock import now, to_epoch
 from llmtrace.reference import prometheus, spans
+from llmtrace.reference._errors import RunnerError
+from llmtrace.reference.adapters import Adapters
 from llmtrace.reference.exchange import Exchange
 from llmtrace.reference.faults import Fault, FaultBook
+from llmtrace.reference.grammar import BrokenGrammar, Grammar, Grammars
 from llmtrace.reference.model import LoadedModel
 from llmtrace.reference.prefix_cache import DEFAULT_BLOCK, DEFAULT_BYTES, PrefixCache
 from llmtrace.reference.protocol import DEFAULT_MAX_TOKENS, Asked, BadRequest, error_body, parse, prompts
@@ -55,6 +59,8 @@ def create_app(
     token_budget: int = DEFAULT_BUDGET,
     cache_tokens: int | None = None,
     chunk_spans: bool = False,
+    adapters: Mapping[str, str | os.PathLike[str]] | None = None,
+    merge_adapters: bool = False,
     default_max_tokens: int = DEFAULT_MAX_TOKENS,
     tracer_provider: TracerProvider | None = None,
     warm_up: bool = True,
@@ -63,7 +69,9 @@ def create_app(
 
     `max_running`, `prefill_chunk`, `token_budget` and `cache_tokens` (tokens) are the `Runner`'s; `prefix_cache_bytes`,
     `prefix_cache_ttl` (s) and `block_size` (tokens) the `PrefixCache`'s. `chunk_spans` makes each chunk of a prompt a
-    span under its prefill. Raises `RunnerError` where the memory for keys and values is not there.
+    span under its prefill. `adapters`: folders of PEFT adapters by the name that requests ask for; with
+    `merge_adapters` the one in use is merged into the weights. Raises `RunnerError` where the memory for keys and
+    values is not there, or an adapter cannot be loaded.
 
     Server spans go to `tracer_provider` if one is given, else to the OTLP endpoint of the environment, else nowhere.
     The application's `state.scheduler` is the `Scheduler`.
@@ -78,6 +86,7 @@ def create_app(
         max_running=max_running,
         token_budget=token_budget,
         cache_tokens=cache_tokens,
+        adapters=Adapters(loaded, adapters, merge=merge_adapters) if adapters else None,
     )
     scheduler = Scheduler(runner, max_queue=max_queue)
     writer = spans.from_environment() if tracer_provider is None else spans.ServerSpans(tracer_provider)
@@ -134,6 +143,8 @@ class _Service:
         # The scheduler's thread decodes while this one encodes: each with a tokenizer of its own.
         self._encoding = replace(loaded, tokenizer=copy.deepcopy(loaded.tokenizer))
         self._scheduler = scheduler
+        self._models = [loaded.name, *(scheduler.runner.adapters.names if scheduler.runner.adapters else ())]
+        self._grammars = Grammars(self._encoding)
         self._writer = writer
         self._faults = faults
         self._default_max_tokens = default_max_tokens
@@ -167,23 +178,18 @@ class _Service:
             if fault is not None and fault.status is not None:
                 return _refusal(fault)
         asked = parse(raw, chat=chat)
-        if asked.model != self._loaded.name:
-            raise BadRequest(
-                f"The model `{asked.model}` does not exist; this server has `{self._loaded.name}`",
-                status=404,
-                param="model",
-                code="model_not_found",
-            )
+        self._check_model(asked.model)
         if len(raw) > _TOKENISE_IN_THREAD:
             async with self._encode_lock:
                 ids = await asyncio.to_thread(prompts, asked, self._encoding, self._room)
         else:
             ids = prompts(asked, self._encoding, self._room)
+        grammar = await self._compile(asked)
         headers = {key.lower(): value for key, value in request.headers.items()}
         request_id: str = request.scope["llmtrace.request_id"]
 
         def ended(job: Job, news: Ended, reasons: list[str]) -> None:
-            self._ended(job, news, reasons, headers, request_id, "chat" if chat else "text_completion")
+            self._ended(job, news, reasons, headers, request_id, asked)
 
         exchange = Exchange(
             asked,
@@ -194,6 +200,7 @@ class _Service:
             loaded=self._loaded,
             room=self._room,
             fault=fault,
+            grammar=grammar,
             ended=ended,
         )
         try:
@@ -202,8 +209,30 @@ class _Service:
             return _too_many(f"the server is full: {full}; try again later", full.retry_after)
         return exchange
 
+    def _check_model(self, name: str) -> None:
+        if name not in self._models:
+            raise BadRequest(
+                f"The model `{name}` does not exist; this server has {', '.join(f'`{each}`' for each in self._models)}",
+                status=404,
+                param="model",
+                code="model_not_found",
+            )
+
+    async def _compile(self, asked: Asked) -> Grammar | None:
+        """The grammar that the request asks for, compiled beside the event loop. Raises `BadRequest`."""
+        if asked.grammar is None:
+            return None
+        kind, source = asked.grammar
+        param = "response_format" if kind.startswith("json") else f"guided_{kind}"
+        try:
+            return await asyncio.to_thread(self._grammars.compile, kind, source)
+        except BrokenGrammar as error:
+            raise BadRequest(f"{param} cannot be compiled: {error}", param=param, code="invalid_grammar") from error
+        except RunnerError as error:
+            raise BadRequest(str(error), param=param, code="not_supported") from error
+
     def _ended(
-        self, job: Job, news: Ended, reasons: list[str], headers: dict[str, str], request_id: str, operation: str
+        self, job: Job, news: Ended, reasons: list[str], headers: dict[str, str], request_id: str, asked: Asked
     ) -> None:
         """Write down what happened; runs on the event loop after the answer has gone out."""
         timings = job.timings
@@ -236,6 +265,10 @@ class _Service:
                 "preempted_s": [since(moment) for moment in timings.preempted],
                 "resumed_s": [since(moment) for moment in timings.resumed],
                 "cancelled_s": since(timings.cancelled),
+                "adapter": timings.adapter.name if timings.adapter is not None else None,
+                "adapter_swaps": [{"start_s": since(start), "end_s": since(end)} for start, end in timings.swaps],
+                "grammar_compile_s": timings.compile_ns / 1e9,
+                "grammar_mask_s": timings.mask_ns / 1e9,
                 "launch_bound_ratio": timings.launch_bound,
                 "prompt_tokens": timings.prompt_tokens,
                 "cached_tokens": timings.cached_tokens,
@@ -249,29 +282,29 @@ class _Service:
                 timings,
                 carrier=headers,
                 request_id=request_id,
-                model=self._loaded.name,
+                model=asked.model,
                 outcome=news.outcome,
-                operation=operation,
+                operation="chat" if asked.chat else "text_completion",
                 finish_reasons=reasons,
                 error=news.error,
             )
 
     async def models(self, _: Request) -> Response:
-        return JSONResponse({"object": "list", "data": [self._card()]})
+        return JSONResponse({"object": "list", "data": [self._card(name) for name in self._models]})
 
     async def model(self, request: Request) -> Response:
         name = request.path_params["name"]
-        if name != self._loaded.name:
-            raise BadRequest(f"The model `{name}` does not exist", status=404, param="model", code="model_not_found")
-        return JSONResponse(self._card())
+        self._check_model(name)
+        return JSONResponse(self._card(name))
 
-    def _card(self) -> dict[str, Any]:
+    def _card(self, name: str) -> dict[str, Any]:
         return {
-            "id": self._loaded.name,
+            "id": name,
             "object": "model",
             "created": self._started,
             "owned_by": "llmtrace",
             "max_model_len": self._room,
+            "parent": None if name == self._loaded.name else self._loaded.name,
         }
 
     async def health(self, _: Request) -> Response:

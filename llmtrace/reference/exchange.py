@@ -11,6 +11,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from llmtrace.reference._errors import OutOfMemory
 from llmtrace.reference.faults import Fault
+from llmtrace.reference.grammar import Grammar
 from llmtrace.reference.model import LoadedModel
 from llmtrace.reference.protocol import Asked, Shapes, error_body, event, usage
 from llmtrace.reference.runner import Piece, Request
@@ -27,8 +28,9 @@ class _Dropped(Exception):
 class Exchange:
     """A Starlette response: call it with scope, receive, send.
 
-    `room` is the longest sequence that can be, prompt and output together, in tokens. `ended` is called once per
-    job, on the event loop, after the job's last news have been passed on.
+    `room` is the longest sequence that can be, prompt and output together, in tokens. `grammar` is what
+    each answer is held to. `ended` is called once per job, on the event loop, after the job's last news have been
+    passed on.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class Exchange:
         loaded: LoadedModel,
         room: int,
         fault: Fault | None,
+        grammar: Grammar | None,
         ended: Callable[[Job, Ended, list[str]], None],
     ) -> None:
         self._asked = asked
@@ -64,6 +67,8 @@ class Exchange:
                     stops=asked.stops,
                     ignore_eos=asked.ignore_eos,
                     choices=asked.choices,
+                    adapter=asked.model if asked.model != loaded.name else None,
+                    grammar=grammar,
                     fault=self._fault.crash_after,
                 ),
                 Timings(arrived=arrived, prompt_tokens=len(ids)),

@@ -26,6 +26,8 @@ class Forward(Protocol):
     """The model over its slots."""
 
     slots: Any
+    variant: str | None
+    """Name of what is computed beside the weights, an adapter that is not merged: other work, so another graph."""
 
     @property
     def batched(self) -> bool:
@@ -68,6 +70,7 @@ class SeparateForward:
 
     def __init__(self, loaded: LoadedModel) -> None:
         self._model = _Model(loaded)
+        self.variant: str | None = None
         self.slots = OwnSlots(loaded.model.config, plain=can_reuse(loaded.model.config))
 
     def prefill(self, place: Place, ids: Any) -> Any:
@@ -249,7 +252,10 @@ class BatchedForward:
         self._config: Any = loaded.model.config
         self._device = loaded.device
         self._rows = rows
-        self._graphs: dict[tuple[int, int], _Graph] | None = {} if loaded.device.startswith("cuda") else None
+        self.variant: str | None = None
+        self._graphs: dict[tuple[int, int, str | None], _Graph] | None = (
+            {} if loaded.device.startswith("cuda") else None
+        )
         self.last_graph: _Graph | None = None
         """The captured step that ran last; None where steps are not captured."""
 
@@ -290,9 +296,10 @@ class BatchedForward:
             _bucket(max(rows) + 1, 1, self._rows),
             _bucket(max(place.tokens for place in places) + 1, 256, self.slots.bucket),
         )
-        graph = self._graphs.get(shape)
+        key = (*shape, self.variant)
+        graph = self._graphs.get(key)
         if graph is None:
-            graph = self._graphs[shape] = _Graph(self, *shape)
+            graph = self._graphs[key] = _Graph(self, *shape)
         self.last_graph = graph
         return graph.step(rows, places, ids)
 

@@ -9,6 +9,7 @@ from typing import Any
 from llmtrace.observe.clock import now
 from llmtrace.reference.clock import DeviceClock, Mark, launch_bound_ratio
 from llmtrace.reference.detokenize import Detokenizer, StopFinder
+from llmtrace.reference.grammar import Constraint, Grammar
 from llmtrace.reference.kv import Place
 from llmtrace.reference.model import LoadedModel
 from llmtrace.reference.sampling import Sampler, Sampling
@@ -32,6 +33,10 @@ class Request:
     """Go on to `max_tokens` whatever the model says."""
     choices: int = 1
     """How often to answer (OpenAI's `n`): one prefill, then one decode after the other."""
+    adapter: str | None = None
+    """Name of the adapter to generate with; None: the base model."""
+    grammar: Grammar | None = None
+    """What each answer is held to."""
     fault: int | None = None
     """Raise after so many tokens: the crash that tests ask for."""
 
@@ -52,7 +57,8 @@ class Work:
     """One piece of the model's work, between two marks."""
 
     kind: str
-    """`cache`: a prefix looked up and copied in; `prefill`: a chunk; `decode`: a token each; `store`: copied out."""
+    """`cache`: a prefix looked up and copied in; `prefill`: a chunk; `decode`: a token each; `store`: copied out;
+    `swap`: another adapter put in."""
     start: Mark
     end: Mark
     tokens: int
@@ -96,6 +102,7 @@ class Generation:
         self._loaded = loaded
         self._produced = 0
         self._begin: Mark | None = None
+        self._swapped: Mark | None = None
         self._cached: Mark | None = None
         self._tokens: list[Mark] = []
         self._preempted: list[Mark] = []
@@ -110,6 +117,10 @@ class Generation:
         self.sampler = Sampler(self.request.sampling, self._loaded.device, self.choice)
         self._text = Detokenizer(self._loaded.tokenizer)
         self._stop = StopFinder(self.request.stops)
+        self.constraint: Constraint | None = None
+        if self.request.grammar is not None:
+            self.constraint = self.request.grammar.begin()
+            self.timings.mask_ns += self.constraint.mask_ns
 
     # How far it is
 
@@ -151,11 +162,16 @@ class Generation:
         self.timings.scheduled = mark.host
         return True
 
+    def swapped(self, mark: Mark) -> None:
+        """Before its prompt was begun, another adapter had to be put in; that is done here."""
+        self._swapped = mark
+        self.timings.swap_done = mark.host
+
     def cached(self, tokens: int, mark: Mark) -> None:
         """So many tokens of the prompt came from the prefix cache, and have been copied by now."""
         self._cached = mark
         self.timings.cached_tokens = tokens
-        self.timings.cache_done = mark.host if tokens else self.timings.scheduled
+        self.timings.cache_done = mark.host if tokens else self.timings.swap_done or self.timings.scheduled
 
     def lost_its_place(self, mark: Mark) -> None:
         """Preempted: what was computed is gone. Where nothing was yet, it is as if it had never been let in."""
@@ -179,7 +195,8 @@ class Generation:
         self.output.append(token)
         if self.request.fault is not None and self._produced > self.request.fault:
             raise RuntimeError(f"crash asked for after {self.request.fault} tokens")
-        piece = self._piece(token)
+        ended = self._constrain(token)
+        piece = self._piece(token, ended)
         if piece.finish is not None and self.choice + 1 >= self.request.choices:
             self.done = True
         return piece
@@ -189,17 +206,27 @@ class Generation:
         self.choice += 1
         self._open_choice()
 
-    def _piece(self, token: int) -> Piece:
-        if token in self._loaded.stop_ids and not self.request.ignore_eos:
+    def _constrain(self, token: int) -> bool:
+        """Move the grammar on; whether the answer is complete by it."""
+        constraint = self.constraint
+        if constraint is None or token in self._loaded.stop_ids:
+            return constraint is not None
+        before = constraint.mask_ns
+        constraint.push(token)
+        self.timings.mask_ns += constraint.mask_ns - before
+        return constraint.ended
+
+    def _piece(self, token: int, ended: bool) -> Piece:
+        if token in self._loaded.stop_ids and (ended or not self.request.ignore_eos):
             text, met = self._stop.push(self._text.flush())
             return Piece(self.choice, token, text if met else text + self._stop.flush(), "stop")
         text, met = self._stop.push(self._text.push(token))
         if met:
             return Piece(self.choice, token, text, "stop")
-        if len(self.output) >= self.request.max_tokens:
+        if ended or len(self.output) >= self.request.max_tokens:
             rest, met = self._stop.push(self._text.flush())
             text += rest if met else rest + self._stop.flush()
-            return Piece(self.choice, token, text, "stop" if met else "length")
+            return Piece(self.choice, token, text, "stop" if met or ended else "length")
         return Piece(self.choice, token, text)
 
     # The end
@@ -226,9 +253,12 @@ class Generation:
         assert begin is not None
         timings.scheduled = max(begin.at or begin.host, timings.arrived)
         timings.host["scheduled"] = begin.host
+        if self._swapped is not None:
+            timings.swap_done = max(self._swapped.at or self._swapped.host, timings.scheduled)
+            timings.host["swap_done"] = self._swapped.host
         if self._cached is not None:
-            cached = self._cached if timings.cached_tokens else begin
-            timings.cache_done = max(cached.at or cached.host, timings.scheduled)
+            cached = self._cached if timings.cached_tokens else self._swapped or begin
+            timings.cache_done = max(cached.at or cached.host, timings.swap_done or timings.scheduled)
             timings.host["cache_done"] = cached.host
         floor = timings.cache_done or timings.scheduled
         timings.tokens = [max(mark.at or mark.host, floor) for mark in self._tokens]
@@ -240,6 +270,9 @@ class Generation:
             Chunk(work.start.at or 0, work.end.at or 0, work.tokens, work.again)
             for work, mine in self.works
             if mine and work.kind == "prefill"
+        ]
+        timings.swaps = [
+            (work.start.at or 0, work.end.at or 0) for work, mine in self.works if mine and work.kind == "swap"
         ]
         first = timings.first_token
         for work, mine in self.works:

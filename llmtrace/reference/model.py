@@ -14,7 +14,7 @@ from typing import Any
 from llmtrace.reference._errors import RunnerError, missing_extra
 from llmtrace.reference.tiny import TINY_NAME, Progress, build_tiny, quiet, tiny_path
 
-__all__ = ["LoadedModel", "build_or_load", "pick_device", "require_model"]
+__all__ = ["LoadedModel", "build_or_load", "first_line", "pick_device", "require_model"]
 
 _DTYPES = ("float32", "float16", "bfloat16")
 
@@ -132,7 +132,7 @@ def _load(path: Path, name: str, device: str, dtype: str) -> LoadedModel:
     except torch.cuda.OutOfMemoryError as error:
         raise RunnerError(f"the model at {path} does not fit on {device}: use a smaller one or --device cpu") from error
     except Exception as error:
-        raise RunnerError(f"cannot load the model at {path}: {_first_line(error)}") from error
+        raise RunnerError(f"cannot load the model at {path}: {first_line(error)}") from error
     text_config: Any = config.get_text_config() if hasattr(config, "get_text_config") else config
     return LoadedModel(
         model=weights,
@@ -180,6 +180,7 @@ def _forward_arguments(model: Any) -> frozenset[str]:
     return frozenset(inspect.signature(model.forward).parameters)
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What an error says, shortened to one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0][:300] if lines else type(error).__name__

@@ -76,14 +76,15 @@ class PrefixCache:
         self._clock = clock
         self._blocks: OrderedDict[bytes, _Block] = OrderedDict()
 
-    def lookup(self, tokens: Sequence[int], *, counted: bool = True) -> list[Saved]:
+    def lookup(self, tokens: Sequence[int], *, counted: bool = True, owner: str | None = None) -> list[Saved]:
         """The longest stored prefix, in blocks. At least the last token is left to compute: its logits are needed.
 
-        `counted` is whether the tokens go into the counters; not those that are looked up a second time.
+        `counted` is whether the tokens go into the counters; not those that are looked up a second time. `owner` is
+        the adapter that computed them (None: the base model): the same tokens have other keys and values with it.
         """
         self._expire()
         found: list[Saved] = []
-        keys = self._keys(tokens, (len(tokens) - 1) // self.block)
+        keys = self._keys(tokens, (len(tokens) - 1) // self.block, owner)
         for key in keys:
             block = self._blocks.get(key)
             if block is None:
@@ -95,14 +96,15 @@ class PrefixCache:
             self.counters.hits += len(found) * self.block
         return found
 
-    def store(self, tokens: Sequence[int], save: Callable[[int], Saved | None]) -> int:
+    def store(self, tokens: Sequence[int], save: Callable[[int], Saved | None], *, owner: str | None = None) -> int:
         """Keep the whole blocks of this sequence that are not stored yet; how many these were.
 
-        `save(end)` gives the keys and values of the first `end` tokens, or None where they cannot be had.
+        `save(end)` gives the keys and values of the first `end` tokens, or None where they cannot be had. `owner` as
+        for `lookup`.
         """
         self._expire()
         count = min(len(tokens) // self.block, self._most_blocks())
-        keys = self._keys(tokens, count)
+        keys = self._keys(tokens, count, owner)
         missing = [index for index, key in enumerate(keys) if key not in self._blocks]
         saved = save(count * self.block) if missing else None
         stored = 0
@@ -152,9 +154,9 @@ class PrefixCache:
             self._blocks[key].used = moment
             self._blocks.move_to_end(key)
 
-    def _keys(self, tokens: Sequence[int], count: int) -> list[bytes]:
+    def _keys(self, tokens: Sequence[int], count: int, owner: str | None) -> list[bytes]:
         keys: list[bytes] = []
-        parent = b""
+        parent = b"" if owner is None else hashlib.blake2b(owner.encode(), digest_size=16).digest()
         for index in range(count):
             part = array("q", tokens[index * self.block : (index + 1) * self.block]).tobytes()
             parent = hashlib.blake2b(parent + part, digest_size=16).digest()

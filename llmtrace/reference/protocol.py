@@ -63,6 +63,8 @@ class Asked:
     stream: bool = False
     include_usage: bool = False
     ignore_eos: bool = False
+    grammar: tuple[str, Any] | None = None
+    """What the answer is held to: the kind of grammar, and its source."""
 
 
 def parse(raw: bytes, *, chat: bool) -> Asked:
@@ -96,6 +98,7 @@ def parse(raw: bytes, *, chat: bool) -> Asked:
         "stream": stream,
         "include_usage": bool(cast(dict[str, Any], options or {}).get("include_usage")),
         "ignore_eos": body.flag("ignore_eos"),
+        "grammar": _grammar(body),
     }
     if chat:
         return Asked(chat=True, messages=_messages(body.get("messages")), tools=body.get("tools"), **common)
@@ -152,9 +155,6 @@ def _refuse_unsupported(body: _Fields) -> None:
     for name in ("presence_penalty", "frequency_penalty"):
         if body.get(name) not in (None, 0):
             raise BadRequest(f"{name} is not supported by the reference server", param=name)
-    wanted = body.get("response_format")
-    if wanted is not None and wanted != {"type": "text"}:
-        raise BadRequest("response_format: only text is supported by the reference server", param="response_format")
     if body.get("tool_choice") not in (None, "auto", "none"):
         raise BadRequest("tool_choice: this server cannot force a tool call", param="tool_choice")
     if body.get("best_of") not in (None, 1):
@@ -162,6 +162,39 @@ def _refuse_unsupported(body: _Fields) -> None:
     tools = body.get("tools")
     if tools is not None and not isinstance(tools, list):
         raise BadRequest("tools must be a list", param="tools")
+
+
+def _grammar(body: _Fields) -> tuple[str, Any] | None:
+    """OpenAI's `response_format`, or vLLM's `guided_regex` or `guided_grammar`."""
+    found: list[tuple[str, Any]] = []
+    for name in ("guided_regex", "guided_grammar"):
+        if body.get(name) is not None:
+            found.append((name.removeprefix("guided_"), body.text(name)))
+    wanted = body.get("response_format")
+    if wanted is not None:
+        form = _Fields(_object(wanted, "response_format"))
+        kind = form.get("type")
+        if kind == "json_schema":
+            asked = _object(form.get("json_schema"), "response_format.json_schema")
+            schema = asked.get("schema")
+            if not isinstance(schema, bool):
+                schema = _object(schema, "response_format.json_schema.schema")
+            found.append((kind, schema))
+        elif kind == "json_object":
+            found.append((kind, None))
+        elif kind != "text":
+            raise BadRequest(
+                "response_format.type must be text, json_object or json_schema", param="response_format.type"
+            )
+    if len(found) > 1:
+        raise BadRequest("give one of response_format, guided_regex and guided_grammar", param="response_format")
+    return found[0] if found else None
+
+
+def _object(value: Any, name: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise BadRequest(f"{name} must be an object", param=name)
+    return cast(dict[str, Any], value)
 
 
 def _stops(value: Any) -> tuple[str, ...]:
@@ -288,7 +321,7 @@ class Shapes:
             "id": self.id,
             "object": "chat.completion" if asked.chat else "text_completion",
             "created": int(time.time()),
-            "model": loaded.name,
+            "model": asked.model,
             "system_fingerprint": loaded.fingerprint,
         }
 

@@ -39,6 +39,7 @@ from typing import Any
 
 from llmtrace.observe.clock import now
 from llmtrace.reference._errors import OutOfMemory, RunnerError
+from llmtrace.reference.adapters import Adapters
 from llmtrace.reference.clock import DeviceClock, Mark, make_clock
 from llmtrace.reference.forward import Forward, make_forward
 from llmtrace.reference.generation import Generation, Piece, Request, Work
@@ -103,6 +104,7 @@ class Runner:
         ahead: int = 1,
         timing: bool = True,
         batched: bool = True,
+        adapters: Adapters | None = None,
     ) -> None:
         """Raises `RunnerError` where the memory for keys and values is not there.
 
@@ -110,7 +112,8 @@ class Runner:
         first, then a chunk of each prompt as far as it goes. `cache_tokens`: room for keys and values of running
         requests (default: all contexts full, up to 2 GiB). `ahead`: steps by which the host runs ahead on CUDA.
         `timing=False` makes no marks, to measure what they cost; `batched=False` runs requests one after another, as
-        architectures do that cannot be batched.
+        architectures do that cannot be batched. `adapters`: those of this model that requests may name. Requests with
+        different adapters advance in the same step, one forward per adapter.
         """
         self.loaded = loaded
         self.max_running = max(1, max_running)
@@ -125,6 +128,7 @@ class Runner:
         self.running: list[Generation] = []
         """In the order in which they came; the oldest keeps its place whatever happens."""
         self.preemptions = 0
+        self.adapters = adapters
         self._whole = prefill_chunk is None
         self._ahead = max(0, ahead) if loaded.device.startswith("cuda") else 0
         self._pending: deque[_Sent] = deque()
@@ -150,7 +154,14 @@ class Runner:
             )
         if min(request.prompt) < 0 or max(request.prompt) >= loaded.vocabulary:
             raise RunnerError(f"token ids must lie in [0, {loaded.vocabulary})")
-        return Generation(request, timings or Timings(arrived=now()), loaded)
+        timings = timings or Timings(arrived=now())
+        if request.adapter is not None:
+            if self.adapters is None:
+                raise RunnerError(f"no adapter {request.adapter!r}: this runner has none")
+            timings.adapter = self.adapters.get(request.adapter)
+        if request.grammar is not None:
+            timings.grammar, timings.compile_ns = request.grammar.kind, request.grammar.compile_ns
+        return Generation(request, timings, loaded)
 
     @property
     def most_tokens(self) -> int | None:
@@ -224,6 +235,8 @@ class Runner:
 
         self._tell = tell
         with torch.inference_mode():
+            if any(each.constraint is not None for each in self.running):
+                self._collect(0)  # what may come next depends on the token before
             self._make_room()
             decoding = [each for each in self.running if each.decoding]
             if decoding:
@@ -279,6 +292,29 @@ class Runner:
                 each.works.append((work, each in owners))
         return end
 
+    # Adapters
+
+    def _activate(self, adapter: str | None, owners: Sequence[Generation]) -> bool:
+        """Have the next forward be this adapter's; whether another one was in use."""
+        adapters = self.adapters
+        if adapters is None or adapters.is_active(adapter):
+            return False
+        self._since()
+        adapters.activate(adapter)
+        self.forward.variant = None if adapters.merge else adapter
+        self._worked("swap", 0, owners)
+        return True
+
+    def _by_adapter(self, going: list[Generation]) -> list[list[Generation]]:
+        """Groups with one adapter each: the one in use first, then those of the oldest requests."""
+        groups: dict[str | None, list[Generation]] = {}
+        for each in going:
+            groups.setdefault(each.request.adapter, []).append(each)
+        adapters = self.adapters
+        return sorted(
+            groups.values(), key=lambda group: not (adapters and adapters.is_active(group[0].request.adapter))
+        )
+
     # Decode
 
     def _decode(self, decoding: list[Generation]) -> None:
@@ -287,9 +323,12 @@ class Runner:
         going = [each for each in decoding if each.token is not None]
         for generation in fresh:
             self._choose(generation.first_logits, [generation])
-        if not going:
-            return
+        for group in self._by_adapter(going):
+            self._decode_group(group)
+
+    def _decode_group(self, going: list[Generation]) -> None:
         try:
+            self._activate(going[0].request.adapter, going)
             self._choose(self._next_logits(going), going)
         except Exception as error:
             if len(going) == 1:
@@ -298,6 +337,7 @@ class Runner:
             # Nobody knows whose fault it was: one by one, so that it costs only those who cannot go on.
             for generation in going:
                 try:
+                    self._activate(generation.request.adapter, [generation])
                     self._choose(self._next_logits([generation]), [generation])
                 except Exception as own:
                     self._decode_failed(generation, own)
@@ -319,6 +359,8 @@ class Runner:
         """Choose a token from each row and send all to the host, without waiting for them."""
         import torch
 
+        if any(each.constraint is not None for each in owners):
+            logits = _masked(logits, owners)
         if all(each.sampler.greedy for each in owners):
             chosen = logits.argmax(dim=-1)
         else:
@@ -410,6 +452,7 @@ class Runner:
         place = generation.place
         assert place is not None
         known = generation.known
+        self._activate(generation.request.adapter, [generation])  # a neighbour's may have been put in meanwhile
         again = place.tokens < generation.furthest
         most = self.prefill_chunk if self._whole else min(self.prefill_chunk, budget)
         before = place.tokens
@@ -458,9 +501,12 @@ class Runner:
     def _begin(self, generation: Generation) -> None:
         """The queue ends here: look the prefix up and copy it."""
         first = generation.begin(self._since())
+        if self._activate(generation.request.adapter, [generation]) and first:
+            generation.swapped(self._since())
         place, cache = generation.place, self.prefix_cache
         assert place is not None
-        found = cache.lookup(generation.known, counted=first) if cache is not None else []
+        owner = generation.request.adapter
+        found = cache.lookup(generation.known, counted=first, owner=owner) if cache is not None else []
         if found:
             self.slots.load(place, found)
             mark = self._worked("cache", place.tokens, [generation])
@@ -478,8 +524,20 @@ class Runner:
             return
         self._since()
         tokens = [*generation.request.prompt, *generation.output][: place.tokens]
-        if cache.store(tokens, lambda end: self.slots.save(place, end)) and self.running:
+        owner = generation.request.adapter
+        if cache.store(tokens, lambda end: self.slots.save(place, end), owner=owner) and self.running:
             self._worked("store", len(tokens), [])
+
+
+def _masked(logits: Any, owners: Sequence[Generation]) -> Any:
+    """`[owners, vocabulary]`, the rows of those that are held to a grammar masked, the others as they are."""
+    import torch
+
+    rows = [
+        logits[row : row + 1] if each.constraint is None else each.constraint.mask(logits[row : row + 1])
+        for row, each in enumerate(owners)
+    ]
+    return rows[0] if len(rows) == 1 else torch.cat(rows)
 
 
 def _out_of_memory(error: BaseException) -> bool:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from llmtrace.reference._errors import RunnerError, missing_extra
+from llmtrace.reference.adapters import parse_adapters
 from llmtrace.reference.tiny import Progress
 
 __all__ = ["main", "serve"]
@@ -159,15 +160,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--token-budget", type=int)
     parser.add_argument("--cache-tokens", type=int)
     parser.add_argument("--chunk-spans", action="store_true")
+    parser.add_argument("--adapter", action="append", default=[], metavar="NAME=PATH")
+    parser.add_argument("--merge-adapters", action="store_true")
     parser.add_argument("--state-file", help="told in JSON what goes on: building, ready")
     options = vars(parser.parse_args(arguments))
-    state = options.pop("state_file")
+    state, adapters = options.pop("state_file"), options.pop("adapter")
     given = {key: value for key, value in options.items() if value is not None}
     if state is not None:
         told = _StateFile(Path(state))
         given |= {"ready": told.ready, "progress": told.progress}
     try:
-        serve(given.pop("model", None), **given)
+        serve(given.pop("model", None), adapters=parse_adapters(adapters), **given)
     except RunnerError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

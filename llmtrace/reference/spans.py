@@ -1,7 +1,7 @@
 """The server's own account of a request as OpenTelemetry spans that continue the caller's trace.
 
-One SERVER span `llm_request`, and under it `llm.queue`, `llm.kv_cache_hit` (where there was a hit), `llm.prefill` and
-`llm.decode`, built once at the end with explicit times. They are contiguous and fill the parent. Where asked, each
+One SERVER span `llm_request`, and under it `llm.queue`, `llm.adapter_swap` (where another adapter had to be put
+in), `llm.kv_cache_hit` (where there was a hit), `llm.prefill` and `llm.decode`, built once at the end with explicit times. They are contiguous and fill the parent. Where asked, each
 chunk of a prompt is an `llm.prefill.chunk` under its prefill.
 """
 
@@ -73,6 +73,7 @@ class ServerSpans:
             told[attributes.ERROR_TYPE] = type(error).__name__
         if timings.preempted:
             told[attributes.PREEMPTIONS] = len(timings.preempted)
+        told |= _adapter(timings) | _grammar(timings)
         span = self._tracer.start_span(
             "llm_request",
             context=self._propagator.extract(carrier),
@@ -120,9 +121,11 @@ def _details(phase: Phase, timings: Timings, source: str) -> dict[str, Any]:
     """What a phase's span says."""
     length = (phase.end - phase.start) / 1e9
     details: dict[str, Any] = {attributes.PHASE: phase.name, attributes.SOURCE: source}
-    if phase.name != "queue":
+    if phase.name not in ("queue", "adapter_swap"):
         details[attributes.TOKENS] = phase.tokens
     if phase.name in ("prefill", "decode"):
+        if swapping := timings.swapping(phase.start, phase.end):
+            details[attributes.ADAPTER_SWAP] = swapping / 1e9
         details[attributes.OTHERS_DURATION] = phase.others / 1e9
         if phase.tokens > 0:
             details[attributes.PER_TOKEN] = length / phase.tokens
@@ -134,6 +137,29 @@ def _details(phase: Phase, timings: Timings, source: str) -> dict[str, Any]:
         details[attributes.HOST_DURATION] = phase.host / 1e9
         details[attributes.CLOCK_ERROR] = timings.clock_error / 1e9
     return details
+
+
+def _adapter(timings: Timings) -> dict[str, Any]:
+    told: dict[str, Any] = {}
+    if timings.adapter is not None:
+        told[attributes.ADAPTER_ID] = timings.adapter.name
+        told[attributes.ADAPTER_RANK] = timings.adapter.rank
+        told[attributes.ADAPTER_MERGED] = timings.adapter.merged
+    if timings.swaps:
+        told[attributes.ADAPTER_SWAPS] = len(timings.swaps)
+        told[attributes.ADAPTER_SWAP] = sum(end - start for start, end in timings.swaps) / 1e9
+    return told
+
+
+def _grammar(timings: Timings) -> dict[str, Any]:
+    if timings.grammar is None:
+        return {}
+    return {
+        attributes.GRAMMAR_KIND: timings.grammar,
+        attributes.GRAMMAR_COMPILE: timings.compile_ns / 1e9,
+        attributes.GRAMMAR_MASK: timings.mask_ns / 1e9,
+        attributes.GRAMMAR_MASK_PER_TOKEN: timings.mask_per_token / 1e9,
+    }
 
 
 def _latencies(timings: Timings) -> dict[str, float]:

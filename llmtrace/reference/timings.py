@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from llmtrace.reference.adapters import Adapter
 
 __all__ = ["Chunk", "Phase", "Timings"]
 
@@ -41,8 +44,11 @@ class Timings:
     """The scheduler took it off the queue, between two steps. Its own work may begin later in the step."""
     scheduled: int | None = None
     """Its own work began: the end of the queue, in which the wait for the running step is."""
+    swap_done: int | None = None
+    """Another adapter was in use when its work began: the moment when its own had been put in, else None."""
     cache_done: int | None = None
-    """Cached keys and values found and copied: the start of prefill. Equal to `scheduled` where nothing was cached."""
+    """Cached keys and values found and copied: the start of prefill. Equal to `swap_done` or
+    `scheduled` where nothing was cached."""
     chunks: list[Chunk] = field(default_factory=list[Chunk])
     """The pieces of the prompt as they were computed."""
     tokens: list[int] = field(default_factory=list[int])
@@ -60,6 +66,17 @@ class Timings:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     """Prompt tokens that were copied from the prefix cache."""
+    adapter: Adapter | None = None
+    """What it ran with; None: the base model."""
+    swaps: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
+    """When adapters were swapped for it, start and end: before its prompt and, where requests with another adapter
+    run beside it, before later chunks and tokens too."""
+    grammar: str | None = None
+    """The kind of grammar that it is held to."""
+    compile_ns: int = 0
+    """What compiling that grammar took, ns; inside the queue, which begins with the request's arrival."""
+    mask_ns: int = 0
+    """What working out the tokens allowed next took over the whole answer, ns; inside prefill and decode."""
     prefill_others: int = 0
     """Of prefill, the time in which other requests' tokens were computed, ns."""
     decode_others: int = 0
@@ -99,6 +116,8 @@ class Timings:
         until("queue", self.scheduled, 0, "scheduled")
         if self.scheduled is None:
             return spans
+        if self.swap_done is not None:
+            until("adapter_swap", self.swap_done, 0, "swap_done")
         if self.cached_tokens:
             until("kv_cache_hit", self.cache_done, self.cached_tokens, "cache_done")
         if self.cache_done is None:
@@ -108,6 +127,10 @@ class Timings:
             until("decode", end, self.output_tokens, "finished", self.decode_others)
         return spans
 
+    def swapping(self, start: int, end: int) -> int:
+        """How much of [start, end] went into swapping adapters for this request, ns."""
+        return sum(max(0, min(end, stop) - max(start, began)) for began, stop in self.swaps)
+
     def seconds(self) -> dict[str, float]:
         """Length of each phase that was entered, s."""
         return {phase.name: (phase.end - phase.start) / 1e9 for phase in self.phases()}
@@ -116,7 +139,8 @@ class Timings:
         """vLLM's per-request `metrics`, in ms, and beside them the cache phase and how all of it was timed.
 
         `time_to_first_token_ms` runs from scheduled to the first token; `kv_cache_hit_time_ms` and
-        `prefill_others_time_ms` lie inside it, `decode_others_time_ms` inside `generation_time_ms`.
+        `prefill_others_time_ms` lie inside it, `grammar_compile_time_ms` inside `queue_time_ms`,
+        `decode_others_time_ms` inside `generation_time_ms`; `adapter_swap_time_ms` in both.
         """
         first, last = self.first_token, self.tokens[-1] if self.tokens else None
         scheduled, cached = self.scheduled, self.cache_done
@@ -128,15 +152,40 @@ class Timings:
             "queue_time_ms": _ms(self.arrived, scheduled),
             "mean_itl_ms": generation / gaps if generation is not None and gaps > 0 else None,
             "tokens_per_second": self.output_tokens / generation * 1e3 if generation and gaps > 0 else None,
-            "kv_cache_hit_time_ms": _ms(scheduled, cached) if self.cached_tokens else 0.0,
+            "kv_cache_hit_time_ms": _ms(self.swap_done or scheduled, cached) if self.cached_tokens else 0.0,
             "prefill_others_time_ms": self.prefill_others / 1e6,
             "decode_others_time_ms": self.decode_others / 1e6,
+            **self._adapter_metrics(),
+            **self._grammar_metrics(),
             "prefill_chunks": len(self.chunks),
             "preemptions": len(self.preempted),
             "mean_batch_size": sum(self.batch) / len(self.batch) if self.batch else None,
             "timed_by": self.timed_by,
             "engine": "llmtrace-reference",
         }
+
+    def _adapter_metrics(self) -> dict[str, float | str | None]:
+        if self.adapter is None and not self.swaps:
+            return {}
+        return {
+            "adapter": self.adapter.name if self.adapter is not None else None,
+            "adapter_swaps": len(self.swaps),
+            "adapter_swap_time_ms": sum(end - start for start, end in self.swaps) / 1e6,
+        }
+
+    def _grammar_metrics(self) -> dict[str, float | str | None]:
+        if self.grammar is None:
+            return {}
+        return {
+            "grammar_compile_time_ms": self.compile_ns / 1e6,
+            "grammar_mask_time_ms": self.mask_ns / 1e6,
+            "mean_mask_time_ms": self.mask_per_token / 1e6,
+        }
+
+    @property
+    def mask_per_token(self) -> float:
+        """Mean over the output tokens, ns."""
+        return self.mask_ns / max(1, self.output_tokens)
 
 
 def _ms(start: int | None, end: int | None) -> float | None:

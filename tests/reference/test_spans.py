@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import threading
 import time
 from collections.abc import Iterator
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
@@ -16,7 +20,9 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from llmtrace.reference import LoadedModel, create_app, spans
+from llmtrace.reference import LoadedModel, build_or_load, create_app, spans
+from llmtrace.reference.tiny import TinySpec, build_tiny
+from llmtrace.reference.tiny_adapter import build_tiny_adapter
 
 TRACE, PARENT = 0x0AF7651916CD43DD8448EB211C80319C, 0xB7AD6B7169203331
 TRACEPARENT = f"00-{TRACE:032x}-{PARENT:016x}-01"
@@ -30,9 +36,15 @@ def exported() -> InMemorySpanExporter:
 @pytest.fixture(scope="module")
 def in_process(small: LoadedModel, exported: InMemorySpanExporter) -> Iterator[openai.OpenAI]:
     """The application in this process, behind a real socket."""
+    with serving(small, exported) as client:
+        yield client
+
+
+@contextlib.contextmanager
+def serving(small: LoadedModel, exported: InMemorySpanExporter, **options: Any) -> Iterator[openai.OpenAI]:
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exported))
-    app = create_app(small, faults=True, tracer_provider=provider, block_size=8)
+    app = create_app(small, faults=True, tracer_provider=provider, block_size=8, **options)
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
     thread = threading.Thread(target=lambda: asyncio.run(server.serve()), daemon=True)
     thread.start()
@@ -45,9 +57,9 @@ def in_process(small: LoadedModel, exported: InMemorySpanExporter) -> Iterator[o
     thread.join(10)
 
 
-def ask(client: openai.OpenAI, prompt: str, **headers: str):
+def ask(client: openai.OpenAI, prompt: str, model: str = "small", **headers: str):
     return client.chat.completions.create(
-        model="small",
+        model=model,
         messages=[{"role": "user", "content": prompt}],
         max_tokens=6,
         temperature=0,
@@ -165,3 +177,78 @@ def test_the_environment_decides_whether_spans_are_sent(monkeypatch: pytest.Monk
     writer.shutdown()
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "none")
     assert spans.from_environment() is None
+
+
+@pytest.fixture(scope="module")
+def with_adapter(tmp_path_factory: pytest.TempPathFactory, exported: InMemorySpanExporter) -> Iterator[openai.OpenAI]:
+    """A server that has one adapter; its model is its own, since adapters change the model they are put into."""
+    pytest.importorskip("peft")
+    root = tmp_path_factory.mktemp("adapted")
+    spec = TinySpec(hidden=64, intermediate=96, layers=2, heads=2, kv_heads=1, frozen_layers=1, steps=2, context=512)
+    build_tiny(root / "small", spec=spec)
+    adapter = build_tiny_adapter(root / "tuned", spec=spec, rank=8)
+    with serving(build_or_load(root / "small", device="cpu"), exported, adapters={"tuned": adapter}) as client:
+        yield client
+
+
+def test_adapters_are_models_and_their_swaps_are_spans(
+    with_adapter: openai.OpenAI, exported: InMemorySpanExporter
+) -> None:
+    assert [each.id for each in with_adapter.models.list()] == ["small", "tuned"]
+    assert with_adapter.models.retrieve("tuned").model_extra == {"max_model_len": 512, "parent": "small"}
+    base = ask(with_adapter, "one two three")
+    tree(exported)
+    exported.clear()
+    tuned = ask(with_adapter, "one two three", "tuned")
+    assert tuned.model == "tuned"
+    assert tuned.choices[0].message.content != base.choices[0].message.content
+    metrics = tuned.model_extra["metrics"]
+    assert (metrics["adapter"], metrics["adapter_swaps"]) == ("tuned", 1)
+    parent, children = tree(exported)
+    assert [span.name for span in children] == ["llm.queue", "llm.adapter_swap", "llm.prefill", "llm.decode"]
+    assert all(before.end_time == after.start_time for before, after in pairwise(children))
+    said = parent.attributes or {}
+    assert said["gen_ai.request.model"] == "tuned"
+    found = {key.removeprefix("llmtrace.adapter."): said[key] for key in said if key.startswith("llmtrace.adapter.")}
+    swapped = metrics["adapter_swap_time_ms"] / 1e3
+    assert found == {"id": "tuned", "rank": 8, "merged": False, "swaps": 1, "swap_duration": pytest.approx(swapped)}
+
+
+def test_an_unknown_adapter_is_a_404(with_adapter: openai.OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError, match="this server has `small`, `tuned`") as caught:
+        ask(with_adapter, "x", "tuned-2")
+    assert (caught.value.param, caught.value.code) == ("model", "model_not_found")
+    assert ask(with_adapter, "x").choices[0].finish_reason == "length"
+
+
+def structured(client: openai.OpenAI, schema: Any) -> Any:
+    return client.chat.completions.create(
+        model="small",
+        messages=[{"role": "user", "content": "x"}],
+        max_tokens=100,
+        response_format={"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}},
+    )
+
+
+def test_compiling_and_masking_are_shown_apart(in_process: openai.OpenAI, exported: InMemorySpanExporter) -> None:
+    pytest.importorskip("llguidance")
+    schema = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}
+    answer = structured(in_process, schema | {"additionalProperties": False})
+    assert json.loads(answer.choices[0].message.content) in ({"ok": True}, {"ok": False})
+    metrics = answer.model_extra["metrics"]
+    assert 0 < metrics["grammar_compile_time_ms"] <= metrics["queue_time_ms"]
+    assert 0 < metrics["mean_mask_time_ms"] <= metrics["grammar_mask_time_ms"]
+    parent, _ = tree(exported)
+    said = parent.attributes or {}
+    assert said["llmtrace.grammar.kind"] == "json_schema"
+    assert said["llmtrace.grammar.compile_duration"] == pytest.approx(metrics["grammar_compile_time_ms"] / 1e3)
+    assert said["llmtrace.grammar.mask_duration"] == pytest.approx(metrics["grammar_mask_time_ms"] / 1e3)
+    assert said["llmtrace.grammar.mask_per_token"] == pytest.approx(metrics["mean_mask_time_ms"] / 1e3)
+
+
+def test_a_broken_schema_is_a_400_and_the_server_goes_on(in_process: openai.OpenAI) -> None:
+    pytest.importorskip("llguidance")
+    with pytest.raises(openai.BadRequestError, match="nonsense") as caught:
+        structured(in_process, {"type": "nonsense"})
+    assert (caught.value.param, caught.value.code) == ("response_format", "invalid_grammar")
+    assert ask(in_process, "x").choices[0].finish_reason == "length"

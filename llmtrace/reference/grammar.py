@@ -1,0 +1,128 @@
+"""Answers held to a JSON schema, a regular expression or a grammar: what may come next is worked out by llguidance.
+
+A grammar is compiled once per request, before the request joins the queue. From then on each token of an answer moves
+a `Constraint` on, which gives the tokens that may follow; the others' logits are set to minus infinity. The work is
+the host's and nobody else's rows are touched.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from time import perf_counter_ns
+from typing import Any
+
+from llmtrace.reference._errors import RunnerError
+from llmtrace.reference.model import LoadedModel
+
+__all__ = ["BrokenGrammar", "Constraint", "Grammar", "Grammars"]
+
+_INSTALL = 'pip install "llmtrace[grammar]"'
+# A model that has learned nothing would write white space for ever; between the parts of JSON it means nothing.
+_JSON: Any = {"whitespace_flexible": False}
+
+
+class BrokenGrammar(ValueError):
+    """The schema, expression or grammar is no such thing; the message says what is wrong with it."""
+
+
+class Grammar:
+    """One compiled grammar."""
+
+    def __init__(self, kind: str, matcher: Any, vocabulary: int, compile_ns: int) -> None:
+        self.kind = kind
+        """`json_schema`, `json_object`, `regex` or `grammar`."""
+        self.compile_ns = compile_ns
+        self._matcher = matcher
+        self._vocabulary = vocabulary
+
+    def begin(self) -> Constraint:
+        """For one answer, from its first token."""
+        return Constraint(self._matcher.deep_copy(), self._vocabulary)
+
+
+class Constraint:
+    """Where one answer is in its grammar."""
+
+    def __init__(self, matcher: Any, vocabulary: int) -> None:
+        self._matcher = matcher
+        self._vocabulary = vocabulary
+        self._banned: Any = None
+        self.mask_ns = 0
+        """What working out the tokens that may come next has cost so far, ns."""
+        self._look()
+
+    @property
+    def ended(self) -> bool:
+        """Nothing can follow but the end."""
+        return bool(self._matcher.is_stopped())
+
+    def push(self, token: int) -> None:
+        """This token was chosen. Raises `RunnerError` where the grammar gives up."""
+        began = perf_counter_ns()
+        self._matcher.consume_token(token)
+        self.mask_ns += perf_counter_ns() - began
+        self._look()
+
+    def mask(self, logits: Any) -> Any:
+        """A copy of `[1, vocabulary]` in which only the tokens that may come next have a chance."""
+        return logits.masked_fill(self._banned.to(logits.device), float("-inf"))
+
+    def _look(self) -> None:
+        import torch
+
+        began = perf_counter_ns()
+        if self._matcher.is_error():
+            raise RunnerError(f"the grammar failed: {' '.join(self._matcher.get_error().split())[:200]}")
+        if not self.ended:
+            allowed = torch.frombuffer(bytearray(self._matcher.compute_logit_bias()), dtype=torch.uint8)
+            self._banned = allowed[: self._vocabulary] == 0
+        self.mask_ns += perf_counter_ns() - began
+
+
+class Grammars:
+    """Compiles for one tokenizer. Safe to use from several threads."""
+
+    def __init__(self, loaded: LoadedModel) -> None:
+        self._loaded = loaded
+        self._tokenizer: Any = None
+        self._lock = threading.Lock()
+
+    def compile(self, kind: str, source: Any) -> Grammar:
+        """`source`: a schema (`json_schema`), ignored (`json_object`), text (`regex`; `grammar`, in Lark's form).
+
+        The first call also reads the tokenizer (a second for a large vocabulary), and counts it. Raises
+        `BrokenGrammar`, and `RunnerError` where llguidance is not installed or cannot read the tokenizer.
+        """
+        began = perf_counter_ns()
+        try:
+            from llguidance import LLMatcher
+        except ImportError as error:
+            raise RunnerError(f"grammars need llguidance, which is not installed: {_INSTALL}") from error
+        with self._lock:
+            if self._tokenizer is None:
+                self._tokenizer = self._read_tokenizer()
+        try:
+            if kind == "regex":
+                text = LLMatcher.grammar_from_regex(source)
+            elif kind == "grammar":
+                text = LLMatcher.grammar_from_lark(source)
+            else:
+                schema: Any = {"type": "object"} if kind == "json_object" else source
+                text = LLMatcher.grammar_from_json_schema(json.dumps(schema), defaults=_JSON)
+        except ValueError as error:
+            raise BrokenGrammar(str(error)) from error
+        matcher = LLMatcher(self._tokenizer, text, log_level=0)
+        if matcher.is_error():
+            raise BrokenGrammar(" ".join(matcher.get_error().split())[:300])
+        return Grammar(kind, matcher, self._loaded.vocabulary, perf_counter_ns() - began)
+
+    def _read_tokenizer(self) -> Any:
+        from llguidance.hf import from_tokenizer
+
+        loaded = self._loaded
+        ends = sorted(loaded.stop_ids)
+        try:
+            return from_tokenizer(loaded.tokenizer, n_vocab=loaded.vocabulary, eos_token=ends or None)
+        except Exception as error:
+            raise RunnerError(f"llguidance cannot read the tokenizer of {loaded.name}: {error}") from error
