@@ -234,6 +234,7 @@ class Runner:
         import torch
 
         self._tell = tell
+        self._mark = None  # one that left between two steps has made a mark
         with torch.inference_mode():
             if any(each.constraint is not None for each in self.running):
                 self._collect(0)  # what may come next depends on the token before

@@ -1,8 +1,9 @@
 """The server's own account of a request as OpenTelemetry spans that continue the caller's trace.
 
-One SERVER span `llm_request`, and under it `llm.queue`, `llm.adapter_swap` (where another adapter had to be put
-in), `llm.kv_cache_hit` (where there was a hit), `llm.prefill` and `llm.decode`, built once at the end with explicit times. They are contiguous and fill the parent. Where asked, each
-chunk of a prompt is an `llm.prefill.chunk` under its prefill.
+One SERVER span `llm_request`, and under it `llm.queue`, `llm.adapter_swap` (where another adapter had to be put in),
+`llm.kv_cache_hit` (where there was a hit), `llm.prefill` and `llm.decode`, built once at the end with explicit times.
+They are contiguous and fill the parent. Where asked, each chunk of a prompt is an `llm.prefill.chunk` under its
+prefill.
 """
 
 from __future__ import annotations

@@ -284,3 +284,17 @@ def test_on_cuda_the_device_times_and_the_tokens_agree() -> None:
     assert 0 < timings.clock_error < 1_000_000
     assert timings.tokens == sorted(timings.tokens)
     assert timings.arrived <= timings.tokens[0] <= timings.tokens[-1] <= now()
+
+
+def test_one_that_leaves_between_steps_does_not_move_the_next_ones_beginning(small: LoadedModel) -> None:
+    runner = Runner(small, prefix_cache=PrefixCache(block=8))
+    gone = runner.start(Request(prompt_of(small, 20), max_tokens=9, sampling=GREEDY, ignore_eos=True))
+    assert runner.admit(gone)
+    runner.step(lambda _, __: None)
+    gone.cancelled = True
+    runner.leave(gone)
+    timings = Timings(arrived=now())
+    list(runner.generate(Request(prompt_of(small, 20, 1), max_tokens=2, sampling=GREEDY), timings))
+    assert timings.taken_in is not None
+    assert timings.scheduled is not None
+    assert timings.scheduled >= timings.taken_in
