@@ -13,6 +13,8 @@ from typing import Protocol
 
 RING = 48
 """Ended calls remembered per route: four numbers each."""
+_MOST = 2**63 - 1
+"""What a cell holds at most: a provider may claim any count."""
 _NEVER = -1
 _OPEN_SCANNED = 128
 """Open calls looked at: more than that run beside a call on one route only in load tests."""
@@ -52,7 +54,8 @@ class Ring:
         """Take in an ended call: its times in ns, and its uncached prompt tokens."""
         at = self._next * 4
         cells = self._cells
-        cells[at], cells[at + 1], cells[at + 2], cells[at + 3] = start, _NEVER if first is None else first, end, tokens
+        cells[at], cells[at + 1], cells[at + 2] = start, _NEVER if first is None else first, end
+        cells[at + 3] = min(tokens, _MOST)
         self._next = (self._next + 1) % RING
         self._used = min(self._used + 1, RING)
 
