@@ -39,7 +39,7 @@ LABELS = {
     "other": "other span",
 }
 
-_NOT_CALLS = {"execute_tool", "create_agent", "invoke_agent", "invoke_workflow"}
+_NOT_CALLS = {"execute_tool", "retrieval", "create_agent", "invoke_agent", "invoke_workflow"}
 
 SOURCES = {
     "device": "timed on the accelerator",

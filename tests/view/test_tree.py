@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmtrace.analyze.otlp import Span
-from llmtrace.view import tree
+from llmtrace.view import calls, tree
 
 
 def span(name: str, parent: str | None = None, start: int = 0, trace: str = "t") -> Span:
@@ -85,3 +85,13 @@ def test_nothing_is_lost_and_nothing_comes_twice(drafts: list[tuple[int, int | N
     found = [node.span for trace in traces for node, _ in tree.walk(trace.roots)]
     assert len(found) == sum(trace.spans for trace in traces) == len(dict.fromkeys(map(repr, spans)))
     assert sorted(map(repr, found)) == sorted(set(map(repr, spans)))
+
+
+def test_steps_are_no_calls() -> None:
+    """A task's retrieval and tools name a GenAI operation, as the conventions have it, and ask no model."""
+    steps = [
+        replace(span(name, "task", start), attributes={"gen_ai.operation.name": name})
+        for start, name in enumerate(("retrieval", "execute_tool", "chat"), 1)
+    ]
+    (trace,) = tree.build([span("task"), *steps])
+    assert [call.span.name for call in calls.calls(trace.roots)] == ["chat"]
