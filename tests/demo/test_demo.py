@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 
 from llmtrace.analyze import otlp
+from llmtrace.demo.run import _meters
 from llmtrace.view import tree
+from tests.support.replay import Replay, json_answer
 
 ROOT = Path(__file__).parents[2]
 
@@ -111,3 +113,14 @@ def test_the_terminal_and_the_page_show_it(played: tuple[str, Path]) -> None:
     page = (out / "trace.html").read_text()
     assert "Two 429s, then an answer" in page
     assert "http://" not in page.replace("http://www.w3.org", "")
+
+
+def test_metrics_go_out_where_they_are_asked_for(replay: Replay, monkeypatch: pytest.MonkeyPatch) -> None:
+    replay.serve(json_answer({}))
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", replay.url)
+    for asked in ("none", "otlp"):
+        monkeypatch.setenv("OTEL_METRICS_EXPORTER", asked)
+        meters = _meters()
+        meters.get_meter("test").create_counter("calls").add(1)
+        meters.shutdown()
+        assert [request.path for request in replay.requests] == ["/v1/metrics"] * (asked == "otlp")
