@@ -101,13 +101,16 @@ def clock_errors(device: str) -> tuple[list[float], float]:
             torch.mm(side, side)
             marks.append(clock.mark())
         clock.resolve()
-    ends = sorted(
-        event.time_range.end * 1e-6
-        for event in seen.events()
-        if event.device_type == torch.autograd.DeviceType.CUDA and "gemm" in event.name.lower()
-    )
-    if len(ends) != KERNELS:
-        raise RuntimeError(f"the profiler saw {len(ends)} of {KERNELS} products")
+    kernels: dict[str, list[float]] = {}
+    for event in seen.events():
+        if event.device_type == torch.autograd.DeviceType.CUDA:
+            kernels.setdefault(event.name, []).append(event.time_range.end * 1e-6)
+    # Names of kernels differ by device and library; a product is one of each that ran as often as there are products.
+    each = [sorted(ends) for ends in kernels.values() if len(ends) == KERNELS]
+    if not each:
+        counts = {name: len(ends) for name, ends in kernels.items()}
+        raise RuntimeError(f"the profiler saw no kernel {KERNELS} times: {counts}")
+    ends = [max(at) for at in zip(*each, strict=True)]
     first = marks[0].at or 0
     apart = sorted(((mark.at or 0) - first) / 1e9 - end for mark, end in zip(marks[1:], ends, strict=True))
     offset = apart[len(apart) // 2]
@@ -220,11 +223,10 @@ CHECKS = (
 )
 
 
-def run(setup: Setup, told: Console) -> list[dict[str, Any]]:
-    """Every check, whatever becomes of the others."""
+def run(setup: Setup, told: Console, rows: list[dict[str, Any]]) -> None:
+    """Every check, whatever becomes of the others; `rows` grows as they come."""
     import torch
 
-    rows: list[dict[str, Any]] = []
     for check in CHECKS:
         told.print(f"{check.name} ...", style="dim")
         begin = time.perf_counter()
@@ -242,7 +244,6 @@ def run(setup: Setup, told: Console) -> list[dict[str, Any]]:
                 row |= {"figure": figure, "verdict": "met" if met else "missed", "measured": seen}
         row["seconds"] = round(time.perf_counter() - begin, 3)
         rows.append(row)
-    return rows
 
 
 def main() -> int:
@@ -278,11 +279,16 @@ def main() -> int:
     if not cuda:
         torch.set_num_threads(1)  # a rehearsal: nothing here is timed for its own sake
     name = torch.cuda.get_device_name() if cuda else "CPU"
-    begin = time.perf_counter()
-    rows = run(setup, Console(stderr=True, highlight=False))
+    rows: list[dict[str, Any]] = []
     whole = {"device": device, "name": name, "torch": torch.__version__, "shape": setup.shape, "prompt": setup.prompt}
-    whole |= {"seconds": round(time.perf_counter() - begin, 1), "checks": rows}
-    asked.out.write_text(json.dumps(whole, indent=1) + "\n")
+    begin = time.perf_counter()
+    try:
+        run(setup, Console(stderr=True, highlight=False), rows)
+    except KeyboardInterrupt:
+        return 130
+    finally:
+        whole |= {"seconds": round(time.perf_counter() - begin, 1), "done": len(rows) == len(CHECKS), "checks": rows}
+        asked.out.write_text(json.dumps(whole, indent=1) + "\n")
     console = Console(highlight=False)
     table = Table("check", "bar", "figure", "verdict", "s")
     for row in rows:

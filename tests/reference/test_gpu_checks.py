@@ -43,6 +43,7 @@ def test_a_check_that_fails_is_reported_and_the_others_go_on(monkeypatch: pytest
         gpu.Check("three", "any", False, lambda setup: ("8", False, {})),
     )
     monkeypatch.setattr(gpu, "CHECKS", checks)
-    rows = gpu.run(gpu.Setup("tiny", "cpu", 16, 2, 2), Console(quiet=True))
+    rows: list[dict[str, Any]] = []
+    gpu.run(gpu.Setup("tiny", "cpu", 16, 2, 2), Console(quiet=True), rows)
     assert [row["verdict"] for row in rows] == ["failed", "met", "missed"]
     assert rows[0]["error"] == "RuntimeError: no such kernel"
