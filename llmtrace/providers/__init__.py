@@ -41,6 +41,7 @@ CLIENTS: tuple[Client, ...] = (
     Client("ollama", "Ollama", "ollama", ">= 0.4", "ollama", "ollama:OLLAMA"),
     Client("huggingface", "HuggingFace", "huggingface_hub", ">= 1.0", "huggingface_hub", "huggingface:HUGGINGFACE"),
     Client("llama-cpp-python", "LlamaCpp", "llama-cpp-python", ">= 0.3", "llama_cpp", "llama_cpp:LLAMA_CPP"),
+    Client("vllm", "VLLM", "vllm", ">= 0.11", "vllm", "vllm:VLLM"),
     Client("litellm", "LiteLLM", "litellm", ">= 1.60", "litellm", "litellm:LITELLM"),
     Client("mistralai", "MistralAI", "mistralai", ">= 1.5", "mistralai", "mistralai:MISTRALAI"),
     Client("anthropic", "Anthropic", "anthropic", ">= 0.40", "anthropic", "anthropic:ANTHROPIC"),

@@ -80,6 +80,7 @@ folder.mkdir(exist_ok=True)
 (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {version}\n")
 (folder / "entry_points.txt").write_text(theirs.read_text("entry_points.txt") or "")
 PYTHON
+    "$venvs/e2e-vllm/bin/python" -m pip install --quiet --editable .
     touch "$venvs/e2e-vllm/.installed"
 }
 
