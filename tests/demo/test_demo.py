@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,8 @@ def of(truth: list[dict[str, Any]], scenario: str) -> list[dict[str, Any]]:
 
 def test_every_scenario_is_there_with_its_outcome(truth: list[dict[str, Any]]) -> None:
     outcomes = {entry["scenario"]: entry["outcome"] for entry in truth}
+    if find_spec("peft") is not None:
+        assert outcomes.pop("adapter_swap") == "completed"
     assert outcomes == {
         "cold_short": "completed",
         "long_prompt": "completed",
@@ -124,3 +127,12 @@ def test_metrics_go_out_where_they_are_asked_for(replay: Replay, monkeypatch: py
         meters.get_meter("test").create_counter("calls").add(1)
         meters.shutdown()
         assert [request.path for request in replay.requests] == ["/v1/metrics"] * (asked == "otlp")
+
+
+@pytest.mark.skipif(find_spec("peft") is None, reason="adapters need peft")
+def test_calls_that_alternate_between_base_and_adapter_pay_a_swap_each(truth: list[dict[str, Any]]) -> None:
+    calls = of(truth, "adapter_swap")
+    assert len(calls) == 4
+    assert all(call["server"]["adapter_swap"] > 0 for call in calls)
+    [cold] = of(truth, "cold_short")
+    assert not cold["server"].get("adapter_swap")
