@@ -32,6 +32,7 @@ from llmtrace.phases.baseline import Baselines
 from llmtrace.phases.diagnosis.judge import Diagnoser
 from llmtrace.phases.hits import RouteHits
 from llmtrace.phases.prefixes import Prefixes
+from llmtrace.providers.anchors import before_prefill
 from llmtrace.providers.declare import Operation, Provider, Request
 from llmtrace.providers.prompt import asks_for_caching, prompt_texts
 from llmtrace.version import VERSION
@@ -176,12 +177,14 @@ class Engine:
     def _set_out(self, call: Call, payload: Payload) -> None:
         """Let the calls of the same route know of this one."""
         where, request = payload.endpoint, payload.request
-        payload.route = (where.provider, where.host, where.port, request.model, payload.operation.name)
+        operation = payload.operation
+        payload.route = (where.provider, where.host, where.port, request.model, operation.path or operation.name)
         prompt = self.prefixes.look(
             payload.route, prompt_texts(request.params), call.start / 1e9, asks_for_caching(request.params)
         )
         payload.prompt = prompt
-        payload.flight = self.baselines.begin(payload.route, call, call.start, prompt.size, request.streaming)
+        before = before_prefill(where.provider, operation)
+        payload.flight = self.baselines.begin(payload.route, call, call.start, prompt.size, request.streaming, before)
 
     # --- particulars ----------------------------------------------------------------------------------------------
     def _existing(self, operation: Operation, request: Request) -> Span | None:

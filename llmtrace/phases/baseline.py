@@ -19,7 +19,7 @@ from llmtrace.observe import mishaps
 from llmtrace.phases import route as routes
 from llmtrace.phases import state
 from llmtrace.phases.neighbours import Flight, Watched
-from llmtrace.phases.prefixes import Expected, Prompt, expected
+from llmtrace.phases.prefixes import COUNTS, Expected, Prompt, expected
 from llmtrace.phases.route import Estimate, Route, Sight
 
 __all__ = ["MIN_CALLS", "MIN_SPREAD", "ROUTES", "Baselines", "Estimate", "Flight", "Sight"]
@@ -67,11 +67,26 @@ class Baselines:
         if self.path is not None:
             self._load(self.path)
 
-    def begin(self, key: Hashable, call: Watched, start: int, size: int = 0, streams: bool = True) -> Flight:
-        """A call of route ``key`` sets out at ``start`` (monotonic ns), its prompt ``size`` characters long."""
+    def begin(
+        self,
+        key: Hashable,
+        call: Watched,
+        start: int,
+        size: int = 0,
+        streams: bool = True,
+        before: tuple[bool, bool] | None = None,
+    ) -> Flight:
+        """A call of route ``key`` sets out at ``start`` (monotonic ns), its prompt ``size`` characters long.
+
+        ``before``: whether the headers, and the first event, come before the prompt is computed, as far as that is
+        known of this provider; believed until the route's own calls say otherwise.
+        """
         flight = Flight(call, start, size, streams)
         with self._lock:
-            self._route(key).flights[id(flight)] = flight
+            route = self._route(key)
+            if before is not None and not route.points and route.curve is None:
+                route.anchors.headers, route.anchors.event = before
+            route.flights[id(flight)] = flight
         return flight
 
     def end(self, key: Hashable, flight: Flight, end: int, sight: Sight | None = None) -> Estimate | None:
@@ -122,20 +137,20 @@ class Baselines:
             return False
         with self._lock:
             self._saved_at = time.monotonic()
-            changed = [(key, route) for key, route in self._routes.items() if route.unsaved]
-            news = {key: route.news() for key, route in changed if isinstance(key, tuple)}
-        if not news or state.add(self.path, news, routes.COLUMNS, routes.WINDOW, ROUTES):
+            told = ((key, route.news()) for key, route in self._routes.items() if isinstance(key, tuple))
+            news = {key: gained for key, gained in told if gained is not None}
+        if not news or state.add(self.path, news, routes.COLUMNS, COUNTS, routes.WINDOW, ROUTES):
             return True
         with self._lock:
-            for key, rows in news.items():
+            for key, gained in news.items():
                 if (route := self._routes.get(key)) is not None:
-                    route.unsaved = min(route.points, route.unsaved + len(rows))
+                    route.unsave(gained)
         return False
 
     def _load(self, path: Path) -> None:
-        for key, saved in state.load(path, routes.COLUMNS).items():
+        for key, saved in state.load(path, routes.COLUMNS, COUNTS).items():
             route = self._routes[key] = Route()
-            route.adopt(saved.rows)
+            route.adopt(saved)
             if route.points >= self.min_calls and self._background:
                 self._fitter.ask(key)
             elif route.points >= self.min_calls:
@@ -180,7 +195,7 @@ class Baselines:
         self._fitter = _Fitter(self)
         for route in self._routes.values():
             route.flights.clear()
-            route.unsaved = 0  # the parent saves them
+            route.news()  # the parent saves it
 
 
 class _Fitter:

@@ -10,11 +10,12 @@ from __future__ import annotations
 import os
 from array import array
 from collections import OrderedDict
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from math import gcd, log2
 from threading import Lock
+from weakref import WeakSet
 
 PIECE = 256
 """Characters between two marks at a prompt's beginning (about 64 tokens)."""
@@ -27,6 +28,8 @@ MARKS = 16384
 _CALM_S = 300.0
 """Idle time that a cached prefix survives where nothing has been learned yet: five minutes, as providers document."""
 _GAPS = 16
+COUNTS = 2 * _GAPS
+"""Numbers of a route's survival in a file."""
 _SURVIVES = 0.5
 _OLD = 0.98
 
@@ -76,11 +79,12 @@ class Expected:
 class Survival:
     """How long a route's cached prefixes live when they are not used: hits and misses by idle time."""
 
-    __slots__ = ("_hits", "_tries", "block")
+    __slots__ = ("_hits", "_saved", "_tries", "block")
 
     def __init__(self) -> None:
         self._hits = array("f", bytes(4 * _GAPS))
         self._tries = array("f", bytes(4 * _GAPS))
+        self._saved = array("f", bytes(4 * COUNTS))
         self.block = 0
         """Greatest common divisor of the cached counts seen, 0 before one was."""
 
@@ -91,6 +95,24 @@ class Survival:
         self._tries[at] = self._tries[at] * _OLD + 1
         if cached:
             self.block = gcd(self.block, cached)
+
+    def news(self) -> list[float]:
+        """What the counts (hits by idle time, then tries) have gained since they were last saved; counts as saved."""
+        now = self._hits + self._tries
+        gained = [after - before for after, before in zip(now, self._saved, strict=True)]
+        self._saved = now
+        return gained if any(gained) else []
+
+    def unsave(self, gained: Sequence[float]) -> None:
+        """What ``news`` told could not be saved."""
+        for at, more in enumerate(gained):
+            self._saved[at] -= more
+
+    def recall(self, counts: Sequence[float], block: int) -> None:
+        """Begin with the counts that a file holds."""
+        self._hits, self._tries = array("f", counts[:_GAPS]), array("f", counts[_GAPS:])
+        self._saved = self._hits + self._tries
+        self.block = block
 
     def at(self, gap: float) -> float:
         """Probability of survival. A longer gap cannot be survived more often than a shorter one."""
@@ -121,6 +143,7 @@ class Prefixes:
         self._key = os.urandom(32)
         self._seen: OrderedDict[bytes, float] = OrderedDict()
         self._lock = Lock()
+        _living.add(self)
 
     def look(self, route: Hashable, texts: Iterable[str], now: float, explicit: bool = False) -> Prompt:
         """Mark a prompt that is about to be sent, and find how much of its beginning was sent before.
@@ -177,6 +200,17 @@ class Prefixes:
     def forked(self) -> None:
         """In a forked child: the lock may have been held. The marks hold as well as in the parent."""
         self._lock = Lock()
+
+
+_living: WeakSet[Prefixes] = WeakSet()
+
+
+def _after_fork() -> None:
+    for prefixes in list(_living):
+        prefixes.forked()
+
+
+os.register_at_fork(after_in_child=_after_fork) if hasattr(os, "register_at_fork") else None
 
 
 def _length(marks: int) -> int:

@@ -7,7 +7,6 @@ call costs here is a scan of that ring and a few dozen operations; curves are fi
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import inf, sqrt
 
@@ -16,6 +15,7 @@ from llmtrace.phases.anchors import FIRST_TOKEN, Anchors
 from llmtrace.phases.envelope import Curve
 from llmtrace.phases.neighbours import Flight, Ring, Scene, scene
 from llmtrace.phases.prefixes import Survival
+from llmtrace.phases.state import Saved
 
 WINDOW = 96
 """Calls that the curve is fitted to."""
@@ -109,6 +109,7 @@ class Route:
         "_next",
         "_peak",
         "_per_char",
+        "_recalled",
         "alone",
         "anchors",
         "calm_step",
@@ -147,6 +148,7 @@ class Route:
         """Calls that found no other of this client's there did not wait: no other client shares the engine."""
         self.survival = Survival()
         self._per_char = 0.25
+        self._recalled = False  # the limit is from a file
         self._peak = [0, 0]  # most calls seen running at once: in this spell, in the one before
         self._for = self._against = 0
         self._below = self._above = 0
@@ -355,14 +357,34 @@ class Route:
             self.unsaved = min(self.unsaved, keep)
             self._for = self._against = 0
 
-    def news(self) -> list[list[float]]:
-        """The calls that are in no file yet, oldest first; from now on they count as saved."""
+    def news(self) -> Saved | None:
+        """What is in no file yet; from now on it counts as saved. None: nothing."""
+        survival = self.survival.news()
+        if not self.unsaved and not survival:
+            return None
         rows = [self._row((self._next - self.unsaved + i) % WINDOW).tolist() for i in range(self.unsaved)]
         self.unsaved = 0
-        return [[float(f"{cell:.6g}") for cell in row] for row in rows]
+        limit = self.limit
+        return Saved(
+            0.0,
+            [[float(f"{cell:.6g}") for cell in row] for row in rows],
+            0 if limit is None and self._recalled else limit,
+            survival,
+            self.survival.block,
+        )
 
-    def adopt(self, rows: Sequence[Sequence[float]]) -> None:
-        """Begin with calls from a file, as if they had been seen."""
+    def unsave(self, news: Saved) -> None:
+        """What ``news`` told could not be saved: it is told again the next time."""
+        self.unsaved = min(self.points, self.unsaved + len(news.rows))
+        self.survival.unsave(news.survival)
+
+    def adopt(self, saved: Saved) -> None:
+        """Begin with what a file holds, as if it had been seen."""
+        rows = saved.rows
+        if saved.limit:
+            self._peak, self._for, self._recalled = [saved.limit, saved.limit], _LIMIT_SIGNS, True
+        if saved.survival:
+            self.survival.recall(saved.survival, saved.block)
         for i, row in enumerate(rows[-WINDOW:]):
             self._cells[i * COLUMNS : (i + 1) * COLUMNS] = array("f", row)
         self.points = self._learned = min(len(rows), WINDOW)

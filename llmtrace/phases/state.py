@@ -14,9 +14,9 @@ import tempfile
 import time
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from llmtrace.observe import mishaps
 
@@ -37,12 +37,19 @@ class Saved:
     """Epoch s."""
     rows: list[list[float]] = field(default_factory=list[list[float]])
     """The route's last calls, oldest first."""
+    limit: int | None = None
+    """Calls that the engine runs at once, 0: none shows any more; None: not told."""
+    survival: list[float] = field(default_factory=list[float])
+    """How often cached prefixes were there and were looked for, by idle time; empty: not told."""
+    block: int = 0
+    """The step in which cached tokens are counted, 0: not known."""
 
 
-def load(path: Path, columns: int) -> dict[Key, Saved]:
+def load(path: Path, columns: int, counts: int) -> dict[Key, Saved]:
     """The routes in the file: none if there is no file, or it is not one of ours, or of another version.
 
     ``columns``: numbers in a row; rows of another length, or with what is no number in them, are left out.
+    ``counts``: numbers of a route's survival, likewise.
     """
     try:
         whole: Any = json.loads(path.read_text(encoding="utf-8"))
@@ -61,11 +68,15 @@ def load(path: Path, columns: int) -> dict[Key, Saved]:
             continue
         if used < oldest or not all(isinstance(part, (str, int, type(None))) for part in route):
             continue
-        found[tuple(route)] = Saved(float(used), [row for row in rows if _numbers(row, columns)])
+        saved = found[tuple(route)] = Saved(float(used), [row for row in rows if _numbers(row, columns)])
+        limit, survival, block = (entry.get(name) for name in ("limit", "survival", "block"))
+        saved.limit = limit if isinstance(limit, int) and 0 <= limit < 1 << 20 else None
+        saved.survival = [max(0.0, float(cell)) for cell in survival] if _numbers(survival, counts) else []
+        saved.block = block if isinstance(block, int) and 0 <= block < 1 << 20 else 0
     return found
 
 
-def _numbers(row: Any, columns: int) -> bool:
+def _numbers(row: Any, columns: int) -> TypeGuard[list[float]]:
     return (
         isinstance(row, list)
         and len(row) == columns
@@ -73,23 +84,29 @@ def _numbers(row: Any, columns: int) -> bool:
     )
 
 
-def add(path: Path, news: Mapping[Key, list[list[float]]], columns: int, window: int, most_routes: int) -> bool:
+def add(path: Path, news: Mapping[Key, Saved], columns: int, counts: int, window: int, most_routes: int) -> bool:
     """Add calls to the file. False where it could not be locked or written: the calls are still the caller's to save.
 
-    ``news``: calls by route; ``window``: calls kept of each route; ``most_routes``: routes kept, the last used ones.
+    ``news``: what each route has gained; ``window``: calls kept of each route; ``most_routes``: routes kept, the last
+    used ones. Of counts the gains are told, so that processes at once lose nothing; a limit is the last one told.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _locked(path) as mine:
             if not mine:
                 return False
-            known = load(path, columns)
-            for route, rows in news.items():
+            known = load(path, columns, counts)
+            for route, gained in news.items():
                 entry = known.setdefault(route, Saved(0.0))
                 entry.used = time.time()
-                entry.rows = [*entry.rows, *rows][-window:]
+                entry.rows = [*entry.rows, *gained.rows][-window:]
+                entry.limit = entry.limit if gained.limit is None else gained.limit
+                if gained.survival:
+                    before = entry.survival or [0.0] * counts
+                    entry.survival = [max(0.0, a + b) for a, b in zip(before, gained.survival, strict=True)]
+                entry.block = math.gcd(entry.block, gained.block)
             latest = sorted(known.items(), key=lambda item: item[1].used)[-most_routes:]
-            routes = [{"route": list(route), "used": entry.used, "rows": entry.rows} for route, entry in latest]
+            routes = [{"route": list(route)} | asdict(entry) for route, entry in latest]
             _replace(path, json.dumps({"version": VERSION, "routes": routes}))
     except OSError as error:
         mishaps.note("saving the baselines", error)

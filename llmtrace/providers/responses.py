@@ -175,6 +175,7 @@ RESPONSES = Operation(
     request_attributes=request_attributes,
     kind_of=kind_of,
     brought=brought,
+    announces=True,
     read_chunks=read_chunks,
     read_response=read_response,
     input_messages=input_messages,

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import random
 import sys
+import time
 from dataclasses import replace
 from math import exp
 from pathlib import Path
@@ -255,3 +256,105 @@ def test_against_a_recorded_engine(name: str) -> None:
     found = errors(calls, follow(calls), true)
     assert found.queue <= 0.08
     assert found.prefill <= 0.10
+
+
+def test_a_standing_queue_is_a_lower_bound() -> None:
+    """Every call waits a little longer than before, whatever its length: a queue that does not empty, or another way
+    there. The curve keeps its level, and what lies above it is called queue, at least so much."""
+    before = alone(120, 0.0, 11)
+    after = [
+        replace(
+            call, sent=call.sent + 2000, headers=call.headers + 2000, first=call.first + 2000.4,
+            event=call.event + 2000.4, end=call.end + 2000.4,
+        )
+        for call in alone(120, 0.0, 12)
+    ]  # fmt: skip
+    found = follow(before + after)
+    assert not any(each.lower_bound for each in found[40:120] if each is not None)
+    late = [each for each in found[180:] if each is not None]
+    assert len(late) == 60
+    assert all(each.lower_bound for each in late)
+    assert all(each.queue == pytest.approx(0.4, abs=0.1) for each in late)
+
+
+def test_limit_and_survival_are_in_the_file_too(tmp_path: Path) -> None:
+    file, key = tmp_path / "learned.json", ("vllm", "h", 1, "m", "chat")
+    calls = poisson(3, 300, 18)
+    Engine(slots=4).run(calls, 3)
+    one, other = (Baselines(background=False, path=file) for _ in range(2))
+    follow(as_seen(calls), one, key)
+    mine = one.route(key)
+    assert mine is not None
+    assert mine.limit is not None
+    for known, gap, hit in ((one, 3000.0, True), (other, 3000.0, True), (other, 5.0, True)):
+        known.begin(key, Still(), 0)
+        route = known.route(key)
+        assert route is not None
+        route.survival.learn(gap, hit, 48)
+    assert one.save()
+    assert other.save()
+    later = Baselines(background=False, path=file).route(key)
+    assert later is not None
+    assert later.limit == mine.limit
+    assert later.survival.block == 48
+    (saved,) = json.loads(file.read_text())["routes"]
+    assert sum(saved["survival"]) == pytest.approx(6.0, abs=0.1), "three hits of three tries, from two processes"
+    assert later.survival.at(3000.0) > mine.survival.at(3000.0)
+
+
+def test_a_limit_that_shows_no_more_goes_from_the_file(tmp_path: Path) -> None:
+    file, key = tmp_path / "learned.json", ("vllm", "h", 1, "m", "chat")
+    rows = [[100.0] * 9]
+    file.write_text(
+        json.dumps({"version": 1, "routes": [{"route": key, "used": time.time(), "rows": rows, "limit": 2}]})
+    )
+    known = Baselines(background=False, path=file)
+    route = known.route(key)
+    assert route is not None
+    assert route.limit == 2
+    calls = poisson(4, 200, 15)
+    Engine().run(calls, 4)
+    follow(as_seen(calls), known, key)
+    assert route.limit is None
+    assert known.save()
+    assert not json.loads(file.read_text())["routes"][0]["limit"]
+
+
+def test_a_save_that_fails_is_made_up_for(tmp_path: Path) -> None:
+    blocked = tmp_path / "blocked"
+    blocked.write_text("a file where a folder should be")
+    known = Baselines(background=False, path=blocked / "learned.json")
+    known.begin("r", Still(), 0)
+    known.begin(("r",), Still(), 0)
+    route = known.route(("r",))
+    assert route is not None
+    route.survival.learn(5.0, True, 16)
+    assert not known.save()
+    known.path = tmp_path / "learned.json"
+    assert known.save()
+    assert sum(json.loads(known.path.read_text())["routes"][0]["survival"]) == 2.0
+
+
+def test_what_is_known_of_a_provider_is_believed_at_first() -> None:
+    known = Baselines(background=False)
+    for key, before, name in (
+        ("responses", (True, True), "first_token"),
+        ("vllm", (True, False), "first_event"),
+        ("llama.cpp", (False, False), "headers"),
+    ):
+        known.begin(key, Still(), 0, before=before)
+        route = known.route(key)
+        assert route is not None
+        assert route.anchors.name == name
+
+
+def test_a_belief_gives_way_to_data() -> None:
+    known = Baselines(background=False)
+    known.begin("r", Still(), 0, before=(False, False))
+    calls = poisson(9, 150, 4)
+    Engine().run(calls, 9)
+    follow(as_seen(calls), known, "r")
+    route = known.route("r")
+    assert route is not None
+    assert route.anchors.headers, "their delay does not grow with the prompt"
+    assert route.anchors.name == "first_event"

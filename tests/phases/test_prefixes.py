@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -80,3 +84,16 @@ def test_never_more_than_what_is_common(one: list[str], two: list[str], tokens: 
         alike += 1
     assert found.known <= alike
     assert 0 <= expected(found, Survival(), "elsewhere", tokens).tokens < max(1, tokens)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_looks_although_the_lock_was_held() -> None:
+    prefixes = Prefixes()
+    prefixes.computed(prefixes.look("r", ["x" * 1000], 0.0), 1.0)
+    with prefixes._lock:
+        child = os.fork()
+        if child == 0:
+            signal.alarm(10)  # a deadlock ends the child
+            found = prefixes.look("r", ["x" * 1000], 2.0)
+            os._exit(0 if found.sent_before else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
