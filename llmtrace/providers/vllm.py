@@ -157,11 +157,10 @@ def _arguments(first: str) -> Callable[[Any, tuple[Any, ...], Mapping[str, Any]]
         each = items(sampling)
         sampled = [getattr(one, "n", None) or 1 for one in each] or [getattr(sampling, "n", None) or 1] * len(rows)
         alike = sampling if not each else each[0] if len(each) == 1 else None
-        asked = {name: value for name in _SAMPLING if (value := getattr(alike, name, None))}
-        if getattr(alike, "temperature", None) == 0:
-            asked["temperature"] = 0
+        asked = {name: getattr(alike, name, None) for name in _SAMPLING}
         return {
-            **asked,
+            # It names every parameter: a penalty of zero is none.
+            **{name: value for name, value in asked.items() if value or name in ("temperature", "seed")},
             "model": _model(engine),
             "stream": stream,
             "n": sum(sampled),

@@ -30,7 +30,8 @@ def output(made):
 def main():
     exporter, provider = InMemorySpanExporter(), TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    llmtrace.instrument("vllm", tracer_provider=provider)
+    capture = "span_only" if sys.argv[3] == "silent" else "no_content"
+    llmtrace.instrument("vllm", tracer_provider=provider, capture_content=capture)
     from vllm import LLM, SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
@@ -49,6 +50,11 @@ def main():
         def ask(call, *args, **more):
             answers.append([output(one) for one in call(*args, use_tqdm=False, **more)])
         ask(engine.generate, "Once upon a time", params)
+        if kind == "silent":
+            chats = [[{"role": "user", "content": text}] for text in ("Hello there.", "And good night.")]
+            each = [params, SamplingParams(max_tokens=3, n=2, seed=1)]
+            ask(engine.chat, chats, each, chat_template="{{ messages[0]['content'] }}")
+            told["texts"] = [one.text for made in engine.generate(["A", "B"], params) for one in made.outputs]
         if kind == "within":
             ask(engine.generate, ["The sea.", "And the wind over it."], params)
         if kind == "whole":
@@ -232,11 +238,31 @@ def test_several_sequences_of_one_prompt(whole: dict[str, Any]) -> None:
 
 
 def test_an_engine_without_statistics(silent: dict[str, Any]) -> None:
-    assert_sound(silent, ["completed"])
+    assert_sound(silent, ["completed"] * 3)
     assert silent["answers"][0][0]["stats"] is None
-    parts = phases(silent, parents(silent)[0])
-    assert set(parts) == {"opaque"}
-    assert parts["opaque"]["attributes"]["llmtrace.phase.source"] == "client"
+    for span in parents(silent):
+        parts = phases(silent, span)
+        assert set(parts) == {"opaque"}
+        assert parts["opaque"]["attributes"]["llmtrace.phase.source"] == "client"
+
+
+def test_sampling_parameters_of_each_prompt(silent: dict[str, Any]) -> None:
+    attrs = parents(silent)[1]["attributes"]
+    assert attrs["llmtrace.generate.batch_size"] == 2
+    assert attrs["gen_ai.request.choice.count"] == 3
+    assert "gen_ai.request.max_tokens" not in attrs
+
+
+def test_content_where_it_is_asked_for(silent: dict[str, Any]) -> None:
+    def texts(span: dict[str, Any], field: str) -> list[str]:
+        return [part["content"] for message in json.loads(span["attributes"][field]) for part in message["parts"]]
+
+    one, chats, two = parents(silent)
+    assert texts(one, "gen_ai.input.messages") == ["Once upon a time"]
+    assert texts(chats, "gen_ai.input.messages") == ["Hello there.", "And good night."]
+    assert len(texts(chats, "gen_ai.output.messages")) == 3
+    assert texts(two, "gen_ai.input.messages") == ["A", "B"]
+    assert texts(two, "gen_ai.output.messages") == silent["texts"]
 
 
 def test_streams(streamed: dict[str, Any]) -> None:
