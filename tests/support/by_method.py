@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import gc
+import inspect
 import json
 import struct
 import zlib
@@ -106,8 +107,12 @@ class Mistral(Driver):
     name = "mistralai"
 
     def make(self) -> Any:
-        from mistralai.client import Mistral as Client
-        from mistralai.client.utils import BackoffStrategy, RetryConfig
+        try:
+            from mistralai.client import Mistral as Client
+            from mistralai.client.utils import BackoffStrategy, RetryConfig
+        except ImportError:  # before 2.0
+            from mistralai import Mistral as Client
+            from mistralai.utils import BackoffStrategy, RetryConfig
 
         retry = RetryConfig("backoff", BackoffStrategy(5, 10, 1.0, 60_000 if self.attempts > 1 else 0), True)
         return Client(api_key="sk-sentinel-key", server_url=self.url, retry_config=retry if self.attempts > 1 else None)
@@ -139,7 +144,8 @@ class Google(Driver):
         from google import genai
 
         options: dict[str, Any] = {"base_url": self.url}
-        options["retry_options"] = {"attempts": self.attempts, "initial_delay": 0.01, "max_delay": 0.02}
+        if "retry_options" in genai.types.HttpOptions.model_fields:
+            options["retry_options"] = {"attempts": self.attempts, "initial_delay": 0.01, "max_delay": 0.02}
         return genai.Client(api_key="sk-sentinel-key", http_options=options)
 
     def ask(self, streaming: bool) -> Any:
@@ -183,7 +189,8 @@ class Cohere(Driver):
         import cohere
 
         made = cohere.ClientV2 if self.kind == "sync" else cohere.AsyncClientV2
-        return made("sk-sentinel-key", base_url=self.url, max_retries=self.attempts - 1)
+        retries = {"max_retries": self.attempts - 1} if "max_retries" in inspect.signature(made).parameters else {}
+        return made("sk-sentinel-key", base_url=self.url, **retries)
 
     def ask(self, streaming: bool) -> Any:
         method = self.client.chat_stream if streaming else self.client.chat
