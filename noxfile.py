@@ -1,4 +1,4 @@
-"""The client libraries in their oldest and newest supported versions: ``make matrix``, or ``nox -s "clients(groq-oldest)"``.
+"""The client libraries in their oldest and newest supported versions: ``make matrix``, or one of them (``nox -l``).
 
 Each gets an environment of its own, with real installs, and runs its part of the suite that all clients share.
 """
