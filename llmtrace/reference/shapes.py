@@ -95,7 +95,11 @@ def _make(model: str, weights: str, device: str) -> LoadedModel:
     made = made.to(device).eval()
     made.generation_config.eos_token_id = None  # what is measured goes on to its last token
     if weights in ("int8", "int4"):
-        from torchao.quantization import Int4WeightOnlyConfig, Int8WeightOnlyConfig, quantize_
+        from torchao.quantization import (  # pyright: ignore[reportMissingImports]
+            Int4WeightOnlyConfig,
+            Int8WeightOnlyConfig,
+            quantize_,
+        )
 
         quantize_(made, Int8WeightOnlyConfig() if weights == "int8" else Int4WeightOnlyConfig())
     return LoadedModel(
