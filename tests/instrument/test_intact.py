@@ -17,6 +17,7 @@ import pydantic
 import pytest
 from opentelemetry import context, trace
 
+from llmtrace.instrument.diagnose import LAST_CHUNKS
 from tests.support import replay as play
 from tests.support.apis import KEY, LOST, MESSAGES, MODEL, Sync, async_client, http, request, sync_client
 from tests.support.noise import patient
@@ -695,7 +696,7 @@ def test_an_open_stream_holds_few_chunks(api: Sync, replay: Replay, spans: Spans
         api.take(stream, 1)
     gc.collect()
     held = [o for o in gc.get_objects() if type(o) is openai.types.chat.ChatCompletionChunk]
-    assert len(held) < 20
+    assert len(held) <= LAST_CHUNKS + 8  # what the verdict on repetition looks at
     del held
     api.drain(stream)
     spans.one("completed")

@@ -141,7 +141,7 @@ def test_results_are_the_same_bits(way: str, model: Any, spans: Spans, metrics: 
     else:
         assert found["llmtrace.call.ttft"] == pytest.approx(seconds(phases["prefill"]), abs=1e-6)
         assert attributes(phases["decode"])["llmtrace.generate.steps"] == max(lengths)
-        assert attributes(phases["decode"])["llmtrace.decode.itl.max"] < seconds(phases["decode"])
+        assert attributes(phases["decode"])["llmtrace.decode.chunk_gap.max"] < seconds(phases["decode"])
     assert found.get("gen_ai.request.choice.count") == (3 if way == "several" else None)
 
 
