@@ -148,6 +148,7 @@ def serve(**given):
     import time
     time.sleep(60)
 fake.serve = serve
+fake.parse_adapters = dict
 sys.modules["llmtrace.reference"] = fake
 import llmtrace
 llmtrace.reference = fake

@@ -504,7 +504,8 @@ def read_processing_time(headers: Mapping[str, str] | None) -> float | None:
             milliseconds = _number(known.get(name))
             if milliseconds is not None and milliseconds <= _LONGEST * _MS:
                 return milliseconds / _MS
-        front_end = _FRONT_END.search(known.get("server-timing", ""))
+        told = known.get("server-timing")
+        front_end = _FRONT_END.search(told) if isinstance(told, str) else None
         milliseconds = _number(front_end[1]) if front_end else None
         if milliseconds is not None and milliseconds <= _LONGEST * _MS:
             return milliseconds / _MS
