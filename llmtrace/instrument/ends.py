@@ -20,7 +20,10 @@ GRACE_S = 0.05
 """How long a flush waits for streams that were handed over a moment ago to be read at all."""
 
 _BUSY = ("opentelemetry", "llmtrace", "threading", "queue", "logging", "concurrent", "multiprocessing")
-_later: queue.SimpleQueue[Call] = queue.SimpleQueue()
+SETTLE_S = 1.0
+"""How long a flush waits for the call that another thread is just ending."""
+
+_later: queue.SimpleQueue[Call | threading.Event] = queue.SimpleQueue()
 _worker: threading.Thread | None = None
 
 
@@ -56,12 +59,25 @@ def drain() -> None:
             call = _later.get_nowait()
         except queue.Empty:
             return
+        if isinstance(call, threading.Event):
+            _later.put(call)  # the worker's: only it can tell that its hands are empty
+            return
         give_up(call)
+
+
+def settle() -> None:
+    """The same, and wait for the one that the worker has in hand."""
+    drain()
+    if _worker is None or not _worker.is_alive() or _worker is threading.current_thread():
+        return
+    reached = threading.Event()
+    _later.put(reached)
+    reached.wait(SETTLE_S)
 
 
 def flush() -> None:
     """End what has been collected, and the streams that were handed over and never read."""
-    drain()
+    settle()
     waiting = [call for call in open_calls() if _unread(call)]
     if not waiting:
         return
@@ -76,7 +92,7 @@ def flush() -> None:
 
 def shutdown() -> None:
     """End everything that is open: nothing can be emitted after this."""
-    drain()
+    settle()
     for call in open_calls():
         if call.returned is None and _running(call):
             call.finish(calls.ABANDONED)  # a local model is at work on it
@@ -115,7 +131,10 @@ def _work() -> None:
     while True:
         call = _later.get()
         try:
-            give_up(call)
+            if isinstance(call, threading.Event):
+                call.set()
+            else:
+                give_up(call)
         except Exception as error:
             mishaps.note("ending a collected stream", error)
 

@@ -18,6 +18,7 @@ from typing import Any
 import anyio
 import openai
 import pytest
+from opentelemetry.sdk.trace import SpanProcessor
 from opentelemetry.trace import StatusCode
 
 from tests.support import replay as play
@@ -136,6 +137,28 @@ def test_abandoned_at_once_collected_much_later(api: Sync, replay: Replay, spans
     span = spans.one("abandoned")
     before(spans, left)
     assert seconds(span) < 0.25
+
+
+def test_a_shutdown_waits_for_the_end_under_way(client: openai.OpenAI, replay: Replay, spans: Spans) -> None:
+    """Dropped where locks may be held, so that another thread ends the call: its span is there after a shutdown."""
+
+    class Slow(SpanProcessor):
+        begun = threading.Event()
+
+        def on_end(self, span: Any) -> None:
+            self.begun.set()
+            time.sleep(PAUSE)
+
+    # In front of the exporting one: it has not exported when it was begun.
+    processors = spans.provider._active_span_processor
+    processors._span_processors = (Slow(), *processors._span_processors)
+    replay.play(openai_stream(itl=0.001))
+    kept = [client.chat.completions.create(**request(stream=True))]
+    next(kept[0])
+    exec("kept.clear()", {"__name__": "threading", "kept": kept})  # as if that module's code had been interrupted
+    assert Slow.begun.wait(10)
+    spans.provider.shutdown()
+    spans.one("abandoned")
 
 
 def test_dropped_unread(api: Sync, replay: Replay, spans: Spans) -> None:
