@@ -1,0 +1,55 @@
+"""The page's files: those of ``assets/``, and two made from what Python code knows, so that nothing is written twice."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.resources import files
+
+from llmtrace.phases.model import PHASES
+from llmtrace.view import calls, palette
+
+_MEDIA_TYPES = {
+    "html": "text/html; charset=utf-8",
+    "css": "text/css; charset=utf-8",
+    "js": "text/javascript; charset=utf-8",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Asset:
+    """A file as it is served."""
+
+    body: bytes
+    media_type: str
+
+
+@lru_cache(maxsize=64)
+def asset(name: str) -> Asset | None:
+    """The page's file of that name, ``None`` if it has none. ``name`` is a plain file name, without folders."""
+    found = re.fullmatch(r"[a-z][a-z0-9-]*\.(html|css|js)", name)
+    if found is None:
+        return None
+    body = _made(name)
+    if body is None:
+        path = files("llmtrace.view.serve").joinpath("assets", name)
+        if not path.is_file():
+            return None
+        body = path.read_bytes()
+    return Asset(body, _MEDIA_TYPES[found[1]])
+
+
+def _made(name: str) -> bytes | None:
+    if name == "palette.css":
+        return palette.css().encode()
+    if name == "words.js":
+        return _words().encode()
+    return None
+
+
+def _words() -> str:
+    """Names of phases, their order, and what each source means: a module that the page's others import."""
+    parts = {"PHASES": list(PHASES), "LABELS": calls.LABELS, "SOURCES": calls.SOURCES}
+    return "".join(f"export const {name} = {json.dumps(value)};\n" for name, value in parts.items())
