@@ -1,4 +1,4 @@
-"""The page's files: those of ``assets/``, and two made from what Python code knows, so that nothing is written twice."""
+"""The page's files: those of ``assets/``, and two made from what Python code knows: nothing is written twice."""
 
 from __future__ import annotations
 
