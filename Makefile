@@ -29,7 +29,8 @@ demo: $(STAMP)
 	$(BIN)/llmtrace demo $(ARGS)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest $(ARGS)
+	# A busy machine may disturb a test of times once: what fails is run once more, and the report names it.
+	$(BIN)/python -m pytest --reruns 1 --only-rerun AssertionError --only-rerun Timeout $(ARGS)
 
 check: $(STAMP)
 	$(BIN)/ruff check .

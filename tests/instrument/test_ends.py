@@ -155,7 +155,9 @@ def test_a_shutdown_waits_for_the_end_under_way(client: openai.OpenAI, replay: R
     replay.play(openai_stream(itl=0.001))
     kept = [client.chat.completions.create(**request(stream=True))]
     next(kept[0])
-    exec("kept.clear()", {"__name__": "threading", "kept": kept})  # as if that module's code had been interrupted
+    exec(
+        "kept.clear(); collect()", {"__name__": "threading", "kept": kept, "collect": gc.collect}
+    )  # as if that module's code had been interrupted
     assert Slow.begun.wait(10)
     spans.provider.shutdown()
     spans.one("abandoned")
@@ -800,6 +802,7 @@ def test_a_role_chunk_does_not_end_prefill(api: Sync, replay: Replay, spans: Spa
     assert seconds(phases["queue_prefill"]) >= 0.07
 
 
+@patient
 @patient
 def test_slow_headers_are_in_front_of_the_first_token(api: Sync, replay: Replay, spans: Spans) -> None:
     script = openai_stream(itl=0.002)
