@@ -14,8 +14,19 @@ from llmtrace.version import VERSION as __version__
 
 if TYPE_CHECKING:
     from llmtrace.emit.tasks import carrier, resume, step, task
+    from llmtrace.instrument.identity import model_resource
 
-__all__ = ["LlmtraceError", "__version__", "carrier", "instrument", "resume", "step", "task", "uninstrument"]
+__all__ = [
+    "LlmtraceError",
+    "__version__",
+    "carrier",
+    "instrument",
+    "model_resource",
+    "resume",
+    "step",
+    "task",
+    "uninstrument",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -24,4 +35,8 @@ def __getattr__(name: str) -> Any:
         from llmtrace.emit import tasks
 
         return getattr(tasks, name)
+    if name == "model_resource":
+        from llmtrace.instrument.identity import model_resource
+
+        return model_resource
     raise AttributeError(f"module 'llmtrace' has no attribute {name!r}")

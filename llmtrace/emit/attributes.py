@@ -51,6 +51,10 @@ BILLED_TOKENS: Final = "llmtrace.cancellation.billed_tokens"
 BILLED_LOWER: Final = "llmtrace.cancellation.billed_tokens.lower"
 BILLED_UPPER: Final = "llmtrace.cancellation.billed_tokens.upper"
 
+DETAILS: Final = "llmtrace.call.details"
+"""The event that holds what is too much for the call's span."""
+LINK_KIND: Final = "llmtrace.link.kind"
+
 # --- ours: the diagnosis --------------------------------------------------------------------------------------
 DIAGNOSIS: Final = "llmtrace.diagnosis"
 """The list of causes on the call's span, and the name of the event that each verdict's evidence is in."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,6 +53,8 @@ class Payload:
     """What the baselines know this call's route by."""
     flight: Flight | None = None
     """The call as the others of its route see it."""
+    scope: Hashable = None
+    """Where in the program it was made: see ``earlier.scope``."""
     prompt: Prompt | None = None
     """What the prompt has in common with earlier ones."""
     judge: Callable[[Call, Payload], Ended] | None = None

@@ -12,13 +12,14 @@ from weakref import WeakKeyDictionary
 
 from opentelemetry import metrics as metrics_api
 from opentelemetry import trace as trace_api
-from opentelemetry.trace import Span, SpanKind, Tracer
+from opentelemetry.trace import Link, Span, SpanKind, Tracer
 
 from llmtrace.config import Settings, seconds_per_prefill_token
 from llmtrace.emit import attributes as names
 from llmtrace.emit import tasks
 from llmtrace.emit.metrics import Meters, meters_on
 from llmtrace.instrument.diagnose import LAST_CHUNKS
+from llmtrace.instrument.earlier import Earlier, scope
 from llmtrace.instrument.ended import Endpoint, Payload
 from llmtrace.instrument.report import Reporter
 from llmtrace.instrument.taps import tap
@@ -60,6 +61,7 @@ class Engine:
         self.diagnoser = Diagnoser()
         self.prefixes = Prefixes()
         self.hits = RouteHits()
+        self.earlier = Earlier()
         self._tracer_provider = tracer_provider
         if tracer_provider is not None:
             tasks.provider = tracer_provider  # a task's spans go where its calls' go
@@ -113,11 +115,14 @@ class Engine:
             endpoint = self._endpoint(provider, client, url, request.provider)
             started = now()
             tracer = self.tracer()
+            where = scope()
             span = self._existing(operation, request)
             owns = span is None and self.settings.parent != "existing"
+            route = (endpoint.provider, endpoint.host, endpoint.port, request.model, operation.path or operation.name)
             if owns:
                 kind = SpanKind.INTERNAL if provider.in_process else SpanKind.CLIENT
-                span = _start(tracer, kind, operation, request, endpoint, started)
+                links = self.earlier.links(where, operation.name, request.params, route, started / 1e9)
+                span = _start(tracer, kind, operation, request, endpoint, started, links)
             recording = span is not None and span.is_recording()
             if not recording and self.meters() is None:
                 return span
@@ -128,6 +133,7 @@ class Engine:
             above = span or trace_api.get_current_span()
             call.payload = Payload(operation, request, endpoint, above, tracer, owns, recording, tasks.marks())
             call.payload.closing = closing
+            call.payload.scope, call.payload.route = where, route
             self._set_out(call, call.payload)
             if recording and self.settings.capture_content != "no_content":
                 call.kept = []
@@ -178,7 +184,6 @@ class Engine:
         """Let the calls of the same route know of this one."""
         where, request = payload.endpoint, payload.request
         operation = payload.operation
-        payload.route = (where.provider, where.host, where.port, request.model, operation.path or operation.name)
         prompt = self.prefixes.look(
             payload.route, prompt_texts(request.params), call.start / 1e9, asks_for_caching(request.params)
         )
@@ -223,7 +228,13 @@ class Engine:
 
 
 def _start(
-    tracer: Tracer, kind: SpanKind, operation: Operation, request: Request, endpoint: Endpoint, started: int
+    tracer: Tracer,
+    kind: SpanKind,
+    operation: Operation,
+    request: Request,
+    endpoint: Endpoint,
+    started: int,
+    links: list[Link] | None,
 ) -> Span:
     """The parent span, with the attributes that samplers decide by."""
     opening = endpoint.openings.get((operation.name, request.model))
@@ -232,7 +243,7 @@ def _start(
         if len(endpoint.openings) < _OPENINGS:
             endpoint.openings[operation.name, request.model] = opening
     title, attributes = opening
-    return tracer.start_span(title, kind=kind, attributes=attributes, start_time=to_epoch(started))
+    return tracer.start_span(title, kind=kind, attributes=attributes, links=links, start_time=to_epoch(started))
 
 
 def _opening(operation: Operation, request: Request, endpoint: Endpoint) -> tuple[str, dict[str, Any]]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.trace import SpanContext, Status, StatusCode, set_span_in_context
 
 from llmtrace.emit import attributes as names
 from llmtrace.emit import content, prices, tasks
+from llmtrace.emit.readable import overflow
 from llmtrace.emit.spans import Children
 from llmtrace.instrument import describe
 from llmtrace.instrument.diagnose import diagnose, write_evidence
@@ -28,6 +29,9 @@ from llmtrace.phases.timeline import Observation, sight_of, split
 if TYPE_CHECKING:
     from llmtrace.instrument.engine import Engine
 
+_OPENING = 5
+"""Attributes that a span is started with, at most."""
+
 listeners: list[Callable[[Ended], None]] = []
 """Called with each ended call, after its spans: for tools that compare (the demo, the accuracy runs)."""
 
@@ -45,6 +49,7 @@ class Reporter:
             ended = (payload.judge or self._judge)(call, payload)
             if payload.recording:
                 self._spans(ended)
+                self._remember(ended)
             self._metrics(ended)
         finally:
             if payload.owns_span:
@@ -133,7 +138,7 @@ class Reporter:
         if payload.span.is_recording():  # another instrumentation's may have ended before the stream did
             if ended.failure is not None and payload.owns_span:
                 payload.span.set_status(Status(StatusCode.ERROR, describe.kind(call.error)))
-            payload.span.set_attributes(own)
+            _write(payload, own, self._engine.settings.span_attributes, call.end or call.start)
             write_evidence(payload.span, ended.verdicts, call.end or call.start)
         ended.pace = pace_of(ended, self._engine.settings.tokenizer)
         children = Children(payload.tracer, payload.span)
@@ -148,6 +153,20 @@ class Reporter:
         mode = self._engine.settings.capture_content
         if mode != "no_content":
             _content(ended, own, mode)
+
+    def _remember(self, ended: Ended) -> None:
+        """A failed call, for the one that may ask for the same again."""
+        call, payload = ended.call, ended.payload
+        if ended.failure is not None and payload.recording and payload.owns_span:
+            self._engine.earlier.failed(
+                payload.scope,
+                payload.operation.name,
+                payload.request.params,
+                payload.route,
+                payload.span.get_span_context(),
+                ended.failure,
+                (call.end or call.start) / 1e9,
+            )
 
     def _metrics(self, ended: Ended) -> None:
         meters, call, payload = self._engine.meters(), ended.call, ended.payload
@@ -178,6 +197,18 @@ class Reporter:
         for verdict in ended.verdicts:
             series.diagnosed(verdict.cause)
         meters.settle(series)
+
+
+def _write(payload: Payload, own: dict[str, Any], most: int, end: int) -> None:
+    """The call's attributes onto its span, and what is too much for a span of our own into an event on it."""
+    moved: Mapping[str, Any] = {}
+    if payload.owns_span and len(own) + _OPENING > most:
+        there: Any = getattr(payload.span, "attributes", None)
+        own = dict(own)
+        moved = overflow(own, there or (), most)
+    payload.span.set_attributes(own)
+    if moved:
+        payload.span.add_event(names.DETAILS, moved, to_epoch(end))
 
 
 def _cost(ended: Ended) -> float:

@@ -23,6 +23,7 @@ from llmtrace.emit import attributes as names
 from llmtrace.instrument import describe, tokenizers
 from llmtrace.instrument.ended import Ended, Payload
 from llmtrace.instrument.engine import Engine
+from llmtrace.instrument.identity import identity_attributes
 from llmtrace.instrument.marks import Marks, marks_on
 from llmtrace.instrument.patching import Patches
 from llmtrace.observe import call as calls
@@ -37,7 +38,7 @@ from llmtrace.phases.pace import pace
 from llmtrace.phases.timeline import Observation
 from llmtrace.providers import transformers as reads
 from llmtrace.providers.declare import Generate, Provider
-from llmtrace.providers.model_identity import Identity, identify, identify_tokenizer, model_name
+from llmtrace.providers.model_identity import identify, identify_tokenizer, model_name
 
 _DECODING = ("_sample", "_beam_search", "_assisted_decoding", "_contrastive_search", "_group_beam_search")
 _running: ContextVar[Generation | Span | None] = ContextVar("llmtrace_generation", default=None)
@@ -263,7 +264,7 @@ class Generation:
         try:
             identity = identify(self.model)
             answer.fingerprint = identity.fingerprint
-            extra.update(_identity(identity))
+            extra.update(identity_attributes(identity))
             self._count(call, steps, answer)
             self._describe(extra)
         except Exception as error:
@@ -296,16 +297,3 @@ class Generation:
         if self._basis is not None:
             extra[names.TOKENIZER_FINGERPRINT] = identify_tokenizer(asked["tokenizer"])
             extra[names.TOKENIZER_BASIS] = self._basis
-
-
-def _identity(identity: Identity) -> dict[str, Any]:
-    found: dict[str, Any] = {names.MODEL_FINGERPRINT: identity.fingerprint}
-    if identity.dtype is not None:
-        found[names.MODEL_DTYPE] = identity.dtype
-    if identity.quantization is not None:
-        found[names.MODEL_QUANTIZATION] = identity.quantization
-    if identity.adapters:
-        found[names.ADAPTERS] = [each.name for each in identity.adapters]
-        found[names.ADAPTER_RANKS] = [each.rank or 0 for each in identity.adapters]
-        found[names.ADAPTERS_MERGED] = [each.merged for each in identity.adapters]
-    return found

@@ -81,6 +81,19 @@ def identify(model: Any) -> Identity:
     return Identity(digest, known.dtype, known.quantization, adapters)
 
 
+def identify_engine(config: Any) -> Identity:
+    """The model that vLLM serves, by its engine's ``ModelConfig``: its config, type, quantization and revision."""
+    shape = {
+        name: value
+        for name, value in config.hf_config.to_dict().items()
+        if not name.startswith("_") and name not in _VOLATILE
+    }
+    dtype = str(config.dtype).removeprefix("torch.")
+    quantization = getattr(config, "quantization", None)
+    digest = _hash([shape, dtype, quantization, getattr(config, "revision", None)], *_headers(config.hf_config))
+    return Identity(digest, dtype, quantization)
+
+
 def identify_tokenizer(tokenizer: Any) -> str:
     """A hash of the tokenizer's class, size, special tokens, chat template and 64 tokens spread over its vocabulary."""
     known = _tokenizers.get(tokenizer)

@@ -89,7 +89,9 @@ def create_app(
         adapters=Adapters(loaded, adapters, merge=merge_adapters) if adapters else None,
     )
     scheduler = Scheduler(runner, max_queue=max_queue)
-    writer = spans.from_environment() if tracer_provider is None else spans.ServerSpans(tracer_provider)
+    writer = (
+        spans.from_environment(loaded.fingerprint) if tracer_provider is None else spans.ServerSpans(tracer_provider)
+    )
     if writer is not None:
         writer.chunks = chunk_spans
     service = _Service(loaded, scheduler, writer, FaultBook() if faults else None, default_max_tokens)

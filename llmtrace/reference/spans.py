@@ -176,8 +176,11 @@ def _latencies(timings: Timings) -> dict[str, float]:
     return found
 
 
-def from_environment() -> ServerSpans | None:
-    """Spans to the OTLP endpoint that the environment names; None where it names none."""
+def from_environment(fingerprint: str = "") -> ServerSpans | None:
+    """Spans to the OTLP endpoint that the environment names; None where it names none.
+
+    `fingerprint`: the model's, an attribute of the resource.
+    """
     if not (os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT") or os.environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")):
         return None
     if os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true" or os.environ.get("OTEL_TRACES_EXPORTER") == "none":
@@ -192,7 +195,10 @@ def from_environment() -> ServerSpans | None:
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
     named = os.environ.get("OTEL_SERVICE_NAME") or "service.name=" in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
-    resource = Resource.create({} if named else {"service.name": "llmtrace-reference"})
+    told = {} if named else {"service.name": "llmtrace-reference"}
+    if fingerprint:
+        told[attributes.MODEL_FINGERPRINT] = fingerprint
+    resource = Resource.create(told)
     provider = TracerProvider(resource=resource)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     return ServerSpans(provider, owned=True)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes what the end-to-end tests run against, each engine in a virtual environment of its own under .venvs/.
-#   tests/e2e/setup.sh [model] [llama] [llama-python] [phoenix] [vllm]      (nothing named: all of them)
+#   tests/e2e/setup.sh [model] [llama] [llama-python] [phoenix] [mlflow] [vllm]      (nothing named: all of them)
 # What is already there stays. Needs the project's own .venv (make test makes it) and, for llama, cmake and a C++ compiler.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -58,6 +58,13 @@ phoenix() {
     }
 }
 
+mlflow() {
+    has mlflow || {
+        venv mlflow mlflow playwright
+        touch "$venvs/e2e-mlflow/.installed"
+    }
+}
+
 vllm() { # 3.5 GB
     model
     has vllm && return
@@ -84,11 +91,11 @@ PYTHON
     touch "$venvs/e2e-vllm/.installed"
 }
 
-for step in "${@:-model llama llama-python phoenix vllm}"; do
+for step in "${@:-model llama llama-python phoenix mlflow vllm}"; do
     for one in $step; do
         case $one in
-            model | llama | llama-python | phoenix | vllm) $one ;;
-            *) say "no such engine: $one (model, llama, llama-python, phoenix, vllm)" >&2 && exit 2 ;;
+            model | llama | llama-python | phoenix | mlflow | vllm) $one ;;
+            *) say "no such engine: $one (model, llama, llama-python, phoenix, mlflow, vllm)" >&2 && exit 2 ;;
         esac
     done
 done

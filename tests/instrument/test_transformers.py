@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -459,3 +460,24 @@ def test_on_a_device_the_phases_are_the_devices(spans: Spans) -> None:
     model.generate(PROMPT.to("cuda"), max_new_tokens=8, min_new_tokens=8)
     phases = spans.phases(spans.one("completed"))
     assert {attributes(phase)["llmtrace.phase.source"] for phase in phases.values()} == {"device"}
+
+
+def test_the_model_as_a_resource(model: LlamaForCausalLM) -> None:
+    """The same fingerprint as on each call, for all that a process of one model sends."""
+    told = dict(llmtrace.model_resource(model).attributes)
+    identity = model_identity.identify(model)
+    assert told == {"llmtrace.model.fingerprint": identity.fingerprint, "llmtrace.model.dtype": "float32"}
+    with pytest.raises(llmtrace.LlmtraceError, match="not a str"):
+        llmtrace.model_resource("gpt-4o")
+
+
+def test_vllms_engine_as_a_resource(model: LlamaForCausalLM) -> None:
+    """By the shape of vLLM's own ``ModelConfig``, which the end-to-end test sees for real."""
+    config = SimpleNamespace(hf_config=model.config, dtype=torch.bfloat16, quantization="awq", revision=None)
+    engine = SimpleNamespace(llm_engine=SimpleNamespace(model_config=config))
+    told = dict(llmtrace.model_resource(engine).attributes)
+    assert told["llmtrace.model.dtype"] == "bfloat16"
+    assert told["llmtrace.model.quantization"] == "awq"
+    config.quantization = None
+    other = llmtrace.model_resource(engine).attributes
+    assert other["llmtrace.model.fingerprint"] != told["llmtrace.model.fingerprint"]

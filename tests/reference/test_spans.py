@@ -165,14 +165,16 @@ def test_the_environment_decides_whether_spans_are_sent(monkeypatch: pytest.Monk
         monkeypatch.delenv(name, raising=False)
     assert spans.from_environment() is None
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
-    writer = spans.from_environment()
+    writer = spans.from_environment("fp_123")
     assert writer is not None
     assert writer._provider.resource.attributes["service.name"] == "llmtrace-reference"
+    assert writer._provider.resource.attributes["llmtrace.model.fingerprint"] == "fp_123"
     writer.shutdown()
     monkeypatch.setenv("OTEL_SERVICE_NAME", "mine")
     writer = spans.from_environment()
     assert writer is not None
     assert writer._provider.resource.attributes["service.name"] == "mine"
+    assert "llmtrace.model.fingerprint" not in writer._provider.resource.attributes
     writer.shutdown()
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "none")
     assert spans.from_environment() is None
