@@ -88,6 +88,7 @@ def flush() -> None:
     for call in waiting:
         if call.is_open and _unread(call):
             give_up(call)
+    settle()  # what was collected while these were written
 
 
 def shutdown() -> None:
@@ -100,6 +101,7 @@ def shutdown() -> None:
             give_up(call)
         else:
             call.finish(calls.ABANDONED)
+    settle()  # what was collected while these were written
 
 
 def _unread(call: Call) -> bool:

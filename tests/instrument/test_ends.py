@@ -163,6 +163,28 @@ def test_a_shutdown_waits_for_the_end_under_way(client: openai.OpenAI, replay: R
     spans.one("abandoned")
 
 
+def test_a_shutdown_waits_for_what_it_brings_about(client: openai.OpenAI, replay: Replay, spans: Spans) -> None:
+    """While it writes one call's span, another stream is collected, and another thread ends that."""
+    kept: list[Any] = []
+
+    class Dropping(SpanProcessor):
+        def on_end(self, span: Any) -> None:
+            if kept:  # as if that module's code had been interrupted by the garbage collector
+                exec("kept.clear()", {"__name__": "threading", "kept": kept})
+            elif threading.current_thread() is not threading.main_thread():
+                time.sleep(PAUSE)
+
+    processors = spans.provider._active_span_processor
+    processors._span_processors = (Dropping(), *processors._span_processors)
+    replay.serve(openai_stream(itl=0.001))
+    stream = client.chat.completions.create(**request(stream=True))
+    next(stream)
+    kept.append(client.chat.completions.create(**request(stream=True)))
+    next(kept[0])
+    spans.provider.shutdown()
+    assert len(spans.parents()) == 2
+
+
 def test_dropped_unread(api: Sync, replay: Replay, spans: Spans) -> None:
     replay.play(openai_stream())
     stream = api.stream()
