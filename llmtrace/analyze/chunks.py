@@ -107,7 +107,7 @@ def convert(
     gc.disable()  # millions of small objects, none of them in a cycle
     try:
         with pq.ParquetWriter(target, schema, compression="zstd", compression_level=1) as writer:
-            for number, document, reason, done in _documents(stretch):
+            for number, document, reason, done in documents(stretch):
                 lines = max(lines, number)
                 if reason:
                     flattener.problems.append(otlp.Problem(number, reason))
@@ -120,9 +120,9 @@ def convert(
                     tell(done)
                 if len(flattener) >= BATCH:
                     spans += len(flattener)
-                    writer.write_table(_table(flattener, schema))
+                    writer.write_table(arrow_table(flattener, schema))
             spans += len(flattener)
-            writer.write_table(_table(flattener, schema))
+            writer.write_table(arrow_table(flattener, schema))
     finally:
         if collecting:
             gc.enable()
@@ -134,7 +134,8 @@ def arrow_schema(columns: Sequence[Column]) -> pa.Schema:
     return pa.schema([(column.name, _TYPES[column.kind]) for column in columns])
 
 
-def _table(flattener: Flattener, schema: pa.Schema) -> pa.Table:
+def arrow_table(flattener: Flattener, schema: pa.Schema) -> pa.Table:
+    """What the flattener holds, which is then forgotten."""
     values = flattener.take()
     arrays = [_array(found, field.type) for found, field in zip(values, schema, strict=True)]
     return pa.Table.from_arrays(arrays, schema=schema)
@@ -143,8 +144,8 @@ def _table(flattener: Flattener, schema: pa.Schema) -> pa.Table:
 def _array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
     try:
         return pa.array(values, kind)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
-        # Somebody wrote a number as text, or text where a number belongs.
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeError):
+        # Somebody wrote a number as text, text where a number belongs, or text that is no Unicode.
         return pa.array([_coerced(value, kind) for value in values], kind)
 
 
@@ -153,7 +154,7 @@ def _coerced(value: Any, kind: pa.DataType) -> Any:
         return None
     try:
         if pa.types.is_string(kind):
-            return value if isinstance(value, str) else str(value)
+            return str(value).encode("utf-8", "replace").decode()
         if pa.types.is_boolean(kind):
             return value if isinstance(value, bool) else {"true": True, "false": False}.get(str(value).lower())
         if isinstance(value, bool):
@@ -170,7 +171,8 @@ Read = tuple[int, Any, str, int]
 """Line within the stretch, the document (None: an empty line), what is wrong with it, bytes read since the last."""
 
 
-def _documents(stretch: Stretch) -> Iterator[Read]:
+def documents(stretch: Stretch) -> Iterator[Read]:
+    """What a stretch holds, line by line."""
     if not stretch.lines:
         problems: list[otlp.Problem] = []
         for line, document in otlp.documents(Path(stretch.path), problems):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from llmtrace.analyze import jaeger, otlp
+from llmtrace.analyze import jaeger, otlp, whole_span
 from llmtrace.analyze.schema import FIXED, Column
 
 _KINDS = dict(enumerate(otlp.KINDS))
@@ -17,12 +17,14 @@ Row = list[Any]
 class Flattener:
     """Takes documents in and gives columns out; what cannot be read is listed in ``problems``."""
 
-    def __init__(self, columns: Sequence[Column]) -> None:
-        self.columns = tuple(columns)
+    def __init__(self, columns: Sequence[Column], whole: bool = False) -> None:
+        """``columns``: what to take of each span. ``whole``: and all of it as text, in ``whole_span.COLUMNS``."""
+        self.columns = (*columns, *whole_span.COLUMNS) if whole else tuple(columns)
+        self._whole = whole
         self.problems: list[otlp.Problem] = []
-        self._width = len(self.columns)
+        self._width = len(columns)
         self._places: dict[str, tuple[int, bool]] = {}
-        for place, column in enumerate(self.columns):
+        for place, column in enumerate(columns):
             for rank, attribute in enumerate(column.attributes):
                 self._places.setdefault(attribute, (place, rank == 0))
         self._rows: list[Row] = []
@@ -53,7 +55,9 @@ class Flattener:
         places, blank = self._places, [None] * (self._width - len(FIXED))
         for resource in document["resourceSpans"]:
             service = _service(resource.get("resource"))
+            about = whole_span.resource_text(resource.get("resource")) if self._whole else ""
             for scope in resource["scopeSpans"]:
+                maker = whole_span.scope_text(scope.get("scope")) if self._whole else ""
                 for span in scope["spans"]:
                     trace, own = span["traceId"], span["spanId"]
                     start, end = int(span["startTimeUnixNano"]), int(span["endTimeUnixNano"])
@@ -82,6 +86,8 @@ class Flattener:
                                 ((kind, value),) = attribute["value"].items()
                                 read = _READ.get(kind)
                                 row[place] = value if read is None else read(value)
+                    if self._whole:
+                        row.extend(whole_span.texts(span, about, maker))
                     rows.append(row)
         return rows
 
@@ -99,12 +105,14 @@ class Flattener:
             service if isinstance(service, str) else None,
             *[None] * (self._width - len(FIXED)),
         ]
-        for column, place in zip(self.columns[len(FIXED) :], range(len(FIXED), self._width), strict=True):
+        for column, place in zip(self.columns[len(FIXED) : self._width], range(len(FIXED), self._width), strict=True):
             for attribute in column.attributes:
                 value = span.attributes.get(attribute)
                 if value is not None:
                     row[place] = _joined(value) if isinstance(value, tuple) else value
                     break
+        if self._whole:
+            row.extend(whole_span.texts_of_read(span))
         return row
 
 

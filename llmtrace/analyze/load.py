@@ -115,16 +115,21 @@ def _files(sources: Iterable[str], scratch: Path, window: dict[str, Any], stats:
             continue
         if _is_table(source):
             raise LlmtraceError(f"{source} is a table: name it alone")
-        path = Path(source)
-        if path.is_dir():
-            found = sorted(each for each in path.rglob("*") if each.is_file() and _is_trace_file(each))
-            if not found:
-                raise LlmtraceError(f"{path}: no trace files in this folder ({', '.join(SUFFIXES)}, or with .gz)")
-            yield from found
-        elif path.exists():
-            yield path
-        else:
-            raise LlmtraceError(f"{path}: no such file or folder")
+        yield from trace_files(source)
+
+
+def trace_files(source: str) -> Iterator[Path]:
+    """A file, or the trace files of a folder. Raises LlmtraceError where there is none."""
+    path = Path(source)
+    if path.is_dir():
+        found = sorted(each for each in path.rglob("*") if each.is_file() and _is_trace_file(each))
+        if not found:
+            raise LlmtraceError(f"{path}: no trace files in this folder ({', '.join(SUFFIXES)}, or with .gz)")
+        yield from found
+    elif path.exists():
+        yield path
+    else:
+        raise LlmtraceError(f"{path}: no such file or folder")
 
 
 def _is_trace_file(path: Path) -> bool:

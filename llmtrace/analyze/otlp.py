@@ -60,6 +60,15 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
+class Link:
+    """A span of this or another trace that a span points to. Ids are lower-case hex."""
+
+    trace_id: str
+    span_id: str
+    attributes: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class Scope:
     """The instrumentation that made a span."""
 
@@ -83,6 +92,7 @@ class Span:
     events: tuple[Event, ...] = ()
     resource: Mapping[str, Any] = field(default_factory=dict[str, Any])
     scope: Scope = Scope()
+    links: tuple[Link, ...] = ()
 
     @property
     def duration(self) -> float:
@@ -343,7 +353,18 @@ def _span(item: Any, resource: Mapping[str, Any], scope: Scope) -> Span:
         events=tuple(_event(event, start) for event in _list(item, "events") if _is_mapping(event)),
         resource=resource,
         scope=scope,
+        links=tuple(link for item in _list(item, "links") if (link := _link(item)) is not None),
     )
+
+
+def _link(item: Any) -> Link | None:
+    """A link; None where its ids are none: it leads nowhere."""
+    if not _is_mapping(item):
+        return None
+    try:
+        return Link(_id(item, "traceId", 16), _id(item, "spanId", 8), _attributes(item))
+    except ValueError:
+        return None
 
 
 def _event(item: Mapping[str, Any], start: int) -> Event:
@@ -419,11 +440,12 @@ def _attributes(item: Mapping[str, Any]) -> dict[str, Any]:
     attributes: dict[str, Any] = {}
     for pair in _list(item, "attributes"):
         if _is_mapping(pair) and isinstance(pair.get("key"), str):
-            attributes[pair["key"]] = _value(pair.get("value"))
+            attributes[pair["key"]] = value_of(pair.get("value"))
     return attributes
 
 
-def _value(item: Any) -> Any:
+def value_of(item: Any) -> Any:
+    """An OTLP ``AnyValue`` as a plain value: lists as tuples, bytes as bytes; None where it is empty."""
     if not _is_mapping(item):
         return item
     for key in ("stringValue", "boolValue", "intValue", "doubleValue", "bytesValue", "arrayValue", "kvlistValue"):
@@ -434,7 +456,7 @@ def _value(item: Any) -> Any:
 
 
 def _array(value: Any) -> Any:
-    return tuple(_value(member) for member in _list(value, "values")) if _is_mapping(value) else value
+    return tuple(value_of(member) for member in _list(value, "values")) if _is_mapping(value) else value
 
 
 def _kvlist(value: Any) -> Any:

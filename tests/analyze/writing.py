@@ -111,6 +111,10 @@ class Writer:
             for span in self.spans
         ]
 
+    def document(self) -> dict[str, Any]:
+        """All of it in one."""
+        return {"resourceSpans": [entry for document in self.documents() for entry in document["resourceSpans"]]}
+
     def save(self, path: Path) -> Path:
         text = "".join(json.dumps(document) + "\n" for document in self.documents())
         if path.suffix == ".gz":

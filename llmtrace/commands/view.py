@@ -1,0 +1,118 @@
+"""`llmtrace view`: A page over what programs send, or over files."""
+
+import re
+import sys
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from llmtrace.commands.common import fail, guarded, needs
+
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
+def add(app: Any) -> None:
+    """Register the command."""
+
+    @app.command()
+    @guarded
+    def view(  # pyright: ignore[reportUnusedFunction]
+        files: Annotated[
+            list[str] | None,
+            typer.Argument(metavar="[FILE]...", help="OTLP/JSON files to open, .gz too, or folders of them."),
+        ] = None,
+        host: Annotated[
+            str, typer.Option(help="Address to listen on; another than this machine's own lets others in.")
+        ] = "127.0.0.1",
+        port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 4319,
+        store: Annotated[
+            Path | None,
+            typer.Option(
+                metavar="PATH",
+                help="File to keep spans in. Default: the user's data folder; a passing one where files are opened.",
+                show_default=False,
+            ),
+        ] = None,
+        memory: Annotated[bool, typer.Option("--memory", help="Keep spans in memory only.")] = False,
+        max_size: Annotated[
+            str, typer.Option(metavar="SIZE", help="Room for spans (500MB, 2GB): the oldest traces go first.")
+        ] = "2GB",
+        jaeger: Annotated[
+            str | None,
+            typer.Option(
+                metavar="URL", help="A Jaeger that has the same traces: each gets a link.", show_default=False
+            ),
+        ] = None,
+        allow_host: Annotated[
+            list[str] | None,
+            typer.Option(metavar="NAME", help="A further name that this server goes by; may be repeated."),
+        ] = None,
+        open: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+    ) -> None:
+        """Receive spans by OTLP/HTTP, or open files, and show them as a page."""
+        if memory and store is not None:
+            fail("--memory and --store exclude each other")
+        if jaeger is not None and not re.match(r"https?://[^/\s]+", jaeger):
+            fail(f"--jaeger takes an address such as http://localhost:16686, not {jaeger!r}")
+        with needs("view"):
+            from llmtrace.view.serve.run import Options, is_loopback, run
+        if not is_loopback(host):
+            print(
+                f"llmtrace: warning: with --host {host} everyone who reaches this machine can read and send spans",
+                file=sys.stderr,
+            )
+
+        def ready(url: str, place: str) -> None:
+            print(f"The page: {url}   ({place})")
+            print("Send spans here with:")
+            print(f"  export OTEL_EXPORTER_OTLP_ENDPOINT={url}")
+            print("  export OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf")
+            print("  export OTEL_METRICS_EXPORTER=none OTEL_LOGS_EXPORTER=none")
+            print("Ctrl-C ends it.", flush=True)
+            if open:
+                import webbrowser
+
+                webbrowser.open(url)
+
+        options = Options(
+            files=files or (),
+            host=host,
+            port=port,
+            store=store,
+            memory=memory,
+            max_bytes=_bytes(max_size),
+            jaeger_url=jaeger.rstrip("/") if jaeger else None,
+            names=tuple(allow_host or ()),
+        )
+        with needs("view"), _progress() as tell:
+            run(options, ready, tell)
+
+
+@contextmanager
+def _progress() -> Generator[Callable[[Any], None], None, None]:
+    """A bar on a terminal's stderr while files are read."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    shown = Console(stderr=True)
+    columns = (TextColumn("reading"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=shown, transient=True, disable=not shown.is_terminal) as bar:
+        task = bar.add_task("", total=None, visible=False)
+
+        def tell(loading: Any) -> None:
+            if loading is None:
+                bar.update(task, visible=False)
+            else:
+                bar.update(task, completed=loading.done_bytes, total=loading.total_bytes or None, visible=True)
+
+        yield tell
+
+
+def _bytes(text: str) -> int:
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?\s*", text, re.IGNORECASE)
+    if match is None:
+        fail(f"--max-size {text!r} is no size: give for instance 500MB or 2GB")
+    return int(float(match[1]) * _UNITS[match[2].upper()])

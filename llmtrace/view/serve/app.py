@@ -1,0 +1,177 @@
+"""The addresses: the receiver, the page's questions, the live tail, the page itself."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response, StreamingResponse
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from llmtrace.view.serve import queries, receive
+from llmtrace.view.serve.bodies import RefusedError
+from llmtrace.view.serve.filters import Pairs, only
+from llmtrace.view.serve.guard import Guard
+from llmtrace.view.serve.state import State
+from llmtrace.view.serve.store import UnavailableError
+
+ASSETS: Final = Path(__file__).parent / "assets"
+LIVE_S: Final = 0.5
+"""Seconds between two events of the live tail, at least."""
+_SILENCE_S: Final = 15.0
+_ANSWERS: Final = 128
+_LARGEST_KEPT: Final = 1 << 20
+_TRACES_ONLY: Final = "llmtrace view keeps traces only: set OTEL_METRICS_EXPORTER=none and OTEL_LOGS_EXPORTER=none"
+
+Ask = Callable[[Pairs], dict[str, Any]]
+
+
+def create(state: State, *, loopback: bool = True, names: tuple[str, ...] = ()) -> Starlette:
+    """The application over a store and its writer."""
+    answers = _Answers(state)
+    app = Starlette(
+        routes=[
+            Route("/v1/traces", receive.traces, methods=["POST"]),
+            Route("/v1/{other}", _other_signal, methods=["POST"]),
+            Route("/api/status", answers.fresh(state.status)),
+            Route("/api/calls", answers.of(queries.calls)),
+            Route("/api/facets", answers.of(queries.facets)),
+            Route("/api/percentiles", answers.of(queries.percentiles)),
+            Route("/api/compare", answers.of(queries.compare)),
+            Route("/api/traces/{trace_id}", answers.trace),
+            Route("/api/live", _live),
+            Route("/", _page),
+            Mount("/assets", StaticFiles(directory=ASSETS, check_dir=False)),
+        ],
+        middleware=[Middleware(Guard, loopback=loopback, names=names)],
+        exception_handlers={
+            HTTPException: _http_error,
+            RefusedError: _refused,
+            UnavailableError: _unavailable,
+            Exception: _failed,
+        },
+    )
+    app.state.writer = state.writer
+    app.state.state = state
+    return app
+
+
+class _Answers:
+    """Answers of the store, each kept until something changes: a page that is looked at asks the same again."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._kept: OrderedDict[str, tuple[int, bytes]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def of(self, ask: Callable[[Any, Pairs], dict[str, Any]]) -> Callable[[Request], Response]:
+        def answer(request: Request) -> Response:
+            return self._answer(request, lambda pairs: ask(self._state.store, pairs))
+
+        return answer
+
+    def fresh(self, ask: Callable[[], dict[str, Any]]) -> Callable[[Request], Response]:
+        def answer(request: Request) -> Response:
+            only(request.query_params.multi_items(), ())
+            return _json(orjson.dumps(ask()))
+
+        return answer
+
+    def trace(self, request: Request) -> Response:
+        return self._answer(request, lambda pairs: self._state.traces.page(request.path_params["trace_id"], pairs))
+
+    def _answer(self, request: Request, ask: Ask) -> Response:
+        key, version = f"{request.url.path}?{request.url.query}", self._state.store.version
+        with self._lock:
+            kept = self._kept.get(key)
+        if kept is not None and kept[0] == version:
+            return _json(kept[1])
+        body = orjson.dumps(ask(request.query_params.multi_items()))
+        if len(body) <= _LARGEST_KEPT:
+            with self._lock:
+                self._kept[key] = (version, body)
+                self._kept.move_to_end(key)
+                while len(self._kept) > _ANSWERS:
+                    self._kept.popitem(last=False)
+        return _json(body)
+
+
+def _json(body: bytes, status: int = 200) -> Response:
+    return Response(body, status, headers={"cache-control": "no-store"}, media_type="application/json")
+
+
+def _error(status: int, reason: str) -> Response:
+    return _json(orjson.dumps({"error": reason}), status)
+
+
+async def _other_signal(request: Request) -> Response:
+    return _error(404, _TRACES_ONLY)
+
+
+async def _live(request: Request) -> Response:
+    only(request.query_params.multi_items(), ())
+    return StreamingResponse(
+        _events(request.app.state.state),
+        headers={"cache-control": "no-store", "x-accel-buffering": "no"},
+        media_type="text/event-stream",
+    )
+
+
+async def _events(state: State) -> AsyncIterator[bytes]:
+    told, last = None, time.monotonic()
+    while not state.closing.is_set():
+        now = state.live()
+        if now != told:
+            told, last = now, time.monotonic()
+            yield b"event: spans\ndata: " + orjson.dumps(now) + b"\n\n"
+        elif time.monotonic() - last >= _SILENCE_S:
+            last = time.monotonic()
+            yield b": nothing new\n\n"
+        await _until(state.closing, LIVE_S)
+
+
+async def _until(event: asyncio.Event, seconds: float) -> None:
+    try:
+        await asyncio.wait_for(event.wait(), seconds)
+    except asyncio.TimeoutError:
+        return
+
+
+async def _page(request: Request) -> Response:
+    if not (ASSETS / "index.html").exists():
+        return _error(404, "this build has no page: the answers under /api are there")
+    return FileResponse(ASSETS / "index.html", headers={"cache-control": "no-cache"})
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    reason = {404: f"there is no {request.url.path[:80]}", 405: f"{request.method} is not taken here"}
+    answer = _error(error.status_code, reason.get(error.status_code, error.detail))
+    answer.headers.update(error.headers or {})
+    return answer
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RefusedError)
+    return _error(error.status, str(error))
+
+
+async def _unavailable(request: Request, error: Exception) -> Response:
+    answer = _error(503, str(error))
+    answer.headers["retry-after"] = "2"
+    return answer
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    return _error(500, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")

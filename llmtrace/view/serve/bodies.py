@@ -1,0 +1,70 @@
+"""Request bodies: unpacked within limits, whatever was sent."""
+
+from __future__ import annotations
+
+import zlib
+from typing import Final
+
+from llmtrace.errors import LlmtraceError
+
+BODY_BYTES: Final = 16 << 20
+"""Most bytes of a body as sent."""
+UNPACKED_BYTES: Final = 64 << 20
+"""Most bytes of a body once unpacked."""
+ENCODINGS: Final = ("gzip", "deflate", "identity")
+_STEP: Final = 1 << 20
+
+
+class RefusedError(LlmtraceError):
+    """A request that is not taken, with the HTTP status that says so."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+def too_long() -> RefusedError:
+    """A body over the limit."""
+    return RefusedError(413, f"the body is over the limit of {BODY_BYTES >> 20} MiB: export smaller batches")
+
+
+def unpack(body: bytes, encoding: str) -> bytes:
+    """The body as it was before it was compressed. Raises RefusedError (400, 413, 415)."""
+    encoding = encoding.strip().lower() or "identity"
+    if encoding == "identity":
+        return body
+    if encoding not in ENCODINGS:
+        raise RefusedError(
+            415,
+            f"the compression {encoding[:40]!r} is not known: use gzip (OTEL_EXPORTER_OTLP_COMPRESSION=gzip) or none",
+        )
+    try:
+        if encoding == "gzip":
+            return _inflate(body, 31)
+        try:
+            return _inflate(body, zlib.MAX_WBITS)
+        except zlib.error:
+            return _inflate(body, -zlib.MAX_WBITS)  # deflate without zlib's frame, as some clients send it
+    except (zlib.error, EOFError) as error:
+        raise RefusedError(400, f"the body is no {encoding} data, or is cut short") from error
+
+
+def _inflate(body: bytes, window: int) -> bytes:
+    """Every member of the data; never more memory than the limit and a step."""
+    whole = bytearray()
+    while body:
+        machine = zlib.decompressobj(window)
+        while body and not machine.eof:
+            whole += machine.decompress(body, _STEP)
+            body = machine.unconsumed_tail
+            if len(whole) > UNPACKED_BYTES:
+                raise RefusedError(
+                    413,
+                    f"the body is over the limit of {UNPACKED_BYTES >> 20} MiB once unpacked: export smaller batches",
+                )
+        if not machine.eof:
+            whole += machine.flush()
+            if not machine.eof:
+                raise EOFError
+        body = machine.unused_data.lstrip(b"\0") if machine.eof else b""
+    return bytes(whole)

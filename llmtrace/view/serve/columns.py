@@ -1,0 +1,62 @@
+"""The tables of the store: spans as the reports' table has them and whole, calls made of them, and one row a trace."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from llmtrace.analyze import schema, whole_span
+from llmtrace.analyze.schema import Column
+from llmtrace.emit import attributes as names
+from llmtrace.phases.model import PHASES
+
+VERSION: Final = 1
+"""Of the store's tables: a store of a newer version is not opened, one of an older version is not either."""
+
+TAKEN: Final = (
+    *schema.COLUMNS,
+    Column("streamed", "bool", (names.REQUEST_STREAM, "llm.is_streaming")),
+    Column("confidence", "text", (names.CONFIDENCE,)),
+)
+"""What is taken of a span into columns; beside them it is kept whole (``whole_span.COLUMNS``)."""
+
+_SQL: Final = {"text": "VARCHAR", "int": "BIGINT", "float": "DOUBLE", "bool": "BOOLEAN"}
+IDS: Final = {"trace_id": "UUID", "span_id": "UBIGINT", "parent_id": "UBIGINT"}
+"""Ids as numbers: half the room and a fraction of the time of text."""
+TYPES: Final = {column.name: IDS.get(column.name, _SQL[column.kind]) for column in (*TAKEN, *whole_span.COLUMNS)}
+
+CALL_TYPES: Final = {
+    "trace_id": "UUID",
+    "span_id": "UBIGINT",
+    "name": "VARCHAR",
+    "service": "VARCHAR",
+    "provider": "VARCHAR",
+    "model": "VARCHAR",
+    "answered_model": "VARCHAR",
+    "route": "VARCHAR",
+    "operation": "VARCHAR",
+    "start_us": "BIGINT",
+    "duration_s": "DOUBLE",
+    "ttft_s": "DOUBLE",
+    "outcome": "VARCHAR",
+    "status": "VARCHAR",
+    "error_type": "VARCHAR",
+    "causes": "VARCHAR[]",
+    "confidence": "VARCHAR",
+    "phases": "VARCHAR",
+    "input_tokens": "BIGINT",
+    "cached_tokens": "BIGINT",
+    "output_tokens": "BIGINT",
+    "cost_usd": "DOUBLE",
+    "attempts": "INTEGER",
+    "streamed": "BOOLEAN",
+    "task": "VARCHAR",
+    **{f"s_{phase}": "DOUBLE" for phase in PHASES},
+}
+"""``phases`` is JSON; ``s_PHASE`` its seconds, absent where the call has no such phase."""
+
+TRACE_TYPES: Final = {"trace_id": "UUID", "start_ns": "BIGINT", "end_ns": "BIGINT", "spans": "BIGINT"}
+
+
+def create(table: str, types: dict[str, str]) -> str:
+    """The statement that makes a table where it is not there."""
+    return f"CREATE TABLE IF NOT EXISTS {table} ({', '.join(f'{name} {kind}' for name, kind in types.items())})"

@@ -1,0 +1,45 @@
+"""Calls out of spans: the reports' own expressions (``analyze.tables``), as one SQL statement."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from llmtrace.emit.prices import Priced
+from llmtrace.phases.model import PHASES
+from llmtrace.view.serve.columns import CALL_TYPES, IDS, TAKEN
+
+
+def calls_sql(prices: Sequence[Priced]) -> str:
+    """The statement that appends the calls of ``touched`` to ``calls``; ``prices`` are those of whoever answered."""
+    import ibis
+
+    from llmtrace.analyze import tables
+
+    kinds = {"text": "string", "int": "int64", "float": "float64", "bool": "boolean"}
+    own = {"UUID": "uuid", "UBIGINT": "uint64"}
+    types = {column.name: own[IDS[column.name]] if column.name in IDS else kinds[column.kind] for column in TAKEN}
+    touched: Any = ibis.table(types, name="touched")
+    calls = ibis.to_sql(tables.calls(touched, prices), dialect="duckdb")
+    phases = ibis.to_sql(tables.owned_phases(touched), dialect="duckdb")
+    seconds = ", ".join(f"sum(p.seconds) FILTER (p.phase = '{phase}') AS s_{phase}" for phase in PHASES)
+    return f"""
+WITH c AS ({calls}), p AS ({phases}), parts AS (
+  SELECT p.trace_id AS part_trace, p.owner AS part_of, {seconds},
+    to_json(list({{'name': p.phase, 'start_s': (p.start_ns - c.start_ns) / 1e9, 'duration_s': p.seconds,
+      'source': p.source, 'uncertainty_s': p.uncertainty}} ORDER BY p.start_ns, p.end_ns))::VARCHAR AS phases
+  FROM p JOIN c ON p.trace_id = c.trace_id AND p.owner = c.span_id GROUP BY ALL
+)
+INSERT INTO calls ({", ".join(CALL_TYPES)})
+SELECT c.trace_id, c.span_id, c.name, c.service, c.provider, coalesce(c.request_model, c.response_model),
+  c.response_model, c.route, c.operation, c.start_ns // 1000, c.duration, c.ttft,
+  coalesce(c.outcome, CASE WHEN c.status = 'error' THEN 'error' END), c.status, c.error_type,
+  CASE WHEN c.diagnosis = '' THEN NULL ELSE string_split(c.diagnosis, ',') END, c.confidence, parts.phases,
+  c.input_tokens, c.cached_tokens, c.output_tokens, c.cost, c.attempts, c.streamed, coalesce(c.task_name, c.task_id),
+  {", ".join(f"parts.s_{phase}" for phase in PHASES)}
+FROM c LEFT JOIN parts ON parts.part_trace = c.trace_id AND parts.part_of = c.span_id"""
+
+
+ASKED_SQL = """SELECT DISTINCT coalesce(provider, ''), coalesce(response_model, request_model, '')
+FROM touched WHERE operation IS NOT NULL OR outcome IS NOT NULL"""
+"""Whose prices are needed."""

@@ -1,0 +1,233 @@
+"""What the page asks about calls: lists, facets, percentiles, two side by side."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any, Final
+
+import orjson
+
+from llmtrace.phases.model import PHASES
+from llmtrace.view.serve.bodies import RefusedError
+from llmtrace.view.serve.columns import CALL_TYPES
+from llmtrace.view.serve.filters import LISTS, Filters, Pairs, count, only, parse
+from llmtrace.view.serve.store import Store
+
+ORDERS: Final = {
+    "newest": "start_us",
+    "slowest": "duration_s",
+    "ttft": "coalesce(ttft_s, -1)",
+    "tokens": "coalesce(input_tokens, 0) + coalesce(output_tokens, 0)",
+    "cost": "coalesce(cost_usd, -1)",
+}
+"""Each with the largest first."""
+FACET_VALUES: Final = 50
+_PAGE: Final = 100
+_LARGEST_PAGE: Final = 1000
+_SHARES: Final = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
+_ERROR: Final = "(status = 'error' OR outcome IN ('error', 'timed_out'))"
+_SHOWN: Final = [
+    name for name in CALL_TYPES if name not in {"trace_id", "span_id"} | {f"s_{phase}" for phase in PHASES}
+]
+CALL_COLUMNS: Final = (
+    "replace(trace_id::VARCHAR, '-', '') AS trace_id, printf('%016x', span_id) AS span_id, " + ", ".join(_SHOWN)
+)
+_CALL_NAMES: Final = ("trace_id", "span_id", *_SHOWN)
+
+
+def call(row: tuple[Any, ...]) -> dict[str, Any]:
+    """A row of ``CALL_COLUMNS`` as the page wants it."""
+    found = dict(zip(_CALL_NAMES, row, strict=True))
+    found["phases"] = orjson.Fragment(found["phases"] or "[]")
+    found["causes"] = found["causes"] or []
+    found["confidence"] = [_number(text) for text in (found["confidence"] or "").split(",") if text]
+    return found
+
+
+def calls(store: Store, pairs: Pairs) -> dict[str, Any]:
+    """A page of calls, largest first by ``order``; ``next`` is the cursor of the page behind it."""
+    filters, rest = parse(pairs, ("order", "after", "limit"))
+    order = rest.get("order", "newest")
+    if order not in ORDERS:
+        raise RefusedError(400, f"unknown order {order[:40]!r}: there are {', '.join(ORDERS)}")
+    limit = count("limit", rest.get("limit"), _PAGE, _LARGEST_PAGE)
+    where, values = filters.where()
+    key = ORDERS[order]
+    behind, at = "", []
+    if "after" in rest:
+        behind, at = f" AND ({key}, trace_id, span_id) < (?, ?::UUID, ?)", _cursor(rest["after"])
+    with store.reading() as cursor:
+        ((total,),) = cursor.execute(f"SELECT count(*) FROM calls WHERE {where}", values).fetchall()
+        # Which rows first, and then what is in them: wide columns are read for one page only.
+        rows = cursor.execute(
+            f"SELECT {CALL_COLUMNS}, {key} AS key_ FROM calls WHERE rowid IN (SELECT rowid FROM calls "
+            f"WHERE {where}{behind} ORDER BY {key} DESC, calls.trace_id DESC, calls.span_id DESC LIMIT {limit + 1}) "
+            f"ORDER BY key_ DESC, calls.trace_id DESC, calls.span_id DESC",
+            [*values, *at],
+        ).fetchall()
+    page = rows[:limit]
+    following = None
+    if len(rows) > limit:
+        last = page[-1]
+        following = base64.urlsafe_b64encode(json.dumps([last[-1], last[0], int(last[1], 16)]).encode()).decode()
+    return {"calls": [call(row[:-1]) for row in page], "next": following, "total": total}
+
+
+def _cursor(text: str) -> list[Any]:
+    try:
+        value, trace, span = json.loads(base64.urlsafe_b64decode(text))
+        if not (isinstance(value, (int, float)) and isinstance(span, int) and 0 <= span < 1 << 64):
+            raise ValueError
+        return [value, f"{int(trace, 16):032x}"[:32], span]
+    except (ValueError, TypeError) as error:
+        raise RefusedError(400, "after is no cursor that /api/calls gave") from error
+
+
+def facets(store: Store, pairs: Pairs) -> dict[str, Any]:
+    """How many calls each value of each list has, with all filters but the list's own."""
+    filters, _ = parse(pairs)
+    found: dict[str, Any] = {}
+    with store.reading() as cursor:
+        for name in LISTS:
+            where, values = filters.where(without=name)
+            column = "unnest(causes)" if name == "cause" else name
+            rows = cursor.execute(
+                f"SELECT value, count(*) AS n FROM (SELECT {column} AS value FROM calls WHERE {where}) "
+                f"WHERE value IS NOT NULL GROUP BY value ORDER BY n DESC, value LIMIT {FACET_VALUES}",
+                values,
+            ).fetchall()
+            found[name] = [{"value": value, "count": n} for value, n in rows]
+    return found
+
+
+def percentiles(store: Store, pairs: Pairs) -> dict[str, Any]:
+    """Percentiles in seconds of durations, first-token times and phases, in all and over time."""
+    filters, rest = parse(pairs, ("buckets",))
+    buckets = count("buckets", rest.get("buckets"), 60, 500)
+    where, values = filters.where()
+    shares = f"[{', '.join(map(str, _SHARES.values()))}]"
+    parts = [f"quantile_cont({name}, {shares})" for name in ("duration_s", "ttft_s")]
+    for phase in PHASES:
+        name = f"s_{phase}"
+        parts += [f"quantile_cont({name}, {shares})", f"count({name})", f"sum({name})"]
+    with store.reading() as cursor:
+        row = cursor.execute(
+            f"SELECT count(*), min(start_us), max(start_us), {', '.join(parts)} FROM calls WHERE {where}", values
+        ).fetchone()
+        told, first, last, duration, ttft, *each = row
+        phases: list[dict[str, Any]] = []
+        for at, phase in enumerate(PHASES):
+            spread, n, total = each[3 * at : 3 * at + 3]
+            if n:
+                phases.append({"name": phase, "count": n, **_spread(spread), "sum_s": total})
+        over_time = _over_time(cursor, filters, first, last, buckets, [str(part["name"]) for part in phases])
+    return {
+        "count": told,
+        "duration": _spread(duration),
+        "ttft": _spread(ttft),
+        "phases": phases,
+        "over_time": over_time,
+    }
+
+
+def _over_time(
+    cursor: Any, filters: Filters, first: int | None, last: int | None, buckets: int, phases: list[str]
+) -> list[dict[str, Any]]:
+    if first is None or last is None:
+        return []
+    start = int(filters.numbers.get("since_us", first))
+    end = int(filters.numbers.get("until_us", last))
+    width = max(1, -(-(end + 1 - start) // buckets))
+    where, values = filters.where()
+    medians = "".join(f", median(s_{phase})" for phase in phases)
+    rows = cursor.execute(
+        f"SELECT (start_us - {start}) // {width} AS bucket, count(*), count(*) FILTER ({_ERROR}), "
+        f"quantile_cont(ttft_s, [0.5, 0.95]){medians} FROM calls WHERE {where} GROUP BY bucket ORDER BY bucket",
+        values,
+    ).fetchall()
+    return [
+        {
+            "start_us": start + bucket * width,
+            "width_us": width,
+            "count": n,
+            "errors": errors,
+            "ttft": {"p50": ttft[0], "p95": ttft[1]} if ttft else {"p50": None, "p95": None},
+            "phases": {phase: value for phase, value in zip(phases, told, strict=True) if value is not None},
+        }
+        for bucket, n, errors, ttft, *told in rows
+    ]
+
+
+def _spread(values: list[float] | None) -> dict[str, float | None]:
+    return dict(zip(_SHARES, values or [None] * len(_SHARES), strict=True))
+
+
+def compare(store: Store, pairs: Pairs) -> dict[str, Any]:
+    """Two calls side by side, each named TRACE:SPAN; of their attributes only those that differ."""
+    given = only(pairs, ("a", "b"))
+    with store.reading() as cursor:
+        (a, *of_a), (b, *of_b) = (_one(cursor, name, given.get(name)) for name in ("a", "b"))
+    (left_s, left), (right_s, right) = of_a, of_b
+    phases = [
+        {
+            "name": phase,
+            "a_s": left_s.get(phase),
+            "b_s": right_s.get(phase),
+            "difference_s": _difference(left_s.get(phase), right_s.get(phase)),
+        }
+        for phase in PHASES
+        if phase in left_s or phase in right_s
+    ]
+    return {
+        "a": a,
+        "b": b,
+        "duration_difference_s": _difference(a["duration_s"], b["duration_s"]),
+        "ttft_difference_s": _difference(a["ttft_s"], b["ttft_s"]),
+        "phases": phases,
+        "attributes": [
+            {"key": key, "a": left.get(key), "b": right.get(key)}
+            for key in sorted({*left, *right})
+            if left.get(key) != right.get(key)
+        ],
+    }
+
+
+def _one(cursor: Any, name: str, text: str | None) -> tuple[dict[str, Any], dict[str, float], dict[str, Any]]:
+    """A call, the seconds of its phases, and its span's attributes."""
+    trace, _, span = (text or "").partition(":")
+    found = ids(trace, span)
+    if found is None:
+        raise RefusedError(400, f"{name} is a call as TRACE:SPAN, both in hexadecimal")
+    row = cursor.execute(f"SELECT {CALL_COLUMNS} FROM calls WHERE trace_id = ?::UUID AND span_id = ?", found).fetchone()
+    if row is None:
+        raise RefusedError(404, f"{name}: there is no call {text!r} in the store")
+    told = call(row)
+    start = told["start_us"] * 1000
+    attributes = cursor.execute(
+        "SELECT attributes FROM spans WHERE start_ns BETWEEN ? AND ? AND trace_id = ?::UUID AND span_id = ?",
+        [start, start + 999, *found],
+    ).fetchone()
+    phases = orjson.loads(row[_CALL_NAMES.index("phases")] or "[]")
+    seconds = {part["name"]: part["duration_s"] for part in phases}
+    return told, seconds, orjson.loads(attributes[0]) if attributes else {}
+
+
+def ids(trace: str, span: str) -> list[Any] | None:
+    """A trace's and a span's id as queries take them; None where they are none."""
+    try:
+        whole, own = int(trace, 16), int(span, 16)
+    except ValueError:
+        return None
+    return [f"{whole:032x}", own] if 0 <= whole < 1 << 128 and 0 <= own < 1 << 64 else None
+
+
+def _difference(a: float | None, b: float | None) -> float | None:
+    return None if a is None or b is None else b - a
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None

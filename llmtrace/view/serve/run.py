@@ -1,0 +1,172 @@
+"""Starting and ending: the port first, then the store, then the loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import os
+import signal
+import socket
+import tempfile
+import threading
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import uvicorn
+
+from llmtrace.errors import LlmtraceError
+from llmtrace.view.serve import app as application
+from llmtrace.view.serve.state import Loading, State
+from llmtrace.view.serve.store import Store, default_path
+from llmtrace.view.serve.writer import Writer
+
+if TYPE_CHECKING:
+    from llmtrace.view.serve.files import Reader
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What ``llmtrace view`` was told."""
+
+    files: Sequence[str] = ()
+    host: str = "127.0.0.1"
+    port: int = 4319
+    store: Path | None = None
+    """The file; without it the user's data folder, or a passing one where files are opened."""
+    memory: bool = False
+    max_bytes: int = 2 << 30
+    jaeger_url: str | None = None
+    names: tuple[str, ...] = ()
+
+
+def run(
+    options: Options,
+    ready: Callable[[str, str], None],
+    tell: Callable[[Loading | None], None] = lambda loading: None,
+) -> None:
+    """Serve until SIGINT or SIGTERM.
+
+    ``ready`` is called with the page's address and the place of the store once requests are taken, ``tell`` with
+    how far the reading of files is, None at its end.
+
+    Raises:
+        LlmtraceError: the port is taken, the store cannot be opened, a file does not exist.
+    """
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(contextlib.closing(_listen(options.host, options.port)))
+        signal.signal(signal.SIGTERM, _ended)
+        os.umask(0o077)  # traces may hold what was said: they are their owner's
+        place = stack.enter_context(_place(options))
+        store = Store(place, options.max_bytes)
+        stack.callback(store.close)
+        writer = Writer(store)
+        state = State(store, writer, options.jaeger_url)
+        reader = _reader(options, state, tell)
+        writer.start()
+        stack.callback(writer.stop)
+        loopback = is_loopback(options.host)
+        names = (*options.names, *(() if loopback else (socket.gethostname(),)))
+        app = application.create(state, loopback=loopback, names=names)
+        url = _url(options.host, listener)
+
+        class Server(uvicorn.Server):
+            """Tells when it is ready; ends live tails before it waits for requests."""
+
+            async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+                await super().startup(sockets=sockets)
+                if self.started:
+                    ready(url, "spans in memory" if place is None else f"spans in {place}")
+                    threading.Thread(target=_warm, daemon=True).start()
+                    if reader is not None:
+                        reader.start()
+
+            async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+                state.closing.set()
+                if reader is not None:
+                    await asyncio.to_thread(reader.stop)
+                await super().shutdown(sockets=sockets)
+
+        Server(
+            uvicorn.Config(
+                app,
+                log_level="warning",
+                access_log=False,
+                lifespan="off",
+                server_header=False,
+                timeout_graceful_shutdown=3,
+                h11_max_incomplete_event_size=64 << 10,
+            )
+        ).run(sockets=[listener])
+
+
+def _ended(number: int, frame: object) -> None:
+    """SIGTERM ends as Ctrl-C does: everything is closed."""
+    raise SystemExit(128 + number)
+
+
+def _reader(options: Options, state: State, tell: Callable[[Loading | None], None]) -> Reader | None:
+    if not options.files:
+        return None
+    from llmtrace.view.serve.files import Reader
+
+    return Reader(options.files, state, tell)
+
+
+@contextlib.contextmanager
+def _place(options: Options) -> Generator[Path | None, None, None]:
+    if options.memory:
+        yield None
+    elif options.store is not None:
+        yield options.store
+    elif options.files:
+        with tempfile.TemporaryDirectory(prefix="llmtrace-view-") as folder:
+            yield Path(folder) / "view.duckdb"
+    else:
+        yield default_path()
+
+
+def _warm() -> None:
+    """Load what the first spans will need, while nothing is asked yet."""
+    import_module("pyarrow.dataset")
+    from llmtrace.view.serve import derive
+
+    derive.calls_sql([])
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except (OSError, UnicodeError) as error:
+        raise LlmtraceError(f"cannot listen on {host!r}: it is no address of this machine") from error
+    listener = socket.socket(family, kind)
+    try:
+        if os.name != "nt":
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(128)
+    except OSError as error:
+        listener.close()
+        reason = error.strerror or str(error)
+        raise LlmtraceError(
+            f"cannot listen on {host}:{port} ({reason}): choose another --port, or 0 for a free one"
+        ) from error
+    return listener
+
+
+def _url(host: str, listener: socket.socket) -> str:
+    name = "127.0.0.1" if host in ("0.0.0.0", "::", "") else host
+    return f"http://{f'[{name}]' if ':' in name else name}:{listener.getsockname()[1]}"

@@ -1,0 +1,389 @@
+"""The store: DuckDB in one file (or in memory), bounded, the oldest traces going first.
+
+One thread writes (``writer``); any may read. What ``add`` has returned from is on the disk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+import duckdb
+
+from llmtrace.emit import prices
+from llmtrace.errors import LlmtraceError
+from llmtrace.view.serve import columns, derive
+
+MEMORY: Final = "768MB"
+"""What DuckDB may use."""
+THREADS: Final = 2
+FULL: Final = 0.85
+"""Share of the room at which the oldest traces are dropped, down to ``KEPT`` of it. Between ``FULL`` and 1 lies what a
+checkpoint needs to rewrite, and the log that it empties."""
+KEPT: Final = 0.7
+_LEAST_BYTES: Final = 16 << 20
+_PRICES: Final = 200
+"""Models whose prices are known at a time."""
+
+
+class StoreError(LlmtraceError):
+    """The store cannot be opened."""
+
+
+class UnavailableError(LlmtraceError):
+    """Nothing can be written or read just now: a full disk, or the store is being opened again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What the store holds. Times in µs since the epoch; None while it is empty."""
+
+    spans: int = 0
+    traces: int = 0
+    calls: int = 0
+    since_us: int | None = None
+    until_us: int | None = None
+
+
+class Store:
+    """Spans, traces and calls.
+
+    Args:
+        path: the file; None keeps everything in memory.
+        max_bytes: most bytes of file and log, or of memory.
+
+    Raises:
+        StoreError: it is in use, damaged, of another version, or cannot be written.
+    """
+
+    def __init__(self, path: Path | None, max_bytes: int) -> None:
+        self.path = path
+        self.max_bytes = max(max_bytes, _LEAST_BYTES)
+        self.counts = Counts()
+        self.version = 0
+        """Changes whenever an answer may."""
+        self.dropped = 0
+        """Spans dropped to make room, since the store was made."""
+        self.warnings: list[str] = []
+        self._gate = threading.Condition()
+        self._readers = 0
+        self._closed = False
+        self._prices: dict[tuple[str, str], prices.Price | None] = {}
+        self._calls_sql = ""
+        self._sound = True
+        self._connection = self._open()
+        self._behind = True
+
+    # Opening
+
+    def _open(self) -> Any:
+        name = ":memory:" if self.path is None else str(self.path)
+        limit = MEMORY if self.path is not None else f"{self.max_bytes + (256 << 20)}B"
+        try:
+            if self.path is not None:
+                self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            connection = duckdb.connect(
+                name,
+                config={
+                    "memory_limit": limit,
+                    "threads": THREADS,
+                    "preserve_insertion_order": False,
+                    "autoinstall_known_extensions": False,
+                    "autoload_known_extensions": False,
+                    "max_temp_directory_size": "1GB",
+                },
+            )
+        except (duckdb.Error, OSError, RuntimeError) as error:
+            raise StoreError(_why_not(name, error)) from error
+        try:
+            self._prepare(connection)
+        except duckdb.Error as error:
+            connection.close()
+            raise StoreError(_why_not(name, error)) from error
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _prepare(self, connection: Any) -> None:
+        connection.execute("CREATE TABLE IF NOT EXISTS state (version INTEGER, dropped BIGINT)")
+        row = connection.execute("SELECT version, dropped FROM state").fetchone()
+        if row is None:
+            connection.execute("BEGIN")
+            connection.execute("INSERT INTO state VALUES (?, 0)", [columns.VERSION])
+            for table, types in (
+                ("spans", columns.TYPES),
+                ("calls", columns.CALL_TYPES),
+                ("traces", columns.TRACE_TYPES),
+            ):
+                connection.execute(columns.create(table, types))
+            connection.execute("COMMIT")
+            row = (columns.VERSION, 0)
+        if row[0] != columns.VERSION:
+            other = "a newer" if row[0] > columns.VERSION else "an older"
+            raise StoreError(
+                f"{self.path} was written by {other} llmtrace: "
+                + ('pip install --upgrade "llmtrace[view]"' if row[0] > columns.VERSION else "move it away")
+                + ", or name another file with --store"
+            )
+        self.dropped = row[1]
+        connection.execute("CREATE TEMP TABLE fresh (trace_id UUID, low BIGINT, high BIGINT)")
+        self._count(connection)
+
+    def close(self) -> None:
+        """Write the log into the file and let go of it. Safe to call twice."""
+        with self._gate:
+            if self._closed:
+                return
+            self._closed = True
+            self._gate.wait_for(lambda: self._readers == 0, 2)
+        if self.path is not None:
+            with contextlib.suppress(duckdb.Error):
+                self._connection.execute("CHECKPOINT")
+        with contextlib.suppress(duckdb.Error):
+            self._connection.close()
+
+    def _reopen(self) -> None:
+        """A new connection after an error that DuckDB does not go on from. Raises UnavailableError."""
+        with self._gate:
+            self._gate.wait_for(lambda: self._readers == 0, 5)
+            with contextlib.suppress(duckdb.Error):
+                self._connection.close()
+            try:
+                self._connection = self._open()
+            except StoreError as error:
+                raise UnavailableError(str(error)) from error
+            self._sound, self._behind = True, True
+
+    # Reading
+
+    @contextlib.contextmanager
+    def reading(self) -> Generator[Any, None, None]:
+        """A connection for one thread's queries. Raises UnavailableError."""
+        with self._gate:
+            if self._closed or not self._sound:
+                raise UnavailableError("the store is shutting down" if self._closed else "the store is being mended")
+            cursor = self._connection.cursor()
+            self._readers += 1
+        try:
+            yield cursor
+        except (duckdb.FatalException, duckdb.ConnectionException) as error:
+            raise UnavailableError(f"the store cannot be read just now: {_line(error)}") from error
+        finally:
+            cursor.close()
+            with self._gate:
+                self._readers -= 1
+                self._gate.notify_all()
+
+    # Writing: one thread's affair
+
+    def add(self, batch: Any) -> int:
+        """Take in an arrow table with the columns of ``columns.TYPES`` and ids as hex text; the number of new spans.
+
+        Spans that the store has already are left out.
+
+        Raises:
+            UnavailableError: it could not be written. Nothing of the batch is in the store; try again later.
+            duckdb.Error: the batch itself cannot be written.
+        """
+        if not self._sound:
+            self._reopen()
+        connection = self._connection
+        try:
+            connection.register("batch", batch)
+            try:
+                connection.execute("BEGIN")
+                low, high = connection.execute("SELECT min(start_ns), max(start_ns) FROM batch").fetchone()
+                connection.execute(_TAKE)
+                connection.execute(_SPARE, [low, high])
+                ((added,),) = connection.execute(_APPEND).fetchall()
+                if added:
+                    connection.execute(_FRESH)
+                self._commit(connection)
+            finally:
+                connection.unregister("batch")
+        except duckdb.Error as error:
+            self._undo(error)
+        return added
+
+    def _commit(self, connection: Any) -> None:
+        connection.execute("COMMIT")
+
+    def _undo(self, error: duckdb.Error) -> NoReturn:
+        """Leave the transaction and tell what kind of error it was, by raising it or UnavailableError."""
+        fatal = isinstance(error, (duckdb.FatalException, duckdb.ConnectionException, duckdb.InternalException))
+        try:
+            self._connection.execute("ROLLBACK")
+        except duckdb.TransactionException:
+            pass  # it was rolled back, or never begun
+        except duckdb.Error:
+            fatal = True
+        if fatal:
+            self._sound = False
+        if fatal or isinstance(error, (duckdb.IOException, duckdb.OutOfMemoryException, duckdb.TransactionException)):
+            raise UnavailableError(f"the store cannot be written: {_line(error)}") from error
+        raise error
+
+    def settle(self) -> bool:
+        """Make calls and traces of what came since, and room where there is too little. Whether anything changed.
+
+        Raises:
+            UnavailableError: it could not be written; what was not settled is settled next time.
+        """
+        if not self._sound:
+            self._reopen()
+        connection = self._connection
+        try:
+            if self._behind:
+                connection.execute(_FRESH_AFTER_OPENING)
+                self._behind = False
+            changed = self._derive(connection)
+            if self._bytes_used(connection) > FULL * self.max_bytes:
+                self._make_room(connection)
+                changed = True
+            if changed:
+                self._count(connection)
+        except duckdb.Error as error:
+            self._behind = True
+            self._undo(error)
+        return changed
+
+    def _derive(self, connection: Any) -> bool:
+        connection.execute(_IDS)
+        low, high, traces = connection.execute("SELECT min(low), max(high), count(*) FROM ids").fetchone()
+        if not traces:
+            return False
+        connection.execute(_TOUCHED, [low, high])
+        connection.execute("BEGIN")
+        connection.execute("DELETE FROM calls WHERE trace_id IN (SELECT trace_id FROM ids)")
+        connection.execute("DELETE FROM traces WHERE trace_id IN (SELECT trace_id FROM ids)")
+        connection.execute(self._sql_for_calls(connection))
+        connection.execute(
+            "INSERT INTO traces SELECT trace_id, min(start_ns), max(end_ns), count(*) FROM touched GROUP BY trace_id"
+        )
+        connection.execute("DELETE FROM fresh")
+        self._commit(connection)
+        connection.execute("DROP TABLE touched")
+        return True
+
+    def _sql_for_calls(self, connection: Any) -> str:
+        asked = connection.execute(derive.ASKED_SQL).fetchall()
+        # Names that never repeat must not make the statement grow for ever.
+        unknown = [pair for pair in asked if pair not in self._prices][: _PRICES - len(self._prices)]
+        if unknown or not self._calls_sql:
+            self._prices.update({(who, model): price for who, model, price in prices.priced(unknown)})
+            self._calls_sql = derive.calls_sql([(*pair, price) for pair, price in self._prices.items()])
+        return self._calls_sql
+
+    def _count(self, connection: Any) -> None:
+        spans, since, until, traces = connection.execute(
+            "SELECT coalesce(sum(spans), 0)::BIGINT, min(start_ns) // 1000, max(end_ns) // 1000, count(*) FROM traces"
+        ).fetchone()
+        ((calls,),) = connection.execute("SELECT count(*) FROM calls").fetchall()
+        self.counts = Counts(spans, traces, calls, since, until)
+        self.version += 1
+
+    # Room
+
+    def bytes(self) -> int:
+        """Bytes of the file and its log; of memory where there is none."""
+        if self.path is None:
+            with self.reading() as cursor:
+                return self._bytes_used(cursor)
+        found = 0
+        for path in (self.path, self.path.with_name(self.path.name + ".wal")):
+            with contextlib.suppress(OSError):
+                found += os.stat(path).st_size
+        return found
+
+    def _bytes_used(self, connection: Any) -> int:
+        if self.path is None:
+            ((used,),) = connection.execute("SELECT sum(memory_usage_bytes)::BIGINT FROM duckdb_memory()").fetchall()
+            return used
+        ((used,),) = connection.execute(
+            "SELECT block_size * used_blocks FROM pragma_database_size() WHERE database_name = current_database()"
+        ).fetchall()
+        log = self.path.with_name(self.path.name + ".wal")
+        return used + (log.stat().st_size if log.exists() else 0)
+
+    def _make_room(self, connection: Any) -> None:
+        """Drop the oldest traces."""
+        connection.execute("CHECKPOINT")
+        used = self._bytes_used(connection)
+        if used <= FULL * self.max_bytes:
+            return
+        share = 1 - KEPT * self.max_bytes / used
+        row = connection.execute(_CUT, [share]).fetchone()
+        if row is None:
+            return
+        connection.execute("CREATE OR REPLACE TEMP TABLE ids AS SELECT * FROM traces WHERE start_ns <= ?", [row[0]])
+        low, high = connection.execute("SELECT min(start_ns), max(end_ns) FROM ids").fetchone()
+        connection.execute("BEGIN")
+        ((gone,),) = connection.execute(
+            "DELETE FROM spans WHERE start_ns BETWEEN ? AND ? AND trace_id IN (SELECT trace_id FROM ids)", [low, high]
+        ).fetchall()
+        connection.execute("DELETE FROM calls WHERE trace_id IN (SELECT trace_id FROM ids)")
+        connection.execute("DELETE FROM traces WHERE trace_id IN (SELECT trace_id FROM ids)")
+        connection.execute("UPDATE state SET dropped = dropped + ?", [gone])
+        self._commit(connection)
+        self.dropped += gone
+        connection.execute("CHECKPOINT")
+
+
+_HEX = "coalesce(try_cast('0x' || {0} AS UBIGINT), hash({0}))"
+_TAKE = f"""CREATE OR REPLACE TEMP TABLE taken AS
+SELECT * REPLACE (trace_id::UUID AS trace_id, {_HEX.format("span_id")} AS span_id,
+  CASE WHEN parent_id IS NOT NULL
+  THEN {_HEX.format("parent_id")} END AS parent_id, greatest(start_ns, end_ns) AS end_ns)
+FROM batch QUALIFY row_number() OVER (PARTITION BY trace_id, span_id) = 1"""
+_SPARE = """DELETE FROM taken WHERE (trace_id, span_id) IN (
+  SELECT (s.trace_id, s.span_id) FROM spans s JOIN taken t USING (trace_id, span_id)
+  WHERE s.start_ns BETWEEN ? AND ?)"""
+_NAMES = ", ".join(columns.TYPES)
+_APPEND = f"INSERT INTO spans ({_NAMES}) SELECT {_NAMES} FROM taken"
+_FRESH = "INSERT INTO fresh SELECT trace_id, min(start_ns), max(start_ns) FROM taken GROUP BY trace_id"
+_FRESH_AFTER_OPENING = """INSERT INTO fresh SELECT s.trace_id, s.low, s.high FROM
+  (SELECT trace_id, min(start_ns) AS low, max(start_ns) AS high, count(*) AS spans FROM spans GROUP BY trace_id) s
+  LEFT JOIN traces t USING (trace_id) WHERE t.spans IS DISTINCT FROM s.spans"""
+_IDS = """CREATE OR REPLACE TEMP TABLE ids AS
+SELECT trace_id, least(min(f.low), min(t.start_ns)) AS low, greatest(max(f.high), max(t.end_ns)) AS high
+FROM fresh f LEFT JOIN traces t USING (trace_id) GROUP BY trace_id"""
+_TOUCHED = f"""CREATE OR REPLACE TEMP TABLE touched AS SELECT {", ".join(column.name for column in columns.TAKEN)}
+FROM spans WHERE start_ns BETWEEN ? AND ? AND trace_id IN (SELECT trace_id FROM ids)"""
+_CUT = """SELECT start_ns FROM (
+  SELECT start_ns, sum(spans) OVER (ORDER BY start_ns) AS before, sum(spans) OVER () AS whole FROM traces)
+WHERE before >= whole * ? ORDER BY start_ns LIMIT 1"""
+
+
+def default_path() -> Path:
+    """Where the store is unless it is told: the user's data folder."""
+    if os.name == "nt" and (home := os.environ.get("LOCALAPPDATA")):
+        return Path(home) / "llmtrace" / "view.duckdb"
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "llmtrace" / "view.duckdb"
+
+
+def _why_not(name: str, error: Exception) -> str:
+    text = _line(error)
+    lower = text.lower()
+    if "lock" in lower and ("conflicting" in lower or "could not set" in lower or "being used" in lower):
+        return f"the store {name} is in use by another llmtrace view: stop that one, or name another file with --store"
+    if "newer version" in lower or "version number" in lower or "storage version" in lower:
+        return (
+            f"the store {name} was written by another DuckDB than this one reads: pip install --upgrade duckdb, "
+            f"or name another file with --store ({text})"
+        )
+    if isinstance(error, OSError) or "permission" in lower or "cannot open" in lower or "is a directory" in lower:
+        return f"cannot open the store {name}: {text}; name another file with --store, or use --memory"
+    return (
+        f"the store {name} is no store of llmtrace, or is damaged: move it away (with its .wal, if there is one), "
+        f"or name another file with --store ({text})"
+    )
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
