@@ -7,7 +7,6 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
-from pathlib import Path
 from typing import Any, Final
 
 import orjson
@@ -15,18 +14,16 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response, StreamingResponse
-from starlette.routing import Mount, Route
-from starlette.staticfiles import StaticFiles
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
 
-from llmtrace.view.serve import queries, receive
+from llmtrace.view.serve import page, queries, receive
 from llmtrace.view.serve.bodies import RefusedError
 from llmtrace.view.serve.filters import Pairs, only
 from llmtrace.view.serve.guard import Guard
 from llmtrace.view.serve.state import State
 from llmtrace.view.serve.store import UnavailableError
 
-ASSETS: Final = Path(__file__).parent / "assets"
 LIVE_S: Final = 0.5
 """Seconds between two events of the live tail, at least."""
 _SILENCE_S: Final = 15.0
@@ -51,8 +48,8 @@ def create(state: State, *, loopback: bool = True, names: tuple[str, ...] = ()) 
             Route("/api/compare", answers.of(queries.compare)),
             Route("/api/traces/{trace_id}", answers.trace),
             Route("/api/live", _live),
-            Route("/", _page),
-            Mount("/assets", StaticFiles(directory=ASSETS, check_dir=False)),
+            Route("/", _asset),
+            Route("/assets/{name}", _asset),
         ],
         middleware=[Middleware(Guard, loopback=loopback, names=names)],
         exception_handlers={
@@ -148,10 +145,11 @@ async def _until(event: asyncio.Event, seconds: float) -> None:
         return
 
 
-async def _page(request: Request) -> Response:
-    if not (ASSETS / "index.html").exists():
-        return _error(404, "this build has no page: the answers under /api are there")
-    return FileResponse(ASSETS / "index.html", headers={"cache-control": "no-cache"})
+async def _asset(request: Request) -> Response:
+    found = page.asset(request.path_params.get("name", "index.html"))
+    if found is None:
+        raise HTTPException(404)
+    return Response(found.body, headers={"cache-control": "no-cache"}, media_type=found.media_type)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

@@ -15,7 +15,8 @@ class Arranged:
     order: list[int]
     depth: list[int]
     """Of each position; 0 for what stands at the top."""
-    has_children: list[bool]
+    descendants: list[int]
+    """Of each position: spans below it. They follow it in the order."""
     orphan: list[bool]
     """Whether its parent is named and not here."""
 
@@ -53,10 +54,9 @@ def arrange(span_ids: Any, parent_ids: Any, has_parent: Any, starts: Any, ends: 
                 continue
             seen[at] = 1
             order.append(at)
-            below = depth[at] + 1
             for child in reversed(children[at]):
                 if not seen[child]:
-                    depth[child] = below
+                    depth[child] = depth[at] + 1
                     stack.append(child)
 
     for root in roots:
@@ -68,7 +68,12 @@ def arrange(span_ids: Any, parent_ids: Any, has_parent: Any, starts: Any, ends: 
                 root = min(_ring(start, parents), key=position.__getitem__)
                 depth[root] = 0
                 walk(root)
-    return Arranged(order, depth, [bool(below) for below in children], [parent == -1 for parent in parents])
+    below = [0] * count
+    for at in reversed(order):
+        parent = parents[at]
+        if depth[at] and parent is not None:
+            below[parent] += below[at] + 1
+    return Arranged(order, depth, below, [parent == -1 for parent in parents])
 
 
 def _ring(start: int, parents: list[int | None]) -> list[int]:

@@ -51,8 +51,11 @@ CALL_TYPES: Final = {
     "streamed": "BOOLEAN",
     "task": "VARCHAR",
     **{f"s_{phase}": "DOUBLE" for phase in PHASES},
+    **{f"source_{phase}": "VARCHAR" for phase in PHASES},
+    **{f"uncertainty_{phase}": "DOUBLE" for phase in PHASES},
 }
-"""``phases`` is JSON; ``s_PHASE`` its seconds, absent where the call has no such phase."""
+"""``phases`` is JSON; ``s_PHASE``, ``source_PHASE`` and ``uncertainty_PHASE`` are a phase's seconds, how they are
+known and how surely, absent where the call has no such phase."""
 
 TRACE_TYPES: Final = {"trace_id": "UUID", "start_ns": "BIGINT", "end_ns": "BIGINT", "spans": "BIGINT"}
 

@@ -22,10 +22,15 @@ def calls_sql(prices: Sequence[Priced]) -> str:
     touched: Any = ibis.table(types, name="touched")
     calls = ibis.to_sql(tables.calls(touched, prices), dialect="duckdb")
     phases = ibis.to_sql(tables.owned_phases(touched), dialect="duckdb")
-    seconds = ", ".join(f"sum(p.seconds) FILTER (p.phase = '{phase}') AS s_{phase}" for phase in PHASES)
+    columns = {
+        f"{name}_{phase}": f"{what} FILTER (p.phase = '{phase}')"
+        for name, what in (("s", "sum(p.seconds)"), ("source", "max(p.source)"), ("uncertainty", "max(p.uncertainty)"))
+        for phase in PHASES
+    }
+    parts = ", ".join(f"{made} AS {name}" for name, made in columns.items())
     return f"""
 WITH c AS ({calls}), p AS ({phases}), parts AS (
-  SELECT p.trace_id AS part_trace, p.owner AS part_of, {seconds},
+  SELECT p.trace_id AS part_trace, p.owner AS part_of, {parts},
     to_json(list({{'name': p.phase, 'start_s': (p.start_ns - c.start_ns) / 1e9, 'duration_s': p.seconds,
       'source': p.source, 'uncertainty_s': p.uncertainty}} ORDER BY p.start_ns, p.end_ns))::VARCHAR AS phases
   FROM p JOIN c ON p.trace_id = c.trace_id AND p.owner = c.span_id GROUP BY ALL
@@ -36,7 +41,7 @@ SELECT c.trace_id, c.span_id, c.name, c.service, c.provider, coalesce(c.request_
   coalesce(c.outcome, CASE WHEN c.status = 'error' THEN 'error' END), c.status, c.error_type,
   CASE WHEN c.diagnosis = '' THEN NULL ELSE string_split(c.diagnosis, ',') END, c.confidence, parts.phases,
   c.input_tokens, c.cached_tokens, c.output_tokens, c.cost, c.attempts, c.streamed, coalesce(c.task_name, c.task_id),
-  {", ".join(f"parts.s_{phase}" for phase in PHASES)}
+  {", ".join(f"parts.{name}" for name in columns)}
 FROM c LEFT JOIN parts ON parts.part_trace = c.trace_id AND parts.part_of = c.span_id"""
 
 

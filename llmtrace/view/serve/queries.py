@@ -27,9 +27,7 @@ _PAGE: Final = 100
 _LARGEST_PAGE: Final = 1000
 _SHARES: Final = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
 _ERROR: Final = "(status = 'error' OR outcome IN ('error', 'timed_out'))"
-_SHOWN: Final = [
-    name for name in CALL_TYPES if name not in {"trace_id", "span_id"} | {f"s_{phase}" for phase in PHASES}
-]
+_SHOWN: Final = tuple(CALL_TYPES)[2 : -3 * len(PHASES)]
 CALL_COLUMNS: Final = (
     "replace(trace_id::VARCHAR, '-', '') AS trace_id, printf('%016x', span_id) AS span_id, " + ", ".join(_SHOWN)
 )
@@ -111,6 +109,7 @@ def percentiles(store: Store, pairs: Pairs) -> dict[str, Any]:
     for phase in PHASES:
         name = f"s_{phase}"
         parts += [f"quantile_cont({name}, {shares})", f"count({name})", f"sum({name})"]
+        parts += [f"histogram(source_{phase})", f"median(uncertainty_{phase})"]
     with store.reading() as cursor:
         row = cursor.execute(
             f"SELECT count(*), min(start_us), max(start_us), {', '.join(parts)} FROM calls WHERE {where}", values
@@ -118,9 +117,10 @@ def percentiles(store: Store, pairs: Pairs) -> dict[str, Any]:
         told, first, last, duration, ttft, *each = row
         phases: list[dict[str, Any]] = []
         for at, phase in enumerate(PHASES):
-            spread, n, total = each[3 * at : 3 * at + 3]
+            spread, n, total, sources, uncertainty = each[5 * at : 5 * at + 5]
             if n:
-                phases.append({"name": phase, "count": n, **_spread(spread), "sum_s": total})
+                about = {"sum_s": total, "sources": dict(sources), "uncertainty_s": uncertainty}
+                phases.append({"name": phase, "count": n, **_spread(spread), **about})
         over_time = _over_time(cursor, filters, first, last, buckets, [str(part["name"]) for part in phases])
     return {
         "count": told,

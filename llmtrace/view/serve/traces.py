@@ -24,7 +24,7 @@ PAGE_BYTES: Final = 16 << 20
 _KEPT: Final = 4
 _COLUMNS: Final = (
     "span_id", "parent_id", "name", "kind", "status", "status_message", "service", "scope", "phase", "source",
-    "start_ns", "end_ns", "attributes", "resource", "events", "links",
+    "uncertainty", "start_ns", "end_ns", "attributes", "resource", "events", "links",
 )  # fmt: skip
 
 
@@ -161,8 +161,10 @@ def _span(row: dict[str, Any], start: int, at: int, arranged: Arranged, calls: s
         },
         "start_s": (row["start_ns"] - start) / 1e9,
         "duration_s": (row["end_ns"] - row["start_ns"]) / 1e9,
+        "uncertainty_s": row["uncertainty"],
         "depth": arranged.depth[at],
-        "has_children": arranged.has_children[at],
+        "descendants": arranged.descendants[at],
+        "has_children": arranged.descendants[at] > 0,
         "orphan": arranged.orphan[at],
         "call": row["span_id"] in calls,
         "attributes": orjson.Fragment(row["attributes"] or "{}"),

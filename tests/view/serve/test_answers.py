@@ -80,6 +80,7 @@ def test_percentiles(asked: Viewer) -> None:
     phases = {phase["name"]: phase for phase in answer["phases"]}
     assert list(phases) == ["network", "queue", "prefill", "decode"]
     assert phases["queue"]["p50"] == pytest.approx(0.005)
+    assert phases["queue"]["sources"] == {"client": 30}
     assert phases["decode"]["sum_s"] == pytest.approx(3.0)
     assert phases["prefill"]["p99"] <= 0.088
     assert sum(bucket["count"] for bucket in answer["over_time"]) == 30
@@ -125,3 +126,14 @@ def test_what_is_not_there(asked: Viewer) -> None:
     assert "no trace" in asked.get(f"/api/traces/{1 << 100:032x}", 404)["error"]
     assert asked.get("/api/nothing", 404)["error"]
     assert asked.ask("/api/status", b"")[0] == 405
+
+
+def test_the_page_and_its_files(asked: Viewer) -> None:
+    code, headers, body = asked.ask("/")
+    assert (code, headers["content-type"]) == (200, "text/html; charset=utf-8")
+    assert b"<!doctype html>" in body
+    assert "default-src 'self'" in headers["content-security-policy"]
+    code, headers, body = asked.ask("/assets/palette.css")
+    assert (code, headers["content-type"]) == (200, "text/css; charset=utf-8")
+    for wrong in ("/assets/nothing.js", "/assets/../app.py", "/assets/%2e%2e%2fapp.py"):
+        assert asked.ask(wrong)[0] == 404
