@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from array import array
 from dataclasses import dataclass, replace
-from math import inf, sqrt
+from math import sqrt
 
 from llmtrace.phases import envelope
 from llmtrace.phases.anchors import FIRST_TOKEN, Anchors
@@ -25,8 +25,14 @@ IDLE, BUSY, AFTER = 0, 1, 2
 another call's first token or end, so that the way to and from the engine cancels out."""
 _TAKEN_UP = 0.75
 """A call cannot have been taken up so late that less than this share of its curve's cost was left."""
-_LIMIT_SIGNS = 3
-"""Calls that waited for another's end, and none that did not, before a limit on concurrency is believed."""
+MOST_SLOTS = 48
+"""The greatest limit on concurrency that is looked for."""
+_BELIEVED, _DOUBTED, _SIGNS_MOST = -1.5, -0.5, 8.0
+"""A limit is believed once it explains the times of so many calls (wholly; more in part) that nothing else does, and
+no longer when so few are left; more than the last are not remembered, so that it can go again."""
+_SIGNS_FADE = 0.98
+_MANY_AHEAD = 12
+"""With more calls ahead, one in four is looked at for the limit: each possible one costs a step."""
 _NOISE = 3.0
 _STRETCH = 4.0
 _HOP_LEAST, _HOP_MOST = 0.25, 0.75
@@ -101,15 +107,13 @@ class Route:
 
     __slots__ = (
         "_above",
-        "_against",
         "_below",
         "_cells",
-        "_for",
         "_learned",
         "_next",
-        "_peak",
         "_per_char",
         "_recalled",
+        "_signs",
         "alone",
         "anchors",
         "calm_step",
@@ -117,6 +121,7 @@ class Route:
         "fit_due",
         "flights",
         "hop",
+        "limit",
         "lower_bound",
         "points",
         "ring",
@@ -149,8 +154,9 @@ class Route:
         self.survival = Survival()
         self._per_char = 0.25
         self._recalled = False  # the limit is from a file
-        self._peak = [0, 0]  # most calls seen running at once: in this spell, in the one before
-        self._for = self._against = 0
+        self.limit: int | None = None
+        """Calls that the engine runs at once, where that has shown."""
+        self._signs = array("f", bytes(4 * (MOST_SLOTS + 1)))  # for (below 0) and against each limit
         self._below = self._above = 0
 
     # --- a call's end ---------------------------------------------------------------------------------------------
@@ -180,11 +186,6 @@ class Route:
     def _knows(self, sight: Sight) -> bool:
         curve = self.curve
         return curve is not None and (curve.knows_cached or not envelope.mostly_cached(sight.uncached, sight.cached))
-
-    @property
-    def limit(self) -> int | None:
-        """Calls that the engine runs at once, where that has shown; else None."""
-        return max(self._peak) if self._for >= _LIMIT_SIGNS and self._against == 0 else None
 
     def _taken_up(self, sight: Sight, around: Scene, ready: int, limit: int | None) -> tuple[int, int, int | None]:
         """When the call's own stretch began, how, and when the slot that it waited for was freed (None: it had one)."""
@@ -221,16 +222,13 @@ class Route:
         if how == AFTER:
             waited = max(0.0, (began - ready) / 1e9)
             prefill = left - waited
-            if freed is not None:
-                # The step that ran when it came: another's prompt, which ended with that one's first token, or a
-                # plain one, of which half was left on average.
-                seen = next((moment for moment in around.firsts if moment < freed), None)
-                computing = around.ahead > around.decoding and around.decoding < (limit or 1)
-                step_wait = (seen - ready) / 1e9 if seen is not None and computing else running_step / 2
-                step_wait = min(step_wait, waited)
-                queue = waited - step_wait
-            else:
-                step_wait = waited
+            # The step that ran when it came: another's prompt, which ended with that one's first token, or a plain
+            # one, of which half was left on average.
+            seen = next((moment for moment in around.firsts if moment <= began), None)
+            computing = around.ahead > around.decoding and (limit is None or around.decoding < limit)
+            step_wait = (seen - ready) / 1e9 if seen is not None and computing else running_step / 2
+            step_wait = min(step_wait, waited)
+            queue = waited - step_wait
             doubt = 0.3 * self.calm_step + (0.5 * self.calm_step if around.decoding else 0.0)
         else:
             admission, left = admission + hop, left - hop
@@ -291,25 +289,27 @@ class Route:
             self._watch_shift(seconds, sight, around, how)
 
     def _watch_limit(self, sight: Sight, around: Scene, ready: int) -> None:
-        """Signs for and against: with so many ahead, did it start only once one of them had ended?"""
-        peak = max(self._peak)
-        self._peak[0] = max(self._peak[0], around.running)
-        if around.running > peak:
-            self._for = self._against = 0
+        """For each possible limit: does it explain when this call was taken up better than no limit does?"""
+        ahead, ends = around.ahead, around.ends
+        if self.curve is None or not ahead or not around.whole or (ahead > _MANY_AHEAD and self._learned & 3):
             return
-        if self._learned % WINDOW == 0:
-            self._peak = [around.running, self._peak[0]]
-        if self.curve is None or around.ahead < peak or peak < 1 or not around.whole:
-            return
-        must_end = around.ahead - peak
-        own = self.curve.cost(sight.uncached, sight.cached)
-        freed = around.ends[must_end] if must_end < len(around.ends) else inf
-        if freed > sight.first - 0.5 * own * 1e9:
-            self._against += 1  # it had been taken up before
-            self._for = 0
-        elif freed - ready > max(0.3 * own, self.calm_step) * 1e9:
-            self._for += 1
-            self._against = max(0, self._against - 1)
+        own = self.curve.cost(sight.uncached, sight.cached, around.beside) * 1e9
+        due = sight.first - own
+        scale = own * (1 + self.curve.scatter) + (self.hop + self.calm_step) * 1e9
+        latest = sight.first - _TAKEN_UP * own
+        free = max((moment for moment in around.firsts if moment <= latest), default=ready)
+        without = min(1.0, abs(due - free) / scale)
+        signs = self._signs
+        for limit in range(1, min(ahead, MOST_SLOTS) + 1):
+            must_end = ahead - limit
+            off = 1.0 if must_end >= len(ends) else min(1.0, abs(due - max(free, ends[must_end])) / scale)
+            sign = signs[limit] * _SIGNS_FADE + off - without
+            signs[limit] = min(_SIGNS_MOST, max(-_SIGNS_MOST, sign))
+        least = min(signs)
+        if least <= (_BELIEVED if self.limit is None else _DOUBTED):
+            self.limit = signs.index(least)
+        else:
+            self.limit = None
 
     def _watch_shift(self, seconds: float, sight: Sight, around: Scene, how: int) -> None:
         """Count calls in a row that lie on one side of the curve by more than scatter can explain."""
@@ -355,7 +355,10 @@ class Route:
                 self._cells[i * COLUMNS : (i + 1) * COLUMNS] = row
             self.points, self._next = keep, keep % WINDOW
             self.unsaved = min(self.unsaved, keep)
-            self._for = self._against = 0
+            self._forget_limit()
+
+    def _forget_limit(self) -> None:
+        self.limit, self._signs = None, array("f", bytes(4 * (MOST_SLOTS + 1)))
 
     def news(self) -> Saved | None:
         """What is in no file yet; from now on it counts as saved. None: nothing."""
@@ -381,8 +384,9 @@ class Route:
     def adopt(self, saved: Saved) -> None:
         """Begin with what a file holds, as if it had been seen."""
         rows = saved.rows
-        if saved.limit:
-            self._peak, self._for, self._recalled = [saved.limit, saved.limit], _LIMIT_SIGNS, True
+        if saved.limit and saved.limit <= MOST_SLOTS:
+            self.limit, self._recalled = saved.limit, True
+            self._signs[saved.limit] = 2 * _BELIEVED
         if saved.survival:
             self.survival.recall(saved.survival, saved.block)
         for i, row in enumerate(rows[-WINDOW:]):
