@@ -33,6 +33,9 @@ class Anchors:
     admission: float = 0.0
     """Usual delay of the headers, s, where they come before."""
 
+    jitter: float = 0.0
+    """One standard deviation of that delay, s; from its quartiles, so that a few late ones do not count."""
+
     @property
     def headers_are_admission(self) -> bool:
         return self.headers and self.admission > 0
@@ -66,7 +69,8 @@ class Anchors:
         events = [max(head, event) for _, head, event, _ in told]
         self.event = self.headers and _before(_slope(rows, events) / whole, self.event)
         delays = sorted(head for _, head, _, _ in told)
-        self.admission = delays[len(delays) // 2] if self.headers else 0.0
+        low, middle, high = (delays[len(delays) * quarter // 4] for quarter in (1, 2, 3))
+        self.admission, self.jitter = (middle, (high - low) / 1.349) if self.headers else (0.0, 0.0)
 
 
 def _slope(rows: Sequence[tuple[float, ...]], delays: Sequence[float]) -> float:

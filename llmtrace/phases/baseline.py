@@ -27,6 +27,7 @@ __all__ = ["MIN_CALLS", "MIN_SPREAD", "ROUTES", "Baselines", "Estimate", "Flight
 MIN_CALLS = 30
 MIN_SPREAD = 4.0
 """Uncached tokens, 90th over 10th percentile: below it slope and intercept cannot be told apart."""
+_LEAST = 8
 ROUTES = 256
 """Routes remembered; the least recently used one goes first."""
 _SAVE_EVERY_S = 30.0
@@ -58,6 +59,8 @@ class Baselines:
         self.least_per_token = least_per_token
         self.min_calls = min_calls
         self.min_spread = min_spread
+        self._first_fit = max(_LEAST, min_calls // 2)
+        """Calls before the first fit: earlier than anything is said, so that the limit can show meanwhile."""
         self._background = background
         self._routes: OrderedDict[Hashable, Route] = OrderedDict()
         self._lock = threading.Lock()
@@ -100,7 +103,7 @@ class Baselines:
             estimate = None if sight is None else route.end(sight, flight, self.min_calls)
             first = flight.call.first_token if sight is None else sight.first
             route.ring.add(flight.start, first, end, 0 if sight is None else sight.uncached)
-            due = sight is not None and route.points >= self.min_calls and route.due
+            due = sight is not None and route.points >= self._first_fit and route.due
             if due:
                 route.asked()
         if due:
@@ -151,9 +154,9 @@ class Baselines:
         for key, saved in state.load(path, routes.COLUMNS, COUNTS).items():
             route = self._routes[key] = Route()
             route.adopt(saved)
-            if route.points >= self.min_calls and self._background:
+            if route.points >= self._first_fit and self._background:
                 self._fitter.ask(key)
-            elif route.points >= self.min_calls:
+            elif route.points >= self._first_fit:
                 self._fit(key)
 
     def settle(self, timeout: float = 10.0) -> bool:
@@ -181,7 +184,7 @@ class Baselines:
             window = None if route is None else route.snapshot()
         if window is None:
             return
-        fitted = routes.fit(window, self.min_calls, self.min_spread, self.least_per_token)
+        fitted = routes.fit(window, self._first_fit, self.min_spread, self.least_per_token)
         with self._lock:
             route = self._routes.get(key)
             if route is not None:

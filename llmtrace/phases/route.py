@@ -39,6 +39,9 @@ _HOP_LEAST, _HOP_MOST = 0.25, 0.75
 """The way from the headers' sender to the engine and back, as a share of the headers' own delay."""
 _ALONE = 0.1
 """Up to this share of the calls that found no other of this client's may have waited, for it to count as alone."""
+_OWN, _WAY, _UNEXPLAINED = 0.35, 0.7, 0.3
+"""How sure a stretch is that was seen: one standard deviation, as shares of the curve's scatter, of the way's jitter and
+of what the stretch has beyond curve and scatter."""
 _CERTAIN = 1.645
 """Half width of the 90 % interval of a normal distribution, in standard deviations."""
 _SHIFTED_DOWN = 8
@@ -121,6 +124,7 @@ class Route:
         "fit_due",
         "flights",
         "hop",
+        "jitter",
         "limit",
         "lower_bound",
         "points",
@@ -146,6 +150,8 @@ class Route:
         self.hop = 0.0
         """To the engine and back, beyond what the admission anchor shows, s: it is in every call's time but in none
         of those that began right after another one."""
+        self.jitter = 0.0
+        """Of the way there and back, s: one standard deviation of the headers' delay, where they are an anchor."""
         self.calm_step = 0.0
         """One step of an engine that is not busy, s: the low end of the seconds per output token."""
         self.lower_bound = False
@@ -229,7 +235,9 @@ class Route:
             step_wait = (seen - ready) / 1e9 if seen is not None and computing else running_step / 2
             step_wait = min(step_wait, waited)
             queue = waited - step_wait
-            doubt = 0.3 * self.calm_step + (0.5 * self.calm_step if around.decoding else 0.0)
+            # Whether the step in between counts as queue, and how much of the running one was left, engines differ in.
+            doubt = 0.3 * self.calm_step + (0.5 * running_step if around.decoding else 0.0)
+            unexplained = prefill - own
         else:
             admission, left = admission + hop, left - hop
             prefill = left
@@ -240,6 +248,7 @@ class Route:
                 prefill -= step_wait
                 excess -= step_wait
                 doubt = sqrt(doubt * doubt + (running_step / 3.4) ** 2)
+            unexplained = excess
             if excess > noise and not (how == BUSY and self.alone):
                 # Nothing of this client's own explains it. An engine busy with others' prompts shows in the call's
                 # own decode too: its prefill is taken to be stretched as much.
@@ -247,8 +256,11 @@ class Route:
                 stretched = own * stretch if stretch > 1.5 else own
                 queue = prefill - stretched if prefill - stretched > noise else 0.0
                 prefill -= queue
+                unexplained -= queue
                 doubt = sqrt(doubt * doubt + spread * spread + (0.3 * (stretched - own)) ** 2)
-        doubt = sqrt(doubt * doubt + (0.5 * spread) ** 2)
+        # What is longer than the curve says, and not known to be a queue, may be one all the same.
+        more = _UNEXPLAINED * unexplained if unexplained > noise else 0.0
+        doubt = sqrt(doubt * doubt + (_OWN * spread) ** 2 + (_WAY * self.jitter) ** 2 + more * more)
         return Estimate(
             prefill=prefill,
             queue=queue,
@@ -346,6 +358,7 @@ class Route:
     def take(self, fitted: Fitted) -> None:
         """Use what a fit found."""
         self.curve, self.hop, self.calm_step = fitted.curve, fitted.hop, fitted.calm_step
+        self.jitter = fitted.anchors.jitter
         self.lower_bound, self.anchors, self.alone = fitted.lower_bound, fitted.anchors, fitted.alone
         if fitted.forget:
             self._below = self._above = 0
