@@ -95,8 +95,10 @@ def call_attributes(ended: Ended) -> dict[str, Any]:
         found[names.ANCHOR] = ended.estimate.anchor
     if ended.expected_cached and not any(phase.name == KV_CACHE_HIT for phase in ended.phases):
         found[names.EXPECTED_TOKENS] = ended.expected_cached
-    if ended.hit_probability is not None:
-        found[names.HIT_PROBABILITY] = ended.hit_probability
+    if ended.hit.hit is not None:
+        found[names.HIT_PROBABILITY] = ended.hit.hit
+    if ended.hit.prefix is not None:
+        found[names.PREFIX_PROBABILITY] = ended.hit.prefix
     if ended.complaint is not None:
         found[names.TIMINGS_REJECTED] = ended.complaint
     if ended.failure is not None:

@@ -12,6 +12,7 @@ from llmtrace.observe.call import Call
 from llmtrace.observe.facts import Answer
 from llmtrace.phases.baseline import Estimate, Flight
 from llmtrace.phases.diagnosis.verdict import Verdict
+from llmtrace.phases.hits import Told
 from llmtrace.phases.model import Phase
 from llmtrace.phases.pace import Pace
 from llmtrace.phases.prefixes import Prompt
@@ -78,8 +79,8 @@ class Ended:
     expected_cached: int | None = None
     """Prompt tokens that should have come from the provider's cache, by this client's own history; None where that
     cannot be said."""
-    hit_probability: float | None = None
-    """That the prompt's beginning came from the cache, by timing alone; None where that is told, or cannot be."""
+    hit: Told = field(default_factory=Told)
+    """Whether the prompt's beginning came from the cache, by timing alone; where that is not told, but can be."""
     verdicts: list[Verdict] = field(default_factory=list[Verdict])
     """The causes that the diagnosis found, most certain first."""
     pace: Pace | None = None

@@ -24,6 +24,7 @@ from llmtrace.observe.transport import Attempt
 from llmtrace.phases.arrival import first_token
 from llmtrace.phases.baseline import Estimate
 from llmtrace.phases.diagnosis.verdict import Verdict
+from llmtrace.phases.hits import Told
 from llmtrace.phases.timeline import Observation, sight_of, split
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ class Reporter:
             describe.failure(call, answer),
             estimate,
             expected,
-            self._hit_probability(payload, seen),
+            self._hit(payload, seen),
             verdicts,
         )
 
@@ -108,23 +109,23 @@ class Reporter:
         engine.prefixes.computed(prompt, (call.first_token or call.end or call.start) / 1e9)
         return found
 
-    def _hit_probability(self, payload: Payload, seen: Observation) -> float | None:
+    def _hit(self, payload: Payload, seen: Observation) -> Told:
         """Whether a repeated beginning was cached, told from the time to the first token; then that is learned from.
 
         Only where the provider counts no cached tokens, and once the route's curve says what a prompt costs.
         """
         prompt, usage, first = payload.prompt, seen.usage, seen.first_token
         if prompt is None or first is None or not seen.streaming or seen.first_token_error is not None:
-            return None
+            return Told()
         if usage is None or not usage.input_tokens or usage.cached_tokens is not None:
-            return None
+            return Told()
         engine = self._engine
         route = engine.baselines.route(payload.route)
         if route is None or route.curve is None:
-            return None
+            return Told()
         began = seen.request_arrived if seen.request_arrived is not None else seen.start
         pace = (first - began) / 1e9 / max(route.curve.cost(usage.input_tokens), 1e-6)
-        return engine.hits.judge(payload.route, pace, prompt.sent_before)
+        return engine.hits.judge(payload.route, pace, prompt.prefix)
 
     def _estimate(self, call: Call, payload: Payload, seen: Observation) -> Estimate | None:
         """What the route's earlier calls say of this one; then this one is learned from."""

@@ -6,7 +6,8 @@ outcome is ever learned from, for none is known. If repeats run no faster than f
 they do, the repeats are a mixture: some hit, the rest are as slow as fresh ones.
 
 A slow call says little: a queue makes a hit look like a miss, while nothing makes a miss look like a hit. So several
-calls with one prefix are judged by the fastest of them (the minimum filter).
+calls with one prefix are judged together: each slow one counts only as much against the cache as the route's own share
+of repeats that miss, and a fast one outweighs it.
 
 A pace is the time to the first token, less network, over what the prompt would have cost without a cache (the route's
 curve); where all prompts are about as long, the seconds do.
@@ -16,9 +17,9 @@ from __future__ import annotations
 
 from array import array
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from math import erf, exp, inf, log, pi, sqrt
+from math import exp, inf, log, pi, sqrt
 from threading import Lock
 
 SAMPLE = 128
@@ -29,13 +30,19 @@ GAP = 0.25
 """Repeats must run ahead of fresh prompts by so much somewhere (difference of their distribution functions)."""
 CHANCE = 1e-4
 """Probability with which chance alone may make that gap, at each look."""
-SURE = 0.5
-"""No hit is claimed below this probability."""
+SURE, SURE_OF_SEVERAL = 0.5, 2 / 3
+"""No hit is claimed below this probability: of one call, of several with one prefix."""
 ROUTES = 256
 """Routes remembered."""
+TOGETHER = 3
+"""Calls with one prefix that are judged together."""
+PREFIXES = 8
+"""Prefixes of a route whose last calls are remembered; the least recently used one goes first."""
 _STALE = 16
+_CELLS = 64
+_LEAST_DENSITY = 1e-2
+"""Of every pace there may be some: no single call makes certain."""
 _PATIENCE_S = 0.01
-_ROOT2 = sqrt(2.0)
 _ROOT2PI = sqrt(2.0 * pi)
 
 
@@ -44,9 +51,9 @@ class Verdict:
     """What the times say of calls that shared a prefix."""
 
     probability: float
-    """That the prefix came from the cache."""
+    """That the prefix came from the cache: for the one call, or for the calls together."""
     prior: float
-    """The same before these calls' times were looked at: the share of repeats that hit on this route."""
+    """Share of the repeats that hit on this route."""
     calls: int
     """Calls judged together."""
     evidence: int
@@ -54,8 +61,9 @@ class Verdict:
 
     @property
     def hit(self) -> bool:
-        """Whether a hit is claimed: it is likelier than not, and these calls' own times speak for it."""
-        return self.probability >= max(SURE, self.prior)
+        """Whether a hit is claimed: for one call where that is likelier than not, and its own time speaks for it; for
+        several where their times together make it twice as likely as not."""
+        return self.probability >= (max(SURE, self.prior) if self.calls == 1 else SURE_OF_SEVERAL)
 
 
 class Hits:
@@ -90,41 +98,73 @@ class Hits:
             self._model = _mixture(self._fresh.values, self._repeated.values)
         if self._model is None:
             return None
+        logs = [log(pace) for pace in usable]
         return Verdict(
-            probability=self._model.probability(log(min(usable)), len(usable)),
+            probability=self._model.probability(logs[0]) if len(logs) == 1 else self._model.cached(logs),
             prior=self._model.share,
             calls=len(usable),
             evidence=len(self._fresh.values) + len(self._repeated.values),
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What is said of one call; None where there is no telling."""
+
+    hit: float | None = None
+    """Probability that it hit."""
+    prefix: float | None = None
+    """Probability that its prefix lies in the cache, by the last ``TOGETHER`` calls that had it, this one included."""
+
+
 class RouteHits:
     """The samples of many routes, least recently used first out. Safe to call from several threads."""
 
     def __init__(self) -> None:
-        self._routes: OrderedDict[Hashable, Hits] = OrderedDict()
+        self._routes: OrderedDict[Hashable, _Route] = OrderedDict()
         self._lock = Lock()
 
-    def judge(self, key: Hashable, pace: float, sent_before: bool) -> float | None:
-        """Probability that a call on route ``key`` hit, None where there is no telling; then it is learned from.
+    def judge(self, key: Hashable, pace: float, prefix: Hashable | None) -> Told:
+        """Whether a call on route ``key`` hit; then it is learned from.
 
-        Nothing is said of a prompt whose beginning was not sent before: it cannot have hit on this client's account.
+        ``prefix``: what names the beginning that was sent before, None where there is none: nothing is said of such a
+        prompt, which cannot have hit on this client's account.
         """
         if not self._lock.acquire(timeout=_PATIENCE_S):
-            return None  # held when this process was forked off, or by somebody who does not get on
+            return Told()  # held when this process was forked off, or by somebody who does not get on
         try:
-            hits = self._routes.get(key)
-            if hits is None:
-                hits = self._routes[key] = Hits()
+            route = self._routes.get(key)
+            if route is None:
+                route = self._routes[key] = _Route()
                 if len(self._routes) > ROUTES:
                     self._routes.popitem(last=False)
             else:
                 self._routes.move_to_end(key)
-            verdict = hits.verdict([pace]) if sent_before else None
-            hits.learn(pace, sent_before)
-            return None if verdict is None else verdict.probability
+            return route.judge(pace, prefix)
         finally:
             self._lock.release()
+
+
+class _Route:
+    """One route's samples, and the last paces of each of its prefixes."""
+
+    __slots__ = ("_hits", "_last")
+
+    def __init__(self) -> None:
+        self._hits = Hits()
+        self._last: OrderedDict[Hashable, tuple[float, ...]] = OrderedDict()
+
+    def judge(self, pace: float, prefix: Hashable | None) -> Told:
+        found = Told()
+        if prefix is not None:
+            last = self._last[prefix] = (*self._last.pop(prefix, ()), pace)[-TOGETHER:]
+            if len(self._last) > PREFIXES:
+                self._last.popitem(last=False)
+            if (alone := self._hits.verdict([pace])) is not None:
+                together = self._hits.verdict(last) if len(last) == TOGETHER else None
+                found = Told(alone.probability, None if together is None else together.probability)
+        self._hits.learn(pace, prefix is not None)
+        return found
 
 
 class _Recent:
@@ -145,55 +185,64 @@ class _Recent:
 
 
 class _Smooth:
-    """A sample as a smooth distribution: a normal kernel on each value.
+    """A sample as a smooth density on a grid: counted into its cells, then a normal kernel over them.
 
     The kernel's width is Silverman's rule (Density Estimation, 1986, eq. 3.31).
     """
 
-    __slots__ = ("_values", "_width")
+    __slots__ = ("density", "width")
 
-    def __init__(self, values: Sequence[float]) -> None:
-        ordered = sorted(values)
+    def __init__(self, ordered: Sequence[float], low: float, cell: float) -> None:
+        """``ordered``: sorted; the grid's first cell begins at ``low``, each is ``cell`` wide."""
         count = len(ordered)
         mean = sum(ordered) / count
         deviation = sqrt(sum((value - mean) ** 2 for value in ordered) / count)
         quarters = (ordered[3 * count // 4] - ordered[count // 4]) / 1.34
-        self._width = max(0.9 * min(deviation, quarters or deviation) * count**-0.2, 1e-3)
-        self._values = ordered
-
-    def density(self, at: float) -> float:
-        width = self._width
-        total = sum(exp(-0.5 * ((at - value) / width) ** 2) for value in self._values)
-        return total / (len(self._values) * width * _ROOT2PI)
-
-    def below(self, at: float) -> float:
-        """Share of the distribution below ``at``."""
-        scale = self._width * _ROOT2
-        return sum(0.5 + 0.5 * erf((at - value) / scale) for value in self._values) / len(self._values)
+        self.width = max(0.9 * min(deviation, quarters or deviation) * count**-0.2, cell)
+        counted = [0.0] * _CELLS
+        for value in ordered:
+            counted[min(_CELLS - 1, max(0, int((value - low) / cell)))] += 1.0
+        reach = int(3 * self.width / cell) + 1
+        kernel = [exp(-0.5 * (step * cell / self.width) ** 2) for step in range(reach + 1)]
+        scale = 1.0 / (count * self.width * _ROOT2PI)
+        density = [0.0] * _CELLS
+        for at, number in enumerate(counted):
+            if number:
+                for other in range(max(0, at - reach), min(_CELLS, at + reach + 1)):
+                    density[other] += number * kernel[abs(other - at)] * scale
+        self.density = density
 
 
 @dataclass(frozen=True, slots=True)
 class _Mixture:
-    """Repeats = ``share`` of hits, and the rest like fresh prompts."""
+    """Repeats = ``share`` of hits, and the rest like fresh prompts. As tables over the logarithm of the pace."""
 
-    fresh: _Smooth
-    repeated: _Smooth
     share: float
+    low: float
+    cell: float
+    hit: Sequence[float]
+    """Probability that a repeat with such a pace hit."""
+    weight: Sequence[float]
+    """What such a pace says for a cached prefix: the logarithm of how much likelier it is with one."""
 
-    def probability(self, fastest: float, calls: int) -> float:
-        """That the prefix was cached, given the fastest of so many calls: Bayes' rule on the minimum's density.
+    def probability(self, pace: float) -> float:
+        """That the call with this pace (its logarithm) hit."""
+        return self._at(self.hit, pace)
 
-        The calls are taken to have all hit or all missed.
-        """
-        missing = 1.0 - self.share
-        slow, slow_below = self.fresh.density(fastest), self.fresh.below(fastest)
-        fast = max(0.0, self.repeated.density(fastest) - missing * slow)
-        fast_below = (self.repeated.below(fastest) - missing * slow_below) / self.share
-        if_hit = fast * (1.0 - min(max(fast_below, 0.0), 1.0)) ** (calls - 1)
-        if_missed = missing * slow * (1.0 - slow_below) ** (calls - 1)
-        if if_hit + if_missed <= 0.0:  # far outside of both: faster than anything fresh, or slower than anything
-            return 1.0 if slow_below < 0.5 else 0.0
-        return if_hit / (if_hit + if_missed)
+    def cached(self, paces: Iterable[float]) -> float:
+        """That the prefix of all of these calls lies in the cache, each of them hitting on its own account; before
+        they were looked at, either was as likely."""
+        total = sum(self._at(self.weight, pace) for pace in paces)
+        return 1.0 / (1.0 + exp(-min(max(total, -50.0), 50.0)))
+
+    def _at(self, table: Sequence[float], pace: float) -> float:
+        at = (pace - self.low) / self.cell - 0.5
+        if at <= 0:
+            return table[0]
+        left = int(at)
+        if left >= _CELLS - 1:
+            return table[-1]
+        return table[left] + (at - left) * (table[left + 1] - table[left])
 
 
 def _mixture(fresh: Sequence[float], repeated: Sequence[float]) -> _Mixture | None:
@@ -201,13 +250,32 @@ def _mixture(fresh: Sequence[float], repeated: Sequence[float]) -> _Mixture | No
     count, others = len(fresh), len(repeated)
     if min(count, others) < LEAST:
         return None
-    gap, edge = _widest(sorted(fresh), sorted(repeated))
+    fresh, repeated = sorted(fresh), sorted(repeated)
+    gap, edge = _widest(fresh, repeated)
     # Smirnov's one-sided bound on what chance does: P(gap > d) = exp(-2 d² nm / (n + m)).
     if gap < max(GAP, sqrt(-log(CHANCE) / 2 * (count + others) / (count * others))):
         return None
     slow = sum(value > edge for value in fresh) / count
     share = 1.0 - sum(value > edge for value in repeated) / others / max(slow, 1e-9)
-    return _Mixture(_Smooth(fresh), _Smooth(repeated), min(max(share, 0.05), 0.95))
+    share = min(max(share, 0.05), 0.95)
+    # The slowest twentieth may lie anywhere: the grid ends before it, and its last cell stands for all of it.
+    low = min(fresh[0], repeated[0])
+    cell = max((max(fresh[19 * count // 20], repeated[19 * others // 20]) - low) / (_CELLS - 8), 1e-4)
+    low -= 4 * cell
+    slower, mixed = _Smooth(fresh, low, cell).density, _Smooth(repeated, low, cell).density
+    hit: list[float] = []
+    weight: list[float] = []
+    for missed, either in zip(slower, mixed, strict=True):
+        missing = (1.0 - share) * (missed + _LEAST_DENSITY)
+        either = max(either + _LEAST_DENSITY, missing)
+        hit.append(1.0 - missing / either)
+        weight.append(log(either / (missed + _LEAST_DENSITY)))
+    turn = min(_CELLS - 1, max(0, int((edge - low) / cell)))
+    for at in range(turn - 1, -1, -1):  # what is faster cannot speak less for a hit,
+        hit[at], weight[at] = max(hit[at], hit[at + 1]), max(weight[at], weight[at + 1])
+    for at in range(turn + 1, _CELLS):  # and what is slower than the edge speaks for none
+        hit[at], weight[at] = min(hit[at], hit[at - 1]), min(weight[at], max(0.0, weight[at - 1]))
+    return _Mixture(share, low, cell, hit, weight)
 
 
 def _widest(fresh: Sequence[float], repeated: Sequence[float]) -> tuple[float, float]:

@@ -57,11 +57,9 @@ class Prompt:
     """Seconds since that beginning was last used."""
     explicit: bool = False
     """The request asks for caching itself."""
-
-    @property
-    def sent_before(self) -> bool:
-        """Whether an earlier call began alike."""
-        return self.known > 0
+    prefix: bytes | None = None
+    """The mark that names the beginning that an earlier call of the route had too (of a long one, its first 4,096
+    characters); None where no call began alike."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +157,8 @@ class Prefixes:
                 used = seen.get(mark)
                 if used is None:
                     break
+                if count <= _FINE:
+                    prompt.prefix = mark
                 prompt.known, prompt.gap = _characters(count), max(0.0, now - used)
         return prompt
 

@@ -115,7 +115,7 @@ def test_hits_are_told_where_the_provider_does_not_count() -> None:
     said: list[float | None] = []
 
     def listen(ended: Ended) -> None:
-        said.append(ended.hit_probability)
+        said.append(ended.hit.hit)
 
     reports.listeners.append(listen)
     try:

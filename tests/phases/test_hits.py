@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmtrace.phases.hits import LEAST, ROUTES, SAMPLE, Hits, RouteHits
+from llmtrace.phases.hits import LEAST, PREFIXES, ROUTES, SAMPLE, Hits, RouteHits, Told
 
 
 def taught(fresh: float, repeated: float, *, hit_share: float = 1.0, calls: int = 200, seed: int = 1) -> Hits:
@@ -30,19 +30,17 @@ def test_faster_repeats_are_hits() -> None:
         assert verdict.hit is hit, (pace, verdict)
 
 
-def test_the_fastest_of_several_decides() -> None:
-    """One slow call among three is a queue, not a miss; and three calls are surer than one."""
-    hits = taught(0.3, 0.2)
-    alone, three = hits.verdict([0.19]), hits.verdict([0.19, 0.9, 0.5])
-    assert alone is not None
-    assert three is not None
-    assert three.hit
-    assert three.calls == 3
-    among = hits.verdict([0.26] * 3)
-    single = hits.verdict([0.26])
-    assert among is not None
-    assert single is not None
-    assert among.probability < single.probability, "three hits would not all have been this slow"
+def test_several_calls_are_surer_than_one() -> None:
+    """One slow call among three is a queue, not a miss; three slow ones are no hits."""
+    hits = taught(0.3, 0.2, hit_share=0.8)
+    fast, mixed, slow = (hits.verdict(paces) for paces in ([0.19] * 3, [0.19, 0.9, 0.5], [0.3, 0.31, 0.29]))
+    assert fast is not None
+    assert mixed is not None
+    assert slow is not None
+    assert fast.hit
+    assert fast.calls == 3
+    assert fast.probability > mixed.probability > slow.probability
+    assert not slow.hit
 
 
 def test_the_share_of_hits_is_found() -> None:
@@ -97,15 +95,32 @@ def test_whatever_the_times(learnt: list[tuple[float, bool]], asked: list[float]
 def test_routes_are_apart_and_bounded() -> None:
     routes = RouteHits()
     draw = random.Random(2)
-    said: list[float | None] = []
+    said: list[Told] = []
     for _ in range(100):
-        assert routes.judge("caches", 0.3 * draw.lognormvariate(0, 0.1), False) is None, "a fresh prompt cannot hit"
-        said.append(routes.judge("caches", 0.1 * draw.lognormvariate(0, 0.1), True))
-        assert routes.judge("does not", 0.3 * draw.lognormvariate(0, 0.1), True) is None
-        routes.judge("does not", 0.3 * draw.lognormvariate(0, 0.1), False)
-    assert said[0] is None
-    assert said[-1] is not None
-    assert said[-1] > 0.9
+        assert routes.judge("caches", 0.3 * draw.lognormvariate(0, 0.1), None) == Told(), "a fresh prompt cannot hit"
+        said.append(routes.judge("caches", 0.1 * draw.lognormvariate(0, 0.1), b"a"))
+        assert routes.judge("does not", 0.3 * draw.lognormvariate(0, 0.1), b"a") == Told()
+        routes.judge("does not", 0.3 * draw.lognormvariate(0, 0.1), None)
+    assert said[0] == Told()
+    assert said[-1].hit is not None
+    assert said[-1].hit > 0.9
     for number in range(ROUTES):
-        routes.judge(number, 1.0, True)
-    assert routes.judge("caches", 0.1, True) is None, "the least recently used route is forgotten"
+        routes.judge(number, 1.0, b"a")
+    assert routes.judge("caches", 0.1, b"a") == Told(), "the least recently used route is forgotten"
+
+
+def test_a_prefix_is_judged_by_its_own_last_calls() -> None:
+    routes = RouteHits()
+    draw = random.Random(4)
+    for number in range(60):
+        routes.judge("r", 0.3 * draw.lognormvariate(0, 0.1), None)
+        routes.judge("r", 0.1 * draw.lognormvariate(0, 0.1), b"%d" % (number % 4))
+    assert routes.judge("r", 0.1, b"new").prefix is None, "of this one there is one call"
+    gone = [routes.judge("r", 0.3, b"gone") for _ in range(3)]
+    kept = routes.judge("r", 0.1, b"1")
+    assert gone[-1].prefix is not None
+    assert kept.prefix is not None
+    assert gone[-1].prefix < 0.5 < 0.9 < kept.prefix
+    for number in range(3 * PREFIXES):
+        routes.judge("r", 0.1, b"more %d" % number)
+    assert routes.judge("r", 0.1, b"1").prefix is None, "the least recently used prefix is forgotten"

@@ -17,7 +17,7 @@ BEGINNING = "You are a careful assistant. " * 400
 def test_the_common_beginning_is_found() -> None:
     known = Prefixes()
     first = known.look("r", [BEGINNING, "one"], 0.0)
-    assert not first.sent_before
+    assert first.prefix is None
     known.computed(first, 1.0)
     second = known.look("r", [BEGINNING, "two"], 11.0)
     assert second.gap == 10.0
@@ -25,13 +25,22 @@ def test_the_common_beginning_is_found() -> None:
     found = expected(second, Survival(), "openai", tokens)
     assert found.tokens % 128 == 0
     assert 0.8 * len(BEGINNING) / 4 < found.tokens <= len(BEGINNING) / 4
-    assert not known.look("another", [BEGINNING, "two"], 11.0).sent_before
+    assert known.look("another", [BEGINNING, "two"], 11.0).prefix is None
+
+
+def test_prompts_with_one_beginning_have_its_name() -> None:
+    known = Prefixes()
+    known.computed(known.look("r", [BEGINNING, "one"], 0.0), 0.0)
+    names = [known.look("r", [BEGINNING, text], 1.0).prefix for text in ("two", "three")]
+    assert names[0] is not None
+    assert names[0] == names[1]
+    assert known.look("r", ["Another beginning. " * 300], 1.0).prefix is None
 
 
 def test_a_prompt_in_flight_is_in_no_cache_yet() -> None:
     known = Prefixes()
     known.look("r", [BEGINNING], 0.0)
-    assert not known.look("r", [BEGINNING], 1.0).sent_before
+    assert known.look("r", [BEGINNING], 1.0).prefix is None
 
 
 def test_rules_of_the_providers() -> None:
@@ -95,5 +104,5 @@ def test_a_forked_child_looks_although_the_lock_was_held() -> None:
         if child == 0:
             signal.alarm(10)  # a deadlock ends the child
             found = prefixes.look("r", ["x" * 1000], 2.0)
-            os._exit(0 if found.sent_before else 1)
+            os._exit(0 if found.prefix is not None else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
