@@ -189,7 +189,7 @@ class Engine:
         )
         payload.prompt = prompt
         before = before_prefill(where.provider, operation)
-        payload.flight = self.baselines.begin(payload.route, call, call.start, prompt.size, request.streaming, before)
+        payload.flight = self.baselines.begin(payload.route, call, call.start, prompt.size, before)
 
     # --- particulars ----------------------------------------------------------------------------------------------
     def _existing(self, operation: Operation, request: Request) -> Span | None:

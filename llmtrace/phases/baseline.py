@@ -76,7 +76,6 @@ class Baselines:
         call: Watched,
         start: int,
         size: int = 0,
-        streams: bool = True,
         before: tuple[bool, bool] | None = None,
     ) -> Flight:
         """A call of route ``key`` sets out at ``start`` (monotonic ns), its prompt ``size`` characters long.
@@ -84,7 +83,7 @@ class Baselines:
         ``before``: whether the headers, and the first event, come before the prompt is computed, as far as that is
         known of this provider; believed until the route's own calls say otherwise.
         """
-        flight = Flight(call, start, size, streams)
+        flight = Flight(call, start, size)
         with self._lock:
             route = self._route(key)
             if before is not None and not route.points and route.curve is None:

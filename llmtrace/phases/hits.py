@@ -265,11 +265,12 @@ def _mixture(fresh: Sequence[float], repeated: Sequence[float]) -> _Mixture | No
     slower, mixed = _Smooth(fresh, low, cell).density, _Smooth(repeated, low, cell).density
     hit: list[float] = []
     weight: list[float] = []
-    for missed, either in zip(slower, mixed, strict=True):
-        missing = (1.0 - share) * (missed + _LEAST_DENSITY)
-        either = max(either + _LEAST_DENSITY, missing)
+    for alone, both in zip(slower, mixed, strict=True):
+        fresher = alone + _LEAST_DENSITY
+        missing = (1.0 - share) * fresher
+        either = max(both + _LEAST_DENSITY, missing)
         hit.append(1.0 - missing / either)
-        weight.append(log(either / (missed + _LEAST_DENSITY)))
+        weight.append(log(either / fresher))
     turn = min(_CELLS - 1, max(0, int((edge - low) / cell)))
     for at in range(turn - 1, -1, -1):  # what is faster cannot speak less for a hit,
         hit[at], weight[at] = max(hit[at], hit[at + 1]), max(weight[at], weight[at + 1])

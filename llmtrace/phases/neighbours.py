@@ -29,15 +29,13 @@ class Watched(Protocol):
 class Flight:
     """One call on its way, as the others of its route see it. Times are monotonic ns."""
 
-    __slots__ = ("call", "size", "start", "streams")
+    __slots__ = ("call", "size", "start")
 
-    def __init__(self, call: Watched, start: int, size: int = 0, streams: bool = True) -> None:
+    def __init__(self, call: Watched, start: int, size: int = 0) -> None:
         self.call = call
         self.start = start
         self.size = size
         """Characters of its prompt, 0 where that is not known."""
-        self.streams = streams
-        """Whether its first token will be seen."""
 
 
 class Ring:
@@ -62,10 +60,9 @@ class Ring:
     def since(self, moment: int) -> tuple[list[tuple[int, int, int, int]], bool]:
         """Calls that ended after ``moment``: (start, first or -1, end, tokens); and whether none can be missing."""
         found: list[tuple[int, int, int, int]] = []
-        cells, at = self._cells, self._next
+        cells, base = self._cells, self._next * 4
         for _ in range(self._used):
-            at = at - 1 if at else RING - 1
-            base = at * 4
+            base = (base or 4 * RING) - 4
             if cells[base + 2] <= moment:
                 return found, True
             found.append((cells[base], cells[base + 1], cells[base + 2], cells[base + 3]))
@@ -84,8 +81,6 @@ class Scene:
     """First tokens of others between its readiness and its own step; in order."""
     decoding: int = 0
     """Calls that were past their first token when it was ready, and not over."""
-    running: int = 1
-    """Calls that were past their first token just after its own, itself included."""
     beside: int = 0
     """Uncached tokens of calls whose first token came in the same step."""
     whole: bool = True
@@ -102,29 +97,29 @@ def scene(
     step: int,
     tokens_per_char: float,
 ) -> Scene:
-    """Look around one call. ``step`` (ns): first tokens so close to its own came in the same step of the engine."""
+    """Look around one call.
+
+    ``step`` (ns): first tokens no further apart than this came in the same step of the engine. A client reads them one
+    after the other, so it is the distance to the next one that counts, not that to the call's own.
+    """
     seen = Scene()
     ended, seen.whole = ring.since(ready)
-    ends, firsts = seen.ends, seen.firsts
-    early, late = first - step, first + step
+    ends, late = seen.ends, first + step
+    others: list[tuple[int, int]] = []  # first tokens beside, and their uncached prompt tokens
+    ahead = decoding = 0
     for began, token, end, tokens in ended:
         if began >= first:
             continue
         if began < start:
-            seen.ahead += 1
+            ahead += 1
             if end < first:
                 ends.append(end)
-        if token == _NEVER:  # when it got its slot was not seen: as if it had one
-            seen.running += end > first
+        if token == _NEVER:
             continue
         if token <= ready:
-            seen.decoding += 1
-        elif token < early:
-            firsts.append(token)
+            decoding += 1
         elif token <= late:
-            seen.beside += tokens
-        if token <= first < end:
-            seen.running += 1
+            others.append((token, tokens))
     for count, other in enumerate(flights):
         if count >= _OPEN_SCANNED:
             seen.whole = False
@@ -132,20 +127,22 @@ def scene(
         if other is me or other.start >= first:
             continue
         if other.start < start:
-            seen.ahead += 1
+            ahead += 1
         came = other.call.first_token
-        if not other.streams:
-            seen.running += 1
         if came is None or came > late:
             continue
         if came <= ready:
-            seen.decoding += 1
-        elif came < early:
-            firsts.append(came)
+            decoding += 1
         else:
-            seen.beside += int(other.size * tokens_per_char)
-        if came <= first:
-            seen.running += 1
+            others.append((came, int(other.size * tokens_per_char)))
+    seen.ahead, seen.decoding = ahead, decoding
     ends.sort()
-    firsts.sort()
+    if others:
+        others.sort()
+        edge = first
+        while others and edge - others[-1][0] <= step:
+            came, tokens = others.pop()
+            edge = min(edge, came)
+            seen.beside += tokens
+        seen.firsts = [came for came, _ in others]
     return seen

@@ -40,8 +40,8 @@ _HOP_LEAST, _HOP_MOST = 0.25, 0.75
 _ALONE = 0.1
 """Up to this share of the calls that found no other of this client's may have waited, for it to count as alone."""
 _OWN, _WAY, _UNEXPLAINED = 0.35, 0.7, 0.3
-"""How sure a stretch is that was seen: one standard deviation, as shares of the curve's scatter, of the way's jitter and
-of what the stretch has beyond curve and scatter."""
+"""How sure a stretch is that was seen: one standard deviation, as shares of the curve's scatter, of the way's jitter,
+and of what the stretch has beyond curve and scatter."""
 _CERTAIN = 1.645
 """Half width of the 90 % interval of a normal distribution, in standard deviations."""
 _SHIFTED_DOWN = 8
@@ -169,7 +169,6 @@ class Route:
     def end(self, sight: Sight, flight: Flight | None, least: int) -> Estimate | None:
         """What is to be said of a call that has ended; then it is learned from. ``least``: calls asked for."""
         ready = self.anchors.ready(sight.start, sight.headers, sight.event, sight.first)
-        step = int(self.calm_step * 5e8)
         around = scene(
             self.ring,
             self.flights.values(),
@@ -177,30 +176,33 @@ class Route:
             sight.start if flight is None else flight.start,
             ready,
             sight.first,
-            max(_STEP_NS, step),
+            max(_STEP_NS, int(self.calm_step * 5e8)),
             self._per_char,
         )
-        limit = self.limit
-        began, how, freed = self._taken_up(sight, around, ready, limit)
+        curve = self.curve
+        own = 0.0 if curve is None else curve.cost(sight.uncached, sight.cached)
+        began, how, freed = self._taken_up(sight, around, ready, own)
         estimate = None
-        if self.curve is not None and self.points >= least and self._knows(sight):
-            estimate = self._split(sight, around, ready, began, how, freed, limit)
+        if curve is not None and self.points >= least and self._knows(sight):
+            estimate = self._split(curve, sight, around, ready, began, how, freed)
         if sight.exact:
-            self._learn(sight, around, ready, began, how, flight)
+            self._learn(sight, around, ready, began, how, own, flight)
         return estimate
 
     def _knows(self, sight: Sight) -> bool:
         curve = self.curve
         return curve is not None and (curve.knows_cached or not envelope.mostly_cached(sight.uncached, sight.cached))
 
-    def _taken_up(self, sight: Sight, around: Scene, ready: int, limit: int | None) -> tuple[int, int, int | None]:
-        """When the call's own stretch began, how, and when the slot that it waited for was freed (None: it had one)."""
+    def _taken_up(self, sight: Sight, around: Scene, ready: int, own: float) -> tuple[int, int, int | None]:
+        """When the call's own stretch began, how, and when the slot that it waited for was freed (None: it had one).
+
+        ``own``: what the call costs by the curve, s.
+        """
         freed: int | None = None
-        if limit is not None and around.ahead >= limit:
-            must_end = around.ahead - limit
+        if self.limit is not None and around.ahead >= self.limit:
+            must_end = around.ahead - self.limit
             if must_end < len(around.ends):
                 freed = max(ready, around.ends[must_end])
-        own = 0.0 if self.curve is None else self.curve.cost(sight.uncached, sight.cached)
         latest = sight.first - int(_TAKEN_UP * own * 1e9)
         earliest = ready if freed is None else freed
         began = next((moment for moment in reversed(around.firsts) if earliest < moment <= latest), None)
@@ -211,10 +213,9 @@ class Route:
         return ready, (BUSY if around.ahead else IDLE), None
 
     def _split(
-        self, sight: Sight, around: Scene, ready: int, began: int, how: int, freed: int | None, limit: int | None
+        self, curve: Curve, sight: Sight, around: Scene, ready: int, began: int, how: int, freed: int | None
     ) -> Estimate:
-        curve = self.curve
-        assert curve is not None
+        limit = self.limit
         whole = max(0, sight.first - sight.start) / 1e9
         admission = min(whole, (ready - sight.start) / 1e9)
         left = max(0, sight.first - ready) / 1e9
@@ -277,56 +278,71 @@ class Route:
         )
 
     # --- learning -------------------------------------------------------------------------------------------------
-    def _learn(self, sight: Sight, around: Scene, ready: int, began: int, how: int, flight: Flight | None) -> None:
-        seconds = max(0, sight.first - began) / 1e9
+    def _learn(
+        self, sight: Sight, around: Scene, ready: int, began: int, how: int, own: float, flight: Flight | None
+    ) -> None:
+        start, first, headers, event = sight.start, sight.first, sight.headers, sight.event
+        seconds = max(0, first - began) / 1e9
         base = self._next * COLUMNS
-        cells = self._cells
-        cells[base + _U] = sight.uncached
-        cells[base + _K] = sight.cached
-        cells[base + _O] = around.beside
-        cells[base + _S] = seconds
-        cells[base + _HOW] = how
-        cells[base + _ITL] = _pace(sight)
-        cells[base + _HEAD] = -1.0 if sight.headers is None else (sight.headers - sight.start) / 1e9
-        cells[base + _EVENT] = -1.0 if sight.event is None else (sight.event - sight.start) / 1e9
-        cells[base + _TOTAL] = max(0, sight.first - sight.start) / 1e9
+        self._cells[base : base + COLUMNS] = array(
+            "f",
+            (
+                sight.uncached,
+                sight.cached,
+                around.beside,
+                seconds,
+                how,
+                _pace(sight),
+                -1.0 if headers is None else (headers - start) / 1e9,
+                -1.0 if event is None else (event - start) / 1e9,
+                max(0, first - start) / 1e9,
+            ),
+        )
         self._next = (self._next + 1) % WINDOW
         self.points = min(self.points + 1, WINDOW)
         self._learned += 1
         self.unsaved = min(self.unsaved + 1, WINDOW)
         if flight is not None and flight.size and sight.uncached:
             self._per_char += 0.1 * ((sight.uncached + sight.cached) / flight.size - self._per_char)
-        self._watch_limit(sight, around, ready)
-        if self.curve is not None and how != AFTER:
-            self._watch_shift(seconds, sight, around, how)
+        if self.curve is not None:
+            ahead = around.ahead
+            if ahead and around.whole and (ahead <= _MANY_AHEAD or not self._learned & 3):
+                self._watch_limit(self.curve, sight, around, ready, own)
+            if how != AFTER:
+                self._watch_shift(self.curve, seconds, sight, around, how)
 
-    def _watch_limit(self, sight: Sight, around: Scene, ready: int) -> None:
+    def _watch_limit(self, curve: Curve, sight: Sight, around: Scene, ready: int, own: float) -> None:
         """For each possible limit: does it explain when this call was taken up better than no limit does?"""
-        ahead, ends = around.ahead, around.ends
-        if self.curve is None or not ahead or not around.whole or (ahead > _MANY_AHEAD and self._learned & 3):
-            return
-        own = self.curve.cost(sight.uncached, sight.cached, around.beside) * 1e9
-        due = sight.first - own
-        scale = own * (1 + self.curve.scatter) + (self.hop + self.calm_step) * 1e9
-        latest = sight.first - _TAKEN_UP * own
-        free = max((moment for moment in around.firsts if moment <= latest), default=ready)
+        ahead, ends, first = around.ahead, around.ends, sight.first
+        own += curve.per_token * around.beside
+        due = first - own * 1e9
+        scale = 1e9 * (own * (1 + curve.scatter) + self.hop + self.calm_step)
+        latest = first - _TAKEN_UP * 1e9 * own
+        free = ready
+        for moment in around.firsts:
+            if moment > latest:
+                break
+            free = moment
         without = min(1.0, abs(due - free) / scale)
         signs = self._signs
+        known, best, least = self.limit, None, 0.0
+        if known is not None and known > ahead:
+            best, least = known, signs[known]
+        ended = len(ends)
         for limit in range(1, min(ahead, MOST_SLOTS) + 1):
-            must_end = ahead - limit
-            off = 1.0 if must_end >= len(ends) else min(1.0, abs(due - max(free, ends[must_end])) / scale)
+            off = 1.0
+            if (must_end := ahead - limit) < ended:
+                moment = ends[must_end]
+                off = abs(due - (moment if moment > free else free)) / scale
+                off = min(off, 1.0)
             sign = signs[limit] * _SIGNS_FADE + off - without
-            signs[limit] = min(_SIGNS_MOST, max(-_SIGNS_MOST, sign))
-        least = min(signs)
-        if least <= (_BELIEVED if self.limit is None else _DOUBTED):
-            self.limit = signs.index(least)
-        else:
-            self.limit = None
+            if sign < least:
+                best, least = limit, sign
+            signs[limit] = sign if -_SIGNS_MOST < sign < _SIGNS_MOST else (_SIGNS_MOST if sign > 0 else -_SIGNS_MOST)
+        self.limit = best if least <= (_BELIEVED if known is None else _DOUBTED) else None
 
-    def _watch_shift(self, seconds: float, sight: Sight, around: Scene, how: int) -> None:
+    def _watch_shift(self, curve: Curve, seconds: float, sight: Sight, around: Scene, how: int) -> None:
         """Count calls in a row that lie on one side of the curve by more than scatter can explain."""
-        curve = self.curve
-        assert curve is not None
         usual = curve.cost(sight.uncached, sight.cached, around.beside) + self.hop
         band = max(_NOISE * curve.scatter, 0.1) * usual
         self._below = self._below + 1 if seconds < usual - band else 0
