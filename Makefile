@@ -17,6 +17,8 @@ help:
 	@echo "make accuracy  how right the phases are, against engines that know (docs/accuracy.md)"
 	@echo "make diagnose-eval  how right the diagnosis is, into docs/diagnosis.md"
 	@echo "make e2e     other people's engines and a trace viewer: heavy installs (docs/engines.md)"
+	@echo "make browser the page of llmtrace view in a real Chromium: every page and state (docs/view.md)"
+	@echo "make screenshots  the pictures of it in docs/images, from a run of the demo"
 	@echo "make spark   the reports on PySpark against DuckDB: needs Java, a large package"
 	@echo "make clean   remove the virtual environments"
 
@@ -63,6 +65,21 @@ diagnose-eval: $(STAMP)
 e2e: $(STAMP)
 	tests/e2e/setup.sh
 	LLMTRACE_E2E=1 $(BIN)/python -m pytest tests/e2e $(ARGS)
+
+BROWSER := .venvs/browser/.installed
+
+$(BROWSER): $(STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[browser]"
+	@mkdir -p .venvs/browser
+	-npm install --silent --no-audit --no-fund --prefix .venvs/browser axe-core@4
+	@touch $@
+
+.PHONY: browser screenshots
+browser: $(BROWSER)  # needs a Chromium on the PATH, or LLMTRACE_CHROMIUM=/path/to/it
+	LLMTRACE_BROWSER=1 $(BIN)/python -m pytest tests/view/browser $(ARGS)
+
+screenshots: $(BROWSER)
+	$(BIN)/python -m tests.view.browser.screenshots $(ARGS)
 
 spark: $(STAMP)
 	test -x .venvs/spark/bin/python || $(PYTHON) -m venv .venvs/spark

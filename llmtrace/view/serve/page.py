@@ -15,6 +15,7 @@ _MEDIA_TYPES = {
     "html": "text/html; charset=utf-8",
     "css": "text/css; charset=utf-8",
     "js": "text/javascript; charset=utf-8",
+    "svg": "image/svg+xml",
 }
 
 
@@ -29,7 +30,7 @@ class Asset:
 @lru_cache(maxsize=64)
 def asset(name: str) -> Asset | None:
     """The page's file of that name, ``None`` if it has none. ``name`` is a plain file name, without folders."""
-    found = re.fullmatch(r"[a-z][a-z0-9-]*\.(html|css|js)", name)
+    found = re.fullmatch(r"[a-z][a-z0-9-]*\.(html|css|js|svg)", name)
     if found is None:
         return None
     body = _made(name)

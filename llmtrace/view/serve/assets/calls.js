@@ -4,7 +4,7 @@ import { filters, href, query, traceHref } from "./address.js";
 import { empty, failed, nothing, reading, skeleton } from "./blanks.js";
 import { h, say } from "./dom.js";
 import { Filters } from "./filters.js";
-import { clock, count, date, dollars, exact, plural, roundUp, seconds, tick, ticks, today } from "./format.js";
+import { clock, count, date, dollars, exact, plural, roundUp, seconds, tick, timeTicks, today } from "./format.js";
 import * as phases from "./phases.js";
 import { Rows } from "./rows.js";
 
@@ -32,7 +32,7 @@ class Calls {
     this.body = h("div", {});
     this.tray = h("div", { class: "tray", role: "region", "aria-label": "Chosen for comparison", hidden: true });
     this.tools = h("div", { class: "list-tools" }, phases.legend());
-    main.append(h("div", { class: "wide" },
+    main.append(h("div", { class: "wide list" },
       h("div", { class: "title-row" }, this.heading, this.scaleButton, this.order()), this.filters.element, this.tools, this.news, this.body), this.tray);
     this.body.append(this.grid);
     this.rows = new Rows({
@@ -306,7 +306,7 @@ class Calls {
   drawColumns() {
     const own = this.own;
     const axis = h("span", { class: "axis", "aria-hidden": "true" }, own ? h("span", { class: "whole" }, "each call over its own length")
-      : ticks(this.scale, 5).map((at) => h("span", { class: at / this.scale > 0.97 ? "last" : null, vars: { x: `${((100 * at) / this.scale).toFixed(2)}%` } }, tick(at, this.scale))));
+      : timeTicks(this.scale, 5).map((at) => h("span", { class: at / this.scale > 0.97 ? "last" : null, vars: { x: `${((100 * at) / this.scale).toFixed(2)}%` } }, tick(at, this.scale))));
     const sorted = (name, title, order, extra = "") => h("span", { role: "columnheader", class: `${name} ${extra}`, "aria-sort": this.orderName() === order ? "descending" : "none" },
       h("button", { type: "button", class: "sort", title: ORDERS[order], onclick: () => this.sort(order) }, title, this.orderName() === order ? h("span", { class: "arrow", "aria-hidden": "true" }, "↓") : null));
     this.columns.replaceChildren(

@@ -1,6 +1,6 @@
 // Charts over time, in plain SVG: lines, and stacked bars. Each can be read by pointer, by arrow keys, and as a table.
 import { h, s } from "./dom.js";
-import { DASH, clock, count, date, moment, moments, roundUp, tick, ticks } from "./format.js";
+import { DASH, clock, count, date, moment, moments, roundUp, tick, ticks, timeTicks } from "./format.js";
 
 const HEIGHT = 200;
 const PAD = { left: 58, right: 14, top: 10, bottom: 24 };
@@ -76,7 +76,7 @@ function chart({ title, buckets, series, unit, jump, whole = false }, marks, hei
     svg.setAttribute("width", width);
     svg.replaceChildren(
       s("defs", {}, stripes(`${id}-mixed`, "queue", "prefill"), stripes(`${id}-blind`, "other", "attempt"), stripes(`${id}-bad`, "bad", "bad-bg")),
-      ...ticks(highest, 5).map((value) => s("g", { class: "grid-line" }, s("line", { x1: PAD.left, x2: width - PAD.right, y1: y(value), y2: y(value) }),
+      ...(whole ? ticks : timeTicks)(highest, 5).map((value) => s("g", { class: "grid-line" }, s("line", { x1: PAD.left, x2: width - PAD.right, y1: y(value), y2: y(value) }),
         s("text", { x: PAD.left - 8, y: y(value) + 4, "text-anchor": "end" }, whole ? count(value) : tick(value, highest)))),
       ...marksX.map((us) => s("text", { class: "soft", x: PAD.left + (inner * (us - first)) / (last - first), y: HEIGHT - 6, "text-anchor": us > last - (last - first) * 0.04 ? "end" : "middle" }, moment(us, last - first))),
       ...flatten(marks({ buckets, series, x, y, step, paint })),

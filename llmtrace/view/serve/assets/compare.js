@@ -3,7 +3,7 @@ import { get, silent } from "./api.js";
 import { href, traceHref } from "./address.js";
 import { failed, nothing, skeleton } from "./blanks.js";
 import { h } from "./dom.js";
-import { DASH, clock, count, date, difference, dollars, roundUp, seconds, tick, ticks, value } from "./format.js";
+import { DASH, clock, count, date, difference, dollars, roundUp, seconds, tick, timeTicks, value } from "./format.js";
 import * as phases from "./phases.js";
 
 export function open(main, address, app) {
@@ -29,7 +29,7 @@ export function open(main, address, app) {
   function draw(both) {
     const swap = () => app.go("compare", new URLSearchParams({ a: params.get("b"), b: params.get("a") }));
     const scale = roundUp(Math.max(both.a.duration_s, both.b.duration_s));
-    const axis = ticks(scale, 6).map((at) => h("span", { class: at / scale > 0.97 ? "last" : null, vars: { x: `${((100 * at) / scale).toFixed(2)}%` } }, tick(at, scale)));
+    const axis = timeTicks(scale, 6).map((at) => h("span", { class: at / scale > 0.97 ? "last" : null, vars: { x: `${((100 * at) / scale).toFixed(2)}%` } }, tick(at, scale)));
     box.replaceChildren(
       h("p", { class: "crumbs" }, h("a", { href: href("calls", new URLSearchParams({ a: params.get("a"), b: params.get("b") })) }, "Calls"), " / two calls"),
       h("div", { class: "title-row" }, h("h1", {}, headline(both)), h("button", { type: "button", class: "quiet", onclick: swap }, "Swap A and B")),

@@ -73,6 +73,12 @@ export function exact(us) {
   return at.toISOString().replace("Z", String(Math.floor(us % 1000)).padStart(3, "0") + "Z");
 }
 
+/** The same for seconds: beyond some minutes, round minutes or hours. */
+export function timeTicks(span, most, from = 0) {
+  const unit = span < 180 ? 1 : span < 3 * 3600 ? 60 : 3600;
+  return ticks(span / unit, most, from / unit).map((at) => at * unit);
+}
+
 /** Round positions on an axis from `from` over `span`, at most `most` of them. */
 export function ticks(span, most, from = 0) {
   if (!(span > 0) || most < 2) return [from];
@@ -81,7 +87,7 @@ export function ticks(span, most, from = 0) {
   const step = [1, 2, 5, 10].map((unit) => unit * power).find((unit) => unit >= rough * 0.999) ?? 10 * power;
   const first = Math.ceil(from / step - 1e-9);
   const found = [];
-  for (let at = first; at * step <= from + span * 1.0001; at++) found.push(at * step);
+  for (let at = first; at * step <= from + span * 1.0001; at++) found.push(at * step || 0); // no −0
   return found;
 }
 
@@ -99,6 +105,7 @@ export function moments(from, to, most) {
 /** A tick's label in seconds, in the unit that suits the whole axis. */
 export function tick(value, span) {
   if (value === 0) return "0";
+  if (span >= 180) return `${counts.format(Number((value / (span < 3 * 3600 ? 60 : 3600)).toPrecision(6)))}${SPACE}${span < 3 * 3600 ? "min" : "h"}`;
   for (const [unit, name] of [[1e-6, "µs"], [1e-3, "ms"], [1, "s"]]) {
     if (span < unit * 1000 || name === "s") return `${Number((value / unit).toPrecision(6))}${SPACE}${name}`;
   }

@@ -117,7 +117,7 @@ class Percentiles {
   }
 
   overTime() {
-    const buckets = this.answer.over_time ?? [];
+    const buckets = everyBucket(this.answer.over_time ?? []);
     if (buckets.length < 2) return h("p", { class: "note" }, "Too short a time for a plot.");
     const names = phases.PHASES.filter((name) => buckets.some((bucket) => bucket.phases?.[name] > 0));
     const jump = (bucket) => {
@@ -142,4 +142,16 @@ class Percentiles {
     this.charts = [ttft, stack, number];
     return h("section", { "aria-label": "Over time" }, h("h2", { class: "over-time" }, "Over time"), this.charts.map((chart) => chart.element));
   }
+}
+
+/** The answer leaves out moments without calls: here they are, so that they show as gaps. */
+function everyBucket(told) {
+  const found = [];
+  for (const bucket of told) {
+    for (let last = found.at(-1); last && bucket.start_us - last.start_us > 1.5 * last.width_us && found.length < 1000; last = found.at(-1)) {
+      found.push({ start_us: last.start_us + last.width_us, width_us: last.width_us, count: 0, errors: 0, phases: {} });
+    }
+    found.push(bucket);
+  }
+  return found;
 }

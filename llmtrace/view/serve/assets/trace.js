@@ -5,7 +5,7 @@ import { href, traceHref } from "./address.js";
 import { failed, skeleton } from "./blanks.js";
 import { details } from "./details.js";
 import { h, later, say } from "./dom.js";
-import { count, date, clock, exact, plural, seconds, tick, ticks } from "./format.js";
+import { count, date, clock, exact, plural, seconds, tick, timeTicks } from "./format.js";
 import * as phases from "./phases.js";
 import { Rows } from "./rows.js";
 
@@ -219,7 +219,7 @@ class Trace {
     this.zoomed = h("button", { type: "button", class: "quiet", hidden: true, onclick: () => this.zoom(null) }, "Whole trace");
     this.layoutBox = h("div", { class: "trace-body" }, h("div", { class: "fall card" },
       h("div", { class: "fall-head" }, h("div", { class: "fall-tools" },
-        h("button", { type: "button", class: "quiet", onclick: () => this.fold(true) }, "Close calls"),
+        call ? h("button", { type: "button", class: "quiet", onclick: () => this.fold(true) }, "Close calls") : null,
         h("button", { type: "button", class: "quiet", onclick: () => this.fold(false) }, "Open all"), this.zoomed), this.axis), this.place), this.pane);
     this.main.replaceChildren(h("div", { class: "wide trace" },
       h("p", { class: "crumbs" }, h("a", { href: "#/calls" }, "Calls"), " / trace ", copy),
@@ -265,9 +265,9 @@ class Trace {
   drawAxis() {
     const [from, to] = this.span0();
     const length = to - from;
-    this.axis.replaceChildren(...ticks(length, 6, from).map((at) => {
+    this.axis.replaceChildren(...timeTicks(length, 6, from).map((at) => {
       const share = (at - from) / length;
-      return h("span", { class: share > 0.93 ? "last" : share < 0.02 ? "first" : null, vars: { x: `${(100 * share).toFixed(3)}%` } }, tick(at, Math.max(length, from)));
+      return h("span", { class: share > 0.93 ? "last" : share < 0.02 ? "first" : null, vars: { x: `${(100 * share).toFixed(3)}%` } }, tick(at, to));
     }));
     this.zoomed.hidden = !this.window;
   }
