@@ -1,7 +1,7 @@
 """The real page of the real server in a real browser: only run where it is asked for, by ``make browser``.
 
-LLMTRACE_BROWSER=1 turns these tests on. They need playwright (``pip install "llmtrace[browser]"``) and a Chromium, which
-is looked for on the PATH and in LLMTRACE_CHROMIUM; without either they say so and are skipped.
+LLMTRACE_BROWSER=1 turns these tests on. They need playwright (``pip install "llmtrace[browser]"``) and a Chromium,
+which is looked for on the PATH and in LLMTRACE_CHROMIUM; without either they say so and are skipped.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ def find_chromium() -> str | None:
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
+    api.expect.set_options(timeout=20_000)  # on a busy machine the viewer takes seconds until a span is a call
     chromium = find_chromium()
     if chromium is None:
         pytest.skip("needs a Chromium: apt-get install chromium, or LLMTRACE_CHROMIUM=/path/to/it")

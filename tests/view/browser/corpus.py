@@ -61,7 +61,9 @@ def line(spans: Iterable[dict[str, Any]], service: str = "shop") -> str:
     """One export request as a line."""
     resource = {"attributes": pairs({"service.name": service, "deployment.environment.name": "test"})}
     scope = {"name": "llmtrace", "version": "0.1.0"}
-    return json.dumps({"resourceSpans": [{"resource": resource, "scopeSpans": [{"scope": scope, "spans": list(spans)}]}]})
+    return json.dumps(
+        {"resourceSpans": [{"resource": resource, "scopeSpans": [{"scope": scope, "spans": list(spans)}]}]}
+    )
 
 
 def call(trace: str, number: int, at_ms: float, parent: int | None = None, **more: Any) -> list[dict[str, Any]]:

@@ -35,7 +35,10 @@ def violations(page: Page) -> list[str]:
     """What axe finds, each with the first place where it is."""
     page.evaluate(AXE.read_text(encoding="utf-8"))
     found: dict[str, Any] = page.evaluate("axe.run(document, { resultTypes: ['violations'] })")
-    return [f"{each['id']}: {each['nodes'][0]['html'][:200]} {each['nodes'][0]['failureSummary'][:300]}" for each in found["violations"]]
+    return [
+        f"{each['id']}: {each['nodes'][0]['html'][:200]} {each['nodes'][0]['failureSummary'][:300]}"
+        for each in found["violations"]
+    ]
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
@@ -83,7 +86,9 @@ def test_the_theme_follows_the_system_until_it_is_chosen(viewer: Viewer, open_pa
 
 @pytest.mark.parametrize("name", PAGES)
 def test_a_phone_shows_it_without_sideways_scrolling(viewer: Viewer, open_page: Open, name: str) -> None:
-    page = open_page(f"{viewer.url}/{PAGES[name]}", width=390, height=844, has_touch=True, is_mobile=True, device_scale_factor=2)
+    page = open_page(
+        f"{viewer.url}/{PAGES[name]}", width=390, height=844, has_touch=True, is_mobile=True, device_scale_factor=2
+    )
     settled(page)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     small = page.evaluate(
@@ -120,7 +125,8 @@ def test_whatever_tab_reaches_shows_that_it_has_the_focus(viewer: Viewer, open_p
         page.keyboard.press("Tab")
         told = page.evaluate(
             "(() => { const one = document.activeElement; if (one === document.body) return null;"
-            " const style = getComputedStyle(one); return [one.outerHTML.slice(0, 60), style.outlineStyle, parseFloat(style.outlineWidth)]; })()"
+            " const style = getComputedStyle(one);"
+            " return [one.outerHTML.slice(0, 60), style.outlineStyle, parseFloat(style.outlineWidth)]; })()"
         )
         if told is None:
             break

@@ -12,7 +12,7 @@ from tests.view.browser.viewer import Viewer
 
 
 def test_two_calls_side_by_side(viewer: Viewer, open_page: Open) -> None:
-    slow, other = (viewer.get(f"calls?q=smol-135m&order=slowest&limit=8")["calls"][at] for at in (0, 2))
+    slow, other = (viewer.get("calls?q=smol-135m&order=slowest&limit=8")["calls"][at] for at in (0, 2))
     a, b = (f"{call['trace_id']}:{call['span_id']}" for call in (other, slow))
     page = open_page(f"{viewer.url}/#/compare?a={a}&b={b}")
     by = slow["duration_s"] - other["duration_s"]
@@ -27,7 +27,7 @@ def test_two_calls_side_by_side(viewer: Viewer, open_page: Open) -> None:
     expect(page.get_by_role("row", name=re.compile("^total"))).to_contain_text("+")
     page.get_by_role("button", name="Swap A and B").click()
     expect(page.get_by_role("heading", level=1)).to_contain_text("less")
-    expect(page.get_by_role("row", name=re.compile("^total"))).to_contain_text("−")
+    expect(page.get_by_role("row", name=re.compile("^total"))).to_contain_text("\N{MINUS SIGN}")
 
 
 def test_attributes_that_differ(viewer: Viewer, open_page: Open) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import threading
 
 from playwright.sync_api import Route, expect
 
@@ -27,22 +26,26 @@ def test_spans_without_a_call(own_viewer: Viewer, open_page: Open) -> None:
 
 def test_loading_shows_until_the_answer_comes(viewer: Viewer, open_page: Open) -> None:
     page = open_page("about:blank")
-    held = threading.Event()
     waiting: list[Route] = []
-    page.route("**/api/calls?*", waiting.append)
+
+    def hold(route: Route) -> None:
+        waiting.append(route)
+
+    page.route("**/api/calls?*", hold)
     page.goto(viewer.url)
     expect(page.get_by_role("status", name="Loading calls")).to_be_visible()
-    page.unroute("**/api/calls?*")
     for route in waiting:
         route.continue_()
-    held.set()
+    page.unroute("**/api/calls?*")
     expect(page.locator(".rows .call").first).to_be_visible()
 
 
 def test_a_file_that_is_read_shows_how_far(viewer: Viewer, open_page: Open) -> None:
     page = open_page("about:blank")
     told = viewer.get("status") | {
-        "spans": 0, "calls": 0, "loading": {"path": "/data/night.otlp.jsonl", "done_bytes": 3 << 20, "total_bytes": 12 << 20},
+        "spans": 0,
+        "calls": 0,
+        "loading": {"path": "/data/night.otlp.jsonl", "done_bytes": 3 << 20, "total_bytes": 12 << 20},
     }
     page.route("**/api/status", lambda route: route.fulfill(json=told))
     page.route("**/api/calls?*", lambda route: route.fulfill(json={"calls": [], "next": None, "total": 0}))
@@ -76,7 +79,9 @@ def test_the_server_goes_and_comes_back(open_page: Open) -> None:
         expect(page.locator(".rows .call")).to_have_count(1)
         port = int(first.url.rsplit(":", 1)[1])
         first.stop()
-    page.get_by_role("button", name="Time to first", exact=False).or_(page.get_by_role("button", name="TTFT")).first.click()
+    page.get_by_role("button", name="Time to first", exact=False).or_(
+        page.get_by_role("button", name="TTFT")
+    ).first.click()
     expect(page.get_by_role("alert").filter(has_text="does not answer")).to_be_visible()
     expect(page.locator(".rows .call")).to_have_count(1)  # what was there stays readable
     with viewing("--memory", port=port) as second:

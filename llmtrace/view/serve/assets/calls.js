@@ -156,26 +156,34 @@ class Calls {
   draw() {
     this.title();
     if (!this.list.length) {
-      this.tools.hidden = this.scaleButton.hidden = true;
-      const status = this.app.status;
-      const filtered = [...filters(this.params)].length > 0;
-      if (status?.loading) this.body.replaceChildren(reading(status.loading));
-      else if (filtered) {
-        this.body.replaceChildren(nothing("No call fits these filters", "Take one away, or look further back in time.",
-          h("button", { type: "button", onclick: () => this.filters.clear() }, "Clear filters")));
-      } else if (status?.spans) {
-        this.body.replaceChildren(nothing("Spans, but no LLM call among them",
-          `${plural(status.spans, "span")} came. A call is a span with gen_ai.operation.name, or with phases under it.`));
-      } else this.body.replaceChildren(empty(status));
-      this.filters.element.hidden = !filtered && !status?.spans;
+      this.drawBlank();
       return;
     }
+    this.blank = null;
     this.tools.hidden = this.scaleButton.hidden = this.filters.element.hidden = false;
     if (!this.grid.isConnected) this.body.replaceChildren(this.grid);
     this.grid.setAttribute("aria-rowcount", String(this.next ? -1 : this.list.length + 1));
     this.drawColumns();
     this.rows.set(this.list.length);
     this.drawTray();
+  }
+
+  /** Why there is nothing: drawn anew only where the reason is another one, for the keyboard may be in it. */
+  drawBlank() {
+    const status = this.app.status;
+    const filtered = [...filters(this.params)].length > 0;
+    const why = status?.loading ? "reading" : filtered ? "filters" : status?.spans ? "no calls" : "empty";
+    this.tools.hidden = this.scaleButton.hidden = true;
+    this.filters.element.hidden = why === "empty" || why === "reading";
+    if (why === this.blank && why !== "reading" && !this.body.querySelector(".skeleton")) return;
+    this.blank = why;
+    this.body.replaceChildren({
+      reading: () => reading(status.loading),
+      filters: () => nothing("No call fits these filters", "Take one away, or look further back in time.",
+        h("button", { type: "button", onclick: () => this.filters.clear() }, "Clear filters")),
+      "no calls": () => nothing("Spans, but no LLM call among them", "A call is a span with gen_ai.operation.name, or with phases under it. There may be some as further spans come."),
+      empty: () => empty(status),
+    }[why]());
   }
 
   title() {
@@ -296,9 +304,10 @@ class Calls {
   }
 
   status(status) {
-    if (!this.list.length && !this.busy && (status.loading || !status.spans)) this.draw();
-    else if (!this.list.length && !this.busy && status.calls) this.load();
-    else if (status.loading) this.tick();
+    if (this.busy) return;
+    if (status.loading && this.list.length) this.tick();
+    else if (!this.list.length && status.calls && this.blank !== "filters") this.load();
+    else if (!this.list.length && this.total !== null) this.drawBlank();
   }
 
   // --- Rows

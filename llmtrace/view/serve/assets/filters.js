@@ -15,8 +15,8 @@ export class Filters {
       type: "search", placeholder: "Search name, model, task, id", "aria-label": "Search name, model, task, trace or span id",
       spellcheck: "false", autocomplete: "off",
     });
-    const typed = later(() => this.single("q", this.search.value.trim(), true), 250);
-    this.search.addEventListener("input", typed);
+    this.typed = later(() => this.apply(new URLSearchParams(this.params), true), 250);
+    this.search.addEventListener("input", this.typed);
     this.menus = [...FACETS.map((name) => this.facet(name)), this.time()];
     this.chips = h("div", { class: "chips" });
     this.more = h("button", { type: "button", class: "quiet more-filters", "aria-expanded": "false", onclick: () => this.unfold() }, "Filters");
@@ -30,6 +30,7 @@ export class Filters {
   }
 
   close() {
+    this.typed.cancel();
     document.removeEventListener("pointerdown", this.outside);
   }
 
@@ -63,16 +64,14 @@ export class Filters {
     return `${key}: ${key === "cause" || key === "outcome" ? words(value) : value}`;
   }
 
+  /** What stands in the search field counts always, be it typed a moment ago. */
   apply(params, replace = false) {
+    this.typed.cancel();
+    const text = this.search.value.trim();
+    if (text) params.set("q", text);
+    else params.delete("q");
     this.params = params;
     this.change(params, { replace });
-  }
-
-  single(key, value, replace = false) {
-    const params = new URLSearchParams(this.params);
-    if (value === "" || value === null) params.delete(key);
-    else params.set(key, value);
-    this.apply(params, replace);
   }
 
   remove(key, value) {

@@ -295,18 +295,20 @@ class Trace {
     return h("div", {
       class: `span${span.call ? " top" : ""}${error ? " failed" : ""}${this.chosen === index ? " chosen" : ""}`, role: "treeitem",
       "aria-level": String(span.depth + 1), "aria-expanded": under(span) ? String(open) : null, "aria-selected": String(this.chosen === index),
-      "aria-label": `${named}${several ? `, ${span.service}` : ""}, ${seconds(span.duration_s)}${off > 0 ? ` plus or minus ${seconds(off)}` : ""}${source ? `, known by ${source}` : ""}${error ? ", error" : ""}${span.orphan ? ", parent missing" : ""}, starts at ${seconds(span.start_s)}`,
+      // What is seen, in its order, and what only colours and places tell.
+      "aria-label": [named, span.orphan && "no parent", several && span.service, !open && `+${count(span.descendants)}`, seconds(span.duration_s), source, off > 0 && `±${seconds(off)}`]
+        .filter(Boolean).join(" ") + `${error ? ", error" : ""}, starts at ${seconds(span.start_s)}`,
       vars: { depth: String(Math.min(span.depth, DEEPEST)) },
     },
     h("span", { class: "name", title: span.name },
       h("span", { class: `twist${under(span) ? "" : " leaf"}`, "aria-hidden": "true" }, under(span) ? (open ? "▾" : "▸") : ""),
       span.call ? null : phases.dot(phase ?? "other", span.name === "llm.attempt"),
-      h("span", { class: "said" }, named), error ? h("b", { class: "mark-bad", "aria-hidden": "true" }, "✕") : null,
-      span.orphan ? h("small", { class: "pill warn" }, "no parent") : null,
-      several ? h("small", { class: "service" }, span.service) : null,
+      h("span", { class: "said" }, named), " ", error ? h("b", { class: "mark-bad", "aria-hidden": "true" }, "✕") : null,
+      span.orphan ? h("small", { class: "pill warn" }, "no parent") : null, " ",
+      several ? h("small", { class: "service" }, span.service) : null, " ",
       !open ? h("small", { class: "soft num" }, `+${count(span.descendants)}`) : null),
     h("span", { class: "track", "aria-hidden": "true" }, this.bar(index, span, phase, source, off)),
-    h("span", { class: "dur num" }, seconds(span.duration_s)),
+    " ", h("span", { class: "dur num" }, seconds(span.duration_s)), " ",
     phases.source(source, off));
   }
 
