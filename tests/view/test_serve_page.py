@@ -1,4 +1,4 @@
-"""The viewer's page as files: all that it names is there, nothing in it needs a looser policy, its colours can be read."""
+"""The viewer's page as files: what it names is there, it needs no looser policy, its colours can be read."""
 
 from __future__ import annotations
 
