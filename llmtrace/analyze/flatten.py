@@ -43,6 +43,10 @@ class Flattener:
             otlp.read_document(document, line, spans, self.problems)
             self._rows.extend(map(self._from_span, spans))
 
+    def cut(self, length: int) -> None:
+        """Forget the rows behind the first ``length``."""
+        del self._rows[length:]
+
     def take(self) -> list[tuple[Any, ...]]:
         """The columns' values so far, which are then forgotten."""
         columns = list(zip(*self._rows, strict=True)) if self._rows else [() for _ in self.columns]

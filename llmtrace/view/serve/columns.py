@@ -12,12 +12,19 @@ from llmtrace.phases.model import PHASES
 VERSION: Final = 1
 """Of the store's tables: a store of a newer version is not opened, one of an older version is not either."""
 
+_ASKED: Final = {
+    "operation", "provider", "request_model", "response_model", "address", "input_tokens", "output_tokens",
+    "cached_tokens", "cache_write_tokens", "error_type", "outcome", "ttft", "diagnosis", "phase", "source",
+    "uncertainty", "itl_p50", "consumer_wait", "task_id", "task_name",
+}  # fmt: skip
 TAKEN: Final = (
-    *schema.COLUMNS,
+    *schema.FIXED,
+    *(column for column in schema.FROM_ATTRIBUTES if column.name in _ASKED),
     Column("streamed", "bool", (names.REQUEST_STREAM, "llm.is_streaming")),
     Column("confidence", "text", (names.CONFIDENCE,)),
 )
-"""What is taken of a span into columns; beside them it is kept whole (``whole_span.COLUMNS``)."""
+"""What calls are made of, as columns: those of the reports' table that their expressions for calls read, for every
+column costs time in every commit. Beside them a span is kept whole (``whole_span.COLUMNS``)."""
 
 _SQL: Final = {"text": "VARCHAR", "int": "BIGINT", "float": "DOUBLE", "bool": "BOOLEAN"}
 IDS: Final = {"trace_id": "UUID", "span_id": "UBIGINT", "parent_id": "UBIGINT"}
@@ -56,6 +63,9 @@ CALL_TYPES: Final = {
 }
 """``phases`` is JSON; ``s_PHASE``, ``source_PHASE`` and ``uncertainty_PHASE`` are a phase's seconds, how they are
 known and how surely, absent where the call has no such phase."""
+
+INBOX_TYPES: Final = {"id": "BIGINT", "protobuf": "BOOLEAN", "body": "BLOB"}
+"""Bodies as they came, acknowledged and not yet among the spans: to commit one costs a tenth of what its spans cost."""
 
 TRACE_TYPES: Final = {"trace_id": "UUID", "start_ns": "BIGINT", "end_ns": "BIGINT", "spans": "BIGINT"}
 

@@ -1,6 +1,6 @@
 """The store: DuckDB in one file (or in memory), bounded, the oldest traces going first.
 
-One thread writes (``writer``); any may read. What ``add`` has returned from is on the disk.
+One thread writes (``writer``); any may read. What ``keep`` or ``add`` has returned from is on the disk.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -76,6 +76,7 @@ class Store:
         self._prices: dict[tuple[str, str], prices.Price | None] = {}
         self._calls_sql = ""
         self._sound = True
+        self._last_id = 0
         self._connection = self._open()
         self._behind = True
 
@@ -117,6 +118,7 @@ class Store:
             connection.execute("BEGIN")
             connection.execute("INSERT INTO state VALUES (?, 0)", [columns.VERSION])
             for table, types in (
+                ("inbox", columns.INBOX_TYPES),
                 ("spans", columns.TYPES),
                 ("calls", columns.CALL_TYPES),
                 ("traces", columns.TRACE_TYPES),
@@ -132,6 +134,8 @@ class Store:
                 + ", or name another file with --store"
             )
         self.dropped = row[1]
+        ((last,),) = connection.execute("SELECT coalesce(max(id), 0) FROM inbox").fetchall()
+        self._last_id = max(self._last_id, last)
         connection.execute("CREATE TEMP TABLE fresh (trace_id UUID, low BIGINT, high BIGINT)")
         self._count(connection)
 
@@ -182,10 +186,39 @@ class Store:
 
     # Writing: one thread's affair
 
-    def add(self, batch: Any) -> int:
+    def keep(self, bodies: Sequence[tuple[bytes, bool]]) -> int:
+        """Put bodies (and whether each is protobuf) into the inbox; the id of the last. They are on the disk then.
+
+        Raises:
+            UnavailableError: they could not be written; none of them is kept.
+        """
+        if not self._sound:
+            self._reopen()
+        connection = self._connection
+        try:
+            connection.execute("BEGIN")
+            for number, (body, protobuf) in enumerate(bodies, self._last_id + 1):
+                connection.execute("INSERT INTO inbox VALUES (?, ?, ?)", [number, protobuf, body])
+            self._last_id += len(bodies)
+            self._commit(connection)
+        except duckdb.Error as error:
+            self._undo(error)
+        return self._last_id
+
+    def kept(self) -> list[tuple[bytes, bool]]:
+        """What is in the inbox, the oldest first: what was acknowledged before an end that came suddenly."""
+        return self._connection.execute("SELECT body, protobuf FROM inbox ORDER BY id").fetchall()
+
+    @property
+    def last_id(self) -> int:
+        """Of the inbox, the id given last."""
+        return self._last_id
+
+    def add(self, batch: Any, through: int = 0) -> int:
         """Take in an arrow table with the columns of ``columns.TYPES`` and ids as hex text; the number of new spans.
 
-        Spans that the store has already are left out.
+        Spans that the store has already are left out. The inbox is emptied up to the id ``through``: these are its
+        spans.
 
         Raises:
             UnavailableError: it could not be written. Nothing of the batch is in the store; try again later.
@@ -195,21 +228,40 @@ class Store:
             self._reopen()
         connection = self._connection
         try:
-            connection.register("batch", batch)
-            try:
-                connection.execute("BEGIN")
-                low, high = connection.execute("SELECT min(start_ns), max(start_ns) FROM batch").fetchone()
-                connection.execute(_TAKE)
-                connection.execute(_SPARE, [low, high])
-                ((added,),) = connection.execute(_APPEND).fetchall()
-                if added:
+            batch = self._new_of(connection, batch)
+            connection.execute("BEGIN")
+            if batch.num_rows:
+                connection.register("batch", batch)
+                try:
+                    connection.execute(_APPEND)
                     connection.execute(_FRESH)
-                self._commit(connection)
-            finally:
-                connection.unregister("batch")
+                finally:
+                    connection.unregister("batch")
+            if through:
+                connection.execute("DELETE FROM inbox WHERE id <= ?", [through])
+            self._commit(connection)
         except duckdb.Error as error:
             self._undo(error)
-        return added
+        return batch.num_rows
+
+    @staticmethod
+    def _new_of(connection: Any, batch: Any) -> Any:
+        """The spans of a batch that are neither in the store nor twice in the batch."""
+        traces, spans = batch["trace_id"], batch["span_id"]
+        times = batch["start_ns"].to_numpy()
+        if not len(times):
+            return batch
+        connection.register("named", batch.select(["trace_id", "span_id"]))
+        try:
+            there = connection.execute(_THERE, [int(times.min()), int(times.max())]).fetchall()
+        finally:
+            connection.unregister("named")
+        seen: set[tuple[str, str]] = set(there)
+        keep: list[bool] = []
+        for key in zip(traces.to_pylist(), spans.to_pylist(), strict=True):
+            keep.append(key not in seen)
+            seen.add(key)
+        return batch if all(keep) else batch.filter(keep)
 
     def _commit(self, connection: Any) -> None:
         connection.execute("COMMIT")
@@ -336,17 +388,17 @@ class Store:
 
 
 _HEX = "coalesce(try_cast('0x' || {0} AS UBIGINT), hash({0}))"
-_TAKE = f"""CREATE OR REPLACE TEMP TABLE taken AS
-SELECT * REPLACE (trace_id::UUID AS trace_id, {_HEX.format("span_id")} AS span_id,
-  CASE WHEN parent_id IS NOT NULL
-  THEN {_HEX.format("parent_id")} END AS parent_id, greatest(start_ns, end_ns) AS end_ns)
-FROM batch QUALIFY row_number() OVER (PARTITION BY trace_id, span_id) = 1"""
-_SPARE = """DELETE FROM taken WHERE (trace_id, span_id) IN (
-  SELECT (s.trace_id, s.span_id) FROM spans s JOIN taken t USING (trace_id, span_id)
-  WHERE s.start_ns BETWEEN ? AND ?)"""
-_NAMES = ", ".join(columns.TYPES)
-_APPEND = f"INSERT INTO spans ({_NAMES}) SELECT {_NAMES} FROM taken"
-_FRESH = "INSERT INTO fresh SELECT trace_id, min(start_ns), max(start_ns) FROM taken GROUP BY trace_id"
+_IN_BATCH = {
+    "trace_id": "trace_id::UUID",
+    "span_id": _HEX.format("span_id"),
+    "parent_id": f"CASE WHEN parent_id IS NOT NULL THEN {_HEX.format('parent_id')} END",
+    "end_ns": "greatest(start_ns, end_ns)",
+}
+_APPEND = f"""INSERT INTO spans ({", ".join(columns.TYPES)})
+SELECT {", ".join(_IN_BATCH.get(name, name) for name in columns.TYPES)} FROM batch"""
+_THERE = f"""SELECT n.trace_id, n.span_id FROM named n JOIN spans s
+  ON s.trace_id = n.trace_id::UUID AND s.span_id = {_HEX.format("n.span_id")} WHERE s.start_ns BETWEEN ? AND ?"""
+_FRESH = "INSERT INTO fresh SELECT trace_id::UUID, min(start_ns), max(start_ns) FROM batch GROUP BY 1"
 _FRESH_AFTER_OPENING = """INSERT INTO fresh SELECT s.trace_id, s.low, s.high FROM
   (SELECT trace_id, min(start_ns) AS low, max(start_ns) AS high, count(*) AS spans FROM spans GROUP BY trace_id) s
   LEFT JOIN traces t USING (trace_id) WHERE t.spans IS DISTINCT FROM s.spans"""

@@ -1,4 +1,8 @@
-"""The one thread that writes: bodies and file parts in, whole groups of them committed, then acknowledged."""
+"""The one thread that writes.
+
+Bodies that wait are committed together, as they are, and acknowledged; twice a second what came is made into spans and
+calls. Parts of files are committed at once.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +18,16 @@ from typing import Any, Final
 
 import duckdb
 
-from llmtrace.errors import LlmtraceError
 from llmtrace.view.serve.store import Store, UnavailableError
 
 PENDING_BYTES: Final = 64 << 20
 """Bytes of bodies that may wait; a sender of more is told to come again."""
 GROUP_SPANS: Final = 20_000
-"""Spans after which a group is committed though more is waiting."""
-SETTLE_S: Final = 0.4
-"""Seconds after which what came is made into calls."""
+"""Spans after which what came is settled though it is not yet time."""
+HELD_SPANS: Final = 100_000
+"""Spans that may wait for a store that cannot be written."""
+SETTLE_S: Final = 0.5
+"""Seconds after which what came is made into spans and calls."""
 _REST_S: Final = 2.0
 """Seconds before the next try after a failed one."""
 
@@ -46,18 +51,19 @@ class _Work:
     """A Parquet file in place of a body."""
     done: Future[Taken] = field(default_factory=Future[Taken])
     taken: Taken = Taken(0)
-    table: Any = None
+
+    def fail(self, error: Exception) -> None:
+        """Tell the sender."""
+        self.done.set_exception(error)
 
 
 class Writer:
-    """Takes bodies from any thread; each gets a future that is done once its spans are on the disk."""
+    """Takes bodies from any thread; each gets a future that is done once the store keeps it."""
 
     def __init__(self, store: Store, changed: Callable[[], None] = lambda: None) -> None:
         self.store = store
         self.rejected: Counter[str] = Counter()
         """Spans and bodies not taken, by reason."""
-        self.received = 0
-        """Spans taken since the start."""
         self.trouble = ""
         """Why nothing can be written just now."""
         self._changed = changed
@@ -66,11 +72,15 @@ class Writer:
         self._lock = threading.Lock()
         self._ending = False
         self._thread = threading.Thread(target=self._run, name="llmtrace-view-writer", daemon=True)
+        self._held = Held()
         self._unsettled = True
         self._settle_at = 0.0
 
     def start(self) -> None:
-        """Begin to write."""
+        """Begin to write, with what was acknowledged before a sudden end and is not yet among the spans."""
+        for body, protobuf in self.store.kept():
+            self._held.read(body, protobuf)
+        self._held.through = self.store.last_id
         self._thread.start()
 
     def body(self, body: bytes, protobuf: bool) -> Future[Taken]:
@@ -82,7 +92,7 @@ class Writer:
         return self._put(_Work(len(body), body, protobuf))
 
     def part(self, path: Path) -> Future[Taken]:
-        """A Parquet file with the store's columns, as ``reading`` writes it."""
+        """A Parquet file with the store's columns, as ``reading`` writes it. Its future raises as that of a body."""
         return self._put(_Work(0, part=path))
 
     def stop(self) -> None:
@@ -94,6 +104,10 @@ class Writer:
             self._waiting.put(None)
         self._thread.join()
 
+    def reject(self, reason: str, count: int) -> None:
+        """Count what was not taken."""
+        self.rejected[reason if reason in self.rejected or len(self.rejected) < 50 else "other reasons"] += count
+
     def _put(self, work: _Work) -> Future[Taken]:
         with self._lock:
             if self._ending:
@@ -104,88 +118,92 @@ class Writer:
             self._waiting.put(work)
         return work.done
 
+    # The thread
+
     def _run(self) -> None:
-        ended = False
+        held, ended = self._held, False
         while not ended:
-            group, ended = self._next_group()
-            if group:
-                self._write(group)
+            bodies, parts, ended = self._next_group(held)
+            if bodies:
+                self._keep(held, bodies)
+            for work in parts:
+                self._add_part(work)
+            if bodies or parts:
                 self._unsettled = True
                 with self._lock:
-                    self._pending -= sum(work.size for work in group)
-            if self._unsettled and (ended or time.monotonic() >= self._settle_at):
-                self._settle()
+                    self._pending -= sum(work.size for work in (*bodies, *parts))
+            if self._unsettled and (ended or len(held) >= GROUP_SPANS or time.monotonic() >= self._settle_at):
+                self._settle(held)
 
-    def _next_group(self) -> tuple[list[_Work], bool]:
-        group: list[_Work] = []
-        spans = 0
-        while spans < GROUP_SPANS:
+    def _next_group(self, held: Held) -> tuple[list[_Work], list[_Work], bool]:
+        """What is waiting, bodies read into ``held``."""
+        bodies: list[_Work] = []
+        parts: list[_Work] = []
+        while len(held) < GROUP_SPANS or not bodies:
             try:
-                work = self._waiting.get(block=not group, timeout=self._patience())
+                work = self._waiting.get(block=not (bodies or parts), timeout=self._patience())
             except queue.Empty:
                 break
             if work is None:
-                return group, True
-            spans += self._read(work)
-            group.append(work)
-        return group, False
+                return bodies, parts, True
+            if work.part is not None:
+                parts.append(work)
+                continue
+            bodies.append(work)
+            if len(held) > HELD_SPANS:
+                work.fail(UnavailableError(self.trouble or "more is coming than can be written: try again"))
+                continue
+            try:
+                work.taken = held.read(work.body, work.protobuf)
+            except Exception as error:  # whatever is wrong with one body is told to its sender
+                work.fail(error)
+        return bodies, parts, False
 
     def _patience(self) -> float | None:
         return max(0.0, self._settle_at - time.monotonic()) if self._unsettled else None
 
-    def _read(self, work: _Work) -> int:
-        """Make the work's table. A body that is none is answered here; what is in the tables waits for the commit."""
+    def _keep(self, held: Held, works: list[_Work]) -> None:
+        """Commit the bodies, then acknowledge each."""
+        good = [work for work in works if not work.done.done()]
+        full = [work for work in good if work.taken.spans]
         try:
-            work.table, work.taken = _part(work.part) if work.part is not None else _body(work.body, work.protobuf)
+            if full:
+                held.through = self.store.keep([(work.body, work.protobuf) for work in full])
         except Exception as error:
-            work.done.set_exception(error)
-            return 0
-        work.body = b""
-        return work.table.num_rows
-
-    def _write(self, group: list[_Work]) -> None:
-        """Commit the group at once, then acknowledge each of it."""
-        import pyarrow as pa
-
-        group = [work for work in group if work.table is not None]
-        tables = [work.table for work in group if work.table.num_rows]
-        try:
-            if tables:
-                self.store.add(pa.concat_tables(tables))
-        except UnavailableError as error:
-            self.trouble = str(error)
-            for work in group:
-                work.done.set_exception(error)
+            held.forget(sum(work.taken.spans for work in full))
+            if isinstance(error, UnavailableError):
+                self.trouble = str(error)
+            for work in good:
+                work.fail(error if isinstance(error, UnavailableError) else UnavailableError(f"not stored: {error}"))
             return
-        except duckdb.Error as error:
-            if len(group) > 1:  # one of them is at fault: the others are not to suffer
-                for work in group:
-                    self._write([work])
-            else:
-                self.reject("cannot be stored", group[0].table.num_rows)
-                group[0].done.set_exception(LlmtraceError(f"cannot be stored: {error}"))
-            return
-        except Exception as error:
-            for work in group:
-                work.done.set_exception(error)
-            return
-        self.trouble = ""
-        for work in group:
-            self.received += work.taken.spans
+        if full:
+            self.trouble = ""
+        for work in good:
             if work.taken.rejected:
                 self.reject(work.taken.reason, work.taken.rejected)
             work.done.set_result(work.taken)
 
-    def reject(self, reason: str, count: int) -> None:
-        """Count what was not taken."""
-        self.rejected[reason if reason in self.rejected or len(self.rejected) < 50 else "other reasons"] += count
+    def _add_part(self, work: _Work) -> None:
+        import pyarrow.parquet as pq
 
-    def _settle(self) -> None:
+        try:
+            table: Any = pq.ParquetFile(work.part).read()
+            self.store.add(table)
+        except Exception as error:
+            self.trouble = str(error)
+            work.fail(error)
+            return
+        self.trouble = ""
+        work.done.set_result(Taken(table.num_rows))
+
+    def _settle(self, held: Held) -> None:
         began = time.monotonic()
         try:
+            if held.through or len(held):
+                self._store_held(held)
             changed = self.store.settle()
             self._unsettled = False
-        except (UnavailableError, duckdb.Error) as error:
+        except Exception as error:  # the thread must live on
             self.trouble = str(error)
             self._settle_at = time.monotonic() + _REST_S
             return
@@ -194,24 +212,72 @@ class Writer:
         if changed:
             self._changed()
 
+    def _store_held(self, held: Held) -> None:
+        """Make spans of what was acknowledged. One that cannot be stored must not keep the others out."""
+        table = held.table()
+        try:
+            self.store.add(table, held.through)
+        except UnavailableError:
+            raise
+        except duckdb.Error:
+            for at in range(table.num_rows):
+                try:
+                    self.store.add(table.slice(at, 1))
+                except UnavailableError:
+                    raise
+                except duckdb.Error as error:
+                    self.reject(f"cannot be stored: {' '.join(str(error).split())[:200]}", 1)
+            self.store.add(table.slice(0, 0), held.through)
+        held.clear()
 
-def _body(body: bytes, is_protobuf: bool) -> tuple[Any, Taken]:
-    from llmtrace.analyze.chunks import arrow_schema, arrow_table
-    from llmtrace.analyze.flatten import Flattener
-    from llmtrace.view.serve import columns, protobuf
 
-    if is_protobuf:
-        document: Any = protobuf.document(body)
-    else:
-        document = _json(body)
-    flattener = Flattener(columns.TAKEN, whole=True)
-    if document:  # an empty object is an empty request
-        flattener.add(document, 1)
-    problems = flattener.problems
-    if problems and not is_protobuf and not len(flattener) and "resourceSpans" not in document:
-        raise protobuf.NotOtlpError(problems[0].reason)
-    table = arrow_table(flattener, arrow_schema(flattener.columns))
-    return table, Taken(table.num_rows, len(problems), problems[0].reason if problems else "")
+class Held:
+    """Spans that are in the inbox and not yet among the spans, as rows."""
+
+    def __init__(self) -> None:
+        from llmtrace.analyze.flatten import Flattener
+        from llmtrace.view.serve.columns import TAKEN
+
+        self._flattener = Flattener(TAKEN, whole=True)
+        self._table: Any = None
+        self.through = 0
+        """The id in the inbox up to which they are here."""
+
+    def __len__(self) -> int:
+        return len(self._flattener) + (0 if self._table is None else self._table.num_rows)
+
+    def read(self, body: bytes, is_protobuf: bool) -> Taken:
+        """Take in a body. Raises NotOtlpError."""
+        from llmtrace.view.serve import protobuf
+
+        document: Any = protobuf.document(body) if is_protobuf else _json(body)
+        before = len(self._flattener)
+        if document:  # an empty object is an empty request
+            self._flattener.add(document, 1)
+        problems = list(self._flattener.problems)
+        self._flattener.problems.clear()
+        spans = len(self._flattener) - before
+        if problems and not is_protobuf and not spans and "resourceSpans" not in document:
+            raise protobuf.NotOtlpError(problems[0].reason)
+        return Taken(spans, len(problems), problems[0].reason if problems else "")
+
+    def forget(self, spans: int) -> None:
+        """The last so many were not kept."""
+        self._flattener.cut(len(self._flattener) - spans)
+
+    def table(self) -> Any:
+        """All of it as an arrow table, which stays here until ``clear``."""
+        import pyarrow as pa
+
+        from llmtrace.analyze.chunks import arrow_schema, arrow_table
+
+        made = arrow_table(self._flattener, arrow_schema(self._flattener.columns))
+        self._table = made if self._table is None else pa.concat_tables([self._table, made])
+        return self._table
+
+    def clear(self) -> None:
+        """They are among the spans."""
+        self._table, self.through = None, 0
 
 
 def _json(body: bytes) -> Any:
@@ -226,10 +292,3 @@ def _json(body: bytes) -> Any:
     if not isinstance(document, dict):
         raise NotOtlpError("the body is no OTLP object (resourceSpans)")
     return document
-
-
-def _part(path: Path) -> tuple[Any, Taken]:
-    import pyarrow.parquet as pq
-
-    table = pq.ParquetFile(path).read()
-    return table, Taken(table.num_rows)
