@@ -63,11 +63,8 @@ class Run:
 
     def go(self) -> None:
         """Measure everything, showing how far it is."""
-        live_parts = [part for part in self.parts if part in _ENGINES]
-        shares = sum(_SHARES[part] * len(_SLOTS[part]) for part in live_parts)
-        fixed = sum((_STARTING[part] + _FIXED) * len(_SLOTS[part]) for part in live_parts)
-        fixed += _EVIDENCE if "reference" in live_parts else 0.0
-        each = max(30.0, (self.seconds - fixed) / shares) if live_parts else 0.0
+        began = time.monotonic()
+        left = [(part, slots) for part in self.parts if part in _ENGINES for slots in _SLOTS[part]]
         columns = (TextColumn("{task.description:48}"), BarColumn(), TextColumn("{task.percentage:3.0f} %"))
         with Progress(*columns, TimeElapsedColumn(), console=self.console, transient=True) as progress:
             task = progress.add_task("", total=max(self.seconds, 1.0))
@@ -77,30 +74,44 @@ class Run:
 
             for part in self.parts:
                 if part == "audit":
-                    self._judge_hits(say)
+                    self._guarded(part, lambda: self._judge_hits(say))
                 elif part == "recorded":
-                    self._play_recordings(say)
-                else:
-                    for slots in _SLOTS[part]:
-                        if part not in self.not_run:
-                            self._measure(part, slots, each * _SHARES[part], say)
+                    self._guarded(part, lambda: self._play_recordings(say))
+                for slots in _SLOTS.get(part, ()):
+                    # What took longer than planned is taken from what is still to come.
+                    seconds = _for_each(left, self.seconds - (time.monotonic() - began)) * _SHARES[part]
+                    left.remove((part, slots))
+                    if part not in self.not_run:
+                        self._measure(part, slots, seconds, say)
+
+    def _guarded(self, part: str, measure: Callable[[], None]) -> None:
+        """One part's failure leaves the others' figures alone."""
+        try:
+            measure()
+        except NotHere:
+            raise
+        except Exception as error:
+            self.not_run[part] = f"broke off ({type(error).__name__}: {error})"
 
     def _measure(self, part: str, slots: str, seconds: float, say: live.Say) -> None:
         draw = random.Random(f"{self.seed} {part} {slots}")
         say(f"starting {part}, {slots}", 0.0)
         try:
-            with (
-                tempfile.TemporaryDirectory(prefix="llmtrace-accuracy-") as folder,
-                _ENGINES[part](slots, Path(folder)) as engine,
-            ):
-                say(f"started {part}", _STARTING[part])
-                found = Found(engine, slots)
-                self.found.append(found)
-                live.run(engine, found, seconds, draw, say)
-                if part == "reference" and slots == FEW:
-                    live.without_evidence(engine, found, draw, say)
+            self._guarded(f"{part}, {slots}", lambda: self._against(part, slots, seconds, draw, say))
         except NotHere as why:
             self.not_run[part] = str(why)
+
+    def _against(self, part: str, slots: str, seconds: float, draw: random.Random, say: live.Say) -> None:
+        with (
+            tempfile.TemporaryDirectory(prefix="llmtrace-accuracy-") as folder,
+            _ENGINES[part](slots, Path(folder)) as engine,
+        ):
+            say(f"started {part}", _STARTING[part])
+            found = Found(engine, slots)
+            self.found.append(found)
+            live.run(engine, found, seconds, draw, say)
+            if part == "reference" and slots == FEW:
+                live.without_evidence(engine, found, draw, say)
 
     def _judge_hits(self, say: live.Say) -> None:
         folder = data("audit")
@@ -141,6 +152,13 @@ class Run:
         calls = [call for found in self.found for call in found.calls]
         calls += [call for _, some in self.recorded for call in some]
         return facts | {"seed": self.seed, "runs": runs, "audit": self.audit, "not_run": self.not_run}, calls
+
+
+def _for_each(left: list[tuple[str, str]], seconds: float) -> float:
+    """Seconds of measuring for a whole share, of ``seconds`` in all for the engines and slots that are ``left``."""
+    fixed = sum(_STARTING[part] + _FIXED for part, _ in left)
+    fixed += _EVIDENCE if ("reference", FEW) in left else 0.0
+    return max(30.0, (seconds - fixed) / sum(_SHARES[part] for part, _ in left))
 
 
 def data(name: str) -> Path | None:

@@ -84,8 +84,9 @@ def claim(ended: Ended, whole_queue: bool) -> Claim:
     """What the phases say, with queue and network as this engine defines them.
 
     ``llm.queue`` holds the wait for the step that was running, and ``llm.network`` what lies between the request's
-    arrival and the scheduler (HTTP, tokenising); both parts stand on the spans too. ``whole_queue``: the engine counts
-    both as queue; else it counts neither.
+    arrival and the scheduler (HTTP, tokenising) and the headers' way back; both parts stand on the spans too.
+    ``whole_queue``: the engine counts the step, and the way in but not the way back, which the client cannot tell
+    apart: half of it; else it counts neither.
     """
     lengths: dict[str, float] = {}
     for phase in ended.phases:
@@ -96,8 +97,8 @@ def claim(ended: Ended, whole_queue: bool) -> Claim:
     halves = {phase.name: phase.uncertainty for phase in ended.phases}
     estimate, queue = ended.estimate, lengths.get(QUEUE, 0.0)
     if whole_queue:
-        admission = min(network, getattr(estimate, "admission", 0.0))
-        network, queue = network - admission, queue + admission
+        way_in = min(network, getattr(estimate, "admission", 0.0)) / 2
+        network, queue = network - way_in, queue + way_in
     else:
         queue = max(0.0, queue - getattr(estimate, "step_wait", 0.0))
     whole = halves.get(PREFILL)

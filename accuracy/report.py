@@ -11,6 +11,7 @@ from accuracy import figures, plots, tables
 from accuracy.bars import CLAIMS, HIGH, HITS, MODERATE, Bar
 from accuracy.engines import DEFINITIONS
 from accuracy.measured import Measured
+from accuracy.methods import LLMTRACE
 from accuracy.tables import Run
 
 _INTRO = """# Accuracy
@@ -42,9 +43,12 @@ _READING = """## How to read it
 - **Unexplained rest**: what the engine's queue and prefill leave of the TTFT: the way there and back, HTTP, tokenising
   and, where the queue leaves it out, waiting for the step that was running.
 - **Queue** is compared as each engine defines it, see below. What llmtrace shows as `llm.queue` holds the wait for the
-  step that was running; what lies between a request's arrival and the scheduler (HTTP, tokenising) is in
-  `llm.network`. Both stand on the spans as attributes, and are counted here where the engine counts them.
+  step that was running; what lies between a request's arrival and the scheduler (HTTP, tokenising) and the headers' way
+  back is in `llm.network`. Both stand on the spans as attributes, and are counted here where the engine counts them: of
+  the latter half, since the engine does not see the way back, and the client cannot tell the two apart.
 - **Network** has a truth only where the engine tells when a request reached it, on this machine's clock.
+- **Coverage**: most true queues are 0, and an interval that ends there holds them all; with free slots the interval of
+  queue therefore covers nearly every call, however narrow it is.
 - **Queue said where none was**: calls without a true queue to which one of over 10 % of the TTFT was ascribed.
 """
 
@@ -69,6 +73,7 @@ def page(facts: dict[str, Any], calls: Sequence[Measured], plots_at: str = "accu
             f"{sum(1 for bar in known if bar.met)} of {len(known)} bars met.\n",
             _bare(tables.bars(found)),
         ]
+    lines += _missed(runs, found, facts["audit"])
     lines += [f"![{name.removesuffix('.svg')}]({plots_at}/{name})\n" for name in pictures]
     lines.append(_READING)
     if runs:
@@ -91,6 +96,56 @@ def page(facts: dict[str, Any], calls: Sequence[Measured], plots_at: str = "accu
     if facts["audit"]:
         lines += _audit(facts["audit"])
     return "\n".join(lines), pictures
+
+
+def _missed(runs: Sequence[Run], found: Sequence[Bar], audit: Sequence[dict[str, Any]]) -> list[str]:
+    """For each missed bar what the run knows of the reason."""
+    lines: list[str] = []
+    for bar in found:
+        if bar.met is not False:
+            continue
+        run = next((run for run in runs if bar.what.startswith(run.title)), None)
+        row = next((row for row in audit if row["condition"].startswith("whole") and row["provider"] in bar.what), None)
+        reason = "" if run is None else _reason(run, bar)
+        if row is not None:
+            reason = (
+                f"the best threshold on the fastest of three calls, chosen with hindsight, reaches {row['best']:.3f}; "
+                f"90 % interval of the figure {row['low']:.2f} to {row['high']:.2f}"
+            )
+        lines.append(f"- **{bar.what}**: {bar.cells()[1]}, bar {bar.cells()[2]}. {reason[:1].upper()}{reason[1:]}.")
+    return ["## Where a bar is missed\n", *lines, ""] if lines else []
+
+
+def _reason(run: Run, bar: Bar) -> str:
+    """What to know of a figure that misses its bar."""
+    pairs = run.pairs(LLMTRACE)
+    if "decode" in bar.what:
+        return (
+            f"a token takes this engine {tables.ms(run.per_token())} ms, and the client's decode ends when it has read "
+            "the last chunk, not when that was made: where a token takes no longer than reading it, the reading shows"
+        )
+    if "covers" in bar.what:
+        phase = "queue" if "queue" in bar.what else "prefill"
+        inside = figures.coverage(pairs, phase)
+        width = "-" if inside is None else tables.share(inside.width)
+        return f"the interval is {width} of the TTFT wide, so it is too {'narrow' if bar.value < 0.9 else 'wide'}"
+    if bar.unit == "x":
+        return (
+            "that method is this good here: "
+            + ", ".join(
+                f"{method} {tables.share(error.mean_share)}"
+                for method in run.methods
+                if (error := figures.errors(run.pairs(method), "queue")) is not None
+            )
+            + " (mean error of queue / mean TTFT)"
+        )
+    phase = "prefill" if "prefill" in bar.what else "queue"
+    error = figures.errors(pairs, phase)
+    bias = "-" if error is None else tables.ms(error.bias)
+    return (
+        f"over all loads its bias is {bias} ms; {tables.share(figures.rest(run.warm)[1])} of the TTFT is in neither "
+        "the engine's queue nor its prefill, and the client cannot see where that lies"
+    )
 
 
 def audit_bars(rows: Sequence[dict[str, Any]]) -> list[Bar]:
@@ -177,7 +232,7 @@ def _run(run: Run) -> list[str]:
     return [
         f"## {run.title}\n",
         f"{facts['slot_count']} slots, {most}; {len(run.calls)} calls, {len(run.warm)} of them past the "
-        f"warm-up.{failed}\n",
+        f"warm-up. A token after the first takes this engine {tables.ms(run.per_token())} ms (median).{failed}\n",
         *(table.markdown() for table in (run.errors(), run.against(), run.more()) if table.rows),
     ]
 
@@ -191,8 +246,11 @@ def _audit(rows: Sequence[dict[str, Any]]) -> list[str]:
         "learns from unlabelled history: of earlier calls it knows their time and whether this client had sent the "
         "beginning before, never whether the provider had it cached. So *accuracy* takes a repeated prompt for a hit "
         "and a fresh one for a miss; a repeat that the provider did not serve from its cache counts as our error. It "
-        "is balanced: the mean over repeated and fresh prompts. *Three calls*: groups with one prefix, judged by their "
-        "fastest. *Caches*: whether the audit that published the timings found the provider to cache.\n",
+        "is balanced: the mean over repeated and fresh prompts. *Three calls*: groups with one prefix, judged "
+        "together. *Best threshold*: what the best single threshold on the fastest of three would reach, chosen with "
+        "hindsight for each row: where that stays below the bar, these times alone are not likely to tell more. "
+        "*Caches*: whether the audit that published the timings found the provider to cache. The rule was chosen on "
+        "these same recordings, one rule for all of them; a row has about 140 groups, so one group is 0.7 points.\n",
         hits.markdown(),
         server.markdown(),
         "*History*: the client's time less the median difference of the 200 calls before, whose server time is taken "

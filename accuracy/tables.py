@@ -43,6 +43,12 @@ class Run:
             if call.warm and (wanted is None or call.cell == wanted)
         ]
 
+    def per_token(self) -> float:
+        """Median true seconds of a token after the first."""
+        return figures.quantile(
+            (call.truth.decode / (call.output - 1) for call in self.warm if call.truth.decode and call.output > 1), 0.5
+        )
+
     @property
     def methods(self) -> list[str]:
         """llmtrace first."""
@@ -147,7 +153,14 @@ def bars(found: Sequence[Bar]) -> Table:
 def audit(rows: Sequence[dict[str, Any]]) -> list[Table]:
     """Hits told from timing, and the provider's own time predicted."""
     head = ["provider", "condition", "caches", "AUC, one call", "accuracy, one call", "accuracy, three calls"]
-    head += ["90 % interval", "verdicts given", "claimed, one call", "claimed, three calls", "fresh claimed"]
+    head += [
+        "best threshold",
+        "90 % interval",
+        "verdicts given",
+        "claimed, one call",
+        "claimed, three calls",
+        "fresh claimed",
+    ]
     hits = [
         [
             row["provider"],
@@ -156,6 +169,7 @@ def audit(rows: Sequence[dict[str, Any]]) -> list[Table]:
             f"{row['auc']:.3f}",
             f"{row['single']:.3f}",
             f"{row['filtered']:.3f}",
+            f"{row['best']:.3f}",
             f"{row['low']:.2f} to {row['high']:.2f}",
             *(share(row[key]) for key in ("told", "claimed", "claimed_filtered", "false_claims")),
         ]
