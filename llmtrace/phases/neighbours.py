@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 RING = 48
@@ -73,17 +73,17 @@ class Ring:
 class Scene:
     """What else went on between a call's readiness and its first token. Times are monotonic ns."""
 
-    ahead: int = 0
+    ahead: int
     """Calls that had started before it and were not over when it was ready."""
-    ends: list[int] = field(default_factory=list[int])
+    ends: list[int]
     """When those ended, as far as they did before its first token; in order."""
-    firsts: list[int] = field(default_factory=list[int])
+    firsts: list[int]
     """First tokens of others between its readiness and its own step; in order."""
-    decoding: int = 0
+    decoding: int
     """Calls that were past their first token when it was ready, and not over."""
-    beside: int = 0
+    beside: int
     """Uncached tokens of calls whose first token came in the same step."""
-    whole: bool = True
+    whole: bool
     """Nothing of it can have been forgotten."""
 
 
@@ -102,11 +102,11 @@ def scene(
     ``step`` (ns): first tokens no further apart than this came in the same step of the engine. A client reads them one
     after the other, so it is the distance to the next one that counts, not that to the call's own.
     """
-    seen = Scene()
-    ended, seen.whole = ring.since(ready)
-    ends, late = seen.ends, first + step
+    ended, whole = ring.since(ready)
+    late = first + step
+    ends: list[int] = []
     others: list[tuple[int, int]] = []  # first tokens beside, and their uncached prompt tokens
-    ahead = decoding = 0
+    ahead = decoding = beside = 0
     for began, token, end, tokens in ended:
         if began >= first:
             continue
@@ -122,7 +122,7 @@ def scene(
             others.append((token, tokens))
     for count, other in enumerate(flights):
         if count >= _OPEN_SCANNED:
-            seen.whole = False
+            whole = False
             break
         if other is me or other.start >= first:
             continue
@@ -135,7 +135,6 @@ def scene(
             decoding += 1
         else:
             others.append((came, int(other.size * tokens_per_char)))
-    seen.ahead, seen.decoding = ahead, decoding
     ends.sort()
     if others:
         others.sort()
@@ -143,6 +142,5 @@ def scene(
         while others and edge - others[-1][0] <= step:
             came, tokens = others.pop()
             edge = min(edge, came)
-            seen.beside += tokens
-        seen.firsts = [came for came, _ in others]
-    return seen
+            beside += tokens
+    return Scene(ahead, ends, [came for came, _ in others], decoding, beside, whole)

@@ -1,8 +1,8 @@
 """What of a prompt should still lie in the provider's cache: this client's own history of prompts, as hashes.
 
-A prompt's text is hashed from its beginning, keyed with bytes that only this process knows; every ``PIECE`` characters
-the hash so far is a mark. Two prompts with the same mark began alike. No text is kept, and the marks mean nothing
-outside the process.
+A prompt's text is hashed from its beginning; every ``PIECE`` characters the hash so far is a mark. Two prompts with the
+same mark began alike. No text is kept. The hash is Python's own of strings (SipHash with a key of the process's, the
+fastest there is), chained from a random beginning: the marks mean nothing outside the process, and never leave it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from array import array
 from collections import OrderedDict
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from math import gcd, log2
 from threading import Lock
 from weakref import WeakSet
@@ -48,7 +47,7 @@ _ELSEWHERE = (16, 16)
 class Prompt:
     """A prompt on its way, as marks."""
 
-    marks: list[bytes]
+    marks: list[int]
     size: int
     """Characters in all."""
     known: int = 0
@@ -57,7 +56,7 @@ class Prompt:
     """Seconds since that beginning was last used."""
     explicit: bool = False
     """The request asks for caching itself."""
-    prefix: bytes | None = None
+    prefix: int | None = None
     """The mark that names the beginning that an earlier call of the route had too (of a long one, its first 4,096
     characters); None where no call began alike."""
 
@@ -139,7 +138,7 @@ class Prefixes:
 
     def __init__(self) -> None:
         self._key = os.urandom(32)
-        self._seen: OrderedDict[bytes, float] = OrderedDict()
+        self._seen: OrderedDict[int, float] = OrderedDict()
         self._lock = Lock()
         _living.add(self)
 
@@ -172,29 +171,27 @@ class Prefixes:
             while len(seen) > MARKS:
                 seen.popitem(last=False)
 
-    def _marks(self, route: Hashable, texts: Iterable[str]) -> tuple[list[bytes], int]:
-        state = blake2b(repr(route).encode(), key=self._key, digest_size=8)
-        marks: list[bytes] = []
-        size = left = 0
-        left = PIECE
+    def _marks(self, route: Hashable, texts: Iterable[str]) -> tuple[list[int], int]:
+        state = hash((self._key, route))
+        marks: list[int] = []
+        size, left = 0, PIECE
         for text in texts:
-            size += len(text) + 1
+            length = len(text)
+            size += length + 1
             if len(marks) >= _MOST_MARKS:
                 continue
             at = 0
-            while len(text) - at >= left:
-                state.update(text[at : at + left].encode("utf-8", "surrogatepass"))
-                at += left
-                marks.append(state.copy().digest())
+            while length - at >= left:
+                state = hash((state, text[at : at + left]))
+                marks.append(state)
                 if len(marks) >= _MOST_MARKS:
                     break
+                at += left
                 left = _length(len(marks))
             else:
-                state.update(text[at:].encode("utf-8", "surrogatepass"))
-                left -= len(text) - at
                 # A text's end counts as a character, so that "ab" + "c" is not "a" + "bc".
-                state.update(b"\xff")
-                left = max(1, left - 1)
+                state = hash((state, text[at:], True))
+                left = max(1, left - (length - at) - 1)
         return marks, size
 
     def forked(self) -> None:

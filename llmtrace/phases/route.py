@@ -205,9 +205,11 @@ class Route:
                 freed = max(ready, around.ends[must_end])
         latest = sight.first - int(_TAKEN_UP * own * 1e9)
         earliest = ready if freed is None else freed
-        began = next((moment for moment in reversed(around.firsts) if earliest < moment <= latest), None)
-        if began is not None:
-            return began, AFTER, freed
+        for moment in reversed(around.firsts):
+            if moment <= latest:
+                if moment > earliest:
+                    return moment, AFTER, freed
+                break
         if freed is not None:
             return min(freed, sight.first), AFTER, freed
         return ready, (BUSY if around.ahead else IDLE), None

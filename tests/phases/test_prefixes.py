@@ -74,7 +74,7 @@ def test_memory_is_bounded_and_holds_no_text() -> None:
     for number in range(2000):
         known.computed(known.look("r", [f"{number} " * 3000], float(number)), float(number))
     assert len(known._seen) <= MARKS
-    assert all(len(mark) == 8 for mark in known._seen)
+    assert all(isinstance(mark, int) for mark in known._seen)
     other = Prefixes()
     assert not other._seen.keys() & known._seen.keys()
     assert other.look("r", [BEGINNING], 0.0).marks != known.look("r", [BEGINNING], 0.0).marks
