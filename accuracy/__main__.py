@@ -22,7 +22,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from accuracy import audit, engines, live, measured, recorded, report, tables
+from accuracy import audit, cost, engines, live, measured, recorded, report, tables
 from accuracy.engines import FEW, FREE, Engine, NotHere
 from accuracy.live import WARM_UP, Found
 from accuracy.measured import Measured
@@ -30,7 +30,7 @@ from bench.environments import ROOT
 from bench.report import machine, show
 from tests.support.replay import shared_folder
 
-PARTS = ("reference", "vllm", "llama", "audit", "recorded")
+PARTS = ("cost", "reference", "vllm", "llama", "audit", "recorded")
 _ENGINES: dict[str, Callable[[str, Path], AbstractContextManager[Engine]]] = {
     "reference": engines.reference,
     "vllm": engines.vllm,
@@ -59,6 +59,7 @@ class Run:
         self.found: list[Found] = []
         self.recorded: list[tuple[dict[str, Any], list[Measured]]] = []
         self.audit: list[dict[str, Any]] = []
+        self.cost: dict[str, Any] = {}
         self.not_run: dict[str, str] = {part: "left out of this run" for part in PARTS if part not in parts}
 
     def go(self) -> None:
@@ -77,6 +78,8 @@ class Run:
                     self._guarded(part, lambda: self._judge_hits(say))
                 elif part == "recorded":
                     self._guarded(part, lambda: self._play_recordings(say))
+                elif part == "cost":
+                    self._guarded(part, lambda: self.cost.update(cost.measure(say)))
                 for slots in _SLOTS.get(part, ()):
                     # What took longer than planned is taken from what is still to come.
                     seconds = _for_each(left, self.seconds - (time.monotonic() - began)) * _SHARES[part]
@@ -151,7 +154,13 @@ class Run:
         runs = [live.facts(found) for found in self.found] + [each for each, _ in self.recorded]
         calls = [call for found in self.found for call in found.calls]
         calls += [call for _, some in self.recorded for call in some]
-        return facts | {"seed": self.seed, "runs": runs, "audit": self.audit, "not_run": self.not_run}, calls
+        return facts | {
+            "seed": self.seed,
+            "runs": runs,
+            "audit": self.audit,
+            "cost": self.cost,
+            "not_run": self.not_run,
+        }, calls
 
 
 def _for_each(left: list[tuple[str, str]], seconds: float) -> float:
@@ -221,7 +230,9 @@ def shown(facts: dict[str, Any], calls: list[Measured]) -> Iterator[tables.Table
     runs = [run for run in (tables.Run(each, calls) for each in facts["runs"]) if run.warm]
     for run in runs:
         yield tables.Table(f"{run.title}: {run.against().title}", run.against().head, run.against().rows)
-    yield tables.bars([bar for run in runs for bar in run.bars()] + report.audit_bars(facts["audit"]))
+    yield tables.bars(
+        [bar for run in runs for bar in run.bars()] + report.audit_bars(facts["audit"]) + report.cost_bars(facts)
+    )
 
 
 def stop(*_: object) -> None:

@@ -20,6 +20,8 @@ COVERED = (0.85, 0.95)
 FEW = 10
 """Calls below which a figure is no evidence."""
 HITS, CLAIMS = 0.97, 0.05
+UPDATE_US, ROUTE_BYTES = 20.0, 8192.0
+"""Of a call on the caller's thread; of a route."""
 
 
 @dataclass(frozen=True, slots=True)

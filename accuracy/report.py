@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from accuracy import figures, plots, tables
-from accuracy.bars import CLAIMS, HIGH, HITS, MODERATE, Bar
+from accuracy.bars import CLAIMS, HIGH, HITS, MODERATE, ROUTE_BYTES, UPDATE_US, Bar
 from accuracy.engines import DEFINITIONS
 from accuracy.measured import Measured
 from accuracy.methods import LLMTRACE
@@ -56,7 +56,7 @@ _READING = """## How to read it
 def page(facts: dict[str, Any], calls: Sequence[Measured], plots_at: str = "accuracy") -> tuple[str, dict[str, str]]:
     """The page's text, and its plots by file name."""
     runs = [run for run in (Run(each, calls) for each in facts["runs"]) if run.warm]
-    found = [bar for run in runs for bar in run.bars()] + audit_bars(facts["audit"])
+    found = [bar for run in runs for bar in run.bars()] + audit_bars(facts["audit"]) + cost_bars(facts)
     pictures = draw(runs, facts["audit"])
     where = facts["machine"]
     lines = [
@@ -95,6 +95,8 @@ def page(facts: dict[str, Any], calls: Sequence[Measured], plots_at: str = "accu
         ]
     if facts["audit"]:
         lines += _audit(facts["audit"])
+    if facts.get("cost"):
+        lines += _cost(facts["cost"])
     return "\n".join(lines), pictures
 
 
@@ -107,6 +109,8 @@ def _missed(runs: Sequence[Run], found: Sequence[Bar], audit: Sequence[dict[str,
         run = next((run for run in runs if bar.what.startswith(run.title)), None)
         row = next((row for row in audit if row["condition"].startswith("whole") and row["provider"] in bar.what), None)
         reason = "" if run is None else _reason(run, bar)
+        if bar.what.startswith("cost"):
+            reason = "measured on the machine above; python's own pace and what else runs there are in it"
         if row is not None:
             reason = (
                 f"the best threshold on the fastest of three calls, chosen with hindsight, reaches {row['best']:.3f}; "
@@ -160,6 +164,18 @@ def audit_bars(rows: Sequence[dict[str, Any]]) -> list[Bar]:
                 Bar(f"hits, {row['provider']}: accuracy, three calls", row["filtered"], least=HITS, calls=groups)
             )
     return found
+
+
+def cost_bars(facts: dict[str, Any]) -> list[Bar]:
+    """What an update costs, and a route."""
+    cost = facts.get("cost")
+    if not cost:
+        return []
+    update = cost["microseconds"]["update of a call"]["median"]
+    return [
+        Bar("cost of an update on the caller's thread, median", update, most=UPDATE_US, calls=1_000, unit=" µs"),
+        Bar("memory of a route", cost["bytes"]["a route"], most=ROUTE_BYTES, calls=100, unit=" bytes"),
+    ]
 
 
 def draw(runs: Sequence[Run], audit: Sequence[dict[str, Any]]) -> dict[str, str]:
@@ -256,6 +272,21 @@ def _audit(rows: Sequence[dict[str, Any]]) -> list[str]:
         "*History*: the client's time less the median difference of the 200 calls before, whose server time is taken "
         "as known; *interval covers*: how often the truth lay between its 5 % and 95 % quantiles. The providers that "
         "are not listed report no time of their own.\n",
+    ]
+
+
+def _cost(cost: dict[str, Any]) -> list[str]:
+    rows = [
+        [what, *(f"{spent[key]:.1f}" for key in ("median", "mean", "p90"))]
+        for what, spent in cost["microseconds"].items()
+    ]
+    held = "; ".join(f"{what}: {count:,}" for what, count in cost["bytes"].items())
+    return [
+        "## What it costs\n",
+        "Thread time on the caller's thread, 100 routes in turn as at 1,000 calls/s; an update is a call's setting out "
+        "and its end, the split included. Fits run on a thread of their own and are not in it.\n",
+        _grid(["work, µs", "median", "mean", "p90"], rows),
+        f"Bytes remembered, of the largest of those routes: {held}.\n",
     ]
 
 

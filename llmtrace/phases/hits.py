@@ -124,11 +124,11 @@ class RouteHits:
         self._routes: OrderedDict[Hashable, _Route] = OrderedDict()
         self._lock = Lock()
 
-    def judge(self, key: Hashable, pace: float, prefix: Hashable | None) -> Told:
+    def judge(self, key: Hashable, pace: float, prefix: int | None) -> Told:
         """Whether a call on route ``key`` hit; then it is learned from.
 
-        ``prefix``: what names the beginning that was sent before, None where there is none: nothing is said of such a
-        prompt, which cannot have hit on this client's account.
+        ``prefix``: what names the beginning that was sent before (64 bits), None where there is none: nothing is said
+        of such a prompt, which cannot have hit on this client's account.
         """
         if not self._lock.acquire(timeout=_PATIENCE_S):
             return Told()  # held when this process was forked off, or by somebody who does not get on
@@ -148,23 +148,37 @@ class RouteHits:
 class _Route:
     """One route's samples, and the last paces of each of its prefixes."""
 
-    __slots__ = ("_hits", "_last")
+    __slots__ = ("_hits", "_last", "_prefixes")
 
     def __init__(self) -> None:
         self._hits = Hits()
-        self._last: OrderedDict[Hashable, tuple[float, ...]] = OrderedDict()
+        self._prefixes = array("q")  # least recently used first
+        self._last = array("f")  # TOGETHER paces for each of them, oldest first; 0: none yet
 
-    def judge(self, pace: float, prefix: Hashable | None) -> Told:
+    def judge(self, pace: float, prefix: int | None) -> Told:
         found = Told()
         if prefix is not None:
-            last = self._last[prefix] = (*self._last.pop(prefix, ()), pace)[-TOGETHER:]
-            if len(self._last) > PREFIXES:
-                self._last.popitem(last=False)
+            last = self._latest(prefix, pace)
             if (alone := self._hits.verdict([pace])) is not None:
-                together = self._hits.verdict(last) if len(last) == TOGETHER else None
+                together = self._hits.verdict(last) if min(last) > 0 else None
                 found = Told(alone.probability, None if together is None else together.probability)
         self._hits.learn(pace, prefix is not None)
         return found
+
+    def _latest(self, prefix: int, pace: float) -> array[float]:
+        """The prefix's last paces, this one included."""
+        names, paces = self._prefixes, self._last
+        row = array("f", bytes(4 * TOGETHER))
+        if prefix in names:
+            at = names.index(prefix)
+            row = paces[at * TOGETHER : (at + 1) * TOGETHER]
+            del names[at], paces[at * TOGETHER : (at + 1) * TOGETHER]
+        row = row[1:] + array("f", (pace,))
+        names.append(prefix)
+        paces.extend(row)
+        if len(names) > PREFIXES:
+            del names[0], paces[:TOGETHER]
+        return row
 
 
 class _Recent:
@@ -263,8 +277,8 @@ def _mixture(fresh: Sequence[float], repeated: Sequence[float]) -> _Mixture | No
     cell = max((max(fresh[19 * count // 20], repeated[19 * others // 20]) - low) / (_CELLS - 8), 1e-4)
     low -= 4 * cell
     slower, mixed = _Smooth(fresh, low, cell).density, _Smooth(repeated, low, cell).density
-    hit: list[float] = []
-    weight: list[float] = []
+    hit = array("f")
+    weight = array("f")
     for alone, both in zip(slower, mixed, strict=True):
         fresher = alone + _LEAST_DENSITY
         missing = (1.0 - share) * fresher

@@ -98,15 +98,15 @@ def test_routes_are_apart_and_bounded() -> None:
     said: list[Told] = []
     for _ in range(100):
         assert routes.judge("caches", 0.3 * draw.lognormvariate(0, 0.1), None) == Told(), "a fresh prompt cannot hit"
-        said.append(routes.judge("caches", 0.1 * draw.lognormvariate(0, 0.1), b"a"))
-        assert routes.judge("does not", 0.3 * draw.lognormvariate(0, 0.1), b"a") == Told()
+        said.append(routes.judge("caches", 0.1 * draw.lognormvariate(0, 0.1), 7))
+        assert routes.judge("does not", 0.3 * draw.lognormvariate(0, 0.1), 7) == Told()
         routes.judge("does not", 0.3 * draw.lognormvariate(0, 0.1), None)
     assert said[0] == Told()
     assert said[-1].hit is not None
     assert said[-1].hit > 0.9
     for number in range(ROUTES):
-        routes.judge(number, 1.0, b"a")
-    assert routes.judge("caches", 0.1, b"a") == Told(), "the least recently used route is forgotten"
+        routes.judge(number, 1.0, 7)
+    assert routes.judge("caches", 0.1, 7) == Told(), "the least recently used route is forgotten"
 
 
 def test_a_prefix_is_judged_by_its_own_last_calls() -> None:
@@ -114,14 +114,14 @@ def test_a_prefix_is_judged_by_its_own_last_calls() -> None:
     draw = random.Random(4)
     for number in range(60):
         routes.judge("r", 0.3 * draw.lognormvariate(0, 0.1), None)
-        routes.judge("r", 0.1 * draw.lognormvariate(0, 0.1), b"%d" % (number % 4))
-    assert routes.judge("r", 0.1, b"new").prefix is None, "of this one there is one call"
-    gone = [routes.judge("r", 0.3, b"gone") for _ in range(3)]
-    kept = routes.judge("r", 0.1, b"1")
+        routes.judge("r", 0.1 * draw.lognormvariate(0, 0.1), number % 4)
+    assert routes.judge("r", 0.1, 50).prefix is None, "of this one there is one call"
+    gone = [routes.judge("r", 0.3, 51) for _ in range(3)]
+    kept = routes.judge("r", 0.1, 1)
     assert gone[-1].prefix is not None
     assert kept.prefix is not None
     assert gone[-1].prefix < 0.5
     assert kept.prefix > 0.9
     for number in range(3 * PREFIXES):
-        routes.judge("r", 0.1, b"more %d" % number)
-    assert routes.judge("r", 0.1, b"1").prefix is None, "the least recently used prefix is forgotten"
+        routes.judge("r", 0.1, 100 + number)
+    assert routes.judge("r", 0.1, 1).prefix is None, "the least recently used prefix is forgotten"
