@@ -241,7 +241,7 @@ estimates = st.one_of(
 )
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(observations, estimates)
 def test_phases_always_fill_the_call_exactly(seen: Observation, estimate: Estimate | None) -> None:
     phases, _ = split(seen, estimate)
@@ -261,7 +261,7 @@ def test_phases_always_fill_the_call_exactly(seen: Observation, estimate: Estima
     assert sum(phase.end - phase.start for phase in phases) == seen.end - seen.start
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(observations)
 def test_no_server_source_without_a_server_number(seen: Observation) -> None:
     seen.server = None
@@ -270,7 +270,7 @@ def test_no_server_source_without_a_server_number(seen: Observation) -> None:
         assert phase.name not in ("queue", "prefill", "kv_cache_hit")
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(observations)
 def test_what_the_server_is_said_to_have_measured_is_what_it_said(seen: Observation) -> None:
     phases, _ = split(seen)
