@@ -19,6 +19,7 @@ help:
 	@echo "make e2e     other people's engines and a trace viewer: heavy installs (docs/engines.md)"
 	@echo "make browser the page of llmtrace view in a real Chromium: every page and state (docs/view.md)"
 	@echo "make screenshots  the pictures of it in docs/images, from a run of the demo"
+	@echo "make pictures  the demo's pictures in README and docs, taken anew: needs Chromium"
 	@echo "make spark   the reports on PySpark against DuckDB: needs Java, a large package"
 	@echo "make clean   remove the virtual environments"
 
@@ -80,6 +81,10 @@ browser: $(BROWSER)  # needs a Chromium on the PATH, or LLMTRACE_CHROMIUM=/path/
 
 screenshots: $(BROWSER)
 	$(BIN)/python -m tests.view.browser.screenshots $(ARGS)
+
+.PHONY: pictures
+pictures: $(BROWSER)  # of a demo's page, for README and docs; ARGS=FOLDER takes one that was run already
+	$(BIN)/python docs/images/take.py $(ARGS)
 
 spark: $(STAMP)
 	test -x .venvs/spark/bin/python || $(PYTHON) -m venv .venvs/spark

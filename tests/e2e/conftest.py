@@ -45,3 +45,10 @@ def phoenix_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers
     """Arize Phoenix with an empty database."""
     with servers.phoenix_server(tmp_path_factory.mktemp("phoenix")) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Server]:
+    """MLflow with an empty database."""
+    with servers.mlflow_server(tmp_path_factory.mktemp("mlflow")) as server:
+        yield server

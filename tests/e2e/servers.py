@@ -131,6 +131,18 @@ def vllm_server(folder: Path, *flags: str, env: Mapping[str, str] | None = None)
 
 
 @contextmanager
+def mlflow_server(folder: Path) -> Iterator[Server]:
+    """MLflow: OTLP in, a page and an API out."""
+    python = python_of("e2e-mlflow")
+    port = free_port()
+    command = [str(python.parent / "mlflow"), "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
+    settings = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    with running(command, folder, port, "/health", 240, settings) as server:
+        yield server
+
+
+@contextmanager
 def phoenix_server(folder: Path) -> Iterator[Server]:
     """Arize Phoenix: OTLP in, a page and an API out."""
     python = python_of("e2e-phoenix")

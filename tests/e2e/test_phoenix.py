@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 import time
 import urllib.parse
 import urllib.request
@@ -17,36 +14,23 @@ from typing import Any
 import pytest
 
 from tests.e2e import calls
-from tests.e2e.servers import ROOT, Server, python_of
+from tests.e2e.demo import PHASES, is_call, photograph, run_demo, sent_spans, value_of
+from tests.e2e.servers import Server
 
 PROJECT = "llmtrace-e2e"
-PHASES = {"network", "queue", "kv_cache_hit", "prefill", "decode", "queue_prefill", "opaque"}
 
 
 @pytest.fixture(scope="module")
 def demo(phoenix_server: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that a demo wrote which also exported to Phoenix."""
-    out = tmp_path_factory.mktemp("demo")
-    settings = {
-        "OTEL_EXPORTER_OTLP_ENDPOINT": phoenix_server.url,
-        "OTEL_RESOURCE_ATTRIBUTES": f"openinference.project.name={PROJECT}",
-    }
-    command = [str(Path(sys.executable).parent / "llmtrace"), "demo", "--device", "cpu", "--out", str(out)]
-    env = {**os.environ, **settings}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=400, check=False)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    if (folder := calls.output_folder()) is not None:
-        (folder / "demo.txt").write_text(done.stdout)
-        shutil.copytree(out, folder / "demo", dirs_exist_ok=True)
-    return out
+    project = f"openinference.project.name={PROJECT}"
+    return run_demo(tmp_path_factory.mktemp("demo"), phoenix_server.url, "demo", OTEL_RESOURCE_ATTRIBUTES=project)
 
 
 @pytest.fixture(scope="module")
 def sent(demo: Path) -> dict[tuple[str, str], dict[str, Any]]:
     """The spans of the demo's own file by trace and span id."""
-    lines = (demo / "traces.otlp.jsonl").read_text().splitlines()
-    parts = [scope for line in lines for part in json.loads(line)["resourceSpans"] for scope in part["scopeSpans"]]
-    return {(span["traceId"], span["spanId"]): span for scope in parts for span in scope["spans"]}
+    return sent_spans(demo)
 
 
 @pytest.fixture(scope="module")
@@ -70,16 +54,6 @@ def read_back(phoenix: Server) -> dict[tuple[str, str], dict[str, Any]]:
     return found
 
 
-def value_of(value: dict[str, Any]) -> Any:
-    """An OTLP/JSON attribute value."""
-    ((kind, content),) = value.items()
-    if kind == "intValue":
-        return int(content)
-    if kind == "arrayValue":
-        return [value_of(item) for item in content.get("values", [])]
-    return content
-
-
 def api(phoenix: Server, path: str, **query: Any) -> dict[str, Any]:
     """One page of the project's REST resource."""
     url = f"{phoenix.url}/v1/projects/{PROJECT}/{path}?{urllib.parse.urlencode(query)}"
@@ -91,11 +65,6 @@ def micros(text: str) -> int:
     """An ISO time as whole microseconds since the epoch."""
     at = datetime.fromisoformat(text)
     return round(at.timestamp() * 1e6)
-
-
-def is_call(span: dict[str, Any]) -> bool:
-    """Whether a stored span is an instrumented call (and no phase, attempt or server span)."""
-    return span["name"].startswith("chat ")
 
 
 def test_every_span_arrived(sent: dict[tuple[str, str], Any], stored: dict[tuple[str, str], Any]) -> None:
@@ -185,11 +154,7 @@ def test_page(stored: dict[tuple[str, str], Any], phoenix_server: Server, tmp_pa
     hits = [s for s in stored.values() if s["name"] == "llm.kv_cache_hit" and s["parent_id"] in calls_by_id]
     trace = calls_by_id[max(hits, key=lambda hit: hit["attributes"]["llmtrace.phase.tokens"])["parent_id"]]
     picture = (calls.output_folder() or tmp_path) / "phoenix.png"
-    script = ROOT / "tests" / "e2e" / "screenshot.py"
-    url = f"{phoenix_server.url}/redirects/traces/{trace}"
-    command = [str(python_of("e2e-phoenix")), str(script), url, "llm.decode", str(picture)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
+    shown = photograph("e2e-phoenix", f"{phoenix_server.url}/redirects/traces/{trace}", "llm.decode", picture)
     for name in {span["name"] for (of, _), span in stored.items() if of == trace}:
-        assert name in done.stdout
+        assert name in shown
     assert picture.stat().st_size > 20_000
