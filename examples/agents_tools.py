@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 
-from agents import Agent, OpenAIChatCompletionsModel, Runner, function_tool, set_tracing_disabled
+from agents import Agent, ModelSettings, OpenAIChatCompletionsModel, Runner, function_tool, set_tracing_disabled
 from openai import AsyncOpenAI
 from setup_tracing import API_KEY, BASE_URL, model_of, start
 
@@ -31,7 +31,14 @@ async def main() -> None:
     set_tracing_disabled(True)  # its own traces, which go to OpenAI
     async with AsyncOpenAI(base_url=BASE_URL, api_key=API_KEY) as client:
         model = OpenAIChatCompletionsModel(model=model_of(), openai_client=client)
-        agent = Agent(name="Forecaster", instructions="Answer in one sentence.", model=model, tools=[weather])
+        brief = ModelSettings(max_tokens=64)
+        agent = Agent(
+            name="Forecaster",
+            instructions="Answer in one sentence.",
+            model=model,
+            tools=[weather],
+            model_settings=brief,
+        )
         async with llmtrace.task("forecast") as task:
             result = await Runner.run(agent, "What is the weather in Bern?")
             task.resolved()

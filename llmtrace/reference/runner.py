@@ -323,25 +323,43 @@ class Runner:
         fresh = [each for each in decoding if each.token is None]  # a further choice: the prompt's own logits again
         going = [each for each in decoding if each.token is not None]
         for generation in fresh:
-            self._choose(generation.first_logits, [generation])
+            try:
+                self._choose(generation.first_logits, [generation])
+            except Exception as error:
+                self._decode_failed(generation, error)
         for group in self._by_adapter(going):
             self._decode_group(group)
 
     def _decode_group(self, going: list[Generation]) -> None:
+        rows = self._logits_of(going)
+        if not rows:
+            return
+        owners = [generation for generation, _ in rows]
         try:
-            self._activate(going[0].request.adapter, going)
-            self._choose(self._next_logits(going), going)
-        except Exception as error:
-            if len(going) == 1:
-                self._decode_failed(going[0], error)
-                return
-            # Nobody knows whose fault it was: one by one, so that it costs only those who cannot go on.
-            for generation in going:
-                try:
-                    self._activate(generation.request.adapter, [generation])
-                    self._choose(self._next_logits([generation]), [generation])
-                except Exception as own:
-                    self._decode_failed(generation, own)
+            self._choose(_joined([logits for _, logits in rows]), owners)
+        except Exception as error:  # a row that fails by itself has been dealt with: this came over all of them
+            for generation in owners:
+                self._decode_failed(generation, error)
+
+    def _logits_of(self, going: list[Generation]) -> list[tuple[Generation, Any]]:
+        """Each one's next logits `[1, vocabulary]`; those who fail are told so and left out.
+
+        A forward that came back has moved its sequences on by a token: no row is computed twice.
+        """
+        if self.forward.batched and len(going) > 1:
+            try:
+                self._activate(going[0].request.adapter, going)
+                return list(zip(going, self._next_logits(going).split(1), strict=True))
+            except Exception:
+                pass  # nobody knows whose fault it was: one by one, so that it costs only those who cannot go on
+        found: list[tuple[Generation, Any]] = []
+        for generation in going:
+            try:
+                self._activate(generation.request.adapter, [generation])
+                found.append((generation, self._next_logits([generation])))
+            except Exception as error:
+                self._decode_failed(generation, error)
+        return found
 
     def _decode_failed(self, generation: Generation, error: Exception) -> None:
         if _out_of_memory(error):
@@ -358,15 +376,9 @@ class Runner:
 
     def _choose(self, logits: Any, owners: list[Generation], kind: str = "decode", tokens: int | None = None) -> None:
         """Choose a token from each row and send all to the host, without waiting for them."""
-        import torch
-
-        if any(each.constraint is not None for each in owners):
-            logits = _masked(logits, owners)
-        if all(each.sampler.greedy for each in owners):
-            chosen = logits.argmax(dim=-1)
-        else:
-            rows = [each.sampler.next(logits[row : row + 1]).view(1) for row, each in enumerate(owners)]
-            chosen = rows[0] if len(rows) == 1 else torch.cat(rows)
+        chosen, owners = self._drawn(logits, owners)
+        if not owners:
+            return
         for each, token in zip(owners, chosen.split(1), strict=True):
             each.launch(token)
         copy, arrived = self._send(chosen) if self._ahead else (chosen.tolist(), None)
@@ -374,6 +386,24 @@ class Runner:
         batch = len(owners) if self.forward.batched else 1
         self._pending.append(_Sent(copy, arrived, [(each, each.choice) for each in owners], mark, batch))
         self._collect(self._ahead)
+
+    def _drawn(self, logits: Any, owners: list[Generation]) -> tuple[Any, list[Generation]]:
+        """The tokens, and whose they are: whoever of several fails is told so and left out; one alone raises."""
+        if all(each.sampler.greedy and each.constraint is None for each in owners):
+            return logits.argmax(dim=-1), owners
+        drawn: list[Any] = []
+        alive: list[Generation] = []
+        for row, each in enumerate(owners):
+            mine = logits[row : row + 1]
+            try:
+                allowed = mine if each.constraint is None else each.constraint.mask(mine)
+                drawn.append(each.sampler.next(allowed).view(1))
+                alive.append(each)
+            except Exception as error:
+                if len(owners) == 1:
+                    raise
+                self._decode_failed(each, error)
+        return _joined(drawn) if drawn else None, alive
 
     @staticmethod
     def _send(tokens: Any) -> tuple[Any, Any]:
@@ -530,14 +560,10 @@ class Runner:
             self._worked("store", len(tokens), [])
 
 
-def _masked(logits: Any, owners: Sequence[Generation]) -> Any:
-    """`[owners, vocabulary]`, the rows of those that are held to a grammar masked, the others as they are."""
+def _joined(rows: list[Any]) -> Any:
+    """Rows as one tensor."""
     import torch
 
-    rows = [
-        logits[row : row + 1] if each.constraint is None else each.constraint.mask(logits[row : row + 1])
-        for row, each in enumerate(owners)
-    ]
     return rows[0] if len(rows) == 1 else torch.cat(rows)
 
 

@@ -5,11 +5,12 @@ usage: screenshot.py URL TEXT OUT.png      (needs playwright, which lives beside
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sys
 import tempfile
 
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import TimeoutError, sync_playwright
 
 QUIET = [
     "--no-sandbox",
@@ -35,7 +36,8 @@ def main() -> None:
         page = browser.new_page()
         page.goto(url, wait_until="domcontentloaded", timeout=60_000)
         page.get_by_text(text).first.wait_for(timeout=60_000)
-        page.wait_for_load_state("networkidle", timeout=60_000)
+        with contextlib.suppress(TimeoutError):  # MLflow's page goes on asking
+            page.wait_for_load_state("networkidle", timeout=10_000)
         page.wait_for_timeout(2000)  # the panels slide in
         page.screenshot(path=out)
         print(page.inner_text("body"))

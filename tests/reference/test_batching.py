@@ -16,6 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralFo
 from llmtrace.observe.clock import now
 from llmtrace.reference import LoadedModel, RunnerError, build_or_load
 from llmtrace.reference._errors import OutOfMemory
+from llmtrace.reference.forward import SeparateForward
 from llmtrace.reference.kv import ArenaSlots, Shape, can_batch
 from llmtrace.reference.prefix_cache import PrefixCache
 from llmtrace.reference.runner import Generation, Piece, Request, Runner
@@ -398,6 +399,41 @@ def test_a_failing_row_costs_only_itself(small: LoadedModel, monkeypatch: pytest
     assert len(crowd.tokens(bad)) == 5
     for each in (good, other):
         assert crowd.tokens(each) == generated(small, list(each.request.prompt), 12)
+    assert runner.slots.used == 0
+
+
+@pytest.mark.parametrize("batched", [True, False])
+def test_a_row_that_cannot_be_sampled_costs_only_itself(
+    small: LoadedModel, monkeypatch: pytest.MonkeyPatch, batched: bool
+) -> None:
+    """The forward has been done by then, for all of them: nobody's token is computed or drawn a second time."""
+    asked = [Request(prompt_of(small, 10, seed), 12, Sampling(1.0, 0.9, seed=seed), ignore_eos=True) for seed in (3, 4)]
+    alone = [[piece.token for piece in Runner(small).generate(request)] for request in asked]
+    runner = Runner(small, max_running=3)
+    if not batched:
+        runner.forward = SeparateForward(small)
+        runner.slots = runner.forward.slots
+    crowd = Crowd(runner)
+    first = crowd.add(asked[0])
+    bad = crowd.add(Request(prompt_of(small, 10, 9), 12, Sampling(1.0, 0.9, seed=1), ignore_eos=True))
+    last = crowd.add(asked[1])
+
+    class Failing:
+        greedy = False
+
+        def __init__(self, sampler: Any) -> None:
+            self.sampler = sampler
+
+        def next(self, logits: Any) -> Any:
+            if len(bad.output) == 5:
+                raise RuntimeError("a distribution of nothing")
+            return self.sampler.next(logits)
+
+    monkeypatch.setattr(bad, "sampler", Failing(bad.sampler))
+    crowd.run()
+    assert isinstance(crowd.told[bad][-1], RuntimeError)
+    assert len(crowd.tokens(bad)) == 5
+    assert [crowd.tokens(first), crowd.tokens(last)] == alone
     assert runner.slots.used == 0
 
 
