@@ -9,6 +9,7 @@ import sys
 from typing import Any, Protocol
 
 from llmtrace.observe.clock import now
+from llmtrace.observe.device import take_anchor
 from llmtrace.phases.model import CLIENT, DEVICE
 
 _ANCHORS = 5
@@ -59,31 +60,21 @@ class CudaMarks:
         self._events: list[Any] = []
 
     def mark(self) -> None:
-        self._events.append(self._record())
+        event = self._new()
+        self._record(event)
+        self._events.append(event)
 
     def resolve(self) -> list[int]:
         self._events[-1].synchronize()
-        anchor, anchored = self._anchor()
-        return [anchored - round(event.elapsed_time(anchor) * 1e6) for event in self._events]
+        anchor = take_anchor(self._new, self._record, _ANCHORS)
+        self.error = anchor.half / 1e9
+        return [anchor.at - round(event.elapsed_time(anchor.event) * 1e6) for event in self._events]
 
-    def _record(self) -> Any:
-        event = self._cuda.Event(enable_timing=True)
+    def _new(self) -> Any:
+        return self._cuda.Event(enable_timing=True)
+
+    def _record(self, event: Any) -> None:
         event.record(self._cuda.current_stream(self._device))
-        return event
-
-    def _anchor(self) -> tuple[Any, int]:
-        """An event and when it happened, monotonic ns: bracketed a few times, the tightest kept."""
-        best: tuple[int, Any, int] | None = None
-        for _ in range(_ANCHORS):
-            before = now()
-            event = self._record()
-            event.synchronize()
-            after = now()
-            if best is None or after - before < best[0]:
-                best = (after - before, event, (before + after) // 2)
-        assert best is not None
-        self.error = best[0] / 2e9
-        return best[1], best[2]
 
 
 def marks_on(model: Any) -> Marks:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from llmtrace.observe.clock import now
+from llmtrace.observe.device import Anchor, take_anchor
 
 __all__ = ["CudaClock", "DeviceClock", "HostClock", "Mark", "NoClock", "launch_bound_ratio", "make_clock"]
 
@@ -98,15 +99,6 @@ class NoClock:
         pass
 
 
-@dataclass(slots=True)
-class _Anchor:
-    """An event, and the monotonic time at which it happened, known to within `half` ns."""
-
-    event: Any
-    at: int
-    half: int
-
-
 class CudaClock:
     """CUDA events on the current stream.
 
@@ -131,7 +123,7 @@ class CudaClock:
             new_event = timed_event
         self._new_event = new_event
         self._tries = tries
-        self._anchor: _Anchor | None = None
+        self._anchor: Anchor | None = None
         self._open: list[Mark] = []
         self.error_ns = 0
         self.drift = 0.0
@@ -179,18 +171,8 @@ class CudaClock:
                 reference, base = event, offset
         return offsets
 
-    def _take_anchor(self) -> _Anchor:
-        best: _Anchor | None = None
-        for _ in range(self._tries):
-            event = self._new_event()
-            before = now()
-            event.record()
-            event.synchronize()
-            after = now()
-            if best is None or after - before < 2 * best.half:
-                best = _Anchor(event, (before + after) // 2, -(-(after - before) // 2))
-        assert best is not None
-        return best
+    def _take_anchor(self) -> Anchor:
+        return take_anchor(self._new_event, lambda event: event.record(), self._tries)
 
 
 def launch_bound_ratio(marks: Sequence[Mark], slack_ns: int = 50_000) -> float | None:
