@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llmtrace.analyze import otlp
-from llmtrace.analyze.flatten import Flattener
+from llmtrace.analyze.flatten import Flattener, Sparse
 from llmtrace.analyze.schema import Column, Kind, with_extra
 
 STRETCH = 24 << 20
@@ -136,9 +137,22 @@ def arrow_schema(columns: Sequence[Column]) -> pa.Schema:
 
 def arrow_table(flattener: Flattener, schema: pa.Schema) -> pa.Table:
     """What the flattener holds, which is then forgotten."""
-    values = flattener.take()
-    arrays = [_array(found, field.type) for found, field in zip(values, schema, strict=True)]
+    count = len(flattener)
+    fixed, sparse, texts = flattener.take()
+    kinds = iter(schema.types)
+    arrays = [_array(found, next(kinds)) for found in fixed]
+    arrays += [_spread(found, count, next(kinds)) for found in sparse]
+    arrays += [_array(found, next(kinds)) for found in texts]
     return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def _spread(column: Sparse, count: int, kind: pa.DataType) -> pa.Array:
+    """A column of ``count`` values from those that are there."""
+    if not column.rows:
+        return pa.nulls(count, kind)
+    places = np.full(count, -1, dtype=np.int64)
+    places[column.rows] = np.arange(len(column.rows))
+    return _array(column.values, kind).take(pa.array(places, mask=places < 0))
 
 
 def _array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:

@@ -11,7 +11,27 @@ from llmtrace.analyze.schema import FIXED, Column
 _KINDS = dict(enumerate(otlp.KINDS))
 _STATUSES = dict(enumerate(otlp.STATUSES))
 _ODD = (KeyError, TypeError, ValueError, AttributeError)
-Row = list[Any]
+Row = tuple[Any, ...]
+"""A span's values of ``FIXED``."""
+
+
+class Sparse:
+    """A column that few spans fill: the rows that have a value, and the values."""
+
+    __slots__ = ("rows", "values")
+
+    def __init__(self) -> None:
+        self.rows: list[int] = []
+        self.values: list[Any] = []
+
+    def put(self, row: int, value: Any, best: bool) -> None:
+        """Fill ``row``; where another attribute has filled it already, only the ``best`` one takes its place."""
+        if self.rows and self.rows[-1] == row:
+            if best:
+                self.values[-1] = value
+            return
+        self.rows.append(row)
+        self.values.append(value)
 
 
 class Flattener:
@@ -21,42 +41,56 @@ class Flattener:
         """``columns``: what to take of each span. ``whole``: and all of it as text, in ``whole_span.COLUMNS``."""
         self.columns = (*columns, *whole_span.COLUMNS) if whole else tuple(columns)
         self._whole = whole
+        self._asked = tuple(columns)[len(FIXED) :]
         self.problems: list[otlp.Problem] = []
-        self._width = len(columns)
         self._places: dict[str, tuple[int, bool]] = {}
-        for place, column in enumerate(columns):
+        for place, column in enumerate(self._asked):
             for rank, attribute in enumerate(column.attributes):
                 self._places.setdefault(attribute, (place, rank == 0))
+        self._clear()
+
+    def _clear(self) -> None:
         self._rows: list[Row] = []
+        self._sparse = [Sparse() for _ in self._asked]
+        self._texts: list[whole_span.Texts] = []
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def add(self, document: Any, line: int) -> None:
         """Take in one document: an OTLP object, or a list of them."""
+        known = len(self._rows)
         try:
             if jaeger.is_jaeger(document):
                 document = jaeger.to_otlp(document)
-            self._rows.extend(self._regular(document))
+            self._regular(document)
         except _ODD:
+            self.cut(known)
             spans: list[otlp.Span] = []
             otlp.read_document(document, line, spans, self.problems)
-            self._rows.extend(map(self._from_span, spans))
+            for span in spans:
+                self._from_span(span)
 
     def cut(self, length: int) -> None:
         """Forget the rows behind the first ``length``."""
         del self._rows[length:]
+        del self._texts[length:]
+        for column in self._sparse:
+            while column.rows and column.rows[-1] >= length:
+                column.rows.pop()
+                column.values.pop()
 
-    def take(self) -> list[tuple[Any, ...]]:
-        """The columns' values so far, which are then forgotten."""
-        columns = list(zip(*self._rows, strict=True)) if self._rows else [() for _ in self.columns]
-        self._rows = []
-        return columns
+    def take(self) -> tuple[list[Sequence[Any]], list[Sparse], list[Sequence[Any]]]:
+        """The values of ``FIXED``, the columns asked for, and ``whole_span.COLUMNS``, which are then forgotten."""
+        fixed = _columns(self._rows, len(FIXED))
+        texts = _columns(self._texts, len(whole_span.COLUMNS) if self._whole else 0)
+        sparse = self._sparse
+        self._clear()
+        return fixed, sparse, texts
 
-    def _regular(self, document: Any) -> list[Row]:
+    def _regular(self, document: Any) -> None:
         """The rows of a document in the encoding's own words; raises one of ``_ODD`` where it is not in them."""
-        rows: list[Row] = []
-        places, blank = self._places, [None] * (self._width - len(FIXED))
+        rows, places, sparse = self._rows, self._places, self._sparse
         for resource in document["resourceSpans"]:
             service = _service(resource.get("resource"))
             about = whole_span.resource_text(resource.get("resource")) if self._whole else ""
@@ -70,54 +104,58 @@ class Flattener:
                     bytes.fromhex(trace + own)  # raises where they are no hexadecimal
                     parent = span.get("parentSpanId")
                     status = span.get("status")
-                    row: Row = [
-                        trace.lower(),
-                        own.lower(),
-                        parent.lower() if parent else None,
-                        span.get("name", ""),
-                        _KINDS[span.get("kind", 0)],
-                        start,
-                        end,
-                        _STATUSES[status.get("code", 0)] if status else "unset",
-                        service,
-                        *blank,
-                    ]
+                    row = len(rows)
+                    rows.append(
+                        (
+                            trace.lower(),
+                            own.lower(),
+                            parent.lower() if parent else None,
+                            span.get("name", ""),
+                            _KINDS[span.get("kind", 0)],
+                            start,
+                            end,
+                            _STATUSES[status.get("code", 0)] if status else "unset",
+                            service,
+                        )
+                    )
                     for attribute in span.get("attributes", ()):
                         where = places.get(attribute["key"])
                         if where is not None:
                             place, best = where
-                            if best or row[place] is None:
-                                ((kind, value),) = attribute["value"].items()
-                                read = _READ.get(kind)
-                                row[place] = value if read is None else read(value)
+                            ((kind, value),) = attribute["value"].items()
+                            read = _READ.get(kind)
+                            sparse[place].put(row, value if read is None else read(value), best)
                     if self._whole:
-                        row.extend(whole_span.texts(span, about, maker))
-                    rows.append(row)
-        return rows
+                        self._texts.append(whole_span.texts(span, about, maker))
 
-    def _from_span(self, span: otlp.Span) -> Row:
+    def _from_span(self, span: otlp.Span) -> None:
         service = span.resource.get("service.name")
-        row: Row = [
-            span.trace_id,
-            span.span_id,
-            span.parent_id,
-            span.name,
-            span.kind,
-            span.start_ns,
-            span.end_ns,
-            span.status.code,
-            service if isinstance(service, str) else None,
-            *[None] * (self._width - len(FIXED)),
-        ]
-        for column, place in zip(self.columns[len(FIXED) : self._width], range(len(FIXED), self._width), strict=True):
+        row = len(self._rows)
+        self._rows.append(
+            (
+                span.trace_id,
+                span.span_id,
+                span.parent_id,
+                span.name,
+                span.kind,
+                span.start_ns,
+                span.end_ns,
+                span.status.code,
+                service if isinstance(service, str) else None,
+            )
+        )
+        for column, sparse in zip(self._asked, self._sparse, strict=True):
             for attribute in column.attributes:
                 value = span.attributes.get(attribute)
                 if value is not None:
-                    row[place] = _joined(value) if isinstance(value, tuple) else value
+                    sparse.put(row, _joined(value) if isinstance(value, tuple) else value, True)
                     break
         if self._whole:
-            row.extend(whole_span.texts_of_read(span))
-        return row
+            self._texts.append(whole_span.texts_of_read(span))
+
+
+def _columns(rows: Sequence[tuple[Any, ...]], width: int) -> list[Sequence[Any]]:
+    return list(zip(*rows, strict=True)) if rows else [() for _ in range(width)]
 
 
 def _service(resource: Any) -> str | None:

@@ -33,7 +33,7 @@ REGIME = 48
 DRIFT = 0.5
 ALARM = 1.5
 """The CUSUM: each score (cut at 1.2) adds what it has beyond ``DRIFT``; an alarm is raised at ``ALARM``."""
-_REFRESH = 32
+REFRESH = 32
 """Calls between two looks at the whole window, at most; fewer while it is short."""
 _QUARTILE = 0.6745
 """Half the interquartile range of the standard normal distribution."""
@@ -43,7 +43,9 @@ class Habit(Generic[T]):
     """What levels and lines share: the window, what is held back, the limits, the CUSUM."""
 
     __slots__ = (
+        "_alarm",
         "_due",
+        "_every",
         "_floor",
         "_held",
         "_reach",
@@ -60,12 +62,26 @@ class Habit(Generic[T]):
         "seen",
     )
 
-    def __init__(self, floor: float, share: float = 0.0, sigmas: float = SIGMAS, reach: float = REACH) -> None:
-        """``floor``: the least room, in the quantity's unit; ``share``: the least room as a share of the usual."""
+    def __init__(
+        self,
+        floor: float,
+        share: float = 0.0,
+        sigmas: float = SIGMAS,
+        reach: float = REACH,
+        alarm: float = ALARM,
+        every: int = REFRESH,
+    ) -> None:
+        """``floor``: the least room, in the quantity's unit; ``share``: the least room as a share of the usual.
+
+        ``alarm``: of the CUSUM; ``every``: calls between two looks at the whole window, unlike other habits' of the
+        route where a look is dear, so that no call pays for all.
+        """
         self._floor = floor
         self._share = share
         self._sigmas = sigmas
         self._reach = reach
+        self._alarm = alarm
+        self._every = every
         self.restart()
 
     def restart(self) -> None:
@@ -92,7 +108,7 @@ class Habit(Generic[T]):
     def beyond(self, score: float) -> bool:
         """Whether a value of this score is too high, by itself or because the last ones were high too."""
         self.cusum = max(0.0, self.cusum + min(max(score, 0.0), 1.2) - DRIFT)
-        return len(self.items) >= MIN_CALLS and (score >= 1.0 or (self.cusum >= ALARM and score > DRIFT))
+        return len(self.items) >= MIN_CALLS and (score >= 1.0 or (self.cusum >= self._alarm and score > DRIFT))
 
     def settle(self, item: T, score: float) -> bool:
         """``beyond`` and ``learn`` in one: whether ``item`` was beyond the usual."""
@@ -112,14 +128,18 @@ class Habit(Generic[T]):
             return
         if self._run:
             self._calm_again()
-        items, at = self.items, self.seen
+        self.take(item)
+
+    def take(self, item: T) -> None:
+        """``learn`` for a value that is ``near``."""
+        at = self.seen
         self.seen = at + 1
-        if len(items) < WINDOW:
-            items.append(item)
+        if at < WINDOW:
+            self.items.append(item)
         else:
-            items[at % WINDOW] = item
+            self.items[at % WINDOW] = item
         if at >= self._due:
-            self._due = self.seen + max(1, min(_REFRESH, self.seen // 4))
+            self._due = at + 1 + max(1, min(self._every, self.seen // 4))
             self._refresh()
 
     def _refresh(self) -> None:
@@ -147,7 +167,7 @@ class Habit(Generic[T]):
         if self._run >= REGIME:
             held = self._held[-self._run :]
             self.restart()
-            self.items, self.seen, self._due = held, len(held), len(held) + _REFRESH
+            self.items, self.seen, self._due = held, len(held), len(held) + self._every
             self._refresh()
 
     def _calm_again(self) -> None:
@@ -167,6 +187,10 @@ class Level(Habit[float]):
 
     __slots__ = ()
 
+    def near(self, value: float) -> bool:
+        """Whether nobody need look closer: far from the upper limit, in calm times. Cheaper than the score."""
+        return value - self.mid <= DRIFT * self.room and not self.cusum and not self._run
+
     def score(self, value: float) -> float:
         """The distance of ``value`` from the middle, in rooms: above 1 or below -1 it is beyond the usual."""
         off = value - self.mid
@@ -185,10 +209,12 @@ class Line(Habit["tuple[float, float]"]):
 
     __slots__ = ("at", "bend", "error", "most", "ref", "slope", "steepest")
 
-    def __init__(self, floor: float, share: float, reach: float = REACH, bend: float = inf) -> None:
+    def __init__(
+        self, floor: float, share: float, reach: float = REACH, bend: float = inf, every: int = REFRESH
+    ) -> None:
         """``bend``: the most that y may rise beyond the largest x seen, as a share of the usual y."""
         self.bend = bend
-        super().__init__(floor, share, reach=reach)
+        super().__init__(floor, share, reach=reach, every=every)
 
     def restart(self) -> None:
         """Forget everything."""
@@ -200,7 +226,7 @@ class Line(Habit["tuple[float, float]"]):
         self.at = self.most = self.ref = 0.0
         """The mean and the largest x, the usual y."""
         self.steepest = 0.0
-        """The most that the slope can be: all of y, by x."""
+        """The most that an untold slope can be: all of y, by x."""
 
     def usual(self, x: float) -> float:
         """What is usual at ``x``."""
@@ -213,6 +239,10 @@ class Line(Habit["tuple[float, float]"]):
             return off
         return off + min((x - self.most) * (0.5 * self.slope if self.slope else self.steepest), self.bend * self.ref)
 
+    def near(self, x: float, y: float) -> bool:
+        """Whether nobody need look closer at ``y``; the room is at least this large everywhere on the line."""
+        return y - self.mid - self.slope * x <= DRIFT * self.room and not self.cusum and not self._run
+
     def score(self, x: float, y: float) -> float:
         """The distance of ``y`` from the usual at ``x``, in rooms."""
         usual = self.mid + self.slope * x
@@ -221,30 +251,32 @@ class Line(Habit["tuple[float, float]"]):
         return off / ((self.room if off > 0 else self.below) * scale + self.unsure(x))
 
     def _refresh(self) -> None:
-        xs = [x for x, _ in self.items]
-        ys = [y for _, y in self.items]
+        xs, ys = zip(*self.items, strict=True)
         count = len(xs)
         mean_x, mean_y = sum(xs) / count, sum(ys) / count
         self.at, self.most = mean_x, max(xs)
         spread = sum(map(mul, xs, xs)) - count * mean_x * mean_x
         slope = error = 0.0
         if count >= FEW_CALLS and spread > 1e-9 * max(1.0, mean_x * mean_x):
-            slope = max(0.0, (sum(map(mul, xs, ys)) - count * mean_x * mean_y) / spread)
-            left = sum([(y - mean_y - slope * (x - mean_x)) ** 2 for x, y in self.items])
+            together = sum(map(mul, xs, ys)) - count * mean_x * mean_y
+            slope = max(0.0, together / spread)
+            left = max(0.0, sum(map(mul, ys, ys)) - count * mean_y * mean_y - slope * together)
             error = (left / (count - 2) / spread) ** 0.5
             if slope < 3 * error:
                 slope = error = 0.0
         self.slope, self.error = slope, error
-        self.ref = sorted(ys)[count // 2]
-        self.steepest = self.ref / max(1.0, sorted(xs)[count // 2])
-        if slope:
-            fixed = mean_y - slope * mean_x
-            scales = [max(1.0, (fixed + slope * x) / self.ref) if self.ref > 0 else 1.0 for x in xs]
-            left_over = [(y - slope * x - fixed) / scale for x, y, scale in zip(xs, ys, scales, strict=True)]
-            self._limits(sorted(left_over), self.ref)
-            self.mid += fixed
-        else:
-            self._limits(sorted(ys), self.ref)
+        ordered = sorted(ys)
+        self.ref = ref = ordered[count // 2]
+        if not slope:
+            self.steepest = ref / max(1.0, sorted(xs)[count // 2])
+            self._limits(ordered, ref)
+            return
+        fixed = mean_y - slope * mean_x
+        least = ref if ref > 0 else inf
+        # What is left over at each x, by how far up the line it lies.
+        over = [(y - usual) / max(1.0, usual / least) for y, usual in zip(ys, [fixed + slope * x for x in xs], strict=True)]
+        self._limits(sorted(over), ref)
+        self.mid += fixed
 
 
 class Changes:
@@ -280,10 +312,10 @@ class Changes:
         """Take in one call's name."""
         if name == self.fresh:
             self.run += 1
-        elif name not in self.counts and self.items:
-            self.fresh, self.run = name, 1
-        else:
+        elif name in self.counts or not self.items:
             self.fresh, self.run = None, 0
+        else:
+            self.fresh, self.run = name, 1
         if len(self.items) < WINDOW:
             self.items.append(name)
             self.counts[name] = self.counts.get(name, 0) + 1

@@ -65,21 +65,25 @@ def _confidence(verdict: Verdict) -> float:
 
 
 def _judge(route: Route, facts: Facts) -> list[Verdict]:
-    found: list[Verdict] = []
     swapped = model_swap(route, facts)
-    for verdict in (
-        swapped,
-        slow_consumer(facts),
-        retry_storm(route, facts),
-        repetition_loop(facts),
-        buffered_stream(route, facts),
-    ):
-        if verdict is not None:
-            found.append(verdict)
+    found = [
+        verdict
+        for verdict in (
+            swapped,
+            slow_consumer(facts),
+            retry_storm(route, facts),
+            repetition_loop(facts),
+            buffered_stream(route, facts),
+        )
+        if verdict is not None
+    ]
     if swapped is None:  # another model's times say nothing of this route's
         found += _times(route, facts)
-    beside = float(facts.alongside)
-    route.alongside.learn(beside, route.alongside.score(beside) >= 1.0)
+    beside, crowd = float(facts.alongside), route.alongside
+    if crowd.near(beside):
+        crowd.take(beside)
+    else:
+        crowd.learn(beside, crowd.score(beside) >= 1.0)
     return found
 
 

@@ -37,6 +37,7 @@ class Route:
         "fingerprints",
         "fresh",
         "headers",
+        "hit",
         "idle",
         "last_end",
         "outside",
@@ -66,11 +67,13 @@ class Route:
         self.headers = Level(LEAST_S, 0.25, sigmas=WILD)
         self.setup = Level(LEAST_S, 0.5)
         self.rtt = Level(0.01, 0.5)
-        self.fresh = Level(log(SURGE), sigmas=4.0)
-        """The logarithm of the tokens that nobody could expect to be cached."""
+        self.fresh = Level(log(SURGE), sigmas=4.6, alarm=0.7)
+        """The logarithm of the tokens that nobody could expect to be cached. Two calls in a row need not go as far."""
+        self.hit = False
+        """Whether any call had cached tokens."""
         self.cached = Level(64.0)
         """Cached tokens."""
-        self.pace = Line(0.0, PACE_SHARE, reach=3.0, bend=0.5)
+        self.pace = Line(0.0, PACE_SHARE, reach=3.0, bend=0.5, every=29)
         """Prompt tokens -> decode time per token, s."""
         self.evenness = Level(0.2, sigmas=3.0)
         """Median gap by mean gap."""

@@ -51,6 +51,9 @@ def network(route: Route, facts: Facts) -> tuple[list[Verdict], float]:
     ):
         if value is None:
             continue
+        if habit.near(value):
+            habit.take(value)
+            continue
         usual = habit.mid
         score = habit.score(value)
         if not habit.settle(value, score):
@@ -81,8 +84,14 @@ def wait(route: Route, facts: Facts, inside_network: float) -> list[Verdict]:
     tokens = float(uncached)
     missing = _missing(route, facts)
     fresh = max(0.0, tokens - missing)
+    size = log(fresh + 1)
+    if not missing and route.fresh.near(size) and line.near(tokens, taken):
+        route.fresh.take(size)
+        line.take((tokens, taken))
+        _learn_cached(route, facts, False)
+        return found
     usual_fresh = route.fresh.mid
-    score_fresh = route.fresh.score(log(fresh + 1))
+    score_fresh = route.fresh.score(size)
     surged = route.fresh.beyond(score_fresh)
     before = line.usual(min(fresh, line.at) if line.count else fresh)
     over = taken - before
@@ -131,12 +140,28 @@ def wait(route: Route, facts: Facts, inside_network: float) -> list[Verdict]:
                     reason="prefill was slower than its tokens explain",
                 )
             )
-    route.fresh.learn(log(fresh + 1), surged)
+    route.fresh.learn(size, surged)
     # What a miss cost belongs to the line as every other prefill does; only what nothing explains is held back.
     line.learn((tokens, taken), odd)
-    if facts.input_tokens:
-        route.cached.learn(float(facts.cached_tokens or 0), bool(missing))
+    _learn_cached(route, facts, bool(missing))
     return found
+
+
+def _learn_cached(route: Route, facts: Facts, odd: bool) -> None:
+    cached = _cached(route, facts)
+    if cached is None:
+        return
+    if cached and not route.hit:  # what came before the first hit was the cache filling up
+        route.hit = True
+        route.cached.restart()
+    route.cached.learn(cached, odd)
+
+
+def _cached(route: Route, facts: Facts) -> float | None:
+    """Cached tokens; None where the route tells none. Some servers leave the count out where nothing was cached."""
+    if facts.cached_tokens is not None:
+        return float(facts.cached_tokens)
+    return 0.0 if route.hit and facts.input_tokens else None
 
 
 def _noise(route: Route) -> float:
@@ -149,11 +174,11 @@ def _tokens(logarithm: float) -> float:
 
 def _missing(route: Route, facts: Facts) -> float:
     """Prompt tokens that should have come from the cache and did not; 0 for the usual few."""
-    prompt, cached = facts.input_tokens or 0, facts.cached_tokens
+    prompt, cached = facts.input_tokens or 0, _cached(route, facts)
     if cached is None:
         return 0.0
     habit = route.cached
-    expected = habit.mid - habit.below if habit.count >= FEW_CALLS else 0.0  # what every call had
+    expected = habit.mid - habit.below if habit.count >= FEW_CALLS else 0.0  # what every call since the first hit had
     if expected > prompt:
         expected = 0.0  # a prompt of another kind
     if facts.expected_cached is not None:
@@ -194,6 +219,9 @@ def _untold(route: Route, facts: Facts, taken: float) -> list[Verdict]:
 
 
 def _judge(route: Route, facts: Facts, habit: Level, value: float, quantity: str) -> list[Verdict]:
+    if habit.near(value):
+        habit.take(value)
+        return []
     usual = habit.mid
     score = habit.score(value)
     if not habit.settle(value, score) or value - usual < LEAST_S:
