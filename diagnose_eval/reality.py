@@ -11,10 +11,9 @@ import random
 import tempfile
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ import openai
 
 import llmtrace
 from diagnose_eval.relay import Way, relay
+from diagnose_eval.trials import Trial
 from llmtrace.phases.diagnosis import verdict as causes
 from llmtrace.phases.diagnosis.verdict import CAUSES
 from llmtrace.reference.process import ServerProcess
@@ -37,34 +37,6 @@ _ANSWER = 28
 _LONG = 2400
 _OTHER = "llmtrace-else"
 """The other model's name, as long as the first one's, so that a relay can put one in the other's place."""
-
-
-@dataclass
-class Episode:
-    """What was done to the last calls, and what the spans say."""
-
-    truth: str
-    calls: int
-    named: Counter[str] = field(default_factory=Counter[str])
-    first: int | None = None
-    """The first of its calls in which the truth was named, from 0."""
-    calm_calls: int = 0
-    false_alarms: Counter[str] = field(default_factory=Counter[str])
-    stated: list[tuple[str, float, bool]] = field(default_factory=list[tuple[str, float, bool]])
-    """Each verdict: its cause, its confidence, whether it was so."""
-
-    @property
-    def verdict(self) -> tuple[str, ...]:
-        """The causes named in at least half of the calls; a change of the route once is enough."""
-        found = {cause for cause, count in self.named.items() if 2 * count >= self.calls}
-        if self.named[causes.ROUTE_CHANGE]:
-            found.add(causes.ROUTE_CHANGE)
-        return tuple(sorted(found))
-
-    @property
-    def right(self) -> bool:
-        """Exactly what was done, nothing besides."""
-        return self.verdict == (self.truth,)
 
 
 @dataclass
@@ -103,10 +75,10 @@ def site(draw: random.Random) -> Iterator[Site]:
 
 
 def reality(
-    draw: random.Random, rounds: int, tell: Callable[[Episode], None] = lambda done: None, only: tuple[str, ...] = CAUSES
-) -> list[Episode]:
+    draw: random.Random, rounds: int, tell: Callable[[Trial], None] = lambda done: None, only: tuple[str, ...] = CAUSES
+) -> list[Trial]:
     """``rounds`` episodes of each cause, in an order drawn anew."""
-    found: list[Episode] = []
+    found: list[Trial] = []
     with site(draw) as here:
         order = [cause for cause in only for _ in range(rounds)]
         draw.shuffle(order)
@@ -116,7 +88,7 @@ def reality(
     return found
 
 
-def _episode(here: Site, cause: str) -> Episode:
+def _episode(here: Site, cause: str) -> Trial:
     server = here.second if cause == causes.COLD_KV_CACHE else here.first
     way, spans = Way(_address(server)), Spans()
     if server is here.second:
@@ -138,21 +110,13 @@ def _episode(here: Site, cause: str) -> Episode:
     return _read(cause, calm_calls, spans)
 
 
-def _read(cause: str, calm_calls: int, spans: Spans) -> Episode:
-    episode = Episode(cause, INJECTED, calm_calls=calm_calls)
+def _read(cause: str, calm_calls: int, spans: Spans) -> Trial:
+    trial = Trial((cause,))
     for number, span in enumerate(spans.parents()):
         said = attributes(span)
-        names = list(said.get("llmtrace.diagnosis", ()))
-        sure = said.get("llmtrace.diagnosis.confidence", ())
-        truth = cause if number >= calm_calls else ""
-        episode.stated += [(name, score, name == truth) for name, score in zip(names, sure, strict=True)]
-        if not truth:
-            episode.false_alarms.update(names)
-            continue
-        episode.named.update(names)
-        if episode.first is None and cause in names:
-            episode.first = number - calm_calls
-    return episode
+        found = zip(said.get("llmtrace.diagnosis", ()), said.get("llmtrace.diagnosis.confidence", ()), strict=True)
+        trial.note(found, number >= calm_calls)
+    return trial
 
 
 def _address(server: ServerProcess) -> tuple[str, int]:

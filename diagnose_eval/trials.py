@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from diagnose_eval.traffic import Faults, Traffic, both, draw_habits, single
@@ -32,17 +33,38 @@ PAIRS = (
 of a queue beside it."""
 
 
+Stated = tuple[str, float, bool]
+"""A verdict: its cause, its confidence, whether that was what was wrong with the call."""
+
+
 @dataclass
 class Trial:
     """One episode: what was wrong, what was named (with the calls it was named in), and where it began."""
 
     truth: tuple[str, ...]
-    calls: int
+    calls: int = 0
+    """Of the episode."""
     named: Counter[str] = field(default_factory=Counter[str])
     first: int | None = None
     """The first call of the episode in which all of the truth was named, from 0."""
     calm_calls: int = 0
     false_alarms: Counter[str] = field(default_factory=Counter[str])
+    stated: list[Stated] = field(default_factory=list[Stated])
+
+    def note(self, found: Iterable[tuple[str, float]], faulty: bool) -> None:
+        """Take in what was named of one call, with what confidence. ``faulty``: it is one of the episode's."""
+        names: set[str] = set()
+        for cause, confidence in found:
+            names.add(cause)
+            self.stated.append((cause, confidence, faulty and cause in self.truth))
+        if not faulty:
+            self.calm_calls += 1
+            self.false_alarms.update(names)
+            return
+        self.named.update(names)
+        if self.first is None and names.issuperset(self.truth):
+            self.first = self.calls
+        self.calls += 1
 
     @property
     def verdict(self) -> tuple[str, ...]:
@@ -64,25 +86,27 @@ def play(truth: tuple[str, ...], draw: random.Random) -> Trial:
     while causes.COLD_KV_CACHE in truth and not habits.shared:
         habits = draw_habits(draw)
     traffic, diagnoser = Traffic(habits, draw), Diagnoser()
-    trial = Trial(truth, draw.randint(6, 14), calm_calls=draw.randint(45, 110))
-    for _ in range(trial.calm_calls):
-        trial.false_alarms.update(found.cause for found in diagnoser.judge("route", traffic.call(Faults()).facts))
+    trial = Trial(truth)
+    for _ in range(draw.randint(45, 110)):
+        trial.note(_judged(diagnoser, traffic, Faults()), False)
     faults = Faults()
     for cause in truth:
         faults = both(faults, single(cause, draw, habits))
     if faults.moved is not None:
         traffic.move(faults.moved)
-    for number in range(trial.calls):
-        names = {found.cause for found in diagnoser.judge("route", traffic.call(faults).facts)}
-        trial.named.update(names)
-        if trial.first is None and names.issuperset(truth):
-            trial.first = number
+    for _ in range(draw.randint(6, 14)):
+        trial.note(_judged(diagnoser, traffic, faults), True)
     return trial
 
 
-def calm(draw: random.Random, calls: int, bimodal: bool) -> Counter[str]:
-    """What is named on a calm route over ``calls`` calls; ``bimodal``: 14 % of them take 350 ms more on the way."""
+def calm(draw: random.Random, calls: int, bimodal: bool) -> Trial:
+    """A calm route of ``calls`` calls; ``bimodal``: 14 % of them take 350 ms more on the way."""
     traffic, diagnoser = Traffic(draw_habits(draw, bimodal=bimodal), draw), Diagnoser()
-    return Counter(
-        found.cause for _ in range(calls) for found in diagnoser.judge("route", traffic.call(Faults()).facts)
-    )
+    trial = Trial(())
+    for _ in range(calls):
+        trial.note(_judged(diagnoser, traffic, Faults()), False)
+    return trial
+
+
+def _judged(diagnoser: Diagnoser, traffic: Traffic, faults: Faults) -> list[tuple[str, float]]:
+    return [(found.cause, found.confidence) for found in diagnoser.judge("route", traffic.call(faults).facts)]

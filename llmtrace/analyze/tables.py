@@ -72,10 +72,7 @@ def _phases_by_call(spans: Any, attempts: Any) -> Any:
     }  # fmt: skip
     return phases.group_by(phase_trace=phases.trace_id, phase_of=phases.owner).agg(
         **sums,
-        estimated=(phases.source == "estimate").any(),
-        told=phases.source.isin(("server", "device")).any(),
         wait=phases.consumer_wait.sum(),
-        itl=phases.itl_p50.max(),
     )
 
 

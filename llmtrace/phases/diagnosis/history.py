@@ -57,6 +57,7 @@ class Habit(Generic[T]):
         "below",
         "cusum",
         "items",
+        "lone",
         "mid",
         "room",
         "seen",
@@ -89,6 +90,8 @@ class Habit(Generic[T]):
         self.items: list[T] = []
         self.seen = 0
         """Values learned, all told."""
+        self.lone = False
+        """Whether the last value asked about was the first unusual one of a young history: a second mode may show."""
         self.mid = 0.0
         self.room = self.below = float("inf")
         self.cusum = 0.0
@@ -108,6 +111,7 @@ class Habit(Generic[T]):
     def beyond(self, score: float) -> bool:
         """Whether a value of this score is too high, by itself or because the last ones were high too."""
         self.cusum = max(0.0, self.cusum + min(max(score, 0.0), 1.2) - DRIFT)
+        self.lone = len(self.items) < MANY and not self._run
         return len(self.items) >= MIN_CALLS and (score >= 1.0 or (self.cusum >= self._alarm and score > DRIFT))
 
     def settle(self, item: T, score: float) -> bool:

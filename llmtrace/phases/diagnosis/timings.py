@@ -56,7 +56,7 @@ def network(route: Route, facts: Facts) -> tuple[list[Verdict], float]:
             continue
         usual = habit.mid
         score = habit.score(value)
-        if not habit.settle(value, score):
+        if not habit.settle(value, score) or habit.lone:
             continue
         excess = value - usual
         if excess >= (LEAST_S if quantity != "round_trip" else LEAST_S / 2):
@@ -115,7 +115,7 @@ def wait(route: Route, facts: Facts, inside_network: float) -> list[Verdict]:
     score = line.score(tokens, taken)
     odd = line.beyond(score)
     left = taken - line.usual(tokens)
-    if odd and left >= LEAST_S and not (missing and found and not line.slope):
+    if odd and not line.lone and left >= LEAST_S and not (missing and found and not line.slope):
         if facts.server_queue is None:
             found.append(
                 Verdict(
@@ -224,7 +224,7 @@ def _judge(route: Route, facts: Facts, habit: Level, value: float, quantity: str
         return []
     usual = habit.mid
     score = habit.score(value)
-    if not habit.settle(value, score) or value - usual < LEAST_S:
+    if not habit.settle(value, score) or habit.lone or value - usual < LEAST_S:
         return []
     return [Verdict(QUEUEING, sure(score), quantity, value, usual, value - usual, reason=_own(route, facts))]
 
