@@ -3,43 +3,44 @@
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import random
 import re
 import secrets
-import statistics
-from collections import Counter
+import time
 from pathlib import Path
 
 from rich.progress import Progress
 
-from diagnose_eval.golden import slow_turn
+from diagnose_eval import plot
+from diagnose_eval.reality import reality
+from diagnose_eval.report import Results, page
 from diagnose_eval.speed import microseconds
 from diagnose_eval.trials import PAIRS, Trial, calm, play
-from diagnose_eval.wire import Wired, over_sockets
+from diagnose_eval.wire import over_sockets
 from llmtrace.phases.diagnosis.verdict import CAUSES
 
-PAGE = Path(__file__).parent.parent / "docs" / "diagnosis.md"
-NOTHING = "nothing"
+DOCS = Path(__file__).parent.parent / "docs"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m diagnose_eval", description=__doc__)
     parser.add_argument("--seed", type=int, default=None, help="drawn anew each run unless given")
-    parser.add_argument("--trials", type=int, default=60, help="per cause; a third of it per pair")
+    parser.add_argument("--trials", type=int, default=60, help="simulated, per cause; a third of it per pair")
     parser.add_argument("--calm", type=int, default=20_000, help="calm calls, and as many on bimodal networks")
+    parser.add_argument("--rounds", type=int, default=2, help="episodes per cause on real servers; 0: none")
     parser.add_argument("--no-write", action="store_true", help="leave docs/diagnosis.md as it is")
     chosen = parser.parse_args()
     seed = chosen.seed if chosen.seed is not None else secrets.randbits(32)
+    print(f"seed {seed}", flush=True)
     draw = random.Random(seed)
     each, routes = max(1, chosen.trials // 3), max(1, chosen.calm // 250)
     speed = microseconds()
     singles: list[Trial] = []
     pairs: list[Trial] = []
-    quiet, bimodal = Counter[str](), Counter[str]()
+    quiet: list[Trial] = []
+    bimodal: list[Trial] = []
     with Progress() as progress:
-        task = progress.add_task("Trials in memory", total=len(CAUSES) * chosen.trials + len(PAIRS) * each + 2 * routes)
+        task = progress.add_task("Simulated", total=len(CAUSES) * chosen.trials + len(PAIRS) * each + 2 * routes)
         for cause in CAUSES:
             for _ in range(chosen.trials):
                 singles.append(play((cause,), draw))
@@ -49,87 +50,39 @@ def main() -> None:
                 pairs.append(play(pair, draw))
                 progress.advance(task)
         for _ in range(routes):
-            quiet += calm(draw, 250, False)
-            bimodal += calm(draw, 250, True)
+            quiet.append(calm(draw, 250, False))
+            bimodal.append(calm(draw, 250, True))
             progress.advance(task, 2)
-    wired = over_sockets(draw)
-    written = report(seed, speed, singles, pairs, quiet, bimodal, routes * 250, wired)
+        wired = over_sockets(draw)
+        began, real = time.monotonic(), list[Trial]()
+        if chosen.rounds:
+            task = progress.add_task("On real servers", total=len(CAUSES) * chosen.rounds)
+            real = reality(draw, chosen.rounds, lambda done: progress.advance(task))
+    found = Results(seed, speed, singles, pairs, quiet, bimodal, wired, real, time.monotonic() - began)
+    written = page(found)
     print(written)
     if not chosen.no_write:
-        text = PAGE.read_text(encoding="utf-8")
-        marks = re.compile(r"(<!-- measured -->\n).*(<!-- end -->)", re.S)
-        PAGE.write_text(marks.sub(lambda found: found[1] + written + found[2], text), encoding="utf-8")
+        _write(found, written)
 
 
-def report(
-    seed: int,
-    speed: tuple[float, float, float],
-    singles: list[Trial],
-    pairs: list[Trial],
-    quiet: Counter[str],
-    bimodal: Counter[str],
-    calls: int,
-    wired: list[Wired],
-) -> str:
-    golden = slow_turn()
-    before = sum(trial.calm_calls for trial in [*singles, *pairs])
-    early = sum(sum(trial.false_alarms.values()) for trial in [*singles, *pairs])
-    lines = [
-        f"`python -m diagnose_eval --seed {seed}`, Python {platform.python_version()}, {os.cpu_count()} cores.",
-        "",
-        "| what | measured | bar |",
-        "|---|---|---|",
-        f"| single causes right, {len(singles)} episodes | {_share(singles)} | 95 % |",
-        f"| both of a pair and nothing else, {len(pairs)} episodes | {_share(pairs)} | 85 % |",
-        f"| false alarms per 1,000 calm calls, {calls:,} calls | {1000 * quiet.total() / calls:.2f} | < 1 |",
-        f"| the same before the episodes, {before:,} calls | {1000 * early / before:.2f} | < 1 |",
-        f"| the same on a bimodal network, {calls:,} calls | {1000 * bimodal.total() / calls:.2f} | silent |",
-        "| one verdict: mean CPU time; median and 99th percentile of wall time "
-        f"| {speed[0]:.1f}; {speed[1]:.1f}, {speed[2]:.1f} µs | 15 µs |",
-        f"| the slow turn | `{golden.cause}`, {1e6 * (golden.per_token or 0):.0f} µs per token | 94 µs |",
-        "",
-        f"What was named in calm traffic: {_said(quiet)}; on the bimodal network: {_said(bimodal)}.",
-        "",
-        "One row per injected cause, episodes by what was named; precision and recall over the single causes, and the",
-        "calls until it was named (0: in the first one).",
-        "",
-        "| injected | right | named besides or instead | precision | recall | delay, median and most |",
-        "|---|---|---|---|---|---|",
-    ]
-    for cause in CAUSES:
-        mine = [trial for trial in singles if trial.truth == (cause,)]
-        wrong = Counter(" + ".join(trial.verdict) or NOTHING for trial in mine if not trial.right)
-        hits = sum(cause in trial.verdict for trial in mine)
-        claimed = sum(cause in trial.verdict for trial in singles)
-        delays = [trial.first for trial in mine if trial.first is not None]
-        told = f"{statistics.median(delays):.0f}, {max(delays)}" if delays else "never"
-        precision = f"{hits / claimed:.3f}" if claimed else "none named"
-        lines.append(
-            f"| `{cause}` | {sum(t.right for t in mine)} of {len(mine)} | {_said(wrong)} | {precision} "
-            f"| {hits / len(mine):.3f} | {told} |"
-        )
-    lines += ["", "| pair | right | named instead |", "|---|---|---|"]
-    for pair in PAIRS:
-        mine = [trial for trial in pairs if trial.truth == pair]
-        wrong = Counter(" + ".join(trial.verdict) or NOTHING for trial in mine if not trial.right)
-        lines.append(f"| `{pair[0]}`, `{pair[1]}` | {sum(t.right for t in mine)} of {len(mine)} | {_said(wrong)} |")
-    lines += [
-        "",
-        "Over real sockets, with the real client, from the spans:",
-        "",
-        "| injected | calls | named |",
-        "|---|---|---|",
-    ]
-    lines += [f"| `{one.truth}` | {one.calls} | {_said(one.named)} |" for one in wired]
-    return "\n".join([*lines, ""])
-
-
-def _share(trials: list[Trial]) -> str:
-    return f"{100 * sum(trial.right for trial in trials) / len(trials):.1f} %"
-
-
-def _said(counts: Counter[str]) -> str:
-    return ", ".join(f"{name} {count}" for name, count in counts.most_common(4)) or NOTHING
+def _write(found: Results, written: str) -> None:
+    place = DOCS / "diagnosis.md"
+    marks = re.compile(r"(<!-- measured -->\n).*(<!-- end -->)", re.S)
+    text = place.read_text(encoding="utf-8")
+    place.write_text(marks.sub(lambda marked: marked[1] + written + marked[2], text), encoding="utf-8")
+    (DOCS / "diagnosis").mkdir(exist_ok=True)
+    titles = (
+        (f"Simulated, {len(found.singles)} episodes", found.singles),
+        (f"On real servers, {len(found.real)} episodes", found.real),
+    )
+    svg = plot.draw(
+        [
+            (f"{title}: % of the episodes with this cause in which it was named", trials)
+            for title, trials in titles
+            if trials
+        ]
+    )
+    (DOCS / "diagnosis" / "confusion.svg").write_text(svg, encoding="utf-8")
 
 
 main()

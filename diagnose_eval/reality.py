@@ -21,6 +21,7 @@ import openai
 
 import llmtrace
 from diagnose_eval.relay import Way, relay
+from diagnose_eval.traffic import WORDS
 from diagnose_eval.trials import Trial
 from llmtrace.phases.diagnosis import verdict as causes
 from llmtrace.phases.diagnosis.verdict import CAUSES
@@ -47,16 +48,11 @@ class Site:
     second: ServerProcess
     model: str
     draw: random.Random
+    words_per_token: float = 0.25
 
     def text(self, tokens: int) -> str:
         """Random words of about so many tokens, never twice the same."""
-        return " ".join(self.draw.choice(_VOCABULARY) for _ in range(max(1, tokens // 4)))
-
-
-_VOCABULARY = (
-    "river stone window garden letter market bridge winter signal copper forest engine paper harbour candle mirror "
-    "thunder meadow ladder violin compass velvet orchard anchor lantern pebble saddle ribbon feather cellar orbit"
-).split()
+        return " ".join(self.draw.choice(WORDS) for _ in range(max(1, round(tokens * self.words_per_token))))
 
 
 @contextmanager
@@ -71,7 +67,13 @@ def site(draw: random.Random) -> Iterator[Site]:
             ServerProcess(other, max_running=SLOTS, faults=True, arguments=small) as second,
         ):
             model = str(json.loads(first.get("/v1/models"))["data"][0]["id"])
-            yield Site(first, second, model, draw)
+            here = Site(first, second, model, draw)
+            text = here.text(2000)
+            with openai.OpenAI(base_url=first.base_url, api_key="unused") as client:
+                asked = client.completions.create(model=model, prompt=text, max_tokens=1)
+            assert asked.usage is not None
+            here.words_per_token = len(text.split()) / asked.usage.prompt_tokens
+            yield here
 
 
 def reality(
@@ -96,15 +98,17 @@ def _episode(here: Site, cause: str) -> Trial:
     calm_calls = here.draw.randint(CALM - 4, CALM + 4)
     llmtrace.instrument("openai", tracer_provider=spans.provider, server_timings=False)
     try:
-        with relay(way) as port:
-            with openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="unused", max_retries=4) as client:
-                caller = _Caller(here, client, server)
-                for _ in range(calm_calls):
-                    caller.call()
-                inject = _Inject(here, way, caller)
-                for _ in range(INJECTED):
-                    getattr(inject, cause)()
-                inject.over()
+        with (
+            relay(way) as port,
+            openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="unused", max_retries=4) as client,
+        ):
+            caller = _Caller(here, client, server)
+            for _ in range(calm_calls):
+                caller.call()
+            inject = _Inject(here, way, caller)
+            for _ in range(INJECTED):
+                getattr(inject, cause)()
+            inject.over()
     finally:
         llmtrace.uninstrument()
     return _read(cause, calm_calls, spans)
@@ -232,7 +236,7 @@ class _Inject:
         self.caller.call(headers={"x-llmtrace-fault": fault, "x-llmtrace-fault-key": key})
 
     def repetition_loop(self) -> None:
-        phrase = " ".join(self.here.draw.sample(_VOCABULARY, 5))
+        phrase = " ".join(self.here.draw.sample(WORDS, 5))
         self.caller.call(answer=160, pattern=f"({phrase}, ){{40}}")  # a grammar that the model cannot leave
 
     def buffered_stream(self) -> None:

@@ -13,7 +13,7 @@ from llmtrace.emit import attributes as names
 
 Kind = Literal["text", "int", "float", "bool"]
 
-VERSION: Final = 1
+VERSION: Final = 2
 """Changes with the columns: tables cached by an older version are made anew."""
 
 
@@ -45,6 +45,7 @@ FROM_ATTRIBUTES: Final = (
     Column("provider", "text", (names.PROVIDER, "gen_ai.system", "llm.provider", "llm.system")),
     Column("request_model", "text", (names.REQUEST_MODEL, "llm.model_name", "llm.request.model")),
     Column("response_model", "text", (names.RESPONSE_MODEL, "llm.response.model")),
+    Column("response_id", "text", (names.RESPONSE_ID,)),
     Column("address", "text", (names.SERVER_ADDRESS,)),
     Column("input_tokens", "int", (names.INPUT_TOKENS, "gen_ai.usage.prompt_tokens", "llm.token_count.prompt")),
     Column(

@@ -183,6 +183,32 @@ def test_cancellations(writer: Writer, report: Reader) -> None:
     assert (longest["trace"], longest["cause"]) == (f"{3:032x}", "closed")
 
 
+def test_cancelled_calls_are_billed_exactly_where_somebody_tells(writer: Writer, report: Reader) -> None:
+    cut = {"llmtrace.cancellation.billed_tokens.lower": 50, "llmtrace.cancellation.billed_tokens.upper": 200}
+
+    def cancelled(trace: int, **more: Any) -> str:
+        return writer.call(0, CALM, outcome="cancelled", tokens=(1000, 0, 40), marks={**cut, **more}, trace=trace)
+
+    # vLLM's span counts the tokens; this one lies under a transport's span.
+    transport = writer.span("POST", 0, 900, trace=1, parent=cancelled(1), kind=3)
+    writer.span("llm_request", 0, 900, {"gen_ai.usage.completion_tokens": 61}, trace=1, parent=transport, kind=2)
+    # The reference server's does not, its decode phase does.
+    served = writer.span("llm_request", 0, 900, trace=2, parent=cancelled(2), kind=2)
+    writer.span(
+        "llm.decode", 500, 900, {"llmtrace.phase": "decode", "llmtrace.phase.tokens": 62}, trace=2, parent=served
+    )
+    # Somebody asked for the usage afterwards, in another trace.
+    cancelled(3, **{"gen_ai.response.id": "gen-1"})
+    later = {"gen_ai.response.id": "gen-1", "gen_ai.usage.output_tokens": 63}
+    writer.span("look up generation", 5000, 5100, later, trace=9)
+    cancelled(4)
+    made = report("cancellations", writer)
+    (row,) = table(made, "By route, outcome and phase")
+    assert (row["calls"], row["exactly known"]) == (4, 3)
+    found = {row["trace"]: (row["billed ≥"], row["billed ≤"]) for row in table(made, "The longest")}
+    assert found == {f"{1:032x}": (61, 61), f"{2:032x}": (62, 62), f"{3:032x}": (63, 63), f"{4:032x}": (50, 200)}
+
+
 def test_floor(writer: Writer, report: Reader) -> None:
     for number in range(20):
         writer.call(number * 1000, CALM)

@@ -6,6 +6,7 @@ from typing import Any
 
 import ibis
 
+from llmtrace.analyze import tables
 from llmtrace.analyze.book import Book
 from llmtrace.analyze.expressions import first, when
 from llmtrace.analyze.report import Column, Report, Section, Stack
@@ -17,10 +18,12 @@ CUT_SHORT = ("closed_early", "abandoned", "cancelled", "timed_out", "error", "ne
 def make(book: Book, options: Options) -> Report:
     """Build the report."""
     calls = book.calls
-    cut = calls.filter(calls.outcome.isin(CUT_SHORT))
-    lower = first(cut.billed_tokens, cut.billed_lower, cut.delivered_tokens, cut.output_tokens)
-    upper = first(cut.billed_tokens, cut.billed_upper, cut.max_tokens)
+    cut = tables.told_later(book.spans, calls.filter(calls.outcome.isin(CUT_SHORT)))
+    exact = first(cut.told_tokens, cut.billed_tokens)
+    lower = first(exact, cut.billed_lower, cut.delivered_tokens, cut.output_tokens)
+    upper = first(exact, cut.billed_upper, cut.max_tokens)
     cut = cut.mutate(
+        exact=exact,
         lower=lower,
         upper=upper,
         usd_lower=lower * cut.usd_output + cut.input_cost,
@@ -37,11 +40,13 @@ def make(book: Book, options: Options) -> Report:
             "stream without that looks like a finished one"
         )
         return report
+    cut = book.hold(cut)
     sections = [_summary(book, cut, options), _longest(book, cut, options)]
     report = Report("cancellations", "What cut-short calls cost", sections)
     report.headline = f"{cut_calls or 0:,} of {whole:,} calls did not complete"
     report.notes.append(
-        "billed: exact where the provider's usage told, else between the tokens delivered and made until the socket "
+        "billed: exact where the provider's usage told, or a server span in the same trace, or another span with the "
+        "same response id; else between the tokens delivered and made until the socket "
         "closed (lower) and the request's max_tokens (upper, a dash where the request has none). Whether a provider "
         "stops the model when the socket closes, none of them promises."
     )
@@ -51,6 +56,7 @@ def make(book: Book, options: Options) -> Report:
 def _summary(book: Book, cut: Any, options: Options) -> Section:
     summed = cut.group_by("route", "outcome", "cancel_phase").agg(
         calls=cut.count(),
+        exact=cut.exact.count(),
         spent=cut.duration.sum(),
         close=cut.time_to_close.median(),
         delivered=cut.delivered_tokens.sum(),
@@ -60,11 +66,12 @@ def _summary(book: Book, cut: Any, options: Options) -> Section:
         usd_high=when(cut.usd_upper.isnull().any(), None, cut.usd_upper.sum()),
     )
     rows = book.rows(summed.order_by(ibis.desc("calls")).limit(options.top))
-    bars = [(f"{row[0]} · {row[1]}", {row[2] or "phase not told": float(row[4] or 0)}) for row in rows]
+    bars = [(f"{row[0]} · {row[1]}", {row[2] or "phase not told": float(row[5] or 0)}) for row in rows]
     return Section(
         "By route, outcome and phase",
         [
-            Column("route"), Column("outcome"), Column("in phase"), Column("calls", "count"), Column("time spent", "s"),
+            Column("route"), Column("outcome"), Column("in phase"), Column("calls", "count"),
+            Column("exactly known", "count"), Column("time spent", "s"),
             Column("to close p50", "s"), Column("delivered", "count"), Column("billed ≥", "count"),
             Column("billed ≤", "count"), Column("cost ≥", "usd"), Column("cost ≤", "usd"),
         ],

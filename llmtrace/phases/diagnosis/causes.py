@@ -37,7 +37,7 @@ def slow_consumer(facts: Facts) -> Verdict | None:
     if held < LEAST_S or held < HELD_SHARE * facts.reading or held < OF_CALL * (facts.end - facts.begin) / 1e9:
         return None
     share = held / facts.reading if facts.reading > 0 else 1.0
-    return Verdict(SLOW_CONSUMER, sure(share / HELD_SHARE), "consumer_wait", held, 0.0, held)
+    return Verdict(SLOW_CONSUMER, sure(SLOW_CONSUMER, share / HELD_SHARE), "consumer_wait", held, 0.0, held)
 
 
 def retry_storm(route: Route, facts: Facts) -> Verdict | None:
@@ -47,7 +47,9 @@ def retry_storm(route: Route, facts: Facts) -> Verdict | None:
         return None
     reason = facts.refusals or None
     score = max(facts.attempts / (STORM - 1), lately / 2)
-    return Verdict(RETRY_STORM, sure(score), "attempts", float(facts.attempts), 1.0, facts.retrying, reason=reason)
+    return Verdict(
+        RETRY_STORM, sure(RETRY_STORM, score), "attempts", float(facts.attempts), 1.0, facts.retrying, reason=reason
+    )
 
 
 def repetition_loop(facts: Facts) -> Verdict | None:
@@ -56,7 +58,9 @@ def repetition_loop(facts: Facts) -> Verdict | None:
     if found is None:
         return None
     reason = f"period of {found.period} characters"
-    return Verdict(REPETITION_LOOP, sure(found.rounds / 1.5), "rounds", found.rounds, 1.0, reason=reason)
+    return Verdict(
+        REPETITION_LOOP, sure(REPETITION_LOOP, found.rounds / 1.5), "rounds", found.rounds, 1.0, reason=reason
+    )
 
 
 def buffered_stream(route: Route, facts: Facts) -> Verdict | None:
@@ -78,7 +82,12 @@ def buffered_stream(route: Route, facts: Facts) -> Verdict | None:
     if facts.wait is not None:  # the first token waited for the rest of its burst
         facts.wait = max(0.0, facts.wait - facts.burst)
     return Verdict(
-        BUFFERED_STREAM, sure(score * 1.5), "chunk_evenness", even, usual.mid, reason="the chunks came in bursts"
+        BUFFERED_STREAM,
+        sure(BUFFERED_STREAM, score * 1.5),
+        "chunk_evenness",
+        even,
+        usual.mid,
+        reason="the chunks came in bursts",
     )
 
 

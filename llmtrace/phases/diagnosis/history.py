@@ -278,7 +278,9 @@ class Line(Habit["tuple[float, float]"]):
         fixed = mean_y - slope * mean_x
         least = ref if ref > 0 else inf
         # What is left over at each x, by how far up the line it lies.
-        over = [(y - usual) / max(1.0, usual / least) for y, usual in zip(ys, [fixed + slope * x for x in xs], strict=True)]
+        over = [
+            (y - usual) / max(1.0, usual / least) for y, usual in zip(ys, [fixed + slope * x for x in xs], strict=True)
+        ]
         self._limits(sorted(over), ref)
         self.mid += fixed
 

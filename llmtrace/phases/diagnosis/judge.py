@@ -143,7 +143,7 @@ def _changed(route: Route, found: list[Verdict], names: float, round_trip: float
         route.new_regime()
         since = 0
         route.changed_by = (
-            sure(1.2 * score),
+            sure(ROUTE_CHANGE, 1.2 * score),
             " and ".join(
                 name for name, sign in (("fingerprint", names), ("round trip", round_trip), ("times", envelope)) if sign
             ),

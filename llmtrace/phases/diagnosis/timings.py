@@ -61,7 +61,7 @@ def network(route: Route, facts: Facts) -> tuple[list[Verdict], float]:
         excess = value - usual
         if excess >= (LEAST_S if quantity != "round_trip" else LEAST_S / 2):
             if best is None or excess > (best.excess or 0.0):
-                best = Verdict(NETWORK, sure(score), quantity, value, usual, excess)
+                best = Verdict(NETWORK, sure(NETWORK, score), quantity, value, usual, excess)
             if waits:
                 inside = max(inside, excess)
     return ([] if best is None else [best]), inside
@@ -108,7 +108,12 @@ def wait(route: Route, facts: Facts, inside_network: float) -> list[Verdict]:
             cost = _cost(route, over - explained, extra, extra)
             if cost >= worth:
                 verdict = Verdict(
-                    PREFILL_SURGE, sure(score_fresh), "fresh_tokens", fresh, round(_tokens(usual_fresh)), cost
+                    PREFILL_SURGE,
+                    sure(PREFILL_SURGE, score_fresh),
+                    "fresh_tokens",
+                    fresh,
+                    round(_tokens(usual_fresh)),
+                    cost,
                 )
                 verdict.per_token = cost / extra
                 found.append(verdict)
@@ -120,7 +125,7 @@ def wait(route: Route, facts: Facts, inside_network: float) -> list[Verdict]:
             found.append(
                 Verdict(
                     QUEUEING,
-                    sure(score),
+                    sure(QUEUEING, score),
                     "wait_beyond_prefill",
                     taken,
                     line.usual(tokens),
@@ -132,7 +137,7 @@ def wait(route: Route, facts: Facts, inside_network: float) -> list[Verdict]:
             found.append(
                 Verdict(
                     NOISY_NEIGHBOR,
-                    sure(score),
+                    sure(NOISY_NEIGHBOR, score),
                     "prefill",
                     taken,
                     line.usual(tokens),
@@ -202,7 +207,9 @@ def _cold(route: Route, facts: Facts, missing: float, cost: float) -> Verdict:
     cached = float(facts.cached_tokens or 0)
     reason = f"idle for {route.idle:.0f} s" if route.idle >= IDLE_S else "evicted, or sent elsewhere"
     score = max(1.5, cost / max(LEAST_S, 0.25 * route.waits.ref))
-    verdict = Verdict(COLD_KV_CACHE, sure(score), "cached_tokens", cached, cached + round(missing), cost, reason=reason)
+    verdict = Verdict(
+        COLD_KV_CACHE, sure(COLD_KV_CACHE, score), "cached_tokens", cached, cached + round(missing), cost, reason=reason
+    )
     verdict.per_token = cost / missing
     return verdict
 
@@ -226,7 +233,7 @@ def _judge(route: Route, facts: Facts, habit: Level, value: float, quantity: str
     score = habit.score(value)
     if not habit.settle(value, score) or habit.lone or value - usual < LEAST_S:
         return []
-    return [Verdict(QUEUEING, sure(score), quantity, value, usual, value - usual, reason=_own(route, facts))]
+    return [Verdict(QUEUEING, sure(QUEUEING, score), quantity, value, usual, value - usual, reason=_own(route, facts))]
 
 
 def _own(route: Route, facts: Facts) -> str | None:
@@ -257,4 +264,6 @@ def pace(route: Route, facts: Facts) -> tuple[list[Verdict], float]:
         return [], score  # the application's own calls share the batch
     stalls = facts.gap is not None and facts.mean_gap is not None and facts.gap < 0.7 * facts.mean_gap
     reason = "stalls" if stalls else "every token took longer"
-    return [Verdict(NOISY_NEIGHBOR, sure(score), "time_per_token", each, usual, excess, reason=reason)], score
+    return [
+        Verdict(NOISY_NEIGHBOR, sure(NOISY_NEIGHBOR, score), "time_per_token", each, usual, excess, reason=reason)
+    ], score

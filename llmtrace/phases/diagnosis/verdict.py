@@ -38,7 +38,7 @@ class Verdict:
 
     cause: str
     confidence: float
-    """0 to 1: how far beyond the threshold the evidence lies, not a probability."""
+    """0 to 1: how often verdicts with such evidence are right, where one call in ten or so has a cause."""
     quantity: str
     """What was judged."""
     observed: float | str
@@ -53,6 +53,12 @@ class Verdict:
     """Calls that it was compared with."""
 
 
-def sure(score: float) -> float:
-    """A confidence from a score, which is the distance from the usual by the distance of the threshold: 1 -> 0.5."""
-    return min(0.99, 1 - 0.5 / max(1.0, score))
+WRONG: Final = {NETWORK: 0.5, QUEUEING: 0.2, NOISY_NEIGHBOR: 0.15}
+"""The share of verdicts that turn out wrong where the evidence just reaches its threshold, by what was injected and
+what was named (docs/diagnosis.md, "Confidence"): what is on the way is the hardest to tell from what waits."""
+_WRONG_ELSE: Final = 0.1
+
+
+def sure(cause: str, score: float) -> float:
+    """The confidence, from the score: the distance from the usual by the threshold's. Errors fall with it."""
+    return min(0.99, 1 - WRONG.get(cause, _WRONG_ELSE) / max(1.0, score))
