@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.view.browser import corpus
-from tests.view.browser.viewer import Viewer, viewing
+from tests.view.serve.running import Viewer
+from tests.view.serve.running import viewer as viewing
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -38,6 +39,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.browser)
+
+
+def loaded(status: dict[str, Any]) -> bool:
+    """The files that the viewer was given are read."""
+    return status["loading"] is None and status["spans"] > 0
 
 
 def find_chromium() -> str | None:
@@ -63,7 +69,7 @@ def viewer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Viewer]:
     """A viewer over every kind of call. Tests that send spans use ``own_viewer``."""
     file = corpus.everything(tmp_path_factory.mktemp("corpus") / "traces.otlp.jsonl")
     with viewing(str(file), "--jaeger", "http://localhost:16686") as started:
-        started.wait_loaded()
+        started.until(loaded)
         yield started
 
 

@@ -1,4 +1,4 @@
-"""Spans for the page: calls of every kind, and what else may come, as OTLP/JSON lines."""
+"""Spans for the page: calls of every kind, and what else may come, as OTLP/JSON."""
 
 from __future__ import annotations
 
@@ -57,13 +57,11 @@ def span(
     return made
 
 
-def line(spans: Iterable[dict[str, Any]], service: str = "shop") -> str:
-    """One export request as a line."""
+def request(spans: Iterable[dict[str, Any]], service: str = "shop") -> dict[str, Any]:
+    """One export request."""
     resource = {"attributes": pairs({"service.name": service, "deployment.environment.name": "test"})}
     scope = {"name": "llmtrace", "version": "0.1.0"}
-    return json.dumps(
-        {"resourceSpans": [{"resource": resource, "scopeSpans": [{"scope": scope, "spans": list(spans)}]}]}
-    )
+    return {"resourceSpans": [{"resource": resource, "scopeSpans": [{"scope": scope, "spans": list(spans)}]}]}
 
 
 def call(trace: str, number: int, at_ms: float, parent: int | None = None, **more: Any) -> list[dict[str, Any]]:
@@ -90,7 +88,7 @@ def call(trace: str, number: int, at_ms: float, parent: int | None = None, **mor
     return found
 
 
-def task() -> list[str]:
+def task() -> list[dict[str, Any]]:
     """A request of a service that retrieves, and asks a model twice; the second service serves the model."""
     evidence = {"llmtrace.diagnosis.cause": "queueing", "llmtrace.diagnosis.observed": 0.04}
     event = {
@@ -110,10 +108,10 @@ def task() -> list[str]:
         *call(TASK, 0x200, 5_000_700, 1, model="gpt-4.1-mini"),
     ]
     served = span(TASK, 0x300, "llm_request", 5_000_215, 380, 0x100, kind=2)
-    return [line(spans), line([served], "model-server")]
+    return [request(spans), request([served], "model-server")]
 
 
-def odd() -> list[str]:
+def odd() -> list[dict[str, Any]]:
     """Markup and control characters in names, a name without end, a missing parent, an error."""
     spans = [
         *call(ODD, 0x500, 6_000_000, name=MARKUP, attributes={"note": MARKUP, "text": TRICKY}, model=TRICKY),
@@ -122,31 +120,31 @@ def odd() -> list[str]:
         *call(ODD, 0x800, 6_002_000, outcome="error", attributes={"error.type": "openai.RateLimitError"}),
     ]
     spans[-5]["status"] = {"code": 2, "message": "openai.RateLimitError"}
-    return [line(spans, "odd <b>service</b>")]
+    return [request(spans, "odd <b>service</b>")]
 
 
-def many(calls: int, at_ms: float = 10_000_000) -> Iterator[str]:
-    """Calls in traces of their own, half a second apart, in lines of 200."""
+def many(calls: int, at_ms: float = 10_000_000) -> Iterator[dict[str, Any]]:
+    """Calls in traces of their own, half a second apart, 200 in a request."""
     batch: list[dict[str, Any]] = []
     for number in range(calls):
         trace = f"{0xD0000000 + number:032x}"
         batch += call(trace, 0x100000 + 16 * number, at_ms + 500 * number, model=("llama-3.1-8b", "qwen-3")[number % 2])
         if len(batch) >= 1000:
-            yield line(batch, "batch")
+            yield request(batch, "batch")
             batch = []
     if batch:
-        yield line(batch, "batch")
+        yield request(batch, "batch")
 
 
-def huge(spans: int) -> Iterator[str]:
+def huge(spans: int) -> Iterator[dict[str, Any]]:
     """One trace: a root over calls of five spans each."""
     calls = (spans - 1) // 5
-    yield line([span(HUGE, 1, "a long night", 0, 500 * calls, kind=2)], "night")
+    yield request([span(HUGE, 1, "a long night", 0, 500 * calls, kind=2)], "night")
     for first in range(0, calls, 400):
         batch: list[dict[str, Any]] = []
         for number in range(first, min(first + 400, calls)):
             batch += call(HUGE, 0x1000 + 16 * number, 500 * number, 1)
-        yield line(batch, "night")
+        yield request(batch, "night")
 
 
 def everything(path: Path) -> Path:
@@ -154,5 +152,5 @@ def everything(path: Path) -> Path:
     demo_calls(Recorder()).save(path)
     with path.open("a", encoding="utf-8") as file:
         for each in (*task(), *odd(), *many(600)):
-            file.write(f"{each}\n")
+            file.write(f"{json.dumps(each)}\n")
     return path

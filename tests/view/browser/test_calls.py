@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import time
+from typing import Any
 
 from playwright.sync_api import Page, expect
 
 from tests.view.browser import corpus
 from tests.view.browser.conftest import Open
-from tests.view.browser.viewer import Viewer
+from tests.view.serve.running import Viewer
 
 LIVE_TRACE = "eeeeeeeeeeeeeeeeeeeeeeeeeeee{:04x}"
 
@@ -53,7 +54,7 @@ def test_hovering_a_bar_tells_its_numbers(viewer: Viewer, open_page: Open) -> No
 
 def test_filters_are_kept_in_the_address(viewer: Viewer, open_page: Open) -> None:
     page = open_page(viewer.url)
-    everything = viewer.get("calls?limit=1")["total"]
+    everything = viewer.get("/api/calls?limit=1")["total"]
     expect(total(page)).to_have_text(f" {everything}")
     page.get_by_role("button", name="Service").click()
     page.get_by_role("checkbox", name="shop").check()
@@ -103,7 +104,7 @@ def test_it_is_ordered_by_its_headings(viewer: Viewer, open_page: Open) -> None:
 
 def test_all_calls_are_reached_by_scrolling_and_few_are_elements(viewer: Viewer, open_page: Open) -> None:
     page = open_page(viewer.url)
-    everything = viewer.get("calls?limit=1")["total"]
+    everything = viewer.get("/api/calls?limit=1")["total"]
     expect(rows(page).first).to_be_visible()
     for _ in range(60):
         page.mouse.wheel(0, 6000)
@@ -166,9 +167,9 @@ def test_shortcuts_are_listed_and_can_be_switched_off(viewer: Viewer, open_page:
     expect(page.get_by_role("heading", level=1)).to_contain_text("Calls")
 
 
-def live_call(number: int) -> str:
+def live_call(number: int) -> dict[str, Any]:
     now_ms = (time.time_ns() - corpus.START) / corpus.MS
-    return corpus.line(corpus.call(LIVE_TRACE.format(number), 0x10 * number, now_ms - 400, model=f"live-{number}"))
+    return corpus.request(corpus.call(LIVE_TRACE.format(number), 0x10 * number, now_ms - 400, model=f"live-{number}"))
 
 
 def test_new_calls_come_by_themselves(own_viewer: Viewer, open_page: Open) -> None:

@@ -10,7 +10,7 @@ from playwright.sync_api import Page, expect
 
 from tests.view.browser import corpus
 from tests.view.browser.conftest import Open
-from tests.view.browser.viewer import Viewer
+from tests.view.serve.running import Viewer
 
 AXE = Path(__file__).parents[3] / ".venvs" / "browser" / "node_modules" / "axe-core" / "axe.min.js"
 COMPARED = f"#/compare?a={corpus.TASK}:0000000000000100&b={corpus.TASK}:0000000000000200"

@@ -8,11 +8,11 @@ from playwright.sync_api import expect
 
 from tests.view.browser import corpus
 from tests.view.browser.conftest import Open
-from tests.view.browser.viewer import Viewer
+from tests.view.serve.running import Viewer
 
 
 def test_two_calls_side_by_side(viewer: Viewer, open_page: Open) -> None:
-    slow, other = (viewer.get("calls?q=smol-135m&order=slowest&limit=8")["calls"][at] for at in (0, 2))
+    slow, other = (viewer.get("/api/calls?q=smol-135m&order=slowest&limit=8")["calls"][at] for at in (0, 2))
     a, b = (f"{call['trace_id']}:{call['span_id']}" for call in (other, slow))
     page = open_page(f"{viewer.url}/#/compare?a={a}&b={b}")
     by = slow["duration_s"] - other["duration_s"]
@@ -46,7 +46,7 @@ def test_comparing_needs_two(viewer: Viewer, open_page: Open) -> None:
 
 
 def test_percentiles_are_the_servers(viewer: Viewer, open_page: Open) -> None:
-    told = viewer.get("percentiles?q=smol-135m")
+    told = viewer.get("/api/percentiles?q=smol-135m")
     page = open_page(f"{viewer.url}/#/percentiles?q=smol-135m")
     expect(page.get_by_role("heading", level=1)).to_contain_text("of 8 calls")
     names = {"network", "queue", "cache hit", "prefill", "decode", "queue + prefill", "not told apart"}

@@ -8,7 +8,8 @@ from playwright.sync_api import Route, expect
 
 from tests.view.browser import corpus
 from tests.view.browser.conftest import Open
-from tests.view.browser.viewer import Viewer, viewing
+from tests.view.serve.running import Viewer
+from tests.view.serve.running import viewer as viewing
 
 
 def test_an_empty_viewer_says_what_to_set(own_viewer: Viewer, open_page: Open) -> None:
@@ -19,7 +20,7 @@ def test_an_empty_viewer_says_what_to_set(own_viewer: Viewer, open_page: Open) -
 
 
 def test_spans_without_a_call(own_viewer: Viewer, open_page: Open) -> None:
-    own_viewer.send(corpus.line([corpus.span("f" * 32, 7, "GET /health", 0, 3)]))
+    own_viewer.send(corpus.request([corpus.span("f" * 32, 7, "GET /health", 0, 3)]))
     page = open_page(own_viewer.url)
     expect(page.get_by_role("heading", name="Spans, but no LLM call among them")).to_be_visible()
 
@@ -42,7 +43,7 @@ def test_loading_shows_until_the_answer_comes(viewer: Viewer, open_page: Open) -
 
 def test_a_file_that_is_read_shows_how_far(viewer: Viewer, open_page: Open) -> None:
     page = open_page("about:blank")
-    told = viewer.get("status") | {
+    told = viewer.get("/api/status") | {
         "spans": 0,
         "calls": 0,
         "loading": {"path": "/data/night.otlp.jsonl", "done_bytes": 3 << 20, "total_bytes": 12 << 20},
@@ -74,7 +75,7 @@ def test_an_unknown_trace_and_an_unknown_page(viewer: Viewer, open_page: Open) -
 
 def test_the_server_goes_and_comes_back(open_page: Open) -> None:
     with viewing("--memory") as first:
-        first.send(corpus.line(corpus.call("1" * 32, 16, 0)))
+        first.send(corpus.request(corpus.call("1" * 32, 16, 0)))
         page = open_page(first.url, allowed="Failed to load resource")
         expect(page.locator(".rows .call")).to_have_count(1)
         port = int(first.url.rsplit(":", 1)[1])
@@ -84,9 +85,9 @@ def test_the_server_goes_and_comes_back(open_page: Open) -> None:
     ).first.click()
     expect(page.get_by_role("alert").filter(has_text="does not answer")).to_be_visible()
     expect(page.locator(".rows .call")).to_have_count(1)  # what was there stays readable
-    with viewing("--memory", port=port) as second:
-        second.send(corpus.line(corpus.call("2" * 32, 16, 0, model="after")))
-        page.get_by_role("button", name="Ask now").click()
+    expect(page.get_by_role("button", name="Ask now")).to_be_visible()
+    with viewing("--memory", "--port", str(port)) as second:
+        second.send(corpus.request(corpus.call("2" * 32, 16, 0, model="after")))
         expect(page.get_by_text("does not answer")).to_have_count(0)
         expect(page.locator(".rows .call").filter(has_text="after")).to_have_count(1)
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
 from playwright.sync_api import Page, expect
 
 from tests.view.browser import corpus
-from tests.view.browser.conftest import Open
-from tests.view.browser.viewer import Viewer, viewing
+from tests.view.browser.conftest import Open, loaded
+from tests.view.serve.running import Viewer
+from tests.view.serve.running import viewer as viewing
 
 
 def spans(page: Page):
@@ -128,9 +130,9 @@ def test_orphans_errors_and_long_names(viewer: Viewer, open_page: Open) -> None:
 def huge(tmp_path_factory: pytest.TempPathFactory):
     file = tmp_path_factory.mktemp("huge") / "huge.otlp.jsonl"
     with file.open("w") as out:
-        out.writelines(f"{each}\n" for each in corpus.huge(100_001))
+        out.writelines(f"{json.dumps(each)}\n" for each in corpus.huge(100_001))
     with viewing(str(file)) as started:
-        started.wait_loaded()
+        started.until(loaded)
         yield started
 
 

@@ -10,7 +10,7 @@ let patterns = 0;
 export function lines(options) {
   return chart(options, (draw) => {
     const { buckets, series, x, y } = draw;
-    return series.map((one) => {
+    return [...series].reverse().map((one) => { // the first lies on top
       let path = "";
       let pen = "M";
       const alone = [];

@@ -116,7 +116,7 @@ export function tick(value, span) {
 export function roundUp(value) {
   if (!(value > 0)) return 1;
   const power = 10 ** Math.floor(Math.log10(value));
-  return [1, 1.5, 2, 3, 4, 5, 6, 8, 10].map((unit) => unit * power).find((unit) => unit >= value * 0.999) ?? 10 * power;
+  return [1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3, 3.5, 4, 4.5, 5, 6, 7, 8, 9, 10].map((unit) => unit * power).find((unit) => unit >= value * 0.999) ?? 10 * power;
 }
 
 /** Text that cannot steer the page: control and direction characters made visible or dropped. */

@@ -47,7 +47,7 @@ export function bar(call, scale) {
     if (start >= scale) break;
     const length = Math.min(phase.duration_s, scale - start);
     pieces.push(h("i", {
-      class: `seg ${css(phase.name)}${phase.source === "estimate" ? " estimate" : ""}`,
+      class: `seg ${css(phase.name)}${phase.source === "estimate" ? " estimate" : ""}${length / scale < 0.012 ? " thin" : ""}`,
       vars: { x: share(start), w: share(length) },
     }, h("span", {}, label(phase.name))));
     const unsure = phase.uncertainty_s ?? 0;

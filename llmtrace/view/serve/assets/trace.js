@@ -25,7 +25,7 @@ export function nameOf(span) {
   const phase = phaseOf(span);
   if (phase && span.name.startsWith("llm.")) return phases.label(phase);
   if (span.name === "llm.attempt") {
-    const status = span.attributes?.["http.response.status_code"];
+    const status = span.attributes?.["http.response.status_code"] ?? span.attributes?.["error.type"];
     return status ? `attempt · ${status}` : "attempt";
   }
   return span.name || "(no name)";
