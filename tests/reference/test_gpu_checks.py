@@ -3,34 +3,35 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 
 from bench import gpu
 
 
-def test_without_a_gpu_what_holds_anywhere_is_judged_and_the_rest_is_not_measured(tmp_path: Path) -> None:
+def test_without_a_gpu_what_holds_anywhere_is_judged_and_the_rest_is_not_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "checks.json"
-    done = subprocess.run(
-        [sys.executable, "-m", "bench.gpu", "--device", "cpu", "--prompt", "16", "--steps", "2", "--out", str(out)],
-        capture_output=True,
-        text=True,
-        cwd=Path(gpu.__file__).parents[1],
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    asked = ["--device", "cpu", "--prompt", "16", "--steps", "2", "--out", str(out)]
+    monkeypatch.setattr("sys.argv", ["bench.gpu", *asked])
+    threads = torch.get_num_threads()
+    try:
+        code = gpu.main()
+    finally:
+        torch.set_num_threads(threads)
+    shown = capsys.readouterr()
+    assert code == 0, shown
     rows = json.loads(out.read_text())["checks"]
     assert [row["verdict"] for row in rows if row["check"].startswith(("warm", "greedy"))] == ["met", "met"]
     others = [row for row in rows if not row["check"].startswith(("warm", "greedy"))]
     assert len(others) == 5
     assert all(row["verdict"] == "not measured" and row["figure"] is None for row in others)
-    assert "not measured" in done.stdout
+    assert "not measured" in shown.out
 
 
 def test_a_check_that_fails_is_reported_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
