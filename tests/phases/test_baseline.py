@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from llmtrace.phases.baseline import ROUTES, Baselines, Sight
-from llmtrace.phases.neighbours import RING
+from llmtrace.phases.neighbours import RING, Ring, scene
 from llmtrace.phases.route import WINDOW
 from tests.support.engine_sim import Engine, Simulated, poisson
 from tests.support.follow import Errors, Times, errors, follow
@@ -59,6 +59,58 @@ def test_with_few_slots_the_queue_is_found(rate: float, seed: int) -> None:
     assert found.prefill <= 0.08
     assert found.queued_relative is not None
     assert found.queued_relative <= 0.25
+
+
+def bursty(seed: int, calls: int, rate: float) -> list[Simulated]:
+    """The same calls, four at a time."""
+    made = poisson(seed, calls, rate)
+    for number, call in enumerate(made):
+        call.sent = made[number - number % 4].sent + 0.002 * (number % 4)
+    return made
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_queue_after_a_burst_is_found(seed: int) -> None:
+    found = measure(Engine(slots=2, step=0.008, per_token=2e-4), bursty(seed, 240, 5), seed)
+    assert found.queued_calls > 60
+    assert found.whole_queue <= 0.05
+    assert found.prefill <= 0.05
+    assert found.queued_relative is not None
+    assert found.queued_relative <= 0.1
+    assert found.covered >= 0.8
+
+
+@pytest.mark.parametrize("late", [0.0, 0.005])
+def test_a_limit_shows_also_to_a_client_that_sees_ends_late(late: float) -> None:
+    """For it, more calls seem to run at once than do: the end of one is read after the first token of the next."""
+    calls = poisson(4, 240, 18)
+    Engine(slots=4).run(calls, 4)
+    seen = [replace(call, end=call.end + late) for call in as_seen(calls)]
+    known = Baselines(background=False)
+    follow(seen, known)
+    route = known.route("route")
+    assert route is not None
+    assert route.limit == 4
+
+
+def test_without_a_limit_none_shows() -> None:
+    known = Baselines(background=False)
+    for number, calls in enumerate((poisson(1, 250, 20), bursty(2, 250, 12))):
+        Engine().run(calls, number)
+        follow(as_seen(calls), known, number)
+        route = known.route(number)
+        assert route is not None
+        assert route.limit is None
+
+
+def test_first_tokens_read_one_after_the_other_came_in_one_step() -> None:
+    ring, me = Ring(), 10**9
+    for number, (first, tokens) in enumerate([(me - 9_000_000, 1), (me - 3_500_000, 10), (me - 1_800_000, 100)]):
+        ring.add(number, first, me + 10**9 + number, tokens)
+    around = scene(ring, (), None, 5, 10, me, 2_000_000, 0.25)
+    assert around.beside == 110, "each within 2 ms of the next"
+    assert around.firsts == [me - 9_000_000]
+    assert around.ahead == 3
 
 
 def test_too_few_calls_or_too_little_spread_say_nothing() -> None:
