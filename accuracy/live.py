@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import random
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -29,6 +31,8 @@ FEWEST, MOST = 24, 150
 _ONE_LENGTH = 300
 """Tokens of each prompt where nothing tells fixed cost and cost per token apart."""
 _CAPACITY_S = 8.0
+_LONGEST = 1.5
+"""Cells are begun until the plan has taken so many times its seconds: a machine busy otherwise makes calls wait."""
 
 Say = Callable[[str, float], None]
 """What goes on, and seconds of it done since the last word."""
@@ -58,6 +62,8 @@ class Found:
     failed: int = 0
     why: str = ""
     """The first thing that went wrong."""
+    left_out: list[str] = field(default_factory=list)
+    """Cells that there was no time for."""
 
 
 def plan(capacity: float, seconds: float, draw: random.Random) -> list[Cell]:
@@ -74,7 +80,7 @@ def run(engine: Engine, found: Found, seconds: float, draw: random.Random, say: 
     """Measure the capacity, then play the plan. What was measured is in ``found`` also if this is interrupted."""
     prompts = asyncio.run(_prepare(engine, found, draw, say))
     cells = plan(found.capacity, seconds, draw)
-    _play(engine, found, cells, prompts, draw, say)
+    _play(engine, found, cells, prompts, draw, say, until=time.monotonic() + _LONGEST * seconds)
 
 
 def without_evidence(engine: Engine, found: Found, draw: random.Random, say: Say) -> None:
@@ -107,11 +113,12 @@ def _play(
     draw: random.Random,
     say: Say,
     after: int = 0,
+    until: float = math.inf,
 ) -> None:
     provider = TracerProvider()
     llmtrace.instrument("openai", tracer_provider=provider, server_timings=False)
     try:
-        asyncio.run(_cells(engine, found, cells, prompts, draw, say, after))
+        asyncio.run(_cells(engine, found, cells, prompts, draw, say, after, until))
     finally:
         llmtrace.uninstrument("openai")
         provider.shutdown()
@@ -125,9 +132,13 @@ async def _cells(
     draw: random.Random,
     say: Say,
     after: int,
+    until: float,
 ) -> None:
     async with Driver(engine.base_url, engine.model) as driver:
         for cell in cells:
+            if time.monotonic() > until:
+                found.left_out.append(cell.name)
+                continue
             title = f"{engine.title}, {found.slots}: {cell.name}"
             place = PLACE.join((engine.key, found.slots, cell.name))
             say(title, 0.0)
@@ -194,4 +205,5 @@ def facts(found: Found) -> dict[str, Any]:
         "capacity": found.capacity,
         "failed": found.failed,
         "why": found.why,
+        "left_out": found.left_out,
     }

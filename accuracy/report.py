@@ -244,6 +244,8 @@ def _run(run: Run) -> list[str]:
     failed = (
         f" {facts['failed']} calls failed ({facts['why'] or 'no timings in the answer'})." if facts["failed"] else ""
     )
+    if facts.get("left_out"):
+        failed += f" No time was left for {', '.join(facts['left_out'])}."
     most = f"{facts['capacity']:.2f} calls/s at most" if math.isfinite(facts["capacity"]) else "capacity not measured"
     return [
         f"## {run.title}\n",

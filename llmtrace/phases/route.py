@@ -183,15 +183,16 @@ class Route:
         own = 0.0 if curve is None else curve.cost(sight.uncached, sight.cached)
         began, how, freed = self._taken_up(sight, around, ready, own)
         estimate = None
-        if curve is not None and self.points >= least and self._knows(sight):
-            estimate = self._split(curve, sight, around, ready, began, how, freed)
+        if curve is not None:
+            if around.beside:
+                own += curve.per_token * around.beside
+            if self.points >= least and (
+                curve.knows_cached or not envelope.mostly_cached(sight.uncached, sight.cached)
+            ):
+                estimate = self._split(curve, sight, around, ready, began, how, freed, own)
         if sight.exact:
             self._learn(sight, around, ready, began, how, own, flight)
         return estimate
-
-    def _knows(self, sight: Sight) -> bool:
-        curve = self.curve
-        return curve is not None and (curve.knows_cached or not envelope.mostly_cached(sight.uncached, sight.cached))
 
     def _taken_up(self, sight: Sight, around: Scene, ready: int, own: float) -> tuple[int, int, int | None]:
         """When the call's own stretch began, how, and when the slot that it waited for was freed (None: it had one).
@@ -215,14 +216,21 @@ class Route:
         return ready, (BUSY if around.ahead else IDLE), None
 
     def _split(
-        self, curve: Curve, sight: Sight, around: Scene, ready: int, began: int, how: int, freed: int | None
+        self,
+        curve: Curve,
+        sight: Sight,
+        around: Scene,
+        ready: int,
+        began: int,
+        how: int,
+        freed: int | None,
+        own: float,
     ) -> Estimate:
         limit = self.limit
         whole = max(0, sight.first - sight.start) / 1e9
         admission = min(whole, (ready - sight.start) / 1e9)
         left = max(0, sight.first - ready) / 1e9
         hop = min(self.hop, left)
-        own = curve.cost(sight.uncached, sight.cached, around.beside)
         spread = curve.scatter * own
         noise = _NOISE * spread
         running_step = max(self.calm_step, _pace(sight))
@@ -311,12 +319,11 @@ class Route:
             if ahead and around.whole and (ahead <= _MANY_AHEAD or not self._learned & 3):
                 self._watch_limit(self.curve, sight, around, ready, own)
             if how != AFTER:
-                self._watch_shift(self.curve, seconds, sight, around, how)
+                self._watch_shift(self.curve, seconds, own, how)
 
     def _watch_limit(self, curve: Curve, sight: Sight, around: Scene, ready: int, own: float) -> None:
         """For each possible limit: does it explain when this call was taken up better than no limit does?"""
         ahead, ends, first = around.ahead, around.ends, sight.first
-        own += curve.per_token * around.beside
         due = first - own * 1e9
         scale = 1e9 * (own * (1 + curve.scatter) + self.hop + self.calm_step)
         latest = first - _TAKEN_UP * 1e9 * own
@@ -343,9 +350,9 @@ class Route:
             signs[limit] = sign if -_SIGNS_MOST < sign < _SIGNS_MOST else (_SIGNS_MOST if sign > 0 else -_SIGNS_MOST)
         self.limit = best if least <= (_BELIEVED if known is None else _DOUBTED) else None
 
-    def _watch_shift(self, curve: Curve, seconds: float, sight: Sight, around: Scene, how: int) -> None:
+    def _watch_shift(self, curve: Curve, seconds: float, own: float, how: int) -> None:
         """Count calls in a row that lie on one side of the curve by more than scatter can explain."""
-        usual = curve.cost(sight.uncached, sight.cached, around.beside) + self.hop
+        usual = own + self.hop
         band = max(_NOISE * curve.scatter, 0.1) * usual
         self._below = self._below + 1 if seconds < usual - band else 0
         if how == IDLE:
