@@ -46,6 +46,7 @@ def main():
         if kind == "silent":
             del set_up["disable_log_stats"]
         engine = LLM(**set_up)
+        told["resource"] = dict(llmtrace.model_resource(engine).attributes)
         long = "The prompt is read once, in parallel, before the first word. " * 30
         def ask(call, *args, **more):
             answers.append([output(one) for one in call(*args, use_tqdm=False, **more)])
@@ -76,6 +77,7 @@ def main():
         async def live():
             del set_up["disable_log_stats"]
             engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**set_up))
+            told["resource"] = dict(llmtrace.model_resource(engine).attributes)
             for name in ("CUMULATIVE", "DELTA", "FINAL_ONLY"):
                 chosen = SamplingParams(
                     max_tokens=48, temperature=0, ignore_eos=True, output_kind=RequestOutputKind[name]
@@ -279,3 +281,10 @@ def test_streams(streamed: dict[str, Any]) -> None:
     assert_told(streamed, found[2], answers[2], streamed=False)
     assert set(phases(streamed, found[3])) == {"queue_prefill", "decode"}
     assert found[3]["attributes"]["gen_ai.usage.output_tokens"] < 400
+
+
+def test_the_engine_as_a_resource(whole: dict[str, Any], streamed: dict[str, Any]) -> None:
+    """Both kinds of engine name the one model that they serve, in the same way."""
+    assert whole["resource"] == streamed["resource"]
+    assert whole["resource"]["llmtrace.model.dtype"] == "float32"
+    assert len(whole["resource"]["llmtrace.model.fingerprint"]) == 16

@@ -9,6 +9,7 @@ import pytest
 from tests.conftest import Tracing
 from tests.support import replay as play
 from tests.support.apis import Sync
+from tests.support.noise import patient
 from tests.support.replay import Replay, Script, openai_stream
 from tests.support.spans import Spans, attributes
 
@@ -45,6 +46,7 @@ def test_usage_says_several(api: Sync, replay: Replay, spans: Spans) -> None:
 
 
 @pytest.mark.usefixtures("traced")
+@patient
 def test_the_wait_for_the_first_token_is_no_gap_of_decode(api: Sync, replay: Replay, spans: Spans) -> None:
     role, first, *others = play.events_script(*play.openai_chunks(["word"] * 10, usage(10)), itl=0.003).parts
     replay.play(Script(200, play.SSE_HEADERS, [role, (0.4, first[1]), *others]))
