@@ -1,11 +1,14 @@
 """`llmtrace report`, `compare` and `whatif`: what many traces say together."""
 
+import inspect
 import json
 import sys
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, fields
+from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_type_hints
 
 import typer
 
@@ -14,13 +17,56 @@ from llmtrace.errors import LlmtraceError
 
 Format = Literal["text", "json"]
 _SOURCES = "Trace files (OTLP/JSON, .gz too), folders of them, Jaeger's or Tempo's address, or a table's ibis URL."
-_HTML = typer.Option(metavar="PAGE", help="Write a self-contained page.", show_default=False)
-_FORMAT = typer.Option("--format", help="What to print.")
-_CACHE = typer.Option("--cache/--no-cache", help="Keep the tables made of large files, and use kept ones.")
-_SERVICE = typer.Option(help="Jaeger, Tempo: only this service.", show_default=False)
-_HOURS = typer.Option(min=0.0, help="Jaeger, Tempo: how far back.")
-_LIMIT = typer.Option(min=1, help="Jaeger, Tempo: most traces to ask for (Jaeger: per service).")
-_QUERY = typer.Option(help="Tempo: the TraceQL query that picks the traces.", show_default=False)
+
+
+@dataclass(frozen=True)
+class Given:
+    """The options that all three commands take."""
+
+    html: Annotated[
+        Path | None, typer.Option(metavar="PAGE", help="Write a self-contained page.", show_default=False)
+    ] = None
+    format: Annotated[Format, typer.Option(help="What to print.")] = "text"
+    cache: Annotated[
+        bool, typer.Option("--cache/--no-cache", help="Keep the tables made of large files, and use kept ones.")
+    ] = True
+    service: Annotated[str | None, typer.Option(help="Jaeger, Tempo: only this service.", show_default=False)] = None
+    hours: Annotated[float, typer.Option(min=0.0, help="Jaeger, Tempo: how far back.")] = 1.0
+    limit: Annotated[int, typer.Option(min=1, help="Jaeger, Tempo: most traces to ask for (Jaeger: per service).")] = (
+        1000
+    )
+    query: Annotated[
+        str | None, typer.Option(help="Tempo: the TraceQL query that picks the traces.", show_default=False)
+    ] = None
+
+    @property
+    def window(self) -> dict[str, Any]:
+        """What a trace store is asked for."""
+        return {"service": self.service, "hours": self.hours, "limit": self.limit, "query": self.query}
+
+
+def _taking(command: Callable[..., None]) -> Callable[..., None]:
+    """``command(..., given)`` as a command with the options of ``Given`` in ``given``'s place."""
+    names = [field.name for field in fields(Given)]
+
+    @wraps(command)
+    def run(**options: Any) -> None:
+        given = Given(**{name: options.pop(name) for name in names})
+        command(**options, given=given)
+
+    hints = get_type_hints(Given, include_extras=True)
+    own = [each for each in inspect.signature(command).parameters.values() if each.name != "given"]
+    shared = [
+        inspect.Parameter(
+            field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=hints[field.name]
+        )
+        for field in fields(Given)
+    ]
+    made: Any = run
+    del made.__wrapped__
+    made.__signature__ = inspect.Signature([*own, *shared])
+    made.__annotations__ = {each.name: each.annotation for each in (*own, *shared)}
+    return made
 
 
 def add(app: Any) -> None:
@@ -28,24 +74,20 @@ def add(app: Any) -> None:
 
     @app.command()
     @guarded
+    @_taking
     def report(  # pyright: ignore[reportUnusedFunction]
         name: Annotated[
             str, typer.Argument(metavar="NAME", help="phases, causes, cost, cancellations, floor or models.")
         ],
         sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help=_SOURCES)],
-        html: Annotated[Path | None, _HTML] = None,
-        format: Annotated[Format, _FORMAT] = "text",
         top: Annotated[int, typer.Option(min=1, help="Rows of a list.")] = 20,
         span_usd: Annotated[float, typer.Option(min=0.0, help="cost: USD that keeping a million spans costs.")] = 0.0,
         save: Annotated[
             Path | None,
             typer.Option(metavar="TABLE.parquet", help="Write the table of spans too.", show_default=False),
         ] = None,
-        cache: Annotated[bool, _CACHE] = True,
-        service: Annotated[str | None, _SERVICE] = None,
-        hours: Annotated[float, _HOURS] = 1.0,
-        limit: Annotated[int, _LIMIT] = 1000,
-        query: Annotated[str | None, _QUERY] = None,
+        *,
+        given: Given,
     ) -> None:
         """What many traces say together: phases, causes, cost, cancellations, floor or models."""
         with needs("analyze"):
@@ -53,14 +95,15 @@ def add(app: Any) -> None:
             from llmtrace.analyze.book import Book
         if name not in reports.NAMES:
             raise LlmtraceError(f"no report {name!r}; there are {', '.join(reports.NAMES)}")
-        with _opened([sources], cache, service=service, hours=hours, limit=limit, query=query) as (traces,):
+        with _opened([sources], given) as (traces,):
             if save is not None:
                 traces.table.to_parquet(save)
             made = reports.make(name, Book(traces), reports.Options(top=top, span_usd=span_usd))
-            _give(made, html, format)
+            _give(made, given)
 
     @app.command()
     @guarded
+    @_taking
     def compare(  # pyright: ignore[reportUnusedFunction]
         before: Annotated[str, typer.Argument(help=_SOURCES)],
         after: Annotated[str, typer.Argument(help="The same, after the change.")],
@@ -70,54 +113,49 @@ def add(app: Any) -> None:
                 metavar="ATTRIBUTE", help="A numeric attribute of calls: higher is better.", show_default=False
             ),
         ] = None,
-        html: Annotated[Path | None, _HTML] = None,
-        format: Annotated[Format, _FORMAT] = "text",
-        cache: Annotated[bool, _CACHE] = True,
-        service: Annotated[str | None, _SERVICE] = None,
-        hours: Annotated[float, _HOURS] = 1.0,
-        limit: Annotated[int, _LIMIT] = 1000,
-        query: Annotated[str | None, _QUERY] = None,
+        *,
+        given: Given,
     ) -> None:
         """What a change did: each phase with its interval, percentiles, retries, cost, and the bottleneck."""
         with needs("analyze"):
             from llmtrace.analyze import compare as comparing
             from llmtrace.analyze.book import Book
         extra = (quality,) if quality is not None else ()
-        window = {"service": service, "hours": hours, "limit": limit, "query": query}
-        with _opened([[before], [after]], cache, extra=extra, **window) as (old, new):
-            _give(comparing.make(Book(old), Book(new), quality), html, format)
+        with _opened([[before], [after]], given, extra) as (old, new):
+            _give(comparing.make(Book(old), Book(new), quality), given)
 
     @app.command()
     @guarded
+    @_taking
     def whatif(  # pyright: ignore[reportUnusedFunction]
         sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help=_SOURCES)],
         phase: Annotated[str, typer.Option(help="The phase (or step, or retry) that would change.")],
         factor: Annotated[float, typer.Option(help="How long it would take: 0.5 is half as long.")],
-        html: Annotated[Path | None, _HTML] = None,
-        format: Annotated[Format, _FORMAT] = "text",
-        cache: Annotated[bool, _CACHE] = True,
-        service: Annotated[str | None, _SERVICE] = None,
-        hours: Annotated[float, _HOURS] = 1.0,
-        limit: Annotated[int, _LIMIT] = 1000,
-        query: Annotated[str | None, _QUERY] = None,
+        *,
+        given: Given,
     ) -> None:
         """What a faster phase would gain end to end, by Amdahl's law on each trace's critical path."""
         with needs("analyze"):
             from llmtrace.analyze import whatif as asking
             from llmtrace.analyze.book import Book
-        with _opened([sources], cache, service=service, hours=hours, limit=limit, query=query) as (traces,):
-            _give(asking.make(Book(traces), phase, factor), html, format)
+        with _opened([sources], given) as (traces,):
+            _give(asking.make(Book(traces), phase, factor), given)
 
 
 @contextmanager
-def _opened(groups: Sequence[Sequence[str]], cache: bool, **options: Any) -> Generator[list[Any], None, None]:
+def _opened(
+    groups: Sequence[Sequence[str]], given: Given, extra: tuple[str, ...] = ()
+) -> Generator[list[Any], None, None]:
     """Each group of sources as traces, read with a progress bar on stderr where somebody watches."""
     with needs("analyze"):
         from llmtrace.analyze.load import load
-    window = {name: value for name, value in options.items() if value is not None}
+    window = {name: value for name, value in given.window.items() if value is not None}
     with ExitStack() as stack:
         with _progress() as tell:
-            opened = [stack.enter_context(load(group, tell=tell, cache=cache, **window)) for group in groups]
+            opened = [
+                stack.enter_context(load(group, extra=extra, tell=tell, cache=given.cache, **window))
+                for group in groups
+            ]
         yield opened
 
 
@@ -136,16 +174,16 @@ def _progress() -> Generator[Callable[[int, int], None], None, None]:
         yield lambda done, whole: progress.update(task, completed=done, total=whole)
 
 
-def _give(made: Any, html: Path | None, form: str) -> None:
+def _give(made: Any, given: Given) -> None:
     from rich.console import Console
 
     from llmtrace.analyze.report import as_json
     from llmtrace.view import report_page, report_text
 
-    if html is not None:
-        report_page.write(made, html)
-        print(f"wrote {html}", file=sys.stderr if form == "json" else sys.stdout)
-    if form == "json":
+    if given.html is not None:
+        report_page.write(made, given.html)
+        print(f"wrote {given.html}", file=sys.stderr if given.format == "json" else sys.stdout)
+    if given.format == "json":
         print(json.dumps(as_json(made), ensure_ascii=False, indent=1))
-    elif html is None:
+    elif given.html is None:
         report_text.show(made, Console())

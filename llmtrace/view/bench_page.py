@@ -13,8 +13,7 @@ from html import escape
 from typing import Any
 
 from llmtrace.version import VERSION
-from llmtrace.view import palette
-from llmtrace.view.resource import fill
+from llmtrace.view.resource import fill, head
 
 _COLOURS = ("var(--decode)", "var(--queue)", "var(--kv_cache_hit)", "var(--prefill)", "var(--merged)")
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 1000, 420, 90, 20, 16, 44
@@ -35,12 +34,13 @@ def render(results: Mapping[str, Any]) -> str:
         headline += f"; copy bandwidth {copy / 1e9:.1f} GB/s, read and written"
     sections = [_section("Roofline", _roofline(formats, copy))] if copy else []
     sections += [_section(title, _table(head, rows)) for title, head, rows in _tables(formats) if rows]
+    title = escape(f"{results['model']} on {results['device']}")
     return fill(
         "report.html",
         {
-            "title": escape(f"{results['model']} on {results['device']}"),
+            "title": title,
             "headline": escape(headline),
-            "palette": palette.css(),
+            "head": head(title),
             "sections": "\n".join(sections),
             "notes": f'<ul class="notes">{notes}</ul>' if notes else "",
             "version": escape(VERSION),

@@ -13,7 +13,7 @@ from pathlib import Path
 from llmtrace.analyze.otlp import Span
 from llmtrace.errors import LlmtraceError
 from llmtrace.version import VERSION
-from llmtrace.view import calls, palette, resource, text, tree
+from llmtrace.view import calls, resource, text, tree
 
 _CLASSES: dict[str, str] = dict(zip(calls.FAMILIES, ("n", "q", "k", "p", "d", "m stripe", "a", "o"), strict=True))
 _OUTCOMES = {"completed": "good", "error": "bad", "timed_out": "bad"}
@@ -68,9 +68,8 @@ def render(
         "calls-class": ' class="many-calls"' if len(traces) > _MANY else "",
         "calls": "\n".join(_card(trace, (titles or {}).get(trace.trace_id)) for trace in traces),
         "version": _e(VERSION),
-        "palette": palette.css(),
+        "head": resource.head(_e(title), f"sha256-{digest}"),
         "script": script,
-        "script-hash": f"sha256-{digest}",
     }
     return resource.fill("page.html", parts)
 

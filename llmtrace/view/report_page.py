@@ -11,9 +11,8 @@ from typing import Any
 from llmtrace.analyze.report import NOTHING, Column, Intervals, Report, Section, Stack, cell
 from llmtrace.errors import LlmtraceError
 from llmtrace.version import VERSION
-from llmtrace.view import palette
 from llmtrace.view.report_text import faults, known
-from llmtrace.view.resource import fill
+from llmtrace.view.resource import fill, head
 
 _VARIABLES = {
     "network": "--network", "queue": "--queue", "kv_cache_hit": "--kv_cache_hit", "prefill": "--prefill",
@@ -50,7 +49,7 @@ def render(report: Report) -> str:
         {
             "title": escape(report.title),
             "headline": escape(report.headline),
-            "palette": palette.css(),
+            "head": head(escape(report.title)),
             "sections": "\n".join(_section(section) for section in report.sections if section.rows),
             "notes": f'<ul class="notes">{notes}</ul>' if notes else "",
             "version": escape(VERSION),

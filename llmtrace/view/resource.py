@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping
 from importlib.resources import files
 
+from llmtrace.view import palette
+
 
 def read(name: str) -> str:
     """A file of this package."""
@@ -15,3 +17,12 @@ def read(name: str) -> str:
 def fill(name: str, parts: Mapping[str, str]) -> str:
     """A page with each ``[[part]]`` in its place."""
     return re.sub(r"\[\[([a-z-]+)\]\]", lambda match: parts[match.group(1)], read(name))
+
+
+def head(title: str, script_hash: str = "") -> str:
+    """The beginning of every page, up to its own rules: it may load nothing, and run one script at most.
+
+    ``title``: escaped; ``script_hash``: of that script, as a content security policy names it.
+    """
+    script = f" script-src '{script_hash}';" if script_hash else ""
+    return fill("head.html", {"title": title, "script": script, "palette": palette.css()})
