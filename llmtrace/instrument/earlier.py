@@ -21,9 +21,9 @@ _MOST = 64
 _FOR_S = 600.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Failed:
-    """One call that failed."""
+    """One call that failed; equal only to itself."""
 
     asked: tuple[Hashable, ...]
     """What a call that asks for the same has in common with it."""
@@ -69,11 +69,11 @@ class Earlier:
         if not self._failed:
             return None
         asked = (where, operation, hash(tuple(prompt_texts(params))))
-        for each in reversed(list(self._failed)):
+        for each in reversed(self._failed.copy()):
             if now - each.at > _FOR_S:
                 return None
             if each.asked == asked:
-                with suppress(ValueError):  # another thread was faster
+                with suppress(ValueError, IndexError):  # another thread was faster
                     self._failed.remove(each)
                 kind = RETRY if each.route == route else FALLBACK
                 return [Link(each.span, {names.LINK_KIND: kind, names.ERROR_TYPE: each.failure})]
