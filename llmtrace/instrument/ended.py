@@ -48,6 +48,8 @@ class Payload:
     recording: bool
     marks: dict[str, Any]
     """The task and step that the call is made in, as attributes."""
+    find_span: Callable[[Call], None] | None = None
+    """Finds or starts its span, as its request is sent: for a client that may open one itself by then."""
     closing: int = 4
     """How many of a stream's last chunks the answer is read from."""
     route: tuple[Any, ...] = ()

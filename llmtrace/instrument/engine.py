@@ -6,18 +6,22 @@ Nothing in here may reach the application: each entry point catches what we get 
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
+from opentelemetry import context as otel
 from opentelemetry import metrics as metrics_api
 from opentelemetry import trace as trace_api
+from opentelemetry.context import Context
 from opentelemetry.trace import Link, Span, SpanKind, Tracer
 
 from llmtrace.config import Settings, seconds_per_prefill_token
 from llmtrace.emit import attributes as names
 from llmtrace.emit import tasks
 from llmtrace.emit.metrics import Meters, meters_on
+from llmtrace.instrument.current import being_made
 from llmtrace.instrument.diagnose import LAST_CHUNKS
 from llmtrace.instrument.earlier import Earlier, scope
 from llmtrace.instrument.ended import Endpoint, Payload
@@ -117,13 +121,16 @@ class Engine:
             tracer = self.tracer()
             where = scope()
             span = self._existing(operation, request)
-            owns = span is None and self.settings.parent != "existing"
+            later = span is None and provider.own_spans and self.settings.parent != "own"
+            owns = span is None and not later and self.settings.parent != "existing"
             route = (endpoint.provider, endpoint.host, endpoint.port, request.model, operation.path or operation.name)
+            links = None
+            if owns or later:
+                links = self.earlier.links(where, operation.name, request.params, route, started / 1e9)
             if owns:
                 kind = SpanKind.INTERNAL if provider.in_process else SpanKind.CLIENT
-                links = self.earlier.links(where, operation.name, request.params, route, started / 1e9)
                 span = _start(tracer, kind, operation, request, endpoint, started, links)
-            recording = span is not None and span.is_recording()
+            recording = later or (span is not None and span.is_recording())
             if not recording and self.meters() is None:
                 return span
             closing = 4 + 2 * min(request.choices, 128) if request.choices > 1 else 4
@@ -134,6 +141,8 @@ class Engine:
             call.payload = Payload(operation, request, endpoint, above, tracer, owns, recording, tasks.marks())
             call.payload.closing = closing
             call.payload.scope, call.payload.route = where, route
+            if later:
+                call.payload.find_span = partial(self._find_span, above, links)
             self._set_out(call, call.payload)
             if recording and self.settings.capture_content != "no_content":
                 call.kept = []
@@ -211,6 +220,40 @@ class Engine:
         model = attributes.get(names.REQUEST_MODEL)
         return span if theirs and (model is None or model == request.model) else None
 
+    def _find_span(self, above: Span, links: list[Link] | None, call: Call) -> None:
+        """The span of a call whose client may have opened one: that, if it has, else one of ours.
+
+        ``above`` was the current span when the call began. Asked at each attempt: a client may open one for each, and
+        let go of those before.
+        """
+        payload = call.payload
+        if payload.owns_span:
+            return
+        theirs = trace_api.get_current_span()
+        attributes: Any = getattr(theirs, "attributes", None)
+        if theirs is not above and attributes and names.OPERATION in attributes and self._exported_with_ours(theirs):
+            payload.span = theirs
+            payload.recording = theirs.is_recording()
+        elif payload.span is not above:
+            return  # what an earlier attempt was sent under
+        elif self.settings.parent == "existing":
+            payload.recording = False
+        else:
+            context = trace_api.set_span_in_context(above)
+            payload.span = _start(
+                payload.tracer, SpanKind.CLIENT, payload.operation, payload.request, payload.endpoint, call.start, links, context
+            )
+            payload.owns_span = True
+            payload.recording = payload.span.is_recording()
+            if being_made() is not None:
+                otel.attach(trace_api.set_span_in_context(payload.span))  # until ``Making`` puts back what was there
+
+    def _exported_with_ours(self, span: Any) -> bool:
+        """Whether ``span`` goes where ours do: not into a pipeline of the client's own, to its maker."""
+        theirs = getattr(span, "_span_processor", None)
+        ours = getattr(self.tracer_provider, "_active_span_processor", None)
+        return theirs is ours or self.settings.parent == "existing"
+
     def _endpoint(self, provider: Provider, client: Any, url: Any, asked: str | None) -> Endpoint:
         url = url or provider.base_url(client)
         key: Any = self if client is None else client  # a call of a module's function has no client object
@@ -235,6 +278,7 @@ def _start(
     endpoint: Endpoint,
     started: int,
     links: list[Link] | None,
+    context: Context | None = None,
 ) -> Span:
     """The parent span, with the attributes that samplers decide by."""
     opening = endpoint.openings.get((operation.name, request.model))
@@ -243,7 +287,7 @@ def _start(
         if len(endpoint.openings) < _OPENINGS:
             endpoint.openings[operation.name, request.model] = opening
     title, attributes = opening
-    return tracer.start_span(title, kind=kind, attributes=attributes, links=links, start_time=to_epoch(started))
+    return tracer.start_span(title, context, kind, attributes, links, to_epoch(started))
 
 
 def _opening(operation: Operation, request: Request, endpoint: Endpoint) -> tuple[str, dict[str, Any]]:

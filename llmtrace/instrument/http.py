@@ -98,6 +98,8 @@ def _begin(
     try:
         attempt = Attempt(now(), pick_headers)
         call.attempts.append(attempt)
+        if call.payload.find_span is not None:
+            call.payload.find_span(call)
         request = attempt.request = _request(args, kwargs)
         theirs = request.extensions.get("trace")
         attempt.chain(theirs)

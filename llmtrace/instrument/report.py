@@ -46,6 +46,8 @@ class Reporter:
     def report(self, call: Call) -> None:
         """Emit ``call``. Called exactly once per call, by whoever ended it."""
         payload: Payload = call.payload
+        if payload.find_span is not None and not call.attempts:
+            payload.find_span(call)
         try:
             ended = (payload.judge or self._judge)(call, payload)
             if payload.recording:

@@ -137,5 +137,8 @@ class Provider:
     """The model runs in the application's own process: the call's span is of kind INTERNAL."""
     base_url: Callable[[Any], Any] = _own_url
     """Where the client object's calls go: a URL, as text or as an object with ``scheme``, ``host`` and ``port``."""
+    own_spans: bool = False
+    """It may open a GenAI span of its own beneath the methods that are patched: each call's span is looked for, and
+    only then made, as its request is sent. (Of a client that Stainless generated, ``Stainless.own_spans``.)"""
     services: tuple[Botocore, ...] = ()
     """Of botocore: the services whose calls are traced, instead of hooks."""

@@ -147,4 +147,5 @@ MISTRALAI = Provider(
     ),
     provider_name=_provider_name,
     base_url=_base_url,
+    own_spans=True,
 )

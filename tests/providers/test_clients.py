@@ -18,7 +18,7 @@ from llmtrace.providers import CLIENTS
 from llmtrace.providers.openai import provider_name
 from tests.conftest import Tracing
 from tests.support.by_funnel import KEY, MESSAGES, Anthropic, Fireworks, Groq, OpenAI, Responses, Together, named
-from tests.support.by_method import EVENT_STREAM, MODEL, WORDS, BedrockInvoke
+from tests.support.by_method import EVENT_STREAM, MODEL, WORDS, BedrockInvoke, Mistral
 from tests.support.replay import Replay, Script, json_answer, paced
 from tests.support.spans import Spans, attributes
 
@@ -231,6 +231,91 @@ def test_through_vertex(replay: Replay, tracing: Tracing, spans: Spans) -> None:
     assert attrs["gen_ai.provider.name"] == "gcp.vertex_ai"
     assert attrs["gen_ai.usage.input_tokens"] == 40
     wire.shut()
+
+
+# ---- Mistral ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["sync", "async"])
+def mistral(request: pytest.FixtureRequest, replay: Replay, spans: Spans) -> Iterator[Mistral]:
+    """Its client, which opens a span of its own for each request."""
+    from mistralai.extra.observability.telemetry import configure_telemetry
+
+    made = Mistral(request.param, replay.url, attempts=2)
+    configure_telemetry(made.client, provider=spans.provider)
+    yield made
+    made.shut()
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("parent", ["auto", "existing", "own"])
+@pytest.mark.parametrize("refused", [False, True])
+def test_beside_the_spans_of_mistral(
+    mistral: Mistral, replay: Replay, tracing: Tracing, spans: Spans, streaming: bool, parent: str, refused: bool
+) -> None:
+    answer = mistral.script(paced(mistral.events(), 0.02, 0.01)) if streaming else mistral.whole()
+    replay.play(*([mistral.refusal(503)] if refused else []), answer)
+    tracing.on("mistralai", parent=parent)
+    with spans.provider.get_tracer("application").start_as_current_span("around"):
+        mistral.drain(mistral.stream()) if streaming else mistral.call()
+    spans.flush()
+    around = next(span for span in spans.finished() if span.name == "around")
+    theirs = [span for span in spans.finished() if span.name == f"chat {MODEL}" and "llmtrace" not in scope(span)]
+    ours = [span for span in spans.finished() if span.name == f"chat {MODEL}" and "llmtrace" in scope(span)]
+    assert len(theirs) == 1
+    assert len(ours) == (1 if parent == "own" else 0)
+    top = (ours if parent == "own" else theirs)[0]
+    assert top.parent == around.context
+    beneath = [span.name for span in spans.children(top) if "llmtrace" in scope(span)]
+    assert beneath
+    assert all(name == "llm.attempt" if refused else name.startswith("llm.") for name in beneath)
+    if refused:
+        assert len(beneath) == 2
+
+
+@pytest.mark.parametrize("parent", ["auto", "existing"])
+def test_spans_that_mistral_sends_elsewhere(replay: Replay, tracing: Tracing, spans: Spans, parent: str) -> None:
+    from mistralai.extra.observability.telemetry import configure_telemetry
+    from opentelemetry.sdk.trace import TracerProvider
+
+    made = Mistral("sync", replay.url)
+    configure_telemetry(made.client, provider=TracerProvider())
+    replay.serve(made.whole())
+    tracing.on("mistralai", parent=parent)
+    made.call()
+    if parent == "existing":  # which is what was asked for
+        assert all(span.name.startswith("llm.") for span in spans.finished())
+    else:
+        assert spans.one("completed").parent is None, "phases under a span that the application never sees are lost"
+    made.shut()
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_no_spans_of_mistral(replay: Replay, tracing: Tracing, spans: Spans, refused: bool) -> None:
+    made = Mistral("sync", "http://127.0.0.1:9" if refused else replay.url)
+    replay.serve(made.whole())
+    tracing.on("mistralai")
+    with spans.provider.get_tracer("application").start_as_current_span("around") as around:
+        try:
+            made.call()
+        except Exception:
+            assert refused
+    span = next(span for span in spans.finished() if span.name == f"chat {MODEL}")
+    assert attributes(span)["llmtrace.call.outcome"] == ("error" if refused else "completed")
+    assert span.parent == around.get_span_context()
+    spans.check(span)
+    tracing.off()
+    tracing.on("mistralai", parent="existing")
+    spans.clear()
+    replay.serve(made.whole())
+    if not refused:
+        made.call()
+    assert spans.finished() == []
+    made.shut()
+
+
+def scope(span: Any) -> str:
+    return span.instrumentation_scope.name
 
 
 # ---- the others ------------------------------------------------------------------------------------------------------
