@@ -19,7 +19,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor as Processor
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 import llmtrace
-from tests.support import by_funnel, by_method
+from tests.support import by_funnel, by_library, by_method
 from tests.support.by_method import Driver
 from tests.support.replay import Replay
 
@@ -75,7 +75,7 @@ def main() -> None:
         "meter_provider": MeterProvider(metric_readers=[InMemoryMetricReader()]),
     }
     print("| client | bare, per chunk | llmtrace adds | bare, per call | llmtrace adds |\n|---|---|---|---|---|")
-    for made in (*by_funnel.DRIVERS, *by_method.DRIVERS):
+    for made in (*by_funnel.DRIVERS, *by_method.DRIVERS, *by_library.DRIVERS):
         with Replay() as replay:
             driver = made("sync", replay.url)
             body = b"".join(driver.events(["word"] * CHUNKS))

@@ -34,8 +34,8 @@ def failure(call: Call, answer: Answer) -> str | None:
     if error is None:
         return answer.failed or call.outcome
     status = getattr(error, "status_code", None)
-    if not isinstance(status, int) and isinstance(error, Exception) and call.attempts and call.returned is None:
-        status = call.attempts[-1].status  # a client whose exceptions do not say it
+    if call.attempts and isinstance(error, Exception) and (call.returned is None or isinstance(status, int)):
+        status = call.attempts[-1].status  # some clients' exceptions do not say it, others invent one
     if isinstance(status, int) and status >= 400:
         return str(status)
     if call.outcome == calls.TIMED_OUT and not isinstance(error, Exception):

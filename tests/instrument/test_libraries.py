@@ -1,249 +1,104 @@
-"""Clients that are patched method by method: answers, ends, and that the application sees no change."""
+"""Ollama, Hugging Face and LiteLLM beyond the suite that all share; LiteLLM's retries, routers and fallbacks."""
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from opentelemetry.trace import StatusCode
 
 import llmtrace
-from tests.support import replay as play
-from tests.support.libraries import LIBRARIES, WORDS, Library
+from tests.support import by_library
+from tests.support.by_library import KEY, MESSAGES
+from tests.support.by_method import MODEL, Driver
 from tests.support.noise import patient
-from tests.support.replay import Replay, Script
+from tests.support.replay import Replay, Request, Script, json_answer, paced
 from tests.support.spans import Spans, attributes, seconds
 
 NOISE = 0.3
 
 
 @pytest.fixture(
-    params=[(library, kind) for library in LIBRARIES for kind in ("sync", "async")], ids=lambda p: f"{p[0].name}-{p[1]}"
+    params=[(made, kind) for made in by_library.DRIVERS for kind in made.kinds],
+    ids=lambda p: "-".join((p[0].__name__, p[1])),
 )
-def library(request: pytest.FixtureRequest, replay: Replay) -> Iterator[Library]:
+def library(request: pytest.FixtureRequest, replay: Replay) -> Iterator[Driver]:
     make, kind = request.param
-    pytest.importorskip({"huggingface": "huggingface_hub"}.get(make.client, make.client))
-    made = make(replay, kind)
+    made = make(kind, replay.url)
     yield made
     made.shut()
 
 
 @pytest.fixture
-def on(library: Library, spans: Spans) -> Iterator[None]:
-    llmtrace.instrument(library.client, tracer_provider=spans.provider)
+def on(library: Driver, spans: Spans) -> Iterator[None]:
+    llmtrace.instrument(library.name, tracer_provider=spans.provider)
     yield
     llmtrace.uninstrument()
 
 
-def cut(script: Script, after: str, keep: int = 3) -> Script:
-    """The script's first parts, and then what becomes of the connection."""
-    return replace(script, parts=script.parts[:keep], after=after)
-
-
-def raised(library: Library, stream: Any) -> BaseException:
-    with pytest.raises(Exception) as caught:
-        library.drain(stream)
-    return caught.value
-
-
-# What the application sees.
-
-
-def test_the_same_with_and_without(library: Library, replay: Replay, spans: Spans) -> None:
-    scripts = [library.answers(), library.streams(), library.streams(("grün 🙂", " 日本"), usage=False)]
-
-    def live() -> list[Any]:
-        replay.play(*scripts)
-        seen = [type(answer := library.whole()), library.dump(answer)]
-        for _ in range(2):
-            stream = library.stream()
-            seen += [type(stream), getattr(stream, "__qualname__", None)]
-            seen += [library.dump(item) for item in library.drain(stream)]
-        return seen
-
-    bare = live()
-    llmtrace.instrument(library.client, tracer_provider=spans.provider)
-    try:
-        assert live() == bare
-    finally:
-        llmtrace.uninstrument()
-    assert len(spans.parents()) == 3
-    assert live() == bare
-    assert len(spans.parents()) == 3
-
-
-@pytest.mark.usefixtures("on")
-def test_a_stream_is_as_lazy_as_it_was(library: Library, replay: Replay) -> None:
-    replay.play(library.streams())
-    stream = library.stream()
-    assert len(replay.requests) == (0 if library.lazy else 1)
-    library.drain(stream)
-
-
-# What is told.
-
-
-@pytest.mark.usefixtures("on")
-def test_a_whole_answer(library: Library, replay: Replay, spans: Spans) -> None:
-    replay.play(library.answers())
-    library.whole()
-    span = spans.one("completed")
-    attrs = attributes(span)
-    assert span.name == f"chat {library.model}"
-    assert attrs["gen_ai.provider.name"] == library.provider
-    assert attrs["gen_ai.usage.input_tokens"] == 40
-    assert attrs["gen_ai.usage.output_tokens"] == 6
-    assert attrs["gen_ai.response.finish_reasons"] == ("stop",)
-    assert attrs["server.port"] == replay.port
-    assert "gen_ai.request.stream" not in attrs
+def held(library: Driver, gate: threading.Event, first: int = 2) -> Script:
+    """A stream whose rest waits."""
+    events = library.events()
+    return library.script([(0.0, b"".join(events[:first])), (gate, b"".join(events[first:]))])
 
 
 @patient
-def streamed(library: Library, replay: Replay, spans: Spans) -> None:
-    library.drain(stream_after_warming_up(library, replay, spans))
-    span = spans.one("completed")
-    attrs = attributes(span)
-    assert attrs["gen_ai.request.stream"] is True
-    assert attrs["gen_ai.usage.input_tokens"] == 40
-    assert attrs["gen_ai.usage.output_tokens"] == 6
-    assert attrs["gen_ai.response.finish_reasons"] == ("stop",)
-    phases = spans.phases(span)
-    assert "decode" in phases
-    assert abs(seconds(phases["decode"]) - 0.02 * (len(replay.last.written) - 1)) < NOISE
-    assert 0.1 <= attrs["llmtrace.call.ttft"] < 0.1 + NOISE
-
-
-def stream_after_warming_up(library: Library, replay: Replay, spans: Spans) -> Any:
-    """A stream, not the first: some libraries load a lot of themselves then."""
-    replay.play(library.streams())
-    library.drain(library.stream())
+def streamed(library: Driver, replay: Replay, spans: Spans) -> None:
+    replay.serve(library.script(paced(library.events())))
+    library.drain(library.stream())  # some libraries load a lot of themselves then
     spans.clear()
-    replay.play(library.streams(ttft=0.1, itl=0.02))
-    return library.stream()
+    replay.serve(library.script(paced(library.events(), 0.1, 0.02)))
+    library.drain(library.stream())
+    span = spans.one("completed")
+    phases = spans.phases(span)
+    assert abs(seconds(phases["decode"]) - 0.02 * (len(replay.last.written) - 1)) < NOISE
+    assert 0.1 <= attributes(span)["llmtrace.call.ttft"] < 0.1 + NOISE
 
 
 @pytest.mark.usefixtures("on")
-def test_a_stream(library: Library, replay: Replay, spans: Spans) -> None:
+def test_a_stream_takes_as_long_as_it_took(library: Driver, replay: Replay, spans: Spans) -> None:
     streamed(library=library, replay=replay, spans=spans)
 
 
 @pytest.mark.usefixtures("on")
-def test_usage_that_nobody_reported(library: Library, replay: Replay, spans: Spans) -> None:
-    replay.play(library.streams(usage=False))
+def test_usage_that_nobody_reported(library: Driver, replay: Replay, spans: Spans) -> None:
+    replay.serve(library.script(paced(library.events(usage=False))))
     library.drain(library.stream())
     assert not [name for name in attributes(spans.one("completed")) if name.startswith("gen_ai.usage.")]
 
 
 @pytest.mark.usefixtures("on")
-def test_a_huge_chunk_and_split_characters(library: Library, replay: Replay, spans: Spans) -> None:
-    script = library.streams(("Hel", "grün 🙂 日本 " * 20_000, "lo"))
-    data = b"".join(part for _, part in script.parts)
-    pieces = [data[i : i + 10_007] for i in range(0, len(data), 10_007)]
-    replay.play(replace(script, parts=[(0.0, piece) for piece in pieces]))
-    library.drain(library.stream())
-    assert attributes(spans.one("completed"))["gen_ai.usage.output_tokens"] == 6
-
-
-# How it ends.
-
-
-@pytest.mark.usefixtures("on")
-def test_an_error_status(library: Library, replay: Replay, spans: Spans) -> None:
-    replay.serve(play.server_error(400))
-    with pytest.raises(Exception):
-        library.whole()
-    raised_at = spans.one("error")
-    assert attributes(raised_at)["error.type"] == "400"
-    spans.clear()
-    with pytest.raises(Exception):
-        library.drain(library.stream())
-    assert attributes(spans.one("error"))["error.type"] == "400"
-
-
-@pytest.mark.usefixtures("on")
-@pytest.mark.parametrize("after", ["cut", "rst"])
-def test_a_connection_lost_in_mid_stream(library: Library, replay: Replay, spans: Spans, after: str) -> None:
-    replay.play(cut(library.streams(), after))
-    stream = library.stream()
-    assert library.pull(stream)
-    raised(library, stream)
-    span = spans.one("error")
-    assert span.status.status_code is StatusCode.ERROR
-    assert "decode" in spans.phases(span)
-
-
-@pytest.mark.usefixtures("on", "swallowed")
-def test_a_malformed_chunk(library: Library, replay: Replay, spans: Spans) -> None:
-    replay.play(library.malformed())
-    stream = library.stream()
-    try:
-        library.drain(stream)
-    except Exception:
-        assert attributes(spans.one())["llmtrace.call.outcome"] == "error"
-    else:
-        spans.one("completed")  # the library passed over it
-
-
-@pytest.mark.usefixtures("on")
-def test_left_and_collected_later(library: Library, replay: Replay, spans: Spans) -> None:
+def test_left_and_collected_later(library: Driver, replay: Replay, spans: Spans) -> None:
     gate = threading.Event()
-    replay.play(library.streams(itl=gate))
+    replay.serve(held(library, gate))
     stream = library.stream()
-    library.pull(stream)
+    iterator = library.iterate(stream)
+    library.pull(iterator)
     left = time.time_ns()
     time.sleep(0.1)
-    del stream
-    library.collect()
+    del stream, iterator
+    library.settle()
     gate.set()
-    settle(spans)
     span = spans.one("abandoned")
     assert span.status.status_code is StatusCode.UNSET
+    assert span.end_time is not None
     assert span.end_time <= left + 5_000_000
 
 
 @pytest.mark.usefixtures("on")
-def test_closed_early(library: Library, replay: Replay, spans: Spans) -> None:
-    gate = threading.Event()
-    replay.play(library.streams(itl=gate))
-    stream = library.stream()
-    library.pull(stream)
-    library.close(stream)
-    span = spans.one("closed_early")
-    assert span.status.status_code is StatusCode.UNSET
-    gate.set()
-
-
-@pytest.mark.usefixtures("on")
-def test_never_read(library: Library, replay: Replay, spans: Spans) -> None:
-    replay.play(library.streams())
-    stream = library.stream()
-    spans.flush()
-    if library.lazy:
-        assert not spans.parents(), "nothing was asked of anybody"
-        del stream
-        return
-    spans.one("never_consumed")
-    assert library.drain(stream), "the stream works on"
-
-
-@pytest.mark.usefixtures("on")
-def test_a_slow_reader_is_not_a_slow_model(library: Library, replay: Replay, spans: Spans) -> None:
-    replay.play(library.streams())
+def test_a_slow_reader_is_not_a_slow_model(library: Driver, replay: Replay, spans: Spans) -> None:
+    replay.serve(library.script(paced(library.events())))
     library.drain(library.stream())
     waits: list[float] = []
-    for _ in range(
-        5
-    ):  # on a busy machine the client itself may need longer for a chunk that lay ready than can be told
+    for _ in range(5):  # a busy machine may take longer over a chunk that lay ready than can be told
         spans.clear()
-        replay.play(library.streams())
         stream = library.stream()
-        library.pull(stream)
-        library.pull(stream)
+        iterator = library.iterate(stream)
+        library.pull(iterator)
+        library.pull(iterator)
         time.sleep(0.2)
         library.drain(stream)
         decode = spans.phases(spans.one("completed"))["decode"]
@@ -254,55 +109,108 @@ def test_a_slow_reader_is_not_a_slow_model(library: Library, replay: Replay, spa
 
 
 @pytest.mark.usefixtures("on")
-@pytest.mark.parametrize("library", [(made, "async") for made in LIBRARIES], indirect=True, ids=lambda p: p[0].name)
-def test_cancelled_and_timed_out(library: Library, replay: Replay, spans: Spans) -> None:
+def test_the_clients_own_timeout(library: Driver, replay: Replay, spans: Spans, monkeypatch: Any) -> None:
+    monkeypatch.setattr(by_library, "TIMEOUT", 0.3)
     gate = threading.Event()
-
-    async def read(into: asyncio.Event) -> None:
-        stream = await library.call(stream=True)
-        async for _ in stream:
-            into.set()
-
-    async def cancelled() -> None:
-        begun = asyncio.Event()
-        task = asyncio.create_task(read(begun))
-        await begun.wait()
-        await asyncio.sleep(0.02)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-
-    async def timed_out() -> None:
-        with pytest.raises(asyncio.TimeoutError):
-            await asyncio.wait_for(read(asyncio.Event()), 0.5)
-
-    assert library.loop is not None
-    for scenario, outcome in ((cancelled, "cancelled"), (timed_out, "timed_out")):
-        replay.play(replace(library.streams(), parts=[*library.streams().parts[:2], (gate, b"")]))
-        library.loop.run_until_complete(scenario())
-        library.collect()
-        spans.one(outcome)
-        spans.clear()
-    gate.set()
-
-
-@pytest.mark.usefixtures("on")
-def test_the_clients_own_timeout(library: Library, replay: Replay, spans: Spans) -> None:
-    gate = threading.Event()
-    replay.play(replace(library.streams(), parts=[*library.streams().parts[:2], (gate, b"")]))
-    stream = library.stream(timeout=0.3)
-    library.pull(stream)
-    raised(library, stream)
+    impatient = type(library)(library.kind, replay.url)
+    replay.serve(held(impatient, gate))
+    with pytest.raises(Exception):
+        impatient.drain(impatient.stream())
     spans.one("timed_out")
     gate.set()
+    impatient.shut()
 
 
-def settle(spans: Spans) -> None:
-    """What ends on another thread has a moment."""
-    until = time.monotonic() + 5
-    while not spans.parents() and time.monotonic() < until:
-        time.sleep(0.01)
+# ---- LiteLLM: one call of the application's is one span --------------------------------------------------------------
 
 
-def test_words_are_what_the_scripts_say() -> None:
-    assert "".join(WORDS) == "Hello there, you two"
+@pytest.fixture(params=["sync", "async"])
+def wire(request: pytest.FixtureRequest, replay: Replay, spans: Spans) -> Iterator[by_library.LiteLLM]:
+    """LiteLLM and the clients that it uses, all traced."""
+    made = by_library.LiteLLM(request.param, replay.url)
+    llmtrace.instrument(tracer_provider=spans.provider)
+    yield made
+    llmtrace.uninstrument()
+    made.shut()
+
+
+def deployments(replay: Replay, *names: str) -> list[dict[str, Any]]:
+    """One model of a router's for each name, all served from the replay server."""
+    place = {"api_base": f"{replay.url}/v1", "api_key": KEY, "max_retries": 0}
+    return [{"model_name": name, "litellm_params": {"model": f"openai/{name}-served", **place}} for name in names]
+
+
+def asked(wire: by_library.LiteLLM, method: Any, streaming: bool, **more: Any) -> Any:
+    """What the application gets of one call."""
+    result = wire.run(lambda: method(messages=MESSAGES, stream=streaming, **more))
+    return wire.drain(result) if streaming else wire.plain(result)
+
+
+def check(spans: Spans, statuses: list[int], models: list[str] | None = None) -> None:
+    span = spans.one("completed")
+    tops = [each for each in spans.finished() if each.parent is None]
+    assert tops == [span], "no second call for the client beneath"
+    attempts = spans.children(span)
+    if len(statuses) == 1:
+        assert all(each.name != "llm.attempt" for each in attempts)
+        return
+    assert [each.name for each in attempts] == ["llm.attempt"] * len(statuses)
+    assert [attributes(each)["http.response.status_code"] for each in attempts] == statuses
+    if models is not None:
+        assert [attributes(each).get("gen_ai.request.model") for each in attempts] == models
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_no_double_count_with_the_client_beneath(
+    wire: by_library.LiteLLM, replay: Replay, spans: Spans, streaming: bool
+) -> None:
+    replay.serve(wire.script(paced(wire.events())) if streaming else wire.whole())
+    wire.drain(wire.stream()) if streaming else wire.call()
+    check(spans, [200])
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_litellms_own_retries(wire: by_library.LiteLLM, replay: Replay, spans: Spans, streaming: bool) -> None:
+    answer = wire.script(paced(wire.events())) if streaming else wire.whole()
+    replay.play(wire.refusal(503), answer)
+    function = wire.client.completion if wire.loop is None else wire.client.acompletion
+    place = {"api_base": f"{wire.url}/v1", "api_key": KEY, "model": f"groq/{MODEL}", "num_retries": 2}
+    asked(wire, function, streaming, **place)
+    check(spans, [503, 200])
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_router_that_falls_back(wire: by_library.LiteLLM, replay: Replay, spans: Spans, streaming: bool) -> None:
+    def answer(request: Request) -> Script:
+        if request.json["model"] == "first-served":
+            return wire.refusal(500)
+        return wire.script(paced(wire.events())) if streaming else wire.whole()
+
+    replay.serve(answer)
+    router = wire.client.Router(
+        model_list=deployments(replay, "first", "second"), fallbacks=[{"first": ["second"]}], num_retries=0
+    )
+    method = router.completion if wire.loop is None else router.acompletion
+    asked(wire, method, streaming, model="first")
+    span = spans.one("completed")
+    assert attributes(span)["gen_ai.request.model"] == "first"
+    check(spans, [500, 200], ["first-served", "second-served"])
+
+
+def test_a_router_that_retries(wire: by_library.LiteLLM, replay: Replay, spans: Spans) -> None:
+    replay.play(wire.refusal(500), wire.whole())
+    router = wire.client.Router(model_list=deployments(replay, "first"), num_retries=1, retry_after=0)
+    asked(wire, router.completion if wire.loop is None else router.acompletion, False, model="first")
+    check(spans, [500, 200])
+
+
+def test_a_router_that_finds_nobody(wire: by_library.LiteLLM, replay: Replay, spans: Spans) -> None:
+    replay.serve(json_answer({"error": {"message": "no"}}, status=400))
+    router = wire.client.Router(
+        model_list=deployments(replay, "first", "second"), fallbacks=[{"first": ["second"]}], num_retries=0
+    )
+    with pytest.raises(Exception):
+        asked(wire, router.completion if wire.loop is None else router.acompletion, False, model="first")
+    span = spans.one("error")
+    assert attributes(span)["error.type"] == "400"
+    assert {each.name for each in spans.children(span)} == {"llm.attempt"}
