@@ -23,6 +23,9 @@ CASES = {
     "cohere": "Cohere",
     "google-genai": "Google",
     "bedrock": "Bedrock",
+    "ollama": "Ollama",
+    "huggingface": "HuggingFace",
+    "litellm": "LiteLLM",
 }
 """Which cases of tests/providers/test_contract.py are the client's."""
 OLDEST: dict[str, tuple[str, list[str]]] = {

@@ -42,6 +42,7 @@ from llmtrace.providers.declare import Operation, Provider, Request
 from llmtrace.providers.prompt import asks_for_caching, prompt_texts
 from llmtrace.version import VERSION
 
+_OPENINFERENCE = "openinference.span.kind"
 _OPENINGS = 64
 """Models per client whose span names and first attributes are kept ready."""
 
@@ -105,9 +106,16 @@ class Engine:
 
     # --- a call's life --------------------------------------------------------------------------------------------
     def begin(
-        self, provider: Provider, operation: Operation, client: Any, body: Any, url: Any = None
+        self,
+        provider: Provider,
+        operation: Operation,
+        client: Any,
+        body: Any,
+        url: Any = None,
+        covers: bool = False,
     ) -> Call | Span | None:
-        """Start a call, its span and its clock. ``url``: where it goes, if not to the client's base URL.
+        """Start a call, its span and its clock. ``url``: where it goes, if not to the client's base URL; ``covers``:
+        another instrumentation lies beneath, which may open its span before the request is sent.
 
         Returns the call; its bare span where neither traces nor metrics want to know more; None where the call is
         not to be traced at all.
@@ -121,7 +129,7 @@ class Engine:
             tracer = self.tracer()
             where = scope()
             span = self._existing(operation, request)
-            later = span is None and provider.own_spans and self.settings.parent != "own"
+            later = span is None and (covers or provider.own_spans) and self.settings.parent != "own"
             owns = span is None and not later and self.settings.parent != "existing"
             route = (endpoint.provider, endpoint.host, endpoint.port, request.model, operation.path or operation.name)
             links = None
@@ -211,17 +219,17 @@ class Engine:
         attributes: Any = getattr(span, "attributes", None)
         if not attributes:
             return None
-        said = attributes.get(names.OPERATION)
         theirs = (
-            said == operation.name
-            or attributes.get("openinference.span.kind") == "LLM"
+            attributes.get(names.OPERATION) == operation.name
+            or attributes.get(_OPENINFERENCE) == "LLM"
             or attributes.get("llm.request.type") == operation.name
         )
         model = attributes.get(names.REQUEST_MODEL)
         return span if theirs and (model is None or model == request.model) else None
 
     def _find_span(self, above: Span, links: list[Link] | None, call: Call) -> None:
-        """The span of a call whose client may have opened one: that, if it has, else one of ours.
+        """The span of a call that may have got one by now, from its client or from another instrumentation beneath:
+        that, if it has, else one of ours.
 
         ``above`` was the current span when the call began. Asked at each attempt: a client may open one for each, and
         let go of those before.
@@ -231,7 +239,8 @@ class Engine:
             return
         theirs = trace_api.get_current_span()
         attributes: Any = getattr(theirs, "attributes", None)
-        if theirs is not above and attributes and names.OPERATION in attributes and self._exported_with_ours(theirs):
+        tells = attributes and (names.OPERATION in attributes or attributes.get(_OPENINFERENCE) == "LLM")
+        if theirs is not above and tells and self._exported_with_ours(theirs):
             payload.span = theirs
             payload.recording = theirs.is_recording()
         elif payload.span is not above:

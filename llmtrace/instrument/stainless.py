@@ -4,7 +4,7 @@ Every call passes through ``SyncAPIClient.request`` or ``AsyncAPIClient.request`
 ``Stream`` or ``AsyncStream`` that pulls from its ``_iterator``. Patching there, below the resource methods, covers
 ``create``, ``parse``, ``stream()``, raw and streaming responses alike, and lies inside whatever another
 instrumentation wraps around the resource methods, in whichever order the two are switched on. (One that wraps the
-same method and was there first is wrapped itself: its span then lies beneath ours.)
+same method and was there first is wrapped itself: its span is looked for once the request is sent.)
 """
 
 from __future__ import annotations
@@ -30,33 +30,38 @@ from llmtrace.providers.declare import Operation, Provider, Stainless
 def patch(patches: Patches, engine: Engine, provider: Provider, client: Stainless) -> None:
     """Patch ``client``, now or when it is imported."""
 
-    def request(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        begun = _begin(engine, provider, client, instance, args, kwargs)
-        if begun is None:
-            return wrapped(*args, **kwargs)
-        call, args, kwargs = begun
-        try:
-            with Making(call, engine.settings.propagate):
-                result = wrapped(*args, **kwargs)
-        except BaseException as error:
-            engine.failed(call, error)
-            raise
-        engine.returned(call, result)
-        return result
+    def wrappers(covers: bool) -> tuple[Any, Any]:
+        """For the synchronous and the asynchronous client; ``covers``: what they wrap is another instrumentation's."""
 
-    async def arequest(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        begun = _begin(engine, provider, client, instance, args, kwargs)
-        if begun is None:
-            return await wrapped(*args, **kwargs)
-        call, args, kwargs = begun
-        try:
-            with Making(call, engine.settings.propagate):
-                result = await wrapped(*args, **kwargs)
-        except BaseException as error:
-            engine.failed(call, error)
-            raise
-        engine.returned(call, result)
-        return result
+        def request(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            begun = _begin(engine, provider, client, covers, instance, args, kwargs)
+            if begun is None:
+                return wrapped(*args, **kwargs)
+            call, args, kwargs = begun
+            try:
+                with Making(call, engine.settings.propagate):
+                    result = wrapped(*args, **kwargs)
+            except BaseException as error:
+                engine.failed(call, error)
+                raise
+            engine.returned(call, result)
+            return result
+
+        async def arequest(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            begun = _begin(engine, provider, client, covers, instance, args, kwargs)
+            if begun is None:
+                return await wrapped(*args, **kwargs)
+            call, args, kwargs = begun
+            try:
+                with Making(call, engine.settings.propagate):
+                    result = await wrapped(*args, **kwargs)
+            except BaseException as error:
+                engine.failed(call, error)
+                raise
+            engine.returned(call, result)
+            return result
+
+        return request, arequest
 
     def opened(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         wrapped(*args, **kwargs)
@@ -67,11 +72,13 @@ def patch(patches: Patches, engine: Engine, provider: Provider, client: Stainles
         _splice(instance, True)
 
     def hook_clients(module: Any) -> None:
-        for name, wrapper in (("SyncAPIClient", request), ("AsyncAPIClient", arequest)):
+        for at, name in enumerate(("SyncAPIClient", "AsyncAPIClient")):
             base: Any = getattr(module, name, None)
             # Another instrumentation may have put a method of its own on a subclass, over the base's as it was then.
             for owner in [base, *_subclasses(base)] if base is not None else []:
-                patches.wrap_method(owner, "_request" if spans_itself(base) else "request", wrapper)
+                method = "_request" if spans_itself(base) else "request"
+                covers = hasattr(vars(owner).get(method), "__wrapped__")
+                patches.wrap_method(owner, method, wrappers(covers)[at])
 
     def spans_itself(base: Any) -> bool:
         """Its ``request`` opens a span of its own, and calls ``_request`` beneath it."""
@@ -100,7 +107,13 @@ def _subclasses(base: type) -> list[type]:
 
 
 def _begin(
-    engine: Engine, provider: Provider, client: Stainless, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    engine: Engine,
+    provider: Provider,
+    client: Stainless,
+    covers: bool,
+    instance: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
 ) -> Begun | None:
     """The call that this request starts, and the arguments to go on with; None where it is not one to trace."""
     try:
@@ -122,7 +135,7 @@ def _begin(
         if isinstance(extra, Mapping) and isinstance(body, dict):
             body = {**body, **extra}
         url = options.url if options.url.startswith("http") else None
-        call = engine.begin(provider, operation, instance, body, url)
+        call = engine.begin(provider, operation, instance, body, url, covers)
         return None if call is None else (call, args, kwargs)
     except Exception as error:
         mishaps.note("beginning a call", error)

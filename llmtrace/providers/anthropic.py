@@ -16,17 +16,8 @@ from llmtrace.observe.facts import Answer, Usage
 from llmtrace.providers.declare import Operation, Provider, Request, Stainless
 from llmtrace.providers.messages import blocks_input, blocks_output
 from llmtrace.providers.openai import provider_of
-from llmtrace.providers.read import count, extras, get, items, number, text
+from llmtrace.providers.read import count, extras, get, sampling, text
 from llmtrace.providers.timings import read_timings
-
-_PARAMS = {
-    "temperature": ("gen_ai.request.temperature", number),
-    "top_p": ("gen_ai.request.top_p", number),
-    "top_k": ("gen_ai.request.top_k", count),
-    "max_tokens": ("gen_ai.request.max_tokens", count),
-    "max_tokens_to_sample": ("gen_ai.request.max_tokens", count),
-    "service_tier": ("anthropic.request.service_tier", text),
-}
 
 
 def read_request(body: Mapping[str, Any]) -> Request:
@@ -36,13 +27,10 @@ def read_request(body: Mapping[str, Any]) -> Request:
 
 def request_attributes(request: Request) -> dict[str, Any]:
     """The conventions' ``gen_ai.request.*`` attributes that this request set."""
-    found: dict[str, Any] = {}
     params = request.params
-    for name, (attribute, accept) in _PARAMS.items():
-        if (accepted := accept(params.get(name))) is not None:
-            found[attribute] = accepted
-    if stops := [stop for stop in items(params.get("stop_sequences")) if isinstance(stop, str)]:
-        found["gen_ai.request.stop_sequences"] = stops
+    found = sampling(params, {"max_tokens_to_sample": "max_tokens"})
+    if tier := text(params.get("service_tier")):
+        found["anthropic.request.service_tier"] = tier
     config, thinking = params.get("output_config"), params.get("thinking")
     if level := text(get(config, "effort")):
         found["gen_ai.request.reasoning.level"] = level

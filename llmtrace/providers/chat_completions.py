@@ -13,19 +13,10 @@ from llmtrace.observe.call import NOTHING, OUTPUT, REASONING
 from llmtrace.observe.facts import Answer, Usage
 from llmtrace.providers.declare import Operation, Request
 from llmtrace.providers.messages import chat_input, chat_output, prompt_input
-from llmtrace.providers.read import count, fields, get, items, number, text
+from llmtrace.providers.read import count, fields, get, items, sampling, text
 from llmtrace.providers.timings import read_timings
 
-_PARAMS = {
-    "temperature": ("gen_ai.request.temperature", number),
-    "top_p": ("gen_ai.request.top_p", number),
-    "frequency_penalty": ("gen_ai.request.frequency_penalty", number),
-    "presence_penalty": ("gen_ai.request.presence_penalty", number),
-    "max_tokens": ("gen_ai.request.max_tokens", count),
-    "max_completion_tokens": ("gen_ai.request.max_tokens", count),
-    "reasoning_effort": ("gen_ai.request.reasoning.level", text),
-    "service_tier": ("openai.request.service_tier", text),
-}
+_NAMED = (("reasoning_effort", "gen_ai.request.reasoning.level"), ("service_tier", "openai.request.service_tier"))
 
 
 def read_request(body: Mapping[str, Any]) -> Request:
@@ -42,21 +33,13 @@ def read_request(body: Mapping[str, Any]) -> Request:
 
 def request_attributes(request: Request) -> dict[str, Any]:
     """The conventions' ``gen_ai.request.*`` attributes that this request set."""
-    found: dict[str, Any] = {}
     params = request.params
-    for name, value in params.items():
-        if name in _PARAMS:
-            attribute, accept = _PARAMS[name]
-            if (accepted := accept(value)) is not None:
-                found[attribute] = accepted
-    if (seed := params.get("seed")) is not None and isinstance(seed, int):
-        found["gen_ai.request.seed"] = seed
+    found = sampling(params, {"max_completion_tokens": "max_tokens"})
+    for name, attribute in _NAMED:
+        if name in params and (named := text(params[name])):
+            found[attribute] = named
     if request.choices != 1:
         found["gen_ai.request.choice.count"] = request.choices
-    if stop := params.get("stop"):
-        stops = [stop] if isinstance(stop, str) else [s for s in items(stop) if isinstance(s, str)]
-        if stops:
-            found["gen_ai.request.stop_sequences"] = stops
     if "response_format" in params:
         kind = get(params["response_format"], "type")
         if kind in ("text", "json_object", "json_schema"):

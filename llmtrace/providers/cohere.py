@@ -14,18 +14,7 @@ from llmtrace.observe.call import NOTHING, OUTPUT, REASONING
 from llmtrace.observe.facts import Answer, Usage
 from llmtrace.providers.declare import Method, Operation, Provider, Request
 from llmtrace.providers.messages import chat_input
-from llmtrace.providers.read import count, get, items, number, text
-
-_PARAMS = {
-    "temperature": ("gen_ai.request.temperature", number),
-    "p": ("gen_ai.request.top_p", number),
-    "k": ("gen_ai.request.top_k", count),
-    "frequency_penalty": ("gen_ai.request.frequency_penalty", number),
-    "presence_penalty": ("gen_ai.request.presence_penalty", number),
-    "max_tokens": ("gen_ai.request.max_tokens", count),
-    "seed": ("gen_ai.request.seed", count),
-    "output_dimension": ("gen_ai.embeddings.dimension.count", count),
-}
+from llmtrace.providers.read import count, get, items, sampling, text
 
 
 def _read_request(body: Mapping[str, Any]) -> Request:
@@ -34,14 +23,11 @@ def _read_request(body: Mapping[str, Any]) -> Request:
 
 
 def _request_attributes(request: Request) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, (attribute, accept) in _PARAMS.items():
-        if (value := accept(request.params.get(name))) is not None:
-            found[attribute] = value
+    found = sampling(request.params, {"p": "top_p", "k": "top_k"})
+    if (dimension := count(request.params.get("output_dimension"))) is not None:
+        found["gen_ai.embeddings.dimension.count"] = dimension
     if request.choices != 1:
         found["gen_ai.request.choice.count"] = request.choices
-    if stops := [stop for stop in items(request.params.get("stop_sequences")) if isinstance(stop, str)]:
-        found["gen_ai.request.stop_sequences"] = stops
     if kind := text(get(request.params.get("response_format"), "type")):
         found["gen_ai.output.type"] = "json" if kind == "json_object" else "text"
     return found

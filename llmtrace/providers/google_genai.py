@@ -12,18 +12,7 @@ from typing import Any
 from llmtrace.observe.call import NOTHING, OUTPUT, REASONING
 from llmtrace.observe.facts import Answer, Usage
 from llmtrace.providers.declare import Method, Operation, Provider, Request
-from llmtrace.providers.read import count, get, items, number, text
-
-_PARAMS = {
-    "temperature": ("gen_ai.request.temperature", number),
-    "top_p": ("gen_ai.request.top_p", number),
-    "top_k": ("gen_ai.request.top_k", count),
-    "frequency_penalty": ("gen_ai.request.frequency_penalty", number),
-    "presence_penalty": ("gen_ai.request.presence_penalty", number),
-    "max_output_tokens": ("gen_ai.request.max_tokens", count),
-    "seed": ("gen_ai.request.seed", count),
-    "output_dimensionality": ("gen_ai.embeddings.dimension.count", count),
-}
+from llmtrace.providers.read import count, get, items, number, sampling, text
 
 
 def _read_request(body: Mapping[str, Any]) -> Request:
@@ -38,14 +27,11 @@ def _read_request(body: Mapping[str, Any]) -> Request:
 
 def _request_attributes(request: Request) -> dict[str, Any]:
     config = request.params.get("config")
-    found: dict[str, Any] = {}
-    for name, (attribute, accept) in _PARAMS.items():
-        if (value := accept(get(config, name))) is not None:
-            found[attribute] = value
+    found = sampling(config, {"max_output_tokens": "max_tokens"})
+    if (dimension := count(get(config, "output_dimensionality"))) is not None:
+        found["gen_ai.embeddings.dimension.count"] = dimension
     if request.choices != 1:
         found["gen_ai.request.choice.count"] = request.choices
-    if stops := [stop for stop in items(get(config, "stop_sequences")) if isinstance(stop, str)]:
-        found["gen_ai.request.stop_sequences"] = stops
     if kind := text(get(config, "response_mime_type")):
         found["gen_ai.output.type"] = "json" if kind == "application/json" else "text"
     if level := text(get(get(config, "thinking_config"), "thinking_level")):

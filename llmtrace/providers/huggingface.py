@@ -13,29 +13,13 @@ from llmtrace.observe.call import NOTHING, OUTPUT
 from llmtrace.observe.facts import Answer, Usage
 from llmtrace.providers.declare import Method, Operation, Provider, Request
 from llmtrace.providers.openai import CHAT
-from llmtrace.providers.read import count, get, items, number, text
+from llmtrace.providers.read import count, get, sampling, text
 from llmtrace.providers.timings import read_timings
-
-_PARAMS = {
-    "temperature": ("gen_ai.request.temperature", number),
-    "top_p": ("gen_ai.request.top_p", number),
-    "top_k": ("gen_ai.request.top_k", count),
-    "frequency_penalty": ("gen_ai.request.frequency_penalty", number),
-    "max_new_tokens": ("gen_ai.request.max_tokens", count),
-    "seed": ("gen_ai.request.seed", count),
-}
 
 
 def text_request_attributes(request: Request) -> dict[str, Any]:
     """The conventions' attributes of a text generation's parameters."""
-    found: dict[str, Any] = {}
-    for name, (attribute, accept) in _PARAMS.items():
-        if (accepted := accept(request.params.get(name))) is not None:
-            found[attribute] = accepted
-    stops = [stop for stop in items(request.params.get("stop")) if isinstance(stop, str)]
-    if stops:
-        found["gen_ai.request.stop_sequences"] = stops
-    return found
+    return sampling(request.params, {"max_new_tokens": "max_tokens"})
 
 
 def text_kind_of(chunk: Any) -> int:

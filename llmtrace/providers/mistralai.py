@@ -31,7 +31,6 @@ def _request_attributes(request: Request) -> dict[str, Any]:
     found = openai.request_attributes(request)
     for name, attribute, accept in (
         ("random_seed", "gen_ai.request.seed", count),
-        ("top_k", "gen_ai.request.top_k", count),
         ("output_dimension", "gen_ai.embeddings.dimension.count", count),
         ("agent_id", "gen_ai.agent.id", text),
     ):

@@ -14,18 +14,8 @@ from llmtrace.observe.call import NOTHING, OUTPUT, REASONING
 from llmtrace.observe.facts import Answer, Usage
 from llmtrace.providers.declare import Method, Operation, Provider, Request
 from llmtrace.providers.messages import chat_input, chat_output
-from llmtrace.providers.read import count, fields, get, items, number, text
+from llmtrace.providers.read import count, fields, get, items, sampling, text
 from llmtrace.providers.timings import read_model_load, read_ollama
-
-_OPTIONS = {
-    "temperature": ("gen_ai.request.temperature", number),
-    "top_p": ("gen_ai.request.top_p", number),
-    "top_k": ("gen_ai.request.top_k", count),
-    "frequency_penalty": ("gen_ai.request.frequency_penalty", number),
-    "presence_penalty": ("gen_ai.request.presence_penalty", number),
-    "num_predict": ("gen_ai.request.max_tokens", count),
-    "seed": ("gen_ai.request.seed", count),
-}
 
 
 def read_request(body: Mapping[str, Any]) -> Request:
@@ -35,14 +25,7 @@ def read_request(body: Mapping[str, Any]) -> Request:
 
 def request_attributes(request: Request) -> dict[str, Any]:
     """The conventions' ``gen_ai.request.*`` attributes, from ``options``, ``think`` and ``format``."""
-    found: dict[str, Any] = {}
-    options = get(request.params, "options")
-    for name, (attribute, accept) in _OPTIONS.items():
-        if (accepted := accept(get(options, name))) is not None:
-            found[attribute] = accepted
-    stops = [stop for stop in items(get(options, "stop")) if isinstance(stop, str)]
-    if stops:
-        found["gen_ai.request.stop_sequences"] = stops
+    found = sampling(get(request.params, "options"), {"num_predict": "max_tokens"})
     if level := text(request.params.get("think")):
         found["gen_ai.request.reasoning.level"] = level
     if request.params.get("format"):

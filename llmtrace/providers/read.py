@@ -63,6 +63,41 @@ def number(value: Any) -> float | None:
     return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
 
 
+def integer(value: Any) -> int | None:
+    """``value`` if it is an int (no bool)."""
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+_SAMPLING = {
+    "temperature": number,
+    "top_p": number,
+    "top_k": count,
+    "frequency_penalty": number,
+    "presence_penalty": number,
+    "max_tokens": count,
+    "seed": integer,
+}
+"""The parameters that most APIs have, by the conventions' names, which are most APIs' too: what they can be."""
+
+
+def sampling(source: Any, names: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """The conventions' ``gen_ai.request.*`` attributes that ``source`` sets: sampling, limits, stop sequences.
+
+    ``names``: what this API calls otherwise, and the conventions' name for it: ``{"p": "top_p"}``.
+    """
+    given, found = fields(source), dict[str, Any]()
+    for name, accept in _SAMPLING.items():
+        if name in given and (value := accept(given[name])) is not None:
+            found[f"gen_ai.request.{name}"] = value
+    for theirs, name in (names or {}).items():
+        if theirs in given and (value := _SAMPLING[name](given[theirs])) is not None:
+            found[f"gen_ai.request.{name}"] = value
+    stop = given.get("stop", given.get("stop_sequences"))
+    if stops := [stop] if isinstance(stop, str) else [each for each in items(stop) if isinstance(each, str)]:
+        found["gen_ai.request.stop_sequences"] = stops
+    return found
+
+
 def parsed(body: Any) -> Mapping[str, Any]:
     """The JSON object in ``body``, text or bytes; nothing where there is none."""
     if not isinstance(body, (str, bytes, bytearray)):

@@ -12,15 +12,9 @@ from typing import Any
 from llmtrace.observe.call import NOTHING, OUTPUT, REASONING
 from llmtrace.observe.facts import Answer, Usage
 from llmtrace.providers.declare import Operation, Request
-from llmtrace.providers.read import count, extras, fields, get, items, number, text
+from llmtrace.providers.read import count, extras, fields, get, items, sampling, text
 from llmtrace.providers.timings import read_timings
 
-_PARAMS = {
-    "temperature": ("gen_ai.request.temperature", number),
-    "top_p": ("gen_ai.request.top_p", number),
-    "max_output_tokens": ("gen_ai.request.max_tokens", count),
-    "service_tier": ("openai.request.service_tier", text),
-}
 _UNDER_WAY = ("queued", "in_progress")
 
 
@@ -31,11 +25,10 @@ def read_request(body: Mapping[str, Any]) -> Request:
 
 def request_attributes(request: Request) -> dict[str, Any]:
     """The conventions' ``gen_ai.request.*`` attributes that this request set."""
-    found: dict[str, Any] = {}
     params = request.params
-    for name, (attribute, accept) in _PARAMS.items():
-        if (accepted := accept(params.get(name))) is not None:
-            found[attribute] = accepted
+    found = sampling(params, {"max_output_tokens": "max_tokens"})
+    if tier := text(params.get("service_tier")):
+        found["openai.request.service_tier"] = tier
     if effort := text(get(params.get("reasoning"), "effort")):
         found["gen_ai.request.reasoning.level"] = effort
     conversation = params.get("conversation")
