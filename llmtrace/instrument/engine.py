@@ -250,7 +250,9 @@ class Engine:
         else:
             operation, request, where = payload.operation, payload.request, payload.endpoint
             context = trace_api.set_span_in_context(above)
-            payload.span = _start(payload.tracer, SpanKind.CLIENT, operation, request, where, call.start, links, context)
+            payload.span = _start(
+                payload.tracer, SpanKind.CLIENT, operation, request, where, call.start, links, context
+            )
             payload.owns_span = True
             payload.recording = payload.span.is_recording()
             if being_made() is not None:
