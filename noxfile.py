@@ -36,6 +36,9 @@ OLDEST: dict[str, tuple[str, list[str]]] = {
     "cerebras": ("Cerebras", ["httpx<0.28"]),
     "fireworks": ("Fireworks", []),
     "google-genai": ("Google and not retried", []),  # before it retried
+    "ollama": ("Ollama", []),
+    "huggingface": ("HuggingFace", []),
+    "litellm": ("LiteLLM", []),
 }
 """The same of its oldest version, and what that needs beside it. The others' shared cases need a newer client (streams
 that close, counts of cached tokens): their oldest versions are not tested."""
@@ -66,3 +69,15 @@ def clients(session: nox.Session, client: str, age: str) -> None:
     wanted = distribution + versions.replace(">=", "==") if age == "oldest" else distribution
     session.install("--quiet", "--editable", ".", *TOOLS, wanted, *beside)
     session.run("pytest", "tests/providers/test_contract.py", "-k", cases, *session.posargs)
+
+
+@nox.session
+def beside(session: nox.Session) -> None:
+    """Other instrumentations of the OpenAI client, whichever was switched on first."""
+    others = (
+        "opentelemetry-instrumentation-openai",  # Traceloop's
+        "openinference-instrumentation-openai",
+        "opentelemetry-instrumentation-openai-v2",
+    )
+    session.install("--quiet", "--editable", ".", *TOOLS, "openai", *others)
+    session.run("pytest", "tests/instrument/test_beside.py", *session.posargs)

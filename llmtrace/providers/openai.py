@@ -40,14 +40,13 @@ _HOSTS = {
     "generativelanguage.googleapis.com": "gcp.gemini",
     "aiplatform.googleapis.com": "gcp.vertex_ai",
 }
-_VERTEX = re.compile(r"-aiplatform\.googleapis\.com$")
-_BEDROCK = re.compile(r"^bedrock-(runtime|mantle)\..*(amazonaws\.com|api\.aws)")
+_BEDROCK = r"bedrock-(runtime|mantle)\..*(amazonaws\.com|api\.aws)"  # compiled when it is first used, as all here
 
 _ENGINES = {"vllm": "vllm", "sglang": "sglang", "llama": "llama.cpp", "lmstudio": "lm_studio", "ollama": "ollama"}
 """Engines that people run themselves, by a word in the host's name."""
 _PORTS = {8000: "vllm", 8080: "llama.cpp", 30000: "sglang", 1234: "lm_studio", 11434: "ollama"}
 """The ports that they listen on unless they are told otherwise; believed of this machine and private hosts only."""
-_PRIVATE = re.compile(
+_PRIVATE = (
     r"localhost$|127\.|10\.|192\.168\.|172\.(1[6-9]|2\d|3[01])\.|\[?::1|[^.]+$|.*\.(local|internal|lan|localhost|svc)$"
 )
 
@@ -57,9 +56,9 @@ def provider_of(host: str) -> str | None:
     for suffix, name in _HOSTS.items():
         if host == suffix or host.endswith("." + suffix):
             return name
-    if _VERTEX.search(host):
+    if host.endswith("-aiplatform.googleapis.com"):
         return "gcp.vertex_ai"
-    return "aws.bedrock" if _BEDROCK.match(host) else None
+    return "aws.bedrock" if re.match(_BEDROCK, host) else None
 
 
 def provider_name(client: Any, host: str | None) -> str:
@@ -77,7 +76,7 @@ def provider_name(client: Any, host: str | None) -> str:
     for word in re.split(r"[^a-z]+", host):
         if word in _ENGINES:
             return _ENGINES[word]
-    if not _PRIVATE.match(host):
+    if not re.match(_PRIVATE, host):
         return host
     return _PORTS.get(getattr(getattr(client, "_base_url", None), "port", None) or 0, "openai")
 

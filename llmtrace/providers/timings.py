@@ -330,8 +330,9 @@ _BEDROCK = _Engine(
 
 _TOKEN: Final = r"[\w!#$%&'*+.^`|~-]+"
 _VALUE: Final = r"""[^\s;,"]+|"(?:[^"\\]|\\.)*\""""
-_METRIC = re.compile(rf"(?:^|,)\s*({_TOKEN})((?:\s*;\s*{_TOKEN}(?:\s*=\s*(?:{_VALUE}))?)*)")
-_PARAMETER = re.compile(rf";\s*({_TOKEN})(?:\s*=\s*({_VALUE}))?")
+# Compiled when they are first used: most programs never see such a header, and importing this is to be quick.
+_METRIC: Final = rf"(?:^|,)\s*({_TOKEN})((?:\s*;\s*{_TOKEN}(?:\s*=\s*(?:{_VALUE}))?)*)"
+_PARAMETER: Final = rf";\s*({_TOKEN})(?:\s*=\s*({_VALUE}))?"
 
 
 def _server_timing(header: Any) -> dict[str, str] | None:
@@ -339,8 +340,8 @@ def _server_timing(header: Any) -> dict[str, str] | None:
     if not isinstance(header, str) or "_" not in header or len(header) > 100_000:
         return None  # no underscore: a proxy's entries (gfet4t7, cfL4), none of ours
     durations: dict[str, str] = {}
-    for name, parameters in _METRIC.findall(header):
-        for parameter, value in _PARAMETER.findall(parameters):
+    for name, parameters in re.findall(_METRIC, header):
+        for parameter, value in re.findall(_PARAMETER, parameters):
             if parameter.lower() == "dur":
                 durations.setdefault(name, value.strip('"'))
                 break
@@ -389,9 +390,9 @@ _ROUTE_HEADERS: Final = (
     "x-openai-proxy-wasm",
 )
 _EDGE: Final = "cf-ray"
-_COLO = re.compile(r"-([A-Z]{3})$")
+_COLO: Final = r"-([A-Z]{3})$"
 _PROCESSING_HEADERS: Final = ("openai-processing-ms", "x-envoy-upstream-service-time")
-_FRONT_END = re.compile(r"\bgfet4t7\s*;\s*dur=(\d+(?:\.\d+)?)")
+_FRONT_END: Final = r"\bgfet4t7\s*;\s*dur=(\d+(?:\.\d+)?)"
 """Google's front end in ``Server-Timing``: from its receiving the request to the first byte of the answer, in ms."""
 
 _WANTED: Final = _TIMING_HEADERS | {*_ROUTE_HEADERS, _EDGE, *_PROCESSING_HEADERS}
@@ -483,7 +484,7 @@ def read_route(headers: Mapping[str, str] | None) -> dict[str, str]:
             if isinstance(value, str) and 0 < len(value) <= 200 and value.isprintable():
                 route[name] = value
         ray = known.get(_EDGE)
-        colo = _COLO.search(ray) if isinstance(ray, str) else None
+        colo = re.search(_COLO, ray) if isinstance(ray, str) else None
         if colo:
             route["cf-colo"] = colo[1]
     except Exception as error:
@@ -505,7 +506,7 @@ def read_processing_time(headers: Mapping[str, str] | None) -> float | None:
             if milliseconds is not None and milliseconds <= _LONGEST * _MS:
                 return milliseconds / _MS
         told = known.get("server-timing")
-        front_end = _FRONT_END.search(told) if isinstance(told, str) else None
+        front_end = re.search(_FRONT_END, told) if isinstance(told, str) else None
         milliseconds = _number(front_end[1]) if front_end else None
         if milliseconds is not None and milliseconds <= _LONGEST * _MS:
             return milliseconds / _MS

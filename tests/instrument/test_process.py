@@ -271,6 +271,35 @@ def test_the_official_instrumentor(spans: Spans, api: Sync, replay: Replay) -> N
     assert [name for name, value in patchable().items() if before.get(name) is not value] == []
 
 
+ZERO_CODE = """
+import sys, openai
+client = openai.OpenAI(base_url=sys.argv[1], api_key="none", max_retries=0)
+print(client.chat.completions.create(model="m", messages=[{"role": "user", "content": "x"}]).id)
+"""
+
+
+@pytest.mark.parametrize("disabled", ["llmtrace-groq,llmtrace-ollama", "httpx,llmtrace-openai"])
+def test_switched_off_by_its_name(replay: Replay, tmp_path: Path, disabled: str) -> None:
+    """``opentelemetry-instrument`` finds each client by its entry point, and leaves out those it is told to."""
+    pytest.importorskip("opentelemetry.distro", reason="without a distribution nothing sets the SDK up")
+    replay.serve(play.openai_body())
+    app = tmp_path / "app.py"
+    app.write_text(ZERO_CODE)
+    settings = {
+        "OTEL_TRACES_EXPORTER": "console",
+        "OTEL_METRICS_EXPORTER": "none",
+        "OTEL_LOGS_EXPORTER": "none",
+        "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": disabled,
+    }
+    program = [str(Path(sys.executable).parent / "opentelemetry-instrument"), sys.executable, str(app)]
+    done = subprocess.run(
+        [*program, replay.base_url], env=os.environ | settings, capture_output=True, text=True, timeout=240, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert play.ID in done.stdout
+    assert ('"name": "llm.opaque"' in done.stdout) == ("llmtrace-openai" not in disabled), done.stdout
+
+
 # Others in the same process.
 
 

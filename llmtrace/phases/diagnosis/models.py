@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-_SUFFIX = re.compile(
+_SUFFIX = (  # compiled when it is first used
     r"(?:[-@:._](?:\d{4}-\d{2}-\d{2}|\d{8}|\d{6}|\d{4}|\d{3}|latest|preview|exp|stable|v\d+:\d+|\d{2}-\d{2}))+$"
 )
 _ROUTERS = ("auto", "router", "default", "model-router")
@@ -13,7 +13,7 @@ _ROUTERS = ("auto", "router", "default", "model-router")
 
 def plain(name: str) -> str:
     """A model's name without path, case, date and version: ``models/Gemini-1.5-pro-002`` -> ``gemini-1.5-pro``."""
-    return _SUFFIX.sub("", name.lower().rpartition("/")[2])
+    return re.sub(_SUFFIX, "", name.lower().rpartition("/")[2])
 
 
 def same_model(asked: str, answered: str) -> bool:
