@@ -129,6 +129,8 @@ class Call:
             return False
         if self.first_token is None:
             self.first_token = at
+            if self.idle:
+                self.late(at)
             block = self.pulls.block
             self.first_token_index = self.pulls.count - 1 + len(block) // 2
             self.pulls.begun = self.first_token_index + 1
@@ -151,7 +153,10 @@ class Call:
         return self.start
 
     def late(self, asked: int) -> None:
-        """The application is late to a pull before the first token: ask the kernel when data last came in."""
+        """The application is late to a pull before the first token: ask the kernel when data last came in.
+
+        Asked again once that token is there: if nothing came in between, it lay ready, however long the pull took.
+        """
         try:
             idle = self.attempts[-1].since_last_data() if self.attempts else None
             if idle is not None:

@@ -40,7 +40,7 @@ def _late_start(call: Call) -> Arrival | None:
     ready = max(pulls.buffered_head, 1) if told and latest > earliest + _KERNEL_GRAIN_S * 1e9 else pulls.buffered_head
     after = ready - 1 - call.first_token_index
     if after < 0:
-        return None
+        return _between(earliest, latest) if _lay_ready(call, asked) else None
     grain = _KERNEL_GRAIN_S / 2
     if after == 0 and told:
         return latest, grain
@@ -56,9 +56,19 @@ def _late_reading(call: Call) -> Arrival | None:
     asked, before = call.first_token_asked, call.before_first_token
     if call.first_token is None or asked is None or before is None or asked - before <= LATE_NS:
         return None
-    if call.first_token - asked >= ready_within(asked - before):
+    if call.first_token - asked >= ready_within(asked - before) and not _lay_ready(call, asked):
         return None
     return _between(before, _bound(call, before, asked)[0])
+
+
+def _lay_ready(call: Call, asked: int) -> bool:
+    """Whether the kernel took in nothing between that pull and the first token: that was there already, then.
+
+    Seen of a pull that took long although its chunk lay ready: a process's first, in which the client loads a lot of
+    itself, or any on a busy machine.
+    """
+    idle = call.idle.get(call.first_token or 0)
+    return idle is not None and (call.first_token or 0) - idle * 1e9 < asked - _KERNEL_GRAIN_S * 1e9
 
 
 def _bound(call: Call, earliest: int, asked: int) -> tuple[int, bool]:

@@ -17,6 +17,7 @@ import pytest
 from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
 from opentelemetry.trace import SpanKind
 
+from tests.support import by_funnel
 from tests.support import replay as play
 from tests.support.apis import Sync, http, request, sync_client
 from tests.support.replay import Replay, openai_stream
@@ -269,6 +270,33 @@ def test_the_official_instrumentor(spans: Spans, api: Sync, replay: Replay) -> N
     api.create()
     spans.one("completed")
     assert [name for name, value in patchable().items() if before.get(name) is not value] == []
+
+
+FIRST_STREAM = """
+import sys, time, llmtrace
+from tests.support.by_funnel import {driver}
+from tests.support.spans import Spans, attributes
+
+spans = Spans()
+llmtrace.instrument(tracer_provider=spans.provider)
+opened = {driver}("sync", sys.argv[1])
+stream = opened.stream()
+time.sleep(0.6)
+opened.drain(stream)
+print(attributes(spans.one("completed"))["llmtrace.call.ttft"])
+"""
+
+
+@pytest.mark.parametrize("driver", ["OpenAI", "Responses", "Anthropic"])
+def test_a_late_reader_of_a_processs_first_stream(replay: Replay, driver: str) -> None:
+    """Its first pull takes long, for the client then builds what it parses with: its chunk lay ready all the same."""
+    made = getattr(by_funnel, driver)("sync", replay.url)
+    replay.serve(made.script(play.paced(made.events(), 0.05, 0.0)))
+    command = [sys.executable, "-c", FIRST_STREAM.format(driver=driver), replay.url]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+    assert 0.02 < float(done.stdout) < 0.6
+    made.shut()
 
 
 ZERO_CODE = """
