@@ -77,7 +77,8 @@ def beside(session: nox.Session) -> None:
     others = (
         "opentelemetry-instrumentation-openai",  # Traceloop's
         "openinference-instrumentation-openai",
-        "opentelemetry-instrumentation-openai-v2",
+        *("opentelemetry-instrumentation-openai-v2", "httpx"),  # which it needs and does not ask for
+        "opentelemetry-instrumentation-genai-openai",
     )
     session.install("--quiet", "--editable", ".", *TOOLS, "openai", *others)
     session.run("pytest", "tests/instrument/test_beside.py", *session.posargs)
