@@ -116,6 +116,27 @@ def test_all_calls_are_reached_by_scrolling_and_few_are_elements(viewer: Viewer,
     assert rows(page).count() < 60
 
 
+def test_the_way_back_from_a_trace_leads_to_the_same_place(viewer: Viewer, open_page: Open) -> None:
+    page = open_page(viewer.url)
+    expect(rows(page).first).to_be_visible()
+    page.mouse.move(700, 500)
+    for _ in range(20):
+        page.mouse.wheel(0, 500)
+        page.wait_for_timeout(40)
+    place = page.evaluate("scrollY")
+    assert place > 5000
+    row = rows(page).nth(rows(page).count() // 2)
+    told, link = (row.inner_text(), row.bounding_box()), row.locator("a").get_attribute("href")
+    row.locator("a").click()
+    expect(page.get_by_role("tree")).to_be_visible()
+    page.go_back()
+    expect(rows(page).first).to_be_visible()
+    page.wait_for_timeout(500)
+    again = rows(page).filter(has=page.locator(f"a[href='{link}']"))
+    assert abs(page.evaluate("scrollY") - place) < 3
+    assert (again.inner_text(), again.bounding_box()) == told
+
+
 def test_the_keyboard_alone_walks_the_list_and_chooses_two(viewer: Viewer, open_page: Open) -> None:
     page = open_page(f"{viewer.url}/#/calls?q=smol-135m&order=slowest")
     expect(rows(page)).to_have_count(8)

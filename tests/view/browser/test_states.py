@@ -80,9 +80,6 @@ def test_the_server_goes_and_comes_back(open_page: Open) -> None:
         expect(page.locator(".rows .call")).to_have_count(1)
         port = int(first.url.rsplit(":", 1)[1])
         first.stop()
-    page.get_by_role("button", name="Time to first", exact=False).or_(
-        page.get_by_role("button", name="TTFT")
-    ).first.click()
     expect(page.get_by_role("alert").filter(has_text="does not answer")).to_be_visible()
     expect(page.locator(".rows .call")).to_have_count(1)  # what was there stays readable
     expect(page.get_by_role("button", name="Ask now")).to_be_visible()

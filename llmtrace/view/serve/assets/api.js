@@ -58,7 +58,7 @@ export function live(run) {
     } catch { /* half a line: the next one tells the same */ }
   });
   source.addEventListener("error", () => {
-    if (source.readyState === EventSource.CLOSED) onSilence();
+    get("status").catch(() => {}); // the browser asks again by itself; the page is to know that nobody answers
   });
   return () => source.close();
 }

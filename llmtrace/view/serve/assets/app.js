@@ -50,8 +50,8 @@ function show({ afresh = false } = {}) {
       main.append(h("div", { class: "blank" }, h("h1", {}, "No such page"), h("p", {}, h("a", { href: "#/calls" }, "All calls"))));
       view = null;
     } else {
-      view = module.open(main, address, app);
       scrollTo(0, 0);
+      view = module.open(main, address, app);
     }
   }
   liveButton();
@@ -256,6 +256,7 @@ addEventListener("keydown", (event) => {
   run();
 });
 
+history.scrollRestoration = "manual"; // views are built anew: the list of calls remembers its own place
 addEventListener("hashchange", () => show());
 
 themeLabel();

@@ -13,6 +13,9 @@ const ORDERS = { newest: "newest first", slowest: "slowest first", ttft: "longes
 
 export const key = (call) => `${call.trace_id}:${call.span_id}`;
 
+/** The list as it was left, for the way back to it. */
+let left = null;
+
 export function open(main, address, app) {
   return new Calls(main, address.params, app);
 }
@@ -47,10 +50,27 @@ class Calls {
       if (scrollY < 4) this.news.hidden = true;
     };
     addEventListener("scroll", this.onScroll, { passive: true });
-    this.load();
+    if (left?.asked === this.asked()) this.restore();
+    else this.load();
+  }
+
+  /** What decides which calls are listed, and in which order. */
+  asked() {
+    return `${filters(this.params)}&${this.orderName()}`;
+  }
+
+  restore() {
+    Object.assign(this, { list: left.list, next: left.next, total: left.total, scale: left.scale });
+    this.draw();
+    scrollTo({ top: left.scroll, behavior: "instant" });
+    this.rows.layout();
+    if (left.focused) this.rows.focus(left.at, { scroll: false });
+    this.merge();
   }
 
   close() {
+    left = this.list.length ? { asked: this.asked(), list: this.list, next: this.next, total: this.total, scale: this.scale, scroll: scrollY, at: this.rows.at, focused: this.rows.holds() } : null;
+    this.gone = true;
     this.busy?.abort();
     this.rows.close();
     this.filters.close();
@@ -75,12 +95,12 @@ class Calls {
   }
 
   update(params) {
-    const before = `${filters(this.params)}&${this.orderName()}`;
+    const before = this.asked();
     this.params = params;
     this.own = params.get("scale") === "own";
     this.filters.update(params);
     this.select.value = this.orderName();
-    if (`${filters(params)}&${this.orderName()}` !== before) this.load();
+    if (this.asked() !== before) this.load();
     else this.rows.redraw();
     this.drawTray();
   }
@@ -151,6 +171,7 @@ class Calls {
     this.scale = roundUp(lengths[Math.min(lengths.length - 1, Math.floor(lengths.length * 0.95))] ?? 1);
     this.rows.at = 0;
     this.draw();
+    if (scrollY > 0 && !this.filters.element.contains(document.activeElement)) scrollTo({ top: 0, behavior: "instant" });
   }
 
   draw() {
@@ -221,6 +242,7 @@ class Calls {
     this.pending = true;
     setTimeout(() => {
       this.pending = false;
+      if (this.gone) return;
       if (!this.busy) this.merge();
       else if (this.app.live) this.tick();
     }, Math.max(0, this.lastTick + 1000 - performance.now()));

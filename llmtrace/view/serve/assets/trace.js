@@ -35,12 +35,15 @@ class Trace {
   constructor(main, address, app) {
     Object.assign(this, { main, app, id: address.id, params: address.params, pages: new Map(), closed: [], asked: new Set(), window: null, chosen: null });
     this.stop = new AbortController();
+    // Browsers allow only so many changes of the address: an arrow key that is held down makes more.
+    this.remember = later(() => this.app.note(`trace/${encodeURIComponent(this.id)}`, this.params), 250);
     main.append(h("div", { class: "wide" }, skeleton(14, "Loading the trace")));
     this.start();
   }
 
   close() {
     this.stop.abort();
+    this.remember.cancel();
     this.rows?.close();
     document.body.classList.remove("with-sheet");
   }
@@ -219,7 +222,7 @@ class Trace {
     this.zoomed = h("button", { type: "button", class: "quiet", hidden: true, onclick: () => this.zoom(null) }, "Whole trace");
     this.layoutBox = h("div", { class: "trace-body" }, h("div", { class: "fall card" },
       h("div", { class: "fall-head" }, h("div", { class: "fall-tools" },
-        call ? h("button", { type: "button", class: "quiet", onclick: () => this.fold(true) }, "Close calls") : null,
+        call ? h("button", { type: "button", class: "quiet", title: "Closes every call that is loaded", onclick: () => this.fold(true) }, "Close calls") : null,
         h("button", { type: "button", class: "quiet", onclick: () => this.fold(false) }, "Open all"), this.zoomed), this.axis), this.place), this.pane);
     this.main.replaceChildren(h("div", { class: "wide trace" },
       h("p", { class: "crumbs" }, h("a", { href: "#/calls" }, "Calls"), " / trace ", copy),
@@ -370,7 +373,7 @@ class Trace {
     if (!span) return;
     this.chosen = index;
     this.params.set("span", span.span_id);
-    this.app.note(`trace/${encodeURIComponent(this.id)}`, this.params);
+    this.remember();
     for (const row of [...this.rows.nodes.keys()]) this.rows.update(row);
     if (narrow() && !sheet) return;
     this.pane.hidden = false;
@@ -395,7 +398,7 @@ class Trace {
     if (this.chosen !== null) this.rows.focus(this.visible(this.chosen));
     this.chosen = null;
     this.params.delete("span");
-    this.app.note(`trace/${encodeURIComponent(this.id)}`, this.params);
+    this.remember();
     this.rows.redraw();
   }
 
