@@ -27,7 +27,7 @@ BAR_MS = 300.0
 
 
 def rows(page: Page) -> None:
-    page.wait_for_function("document.querySelector('.rows .call') && !document.querySelector('.grid[aria-busy]')")
+    page.locator(".grid:not([aria-busy]) .rows .call").first.wait_for()
 
 
 def steps(url: str) -> list[tuple[str, Callable[[Page], object]]]:
@@ -68,7 +68,7 @@ def steps(url: str) -> list[tuple[str, Callable[[Page], object]]]:
 
     def percentiles(page: Page) -> None:
         page.get_by_role("link", name="Percentiles").click()
-        page.locator("figure svg rect").first.wait_for()
+        page.locator("figure svg rect.fill").first.wait_for()
 
     def calls(page: Page) -> None:
         page.get_by_role("link", name="Calls", exact=True).click()
