@@ -13,6 +13,8 @@ _STAY = {
     "gen_ai.request.choice.count",  # without them the tokens that an answer may cost cannot be told
     "gen_ai.request.max_tokens",
 }
+_WANTED = ("gen_ai.request.seed", "gen_ai.output.type")
+"""Options that the conventions want where they are set."""
 _OPTIONS = (
     "gen_ai.request.",
     "gen_ai.output.type",
@@ -21,6 +23,7 @@ _OPTIONS = (
     "anthropic.request.",
     "anthropic.thinking.",
 )
+_KEPT = _STAY.union(_WANTED)
 _DETAILS = (
     # Least needed first: what the phases or the route's fingerprint tell too, then what tells how something is known.
     "openai.response.",
@@ -41,6 +44,7 @@ _DETAILS = (
     names.RESPONSE_ID,
     names.CONFIDENCE,  # each verdict's own event has it too
     names.FINISH_REASONS,
+    *_WANTED,
 )
 
 
@@ -48,12 +52,13 @@ def overflow(found: dict[str, Any], there: Collection[str], most: int) -> Mappin
     """Take out of ``found`` what goes into an event, so that with those ``there`` already at most ``most`` remain.
 
     The options of the request go first, and all of them together: whoever looks for them finds them in one place.
-    Then details, one kind after the other, until the rest fits. What is neither stays, even if that is more.
+    Then details, one kind after the other, until the rest fits, and at the very last the options that the conventions
+    want. What is none of these stays, even if that is more.
     """
     beyond = len(found.keys() | there) - most
     if beyond <= 0:
         return {}
-    moved = {name: found.pop(name) for name in list(found) if name.startswith(_OPTIONS) and name not in _STAY}
+    moved = {name: found.pop(name) for name in list(found) if name.startswith(_OPTIONS) and name not in _KEPT}
     for start in _DETAILS:
         if len(moved) >= beyond:
             break
