@@ -113,6 +113,9 @@ class Run:
             found = Found(engine, slots)
             self.found.append(found)
             live.run(engine, found, seconds, draw, say)
+            if not any(call.warm for call in found.calls):
+                why = found.why or "the warm-up took all the time"
+                self.not_run[f"{part}, {slots}"] = f"no call beyond the warm-up ({why})"
             if part == "reference" and slots == FEW:
                 live.without_evidence(engine, found, draw, say)
 

@@ -80,7 +80,8 @@ def run(engine: Engine, found: Found, seconds: float, draw: random.Random, say: 
     """Measure the capacity, then play the plan. What was measured is in ``found`` also if this is interrupted."""
     prompts = asyncio.run(_prepare(engine, found, draw, say))
     cells = plan(found.capacity, seconds, draw)
-    _play(engine, found, cells, prompts, draw, say, until=time.monotonic() + _LONGEST * seconds)
+    warm_up = cells[0].calls / cells[0].rate
+    _play(engine, found, cells, prompts, draw, say, until=time.monotonic() + warm_up + _LONGEST * seconds)
 
 
 def without_evidence(engine: Engine, found: Found, draw: random.Random, say: Say) -> None:
