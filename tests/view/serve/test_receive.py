@@ -1,0 +1,258 @@
+"""What is sent to the receiver: every encoding, and everything that is broken, over sockets."""
+
+from __future__ import annotations
+
+import gzip
+import http.client
+import json
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from opentelemetry.exporter.otlp.proto.http import Compression
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.trace import Link, Status, StatusCode
+
+from llmtrace.view.serve.bodies import BODY_BYTES, UNPACKED_BYTES
+from tests.analyze.writing import MS, Writer
+from tests.view.serve.running import Viewer, viewer
+
+JSON = {"Content-Type": "application/json"}
+PROTOBUF = {"Content-Type": "application/x-protobuf"}
+
+
+@pytest.fixture(scope="module")
+def taking() -> Iterator[Viewer]:
+    with viewer("--memory") as made:
+        yield made
+
+
+_traces = iter(range(1, 1 << 20))
+
+
+def a_call(trace: int, **marks: Any) -> Writer:
+    writer = Writer(count=trace * 1000)
+    writer.call(0.0, [("network", 1.0), ("decode", 2.0)], trace=trace, marks=marks)
+    return writer
+
+
+def arrived(taking: Viewer, trace: int, spans: int = 3) -> dict[str, Any]:
+    """The trace, once so many of its spans are there."""
+    found: dict[str, Any] = {}
+
+    def there(_: dict[str, Any]) -> bool:
+        code, _, body = taking.ask(f"/api/traces/{trace:032x}")
+        found.update(json.loads(body))
+        return code == 200 and found["total"] >= spans
+
+    taking.until(there)
+    return found
+
+
+@pytest.mark.parametrize("encoding", ["", "identity", "gzip", "deflate", "raw deflate"])
+def test_every_encoding(taking: Viewer, encoding: str) -> None:
+    trace = next(_traces)
+    body = json.dumps(a_call(trace).document()).encode()
+    if encoding == "gzip":
+        half = len(body) // 2
+        body = gzip.compress(body[:half]) + gzip.compress(body[half:])  # two members are one file
+    elif encoding == "deflate":
+        body = zlib.compress(body)
+    elif encoding == "raw deflate":
+        machine = zlib.compressobj(wbits=-15)
+        body = machine.compress(body) + machine.flush()
+    headers = {**JSON, "Content-Encoding": encoding.removeprefix("raw ")} if encoding else JSON
+    code, _, answer = taking.ask("/v1/traces", body, headers)
+    assert (code, json.loads(answer)) == (200, {})
+    assert arrived(taking, trace)["total"] == 3
+
+
+@pytest.mark.parametrize("compression", list(Compression))
+def test_the_sdks_own_exporter(taking: Viewer, compression: Compression) -> None:
+    provider = TracerProvider(resource=Resource.create({"service.name": "exporting"}))
+    provider.add_span_processor(
+        SimpleSpanProcessor(OTLPSpanExporter(f"{taking.url}/v1/traces", compression=compression))
+    )
+    tracer = provider.get_tracer("scope")
+    with tracer.start_as_current_span("linked") as linked:
+        pass
+    link = Link(linked.get_span_context(), {"why": "retried"})
+    odd = {"text": "ä\u2028<script>", "list": [1, 2], "number": 0.5, "yes": True, "bytes": b"\x00\xff", "big": 2**62}
+    with tracer.start_as_current_span("<b>parent</b>", attributes=odd, links=[link]) as span:
+        span.add_event("seen", {"n": 1})
+        span.set_status(Status(StatusCode.ERROR, "wrong"))
+    provider.shutdown()
+    (told,) = arrived(taking, span.get_span_context().trace_id, 1)["spans"]
+    assert told["name"] == "<b>parent</b>"
+    assert told["attributes"] == {**odd, "bytes": "AP8="}
+    assert (told["status"], told["status_message"], told["kind"]) == ("error", "wrong", "internal")
+    assert (told["scope"], told["resource"]["service.name"]) == ("scope", "exporting")
+    ((event),) = told["events"]
+    assert (event["name"], event["attributes"]) == ("seen", {"n": 1})
+    assert 0 <= event["at_s"] < 60
+    assert told["links"] == [
+        {
+            "trace_id": f"{linked.get_span_context().trace_id:032x}",
+            "span_id": f"{linked.get_span_context().span_id:016x}",
+            "attributes": {"why": "retried"},
+        }
+    ]
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "code", "words"),
+    [
+        (b"{", JSON, 400, "not valid JSON"),
+        (b"[]", JSON, 400, "no OTLP object"),
+        (b'{"resourceLogs": []}', JSON, 200, ""),
+        (b'{"hello": 1}', JSON, 400, "not OTLP"),
+        (b"{}", JSON, 200, ""),
+        (b"\xff\xff", JSON, 400, "not valid JSON"),
+        (b"x", {**JSON, "Content-Encoding": "zstd"}, 415, "use gzip"),
+        (b"x", {**JSON, "Content-Encoding": "gzip"}, 400, "no gzip data"),
+        (gzip.compress(b"{}" * 500)[:-9], {**JSON, "Content-Encoding": "gzip"}, 400, "cut short"),
+        (b"x", {**JSON, "Content-Encoding": "deflate"}, 400, "no deflate data"),
+        (b"{}", {"Content-Type": "text/plain"}, 415, "application/x-protobuf or application/json"),
+        (b" " * (BODY_BYTES + 1), JSON, 413, "16 MiB"),
+    ],
+)  # fmt: skip
+def test_what_is_refused(taking: Viewer, body: bytes, headers: dict[str, str], code: int, words: str) -> None:
+    got, answered, answer = taking.ask("/v1/traces", body, headers)
+    assert got == code
+    assert words in json.loads(answer).get("error", "")
+    if code == 415 and "Content-Encoding" in headers:
+        assert "gzip" in answered["accept-encoding"]
+
+
+def test_a_bomb_is_refused_and_not_unpacked(taking: Viewer) -> None:
+    bomb = zlib.compressobj(9, wbits=31)
+    packed = b"".join(bomb.compress(b" " * (1 << 20)) for _ in range((UNPACKED_BYTES >> 20) + 2)) + bomb.flush()
+    assert len(packed) < 100_000
+    code, _, answer = taking.ask("/v1/traces", packed, {**JSON, "Content-Encoding": "gzip"})
+    assert code == 413
+    assert "64 MiB once unpacked" in json.loads(answer)["error"]
+
+
+def test_errors_in_protobuf_are_told_in_protobuf(taking: Viewer) -> None:
+    from google.rpc.status_pb2 import Status as Told
+
+    code, headers, answer = taking.ask("/v1/traces", b"\xff\xff\xff", PROTOBUF)
+    assert (code, headers["content-type"]) == (400, "application/x-protobuf")
+    assert "no OTLP protobuf" in Told.FromString(answer).message
+    code, _, answer = taking.ask("/v1/traces", b"", PROTOBUF)
+    assert (code, ExportTraceServiceResponse.FromString(answer).ByteSize()) == (200, 0)
+
+
+def test_a_broken_span_costs_itself_only(taking: Viewer) -> None:
+    trace = next(_traces)
+    document = a_call(trace).document()
+    document["resourceSpans"][0]["scopeSpans"][0]["spans"][0]["traceId"] = "xyz"
+    answer = taking.send(document)
+    assert answer["partialSuccess"]["rejectedSpans"] == "1"
+    assert "traceId" in answer["partialSuccess"]["errorMessage"]
+    told = arrived(taking, trace, 2)
+    assert (told["total"], told["orphans"]) == (2, 2)
+    assert all(span["orphan"] and span["depth"] == 0 for span in told["spans"])
+    assert any("traceId" in reason for reason in taking.get("/api/status")["rejected"])
+
+
+def test_a_retried_export_counts_once_and_late_spans_join(taking: Viewer) -> None:
+    trace = next(_traces)
+    documents = a_call(trace).documents()
+    taking.send(documents[2])
+    arrived(taking, trace, 1)
+    taking.send(documents[2])  # again, once it is stored
+    for document in (documents[0], documents[0], documents[1]):  # and again while it is on its way
+        taking.send(document)
+    told = arrived(taking, trace, 3)
+    assert told["total"] == 3
+    assert [(span["name"], span["depth"], span["descendants"]) for span in told["spans"]] == [
+        ("chat gpt-4o-mini", 0, 2),
+        ("llm.network", 1, 0),
+        ("llm.decode", 1, 0),
+    ]
+    (call,) = taking.get("/api/calls", q=f"{trace:032x}")["calls"]
+    assert [phase["name"] for phase in call["phases"]] == ["network", "decode"]
+
+
+def test_clocks_that_disagree_are_told(taking: Viewer) -> None:
+    trace = next(_traces)
+    app = Writer("app", count=trace * 1000)
+    parent = app.span("call", 0.0, 10.0, trace=trace)
+    engine = Writer("engine", count=trace * 1000 + 500)
+    engine.span("llm_request", -35.0, 5.0, trace=trace, parent=parent)
+    taking.send(app.document())
+    taking.send(engine.document())
+    told = arrived(taking, trace, 2)
+    assert told["services"] == ["app", "engine"]
+    (warning,) = told["clock_warnings"]
+    assert warning.startswith("1 span of engine begins before")
+    assert "35.0 ms" in warning
+
+
+def test_numbers_and_times_at_their_ends(taking: Viewer) -> None:
+    trace = next(_traces)
+    writer = a_call(trace, **{"gen_ai.usage.input_tokens": 2**70, "llmtrace.call.ttft": "soon"})
+    span = writer.spans[0]
+    span["endTimeUnixNano"] = str(int(span["startTimeUnixNano"]) - 5 * MS)  # it ends before it begins
+    taking.send(writer.document())
+    told = arrived(taking, trace)
+    assert told["spans"][0]["duration_s"] == 0.0
+    (call,) = taking.get("/api/calls", q=f"{trace:032x}")["calls"]
+    assert (call["input_tokens"], call["ttft_s"], call["duration_s"]) == (None, None, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("headers", "code"),
+    [
+        ({"Host": "evil.example"}, 421),
+        ({"Host": "evil.example:4319"}, 421),
+        ({"Host": ""}, 421),
+        ({"Host": "127.0.0.1.evil.example"}, 421),
+        ({"Host": "192.168.1.7"}, 421),
+        ({"Origin": "https://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Origin": "http://localhost:1"}, 403),
+        ({"Host": "localhost:1", "Origin": "http://localhost:1"}, 200),
+        ({"Host": "[::1]:7"}, 200),
+    ],
+)
+def test_foreign_names_and_pages_are_refused(taking: Viewer, headers: dict[str, str], code: int) -> None:
+    for path, body in (("/api/status", None), ("/", None), ("/v1/traces", b"{}")):
+        got, answered, answer = taking.ask(path, body, {**JSON, **headers})
+        assert got == code
+        assert "frame-ancestors 'none'" in answered["content-security-policy"]
+        assert "access-control-allow-origin" not in answered
+        assert code == 200 or json.loads(answer)["error"]
+
+
+def test_other_signals_are_told_what_to_set(taking: Viewer) -> None:
+    code, _, answer = taking.ask("/v1/metrics", b"", PROTOBUF)
+    assert code == 404
+    assert "OTEL_METRICS_EXPORTER=none" in json.loads(answer)["error"]
+
+
+def test_the_live_tail(taking: Viewer) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", taking.port, timeout=30)
+    connection.request("GET", "/api/live")
+    answer = connection.getresponse()
+    assert answer.headers["content-type"].startswith("text/event-stream")
+
+    def event() -> dict[str, Any]:
+        assert answer.readline() == b"event: spans\n"
+        told = json.loads(answer.readline().removeprefix(b"data: "))
+        assert answer.readline() == b"\n"
+        return told
+
+    before = event()
+    taking.send(a_call(next(_traces)).document())
+    after = event()
+    while after["spans"] < before["spans"] + 3:
+        after = event()
+    assert after["calls"] == before["calls"] + 1
+    connection.close()
