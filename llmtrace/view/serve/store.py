@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
 import threading
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
@@ -22,11 +23,13 @@ from llmtrace.view.serve import columns, derive
 MEMORY: Final = "768MB"
 """What DuckDB may use."""
 THREADS: Final = 2
-FULL: Final = 0.85
-"""Share of the room at which the oldest traces are dropped, down to ``KEPT`` of it. Between ``FULL`` and 1 lies what a
-checkpoint needs to rewrite, and the log that it empties."""
-KEPT: Final = 0.7
-_LEAST_BYTES: Final = 16 << 20
+FULL: Final = 0.55
+"""Share of the room at which the oldest traces are dropped, down to ``KEPT`` of it. A checkpoint writes what it keeps
+anew before it gives the old blocks back: both have to fit."""
+KEPT: Final = 0.42
+ROW_GROUP = 8192
+"""Rows that are stored together. DuckDB gives a group's room back once all its rows are gone: the fewer, the sooner."""
+_LEAST_BYTES: Final = 32 << 20
 _PRICES: Final = 200
 """Models whose prices are known at a time."""
 
@@ -89,7 +92,7 @@ class Store:
             if self.path is not None:
                 self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             connection = duckdb.connect(
-                name,
+                ":memory:",
                 config={
                     "memory_limit": limit,
                     "threads": THREADS,
@@ -97,11 +100,16 @@ class Store:
                     "autoinstall_known_extensions": False,
                     "autoload_known_extensions": False,
                     "max_temp_directory_size": "1GB",
+                    "temp_directory": tempfile.gettempdir(),
+                    "checkpoint_threshold": f"{min(16 << 20, self.max_bytes // 8)}B",
                 },
             )
         except (duckdb.Error, OSError, RuntimeError) as error:
             raise StoreError(_why_not(name, error)) from error
         try:
+            quoted = name.replace("'", "''")
+            connection.execute(f"ATTACH '{quoted}' AS store (ROW_GROUP_SIZE {ROW_GROUP})")
+            connection.execute("USE store")
             self._prepare(connection)
         except duckdb.Error as error:
             connection.close()
@@ -175,6 +183,7 @@ class Store:
             cursor = self._connection.cursor()
             self._readers += 1
         try:
+            cursor.execute("USE store")
             yield cursor
         except (duckdb.FatalException, duckdb.ConnectionException) as error:
             raise UnavailableError(f"the store cannot be read just now: {_line(error)}") from error
@@ -358,7 +367,7 @@ class Store:
             ((used,),) = connection.execute("SELECT sum(memory_usage_bytes)::BIGINT FROM duckdb_memory()").fetchall()
             return used
         ((used,),) = connection.execute(
-            "SELECT block_size * used_blocks FROM pragma_database_size() WHERE database_name = current_database()"
+            "SELECT block_size * used_blocks FROM pragma_database_size() WHERE database_name = 'store'"
         ).fetchall()
         log = self.path.with_name(self.path.name + ".wal")
         return used + (log.stat().st_size if log.exists() else 0)

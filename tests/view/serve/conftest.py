@@ -31,7 +31,9 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Viewer]:
                 ),
             },
         )
-    with viewer("--store", tmp_path_factory.mktemp("store") / "s.duckdb") as made:
+    store = tmp_path_factory.mktemp("store") / "s.duckdb"
+    with viewer("--store", store) as made:
+        made.store = store
         made.send(writer.document())
         made.until(lambda status: status["spans"] == 200)
         yield made

@@ -33,6 +33,7 @@ class Viewer:
             env={**kept, "PYTHONUTF8": "1", "COLUMNS": "200", **environment},
         )
         self.said: list[str] = []
+        self.store: Path | None = None
         assert self.process.stdout is not None
         for line in self.process.stdout:
             self.said.append(line)
@@ -92,4 +93,7 @@ def viewer(*arguments: str | Path, **options: Any) -> Iterator[Viewer]:
     finally:
         if made.process.poll() is None:
             made.process.kill()
-            made.process.communicate()
+        for pipe in (made.process.stdout, made.process.stderr):
+            if pipe is not None:
+                pipe.close()
+        made.process.wait()
