@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from llmtrace.analyze.otlp import Span
+from llmtrace.view import text
 from llmtrace.view.tree import Node
 
 FAMILIES = ("network", "queue", "kv_cache_hit", "prefill", "decode", "merged", "attempt", "other")
@@ -164,6 +165,7 @@ class Facts:
     decode_rate: float | None
     """Tokens per second after the first."""
     diagnosis: str | None
+    """Each cause with its evidence, as a sentence's parts."""
     attempts: int
 
 
@@ -198,9 +200,38 @@ def facts(call: Node) -> Facts:
         output_tokens=output,
         reasoning_tokens=_first_count(span, "gen_ai.usage.reasoning.output_tokens"),
         decode_rate=rate,
-        diagnosis=_text(span, "llmtrace.diagnosis"),
+        diagnosis=_diagnosis(span),
         attempts=sum(1 for child in call.children if child.span.name == "llm.attempt"),
     )
+
+
+def _diagnosis(span: Span) -> str | None:
+    told = span.attributes.get("llmtrace.diagnosis")
+    causes = (
+        [told] if isinstance(told, str) else [str(cause) for cause in told] if isinstance(told, (list, tuple)) else []
+    )
+    evidence = {event.attributes.get("llmtrace.diagnosis.cause"): event.attributes for event in span.events}
+    return "; ".join(_why(cause, evidence.get(cause, {})) for cause in causes if cause) or None
+
+
+def _why(cause: str, evidence: Mapping[str, Any]) -> str:
+    """``queueing: 1.43 s more than usual, beside 4 calls of the application's own (97 % sure)``."""
+    parts: list[str] = []
+    came, usual = evidence.get("llmtrace.diagnosis.observed"), evidence.get("llmtrace.diagnosis.expected")
+    if isinstance(came, str) and isinstance(usual, str):
+        parts.append(f"{came} instead of {usual}")
+    excess = number(evidence.get("llmtrace.diagnosis.excess"))
+    if excess:
+        parts.append(f"{text.seconds(excess)} more than usual")
+    rate = number(evidence.get("llmtrace.diagnosis.time_per_token"))
+    if rate:
+        parts.append(f"{text.seconds(rate)} per token")
+    reason = evidence.get("llmtrace.diagnosis.reason")
+    if isinstance(reason, str) and reason:
+        parts.append(reason)
+    said = f"{cause}: {', '.join(parts)}" if parts else cause
+    sure = number(evidence.get("llmtrace.diagnosis.confidence"))
+    return said if sure is None else f"{said} ({sure:.0%} sure)"
 
 
 def error(span: Span) -> str | None:

@@ -206,3 +206,38 @@ def test_the_legend_names_what_occurs(demo_file: Path) -> None:
     (trace,) = tree.build([_span("a", "1", None, 0, 5)])
     assert terminal.legend([trace]).plain == "■ other span"
     assert json.dumps(terminal.legend().plain)
+
+
+def test_a_verdict_is_told_with_its_evidence(tmp_path: Path) -> None:
+    def said(**items: Any) -> list[dict[str, Any]]:
+        return [{"key": key.replace("__", "."), "value": value} for key, value in items.items()]
+
+    def event(cause: str, **more: Any) -> dict[str, Any]:
+        told = said(llmtrace__diagnosis__cause={"stringValue": cause}, **more)
+        return {"name": "llmtrace.diagnosis", "timeUnixNano": "2000000000", "attributes": told}
+
+    causes = {"arrayValue": {"values": [{"stringValue": cause} for cause in ("cold_kv_cache", "model_swap")]}}
+    span = {
+        "traceId": "1" * 32, "spanId": "2" * 16, "name": "chat m", "kind": 3,
+        "startTimeUnixNano": "1000000000", "endTimeUnixNano": "2000000000",
+        "attributes": said(gen_ai__operation__name={"stringValue": "chat"}, llmtrace__diagnosis=causes),
+        "events": [
+            event(
+                "cold_kv_cache",
+                llmtrace__diagnosis__excess={"doubleValue": 2.6},
+                llmtrace__diagnosis__time_per_token={"doubleValue": 94e-6},
+                llmtrace__diagnosis__confidence={"doubleValue": 0.97},
+            ),
+            event(
+                "model_swap",
+                llmtrace__diagnosis__observed={"stringValue": "small"},
+                llmtrace__diagnosis__expected={"stringValue": "large"},
+            ),
+        ],
+    }  # fmt: skip
+    path = tmp_path / "t.jsonl"
+    path.write_text(json.dumps({"resourceSpans": [{"scopeSpans": [{"spans": [span]}]}]}))
+    out = " ".join(shown(path, width=200).split())
+    assert (
+        "cold_kv_cache: 2.60 s more than usual, 94.0 µs per token (97% sure); model_swap: small instead of large" in out
+    )
