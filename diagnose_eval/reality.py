@@ -42,7 +42,7 @@ _OTHER = "llmtrace-else"
 
 @dataclass
 class Site:
-    """Two servers, the second with another model, and fewer tokens in its cache."""
+    """Two servers, the second with another model, and a small prefix cache."""
 
     first: ServerProcess
     second: ServerProcess
@@ -61,7 +61,10 @@ def site(draw: random.Random) -> Iterator[Site]:
     with tempfile.TemporaryDirectory(prefix="llmtrace-reality-") as folder:
         other = Path(folder, _OTHER)
         build_tiny(other, spec=TinySpec(layers=8, frozen_layers=7, seed=1))
-        small = ["--cache-tokens", "6144"]
+        small = [
+            "--prefix-cache-bytes",
+            str(4000 * 8192),
+        ]  # 4,000 tokens: layers x heads x 64 x 4 bytes, keys and values
         with (
             ServerProcess(max_running=SLOTS, faults=True) as first,
             ServerProcess(other, max_running=SLOTS, faults=True, arguments=small) as second,

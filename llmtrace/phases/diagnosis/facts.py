@@ -8,9 +8,13 @@ from dataclasses import dataclass
 from llmtrace.phases.diagnosis.repetition import Repetition
 from llmtrace.phases.timeline import BUFFERED_CHUNKS, BUFFERED_MIN_S, BUFFERED_SHARE, BURST_SHARE, Observation
 
-TAIL = 48
+TAIL = 32
 """Gaps at a stream's end by which its evenness is judged: all of them, since thinned ones may skip the bursts."""
 _FEW_GAPS = 16
+_ALL_KEPT = 1024
+"""Of longer streams only a part of the gaps is kept."""
+READY_HELD = 0.15
+"""The most of its reading that an application may hold a stream for its ready chunks to be a burst's."""
 
 
 @dataclass(slots=True)
@@ -95,11 +99,16 @@ def facts_of(seen: Observation, gaps: Sequence[int] = ()) -> Facts:
         facts.wait = max(0, first - (seen.start if begin is None else begin)) / 1e9
     facts.tokens = facts.tokens or seen.chunks
     facts.decode = max(0.0, facts.reading - seen.consumer_wait)
-    if len(gaps) >= _FEW_GAPS:
-        tail = sorted(gaps[-TAIL:])
-        facts.gap = tail[len(tail) // 2] / 1e9
-        facts.mean_gap = sum(tail) / len(tail) / 1e9
-        facts.burst = tail[-1] / 1e9
+    chunks = seen.chunks - 1
+    if chunks < _FEW_GAPS or not gaps:
+        return facts
+    tail = sorted(gaps[-TAIL:])
+    if 2 * len(gaps) < chunks <= _ALL_KEPT and facts.consumer_wait < READY_HELD * facts.reading:
+        # Most chunks lay ready for an application that took but a moment with each: no gap of theirs is the model's.
+        facts.gap, facts.mean_gap = 0.0, facts.reading / chunks
+    elif len(tail) >= _FEW_GAPS:
+        facts.gap, facts.mean_gap = tail[len(tail) // 2] / 1e9, sum(tail) / len(tail) / 1e9
+    facts.burst = tail[-1] / 1e9
     return facts
 
 

@@ -195,6 +195,13 @@ class Level(Habit[float]):
         """Whether nobody need look closer: far from the upper limit, in calm times. Cheaper than the score."""
         return value - self.mid <= DRIFT * self.room and not self.cusum and not self._run
 
+    def calm(self, value: float) -> bool:
+        """``take`` a value that is ``near``, and whether it was."""
+        if value - self.mid > DRIFT * self.room or self.cusum or self._run:
+            return False
+        self.take(value)
+        return True
+
     def score(self, value: float) -> float:
         """The distance of ``value`` from the middle, in rooms: above 1 or below -1 it is beyond the usual."""
         off = value - self.mid

@@ -66,23 +66,20 @@ def _confidence(verdict: Verdict) -> float:
 
 def _judge(route: Route, facts: Facts) -> list[Verdict]:
     swapped = model_swap(route, facts)
-    found = [
-        verdict
-        for verdict in (
-            swapped,
-            slow_consumer(facts),
-            retry_storm(route, facts),
-            repetition_loop(facts),
-            buffered_stream(route, facts),
-        )
-        if verdict is not None
-    ]
+    found = [] if swapped is None else [swapped]
+    # What most calls have nothing of is looked at only where there is something of it.
+    for verdict in (
+        slow_consumer(facts) if facts.consumer_wait else None,
+        retry_storm(route, facts) if facts.attempts > 1 or route.retries else None,
+        repetition_loop(facts) if facts.repetition is not None else None,
+        buffered_stream(route, facts),
+    ):
+        if verdict is not None:
+            found.append(verdict)
     if swapped is None:  # another model's times say nothing of this route's
         found += _times(route, facts)
     beside, crowd = float(facts.alongside), route.alongside
-    if crowd.near(beside):
-        crowd.take(beside)
-    else:
+    if not crowd.calm(beside):
         crowd.learn(beside, crowd.score(beside) >= 1.0)
     return found
 

@@ -24,7 +24,6 @@ class Route:
     """The habits of one route (provider, host, port, model)."""
 
     __slots__ = (
-        "_retried",
         "alongside",
         "answers",
         "cached",
@@ -43,6 +42,7 @@ class Route:
         "outside",
         "pace",
         "queue",
+        "retries",
         "rtt",
         "setup",
         "waits",
@@ -56,7 +56,7 @@ class Route:
         """Seconds between the previous call's end and this call's begin."""
         self.ends: deque[int] = deque(maxlen=64)
         """When the last calls ended, monotonic ns."""
-        self.waits = Line(LEAST_S, 0.25)
+        self.waits = Line(LEAST_S, 0.25, every=61)
         """Uncached tokens -> wait less the queue that the server reports, s."""
         self.waits_untold = Level(LEAST_S, 0.25)
         """The wait of calls without usage, s."""
@@ -73,7 +73,7 @@ class Route:
         """Whether any call had cached tokens."""
         self.cached = Level(64.0)
         """Cached tokens."""
-        self.pace = Line(0.0, PACE_SHARE, reach=3.0, bend=0.5, every=29)
+        self.pace = Line(0.0, PACE_SHARE, reach=3.0, bend=0.5, every=53)
         """Prompt tokens -> decode time per token, s."""
         self.evenness = Level(0.2, sigmas=3.0)
         """Median gap by mean gap."""
@@ -87,7 +87,8 @@ class Route:
         """The number of the call at which it did."""
         self.changed_by: tuple[float, str] = (0.0, "")
         """How sure that is, and which signs agreed."""
-        self._retried = 0
+        self.retries = 0
+        """Which of the last eight calls were retried, a bit each."""
 
     def ended(self, begin: int, end: int) -> int:
         """Note that a call ran from ``begin`` to ``end``; how many others of the route ended meanwhile."""
@@ -103,8 +104,8 @@ class Route:
 
     def retried(self, yes: bool) -> int:
         """Note whether this call was retried; how many of the last eight were."""
-        self._retried = (self._retried << 1 | yes) & 0xFF
-        return self._retried.bit_count()
+        self.retries = (self.retries << 1 | yes) & 0xFF
+        return self.retries.bit_count()
 
     def new_regime(self) -> None:
         """The route changed: what its timings were says nothing of what they are."""

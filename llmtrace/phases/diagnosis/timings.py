@@ -49,10 +49,7 @@ def network(route: Route, facts: Facts) -> tuple[list[Verdict], float]:
         (route.rtt, facts.rtt, "round_trip", True),
         (route.setup, facts.setup, "connection_setup", False),
     ):
-        if value is None:
-            continue
-        if habit.near(value):
-            habit.take(value)
+        if value is None or habit.calm(value):
             continue
         usual = habit.mid
         score = habit.score(value)
@@ -226,8 +223,7 @@ def _untold(route: Route, facts: Facts, taken: float) -> list[Verdict]:
 
 
 def _judge(route: Route, facts: Facts, habit: Level, value: float, quantity: str) -> list[Verdict]:
-    if habit.near(value):
-        habit.take(value)
+    if habit.calm(value):
         return []
     usual = habit.mid
     score = habit.score(value)
@@ -252,6 +248,9 @@ def pace(route: Route, facts: Facts) -> tuple[list[Verdict], float]:
     each = facts.decode / (count - 1)
     context = float(facts.input_tokens or 0)
     score = line.score(context, each)
+    if line.near(context, each):
+        line.take((context, each))
+        return [], score
     usual = line.usual(context)
     odd = line.settle((context, each), score)
     if not odd:
