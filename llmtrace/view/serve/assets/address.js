@@ -39,7 +39,8 @@ export function filters(params) {
 /** The filters as the server wants them. */
 export function query(params) {
   const asked = new URLSearchParams();
-  for (const key of [...FACETS, ...SINGLE]) for (const value of params.getAll(key)) if (value !== "") asked.append(key, value);
+  for (const key of [...FACETS, ...SINGLE])
+    for (const value of params.getAll(key)) if (value !== "") asked.append(key, value);
   const last = Number(params.get("last"));
   if (last > 0) asked.set("since_us", String((Math.floor(Date.now() / 1000) - last) * 1e6));
   return asked;

@@ -55,7 +55,9 @@ export function live(run) {
   source.addEventListener("spans", (event) => {
     try {
       run(JSON.parse(event.data));
-    } catch { /* half a line: the next one tells the same */ }
+    } catch {
+      /* half a line: the next one tells the same */
+    }
   });
   source.addEventListener("error", () => {
     get("status").catch(() => {}); // the browser asks again by itself; the page is to know that nobody answers

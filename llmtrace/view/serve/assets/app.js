@@ -47,7 +47,9 @@ function show({ afresh = false } = {}) {
     hideTip();
     main.replaceChildren();
     if (!module) {
-      main.append(h("div", { class: "blank" }, h("h1", {}, "No such page"), h("p", {}, h("a", { href: "#/calls" }, "All calls"))));
+      main.append(
+        h("div", { class: "blank" }, h("h1", {}, "No such page"), h("p", {}, h("a", { href: "#/calls" }, "All calls"))),
+      );
       view = null;
     } else {
       scrollTo(0, 0);
@@ -105,12 +107,15 @@ whenSilent(() => {
     else show({ afresh: true });
   };
   const wait = () => {
-    words.textContent = `The server at ${location.host} does not answer. Was it stopped? Start llmtrace view again; ` +
+    words.textContent =
+      `The server at ${location.host} does not answer. Was it stopped? Start llmtrace view again; ` +
       `this page asks again in ${pause} s.`;
     waiting = setTimeout(attempt, pause * 1000);
     pause = Math.min(15, pause * 2);
   };
-  trouble.replaceChildren(h("div", { class: "trouble" }, words, h("button", { type: "button", onclick: attempt }, "Ask now")));
+  trouble.replaceChildren(
+    h("div", { class: "trouble" }, words, h("button", { type: "button", onclick: attempt }, "Ask now")),
+  );
   wait();
 });
 
@@ -122,12 +127,29 @@ function foot() {
     `${plural(status.spans, "span")} in ${plural(status.traces, "trace")}`,
     status.max_bytes ? `${bytes(status.bytes)} of ${bytes(status.max_bytes)}` : bytes(status.bytes),
     status.dropped_spans ? `${plural(status.dropped_spans, "old span")} dropped to make room` : null,
-    rejected ? h("span", { title: Object.entries(status.rejected).map(([why, number]) => `${why}: ${count(number)}`).join("\n") }, `${count(rejected)} rejected`) : null,
-    ...(status.sources ?? []).map((file) => `${file.path}${file.bad_lines ? ` (${plural(file.bad_lines, "broken line")} skipped)` : ""}`),
+    rejected
+      ? h(
+          "span",
+          {
+            title: Object.entries(status.rejected)
+              .map(([why, number]) => `${why}: ${count(number)}`)
+              .join("\n"),
+          },
+          `${count(rejected)} rejected`,
+        )
+      : null,
+    ...(status.sources ?? []).map(
+      (file) => `${file.path}${file.bad_lines ? ` (${plural(file.bad_lines, "broken line")} skipped)` : ""}`,
+    ),
   ].filter(Boolean);
   document.getElementById("foot").replaceChildren(
-    h("p", {}, parts.map((part, at) => [at ? " · " : null, part])),
-    ...(status.warnings ?? []).map((warning) => h("p", { class: "warn" }, `! ${warning}`)));
+    h(
+      "p",
+      {},
+      parts.map((part, at) => [at ? " · " : null, part]),
+    ),
+    ...(status.warnings ?? []).map((warning) => h("p", { class: "warn" }, `! ${warning}`)),
+  );
 }
 
 // --- Live tail
@@ -140,7 +162,9 @@ function liveButton() {
   app.live = can && shown.params.get("live") !== "0";
   button.hidden = !can;
   button.setAttribute("aria-pressed", String(app.live));
-  button.title = app.live ? "New calls appear as they come. Press to hold still." : "The view holds still. Press to follow.";
+  button.title = app.live
+    ? "New calls appear as they come. Press to hold still."
+    : "The view holds still. Press to follow.";
 }
 
 function tail() {
@@ -174,7 +198,8 @@ document.addEventListener("visibilitychange", () => {
 const theme = document.getElementById("theme");
 const system = matchMedia("(prefers-color-scheme: dark)");
 
-const dark = () => (document.documentElement.dataset.theme ? document.documentElement.dataset.theme === "dark" : system.matches);
+const dark = () =>
+  document.documentElement.dataset.theme ? document.documentElement.dataset.theme === "dark" : system.matches;
 
 function themeLabel() {
   theme.textContent = dark() ? "Light" : "Dark";
@@ -185,7 +210,9 @@ function toggleTheme() {
   document.documentElement.dataset.theme = dark() ? "light" : "dark";
   try {
     localStorage.setItem("llmtrace-theme", document.documentElement.dataset.theme);
-  } catch { /* a private window: it holds until the page is left */ }
+  } catch {
+    /* a private window: it holds until the page is left */
+  }
   themeLabel();
 }
 
@@ -235,7 +262,14 @@ document.getElementById("help").addEventListener("click", showShortcuts);
 
 addEventListener("keydown", (event) => {
   hideTip();
-  if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
+  if (
+    event.defaultPrevented ||
+    event.ctrlKey ||
+    event.metaKey ||
+    event.altKey ||
+    document.querySelector("dialog[open]")
+  )
+    return;
   if (event.key === "Escape" && typing(event.target)) {
     event.target.blur();
     return;

@@ -2,17 +2,14 @@
 import { get, silent } from "./api.js";
 import { filters, href, query, traceHref } from "./address.js";
 import { empty, failed, nothing, reading, skeleton } from "./blanks.js";
+import { ORDERS, callRow, headings, key } from "./call-row.js";
 import { h, say } from "./dom.js";
 import { Filters } from "./filters.js";
-import { clock, count, date, dollars, exact, plural, roundUp, seconds, tick, timeTicks, today } from "./format.js";
+import { count, plural, roundUp, seconds } from "./format.js";
 import * as phases from "./phases.js";
 import { Rows } from "./rows.js";
 
 const PAGE = 100;
-const ORDERS = { newest: "newest first", slowest: "slowest first", ttft: "longest time to first token first", tokens: "most tokens first", cost: "most expensive first" };
-
-export const key = (call) => `${call.trace_id}:${call.span_id}`;
-
 /** The list as it was left, for the way back to it. */
 let left = null;
 
@@ -22,24 +19,61 @@ export function open(main, address, app) {
 
 class Calls {
   constructor(main, params, app) {
-    Object.assign(this, { app, params, list: [], next: null, total: null, scale: 1, busy: null, pending: false, lastTick: 0 });
+    Object.assign(this, {
+      app,
+      params,
+      list: [],
+      next: null,
+      total: null,
+      scale: 1,
+      busy: null,
+      pending: false,
+      lastTick: 0,
+    });
     this.own = params.get("scale") === "own";
     this.filters = new Filters(params, (chosen, { replace }) => this.navigate(chosen, replace));
     this.heading = h("h1", {}, "Calls");
     this.news = h("button", { type: "button", class: "news", hidden: true, onclick: () => this.toTop() });
-    this.scaleButton = h("button", { type: "button", class: "quiet", "aria-pressed": String(this.own), title: "Draw each bar over its full width, to see shares rather than lengths", onclick: () => this.toggleScale() }, "Each to full width");
+    this.scaleButton = h(
+      "button",
+      {
+        type: "button",
+        class: "quiet",
+        "aria-pressed": String(this.own),
+        title: "Draw each bar over its full width, to see shares rather than lengths",
+        onclick: () => this.toggleScale(),
+      },
+      "Each to full width",
+    );
     this.columns = h("div", { class: "call columns", role: "row" });
     this.place = h("div", { class: "rows", role: "rowgroup" });
-    this.grid = h("div", { class: "grid", role: "grid", "aria-label": "Calls", "aria-multiselectable": "true" },
-      h("div", { role: "rowgroup", class: "head" }, this.columns), this.place);
+    this.grid = h(
+      "div",
+      { class: "grid", role: "grid", "aria-label": "Calls", "aria-multiselectable": "true" },
+      h("div", { role: "rowgroup", class: "head" }, this.columns),
+      this.place,
+    );
     this.body = h("div", {});
     this.tray = h("div", { class: "tray", role: "region", "aria-label": "Chosen for comparison", hidden: true });
     this.tools = h("div", { class: "list-tools" }, phases.legend());
-    main.append(h("div", { class: "wide list" },
-      h("div", { class: "title-row" }, this.heading, this.scaleButton, this.order()), this.filters.element, this.tools, this.news, this.body), this.tray);
+    main.append(
+      h(
+        "div",
+        { class: "wide list" },
+        h("div", { class: "title-row" }, this.heading, this.scaleButton, this.order()),
+        this.filters.element,
+        this.tools,
+        this.news,
+        this.body,
+      ),
+      this.tray,
+    );
     this.body.append(this.grid);
     this.rows = new Rows({
-      place: this.place, draw: (index) => this.row(index), head: () => this.head(), foot: () => (this.tray.hidden ? 0 : this.tray.offsetHeight),
+      place: this.place,
+      draw: (index) => this.row(index),
+      head: () => this.head(),
+      foot: () => (this.tray.hidden ? 0 : this.tray.offsetHeight),
       seen: (_, to) => {
         if (to > this.list.length - 40) this.more();
       },
@@ -69,7 +103,18 @@ class Calls {
   }
 
   close() {
-    left = this.list.length ? { asked: this.asked(), list: this.list, next: this.next, total: this.total, scale: this.scale, scroll: scrollY, at: this.rows.at, focused: this.rows.holds() } : null;
+    left = this.list.length
+      ? {
+          asked: this.asked(),
+          list: this.list,
+          next: this.next,
+          total: this.total,
+          scale: this.scale,
+          scroll: scrollY,
+          at: this.rows.at,
+          focused: this.rows.holds(),
+        }
+      : null;
     this.gone = true;
     this.busy?.abort();
     this.rows.close();
@@ -79,14 +124,17 @@ class Calls {
 
   head() {
     const columns = this.columns.getBoundingClientRect();
-    return getComputedStyle(this.columns.parentElement).position === "sticky" ? Math.max(columns.height, columns.bottom) : 60;
+    return getComputedStyle(this.columns.parentElement).position === "sticky"
+      ? Math.max(columns.height, columns.bottom)
+      : 60;
   }
 
   // --- The address
 
   address(chosen = filters(this.params)) {
     const params = new URLSearchParams(chosen);
-    for (const name of ["order", "scale", "live", "a", "b"]) if (this.params.has(name)) params.set(name, this.params.get(name));
+    for (const name of ["order", "scale", "live", "a", "b"])
+      if (this.params.has(name)) params.set(name, this.params.get(name));
     return params;
   }
 
@@ -111,7 +159,13 @@ class Calls {
   }
 
   order() {
-    this.select = h("select", { "aria-label": "Order" }, Object.entries(ORDERS).map(([name, title]) => h("option", { value: name, selected: name === this.orderName() }, title)));
+    this.select = h(
+      "select",
+      { "aria-label": "Order" },
+      Object.entries(ORDERS).map(([name, title]) =>
+        h("option", { value: name, selected: name === this.orderName() }, title),
+      ),
+    );
     this.select.addEventListener("change", () => this.sort(this.select.value));
     return h("label", { class: "order" }, h("span", { class: "soft" }, "Order"), this.select);
   }
@@ -171,7 +225,8 @@ class Calls {
     this.scale = roundUp(lengths[Math.min(lengths.length - 1, Math.floor(lengths.length * 0.95))] ?? 1);
     this.rows.at = 0;
     this.draw();
-    if (scrollY > 0 && !this.filters.element.contains(document.activeElement)) scrollTo({ top: 0, behavior: "instant" });
+    if (scrollY > 0 && !this.filters.element.contains(document.activeElement))
+      scrollTo({ top: 0, behavior: "instant" });
   }
 
   draw() {
@@ -198,17 +253,30 @@ class Calls {
     this.filters.element.hidden = why === "empty" || why === "reading";
     if (why === this.blank && why !== "reading" && !this.body.querySelector(".skeleton")) return;
     this.blank = why;
-    this.body.replaceChildren({
-      reading: () => reading(status.loading),
-      filters: () => nothing("No call fits these filters", "Take one away, or look further back in time.",
-        h("button", { type: "button", onclick: () => this.filters.clear() }, "Clear filters")),
-      "no calls": () => nothing("Spans, but no LLM call among them", "A call is a span with gen_ai.operation.name, or with phases under it. There may be some as further spans come."),
-      empty: () => empty(status),
-    }[why]());
+    this.body.replaceChildren(
+      {
+        reading: () => reading(status.loading),
+        filters: () =>
+          nothing(
+            "No call fits these filters",
+            "Take one away, or look further back in time.",
+            h("button", { type: "button", onclick: () => this.filters.clear() }, "Clear filters"),
+          ),
+        "no calls": () =>
+          nothing(
+            "Spans, but no LLM call among them",
+            "A call is a span with gen_ai.operation.name, or with phases under it. There may be some as further spans come.",
+          ),
+        empty: () => empty(status),
+      }[why](),
+    );
   }
 
   title() {
-    this.heading.replaceChildren("Calls", this.total === null ? "" : h("small", { class: "num" }, ` ${count(this.total)}`));
+    this.heading.replaceChildren(
+      "Calls",
+      this.total === null ? "" : h("small", { class: "num" }, ` ${count(this.total)}`),
+    );
   }
 
   async more() {
@@ -240,12 +308,15 @@ class Calls {
   tick() {
     if (this.pending) return;
     this.pending = true;
-    setTimeout(() => {
-      this.pending = false;
-      if (this.gone) return;
-      if (!this.busy) this.merge();
-      else if (this.app.live) this.tick();
-    }, Math.max(0, this.lastTick + 1000 - performance.now()));
+    setTimeout(
+      () => {
+        this.pending = false;
+        if (this.gone) return;
+        if (!this.busy) this.merge();
+        else if (this.app.live) this.tick();
+      },
+      Math.max(0, this.lastTick + 1000 - performance.now()),
+    );
   }
 
   again() {
@@ -307,7 +378,7 @@ class Calls {
   }
 
   tell(number, afresh) {
-    this.newsNumber = (this.news.hidden ? 0 : this.newsNumber ?? 0) + number;
+    this.newsNumber = (this.news.hidden ? 0 : (this.newsNumber ?? 0)) + number;
     this.newsAfresh = afresh;
     this.news.textContent = `↑ ${plural(this.newsNumber, "new call")}`;
     this.news.hidden = false;
@@ -335,19 +406,11 @@ class Calls {
   // --- Rows
 
   drawColumns() {
-    const own = this.own;
-    const axis = h("span", { class: "axis", "aria-hidden": "true" }, own ? h("span", { class: "whole" }, "each call over its own length")
-      : timeTicks(this.scale, 5).map((at) => h("span", { class: at / this.scale > 0.97 ? "last" : null, vars: { x: `${((100 * at) / this.scale).toFixed(2)}%` } }, tick(at, this.scale))));
-    const sorted = (name, title, order, extra = "") => h("span", { role: "columnheader", class: `${name} ${extra}`, "aria-sort": this.orderName() === order ? "descending" : "none" },
-      h("button", { type: "button", class: "sort", title: ORDERS[order], onclick: () => this.sort(order) }, title, this.orderName() === order ? h("span", { class: "arrow", "aria-hidden": "true" }, "↓") : null));
+    const order = this.orderName();
     this.columns.replaceChildren(
-      h("span", { role: "columnheader", class: "pick" }, h("span", { class: "unseen" }, "Compare")),
-      sorted("when", "Started", "newest"),
-      h("span", { role: "columnheader", class: "what" }, "Call"),
-      h("span", { role: "columnheader", class: "drawn" }, h("span", { class: "unseen" }, "Phases"), axis),
-      sorted("ttft", "TTFT", "ttft", "num"), sorted("total", "Total", "slowest", "num"), sorted("tok", "Tokens", "tokens", "num"),
-      h("span", { role: "columnheader", class: "how" }, "Outcome, causes"));
-    this.scaleButton.setAttribute("aria-pressed", String(own));
+      ...headings({ scale: this.own ? null : this.scale, order, sort: (name) => this.sort(name) }),
+    );
+    this.scaleButton.setAttribute("aria-pressed", String(this.own));
   }
 
   chosen() {
@@ -356,37 +419,10 @@ class Calls {
 
   row(index) {
     const call = this.list[index];
-    const [a, b] = this.chosen();
     const mine = key(call);
+    const [a, b] = this.chosen();
     const mark = mine === a ? "A" : mine === b ? "B" : "";
-    const model = call.answered_model || call.model;
-    const about = [call.model && !call.name?.includes(call.model) ? call.model : null, call.answered_model && call.answered_model !== call.model ? `answered by ${call.answered_model}` : null,
-      call.service, call.provider !== call.service ? call.provider : null, call.task].filter(Boolean);
-    const causes = call.causes ?? [];
-    const confidences = Array.isArray(call.confidence) ? call.confidence : [call.confidence];
-    const picture = phases.bar(call, this.own ? call.duration_s || 1 : this.scale);
-    const node = h("div", {
-      class: `call${mark ? " chosen" : ""}`, role: "row", "aria-rowindex": String(index + 2), "aria-selected": String(Boolean(mark)),
-      "aria-label": `${call.name || model || "call"}, ${seconds(call.duration_s)}${call.outcome ? `, ${call.outcome.replaceAll("_", " ")}` : ""}${causes.length ? `, ${causes.join(", ").replaceAll("_", " ")}` : ""}. ${phases.spoken(call)}`,
-    },
-    h("span", { class: "pick", role: "gridcell" }, h("button", {
-      type: "button", class: "choose", tabindex: "-1", "aria-pressed": String(Boolean(mark)), title: "Choose for comparison (x)",
-      "aria-label": mark ? `Chosen as ${mark}` : "Choose for comparison",
-    }, mark)),
-    h("span", { class: "when num", role: "gridcell", title: exact(call.start_us) }, clock(call.start_us), today(call.start_us) ? null : h("small", {}, date(call.start_us))),
-    h("span", { class: "what", role: "gridcell" }, h("a", { href: traceHref(call.trace_id, call.span_id), tabindex: "-1", title: call.name }, call.name || model || "(no name)"),
-      h("small", { title: about.join(" · ") }, about.join(" · "))),
-    h("span", { class: "drawn", role: "gridcell" }, picture),
-    h("span", { class: "ttft num", role: "gridcell" }, h("span", { class: "tag" }, "TTFT "), seconds(call.ttft_s)),
-    h("span", { class: "total num", role: "gridcell" }, seconds(call.duration_s)),
-    h("span", { class: "tok num", role: "gridcell", title: call.cached_tokens ? `${count(call.cached_tokens)} from the cache` : null }, phases.tokens(call), h("span", { class: "tag" }, " tok"),
-      call.cost_usd > 0 ? h("small", {}, dollars(call.cost_usd)) : call.cached_tokens ? h("small", {}, `${count(call.cached_tokens)} cached`) : null),
-    h("span", { class: "how", role: "gridcell" }, phases.outcome(call.outcome, call.status), causes.slice(0, 3).map((cause, at) => phases.cause(cause, confidences[at])),
-      causes.length > 3 ? h("small", { title: causes.slice(3).join(", ") }, `+${causes.length - 3}`) : null,
-      call.attempts > 1 ? h("small", {}, plural(call.attempts, "attempt")) : null,
-      call.error_type ? h("small", { class: "bad", title: call.error_type }, call.error_type) : null));
-    this.app.tip(picture, () => h("div", {}, h("p", { class: "soft" }, `${call.name ?? "call"}, ${seconds(call.duration_s)}`), phases.table(call)));
-    return node;
+    return callRow(call, { index, mark, scale: this.own ? call.duration_s || 1 : this.scale, tip: this.app.tip });
   }
 
   click(event) {
@@ -405,7 +441,11 @@ class Calls {
   key(event) {
     if (!this.rows.holds()) {
       if (event.key === "c") return this.compare();
-      if ((event.key === "ArrowDown" || event.key === "j") && this.list.length && document.activeElement === document.body) {
+      if (
+        (event.key === "ArrowDown" || event.key === "j") &&
+        this.list.length &&
+        document.activeElement === document.body
+      ) {
         event.preventDefault();
         this.rows.focus(this.rows.first());
         return true;
@@ -434,7 +474,13 @@ class Calls {
     for (const at of [...this.rows.nodes.keys()]) this.rows.update(at);
     this.drawTray();
     const [first, second] = this.chosen();
-    say(first && second ? "A and B are chosen. Press c to compare." : first || second ? "One is chosen. Choose another." : "None is chosen.");
+    say(
+      first && second
+        ? "A and B are chosen. Press c to compare."
+        : first || second
+          ? "One is chosen. Choose another."
+          : "None is chosen.",
+    );
   }
 
   drawTray() {
@@ -444,11 +490,23 @@ class Calls {
     if (this.tray.hidden) return;
     const said = (letter, id) => {
       const call = this.list.find((one) => key(one) === id);
-      return h("span", { class: "side" }, h("b", { class: `letter ${letter}` }, letter.toUpperCase()),
-        id ? (call ? `${call.name || call.model}, ${seconds(call.duration_s)}` : id.slice(0, 12)) : h("span", { class: "soft" }, "choose another call"));
+      return h(
+        "span",
+        { class: "side" },
+        h("b", { class: `letter ${letter}` }, letter.toUpperCase()),
+        id
+          ? call
+            ? `${call.name || call.model}, ${seconds(call.duration_s)}`
+            : id.slice(0, 12)
+          : h("span", { class: "soft" }, "choose another call"),
+      );
     };
-    this.tray.replaceChildren(said("a", a), said("b", b), h("button", { type: "button", class: "main", disabled: !(a && b), onclick: () => this.compare() }, "Compare"),
-      h("button", { type: "button", class: "quiet", onclick: () => this.clearChoice() }, "Clear"));
+    this.tray.replaceChildren(
+      said("a", a),
+      said("b", b),
+      h("button", { type: "button", class: "main", disabled: !(a && b), onclick: () => this.compare() }, "Compare"),
+      h("button", { type: "button", class: "quiet", onclick: () => this.clearChoice() }, "Clear"),
+    );
   }
 
   clearChoice() {

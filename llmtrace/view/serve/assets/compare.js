@@ -15,7 +15,13 @@ export function open(main, address, app) {
   async function load() {
     const [a, b] = [params.get("a"), params.get("b")];
     if (!a || !b) {
-      box.replaceChildren(nothing("Choose two calls", "In the list of calls, choose two with the box at the left of a row, or with x.", h("a", { href: "#/calls" }, "All calls")));
+      box.replaceChildren(
+        nothing(
+          "Choose two calls",
+          "In the list of calls, choose two with the box at the left of a row, or with x.",
+          h("a", { href: "#/calls" }, "All calls"),
+        ),
+      );
       return;
     }
     box.replaceChildren(skeleton(8, "Loading both calls"));
@@ -29,18 +35,55 @@ export function open(main, address, app) {
   function draw(both) {
     const swap = () => app.go("compare", new URLSearchParams({ a: params.get("b"), b: params.get("a") }));
     const scale = roundUp(Math.max(both.a.duration_s, both.b.duration_s));
-    const axis = timeTicks(scale, 6).map((at) => h("span", { class: at / scale > 0.97 ? "last" : null, vars: { x: `${((100 * at) / scale).toFixed(2)}%` } }, tick(at, scale)));
+    const axis = timeTicks(scale, 6).map((at) =>
+      h(
+        "span",
+        { class: at / scale > 0.97 ? "last" : null, vars: { x: `${((100 * at) / scale).toFixed(2)}%` } },
+        tick(at, scale),
+      ),
+    );
     box.replaceChildren(
-      h("p", { class: "crumbs" }, h("a", { href: href("calls", new URLSearchParams({ a: params.get("a"), b: params.get("b") })) }, "Calls"), " / two calls"),
-      h("div", { class: "title-row" }, h("h1", {}, headline(both)), h("button", { type: "button", class: "quiet", onclick: swap }, "Swap A and B")),
-      h("div", { class: "two" }, ["a", "b"].map((letter) => card(letter, both[letter]))),
-      h("section", { class: "card scales", "aria-label": "Both calls on one scale" },
+      h(
+        "p",
+        { class: "crumbs" },
+        h("a", { href: href("calls", new URLSearchParams({ a: params.get("a"), b: params.get("b") })) }, "Calls"),
+        " / two calls",
+      ),
+      h(
+        "div",
+        { class: "title-row" },
+        h("h1", {}, headline(both)),
+        h("button", { type: "button", class: "quiet", onclick: swap }, "Swap A and B"),
+      ),
+      h(
+        "div",
+        { class: "two" },
+        ["a", "b"].map((letter) => card(letter, both[letter])),
+      ),
+      h(
+        "section",
+        { class: "card scales", "aria-label": "Both calls on one scale" },
         h("h2", {}, "On one scale"),
         h("div", { class: "scale-axis" }, h("span", { class: "axis", "aria-hidden": "true" }, axis)),
-        ["a", "b"].map((letter) => h("div", { class: "scale-row" }, h("b", { class: `letter ${letter}` }, letter.toUpperCase()), phases.bar(both[letter], scale), h("span", { class: "num total" }, seconds(both[letter].duration_s)))),
-        phases.legend()),
-      h("section", { class: "card" }, h("h2", {}, "By phase"), h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Times by phase" }, byPhase(both))),
-      h("section", { class: "card" }, h("h2", {}, "What else differs"), attributes(both)));
+        ["a", "b"].map((letter) =>
+          h(
+            "div",
+            { class: "scale-row" },
+            h("b", { class: `letter ${letter}` }, letter.toUpperCase()),
+            phases.bar(both[letter], scale),
+            h("span", { class: "num total" }, seconds(both[letter].duration_s)),
+          ),
+        ),
+        phases.legend(),
+      ),
+      h(
+        "section",
+        { class: "card" },
+        h("h2", {}, "By phase"),
+        h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Times by phase" }, byPhase(both)),
+      ),
+      h("section", { class: "card" }, h("h2", {}, "What else differs"), attributes(both)),
+    );
   }
 
   load();
@@ -59,48 +102,168 @@ function headline(both) {
   const by = both.duration_difference_s ?? both.b.duration_s - both.a.duration_s;
   if (Math.abs(by) < 1e-9) return "A and B took equally long";
   const words = `B took ${seconds(Math.abs(by))} ${by > 0 ? "longer" : "less"}`;
-  const most = [...both.phases].filter((phase) => Math.sign(phase.difference_s) === Math.sign(by)).sort((one, other) => Math.abs(other.difference_s) - Math.abs(one.difference_s))[0];
-  return most && Math.abs(most.difference_s) >= 0.4 * Math.abs(by) ? `${words}, most of it ${phases.label(most.name)}` : words;
+  const most = [...both.phases]
+    .filter((phase) => Math.sign(phase.difference_s) === Math.sign(by))
+    .sort((one, other) => Math.abs(other.difference_s) - Math.abs(one.difference_s))[0];
+  return most && Math.abs(most.difference_s) >= 0.4 * Math.abs(by)
+    ? `${words}, most of it ${phases.label(most.name)}`
+    : words;
 }
 
 function card(letter, call) {
   const fact = (name, said) => h("div", {}, h("dt", {}, name), h("dd", { class: "num" }, said));
-  return h("article", { class: "card side-card" },
-    h("header", {}, h("b", { class: `letter ${letter}` }, letter.toUpperCase()), h("h2", {}, h("a", { href: traceHref(call.trace_id, call.span_id) }, call.name || call.model || "(no name)"))),
-    h("p", { class: "pills" }, phases.outcome(call.outcome, call.status), (call.causes ?? []).map((cause, at) => phases.cause(cause, Array.isArray(call.confidence) ? call.confidence[at] : call.confidence))),
-    h("dl", { class: "sums" },
-      fact("total", seconds(call.duration_s)), fact("TTFT", seconds(call.ttft_s)),
-      fact("tokens in", count(call.input_tokens)), call.cached_tokens ? fact("cached", count(call.cached_tokens)) : null, fact("tokens out", count(call.output_tokens)),
-      call.cost_usd > 0 ? fact("cost", dollars(call.cost_usd)) : null),
-    h("p", { class: "soft" }, [call.answered_model || call.model, call.provider, call.service, `${date(call.start_us)}, ${clock(call.start_us)}`].filter(Boolean).join(" · ")));
+  return h(
+    "article",
+    { class: "card side-card" },
+    h(
+      "header",
+      {},
+      h("b", { class: `letter ${letter}` }, letter.toUpperCase()),
+      h("h2", {}, h("a", { href: traceHref(call.trace_id, call.span_id) }, call.name || call.model || "(no name)")),
+    ),
+    h(
+      "p",
+      { class: "pills" },
+      phases.outcome(call.outcome, call.status),
+      (call.causes ?? []).map((cause, at) =>
+        phases.cause(cause, Array.isArray(call.confidence) ? call.confidence[at] : call.confidence),
+      ),
+    ),
+    h(
+      "dl",
+      { class: "sums" },
+      fact("total", seconds(call.duration_s)),
+      fact("TTFT", seconds(call.ttft_s)),
+      fact("tokens in", count(call.input_tokens)),
+      call.cached_tokens ? fact("cached", count(call.cached_tokens)) : null,
+      fact("tokens out", count(call.output_tokens)),
+      call.cost_usd > 0 ? fact("cost", dollars(call.cost_usd)) : null,
+    ),
+    h(
+      "p",
+      { class: "soft" },
+      [
+        call.answered_model || call.model,
+        call.provider,
+        call.service,
+        `${date(call.start_us)}, ${clock(call.start_us)}`,
+      ]
+        .filter(Boolean)
+        .join(" · "),
+    ),
+  );
 }
 
 function byPhase(both) {
-  const most = Math.max(...both.phases.map((phase) => Math.abs(phase.difference_s ?? 0)), Math.abs(both.duration_difference_s ?? 0), 1e-9);
+  const most = Math.max(
+    ...both.phases.map((phase) => Math.abs(phase.difference_s ?? 0)),
+    Math.abs(both.duration_difference_s ?? 0),
+    1e-9,
+  );
   const known = (letter, name) => both[letter].phases?.find((phase) => phase.name === name);
   const cell = (letter, name, time) => {
     const phase = known(letter, name);
-    return h("td", {}, h("span", { class: "num" }, time == null ? DASH : seconds(time)), phase ? phases.source(phase.source, phase.uncertainty_s) : null);
+    return h(
+      "td",
+      {},
+      h("span", { class: "num" }, time == null ? DASH : seconds(time)),
+      phase ? phases.source(phase.source, phase.uncertainty_s) : null,
+    );
   };
-  const row = (head, cells, by) => h("tr", {}, h("th", { scope: "row", class: "text" }, head), cells, h("td", { class: "num" }, by == null ? DASH : difference(by)), h("td", { class: "delta-cell" }, delta(by ?? 0, most)));
-  return h("table", { class: "by-phase" },
-    h("thead", {}, h("tr", {}, h("th", { scope: "col", class: "text" }, "phase"), h("th", { scope: "col" }, "A"), h("th", { scope: "col" }, "B"), h("th", { scope: "col" }, "B − A"), h("th", { scope: "col", class: "delta-head" }, "B is shorter | longer"))),
-    h("tbody", {},
-      both.phases.map((phase) => row([phases.dot(phase.name), phases.label(phase.name)], [cell("a", phase.name, phase.a_s), cell("b", phase.name, phase.b_s)], phase.difference_s)),
+  const row = (head, cells, by) =>
+    h(
+      "tr",
+      {},
+      h("th", { scope: "row", class: "text" }, head),
+      cells,
+      h("td", { class: "num" }, by == null ? DASH : difference(by)),
+      h("td", { class: "delta-cell" }, delta(by ?? 0, most)),
+    );
+  return h(
+    "table",
+    { class: "by-phase" },
+    h(
+      "thead",
+      {},
+      h(
+        "tr",
+        {},
+        h("th", { scope: "col", class: "text" }, "phase"),
+        h("th", { scope: "col" }, "A"),
+        h("th", { scope: "col" }, "B"),
+        h("th", { scope: "col" }, "B − A"),
+        h("th", { scope: "col", class: "delta-head" }, "B is shorter | longer"),
+      ),
+    ),
+    h(
+      "tbody",
+      {},
+      both.phases.map((phase) =>
+        row(
+          [phases.dot(phase.name), phases.label(phase.name)],
+          [cell("a", phase.name, phase.a_s), cell("b", phase.name, phase.b_s)],
+          phase.difference_s,
+        ),
+      ),
       row("TTFT", [h("td", {}, seconds(both.a.ttft_s)), h("td", {}, seconds(both.b.ttft_s))], both.ttft_difference_s),
-      row("total", [h("td", {}, seconds(both.a.duration_s)), h("td", {}, seconds(both.b.duration_s))], both.duration_difference_s)));
+      row(
+        "total",
+        [h("td", {}, seconds(both.a.duration_s)), h("td", {}, seconds(both.b.duration_s))],
+        both.duration_difference_s,
+      ),
+    ),
+  );
 }
 
 /** A difference as a bar to the left (less) or right (more) of the middle. */
 function delta(by, most) {
   const share = (50 * Math.abs(by)) / most;
-  return h("span", { class: `delta ${by > 0 ? "more" : "less"}`, "aria-hidden": "true", vars: { x: `${by > 0 ? 50 : 50 - share}%`, w: `${share}%` } }, h("i", {}));
+  return h(
+    "span",
+    {
+      class: `delta ${by > 0 ? "more" : "less"}`,
+      "aria-hidden": "true",
+      vars: { x: `${by > 0 ? 50 : 50 - share}%`, w: `${share}%` },
+    },
+    h("i", {}),
+  );
 }
 
 function attributes(both) {
   if (!both.attributes?.length) return h("p", { class: "soft" }, "Their attributes are the same.");
-  return h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Attributes that differ" }, h("table", { class: "differ" },
-    h("thead", {}, h("tr", {}, ["attribute", "A", "B"].map((name) => h("th", { scope: "col", class: "text" }, name)))),
-    h("tbody", {}, both.attributes.map((one) => h("tr", {}, h("th", { scope: "row", class: "text key" }, one.key),
-      [one.a, one.b].map((item) => h("td", { class: "text key" }, item === null || item === undefined ? h("span", { class: "soft" }, "absent") : value(item))))))));
+  return h(
+    "div",
+    { class: "scroll", tabindex: "0", role: "region", "aria-label": "Attributes that differ" },
+    h(
+      "table",
+      { class: "differ" },
+      h(
+        "thead",
+        {},
+        h(
+          "tr",
+          {},
+          ["attribute", "A", "B"].map((name) => h("th", { scope: "col", class: "text" }, name)),
+        ),
+      ),
+      h(
+        "tbody",
+        {},
+        both.attributes.map((one) =>
+          h(
+            "tr",
+            {},
+            h("th", { scope: "row", class: "text key" }, one.key),
+            [one.a, one.b].map((item) =>
+              h(
+                "td",
+                { class: "text key" },
+                item === null || item === undefined ? h("span", { class: "soft" }, "absent") : value(item),
+              ),
+            ),
+          ),
+        ),
+      ),
+    ),
+  );
 }

@@ -7,19 +7,78 @@ import * as phases from "./phases.js";
 export function details(span, { phase, uncertainty, link }) {
   const source = span.source ?? span.attributes?.["llmtrace.phase.source"];
   const error = [span.attributes?.["error.type"], span.status_message].filter(Boolean);
-  return h("div", {},
-    h("p", { class: "plainly num" }, h("b", {}, seconds(span.duration_s)), uncertainty > 0 ? ` ± ${seconds(uncertainty)}` : null, `, starts at ${seconds(span.start_s)}`),
-    source ? h("p", { class: "plainly" }, phases.source(source), h("span", { class: "soft" }, phases.SOURCES[source] ?? "a source that this page does not know")) : null,
-    uncertainty > 0 ? h("p", { class: "soft" }, "± is half the width of the interval that holds the true length nine times in ten.") : null,
+  return h(
+    "div",
+    {},
+    h(
+      "p",
+      { class: "plainly num" },
+      h("b", {}, seconds(span.duration_s)),
+      uncertainty > 0 ? ` ± ${seconds(uncertainty)}` : null,
+      `, starts at ${seconds(span.start_s)}`,
+    ),
+    source
+      ? h(
+          "p",
+          { class: "plainly" },
+          phases.source(source),
+          h("span", { class: "soft" }, phases.SOURCES[source] ?? "a source that this page does not know"),
+        )
+      : null,
+    uncertainty > 0
+      ? h("p", { class: "soft" }, "± is half the width of the interval that holds the true length nine times in ten.")
+      : null,
     span.status === "error" ? h("p", { class: "bad" }, `✕ ${[...new Set(error)].join(": ") || "error"}`) : null,
     span.orphan ? h("p", { class: "warn" }, `! Its parent ${span.parent_id} is not among the spans that came.`) : null,
     section("Attributes", span.attributes, true),
-    (span.events ?? []).map((event) => section(`Event ${event.name} at ${seconds(event.at_s - (span.start_s ?? 0))}`, event.attributes, true, "no attributes")),
-    (span.links ?? []).length ? h("section", {}, h("h3", {}, "Links"), h("ul", {}, span.links.map((one) => h("li", {},
-      h("a", { href: link(one.trace_id, one.span_id) }, `span ${one.span_id} of trace ${one.trace_id.slice(0, 16)}`), pairs(one.attributes))))) : null,
-    section("Span", { name: span.name, service: span.service, ...(phase ? { phase } : {}), kind: span.kind, status: span.status, "span id": span.span_id, "parent id": span.parent_id ?? "none",
-      ...(span.scope ? { "made by": scope(span.scope) } : {}), ...(span.descendants ? { "spans under it": count(span.descendants) } : {}) }, true),
-    section("Resource", span.resource, false));
+    (span.events ?? []).map((event) =>
+      section(
+        `Event ${event.name} at ${seconds(event.at_s - (span.start_s ?? 0))}`,
+        event.attributes,
+        true,
+        "no attributes",
+      ),
+    ),
+    (span.links ?? []).length
+      ? h(
+          "section",
+          {},
+          h("h3", {}, "Links"),
+          h(
+            "ul",
+            {},
+            span.links.map((one) =>
+              h(
+                "li",
+                {},
+                h(
+                  "a",
+                  { href: link(one.trace_id, one.span_id) },
+                  `span ${one.span_id} of trace ${one.trace_id.slice(0, 16)}`,
+                ),
+                pairs(one.attributes),
+              ),
+            ),
+          ),
+        )
+      : null,
+    section(
+      "Span",
+      {
+        name: span.name,
+        service: span.service,
+        ...(phase ? { phase } : {}),
+        kind: span.kind,
+        status: span.status,
+        "span id": span.span_id,
+        "parent id": span.parent_id ?? "none",
+        ...(span.scope ? { "made by": scope(span.scope) } : {}),
+        ...(span.descendants ? { "spans under it": count(span.descendants) } : {}),
+      },
+      true,
+    ),
+    section("Resource", span.resource, false),
+  );
 }
 
 const scope = (one) => (typeof one === "string" ? one : `${one.name ?? ""} ${one.version ?? ""}`.trim());
@@ -27,11 +86,26 @@ const scope = (one) => (typeof one === "string" ? one : `${one.name ?? ""} ${one
 function section(title, items, open, without = null) {
   const entries = Object.entries(items ?? {});
   if (!entries.length && without === null) return null;
-  return h("details", { open }, h("summary", {}, h("h3", {}, title), entries.length > 8 ? h("small", { class: "soft num" }, ` ${count(entries.length)}`) : null),
-    entries.length ? pairs(items) : h("p", { class: "soft" }, without));
+  return h(
+    "details",
+    { open },
+    h(
+      "summary",
+      {},
+      h("h3", {}, title),
+      entries.length > 8 ? h("small", { class: "soft num" }, ` ${count(entries.length)}`) : null,
+    ),
+    entries.length ? pairs(items) : h("p", { class: "soft" }, without),
+  );
 }
 
 function pairs(items) {
   const entries = Object.entries(items ?? {});
-  return entries.length ? h("dl", { class: "pairs" }, entries.map(([key, item]) => h("div", {}, h("dt", {}, key), h("dd", {}, value(item))))) : null;
+  return entries.length
+    ? h(
+        "dl",
+        { class: "pairs" },
+        entries.map(([key, item]) => h("div", {}, h("dt", {}, key), h("dd", {}, value(item)))),
+      )
+    : null;
 }

@@ -18,8 +18,10 @@ function dress(element, props, children) {
   for (const [key, value] of Object.entries(props ?? {})) {
     if (value === null || value === undefined || value === false) continue;
     if (key.startsWith("on")) element.addEventListener(key.slice(2), value);
-    else if (key === "vars") for (const [name, set] of Object.entries(value)) element.style.setProperty(`--${name}`, set);
-    else element.setAttribute(key, value === true ? "" : key === "title" || key === "aria-label" ? clean(value) : value);
+    else if (key === "vars")
+      for (const [name, set] of Object.entries(value)) element.style.setProperty(`--${name}`, set);
+    else
+      element.setAttribute(key, value === true ? "" : key === "title" || key === "aria-label" ? clean(value) : value);
   }
   for (const child of children.flat(Infinity)) {
     if (child === null || child === undefined || child === false) continue;
@@ -35,7 +37,10 @@ export function say(words) {
 
 /** Whether keys belong to what is focused: a field that is typed into. */
 export function typing(target) {
-  return target instanceof Element && target.closest("input:not([type=checkbox]):not([type=radio]), textarea, select") !== null;
+  return (
+    target instanceof Element &&
+    target.closest("input:not([type=checkbox]):not([type=radio]), textarea, select") !== null
+  );
 }
 
 /** Calls `run` once, after `ms` without a further call. */

@@ -4,7 +4,14 @@ import { FACETS, filters, query } from "./address.js";
 import { h, later } from "./dom.js";
 import { count, words } from "./format.js";
 
-const SPANS = [["", "Any time"], ["900", "Last 15 minutes"], ["3600", "Last hour"], ["21600", "Last 6 hours"], ["86400", "Last day"], ["604800", "Last week"]];
+const SPANS = [
+  ["", "Any time"],
+  ["900", "Last 15 minutes"],
+  ["3600", "Last hour"],
+  ["21600", "Last 6 hours"],
+  ["86400", "Last day"],
+  ["604800", "Last week"],
+];
 
 export class Filters {
   /** `change(params, {replace})` is called with the filters as they were chosen. */
@@ -12,16 +19,32 @@ export class Filters {
     this.params = filters(params);
     this.change = change;
     this.search = h("input", {
-      type: "search", placeholder: "Search name, model, task, id", "aria-label": "Search name, model, task, trace or span id",
-      spellcheck: "false", autocomplete: "off",
+      type: "search",
+      placeholder: "Search name, model, task, id",
+      "aria-label": "Search name, model, task, trace or span id",
+      spellcheck: "false",
+      autocomplete: "off",
     });
     this.typed = later(() => this.apply(new URLSearchParams(this.params), true), 250);
     this.search.addEventListener("input", this.typed);
     this.menus = [...FACETS.map((name) => this.facet(name)), this.time()];
     this.chips = h("div", { class: "chips" });
-    this.more = h("button", { type: "button", class: "quiet more-filters", "aria-expanded": "false", onclick: () => this.unfold() }, "Filters");
-    this.panel = h("div", { class: "menus" }, this.menus.map((menu) => menu.element));
-    this.element = h("section", { class: "filters", "aria-label": "Filters" }, h("div", { class: "filter-row" }, this.search, this.more, this.panel), this.chips);
+    this.more = h(
+      "button",
+      { type: "button", class: "quiet more-filters", "aria-expanded": "false", onclick: () => this.unfold() },
+      "Filters",
+    );
+    this.panel = h(
+      "div",
+      { class: "menus" },
+      this.menus.map((menu) => menu.element),
+    );
+    this.element = h(
+      "section",
+      { class: "filters", "aria-label": "Filters" },
+      h("div", { class: "filter-row" }, this.search, this.more, this.panel),
+      this.chips,
+    );
     this.outside = (event) => {
       if (!event.target.closest(".menu")) this.shut();
     };
@@ -48,8 +71,19 @@ export class Filters {
     for (const [key, value] of this.params) {
       if (key === "q") continue;
       const said = this.chip(key, value);
-      chips.push(h("button", { type: "button", class: "chip", "aria-label": `Remove the filter ${said}`, onclick: () => this.remove(key, value) },
-        said, h("span", { "aria-hidden": "true" }, " ×")));
+      chips.push(
+        h(
+          "button",
+          {
+            type: "button",
+            class: "chip",
+            "aria-label": `Remove the filter ${said}`,
+            onclick: () => this.remove(key, value),
+          },
+          said,
+          h("span", { "aria-hidden": "true" }, " ×"),
+        ),
+      );
     }
     const any = [...this.params].length;
     if (any) chips.push(h("button", { type: "button", class: "link", onclick: () => this.clear() }, "Clear filters"));
@@ -60,7 +94,8 @@ export class Filters {
   chip(key, value) {
     if (key === "last") return (SPANS.find(([seconds]) => seconds === value)?.[1] ?? `last ${value} s`).toLowerCase();
     if (key === "slower_s") return `slower than ${value} s`;
-    if (key === "since_us" || key === "until_us") return `${key === "since_us" ? "from" : "until"} ${new Date(Number(value) / 1000).toLocaleString("en-GB")}`;
+    if (key === "since_us" || key === "until_us")
+      return `${key === "since_us" ? "from" : "until"} ${new Date(Number(value) / 1000).toLocaleString("en-GB")}`;
     return `${key}: ${key === "cause" || key === "outcome" ? words(value) : value}`;
   }
 
@@ -94,7 +129,11 @@ export class Filters {
   /** A button with a panel below it. `fill(panel)` is called when it opens. */
   menu(title, fill, mark) {
     const panel = h("div", { class: "panel", role: "group", "aria-label": title, hidden: true });
-    const button = h("button", { type: "button", class: "quiet", "aria-expanded": "false", "aria-haspopup": "true" }, title);
+    const button = h(
+      "button",
+      { type: "button", class: "quiet", "aria-expanded": "false", "aria-haspopup": "true" },
+      title,
+    );
     const menu = {
       element: h("div", { class: "menu" }, button, panel),
       mark: () => {
@@ -137,7 +176,9 @@ export class Filters {
         return;
       }
       const chosen = new Set(this.params.getAll(name));
-      const missing = [...chosen].filter((value) => !found.some((one) => one.value === value)).map((value) => ({ value, count: 0 }));
+      const missing = [...chosen]
+        .filter((value) => !found.some((one) => one.value === value))
+        .map((value) => ({ value, count: 0 }));
       const options = [...missing, ...found].map((one) => {
         const box = h("input", { type: "checkbox", checked: chosen.has(one.value) });
         box.addEventListener("change", () => {
@@ -148,8 +189,17 @@ export class Filters {
           for (const value of chosen) params.append(name, value);
           this.apply(params);
         });
-        return h("label", { class: "choice" }, box, h("span", { class: "value", title: one.value }, name === "cause" || name === "outcome" ? words(one.value) : one.value),
-          h("span", { class: "soft num" }, count(one.count)));
+        return h(
+          "label",
+          { class: "choice" },
+          box,
+          h(
+            "span",
+            { class: "value", title: one.value },
+            name === "cause" || name === "outcome" ? words(one.value) : one.value,
+          ),
+          h("span", { class: "soft num" }, count(one.count)),
+        );
       });
       panel.replaceChildren(...(options.length ? options : [h("p", { class: "soft" }, `No call names a ${name}.`)]));
       if (found.length >= 50) panel.append(h("p", { class: "soft" }, "The 50 most frequent. Search finds the others."));
@@ -171,19 +221,42 @@ export class Filters {
       const last = this.params.get("last") ?? "";
       const from = h("input", { type: "datetime-local", step: "1", value: local(this.params.get("since_us")) });
       const to = h("input", { type: "datetime-local", step: "1", value: local(this.params.get("until_us")) });
-      const slower = h("input", { type: "number", min: "0", step: "any", inputmode: "decimal", placeholder: "0", value: this.params.get("slower_s") ?? "" });
+      const slower = h("input", {
+        type: "number",
+        min: "0",
+        step: "any",
+        inputmode: "decimal",
+        placeholder: "0",
+        value: this.params.get("slower_s") ?? "",
+      });
       const range = () => set({ last: null, since_us: micros(from.value), until_us: micros(to.value) });
       from.addEventListener("change", range);
       to.addEventListener("change", range);
       slower.addEventListener("change", () => set({ slower_s: Number(slower.value) > 0 ? slower.value : null }));
       panel.replaceChildren(
-        ...SPANS.map(([seconds, title]) => h("label", { class: "choice" },
-          h("input", { type: "radio", name: "last", checked: !exact && last === seconds, onchange: () => set({ last: seconds, since_us: null, until_us: null }) }),
-          h("span", { class: "value" }, title))),
-        h("label", { class: "field" }, "From", from), h("label", { class: "field" }, "Until", to),
-        h("label", { class: "field" }, "Slower than, seconds", slower));
+        ...SPANS.map(([seconds, title]) =>
+          h(
+            "label",
+            { class: "choice" },
+            h("input", {
+              type: "radio",
+              name: "last",
+              checked: !exact && last === seconds,
+              onchange: () => set({ last: seconds, since_us: null, until_us: null }),
+            }),
+            h("span", { class: "value" }, title),
+          ),
+        ),
+        h("label", { class: "field" }, "From", from),
+        h("label", { class: "field" }, "Until", to),
+        h("label", { class: "field" }, "Slower than, seconds", slower),
+      );
     };
-    return this.menu("Time", fill, () => ["last", "since_us", "until_us", "slower_s"].filter((key) => this.params.has(key)).length);
+    return this.menu(
+      "Time",
+      fill,
+      () => ["last", "since_us", "until_us", "slower_s"].filter((key) => this.params.has(key)).length,
+    );
   }
 }
 

@@ -12,7 +12,11 @@ export function seconds(value) {
   const size = Math.abs(value);
   if (size < 0.5e-9) return `0${SPACE}s`;
   if (size < 59.95) {
-    for (const [unit, name] of [[1e-6, "µs"], [1e-3, "ms"], [1, "s"]]) {
+    for (const [unit, name] of [
+      [1e-6, "µs"],
+      [1e-3, "ms"],
+      [1, "s"],
+    ]) {
       if (size < unit * 999.5 || name === "s") return `${sign}${three(size / unit)}${SPACE}${name}`;
     }
   }
@@ -34,7 +38,11 @@ export const plural = (number, one, many = `${one}s`) => `${count(number)} ${num
 
 export function bytes(value) {
   if (value === null || value === undefined) return DASH;
-  for (const [unit, name] of [[2 ** 30, "GiB"], [2 ** 20, "MiB"], [2 ** 10, "KiB"]]) {
+  for (const [unit, name] of [
+    [2 ** 30, "GiB"],
+    [2 ** 20, "MiB"],
+    [2 ** 10, "KiB"],
+  ]) {
     if (value >= unit) return `${three(value / unit)}${SPACE}${name}`;
   }
   return `${value}${SPACE}B`;
@@ -91,7 +99,9 @@ export function ticks(span, most, from = 0) {
   return found;
 }
 
-const STEPS = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400, 172800, 604800, 2592000];
+const STEPS = [
+  1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400, 172800, 604800, 2592000,
+];
 
 /** Round times of the local clock between two moments (microseconds), at most `most` of them. */
 export function moments(from, to, most) {
@@ -105,8 +115,13 @@ export function moments(from, to, most) {
 /** A tick's label in seconds, in the unit that suits the whole axis. */
 export function tick(value, span) {
   if (value === 0) return "0";
-  if (span >= 180) return `${counts.format(Number((value / (span < 3 * 3600 ? 60 : 3600)).toPrecision(6)))}${SPACE}${span < 3 * 3600 ? "min" : "h"}`;
-  for (const [unit, name] of [[1e-6, "µs"], [1e-3, "ms"], [1, "s"]]) {
+  if (span >= 180)
+    return `${counts.format(Number((value / (span < 3 * 3600 ? 60 : 3600)).toPrecision(6)))}${SPACE}${span < 3 * 3600 ? "min" : "h"}`;
+  for (const [unit, name] of [
+    [1e-6, "µs"],
+    [1e-3, "ms"],
+    [1, "s"],
+  ]) {
     if (span < unit * 1000 || name === "s") return `${Number((value / unit).toPrecision(6))}${SPACE}${name}`;
   }
   return "";
@@ -116,7 +131,11 @@ export function tick(value, span) {
 export function roundUp(value) {
   if (!(value > 0)) return 1;
   const power = 10 ** Math.floor(Math.log10(value));
-  return [1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3, 3.5, 4, 4.5, 5, 6, 7, 8, 9, 10].map((unit) => unit * power).find((unit) => unit >= value * 0.999) ?? 10 * power;
+  return (
+    [1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3, 3.5, 4, 4.5, 5, 6, 7, 8, 9, 10]
+      .map((unit) => unit * power)
+      .find((unit) => unit >= value * 0.999) ?? 10 * power
+  );
 }
 
 /** Text that cannot steer the page: control and direction characters made visible or dropped. */

@@ -6,8 +6,15 @@ import { DASH, count, percent, seconds } from "./format.js";
 export { LABELS, PHASES, SOURCES };
 
 const CLASSES = {
-  network: "n", queue: "q", kv_cache_hit: "k", prefill: "p", decode: "d", "decode.reasoning": "d", "decode.output": "d",
-  queue_prefill: "m stripe", opaque: "m stripe blind",
+  network: "n",
+  queue: "q",
+  kv_cache_hit: "k",
+  prefill: "p",
+  decode: "d",
+  "decode.reasoning": "d",
+  "decode.output": "d",
+  queue_prefill: "m stripe",
+  opaque: "m stripe blind",
 };
 
 /** The classes that give a phase its colour or stripes. */
@@ -15,23 +22,32 @@ export const css = (phase) => CLASSES[phase] ?? "o";
 export const label = (phase) => LABELS[phase] ?? phase;
 
 /** A phase's colour as a small square. */
-export const dot = (phase, hollow) => h("span", { class: `dot ${css(phase)}${hollow ? " hollow" : ""}`, "aria-hidden": "true" });
+export const dot = (phase, hollow) =>
+  h("span", { class: `dot ${css(phase)}${hollow ? " hollow" : ""}`, "aria-hidden": "true" });
 
 /** How a number is known: a shape and its word. */
 export function source(name, uncertainty) {
   if (!name) return h("span", { class: "known" });
   const kind = name in SOURCES ? name : "unknown";
-  return h("span", { class: "known", title: SOURCES[name] ?? null },
-    h("span", { class: `glyph ${kind}`, "aria-hidden": "true" }), name,
-    uncertainty > 0 ? h("small", {}, ` ±${seconds(uncertainty)}`) : null);
+  return h(
+    "span",
+    { class: "known", title: SOURCES[name] ?? null },
+    h("span", { class: `glyph ${kind}`, "aria-hidden": "true" }),
+    name,
+    uncertainty > 0 ? h("small", {}, ` ±${seconds(uncertainty)}`) : null,
+  );
 }
 
 /** A call's phases in one sentence, for those who do not see the bar. */
 export function spoken(call) {
   if (!call.phases?.length) return "no phases";
-  return call.phases.map((phase) =>
-    `${label(phase.name)} ${seconds(phase.duration_s)}${phase.source ? `, ${phase.source}` : ""}` +
-    (phase.uncertainty_s > 0 ? `, plus or minus ${seconds(phase.uncertainty_s)}` : "")).join("; ");
+  return call.phases
+    .map(
+      (phase) =>
+        `${label(phase.name)} ${seconds(phase.duration_s)}${phase.source ? `, ${phase.source}` : ""}` +
+        (phase.uncertainty_s > 0 ? `, plus or minus ${seconds(phase.uncertainty_s)}` : ""),
+    )
+    .join("; ");
 }
 
 /**
@@ -46,19 +62,31 @@ export function bar(call, scale) {
     const start = Math.max(0, phase.start_s ?? 0);
     if (start >= scale) break;
     const length = Math.min(phase.duration_s, scale - start);
-    pieces.push(h("i", {
-      class: `seg ${css(phase.name)}${phase.source === "estimate" ? " estimate" : ""}${length / scale < 0.012 ? " thin" : ""}`,
-      vars: { x: share(start), w: share(length) },
-    }, h("span", {}, label(phase.name))));
+    pieces.push(
+      h(
+        "i",
+        {
+          class: `seg ${css(phase.name)}${phase.source === "estimate" ? " estimate" : ""}${length / scale < 0.012 ? " thin" : ""}`,
+          vars: { x: share(start), w: share(length) },
+        },
+        h("span", {}, label(phase.name)),
+      ),
+    );
     const unsure = phase.uncertainty_s ?? 0;
     const end = start + phase.duration_s;
     if (unsure / scale > 0.004 && end - unsure < scale) {
       const left = Math.max(0, end - unsure);
-      pieces.push(h("i", { class: "whisker", vars: { x: share(left), w: share(Math.min(scale, end + unsure) - left) } }));
+      pieces.push(
+        h("i", { class: "whisker", vars: { x: share(left), w: share(Math.min(scale, end + unsure) - left) } }),
+      );
     }
   }
-  return h("span", { class: `bar${over ? " over" : ""}`, role: "img", "aria-label": spoken(call) },
-    h("i", { class: "seg o whole", vars: { x: "0%", w: share(Math.min(call.duration_s, scale)) } }), pieces);
+  return h(
+    "span",
+    { class: `bar${over ? " over" : ""}`, role: "img", "aria-label": spoken(call) },
+    h("i", { class: "seg o whole", vars: { x: "0%", w: share(Math.min(call.duration_s, scale)) } }),
+    pieces,
+  );
 }
 
 // On a phone the legend is folded away: it would be taller than the first call.
@@ -69,25 +97,63 @@ wide.addEventListener("change", () => {
 
 /** What the colours and marks mean. */
 export function legend(phases = PHASES) {
-  return h("details", { class: "legend-box", open: wide.matches }, h("summary", {}, "What the colours and marks mean"), h("div", { class: "legend" },
-    h("ul", { "aria-label": "Phases" }, phases.map((phase) => h("li", {}, dot(phase), label(phase)))),
-    h("ul", { "aria-label": "How a number is known" },
-      Object.entries(SOURCES).map(([name, meaning]) =>
-        h("li", { title: `${name}: ${meaning}` }, h("span", { class: `glyph ${name}`, "aria-hidden": "true" }), name)),
-      h("li", {}, h("span", { class: "dot estimate", "aria-hidden": "true" }), "hatched: an estimate"),
-      h("li", {}, h("span", { class: "range", "aria-hidden": "true" }), "90 % interval of where a phase ends"))));
+  return h(
+    "details",
+    { class: "legend-box", open: wide.matches },
+    h("summary", {}, "What the colours and marks mean"),
+    h(
+      "div",
+      { class: "legend" },
+      h(
+        "ul",
+        { "aria-label": "Phases" },
+        phases.map((phase) => h("li", {}, dot(phase), label(phase))),
+      ),
+      h(
+        "ul",
+        { "aria-label": "How a number is known" },
+        Object.entries(SOURCES).map(([name, meaning]) =>
+          h("li", { title: `${name}: ${meaning}` }, h("span", { class: `glyph ${name}`, "aria-hidden": "true" }), name),
+        ),
+        h("li", {}, h("span", { class: "dot estimate", "aria-hidden": "true" }), "hatched: an estimate"),
+        h("li", {}, h("span", { class: "range", "aria-hidden": "true" }), "90 % interval of where a phase ends"),
+      ),
+    ),
+  );
 }
 
 /** A call's phases in full: length, share, how it is known, how sure that is. */
 export function table(call) {
-  return h("table", { class: "phases" },
-    h("thead", {}, h("tr", {}, ["phase", "time", "share", "known by", "±"].map((name, at) => h("th", { scope: "col", class: at && at !== 3 ? "" : "text" }, name)))),
-    h("tbody", {}, (call.phases ?? []).map((phase) => h("tr", {},
-      h("th", { scope: "row", class: "text" }, dot(phase.name), label(phase.name)),
-      h("td", {}, seconds(phase.duration_s)),
-      h("td", {}, percent(phase.duration_s, call.duration_s)),
-      h("td", { class: "text" }, phase.source ? source(phase.source) : DASH),
-      h("td", {}, phase.uncertainty_s > 0 ? seconds(phase.uncertainty_s) : DASH)))));
+  return h(
+    "table",
+    { class: "phases" },
+    h(
+      "thead",
+      {},
+      h(
+        "tr",
+        {},
+        ["phase", "time", "share", "known by", "±"].map((name, at) =>
+          h("th", { scope: "col", class: at && at !== 3 ? "" : "text" }, name),
+        ),
+      ),
+    ),
+    h(
+      "tbody",
+      {},
+      (call.phases ?? []).map((phase) =>
+        h(
+          "tr",
+          {},
+          h("th", { scope: "row", class: "text" }, dot(phase.name), label(phase.name)),
+          h("td", {}, seconds(phase.duration_s)),
+          h("td", {}, percent(phase.duration_s, call.duration_s)),
+          h("td", { class: "text" }, phase.source ? source(phase.source) : DASH),
+          h("td", {}, phase.uncertainty_s > 0 ? seconds(phase.uncertainty_s) : DASH),
+        ),
+      ),
+    ),
+  );
 }
 
 /** `1,301 → 24`, with what came from the cache. */
@@ -103,9 +169,18 @@ export function outcome(name, status) {
   const said = name ?? (status === "error" ? "error" : null);
   if (!said) return null;
   const tone = said === "completed" ? "good" : said === "error" || said === "timed_out" ? "bad" : "warn";
-  return h("span", { class: `pill ${tone}` }, h("span", { "aria-hidden": "true" }, `${MARKS[tone]} `), said.replaceAll("_", " "));
+  return h(
+    "span",
+    { class: `pill ${tone}` },
+    h("span", { "aria-hidden": "true" }, `${MARKS[tone]} `),
+    said.replaceAll("_", " "),
+  );
 }
 
 /** A cause, as the diagnosis named it. */
 export const cause = (name, confidence) =>
-  h("span", { class: "pill cause", title: confidence != null ? `confidence ${Number(confidence).toFixed(2)}` : null }, name.replaceAll("_", " "));
+  h(
+    "span",
+    { class: "pill cause", title: confidence != null ? `confidence ${Number(confidence).toFixed(2)}` : null },
+    name.replaceAll("_", " "),
+  );

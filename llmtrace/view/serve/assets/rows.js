@@ -148,7 +148,16 @@ export class Rows {
   /** Moves by the arrow, page, Home and End keys; tells whether the key was one of them. */
   key(event) {
     const page = Math.max(1, Math.floor((innerHeight - this.head() - this.foot()) / this.height) - 1);
-    const steps = { ArrowDown: 1, j: 1, ArrowUp: -1, k: -1, PageDown: page, PageUp: -page, Home: -Infinity, End: Infinity };
+    const steps = {
+      ArrowDown: 1,
+      j: 1,
+      ArrowUp: -1,
+      k: -1,
+      PageDown: page,
+      PageUp: -page,
+      Home: -Infinity,
+      End: Infinity,
+    };
     const step = steps[event.key];
     if (step === undefined) return false;
     event.preventDefault();

@@ -3,6 +3,8 @@
   let kept = null;
   try {
     kept = localStorage.getItem("llmtrace-theme");
-  } catch { /* a private window: the system's choice holds */ }
+  } catch {
+    /* a private window: the system's choice holds */
+  }
   if (kept === "dark" || kept === "light") document.documentElement.dataset.theme = kept;
 })();

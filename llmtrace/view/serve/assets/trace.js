@@ -5,35 +5,32 @@ import { href, traceHref } from "./address.js";
 import { failed, skeleton } from "./blanks.js";
 import { details } from "./details.js";
 import { h, later, say } from "./dom.js";
+import { Folds } from "./folds.js";
 import { count, date, clock, exact, plural, seconds, tick, timeTicks } from "./format.js";
 import * as phases from "./phases.js";
 import { Rows } from "./rows.js";
+import { nameOf, phaseOf, spanRow, under, unsure } from "./span-row.js";
 
 const PAGE = 500;
 const KEPT = 24; // pages in memory: 12,000 spans
-const DEEPEST = 10; // levels that are indented
 
 export function open(main, address, app) {
   return new Trace(main, address, app);
 }
 
-/** A span's phase, by its own attribute or name. */
-const phaseOf = (span) => span.phase ?? (span.name.startsWith("llm.") && span.name.slice(4) in phases.LABELS ? span.name.slice(4) : null);
-const unsure = (span) => span.uncertainty_s ?? span.attributes?.["llmtrace.phase.uncertainty"] ?? null;
-
-export function nameOf(span) {
-  const phase = phaseOf(span);
-  if (phase && span.name.startsWith("llm.")) return phases.label(phase);
-  if (span.name === "llm.attempt") {
-    const status = span.attributes?.["http.response.status_code"] ?? span.attributes?.["error.type"];
-    return status ? `attempt · ${status}` : "attempt";
-  }
-  return span.name || "(no name)";
-}
-
 class Trace {
   constructor(main, address, app) {
-    Object.assign(this, { main, app, id: address.id, params: address.params, pages: new Map(), closed: [], asked: new Set(), window: null, chosen: null });
+    Object.assign(this, {
+      main,
+      app,
+      id: address.id,
+      params: address.params,
+      pages: new Map(),
+      folds: new Folds(),
+      asked: new Set(),
+      window: null,
+      chosen: null,
+    });
     this.stop = new AbortController();
     // Browsers allow only so many changes of the address: an arrow key that is held down makes more.
     this.remember = later(() => this.app.note(`trace/${encodeURIComponent(this.id)}`, this.params), 250);
@@ -69,9 +66,9 @@ class Trace {
     const at = span ? answer.spans.findIndex((one) => one.span_id === span) : -1;
     if (at >= 0) {
       const index = answer.offset + at;
-      if (index > 20) this.rows.reveal(this.visible(index));
+      if (index > 20) this.rows.reveal(this.folds.row(index));
       this.select(index, { focus: false, sheet: false });
-      this.rows.focus(this.visible(index));
+      this.rows.focus(this.folds.row(index));
     } else if (span) this.note.append(h("p", { class: "warn" }, `! The span ${span} is not in this trace.`));
   }
 
@@ -104,7 +101,7 @@ class Trace {
   need(from, to) {
     const wanted = new Set();
     for (let row = from; row < to; row++) {
-      const index = this.index(row);
+      const index = this.folds.index(row);
       if (index < this.about.total && !this.span(index)) wanted.add(Math.floor(index / PAGE));
     }
     for (const page of wanted) this.fetchPage(page);
@@ -118,7 +115,7 @@ class Trace {
       this.store(answer);
       if (answer.total !== this.about.total) {
         this.about = answer;
-        this.rows.count = this.shownCount();
+        this.rows.count = this.folds.rows(answer.total);
       }
       while (this.pages.size > KEPT) {
         const far = [...this.pages.keys()].sort((one, other) => Math.abs(other - page) - Math.abs(one - page))[0];
@@ -132,73 +129,32 @@ class Trace {
     }
   }
 
-  // --- What is shown: rows, less what lies under closed spans. `closed` holds [index, descendants], in order, and none
-  // of them lies inside another one's subtree unless that is closed later.
+  // --- Closing and opening
 
-  outermost() {
-    const found = [];
-    let end = -1;
-    for (const [index, under] of this.closed) {
-      if (index <= end) continue;
-      found.push([index, under]);
-      end = index + under;
-    }
-    return found;
-  }
-
-  shownCount() {
-    return this.about.total - this.outermost().reduce((sum, [, under]) => sum + under, 0);
-  }
-
-  /** The span of a row. */
-  index(row) {
-    let index = row;
-    for (const [at, under] of this.hidden) {
-      if (at >= index) break;
-      index += under;
-    }
-    return index;
-  }
-
-  /** The row of a span. */
-  visible(index) {
-    let row = index;
-    for (const [at, under] of this.hidden) {
-      if (at >= index) break;
-      row -= Math.min(under, index - at);
-    }
-    return row;
-  }
-
-  isClosed(index) {
-    return this.closed.some(([at]) => at === index);
-  }
-
-  toggle(index, close = !this.isClosed(index)) {
+  toggle(index, close = !this.folds.isClosed(index)) {
     const span = this.span(index);
     if (!span || !under(span)) return;
-    this.closed = this.closed.filter(([at]) => at !== index);
-    if (close) this.closed.push([index, span.descendants]);
-    this.closed.sort((one, other) => one[0] - other[0]);
+    if (close) this.folds.close(index, span.descendants);
+    else this.folds.open(index);
     this.reshape(index);
     say(close ? `closed, ${plural(span.descendants, "span")} hidden` : "opened");
   }
 
   reshape(index = null) {
-    this.hidden = this.outermost();
-    this.rows.count = this.shownCount();
+    this.rows.count = this.folds.rows(this.about.total);
     this.rows.redraw();
-    if (index !== null) this.rows.focus(this.visible(index));
+    if (index !== null) this.rows.focus(this.folds.row(index));
   }
 
   /** Closes every loaded call, or opens everything. */
   fold(close) {
-    this.closed = [];
+    this.folds.openAll();
     if (close) {
-      for (const [page, spans] of this.pages) spans.forEach((span, at) => {
-        if (span.call && under(span)) this.closed.push([page * PAGE + at, span.descendants]);
-      });
-      this.closed.sort((one, other) => one[0] - other[0]);
+      for (const [page, spans] of this.pages) {
+        spans.forEach((span, at) => {
+          if (span.call && under(span)) this.folds.close(page * PAGE + at, span.descendants);
+        });
+      }
     }
     this.reshape();
   }
@@ -207,36 +163,111 @@ class Trace {
 
   build() {
     const { about } = this;
-    this.hidden = [];
     const root = about.offset === 0 ? about.spans[0] : null;
     const call = about.spans.find((span) => span.call);
-    const pick = call ? h("a", { class: "button quiet", href: href("calls", new URLSearchParams({ a: `${this.id}:${call.span_id}` })) }, "Compare with …") : null;
+    const pick = call
+      ? h(
+          "a",
+          { class: "button quiet", href: href("calls", new URLSearchParams({ a: `${this.id}:${call.span_id}` })) },
+          "Compare with …",
+        )
+      : null;
     const jaeger = this.app.status?.jaeger_url;
     const copy = h("button", { type: "button", class: "id", title: "Copy the trace id" }, this.id);
-    copy.addEventListener("click", () => navigator.clipboard?.writeText(this.id).then(() => say("The trace id is copied."), () => {}));
+    copy.addEventListener("click", () =>
+      navigator.clipboard?.writeText(this.id).then(
+        () => say("The trace id is copied."),
+        () => {},
+      ),
+    );
     this.jaeger = h("span", {}, jaeger ? this.link(jaeger) : null);
     this.axis = h("div", { class: "axis", "aria-hidden": "true" });
     this.place = h("div", { class: "rows", role: "tree", "aria-label": `Spans of the trace, ${count(about.total)}` });
     this.pane = h("aside", { class: "pane card", "aria-label": "Details of the span", tabindex: "-1", hidden: true });
     this.note = h("div", {});
-    this.zoomed = h("button", { type: "button", class: "quiet", hidden: true, onclick: () => this.zoom(null) }, "Whole trace");
-    this.layoutBox = h("div", { class: "trace-body" }, h("div", { class: "fall card" },
-      h("div", { class: "fall-head" }, h("div", { class: "fall-tools" },
-        call ? h("button", { type: "button", class: "quiet", title: "Closes every call that is loaded", onclick: () => this.fold(true) }, "Close calls") : null,
-        h("button", { type: "button", class: "quiet", onclick: () => this.fold(false) }, "Open all"), this.zoomed), this.axis), this.place), this.pane);
-    this.main.replaceChildren(h("div", { class: "wide trace" },
-      h("p", { class: "crumbs" }, h("a", { href: "#/calls" }, "Calls"), " / trace ", copy),
-      h("div", { class: "title-row" }, h("h1", {}, root?.name || call?.name || "Trace"), h("div", { class: "total num" }, seconds(about.duration_s))),
-      h("div", { class: "facts" },
-        h("span", { class: "num", title: exact(about.start_us) }, `${date(about.start_us)}, ${clock(about.start_us)}`),
-        h("span", { class: "num" }, plural(about.total, "span")), h("span", {}, about.services.join(", ")),
-        this.jaeger, pick),
-      this.note, phases.legend(), this.layoutBox));
-    if (about.orphans) this.note.append(h("p", { class: "warn" }, `! ${plural(about.orphans, "span")} whose parent is not here, shown at the top level and marked. They may still be on their way, or were dropped.`));
+    this.zoomed = h(
+      "button",
+      { type: "button", class: "quiet", hidden: true, onclick: () => this.zoom(null) },
+      "Whole trace",
+    );
+    this.layoutBox = h(
+      "div",
+      { class: "trace-body" },
+      h(
+        "div",
+        { class: "fall card" },
+        h(
+          "div",
+          { class: "fall-head" },
+          h(
+            "div",
+            { class: "fall-tools" },
+            call
+              ? h(
+                  "button",
+                  {
+                    type: "button",
+                    class: "quiet",
+                    title: "Closes every call that is loaded",
+                    onclick: () => this.fold(true),
+                  },
+                  "Close calls",
+                )
+              : null,
+            h("button", { type: "button", class: "quiet", onclick: () => this.fold(false) }, "Open all"),
+            this.zoomed,
+          ),
+          this.axis,
+        ),
+        this.place,
+      ),
+      this.pane,
+    );
+    this.main.replaceChildren(
+      h(
+        "div",
+        { class: "wide trace" },
+        h("p", { class: "crumbs" }, h("a", { href: "#/calls" }, "Calls"), " / trace ", copy),
+        h(
+          "div",
+          { class: "title-row" },
+          h("h1", {}, root?.name || call?.name || "Trace"),
+          h("div", { class: "total num" }, seconds(about.duration_s)),
+        ),
+        h(
+          "div",
+          { class: "facts" },
+          h(
+            "span",
+            { class: "num", title: exact(about.start_us) },
+            `${date(about.start_us)}, ${clock(about.start_us)}`,
+          ),
+          h("span", { class: "num" }, plural(about.total, "span")),
+          h("span", {}, about.services.join(", ")),
+          this.jaeger,
+          pick,
+        ),
+        this.note,
+        phases.legend(),
+        this.layoutBox,
+      ),
+    );
+    if (about.orphans)
+      this.note.append(
+        h(
+          "p",
+          { class: "warn" },
+          `! ${plural(about.orphans, "span")} whose parent is not here, shown at the top level and marked. They may still be on their way, or were dropped.`,
+        ),
+      );
     for (const warning of about.clock_warnings ?? []) this.note.append(h("p", { class: "warn" }, `! ${warning}`));
     const settled = later((from, to) => this.need(from, to), 60);
     this.rows = new Rows({
-      place: this.place, draw: (row) => this.row(row), seen: settled, head: () => this.head(), foot: () => 0,
+      place: this.place,
+      draw: (row) => this.row(row),
+      seen: settled,
+      head: () => this.head(),
+      foot: () => 0,
     });
     this.rows.count = about.total;
     this.drawAxis();
@@ -246,7 +277,11 @@ class Trace {
 
   link(jaeger, span_id) {
     const url = `${jaeger.replace(/\/+$/, "")}/trace/${encodeURIComponent(this.id)}${span_id ? `?uiFind=${encodeURIComponent(span_id)}` : ""}`;
-    return h("a", { href: /^https?:/.test(url) ? url : null, target: "_blank", rel: "noopener noreferrer" }, "Open in Jaeger ↗");
+    return h(
+      "a",
+      { href: /^https?:/.test(url) ? url : null, target: "_blank", rel: "noopener noreferrer" },
+      "Open in Jaeger ↗",
+    );
   }
 
   status(status) {
@@ -268,16 +303,23 @@ class Trace {
   drawAxis() {
     const [from, to] = this.span0();
     const length = to - from;
-    this.axis.replaceChildren(...timeTicks(length, 6, from).map((at) => {
-      const share = (at - from) / length;
-      return h("span", { class: share > 0.93 ? "last" : share < 0.02 ? "first" : null, vars: { x: `${(100 * share).toFixed(3)}%` } }, tick(at, to));
-    }));
+    this.axis.replaceChildren(
+      ...timeTicks(length, 6, from).map((at) => {
+        const share = (at - from) / length;
+        return h(
+          "span",
+          { class: share > 0.93 ? "last" : share < 0.02 ? "first" : null, vars: { x: `${(100 * share).toFixed(3)}%` } },
+          tick(at, to),
+        );
+      }),
+    );
     this.zoomed.hidden = !this.window;
   }
 
   zoom(index) {
     const span = index === null ? null : this.span(index);
-    const same = span && this.window && this.window[0] === span.start_s && this.window[1] === span.start_s + span.duration_s;
+    const same =
+      span && this.window && this.window[0] === span.start_s && this.window[1] === span.start_s + span.duration_s;
     this.window = !span || same || !(span.duration_s > 0) ? null : [span.start_s, span.start_s + span.duration_s];
     this.drawAxis();
     this.rows.redraw();
@@ -285,60 +327,15 @@ class Trace {
   }
 
   row(row) {
-    const index = this.index(row);
+    const index = this.folds.index(row);
     const span = this.span(index);
-    if (!span) return h("div", { class: "span waiting", role: "treeitem", "aria-label": "loading" }, h("i", {}));
-    const phase = phaseOf(span);
-    const source = span.source ?? span.attributes?.["llmtrace.phase.source"];
-    const error = span.status === "error";
-    const open = !this.isClosed(index);
-    const several = this.about.services.length > 1;
-    const named = nameOf(span);
-    const off = unsure(span);
-    return h("div", {
-      class: `span${span.call ? " top" : ""}${error ? " failed" : ""}${this.chosen === index ? " chosen" : ""}`, role: "treeitem",
-      "aria-level": String(span.depth + 1), "aria-expanded": under(span) ? String(open) : null, "aria-selected": String(this.chosen === index),
-      // What is seen, in its order, and what only colours and places tell.
-      "aria-label": [named, span.orphan && "no parent", several && span.service, !open && `+${count(span.descendants)}`, seconds(span.duration_s), source, off > 0 && `±${seconds(off)}`]
-        .filter(Boolean).join(" ") + `${error ? ", error" : ""}, starts at ${seconds(span.start_s)}`,
-      vars: { depth: String(Math.min(span.depth, DEEPEST)) },
-    },
-    h("span", { class: "name", title: span.name },
-      h("span", { class: `twist${under(span) ? "" : " leaf"}`, "aria-hidden": "true" }, under(span) ? (open ? "▾" : "▸") : ""),
-      span.call ? null : phases.dot(phase ?? "other", span.name === "llm.attempt"),
-      h("span", { class: "said" }, named), " ", error ? h("b", { class: "mark-bad", "aria-hidden": "true" }, "✕") : null,
-      span.orphan ? h("small", { class: "pill warn" }, "no parent") : null, " ",
-      several ? h("small", { class: "service" }, span.service) : null, " ",
-      !open ? h("small", { class: "soft num" }, `+${count(span.descendants)}`) : null),
-    h("span", { class: "track", "aria-hidden": "true" }, this.bar(index, span, phase, source, off)),
-    " ", h("span", { class: "dur num" }, seconds(span.duration_s)), " ",
-    phases.source(source, off));
-  }
-
-  bar(index, span, phase, source, off) {
-    const [from, to] = this.span0();
-    const length = to - from;
-    const place = (start, end) => {
-      const left = Math.max(0, (start - from) / length);
-      const right = Math.min(1, (end - from) / length);
-      return right < 0 || left > 1 ? null : { x: `${(100 * left).toFixed(3)}%`, w: `${(100 * Math.max(0, right - left)).toFixed(3)}%` };
-    };
-    const end = span.start_s + span.duration_s;
-    const whole = place(span.start_s, end);
-    if (!whole) return h("i", { class: "beyond" }, span.start_s >= to ? "→" : "←");
-    const parts = span.call ? this.inside(index, span) : [];
-    const kind = span.name === "llm.attempt" ? "a hollow" : phase ? phases.css(phase) : "o";
-    const late = (span.start_s - from) / length > 0.99 ? " tail" : "";
-    const drawn = [h("i", { class: `seg ${kind}${source === "estimate" ? " estimate" : ""}${late}`, vars: whole })];
-    for (const part of parts) {
-      const at = place(part.start_s, part.start_s + part.duration_s);
-      if (at) drawn.push(h("i", { class: `seg piece ${phases.css(phaseOf(part))}${part.source === "estimate" ? " estimate" : ""}`, vars: at }));
-    }
-    if (off > 0 && off / length > 0.004) {
-      const at = place(end - off, Math.min(end + off, to));
-      if (at) drawn.push(h("i", { class: "whisker", vars: at }));
-    }
-    return drawn;
+    return spanRow(span, {
+      chosen: this.chosen === index,
+      open: !this.folds.isClosed(index),
+      several: this.about.services.length > 1,
+      window: this.span0(),
+      parts: span?.call ? this.inside(index, span) : [],
+    });
   }
 
   /** A call's phases, as far as they are loaded: they follow it within a few rows. */
@@ -363,7 +360,7 @@ class Trace {
     const node = event.target.closest(".span");
     if (!node) return;
     const row = Number(node.dataset.index);
-    const index = this.index(row);
+    const index = this.folds.index(row);
     if (event.target.closest(".twist:not(.leaf)")) this.toggle(index);
     else if (!getSelection().toString()) this.select(index, { focus: narrow() });
   }
@@ -381,12 +378,29 @@ class Trace {
     document.body.classList.toggle("with-sheet", narrow());
     const jaeger = this.app.status?.jaeger_url;
     this.pane.replaceChildren(
-      h("div", { class: "pane-head" }, h("h2", {}, nameOf(span)), h("button", { type: "button", class: "quiet", onclick: () => this.shut() }, "Close")),
-      h("div", { class: "pane-tools" },
-        span.duration_s > 0 ? h("button", { type: "button", class: "quiet", onclick: () => this.zoom(index) }, "Zoom to it") : null,
-        span.call ? h("a", { class: "button quiet", href: href("calls", new URLSearchParams({ a: `${this.id}:${span.span_id}` })) }, "Compare with …") : null,
-        jaeger ? this.link(jaeger, span.span_id) : null),
-      details(span, { phase: phaseOf(span), uncertainty: unsure(span), link: traceHref }));
+      h(
+        "div",
+        { class: "pane-head" },
+        h("h2", {}, nameOf(span)),
+        h("button", { type: "button", class: "quiet", onclick: () => this.shut() }, "Close"),
+      ),
+      h(
+        "div",
+        { class: "pane-tools" },
+        span.duration_s > 0
+          ? h("button", { type: "button", class: "quiet", onclick: () => this.zoom(index) }, "Zoom to it")
+          : null,
+        span.call
+          ? h(
+              "a",
+              { class: "button quiet", href: href("calls", new URLSearchParams({ a: `${this.id}:${span.span_id}` })) },
+              "Compare with …",
+            )
+          : null,
+        jaeger ? this.link(jaeger, span.span_id) : null,
+      ),
+      details(span, { phase: phaseOf(span), uncertainty: unsure(span), link: traceHref }),
+    );
     this.pane.scrollTop = 0;
     if (focus) this.pane.focus();
   }
@@ -395,7 +409,7 @@ class Trace {
     this.pane.hidden = true;
     this.layoutBox.classList.remove("with-pane");
     document.body.classList.remove("with-sheet");
-    if (this.chosen !== null) this.rows.focus(this.visible(this.chosen));
+    if (this.chosen !== null) this.rows.focus(this.folds.row(this.chosen));
     this.chosen = null;
     this.params.delete("span");
     this.remember();
@@ -410,18 +424,18 @@ class Trace {
     }
     if (!this.rows.holds()) return false;
     if (this.rows.key(event)) {
-      if (!this.pane.hidden && !narrow()) this.select(this.index(this.rows.at));
+      if (!this.pane.hidden && !narrow()) this.select(this.folds.index(this.rows.at));
       return true;
     }
-    const index = this.index(this.rows.at);
+    const index = this.folds.index(this.rows.at);
     const span = this.span(index);
     if (!span) return false;
     if (event.key === "Enter" || event.key === " ") this.select(index, { focus: true });
     else if (event.key === "ArrowRight") {
-      if (under(span) && this.isClosed(index)) this.toggle(index, false);
+      if (under(span) && this.folds.isClosed(index)) this.toggle(index, false);
       else if (under(span)) this.rows.focus(this.rows.at + 1);
     } else if (event.key === "ArrowLeft") {
-      if (under(span) && !this.isClosed(index)) this.toggle(index, true);
+      if (under(span) && !this.folds.isClosed(index)) this.toggle(index, true);
       else this.toParent(index, span);
     } else if (event.key === "z") this.zoom(index);
     else return false;
@@ -434,12 +448,11 @@ class Trace {
       const other = this.span(at);
       if (!other) return;
       if (other.depth < span.depth) {
-        this.rows.focus(this.visible(at));
+        this.rows.focus(this.folds.row(at));
         return;
       }
     }
   }
 }
 
-const under = (span) => Boolean(span.has_children && span.descendants > 0);
 const narrow = () => matchMedia("(max-width: 900px)").matches;
