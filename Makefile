@@ -18,8 +18,7 @@ help:
 	@echo "make diagnose-eval  how right the diagnosis is, into docs/diagnosis.md"
 	@echo "make e2e     other people's engines and a trace viewer: heavy installs (docs/engines.md)"
 	@echo "make browser the page of llmtrace view in a real Chromium: every page and state (docs/view.md)"
-	@echo "make screenshots  the pictures of it in docs/images, from a run of the demo"
-	@echo "make pictures  the demo's pictures in README and docs, taken anew: needs Chromium"
+	@echo "make pictures  the pictures of the demo and of the viewer in README and docs, taken anew: needs Chromium"
 	@echo "make spark   the reports on PySpark against DuckDB: needs Java, a large package"
 	@echo "make clean   remove the virtual environments"
 
@@ -75,16 +74,14 @@ $(BROWSER): $(STAMP)
 	-npm install --silent --no-audit --no-fund --prefix .venvs/browser axe-core@4
 	@touch $@
 
-.PHONY: browser screenshots
+.PHONY: browser
 browser: $(BROWSER)  # needs a Chromium on the PATH, or LLMTRACE_CHROMIUM=/path/to/it
 	LLMTRACE_BROWSER=1 $(BIN)/python -m pytest tests/view/browser $(ARGS)
 
-screenshots: $(BROWSER)
-	$(BIN)/python -m tests.view.browser.screenshots $(ARGS)
-
 .PHONY: pictures
-pictures: $(BROWSER)  # of a demo's page, for README and docs; ARGS=FOLDER takes one that was run already
+pictures: $(BROWSER)  # of a demo's pages, for README and docs; ARGS=FOLDER takes one that was run already
 	$(BIN)/python docs/images/take.py $(ARGS)
+	$(BIN)/python -m tests.view.browser.screenshots $(ARGS)
 
 spark: $(STAMP)
 	test -x .venvs/spark/bin/python || $(PYTHON) -m venv .venvs/spark

@@ -1,6 +1,6 @@
-"""Pictures of the page for README and docs, from a run of the demo: ``make screenshots``.
+"""Pictures of the page for README and docs, from a run of the demo: ``make pictures``.
 
-usage: python -m tests.view.browser.screenshots [traces.otlp.jsonl]      (without a file the demo is run first)
+usage: python -m tests.view.browser.screenshots [FOLDER]      (what the demo wrote; without it the demo is run first)
 """
 
 from __future__ import annotations
@@ -20,12 +20,6 @@ if TYPE_CHECKING:
 
 IMAGES = Path(__file__).parents[3] / "docs" / "images"
 LARGEST = 300 * 1024
-
-
-def run_demo(folder: Path) -> Path:
-    """The traces of a run of the demo."""
-    subprocess.run([sys.executable, "-m", "llmtrace.cli", "demo", "--out", str(folder)], check=True)
-    return folder / "traces.otlp.jsonl"
 
 
 def calls(viewer: Viewer, **query: str) -> list[dict[str, Any]]:
@@ -92,15 +86,17 @@ def take(browser: Browser, viewer: Viewer) -> None:
 
 
 def main() -> None:
-    """Run the demo, or take the file that is named, and photograph the page over it."""
+    """Run the demo, or take the folder that is named, and photograph the page over it."""
     from playwright.sync_api import sync_playwright
 
     chromium = find_chromium()
     if chromium is None:
         sys.exit("no Chromium on the PATH: apt-get install chromium, or set LLMTRACE_CHROMIUM")
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(sys.argv[1]) if len(sys.argv) > 1 else run_demo(Path(folder))
-        with viewing(str(file)) as viewer, sync_playwright() as playwright:
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(sys.argv[1] if len(sys.argv) > 1 else scratch)
+        if len(sys.argv) < 2:
+            subprocess.run([sys.executable, "-m", "llmtrace.cli", "demo", "--out", scratch], check=True)
+        with viewing(folder / "traces.otlp.jsonl") as viewer, sync_playwright() as playwright:
             viewer.until(loaded)
             browser = playwright.chromium.launch(executable_path=chromium, headless=True, args=list(QUIET))
             take(browser, viewer)
