@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import sys
 import time
 from collections.abc import Callable, Hashable
 from statistics import median
@@ -13,6 +12,7 @@ from llmtrace.phases.baseline import Baselines, Sight
 from llmtrace.phases.hits import RouteHits
 from llmtrace.phases.prefixes import Prefixes
 from tests.support.engine_sim import Engine, poisson
+from tests.support.memory import size
 
 ROUTES, RATE = 100, 1_000.0
 """Routes that take turns, and calls/s over all of them."""
@@ -70,8 +70,8 @@ def measure(say: Callable[[str, float], None]) -> dict[str, Any]:
     return {
         "microseconds": found,
         "bytes": {
-            "a route": max(_size(baselines.route(route)) for route in range(ROUTES)),
-            "more, where hits are told from timing": _size(hits._routes[0]),
+            "a route": max(size(baselines.route(route)) for route in range(ROUTES)),
+            "more, where hits are told from timing": size(hits._routes[0]),
         },
     }
 
@@ -106,19 +106,3 @@ def _summary(spent: list[int]) -> dict[str, float]:
         "mean": sum(ordered) / len(ordered) / 1e3,
         "p90": ordered[len(ordered) * 9 // 10] / 1e3,
     }
-
-
-def _size(thing: object, seen: set[int] | None = None) -> int:
-    """Bytes of an object and of all that only it holds."""
-    seen = set() if seen is None else seen
-    if id(thing) in seen or isinstance(thing, type) or thing is None:
-        return 0
-    seen.add(id(thing))
-    held: list[object] = []
-    if isinstance(thing, dict):
-        held = [*thing.keys(), *thing.values()]
-    elif isinstance(thing, (list, tuple)):
-        held = list(thing)
-    for cls in type(thing).__mro__:
-        held.extend(getattr(thing, name, None) for name in getattr(cls, "__slots__", ()))
-    return sys.getsizeof(thing) + sum(_size(part, seen) for part in held)

@@ -6,7 +6,6 @@ import json
 import multiprocessing
 import os
 import random
-import sys
 import time
 from dataclasses import replace
 from math import exp
@@ -19,6 +18,7 @@ from llmtrace.phases.neighbours import RING, Ring, scene
 from llmtrace.phases.route import WINDOW
 from tests.support.engine_sim import Engine, Simulated, poisson
 from tests.support.follow import Errors, Times, errors, follow
+from tests.support.memory import size
 from tests.support.replay import shared_folder
 
 
@@ -158,22 +158,6 @@ def test_memory_is_bounded() -> None:
     assert not route.flights
     assert size(route) <= 8192
     assert RING <= 64
-
-
-def size(thing: object, seen: set[int] | None = None) -> int:
-    """Bytes of an object and of all that only it holds."""
-    seen = set() if seen is None else seen
-    if id(thing) in seen or isinstance(thing, type) or thing is None:
-        return 0
-    seen.add(id(thing))
-    held: list[object] = []
-    if isinstance(thing, dict):
-        held = [*thing.keys(), *thing.values()]
-    elif isinstance(thing, (list, tuple)):
-        held = list(thing)
-    for cls in type(thing).__mro__:
-        held.extend(getattr(thing, name, None) for name in getattr(cls, "__slots__", ()))
-    return sys.getsizeof(thing) + sum(size(part, seen) for part in held)
 
 
 def test_the_fit_runs_elsewhere_and_survives_a_fork() -> None:
