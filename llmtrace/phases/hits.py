@@ -272,8 +272,8 @@ def _mixture(fresh: Sequence[float], repeated: Sequence[float]) -> _Mixture | No
     slow = sum(value > edge for value in fresh) / count
     share = 1.0 - sum(value > edge for value in repeated) / others / max(slow, 1e-9)
     share = min(max(share, 0.05), 0.95)
-    # The slowest twentieth may lie anywhere: the grid ends before it, and its last cell stands for all of it.
-    low = min(fresh[0], repeated[0])
+    # The slowest twentieth and the fastest fiftieth may lie anywhere: the grid's last and first cell stand for them.
+    low = min(fresh[count // 50], repeated[others // 50])
     cell = max((max(fresh[19 * count // 20], repeated[19 * others // 20]) - low) / (_CELLS - 8), 1e-4)
     low -= 4 * cell
     slower, mixed = _Smooth(fresh, low, cell).density, _Smooth(repeated, low, cell).density
