@@ -63,6 +63,7 @@ def opened(browser: Browser, url: str, theme: str, width: int, height: int, **op
     ).new_page()
     page.goto(url)
     page.get_by_role("heading", level=1).wait_for()
+    page.locator(".skeleton").wait_for(state="detached")
     page.wait_for_timeout(600)
     return page
 

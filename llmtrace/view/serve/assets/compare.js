@@ -97,17 +97,25 @@ export function open(main, address, app) {
   };
 }
 
-/** The comparison in a sentence: how much longer, and which phase most of it is. */
+/** The comparison in a sentence: how much longer, and the phases that make most of it, in both directions. */
 function headline(both) {
   const by = both.duration_difference_s ?? both.b.duration_s - both.a.duration_s;
-  if (Math.abs(by) < 1e-9) return "A and B took equally long";
-  const words = `B took ${seconds(Math.abs(by))} ${by > 0 ? "longer" : "less"}`;
-  const most = [...both.phases]
-    .filter((phase) => Math.sign(phase.difference_s) === Math.sign(by))
-    .sort((one, other) => Math.abs(other.difference_s) - Math.abs(one.difference_s))[0];
-  return most && Math.abs(most.difference_s) >= 0.4 * Math.abs(by)
-    ? `${words}, most of it ${phases.label(most.name)}`
-    : words;
+  const words =
+    Math.abs(by) < 1e-9 ? "A and B took equally long" : `B took ${seconds(Math.abs(by))} ${by > 0 ? "longer" : "less"}`;
+  const told = both.phases.filter((phase) => phase.difference_s != null);
+  const most = Math.max(...told.map((phase) => Math.abs(phase.difference_s)), 1e-9);
+  const named = told
+    .filter((phase) => Math.abs(phase.difference_s) >= 0.25 * most)
+    .sort((one, other) => Math.abs(other.difference_s) - Math.abs(one.difference_s))
+    .slice(0, 3)
+    .map((phase) => `${phases.label(phase.name)} ${difference(phase.difference_s)}`);
+  return named.length ? `${words}: ${named.join(", ")}` : words;
+}
+
+/** Half the width of the interval of a difference: both phases' own, as independent errors add up. */
+function unsure(both, name) {
+  const each = [both.a, both.b].map((call) => call.phases?.find((phase) => phase.name === name)?.uncertainty_s ?? 0);
+  return Math.hypot(...each);
 }
 
 function card(letter, call) {
@@ -170,13 +178,18 @@ function byPhase(both) {
       phase ? phases.source(phase.source, phase.uncertainty_s) : null,
     );
   };
-  const row = (head, cells, by) =>
+  const row = (head, cells, by, off = 0) =>
     h(
       "tr",
       {},
       h("th", { scope: "row", class: "text" }, head),
       cells,
-      h("td", { class: "num" }, by == null ? DASH : difference(by)),
+      h(
+        "td",
+        { class: "num" },
+        by == null ? DASH : difference(by),
+        by != null && off > 0 ? h("small", { class: "soft off" }, `±${seconds(off)}`) : null,
+      ),
       h("td", { class: "delta-cell" }, delta(by ?? 0, most)),
     );
   return h(
@@ -203,6 +216,7 @@ function byPhase(both) {
           [phases.dot(phase.name), phases.label(phase.name)],
           [cell("a", phase.name, phase.a_s), cell("b", phase.name, phase.b_s)],
           phase.difference_s,
+          unsure(both, phase.name),
         ),
       ),
       row("TTFT", [h("td", {}, seconds(both.a.ttft_s)), h("td", {}, seconds(both.b.ttft_s))], both.ttft_difference_s),
