@@ -442,7 +442,7 @@ def main() -> None:
     parser.add_argument("--rate", type=int, default=5000, help="spans a second")
     parser.add_argument("--seconds", type=float, default=20.0, help="of each rate")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--folder", type=Path, help="kept, with the store that is browsed; else a passing one")
+    parser.add_argument("--folder", type=Path, help="where the store that is browsed is kept, and found again")
     given = parser.parse_args()
     console = Console()
     work: dict[str, Callable[[Path], dict[str, Any]]] = {
@@ -452,11 +452,11 @@ def main() -> None:
             "requests": posted(folder, given.rate, given.seconds),
             "requests, unpaced": posted(folder, 0, given.seconds / 2),
         },
-        "browse": lambda folder: browse(folder, given.spans, given.rounds, console),
+        "browse": lambda folder: browse(given.folder or folder, given.spans, given.rounds, console),
     }
     with tempfile.TemporaryDirectory(prefix="llmtrace-bench-view-") as scratch:
         for name in given.what or work:
-            found = work[name](given.folder or Path(scratch))
+            found = work[name](Path(scratch))
             table = Table("", "", title=name)
             for key, value in _flat(found):
                 table.add_row(key, f"{value:,.3f}" if isinstance(value, float) else f"{value:,}")
