@@ -30,7 +30,8 @@ from bench.environments import ROOT
 from bench.report import machine, show
 from tests.support.replay import shared_folder
 
-PARTS = ("cost", "reference", "vllm", "llama", "audit", "recorded")
+PARTS = ("cost", "audit", "recorded", "reference", "vllm", "llama")
+"""The short ones first: a run that is stopped has them."""
 _ENGINES: dict[str, Callable[[str, Path], AbstractContextManager[Engine]]] = {
     "reference": engines.reference,
     "vllm": engines.vllm,
@@ -82,9 +83,12 @@ class Run:
                     self._guarded(part, lambda: self.cost.update(cost.measure(say)))
                 for slots in _SLOTS.get(part, ()):
                     # What took longer than planned is taken from what is still to come.
-                    seconds = _for_each(left, self.seconds - (time.monotonic() - began)) * _SHARES[part]
+                    rest = self.seconds - (time.monotonic() - began)
+                    seconds = _for_each(left, rest) * _SHARES[part]
                     left.remove((part, slots))
-                    if part not in self.not_run:
+                    if rest <= 0:
+                        self.not_run[f"{part}, {slots}"] = "no time was left"
+                    elif part not in self.not_run:
                         self._measure(part, slots, seconds, say)
 
     def _guarded(self, part: str, measure: Callable[[], None]) -> None:
