@@ -181,3 +181,38 @@ def test_flapping_names_surprise_nobody() -> None:
         names.learn(draw.choice("abc"))
     assert max(names.surprise(name) for name in "abc") < 1
     assert names.surprise("new") > 3
+
+
+@pytest.mark.parametrize("told", [0, None])
+def test_a_cold_cache_is_named_though_the_first_call_had_no_hit(told: int | None) -> None:
+    diagnoser = Diagnoser()
+    for number in range(12):
+        assert diagnoser.judge("route", turn(number, 27_800 if number else 0, 0.8 if number else 3.4)) == []
+    cold = turn(12, 0, 3.4)
+    cold.cached_tokens = told  # some servers leave the count out where nothing was cached
+    assert [verdict.cause for verdict in diagnoser.judge("route", cold)] == [causes.COLD_KV_CACHE]
+
+
+def test_a_network_of_two_modes_is_silent_from_its_first_visit_on() -> None:
+    draw = random.Random(5)
+    diagnoser = Diagnoser()
+    for number in range(400):
+        slow = number > 31 and draw.random() < 0.14
+        begin = number * 10**9
+        wait = 0.3 + draw.uniform(0, 0.01) + 0.35 * slow
+        facts = Facts(begin, begin + 10**8, wait=wait, input_tokens=100, headers=wait - 0.2)
+        found = diagnoser.judge("route", facts)
+        assert found == [] or (number < 64 and slow), (number, found)
+
+
+def test_bursts_are_seen_through_an_application_that_takes_a_moment_with_each_chunk() -> None:
+    draw = random.Random(77)
+    habits = draw_habits(draw, told=False)
+    habits.hold = 0.0005
+    traffic, diagnoser = Traffic(habits, draw), Diagnoser()
+    for _ in range(90):
+        diagnoser.judge("route", traffic.call(Faults()).facts)
+    named = Counter(
+        v.cause for _ in range(8) for v in diagnoser.judge("route", traffic.call(Faults(buffered="bursts")).facts)
+    )
+    assert named[causes.BUFFERED_STREAM] == 8
