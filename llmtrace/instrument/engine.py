@@ -165,9 +165,10 @@ class Engine:
             return
         try:
             call.returned = now()
+            # Not kept from here on: an open call must not be what keeps a response alive that the application drops.
+            response = call.attempts[-1].take_response() if call.attempts else None
             if call.running is not None or not call.is_open:
                 return
-            response = call.attempts[-1].response if call.attempts else None
             still_open = response is not None and not response.is_closed and not response.is_stream_consumed
             if still_open and tap(response, call):
                 return

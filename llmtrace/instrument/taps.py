@@ -51,6 +51,8 @@ class Body:
         """The answer in the bytes; also finds when the first token came, for a stream of events."""
         head = b"".join(piece for _, piece in self._head)
         tail = b"".join(self._tail)
+        if not head:
+            return Answer()  # nobody read it
         if not call.streaming:
             return operation.read_response(json.loads(head + tail), headers)
         chunks = self._events(operation, call)

@@ -129,6 +129,11 @@ class Attempt:
             if result is not None:
                 await result
 
+    def take_response(self) -> Any:
+        """The response object, which is no longer held here."""
+        response, self.response = self.response, None
+        return response
+
     def answered(self, response: Any, at: int) -> None:
         """Take what a response object (httpx's or httpx2's) says: status, headers, the socket's round trip."""
         self.response = response

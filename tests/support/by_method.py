@@ -129,7 +129,11 @@ class Mistral(Driver):
             from mistralai.client.utils import BackoffStrategy, RetryConfig
         except ImportError:  # before 2.0
             from mistralai import Mistral as Client
+            from mistralai.models import UsageInfo
             from mistralai.utils import BackoffStrategy, RetryConfig
+
+            if UsageInfo.model_config.get("extra") != "allow":
+                self.cached = None  # an older client drops what its models do not have
 
         retry = RetryConfig("backoff", BackoffStrategy(5, 10, 1.0, 60_000 if self.attempts > 1 else 0), True)
         return Client(api_key="sk-sentinel-key", server_url=self.url, retry_config=retry if self.attempts > 1 else None)
@@ -140,7 +144,10 @@ class Mistral(Driver):
         return method[streaming](model=MODEL, messages=[{"role": "user", "content": "PROMPT-SENTINEL"}])
 
     def close(self, stream: Any) -> None:
-        self.run(stream.close)
+        if hasattr(stream, "close"):
+            self.run(stream.close)
+        else:  # an older one's stream cannot be closed itself
+            self.run(stream.response.aclose if self.loop else stream.response.close)
 
     def whole(self, **extra: Any) -> Script:
         usage = {} if extra.pop("usage", USAGE) is None else USAGE  # a whole answer without is no answer to the client
@@ -264,7 +271,7 @@ class Bedrock(Driver):
         import boto3
         from botocore.config import Config
 
-        return boto3.client(
+        made = boto3.client(
             "bedrock-runtime",
             region_name="us-east-1",
             endpoint_url=self.url,
@@ -272,6 +279,11 @@ class Bedrock(Driver):
             aws_secret_access_key="sk-sentinel-key",
             config=Config(retries={"total_max_attempts": self.attempts, "mode": "standard"}, read_timeout=2),
         )
+        if type(self) is Bedrock:
+            told = made.meta.service_model.shape_for("TokenUsage").members
+            if "cacheReadInputTokens" not in told:  # an older client drops what its model of the API does not have
+                self.usage, self.cached = (8, 6), None
+        return made
 
     def ask(self, streaming: bool) -> Any:
         method = self.client.converse_stream if streaming else self.client.converse
