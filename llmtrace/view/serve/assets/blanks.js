@@ -7,6 +7,7 @@ export function empty(status) {
   const lines = [
     `export OTEL_EXPORTER_OTLP_ENDPOINT=${location.origin}`,
     "export OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf",
+    "export OTEL_METRICS_EXPORTER=none OTEL_LOGS_EXPORTER=none",
     "opentelemetry-instrument python app.py",
   ];
   const copy = h("button", { type: "button", class: "quiet" }, "Copy");
