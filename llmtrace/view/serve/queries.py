@@ -23,6 +23,8 @@ ORDERS: Final = {
 }
 """Each with the largest first."""
 FACET_VALUES: Final = 50
+SAMPLE: Final = 50_000
+"""Calls that percentiles are worked out from: of more, an even sample. Counts and sums are of all."""
 _PAGE: Final = 100
 _LARGEST_PAGE: Final = 1000
 _SHARES: Final = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
@@ -105,14 +107,16 @@ def percentiles(store: Store, pairs: Pairs) -> dict[str, Any]:
     buckets = count("buckets", rest.get("buckets"), 60, 500)
     where, values = filters.where()
     shares = f"[{', '.join(map(str, _SHARES.values()))}]"
-    parts = [f"quantile_cont({name}, {shares})" for name in ("duration_s", "ttft_s")]
+    parts = [f"quantile_cont({name}, {shares}) FILTER (drawn)" for name in ("duration_s", "ttft_s")]
     for phase in PHASES:
         name = f"s_{phase}"
-        parts += [f"quantile_cont({name}, {shares})", f"count({name})", f"sum({name})"]
-        parts += [f"histogram(source_{phase})", f"median(uncertainty_{phase})"]
+        parts += [f"quantile_cont({name}, {shares}) FILTER (drawn)", f"count({name})", f"sum({name})"]
+        parts += [f"histogram(source_{phase})", f"median(uncertainty_{phase}) FILTER (drawn)"]
     with store.reading() as cursor:
+        ((found,),) = cursor.execute(f"SELECT count(*) FROM calls WHERE {where}", values).fetchall()
+        drawn = _drawn(found)
         row = cursor.execute(
-            f"SELECT count(*), min(start_us), max(start_us), {', '.join(parts)} FROM calls WHERE {where}", values
+            f"SELECT count(*), min(start_us), max(start_us), {', '.join(parts)} FROM {drawn} WHERE {where}", values
         ).fetchone()
         told, first, last, duration, ttft, *each = row
         phases: list[dict[str, Any]] = []
@@ -121,7 +125,7 @@ def percentiles(store: Store, pairs: Pairs) -> dict[str, Any]:
             if n:
                 about = {"sum_s": total, "sources": dict(sources), "uncertainty_s": uncertainty}
                 phases.append({"name": phase, "count": n, **_spread(spread), **about})
-        over_time = _over_time(cursor, filters, first, last, buckets, [str(part["name"]) for part in phases])
+        over_time = _over_time(cursor, filters, drawn, first, last, buckets, [str(part["name"]) for part in phases])
     return {
         "count": told,
         "duration": _spread(duration),
@@ -131,8 +135,14 @@ def percentiles(store: Store, pairs: Pairs) -> dict[str, Any]:
     }
 
 
+def _drawn(calls: int) -> str:
+    """The calls, each with whether it is ``drawn``: all, or an even sample of at most ``SAMPLE``."""
+    every = max(1, -(-calls // SAMPLE))
+    return f"(SELECT *, hash(span_id) % {every} = 0 AS drawn FROM calls)"
+
+
 def _over_time(
-    cursor: Any, filters: Filters, first: int | None, last: int | None, buckets: int, phases: list[str]
+    cursor: Any, filters: Filters, drawn: str, first: int | None, last: int | None, buckets: int, phases: list[str]
 ) -> list[dict[str, Any]]:
     if first is None or last is None:
         return []
@@ -140,10 +150,11 @@ def _over_time(
     end = int(filters.numbers.get("until_us", last))
     width = max(1, -(-(end + 1 - start) // buckets))
     where, values = filters.where()
-    medians = "".join(f", median(s_{phase})" for phase in phases)
+    medians = "".join(f", median(s_{phase}) FILTER (drawn)" for phase in phases)
     rows = cursor.execute(
         f"SELECT (start_us - {start}) // {width} AS bucket, count(*), count(*) FILTER ({_ERROR}), "
-        f"quantile_cont(ttft_s, [0.5, 0.95]){medians} FROM calls WHERE {where} GROUP BY bucket ORDER BY bucket",
+        f"quantile_cont(ttft_s, [0.5, 0.95]) FILTER (drawn){medians} FROM {drawn} WHERE {where} "
+        "GROUP BY bucket ORDER BY bucket",
         values,
     ).fetchall()
     return [
