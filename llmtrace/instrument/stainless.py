@@ -39,7 +39,7 @@ def patch(patches: Patches, engine: Engine, provider: Provider, client: Stainles
                 return wrapped(*args, **kwargs)
             call, args, kwargs = begun
             try:
-                with Making(call, engine.settings.propagate):
+                with Making(call, _propagation(engine, instance)):
                     result = wrapped(*args, **kwargs)
             except BaseException as error:
                 engine.failed(call, error)
@@ -53,7 +53,7 @@ def patch(patches: Patches, engine: Engine, provider: Provider, client: Stainles
                 return await wrapped(*args, **kwargs)
             call, args, kwargs = begun
             try:
-                with Making(call, engine.settings.propagate):
+                with Making(call, _propagation(engine, instance)):
                     result = await wrapped(*args, **kwargs)
             except BaseException as error:
                 engine.failed(call, error)
@@ -104,6 +104,12 @@ Begun = tuple[Call | Span, tuple[Any, ...], dict[str, Any]]
 def _subclasses(base: type) -> list[type]:
     found = base.__subclasses__()
     return [*found, *(below for cls in found for below in _subclasses(cls))]
+
+
+def _propagation(engine: Engine, client: Any) -> str:
+    """The setting; ``auto`` leaves it to a client that sends its span's identity itself, or was told not to."""
+    mode = engine.settings.propagate
+    return "never" if mode == "auto" and hasattr(type(client), "open_telemetry") else mode
 
 
 def _begin(

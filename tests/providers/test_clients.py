@@ -199,6 +199,17 @@ def test_beside_its_own_spans(replay: Replay, tracing: Tracing, spans: Spans, st
     wire.shut()
 
 
+@pytest.mark.parametrize(("propagate", "sent"), [("auto", False), ("always", True)])
+def test_its_own_propagation_is_left_to_it(replay: Replay, tracing: Tracing, propagate: str, sent: bool) -> None:
+    wire = Anthropic("sync", replay.url)
+    replay.serve(wire.whole())
+    tracing.on("anthropic", propagate=propagate)
+    with anthropic.Anthropic(api_key=KEY, base_url=replay.url, open_telemetry=False) as client:
+        client.messages.create(**ASKED)
+    assert ("traceparent" in replay.last.headers) == sent
+    wire.shut()
+
+
 @pytest.mark.parametrize("streaming", [False, True])
 def test_through_bedrock(replay: Replay, tracing: Tracing, spans: Spans, streaming: bool) -> None:
     wire, aws = Anthropic("sync", replay.url), BedrockInvoke("sync", replay.url)
