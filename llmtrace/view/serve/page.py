@@ -35,7 +35,7 @@ def asset(name: str) -> Asset | None:
         return None
     body = _made(name)
     if body is None:
-        path = files("llmtrace.view.serve").joinpath("assets", name)
+        path = files("llmtrace.view.serve").joinpath("assets").joinpath(name)
         if not path.is_file():
             return None
         body = path.read_bytes()
