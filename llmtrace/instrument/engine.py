@@ -5,7 +5,6 @@ Nothing in here may reach the application: each entry point catches what we get 
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
@@ -26,7 +25,7 @@ from llmtrace.instrument.diagnose import LAST_CHUNKS
 from llmtrace.instrument.earlier import Earlier, scope
 from llmtrace.instrument.ended import Endpoint, Payload
 from llmtrace.instrument.report import Reporter
-from llmtrace.instrument.taps import tap
+from llmtrace.instrument.taps import Body, tap
 from llmtrace.observe import call as calls
 from llmtrace.observe import mishaps
 from llmtrace.observe.call import Call
@@ -172,9 +171,11 @@ class Engine:
             still_open = response is not None and not response.is_closed and not response.is_stream_consumed
             if still_open and tap(response, call):
                 return
-            call.answer = result
-            if getattr(result, "http_response", None) is not None and response is not None:
-                call.answer = json.loads(response.content)
+            if getattr(result, "http_response", None) is None or response is None:
+                call.answer = result
+            else:
+                call.body = Body()
+                call.body.keep(call.returned, response.content)
         except Exception as error:
             mishaps.note("reading a response", error)
         call.finish(calls.COMPLETED, call.returned)

@@ -83,6 +83,8 @@ def patch(patches: Patches) -> None:
         return wrapped(*args, **kwargs) if end is None else aclose_traced(end, wrapped, args, kwargs)
 
     def hook(module: Any) -> None:
+        if patches.holds(module.Client, "send"):
+            return  # one library under both names
         patches.wrap(module, "Client.send", send)
         patches.wrap(module, "AsyncClient.send", asend)
         patches.wrap(module, "Response.close", close)

@@ -17,6 +17,7 @@ from llmtrace.instrument import entry
 from llmtrace.providers import CLIENTS
 from llmtrace.providers.openai import provider_name
 from tests.conftest import Tracing
+from tests.support.apis import http
 from tests.support.by_funnel import KEY, MESSAGES, Anthropic, Fireworks, Groq, OpenAI, Responses, Together, named
 from tests.support.by_method import EVENT_STREAM, MODEL, WORDS, BedrockInvoke, Mistral
 from tests.support.replay import Replay, Script, json_answer, paced
@@ -196,6 +197,22 @@ def test_beside_its_own_spans(replay: Replay, tracing: Tracing, spans: Spans, st
     else:
         assert beneath
         assert all(name.startswith("llm.") for name in beneath)
+    wire.shut()
+
+
+def test_a_raw_stream_that_the_transport_read_whole(replay: Replay, tracing: Tracing, spans: Spans) -> None:
+    """What a transport in memory hands over is read already: an event stream all the same."""
+    wire = Anthropic("sync", replay.url)
+    tracing.on("anthropic")
+    body = b"".join(wire.events())
+    transport = http.MockTransport(
+        lambda request: http.Response(200, headers={"content-type": "text/event-stream"}, content=body)
+    )
+    with anthropic.Anthropic(api_key=KEY, base_url=replay.url, http_client=http.Client(transport=transport)) as client:
+        raw = client.messages.with_raw_response.create(**ASKED, stream=True)
+    attrs = attributes(spans.one("completed"))
+    assert attrs["gen_ai.response.finish_reasons"] == ("end_turn",)
+    assert len(list(raw.parse())) > 2
     wire.shut()
 
 
