@@ -124,9 +124,13 @@ def _reason(run: Run, bar: Bar) -> str:
     """What to know of a figure that misses its bar."""
     pairs = run.pairs(LLMTRACE)
     if "decode" in bar.what:
+        error = figures.errors(pairs, "decode")
+        late = "-" if error is None else f"median {tables.ms(error.median)} ms, p90 {tables.ms(error.p90)} ms"
         return (
-            f"a token takes this engine {tables.ms(run.per_token())} ms, and the client's decode ends when it has read "
-            "the last chunk, not when that was made: where a token takes no longer than reading it, the reading shows"
+            f"a token takes this engine {tables.ms(run.per_token())} ms; from the first token to the last, engine and "
+            f"client differ by {late}. The client's decode is between two arrivals: an engine that shares its cores "
+            "with its server hands a token over when the step under way lets it, which may be another request's "
+            "prefill, and where a token takes no longer than reading it, the reading shows"
         )
     if "covers" in bar.what:
         phase = "queue" if "queue" in bar.what else "prefill"
