@@ -5,12 +5,13 @@ from __future__ import annotations
 import random
 import threading
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
 from diagnose_eval.traffic import Faults, Traffic, both, draw_habits, single
 from llmtrace.phases.diagnosis import verdict as causes
-from llmtrace.phases.diagnosis.facts import Facts
+from llmtrace.phases.diagnosis.facts import Facts, facts_of
 from llmtrace.phases.diagnosis.history import Changes, Level, Line
 from llmtrace.phases.diagnosis.judge import Diagnoser
 from llmtrace.phases.diagnosis.models import same_model
@@ -216,3 +217,17 @@ def test_bursts_are_seen_through_an_application_that_takes_a_moment_with_each_ch
         v.cause for _ in range(8) for v in diagnoser.judge("route", traffic.call(Faults(buffered="bursts")).facts)
     )
     assert named[causes.BUFFERED_STREAM] == 8
+
+
+def test_headers_that_were_held_back_with_the_stream_are_no_network() -> None:
+    draw = random.Random(3)
+    habits = draw_habits(draw, told=False)
+    habits.early_headers = True
+    traffic, diagnoser = Traffic(habits, draw), Diagnoser()
+    for _ in range(90):
+        diagnoser.judge("route", traffic.call(Faults()).facts)
+    for _ in range(4):
+        made = traffic.call(Faults(buffered="whole"))
+        held = replace(made.seen, headers=made.seen.first_token)
+        named = [v.cause for v in diagnoser.judge("route", facts_of(held, made.gaps))]
+        assert named == [causes.BUFFERED_STREAM]

@@ -93,6 +93,7 @@ def facts_of(seen: Observation, gaps: Sequence[int] = ()) -> Facts:
     facts.reading = (last - first) / 1e9
     facts.buffered = seen.buffered or _at_once(seen, facts)
     if facts.buffered:
+        facts.headers = None  # what held the stream back may have held them back with it: they tell nothing of the way
         return facts
     if seen.first_token_error is None:
         begin = seen.request_arrived
