@@ -231,3 +231,7 @@ def test_headers_that_were_held_back_with_the_stream_are_no_network() -> None:
         held = replace(made.seen, headers=made.seen.first_token)
         named = [v.cause for v in diagnoser.judge("route", facts_of(held, made.gaps))]
         assert named == [causes.BUFFERED_STREAM]
+    for _ in range(4):
+        facts = traffic.call(Faults(buffered="bursts")).facts
+        facts.headers = facts.wait
+        assert [v.cause for v in diagnoser.judge("route", facts)] == [causes.BUFFERED_STREAM]

@@ -79,7 +79,8 @@ def buffered_stream(route: Route, facts: Facts) -> Verdict | None:
     usual.learn(even, odd)
     if not odd:
         return None
-    if facts.wait is not None:  # the first token waited for the rest of its burst
+    facts.headers = None  # they waited for the rest of the first burst, and so did the first token
+    if facts.wait is not None:
         facts.wait = max(0.0, facts.wait - facts.burst)
     return Verdict(
         BUFFERED_STREAM,
