@@ -30,6 +30,8 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from tests.analyze.writing import attributes
+
 SPANS_PER_TRACE = 7
 MODELS = ("gpt-4o", "gpt-4o-mini", "claude-sonnet-4-5", "llama-3.1-8b")
 CAUSES = ("queueing", "cold_kv_cache", "prefill_surge", "retry_storm")
@@ -57,7 +59,7 @@ def trace(random_: random.Random, start: int) -> list[dict[str, Any]]:
                 "kind": kind,
                 "startTimeUnixNano": str(begin),
                 "endTimeUnixNano": str(end),
-                "attributes": [{"key": key, "value": _value(item)} for key, item in said.items()],
+                "attributes": attributes(said),
                 "status": {"code": 2, "message": "APIError"} if error else {},
             }
         )
@@ -98,22 +100,10 @@ def trace(random_: random.Random, start: int) -> list[dict[str, Any]]:
     return spans
 
 
-def _value(item: Any) -> dict[str, Any]:
-    if isinstance(item, bool):
-        return {"boolValue": item}
-    if isinstance(item, int):
-        return {"intValue": str(item)}
-    if isinstance(item, float):
-        return {"doubleValue": item}
-    return (
-        {"arrayValue": {"values": [_value(each) for each in item]}} if isinstance(item, list) else {"stringValue": item}
-    )
-
-
 def document(spans: list[dict[str, Any]]) -> dict[str, Any]:
     """One OTLP/JSON object."""
     about = {"service.name": "web", "telemetry.sdk.language": "python", "service.instance.id": "a1", "host.name": "h1"}
-    resource = {"attributes": [{"key": key, "value": _value(item)} for key, item in about.items()]}
+    resource = {"attributes": attributes(about)}
     return {"resourceSpans": [{"resource": resource, "scopeSpans": [{"scope": {"name": "llmtrace"}, "spans": spans}]}]}
 
 

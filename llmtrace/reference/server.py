@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from llmtrace import listening
 from llmtrace.reference._errors import RunnerError, missing_extra
 from llmtrace.reference.adapters import parse_adapters
 from llmtrace.reference.tiny import Progress
@@ -55,7 +56,7 @@ def serve(
         raise missing_extra(error) from error
     if model is not None:
         require_model(model)  # before torch is imported, which takes seconds
-    with contextlib.closing(_listen(host, port)) as listener:
+    with contextlib.closing(listening.bind(host, port, RunnerError)) as listener:
         target = pick_device(device)
         import torch
 
@@ -66,7 +67,7 @@ def serve(
         if max_running is not None:
             app_options["max_running"] = max_running
         app = create_app(loaded, max_queue=max_queue, faults=faults, **app_options)
-        base_url = _url(host, listener)
+        base_url = listening.url(host, listener)
 
         class Server(uvicorn.Server):
             """Tells when it is ready; ends open streams before it waits for them."""
@@ -87,31 +88,6 @@ def serve(
         )
         with contextlib.suppress(KeyboardInterrupt):
             Server(config).run(sockets=[listener])
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """The socket, bound before the model is loaded: a port in use is told at once."""
-    try:
-        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    except (OSError, UnicodeError) as error:
-        raise RunnerError(f"cannot listen on {host!r}: it is no address of this machine") from error
-    listener = socket.socket(family, kind)
-    try:
-        if os.name != "nt":
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-    except OSError as error:
-        listener.close()
-        reason = error.strerror or str(error)
-        raise RunnerError(
-            f"cannot listen on {host}:{port} ({reason}): choose another --port, or 0 for a free one"
-        ) from error
-    return listener
-
-
-def _url(host: str, listener: socket.socket) -> str:
-    name = "127.0.0.1" if host in ("0.0.0.0", "::", "") else host
-    return f"http://{f'[{name}]' if ':' in name else name}:{listener.getsockname()[1]}"
 
 
 def _say_ready(name: str, device: str, dtype: str) -> Callable[[str], None]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
-from llmtrace.errors import LlmtraceError
+from llmtrace import listening
 from llmtrace.view.serve import app as application
 from llmtrace.view.serve.state import Loading, State
 from llmtrace.view.serve.store import Store, default_path
@@ -57,7 +57,7 @@ def run(
         LlmtraceError: the port is taken, the store cannot be opened, a file does not exist.
     """
     with contextlib.ExitStack() as stack:
-        listener = stack.enter_context(contextlib.closing(_listen(options.host, options.port)))
+        listener = stack.enter_context(contextlib.closing(listening.bind(options.host, options.port, backlog=128)))
         signal.signal(signal.SIGTERM, _ended)
         os.umask(0o077)  # traces may hold what was said: they are their owner's
         place = stack.enter_context(_place(options))
@@ -71,7 +71,7 @@ def run(
         loopback = is_loopback(options.host)
         names = (*options.names, *(() if loopback else (socket.gethostname(),)))
         app = application.create(state, loopback=loopback, names=names)
-        url = _url(options.host, listener)
+        url = listening.url(options.host, listener)
 
         class Server(uvicorn.Server):
             """Tells when it is ready; ends live tails before it waits for requests."""
@@ -145,28 +145,3 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    try:
-        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    except (OSError, UnicodeError) as error:
-        raise LlmtraceError(f"cannot listen on {host!r}: it is no address of this machine") from error
-    listener = socket.socket(family, kind)
-    try:
-        if os.name != "nt":
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(128)
-    except OSError as error:
-        listener.close()
-        reason = error.strerror or str(error)
-        raise LlmtraceError(
-            f"cannot listen on {host}:{port} ({reason}): choose another --port, or 0 for a free one"
-        ) from error
-    return listener
-
-
-def _url(host: str, listener: socket.socket) -> str:
-    name = "127.0.0.1" if host in ("0.0.0.0", "::", "") else host
-    return f"http://{f'[{name}]' if ':' in name else name}:{listener.getsockname()[1]}"

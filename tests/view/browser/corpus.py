@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from tests.analyze.writing import attributes as pairs
 from tests.support.recorder import START, Recorder, demo_calls, usage
 
 MS = 1_000_000
@@ -16,23 +17,6 @@ TRICKY = "right\u202eto left\x1b[31m"
 TASK = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa1"
 ODD = "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb2"
 HUGE = "ccccccccccccccccccccccccccccccc3"
-
-
-def value(item: Any) -> dict[str, Any]:
-    """A value as OTLP/JSON writes it."""
-    if isinstance(item, bool):
-        return {"boolValue": item}
-    if isinstance(item, int):
-        return {"intValue": str(item)}
-    if isinstance(item, float):
-        return {"doubleValue": item}
-    if isinstance(item, list):
-        return {"arrayValue": {"values": [value(member) for member in item]}}
-    return {"stringValue": str(item)}
-
-
-def pairs(items: dict[str, Any]) -> list[dict[str, Any]]:
-    return [{"key": key, "value": value(item)} for key, item in items.items()]
 
 
 def span(

@@ -1,0 +1,37 @@
+"""Listening on a port: said at once where it cannot be."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+from llmtrace.errors import LlmtraceError
+
+
+def bind(host: str, port: int, error: type[LlmtraceError] = LlmtraceError, backlog: int | None = None) -> socket.socket:
+    """A socket bound to ``host`` and ``port`` (0: a free one); it listens where a ``backlog`` is given.
+
+    Raises ``error``: no address of this machine, or the port cannot be had.
+    """
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except (OSError, UnicodeError) as cause:
+        raise error(f"cannot listen on {host!r}: it is no address of this machine") from cause
+    listener = socket.socket(family, kind)
+    try:
+        if os.name != "nt":
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        if backlog is not None:
+            listener.listen(backlog)
+    except OSError as cause:
+        listener.close()
+        reason = cause.strerror or str(cause)
+        raise error(f"cannot listen on {host}:{port} ({reason}): choose another --port, or 0 for a free one") from cause
+    return listener
+
+
+def url(host: str, listener: socket.socket) -> str:
+    """Where a client on this machine reaches it."""
+    name = "127.0.0.1" if host in ("0.0.0.0", "::", "") else host
+    return f"http://{f'[{name}]' if ':' in name else name}:{listener.getsockname()[1]}"
