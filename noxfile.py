@@ -1,10 +1,15 @@
-"""The client libraries in their oldest and newest supported versions: ``make matrix``, or one of them (``nox -l``).
+"""The client libraries, and OpenTelemetry, in their oldest and newest supported versions: ``make matrix``.
 
-Each gets an environment of its own, with real installs, and runs its part of the suite that all clients share.
+Each session (``nox -l``) gets an environment of its own, with real installs, and runs its part of the tests: of clients
+the suite that all of them share. What was installed and what came of it goes into docs/supported-versions.md.
 """
 
 import ast
+import datetime
+import re
+from collections.abc import Sequence
 from pathlib import Path
+from xml.etree import ElementTree
 
 import nox
 
@@ -44,12 +49,14 @@ OLDEST: dict[str, tuple[str, list[str]]] = {
     "bedrock": ("Bedrock", []),
 }
 """The same of its oldest version, and what that needs beside it."""
-TOOLS = ["pytest", "pytest-asyncio"]
+TOOLS = ["pytest", "pytest-asyncio", "pytest-rerunfailures"]
+ROOT = Path(__file__).parent
+PAGE = ROOT / "docs" / "supported-versions.md"
 
 
 def _clients() -> dict[str, tuple[str, str]]:
     """Distribution and supported versions by client, from the one list of them."""
-    path = Path(__file__).parent / "llmtrace" / "providers" / "__init__.py"
+    path = ROOT / "llmtrace" / "providers" / "__init__.py"
     tree = ast.parse(path.read_text())  # read, not imported: nox has an environment of its own
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Client"]
     lines = [[ast.literal_eval(argument) for argument in call.args] for call in calls]
@@ -68,9 +75,9 @@ def clients(session: nox.Session, client: str, age: str) -> None:
     """One client in one version."""
     distribution, versions = CLIENTS[client]
     cases, beside = OLDEST[client] if age == "oldest" else (CASES[client], [])
-    wanted = distribution + versions.replace(">=", "==") if age == "oldest" else distribution
-    session.install("--quiet", "--editable", ".", *TOOLS, wanted, *beside)
-    session.run("pytest", "tests/providers/test_contract.py", "-k", cases, *session.posargs)
+    wanted = distribution + (_oldest(versions) if age == "oldest" else "")
+    _install(session, wanted, *beside)
+    _test(session, f"{client} {age}", [wanted, *beside], "tests/providers/test_contract.py", "-k", cases)
 
 
 OTHERS = {
@@ -87,5 +94,79 @@ OTHERS = {
 @nox.parametrize("other", list(OTHERS), ids=list(OTHERS))
 def beside(session: nox.Session, other: str) -> None:
     """Beside another instrumentation, whichever was switched on first."""
-    session.install("--quiet", "--editable", ".", *TOOLS, "openai", *OTHERS[other])
-    session.run("pytest", "tests/instrument/test_beside.py", "-k", other, *session.posargs)
+    _install(session, "openai", *OTHERS[other])
+    name = f"openai beside {other}"
+    _test(session, name, ["openai", OTHERS[other][0]], "tests/instrument/test_beside.py", "-k", other)
+
+
+OTEL = [("3.10", "oldest"), ("3.13", "newest")]
+OTEL_TESTS = [
+    *("tests/emit", "tests/observe", "tests/instrument/test_metrics.py", "tests/instrument/test_process.py"),
+    *("tests/instrument/test_ends.py", "tests/providers/test_contract.py"),
+]
+
+
+@nox.session
+@nox.parametrize("python,age", OTEL, ids=[age for _, age in OTEL])
+def otel(session: nox.Session, age: str) -> None:
+    """What llmtrace itself needs, in one version, on the Python that is as old or as new."""
+    needs: list[str] = nox.project.load_toml(ROOT / "pyproject.toml")["project"]["dependencies"]
+    if age == "oldest":
+        needs = [_oldest(need) for need in needs]
+    _install(session, *needs, "openai", "hypothesis")
+    names = ["opentelemetry-sdk", "opentelemetry-instrumentation", "wrapt", "openai"]
+    _test(session, f"OpenTelemetry {age}", names, *OTEL_TESTS, "-k", "not contract or OpenAI or Responses")
+
+
+SESSIONS = [f"{client} {age}" for client, age in RUNS]
+SESSIONS += [f"openai beside {other}" for other in OTHERS] + [f"OpenTelemetry {age}" for _, age in OTEL]
+
+
+def _oldest(requirement: str) -> str:
+    return requirement.replace(">=", "==").replace(" ", "")
+
+
+def _install(session: nox.Session, *requirements: str) -> None:
+    session.install("--quiet", "--editable", ".", *TOOLS, *requirements)
+
+
+def _test(session: nox.Session, name: str, requirements: Sequence[str], *arguments: str) -> None:
+    """Run tests, a failed one twice as in ``make test``, and write into the page what came of it."""
+    report = Path(session.create_tmp()) / "report.xml"
+    again = ("--reruns", "1", "--only-rerun", "AssertionError")
+    session.run("pytest", *arguments, *again, f"--junitxml={report}", *session.posargs, success_codes=[0, 1])
+    suite = next(ElementTree.parse(report).iter("testsuite"))
+    told = {key: int(suite.get(key, 0)) for key in ("tests", "skipped", "failures", "errors")}
+    failed = told["failures"] + told["errors"]
+    if not session.posargs:  # else it was a part
+        installed = _versions(
+            session, [re.split(r"[=<>]", each)[0] for each in ["python", "opentelemetry-api", *requirements]]
+        )
+        passed = told["tests"] - told["skipped"] - failed
+        python, api, *others = installed
+        result = f"{passed} | {told['skipped']} | {failed}"
+        _record(
+            name,
+            f"| {name} | {', '.join(dict.fromkeys(others))} | {python} | {api} | {result} | {datetime.date.today()} |",
+        )
+    if failed:
+        session.error(f"{failed} failed")
+
+
+def _versions(session: nox.Session, names: Sequence[str]) -> list[str]:
+    """Names with the versions that are installed; of Python and OpenTelemetry's API the versions alone."""
+    script = (
+        "import platform, sys; from importlib.metadata import version; python, api, *names = sys.argv[1:];"
+        "print(platform.python_version(), version(api), *(f'{name} {version(name)}' for name in names), sep='\\n')"
+    )
+    return str(session.run("python", "-c", script, *names, silent=True)).strip().splitlines()
+
+
+def _record(name: str, row: str) -> None:
+    """Put ``row`` in the place of the session's earlier one."""
+    before, begin, rest = PAGE.read_text().partition("<!-- make matrix -->\n")
+    table, end, after = rest.partition("<!-- end -->")
+    head, lines = table.splitlines()[:2], table.splitlines()[2:]
+    rows = {line.split("|")[1].strip(): line for line in lines} | {name: row}
+    known = [rows[each] for each in SESSIONS if each in rows]
+    PAGE.write_text(before + begin + "\n".join([*head, *known]) + "\n" + end + after)
