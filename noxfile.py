@@ -27,12 +27,14 @@ CASES = {
     "mistralai": "Mistral",
     "cohere": "Cohere",
     "google-genai": "Google",
-    "bedrock": "Bedrock",
+    "bedrock": "Bedrock and not Aio",
+    "aiobotocore": "AioBedrock",
+    "aioboto3": "AioBedrock",
     "ollama": "Ollama",
     "huggingface": "HuggingFace",
     "litellm": "LiteLLM",
 }
-"""Which cases of tests/providers/test_contract.py are the client's."""
+"""Which cases of tests/providers/test_contract.py are the client's. (aioboto3's beneath is aiobotocore.)"""
 OLDEST: dict[str, tuple[str, list[str]]] = {
     "openai": ("OpenAI or Completions", ["httpx<0.28"]),  # before the Responses API
     "anthropic": ("Anthropic", ["httpx<0.28"]),
@@ -46,7 +48,8 @@ OLDEST: dict[str, tuple[str, list[str]]] = {
     "litellm": ("LiteLLM", []),
     "cohere": ("Cohere and not retried", []),  # before its clients could be told how often to retry
     "mistralai": ("Mistral and not missing and not huge", []),  # it refuses the one, and takes minutes over the other
-    "bedrock": ("Bedrock", []),
+    "bedrock": ("Bedrock and not Aio", []),
+    "aiobotocore": ("AioBedrock", []),
 }
 """The same of its oldest version, and what that needs beside it."""
 TOOLS = ["pytest", "pytest-asyncio", "pytest-rerunfailures"]
@@ -73,7 +76,7 @@ RUNS = [(client, age) for client in CASES for age in ("oldest", "newest") if age
 @nox.parametrize("client,age", RUNS, ids=[f"{client}-{age}" for client, age in RUNS])
 def clients(session: nox.Session, client: str, age: str) -> None:
     """One client in one version."""
-    distribution, versions = CLIENTS[client]
+    distribution, versions = CLIENTS.get(client, (client, ""))
     cases, beside = OLDEST[client] if age == "oldest" else (CASES[client], [])
     wanted = distribution + (_oldest(versions) if age == "oldest" else "")
     _install(session, wanted, *beside)
@@ -110,10 +113,12 @@ OTEL_TESTS = [
 @nox.parametrize("python,age", OTEL, ids=[age for _, age in OTEL])
 def otel(session: nox.Session, age: str) -> None:
     """What llmtrace itself needs, in one version, on the Python that is as old or as new."""
-    needs: list[str] = nox.project.load_toml(ROOT / "pyproject.toml")["project"]["dependencies"]
+    project = nox.project.load_toml(ROOT / "pyproject.toml")["project"]
+    needs: list[str] = project["dependencies"] + project["optional-dependencies"]["otlp"]
+    needs.append(next(need for need in needs if "instrumentation" in need).replace("n>", "n-httpx>"))
     if age == "oldest":
         needs = [_oldest(need) for need in needs]
-    _install(session, *needs, "openai", "hypothesis")
+    _install(session, *needs, "openai", "httpx", "hypothesis")
     names = ["opentelemetry-sdk", "opentelemetry-instrumentation", "wrapt", "openai"]
     _test(session, f"OpenTelemetry {age}", names, *OTEL_TESTS, "-k", "not contract or OpenAI or Responses")
 

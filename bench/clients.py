@@ -81,7 +81,7 @@ def main() -> None:
     print("| client | bare, per chunk | llmtrace adds | bare, per call | llmtrace adds |\n|---|---|---|---|---|")
     for made in (*by_funnel.DRIVERS, *by_method.DRIVERS, *by_library.DRIVERS):
         with Replay() as replay:
-            driver = made("sync", replay.url)
+            driver = made(made.kinds[0], replay.url)
             body = b"".join(driver.events([f"word {i}" for i in range(CHUNKS)]))
             streamed = driver.script([(0.0, body)])
             replay.serve(streamed)

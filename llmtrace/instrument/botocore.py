@@ -1,4 +1,5 @@
-"""botocore (beneath boto3): every API call passes through one method, which names the operation.
+"""botocore (beneath boto3) and aiobotocore (beneath aioboto3): every API call passes through one method, which names
+the operation.
 
 A stream's events come parsed out of ``EventStream``, which pulls raw ones from an inner generator: timing is spliced in
 there, around the parsing, for an event may stand for an exception. A whole answer's body is read by the application,
@@ -8,9 +9,10 @@ whenever it likes: what it reads is looked at on the way, and the call ends wher
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
+import wrapt
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 from opentelemetry.trace import Span
 
@@ -23,13 +25,11 @@ from llmtrace.observe import call as calls
 from llmtrace.observe import mishaps
 from llmtrace.observe.call import Call
 from llmtrace.observe.clock import now
-from llmtrace.observe.stream import Guard, closed, failed, splice
+from llmtrace.observe.stream import Guard, asplice, closed, failed, splice
 from llmtrace.providers.declare import Botocore, Provider
 
 _LARGEST = 4 * 1024 * 1024
 """Bytes of a body that are kept to read what it says; of a larger one, only the headers tell."""
-
-_streams: weakref.WeakKeyDictionary[Any, Call] = weakref.WeakKeyDictionary()
 
 
 def patch(patches: Patches, engine: Engine, provider: Provider, service: Botocore) -> None:
@@ -49,12 +49,26 @@ def patch(patches: Patches, engine: Engine, provider: Provider, service: Botocor
             _returned(engine, call, result)
         return result
 
-    def close(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        _closing(instance)
-        return wrapped(*args, **kwargs)
+    async def aapi_call(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        call = _begin(engine, provider, service, instance, *args, **kwargs)
+        if call is None:
+            return await wrapped(*args, **kwargs)
+        try:
+            with Making(call, engine.settings.propagate):
+                result = await wrapped(*args, **kwargs)
+        except BaseException as error:
+            engine.failed(call, error)
+            raise
+        if isinstance(call, Call):
+            _returned(engine, call, result)
+        return result
 
-    patches.when_imported("botocore.client", lambda module: patches.wrap(module, "BaseClient._make_api_call", api_call))
-    patches.when_imported("botocore.eventstream", lambda module: patches.wrap(module, "EventStream.close", close))
+    module, name, wrapper = (
+        ("aiobotocore.client", "AioBaseClient", aapi_call)
+        if service.asynchronous
+        else ("botocore.client", "BaseClient", api_call)
+    )
+    patches.when_imported(module, lambda module: patches.wrap(module, f"{name}._make_api_call", wrapper))
 
 
 def _begin(
@@ -77,10 +91,10 @@ def _returned(engine: Engine, call: Call, result: Any) -> None:
         body = result.get("stream") or result.get("body")
         if hasattr(body, "_event_generator"):
             _splice(body, call)
-        elif hasattr(body, "_raw_stream"):
+        elif (raw := getattr(body, "_raw_stream", None) or getattr(body, "__wrapped__", None)) is not None:
             call.returned = now()
             call.answer = {**result, "body": b""}
-            _tap(body._raw_stream, call)
+            _tap(raw, call)
             return
     except Exception as error:
         mishaps.note("timing a stream", error)
@@ -88,10 +102,14 @@ def _returned(engine: Engine, call: Call, result: Any) -> None:
 
 
 def _splice(stream: Any, call: Call) -> None:
-    parsed = _parsed(stream._event_generator, stream._parse_event)
-    stream._parse_event = _already
-    stream._event_generator = timed(call, parsed, splice)
-    _streams[stream] = call
+    raw, parse = stream._event_generator, stream._parse_event
+    if hasattr(raw, "__anext__"):
+        stream._parse_event = _aalready
+        stream._event_generator = timed(call, _aparsed(raw, parse), asplice)
+    else:
+        stream._parse_event = _already
+        stream._event_generator = timed(call, _parsed(raw, parse), splice)
+    _watch_close(stream, call)
 
 
 def _parsed(raw: Iterator[Any], parse: Any) -> Iterator[Any]:
@@ -100,36 +118,91 @@ def _parsed(raw: Iterator[Any], parse: Any) -> Iterator[Any]:
             yield event
 
 
+async def _aparsed(raw: AsyncIterator[Any], parse: Any) -> AsyncIterator[Any]:
+    async for event in raw:
+        if event := await parse(event):
+            yield event
+
+
 def _already(event: Any) -> Any:
     return event
 
 
-def _closing(stream: Any) -> None:
-    try:
-        call = _streams.get(stream)
-        if call is not None:
+async def _aalready(event: Any) -> Any:
+    return event
+
+
+def _watch_close(stream: Any, call: Call) -> None:
+    """See the application close ``stream``, without a reference that would keep it."""
+    alive, raw = weakref.ref(stream), stream._raw_stream
+
+    def close() -> Any:
+        try:
             closed(call)
-    except Exception as error:
-        mishaps.note("seeing a stream close", error)
+        except Exception as error:
+            mishaps.note("seeing a stream close", error)
+        same = alive()
+        return raw.close() if same is None else type(same).close(same)
+
+    stream.close = close
 
 
 def _tap(raw: Any, call: Call) -> None:
-    """Look at what is read off ``raw``, urllib3's response, through whichever of its methods: all end in ``read``."""
-    read, kept, guard, alive = type(raw).read, bytearray(), Guard(call, collected), weakref.ref(raw)
+    """Look at what is read off ``raw``: urllib3's response, or aiohttp's, all of whose methods end in one ``read``."""
+    reading = _Reading(call)
+    if "content" in vars(raw):
+        raw.content = _Content(raw.content, reading)
+        return
+    read, alive = type(raw).read, weakref.ref(raw)
 
     def tapped(amt: int | None = None, *args: Any, **kwargs: Any) -> Any:
         response = alive()
         try:
             piece = read(response, amt, *args, **kwargs)
         except BaseException as error:
-            failed(guard.call, error)
+            reading.failed(error)
             raise
-        if guard.call.is_open and _whole(guard.call, kept, piece, amt):
-            guard.call.finish(calls.COMPLETED, guard.call.returned)
+        if reading.took(piece, amt):
             vars(response).pop("read", None)
         return piece
 
     raw.read = tapped
+
+
+class _Content(wrapt.ObjectProxy):  # pyright: ignore[reportMissingTypeArgument]
+    """What aiohttp's response is read from."""
+
+    def __init__(self, content: Any, reading: _Reading) -> None:
+        super().__init__(content)
+        self._self_reading = reading
+
+    async def read(self, n: int = -1) -> bytes:
+        try:
+            piece = await self.__wrapped__.read(n)
+        except BaseException as error:
+            self._self_reading.failed(error)
+            raise
+        self._self_reading.took(piece, None if n < 0 else n)
+        return piece
+
+
+class _Reading:
+    """What was read of a body so far; lives as long as that can be read on, and then ends the call."""
+
+    def __init__(self, call: Call) -> None:
+        self._guard = Guard(call, collected)
+        self._kept = bytearray()
+
+    def took(self, piece: bytes, amount: int | None) -> bool:
+        """Take in a piece, of at most ``amount`` bytes (None: all that there are); whether nothing more is to come."""
+        call = self._guard.call
+        if call.is_open and _whole(call, self._kept, piece, amount):
+            call.finish(calls.COMPLETED, call.returned)
+        return not call.is_open
+
+    def failed(self, error: BaseException) -> None:
+        """Reading raised."""
+        failed(self._guard.call, error)
 
 
 def _whole(call: Call, kept: bytearray, piece: bytes, amt: int | None) -> bool:

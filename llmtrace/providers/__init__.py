@@ -36,6 +36,7 @@ class Client(NamedTuple):
 CLIENTS: tuple[Client, ...] = (
     Client("openai", "OpenAI", "openai", ">= 1.40", "openai", "openai:OPENAI"),
     Client("bedrock", "Bedrock", "boto3", ">= 1.34.116", "botocore", "bedrock:BEDROCK"),
+    Client("aiobotocore", "AioBotocore", "aiobotocore", ">= 2.13.1", "aiobotocore", "bedrock:AIOBOTOCORE"),
     Client("cohere", "Cohere", "cohere", ">= 5.16", "cohere", "cohere:COHERE"),
     Client("google-genai", "GoogleGenAI", "google-genai", ">= 1.10", "google.genai", "google_genai:GOOGLE_GENAI"),
     Client("ollama", "Ollama", "ollama", ">= 0.4", "ollama", "ollama:OLLAMA"),

@@ -1,4 +1,4 @@
-"""Amazon Bedrock through botocore (boto3): Converse and InvokeModel, both also as event streams.
+"""Amazon Bedrock through botocore (boto3) or aiobotocore (aioboto3): Converse, InvokeModel, and both as event streams.
 
 Field names: botocore's ``bedrock-runtime`` service model. What InvokeModel sends and gets is the model maker's JSON:
 Anthropic's, Amazon's (Titan, Nova), Meta's, Mistral's, Cohere's, AI21's, DeepSeek's, or an imported model's. Each name
@@ -188,9 +188,11 @@ def _operation(name: str, params: Mapping[str, Any]) -> Operation | None:
     return CHAT if isinstance(body, (bytes, bytearray)) and b'"messages"' in body else COMPLETION
 
 
+RUNTIME = Botocore(service="bedrock-runtime", operation=_operation)
 BEDROCK = Provider(
     hooks=(),
-    services=(Botocore(service="bedrock-runtime", operation=_operation),),
+    services=(RUNTIME,),
     provider_name=lambda client, host: "aws.bedrock",
     base_url=lambda client: client.meta.endpoint_url,
 )
+AIOBOTOCORE = replace(BEDROCK, services=(replace(RUNTIME, asynchronous=True),))

@@ -63,10 +63,12 @@ def _own_url(client: Any) -> Any:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Botocore:
-    """A service of botocore's, all of whose calls go through one method."""
+    """A service of botocore's or aiobotocore's, all of whose calls go through one method."""
 
     service: str
     """As in ``boto3.client(service)``."""
+    asynchronous: bool = False
+    """aiobotocore's rather than botocore's own."""
     operation: Callable[[str, Mapping[str, Any]], Operation | None]
     """The operation that an API call is, from its name (``Converse``) and parameters; None: no call to trace. Its
     ``read_request`` gets the parameters, and the name as ``operation``."""

@@ -14,7 +14,16 @@ import pytest
 from llmtrace.providers import CLIENTS
 from tests.conftest import Tracing
 from tests.support import by_funnel, by_library, by_method
-from tests.support.by_method import WORDS, Bedrock, BedrockInvoke, Driver, Google, aws_event
+from tests.support.by_method import (
+    WORDS,
+    AioBedrock,
+    AioBedrockInvoke,
+    Bedrock,
+    BedrockInvoke,
+    Driver,
+    Google,
+    aws_event,
+)
 from tests.support.replay import Replay, Script, json_answer, paced
 from tests.support.spans import Spans, attributes, seconds
 
@@ -366,6 +375,53 @@ def test_bedrock_body_is_the_applications(replay: Replay, tracing: Tracing, span
     assert attrs["gen_ai.usage.input_tokens"] == 8
     assert attrs["gen_ai.usage.output_tokens"] == 6
     assert (attrs.get("gen_ai.response.id") == "id-1") == (way not in ("never", "half"))
+
+
+@pytest.mark.parametrize("way", ["read", "pieces", "lines", "raw", "never", "half"])
+def test_the_same_over_asyncio(replay: Replay, tracing: Tracing, spans: Spans, way: str) -> None:
+    opened = AioBedrockInvoke("async", replay.url)
+    tracing.on(opened.name)
+    headers = {"x-amzn-bedrock-input-token-count": "8", "x-amzn-bedrock-output-token-count": "6"}
+    body = b'{"id": "id-1", "content": [], "stop_reason": "end_turn"}'
+    replay.serve(json_answer(body, headers=headers))
+
+    async def ask() -> Any:
+        answer = (await opened.client.invoke_model(modelId="a-model", body="{}"))["body"]
+        assert type(answer).__name__ in ("AioStreamingBody", "StreamingBody")
+        if way == "read":
+            return await answer.read()
+        if way == "pieces":
+            return b"".join([piece async for piece in answer.iter_chunks(7)])
+        if way == "lines":
+            return b"".join([line async for line in answer.iter_lines()])
+        if way == "raw":
+            async with answer as entered:
+                return await entered.read()
+        return await answer.read(5) if way == "half" else b""
+
+    assert opened.run(ask) == {"never": b"", "half": body[:5]}.get(way, body)
+    opened.settle()
+    spans.flush()
+    attrs = attributes(spans.one("completed"))
+    assert attrs["gen_ai.usage.input_tokens"] == 8
+    assert attrs["gen_ai.usage.output_tokens"] == 6
+    assert (attrs.get("gen_ai.response.id") == "id-1") == (way not in ("never", "half"))
+    opened.shut()
+
+
+def test_botocores_own_and_the_asynchronous_are_taken_out_in_any_order(tracing: Tracing) -> None:
+    import llmtrace
+
+    made = (Bedrock("sync", "http://127.0.0.1:1"), AioBedrock("async", "http://127.0.0.1:1"))
+    bases = [next(b for b in type(each.client).__mro__ if "_make_api_call" in vars(b)) for each in made]
+    before = [vars(base)["_make_api_call"] for base in bases]
+    tracing.on("bedrock", "aiobotocore")
+    assert not any(vars(base)["_make_api_call"] is was for base, was in zip(bases, before, strict=True))
+    llmtrace.uninstrument("bedrock")
+    llmtrace.uninstrument("aiobotocore")
+    assert all(vars(base)["_make_api_call"] is was for base, was in zip(bases, before, strict=True))
+    for each in made:
+        each.shut()
 
 
 def test_other_services_of_botocore_are_left_alone(replay: Replay, tracing: Tracing, spans: Spans) -> None:

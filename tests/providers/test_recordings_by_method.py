@@ -13,13 +13,16 @@ from urllib.parse import unquote
 import pytest
 
 from tests.conftest import Tracing
-from tests.support.by_method import Bedrock, Cohere, Driver, Mistral
+from tests.support.by_method import AioBedrock, Bedrock, Cohere, Driver, Mistral
 from tests.support.replay import NO_SHARED, Replay, Script, json_answer, shared_folder
 from tests.support.spans import Spans, attributes
 
 pytestmark = pytest.mark.shared
 
-FOLDERS: dict[str, type[Driver]] = {"mistralai": Mistral, "cohere": Cohere, "bedrock": Bedrock}
+FOLDERS: list[tuple[str, type[Driver]]] = [
+    *(("mistralai", Mistral), ("cohere", Cohere), ("bedrock", Bedrock)),
+    ("bedrock", AioBedrock),
+]
 HOP_BY_HOP = {"content-length", "content-encoding", "transfer-encoding", "connection", "keep-alive"}
 
 
@@ -28,7 +31,7 @@ def recordings() -> list[Any]:
     if folder is None:
         return [pytest.param(None, None, None, marks=pytest.mark.skip(reason=NO_SHARED), id="recordings")]
     found: list[Any] = []
-    for name, driver in FOLDERS.items():
+    for name, driver in FOLDERS:
         for file in sorted((folder / "recordings" / name).glob("*.json")):
             found.extend(pytest.param(driver, kind, file, id=f"{name}/{file.stem}-{kind}") for kind in driver.kinds)
     return found
@@ -79,13 +82,13 @@ def ask(driver: Driver, recorded: Recorded) -> Any:
     sent = {name: value for name, value in recorded.request.items() if name != "stream"}
     if isinstance(driver, Bedrock):
         model, action = unquote(recorded.path.split("/")[2]), recorded.path.split("/")[-1]
+        converses = action.startswith("converse")
+        name = action.replace("-", "_") if converses else action.replace("invoke", "invoke_model").replace("-", "_")
+        params = sent if converses else {"body": recorded.body}
+        answer = driver.run(lambda: getattr(driver.client, name)(modelId=model, **params))
         if action == "converse":
-            return driver.plain(driver.client.converse(modelId=model, **sent))
-        if action == "converse-stream":
-            return list(driver.client.converse_stream(modelId=model, **sent)["stream"])
-        if action == "invoke":
-            return driver.client.invoke_model(modelId=model, body=recorded.body)["body"].read()
-        return list(driver.client.invoke_model_with_response_stream(modelId=model, body=recorded.body)["body"])
+            return driver.plain(answer)
+        return driver.run(answer["body"].read) if action == "invoke" else driver.drain(answer)
     if isinstance(driver, Mistral):
         suffix = "_async" if driver.loop else ""
         chat = recorded.path.endswith("/chat/completions")
@@ -177,5 +180,5 @@ def test_recording(driver: type[Driver], kind: str, file: Path, replay: Replay, 
         assert list(attrs.get("gen_ai.response.finish_reasons", ())) == body["reasons"]
     elif '"stop' in json.dumps(recorded.said) or "finish" in json.dumps(recorded.said):
         assert attrs["gen_ai.response.finish_reasons"][0] in json.dumps(recorded.said)
-    if driver is Bedrock and "metrics" in json.dumps(recorded.said) + str(recorded.headers):
+    if issubclass(driver, Bedrock) and "metrics" in json.dumps(recorded.said) + str(recorded.headers):
         assert attrs.get("llmtrace.server.engine") == "bedrock", "its times are read, and judged too long for a replay"

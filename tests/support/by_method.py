@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import gc
+import importlib.util
 import inspect
 import json
 import struct
@@ -92,8 +94,17 @@ class Driver:
         return [self.plain(item) for item in self.iterate(stream)]
 
     def read(self) -> None:
-        """Read a whole stream (synchronous clients), without looking at what it brings."""
-        for _ in self.iterate(self.run(self.ask, True)):
+        """Read a whole stream, without looking at what it brings."""
+        stream = self.stream()
+
+        async def all_of() -> None:
+            async for _ in self.iterate(stream):
+                pass
+
+        if self.loop:
+            self.loop.run_until_complete(all_of())
+            return
+        for _ in self.iterate(stream):
             pass
 
     def settle(self) -> None:
@@ -266,24 +277,30 @@ class Bedrock(Driver):
     usage = (20, 6)
     cached = 12
     counts = {"inputTokens": 8, "outputTokens": 6, "totalTokens": 26, "cacheReadInputTokens": 12}
+    converses = True
 
     def make(self) -> Any:
         import boto3
+
+        return self.told(boto3.client("bedrock-runtime", **self.settings()))
+
+    def settings(self) -> dict[str, Any]:
         from botocore.config import Config
 
-        made = boto3.client(
-            "bedrock-runtime",
-            region_name="us-east-1",
-            endpoint_url=self.url,
-            aws_access_key_id="a",
-            aws_secret_access_key="sk-sentinel-key",
-            config=Config(retries={"total_max_attempts": self.attempts, "mode": "standard"}, read_timeout=2),
-        )
-        if type(self) is Bedrock:
-            told = made.meta.service_model.shape_for("TokenUsage").members
-            if "cacheReadInputTokens" not in told:  # an older client drops what its model of the API does not have
-                self.usage, self.cached = (8, 6), None
-        return made
+        retries = {"total_max_attempts": self.attempts, "mode": "standard"}
+        return {
+            "region_name": "us-east-1",
+            "endpoint_url": self.url,
+            "aws_access_key_id": "a",
+            "aws_secret_access_key": "sk-sentinel-key",
+            "config": Config(retries=retries, read_timeout=2),
+        }
+
+    def told(self, client: Any) -> Any:
+        told = client.meta.service_model.shape_for("TokenUsage").members
+        if self.converses and "cacheReadInputTokens" not in told:  # an older client drops what its model does not have
+            self.usage, self.cached = (8, 6), None
+        return client
 
     def ask(self, streaming: bool) -> Any:
         method = self.client.converse_stream if streaming else self.client.converse
@@ -292,11 +309,15 @@ class Bedrock(Driver):
     def plain(self, item: Any) -> Any:
         return {name: value for name, value in item.items() if name != "ResponseMetadata"}
 
+    def of(self, answer: Any) -> Any:
+        """The stream in an answer."""
+        return answer["stream"] if "stream" in answer else answer["body"]
+
     def iterate(self, stream: Any) -> Any:
-        return iter(stream["stream"])
+        return iter(self.of(stream))
 
     def close(self, stream: Any) -> None:
-        stream["stream"].close()
+        self.of(stream).close()
 
     def whole(self, **extra: Any) -> Script:
         message = {"role": "assistant", "content": [{"text": "".join(WORDS)}]}
@@ -323,6 +344,7 @@ class Bedrock(Driver):
 class BedrockInvoke(Bedrock):
     """InvokeModel, with Anthropic's bodies."""
 
+    converses = False
     body = json.dumps({"messages": [{"role": "user", "content": "PROMPT-SENTINEL"}], "max_tokens": 5})
     said = {"input_tokens": 8, "cache_read_input_tokens": 12, "cache_creation_input_tokens": 0}
 
@@ -330,12 +352,6 @@ class BedrockInvoke(Bedrock):
         method = self.client.invoke_model_with_response_stream if streaming else self.client.invoke_model
         answer = method(modelId=MODEL, body=self.body)
         return answer if streaming else answer | {"body": answer["body"].read()}
-
-    def iterate(self, stream: Any) -> Any:
-        return iter(stream["body"])
-
-    def close(self, stream: Any) -> None:
-        stream["body"].close()
 
     def whole(self, **extra: Any) -> Script:
         usage = {} if extra.pop("usage", True) is None else {"usage": self.said | {"output_tokens": 6}}
@@ -357,4 +373,39 @@ class BedrockInvoke(Bedrock):
         return [aws_event("chunk", {"bytes": base64.b64encode(json.dumps(each).encode()).decode()}) for each in said]
 
 
-DRIVERS: tuple[type[Driver], ...] = (Mistral, Google, Cohere, Bedrock, BedrockInvoke)
+class AioBedrock(Bedrock):
+    """Through aiobotocore, by aioboto3 where that is installed."""
+
+    name = "aiobotocore"
+    kinds = ("async",)
+
+    async def make(self) -> Any:
+        self.opened = contextlib.AsyncExitStack()
+        return self.told(await self.opened.enter_async_context(self.context()))
+
+    def context(self) -> Any:
+        if importlib.util.find_spec("aioboto3"):
+            import aioboto3
+
+            return aioboto3.Session().client("bedrock-runtime", **self.settings())
+        from aiobotocore.session import get_session
+
+        return get_session().create_client("bedrock-runtime", **self.settings())
+
+    def iterate(self, stream: Any) -> Any:
+        return aiter(self.of(stream))
+
+    def shut(self) -> None:
+        self.run(self.opened.aclose)
+        super().shut()
+
+
+class AioBedrockInvoke(AioBedrock, BedrockInvoke):
+    async def ask(self, streaming: bool) -> Any:
+        if streaming:
+            return await self.client.invoke_model_with_response_stream(modelId=MODEL, body=self.body)
+        answer = await self.client.invoke_model(modelId=MODEL, body=self.body)
+        return answer | {"body": await answer["body"].read()}
+
+
+DRIVERS: tuple[type[Driver], ...] = (Mistral, Google, Cohere, Bedrock, BedrockInvoke, AioBedrock, AioBedrockInvoke)
