@@ -28,7 +28,7 @@ from llmtrace.instrument.report import Reporter
 from llmtrace.instrument.taps import Body, tap
 from llmtrace.observe import call as calls
 from llmtrace.observe import mishaps
-from llmtrace.observe.call import Call
+from llmtrace.observe.call import Call, Ends
 from llmtrace.observe.clock import now, to_epoch
 from llmtrace.observe.pulls import LAST
 from llmtrace.observe.stream import cause_of
@@ -140,13 +140,16 @@ class Engine:
             recording = later or (span is not None and span.is_recording())
             if not recording and self.meters() is None:
                 return span
-            closing = 4 + 2 * min(request.choices, 128) if request.choices > 1 else 4
+            several = request.choices > 1
+            closing = 4 + 2 * min(request.choices, 128) if several else 4
             recent = max(closing, LAST_CHUNKS if self.settings.diagnosis and operation.brought else LAST)
             call = Call(self._end, operation.kind_of, streaming=request.streaming, recent=recent)
             call.start = started
             above = span or trace_api.get_current_span()
             call.payload = Payload(operation, request, endpoint, above, tracer, owns, recording, tasks.marks())
-            call.payload.closing = closing
+            call.payload.closing = recent if several else closing
+            if several and operation.ends is not None:
+                call.recent = Ends(recent, operation.ends)
             call.payload.scope, call.payload.route = where, route
             if later:
                 call.payload.find_span = partial(self._find_span, above, links)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.trace import SpanContext, Status, StatusCode, set_span_in_context
@@ -233,12 +233,23 @@ def _answer(call: Call, payload: Payload) -> Answer:
             return operation.read_response(call.answer, headers)
         if call.body is not None and call.running is None:
             return call.body.read(operation, call, headers)
-        if call.first is not None:
-            last = list(call.recent)[-payload.closing :]
-            return operation.read_chunks([call.first, *last, *(call.more() if call.more else ())], headers)
+        if call.opening:
+            return _streamed(call, payload, headers)
     except Exception as error:
         mishaps.note("reading an answer", error)
     return Answer()
+
+
+def _streamed(call: Call, payload: Payload, headers: Mapping[str, str] | None) -> Answer:
+    """The answer in a stream's first and last chunks; in all that were kept, where the last few do not say its end."""
+    recent, early, more = list(call.recent), getattr(call.recent, "early", ()), call.more() if call.more else ()
+
+    def read(last: Sequence[Any]) -> Answer:
+        first = call.opening[: max(call.pulls.total - len(last) - len(early), 0)]
+        return payload.operation.read_chunks([*first, *early, *last, *more], headers)
+
+    answer = read(recent[-payload.closing :])
+    return read(recent) if not answer.finish_reasons and len(recent) > payload.closing else answer
 
 
 def _complete(answer: Answer, payload: Payload) -> None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import sys
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from llmtrace.instrument.ends import collected
@@ -23,22 +24,30 @@ from llmtrace.providers.declare import Operation
 
 _HEAD = 256 * 1024
 _TAIL = 64 * 1024
+_CODED = 4 * 1024 * 1024
+"""Bytes kept of a compressed body, which can only be read from its beginning."""
+
+Pieces = list[tuple[int, bytes]]
+"""Bytes, each with the time when they came (monotonic ns)."""
 
 
 class Body:
     """The first and last bytes of a raw body, with the time of each piece of the head."""
 
-    __slots__ = ("_head", "_head_size", "_tail", "_tail_size")
+    __slots__ = ("_decode", "_head", "_head_size", "_most", "_tail", "_tail_size")
 
-    def __init__(self) -> None:
-        self._head: list[tuple[int, bytes]] = []
+    def __init__(self, decode: Callable[[Pieces], Pieces] | None = None) -> None:
+        """``decode`` undoes the body's compression, if it has one."""
+        self._decode = decode
+        self._most = _HEAD if decode is None else _CODED
+        self._head: Pieces = []
         self._head_size = 0
         self._tail: deque[bytes] = deque()
         self._tail_size = 0
 
     def keep(self, at: int, piece: bytes) -> None:
         """Take in one piece as it came off the wire."""
-        if self._head_size < _HEAD:
+        if self._head_size < self._most:
             self._head.append((at, piece))
             self._head_size += len(piece)
             return
@@ -49,6 +58,9 @@ class Body:
 
     def read(self, operation: Operation, call: Call, headers: Mapping[str, str] | None) -> Answer:
         """The answer in the bytes; also finds when the first token came, for a stream of events."""
+        if self._decode is not None:
+            self._head = self._decode(self._head)
+            self._tail.clear()
         head = b"".join(piece for _, piece in self._head)
         tail = b"".join(self._tail)
         if not head:
@@ -87,15 +99,20 @@ class Body:
 def _parse(body: bytes) -> Iterator[tuple[int, Any]]:
     """The JSON events of an event stream, each with the offset at which it ends; what does not parse is passed over."""
     offset = 0
+    begun = b""  # of an event whose data is in several lines
     for line in body.splitlines(keepends=True):
         offset += len(line)
-        if line.startswith(b"data:"):
-            try:
-                event = json.loads(line[5:])
-            except ValueError:
-                continue
-            if isinstance(event, dict):
-                yield offset, event
+        if not line.startswith(b"data:"):
+            begun = begun if line.strip() else b""
+            continue
+        try:
+            event = json.loads(begun + line[5:])
+        except ValueError:
+            begun += line[5:]
+            continue
+        begun = b""
+        if isinstance(event, dict):
+            yield offset, event
 
 
 def tap(response: Any, call: Call) -> bool:
@@ -112,9 +129,29 @@ def tap(response: Any, call: Call) -> bool:
         response.stream = _async_tap(async_base)(inner, call)
     else:
         return False
-    call.body = Body()
+    coding = response.headers.get("content-encoding")
+    call.body = Body(partial(_decoded, library, coding) if coding else None)
     call.pulls = Pulls()
     return True
+
+
+def _decoded(library: Any, coding: str, pieces: Pieces) -> Pieces:
+    """The pieces without their compression, by the client library's own decoders; up to where they are whole."""
+    came = 0
+
+    def raw() -> Iterator[bytes]:
+        nonlocal came
+        for at, piece in pieces:
+            came = at
+            yield piece
+
+    found: Pieces = []
+    try:
+        for piece in library.Response(200, headers={"content-encoding": coding}, content=raw()).iter_bytes():
+            found.append((came, piece))
+    except library.DecodingError:
+        pass  # cut off, or more than is kept
+    return found
 
 
 class _Tap:

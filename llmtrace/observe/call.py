@@ -27,6 +27,9 @@ NEVER_CONSUMED: Final = "never_consumed"
 NOTHING, REASONING, OUTPUT = 0, 1, 2
 """What a chunk brings: no token (role, usage, keep-alive), hidden or shown reasoning, output."""
 
+_OPENING = 8
+_ENDS = 256
+
 _open: dict[int, Call] = {}
 
 
@@ -46,6 +49,29 @@ def forget_open_calls() -> None:
 
 
 os.register_at_fork(after_in_child=forget_open_calls) if hasattr(os, "register_at_fork") else None
+
+
+class Ends(deque[Any]):
+    """The last chunks of a stream of several choices, and of those before them the ones that end a choice."""
+
+    def __init__(self, recent: int, ends: Callable[[Any], bool]) -> None:
+        super().__init__(maxlen=recent)
+        self.early: list[Any] = []
+        self._end = ends
+
+    def append(self, chunk: Any) -> None:
+        """Take in a chunk; the oldest goes."""
+        try:
+            if len(self) == self.maxlen and len(self.early) < _ENDS and self._end(self[0]):
+                self.early.append(self[0])
+        except Exception as error:
+            note("reading a chunk", error)
+        super().append(chunk)
+
+    def clear(self) -> None:
+        """Let go of all of them."""
+        self.early.clear()
+        super().clear()
 
 
 class Call:
@@ -68,8 +94,8 @@ class Call:
     first_output: int | None = None
     idle: dict[int, float]
     """Seconds since data last came in, by the time of a pull to which the application was late."""
-    first: Any = None
-    """The first chunk."""
+    opening: tuple[Any, ...] = ()
+    """The first chunks, as many as were looked at (a few at most): who answers stands in them."""
     kept: list[Any] | None = None
     """Every chunk, only where content is captured."""
     more: Callable[[], Sequence[Any]] | None = None
@@ -119,7 +145,8 @@ class Call:
         """Note what ``chunk`` brings; True once output has begun, after which chunks need no more looking at."""
         if self.first_chunk is None:
             self.first_chunk = at
-            self.first = chunk
+        if len(self.opening) < _OPENING:
+            self.opening += (chunk,)
         try:
             kind = self.kind_of(chunk)
         except Exception as error:
@@ -166,7 +193,8 @@ class Call:
 
     def release(self) -> None:
         """Let go of what the end needed: the application's objects live as long as they would without us."""
-        self.first = self.kept = self.body = self.answer = self.error = self.payload = self.running = self.more = None
+        self.kept = self.body = self.answer = self.error = self.payload = self.running = self.more = None
+        self.opening = ()
         self.recent.clear()  # not replaced: the splice still holds its append
         for attempt in self.attempts:
             attempt.release()

@@ -13,7 +13,7 @@ from llmtrace.observe.call import NOTHING, OUTPUT, REASONING
 from llmtrace.observe.facts import Answer, Usage
 from llmtrace.providers.declare import Operation, Request
 from llmtrace.providers.messages import chat_input, chat_output, prompt_input
-from llmtrace.providers.read import count, fields, get, items, sampling, text
+from llmtrace.providers.read import count, fields, get, integer, items, sampling, text
 from llmtrace.providers.timings import read_timings
 
 _NAMED = (("reasoning_effort", "gen_ai.request.reasoning.level"), ("service_tier", "openai.request.service_tier"))
@@ -85,6 +85,11 @@ def brought(chunk: Any) -> tuple[str, int | None]:
     return "".join(said), tokens or None
 
 
+def ends(chunk: Any) -> bool:
+    """Whether a choice of a chunk says why it ended."""
+    return any(get(choice, "finish_reason") for choice in items(get(chunk, "choices")))
+
+
 def read_usage(usage: Any) -> Usage:
     """Counts of a ``CompletionUsage`` (object or mapping); what is missing or malformed stays None."""
     details = get(usage, "prompt_tokens_details")
@@ -103,14 +108,14 @@ def read_usage(usage: Any) -> Usage:
 def read_chunks(chunks: Sequence[Any], headers: Mapping[str, str] | None) -> Answer:
     """The answer that a stream's first and last chunks tell of."""
     answer = Answer()
-    reasons: dict[Any, str] = {}
+    reasons: dict[int | None, str] = {}
     usage: Any = None
     told: dict[str, Any] = {}  # one client models what the next leaves as an extra field
     for chunk in chunks:
         _identify(answer, chunk)
         for choice in items(get(chunk, "choices")):
             if reason := text(get(choice, "finish_reason")):
-                reasons[get(choice, "index")] = reason
+                reasons[integer(get(choice, "index"))] = reason
         reported = get(chunk, "usage")
         if reported is not None:
             usage = reported
@@ -171,6 +176,7 @@ CHAT = Operation(
     request_attributes=request_attributes,
     kind_of=kind_of,
     brought=brought,
+    ends=ends,
     read_chunks=read_chunks,
     read_response=read_response,
     ask_for_usage=ask_for_usage,

@@ -86,7 +86,7 @@ def _read_response(response: Any, headers: Mapping[str, str] | None) -> Answer:
 
 
 def _read(answer: Answer, source: Any) -> None:
-    answer.id = answer.id or text(get(source, "response_id")) or text(get(source, "id")) or _v1_id(source)
+    answer.id = text(get(source, "response_id")) or answer.id or text(get(source, "id")) or _v1_id(source)
     reasons = [text(get(each, "finish_reason")) for each in (source, *items(get(source, "generations")))]
     answer.finish_reasons = tuple(reason for reason in reasons if reason) or answer.finish_reasons
     usage = get(source, "usage") or get(source, "meta")

@@ -43,6 +43,8 @@ class Operation:
     brought: Callable[[Any], tuple[str, int | None]] | None = None
     """What a chunk brings, as text (reasoning and a tool call's arguments too), and how many tokens it lists (None: it
     does not). Read off a stream's last chunks at its end, and never kept."""
+    ends: Callable[[Any], bool] | None = None
+    """Whether a chunk ends one of several choices, which may be long before the stream's end."""
     announces: bool = False
     """Whether a stream's first event comes at once, before the prompt is computed."""
     reroutes: bool = False

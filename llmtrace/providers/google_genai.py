@@ -151,6 +151,7 @@ GENERATE = Operation(
     request_attributes=_request_attributes,
     kind_of=_kind_of,
     brought=_brought,
+    ends=lambda chunk: any(get(each, "finish_reason") for each in items(get(chunk, "candidates"))),
     read_chunks=_read_chunks,
     read_response=_read_response,
     input_messages=_input,

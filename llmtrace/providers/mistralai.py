@@ -71,8 +71,14 @@ def _read_response(response: Any, headers: Mapping[str, str] | None) -> Answer:
 
 
 def _tiered(answer: Answer, source: Any) -> Answer:
-    """The service tier, which Mistral tells among the usage."""
-    if tier := text(get(get(source, "usage"), "service_tier")):
+    """The service tier, which Mistral tells among the usage; and no count that is only the client's default."""
+    usage = get(source, "usage")
+    told = getattr(usage, "model_fields_set", None)
+    if told is not None and "prompt_tokens" not in told:
+        answer.usage.input_tokens = None
+    if told is not None and "completion_tokens" not in told:
+        answer.usage.output_tokens = None
+    if tier := text(get(usage, "service_tier")):
         answer.service_tier = tier
         answer.extra = {**answer.extra, "openai.response.service_tier": tier}
     return answer
@@ -101,6 +107,7 @@ CHAT = replace(
     request_attributes=_request_attributes,
     kind_of=_kind_of,
     brought=_brought,
+    ends=lambda event: openai.ends(get(event, "data")),
     read_chunks=_read_chunks,
     read_response=_read_response,
     output_messages=_output,

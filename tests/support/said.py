@@ -1,0 +1,197 @@
+"""What a span must say, read off the JSON of an answer alone: no client, none of llmtrace's code.
+
+``said`` is a list: the one body, or a stream's events in order. A reader raises for nothing; what is not told, or is no
+count, is missing from what it returns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Said = dict[str, Any]
+
+ATTRIBUTES = {
+    "id": "gen_ai.response.id",
+    "model": "gen_ai.response.model",
+    "input": "gen_ai.usage.input_tokens",
+    "output": "gen_ai.usage.output_tokens",
+    "cached": "gen_ai.usage.cache_read.input_tokens",
+    "written": "gen_ai.usage.cache_write.input_tokens",
+    "reasoning": "gen_ai.usage.reasoning.output_tokens",
+    "reasons": "gen_ai.response.finish_reasons",
+}
+
+
+def _at(source: Any, *path: str) -> Any:
+    for name in path:
+        source = source.get(name) if isinstance(source, dict) else None
+    return source
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _word(value: Any) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def _count(value: Any) -> int | None:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    whole = whole or (isinstance(value, float) and value.is_integer())
+    return int(value) if whole and value >= 0 else None
+
+
+def _sum(*counts: int | None) -> int | None:
+    told = [each for each in counts if each is not None]
+    return sum(told) if told else None
+
+
+def completions(said: Sequence[Any]) -> Said:
+    """OpenAI's chat and text completions, and what speaks them."""
+    found: Said = {}
+    reasons: dict[Any, str] = {}
+    usage: Any = None
+    groq: Any = None
+    for each in said:
+        found["id"] = found.get("id") or _word(_at(each, "id"))
+        found["model"] = _word(_at(each, "model")) or found.get("model")
+        for choice in _list(_at(each, "choices")):
+            if reason := _word(_at(choice, "finish_reason")):
+                reasons[repr(_at(choice, "index")) if len(said) > 1 else len(reasons)] = reason
+        usage = _at(each, "usage") if _at(each, "usage") is not None else usage
+        groq = _at(each, "x_groq", "usage") or groq
+    usage = groq if usage is None else usage
+    cached = _count(_at(usage, "prompt_tokens_details", "cached_tokens"))
+    return found | {
+        "reasons": list(reasons.values()),
+        "input": _count(_at(usage, "prompt_tokens")),
+        "output": _count(_at(usage, "completion_tokens")),
+        "cached": _count(_at(usage, "prompt_cache_hit_tokens")) if cached is None else cached,
+        "written": _count(_at(usage, "prompt_tokens_details", "cache_write_tokens")),
+        "reasoning": _count(_at(usage, "completion_tokens_details", "reasoning_tokens")),
+        "queue": _at(usage, "queue_time"),
+    }
+
+
+def embeddings(said: Sequence[Any]) -> Said:
+    """OpenAI's embeddings."""
+    return {
+        "id": _word(_at(said[0], "id")),
+        "model": _word(_at(said[0], "model")),
+        "input": _count(_at(said[0], "usage", "prompt_tokens")),
+        "reasons": [],
+    }
+
+
+def responses(said: Sequence[Any]) -> Said:
+    """OpenAI's Responses: the one response, or its last state in a stream."""
+    states = [each for each in said if _at(each, "object") == "response"] if len(said) == 1 else []
+    states += [state for each in said if (state := _at(each, "response")) is not None]
+    last = states[-1] if states else None
+    status = _word(_at(last, "status"))
+    why = _word(_at(last, "incomplete_details", "reason")) if status == "incomplete" else None
+    return {
+        "id": _word(_at(last, "id")),
+        "model": _word(_at(last, "model")),
+        "reasons": [why or status] if status and status not in ("queued", "in_progress") else [],
+        "input": _count(_at(last, "usage", "input_tokens")),
+        "output": _count(_at(last, "usage", "output_tokens")),
+        "cached": _count(_at(last, "usage", "input_tokens_details", "cached_tokens")),
+        "written": _count(_at(last, "usage", "input_tokens_details", "cache_write_tokens")),
+        "reasoning": _count(_at(last, "usage", "output_tokens_details", "reasoning_tokens")),
+    }
+
+
+def messages(said: Sequence[Any]) -> Said:
+    """Anthropic's: one message, or message_start and what message_delta counted last."""
+    first = said[0]
+    deltas = [each for each in said if _at(each, "type") == "message_delta"]
+    if len(said) > 1 or _at(first, "type") == "message_start":
+        first = next((_at(each, "message") for each in said if _at(each, "type") == "message_start"), None)
+    counts: dict[str, int | None] = {}
+    for usage in [_at(first, "usage"), *(_at(each, "usage") for each in deltas)]:
+        told = {name: _count(value) for name, value in usage.items()} if isinstance(usage, dict) else {}
+        counts |= {name: value for name, value in told.items() if value is not None}
+    if len(said) > 1 and not any(_count(_at(each, "usage", "output_tokens")) is not None for each in deltas):
+        counts["output_tokens"] = None  # what message_start says of it is a placeholder
+    uncached, read, written = (counts.get(f"{name}input_tokens") for name in ("", "cache_read_", "cache_creation_"))
+    ends = [_word(_at(each, "delta", "stop_reason")) for each in deltas] or [_word(_at(first, "stop_reason"))]
+    details = [_at(each, "usage", "output_tokens_details", "thinking_tokens") for each in deltas or [first]]
+    return {
+        "id": _word(_at(first, "id")),
+        "model": _word(_at(first, "model")),
+        "reasons": [end for end in ends if end][-1:],
+        "input": None if uncached is None else _sum(uncached, read, written),
+        "output": counts.get("output_tokens"),
+        "cached": read,
+        "written": written,
+        "reasoning": _count(details[-1]),
+    }
+
+
+def google(said: Sequence[Any]) -> Said:
+    """Gemini's."""
+    found: Said = {}
+    reasons: dict[Any, str] = {}
+    usage: Any = None
+    for each in said:
+        found["id"] = found.get("id") or _word(_at(each, "responseId"))
+        found["model"] = _word(_at(each, "modelVersion")) or found.get("model")
+        usage = _at(each, "usageMetadata") or usage
+        for place, candidate in enumerate(_list(_at(each, "candidates"))):
+            if reason := _word(_at(candidate, "finishReason")):
+                reasons[_count(_at(candidate, "index")) or place] = reason
+    told = {name: _count(value) for name, value in usage.items()} if isinstance(usage, dict) else {}
+    return found | {
+        "reasons": list(reasons.values()),
+        "input": _sum(told.get("promptTokenCount"), told.get("toolUsePromptTokenCount")),
+        "output": _sum(told.get("candidatesTokenCount"), told.get("thoughtsTokenCount")),
+        "cached": told.get("cachedContentTokenCount"),
+        "reasoning": told.get("thoughtsTokenCount"),
+    }
+
+
+def cohere(said: Sequence[Any]) -> Said:
+    """Cohere's, of both versions: what was billed, else what was counted."""
+    last = _at(said[-1], "delta") or _at(said[-1], "response") or said[-1]
+    usage = _at(last, "usage") or _at(last, "meta")
+    told = [_count(_at(usage, kind, "input_tokens")) for kind in ("billed_units", "tokens")]
+    cached = _count(_at(usage, "cached_tokens"))
+    inputs = [each for each in told if each is not None and each >= (cached or 0)]
+    outputs = [_count(_at(usage, kind, "output_tokens")) for kind in ("billed_units", "tokens")]
+    ids = [_at(each, "response", "response_id") or _at(each, "response_id") for each in reversed(said)]
+    ids += [_at(each, "id") for each in said] + [_at(each, "generation_id") for each in said]
+    reasons = [_at(last, "finish_reason"), *(_at(each, "finish_reason") for each in _list(_at(last, "generations")))]
+    return {
+        "id": next((told for each in ids if (told := _word(each))), None),
+        "reasons": [told for each in reasons if (told := _word(each))],
+        "input": inputs[0] if inputs else None,
+        "output": next((each for each in outputs if each is not None), None),
+        "cached": cached,
+    }
+
+
+def ollama(said: Sequence[Any]) -> Said:
+    """Ollama's: the one object, or a stream's last."""
+    last = next((each for each in reversed(said) if _at(each, "done") is True), said[-1] if len(said) == 1 else None)
+    reason = _word(_at(last, "done_reason"))
+    return {
+        "model": _word(_at(last, "model")) or _word(_at(said[0], "model")),
+        "reasons": [reason] if reason else [],
+        "input": _count(_at(last, "prompt_eval_count")),
+        "output": _count(_at(last, "eval_count")),
+    }
+
+
+def disagreements(attrs: Mapping[str, Any], told: Said, names: Sequence[str] = tuple(ATTRIBUTES)) -> list[str]:
+    """Where a span's attributes and an answer's body say different things."""
+    found: list[str] = []
+    for name in names:
+        span, body = attrs.get(ATTRIBUTES[name]), told.get(name)
+        if name == "reasons":
+            span, body = sorted(span or ()), sorted(body or ())
+        if span != body:
+            found.append(f"{ATTRIBUTES[name]}: {span!r}, the body says {body!r}")
+    return found
