@@ -5,13 +5,18 @@ What a span must say is read off the body here, without any client and without l
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import json
+import operator
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.conftest import Tracing
+from tests.support import said
 from tests.support.by_funnel import KEY, Anthropic, Groq, OpenAI, Stainless, Together
 from tests.support.replay import NO_SHARED, Recording, Replay, load_recording, shared_folder
 from tests.support.spans import Spans, attributes
@@ -75,8 +80,6 @@ def recordings() -> list[Any]:
     found: list[Any] = []
     for name in FOLDERS:
         for file in sorted((folder / "recordings" / name).glob("*.json")):
-            if (json.loads(file.read_text())["request"]).get("method") != "POST":
-                continue
             found.append(pytest.param(name, file, id=f"{name}/{file.stem}"))
     return found
 
@@ -109,71 +112,7 @@ def bodies(recording: Recording) -> list[Body]:
     return [json.loads(line) for line in lines if line != "[DONE]"]
 
 
-def said_by_messages(events: list[Body]) -> Body:
-    """Anthropic's: one message, or message_start and what message_delta counted last."""
-    first = events[0].get("message", events[0])
-    deltas = [event for event in events if event["type"] == "message_delta"]
-    usage = first["usage"] | {k: v for event in deltas for k, v in event["usage"].items() if v is not None}
-    read, written = usage.get("cache_read_input_tokens"), usage.get("cache_creation_input_tokens")
-    ends = [event["delta"]["stop_reason"] for event in deltas] or [first["stop_reason"]]
-    return {
-        "id": first["id"],
-        "model": first["model"],
-        "reasons": ends[-1:],
-        "input": usage["input_tokens"] + (read or 0) + (written or 0),
-        "output": usage["output_tokens"],
-        "cached": read,
-        "written": written,
-    }
-
-
-def said_by_responses(events: list[Body]) -> Body:
-    last = (
-        next(event["response"] for event in reversed(events) if "response" in event) if len(events) > 1 else events[0]
-    )
-    usage = last["usage"]
-    return {
-        "id": last["id"],
-        "model": last["model"],
-        "reasons": [(last.get("incomplete_details") or {}).get("reason") or last["status"]],
-        "input": usage["input_tokens"],
-        "output": usage["output_tokens"],
-        "cached": usage["input_tokens_details"]["cached_tokens"],
-        "reasoning": usage["output_tokens_details"]["reasoning_tokens"],
-    }
-
-
-def said_by_completions(events: list[Body]) -> Body:
-    reasons: dict[int, str] = {}
-    found: Body = {"id": None, "model": None}
-    usage: Body = {}
-    for event in events:
-        found["id"] = found["id"] or event.get("id") or None
-        found["model"] = event.get("model") or found["model"]
-        for choice in event.get("choices") or []:
-            if choice.get("finish_reason"):
-                reasons[choice["index"]] = choice["finish_reason"]
-        usage = event.get("usage") or (event.get("x_groq") or {}).get("usage") or usage
-    return found | {
-        "reasons": list(reasons.values()),
-        "input": usage.get("prompt_tokens"),
-        "output": usage.get("completion_tokens"),
-        "cached": (usage.get("prompt_tokens_details") or {}).get("cached_tokens"),
-        "reasoning": (usage.get("completion_tokens_details") or {}).get("reasoning_tokens"),
-        "queue": usage.get("queue_time"),
-    }
-
-
-SAID = {"messages": said_by_messages, "responses": said_by_responses}
-ATTRIBUTES = {
-    "id": "gen_ai.response.id",
-    "model": "gen_ai.response.model",
-    "input": "gen_ai.usage.input_tokens",
-    "output": "gen_ai.usage.output_tokens",
-    "cached": "gen_ai.usage.cache_read.input_tokens",
-    "written": "gen_ai.usage.cache_write.input_tokens",
-    "reasoning": "gen_ai.usage.reasoning.output_tokens",
-}
+SAID = {"messages": said.messages, "responses": said.responses, "embeddings": said.embeddings}
 
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
@@ -181,10 +120,10 @@ ATTRIBUTES = {
 def test_recording(folder: str, file: Path, kind: str, replay: Replay, spans: Spans, tracing: Tracing) -> None:
     recording = load_recording(file)
     operation = operation_of(recording.url_path)
-    if operation is None or not recording.request:
-        pytest.skip("no call of a model")
     replay.serve(recording.script())
     driver = driver_of(folder, recording)(kind, replay.url)
+    if operation is None:
+        return left_alone(driver, recording, replay, spans, tracing)
     if not hasattr(driver.client, operation.partition(".")[0]):
         pytest.skip("this version of the client no longer has it")
     try:
@@ -203,16 +142,75 @@ def test_recording(folder: str, file: Path, kind: str, replay: Replay, spans: Sp
         assert attrs["error.type"] == str(recording.status)
         assert "gen_ai.response.id" not in attrs
         return
-    events = bodies(recording)
-    said = SAID.get(operation, said_by_completions)(events)
-    for name, attribute in ATTRIBUTES.items():
-        assert (attrs.get(attribute) or None) == (said.get(name) or None), attribute
-    assert sorted(attrs.get("gen_ai.response.finish_reasons", ())) == sorted(said["reasons"])
-    if said.get("queue") is not None:
+    told = SAID.get(operation, said.completions)(bodies(recording))
+    assert not said.disagreements(attrs, told)
+    if told.get("queue") is not None:
         assert attrs["llmtrace.server.engine"] == "groq", "its times are read, and judged too long for a replay"
     if recording.headers.get("openai-processing-ms"):
-        told = float(recording.headers["openai-processing-ms"]) / 1000
-        assert attrs["llmtrace.server.processing_time"] == pytest.approx(told)
+        spent = float(recording.headers["openai-processing-ms"]) / 1000
+        assert attrs["llmtrace.server.processing_time"] == pytest.approx(spent)
+
+
+def left_alone(driver: Stainless, recording: Recording, replay: Replay, spans: Spans, tracing: Tracing) -> None:
+    """A request that is no call of a model: the same results, and no span."""
+    if not recording.url_path.startswith("/v"):
+        driver.shut()
+        pytest.skip("a file that no client of a model's asked for")
+    try:
+        bare = ask_otherwise(driver, recording)
+        sent = replay.last
+        tracing.on(driver.name)
+        assert ask_otherwise(driver, recording) == bare
+        assert (replay.last.method, replay.last.path, replay.last.body) == (sent.method, sent.path, sent.body)
+        assert sent.path.removeprefix("/v1") == recording.url_path.removeprefix("/v1")
+    finally:
+        driver.shut()
+    spans.flush()
+    assert not spans.finished()
+
+
+OTHERS = {
+    "POST /assistants": "beta.assistants.create",
+    "GET /assistants/(?P<assistant_id>[^/]+)": "beta.assistants.retrieve",
+    "POST /threads": "beta.threads.create",
+    "POST /threads/(?P<thread_id>[^/]+)/messages": "beta.threads.messages.create",
+    "GET /threads/(?P<thread_id>[^/]+)/messages": "beta.threads.messages.list",
+    "POST /threads/(?P<thread_id>[^/]+)/runs": "beta.threads.runs.create",
+    "GET /threads/(?P<thread_id>[^/]+)/runs/(?P<run_id>[^/]+)": "beta.threads.runs.retrieve",
+    "POST /images/generations": "images.generate",
+    "POST /moderations": "moderations.create",
+    "POST /messages/count_tokens": "messages.count_tokens",
+}
+"""Requests that are no call of a model, and the client's methods that make them."""
+
+
+def ask_otherwise(driver: Stainless, recording: Recording) -> Any:
+    """The request through its method, or through what the client has for requests without one; what came of it."""
+    asked = f"{recording.method} {recording.url_path.partition('?')[0].removeprefix('/v1')}"
+    matches = ((re.fullmatch(pattern, asked), path) for pattern, path in OTHERS.items())
+    found, path = next(((match, path) for match, path in matches if match), (None, ""))
+    try:
+        if found is None:
+            made = importlib.import_module(f"{driver.package}._models").FinalRequestOptions
+            options = made(
+                method=recording.method.lower(),
+                url=recording.url_path.removeprefix(driver.prefix),
+                json_data=recording.request,
+            )
+            return driver.run(lambda: driver.client.request(object, options))
+        method = operator.attrgetter(path)(driver.client)
+        answer = driver.run(lambda: method(**found.groupdict(), **recording.request))
+        if recording.streaming:
+            return type(answer).__qualname__, driver.drain(answer)
+        if inspect.isawaitable(answer):  # a list, asynchronously
+            answer = driver.loop.run_until_complete(first_page(answer))
+        return type(answer).__qualname__, driver.plain(answer)
+    except Exception as error:
+        return type(error).__qualname__, str(error)
+
+
+async def first_page(pages: Any) -> Any:
+    return await pages
 
 
 @pytest.mark.parametrize("folder", [*FOLDERS])

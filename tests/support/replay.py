@@ -513,6 +513,7 @@ class Recording:
 
     path: Path
     host: str
+    method: str
     url_path: str
     request: dict[str, Any]
     streaming: bool
@@ -542,6 +543,7 @@ def load_recording(path: str | Path) -> Recording:
     return Recording(
         path=full,
         host=data["host"],
+        method=request["method"],
         url_path=request["path"],
         request=json.loads(body) if body else {},
         streaming=bool(data["streaming"]),

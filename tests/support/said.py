@@ -106,6 +106,8 @@ def responses(said: Sequence[Any]) -> Said:
 
 def messages(said: Sequence[Any]) -> Said:
     """Anthropic's: one message, or message_start and what message_delta counted last."""
+    if _at(said[-1], "type") == "completion":  # of the older API, each of whose events is one
+        said = said[-1:]
     first = said[0]
     deltas = [each for each in said if _at(each, "type") == "message_delta"]
     if len(said) > 1 or _at(first, "type") == "message_start":
@@ -183,6 +185,50 @@ def ollama(said: Sequence[Any]) -> Said:
         "input": _count(_at(last, "prompt_eval_count")),
         "output": _count(_at(last, "eval_count")),
     }
+
+
+_BEDROCK = {
+    "input": ("inputTokenCount", "inputTokens", "input_tokens", "inputTextTokenCount", "prompt_token_count"),
+    "output": (
+        "outputTokenCount",
+        "outputTokens",
+        "output_tokens",
+        "totalOutputTextTokenCount",
+        "generation_token_count",
+    ),
+    "cached": ("cacheReadInputTokenCount", "cacheReadInputTokens", "cache_read_input_tokens"),
+    "written": ("cacheWriteInputTokenCount", "cacheWriteInputTokens", "cache_creation_input_tokens"),
+}
+
+
+def bedrock(said: Sequence[Any], headers: Mapping[str, str] | None = None) -> Said:
+    """Bedrock's: Converse, or a model maker's own JSON; what a body does not count, its headers do."""
+    first, last = said[0], said[-1]
+    begun = _at(first, "message", "usage")
+    places = [_at(last, "amazon-bedrock-invocationMetrics"), _at(last, "metadata", "usage"), _at(last, "usage"), last]
+    told: dict[str, int | None] = {}
+    for name, keys in _BEDROCK.items():
+        counts = [
+            _count(_at(place, key)) for place in [*places, *([] if name == "output" else [begun])] for key in keys
+        ]
+        header = (headers or {}).get(f"x-amzn-bedrock-{_HEADERS[name]}-token-count")
+        counts.append(int(header) if header else None)
+        told[name] = next((each for each in counts if each is not None), None)
+    return {
+        "id": _id(_at(first, "id")) or _word(_at(first, "message", "id")),
+        "model": _word(_at(first, "model")) or _word(_at(first, "message", "model")),
+        "input": None if told["input"] is None else _sum(told["input"], told["cached"], told["written"]),
+        "output": told["output"],
+        "cached": told["cached"],
+        "written": told["written"],
+    }
+
+
+_HEADERS = {"input": "input", "output": "output", "cached": "cache-read-input", "written": "cache-write-input"}
+
+
+def _id(value: Any) -> str | None:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else _word(value)
 
 
 def disagreements(attrs: Mapping[str, Any], told: Said, names: Sequence[str] = tuple(ATTRIBUTES)) -> list[str]:
