@@ -12,6 +12,7 @@ help:
 	@echo "make check   lint, types and the import rules"
 	@echo "make bench   measure the overhead against the bare client and the peers"
 	@echo "make matrix  every client in its oldest and newest version, in environments of their own"
+	@echo "make suites  the clients' own test suites, bare and with llmtrace on (docs/suites.md)"
 	@echo "make gpu     every check that needs a GPU, in one table; on a CPU a tiny rehearsal"
 	@echo "make load    64 streams on the reference server for two minutes (docs/reference-runner.md)"
 	@echo "make accuracy  how right the phases are, against engines that know (docs/accuracy.md)"
@@ -48,6 +49,10 @@ bench: $(STAMP)
 matrix: $(STAMP)
 	$(BIN)/python -m pip install --quiet nox
 	$(BIN)/python -m nox $(ARGS)
+
+.PHONY: suites
+suites: $(STAMP)  # the clients' own test suites; ARGS="openai anthropic" for some of them
+	$(BIN)/python -m tests.suites $(ARGS)
 
 .PHONY: gpu
 gpu: $(STAMP)

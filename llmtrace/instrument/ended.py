@@ -50,6 +50,8 @@ class Payload:
     """The task and step that the call is made in, as attributes."""
     find_span: Callable[[Call], None] | None = None
     """Finds or starts its span, as its request is sent: for a client that may open one itself by then."""
+    raw: bool = False
+    """The application asked for the response itself, and may read its bytes."""
     closing: int = 4
     """How many of a stream's last chunks the answer is read from."""
     route: tuple[Any, ...] = ()

@@ -137,6 +137,8 @@ class Engine:
             if owns:
                 kind = SpanKind.INTERNAL if provider.in_process else SpanKind.CLIENT
                 span = _start(tracer, kind, operation, request, endpoint, started, links)
+                if not span.is_recording() and _dropped(above := trace_api.get_current_span()):
+                    span, owns = above, False  # as in ``_find_span``
             recording = later or (span is not None and span.is_recording())
             if not recording and self.meters() is None:
                 return span
@@ -260,6 +262,8 @@ class Engine:
             )
             payload.owns_span = True
             payload.recording = payload.span.is_recording()
+            if not payload.recording and _dropped(above):
+                return  # which tells as much to what is sent beneath, and would be there without us
             if being_made() is not None:
                 otel.attach(trace_api.set_span_in_context(payload.span))  # until ``Making`` puts back what was there
 
@@ -283,6 +287,12 @@ class Engine:
         found = Endpoint(url, asked or provider.provider_name(client, host), host, port)
         self._endpoints[key] = found
         return found
+
+
+def _dropped(span: Span) -> bool:
+    """Whether ``span`` is one that a sampler dropped."""
+    context = span.get_span_context()
+    return context.is_valid and not context.trace_flags.sampled
 
 
 def _start(

@@ -11,6 +11,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from llmtrace.instrument.current import RESPONSE_KEY, being_made
 from llmtrace.instrument.patching import Patches
+from llmtrace.instrument.taps import put
 from llmtrace.observe import mishaps
 from llmtrace.observe.call import Call
 from llmtrace.observe.clock import now
@@ -144,6 +145,8 @@ def _answered(call: Call, attempt: Attempt | None, response: Any) -> None:
         attempt.end = now()
         attempt.answered(response, attempt.end)
         response.extensions[RESPONSE_KEY] = call
+        if call.payload.raw and not response.is_closed and response.is_success:
+            put(response)
     except Exception as error:
         mishaps.note("reading a response's headers", error)
 

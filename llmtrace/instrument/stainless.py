@@ -98,6 +98,8 @@ def patch(patches: Patches, engine: Engine, provider: Provider, client: Stainles
     patches.when_imported(client.stream_module, hook_streams)
 
 
+_RAW = "X-Stainless-Raw-Response"
+"""The header by which ``with_raw_response`` and ``with_streaming_response`` ask for the response itself."""
 Begun = tuple[Call | Span, tuple[Any, ...], dict[str, Any]]
 
 
@@ -142,6 +144,8 @@ def _begin(
             body = {**body, **extra}
         url = options.url if options.url.startswith("http") else None
         call = engine.begin(provider, operation, instance, body, url, covers)
+        if isinstance(call, Call) and isinstance(options.headers, Mapping):
+            call.payload.raw = _RAW in options.headers
         return None if call is None else (call, args, kwargs)
     except Exception as error:
         mishaps.note("beginning a call", error)

@@ -10,7 +10,7 @@ import json
 import sys
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 from llmtrace.instrument.ends import collected
@@ -115,24 +115,44 @@ def _parse(body: bytes) -> Iterator[tuple[int, Any]]:
             yield offset, event
 
 
+TAP_KEY = "llmtrace.tap"
+"""Where an httpx response's ``extensions`` hold a tap that waits to be opened."""
+
+
+def put(response: Any) -> _Tap | None:
+    """Put a tap that is not open yet into a streaming httpx (or httpx2) response, as soon as that is there: what the
+    client then lays around the byte stream lies over the tap, and stays what the application finds.
+
+    Returns the tap, None where there is no byte stream to tap.
+    """
+    bases: list[type] = []
+    for ours, name in ((_Sync, "SyncByteStream"), (_Async, "AsyncByteStream")):
+        theirs = getattr(_library(response), name, None)
+        if theirs is not None and isinstance(response.stream, theirs):
+            bases += (ours, theirs)
+    if not bases:
+        return None
+    tap: _Tap = _class(tuple(bases))(response.stream)
+    response.stream = response.extensions[TAP_KEY] = tap
+    return tap
+
+
 def tap(response: Any, call: Call) -> bool:
-    """Put a tap into an open httpx (or httpx2) response; False where it has no byte stream to tap."""
-    inner = response.stream
-    library = sys.modules.get(type(response).__module__.partition(".")[0])
-    sync_base = getattr(library, "SyncByteStream", None)
-    async_base = getattr(library, "AsyncByteStream", None)
-    if sync_base is None or async_base is None:
+    """Time the bytes of an open response from here on; False where it has no byte stream to tap."""
+    found: _Tap | None = response.extensions.get(TAP_KEY) or put(response)
+    if found is None:
         return False
-    if isinstance(inner, sync_base):
-        response.stream = _sync_tap(sync_base)(inner, call)
-    elif isinstance(inner, async_base):
-        response.stream = _async_tap(async_base)(inner, call)
-    else:
-        return False
+    del response.extensions[TAP_KEY]
+    found.open(call)
     coding = response.headers.get("content-encoding")
-    call.body = Body(partial(_decoded, library, coding) if coding else None)
+    call.body = Body(partial(_decoded, _library(response), coding) if coding else None)
     call.pulls = Pulls()
     return True
+
+
+def _library(response: Any) -> Any:
+    """httpx or httpx2, whichever made ``response``."""
+    return sys.modules.get(type(response).__module__.partition(".")[0])
 
 
 def _decoded(library: Any, coding: str, pieces: Pieces) -> Pieces:
@@ -155,19 +175,25 @@ def _decoded(library: Any, coding: str, pieces: Pieces) -> Pieces:
 
 
 class _Tap:
-    """What both taps share: the inner stream and its call, given up once a client's own stream object takes over."""
+    """What every tap has: the inner stream and, once it is open, its call, given up where a client's own stream object
+    takes over."""
 
-    def __init__(self, inner: Any, call: Call) -> None:
+    def __init__(self, inner: Any) -> None:
         self.inner = inner
-        self.call = call
-        self.guard: Guard | None = Guard(call, collected)
+        self.call: Call | None = None
+        self.guard: Guard | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)  # what others have hung on the stream (the client's own tracing)
 
+    def open(self, call: Call) -> None:
+        """Time what passes from here on, as ``call``'s."""
+        self.call = call
+        self.guard = Guard(call, collected)
+
     def _note(self, asked: int, piece: bytes) -> None:
         call = self.call
-        if call.running is not None or not call.is_open:
+        if call is None or call.running is not None or not call.is_open:
             return
         at = now()
         block = call.pulls.block
@@ -179,62 +205,59 @@ class _Tap:
             call.pulls.fold(call.returned)
 
     def _ended(self) -> None:
-        if self.call.running is None:
-            self.call.finish(calls.COMPLETED, self.call.pulls.last_arrival)
+        call = self.call
+        if call is not None and call.running is None:
+            call.finish(calls.COMPLETED, call.pulls.last_arrival)
 
     def _failed(self, error: BaseException) -> None:
-        if self.call.running is None:
-            failed(self.call, error)
+        call = self.call
+        if call is not None and call.running is None:
+            failed(call, error)
 
 
-_made: dict[type, type] = {}
+class _Sync(_Tap):
+    """A tap on a synchronous byte stream."""
+
+    def __iter__(self) -> Iterator[bytes]:
+        try:
+            asked = now()
+            for piece in self.inner:
+                self._note(asked, piece)
+                yield piece
+                asked = now()
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            self._failed(error)
+            raise
+        self._ended()
+
+    def close(self) -> None:
+        self.inner.close()
 
 
-def _sync_tap(base: Any) -> type:
-    if base not in _made:
+class _Async(_Tap):
+    """A tap on an asynchronous one."""
 
-        class SyncTap(_Tap, base):
-            def __iter__(self) -> Iterator[bytes]:
-                try:
-                    asked = now()
-                    for piece in self.inner:
-                        self._note(asked, piece)
-                        yield piece
-                        asked = now()
-                except GeneratorExit:
-                    raise
-                except BaseException as error:
-                    self._failed(error)
-                    raise
-                self._ended()
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        try:
+            asked = now()
+            async for piece in self.inner:
+                self._note(asked, piece)
+                yield piece
+                asked = now()
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            self._failed(error)
+            raise
+        self._ended()
 
-            def close(self) -> None:
-                self.inner.close()
-
-        _made[base] = SyncTap
-    return _made[base]
+    async def aclose(self) -> None:
+        await self.inner.aclose()
 
 
-def _async_tap(base: Any) -> type:
-    if base not in _made:
-
-        class AsyncTap(_Tap, base):
-            async def __aiter__(self) -> AsyncIterator[bytes]:
-                try:
-                    asked = now()
-                    async for piece in self.inner:
-                        self._note(asked, piece)
-                        yield piece
-                        asked = now()
-                except GeneratorExit:
-                    raise
-                except BaseException as error:
-                    self._failed(error)
-                    raise
-                self._ended()
-
-            async def aclose(self) -> None:
-                await self.inner.aclose()
-
-        _made[base] = AsyncTap
-    return _made[base]
+@cache
+def _class(bases: tuple[type, ...]) -> Any:
+    """A tap of the same kind as the stream beneath: the client checks it."""
+    return type("Tap", bases, {"__module__": __name__})

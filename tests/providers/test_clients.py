@@ -11,6 +11,9 @@ from typing import Any
 import anthropic
 import openai
 import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.trace import RandomIdGenerator, TracerProvider
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
 import llmtrace
 from llmtrace.instrument import entry
@@ -213,6 +216,78 @@ def test_a_raw_stream_that_the_transport_read_whole(replay: Replay, tracing: Tra
     attrs = attributes(spans.one("completed"))
     assert attrs["gen_ai.response.finish_reasons"] == ("end_turn",)
     assert len(list(raw.parse())) > 2
+    wire.shut()
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+@pytest.mark.parametrize("way", ["lines", "parse"])
+async def test_its_own_byte_stream_stays_outermost(
+    kind: str, way: str, replay: Replay, tracing: Tracing, spans: Spans
+) -> None:
+    """What the client itself lays around the bytes of a raw response is what the application finds there."""
+    wire = Anthropic("sync", replay.url)
+    replay.serve(wire.script(paced(wire.events(), 0.001, 0.001)))
+    tracing.on("anthropic", parent="own")
+    own: Any = {"tracer_provider": spans.provider}
+    if kind == "sync":
+        with anthropic.Anthropic(api_key=KEY, base_url=replay.url, open_telemetry=own) as client:
+            raw: Any = client.messages.with_raw_response.create(**ASKED, stream=True)
+            assert type(raw.http_response.stream).__module__.startswith("anthropic.")
+            assert list(raw.iter_lines() if way == "lines" else raw.parse())
+    else:
+        async with anthropic.AsyncAnthropic(api_key=KEY, base_url=replay.url, open_telemetry=own) as aclient:
+            raw = await aclient.messages.with_raw_response.create(**ASKED, stream=True)
+            assert type(raw.http_response.stream).__module__.startswith("anthropic.")
+            assert [item async for item in (raw.iter_lines() if way == "lines" else await raw.parse())]
+    attrs = attributes(next(span for span in spans.finished() if span.name == f"chat {MODEL}"))
+    assert attrs["llmtrace.call.outcome"] == "completed"
+    assert attrs["gen_ai.usage.output_tokens"] == 6
+    wire.shut()
+
+
+class KeptIds(RandomIdGenerator):
+    """The ids of the spans that a provider starts: one that is not sampled shows nowhere else."""
+
+    def __init__(self) -> None:
+        self.kept: list[int] = []
+
+    def generate_span_id(self) -> int:
+        self.kept.append(super().generate_span_id())
+        return self.kept[-1]
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+async def test_a_span_of_its_own_that_is_not_sampled_stays_current(
+    kind: str, replay: Replay, tracing: Tracing, spans: Spans
+) -> None:
+    """What instruments the HTTP client puts its spans under that one, as it would without us."""
+    wire, ids = Anthropic("sync", replay.url), KeptIds()
+    replay.play(json_answer({}, status=500), wire.whole())
+    tracing.on("anthropic")
+    current: list[int] = []
+
+    def sending(request: Any) -> None:
+        current.append(trace.get_current_span().get_span_context().span_id)
+
+    async def asending(request: Any) -> None:
+        sending(request)
+
+    own: Any = {"tracer_provider": TracerProvider(sampler=ALWAYS_OFF, id_generator=ids)}
+    if kind == "sync":
+        hooked = http.Client(event_hooks={"request": [sending]})
+        with anthropic.Anthropic(
+            api_key=KEY, base_url=replay.url, open_telemetry=own, http_client=hooked, max_retries=1
+        ) as client:
+            client.messages.create(**ASKED)
+    else:
+        ahooked = http.AsyncClient(event_hooks={"request": [asending]})
+        async with anthropic.AsyncAnthropic(
+            api_key=KEY, base_url=replay.url, open_telemetry=own, http_client=ahooked, max_retries=1
+        ) as aclient:
+            await aclient.messages.create(**ASKED)
+    assert current == ids.kept * 2
+    assert len(ids.kept) == 1
+    assert spans.finished() == []
     wire.shut()
 
 
