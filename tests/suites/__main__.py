@@ -135,6 +135,7 @@ class Runner:
             try:
                 for line in running.stdout:
                     log.write(line)
+                    log.flush()
                     if reached := re.search(r"\[ *(\d+)%\]$", line):
                         self.progress.update(task, completed=int(reached[1]))
                 running.wait()
