@@ -83,11 +83,13 @@ class LiteLLM(HuggingFace):
         import litellm
 
         litellm.suppress_debug_info = True
+        kept = hasattr(litellm.CustomStreamWrapper, "_record_usage_only_chunk")
+        self.asked = {} if kept else {"stream_options": {"include_usage": True}}  # else an older one drops the usage
         return litellm
 
     def ask(self, streaming: bool) -> Any:
         function = self.client.completion if self.kind == "sync" else self.client.acompletion
-        place = {"api_base": f"{self.url}/v1", "api_key": KEY, "timeout": TIMEOUT}
+        place = {"api_base": f"{self.url}/v1", "api_key": KEY, "timeout": TIMEOUT} | (self.asked if streaming else {})
         return function(model=self.model, messages=MESSAGES, stream=streaming, **place, **self.retries())
 
     def retries(self) -> dict[str, Any]:
@@ -95,6 +97,10 @@ class LiteLLM(HuggingFace):
 
     def plain(self, item: Any) -> Any:
         return item.model_dump() | {"created": None, "id": None}  # stamped anew each time
+
+    def settle(self) -> None:
+        getattr(self.client, "error_logs", {}).clear()  # where an older one keeps its last stream until the next call
+        super().settle()
 
     def close(self, stream: Any) -> None:  # not in every version
         close = getattr(stream, "aclose" if self.loop else "close", None)
