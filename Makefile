@@ -47,7 +47,7 @@ bench: $(STAMP)
 	$(BIN)/python -m bench.clients
 
 matrix: $(STAMP)
-	$(BIN)/python -m pip install --quiet nox
+	$(BIN)/python -m pip install --quiet "nox[uv]"
 	$(BIN)/python -m nox $(ARGS)
 
 .PHONY: suites

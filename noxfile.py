@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 
 import nox
 
-nox.options.default_venv_backend = "venv"
+nox.options.default_venv_backend = "uv|venv"
 nox.options.envdir = ".venvs/matrix"
 nox.options.error_on_external_run = True
 
