@@ -45,7 +45,7 @@ OLDEST: dict[str, tuple[str, list[str]]] = {
     "google-genai": ("Google and not retried", []),  # before it retried
     "ollama": ("Ollama", []),
     "huggingface": ("HuggingFace", []),
-    "litellm": ("LiteLLM", ["openai<1.62", "httpx<0.28"]),
+    "litellm": ("LiteLLM", []),
     "cohere": ("Cohere and not retried", []),  # before its clients could be told how often to retry
     "mistralai": ("Mistral and not missing and not huge", []),  # it refuses the one, and takes minutes over the other
     "bedrock": ("Bedrock and not Aio", []),
@@ -118,7 +118,7 @@ def otel(session: nox.Session, age: str) -> None:
     needs.append(next(need for need in needs if "instrumentation" in need).replace("n>", "n-httpx>"))
     if age == "oldest":
         needs = [_oldest(need) for need in needs]
-    _install(session, *needs, "openai", "httpx", "hypothesis")
+    _install(session, *needs, "openai", "anthropic", "httpx", "hypothesis", "genai-prices")
     names = ["opentelemetry-sdk", "opentelemetry-instrumentation", "wrapt", "openai"]
     _test(session, f"OpenTelemetry {age}", names, *OTEL_TESTS, "-k", "not contract or OpenAI or Responses")
 
