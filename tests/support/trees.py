@@ -1,0 +1,224 @@
+"""The span trees of docs/providers, made by the code as it is: ``make trees``, or some with ``make trees ARGS=groq``.
+
+Each is a real client's call to a local server that plays a stream, 120 ms to its first event and 20 ms from event to
+event, unless the page says otherwise.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from opentelemetry.sdk.trace import ReadableSpan
+
+import llmtrace
+from tests.support import by_funnel, by_library, by_method, ndjson
+from tests.support.by_method import Driver
+from tests.support.replay import USAGE, Replay, Script, azure_stream, completion, json_answer, paced
+from tests.support.spans import Spans, attributes, seconds
+
+PAGES = Path(__file__).parents[2] / "docs" / "providers"
+_MARKED = re.compile(r"(<!-- tree: (\S+) -->\n\n).*?(\n<!-- end -->)", re.S)
+Scene = Callable[[Replay], Driver]
+"""Lets the server know what to say, and makes the client that asks."""
+
+
+def _plain(made: type[Driver], told: Mapping[str, Any] | None = None) -> Scene:
+    """A stream; ``told``: what its last event says beside the rest."""
+
+    def scene(replay: Replay) -> Driver:
+        driver = made("sync" if "sync" in made.kinds else "async", replay.url)
+        events = driver.events()
+        if told:
+            at = max(i for i, each in enumerate(events) if b'{"' in each)
+            events[at] = b"data: %s\n\n" % json.dumps(json.loads(events[at].removeprefix(b"data: ")) | told).encode()
+        replay.serve(driver.script(paced(events, 0.12, 0.02)))
+        return driver
+
+    return scene
+
+
+class _Azure(by_funnel.OpenAI):
+    def make(self) -> Any:
+        import openai
+
+        return openai.AzureOpenAI(api_key="k", azure_endpoint=self.url, api_version="2024-10-21", max_retries=0)
+
+
+def _azure(replay: Replay) -> Driver:
+    headers = {"content-type": "text/event-stream", "x-envoy-upstream-service-time": "95", "x-ms-region": "East US"}
+    script = azure_stream(ttft=0.12, itl=0.02)
+    replay.serve(Script(200, headers, script.parts))
+    return _Azure("sync", replay.url)
+
+
+class _Thinking(by_funnel.Anthropic):
+    def events(self, words: Sequence[str] = by_method.WORDS, usage: bool = True, **extra: Any) -> list[bytes]:
+        said = super().events(words, usage, **extra)
+        block = {"type": "thinking", "thinking": "", "signature": ""}
+        thought = [{"type": "thinking_delta", "thinking": word} for word in ("Let", " me", " see")]
+        thought.append({"type": "signature_delta", "signature": "c2ln"})
+        thinking = [
+            {"type": "content_block_start", "index": 0, "content_block": block},
+            *({"type": "content_block_delta", "index": 0, "delta": delta} for delta in thought),
+            {"type": "content_block_stop", "index": 0},
+        ]
+        return [
+            said[0],
+            *by_funnel.named(*thinking),
+            *(each.replace(b'"index": 0', b'"index": 1') for each in said[1:]),
+        ]
+
+
+def _ollama(replay: Replay) -> Driver:
+    loaded = {"total_duration": 515_000_000, "load_duration": 210_000_000, "prompt_eval_duration": 190_000_000}
+    end = ndjson.COUNTS | loaded | {"eval_duration": 95_000_000}
+    replay.serve(ndjson.stream(end=end, ttft=0.42, itl=0.02))
+    return by_library.Ollama("sync", replay.url)
+
+
+class _Router(by_library.LiteLLM):
+    def ask(self, streaming: bool) -> Any:
+        place = {"api_base": f"{self.url}/v1", "api_key": "k"}
+        names = {"big": "gpt-4o", "small": "gpt-4o-mini"}
+        models = [
+            {"model_name": name, "litellm_params": {"model": f"openai/{model}", **place}}
+            for name, model in names.items()
+        ]
+        router = self.client.Router(model_list=models, fallbacks=[{"big": ["small"]}], num_retries=1, retry_after=0)
+        return router.completion(model="big", messages=by_library.MESSAGES)
+
+
+def _router(replay: Replay) -> Driver:
+    driver = _Router("sync", replay.url)
+
+    def answer(request: Any) -> Script:
+        model = request.json["model"]
+        if model == "gpt-4o":
+            return driver.refusal(503)
+        answered = json_answer(completion("Hello", model=model))
+        return Script(200, answered.headers, [(0.12, part) for _, part in answered.parts], chunked=False)
+
+    replay.serve(answer)
+    return driver
+
+
+class _Transformers(Driver):
+    """A small Llama with random weights, in this process."""
+
+    name = "transformers"
+    kinds = ("sync",)
+
+    def make(self) -> Any:
+        import torch
+        from transformers import LlamaConfig, LlamaForCausalLM
+
+        torch.set_num_threads(1)
+        sizes = {"num_hidden_layers": 4, "num_attention_heads": 8, "hidden_size": 256, "intermediate_size": 512}
+        self.prompt = torch.arange(5, 405).unsqueeze(0)
+        return LlamaForCausalLM(LlamaConfig(vocab_size=1000, **sizes)).eval()
+
+    def stream(self) -> Any:
+        settings = {"max_new_tokens": 24, "min_new_tokens": 24, "do_sample": False, "pad_token_id": 0}
+        return list(self.client.generate(self.prompt, **settings))
+
+    def plain(self, item: Any) -> Any:
+        return item
+
+
+_GROQ = {"queue_time": 0.03, "prompt_time": 0.08, "completion_time": 0.12, "total_time": 0.2}
+_CEREBRAS = {"queue_time": 0.03, "prompt_time": 0.08, "completion_time": 0.12, "total_time": 0.25}
+_FIREWORKS = {
+    "cached-prompt-tokens": "16",
+    "prefill-queue-duration": "0.03",
+    "prefill-duration": "0.08",
+    "server-time-to-first-token": "0.11",
+    "server-processing-time": "0.23",
+}
+_VLLM = {"queue_time_ms": 30.0, "time_to_first_token_ms": 80.0, "generation_time_ms": 120.0}
+SCENES: dict[str, Scene] = {
+    "openai": _plain(by_funnel.Responses),
+    "azure": _azure,
+    "openai-compatible": _plain(by_funnel.OpenAI, {"metrics": _VLLM}),
+    "anthropic": _plain(_Thinking),
+    "groq": _plain(by_funnel.Groq, {"x_groq": {"usage": USAGE | _GROQ}}),
+    "together": _plain(by_funnel.Together),
+    "cerebras": _plain(by_funnel.Cerebras, {"time_info": _CEREBRAS}),
+    "fireworks": _plain(by_funnel.Fireworks, {"perf_metrics": _FIREWORKS}),
+    "mistralai": _plain(by_method.Mistral),
+    "google-genai": _plain(by_method.Google),
+    "cohere": _plain(by_method.Cohere),
+    "bedrock": _plain(by_method.Bedrock),
+    "aiobotocore": _plain(by_method.AioBedrockInvoke),
+    "ollama": _ollama,
+    "huggingface": _plain(by_library.HuggingFace),
+    "litellm": _router,
+    "transformers": lambda replay: _Transformers("sync", replay.url),
+}
+"""By the name that a page has at the place."""
+
+
+def made(name: str, calls: int = 2) -> str:
+    """A scene's tree, of its last call: in the first a client builds what it works with."""
+    spans = Spans()
+    with Replay() as replay:
+        driver = SCENES[name](replay)
+        llmtrace.instrument(driver.name, tracer_provider=spans.provider)
+        try:
+            for _ in range(calls):
+                spans.clear()
+                driver.call() if name == "litellm" else driver.drain(driver.stream())
+                driver.settle()
+        finally:
+            llmtrace.uninstrument()
+            driver.shut()
+    (parent,) = spans.parents()
+    return "\n".join(["```", *_lines(spans, parent), "```"])
+
+
+def _lines(spans: Spans, span: ReadableSpan, bar: str = "", pad: str = "") -> Iterator[str]:
+    attrs = attributes(span)
+    told = [attrs.get("llmtrace.phase.source", "")]
+    if (tokens := attrs.get("llmtrace.phase.tokens")) is not None:
+        told.append(f"{tokens} tokens")
+    if span.name == "llm.attempt":
+        told = [str(attrs.get("http.response.status_code", attrs)), attrs.get("gen_ai.request.model", "")]
+    elif span.parent is None:
+        told = ["completed"]
+    yield f"{bar + span.name:<30} {seconds(span) * 1e3:6.1f} ms  {'  '.join(told)}".rstrip()
+    children = spans.children(span)
+    for child in children:
+        last = child is children[-1]
+        yield from _lines(spans, child, pad + ("└─ " if last else "├─ "), pad + ("   " if last else "│  "))
+
+
+def shape(tree: str) -> str:
+    """A tree without its times."""
+    return re.sub(r" +[\d.]+ ms", "", tree)
+
+
+def on_pages() -> dict[str, tuple[Path, str]]:
+    """Every tree that the pages hold, and where."""
+    found: dict[str, tuple[Path, str]] = {}
+    for page in sorted(PAGES.glob("*.md")):
+        for match in _MARKED.finditer(page.read_text()):
+            found[match[2]] = page, match[0].removeprefix(match[1]).removesuffix(match[3]).strip()
+    return found
+
+
+def main() -> None:
+    """Make the trees anew, all or the named ones, and put them into their pages."""
+    for name, (page, _) in on_pages().items():
+        if name in (sys.argv[1:] or SCENES):
+            tree = made(name)
+            print(f"{page.name}\n{tree}", flush=True)
+            put = re.compile(rf"(<!-- tree: {name} -->\n\n).*?(\n<!-- end -->)", re.S)
+            page.write_text(put.sub(lambda match: f"{match[1]}{tree}\n{match[2]}", page.read_text()))  # noqa: B023
+
+
+if __name__ == "__main__":
+    main()
