@@ -45,7 +45,7 @@ OLDEST: dict[str, tuple[str, list[str]]] = {
     "google-genai": ("Google and not retried", []),  # before it retried
     "ollama": ("Ollama", []),
     "huggingface": ("HuggingFace", []),
-    "litellm": ("LiteLLM", []),
+    "litellm": ("LiteLLM and not closed", []),  # before its streams could be closed
     "cohere": ("Cohere and not retried", []),  # before its clients could be told how often to retry
     "mistralai": ("Mistral and not missing and not huge", []),  # it refuses the one, and takes minutes over the other
     "bedrock": ("Bedrock and not Aio", []),

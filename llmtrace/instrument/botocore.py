@@ -8,6 +8,7 @@ whenever it likes: what it reads is looked at on the way, and the call ends wher
 
 from __future__ import annotations
 
+import inspect
 import weakref
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -103,11 +104,10 @@ def _returned(engine: Engine, call: Call, result: Any) -> None:
 
 def _splice(stream: Any, call: Call) -> None:
     raw, parse = stream._event_generator, stream._parse_event
+    stream._parse_event = _aalready if inspect.iscoroutinefunction(parse) else _already
     if hasattr(raw, "__anext__"):
-        stream._parse_event = _aalready
         stream._event_generator = timed(call, _aparsed(raw, parse), asplice)
     else:
-        stream._parse_event = _already
         stream._event_generator = timed(call, _parsed(raw, parse), splice)
     _watch_close(stream, call)
 
@@ -120,8 +120,9 @@ def _parsed(raw: Iterator[Any], parse: Any) -> Iterator[Any]:
 
 async def _aparsed(raw: AsyncIterator[Any], parse: Any) -> AsyncIterator[Any]:
     async for event in raw:
-        if event := await parse(event):
-            yield event
+        said = parse(event)
+        if said := await said if inspect.isawaitable(said) else said:  # older versions parse at once
+            yield said
 
 
 def _already(event: Any) -> Any:

@@ -28,7 +28,7 @@ def patch(patches: Patches) -> None:
 
     def send(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         being = being_made()
-        if being is None:
+        if being is None or asks_beside(args[0] if args else kwargs.get("request")):
             return wrapped(*args, **kwargs)
         call, propagate = being
         if not isinstance(call, Call):
@@ -57,7 +57,7 @@ def patch(patches: Patches) -> None:
 
     def asend(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         being = being_made()
-        if being is None:
+        if being is None or asks_beside(args[0] if args else kwargs.get("request")):
             return wrapped(*args, **kwargs)
         if isinstance(being.call, Call):
             return send_traced(being.call, being.propagate, wrapped, args, kwargs)
@@ -117,6 +117,13 @@ def _begin(
 
 def _request(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return args[0] if args else kwargs["request"]
+
+
+def asks_beside(request: Any) -> bool:
+    """Whether a request (or its method's name) is none to a model, which are all POST: a client that looks something up
+    in a registry, or fetches its credentials, before it makes its call.
+    """
+    return str(getattr(request, "method", request)).upper() != "POST"
 
 
 def may_propagate(mode: str, host: str) -> bool:

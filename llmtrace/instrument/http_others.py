@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from llmtrace.instrument.current import being_made
-from llmtrace.instrument.http import failed, may_propagate, propagate
+from llmtrace.instrument.http import asks_beside, failed, may_propagate, propagate
 from llmtrace.instrument.patching import Patches
 from llmtrace.observe import mishaps
 from llmtrace.observe.call import Call
@@ -18,6 +18,8 @@ def patch(patches: Patches) -> None:
     """Hook both libraries, whichever of them is or will be imported."""
 
     async def request(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if asks_beside(args[0] if args else kwargs.get("method")):
+            return await wrapped(*args, **kwargs)
         attempt, kwargs = _begin(args[1] if len(args) > 1 else kwargs.get("str_or_url"), kwargs)
         try:
             response = await wrapped(*args, **kwargs)
@@ -41,6 +43,8 @@ def patch(patches: Patches) -> None:
         return result
 
     def make_request(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if asks_beside(args[1] if len(args) > 1 else kwargs.get("method")):
+            return wrapped(*args, **kwargs)
         attempt, kwargs = _begin(instance, kwargs)
         try:
             response = wrapped(*args, **kwargs)

@@ -214,3 +214,21 @@ def test_a_router_that_finds_nobody(wire: by_library.LiteLLM, replay: Replay, sp
     span = spans.one("error")
     assert attributes(span)["error.type"] == "400"
     assert {each.name for each in spans.children(span)} == {"llm.attempt"}
+
+
+def test_what_a_client_asks_beside_its_call_is_no_attempt(replay: Replay, spans: Spans) -> None:
+    """A registry, or a token service: asked while the call is being made, and not about it."""
+    import httpx
+    import ollama
+
+    wire = by_library.Ollama("sync", replay.url)
+    replay.serve(lambda request: wire.whole() if request.method == "POST" else json_answer({}))
+    hooks = {"request": [lambda request: httpx.get(f"{replay.url}/token")]}
+    llmtrace.instrument("ollama", tracer_provider=spans.provider)
+    try:
+        ollama.Client(host=replay.url, event_hooks=hooks).chat(model=MODEL, messages=MESSAGES)
+    finally:
+        llmtrace.uninstrument()
+        wire.shut()
+    assert [request.method for request in replay.requests] == ["GET", "POST"]
+    assert not [each for each in spans.children(spans.one("completed")) if each.name == "llm.attempt"]
