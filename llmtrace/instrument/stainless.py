@@ -100,6 +100,7 @@ def patch(patches: Patches, engine: Engine, provider: Provider, client: Stainles
 
 _RAW = "X-Stainless-Raw-Response"
 """The header by which ``with_raw_response`` and ``with_streaming_response`` ask for the response itself."""
+_NONE: Mapping[str, Any] = {}
 Begun = tuple[Call | Span, tuple[Any, ...], dict[str, Any]]
 
 
@@ -169,8 +170,14 @@ def _call_of(opened: Any) -> Call | None:
 
     None where that is a call of something above this client (LiteLLM), which times what it hands out itself.
     """
-    call: Call | None = opened.response.extensions.get(RESPONSE_KEY)
-    if call is None or not call.is_open or call.running is not None:
+    call = _call_behind(opened.response)
+    return call if call is not None and call.running is None else None
+
+
+def _call_behind(response: Any) -> Call | None:
+    """The same by the response, or by what a program's tests put in its place, which may have any value anywhere."""
+    call: Any = getattr(response, "extensions", _NONE).get(RESPONSE_KEY)
+    if not isinstance(call, Call) or not call.is_open:
         return None
     return call if call.payload.operation.path else None
 
@@ -227,9 +234,8 @@ def _lazily_timed(lazy: cached_property[Any], asynchronous: bool) -> cached_prop
     def make(opened: Any) -> Any:
         inner = lazy.func(opened)
         try:
-            call: Call | None = opened.response.extensions.get(RESPONSE_KEY)
-            above = call is None or not call.is_open or not call.payload.operation.path
-            return inner if call is None or above else _timed(inner, call, asynchronous)
+            call = _call_behind(opened.response)
+            return inner if call is None else _timed(inner, call, asynchronous)
         except Exception as error:
             mishaps.note("timing a stream", error)
             return inner

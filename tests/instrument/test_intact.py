@@ -9,7 +9,9 @@ import json
 import threading
 import time
 import weakref
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import httpx
 import openai
@@ -405,6 +407,17 @@ def test_raw_response_never_parsed(api: Sync, replay: Replay, spans: Spans) -> N
     raw = api.run(api.client.chat.completions.with_raw_response.create(**request()))
     assert json.loads(raw.text)["id"] == play.ID
     spans.one("completed")
+
+
+@pytest.mark.parametrize("stand_in", [MagicMock(), SimpleNamespace()], ids=["mock", "bare"])
+def test_a_stream_over_what_stands_in_for_a_response(stand_in: Any, client: openai.OpenAI, spans: Spans) -> None:
+    """As a program's own tests make one: nothing of it is a call, and nothing in llmtrace fails."""
+    events = b"".join(part for _, part in openai_stream().parts)
+    stand_in.iter_bytes = lambda: iter([events])
+    stand_in.close = lambda: None
+    stream = openai.Stream(cast_to=openai.types.chat.ChatCompletionChunk, response=stand_in, client=client)
+    assert len(list(stream)) == 8
+    assert spans.finished() == []
 
 
 def test_raw_response_of_a_stream(api: Sync, replay: Replay, spans: Spans) -> None:
