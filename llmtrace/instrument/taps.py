@@ -66,7 +66,11 @@ class Body:
         if not head:
             return Answer()  # nobody read it
         if not call.streaming:
-            return operation.read_response(json.loads(head + tail), headers)
+            try:
+                whole = json.loads(head + tail)
+            except ValueError:
+                whole = {}  # cut off, longer than what is kept, or no JSON at all
+            return operation.read_response(whole, headers)
         chunks = self._events(operation, call)
         recent = [event for _, event in _parse(tail)]
         return operation.read_chunks([*chunks, *recent], headers)

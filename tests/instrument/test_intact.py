@@ -23,7 +23,7 @@ from llmtrace.instrument.diagnose import LAST_CHUNKS
 from tests.support import replay as play
 from tests.support.apis import KEY, LOST, MESSAGES, MODEL, Sync, async_client, http, request, sync_client
 from tests.support.noise import patient
-from tests.support.replay import Replay, openai_stream
+from tests.support.replay import Replay, Script, openai_stream
 from tests.support.spans import Spans, attributes, seconds
 
 pytestmark = pytest.mark.usefixtures("traced")
@@ -489,6 +489,16 @@ def test_streaming_response_of_a_whole_answer(api: Sync, replay: Replay, spans: 
         got = api.run(getattr(response, way)())
     assert play.ID in str(got)
     assert attributes(spans.one("completed"))["gen_ai.response.id"] == play.ID
+
+
+@pytest.mark.parametrize("body", [b'{"id": "chatc', b"<p>busy</p>", b"\xff\xfe{"])
+def test_streaming_response_of_what_is_no_answer(api: Sync, replay: Replay, spans: Spans, body: bytes) -> None:
+    """Nothing is known of it; that is no failure of ours."""
+    replay.play(Script(200, {"content-type": "application/json"}, [(0.0, body)], after="cut"))
+    manager = api.client.chat.completions.with_streaming_response.create(**request())
+    with pytest.raises(LOST), api.entered(manager) as response:
+        api.run(response.read())
+    assert "gen_ai.response.id" not in attributes(spans.one("error"))
 
 
 def test_streaming_response_left_unread(api: Sync, replay: Replay, spans: Spans) -> None:

@@ -95,7 +95,7 @@ class Runner:
             sure = differ
             for _ in range(AGAIN):
                 if sure:
-                    again = {how: self._run(ready, name, f"{how}-again", sure, 0) for how in HOWS}
+                    again = {how: self._run(ready, name, f"{how}-again", sure, 1) for how in HOWS}
                     sure = [test for test in sure if again["bare"].get(test) == "passed" != again["traced"].get(test)]
         known = INHERENT.get(name, {})
         result.unsteady = [test for test in differ if test not in sure]
