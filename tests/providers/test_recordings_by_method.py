@@ -148,9 +148,6 @@ def test_recording(driver: type[Driver], kind: str, file: Path, replay: Replay, 
     if refused:
         assert attrs["error.type"] == str(recorded.script.status)
         return
-    body = expected(opened, recorded)
-    assert not said.disagreements(attrs, body, [name for name in said.ATTRIBUTES if name in body or name != "reasons"])
-    if "reasons" not in body and ('"stop' in json.dumps(recorded.said) or "finish" in json.dumps(recorded.said)):
-        assert attrs["gen_ai.response.finish_reasons"][0] in json.dumps(recorded.said)
+    assert not said.disagreements(attrs, expected(opened, recorded))
     if issubclass(driver, Bedrock) and "metrics" in json.dumps(recorded.said) + str(recorded.headers):
         assert attrs.get("llmtrace.server.engine") == "bedrock", "its times are read, and judged too long for a replay"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,6 +24,9 @@ class Stainless(Driver):
     """The synchronous and the asynchronous client class."""
     prefix = "/v1"
     """What the base URL has and the client's paths have not."""
+    resource = "chat.completions"
+    sent: dict[str, Any] = {"messages": MESSAGES}
+    """What is asked, besides the model and whether to stream."""
     settings: dict[str, Any] = {}
     """For the client class, where its version knows them."""
 
@@ -40,8 +44,10 @@ class Stainless(Driver):
             return self.loop.run_until_complete(made())
         return super().run(action, *args)
 
-    def ask(self, streaming: bool) -> Any:
-        return self.client.chat.completions.create(model=MODEL, messages=MESSAGES, **asked(streaming))
+    def ask(self, streaming: bool, way: str = "") -> Any:
+        """``way``: what stands between the resource and ``create``, if anything: ``with_raw_response``."""
+        create = operator.attrgetter(".".join(filter(None, (self.resource, way, "create"))))(self.client)
+        return create(model=MODEL, **self.sent, **({"stream": True} if streaming else {}))
 
     def close(self, stream: Any) -> None:
         self.run(stream.close)
@@ -72,8 +78,7 @@ class OpenAI(Stainless):
 class Completions(OpenAI):
     """The older API."""
 
-    def ask(self, streaming: bool) -> Any:
-        return self.client.completions.create(model=MODEL, prompt="PROMPT-SENTINEL", **asked(streaming))
+    resource, sent = "completions", {"prompt": "PROMPT-SENTINEL"}
 
     def said(self, text: str, finish: str | None = None, **extra: Any) -> dict[str, Any]:
         choice = {"index": 0, "text": text, "logprobs": None, "finish_reason": finish}
@@ -92,9 +97,7 @@ class Completions(OpenAI):
 
 class Responses(OpenAI):
     finish = "completed"
-
-    def ask(self, streaming: bool) -> Any:
-        return self.client.responses.create(model=MODEL, input="PROMPT-SENTINEL", **asked(streaming))
+    resource, sent = "responses", {"input": "PROMPT-SENTINEL"}
 
     def state(self, status: str, words: Sequence[str] = (), usage: Any = None, **extra: Any) -> dict[str, Any]:
         part = {"type": "output_text", "text": "".join(words), "annotations": []}
@@ -141,10 +144,8 @@ class Anthropic(Stainless):
     names = ("Anthropic", "AsyncAnthropic")
     prefix = ""
     finish = "end_turn"
+    resource, sent = "messages", {"max_tokens": 9, "messages": MESSAGES}
     counts = {"input_tokens": 20, "cache_read_input_tokens": 16, "cache_creation_input_tokens": 4}
-
-    def ask(self, streaming: bool) -> Any:
-        return self.client.messages.create(model=MODEL, max_tokens=9, messages=MESSAGES, **asked(streaming))
 
     def message(self, **changes: Any) -> dict[str, Any]:
         blank = {"id": "msg_1", "type": "message", "role": "assistant", "model": MODEL, "content": []}
@@ -171,8 +172,7 @@ class Anthropic(Stainless):
 
 
 class AnthropicBeta(Anthropic):
-    def ask(self, streaming: bool) -> Any:
-        return self.client.beta.messages.create(model=MODEL, max_tokens=9, messages=MESSAGES, **asked(streaming))
+    resource = "beta.messages"
 
 
 class Groq(Stainless):
@@ -199,10 +199,6 @@ class Fireworks(Stainless):
     name = package = "fireworks"
     names = ("Fireworks", "AsyncFireworks")
     prefix = ""
-
-
-def asked(streaming: bool) -> dict[str, Any]:
-    return {"stream": True} if streaming else {}
 
 
 def named(*events: dict[str, Any]) -> list[bytes]:

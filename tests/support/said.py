@@ -87,7 +87,7 @@ def embeddings(said: Sequence[Any]) -> Said:
 
 def responses(said: Sequence[Any]) -> Said:
     """OpenAI's Responses: the one response, or its last state in a stream."""
-    states = [each for each in said if _at(each, "object") == "response"] if len(said) == 1 else []
+    states = [each for each in said if len(said) == 1 and "response" not in each]
     states += [state for each in said if (state := _at(each, "response")) is not None]
     last = states[-1] if states else None
     status = _word(_at(last, "status"))
@@ -157,7 +157,8 @@ def google(said: Sequence[Any]) -> Said:
 
 def cohere(said: Sequence[Any]) -> Said:
     """Cohere's, of both versions: what was billed, else what was counted."""
-    last = _at(said[-1], "delta") or _at(said[-1], "response") or said[-1]
+    layers = [layer for each in said for layer in (each, _at(each, "delta"), _at(each, "response"))]
+    last = next((each for each in reversed(layers) if _at(each, "usage") or _at(each, "meta")), said[-1])
     usage = _at(last, "usage") or _at(last, "meta")
     told = [_count(_at(usage, kind, "input_tokens")) for kind in ("billed_units", "tokens")]
     cached = _count(_at(usage, "cached_tokens"))
@@ -203,20 +204,20 @@ _BEDROCK = {
 
 def bedrock(said: Sequence[Any], headers: Mapping[str, str] | None = None) -> Said:
     """Bedrock's: Converse, or a model maker's own JSON; what a body does not count, its headers do."""
-    first, last = said[0], said[-1]
-    begun = _at(first, "message", "usage")
-    places = [_at(last, "amazon-bedrock-invocationMetrics"), _at(last, "metadata", "usage"), _at(last, "usage"), last]
     told: dict[str, int | None] = {}
     for name, keys in _BEDROCK.items():
-        counts = [
-            _count(_at(place, key)) for place in [*places, *([] if name == "output" else [begun])] for key in keys
-        ]
+        places = [place for each in reversed(said) for place in _counting(each, name != "output")]
+        counts = [_count(_at(place, key)) for place in places for key in keys]
         header = (headers or {}).get(f"x-amzn-bedrock-{_HEADERS[name]}-token-count")
-        counts.append(int(header) if header else None)
-        told[name] = next((each for each in counts if each is not None), None)
+        each = [_count(_at(part, "tokenCount")) for part in _list(_at(said[-1], "results"))] if name == "output" else []
+        counts += [int(header) if header else None, _sum(*each)]  # Titan counts each of its results
+        told[name] = next((count for count in counts if count is not None), None)
+    named = [place for each in said for place in (each, _at(each, "message"))]
+    reasons = [_reason(layer) for each in said for layer in _layers(each)]
     return {
-        "id": _id(_at(first, "id")) or _word(_at(first, "message", "id")),
-        "model": _word(_at(first, "model")) or _word(_at(first, "message", "model")),
+        "reasons": [reason for reason in reasons if reason],
+        "id": next((found for place in named if (found := _id(_at(place, "id")))), None),
+        "model": next((found for place in named if (found := _word(_at(place, "model")))), None),
         "input": None if told["input"] is None else _sum(told["input"], told["cached"], told["written"]),
         "output": told["output"],
         "cached": told["cached"],
@@ -227,17 +228,47 @@ def bedrock(said: Sequence[Any], headers: Mapping[str, str] | None = None) -> Sa
 _HEADERS = {"input": "input", "output": "output", "cached": "cache-read-input", "written": "cache-write-input"}
 
 
+def _counting(said: Any, begun: bool) -> list[Any]:
+    """Where in an answer or an event counts may stand; ``begun``: where a message begins too (of output that is a
+    placeholder)."""
+    places = [_at(said, "amazon-bedrock-invocationMetrics"), _at(said, "metadata", "usage"), _at(said, "usage"), said]
+    return [*places, _at(said, "message", "usage")] if begun else places
+
+
+def _layers(said: Any) -> list[Any]:
+    """Where in an answer or an event the reason for its end may stand."""
+    several = [each for name in ("results", "generations", "completions", "choices") for each in _list(_at(said, name))]
+    return [said, _at(said, "messageStop"), _at(said, "delta"), *several]
+
+
+def _reason(source: Any) -> str | None:
+    names = ("stopReason", "stop_reason", "finishReason", "finish_reason", "completionReason")
+    found = [_at(source, name) for name in names]
+    return next((told for each in found if (told := _word(each) or _word(_at(each, "reason")))), None)
+
+
 def _id(value: Any) -> str | None:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else _word(value)
 
 
-def disagreements(attrs: Mapping[str, Any], told: Said, names: Sequence[str] = tuple(ATTRIBUTES)) -> list[str]:
-    """Where a span's attributes and an answer's body say different things."""
-    found: list[str] = []
-    for name in names:
-        span, body = attrs.get(ATTRIBUTES[name]), told.get(name)
+def taken(value: Any) -> Any:
+    """The same JSON as a client may take it that makes counts of text and of truth values."""
+    if isinstance(value, dict):
+        return {name: taken(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [taken(each) for each in value]
+    if isinstance(value, bool):
+        return int(value)
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+
+def disagreements(attrs: Mapping[str, Any], told: Said) -> dict[str, tuple[Any, Any]]:
+    """Where a span's attributes and an answer's body say different things: what the one and what the other says."""
+    found: dict[str, tuple[Any, Any]] = {}
+    for name, attribute in ATTRIBUTES.items():
+        span, body = attrs.get(attribute), told.get(name)
         if name == "reasons":
             span, body = sorted(span or ()), sorted(body or ())
         if span != body:
-            found.append(f"{ATTRIBUTES[name]}: {span!r}, the body says {body!r}")
+            found[attribute] = (span, body)
     return found
