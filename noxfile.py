@@ -123,7 +123,32 @@ def otel(session: nox.Session, age: str) -> None:
     _test(session, f"OpenTelemetry {age}", names, *OTEL_TESTS, "-k", "not contract or OpenAI or Responses")
 
 
+IN_PROCESS = [(client, age) for client in ("transformers", "llama-cpp-python") for age in ("oldest", "newest")]
+
+
+@nox.session(venv_backend="venv")  # by pip, which takes the torch that constraints.txt means
+@nox.parametrize("client,age", IN_PROCESS, ids=[f"{client}-{age}" for client, age in IN_PROCESS])
+def in_process(session: nox.Session, client: str, age: str) -> None:
+    """Models in the application's own process. llama.cpp is compiled, and needs ``tests/e2e/setup.sh model llama``."""
+    distribution, versions = CLIENTS[client]
+    wanted = distribution + (_oldest(versions) if age == "oldest" else "")
+    more = ["torch"] if client == "transformers" else []
+    session.install("--quiet", "--constraint", "constraints.txt", "--editable", ".", *TOOLS, wanted, *more)
+    path = "tests/instrument/test_transformers.py" if more else "tests/e2e/test_llama_python.py"
+    session.env |= {"LLMTRACE_E2E": "1", "LLMTRACE_LLAMA_PYTHON": f"{session.bin}/python"}
+    _test(session, f"{client} {age}", [wanted, *more], path)
+
+
+@nox.session
+def zero_code(session: nox.Session) -> None:
+    """The package as it is installed, under ``opentelemetry-instrument``: its entry points, and one switched off."""
+    names = ["openai", "anthropic", "ollama"]
+    session.install("--quiet", f".[{','.join(names)}]", *TOOLS, "httpx", "opentelemetry-instrumentation-httpx")
+    _test(session, "zero code", names, "tests/instrument/test_process.py", "-k", "zero_code")
+
+
 SESSIONS = [f"{client} {age}" for client, age in RUNS]
+SESSIONS += [f"{client} {age}" for client, age in IN_PROCESS] + ["zero code"]
 SESSIONS += [f"openai beside {other}" for other in OTHERS] + [f"OpenTelemetry {age}" for _, age in OTEL]
 
 

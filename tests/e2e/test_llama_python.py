@@ -53,7 +53,7 @@ print(json.dumps(told))
 
 @pytest.fixture(scope="module")
 def lived() -> dict[str, Any]:
-    python = python_of("e2e-llama-python")
+    python = os.environ.get("LLMTRACE_LLAMA_PYTHON") or python_of("e2e-llama-python")
     model = needed(GGUF, "e2e-llama-python")
     done = subprocess.run(
         [str(python), "-c", PROGRAM, str(model)],

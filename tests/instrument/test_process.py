@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
+import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ import pytest
 from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
 from opentelemetry.trace import SpanKind
 
-from tests.support import by_funnel
+from tests.support import by_funnel, ndjson
 from tests.support import replay as play
 from tests.support.apis import Sync, http, request, sync_client
 from tests.support.replay import Replay, openai_stream
@@ -300,17 +301,32 @@ def test_a_late_reader_of_a_processs_first_stream(replay: Replay, driver: str) -
 
 
 ZERO_CODE = """
-import sys, openai
-client = openai.OpenAI(base_url=sys.argv[1], api_key="none", max_retries=0)
-print(client.chat.completions.create(model="m", messages=[{"role": "user", "content": "x"}]).id)
+import sys
+url, ask = sys.argv[1], [{"role": "user", "content": "x"}]
+if "openai" in sys.argv:
+    import openai
+    client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+    print(client.chat.completions.create(model="m", messages=ask).id)
+if "anthropic" in sys.argv:
+    import anthropic
+    client = anthropic.Anthropic(base_url=url, api_key="none", max_retries=0)
+    print(client.messages.create(model="m", max_tokens=9, messages=ask).id)
+if "ollama" in sys.argv:
+    import ollama
+    print(ollama.Client(host=url).chat(model="m", messages=ask).model)
 """
+IDS = {"openai": play.ID, "anthropic": "msg_1", "ollama": ndjson.MODEL}
 
 
-@pytest.mark.parametrize("disabled", ["llmtrace-groq,llmtrace-ollama", "httpx,llmtrace-openai"])
-def test_switched_off_by_its_name(replay: Replay, tmp_path: Path, disabled: str) -> None:
+@pytest.mark.parametrize("disabled", ["", "llmtrace-groq,llmtrace-ollama", "httpx,llmtrace-openai"])
+def test_zero_code(replay: Replay, tmp_path: Path, disabled: str) -> None:
     """``opentelemetry-instrument`` finds each client by its entry point, and leaves out those it is told to."""
     pytest.importorskip("opentelemetry.distro", reason="without a distribution nothing sets the SDK up")
     replay.serve(play.openai_body())
+    message = {"type": "message", "role": "assistant", "model": "m", "content": [], "stop_reason": "end_turn"}
+    usage = {"input_tokens": 4, "output_tokens": 2}
+    replay.serve(play.json_answer({"id": IDS["anthropic"], **message, "usage": usage}), path="/v1/messages")
+    replay.serve(ndjson.whole(), path="/api/chat")
     app = tmp_path / "app.py"
     app.write_text(ZERO_CODE)
     settings = {
@@ -318,14 +334,25 @@ def test_switched_off_by_its_name(replay: Replay, tmp_path: Path, disabled: str)
         "OTEL_METRICS_EXPORTER": "none",
         "OTEL_LOGS_EXPORTER": "none",
         "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": disabled,
+        "ANTHROPIC_OPEN_TELEMETRY": "false",
     }
+    there = [name for name in IDS if importlib.util.find_spec(name)]
     program = [str(Path(sys.executable).parent / "opentelemetry-instrument"), sys.executable, str(app)]
     done = subprocess.run(
-        [*program, replay.base_url], env=os.environ | settings, capture_output=True, text=True, timeout=240, check=False
+        [*program, replay.url, *there],
+        env=os.environ | settings,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert play.ID in done.stdout
-    assert ('"name": "llm.opaque"' in done.stdout) == ("llmtrace-openai" not in disabled), done.stdout
+    assert all(f"{IDS[name]}\n" in done.stdout for name in there), done.stdout
+    traced = set(re.findall(r'"gen_ai.provider.name": "(\w+)"', done.stdout))
+    assert traced == {name for name in there if f"llmtrace-{name}" not in disabled}, done.stdout
+    # Each with its one phase: nothing of these answers tells more, but Ollama's of the prompt and the answer.
+    assert len(re.findall('"name": "llm.(?:opaque|prefill)"', done.stdout)) == len(traced)
 
 
 # Others in the same process.
