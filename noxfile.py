@@ -135,7 +135,7 @@ def in_process(session: nox.Session, client: str, age: str) -> None:
     more = ["torch"] if client == "transformers" else []
     session.install("--quiet", "--constraint", "constraints.txt", "--editable", ".", *TOOLS, wanted, *more)
     path = "tests/instrument/test_transformers.py" if more else "tests/e2e/test_llama_python.py"
-    session.env |= {"LLMTRACE_E2E": "1", "LLMTRACE_LLAMA_PYTHON": f"{session.bin}/python"}
+    session.env.update({"LLMTRACE_E2E": "1", "LLMTRACE_LLAMA_PYTHON": f"{session.bin}/python"})
     _test(session, f"{client} {age}", [wanted, *more], path)
 
 

@@ -14,6 +14,7 @@ from llmtrace import config
 from llmtrace.emit import attributes
 from llmtrace.observe import call
 from llmtrace.phases import model
+from llmtrace.providers import CLIENTS, Client
 from llmtrace.version import VERSION
 
 ROOT = Path(__file__).parent.parent
@@ -156,3 +157,24 @@ def test_the_changelog_knows_this_version() -> None:
 def test_pages_speak_of_no_machine() -> None:
     for page in PAGES:
         assert not re.search(r"/(?:work|root|home|Users)/|https?://(?:pypi|files\.pythonhosted)", text(page)), page
+
+
+def minimum(versions: str) -> list[int]:
+    """``>= 1.40`` as ``[1, 40, 0]``, whatever stands around the numbers."""
+    parts = [int(part) for part in re.findall(r"\d+", versions)[:3]]
+    return [*parts, *[0] * (3 - len(parts))]
+
+
+@pytest.mark.parametrize("client", CLIENTS, ids=[client.name for client in CLIENTS])
+def test_supported_versions_are_one_and_the_oldest_was_run(client: Client) -> None:
+    (extra,) = re.findall(rf"^{client.name} = (\[.*\])$", text(ROOT / "pyproject.toml"), re.M)
+    assert client.distribution + client.versions.replace(" ", "") in ast.literal_eval(extra)
+    name = {"aiobotocore": "bedrock"}.get(client.name, client.name)
+    told = client.versions.removeprefix(">= ")
+    assert re.search(rf"\b{re.escape(told)}\b (or|on|and)", text(ROOT / "docs" / "providers" / f"{name}.md"))
+    if client.name == "vllm":
+        return  # its oldest version needs a GPU
+    (row,) = re.findall(rf"^\| {client.name} oldest \|(.*)$", text(ROOT / "docs" / "supported-versions.md"), re.M)
+    installed, *_, failed, _, _ = row.split("|")
+    assert failed.strip() == "0"
+    assert minimum(installed.split(",")[0].removeprefix(f" {client.distribution} ")) == minimum(client.versions)
