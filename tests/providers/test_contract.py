@@ -432,3 +432,31 @@ def test_other_services_of_botocore_are_left_alone(replay: Replay, tracing: Trac
     keys = {"aws_access_key_id": "a", "aws_secret_access_key": "b"}
     boto3.client("s3", region_name="us-east-1", endpoint_url=replay.url, **keys).list_buckets()
     assert spans.finished() == []
+
+
+@pytest.mark.parametrize("driver", [Bedrock, AioBedrock])
+def test_what_another_service_is_asked_for_the_call_is_no_attempt(
+    replay: Replay, tracing: Tracing, spans: Spans, driver: type[Bedrock]
+) -> None:
+    opened = driver(driver.kinds[0], replay.url)
+    tracing.on(opened.name)
+    replay.serve(opened.whole())
+    told = b"<GetCallerIdentityResponse><GetCallerIdentityResult/></GetCallerIdentityResponse>"
+    replay.serve(Script(200, {"content-type": "text/xml"}, [(0.0, told)], chunked=False), path="/")
+
+    def asked(**_: Any) -> None:
+        import boto3
+
+        boto3.client("sts", **opened.settings()).get_caller_identity()
+
+    async def aasked(**_: Any) -> None:
+        from aiobotocore.session import get_session
+
+        async with get_session().create_client("sts", **opened.settings()) as sts:
+            await sts.get_caller_identity()
+
+    opened.client.meta.events.register("before-sign.bedrock-runtime", aasked if opened.loop else asked)
+    opened.call()
+    assert len(replay.requests) == 2
+    assert not [each for each in spans.children(spans.one("completed")) if each.name == "llm.attempt"]
+    opened.shut()
