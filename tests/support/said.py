@@ -252,12 +252,12 @@ def _id(value: Any) -> str | None:
 
 
 def taken(value: Any) -> Any:
-    """The same JSON as a client may take it that makes counts of text and of truth values."""
+    """The same JSON as a client may take it that makes counts of text, of truth values and of fractions."""
     if isinstance(value, dict):
         return {name: taken(each) for name, each in value.items()}
     if isinstance(value, list):
         return [taken(each) for each in value]
-    if isinstance(value, bool):
+    if isinstance(value, (bool, float)):
         return int(value)
     return int(value) if isinstance(value, str) and value.isdecimal() else value
 
