@@ -146,9 +146,7 @@ def test_recording(folder: str, file: Path, kind: str, replay: Replay, spans: Sp
     assert not said.disagreements(attrs, told)
     if told.get("queue") is not None:
         assert attrs["llmtrace.server.engine"] == "groq", "its times are read, and judged too long for a replay"
-    if recording.headers.get("openai-processing-ms"):
-        spent = float(recording.headers["openai-processing-ms"]) / 1000
-        assert attrs["llmtrace.server.processing_time"] == pytest.approx(spent)
+    assert attrs.get("llmtrace.server.processing_time") == said.processing(recording.headers)
 
 
 def left_alone(driver: Stainless, recording: Recording, replay: Replay, spans: Spans, tracing: Tracing) -> None:

@@ -149,5 +149,6 @@ def test_recording(driver: type[Driver], kind: str, file: Path, replay: Replay, 
         assert attrs["error.type"] == str(recorded.script.status)
         return
     assert not said.disagreements(attrs, expected(opened, recorded))
+    assert attrs.get("llmtrace.server.processing_time") == said.processing(recorded.headers)
     if issubclass(driver, Bedrock) and "metrics" in json.dumps(recorded.said) + str(recorded.headers):
         assert attrs.get("llmtrace.server.engine") == "bedrock", "its times are read, and judged too long for a replay"

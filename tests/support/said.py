@@ -251,6 +251,12 @@ def _id(value: Any) -> str | None:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else _word(value)
 
 
+def processing(headers: Mapping[str, str]) -> float | None:
+    """Seconds that a provider says in its headers that it spent."""
+    told = [headers.get(name) for name in ("openai-processing-ms", "x-envoy-upstream-service-time")]
+    return next((float(each) / 1000 for each in told if each), None)
+
+
 def taken(value: Any) -> Any:
     """The same JSON as a client may take it that makes counts of text, of truth values and of fractions."""
     if isinstance(value, dict):
