@@ -26,6 +26,8 @@ _HEAD = 256 * 1024
 _TAIL = 64 * 1024
 _CODED = 4 * 1024 * 1024
 """Bytes kept of a compressed body, which can only be read from its beginning."""
+_UNPACKED = 32 * 1024 * 1024
+"""Bytes up to which it is unpacked: few may stand for very many."""
 
 Pieces = list[tuple[int, bytes]]
 """Bytes, each with the time when they came (monotonic ns)."""
@@ -170,9 +172,13 @@ def _decoded(library: Any, coding: str, pieces: Pieces) -> Pieces:
             yield piece
 
     found: Pieces = []
+    size = 0
     try:
         for piece in library.Response(200, headers={"content-encoding": coding}, content=raw()).iter_bytes():
             found.append((came, piece))
+            size += len(piece)
+            if size > _UNPACKED:
+                break
     except library.DecodingError:
         pass  # cut off, or more than is kept
     return found

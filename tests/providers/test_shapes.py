@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from llmtrace.instrument import taps
 from tests.conftest import Tracing
 from tests.support.by_funnel import MESSAGES, Anthropic, OpenAI
 from tests.support.by_method import MODEL, Cohere, Driver, Mistral
@@ -90,6 +91,18 @@ def test_a_compressed_stream_that_is_cut_off(opened: Any, replay: Replay, spans:
     attrs = attributes(spans.one("error"))
     assert attrs["gen_ai.response.id"] == completion()["id"]
     assert "llmtrace.call.ttft" in attrs
+
+
+def test_a_compressed_body_that_stands_for_very_much(
+    opened: Any, replay: Replay, spans: Spans, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(taps, "_UNPACKED", 50_000)
+    driver = opened(OpenAI)
+    said = openai_chunks(["x" * 30_000, "lo", "y" * 200_000], USAGE)
+    data = zlib.compress(b"".join(sse(*said)))
+    replay.serve(Script(200, SSE_HEADERS | {"content-encoding": "deflate"}, [(0.0, data[:60]), (0.0, data[60:])]))
+    assert streaming_response(driver, True) == b"".join(sse(*said))
+    assert attributes(spans.one("completed"))["gen_ai.response.id"] == completion()["id"]
 
 
 def test_an_event_in_several_lines_that_the_application_reads_itself(opened: Any, replay: Replay, spans: Spans) -> None:
