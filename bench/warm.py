@@ -66,8 +66,8 @@ def per_call(action: Callable[[], Any]) -> float:
     return (time.process_time_ns() - start) / BATCH / 1e3
 
 
-def calls() -> dict[str, float]:
-    """µs a call over the bare client, by mode; and the client's and the SDK's own."""
+def client_call() -> Callable[[], None]:
+    """One call of the real client over a transport that answers from memory."""
     transport = httpx2.MockTransport(
         lambda request: httpx2.Response(200, headers={"content-type": "application/json"}, content=BODY)
     )
@@ -79,6 +79,12 @@ def calls() -> dict[str, float]:
     def call() -> None:
         client.chat.completions.create(model="m", messages=messages, temperature=0)
 
+    return call
+
+
+def calls() -> dict[str, float]:
+    """µs a call over the bare client, by mode; and the client's and the SDK's own."""
+    call = client_call()
     reader = InMemoryMetricReader()
     modes: dict[str, dict[str, Any]] = {
         "all phases, metrics": {"tracer_provider": tracer_provider(), "meter_provider": MeterProvider([reader])},
@@ -194,11 +200,16 @@ def main() -> None:
     lines += [f"| {name} | {value:.2f} | {ratio} |" for name, value, ratio in rows]
     table = "\n".join(lines)
     print(table)
-    page = PAGE.read_text()
-    begin, end = "<!-- warm:begin -->", "<!-- warm:end -->"
-    if begin in page:
-        head, _, rest = page.partition(begin)
-        PAGE.write_text(f"{head}{begin}\n{table}\n{end}{rest.partition(end)[2]}")
+    write_table(PAGE, "warm", table)
+
+
+def write_table(page: Path, name: str, table: str) -> None:
+    """Put ``table`` into the page, between the markers of that name."""
+    text = page.read_text()
+    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+    if begin in text:
+        head, _, rest = text.partition(begin)
+        page.write_text(f"{head}{begin}\n{table}\n{end}{rest.partition(end)[2]}")
 
 
 if __name__ == "__main__":

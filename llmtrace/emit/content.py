@@ -23,7 +23,7 @@ def on_span(span: Span, sent: Any, received: Any) -> None:
         span.set_attribute(names.OUTPUT_MESSAGES, json.dumps(received, default=str))
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Messages:
     """What was said, beside the call's attributes."""
 

@@ -41,15 +41,11 @@ class Series:
         """Put one value aside; ``context`` is of the span it belongs to."""
         self.values.append(value)
         self.exemplar = context
-        if len(self.values) >= _PENDING:
-            self.flush()
 
     def extend(self, values: Iterable[float], context: Context | None) -> None:
         """Put many values aside."""
         self.values.extend(values)
         self.exemplar = context
-        if len(self.values) >= _PENDING:
-            self.flush()
 
     def flush(self) -> None:
         """Hand everything over. One value goes through ``record``: it makes the SDK's point and may be its exemplar."""
@@ -169,8 +165,8 @@ class Meters:
         return found
 
     def settle(self, series: CallSeries) -> None:
-        """After a call's values were added: hand them over now, unless a collection will ask for them."""
-        if not self._in_bulk:
+        """After a call's values were added: hand them over now, unless a collection will ask for them in time."""
+        if not self._in_bulk or max(len(series.duration.values), len(series.per_chunk.values)) >= _PENDING:
             series.flush()
 
     def flush(self) -> None:

@@ -81,8 +81,10 @@ def call_attributes(ended: Ended) -> dict[str, Any]:
             found[names.PROVIDER] = answer.provider
         if (first := first_chunk(ended)) is not None:
             found[names.TIME_TO_FIRST_CHUNK] = first
-        found.update(answer.extra)
-    found.update(payload.marks)
+        if answer.extra:
+            found.update(answer.extra)
+    if payload.marks:
+        found.update(payload.marks)
     found[names.SCHEMA] = SCHEMA_VERSION
     found[names.OUTCOME] = call.outcome
     if ended.seen.first_token is not None:
@@ -199,7 +201,8 @@ def phase_attributes(ended: Ended, phase: Phase) -> dict[str, Any]:
             found[names.TIME_SAVED] = phase.time_saved
         if ended.expected_cached is not None:
             found[names.EXPECTED_TOKENS] = ended.expected_cached
-    found.update(phase.extra)
+    if phase.extra:
+        found.update(phase.extra)
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -72,7 +73,7 @@ def _repetition(call: Call, payload: Payload, answer: Answer) -> Repetition | No
     return repetition([brought(chunk)[0] for chunk in call.recent])
 
 
-def attributes_of(verdicts: list[Verdict]) -> dict[str, Any]:
+def attributes_of(verdicts: Sequence[Verdict]) -> dict[str, Any]:
     """What the call's span says of them."""
     return {
         names.DIAGNOSIS: [verdict.cause for verdict in verdicts],
@@ -80,7 +81,7 @@ def attributes_of(verdicts: list[Verdict]) -> dict[str, Any]:
     }
 
 
-def write_evidence(span: Span, verdicts: list[Verdict], at: int) -> None:
+def write_evidence(span: Span, verdicts: Sequence[Verdict], at: int) -> None:
     """One event per verdict. ``at``: monotonic ns."""
     for verdict in verdicts:
         said = {

@@ -10,8 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from opentelemetry import trace
-from opentelemetry.trace import Link, SpanContext
+from opentelemetry.trace import INVALID_SPAN, Link, Span, SpanContext
 
 from llmtrace.emit import attributes as names
 from llmtrace.providers.prompt import prompt_texts
@@ -21,7 +20,7 @@ _MOST = 64
 _FOR_S = 600.0
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Failed:
     """One call that failed; equal only to itself."""
 
@@ -60,15 +59,17 @@ class Earlier:
             self._failed.append(Failed((where, operation, hash(texts)), route, span, why, at))
 
     def links(
-        self, where: Hashable, operation: str, params: Mapping[str, Any], route: tuple[Any, ...], now: float
+        self, above: Span, operation: str, params: Mapping[str, Any], route: tuple[Any, ...], now: float
     ) -> list[Link] | None:
-        """The link to the failed call that this one repeats, as a span takes it; ``now``: monotonic s.
+        """The link to the failed call that this one repeats, as a span takes it.
+
+        ``above``: the current span; ``now``: monotonic s.
 
         A failed call is repeated once: what is asked after that is a repetition of the repetition, or a new question.
         """
         if not self._failed:
             return None
-        asked = (where, operation, hash(tuple(prompt_texts(params))))
+        asked = (scope(above), operation, hash(tuple(prompt_texts(params))))
         for each in reversed(self._failed.copy()):
             if now - each.at > _FOR_S:
                 return None
@@ -80,11 +81,10 @@ class Earlier:
         return None
 
 
-def scope() -> Hashable:
-    """The trace that the program is in; outside of any, its thread and task."""
-    above = trace.get_current_span().get_span_context()
-    if above.is_valid:
-        return above.trace_id
+def scope(above: Span) -> Hashable:
+    """The trace of ``above``, the current span; outside of any, the program's thread and task."""
+    if above is not INVALID_SPAN and (context := above.get_span_context()).is_valid:
+        return context.trace_id
     loop = asyncio._get_running_loop()
     task = asyncio.current_task(loop) if loop is not None else None
     return threading.get_ident(), id(task) if task is not None else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,7 @@ from llmtrace.observe.call import Call
 from llmtrace.observe.facts import Answer
 from llmtrace.phases.baseline import Estimate, Flight
 from llmtrace.phases.diagnosis.verdict import Verdict
-from llmtrace.phases.hits import Told
+from llmtrace.phases.hits import NOTHING_TOLD, Told
 from llmtrace.phases.model import Phase
 from llmtrace.phases.pace import Pace
 from llmtrace.phases.prefixes import Prompt
@@ -20,7 +20,7 @@ from llmtrace.phases.timeline import Observation
 from llmtrace.providers.declare import Operation, Request
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Endpoint:
     """Where a client's calls go, found once per client."""
 
@@ -35,7 +35,7 @@ class Endpoint:
     """Span name and first attributes, by operation and model."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Payload:
     """What the engine keeps with a call until it ends."""
 
@@ -66,7 +66,7 @@ class Payload:
     """Makes what is known of the ended call, where that is not the timeline's work (a model in this process)."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Ended:
     """A call that has ended: what was seen, what it means, what will be said."""
 
@@ -83,9 +83,9 @@ class Ended:
     expected_cached: int | None = None
     """Prompt tokens that should have come from the provider's cache, by this client's own history; None where that
     cannot be said."""
-    hit: Told = field(default_factory=Told)
+    hit: Told = NOTHING_TOLD
     """Whether the prompt's beginning came from the cache, by timing alone; where that is not told, but can be."""
-    verdicts: list[Verdict] = field(default_factory=list[Verdict])
+    verdicts: Sequence[Verdict] = ()
     """The causes that the diagnosis found, most certain first."""
     pace: Pace | None = None
     """What its chunks say of its tokens; only where spans are recorded."""

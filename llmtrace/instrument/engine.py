@@ -35,7 +35,7 @@ from llmtrace.observe.stream import cause_of
 from llmtrace.phases.baseline import Baselines
 from llmtrace.phases.diagnosis.judge import Diagnoser
 from llmtrace.phases.hits import RouteHits
-from llmtrace.phases.prefixes import Prefixes
+from llmtrace.phases.prefixes import CACHE_IF_ASKED, Prefixes
 from llmtrace.providers.anchors import before_prefill
 from llmtrace.providers.declare import Operation, Provider, Request
 from llmtrace.providers.prompt import asks_for_caching, prompt_texts
@@ -90,10 +90,12 @@ class Engine:
 
     def meters(self) -> Meters | None:
         """The instruments, or None while no MeterProvider is set up."""
+        if not self.settings.metrics:
+            return None
         provider = self._meter_provider or metrics_api.get_meter_provider()
         if self._meters is None or self._meters[0] is not provider:
             idle = "Proxy" in type(provider).__name__ or isinstance(provider, metrics_api.NoOpMeterProvider)
-            made = None if idle or not self.settings.metrics else meters_on(provider, VERSION)
+            made = None if idle else meters_on(provider, VERSION)
             self._meters = (provider, made)
         return self._meters[1]
 
@@ -126,18 +128,18 @@ class Engine:
             endpoint = self._endpoint(provider, client, url, request.provider)
             started = now()
             tracer = self.tracer()
-            where = scope()
-            span = self._existing(operation, request)
+            above = trace_api.get_current_span()
+            span = self._existing(above, operation, request)
             later = span is None and (covers or provider.own_spans) and self.settings.parent != "own"
             owns = span is None and not later and self.settings.parent != "existing"
             route = (endpoint.provider, endpoint.host, endpoint.port, request.model, operation.path or operation.name)
             links = None
             if owns or later:
-                links = self.earlier.links(where, operation.name, request.params, route, started / 1e9)
+                links = self.earlier.links(above, operation.name, request.params, route, started / 1e9)
             if owns:
                 kind = SpanKind.INTERNAL if provider.in_process else SpanKind.CLIENT
                 span = _start(tracer, kind, operation, request, endpoint, started, links)
-                if not span.is_recording() and _dropped(above := trace_api.get_current_span()):
+                if not span.is_recording() and _dropped(above):
                     span, owns = above, False  # as in ``_find_span``
             recording = later or (span is not None and span.is_recording())
             if not recording and self.meters() is None:
@@ -147,15 +149,15 @@ class Engine:
             recent = max(closing, LAST_CHUNKS if self.settings.diagnosis and operation.brought else LAST)
             call = Call(self._end, operation.kind_of, streaming=request.streaming, recent=recent)
             call.start = started
-            above = span or trace_api.get_current_span()
-            call.payload = Payload(operation, request, endpoint, above, tracer, owns, recording, tasks.marks())
-            call.payload.closing = recent if several else closing
+            payload = Payload(operation, request, endpoint, span or above, tracer, owns, recording, tasks.marks())
+            call.payload = payload
+            payload.closing = recent if several else closing
             if several and operation.ends is not None:
                 call.recent = Ends(recent, operation.ends)
-            call.payload.scope, call.payload.route = where, route
+            payload.scope, payload.route = scope(above), route
             if later:
-                call.payload.find_span = partial(self._find_span, above, links)
-            self._set_out(call, call.payload)
+                payload.find_span = partial(self._find_span, above, links)
+            self._set_out(call, payload)
             if recording and self.settings.capture_content != "no_content":
                 call.kept = []
             return call
@@ -208,20 +210,16 @@ class Engine:
         """Let the calls of the same route know of this one."""
         where, request = payload.endpoint, payload.request
         operation = payload.operation
-        prompt = self.prefixes.look(
-            payload.route, prompt_texts(request.params), call.start / 1e9, asks_for_caching(request.params)
-        )
+        explicit = where.provider in CACHE_IF_ASKED and asks_for_caching(request.params)
+        prompt = self.prefixes.look(payload.route, prompt_texts(request.params), call.start / 1e9, explicit)
         payload.prompt = prompt
         before = before_prefill(where.provider, operation)
         payload.flight = self.baselines.begin(payload.route, call, call.start, prompt.size, before)
 
     # --- particulars ----------------------------------------------------------------------------------------------
-    def _existing(self, operation: Operation, request: Request) -> Span | None:
-        """The span that another instrumentation opened for this very call, if there is one and it is to be used."""
-        if self.settings.parent == "own":
-            return None
-        span = trace_api.get_current_span()
-        if not span.is_recording():
+    def _existing(self, span: Span, operation: Operation, request: Request) -> Span | None:
+        """The current ``span``, if another instrumentation opened it for this very call and it is to be used."""
+        if self.settings.parent == "own" or not span.is_recording():
             return None
         attributes: Any = getattr(span, "attributes", None)
         if not attributes:

@@ -24,7 +24,7 @@ from llmtrace.observe.transport import Attempt
 from llmtrace.phases.arrival import first_token
 from llmtrace.phases.baseline import Estimate
 from llmtrace.phases.diagnosis.verdict import Verdict
-from llmtrace.phases.hits import Told
+from llmtrace.phases.hits import NOTHING_TOLD, Told
 from llmtrace.phases.timeline import Observation, sight_of, split
 
 if TYPE_CHECKING:
@@ -118,13 +118,13 @@ class Reporter:
         """
         prompt, usage, first = payload.prompt, seen.usage, seen.first_token
         if prompt is None or first is None or not seen.streaming or seen.first_token_error is not None:
-            return Told()
+            return NOTHING_TOLD
         if usage is None or not usage.input_tokens or usage.cached_tokens is not None:
-            return Told()
+            return NOTHING_TOLD
         engine = self._engine
         route = engine.baselines.route(payload.route)
         if route is None or route.curve is None:
-            return Told()
+            return NOTHING_TOLD
         began = seen.request_arrived if seen.request_arrived is not None else seen.start
         pace = (first - began) / 1e9 / max(route.curve.cost(usage.input_tokens), 1e-6)
         return engine.hits.judge(payload.route, pace, prompt.prefix)

@@ -46,7 +46,7 @@ class Usage:
     reasoning_tokens: int | None = None
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Answer:
     """What a response (or a stream's kept chunks) said about itself."""
 
@@ -61,5 +61,5 @@ class Answer:
     timings: ServerTimings | None = None
     failed: str | None = None
     """The provider's name for what failed, where the answer itself says that it failed (and nothing was raised)."""
-    extra: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    extra: Mapping[str, Any] | None = None
     """Further span attributes, by name."""

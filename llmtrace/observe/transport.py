@@ -42,28 +42,29 @@ _MOMENTS = {
 class Attempt:
     """One HTTP request as the wire saw it. Times are monotonic ns, None where the transport told nothing."""
 
-    __slots__ = (
-        "_chained",
-        "broken_at",
-        "closed_at",
-        "connect_end",
-        "connect_start",
-        "end",
-        "error",
-        "headers",
-        "headers_at",
-        "pick",
-        "request",
-        "response",
-        "rtt",
-        "rtt_now",
-        "sent",
-        "socket",
-        "start",
-        "status",
-        "tls_end",
-        "tls_start",
-    )
+    # Defaults stand on the class, as the call's do.
+    end: int | None = None
+    connect_start: int | None = None
+    connect_end: int | None = None
+    tls_start: int | None = None
+    tls_end: int | None = None
+    sent: int | None = None
+    headers_at: int | None = None
+    broken_at: int | None = None
+    """When reading the body failed, be it by a cancellation."""
+    closed_at: int | None = None
+    """When the transport was done with the response; of one that was not read to its end, with the connection."""
+    status: int | None = None
+    error: BaseException | None = None
+    headers: Mapping[str, str] | None = None
+    rtt: float | None = None
+    """TCP round trip in seconds: the kernel's minimum, else its smoothed value, else the connect time."""
+    rtt_now: float | None = None
+    """The kernel's smoothed round trip, s: it follows the network, and the peer's delayed acknowledgements."""
+    socket: Any = None
+    request: Any = None
+    response: Any = None
+    _chained: Callable[[str, Any], Any] | None = None
 
     def __init__(
         self, start: int, pick: Callable[[Mapping[str, str]], Mapping[str, str]] = lambda headers: headers
@@ -71,28 +72,6 @@ class Attempt:
         self.start = start
         self.pick = pick
         """Takes the few response headers that are allowed to be kept."""
-        self.end: int | None = None
-        self.connect_start: int | None = None
-        self.connect_end: int | None = None
-        self.tls_start: int | None = None
-        self.tls_end: int | None = None
-        self.sent: int | None = None
-        self.headers_at: int | None = None
-        self.broken_at: int | None = None
-        """When reading the body failed, be it by a cancellation."""
-        self.closed_at: int | None = None
-        """When the transport was done with the response; of one that was not read to its end, with the connection."""
-        self.status: int | None = None
-        self.error: BaseException | None = None
-        self.headers: Mapping[str, str] | None = None
-        self.rtt: float | None = None
-        """TCP round trip in seconds: the kernel's minimum, else its smoothed value, else the connect time."""
-        self.rtt_now: float | None = None
-        """The kernel's smoothed round trip, s: it follows the network, and the peer's delayed acknowledgements."""
-        self.socket: Any = None
-        self.request: Any = None
-        self.response: Any = None
-        self._chained: Callable[[str, Any], Any] | None = None
 
     @property
     def new_connection(self) -> bool:

@@ -22,7 +22,7 @@ _ENOUGH = 12
 _SPREAD = 2.0
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Anchors:
     """What is believed of one route's moments."""
 

@@ -104,7 +104,7 @@ def _solve(matrix: list[list[float]], right: list[float]) -> list[float] | None:
     return solved
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Curve:
     """Seconds that a prompt costs on this route, from the moment it is taken up until its first token."""
 

@@ -46,7 +46,7 @@ _PATIENCE_S = 0.01
 _ROOT2PI = sqrt(2.0 * pi)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Verdict:
     """What the times say of calls that shared a prefix."""
 
@@ -117,6 +117,9 @@ class Told:
     """Probability that its prefix lies in the cache, by the last ``TOGETHER`` calls that had it, this one included."""
 
 
+NOTHING_TOLD = Told()
+
+
 class RouteHits:
     """The samples of many routes, least recently used first out. Safe to call from several threads."""
 
@@ -131,7 +134,7 @@ class RouteHits:
         of such a prompt, which cannot have hit on this client's account.
         """
         if not self._lock.acquire(timeout=_PATIENCE_S):
-            return Told()  # held when this process was forked off, or by somebody who does not get on
+            return NOTHING_TOLD  # held when this process was forked off, or by somebody who does not get on
         try:
             route = self._routes.get(key)
             if route is None:
@@ -156,7 +159,7 @@ class _Route:
         self._last = array("f")  # TOGETHER paces for each of them, oldest first; 0: none yet
 
     def judge(self, pace: float, prefix: int | None) -> Told:
-        found = Told()
+        found = NOTHING_TOLD
         if prefix is not None:
             last = self._latest(prefix, pace)
             if (alone := self._hits.verdict([pace])) is not None:
@@ -227,7 +230,7 @@ class _Smooth:
         self.density = density
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class _Mixture:
     """Repeats = ``share`` of hits, and the rest like fresh prompts. As tables over the logarithm of the pace."""
 

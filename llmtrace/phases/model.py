@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 SCHEMA_VERSION: Final = 1
@@ -53,8 +53,8 @@ class Phase:
     """What the server said of this phase where the client's own clock sets its length, s."""
     time_saved: float | None = None
     """kv_cache_hit: prefill time that the hit spared, s."""
-    parts: list[Part] = field(default_factory=list[Part])
-    extra: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    parts: Sequence[Part] = ()
+    extra: Mapping[str, Any] | None = None
     """Further span attributes, by name."""
 
     @property

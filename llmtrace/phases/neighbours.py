@@ -69,7 +69,7 @@ class Ring:
         return found, self._used < RING
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Scene:
     """What else went on between a call's readiness and its first token. Times are monotonic ns."""
 

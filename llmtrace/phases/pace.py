@@ -43,7 +43,7 @@ _SLOWEST = 5
 """The mean gap must be so many times what reading a ready chunk takes, or the two cannot be told apart."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Piece:
     """One of the stream's last chunks."""
 

@@ -39,11 +39,13 @@ RULES: dict[str, tuple[int, int]] = {
     "anthropic": (1024, 1),
     "deepseek": (64, 64),
 }
+CACHE_IF_ASKED = frozenset({"anthropic"})
+"""Providers that cache only what a request asks them to."""
 _ELSEWHERE = (16, 16)
 """vLLM's block on a GPU; larger blocks show in the counts that the provider reports."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Prompt:
     """A prompt on its way, as marks."""
 
@@ -55,13 +57,13 @@ class Prompt:
     gap: float = 0.0
     """Seconds since that beginning was last used."""
     explicit: bool = False
-    """The request asks for caching itself."""
+    """The request asks for caching itself; looked at only for those that cache nothing else."""
     prefix: int | None = None
     """The mark that names the beginning that an earlier call of the route had too (of a long one, its first 4,096
     characters); None where no call began alike."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Expected:
     """What the history says of one call's cached tokens."""
 
@@ -231,7 +233,7 @@ def expected(prompt: Prompt, survival: Survival, provider: str, input_tokens: in
     block = max(block, survival.block) if survival.block and provider not in RULES else block
     tokens = min(prompt.known * input_tokens // prompt.size, input_tokens - 1)
     tokens = max(0, tokens // block * block)
-    if tokens < least or (provider == "anthropic" and not prompt.explicit):
+    if tokens < least or (provider in CACHE_IF_ASKED and not prompt.explicit):
         tokens = 0
     lives = survival.at(prompt.gap)
     return Expected(tokens if lives >= _SURVIVES else 0, lives, tokens)

@@ -54,7 +54,7 @@ COLUMNS = 9
 _U, _K, _O, _S, _HOW, _ITL, _HEAD, _EVENT, _TOTAL = range(COLUMNS)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Sight:
     """One streamed call as the estimator needs it. Moments are monotonic ns, None where not seen."""
 
@@ -75,7 +75,7 @@ class Sight:
     """The first token was seen as it came."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Estimate:
     """Where one call's time from the request's arrival to its first token went. All in seconds."""
 
@@ -436,7 +436,7 @@ class Route:
         return self._cells[at * COLUMNS : (at + 1) * COLUMNS]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Window:
     """What one fit works on."""
 
@@ -449,7 +449,7 @@ class Window:
     anchors: Anchors
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Fitted:
     """What one fit found."""
 

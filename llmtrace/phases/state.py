@@ -29,7 +29,7 @@ _LOCK_WAIT_S = 0.01
 Key = tuple[str | int | None, ...]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Saved:
     """One route in the file."""
 

@@ -42,7 +42,7 @@ BURST_PER_CHUNK_S = 0.0006
 """Or within this share, with chunks so close together that only the client's parsing lay between them."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Observation:
     """One call (or its answering attempt) as it was seen. Times are monotonic ns, None where not seen."""
 
@@ -363,6 +363,5 @@ def _decode_parts(seen: Observation, decode: Phase) -> None:
     if seen.first_reasoning is None:
         return
     turn = decode.end if seen.first_output is None else max(decode.start, min(seen.first_output, decode.end))
-    decode.parts.append(Part("reasoning", decode.start, turn))
-    if seen.first_output is not None:
-        decode.parts.append(Part("output", turn, decode.end))
+    thinking = Part("reasoning", decode.start, turn)
+    decode.parts = (thinking,) if seen.first_output is None else (thinking, Part("output", turn, decode.end))

@@ -151,12 +151,11 @@ def _account(answer: Answer, usage: Any, told: Mapping[str, Any], headers: Mappi
     answer.timings = read_timings(told, fields(usage), headers)
     if answer.usage.cached_tokens is None and answer.timings is not None:
         answer.usage.cached_tokens = answer.timings.cached_tokens
-    extra_attributes: dict[str, Any] = {}
-    if answer.fingerprint:
-        extra_attributes["openai.response.system_fingerprint"] = answer.fingerprint
-    if answer.service_tier:
-        extra_attributes["openai.response.service_tier"] = answer.service_tier
-    answer.extra = extra_attributes
+    told_of = {
+        "openai.response.system_fingerprint": answer.fingerprint,
+        "openai.response.service_tier": answer.service_tier,
+    }
+    answer.extra = {name: value for name, value in told_of.items() if value}
 
 
 def ask_for_usage(body: Mapping[str, Any]) -> Mapping[str, Any] | None:

@@ -9,7 +9,7 @@ from typing import Any
 from llmtrace.observe.facts import Answer
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Request:
     """What is known of a call before it is sent."""
 
@@ -22,7 +22,7 @@ class Request:
     """``gen_ai.provider.name`` where the request, not the client, decides it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class Operation:
     """One API operation of a provider."""
 
@@ -63,7 +63,7 @@ def _own_url(client: Any) -> Any:
     return getattr(client, "_base_url", None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class Botocore:
     """A service of botocore's or aiobotocore's, all of whose calls go through one method."""
 
@@ -76,7 +76,7 @@ class Botocore:
     ``read_request`` gets the parameters, and the name as ``operation``."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class Stainless:
     """A client that Stainless generated: all calls go through one ``request``, all streams are of one class."""
 
@@ -90,7 +90,7 @@ class Stainless:
     the span is there to put phases under."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class Method:
     """One method of a client whose calls do not go through one funnel.
 
@@ -120,7 +120,7 @@ class Method:
     it is entered and then gives the stream object."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class Generate:
     """A model in this process, whose ``generate`` is the call."""
 
@@ -130,7 +130,7 @@ class Generate:
     """Of all others."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class Provider:
     """How one client library is traced. Which library that is, its line in ``llmtrace.providers.CLIENTS`` says."""
 

@@ -80,7 +80,7 @@ def _tiered(answer: Answer, source: Any) -> Answer:
         answer.usage.output_tokens = None
     if tier := text(get(usage, "service_tier")):
         answer.service_tier = tier
-        answer.extra = {**answer.extra, "openai.response.service_tier": tier}
+        answer.extra = {**(answer.extra or {}), "openai.response.service_tier": tier}
     return answer
 
 

@@ -7,10 +7,12 @@ from typing import Any
 
 _ORDER = ("system", "system_instruction", "instructions", "messages", "input", "contents", "prompt")
 _MOST_LEAVES = 4096
+_NO_TEXT = frozenset({"cache_control", "type", "id"})
 
 
-def prompt_texts(params: Mapping[str, Any]) -> Iterator[str]:
+def prompt_texts(params: Mapping[str, Any]) -> list[str]:
     """Names of the tools, then system text, then messages: each string that the model is given."""
+    found: list[str] = []
     tools = params.get("tools")
     if isinstance(tools, (list, tuple)):
         for tool in tools[:64]:
@@ -18,12 +20,13 @@ def prompt_texts(params: Mapping[str, Any]) -> Iterator[str]:
                 function = tool.get("function", tool)
                 name = function.get("name") if isinstance(function, Mapping) else None
                 if isinstance(name, str):
-                    yield name
-    left = [_MOST_LEAVES]
+                    found.append(name)
+    most = len(found) + _MOST_LEAVES
     for field in _ORDER:
         value = params.get(field)
         if value is not None:
-            yield from _strings(value, left)
+            _strings(value, found, most)
+    return found
 
 
 def asks_for_caching(params: Mapping[str, Any]) -> bool:
@@ -44,16 +47,18 @@ def _dicts(value: Any) -> Iterator[Mapping[str, Any]]:
                 yield item
 
 
-def _strings(value: Any, left: list[int]) -> Iterator[str]:
+def _strings(value: Any, found: list[str], most: int) -> None:
+    """Add the strings in ``value`` to ``found``, until that has ``most``."""
     if isinstance(value, str):
-        left[0] -= 1
-        yield value
-    elif left[0] <= 0:
+        found.append(value)
+    elif len(found) >= most:
         return
+    elif isinstance(value, (list, tuple)):
+        if value and isinstance(value[0], int):
+            return  # token ids, perhaps a hundred thousand
+        for inner in value:
+            _strings(inner, found, most)
     elif isinstance(value, Mapping):
         for field, inner in value.items():
-            if field not in ("cache_control", "type", "id"):
-                yield from _strings(inner, left)
-    elif isinstance(value, (list, tuple)):
-        for inner in value:
-            yield from _strings(inner, left)
+            if field not in _NO_TEXT:
+                _strings(inner, found, most)

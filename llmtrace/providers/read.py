@@ -25,6 +25,8 @@ def get(source: Any, name: str) -> Any:
 
 def fields(source: Any) -> Mapping[str, Any]:
     """All fields of ``source``, known and extra, as a mapping."""
+    if type(source) is dict:
+        return source
     extra: Any = getattr(source, "__pydantic_extra__", _NO_MODEL)
     if extra is not _NO_MODEL:  # asked first: asking for Mapping is slow
         return {**source.__dict__, **extra} if extra else source.__dict__
@@ -69,15 +71,18 @@ def integer(value: Any) -> int | None:
 
 
 _SAMPLING = {
-    "temperature": number,
-    "top_p": number,
-    "top_k": count,
-    "frequency_penalty": number,
-    "presence_penalty": number,
-    "max_tokens": count,
-    "seed": integer,
+    name: (f"gen_ai.request.{name}", accept)
+    for name, accept in (
+        ("temperature", number),
+        ("top_p", number),
+        ("top_k", count),
+        ("frequency_penalty", number),
+        ("presence_penalty", number),
+        ("max_tokens", count),
+        ("seed", integer),
+    )
 }
-"""The parameters that most APIs have, by the conventions' names, which are most APIs' too: what they can be."""
+"""The parameters that most APIs have, by the conventions' names, which are most APIs' too: attribute, and reader."""
 
 
 def sampling(source: Any, names: Mapping[str, str] | None = None) -> dict[str, Any]:
@@ -85,13 +90,16 @@ def sampling(source: Any, names: Mapping[str, str] | None = None) -> dict[str, A
 
     ``names``: what this API calls otherwise, and the conventions' name for it: ``{"p": "top_p"}``.
     """
-    given, found = fields(source), dict[str, Any]()
-    for name, accept in _SAMPLING.items():
+    given = fields(source)
+    found: dict[str, Any] = {}
+    for name, (attribute, accept) in _SAMPLING.items():
         if name in given and (value := accept(given[name])) is not None:
-            found[f"gen_ai.request.{name}"] = value
+            found[attribute] = value
     for theirs, name in (names or {}).items():
-        if theirs in given and (value := _SAMPLING[name](given[theirs])) is not None:
-            found[f"gen_ai.request.{name}"] = value
+        if theirs in given:
+            attribute, accept = _SAMPLING[name]
+            if (value := accept(given[theirs])) is not None:
+                found[attribute] = value
     stop = given.get("stop", given.get("stop_sequences"))
     if stops := [stop] if isinstance(stop, str) else [each for each in items(stop) if isinstance(each, str)]:
         found["gen_ai.request.stop_sequences"] = stops

@@ -118,7 +118,7 @@ _MS: Final = 1e3
 _NS: Final = 1e9
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class _Engine:
     """One engine's fields: a formula for each of ServerTimings' durations, over fields of which ``per`` make 1 s."""
 

@@ -98,9 +98,10 @@ def test_a_view_with_another_aggregation_goes_one_by_one() -> None:
 
 def test_a_full_series_is_handed_over_without_a_collection() -> None:
     meters = Meters(MeterProvider([InMemoryMetricReader()]), "0")
-    series = meters.series(KEY, None).per_chunk
-    series.extend([0.1] * 5000, None)
-    assert not series.values
+    series = meters.series(KEY, None)
+    series.per_chunk.extend([0.1] * 5000, None)
+    meters.settle(series)
+    assert not series.per_chunk.values
 
 
 def test_our_own_failures_are_a_metric() -> None:

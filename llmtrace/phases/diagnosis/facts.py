@@ -17,7 +17,7 @@ READY_HELD = 0.15
 """The most of its reading that an application may hold a stream for its ready chunks to be a burst's."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Facts:
     """One call. Durations in seconds; None where nothing is known."""
 
