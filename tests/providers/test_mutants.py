@@ -22,14 +22,12 @@ from tests.support.by_funnel import Stainless
 from tests.support.by_method import Driver
 from tests.support.mutants import Mutant
 from tests.support.replay import Replay, json_answer
-from tests.support.rich import rich
+from tests.support.rich import DRIVERS, rich
 from tests.support.spans import Spans, attributes
 
 SEED, _, NUMBER = os.environ.get("LLMTRACE_MUTANTS", "1:4").partition(":")
 WAYS = ("", "", "with_raw_response", "with_streaming_response")
 
-DRIVERS = (*by_funnel.DRIVERS, *by_method.DRIVERS, by_library.Ollama, by_library.HuggingFace)
-"""LiteLLM puts the time and its own addresses into what it returns; what lies beneath it is played here."""
 CASES = [pytest.param(driver, kind, id=f"{driver.__name__}-{kind}") for driver in DRIVERS for kind in driver.kinds]
 
 
@@ -131,7 +129,7 @@ def test_mutants(driver: type[Driver], kind: str, replay: Replay, spans: Spans, 
         opened.shut()
     assert not wrong, "\n".join(wrong)
     assert mishaps.counts == before
-    assert agreed > len(cases) / 3, "many are whole answers still"
+    assert agreed > len(cases) / 2, "most say as much as before"
 
 
 def played(driver: Driver, replay: Replay, streaming: bool, way: str, mutant: Mutant) -> dict[str, Any]:
@@ -142,7 +140,7 @@ def played(driver: Driver, replay: Replay, streaming: bool, way: str, mutant: Mu
 def check(
     driver: Driver, replay: Replay, spans: Spans, case: tuple[bool, str, Mutant], bare: dict[str, Any], wrong: list[str]
 ) -> bool:
-    """Whether the span says all that the body does; what should not be goes to ``wrong``."""
+    """Whether the span says all that the body of a whole answer does; what should not be goes to ``wrong``."""
     streaming, way, mutant = case
     spans.clear()
     seen = played(driver, replay, *case)
@@ -159,6 +157,8 @@ def check(
     seen_by_it = said.taken(mutant.said[1:] if mutant.name == "bom" else mutant.said)
     otherwise = said.disagreements(attrs, read(seen_by_it))
     made_up = {name: pair for name, pair in differ.items() if name in otherwise and pair[0] not in (None, [])}
-    if made_up and attrs["llmtrace.call.outcome"] == "completed":
-        wrong.append(f"{what} {made_up}")
-    return not differ
+    wanted = differ if mutant.name in mutants.SAME else made_up
+    whole = attrs["llmtrace.call.outcome"] == "completed"
+    if wanted and whole:
+        wrong.append(f"{what} {wanted}")
+    return not differ or not whole

@@ -14,12 +14,11 @@ from typing import Any
 import pytest
 
 from tests.conftest import Tracing
-from tests.support import by_funnel, by_library, by_method
 from tests.support.by_funnel import Stainless
 from tests.support.by_method import Driver
 from tests.support.replay import Replay, paced
+from tests.support.rich import DRIVERS
 
-DRIVERS = (*by_funnel.DRIVERS, *by_method.DRIVERS, by_library.Ollama, by_library.HuggingFace)
 CASES = [pytest.param(driver, kind, id=f"{driver.__name__}-{kind}") for driver in DRIVERS for kind in driver.kinds]
 
 

@@ -11,6 +11,9 @@ from tests.support import by_funnel, by_library, by_method, ndjson
 from tests.support.by_method import MODEL, Driver, aws_event
 from tests.support.replay import USAGE, chunk, completion, sse
 
+DRIVERS = (*by_funnel.DRIVERS, *by_method.DRIVERS, by_library.Ollama, by_library.HuggingFace)
+"""Clients that give the same for the same answer. (LiteLLM puts the time and addresses of its own into it.)"""
+
 _USAGE = USAGE | {
     "completion_tokens_details": {"reasoning_tokens": 3, "audio_tokens": 0, "accepted_prediction_tokens": 1},
     "prompt_tokens_details": {"cached_tokens": 16, "cache_write_tokens": 2, "audio_tokens": 0},
