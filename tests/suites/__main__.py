@@ -16,7 +16,6 @@ import re
 import shutil
 import subprocess
 import sys
-import urllib.request
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -32,8 +31,6 @@ from tests.suites.inherent import INHERENT
 
 HERE = Path(__file__).resolve().parent
 HOWS = ("bare", "traced")
-PORT = 4010
-"""Where the suites look for their API."""
 AGAIN = 2
 """How often a test that differs is run once more."""
 
@@ -72,7 +69,7 @@ class Result:
     @property
     def only_bare(self) -> list[str]:
         """Fail bare and not traced: unsteady by themselves."""
-        return [test for test, outcome in self.bare.items() if outcome == "failed" and test not in set(self.both)]
+        return [test for test, outcome in self.bare.items() if outcome == "failed" != self.traced.get(test)]
 
 
 class Runner:
@@ -83,11 +80,13 @@ class Runner:
     ) -> None:
         self.console, self.progress, self.resume = console, progress, resume
         self.workers, self.arguments = workers, arguments
+        self.api = ""
+        """Where the suite finds its API."""
 
     def go(self, name: str, version: str | None) -> Result:
         """One suite, both ways."""
         ready = prepare(name, version, self.console.print)
-        with _standin(ready):
+        with _standin(ready) as self.api:
             runs = {how: self._kept(name, how) or self._run(ready, name, how, self.arguments) for how in HOWS}
             result = Result(ready, runs["bare"], runs["traced"])
             _read_own(HOME / name / "traced", result)
@@ -120,11 +119,11 @@ class Runner:
             "PYTHONPATH": str(HERE / "plugins"),
             "LLMTRACE_SUITES_OUT": str(out),
             "LLMTRACE_SUITES_TRACED": "1" if traced else "0",
+            "TEST_API_BASE_URL": self.api,
         }
         (out / "arguments").write_text("\n".join(arguments))
-        ignored = [f"--ignore={path}" for path in ready.suite.skip]
         count = self.workers if workers is None else workers
-        command = [str(ready.python), "-m", "pytest", "-p", "llmtrace_suites", "-n", str(count), *ignored]
+        command = [str(ready.python), "-m", "pytest", "-p", "llmtrace_suites", "-n", str(count)]
         command += [f"@{out / 'arguments'}"] if arguments else []
         task = self.progress.add_task(f"{name} {ready.version} {how}", total=100)
         with (out / "log").open("w") as log:
@@ -148,16 +147,16 @@ class Runner:
 
 
 @contextlib.contextmanager
-def _standin(ready: Ready) -> Iterator[None]:
-    """The API's stand-in, while it is needed."""
-    command = [str(ready.python), str(HERE / "standin.py"), ready.suite.package, str(PORT)]
+def _standin(ready: Ready) -> Iterator[str]:
+    """The address of the API's stand-in, which runs meanwhile."""
+    command = [str(ready.python), str(HERE / "standin.py"), ready.suite.package]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert server.stdout is not None
-        if not server.stdout.readline():
-            sys.exit(f"the stand-in for the API did not start: is port {PORT} of 127.0.0.1 taken?")
-        with urllib.request.urlopen(f"http://127.0.0.1:{PORT}/", timeout=10):
-            yield
+        port = server.stdout.readline().strip()
+        if not port:
+            sys.exit(f"the stand-in for the API of {ready.suite.package} did not start: see its error above")
+        yield f"http://127.0.0.1:{port}"
     finally:
         server.terminate()
         server.wait()
@@ -173,7 +172,16 @@ def _read_own(folder: Path, result: Result) -> None:
 
 def _show(console: Console, results: dict[str, Result]) -> None:
     table = Table()
-    for column in ("suite", "passed bare", "passed traced", "only bare", "inherent", "fails both", "skipped", "calls"):
+    for column in (
+        "suite",
+        "passed bare",
+        "passed traced",
+        "passes bare only",
+        "inherent",
+        "fails both",
+        "skipped",
+        "calls",
+    ):
         table.add_column(column, justify="left" if column == "suite" else "right")
     for name, result in results.items():
         table.add_row(

@@ -32,8 +32,6 @@ class Suite:
     """Extras that are left out."""
     beside: tuple[str, ...] = ()
     """What its tests import and its list of requirements does not name."""
-    skip: tuple[str, ...] = ()
-    """Files and folders that are not run: they need what a machine of its own does not have."""
 
 
 SUITES = {

@@ -1,11 +1,11 @@
-"""``python standin.py PACKAGE PORT``: a stand-in for the API of a client that Stainless made, out of the client's code.
+"""``python standin.py PACKAGE``: a stand-in for the API of a client that Stainless made, out of the client's code.
 
 Such a client's suite runs against a server made from an OpenAPI description that is not in the source distribution. But
 each of the client's methods says which path it asks and which type it expects back. This server reads that out of the
 methods (their syntax trees, no call is made) and answers each path with a small value of its type. A path that no
 method names gets an empty object.
 
-Runs in the suite's own environment, where the client is installed; needs nothing else.
+Runs in the suite's own environment, where the client is installed; needs nothing else. Prints its port.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
 
-HEALTH = "/_standin"
 _VERBS = {"_get", "_post", "_put", "_patch", "_delete", "_get_api_list"}
 _UNTOLD = dict[str, str]
 """The type of an answer that depends on the request: a transcription's, of which all have a text."""
@@ -209,6 +208,6 @@ class Server(ThreadingHTTPServer):
 
 if __name__ == "__main__":
     Handler.routes = routes(sys.argv[1])
-    server = Server(("127.0.0.1", int(sys.argv[2])), Handler)
-    print(f"{len(Handler.routes)} paths", flush=True)
+    server = Server(("127.0.0.1", 0), Handler)
+    print(server.server_port, flush=True)
     server.serve_forever()
