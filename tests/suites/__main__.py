@@ -192,7 +192,7 @@ def _show(console: Console, results: dict[str, Result]) -> None:
             str(len(result.inherent)),
             str(len(result.both)),
             str(result.count("skipped", result.bare)),
-            str(result.calls.total() if hasattr(result.calls, "total") else sum(result.calls.values())),
+            str(sum(result.calls.values())),
         )
     console.print(table)
     for name, result in results.items():
