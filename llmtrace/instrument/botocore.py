@@ -17,7 +17,7 @@ import wrapt
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 from opentelemetry.trace import Span
 
-from llmtrace.instrument.current import Beside, Making, current
+from llmtrace.instrument.current import Making, current
 from llmtrace.instrument.ends import collected
 from llmtrace.instrument.engine import Engine
 from llmtrace.instrument.methods import timed
@@ -37,9 +37,6 @@ def patch(patches: Patches, engine: Engine, provider: Provider, service: Botocor
     """Patch the calls of ``service``, now or when botocore is imported."""
 
     def api_call(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if _beside(service, instance):
-            with Beside():
-                return wrapped(*args, **kwargs)
         call = _begin(engine, provider, service, instance, *args, **kwargs)
         if call is None:
             return wrapped(*args, **kwargs)
@@ -54,9 +51,6 @@ def patch(patches: Patches, engine: Engine, provider: Provider, service: Botocor
         return result
 
     async def aapi_call(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if _beside(service, instance):
-            with Beside():
-                return await wrapped(*args, **kwargs)
         call = _begin(engine, provider, service, instance, *args, **kwargs)
         if call is None:
             return await wrapped(*args, **kwargs)
@@ -76,11 +70,6 @@ def patch(patches: Patches, engine: Engine, provider: Provider, service: Botocor
         else ("botocore.client", "BaseClient", api_call)
     )
     patches.when_imported(module, lambda module: patches.wrap(module, f"{name}._make_api_call", wrapper))
-
-
-def _beside(service: Botocore, client: Any) -> bool:
-    """Whether a call is one that another service gets while a traced call is being made: STS, for its credentials."""
-    return current.get() is not None and client.meta.service_model.service_name != service.service
 
 
 def _begin(

@@ -53,16 +53,3 @@ class Making:
             return  # dropped while suspended, perhaps in another context: there is nothing to give back here
         otel.detach(self._theirs)
         current.reset(self._mine)
-
-
-class Beside:
-    """While a request runs that is made for the current call, and is none of its own: nothing is the current call."""
-
-    __slots__ = ("_mine",)
-
-    def __enter__(self) -> None:
-        self._mine = current.set(None)
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: Any) -> None:
-        if kind is not GeneratorExit:
-            current.reset(self._mine)

@@ -28,7 +28,7 @@ def patch(patches: Patches) -> None:
 
     def send(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         being = being_made()
-        if being is None or asks_beside(args[0] if args else kwargs.get("request")):
+        if being is None or _asks_beside(args, kwargs):
             return wrapped(*args, **kwargs)
         call, propagate = being
         if not isinstance(call, Call):
@@ -57,7 +57,7 @@ def patch(patches: Patches) -> None:
 
     def asend(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         being = being_made()
-        if being is None or asks_beside(args[0] if args else kwargs.get("request")):
+        if being is None or _asks_beside(args, kwargs):
             return wrapped(*args, **kwargs)
         if isinstance(being.call, Call):
             return send_traced(being.call, being.propagate, wrapped, args, kwargs)
@@ -119,11 +119,21 @@ def _request(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return args[0] if args else kwargs["request"]
 
 
-def asks_beside(request: Any) -> bool:
-    """Whether a request (or its method's name) is none to a model, which are all POST: a client that looks something up
-    in a registry, or fetches its credentials, before it makes its call.
+def _asks_beside(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    request = args[0] if args else kwargs.get("request")
+    return asks_beside(getattr(request, "method", None), getattr(request, "headers", None))
+
+
+def asks_beside(method: Any, headers: Any) -> bool:
+    """Whether a request is none to a model, all of which are POST and no form: a client that fetches a token, or looks
+    into a registry, before it makes its call.
     """
-    return str(getattr(request, "method", request)).upper() != "POST"
+    try:
+        kinds = () if headers is None else (headers.get("content-type"), headers.get("Content-Type"))
+        return str(method).upper() != "POST" or any("x-www-form-urlencoded" in str(kind) for kind in kinds)
+    except Exception as error:
+        mishaps.note("looking at a request", error)
+        return False
 
 
 def may_propagate(mode: str, host: str) -> bool:

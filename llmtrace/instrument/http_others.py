@@ -18,9 +18,11 @@ def patch(patches: Patches) -> None:
     """Hook both libraries, whichever of them is or will be imported."""
 
     async def request(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if asks_beside(args[0] if args else kwargs.get("method")):
-            return await wrapped(*args, **kwargs)
-        attempt, kwargs = _begin(args[1] if len(args) > 1 else kwargs.get("str_or_url"), kwargs)
+        where, method = (
+            args[1] if len(args) > 1 else kwargs.get("str_or_url"),
+            args[0] if args else kwargs.get("method"),
+        )
+        attempt, kwargs = _begin(where, method, kwargs)
         try:
             response = await wrapped(*args, **kwargs)
         except BaseException as error:
@@ -43,9 +45,7 @@ def patch(patches: Patches) -> None:
         return result
 
     def make_request(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if asks_beside(args[1] if len(args) > 1 else kwargs.get("method")):
-            return wrapped(*args, **kwargs)
-        attempt, kwargs = _begin(instance, kwargs)
+        attempt, kwargs = _begin(instance, args[1] if len(args) > 1 else kwargs.get("method"), kwargs)
         try:
             response = wrapped(*args, **kwargs)
         except BaseException as error:
@@ -102,10 +102,10 @@ def _attempt() -> Attempt | None:
     return being.call.attempts[-1]
 
 
-def _begin(where: Any, kwargs: dict[str, Any]) -> tuple[Attempt | None, dict[str, Any]]:
+def _begin(where: Any, method: Any, kwargs: dict[str, Any]) -> tuple[Attempt | None, dict[str, Any]]:
     """A new attempt, and the arguments to go on with. ``where``: a URL or something with a ``host``."""
     being = being_made()
-    if being is None:
+    if being is None or asks_beside(method, kwargs.get("headers")):
         return None, kwargs
     under_way = _attempt()
     if under_way is not None and under_way.end is None:

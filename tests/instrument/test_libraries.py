@@ -220,15 +220,22 @@ def test_what_a_client_asks_beside_its_call_is_no_attempt(replay: Replay, spans:
     """A registry, or a token service: asked while the call is being made, and not about it."""
     import httpx
     import ollama
+    import urllib3
 
     wire = by_library.Ollama("sync", replay.url)
-    replay.serve(lambda request: wire.whole() if request.method == "POST" else json_answer({}))
-    hooks = {"request": [lambda request: httpx.get(f"{replay.url}/token")]}
+    replay.serve(wire.whole())
+    replay.serve(json_answer({}), path="/beside")
+
+    def beside(request: Any) -> None:
+        httpx.get(f"{replay.url}/beside")
+        httpx.post(f"{replay.url}/beside", data={"grant_type": "refresh_token"})
+        urllib3.PoolManager().request("POST", f"{replay.url}/beside", fields={"a": "b"}, encode_multipart=False)
+
     llmtrace.instrument("ollama", tracer_provider=spans.provider)
     try:
-        ollama.Client(host=replay.url, event_hooks=hooks).chat(model=MODEL, messages=MESSAGES)
+        ollama.Client(host=replay.url, event_hooks={"request": [beside]}).chat(model=MODEL, messages=MESSAGES)
     finally:
         llmtrace.uninstrument()
         wire.shut()
-    assert [request.method for request in replay.requests] == ["GET", "POST"]
+    assert [request.method for request in replay.requests] == ["GET", "POST", "POST", "POST"]
     assert not [each for each in spans.children(spans.one("completed")) if each.name == "llm.attempt"]
