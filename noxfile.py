@@ -132,7 +132,7 @@ def in_process(session: nox.Session, client: str, age: str) -> None:
     """Models in the application's own process. llama.cpp is compiled, and needs ``tests/e2e/setup.sh model llama``."""
     distribution, versions = CLIENTS[client]
     wanted = distribution + (_oldest(versions) if age == "oldest" else "")
-    more = ["torch", "openai"] if client == "transformers" else ["opentelemetry-proto"]
+    more = ["torch", "openai", "accelerate", "jinja2"] if client == "transformers" else ["opentelemetry-proto"]
     session.install("--quiet", "--constraint", "constraints.txt", "--editable", ".", *TOOLS, wanted, *more)
     path = "tests/instrument/test_transformers.py" if client == "transformers" else "tests/e2e/test_llama_python.py"
     session.env.update({"LLMTRACE_E2E": "1", "LLMTRACE_LLAMA_PYTHON": f"{session.bin}/python"})

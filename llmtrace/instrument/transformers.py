@@ -109,6 +109,8 @@ def _of(model: Any) -> Generation | None:
 def _decoding(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if (generation := _of(instance)) is not None:
         generation.decoding(wrapped.__name__, args, kwargs)
+        if not hasattr(instance, "_prefill"):  # older versions compute the prompt in the loop's first turn
+            generation.set_up = now()
     return wrapped(*args, **kwargs)
 
 
