@@ -14,8 +14,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from opentelemetry.context import Context
 from opentelemetry.metrics import CallbackOptions, Histogram, MeterProvider, Observation
+from opentelemetry.trace import Span, set_span_in_context
 
 from llmtrace.emit import attributes as names
 from llmtrace.observe import mishaps
@@ -35,17 +35,17 @@ class Series:
         self.instrument = instrument
         self.attributes = attributes
         self.values: deque[float] = deque()
-        self.exemplar: Context | None = None
+        self.exemplar: Span | None = None
 
-    def add(self, value: float, context: Context | None) -> None:
-        """Put one value aside; ``context`` is of the span it belongs to."""
+    def add(self, value: float, span: Span | None) -> None:
+        """Put one value aside; ``span``: which it belongs to."""
         self.values.append(value)
-        self.exemplar = context
+        self.exemplar = span
 
-    def extend(self, values: Iterable[float], context: Context | None) -> None:
+    def extend(self, values: Iterable[float], span: Span | None) -> None:
         """Put many values aside."""
         self.values.extend(values)
-        self.exemplar = context
+        self.exemplar = span
 
     def flush(self) -> None:
         """Hand everything over. One value goes through ``record``: it makes the SDK's point and may be its exemplar."""
@@ -53,7 +53,8 @@ class Series:
         values = [pending.popleft() for _ in range(len(pending))]
         if not values:
             return
-        self.instrument.record(values.pop(), self.attributes, context=self.exemplar)
+        context = None if self.exemplar is None else set_span_in_context(self.exemplar)
+        self.instrument.record(values.pop(), self.attributes, context=context)
         self.exemplar = None
         if not values:
             return

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry.trace import SpanContext, Status, StatusCode, set_span_in_context
+from opentelemetry.trace import SpanContext, Status, StatusCode
 
 from llmtrace.emit import attributes as names
 from llmtrace.emit import content, prices, tasks
@@ -185,18 +185,18 @@ class Reporter:
             where.port,
         )
         series = meters.series(key, ended.failure)
-        context = set_span_in_context(payload.span)
-        series.duration.add((call.end - call.start) / 1e9, context)
+        span = payload.span
+        series.duration.add((call.end - call.start) / 1e9, span)
         if (first := describe.first_chunk(ended)) is not None:
-            series.to_first.add(first, context)
+            series.to_first.add(first, span)
             if call.pulls.gaps:
-                series.per_chunk.extend([gap / 1e9 for gap in call.pulls.gaps], context)
+                series.per_chunk.extend([gap / 1e9 for gap in call.pulls.gaps], span)
         if usage.input_tokens is not None:
-            series.input_tokens.add(usage.input_tokens, context)
+            series.input_tokens.add(usage.input_tokens, span)
         if usage.output_tokens is not None:
-            series.output_tokens.add(usage.output_tokens, context)
+            series.output_tokens.add(usage.output_tokens, span)
         for phase in ended.phases:
-            series.phase(phase.name, phase.source).add(phase.duration, context)
+            series.phase(phase.name, phase.source).add(phase.duration, span)
         for verdict in ended.verdicts:
             series.diagnosed(verdict.cause)
         meters.settle(series)

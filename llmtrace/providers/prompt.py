@@ -60,5 +60,9 @@ def _strings(value: Any, found: list[str], most: int) -> None:
             _strings(inner, found, most)
     elif isinstance(value, Mapping):
         for field, inner in value.items():
-            if field not in _NO_TEXT:
+            if field in _NO_TEXT:
+                continue
+            if type(inner) is str:
+                found.append(inner)
+            else:
                 _strings(inner, found, most)

@@ -92,9 +92,11 @@ def sampling(source: Any, names: Mapping[str, str] | None = None) -> dict[str, A
     """
     given = fields(source)
     found: dict[str, Any] = {}
-    for name, (attribute, accept) in _SAMPLING.items():
-        if name in given and (value := accept(given[name])) is not None:
-            found[attribute] = value
+    for name in given:
+        if name in _SAMPLING:
+            attribute, accept = _SAMPLING[name]
+            if (value := accept(given[name])) is not None:
+                found[attribute] = value
     for theirs, name in (names or {}).items():
         if theirs in given:
             attribute, accept = _SAMPLING[name]
