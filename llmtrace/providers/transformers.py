@@ -114,7 +114,9 @@ def input_messages(request: Request) -> Any:
 
 
 def output_messages(answer: Any, streamed: bool) -> Any:
-    """Content capture: what each row was answered; ``answer`` is (request, result)."""
+    """Content capture: what each row was answered; ``answer`` is (request, result), None of a call that failed."""
+    if answer is None:
+        return None
     request, result = answer
     made = getattr(result, "sequences", result)[:, request.params["start"] :]
     return _decoded(request, made, "assistant")

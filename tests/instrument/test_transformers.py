@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -69,7 +70,8 @@ def model() -> LlamaForCausalLM:
 def tokenizer() -> PreTrainedTokenizerFast:
     words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(VOCABULARY)}, unk_token="w0"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
-    made = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="w0", eos_token="w2")
+    names = ["input_ids", "attention_mask"]
+    made = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="w0", eos_token="w2", model_input_names=names)
     made.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
     return made
 
@@ -306,6 +308,19 @@ def test_content_only_where_it_is_asked_for(model: Any, tokenizer: Any, spans: S
     assert '"role": "assistant"' in attributes(span)["gen_ai.output.messages"]
 
 
+def test_content_of_a_call_that_failed(model: Any, tokenizer: Any, spans: Spans) -> None:
+    before = sum(mishaps.counts.values())
+    llmtrace.instrument("transformers", tracer_provider=spans.provider, capture_content=True)
+    try:
+        with pytest.raises(ValueError):
+            model.generate(**tokenizer("w5 w6", return_tensors="pt"), no_such_argument=1)
+    finally:
+        llmtrace.uninstrument()
+    (span,) = spans.parents()
+    assert "gen_ai.output.messages" not in attributes(span)
+    assert sum(mishaps.counts.values()) == before, mishaps.counts
+
+
 def test_unsampled_calls_are_left_alone(model: Any, spans: Spans) -> None:
     bare = model.generate(PROMPT, max_new_tokens=3, do_sample=False, assistant_model=build(num_hidden_layers=1))
     llmtrace.instrument("transformers", tracer_provider=TracerProvider(sampler=ALWAYS_OFF), metrics=False)
@@ -355,7 +370,8 @@ def test_a_fingerprint_is_of_the_model_not_of_the_object(tmp_path: Path) -> None
     assert known.dtype == "float32"
     assert known.quantization is None
     assert known.fingerprint != model_identity.identify(build(intermediate_size=64)).fingerprint
-    halved = LlamaForCausalLM.from_pretrained(tmp_path / "one", dtype=torch.bfloat16)
+    dtype = "torch_dtype" if version("transformers").startswith("4") else "dtype"
+    halved = LlamaForCausalLM.from_pretrained(tmp_path / "one", **{dtype: torch.bfloat16})
     assert model_identity.identify(halved).dtype == "bfloat16"
     assert model_identity.identify(halved).fingerprint != known.fingerprint
     assert model_identity.identify(again.to(torch.bfloat16)).dtype == "bfloat16"
