@@ -172,7 +172,7 @@ def test_supported_versions_are_one_and_the_oldest_was_run(client: Client) -> No
     name = {"aiobotocore": "bedrock"}.get(client.name, client.name)
     told = client.versions.removeprefix(">= ")
     assert re.search(rf"\b{re.escape(told)}\b (or|on|and)", text(ROOT / "docs" / "providers" / f"{name}.md"))
-    if client.name in ("vllm", "transformers", "llama-cpp-python"):
+    if client.name in ("vllm", "llama-cpp-python"):
         return  # the page says why
     (row,) = re.findall(rf"^\| {client.name} oldest \|(.*)$", text(ROOT / "docs" / "supported-versions.md"), re.M)
     installed, *_, failed, _, _ = row.split("|")
