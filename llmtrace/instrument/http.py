@@ -129,8 +129,10 @@ def asks_beside(method: Any, headers: Any) -> bool:
     into a registry, before it makes its call.
     """
     try:
-        kinds = () if headers is None else (headers.get("content-type"), headers.get("Content-Type"))
-        return str(method).upper() != "POST" or any("x-www-form-urlencoded" in str(kind) for kind in kinds)
+        if str(method).upper() != "POST":
+            return True
+        kind = None if headers is None else headers.get("content-type") or headers.get("Content-Type")
+        return "x-www-form-urlencoded" in str(kind)
     except Exception as error:
         mishaps.note("looking at a request", error)
         return False
