@@ -1,7 +1,7 @@
 """``python -m bench.instructions``: instructions a call, counted under valgrind (which has to be installed).
 
 A count does not depend on what else the machine does, and hardly on which machine it is: what ``bench.warm`` measures
-in time, on caches that the client's own call has just swept, is counted here without them. Takes about five minutes.
+in time, on caches that the client's own call has just swept, is counted here without them. Takes about ten minutes.
 """
 
 from __future__ import annotations
