@@ -17,37 +17,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
 import llmtrace
-from bench.warm import PAGE, client_call, sdk_floor, tracer_provider, write_table
+from bench.report import write_section
+from bench.warm import client_call, modes, sdk_floor, tracer_provider
 
 WARM_UP, FEW, MANY = 60, 40, 160
-BARE, FLOOR = "bare", "floor"
-ROWS = {
-    BARE: "the bare client's own call",
-    FLOOR: "SDK: parent and four children",
-    "all": "all phases, metrics",
-    "no metrics": "all phases, no metrics",
-    "unsampled": "unsampled, no metrics",
-}
+BARE, FLOOR = "the bare client's own call", "SDK: parent and four children"
 
 
 def prepare(mode: str) -> Callable[[], Any]:
     """What is counted in this mode."""
     if mode == FLOOR:
         return sdk_floor(tracer_provider())
-    call = client_call()
-    if mode == "all":
-        provider = MeterProvider([InMemoryMetricReader()])
-        llmtrace.instrument("openai", tracer_provider=tracer_provider(), meter_provider=provider)
-    elif mode == "no metrics":
-        llmtrace.instrument("openai", tracer_provider=tracer_provider(), metrics=False)
-    elif mode == "unsampled":
-        llmtrace.instrument("openai", tracer_provider=tracer_provider(ALWAYS_OFF), metrics=False)
-    return call
+    if mode != BARE:
+        llmtrace.instrument("openai", **modes(InMemoryMetricReader())[mode])
+    return client_call()
 
 
 def work(mode: str, times: int) -> None:
@@ -84,12 +70,12 @@ def main() -> None:
     if shutil.which("valgrind") is None:
         raise SystemExit("valgrind is not installed: it counts the instructions (apt install valgrind)")
     found: dict[str, float] = {}
-    for mode, title in ROWS.items():
+    for mode in (BARE, FLOOR, *modes(InMemoryMetricReader())):
         found[mode] = per_call(mode) - (found[BARE] if mode not in (BARE, FLOOR) else 0.0)
-        print(f"{title}: {found[mode]:,.0f}", flush=True)
+        print(f"{mode}: {found[mode]:,.0f}", flush=True)
     lines = ["| what | thousand instructions | x the SDK's |", "| --- | ---: | ---: |"]
-    lines += [f"| {ROWS[mode]} | {n / 1e3:,.0f} | {n / found[FLOOR]:.2f} |" for mode, n in found.items()]
-    write_table(PAGE, "instructions", "\n".join(lines))
+    lines += [f"| {mode} | {n / 1e3:,.0f} | {n / found[FLOOR]:.2f} |" for mode, n in found.items()]
+    write_section("instructions", lines)
 
 
 if __name__ == "__main__":

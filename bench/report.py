@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,6 @@ from bench.tables import Table
 
 RESULTS = ROOT / "bench" / "results.json"
 PAGE = ROOT / "docs" / "benchmarks.md"
-BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 SHOWN = ("openai", "opentelemetry", "openinference", "langfuse", "httpx", "pydantic", "wrapt", "llmtrace")
 
 
@@ -83,9 +83,18 @@ def publish(facts: dict[str, Any], shown: list[Table], skipped: dict[str, str]) 
         "",
         *(f"- {env}: {', '.join(pins)}" for env, pins in facts["versions"].items()),
     ]
-    text = PAGE.read_text()
-    head, _, rest = text.partition(BEGIN)
-    _, _, tail = rest.partition(END)
-    if not tail and END not in rest:
-        raise SystemExit(f"{PAGE} has lost its markers {BEGIN} and {END}")
-    PAGE.write_text(f"{head}{BEGIN}\n" + "\n".join(lines) + f"\n{END}{tail}")
+    write_section("bench", lines)
+
+
+def write_section(name: str, lines: Sequence[str]) -> None:
+    """Put ``lines`` into docs/benchmarks.md between the markers of that name.
+
+    Raises:
+        SystemExit: the page has lost them.
+    """
+    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+    head, _, rest = PAGE.read_text().partition(begin)
+    _, found, tail = rest.partition(end)
+    if not found:
+        raise SystemExit(f"{PAGE} has lost its markers {begin} and {end}")
+    PAGE.write_text(f"{head}{begin}\n" + "\n".join(lines) + f"\n{end}{tail}")

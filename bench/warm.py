@@ -13,7 +13,6 @@ import asyncio
 import gc
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -28,10 +27,10 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON
 from opentelemetry.trace import SpanKind, set_span_in_context
 
 import llmtrace
+from bench.report import write_section
 from llmtrace.observe.call import OUTPUT, Call
 from llmtrace.observe.stream import Guard, asplice, splice
 
-PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 FLOOR = "SDK: parent and four children, after each call of the client"
 BATCH, ROUNDS, CHUNKS = 10, 150, 4000
 BODY = (
@@ -82,15 +81,19 @@ def client_call() -> Callable[[], None]:
     return call
 
 
-def calls() -> dict[str, float]:
-    """µs a call over the bare client, by mode; and the client's and the SDK's own."""
-    call = client_call()
-    reader = InMemoryMetricReader()
-    modes: dict[str, dict[str, Any]] = {
+def modes(reader: InMemoryMetricReader) -> dict[str, dict[str, Any]]:
+    """How llmtrace is switched on, by what the table calls it."""
+    return {
         "all phases, metrics": {"tracer_provider": tracer_provider(), "meter_provider": MeterProvider([reader])},
         "all phases, no metrics": {"tracer_provider": tracer_provider(), "metrics": False},
         "unsampled, no metrics": {"tracer_provider": tracer_provider(ALWAYS_OFF), "metrics": False},
     }
+
+
+def calls() -> dict[str, float]:
+    """µs a call over the bare client, by mode; and the client's and the SDK's own."""
+    call = client_call()
+    reader = InMemoryMetricReader()
     floor = sdk_floor(tracer_provider())
     found: dict[str, float] = {}
     bare: list[float] = []
@@ -101,7 +104,7 @@ def calls() -> dict[str, float]:
         call()
         floor()
 
-    for name, settings in modes.items():
+    for name, settings in modes(reader).items():
         llmtrace.instrument("openai", **settings)
         over: list[float] = []
         for _ in range(ROUNDS):
@@ -198,18 +201,8 @@ def main() -> None:
     rows += [(f"{name}, splice alone", value, "") for name, value in chunk.items()]
     lines = ["| what | µs | x the SDK's, after each call |", "| --- | ---: | ---: |"]
     lines += [f"| {name} | {value:.2f} | {ratio} |" for name, value, ratio in rows]
-    table = "\n".join(lines)
-    print(table)
-    write_table(PAGE, "warm", table)
-
-
-def write_table(page: Path, name: str, table: str) -> None:
-    """Put ``table`` into the page, between the markers of that name."""
-    text = page.read_text()
-    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
-    if begin in text:
-        head, _, rest = text.partition(begin)
-        page.write_text(f"{head}{begin}\n{table}\n{end}{rest.partition(end)[2]}")
+    print("\n".join(lines))
+    write_section("warm", lines)
 
 
 if __name__ == "__main__":
