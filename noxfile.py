@@ -99,13 +99,13 @@ def beside(session: nox.Session, other: str) -> None:
     """Beside another instrumentation, whichever was switched on first."""
     _install(session, "openai", *OTHERS[other])
     name = f"openai beside {other}"
-    _test(session, name, ["openai", OTHERS[other][0]], "tests/instrument/test_beside.py", "-k", other)
+    _test(session, name, ["openai", OTHERS[other][0]], "tests/instrumentation/test_beside.py", "-k", other)
 
 
 OTEL = [("3.10", "oldest"), ("3.13", "newest")]
 OTEL_TESTS = [
-    *("tests/emit", "tests/observe", "tests/instrument/test_metrics.py", "tests/instrument/test_process.py"),
-    *("tests/instrument/test_ends.py", "tests/providers/test_contract.py"),
+    *("tests/emit", "tests/observe", "tests/instrumentation/test_metrics.py", "tests/instrumentation/test_process.py"),
+    *("tests/instrumentation/test_ends.py", "tests/providers/test_contract.py"),
 ]
 
 
@@ -134,7 +134,7 @@ def in_process(session: nox.Session, client: str, age: str) -> None:
     wanted = distribution + (_oldest(versions) if age == "oldest" else "")
     more = ["torch", "openai", "accelerate", "jinja2"] if client == "transformers" else ["opentelemetry-proto"]
     session.install("--quiet", "--constraint", "constraints.txt", "--editable", ".", *TOOLS, wanted, *more)
-    path = "tests/instrument/test_transformers.py" if client == "transformers" else "tests/e2e/test_llama_python.py"
+    path = "tests/instrumentation/test_transformers.py" if client == "transformers" else "tests/e2e/test_llama_python.py"
     session.env.update({"LLMTRACE_E2E": "1", "LLMTRACE_LLAMA_PYTHON": f"{session.bin}/python"})
     _test(session, f"{client} {age}", [wanted, *more[:1]], path)
 
@@ -144,7 +144,7 @@ def zero_code(session: nox.Session) -> None:
     """The package as it is installed, under ``opentelemetry-instrument``: its entry points, and one switched off."""
     names = ["openai", "anthropic", "ollama"]
     session.install("--quiet", f".[{','.join(names)}]", *TOOLS, "httpx", "opentelemetry-instrumentation-httpx")
-    _test(session, "zero code", names, "tests/instrument/test_process.py", "-k", "zero_code")
+    _test(session, "zero code", names, "tests/instrumentation/test_process.py", "-k", "zero_code")
 
 
 SESSIONS = [f"{client} {age}" for client, age in RUNS]

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from accuracy.figures import quantile
-from llmtrace.phases.hits import Hits
+from llmtrace.estimate.hits import Hits
 
 CACHING = {
     "deepinfra_Meta-Llama-3.1-8B-Instruct",

@@ -8,9 +8,9 @@ from collections.abc import Callable, Hashable
 from statistics import median
 from typing import Any
 
-from llmtrace.phases.baseline import Baselines, Sight
-from llmtrace.phases.hits import RouteHits
-from llmtrace.phases.prefixes import Prefixes
+from llmtrace.estimate.baselines import Baselines, Sample
+from llmtrace.estimate.hits import RouteHits
+from llmtrace.estimate.prefixes import Prefixes
 from tests.support.engine_sim import Engine, poisson
 from tests.support.memory import size
 
@@ -42,22 +42,22 @@ def measure(say: Callable[[str, float], None]) -> dict[str, Any]:
         for number, call in enumerate(calls):
             moments += [(call.sent, 0, route, number), (call.first, 1, route, number), (call.end, 2, route, number)]
     watched: dict[tuple[int, int], _Call] = {}
-    flights: dict[tuple[int, int], Any] = {}
+    all_in_flight: dict[tuple[int, int], Any] = {}
     spent: dict[tuple[int, int], int] = {}
     for at, kind, route, number in sorted(moments):
         call, mine, ns = routes[route][number], (route, number), _BASE + int(at * 1e9)
         if kind == 0:
             one = watched[mine] = _Call()
             begun = time.thread_time_ns()
-            flights[mine] = baselines.begin(route, one, ns, 4 * call.uncached)
+            all_in_flight[mine] = baselines.begin(route, one, ns, 4 * call.uncached)
             spent[mine] = time.thread_time_ns() - begun
         elif kind == 1:
             watched[mine].first_token = ns
         else:
             sent, headers, first = (_BASE + int(s * 1e9) for s in (call.sent, call.headers, call.first))
-            sight = Sight(sent, first, ns, call.uncached, headers=headers, event=first, tokens=call.output)
+            sample = Sample(sent, first, ns, call.uncached, headers=headers, event=first, tokens=call.output)
             begun = time.thread_time_ns()
-            baselines.end(route, flights.pop(mine), ns, sight)
+            baselines.end(route, all_in_flight.pop(mine), ns, sample)
             spent[mine] += time.thread_time_ns() - begun
             while asked:
                 baselines._fit(asked.pop())

@@ -8,13 +8,13 @@ import time
 from opentelemetry.trace import format_trace_id
 
 from accuracy.measured import Claim, Measured, Truth
-from llmtrace.instrument.ended import Ended
-from llmtrace.observe.facts import ServerTimings
+from llmtrace.calls.result import Result
+from llmtrace.observe.answer import ServerTimings
 from llmtrace.phases.model import DECODE, KV_CACHE_HIT, NETWORK, PREFILL, QUEUE, QUEUE_PREFILL
 
 
 class Listener:
-    """Collects ended calls; put it into ``llmtrace.instrument.report.listeners``."""
+    """Collects ended calls; put it into ``llmtrace.calls.report.listeners``."""
 
     def __init__(self, cell: str, warm: bool, *, whole_queue: bool, after: int = 0) -> None:
         """``whole_queue``: this engine's queue begins with the request's arrival, see ``claim``.
@@ -33,7 +33,7 @@ class Listener:
         self.whole_queue = whole_queue
         self._lock = threading.Lock()
 
-    def __call__(self, ended: Ended) -> None:
+    def __call__(self, ended: Result) -> None:
         """Take in one ended call; one without a first token or without the engine's word only counts as failed."""
         told = ended.answer.timings
         usage = ended.answer.usage
@@ -44,11 +44,11 @@ class Listener:
         with self._lock:
             warm = self.warm and len(self.calls) >= self.after
             self.calls.append(measured(ended, told, self.cell, warm, self.whole_queue))
-            self.traces.append(format_trace_id(ended.payload.span.get_span_context().trace_id))
+            self.traces.append(format_trace_id(ended.state.span.get_span_context().trace_id))
             self.starts.append(ended.call.start)
 
 
-def measured(ended: Ended, told: ServerTimings, cell: str, warm: bool, whole_queue: bool) -> Measured:
+def measured(ended: Result, told: ServerTimings, cell: str, warm: bool, whole_queue: bool) -> Measured:
     """One call as data."""
     call, seen, usage = ended.call, ended.seen, ended.answer.usage
     start = call.start
@@ -80,7 +80,7 @@ def measured(ended: Ended, told: ServerTimings, cell: str, warm: bool, whole_que
     )
 
 
-def claim(ended: Ended, whole_queue: bool) -> Claim:
+def claim(ended: Result, whole_queue: bool) -> Claim:
     """What the phases say, with queue and network as this engine defines them.
 
     ``llm.queue`` holds the wait for the step that was running, and ``llm.network`` what lies between the request's

@@ -20,7 +20,7 @@ from accuracy.drive import Driver
 from accuracy.engines import Engine
 from accuracy.listen import Listener
 from accuracy.measured import PLACE, Measured
-from llmtrace.instrument import report
+from llmtrace.calls import report
 from llmtrace.observe.clock import to_epoch
 
 LOADS = (0.3, 0.6, 0.9)

@@ -19,10 +19,10 @@ from opentelemetry.sdk.trace import TracerProvider
 
 from accuracy.listen import claim
 from accuracy.measured import Claim, Measured, Truth
+from llmtrace.calls import report
+from llmtrace.calls.engine import Engine
+from llmtrace.calls.result import Result
 from llmtrace.config import settings
-from llmtrace.instrument import report
-from llmtrace.instrument.ended import Ended
-from llmtrace.instrument.engine import Engine
 from llmtrace.observe import call as calls
 from llmtrace.observe.call import Call
 from llmtrace.observe.transport import Attempt
@@ -75,7 +75,7 @@ def play(rows: Sequence[dict[str, Any]], cell: str, warm_up: int) -> list[Measur
     open_calls: dict[int, Call] = {}
     clock = _Clock()
 
-    def listen(ended: Ended) -> None:
+    def listen(ended: Result) -> None:
         number = next(number for number, call in open_calls.items() if call is ended.call)
         said[number] = claim(ended, whole_queue=False)
 
@@ -120,7 +120,7 @@ def _go_on(call: Call, what: int, row: dict[str, Any], at: int) -> None:
     if what == 1:
         call.attempts[-1].headers_at = call.returned = at
         return
-    block = call.pulls.block
+    block = call.chunk_timing.block
     asked = block[-1] if block else call.returned or at
     if what == 2:
         block += [asked, at]

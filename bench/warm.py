@@ -144,7 +144,7 @@ def sdk_floor(provider: TracerProvider) -> Callable[[], None]:
 
 
 def new_call() -> Call:
-    call = Call(lambda call: call.pulls.fold(), lambda chunk: OUTPUT, streaming=True)
+    call = Call(lambda call: call.chunk_timing.fold(), lambda chunk: OUTPUT, streaming=True)
     call.returned = call.start
     return call
 

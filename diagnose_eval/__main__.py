@@ -17,7 +17,7 @@ from diagnose_eval.report import Results, page
 from diagnose_eval.speed import microseconds
 from diagnose_eval.trials import PAIRS, Trial, calm, play
 from diagnose_eval.wire import over_sockets
-from llmtrace.phases.diagnosis.verdict import CAUSES
+from llmtrace.diagnosis.verdict import CAUSES
 
 DOCS = Path(__file__).parent.parent / "docs"
 

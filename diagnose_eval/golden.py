@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from llmtrace.phases.diagnosis.facts import Facts
-from llmtrace.phases.diagnosis.judge import Diagnoser
-from llmtrace.phases.diagnosis.verdict import Verdict
+from llmtrace.diagnosis.judge import Diagnoser
+from llmtrace.diagnosis.symptoms import Symptoms
+from llmtrace.diagnosis.verdict import Verdict
 
 PROMPT, CACHED = 28_000, 27_800
 
@@ -17,6 +17,6 @@ def slow_turn() -> Verdict:
     return diagnoser.judge("route", _turn(11, 0, 3.4))[0]
 
 
-def _turn(number: int, cached: int, wait: float) -> Facts:
+def _turn(number: int, cached: int, wait: float) -> Symptoms:
     begin = number * 20_000_000_000
-    return Facts(begin, begin + 5_000_000_000, wait=wait, input_tokens=PROMPT, cached_tokens=cached, tokens=40)
+    return Symptoms(begin, begin + 5_000_000_000, wait=wait, input_tokens=PROMPT, cached_tokens=cached, tokens=40)

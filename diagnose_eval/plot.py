@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 
 from diagnose_eval.trials import Trial
-from llmtrace.phases.diagnosis.verdict import CAUSES
+from llmtrace.diagnosis.verdict import CAUSES
 from llmtrace.view import palette
 
 NOTHING = "nothing"

@@ -23,8 +23,8 @@ import llmtrace
 from diagnose_eval.relay import Way, relay
 from diagnose_eval.traffic import WORDS
 from diagnose_eval.trials import Trial
-from llmtrace.phases.diagnosis import verdict as causes
-from llmtrace.phases.diagnosis.verdict import CAUSES
+from llmtrace.diagnosis import verdict as causes
+from llmtrace.diagnosis.verdict import CAUSES
 from llmtrace.reference.process import ServerProcess
 from llmtrace.reference.tiny import TinySpec, build_tiny
 from tests.support.spans import Spans, attributes

@@ -14,7 +14,7 @@ from diagnose_eval.golden import slow_turn
 from diagnose_eval.plot import NOTHING
 from diagnose_eval.trials import PAIRS, Stated, Trial
 from diagnose_eval.wire import Wired
-from llmtrace.phases.diagnosis.verdict import CAUSES
+from llmtrace.diagnosis.verdict import CAUSES
 
 _BINS = (0.0, 0.7, 0.8, 0.9, 0.95, 1.0)
 

@@ -6,12 +6,12 @@ import random
 import time
 
 from diagnose_eval.traffic import Faults, Traffic, draw_habits
-from llmtrace.phases.diagnosis.facts import facts_of
-from llmtrace.phases.diagnosis.judge import Diagnoser
+from llmtrace.diagnosis.judge import Diagnoser
+from llmtrace.diagnosis.symptoms import symptoms_of
 
 
 def microseconds(calls: int = 3000) -> tuple[float, float, float]:
-    """Facts and verdict on a route with full windows, µs: mean CPU time; median and 99th percentile of wall time."""
+    """Symptoms and verdict on a route with full windows, µs: mean CPU time; median and 99th percentile of wall time."""
     draw = random.Random(1)
     traffic, diagnoser = Traffic(draw_habits(draw, told=False), draw), Diagnoser()
     made = [traffic.call(Faults()) for _ in range(calls + 300)]
@@ -21,7 +21,7 @@ def microseconds(calls: int = 3000) -> tuple[float, float, float]:
     clock = time.perf_counter
     for call in made[300:]:
         begin = clock()
-        facts_of(call.seen, call.gaps)
+        symptoms_of(call.seen, call.gaps)
         diagnoser.judge("route", call.facts)
         taken.append(clock() - begin)
     spent = time.process_time() - spent

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 from math import exp
 
 from diagnose_eval.engine import Engine, Hardware
-from llmtrace.observe.facts import ServerTimings, Usage
-from llmtrace.phases.diagnosis import verdict as causes
-from llmtrace.phases.diagnosis.facts import Facts, facts_of
-from llmtrace.phases.diagnosis.repetition import repetition
+from llmtrace.diagnosis import verdict as causes
+from llmtrace.diagnosis.repetition import repetition
+from llmtrace.diagnosis.symptoms import Symptoms, symptoms_of
+from llmtrace.observe.answer import ServerTimings, Usage
 from llmtrace.phases.timeline import Observation
 
 WORDS = [
@@ -127,7 +127,7 @@ class Faults:
 class Made:
     """One call: what the client saw, and what was really wrong."""
 
-    facts: Facts
+    facts: Symptoms
     truth: frozenset[str]
     seen: Observation
     gaps: list[int] = field(default_factory=list[int])
@@ -229,7 +229,7 @@ class Traffic:
             usage=usage,
             server=told,
         )
-        facts = facts_of(seen, gaps)
+        facts = symptoms_of(seen, gaps)
         facts.rtt = rtt
         facts.attempts = 1 + faults.retries
         facts.retrying = retrying

@@ -12,7 +12,7 @@ import openai
 
 import llmtrace
 from diagnose_eval.traffic import Faults, Made, Traffic, both, draw_habits, single
-from llmtrace.phases.diagnosis import verdict as causes
+from llmtrace.diagnosis import verdict as causes
 from tests.support import replay as play
 from tests.support.replay import Replay
 from tests.support.spans import Spans, attributes

@@ -9,12 +9,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from llmtrace.errors import LlmtraceError
-from llmtrace.instrument import instrument, uninstrument
+from llmtrace.instrumentation.switch import instrument, uninstrument
 from llmtrace.version import VERSION as __version__
 
 if TYPE_CHECKING:
-    from llmtrace.emit.tasks import carrier, resume, step, task
-    from llmtrace.instrument.identity import model_resource
+    from llmtrace.instrumentation.identity import model_resource
+    from llmtrace.tasks.units import carrier, resume, step, task
 
 __all__ = [
     "LlmtraceError",
@@ -32,11 +32,11 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Tasks and steps, which bring OpenTelemetry's API with them, once somebody asks for them."""
     if name in ("carrier", "resume", "step", "task"):
-        from llmtrace.emit import tasks
+        from llmtrace.tasks import units
 
-        return getattr(tasks, name)
+        return getattr(units, name)
     if name == "model_resource":
-        from llmtrace.instrument.identity import model_resource
+        from llmtrace.instrumentation.identity import model_resource
 
         return model_resource
     raise AttributeError(f"module 'llmtrace' has no attribute {name!r}")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from llmtrace import config
-from llmtrace.emit import attributes
+from llmtrace.emit import names
 from llmtrace.observe import call
 from llmtrace.phases import model
 from llmtrace.providers import CLIENTS, Client
@@ -76,7 +76,7 @@ def test_examples_compile_and_are_linked(path: Path) -> None:
 
 
 def constants() -> dict[str, str]:
-    return {name: value for name, value in vars(attributes).items() if name.isupper() and isinstance(value, str)}
+    return {name: value for name, value in vars(names).items() if name.isupper() and isinstance(value, str)}
 
 
 def in_code(path: Path) -> set[str]:
@@ -118,14 +118,14 @@ def test_phases_sources_and_outcomes_are_described() -> None:
     )
     said = in_code(REFERENCE)
     assert {*model.PHASES, *model.SOURCES, *outcomes} <= said
-    assert {attributes.SPAN_PREFIX + phase for phase in model.PHASES} <= said
+    assert {names.SPAN_PREFIX + phase for phase in model.PHASES} <= said
     assert set(outcomes) <= in_code(SETTINGS)
     assert f"Schema version {model.SCHEMA_VERSION}." in text(REFERENCE)
 
 
 def test_buckets_are_the_ones_described() -> None:
     page = " ".join(text(REFERENCE).split())
-    for buckets in (attributes.SECONDS_BUCKETS, attributes.TOKEN_BUCKETS):
+    for buckets in (names.SECONDS_BUCKETS, names.TOKEN_BUCKETS):
         assert ", ".join(str(bound) for bound in buckets) in page
 
 

@@ -10,8 +10,8 @@ from typing import Any
 from llmtrace.analyze import tables
 from llmtrace.analyze.expressions import first
 from llmtrace.analyze.load import Stats, Traces
-from llmtrace.emit import prices
 from llmtrace.errors import LlmtraceError
+from llmtrace.tasks import prices
 
 _numbers = count()
 

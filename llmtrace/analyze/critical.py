@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from llmtrace.emit import attributes as names
+from llmtrace.emit import names
 
 RETRY = "retry"
 APPLICATION = "application"

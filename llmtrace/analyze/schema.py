@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from llmtrace.emit import attributes as names
+from llmtrace.emit import names
 
 Kind = Literal["text", "int", "float", "bool"]
 

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from llmtrace.analyze.expressions import count_of, first, most, nothing, when
-from llmtrace.emit import attributes as names
-from llmtrace.emit.prices import Priced
+from llmtrace.emit import names
 from llmtrace.phases.model import PHASES, SOURCES
+from llmtrace.tasks.prices import Priced
 
 LLM_OPERATIONS: Final = (
     "chat", "text_completion", "completion", "generate_content", "embeddings", "embedding", "rerank", "llm",

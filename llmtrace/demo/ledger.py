@@ -8,7 +8,7 @@ from typing import Any
 
 from opentelemetry.trace import format_span_id, format_trace_id
 
-from llmtrace.instrument.ended import Ended
+from llmtrace.calls.result import Result
 from llmtrace.phases.model import DECODE, KV_CACHE_HIT, NETWORK, PREFILL, QUEUE, QUEUE_PREFILL, Phase
 from llmtrace.phases.timeline import split
 from llmtrace.view import text
@@ -59,14 +59,14 @@ class Ledger:
         self.scenario: tuple[str, str] | None = None
         self._lock = threading.Lock()
 
-    def __call__(self, ended: Ended) -> None:
+    def __call__(self, ended: Result) -> None:
         """Take in one ended call."""
         if self.scenario is None:
             return
         name, title = self.scenario
         said = ended.seen.server
         blind = _by_name(split(replace(ended.seen, server=None), ended.estimate)[0])
-        context = ended.payload.span.get_span_context()
+        context = ended.state.span.get_span_context()
         usage, call = ended.answer.usage, ended.call
         with self._lock:
             number = sum(entry.scenario == name for entry in self.entries) + 1

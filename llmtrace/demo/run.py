@@ -23,10 +23,10 @@ from rich.rule import Rule
 
 import llmtrace
 from llmtrace.analyze import otlp
+from llmtrace.calls import report
 from llmtrace.demo.ledger import Ledger
 from llmtrace.demo.scenarios import ADAPTER, SCENARIOS, Stage
 from llmtrace.emit.otlp_json import OtlpJsonFileExporter
-from llmtrace.instrument import report
 from llmtrace.view import html, terminal, tree
 
 LEARN = 36

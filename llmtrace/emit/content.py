@@ -10,7 +10,7 @@ from typing import Any
 from opentelemetry._logs import LogRecord, get_logger
 from opentelemetry.trace import Span, set_span_in_context
 
-from llmtrace.emit import attributes as names
+from llmtrace.emit import names
 from llmtrace.observe.clock import to_epoch
 from llmtrace.version import VERSION
 

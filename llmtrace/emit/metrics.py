@@ -17,8 +17,8 @@ from weakref import WeakKeyDictionary
 from opentelemetry.metrics import CallbackOptions, Histogram, MeterProvider, Observation
 from opentelemetry.trace import Span, set_span_in_context
 
-from llmtrace.emit import attributes as names
-from llmtrace.observe import mishaps
+from llmtrace.emit import names
+from llmtrace.observe import internal_errors
 
 _PENDING = 4096
 """Values put aside in one series before they are handed over without waiting for a collection."""
@@ -179,8 +179,8 @@ class Meters:
         try:
             self.flush()
         except Exception as error:
-            mishaps.note("handing over metrics", error)
-        return [Observation(number, {names.WHERE: where}) for where, number in list(mishaps.counts.items())]
+            internal_errors.note("handing over metrics", error)
+        return [Observation(number, {names.WHERE: where}) for where, number in list(internal_errors.counts.items())]
 
 
 _known: WeakKeyDictionary[MeterProvider, Meters] = WeakKeyDictionary()

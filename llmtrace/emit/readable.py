@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from llmtrace.emit import attributes as names
+from llmtrace.emit import names
 
 _STAY = {
     names.REQUEST_MODEL,

@@ -11,9 +11,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+from llmtrace.observe.chunk_timing import LAST, NO_CHUNK_TIMING, ChunkTiming
 from llmtrace.observe.clock import now
-from llmtrace.observe.mishaps import note
-from llmtrace.observe.pulls import LAST, NO_PULLS, Pulls
+from llmtrace.observe.internal_errors import note
 from llmtrace.observe.transport import Attempt
 
 COMPLETED: Final = "completed"
@@ -34,12 +34,12 @@ _open: dict[int, Call] = {}
 
 
 def open_calls() -> list[Call]:
-    """The calls that have started and not ended, oldest first."""
+    """The calls that have started and not result, oldest first."""
     return list(_open.values())
 
 
 def open_count() -> int:
-    """How many calls have started and not ended."""
+    """How many calls have started and not result."""
     return len(_open)
 
 
@@ -110,19 +110,19 @@ class Call:
     """When the application closed the response from elsewhere while a pull was under way."""
 
     def __init__(
-        self, sink: Callable[[Call], None], kind_of: Callable[[Any], int], *, streaming: bool, recent: int = LAST
+        self, sink: Callable[[Call], None], classify_chunk: Callable[[Any], int], *, streaming: bool, recent: int = LAST
     ) -> None:
-        """``kind_of`` reads a chunk; ``recent``: how many of the last chunks to keep for the end."""
+        """``classify_chunk`` reads a chunk; ``recent``: how many of the last chunks to keep for the end."""
         self.start = now()
         self.sink = sink
-        self.kind_of = kind_of
+        self.classify_chunk = classify_chunk
         self.streaming = streaming
         """The application asked for a stream."""
-        self.payload: Any = None
+        self.state: Any = None
         """What the instrumentation wants back at the end (its span, the request's facts)."""
         self.attempts: list[Attempt] = []
         self.idle = {}
-        self.pulls = Pulls() if streaming else NO_PULLS
+        self.chunk_timing = ChunkTiming() if streaming else NO_CHUNK_TIMING
         self.recent: deque[Any] = deque(maxlen=recent)
         """The last chunks: text that tells of the pace, then finish reasons, usage and timings."""
         _open[id(self)] = self
@@ -148,7 +148,7 @@ class Call:
         if len(self.opening) < _OPENING:
             self.opening += (chunk,)
         try:
-            kind = self.kind_of(chunk)
+            kind = self.classify_chunk(chunk)
         except Exception as error:
             note("reading a chunk", error)
             return False
@@ -158,11 +158,11 @@ class Call:
             self.first_token = at
             if self.idle:
                 self.late(at)
-            block = self.pulls.block
-            self.first_token_index = self.pulls.count - 1 + len(block) // 2
-            self.pulls.begun = self.first_token_index + 1
+            block = self.chunk_timing.block
+            self.first_token_index = self.chunk_timing.count - 1 + len(block) // 2
+            self.chunk_timing.begun = self.first_token_index + 1
             self.first_token_asked = block[-2]
-            self.before_first_token = block[-3] if len(block) > 3 else self.pulls.last_arrival_folded
+            self.before_first_token = block[-3] if len(block) > 3 else self.chunk_timing.last_arrival_folded
         if kind == REASONING:
             if self.first_reasoning is None:
                 self.first_reasoning = at
@@ -172,7 +172,7 @@ class Call:
 
     def last_seen(self) -> int:
         """The last moment at which something is known to have happened: chunk, hand-over, headers or start."""
-        last = self.pulls.last_arrival
+        last = self.chunk_timing.last_arrival
         if last is not None:
             return last
         if self.returned is not None:
@@ -193,7 +193,7 @@ class Call:
 
     def release(self) -> None:
         """Let go of what the end needed: the application's objects live as long as they would without us."""
-        self.kept = self.body = self.answer = self.error = self.payload = self.running = self.more = None
+        self.kept = self.body = self.answer = self.error = self.state = self.running = self.more = None
         self.opening = ()
         self.recent.clear()  # not replaced: the splice still holds its append
         for attempt in self.attempts:

@@ -17,9 +17,9 @@ from typing import Any
 
 from llmtrace.observe import call as calls
 from llmtrace.observe.call import Call
+from llmtrace.observe.chunk_timing import BLOCK
 from llmtrace.observe.clock import now
-from llmtrace.observe.mishaps import note
-from llmtrace.observe.pulls import BLOCK
+from llmtrace.observe.internal_errors import note
 
 LATE_NS = 3_000_000
 """An application that reads on later than this after it got the stream, or a chunk, may find chunks waiting."""
@@ -44,8 +44,8 @@ class Guard:
 
 def splice(inner: Iterator[Any], call: Call, guard: Guard) -> Iterator[Any]:
     """Time each pull from ``inner`` into ``call``; ends the call when ``inner`` ends or raises."""
-    pulls = call.pulls
-    mark, keep, kept = pulls.block.append, call.recent.append, call.kept
+    chunk_timing = call.chunk_timing
+    mark, keep, kept = chunk_timing.block.append, call.recent.append, call.kept
     asked = now()
     try:
         if call.returned is not None and asked - call.returned > LATE_NS:
@@ -66,32 +66,32 @@ def splice(inner: Iterator[Any], call: Call, guard: Guard) -> Iterator[Any]:
                 break
             if asked - arrived > LATE_NS and call.first_token is None:
                 call.late(asked)
-            if len(pulls.block) >= 2 * BLOCK:
-                pulls.fold(call.returned)
+            if len(chunk_timing.block) >= 2 * BLOCK:
+                chunk_timing.fold(call.returned)
         # ... and from then on only timed.
         while True:
-            pulls.fold(call.returned)
+            chunk_timing.fold(call.returned)
             for item in islice(inner, BLOCK):
                 mark(asked)
                 mark(now())
                 keep(item)
                 yield item
                 asked = now()
-            if len(pulls.block) < 2 * BLOCK:
+            if len(chunk_timing.block) < 2 * BLOCK:
                 break
     except GeneratorExit:
         raise  # the guard, which goes next, ends the call with what was seen
     except BaseException as error:
         failed(call, error)
         raise
-    call.finish(calls.COMPLETED, pulls.last_arrival)
+    call.finish(calls.COMPLETED, chunk_timing.last_arrival)
 
 
 async def asplice(inner: AsyncIterator[Any], call: Call, guard: Guard) -> AsyncIterator[Any]:
     """The same for an asynchronous iterator."""
-    pulls = call.pulls
-    mark, keep, kept = pulls.block.append, call.recent.append, call.kept
-    block = pulls.block
+    chunk_timing = call.chunk_timing
+    mark, keep, kept = chunk_timing.block.append, call.recent.append, call.kept
+    block = chunk_timing.block
     asked = now()
     begun = False
     try:
@@ -113,7 +113,7 @@ async def asplice(inner: AsyncIterator[Any], call: Call, guard: Guard) -> AsyncI
             if asked - arrived > LATE_NS and call.first_token is None:
                 call.late(asked)
             if len(block) >= 2 * BLOCK:
-                pulls.fold(call.returned)
+                chunk_timing.fold(call.returned)
         if begun:
             async for item in inner:
                 mark(asked)
@@ -121,14 +121,14 @@ async def asplice(inner: AsyncIterator[Any], call: Call, guard: Guard) -> AsyncI
                 keep(item)
                 yield item
                 if len(block) >= 2 * BLOCK:
-                    pulls.fold(call.returned)
+                    chunk_timing.fold(call.returned)
                 asked = now()
     except GeneratorExit:
         raise
     except BaseException as error:
         failed(call, error)
         raise
-    call.finish(calls.COMPLETED, pulls.last_arrival)
+    call.finish(calls.COMPLETED, chunk_timing.last_arrival)
 
 
 def failed(call: Call, error: BaseException) -> None:

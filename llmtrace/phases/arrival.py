@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from llmtrace.observe.call import Call
-from llmtrace.observe.pulls import ready_within
+from llmtrace.observe.chunk_timing import ready_within
 from llmtrace.observe.stream import LATE_NS
 
 _KERNEL_GRAIN_S = 0.004
@@ -29,7 +29,7 @@ def _late_start(call: Call) -> Arrival | None:
 
     Where more of them lay ready, they are counted back at the pace of those that followed.
     """
-    pulls = call.pulls
+    pulls = call.chunk_timing
     asked, handed_over = pulls.first_asked, call.returned
     if asked is None or handed_over is None or asked - handed_over <= LATE_NS:
         return None

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median, pstdev
 
-from llmtrace.observe.pulls import READY_NS, Pulls
+from llmtrace.observe.chunk_timing import READY_NS, ChunkTiming
 
 CHUNKS = "chunks"
 USAGE = "usage"
@@ -50,7 +50,7 @@ class Piece:
     gap: int | None
     """Time since the chunk before it, ns; None: the application made it, or it is the first one seen."""
     weight: float
-    """Its tokens or, where nobody counts them, its characters; 0: it brought none."""
+    """Its tokens or, where nobody counts them, its characters; 0: it with_tokens none."""
 
 
 @dataclass(slots=True)
@@ -58,7 +58,7 @@ class Pace:
     """What the chunks of one stream say of its tokens. Times in s; None where that cannot be said."""
 
     per_chunk: float | None = None
-    """Tokens by chunks that brought some."""
+    """Tokens by chunks that with_tokens some."""
     p50: float | None = None
     p99: float | None = None
     longest: float | None = None
@@ -70,7 +70,7 @@ class Pace:
     """Stalls after which the chunks that were due lay ready."""
 
 
-def pace(pulls: Pulls, last: Sequence[Piece], chunks: int, tokens: int | None, counted: str | None) -> Pace:
+def pace(pulls: ChunkTiming, last: Sequence[Piece], chunks: int, tokens: int | None, counted: str | None) -> Pace:
     """The pace of a stream's tokens.
 
     ``last``: its last chunks, oldest first, none before the first token; ``chunks``: how many there were from the first
@@ -78,16 +78,16 @@ def pace(pulls: Pulls, last: Sequence[Piece], chunks: int, tokens: int | None, c
     (logprobs, tokenizer), None where they are characters.
     """
     found = Pace()
-    brought = [piece for piece in last if piece.weight > 0]
-    bringing = chunks - (len(last) - len(brought))
-    found.per_chunk, found.basis = _per_chunk(brought, bringing, tokens, counted)
+    with_tokens = [piece for piece in last if piece.weight > 0]
+    bringing = chunks - (len(last) - len(with_tokens))
+    found.per_chunk, found.basis = _per_chunk(with_tokens, bringing, tokens, counted)
     each = found.per_chunk
     if each is not None and pulls.gaps:
-        _between_tokens(found, pulls, brought, each, counted, whole=len(last) >= chunks)
+        _between_tokens(found, pulls, with_tokens, each, counted, whole=len(last) >= chunks)
     if found.p50 is None:
         found.basis = None
     groups = _groups(pulls)
-    found.pattern = _rhythm(groups, pulls, brought, each, counted)
+    found.pattern = _rhythm(groups, pulls, with_tokens, each, counted)
     if found.pattern == COALESCED:
         bar = pulls.stall_bar()
         found.made_up = sum(gap > bar and size > 1 for gap, size in groups)
@@ -95,26 +95,26 @@ def pace(pulls: Pulls, last: Sequence[Piece], chunks: int, tokens: int | None, c
 
 
 def _per_chunk(
-    brought: Sequence[Piece], bringing: int, tokens: int | None, counted: str | None
+    with_tokens: Sequence[Piece], bringing: int, tokens: int | None, counted: str | None
 ) -> tuple[float | None, str | None]:
-    """Tokens per chunk that brought some, and how that is known."""
-    if counted == LOGPROBS and brought:
-        each = fmean(piece.weight for piece in brought)
-        if tokens and bringing > len(brought):
+    """Tokens per chunk that with_tokens some, and how that is known."""
+    if counted == LOGPROBS and with_tokens:
+        each = fmean(piece.weight for piece in with_tokens)
+        if tokens and bringing > len(with_tokens):
             each = tokens / bringing  # all chunks rather than the last
-        return (1.0 if all(piece.weight == 1 for piece in brought) and abs(each - 1) <= _ALIKE else each), LOGPROBS
+        return (1.0 if all(piece.weight == 1 for piece in with_tokens) and abs(each - 1) <= _ALIKE else each), LOGPROBS
     if tokens and bringing > 0:
         # The token that ends the answer is counted, and no chunk brings it.
         if abs(tokens - bringing) <= max(1.0, _ALIKE * bringing) and bringing > 1:
             return 1.0, CHUNKS
         return tokens / bringing, USAGE if counted is None else counted
-    if counted is not None and brought:
-        return fmean(piece.weight for piece in brought), counted
+    if counted is not None and with_tokens:
+        return fmean(piece.weight for piece in with_tokens), counted
     return None, None
 
 
 def _between_tokens(
-    found: Pace, pulls: Pulls, brought: Sequence[Piece], each: float, counted: str | None, *, whole: bool
+    found: Pace, pulls: ChunkTiming, with_tokens: Sequence[Piece], each: float, counted: str | None, *, whole: bool
 ) -> None:
     """Fill in the times between tokens: those of a chunk share the time since the chunk before."""
     if each == 1.0 and not whole:
@@ -125,8 +125,8 @@ def _between_tokens(
     if each < 1 - _ALIKE:
         return  # pieces of tokens, or chunks without any: which, nobody says
     # Counts are exact where they are: only characters, and a tokenizer that is not the model's, are scaled to usage.
-    scale = each / fmean(piece.weight for piece in brought) if brought and (whole or counted is None) else 1.0
-    held = [(piece.gap, 1.0 if each == 1 else max(1.0, piece.weight * scale)) for piece in brought]
+    scale = each / fmean(piece.weight for piece in with_tokens) if with_tokens and (whole or counted is None) else 1.0
+    held = [(piece.gap, 1.0 if each == 1 else max(1.0, piece.weight * scale)) for piece in with_tokens]
     pairs = sorted((gap / 1e9 / tokens, tokens) for gap, tokens in held if gap is not None)
     if whole and pairs:
         found.p50, found.p99, found.longest = _weighted(pairs, 0.5), _weighted(pairs, 0.99), pairs[-1][0]
@@ -148,7 +148,7 @@ def _weighted(pairs: Sequence[tuple[float, float]], rank: float) -> float:
     return pairs[-1][0]
 
 
-def _groups(pulls: Pulls) -> list[tuple[int, int]]:
+def _groups(pulls: ChunkTiming) -> list[tuple[int, int]]:
     """Chunks that came together, as (ns since those before, how many): of all gaps, or of a thinned sample none."""
     gaps = pulls.gaps
     if not pulls.every_gap or not pulls.gap_count:
@@ -168,15 +168,19 @@ def _groups(pulls: Pulls) -> list[tuple[int, int]]:
 
 
 def _rhythm(
-    groups: Sequence[tuple[int, int]], pulls: Pulls, brought: Sequence[Piece], each: float | None, counted: str | None
+    groups: Sequence[tuple[int, int]],
+    pulls: ChunkTiming,
+    with_tokens: Sequence[Piece],
+    each: float | None,
+    counted: str | None,
 ) -> str | None:
     """Whether tokens came several at once, and why."""
     several = sorted(gap for gap, size in groups if size > 1)
     if len(groups) >= _LEAST and len(several) >= 2:
         return _together(groups)
-    if several or each is None or each < _SEVERAL or len(brought) < _LEAST or not _is_steady(pulls.gaps):
+    if several or each is None or each < _SEVERAL or len(with_tokens) < _LEAST or not _is_steady(pulls.gaps):
         return None
-    weights = [piece.weight for piece in brought]
+    weights = [piece.weight for piece in with_tokens]
     varied = _VARIED if counted is not None else _CHARACTERS / each**0.5
     return SPECULATIVE if pstdev(weights) > varied * fmean(weights) else None
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from llmtrace.observe.facts import ServerTimings, Usage
+from llmtrace.estimate.route import Estimate, Sample
+from llmtrace.observe.answer import ServerTimings, Usage
 from llmtrace.phases.model import (
     CLIENT,
     DECODE,
@@ -24,7 +25,6 @@ from llmtrace.phases.model import (
     Part,
     Phase,
 )
-from llmtrace.phases.route import Estimate, Sight
 
 SLACK_SHARE = 0.02
 SLACK_S = 0.002
@@ -108,7 +108,7 @@ def split(seen: Observation, estimate: Estimate | None = None) -> tuple[list[Pha
     return phases, complaint
 
 
-def sight_of(seen: Observation, event: int | None) -> Sight | None:
+def sample_of(seen: Observation, event: int | None) -> Sample | None:
     """The call as the baselines take it in; None where it says nothing about queue and prefill.
 
     ``event``: the stream's first event, be it without a token.
@@ -119,7 +119,7 @@ def sight_of(seen: Observation, event: int | None) -> Sight | None:
     arrived, usage = seen.request_arrived, seen.usage or Usage()
     if usage.reasoning_tokens and seen.first_reasoning is None:
         return None  # reasoning that the stream does not show came before the first token: decode, not prefill
-    return Sight(
+    return Sample(
         start=seen.start if arrived is None else arrived,
         first=seen.first_token,
         end=seen.end if seen.last_chunk is None else seen.last_chunk,

@@ -1,7 +1,7 @@
 """What of a stream comes before the prompt is computed, as far as that is known of a provider: a first belief.
 
-The route's own calls correct it (``llmtrace.phases.anchors``). Where nothing is known, headers are taken to come before
-and the first event not, which claims the least.
+The route's own calls correct it (``llmtrace.estimate.anchors``). Where nothing is known, headers are taken to come
+before and the first event not, which claims the least.
 """
 
 from __future__ import annotations

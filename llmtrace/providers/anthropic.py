@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from llmtrace.observe.answer import Answer, Usage
 from llmtrace.observe.call import NOTHING, OUTPUT, REASONING
-from llmtrace.observe.facts import Answer, Usage
 from llmtrace.providers.declare import Operation, Provider, Request, Stainless
 from llmtrace.providers.messages import blocks_input, blocks_output
 from llmtrace.providers.openai import provider_of
-from llmtrace.providers.read import count, extras, get, sampling, text
+from llmtrace.providers.safe import count, extras, get, sampling, text
 from llmtrace.providers.timings import read_timings
 
 
@@ -44,7 +44,7 @@ def request_attributes(request: Request) -> dict[str, Any]:
     return found
 
 
-def kind_of(event: Any) -> int:
+def classify_chunk(event: Any) -> int:
     """What an event brings: a delta of text or of a tool's input, thinking (its signature too), or nothing.
 
     A block that opens is empty, but for a tool's, which has the name that the model chose, and hidden thinking.
@@ -63,7 +63,7 @@ def kind_of(event: Any) -> int:
     return OUTPUT if name == "completion" and get(event, "completion") else NOTHING
 
 
-def brought(event: Any) -> tuple[str, int | None]:
+def chunk_text(event: Any) -> tuple[str, int | None]:
     """A delta's text, thinking or tool input. Anthropic lists no tokens."""
     delta = get(event, "delta")
     said = (text(get(delta, name)) for name in ("text", "thinking", "partial_json"))
@@ -159,8 +159,8 @@ MESSAGES = Operation(
     path="/v1/messages",
     read_request=read_request,
     request_attributes=request_attributes,
-    kind_of=kind_of,
-    brought=brought,
+    classify_chunk=classify_chunk,
+    chunk_text=chunk_text,
     read_chunks=read_chunks,
     read_response=read_response,
     input_messages=blocks_input,

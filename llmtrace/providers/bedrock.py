@@ -11,11 +11,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from llmtrace.observe.answer import Answer, Usage
 from llmtrace.observe.call import NOTHING, OUTPUT, REASONING
-from llmtrace.observe.facts import Answer, Usage
 from llmtrace.providers.declare import Botocore, Operation, Provider, Request
-from llmtrace.providers.loose import alternatives, loose_input, loose_output, written
-from llmtrace.providers.read import count, fields, get, items, number, parsed, text
+from llmtrace.providers.generic_json import alternatives, loose_input, loose_output, written
+from llmtrace.providers.safe import count, fields, get, items, number, parsed, text
 from llmtrace.providers.timings import read_bedrock
 
 _PARAMS = {
@@ -164,7 +164,7 @@ CHAT = Operation(
     name="chat",
     read_request=_read_request,
     request_attributes=_request_attributes,
-    kind_of=_kind_of,
+    classify_chunk=_kind_of,
     read_chunks=_read_chunks,
     read_response=_read_response,
     input_messages=lambda request: loose_input(_sent(request)),

@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from llmtrace.observe.answer import Answer, Usage
 from llmtrace.observe.call import NOTHING, OUTPUT, REASONING
-from llmtrace.observe.facts import Answer, Usage
 from llmtrace.providers.declare import Operation, Request
 from llmtrace.providers.messages import chat_input, chat_output, prompt_input
-from llmtrace.providers.read import count, fields, get, integer, items, sampling, text
+from llmtrace.providers.safe import count, fields, get, integer, items, sampling, text
 from llmtrace.providers.timings import read_timings
 
 _NAMED = (("reasoning_effort", "gen_ai.request.reasoning.level"), ("service_tier", "openai.request.service_tier"))
@@ -47,7 +47,7 @@ def request_attributes(request: Request) -> dict[str, Any]:
     return found
 
 
-def kind_of(chunk: Any) -> int:
+def classify_chunk(chunk: Any) -> int:
     """Whether a chunk brings output, reasoning or neither (role only, usage only, content filter results, empty)."""
     kind = NOTHING
     for choice in items(get(chunk, "choices")):
@@ -66,7 +66,7 @@ def kind_of(chunk: Any) -> int:
     return kind
 
 
-def brought(chunk: Any) -> tuple[str, int | None]:
+def chunk_text(chunk: Any) -> tuple[str, int | None]:
     """The text of a chunk's choices, and the tokens that their log probabilities list."""
     said: list[str] = []
     tokens: int | None = None
@@ -173,8 +173,8 @@ CHAT = Operation(
     path="/chat/completions",
     read_request=read_request,
     request_attributes=request_attributes,
-    kind_of=kind_of,
-    brought=brought,
+    classify_chunk=classify_chunk,
+    chunk_text=chunk_text,
     ends=ends,
     read_chunks=read_chunks,
     read_response=read_response,

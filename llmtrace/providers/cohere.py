@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from llmtrace.observe.answer import Answer, Usage
 from llmtrace.observe.call import NOTHING, OUTPUT, REASONING
-from llmtrace.observe.facts import Answer, Usage
 from llmtrace.providers.declare import Method, Operation, Provider, Request
 from llmtrace.providers.messages import chat_input
-from llmtrace.providers.read import count, get, items, sampling, text
+from llmtrace.providers.safe import count, get, items, sampling, text
 
 
 def _read_request(body: Mapping[str, Any]) -> Request:
@@ -125,8 +125,8 @@ CHAT = Operation(
     name="chat",
     read_request=_read_request,
     request_attributes=_request_attributes,
-    kind_of=_kind_of,
-    brought=_brought,
+    classify_chunk=_kind_of,
+    chunk_text=_brought,
     read_chunks=_read_chunks,
     read_response=_read_response,
     input_messages=_input,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llmtrace.observe.facts import Answer
+from llmtrace.observe.answer import Answer
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -34,13 +34,13 @@ class Operation:
     read_request: Callable[[Mapping[str, Any]], Request]
     request_attributes: Callable[[Request], dict[str, Any]]
     """Span attributes of the request, made at the call's end."""
-    kind_of: Callable[[Any], int]
+    classify_chunk: Callable[[Any], int]
     """What a chunk brings: ``NOTHING``, ``REASONING`` or ``OUTPUT`` of ``llmtrace.observe.call``."""
     read_chunks: Callable[[Sequence[Any], Mapping[str, str] | None], Answer]
     """The answer, from a stream's first and last chunks (client objects or plain dicts) and the headers."""
     read_response: Callable[[Any, Mapping[str, str] | None], Answer]
     """The answer, from a whole response (a client object or a plain dict) and the headers."""
-    brought: Callable[[Any], tuple[str, int | None]] | None = None
+    chunk_text: Callable[[Any], tuple[str, int | None]] | None = None
     """What a chunk brings, as text (reasoning and a tool call's arguments too), and how many tokens it lists (None: it
     does not). Read off a stream's last chunks at its end, and never kept."""
     ends: Callable[[Any], bool] | None = None

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from llmtrace.observe.answer import Answer, Usage
 from llmtrace.observe.call import NOTHING
-from llmtrace.observe.facts import Answer, Usage
 from llmtrace.providers.declare import Operation, Request
-from llmtrace.providers.read import count, extras, fields, get, text
+from llmtrace.providers.safe import count, extras, fields, get, text
 from llmtrace.providers.timings import read_timings
 
 
@@ -48,7 +48,7 @@ EMBEDDINGS = Operation(
     path="/embeddings",
     read_request=read_request,
     request_attributes=request_attributes,
-    kind_of=lambda chunk: NOTHING,
+    classify_chunk=lambda chunk: NOTHING,
     read_chunks=read_chunks,
     read_response=read_response,
 )

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from llmtrace.observe.answer import Answer, Usage
 from llmtrace.observe.call import NOTHING, OUTPUT, REASONING
-from llmtrace.observe.facts import Answer, Usage
 from llmtrace.providers.declare import Method, Operation, Provider, Request
-from llmtrace.providers.read import count, get, items, number, sampling, text
+from llmtrace.providers.safe import count, get, items, number, sampling, text
 
 
 def _read_request(body: Mapping[str, Any]) -> Request:
@@ -149,8 +149,8 @@ GENERATE = Operation(
     name="generate_content",
     read_request=_read_request,
     request_attributes=_request_attributes,
-    kind_of=_kind_of,
-    brought=_brought,
+    classify_chunk=_kind_of,
+    chunk_text=_brought,
     ends=lambda chunk: any(get(each, "finish_reason") for each in items(get(chunk, "candidates"))),
     read_chunks=_read_chunks,
     read_response=_read_response,
@@ -161,7 +161,7 @@ EMBED = Operation(
     name="embeddings",
     read_request=_read_request,
     request_attributes=_request_attributes,
-    kind_of=lambda chunk: NOTHING,
+    classify_chunk=lambda chunk: NOTHING,
     read_chunks=_read_chunks,
     read_response=_read_embeddings,
 )

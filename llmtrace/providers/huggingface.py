@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from llmtrace.observe.answer import Answer, Usage
 from llmtrace.observe.call import NOTHING, OUTPUT
-from llmtrace.observe.facts import Answer, Usage
 from llmtrace.providers.declare import Method, Operation, Provider, Request
 from llmtrace.providers.openai import CHAT
-from llmtrace.providers.read import count, get, sampling, text
+from llmtrace.providers.safe import count, get, sampling, text
 from llmtrace.providers.timings import read_timings
 
 
@@ -80,8 +80,8 @@ TEXT = Operation(
     name="text_completion",
     read_request=CHAT.read_request,
     request_attributes=text_request_attributes,
-    kind_of=text_kind_of,
-    brought=_text_brought,
+    classify_chunk=text_kind_of,
+    chunk_text=_text_brought,
     read_chunks=read_text_chunks,
     read_response=read_text,
     input_messages=text_input,
@@ -91,7 +91,7 @@ EMBED = Operation(
     name="embeddings",
     read_request=CHAT.read_request,
     request_attributes=lambda request: {},
-    kind_of=lambda chunk: NOTHING,
+    classify_chunk=lambda chunk: NOTHING,
     read_chunks=lambda chunks, headers: Answer(),
     read_response=lambda response, headers: Answer(timings=read_timings({}, {}, headers)),
 )

@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from llmtrace.observe.answer import Answer, Usage
 from llmtrace.observe.call import NOTHING, OUTPUT
-from llmtrace.observe.facts import Answer, Usage
 from llmtrace.providers import openai
 from llmtrace.providers.declare import Method, Provider, Request
-from llmtrace.providers.read import extras, get, items, text
+from llmtrace.providers.safe import extras, get, items, text
 
 _PROVIDERS = {
     "anthropic_text": "anthropic",
@@ -126,7 +126,9 @@ CHAT = replace(
 TEXT = replace(
     CHAT,
     name="text_completion",
-    kind_of=lambda chunk: OUTPUT if any(get(choice, "text") for choice in items(get(chunk, "choices"))) else NOTHING,
+    classify_chunk=lambda chunk: (
+        OUTPUT if any(get(choice, "text") for choice in items(get(chunk, "choices"))) else NOTHING
+    ),
     input_messages=lambda request: None,
     output_messages=lambda answer, streamed: None,
 )

@@ -13,11 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from llmtrace.observe.answer import Answer, ServerTimings
 from llmtrace.observe.call import NOTHING, OUTPUT
-from llmtrace.observe.facts import Answer, ServerTimings
 from llmtrace.providers import openai
 from llmtrace.providers.declare import Method, Provider, Request
-from llmtrace.providers.read import get, items, text
+from llmtrace.providers.safe import get, items, text
 
 _MODEL, _BEFORE = "llama", "before"
 
@@ -68,7 +68,9 @@ CHAT = replace(openai.CHAT, path="", ask_for_usage=lambda body: None, complete=c
 TEXT = replace(
     CHAT,
     name="text_completion",
-    kind_of=lambda chunk: OUTPUT if any(get(choice, "text") for choice in items(get(chunk, "choices"))) else NOTHING,
+    classify_chunk=lambda chunk: (
+        OUTPUT if any(get(choice, "text") for choice in items(get(chunk, "choices"))) else NOTHING
+    ),
     input_messages=lambda request: None,
     output_messages=lambda answer, streamed: None,
 )

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from llmtrace.providers.declare import Request
-from llmtrace.providers.read import get, items, text
+from llmtrace.providers.safe import get, items, text
 
 
 def chat_input(request: Request) -> list[dict[str, Any]]:

@@ -10,12 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from llmtrace.observe.answer import Answer
 from llmtrace.observe.call import NOTHING, OUTPUT, REASONING
-from llmtrace.observe.facts import Answer
 from llmtrace.providers import chat_completions as openai
 from llmtrace.providers.declare import Method, Operation, Provider, Request
 from llmtrace.providers.messages import chat_output
-from llmtrace.providers.read import count, get, items, text
+from llmtrace.providers.safe import count, get, items, text
 
 _LAYOUTS = (
     "mistralai",
@@ -48,12 +48,12 @@ def _kind_of(event: Any) -> int:
             return REASONING if any(get(part, "thinking") for part in parts) else NOTHING
         if parts:
             return OUTPUT
-    return openai.kind_of(chunk)
+    return openai.classify_chunk(chunk)
 
 
 def _brought(event: Any) -> tuple[str, int | None]:
     chunk = get(event, "data")
-    said, tokens = openai.brought(chunk)
+    said, tokens = openai.chunk_text(chunk)
     for choice in items(get(chunk, "choices")):
         for part in items(get(get(choice, "delta"), "content")):
             said += text(get(part, "text")) or "".join(
@@ -105,8 +105,8 @@ CHAT = replace(
     openai.CHAT,
     path="",
     request_attributes=_request_attributes,
-    kind_of=_kind_of,
-    brought=_brought,
+    classify_chunk=_kind_of,
+    chunk_text=_brought,
     ends=lambda event: openai.ends(get(event, "data")),
     read_chunks=_read_chunks,
     read_response=_read_response,

@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from llmtrace.observe.answer import Answer, Usage
 from llmtrace.observe.call import NOTHING, OUTPUT, REASONING
-from llmtrace.observe.facts import Answer, Usage
 from llmtrace.providers.declare import Method, Operation, Provider, Request
 from llmtrace.providers.messages import chat_input, chat_output
-from llmtrace.providers.read import count, fields, get, items, sampling, text
+from llmtrace.providers.safe import count, fields, get, items, sampling, text
 from llmtrace.providers.timings import read_model_load, read_ollama
 
 
@@ -33,7 +33,7 @@ def request_attributes(request: Request) -> dict[str, Any]:
     return found
 
 
-def kind_of(chunk: Any) -> int:
+def classify_chunk(chunk: Any) -> int:
     """What a line brings: text, a tool call, an image, or thinking."""
     said = get(chunk, "message")
     if said is None:
@@ -43,7 +43,7 @@ def kind_of(chunk: Any) -> int:
     return REASONING if get(said, "thinking") else NOTHING
 
 
-def brought(chunk: Any) -> tuple[str, int | None]:
+def chunk_text(chunk: Any) -> tuple[str, int | None]:
     """A line's text or thinking, and the tokens that its log probabilities list."""
     said = _said(chunk)
     written = text(said["content"]) or text(said["reasoning_content"]) or ""
@@ -118,8 +118,8 @@ CHAT = Operation(
     name="chat",
     read_request=read_request,
     request_attributes=request_attributes,
-    kind_of=kind_of,
-    brought=brought,
+    classify_chunk=classify_chunk,
+    chunk_text=chunk_text,
     read_chunks=read_chunks,
     read_response=read_response,
     input_messages=chat_input,

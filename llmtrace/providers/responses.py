@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from llmtrace.observe.answer import Answer, Usage
 from llmtrace.observe.call import NOTHING, OUTPUT, REASONING
-from llmtrace.observe.facts import Answer, Usage
 from llmtrace.providers.declare import Operation, Request
-from llmtrace.providers.read import count, extras, fields, get, items, sampling, text
+from llmtrace.providers.safe import count, extras, fields, get, items, sampling, text
 from llmtrace.providers.timings import read_timings
 
 _UNDER_WAY = ("queued", "in_progress")
@@ -40,7 +40,7 @@ def request_attributes(request: Request) -> dict[str, Any]:
     return found
 
 
-def kind_of(event: Any) -> int:
+def classify_chunk(event: Any) -> int:
     """What an event brings: a delta of text, refusal, audio or a call's arguments; of reasoning; or nothing.
 
     A reasoning item that opens says that the model has begun to reason, whether or not the reasoning is shown; one of
@@ -59,7 +59,7 @@ def kind_of(event: Any) -> int:
     return OUTPUT if name == "response.output_text.done" and get(event, "text") else NOTHING
 
 
-def brought(event: Any) -> tuple[str, int | None]:
+def chunk_text(event: Any) -> tuple[str, int | None]:
     """A delta's text, and the tokens that its log probabilities list."""
     name = get(event, "type")
     if not isinstance(name, str) or not name.endswith(".delta"):
@@ -166,8 +166,8 @@ RESPONSES = Operation(
     path="/responses",
     read_request=read_request,
     request_attributes=request_attributes,
-    kind_of=kind_of,
-    brought=brought,
+    classify_chunk=classify_chunk,
+    chunk_text=chunk_text,
     announces=True,
     read_chunks=read_chunks,
     read_response=read_response,

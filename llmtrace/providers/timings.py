@@ -20,8 +20,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, NamedTuple
 
-from llmtrace.observe.facts import ServerTimings
-from llmtrace.observe.mishaps import note
+from llmtrace.observe.answer import ServerTimings
+from llmtrace.observe.internal_errors import note
 
 _LONGEST: Final = 1e6
 """Seconds. No call takes eleven days: more than that is a wrong unit or a timestamp (llama.cpp once sent 5.7e9 ms)."""

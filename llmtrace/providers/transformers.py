@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from llmtrace.observe.answer import Answer
 from llmtrace.observe.call import NOTHING
-from llmtrace.observe.facts import Answer
 from llmtrace.providers.declare import Generate, Operation, Provider, Request
-from llmtrace.providers.read import count, number
+from llmtrace.providers.safe import count, number
 
 _MODES = {"_beam_search": "beam_search", "_assisted_decoding": "assisted_generation"}
 
@@ -135,7 +135,7 @@ def _operation(name: str) -> Operation:
         name=name,
         read_request=read_request,
         request_attributes=request_attributes,
-        kind_of=lambda chunk: NOTHING,
+        classify_chunk=lambda chunk: NOTHING,
         read_chunks=lambda chunks, headers: Answer(),
         read_response=lambda response, headers: Answer(),
         input_messages=input_messages,

@@ -12,12 +12,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from llmtrace.observe.answer import Answer, ServerTimings, Usage
 from llmtrace.observe.call import NOTHING, OUTPUT
-from llmtrace.observe.facts import Answer, ServerTimings, Usage
 from llmtrace.providers import chat_completions
 from llmtrace.providers.declare import Method, Operation, Provider, Request
 from llmtrace.providers.messages import chat_input, prompt_input
-from llmtrace.providers.read import count, get, items, text
+from llmtrace.providers.safe import count, get, items, text
 
 _SAMPLING = ("max_tokens", "temperature", "top_p", "frequency_penalty", "presence_penalty", "seed", "stop")
 _ROWS, _TOP_K, _KIND, _BATCH = "rows", "top_k", "output_kind", "batch"
@@ -39,7 +39,7 @@ def request_attributes(request: Request) -> dict[str, Any]:
     return found
 
 
-def kind_of(chunk: Any) -> int:
+def classify_chunk(chunk: Any) -> int:
     """Output, where a sequence has tokens."""
     return OUTPUT if any(get(made, "token_ids") for made in items(get(chunk, "outputs"))) else NOTHING
 
@@ -177,7 +177,7 @@ TEXT = Operation(
     name="text_completion",
     read_request=read_request,
     request_attributes=request_attributes,
-    kind_of=kind_of,
+    classify_chunk=classify_chunk,
     read_chunks=read_chunks,
     read_response=read_response,
     complete=complete,

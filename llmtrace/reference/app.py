@@ -31,7 +31,7 @@ from llmtrace.reference.model import LoadedModel
 from llmtrace.reference.prefix_cache import DEFAULT_BLOCK, DEFAULT_BYTES, PrefixCache
 from llmtrace.reference.protocol import DEFAULT_MAX_TOKENS, Asked, BadRequest, error_body, parse, prompts
 from llmtrace.reference.runner import DEFAULT_BUDGET, DEFAULT_CHUNK, DEFAULT_RUNNING, Runner
-from llmtrace.reference.scheduler import Ended, Job, QueueFull, Scheduler
+from llmtrace.reference.scheduler import Job, QueueFull, Result, Scheduler
 
 if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
@@ -190,7 +190,7 @@ class _Service:
         headers = {key.lower(): value for key, value in request.headers.items()}
         request_id: str = request.scope["llmtrace.request_id"]
 
-        def ended(job: Job, news: Ended, reasons: list[str]) -> None:
+        def ended(job: Job, news: Result, reasons: list[str]) -> None:
             self._ended(job, news, reasons, headers, request_id, asked)
 
         exchange = Exchange(
@@ -234,7 +234,7 @@ class _Service:
             raise BadRequest(str(error), param=param, code="not_supported") from error
 
     def _ended(
-        self, job: Job, news: Ended, reasons: list[str], headers: dict[str, str], request_id: str, asked: Asked
+        self, job: Job, news: Result, reasons: list[str], headers: dict[str, str], request_id: str, asked: Asked
     ) -> None:
         """Write down what happened; runs on the event loop after the answer has gone out."""
         timings = job.timings

@@ -15,7 +15,7 @@ from llmtrace.reference.grammar import Grammar
 from llmtrace.reference.model import LoadedModel
 from llmtrace.reference.protocol import Asked, Shapes, error_body, event, usage
 from llmtrace.reference.runner import Piece, Request
-from llmtrace.reference.scheduler import Ended, Job, Scheduler
+from llmtrace.reference.scheduler import Job, Result, Scheduler
 from llmtrace.reference.timings import Timings
 
 __all__ = ["Exchange"]
@@ -45,14 +45,14 @@ class Exchange:
         room: int,
         fault: Fault | None,
         grammar: Grammar | None,
-        ended: Callable[[Job, Ended, list[str]], None],
+        ended: Callable[[Job, Result, list[str]], None],
     ) -> None:
         self._asked = asked
         self._scheduler = scheduler
         self._fault = fault or Fault()
         self._shapes = Shapes(asked, loaded)
         self._loop = asyncio.get_running_loop()
-        self._news: asyncio.Queue[tuple[int, Piece | Ended]] = asyncio.Queue()
+        self._news: asyncio.Queue[tuple[int, Piece | Result]] = asyncio.Queue()
         self._ended = ended
         self._tokens = 0
         self._texts: list[list[str]] = [[] for _ in range(len(prompts) * asked.choices)]
@@ -99,15 +99,15 @@ class Exchange:
 
     # From the scheduler
 
-    def _teller(self, number: int) -> Callable[[Piece | Ended], None]:
-        def tell(news: Piece | Ended) -> None:
+    def _teller(self, number: int) -> Callable[[Piece | Result], None]:
+        def tell(news: Piece | Result) -> None:
             self._loop.call_soon_threadsafe(self._hear, number, news)
 
         return tell
 
-    def _hear(self, number: int, news: Piece | Ended) -> None:
+    def _hear(self, number: int, news: Piece | Result) -> None:
         self._news.put_nowait((number, news))
-        if isinstance(news, Ended):
+        if isinstance(news, Result):
             # After the response has gone out: nothing that is written down may delay it.
             job = self.jobs[number]
             first = number * self._asked.choices
@@ -126,7 +126,7 @@ class Exchange:
         self._check_faults()
         while self._open:
             number, news = await self._news.get()
-            if isinstance(news, Ended):
+            if isinstance(news, Result):
                 if news.error is not None:
                     raise news.error
                 if news.outcome == "cancelled":

@@ -18,7 +18,7 @@ from llmtrace.reference.generation import Generation, Piece, Request
 from llmtrace.reference.runner import Runner
 from llmtrace.reference.timings import Timings
 
-__all__ = ["Ended", "Job", "QueueFull", "Scheduler", "SchedulerCounters"]
+__all__ = ["Job", "QueueFull", "Result", "Scheduler", "SchedulerCounters"]
 
 _log = logging.getLogger("llmtrace.reference")
 
@@ -32,7 +32,7 @@ class QueueFull(Exception):
 
 
 @dataclass(frozen=True)
-class Ended:
+class Result:
     """The last thing that a job tells."""
 
     outcome: str
@@ -62,9 +62,9 @@ class SchedulerCounters:
 
 
 class Job:
-    """One request on its way. `tell` is called from the scheduler's thread with each piece and, last, one `Ended`."""
+    """One request on its way. `tell` is called from the scheduler's thread with each piece and, last, one `Result`."""
 
-    def __init__(self, request: Request, timings: Timings, tell: Callable[[Piece | Ended], None]) -> None:
+    def __init__(self, request: Request, timings: Timings, tell: Callable[[Piece | Result], None]) -> None:
         self.request = request
         self.timings = timings
         self.tell = tell
@@ -139,7 +139,7 @@ class Scheduler:
                 job.generation = None  # the runner is its own thread's
             self._condition.notify()
         if waited:
-            self._end(job, Ended("cancelled"))
+            self._end(job, Result("cancelled"))
 
     # The model's thread
 
@@ -160,17 +160,17 @@ class Scheduler:
             except Exception as error:  # a fault of ours, or a device in an error state: nobody may hang
                 _log.exception("a step failed; the requests that were running end with an error")
                 for job in list(self._running.values()):
-                    self._end(job, Ended("error", error))
+                    self._end(job, Result("error", error))
         with self._condition:
             left = [*self._running.values(), *self._waiting]
             self._waiting.clear()
         for job in left:
             job.timings.cancelled = job.timings.cancelled or now()
-            self._end(job, Ended("cancelled"))
+            self._end(job, Result("cancelled"))
 
     def _drop_cancelled(self) -> None:
         for job in [job for job in self._running.values() if job.cancelled]:
-            self._end(job, Ended("cancelled"))
+            self._end(job, Result("cancelled"))
 
     def _let_in(self) -> None:
         """From the head of the queue, as far as there is room; who does not fit yet holds up those behind."""
@@ -186,7 +186,7 @@ class Scheduler:
                 with self._condition:
                     taken = self._take(job)
                 if taken:
-                    self._end(job, Ended("error", error))
+                    self._end(job, Result("error", error))
                 continue
             with self._condition:
                 taken = job in self._waiting
@@ -213,7 +213,7 @@ class Scheduler:
         if job is None:
             return
         if isinstance(news, Exception):
-            self._end(job, Ended("error", news))
+            self._end(job, Result("error", news))
             return
         if job.cancelled:
             return  # it leaves before the next step
@@ -221,9 +221,9 @@ class Scheduler:
             self._count(self.counters.finish_reasons, news.finish)
         job.tell(news)
         if generation.done:
-            self._end(job, Ended("completed"))
+            self._end(job, Result("completed"))
 
-    def _end(self, job: Job, ended: Ended) -> None:
+    def _end(self, job: Job, ended: Result) -> None:
         timings = job.timings
         if job.generation is not None:
             try:

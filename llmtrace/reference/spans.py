@@ -13,7 +13,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from llmtrace.emit import attributes
+from llmtrace.emit import names
 from llmtrace.observe.clock import to_epoch
 from llmtrace.reference.timings import Phase, Timings
 
@@ -69,11 +69,11 @@ class ServerSpans:
             **_latencies(timings),
         }
         if finish_reasons:
-            told[attributes.FINISH_REASONS] = finish_reasons
+            told[names.FINISH_REASONS] = finish_reasons
         if error is not None:
-            told[attributes.ERROR_TYPE] = type(error).__name__
+            told[names.ERROR_TYPE] = type(error).__name__
         if timings.preempted:
-            told[attributes.PREEMPTIONS] = len(timings.preempted)
+            told[names.PREEMPTIONS] = len(timings.preempted)
         told |= _adapter(timings) | _grammar(timings)
         span = self._tracer.start_span(
             "llm_request",
@@ -89,7 +89,7 @@ class ServerSpans:
             source = "device" if timings.timed_by == "cuda" else "server"
             for phase in phases:
                 child = self._tracer.start_span(
-                    attributes.SPAN_PREFIX + phase.name,
+                    names.SPAN_PREFIX + phase.name,
                     context=inside,
                     attributes=_details(phase, timings, source),
                     start_time=to_epoch(phase.start),
@@ -102,11 +102,11 @@ class ServerSpans:
     def _emit_chunks(self, timings: Timings, prefill: Phase, inside: Context) -> None:
         for chunk in timings.chunks:
             if prefill.start <= chunk.start and chunk.end <= prefill.end:
-                told: dict[str, Any] = {attributes.TOKENS: chunk.tokens}
+                told: dict[str, Any] = {names.TOKENS: chunk.tokens}
                 if chunk.again:
-                    told[attributes.CHUNK_AGAIN] = True
+                    told[names.CHUNK_AGAIN] = True
                 span = self._tracer.start_span(
-                    attributes.PREFILL_CHUNK, context=inside, attributes=told, start_time=to_epoch(chunk.start)
+                    names.PREFILL_CHUNK, context=inside, attributes=told, start_time=to_epoch(chunk.start)
                 )
                 span.end(end_time=to_epoch(chunk.end))
 
@@ -121,34 +121,34 @@ class ServerSpans:
 def _details(phase: Phase, timings: Timings, source: str) -> dict[str, Any]:
     """What a phase's span says."""
     length = (phase.end - phase.start) / 1e9
-    details: dict[str, Any] = {attributes.PHASE: phase.name, attributes.SOURCE: source}
+    details: dict[str, Any] = {names.PHASE: phase.name, names.SOURCE: source}
     if phase.name not in ("queue", "adapter_swap"):
-        details[attributes.TOKENS] = phase.tokens
+        details[names.TOKENS] = phase.tokens
     if phase.name in ("prefill", "decode"):
         if swapping := timings.swapping(phase.start, phase.end):
-            details[attributes.ADAPTER_SWAP] = swapping / 1e9
-        details[attributes.OTHERS_DURATION] = phase.others / 1e9
+            details[names.ADAPTER_SWAP] = swapping / 1e9
+        details[names.OTHERS_DURATION] = phase.others / 1e9
         if phase.tokens > 0:
-            details[attributes.PER_TOKEN] = length / phase.tokens
+            details[names.PER_TOKEN] = length / phase.tokens
     if phase.name == "decode" and len(timings.batch) > 1:
-        details[attributes.BATCH_SIZE] = sum(timings.batch[1:]) / (len(timings.batch) - 1)
+        details[names.BATCH_SIZE] = sum(timings.batch[1:]) / (len(timings.batch) - 1)
         if timings.launch_bound is not None:
-            details[attributes.LAUNCH_BOUND] = timings.launch_bound
+            details[names.LAUNCH_BOUND] = timings.launch_bound
     if source == "device":
-        details[attributes.HOST_DURATION] = phase.host / 1e9
-        details[attributes.CLOCK_ERROR] = timings.clock_error / 1e9
+        details[names.HOST_DURATION] = phase.host / 1e9
+        details[names.CLOCK_ERROR] = timings.clock_error / 1e9
     return details
 
 
 def _adapter(timings: Timings) -> dict[str, Any]:
     told: dict[str, Any] = {}
     if timings.adapter is not None:
-        told[attributes.ADAPTER_ID] = timings.adapter.name
-        told[attributes.ADAPTER_RANK] = timings.adapter.rank
-        told[attributes.ADAPTER_MERGED] = timings.adapter.merged
+        told[names.ADAPTER_ID] = timings.adapter.name
+        told[names.ADAPTER_RANK] = timings.adapter.rank
+        told[names.ADAPTER_MERGED] = timings.adapter.merged
     if timings.swaps:
-        told[attributes.ADAPTER_SWAPS] = len(timings.swaps)
-        told[attributes.ADAPTER_SWAP] = sum(end - start for start, end in timings.swaps) / 1e9
+        told[names.ADAPTER_SWAPS] = len(timings.swaps)
+        told[names.ADAPTER_SWAP] = sum(end - start for start, end in timings.swaps) / 1e9
     return told
 
 
@@ -156,10 +156,10 @@ def _grammar(timings: Timings) -> dict[str, Any]:
     if timings.grammar is None:
         return {}
     return {
-        attributes.GRAMMAR_KIND: timings.grammar,
-        attributes.GRAMMAR_COMPILE: timings.compile_ns / 1e9,
-        attributes.GRAMMAR_MASK: timings.mask_ns / 1e9,
-        attributes.GRAMMAR_MASK_PER_TOKEN: timings.mask_per_token / 1e9,
+        names.GRAMMAR_KIND: timings.grammar,
+        names.GRAMMAR_COMPILE: timings.compile_ns / 1e9,
+        names.GRAMMAR_MASK: timings.mask_ns / 1e9,
+        names.GRAMMAR_MASK_PER_TOKEN: timings.mask_per_token / 1e9,
     }
 
 
@@ -197,7 +197,7 @@ def from_environment(fingerprint: str = "") -> ServerSpans | None:
     named = os.environ.get("OTEL_SERVICE_NAME") or "service.name=" in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
     told = {} if named else {"service.name": "llmtrace-reference"}
     if fingerprint:
-        told[attributes.MODEL_FINGERPRINT] = fingerprint
+        told[names.MODEL_FINGERPRINT] = fingerprint
     resource = Resource.create(told)
     provider = TracerProvider(resource=resource)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))

@@ -146,7 +146,7 @@ def phases(call: Node) -> list[Node]:
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class Symptoms:
     """A call in brief; ``None`` is what its spans do not tell."""
 
     model: str | None
@@ -169,7 +169,7 @@ class Facts:
     attempts: int
 
 
-def facts(call: Node) -> Facts:
+def facts(call: Node) -> Symptoms:
     """What a call's spans say about it."""
     span = call.span
     attributes = span.attributes
@@ -186,7 +186,7 @@ def facts(call: Node) -> Facts:
     if decode is not None and decode.span.duration > 0:
         handled = tokens(decode.span) or output
         rate = (handled - 1) / decode.span.duration if handled and handled > 1 else None
-    return Facts(
+    return Symptoms(
         model=_text(span, "gen_ai.response.model") or _text(span, "gen_ai.request.model"),
         provider=_text(span, "gen_ai.provider.name") or _text(span, "gen_ai.system"),
         server=_server(span),

@@ -102,8 +102,8 @@ def test_a_recording_is_judged_as_live_calls_are() -> None:
 
 def test_hits_are_told_where_the_provider_does_not_count() -> None:
     """Every second prompt begins as an earlier one, and costs a fifth: said of those calls, never of fresh ones."""
-    from llmtrace.instrument import report as reports
-    from llmtrace.instrument.ended import Ended
+    from llmtrace.calls import report as reports
+    from llmtrace.calls.result import Result
 
     made = rows(260)
     for number, row in enumerate(made):
@@ -114,7 +114,7 @@ def test_hits_are_told_where_the_provider_does_not_count() -> None:
             row[moment] -= faster
     said: list[float | None] = []
 
-    def listen(ended: Ended) -> None:
+    def listen(ended: Result) -> None:
         said.append(ended.hit.hit)
 
     reports.listeners.append(listen)

@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 import llmtrace
-from llmtrace.observe import mishaps
+from llmtrace.observe import internal_errors
 
 exporter, provider = InMemorySpanExporter(), TracerProvider()
 provider.add_span_processor(SimpleSpanProcessor(exporter))
@@ -46,7 +46,8 @@ spans = [
     }
     for span in exporter.get_finished_spans()
 ]
-told = {"answers": answers, "kind": kind, "chunks": chunks, "spans": spans, "mishaps": sum(mishaps.counts.values())}
+errors = sum(internal_errors.counts.values())
+told = {"answers": answers, "kind": kind, "chunks": chunks, "spans": spans, "internal_errors": errors}
 print(json.dumps(told))
 """
 
@@ -80,7 +81,7 @@ def phases(lived: dict[str, Any], parent: dict[str, Any]) -> dict[str, dict[str,
 
 
 def test_every_call_once(lived: dict[str, Any]) -> None:
-    assert lived["mishaps"] == 0
+    assert lived["internal_errors"] == 0
     assert lived["kind"] == "generator"
     found = parents(lived)
     assert [span["name"] for span in found] == [

@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 import llmtrace
-from llmtrace.observe import mishaps
+from llmtrace.observe import internal_errors
 
 def output(made):
     stats = made.metrics
@@ -100,7 +100,7 @@ def main():
         }
         for span in exporter.get_finished_spans()
     ]
-    told |= {"answers": answers, "spans": spans, "mishaps": sum(mishaps.counts.values())}
+    told |= {"answers": answers, "spans": spans, "internal_errors": sum(internal_errors.counts.values())}
     print(json.dumps(told), flush=True)
 
 if __name__ == "__main__":
@@ -161,7 +161,7 @@ def phases(lived: dict[str, Any], parent: dict[str, Any]) -> dict[str, dict[str,
 
 def assert_sound(lived: dict[str, Any], outcomes: list[str]) -> None:
     """Every call once, in this process, its phases filling it, its tokens the outputs' sums."""
-    assert lived["mishaps"] == 0
+    assert lived["internal_errors"] == 0
     found = parents(lived)
     assert [span["attributes"]["llmtrace.call.outcome"] for span in found] == outcomes
     for span in found:

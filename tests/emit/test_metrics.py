@@ -11,9 +11,9 @@ from opentelemetry.sdk.metrics import Histogram, MeterProvider
 from opentelemetry.sdk.metrics.export import AggregationTemporality, InMemoryMetricReader
 from opentelemetry.sdk.metrics.view import ExponentialBucketHistogramAggregation, View
 
-from llmtrace.emit import attributes as names
+from llmtrace.emit import names
 from llmtrace.emit.metrics import Meters, _known_points
-from llmtrace.observe import mishaps
+from llmtrace.observe import internal_errors
 
 KEY = ("chat", "openai", "m", "m-1", "host", 443)
 
@@ -107,8 +107,8 @@ def test_a_full_series_is_handed_over_without_a_collection() -> None:
 def test_our_own_failures_are_a_metric() -> None:
     reader = InMemoryMetricReader()
     Meters(MeterProvider([reader]), "0")
-    mishaps.note("a test", ValueError("x"))
+    internal_errors.note("a test", ValueError("x"))
     try:
         assert {"llmtrace.where": "a test"} in [dict(point.attributes) for point in points(reader, names.M_ERRORS)]
     finally:
-        del mishaps.counts["a test"]
+        del internal_errors.counts["a test"]

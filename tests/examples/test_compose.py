@@ -14,13 +14,13 @@ import jsonschema
 import pytest
 import yaml
 
-from llmtrace.emit import attributes
+from llmtrace.emit import names
 from tests.examples.collector_schema import COLLECTOR
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 GRAFANA = EXAMPLES / "grafana"
 COMPOSE = [EXAMPLES / "jaeger" / "compose.yaml", GRAFANA / "compose.yaml"]
-NAMES = {value for name, value in vars(attributes).items() if name.isupper() and isinstance(value, str)}
+NAMES = {value for name, value in vars(names).items() if name.isupper() and isinstance(value, str)}
 
 
 def load(path: Path) -> Any:
@@ -122,8 +122,8 @@ def test_the_collector_takes_it(collector: Any) -> None:
     connectors = set(collector["connectors"])
     used: dict[str, set[str]] = {"receivers": set(), "processors": set(), "exporters": set()}
     for pipeline in pipelines.values():
-        for kind, names in used.items():
-            names.update(pipeline.get(kind, []))
+        for kind, used_names in used.items():
+            used_names.update(pipeline.get(kind, []))
     assert used["processors"] == set(collector["processors"])
     assert used["receivers"] - connectors == set(collector["receivers"])
     assert used["exporters"] - connectors == set(collector["exporters"])
@@ -167,4 +167,4 @@ def test_names_are_ours(collector: Any) -> None:
 def test_buckets_are_the_sdks(collector: Any) -> None:
     """Both kinds of duration can be drawn on one scale."""
     told = collector["connectors"]["spanmetrics"]["histogram"]["explicit"]["buckets"]
-    assert [int(each.removesuffix("ms")) / 1e3 for each in told] == list(attributes.SECONDS_BUCKETS)
+    assert [int(each.removesuffix("ms")) / 1e3 for each in told] == list(names.SECONDS_BUCKETS)

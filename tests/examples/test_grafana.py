@@ -22,8 +22,8 @@ from opentelemetry.sdk.metrics import MeterProvider
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from llmtrace.emit import attributes as names
-from llmtrace.observe import mishaps
+from llmtrace.emit import names
+from llmtrace.observe import internal_errors
 from tests.conftest import Tracing
 from tests.support import replay as play
 from tests.support.apis import Sync
@@ -98,7 +98,7 @@ def series(
     replay: Replay, spans: Spans, tracing: Tracing, make_api: Callable[..., Sync], monkeypatch: pytest.MonkeyPatch
 ) -> list[Series]:
     """Calls of every kind that the pages speak of, and what became of them in Prometheus."""
-    monkeypatch.setattr(mishaps, "counts", {"a place": 1})
+    monkeypatch.setattr(internal_errors, "counts", {"a place": 1})
     registry = CollectorRegistry()
     provider = MeterProvider(metric_readers=[PrometheusMetricReader(registry=registry)])
     tracing.on(meter_provider=provider)

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from llmtrace.observe import mishaps
+from llmtrace.observe import internal_errors
 from llmtrace.observe.call import OUTPUT, Call, open_calls
 from llmtrace.observe.stream import Guard, asplice, splice
 
 
-def new_call(ended: list[Call], kind_of: Any = lambda chunk: OUTPUT) -> Call:
-    call = Call(ended.append, kind_of, streaming=True)
+def new_call(ended: list[Call], classify_chunk: Any = lambda chunk: OUTPUT) -> Call:
+    call = Call(ended.append, classify_chunk, streaming=True)
     call.returned = call.start
     return call
 
@@ -36,8 +36,8 @@ def test_items_pass_unchanged_and_lazily() -> None:
     assert pulled == [0]
     assert list(timed) == list(range(1, 600))
     assert [call.outcome for call in ended] == ["completed"]
-    assert ended[0].pulls.total == 600
-    assert ended[0].end == ended[0].pulls.last_arrival
+    assert ended[0].chunk_timing.total == 600
+    assert ended[0].end == ended[0].chunk_timing.last_arrival
 
 
 def test_an_exception_is_the_same_object_and_ends_the_call() -> None:
@@ -77,9 +77,9 @@ def test_a_reader_that_fails_is_ours_to_bear(caplog: pytest.LogCaptureFixture) -
 
     ended: list[Call] = []
     call = new_call(ended, broken)
-    before = mishaps.counts["reading a chunk"]
+    before = internal_errors.counts["reading a chunk"]
     assert list(splice(iter(range(5)), call, Guard(call, lambda call: None))) == [0, 1, 2, 3, 4]
-    assert mishaps.counts["reading a chunk"] == before + 5
+    assert internal_errors.counts["reading a chunk"] == before + 5
     assert [call.outcome for call in ended] == ["completed"]
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmtrace.observe.pulls import BLOCK, LAST, Pulls
+from llmtrace.observe.chunk_timing import BLOCK, LAST, ChunkTiming
 from llmtrace.phases.pace import CHUNKS, COALESCED, LOGPROBS, SPECULATIVE, TOKENIZER, USAGE, Pace, Piece, pace
 
 MS = 1_000_000
@@ -20,7 +20,7 @@ def judged(
     waits: Sequence[int], weights: Sequence[float], tokens: int | None, counted: str | None = None, hold: int = 0
 ) -> Pace:
     """The pace of a stream whose first token is its first chunk; ``waits`` in ns."""
-    pulls = Pulls()
+    pulls = ChunkTiming()
     pulls.begun = 1
     at = 10**15
     for wait in waits:
@@ -134,7 +134,7 @@ def test_an_engine_too_fast_to_tell_by() -> None:
 
 def test_the_last_gaps_outlive_the_blocks() -> None:
     for count in (1, 5, LAST, LAST + 1, BLOCK - 1, BLOCK, BLOCK + 3, 3 * BLOCK):
-        pulls = Pulls()
+        pulls = ChunkTiming()
         for i in range(count):
             pulls.block += [i * MS + 1000, (i + 1) * MS]
             if len(pulls.block) >= 2 * BLOCK:

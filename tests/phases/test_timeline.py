@@ -8,8 +8,8 @@ import math
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmtrace.observe.facts import ServerTimings, Usage
-from llmtrace.phases.baseline import Estimate
+from llmtrace.estimate.baselines import Estimate
+from llmtrace.observe.answer import ServerTimings, Usage
 from llmtrace.phases.model import PHASES, SOURCES, Phase
 from llmtrace.phases.timeline import Observation, split
 

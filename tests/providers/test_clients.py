@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace import RandomIdGenerator, TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
 import llmtrace
-from llmtrace.instrument import entry
+from llmtrace.instrumentation import instrumentors
 from llmtrace.providers import CLIENTS
 from llmtrace.providers.openai import provider_name
 from tests.conftest import Tracing
@@ -428,7 +428,7 @@ def test_addresses_that_the_client_spells_out(tracing: Tracing) -> None:
     """Together and Fireworks ask another host than their base URL's unless they are given one."""
     from types import SimpleNamespace
 
-    from llmtrace.instrument.stainless import _operation
+    from llmtrace.instrumentation.stainless import _operation
 
     for driver, url in (
         (Together, "https://api-inference.together.ai/v1/chat/completions"),
@@ -465,7 +465,7 @@ def test_groqs_timings_in_a_stream(driver: Any, replay: Replay, tracing: Tracing
 def test_every_client_has_its_entry_point() -> None:
     found = {each.name: each.load() for each in entry_points(group="opentelemetry_instrumentor")}
     for client in CLIENTS:
-        assert found[f"llmtrace-{client.name}"] is entry.INSTRUMENTORS[client.name]
+        assert found[f"llmtrace-{client.name}"] is instrumentors.INSTRUMENTORS[client.name]
 
 
 def test_all_at_once_watch_one_request_once(replay: Replay, spans: Spans) -> None:

@@ -32,7 +32,7 @@ CASES = [(driver, kind) for driver in DRIVERS for kind in driver.kinds]
 ELSEWHERE = {
     "llama-cpp-python": "a model in this process: nothing goes over a wire; tests/e2e/test_llama_python.py",
     "vllm": "a model in this process: nothing goes over a wire; tests/e2e/test_vllm_python.py",
-    "transformers": "a model in this process: nothing goes over a wire; tests/instrument/test_transformers.py",
+    "transformers": "a model in this process: nothing goes over a wire; tests/instrumentation/test_transformers.py",
 }
 """Clients that this suite cannot ask, why, and where theirs is."""
 NAMES = [f"{driver.__name__}-{kind}" for driver, kind in CASES]

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from llmtrace.observe import mishaps
+from llmtrace.observe import internal_errors
 from tests.conftest import Tracing
 from tests.support import by_funnel, by_library, by_method, mutants, said
 from tests.support.by_funnel import Stainless
@@ -123,12 +123,12 @@ def test_mutants(driver: type[Driver], kind: str, replay: Replay, spans: Spans, 
     try:
         bare = [played(opened, replay, *case) for case in cases]
         tracing.on(opened.name)
-        before = +mishaps.counts
+        before = +internal_errors.counts
         agreed = sum(check(opened, replay, spans, case, seen, wrong) for case, seen in zip(cases, bare, strict=True))
     finally:
         opened.shut()
     assert not wrong, "\n".join(wrong)
-    assert mishaps.counts == before
+    assert internal_errors.counts == before
     assert agreed > len(cases) / 2, "most say as much as before"
 
 

@@ -22,7 +22,7 @@ from tests.support.rich import DRIVERS
 CASES = [pytest.param(driver, kind, id=f"{driver.__name__}-{kind}") for driver in DRIVERS for kind in driver.kinds]
 
 
-class Facts(dict[str, str]):
+class Symptoms(dict[str, str]):
     """What can be seen, by name; what raises is seen as the exception it raises."""
 
     def note(self, name: str, look: Callable[[], Any]) -> None:
@@ -33,8 +33,8 @@ class Facts(dict[str, str]):
         self[name] = re.sub(r"0x[0-9a-f]+", "0x", found)
 
 
-def facts_of(driver: Driver, replay: Replay) -> Facts:
-    facts = Facts()
+def symptoms_of(driver: Driver, replay: Replay) -> Symptoms:
+    facts = Symptoms()
     replay.serve(driver.whole())
     answer = driver.run(driver.ask, False)
     facts.note("answer", lambda: (answer, sorted(vars(answer))))
@@ -67,9 +67,9 @@ def facts_of(driver: Driver, replay: Replay) -> Facts:
 def test_objects(driver: type[Driver], kind: str, replay: Replay, tracing: Tracing) -> None:
     opened = driver(kind, replay.url)
     try:
-        bare = facts_of(opened, replay)
+        bare = symptoms_of(opened, replay)
         tracing.on(opened.name, propagate="never")
-        seen = facts_of(opened, replay)
+        seen = symptoms_of(opened, replay)
     finally:
         opened.shut()
     assert seen == bare

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from llmtrace.instrument import taps
+from llmtrace.calls import byte_taps
 from tests.conftest import Tracing
 from tests.support.by_funnel import MESSAGES, Anthropic, OpenAI
 from tests.support.by_method import MODEL, Cohere, Driver, Mistral
@@ -96,7 +96,7 @@ def test_a_compressed_stream_that_is_cut_off(opened: Any, replay: Replay, spans:
 def test_a_compressed_body_that_stands_for_very_much(
     opened: Any, replay: Replay, spans: Spans, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(taps, "_UNPACKED", 50_000)
+    monkeypatch.setattr(byte_taps, "_UNPACKED", 50_000)
     driver = opened(OpenAI)
     said = openai_chunks(["x" * 30_000, "lo", "y" * 200_000], USAGE)
     data = zlib.compress(b"".join(sse(*said)))

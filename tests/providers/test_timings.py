@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict
 
-from llmtrace.observe import mishaps
-from llmtrace.observe.facts import ServerTimings
+from llmtrace.observe import internal_errors
+from llmtrace.observe.answer import ServerTimings
 from llmtrace.providers import timings as module
 from llmtrace.providers.timings import pick_headers, read_processing_time, read_route, read_timings
 from tests.support.replay import shared_folder
@@ -408,9 +408,9 @@ class TestShapes:
         assert set(pick_headers(headers)) == {"x-total-time", "x-validation-time", "x-queue-time", "x-inference-time"}
 
     def test_what_raises_when_it_is_read(self) -> None:
-        before = mishaps.counts["reading server timings"]
+        before = internal_errors.counts["reading server timings"]
         assert read_timings({"metrics": Broken(), "time_info": CEREBRAS}, {}) is None
-        assert mishaps.counts["reading server timings"] == before + 1
+        assert internal_errors.counts["reading server timings"] == before + 1
         assert read_route(BrokenHeaders()) == {}
         assert read_processing_time(BrokenHeaders()) is None
 
@@ -529,7 +529,7 @@ header_sets = (
 class TestAnything:
     @given(bodies, bodies | numbers, st.none() | header_sets)
     def test_never_raises_and_tells_only_durations(self, fields: Any, usage: Any, headers: Any) -> None:
-        before = mishaps.counts.total()
+        before = internal_errors.counts.total()
         timings = read_timings(fields, usage, headers)
         if timings is not None:
             durations = told(timings)
@@ -541,7 +541,7 @@ class TestAnything:
         assert all(isinstance(value, str) for value in route.values())
         processing = read_processing_time(headers)
         assert processing is None or 0.0 <= processing <= 1e6
-        assert mishaps.counts.total() == before, "JSON of any shape is read without an exception of ours"
+        assert internal_errors.counts.total() == before, "JSON of any shape is read without an exception of ours"
 
     @given(st.sampled_from(ENGINES), st.data())
     def test_every_engine_with_numbers_of_every_kind(self, engine: Any, data: st.DataObject) -> None:

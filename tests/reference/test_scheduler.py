@@ -13,7 +13,7 @@ from llmtrace.observe.clock import now
 from llmtrace.reference import LoadedModel
 from llmtrace.reference.runner import Piece, Request, Runner
 from llmtrace.reference.sampling import Sampling
-from llmtrace.reference.scheduler import Ended, Job, QueueFull, Scheduler
+from llmtrace.reference.scheduler import Job, QueueFull, Result, Scheduler
 from llmtrace.reference.timings import Timings
 
 
@@ -22,14 +22,14 @@ class Listener:
 
     def __init__(self, tokens: int = 8, fault: int | None = None) -> None:
         self.pieces: list[Piece] = []
-        self.ended: Ended | None = None
+        self.ended: Result | None = None
         self.begun = threading.Event()
         self.over = threading.Event()
         asked = Request([5, 6, 7, 8], tokens, Sampling(temperature=0), ignore_eos=True, fault=fault)
         self.job = Job(asked, Timings(arrived=now()), self.tell)
 
-    def tell(self, news: Piece | Ended) -> None:
-        if isinstance(news, Ended):
+    def tell(self, news: Piece | Result) -> None:
+        if isinstance(news, Result):
             assert self.ended is None, "a job ends once"
             self.ended = news
             self.over.set()

@@ -48,14 +48,14 @@ class Result:
     unsteady: list[str] = field(default_factory=list)
     """Differed once, and not when run again."""
     calls: Counter[str] = field(default_factory=Counter)
-    mishaps: dict[str, dict[str, int]] = field(default_factory=dict)
+    internal_errors: dict[str, dict[str, int]] = field(default_factory=dict)
     """What failed in llmtrace and was caught, by test."""
     left_open: int = 0
 
     @property
     def unexplained(self) -> dict[str, dict[str, int]]:
         """Mishaps that no inherent test brings about."""
-        return {test: places for test, places in self.mishaps.items() if test not in self.inherent}
+        return {test: places for test, places in self.internal_errors.items() if test not in self.inherent}
 
     def count(self, outcome: str, runs: dict[str, str]) -> int:
         """How many tests of ``runs`` ended so."""
@@ -166,7 +166,7 @@ def _read_own(folder: Path, result: Result) -> None:
     for file in folder.glob("llmtrace-*.json"):
         told: dict[str, Any] = json.loads(file.read_text())
         result.calls.update(told["calls"])
-        result.mishaps.update(told["mishaps"])
+        result.internal_errors.update(told["internal_errors"])
         result.left_open += told["open"]
 
 

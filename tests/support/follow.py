@@ -6,7 +6,7 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llmtrace.phases.baseline import Baselines, Estimate, Sight
+from llmtrace.estimate.baselines import Baselines, Estimate, Sample
 
 _ZERO = 10**12
 
@@ -44,16 +44,16 @@ def follow(
             moments.append((_ns(seconds) or 0, order, i))
     moments.sort()
     watched = [_Call() for _ in calls]
-    flights: dict[int, Any] = {}
+    all_in_flight: dict[int, Any] = {}
     found: list[Estimate | None] = [None] * len(calls)
     for at, order, i in moments:
         call = calls[i]
         if order == 2:
-            flights[i] = baselines.begin(key, watched[i], at, 4 * (call.uncached + call.cached))
+            all_in_flight[i] = baselines.begin(key, watched[i], at, 4 * (call.uncached + call.cached))
         elif order == 1:
             watched[i].first_token = at
         else:
-            sight = Sight(
+            sample = Sample(
                 start=_ns(call.sent) or 0,
                 first=_ns(call.first) or 0,
                 end=at,
@@ -63,7 +63,7 @@ def follow(
                 event=_ns(call.event),
                 tokens=call.tokens,
             )
-            found[i] = baselines.end(key, flights.pop(i), at, sight)
+            found[i] = baselines.end(key, all_in_flight.pop(i), at, sample)
     return found
 
 

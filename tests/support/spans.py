@@ -270,7 +270,7 @@ class Metrics:
 
 # Golden trees: names, nesting, kinds, statuses and attribute names; no times, no values.
 
-GOLDEN = Path(__file__).resolve().parents[1] / "instrument" / "golden"
+GOLDEN = Path(__file__).resolve().parents[1] / "instrumentation" / "golden"
 
 
 def shape(spans: Spans, span: ReadableSpan) -> dict[str, Any]:

@@ -23,11 +23,11 @@ from tests.support.spans import Spans, attributes, seconds
 
 PAGES = Path(__file__).parents[2] / "docs" / "providers"
 _MARKED = re.compile(r"(<!-- tree: (\S+) -->\n\n).*?(\n<!-- end -->)", re.S)
-Scene = Callable[[Replay], Driver]
+Concurrency = Callable[[Replay], Driver]
 """Lets the server know what to say, and makes the client that asks."""
 
 
-def _plain(made: type[Driver], told: Mapping[str, Any] | None = None) -> Scene:
+def _plain(made: type[Driver], told: Mapping[str, Any] | None = None) -> Concurrency:
     """A stream; ``told``: what its last event says beside the rest."""
 
     def scene(replay: Replay) -> Driver:
@@ -140,7 +140,7 @@ _FIREWORKS = {
     "server-processing-time": "0.23",
 }
 _VLLM = {"queue_time_ms": 30.0, "time_to_first_token_ms": 80.0, "generation_time_ms": 120.0}
-SCENES: dict[str, Scene] = {
+SCENES: dict[str, Concurrency] = {
     "openai": _plain(by_funnel.Responses),
     "azure": _azure,
     "openai-compatible": _plain(by_funnel.OpenAI, {"metrics": _VLLM}),

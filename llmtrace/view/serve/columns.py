@@ -6,7 +6,7 @@ from typing import Final
 
 from llmtrace.analyze import schema, whole_span
 from llmtrace.analyze.schema import Column
-from llmtrace.emit import attributes as names
+from llmtrace.emit import names
 from llmtrace.phases.model import PHASES
 
 VERSION: Final = 1

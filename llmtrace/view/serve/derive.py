@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from llmtrace.emit.prices import Priced
 from llmtrace.phases.model import PHASES
+from llmtrace.tasks.prices import Priced
 from llmtrace.view.serve.columns import CALL_TYPES, IDS, TAKEN
 
 

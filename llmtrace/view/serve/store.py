@@ -16,8 +16,8 @@ from typing import Any, Final, NoReturn
 
 import duckdb
 
-from llmtrace.emit import prices
 from llmtrace.errors import LlmtraceError
+from llmtrace.tasks import prices
 from llmtrace.view.serve import columns, derive
 
 MEMORY: Final = "768MB"

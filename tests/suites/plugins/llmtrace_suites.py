@@ -69,13 +69,13 @@ def pytest_runtest_protocol(item: pytest.Item) -> Any:
     """Our own failures, by test."""
     if not TRACED:
         return (yield)
-    from llmtrace.observe import mishaps
+    from llmtrace.observe import internal_errors
 
-    before = mishaps.counts.copy()
+    before = internal_errors.counts.copy()
     try:
         return (yield)
     finally:
-        if more := mishaps.counts - before:
+        if more := internal_errors.counts - before:
             _mishaps[item.nodeid] = dict(more)
 
 
@@ -98,5 +98,5 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if TRACED:
         from llmtrace.observe.call import open_count
 
-        known = {"calls": _calls.outcomes, "mishaps": _mishaps, "open": open_count()}
+        known = {"calls": _calls.outcomes, "internal_errors": _mishaps, "open": open_count()}
         (OUT / f"llmtrace-{worker or 'main'}.json").write_text(json.dumps(known))

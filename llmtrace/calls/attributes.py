@@ -1,0 +1,273 @@
+"""An ended call in attributes: the parent's, each phase's, each attempt's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from llmtrace.calls.cancellation import cancellation_attributes
+from llmtrace.calls.result import Result
+from llmtrace.calls.verdict import attributes_of
+from llmtrace.emit import names
+from llmtrace.estimate.baselines import Estimate
+from llmtrace.observe import call as calls
+from llmtrace.observe.answer import Answer
+from llmtrace.observe.call import Call
+from llmtrace.observe.chunk_timing import ChunkTiming
+from llmtrace.observe.transport import Attempt
+from llmtrace.phases.model import DECODE, ESTIMATE, KV_CACHE_HIT, NETWORK, QUEUE, SCHEMA_VERSION, Phase
+from llmtrace.phases.pace import Pace
+from llmtrace.providers.timings import read_processing_time, read_route
+
+_CUT_SHORT = (calls.CLOSED_EARLY, calls.ABANDONED, calls.CANCELLED, calls.TIMED_OUT, calls.ERROR)
+
+
+def failure(call: Call, answer: Answer) -> str | None:
+    """``error.type``: the HTTP status code where that was the failure, else the exception's qualified name.
+
+    Where nothing was raised but the answer says that it failed: the provider's name for it.
+    """
+    if call.outcome not in (calls.ERROR, calls.TIMED_OUT):
+        return None
+    error = call.error
+    if error is None:
+        return answer.failed or call.outcome
+    status = getattr(error, "status_code", None)
+    if call.attempts and isinstance(error, Exception) and (call.returned is None or isinstance(status, int)):
+        status = call.attempts[-1].status  # some clients' exceptions do not say it, others invent one
+    if isinstance(status, int) and status >= 400:
+        return str(status)
+    if call.outcome == calls.TIMED_OUT and not isinstance(error, Exception):
+        return "TimeoutError"  # the application's deadline, which asyncio delivers as a cancellation
+    return _qualified(error)
+
+
+def kind(error: BaseException | None) -> str | None:
+    """The exception's type. Its message stays out: it holds the provider's answer, which may quote the prompt."""
+    return None if error is None else type(error).__name__
+
+
+def _qualified(error: BaseException) -> str:
+    cls = type(error)
+    return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
+
+
+def call_attributes(result: Result) -> dict[str, Any]:
+    """The parent's attributes beyond those it was started with."""
+    call, state, answer = result.call, result.state, result.answer
+    usage, chunk_timing = answer.usage, call.chunk_timing
+    found: dict[str, Any] = {}
+    if state.owns_span:
+        found.update(state.operation.request_attributes(state.request))
+        if call.streaming:
+            found[names.REQUEST_STREAM] = True
+        for name, value in (
+            (names.RESPONSE_ID, answer.id),
+            (names.RESPONSE_MODEL, answer.model),
+            (names.INPUT_TOKENS, usage.input_tokens),
+            (names.OUTPUT_TOKENS, usage.output_tokens),
+            (names.CACHE_READ_TOKENS, usage.cached_tokens),
+            (names.CACHE_WRITE_TOKENS, usage.cache_write_tokens),
+            (names.REASONING_TOKENS, usage.reasoning_tokens),
+        ):
+            if value is not None:
+                found[name] = value
+        if answer.finish_reasons or (call.outcome == calls.ERROR and chunk_timing.total):
+            found[names.FINISH_REASONS] = answer.finish_reasons or ("error",)
+        if state.endpoint.url is None and state.endpoint.host is not None:  # the client did not know at the start
+            found[names.SERVER_ADDRESS], found[names.SERVER_PORT] = state.endpoint.host, state.endpoint.port
+        if answer.provider is not None:
+            found[names.PROVIDER] = answer.provider
+        if (first := first_chunk(result)) is not None:
+            found[names.TIME_TO_FIRST_CHUNK] = first
+        if answer.extra:
+            found.update(answer.extra)
+    if state.marks:
+        found.update(state.marks)
+    found[names.SCHEMA] = SCHEMA_VERSION
+    found[names.OUTCOME] = call.outcome
+    if result.seen.first_token is not None:
+        found[names.TTFT] = (result.seen.first_token - call.start) / 1e9
+    if chunk_timing.total:
+        found[names.CHUNKS] = chunk_timing.total
+    if answer.timings is not None:
+        found[names.ENGINE] = answer.timings.engine
+    if result.estimate is not None:
+        found[names.ANCHOR] = result.estimate.anchor
+    if result.expected_cached and not any(phase.name == KV_CACHE_HIT for phase in result.phases):
+        found[names.EXPECTED_TOKENS] = result.expected_cached
+    if result.hit.hit is not None:
+        found[names.HIT_PROBABILITY] = result.hit.hit
+    if result.hit.prefix is not None:
+        found[names.PREFIX_PROBABILITY] = result.hit.prefix
+    if result.complaint is not None:
+        found[names.TIMINGS_REJECTED] = result.complaint
+    if result.failure is not None:
+        found[names.ERROR_TYPE] = result.failure
+    headers = call.attempts[-1].headers if call.attempts else None
+    if route := _route(answer, headers):
+        found[names.ROUTE] = route
+    if headers and (spent := read_processing_time(headers)) is not None:
+        found[names.PROCESSING_TIME] = spent
+    if call.streaming and call.outcome in _CUT_SHORT:
+        found.update(cancellation_attributes(result))
+    if result.verdicts:
+        found.update(attributes_of(result.verdicts))
+    return found
+
+
+def first_chunk(result: Result) -> float | None:
+    """Seconds from the request to the first chunk's arrival, which may be before a late application read it."""
+    call, token = result.call, result.seen.first_token
+    if call.first_chunk is None:
+        return None
+    return ((call.first_chunk if token is None else min(call.first_chunk, token)) - call.start) / 1e9
+
+
+def _route(answer: Answer, headers: Mapping[str, str] | None) -> str:
+    """Who answered, as far as the answer says: model, system fingerprint and allow-listed routing headers."""
+    told: list[str] = []
+    if answer.model:
+        told.append(f"model={answer.model}")
+    if answer.fingerprint:
+        told.append(f"fingerprint={answer.fingerprint}")
+    if headers:
+        told.extend(f"{name}={value}" for name, value in sorted(read_route(headers).items()))
+    return ";".join(told)
+
+
+def attempt_attributes(result: Result, number: int) -> tuple[dict[str, Any], str | None]:
+    """One HTTP attempt's attributes, and what failed it (None: it did not fail)."""
+    call = result.call
+    attempt = call.attempts[number]
+    last = number == len(call.attempts) - 1
+    marks: dict[str, Any] = {}
+    if number:
+        marks[names.RESEND_COUNT] = number
+    if attempt.status is not None:
+        marks[names.STATUS_CODE] = attempt.status
+    if result.state.operation.reroutes:
+        marks.update(_rerouted(attempt))
+    refused = attempt.status is not None and attempt.status >= 400
+    error = attempt.error if attempt.error is not None or not last else call.error
+    if last:
+        outcome = call.outcome or calls.COMPLETED
+    elif error is not None and "Timeout" in type(error).__name__:
+        outcome = calls.TIMED_OUT
+    else:
+        outcome = calls.ERROR if refused or error is not None else calls.COMPLETED
+    marks[names.OUTCOME] = outcome
+    if outcome not in (calls.ERROR, calls.TIMED_OUT):
+        return marks, None
+    marks[names.ERROR_TYPE] = str(attempt.status) if refused or error is None else _qualified(error)
+    return marks, kind(error) or f"HTTP {attempt.status}"
+
+
+def _rerouted(attempt: Attempt) -> dict[str, Any]:
+    """Whom this attempt asked, and for which model."""
+    found: dict[str, Any] = {}
+    host, port = attempt.address
+    if host is not None:
+        found[names.SERVER_ADDRESS], found[names.SERVER_PORT] = host, port
+    try:
+        model = json.loads(attempt.request.content).get("model")
+    except (ValueError, AttributeError, RuntimeError):  # no JSON, none that is an object, a body that was streamed
+        return found
+    if isinstance(model, str):
+        found[names.REQUEST_MODEL] = model
+    return found
+
+
+def phase_attributes(result: Result, phase: Phase) -> dict[str, Any]:
+    """One phase's attributes."""
+    found: dict[str, Any] = {names.PHASE: phase.name, names.SOURCE: phase.source}
+    if phase.uncertainty is not None:
+        found[names.UNCERTAINTY] = phase.uncertainty
+    if phase.tokens is not None:
+        found[names.TOKENS] = phase.tokens
+    if phase.per_token is not None:
+        found[names.PER_TOKEN] = phase.per_token
+    if phase.server_duration is not None:
+        found[names.SERVER_DURATION] = phase.server_duration
+    if phase.name == NETWORK:
+        _network(result, found)
+    if phase.source == ESTIMATE and result.estimate is not None:
+        _estimated(result.estimate, phase, found)
+    if phase.name == DECODE:
+        _decode(result, found)
+    elif phase.name == KV_CACHE_HIT:
+        if phase.time_saved is not None:
+            found[names.TIME_SAVED] = phase.time_saved
+        if result.expected_cached is not None:
+            found[names.EXPECTED_TOKENS] = result.expected_cached
+    if phase.extra:
+        found.update(phase.extra)
+    return found
+
+
+def _estimated(estimate: Estimate, phase: Phase, found: dict[str, Any]) -> None:
+    if phase.name == NETWORK:
+        found[names.ADMISSION] = estimate.admission
+    elif phase.name == QUEUE:
+        found[names.STEP_WAIT] = estimate.step_wait
+        if estimate.lower_bound:
+            found[names.LOWER_BOUND] = True
+        if estimate.limit is not None:
+            found[names.LIMIT] = estimate.limit
+
+
+def _network(result: Result, found: dict[str, Any]) -> None:
+    if not result.call.attempts:
+        return
+    attempt = result.call.attempts[-1]
+    found[names.NEW_CONNECTION] = attempt.new_connection
+    if attempt.connect_start is not None and attempt.connect_end is not None:
+        found[names.CONNECT] = (attempt.connect_end - attempt.connect_start) / 1e9
+    if attempt.tls_start is not None and attempt.tls_end is not None:
+        found[names.TLS] = (attempt.tls_end - attempt.tls_start) / 1e9
+    if attempt.rtt is not None:
+        found[names.RTT] = attempt.rtt
+    if attempt.headers_at is not None:
+        found[names.HEADERS] = (attempt.headers_at - result.seen.start) / 1e9
+
+
+def _decode(result: Result, found: dict[str, Any]) -> None:
+    call = result.call
+    chunk_timing, pace = call.chunk_timing, result.pace or Pace()
+    found.update(paced(pace))
+    found.update(gaps(chunk_timing))
+    if pace.made_up:
+        found[names.STALL_MADE_UP] = pace.made_up
+    if chunk_timing.total:
+        found[names.CONSUMER_WAIT] = chunk_timing.consumer_wait / 1e9
+
+
+def paced(pace: Pace) -> dict[str, Any]:
+    """The attributes that tell of the times between tokens; none of what is not known."""
+    found = {
+        names.TOKENS_PER_CHUNK: pace.per_chunk,
+        names.ITL_P50: pace.p50,
+        names.ITL_P99: pace.p99,
+        names.ITL_MAX: pace.longest,
+        names.ITL_BASIS: pace.basis,
+        names.PATTERN: pace.pattern,
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def gaps(chunk_timing: ChunkTiming) -> dict[str, Any]:
+    """The attributes that tell of the times between chunks; none where there was no gap."""
+    quantiles = chunk_timing.quantiles(0.5, 0.99)
+    if quantiles is None:
+        return {}
+    count, duration = chunk_timing.stalls()
+    found: dict[str, Any] = {
+        names.GAP_P50: quantiles[0],
+        names.GAP_P99: quantiles[1],
+        names.GAP_MAX: chunk_timing.gap_max / 1e9,
+        names.STALL_COUNT: count,
+    }
+    if count:
+        found[names.STALL_DURATION] = duration
+    return found

@@ -1,0 +1,57 @@
+"""How much each of a stream's last chunks chunk_text, and what that says of the pace of its tokens. At a call's end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from llmtrace.calls.result import Result
+from llmtrace.observe import internal_errors
+from llmtrace.observe.chunk_timing import LAST
+from llmtrace.phases import pace as paces
+from llmtrace.phases.pace import Pace, Piece
+
+
+def pace_of(result: Result, tokenizer: Callable[[str], int] | None) -> Pace | None:
+    """The pace of the tokens; None where there is no stream of chunks to tell it from.
+
+    Of several choices at once, and of bytes that the application reads itself, chunks say nothing of one answer's pace.
+    """
+    call, state = result.call, result.state
+    chunks = call.chunk_timing.total - call.first_token_index
+    if call.first_token is None or call.running is None or state.request.choices != 1 or chunks < 2:
+        return None
+    try:
+        chunk_text = state.operation.chunk_text
+        told = [chunk_text(chunk) for chunk in list(call.recent)[-min(LAST, chunks) :]] if chunk_text else []
+        weights, counted = _weights(told, tokenizer)
+    except Exception as error:
+        internal_errors.note("weighing chunks", error)
+        return None
+    gaps = call.chunk_timing.last(len(weights))
+    last = [Piece(gap, weight) for gap, weight in zip(gaps, weights, strict=True)]
+    if last and len(last) == chunks:
+        last[0].gap = None  # before the first token
+    return paces.pace(call.chunk_timing, last, chunks, _shown(result), counted)
+
+
+def _shown(result: Result) -> int | None:
+    """Output tokens that the stream showed, by usage. Of shown reasoning it may have been a summary only."""
+    usage = result.answer.usage
+    if usage.output_tokens is None or (usage.reasoning_tokens and result.call.first_reasoning is not None):
+        return None
+    return usage.output_tokens - (usage.reasoning_tokens or 0)
+
+
+def _weights(
+    told: Sequence[tuple[str, int | None]], tokenizer: Callable[[str], int] | None
+) -> tuple[list[float], str | None]:
+    """Each chunk's tokens, and who counted them; its characters where nobody did."""
+    texts = [text for text, _ in told]
+    if any(listed for _, listed in told) and all(listed is not None for text, listed in told if text):
+        return [float(listed or 0) for _, listed in told], paces.LOGPROBS
+    if tokenizer is None or not any(texts):
+        return [float(len(text)) for text in texts], None
+    # A text cut in pieces has more tokens than the whole: the pieces' counts are scaled to that.
+    alone = [float(tokenizer(text)) if text else 0.0 for text in texts]
+    scale = tokenizer("".join(texts)) / (sum(alone) or 1.0)
+    return [count * scale for count in alone], paces.TOKENIZER

@@ -1,0 +1,90 @@
+"""Calls that failed a moment ago, so that the call which asks for the same again can be linked to them."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Hashable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from opentelemetry.trace import INVALID_SPAN, Link, Span, SpanContext
+
+from llmtrace.emit import names
+from llmtrace.providers.prompt import prompt_texts
+
+RETRY, FALLBACK = "retry", "fallback"
+_MOST = 64
+_FOR_S = 600.0
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Failed:
+    """One call that failed; equal only to itself."""
+
+    asked: tuple[Hashable, ...]
+    """What a call that asks for the same has in common with it."""
+    route: tuple[Any, ...]
+    span: SpanContext
+    failure: str
+    at: float
+    """Monotonic s."""
+
+
+class Earlier:
+    """The last 64 failed calls, for ten minutes.
+
+    Two calls belong together if they were made in the same trace, or outside of any by the same thread and task, and
+    their prompts are equal. Nothing is looked at while no call has failed: a call that succeeds pays nothing for this.
+    """
+
+    def __init__(self) -> None:
+        self._failed: deque[Failed] = deque(maxlen=_MOST)
+
+    def failed(
+        self,
+        where: Hashable,
+        operation: str,
+        params: Mapping[str, Any],
+        route: tuple[Any, ...],
+        span: SpanContext,
+        why: str,
+        at: float,
+    ) -> None:
+        """Remember a call that failed; ``where``: what ``scope`` said when it began, ``at``: monotonic s."""
+        texts = tuple(prompt_texts(params))
+        if texts:
+            self._failed.append(Failed((where, operation, hash(texts)), route, span, why, at))
+
+    def links(
+        self, above: Span, operation: str, params: Mapping[str, Any], route: tuple[Any, ...], now: float
+    ) -> list[Link] | None:
+        """The link to the failed call that this one repeats, as a span takes it.
+
+        ``above``: the current span; ``now``: monotonic s.
+
+        A failed call is repeated once: what is asked after that is a repetition of the repetition, or a new question.
+        """
+        if not self._failed:
+            return None
+        asked = (scope(above), operation, hash(tuple(prompt_texts(params))))
+        for each in reversed(self._failed.copy()):
+            if now - each.at > _FOR_S:
+                return None
+            if each.asked == asked:
+                with suppress(ValueError, IndexError):  # another thread was faster
+                    self._failed.remove(each)
+                kind = RETRY if each.route == route else FALLBACK
+                return [Link(each.span, {names.LINK_KIND: kind, names.ERROR_TYPE: each.failure})]
+        return None
+
+
+def scope(above: Span) -> Hashable:
+    """The trace of ``above``, the current span; outside of any, the program's thread and task."""
+    if above is not INVALID_SPAN and (context := above.get_span_context()).is_valid:
+        return context.trace_id
+    loop = asyncio._get_running_loop()
+    task = asyncio.current_task(loop) if loop is not None else None
+    return threading.get_ident(), id(task) if task is not None else None

@@ -1,0 +1,100 @@
+"""An ended call -> what the diagnosis looks at, and its verdicts as attributes and events."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry.trace import Span
+
+from llmtrace.diagnosis.judge import Diagnoser
+from llmtrace.diagnosis.repetition import Repetition, repetition
+from llmtrace.diagnosis.symptoms import Symptoms, symptoms_of
+from llmtrace.diagnosis.verdict import Verdict
+from llmtrace.emit import names
+from llmtrace.observe import call as calls
+from llmtrace.observe import internal_errors
+from llmtrace.observe.answer import Answer
+from llmtrace.observe.call import Call, open_count
+from llmtrace.observe.clock import to_epoch
+from llmtrace.phases.timeline import Observation
+
+if TYPE_CHECKING:
+    from llmtrace.calls.result import CallState
+
+LAST_CHUNKS = 64
+"""Chunks of a stream kept until its end: in them a repetition is looked for."""
+_FEW_CHUNKS = 48
+
+
+def diagnose(
+    diagnoser: Diagnoser, call: Call, state: CallState, answer: Answer, seen: Observation, expected: int | None
+) -> list[Verdict]:
+    """The verdicts on an ended call. ``expected``: prompt tokens that should have come from the cache."""
+    try:
+        symptoms = symptoms_of(seen, call.chunk_timing.gaps)
+        symptoms.expected_cached = expected
+        symptoms.asked, symptoms.answered, symptoms.fingerprint = state.request.model, answer.model, answer.fingerprint
+        symptoms.others_open = open_count()
+        symptoms.repetition = _repetition(call, state, answer)
+        _attempts(call, symptoms)
+        return diagnoser.judge(state.route, symptoms)
+    except Exception as error:
+        internal_errors.note("diagnosing a call", error)
+        return []
+
+
+def _attempts(call: Call, symptoms: Symptoms) -> None:
+    attempts = call.attempts
+    if not attempts:
+        return
+    last = attempts[-1]
+    symptoms.rtt = last.rtt_now
+    if last.connect_start is not None and last.connect_end is not None:
+        symptoms.setup = ((last.tls_end or last.connect_end) - last.connect_start) / 1e9
+    if len(attempts) > 1:
+        symptoms.attempts = len(attempts)
+        symptoms.retrying = (last.start - attempts[0].start) / 1e9
+        symptoms.refusals = " ".join(_refusal(attempt) for attempt in islice(attempts, 8) if attempt is not last)
+
+
+def _refusal(attempt: Any) -> str:
+    return str(attempt.status) if attempt.status is not None else type(attempt.error).__name__
+
+
+def _repetition(call: Call, state: CallState, answer: Answer) -> Repetition | None:
+    """Looked for only where a stream ran into its limit or was cut short: loops do not stop by themselves."""
+    chunk_text = state.operation.chunk_text
+    if chunk_text is None or len(call.recent) < _FEW_CHUNKS:
+        return None
+    if call.outcome == calls.COMPLETED and "length" not in answer.finish_reasons:
+        return None
+    return repetition([chunk_text(chunk)[0] for chunk in call.recent])
+
+
+def attributes_of(verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    """What the call's span says of them."""
+    return {
+        names.DIAGNOSIS: [verdict.cause for verdict in verdicts],
+        names.CONFIDENCE: [verdict.confidence for verdict in verdicts],
+    }
+
+
+def write_evidence(span: Span, verdicts: Sequence[Verdict], at: int) -> None:
+    """One event per verdict. ``at``: monotonic ns."""
+    for verdict in verdicts:
+        said = {
+            names.CAUSE: verdict.cause,
+            names.CONFIDENCE: verdict.confidence,
+            names.QUANTITY: verdict.quantity,
+            names.OBSERVED: verdict.observed,
+            names.EXPECTED: verdict.expected,
+            names.EXCESS: verdict.excess,
+            names.RATE: verdict.per_token,
+            names.REASON: verdict.reason,
+            names.HISTORY: verdict.history,
+        }
+        span.add_event(
+            names.DIAGNOSIS, {name: value for name, value in said.items() if value is not None}, to_epoch(at)
+        )

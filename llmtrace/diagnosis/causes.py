@@ -1,0 +1,133 @@
+"""One small function per cause that needs no other: what the call alone says, and the names that answered."""
+
+from __future__ import annotations
+
+from llmtrace.diagnosis.models import same_model
+from llmtrace.diagnosis.route import CHANGED_FOR, LEAST_S, Route
+from llmtrace.diagnosis.symptoms import Symptoms
+from llmtrace.diagnosis.verdict import (
+    BUFFERED_STREAM,
+    MODEL_SWAP,
+    REPETITION_LOOP,
+    RETRY_STORM,
+    SLOW_CONSUMER,
+    Verdict,
+    sure,
+)
+
+STORM = 3
+"""Attempts of one call, or ..."""
+STORMY = 4
+"""... retried calls among the last eight, that make a storm."""
+HELD_SHARE = 0.25
+"""An application that held the stream for this share of its reading is a slow consumer."""
+OF_CALL = 0.1
+"""And for this share of the call."""
+BURSTS = 0.35
+"""A median gap of less than this share of the mean: most chunks came together with others."""
+KNOWN_ANSWERS = 10
+"""Calls after which another model than ever before is news."""
+NEW_FINGERPRINT = 8
+"""Calls in a row with the same fingerprint, never seen before them, that make a swap."""
+
+
+def slow_consumer(symptoms: Symptoms) -> Verdict | None:
+    """The application held the stream while the next chunk lay ready."""
+    held = symptoms.consumer_wait
+    if held < LEAST_S or held < HELD_SHARE * symptoms.reading or held < OF_CALL * (symptoms.end - symptoms.begin) / 1e9:
+        return None
+    share = held / symptoms.reading if symptoms.reading > 0 else 1.0
+    return Verdict(SLOW_CONSUMER, sure(SLOW_CONSUMER, share / HELD_SHARE), "consumer_wait", held, 0.0, held)
+
+
+def retry_storm(route: Route, symptoms: Symptoms) -> Verdict | None:
+    """The call was tried again and again, or most of the route's last calls were."""
+    lately = route.retried(symptoms.attempts > 1)
+    if symptoms.attempts < 2 or (symptoms.attempts < STORM and lately < STORMY):
+        return None
+    reason = symptoms.refusals or None
+    score = max(symptoms.attempts / (STORM - 1), lately / 2)
+    return Verdict(
+        RETRY_STORM,
+        sure(RETRY_STORM, score),
+        "attempts",
+        float(symptoms.attempts),
+        1.0,
+        symptoms.retrying,
+        reason=reason,
+    )
+
+
+def repetition_loop(symptoms: Symptoms) -> Verdict | None:
+    """The stream's end is the same text over and over."""
+    found = symptoms.repetition
+    if found is None:
+        return None
+    reason = f"period of {found.period} characters"
+    return Verdict(
+        REPETITION_LOOP, sure(REPETITION_LOOP, found.rounds / 1.5), "rounds", found.rounds, 1.0, reason=reason
+    )
+
+
+def buffered_stream(route: Route, symptoms: Symptoms) -> Verdict | None:
+    """Silence and then everything at once, or chunks in bursts on a route where they came one by one."""
+    if symptoms.buffered:
+        return Verdict(
+            BUFFERED_STREAM, 0.95, "time_to_first_token", symptoms.silence, reason="the whole stream came at once"
+        )
+    if symptoms.gap is None or not symptoms.mean_gap:
+        return None
+    even = symptoms.gap / symptoms.mean_gap
+    usual = route.evenness
+    score = (usual.mid - even) / (usual.mid - BURSTS) if usual.mid > BURSTS else 0.0
+    # The median gap collapsed, and not because a few long stalls raised the mean.
+    odd = usual.ready and even < BURSTS < usual.mid / 2 and symptoms.gap < BURSTS * route.pace.ref
+    usual.learn(even, odd)
+    if not odd:
+        return None
+    symptoms.headers = None  # they waited for the rest of the first burst, and so did the first token
+    if symptoms.wait is not None:
+        symptoms.wait = max(0.0, symptoms.wait - symptoms.burst)
+    return Verdict(
+        BUFFERED_STREAM,
+        sure(BUFFERED_STREAM, score * 1.5),
+        "chunk_evenness",
+        even,
+        usual.mid,
+        reason="the chunks came in bursts",
+    )
+
+
+def model_swap(route: Route, symptoms: Symptoms) -> Verdict | None:
+    """Another model answered than was asked for, or than ever answered here.
+
+    What has always been so is an alias: it is told for the route's first calls only. A fingerprint that stays, and was
+    never seen before, is told too, as the weakest evidence.
+    """
+    asked, answered = symptoms.asked, symptoms.answered
+    verdict: Verdict | None = None
+    if answered is not None:
+        known = route.answers
+        times = known.counts.get(answered, 0)
+        if asked is not None and times < CHANGED_FOR and not same_model(asked, answered):
+            verdict = Verdict(MODEL_SWAP, 0.95, "model", answered, asked, reason="not the model asked for")
+        elif times < CHANGED_FOR and len(known.items) - times >= KNOWN_ANSWERS:
+            usual = max(known.counts, key=known.counts.__getitem__)
+            if usual != answered:
+                verdict = Verdict(
+                    MODEL_SWAP, 0.8, "model", answered, usual, reason="not the model that answered before"
+                )
+        known.learn(answered)
+    return verdict
+
+
+def fingerprint_swap(route: Route) -> Verdict | None:
+    """One fingerprint, never seen before, in all of the last calls."""
+    prints = route.fingerprints
+    run, fresh = prints.run, prints.fresh
+    if fresh is None or not NEW_FINGERPRINT <= run < NEW_FINGERPRINT + CHANGED_FOR:
+        return None
+    if len(prints.items) - run < KNOWN_ANSWERS:
+        return None
+    usual = max((name for name in prints.counts if name != fresh), key=prints.counts.__getitem__)
+    return Verdict(MODEL_SWAP, 0.5, "fingerprint", fresh, usual, reason="a new fingerprint that stays")

@@ -1,0 +1,157 @@
+"""Judges each ended call by its route's history: which causes, how sure, with which evidence."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Hashable
+from typing import Final
+
+from llmtrace.diagnosis.causes import (
+    buffered_stream,
+    fingerprint_swap,
+    model_swap,
+    repetition_loop,
+    retry_storm,
+    slow_consumer,
+)
+from llmtrace.diagnosis.history import MIN_CALLS
+from llmtrace.diagnosis.route import CHANGED_FOR, Route
+from llmtrace.diagnosis.symptoms import Symptoms
+from llmtrace.diagnosis.timings import network, pace, wait
+from llmtrace.diagnosis.verdict import NETWORK, NOISY_NEIGHBOR, QUEUEING, ROUTE_CHANGE, Verdict, sure
+
+ROUTES: Final = 256
+"""Routes remembered; the least recently used one goes first."""
+_STRONGEST: Final = 4.0
+_FORGET: Final = 2.0
+"""What the evidence of a changed route loses with each call."""
+_ENOUGH: Final = 5.0
+
+
+class Diagnoser:
+    """Routes by key, least recently used first out. Safe to call from several threads."""
+
+    def __init__(self, routes: int = ROUTES) -> None:
+        self._most = routes
+        self._routes: OrderedDict[Hashable, Route] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._routes)
+
+    def judge(self, key: Hashable, symptoms: Symptoms) -> list[Verdict]:
+        """The verdicts on a call of route ``key``, most certain first; then the call is part of its history."""
+        with self._lock:
+            route = self._routes.get(key)
+            if route is None:
+                route = self._routes[key] = Route()
+                if len(self._routes) > self._most:
+                    self._routes.popitem(last=False)
+            else:
+                self._routes.move_to_end(key)
+            symptoms.alongside = symptoms.others_open + route.ended(symptoms.begin, symptoms.end)
+            found = _judge(route, symptoms)
+            for verdict in found:
+                verdict.history = route.calls
+            route.calls += 1
+        if len(found) > 1:
+            found.sort(key=_confidence, reverse=True)
+        return found
+
+
+def _confidence(verdict: Verdict) -> float:
+    return verdict.confidence
+
+
+def _judge(route: Route, symptoms: Symptoms) -> list[Verdict]:
+    swapped = model_swap(route, symptoms)
+    found = [] if swapped is None else [swapped]
+    # What most calls have nothing of is looked at only where there is something of it.
+    for verdict in (
+        slow_consumer(symptoms) if symptoms.consumer_wait else None,
+        retry_storm(route, symptoms) if symptoms.attempts > 1 or route.retries else None,
+        repetition_loop(symptoms) if symptoms.repetition is not None else None,
+        buffered_stream(route, symptoms),
+    ):
+        if verdict is not None:
+            found.append(verdict)
+    if swapped is None:  # another model's times say nothing of this route's
+        found += _times(route, symptoms)
+    beside, crowd = float(symptoms.alongside), route.alongside
+    if not crowd.calm(beside):
+        crowd.learn(beside, crowd.score(beside) >= 1.0)
+    return found
+
+
+def _times(route: Route, symptoms: Symptoms) -> list[Verdict]:
+    evidence = _names(route, symptoms)
+    # Where the route tells fingerprints, a familiar one is enough to say that it is the same.
+    asked = evidence > 0 or not route.fingerprints.items
+    round_trip = envelope = 0.0
+    if asked and symptoms.rtt is not None and route.rtt.ready:
+        round_trip = _either_way(route.rtt.score(symptoms.rtt))
+    if (
+        asked
+        and symptoms.wait is not None
+        and symptoms.server_queue is None
+        and route.waits.ready
+        and symptoms.uncached is not None
+    ):
+        envelope = _either_way(route.waits.score(float(symptoms.uncached), symptoms.wait))
+    found, inside = network(route, symptoms)
+    found += wait(route, symptoms, inside)
+    slower, score = pace(route, symptoms)
+    found += slower
+    if asked and route.pace.ready:
+        envelope = max(envelope, _either_way(score))
+    return _changed(route, found, evidence, round_trip, envelope)
+
+
+def _names(route: Route, symptoms: Symptoms) -> float:
+    """How far this call's fingerprint speaks for a change; 0 where it is none of the surprising ones."""
+    name = symptoms.fingerprint
+    if name is None:
+        return 0.0
+    prints = route.fingerprints
+    surprise = prints.surprise(name) if len(prints.items) >= MIN_CALLS else 0.0
+    prints.learn(name)
+    return min(_STRONGEST, surprise) if surprise > 1.0 else 0.0
+
+
+def _either_way(score: float) -> float:
+    size = abs(score)
+    return min(_STRONGEST, 3 * size) if size >= 0.5 else 0.0
+
+
+def _changed(route: Route, found: list[Verdict], names: float, round_trip: float, envelope: float) -> list[Verdict]:
+    """A change of the route: names, round trip and envelope, at least two of them agreeing.
+
+    Where the route tells fingerprints, one of the two has to be the fingerprint: a slow network and a long queue
+    together are no change.
+    """
+    told = bool(route.fingerprints.items)
+    agreeing = (names > 0) + (round_trip > 0) + (envelope > 0)
+    fits = agreeing >= 2 and (names > 0 or not told)
+    route.change = max(0.0, route.change + (names + round_trip + envelope if fits else 0.0) - _FORGET)
+    since = None if route.changed is None else route.calls - route.changed
+    if fits and route.change >= _ENOUGH and (since is None or since >= CHANGED_FOR):
+        score = route.change / _ENOUGH
+        route.new_regime()
+        since = 0
+        route.changed_by = (
+            sure(ROUTE_CHANGE, 1.2 * score),
+            " and ".join(
+                name for name, sign in (("fingerprint", names), ("round trip", round_trip), ("times", envelope)) if sign
+            ),
+        )
+    if since is not None and since < CHANGED_FOR:
+        confidence, signs = route.changed_by
+        rest = [verdict for verdict in found if verdict.cause not in (QUEUEING, NETWORK, NOISY_NEIGHBOR)]
+        return [
+            *rest,
+            Verdict(ROUTE_CHANGE, confidence, "calls_since", float(since), reason=f"changed together: {signs}"),
+        ]
+    if (stays := fingerprint_swap(route)) is not None:
+        found.append(stays)
+    return found

@@ -1,0 +1,116 @@
+"""What is remembered of one route for the diagnosis: its habits, about 60 KiB when all windows are full."""
+
+from __future__ import annotations
+
+from collections import deque
+from math import log
+from typing import Final
+
+from llmtrace.diagnosis.history import Changes, Level, Line
+
+LEAST_S: Final = 0.02
+"""No cause is named for less than this much time, s."""
+PACE_SHARE: Final = 0.2
+"""Nor for a pace that rose by less than this share."""
+SURGE: Final = 3.0
+"""Nor for a prompt with less than so many times the usual fresh tokens."""
+WILD: Final = 12.0
+"""Standard deviations of room for what the network does: its delays have long tails."""
+CHANGED_FOR: Final = 16
+"""A change is told for so many calls."""
+
+
+class Route:
+    """The habits of one route (provider, host, port, model)."""
+
+    __slots__ = (
+        "alongside",
+        "answers",
+        "cached",
+        "calls",
+        "change",
+        "changed",
+        "changed_by",
+        "ends",
+        "evenness",
+        "fingerprints",
+        "fresh",
+        "headers",
+        "hit",
+        "idle",
+        "last_end",
+        "outside",
+        "pace",
+        "queue",
+        "retries",
+        "rtt",
+        "setup",
+        "waits",
+        "waits_untold",
+    )
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.last_end: int | None = None
+        self.idle = 0.0
+        """Seconds between the previous call's end and this call's begin."""
+        self.ends: deque[int] = deque(maxlen=64)
+        """When the last calls ended, monotonic ns."""
+        self.waits = Line(LEAST_S, 0.25, every=61)
+        """Uncached tokens -> wait less the queue that the server reports, s."""
+        self.waits_untold = Level(LEAST_S, 0.25)
+        """The wait of calls without usage, s."""
+        self.queue = Level(LEAST_S, 0.25)
+        """As reported by the server, s."""
+        self.outside = Level(LEAST_S, 0.25, sigmas=WILD)
+        """Of the wait, what the server's own times leave, s."""
+        self.headers = Level(LEAST_S, 0.25, sigmas=WILD)
+        self.setup = Level(LEAST_S, 0.5)
+        self.rtt = Level(0.01, 0.5)
+        self.fresh = Level(log(SURGE), sigmas=4.6, alarm=0.7)
+        """The logarithm of the tokens that nobody could expect to be cached. Two calls in a row need not go as far."""
+        self.hit = False
+        """Whether any call had cached tokens."""
+        self.cached = Level(64.0)
+        """Cached tokens."""
+        self.pace = Line(0.0, PACE_SHARE, reach=3.0, bend=0.5, every=53)
+        """Prompt tokens -> decode time per token, s."""
+        self.evenness = Level(0.2, sigmas=3.0)
+        """Median gap by mean gap."""
+        self.alongside = Level(1.0, 0.5, sigmas=3.0)
+        """The application's own calls at the same time."""
+        self.fingerprints = Changes()
+        self.answers = Changes()
+        self.change = 0.0
+        """The evidence that the route changed, added up."""
+        self.changed: int | None = None
+        """The number of the call at which it did."""
+        self.changed_by: tuple[float, str] = (0.0, "")
+        """How sure that is, and which signs agreed."""
+        self.retries = 0
+        """Which of the last eight calls were retried, a bit each."""
+
+    def ended(self, begin: int, end: int) -> int:
+        """Note that a call ran from ``begin`` to ``end``; how many others of the route ended meanwhile."""
+        meanwhile = 0
+        for other in reversed(self.ends):
+            if other < begin:
+                break
+            meanwhile += 1
+        self.ends.append(end)
+        self.idle = 0.0 if self.last_end is None else (begin - self.last_end) / 1e9
+        self.last_end = end
+        return meanwhile
+
+    def retried(self, yes: bool) -> int:
+        """Note whether this call was retried; how many of the last eight were."""
+        self.retries = (self.retries << 1 | yes) & 0xFF
+        return self.retries.bit_count()
+
+    def new_regime(self) -> None:
+        """The route changed: what its timings were says nothing of what they are."""
+        for habit in (self.waits, self.waits_untold, self.queue, self.outside, self.headers, self.rtt, self.pace):
+            habit.restart()
+        self.fingerprints.restart()
+        self.change = 0.0
+        self.changed = self.calls

@@ -1,0 +1,126 @@
+"""What the diagnosis looks at: one call as numbers, most of them off its observation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from llmtrace.diagnosis.repetition import Repetition
+from llmtrace.phases.timeline import BUFFERED_CHUNKS, BUFFERED_MIN_S, BUFFERED_SHARE, BURST_SHARE, Observation
+
+TAIL = 32
+"""Gaps at a stream's end by which its evenness is judged: all of them, since thinned ones may skip the bursts."""
+_FEW_GAPS = 16
+_ALL_KEPT = 1024
+"""Of longer streams only a part of the gaps is kept."""
+READY_HELD = 0.15
+"""The most of its reading that an application may hold a stream for its ready chunks to be a burst's."""
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class Symptoms:
+    """One call. Durations in seconds; None where nothing is known."""
+
+    begin: int
+    """Monotonic ns."""
+    end: int
+    wait: float | None = None
+    """The request's arrival (or the attempt's start) until the first token."""
+    headers: float | None = None
+    """The request's last byte out until the response's headers."""
+    setup: float | None = None
+    """TCP connect and TLS, where the connection is new."""
+    rtt: float | None = None
+    """TCP round trip as it is now (smoothed)."""
+    server_queue: float | None = None
+    server_prefill: float | None = None
+    input_tokens: int | None = None
+    cached_tokens: int | None = None
+    expected_cached: int | None = None
+    """What the client's own prefix history says should have come from the cache."""
+    decode: float | None = None
+    """First token until last, without the time in which the application held the stream."""
+    tokens: int = 0
+    """Output tokens, or chunks where no usage is told."""
+    consumer_wait: float = 0.0
+    reading: float = 0.0
+    """From the stream's hand-over or first token to its last chunk: what consumer_wait is a share of."""
+    gap: float | None = None
+    """Median gap between the last chunks."""
+    mean_gap: float | None = None
+    burst: float = 0.0
+    """The longest of them."""
+    buffered: bool = False
+    silence: float = 0.0
+    """Start until first token."""
+    attempts: int = 1
+    retrying: float = 0.0
+    """First attempt's start until the last one's."""
+    refusals: str = ""
+    """What the earlier attempts came to: ``429 429``."""
+    others_open: int = 0
+    """The application's own other calls under way when this one ended."""
+    alongside: int = 0
+    """And those of the route that ended meanwhile; filled in by the judge."""
+    asked: str | None = None
+    answered: str | None = None
+    fingerprint: str | None = None
+    repetition: Repetition | None = None
+
+    @property
+    def uncached(self) -> int | None:
+        """Prompt tokens that had to be computed."""
+        return None if self.input_tokens is None else max(0, self.input_tokens - (self.cached_tokens or 0))
+
+
+def symptoms_of(seen: Observation, gaps: Sequence[int] = ()) -> Symptoms:
+    """The symptoms that an observation tells. ``gaps``: between its chunks, ns, the model's only."""
+    symptoms = Symptoms(seen.start, seen.end)
+    usage, server = seen.usage, seen.server
+    if usage is not None:
+        symptoms.input_tokens, symptoms.cached_tokens = usage.input_tokens, usage.cached_tokens
+        symptoms.tokens = usage.output_tokens or 0
+    if server is not None:
+        symptoms.server_queue, symptoms.server_prefill = server.queue, server.prefill
+    if seen.sent is not None and seen.headers is not None:
+        symptoms.headers = (seen.headers - seen.sent) / 1e9
+    first = seen.first_token
+    if not seen.streaming or first is None:
+        return symptoms
+    symptoms.silence = (first - seen.start) / 1e9
+    symptoms.consumer_wait = seen.consumer_wait
+    last = seen.last_chunk if seen.last_chunk is not None else first
+    symptoms.reading = (last - first) / 1e9
+    symptoms.buffered = seen.buffered or _at_once(seen, symptoms)
+    if symptoms.buffered:
+        symptoms.headers = (
+            None  # what held the stream back may have held them back with it: they tell nothing of the way
+        )
+        return symptoms
+    if seen.first_token_error is None:
+        begin = seen.request_arrived
+        symptoms.wait = max(0, first - (seen.start if begin is None else begin)) / 1e9
+    symptoms.tokens = symptoms.tokens or seen.chunks
+    symptoms.decode = max(0.0, symptoms.reading - seen.consumer_wait)
+    chunks = seen.chunks - 1
+    if chunks < _FEW_GAPS or not gaps:
+        return symptoms
+    tail = sorted(gaps[-TAIL:])
+    if 2 * len(gaps) < chunks <= _ALL_KEPT and symptoms.consumer_wait < READY_HELD * symptoms.reading:
+        # Most chunks lay ready for an application that took but a moment with each: no gap of theirs is the model's.
+        symptoms.gap, symptoms.mean_gap = 0.0, symptoms.reading / chunks
+    elif len(tail) >= _FEW_GAPS:
+        symptoms.gap, symptoms.mean_gap = tail[len(tail) // 2] / 1e9, sum(tail) / len(tail) / 1e9
+    symptoms.burst = tail[-1] / 1e9
+    return symptoms
+
+
+def _at_once(seen: Observation, symptoms: Symptoms) -> bool:
+    """Whether the stream came at once to an application that took a moment with each chunk."""
+    return (
+        seen.chunks >= BUFFERED_CHUNKS
+        and seen.first_token_error is None
+        and symptoms.silence >= BUFFERED_MIN_S
+        and symptoms.consumer_wait < BURST_SHARE * symptoms.silence
+        and symptoms.reading - symptoms.consumer_wait < BUFFERED_SHARE * symptoms.silence
+    )

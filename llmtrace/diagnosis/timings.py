@@ -1,0 +1,262 @@
+"""The causes that are told by time: what a call took beyond its route's habit, and which of its parts explain it.
+
+Taken away in order, so that nothing is explained twice: what the network added, then the tokens that should have
+come from the cache, then the prompt's fresh tokens; what is left of the wait for the first token is a queue.
+"""
+
+from __future__ import annotations
+
+from math import log
+from typing import Final
+
+from llmtrace.diagnosis.history import FEW_CALLS, Level
+from llmtrace.diagnosis.route import LEAST_S, PACE_SHARE, Route
+from llmtrace.diagnosis.symptoms import Symptoms
+from llmtrace.diagnosis.verdict import COLD_KV_CACHE, NETWORK, NOISY_NEIGHBOR, PREFILL_SURGE, QUEUEING, Verdict, sure
+
+LEAST_MISS: Final = 64
+"""Tokens missing from the cache below which nobody asks why."""
+MISS_SHARE: Final = 0.3
+"""And below this share of what should have been there."""
+EARLY: Final = 0.6
+"""Headers that come within this share of the usual wait have no prefill in front of them: what delays them is on the
+way, or at the front end."""
+IDLE_S: Final = 240.0
+"""After so long a pause of the route, an empty cache has expired."""
+FEW_TOKENS: Final = 16
+"""Pace is not judged over fewer."""
+
+
+def network(route: Route, symptoms: Symptoms) -> tuple[list[Verdict], float]:
+    """The way between client and engine; also the part of the wait (s) that it explains."""
+    best: Verdict | None = None
+    inside = 0.0
+    outside: float | None = None
+    if symptoms.wait is not None and symptoms.server_queue is not None and symptoms.server_prefill is not None:
+        outside = max(0.0, symptoms.wait - symptoms.server_queue - symptoms.server_prefill)
+    early = symptoms.headers is not None and route.headers.mid < EARLY * _usual_wait(route)
+    for habit, value, quantity, waits in (
+        (route.outside, outside, "wait_outside_server", True),
+        (route.headers, symptoms.headers if early or not route.headers.ready else None, "time_to_headers", True),
+        (route.rtt, symptoms.rtt, "round_trip", True),
+        (route.setup, symptoms.setup, "connection_setup", False),
+    ):
+        if value is None or habit.calm(value):
+            continue
+        usual = habit.mid
+        score = habit.score(value)
+        if not habit.settle(value, score) or habit.lone:
+            continue
+        excess = value - usual
+        if excess >= (LEAST_S if quantity != "round_trip" else LEAST_S / 2):
+            if best is None or excess > (best.excess or 0.0):
+                best = Verdict(NETWORK, sure(NETWORK, score), quantity, value, usual, excess)
+            if waits:
+                inside = max(inside, excess)
+    return ([] if best is None else [best]), inside
+
+
+def _usual_wait(route: Route) -> float:
+    return route.waits.ref if route.waits.count else route.waits_untold.mid
+
+
+def wait(route: Route, symptoms: Symptoms, inside_network: float) -> list[Verdict]:
+    """Cold cache, surge and queue, from the time to the first token."""
+    found = _reported_queue(route, symptoms)
+    if symptoms.wait is None:
+        return found
+    taken = max(0.0, symptoms.wait - inside_network - (symptoms.server_queue or 0.0))
+    uncached = symptoms.uncached
+    if uncached is None:
+        return found + _untold(route, symptoms, taken)
+    line = route.waits
+    tokens = float(uncached)
+    missing = _missing(route, symptoms)
+    fresh = max(0.0, tokens - missing)
+    size = log(fresh + 1)
+    if not missing and route.fresh.near(size) and line.near(tokens, taken):
+        route.fresh.take(size)
+        line.take((tokens, taken))
+        _learn_cached(route, symptoms, False)
+        return found
+    usual_fresh = route.fresh.mid
+    score_fresh = route.fresh.score(size)
+    surged = route.fresh.beyond(score_fresh)
+    before = line.usual(min(fresh, line.at) if line.count else fresh)
+    over = taken - before
+    worth = max(LEAST_S, 0.25 * before)
+    explained = 0.0
+    if line.count >= FEW_CALLS and over >= worth:
+        if missing:
+            cost = _cost(route, over, missing, missing + max(0.0, fresh - line.at))
+            if cost >= worth and over > 0.75 * _noise(route):
+                found.append(_cold(route, symptoms, missing, cost))
+                explained += cost
+        if surged and line.ready:
+            extra = fresh - max(line.at, 0.0)
+            cost = _cost(route, over - explained, extra, extra)
+            if cost >= worth:
+                verdict = Verdict(
+                    PREFILL_SURGE,
+                    sure(PREFILL_SURGE, score_fresh),
+                    "fresh_tokens",
+                    fresh,
+                    round(_tokens(usual_fresh)),
+                    cost,
+                )
+                verdict.per_token = cost / extra
+                found.append(verdict)
+    score = line.score(tokens, taken)
+    odd = line.beyond(score)
+    left = taken - line.usual(tokens)
+    if odd and not line.lone and left >= LEAST_S and not (missing and found and not line.slope):
+        if symptoms.server_queue is None:
+            found.append(
+                Verdict(
+                    QUEUEING,
+                    sure(QUEUEING, score),
+                    "wait_beyond_prefill",
+                    taken,
+                    line.usual(tokens),
+                    left,
+                    reason=_own(route, symptoms),
+                )
+            )
+        else:
+            found.append(
+                Verdict(
+                    NOISY_NEIGHBOR,
+                    sure(NOISY_NEIGHBOR, score),
+                    "prefill",
+                    taken,
+                    line.usual(tokens),
+                    left,
+                    reason="prefill was slower than its tokens explain",
+                )
+            )
+    route.fresh.learn(size, surged)
+    # What a miss cost belongs to the line as every other prefill does; only what nothing explains is held back.
+    line.learn((tokens, taken), odd)
+    _learn_cached(route, symptoms, bool(missing))
+    return found
+
+
+def _learn_cached(route: Route, symptoms: Symptoms, odd: bool) -> None:
+    cached = _cached(route, symptoms)
+    if cached is None:
+        return
+    if cached and not route.hit:  # what came before the first hit was the cache filling up
+        route.hit = True
+        route.cached.restart()
+    route.cached.learn(cached, odd)
+
+
+def _cached(route: Route, symptoms: Symptoms) -> float | None:
+    """Cached tokens; None where the route tells none. Some servers leave the count out where nothing was cached."""
+    if symptoms.cached_tokens is not None:
+        return float(symptoms.cached_tokens)
+    return 0.0 if route.hit and symptoms.input_tokens else None
+
+
+def _noise(route: Route) -> float:
+    return 0.0 if route.waits.count < FEW_CALLS else route.waits.room
+
+
+def _tokens(logarithm: float) -> float:
+    return 2.718281828459045**logarithm - 1
+
+
+def _missing(route: Route, symptoms: Symptoms) -> float:
+    """Prompt tokens that should have come from the cache and did not; 0 for the usual few."""
+    prompt, cached = symptoms.input_tokens or 0, _cached(route, symptoms)
+    if cached is None:
+        return 0.0
+    habit = route.cached
+    expected = habit.mid - habit.below if habit.count >= FEW_CALLS else 0.0  # what every call since the first hit had
+    if expected > prompt:
+        expected = 0.0  # a prompt of another kind
+    if symptoms.expected_cached is not None:
+        expected = max(expected, float(min(symptoms.expected_cached, prompt)))
+    missing = expected - cached
+    return missing if missing >= max(LEAST_MISS, MISS_SHARE * expected) else 0.0
+
+
+def _cost(route: Route, over: float, tokens: float, of: float) -> float:
+    """What ``tokens`` (of ``of`` beyond the usual) cost, s: by the route's slope, else their share of what is over."""
+    if tokens <= 0 or over <= 0:
+        return 0.0
+    line = route.waits
+    if line.slope:
+        most = line.slope * tokens + line.unsure(line.at + tokens)
+        return min(over * tokens / of, most)
+    return min(over * tokens / of, line.steepest * tokens)
+
+
+def _cold(route: Route, symptoms: Symptoms, missing: float, cost: float) -> Verdict:
+    cached = float(symptoms.cached_tokens or 0)
+    reason = f"idle for {route.idle:.0f} s" if route.idle >= IDLE_S else "evicted, or sent elsewhere"
+    score = max(1.5, cost / max(LEAST_S, 0.25 * route.waits.ref))
+    verdict = Verdict(
+        COLD_KV_CACHE, sure(COLD_KV_CACHE, score), "cached_tokens", cached, cached + round(missing), cost, reason=reason
+    )
+    verdict.per_token = cost / missing
+    return verdict
+
+
+def _reported_queue(route: Route, symptoms: Symptoms) -> list[Verdict]:
+    queue = symptoms.server_queue
+    if queue is None:
+        return []
+    return _judge(route, symptoms, route.queue, queue, "queue")
+
+
+def _untold(route: Route, symptoms: Symptoms, taken: float) -> list[Verdict]:
+    return _judge(route, symptoms, route.waits_untold, taken, "wait")
+
+
+def _judge(route: Route, symptoms: Symptoms, habit: Level, value: float, quantity: str) -> list[Verdict]:
+    if habit.calm(value):
+        return []
+    usual = habit.mid
+    score = habit.score(value)
+    if not habit.settle(value, score) or habit.lone or value - usual < LEAST_S:
+        return []
+    return [
+        Verdict(QUEUEING, sure(QUEUEING, score), quantity, value, usual, value - usual, reason=_own(route, symptoms))
+    ]
+
+
+def _own(route: Route, symptoms: Symptoms) -> str | None:
+    usual = route.alongside
+    if usual.ready and usual.score(symptoms.alongside) >= 1.0:
+        return f"beside {symptoms.alongside} calls of the application's own"
+    return None
+
+
+def pace(route: Route, symptoms: Symptoms) -> tuple[list[Verdict], float]:
+    """A slower decode that the application's own load does not explain; also the score, for changes of the route."""
+    count = symptoms.tokens
+    if symptoms.decode is None or count < FEW_TOKENS or symptoms.consumer_wait > 0.2 * symptoms.reading:
+        return [], 0.0
+    line = route.pace
+    each = symptoms.decode / (count - 1)
+    context = float(symptoms.input_tokens or 0)
+    score = line.score(context, each)
+    if line.near(context, each):
+        line.take((context, each))
+        return [], score
+    usual = line.usual(context)
+    odd = line.settle((context, each), score)
+    if not odd:
+        return [], score
+    excess = (each - usual) * (count - 1)
+    if excess < LEAST_S or each < (1 + PACE_SHARE) * usual:
+        return [], score
+    crowd = route.alongside
+    if crowd.ready and crowd.score(symptoms.alongside) >= 1.0:
+        return [], score  # the application's own calls share the batch
+    stalls = symptoms.gap is not None and symptoms.mean_gap is not None and symptoms.gap < 0.7 * symptoms.mean_gap
+    reason = "stalls" if stalls else "every token took longer"
+    return [
+        Verdict(NOISY_NEIGHBOR, sure(NOISY_NEIGHBOR, score), "time_per_token", each, usual, excess, reason=reason)
+    ], score

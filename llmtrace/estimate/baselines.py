@@ -1,0 +1,267 @@
+"""What a client's own earlier calls say about the split that nobody reports: network, queue and prefill.
+
+Routes are remembered in a bounded table; a call costs one look around its route's traffic. Curves are fitted on a
+thread of their own, which starts when there is something to fit and goes when there has not been for a while.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+import time
+import weakref
+from collections import OrderedDict
+from collections.abc import Hashable
+from pathlib import Path
+
+from llmtrace.estimate import route as routes
+from llmtrace.estimate import store
+from llmtrace.estimate.concurrency import InFlight, Watched
+from llmtrace.estimate.prefixes import COUNTS, Expected, Prompt, expected
+from llmtrace.estimate.route import Estimate, Route, Sample
+from llmtrace.observe import internal_errors
+
+__all__ = ["MIN_CALLS", "MIN_SPREAD", "ROUTES", "Baselines", "Estimate", "InFlight", "Sample"]
+
+MIN_CALLS = 30
+MIN_SPREAD = 4.0
+"""Uncached tokens, 90th over 10th percentile: below it slope and intercept cannot be told apart."""
+_LEAST = 8
+ROUTES = 256
+"""Routes remembered; the least recently used one goes first."""
+_SAVE_EVERY_S = 30.0
+_SHARE = 0.05
+_MOST_REST_S = 0.5
+"""The fitting thread works for this share of the time at most, and rests no longer than this after one fit."""
+_IDLE_S = 5.0
+"""The fitting thread goes after so long without work."""
+
+
+class Baselines:
+    """Routes by key, least recently used first out. Safe to call from several threads, and across a fork."""
+
+    def __init__(
+        self,
+        min_calls: int = MIN_CALLS,
+        min_spread: float = MIN_SPREAD,
+        *,
+        background: bool = True,
+        path: str | os.PathLike[str] | None = None,
+        least_per_token: float = 0.0,
+    ) -> None:
+        """``background``: fit on a thread of its own; else in ``end``, for tests and replays that want one order.
+
+        ``path``: a file to begin with and to save to. ``least_per_token``: s per prompt token that the hardware needs
+        at least, measured elsewhere.
+        """
+        self.path = None if path is None else Path(path)
+        self.least_per_token = least_per_token
+        self.min_calls = min_calls
+        self.min_spread = min_spread
+        self._first_fit = max(_LEAST, min_calls // 2)
+        """Calls before the first fit: earlier than anything is said, so that the limit can show meanwhile."""
+        self._background = background
+        self._routes: OrderedDict[Hashable, Route] = OrderedDict()
+        self._lock = threading.Lock()
+        self._fitter = _Fitter(self)
+        _living.add(self)
+        self._saved_at = time.monotonic()
+        if self.path is not None:
+            self._load(self.path)
+
+    def begin(
+        self,
+        key: Hashable,
+        call: Watched,
+        start: int,
+        size: int = 0,
+        before: tuple[bool, bool] | None = None,
+    ) -> InFlight:
+        """A call of route ``key`` sets out at ``start`` (monotonic ns), its prompt ``size`` characters long.
+
+        ``before``: whether the headers, and the first event, come before the prompt is computed, as far as that is
+        known of this provider; believed until the route's own calls say otherwise.
+        """
+        in_flight = InFlight(call, start, size)
+        with self._lock:
+            route = self._route(key)
+            if before is not None and not route.points and route.curve is None:
+                route.anchors.headers, route.anchors.event = before
+            route.all_in_flight[id(in_flight)] = in_flight
+        return in_flight
+
+    def end(self, key: Hashable, in_flight: InFlight, end: int, sample: Sample | None = None) -> Estimate | None:
+        """The call is over. ``sample``: what was seen of it, for one that can be estimated and learned from.
+
+        Returns the split of its time to the first token; None where there is not enough evidence.
+        """
+        with self._lock:
+            route = self._route(key)
+            route.all_in_flight.pop(id(in_flight), None)
+            estimate = None if sample is None else route.end(sample, in_flight, self.min_calls)
+            first = in_flight.call.first_token if sample is None else sample.first
+            route.ring.add(in_flight.start, first, end, 0 if sample is None else sample.uncached)
+            due = sample is not None and route.points >= self._first_fit and route.due
+            if due:
+                route.asked()
+        if due:
+            if self._background:
+                self._fitter.ask(key)
+            else:
+                self._fit(key)
+        return estimate
+
+    def cached(
+        self, key: Hashable, prompt: Prompt, provider: str, input_tokens: int, cached_tokens: int | None
+    ) -> Expected:
+        """The tokens of a prompt that should have come from the cache; then what came of it is learned.
+
+        ``provider``: ``gen_ai.provider.name``; ``cached_tokens``: what it reported, None where it does not say.
+        """
+        with self._lock:
+            survival = self._route(key).survival
+            found = expected(prompt, survival, provider, input_tokens)
+            if found.possible and cached_tokens is not None:
+                survival.learn(prompt.gap, cached_tokens * 2 >= found.possible, cached_tokens)
+        return found
+
+    def drop(self, key: Hashable, in_flight: InFlight) -> None:
+        """The call is over and nothing is to be learned from it; does nothing where ``end`` was told already."""
+        with self._lock:
+            route = self._routes.get(key)
+            if route is not None:
+                route.all_in_flight.pop(id(in_flight), None)
+
+    def save(self) -> bool:
+        """Add what was learned since the last time to the file; False where that failed (it is tried again)."""
+        if self.path is None:
+            return False
+        with self._lock:
+            self._saved_at = time.monotonic()
+            told = ((key, route.news()) for key, route in self._routes.items() if isinstance(key, tuple))
+            news = {key: gained for key, gained in told if gained is not None}
+        if not news or store.add(self.path, news, routes.COLUMNS, COUNTS, routes.WINDOW, ROUTES):
+            return True
+        with self._lock:
+            for key, gained in news.items():
+                if (route := self._routes.get(key)) is not None:
+                    route.unsave(gained)
+        return False
+
+    def _load(self, path: Path) -> None:
+        for key, saved in store.load(path, routes.COLUMNS, COUNTS).items():
+            route = self._routes[key] = Route()
+            route.adopt(saved)
+            if route.points >= self._first_fit and self._background:
+                self._fitter.ask(key)
+            elif route.points >= self._first_fit:
+                self._fit(key)
+
+    def settle(self, timeout: float = 10.0) -> bool:
+        """Wait until all fits asked for are done; False where that takes longer than ``timeout`` s."""
+        return self._fitter.settle(timeout)
+
+    def route(self, key: Hashable) -> Route | None:
+        """What is remembered of route ``key``, to look at."""
+        with self._lock:
+            return self._routes.get(key)
+
+    def _route(self, key: Hashable) -> Route:
+        route = self._routes.get(key)
+        if route is not None:
+            self._routes.move_to_end(key)
+            return route
+        route = self._routes[key] = Route()
+        if len(self._routes) > ROUTES:
+            self._routes.popitem(last=False)
+        return route
+
+    def _fit(self, key: Hashable) -> None:
+        with self._lock:
+            route = self._routes.get(key)
+            window = None if route is None else route.snapshot()
+        if window is None:
+            return
+        fitted = routes.fit(window, self._first_fit, self.min_spread, self.least_per_token)
+        with self._lock:
+            route = self._routes.get(key)
+            if route is not None:
+                route.take(fitted)
+        if self.path is not None and time.monotonic() - self._saved_at > _SAVE_EVERY_S:
+            self.save()
+
+    def _forked(self) -> None:
+        """In a forked child: the parent's calls and its fitting thread are not here, and its lock may be held."""
+        self._lock = threading.Lock()
+        self._fitter = _Fitter(self)
+        for route in self._routes.values():
+            route.all_in_flight.clear()
+            route.news()  # the parent saves it
+
+
+class _Fitter:
+    """The thread that fits: one route after the other, at most a small share of the time."""
+
+    def __init__(self, baselines: Baselines) -> None:
+        self._baselines = weakref.ref(baselines)
+        self._asked: OrderedDict[Hashable, None] = OrderedDict()
+        self._condition = threading.Condition()
+        self._running = False
+        self._busy = False
+
+    def ask(self, key: Hashable) -> None:
+        """Have route ``key`` fitted, soon."""
+        with self._condition:
+            self._asked[key] = None
+            if self._running:
+                self._condition.notify()
+                return
+            self._running = True
+        try:
+            threading.Thread(target=self._run, name="llmtrace-baseline", daemon=True).start()
+        except RuntimeError:  # the interpreter is shutting down
+            self._running = False
+
+    def settle(self, timeout: float) -> bool:
+        with self._condition:
+            return self._condition.wait_for(lambda: not self._asked and not self._busy, timeout)
+
+    def _run(self) -> None:
+        rest = 0.0
+        while True:
+            with self._condition:
+                self._busy = False
+                self._condition.notify_all()
+                if not self._condition.wait_for(lambda: self._asked, _IDLE_S):
+                    self._running = False
+                    return
+                self._busy = True
+            time.sleep(rest)  # what is asked for again meanwhile is fitted once
+            with self._condition:
+                key, _ = self._asked.popitem(last=False)
+            begun = time.thread_time()
+            try:
+                baselines = self._baselines()
+                if baselines is not None:
+                    baselines._fit(key)
+            except Exception as error:
+                internal_errors.note("fitting a baseline", error)
+            rest = min(_MOST_REST_S, (time.thread_time() - begun) / _SHARE)
+
+
+_living: weakref.WeakSet[Baselines] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for baselines in list(_living):
+        baselines._forked()
+
+
+def _at_exit() -> None:
+    for baselines in list(_living):
+        baselines.save()
+
+
+atexit.register(_at_exit)
+os.register_at_fork(after_in_child=_after_fork) if hasattr(os, "register_at_fork") else None

@@ -1,0 +1,220 @@
+"""botocore (beneath boto3) and aiobotocore (beneath aioboto3): every API call passes through one method, which names
+the operation.
+
+A stream's events come parsed out of ``EventStream``, which pulls raw ones from an inner generator: timing is spliced in
+there, around the parsing, for an event may stand for an exception. A whole answer's body is read by the application,
+whenever it likes: what it reads is looked at on the way, and the call ends where the answer was handed over.
+"""
+
+from __future__ import annotations
+
+import inspect
+import weakref
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import wrapt
+from opentelemetry.instrumentation.utils import is_instrumentation_enabled
+from opentelemetry.trace import Span
+
+from llmtrace.calls.current import Making, current
+from llmtrace.calls.engine import Engine
+from llmtrace.calls.finalizers import collected
+from llmtrace.instrumentation.methods import timed
+from llmtrace.instrumentation.patching import Patches
+from llmtrace.observe import call as calls
+from llmtrace.observe import internal_errors
+from llmtrace.observe.call import Call
+from llmtrace.observe.clock import now
+from llmtrace.observe.stream import Guard, asplice, closed, failed, splice
+from llmtrace.providers.declare import Botocore, Provider
+
+_LARGEST = 4 * 1024 * 1024
+"""Bytes of a body that are kept to read what it says; of a larger one, only the headers tell."""
+
+
+def patch(patches: Patches, engine: Engine, provider: Provider, service: Botocore) -> None:
+    """Patch the calls of ``service``, now or when botocore is imported."""
+
+    def api_call(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        call = _begin(engine, provider, service, instance, *args, **kwargs)
+        if call is None:
+            return wrapped(*args, **kwargs)
+        try:
+            with Making(call, engine.settings.propagate):
+                result = wrapped(*args, **kwargs)
+        except BaseException as error:
+            engine.failed(call, error)
+            raise
+        if isinstance(call, Call):
+            _returned(engine, call, result)
+        return result
+
+    async def aapi_call(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        call = _begin(engine, provider, service, instance, *args, **kwargs)
+        if call is None:
+            return await wrapped(*args, **kwargs)
+        try:
+            with Making(call, engine.settings.propagate):
+                result = await wrapped(*args, **kwargs)
+        except BaseException as error:
+            engine.failed(call, error)
+            raise
+        if isinstance(call, Call):
+            _returned(engine, call, result)
+        return result
+
+    module, name, wrapper = (
+        ("aiobotocore.client", "AioBaseClient", aapi_call)
+        if service.asynchronous
+        else ("botocore.client", "BaseClient", api_call)
+    )
+    patches.when_imported(module, lambda module: patches.wrap(module, f"{name}._make_api_call", wrapper))
+
+
+def _begin(
+    engine: Engine, provider: Provider, service: Botocore, client: Any, operation_name: str, api_params: Any
+) -> Call | Span | None:
+    try:
+        if client.meta.service_model.service_name != service.service:
+            return None
+        operation = service.operation(operation_name, api_params)
+        if operation is None or current.get() is not None or not is_instrumentation_enabled():
+            return None
+        return engine.begin(provider, operation, client, {**api_params, "operation": operation_name})
+    except Exception as error:
+        internal_errors.note("beginning a call", error)
+        return None
+
+
+def _returned(engine: Engine, call: Call, result: Any) -> None:
+    try:
+        body = result.get("stream") or result.get("body")
+        if hasattr(body, "_event_generator"):
+            _splice(body, call)
+        elif (raw := getattr(body, "_raw_stream", None) or getattr(body, "__wrapped__", None)) is not None:
+            call.returned = now()
+            call.answer = {**result, "body": b""}
+            _tap(raw, call)
+            return
+    except Exception as error:
+        internal_errors.note("timing a stream", error)
+    engine.returned(call, result)
+
+
+def _splice(stream: Any, call: Call) -> None:
+    raw, parse = stream._event_generator, stream._parse_event
+    stream._parse_event = _aalready if inspect.iscoroutinefunction(parse) else _already
+    if hasattr(raw, "__anext__"):
+        stream._event_generator = timed(call, _aparsed(raw, parse), asplice)
+    else:
+        stream._event_generator = timed(call, _parsed(raw, parse), splice)
+    _watch_close(stream, call)
+
+
+def _parsed(raw: Iterator[Any], parse: Any) -> Iterator[Any]:
+    for event in raw:
+        if event := parse(event):
+            yield event
+
+
+async def _aparsed(raw: AsyncIterator[Any], parse: Any) -> AsyncIterator[Any]:
+    async for event in raw:
+        said = parse(event)
+        if said := await said if inspect.isawaitable(said) else said:  # older versions parse at once
+            yield said
+
+
+def _already(event: Any) -> Any:
+    return event
+
+
+async def _aalready(event: Any) -> Any:
+    return event
+
+
+def _watch_close(stream: Any, call: Call) -> None:
+    """See the application close ``stream``, without a reference that would keep it."""
+    alive, raw = weakref.ref(stream), stream._raw_stream
+
+    def close() -> Any:
+        try:
+            closed(call)
+        except Exception as error:
+            internal_errors.note("seeing a stream close", error)
+        same = alive()
+        return raw.close() if same is None else type(same).close(same)
+
+    stream.close = close
+
+
+def _tap(raw: Any, call: Call) -> None:
+    """Look at what is read off ``raw``: urllib3's response, or aiohttp's, all of whose methods end in one ``read``."""
+    reading = _Reading(call)
+    if "content" in vars(raw):
+        raw.content = _Content(raw.content, reading)
+        return
+    read, alive = type(raw).read, weakref.ref(raw)
+
+    def tapped(amt: int | None = None, *args: Any, **kwargs: Any) -> Any:
+        response = alive()
+        try:
+            piece = read(response, amt, *args, **kwargs)
+        except BaseException as error:
+            reading.failed(error)
+            raise
+        if reading.took(piece, amt):
+            vars(response).pop("read", None)
+        return piece
+
+    raw.read = tapped
+
+
+class _Content(wrapt.ObjectProxy):  # pyright: ignore[reportMissingTypeArgument]
+    """What aiohttp's response is read from."""
+
+    def __init__(self, content: Any, reading: _Reading) -> None:
+        super().__init__(content)
+        self._self_reading = reading
+
+    async def read(self, n: int = -1) -> bytes:
+        try:
+            piece = await self.__wrapped__.read(n)
+        except BaseException as error:
+            self._self_reading.failed(error)
+            raise
+        self._self_reading.took(piece, None if n < 0 else n)
+        return piece
+
+
+class _Reading:
+    """What was read of a body so far; lives as long as that can be read on, and then ends the call."""
+
+    def __init__(self, call: Call) -> None:
+        self._guard = Guard(call, collected)
+        self._kept = bytearray()
+
+    def took(self, piece: bytes, amount: int | None) -> bool:
+        """Take in a piece, of at most ``amount`` bytes (None: all that there are); whether nothing more is to come."""
+        call = self._guard.call
+        if call.is_open and _whole(call, self._kept, piece, amount):
+            call.finish(calls.COMPLETED, call.returned)
+        return not call.is_open
+
+    def failed(self, error: BaseException) -> None:
+        """Reading raised."""
+        failed(self._guard.call, error)
+
+
+def _whole(call: Call, kept: bytearray, piece: bytes, amt: int | None) -> bool:
+    """Take in a piece; whether the body is whole with it."""
+    try:
+        if len(kept) <= _LARGEST:
+            kept += piece
+        length = call.answer["ResponseMetadata"]["HTTPHeaders"].get("content-length")
+        if amt is not None and (piece or not amt) and str(len(kept)) != length:
+            return False
+        call.answer["body"] = bytes(kept) if len(kept) <= _LARGEST else b""
+    except Exception as error:
+        internal_errors.note("reading a body", error)
+    return True

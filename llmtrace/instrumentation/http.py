@@ -1,0 +1,206 @@
+"""Hooks on httpx and httpx2: each ``send`` of a traced call is an attempt, each close of its response is seen."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from llmtrace.calls.byte_taps import put
+from llmtrace.calls.current import RESPONSE_KEY, being_made
+from llmtrace.instrumentation.patching import Patches
+from llmtrace.observe import internal_errors
+from llmtrace.observe.call import Call
+from llmtrace.observe.clock import now
+from llmtrace.observe.stream import closing
+from llmtrace.observe.transport import Attempt
+from llmtrace.providers.timings import pick_headers
+
+LIBRARIES = ("httpx", "httpx2")
+_W3C = TraceContextTextMapPropagator()
+
+
+def patch(patches: Patches) -> None:
+    """Hook both libraries, whichever of them is or will be imported."""
+
+    def send(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        being = being_made()
+        if being is None or _asks_beside(args, kwargs):
+            return wrapped(*args, **kwargs)
+        call, propagate = being
+        if not isinstance(call, Call):
+            _propagate(propagate, _request(args, kwargs))
+            return wrapped(*args, **kwargs)
+        attempt = _begin(propagate, call, args, kwargs, False)
+        try:
+            response = wrapped(*args, **kwargs)
+        except BaseException as error:
+            failed(attempt, error)
+            raise
+        _answered(call, attempt, response)
+        return response
+
+    async def send_traced(
+        call: Call, propagate: str, wrapped: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        attempt = _begin(propagate, call, args, kwargs, True)
+        try:
+            response = await wrapped(*args, **kwargs)
+        except BaseException as error:
+            failed(attempt, error)
+            raise
+        _answered(call, attempt, response)
+        return response
+
+    def asend(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        being = being_made()
+        if being is None or _asks_beside(args, kwargs):
+            return wrapped(*args, **kwargs)
+        if isinstance(being.call, Call):
+            return send_traced(being.call, being.propagate, wrapped, args, kwargs)
+        _propagate(being.propagate, _request(args, kwargs))
+        return wrapped(*args, **kwargs)
+
+    def close(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        end = _closing(instance)
+        if end is None:
+            return wrapped(*args, **kwargs)
+        try:
+            return wrapped(*args, **kwargs)
+        finally:
+            _closed(end)
+
+    async def aclose_traced(end: Callable[[], None], wrapped: Any, args: Any, kwargs: Any) -> None:
+        try:
+            await wrapped(*args, **kwargs)
+        finally:
+            _closed(end)
+
+    def aclose(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        end = _closing(instance)
+        return wrapped(*args, **kwargs) if end is None else aclose_traced(end, wrapped, args, kwargs)
+
+    def hook(module: Any) -> None:
+        if patches.holds(module.Client, "send"):
+            return  # one library under both names
+        patches.wrap(module, "Client.send", send)
+        patches.wrap(module, "AsyncClient.send", asend)
+        patches.wrap(module, "Response.close", close)
+        patches.wrap(module, "Response.aclose", aclose)
+
+    for library in LIBRARIES:
+        patches.when_imported(library, hook)
+
+
+def _begin(
+    propagate: str, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any], asynchronous: bool
+) -> Attempt | None:
+    try:
+        attempt = Attempt(now(), pick_headers)
+        call.attempts.append(attempt)
+        if call.state.find_span is not None:
+            call.state.find_span(call)
+        request = attempt.request = _request(args, kwargs)
+        theirs = request.extensions.get("trace")
+        attempt.chain(theirs)
+        mine = attempt.aevent if asynchronous else attempt.event
+        request.extensions = {**request.extensions, "trace": mine}
+        _propagate(propagate, request)
+        return attempt
+    except Exception as error:
+        internal_errors.note("watching a request", error)
+        return None
+
+
+def _request(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return args[0] if args else kwargs["request"]
+
+
+def _asks_beside(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    request = args[0] if args else kwargs.get("request")
+    return asks_beside(getattr(request, "method", None), getattr(request, "headers", None))
+
+
+def asks_beside(method: Any, headers: Any) -> bool:
+    """Whether a request is none to a model, all of which are POST and no form: a client that fetches a token, or looks
+    into a registry, before it makes its call.
+    """
+    try:
+        if str(method).upper() != "POST":
+            return True
+        kind = None if headers is None else headers.get("content-type") or headers.get("Content-Type")
+        return "x-www-form-urlencoded" in str(kind)
+    except Exception as error:
+        internal_errors.note("looking at a request", error)
+        return False
+
+
+def may_propagate(mode: str, host: str) -> bool:
+    """Whether the setting, or ``auto`` with a private host, allows to send the trace's identity there."""
+    return mode != "never" and (mode != "auto" or is_private(host))
+
+
+def propagate(headers: Any) -> None:
+    """Put ``traceparent`` (and ``tracestate``, nothing else) into a request's headers, unless it is there."""
+    if "traceparent" not in headers:
+        _W3C.inject(headers)
+
+
+def _propagate(mode: str, request: Any) -> None:
+    try:
+        if may_propagate(mode, request.url.host):
+            propagate(request.headers)
+    except Exception as error:
+        internal_errors.note("propagating the trace", error)
+
+
+def _answered(call: Call, attempt: Attempt | None, response: Any) -> None:
+    if attempt is None:
+        return
+    try:
+        attempt.end = now()
+        attempt.answered(response, attempt.end)
+        response.extensions[RESPONSE_KEY] = call
+        if call.state.raw and not response.is_closed and response.is_success:
+            put(response)
+    except Exception as error:
+        internal_errors.note("reading a response's headers", error)
+
+
+def failed(attempt: Attempt | None, error: BaseException) -> None:
+    """The request of ``attempt`` raised."""
+    if attempt is not None:
+        attempt.end = now()
+        attempt.error = error
+
+
+def _closing(response: Any) -> Callable[[], None] | None:
+    """What ends the call once the response is closed; None where the close ends none."""
+    try:
+        call: Call | None = response.extensions.get(RESPONSE_KEY)
+        if call is None or call.returned is None:
+            return None  # not ours, or closed by the client itself before the application had it
+        return closing(call)
+    except Exception as error:
+        internal_errors.note("seeing a response close", error)
+        return None
+
+
+def _closed(end: Callable[[], None]) -> None:
+    try:
+        end()
+    except Exception as error:
+        internal_errors.note("seeing a response close", error)
+
+
+@lru_cache(256)
+def is_private(host: str) -> bool:
+    """Whether ``host`` is on this machine or a private network, by address or by a name without public domain."""
+    try:
+        address = ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        return "." not in host or host.endswith((".local", ".internal", ".localhost", ".lan"))
+    return address.is_private or address.is_loopback or address.is_link_local

@@ -1,0 +1,47 @@
+"""Which model runs in this process, as attributes of a call and of the whole process."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from opentelemetry.sdk.resources import Resource
+
+from llmtrace.emit import names
+from llmtrace.errors import LlmtraceError
+from llmtrace.providers.model_identity import Identity, identify, identify_engine
+
+
+def model_resource(model: Any) -> Resource:
+    """Resource attributes of a process that serves this one model.
+
+        provider = TracerProvider(resource=Resource.create().merge(llmtrace.model_resource(model)))
+
+    ``model``: a model of ``transformers``, or vLLM's ``LLM`` or ``AsyncLLM``. Every span and metric of the process then
+    has ``llmtrace.model.fingerprint``, and ``.dtype`` and ``.quantization`` where they are known.
+
+    Raises:
+        LlmtraceError: it is neither.
+    """
+    engine = getattr(model, "llm_engine", model)
+    config = getattr(engine, "model_config", None)
+    if getattr(config, "hf_config", None) is not None:
+        return Resource(identity_attributes(identify_engine(config)))
+    if not callable(getattr(model, "named_parameters", None)):
+        raise LlmtraceError(
+            f"model_resource takes a model of transformers or vLLM's engine, not a {type(model).__name__}."
+        )
+    return Resource(identity_attributes(identify(model)))
+
+
+def identity_attributes(identity: Identity) -> dict[str, Any]:
+    """Fingerprint, type, quantization and the adapters in use; none of what is not known."""
+    found: dict[str, Any] = {names.MODEL_FINGERPRINT: identity.fingerprint}
+    if identity.dtype is not None:
+        found[names.MODEL_DTYPE] = identity.dtype
+    if identity.quantization is not None:
+        found[names.MODEL_QUANTIZATION] = identity.quantization
+    if identity.adapters:
+        found[names.ADAPTERS] = [each.name for each in identity.adapters]
+        found[names.ADAPTER_RANKS] = [each.rank or 0 for each in identity.adapters]
+        found[names.ADAPTERS_MERGED] = [each.merged for each in identity.adapters]
+    return found

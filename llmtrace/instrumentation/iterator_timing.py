@@ -1,0 +1,102 @@
+"""Streams that are timed at their own ``__next__`` or ``__anext__``: objects with no inner iterator to put timing into.
+
+The method is wrapped on the class that defines it, once. An object that belongs to a call carries a ``TimedPulls``,
+which lets each pull go through the timing generator and into the very method; all other objects only pass by. Whatever
+the client asks for within a pull belongs to the call, so the call is the current one while it lasts.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from typing import Any
+
+from llmtrace.calls.current import Making
+from llmtrace.calls.finalizers import collected
+from llmtrace.instrumentation.patching import Patches
+from llmtrace.observe.call import Call
+from llmtrace.observe.stream import Guard, asplice, splice
+
+_KEY = "_llmtrace_pulls"
+"""Where such an object holds its ``TimedPulls``."""
+
+
+class _Source:
+    """What the timing pulls from: the method of the pull under way. Between two it holds nothing of the stream's."""
+
+    def __init__(self) -> None:
+        self.pull: Callable[[], Any] | None = None
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        assert self.pull is not None
+        return self.pull()
+
+    def __anext__(self) -> Awaitable[Any]:
+        assert self.pull is not None
+        return self.pull()
+
+
+class TimedPulls:
+    """The pulls of one stream object, which holds this: they die together, and that ends the call."""
+
+    def __init__(self, call: Call, propagate: str) -> None:
+        self.call = call
+        self._propagate = propagate
+        self._guard = Guard(call, collected)
+        self._source = source = _Source()
+        self._timed: Any = None
+        call.running = lambda: source.pull is not None
+
+    @property
+    def idle(self) -> bool:
+        """Whether a pull is to be timed: the call goes on, and none is under way (a subclass calls its base's)."""
+        return self._source.pull is None and self.call.is_open
+
+    def next(self, pull: Callable[[], Any]) -> Any:
+        """One item, by ``pull``, through the timing."""
+        self._source.pull = pull
+        try:
+            if self._timed is None:
+                self._timed = splice(self._source, self.call, self._guard)
+            with Making(self.call, self._propagate):
+                return next(self._timed)
+        finally:
+            self._source.pull = None
+
+    async def anext(self, pull: Callable[[], Awaitable[Any]]) -> Any:
+        """The same for an asynchronous stream."""
+        self._source.pull = pull
+        try:
+            if self._timed is None:
+                self._timed = asplice(self._source, self.call, self._guard)
+            with Making(self.call, self._propagate):
+                return await anext(self._timed)
+        finally:
+            self._source.pull = None
+
+
+def watch(patches: Patches, stream: Any, call: Call, propagate: str, kept: Callable[[Any], Sequence[Any]]) -> None:
+    """Time the pulls that are made from ``stream``, in whichever way it is pulled."""
+    for name, wrapper in (("__next__", _next), ("__anext__", _anext)):
+        owner = next((cls for cls in type(stream).__mro__ if name in vars(cls)), None)
+        if owner is not None and owner is not object and not patches.holds(owner, name):
+            patches.wrap_method(owner, name, wrapper)
+    vars(stream)[_KEY] = TimedPulls(call, propagate)
+    alive = weakref.ref(stream)
+    call.more = lambda: () if (found := alive()) is None else kept(found)
+
+
+def _next(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    pulls: TimedPulls | None = vars(instance).get(_KEY)
+    return pulls.next(wrapped) if pulls is not None and pulls.idle else wrapped()
+
+
+def _anext(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    pulls: TimedPulls | None = vars(instance).get(_KEY)
+    return pulls.anext(wrapped) if pulls is not None and pulls.idle else wrapped()

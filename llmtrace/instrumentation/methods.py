@@ -1,0 +1,320 @@
+"""Clients whose calls do not go through one funnel: each method that makes a call is patched, all in the same way.
+
+What a method is, its code says: a function or a coroutine makes its request when it is called (awaited), a generator
+when it is first pulled. What it returns, the request says: a value, or a stream, which is either an object of the
+client's that pulls from an inner iterator (then timing is spliced in there) or a bare generator (then one of ours takes
+its place: of the same type and name, as lazy, closing what it stands for).
+"""
+
+from __future__ import annotations
+
+import inspect
+import weakref
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from opentelemetry.instrumentation.utils import is_instrumentation_enabled
+from opentelemetry.trace import Span
+
+from llmtrace.calls.current import Making, being_made
+from llmtrace.calls.engine import Engine
+from llmtrace.calls.finalizers import collected
+from llmtrace.instrumentation.iterator_timing import watch
+from llmtrace.instrumentation.patching import Patches
+from llmtrace.observe import call as calls
+from llmtrace.observe import internal_errors, stream
+from llmtrace.observe.call import Call
+from llmtrace.observe.clock import now
+from llmtrace.observe.stream import Guard, asplice, splice
+from llmtrace.providers.declare import Method, Provider
+
+_END: Any = object()
+
+
+def patch(patches: Patches, engine: Engine, provider: Provider, method: Method) -> None:
+    """Patch ``method``, now or when its module is imported; nothing where a version does not have it."""
+
+    def hook(module: Any) -> None:
+        owner_path, _, name = method.path.rpartition(".")
+        owner = getattr(module, owner_path, None) if owner_path else module
+        original = None if owner is None else vars(owner).get(name)
+        if original is not None:
+            patches.wrap_method(owner, name, _wrapper(_Method(patches, engine, provider, method), original))
+
+    stream.iterating_packages.add(method.module.partition(".")[0])
+    patches.when_imported(method.module, hook)
+
+
+def _wrapper(made: _Method, original: Any) -> Any:
+    if made.managed:
+        return made.amanage if inspect.isasyncgenfunction(inspect.unwrap(original)) else made.manage
+    if inspect.isgeneratorfunction(original):
+        return made.generate
+    if inspect.isasyncgenfunction(original):
+        return made.agenerate
+    return made.acall if inspect.iscoroutinefunction(original) else made.call
+
+
+class _Method:
+    """The wrappers of one method: one per make of function."""
+
+    def __init__(self, patches: Patches, engine: Engine, provider: Provider, method: Method) -> None:
+        self._patches = patches
+        self._engine = engine
+        self._provider = provider
+        self._method = method
+        self.managed = method.managed
+        self._propagate = engine.settings.propagate
+
+    def call(self, wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A function: the request is made in it, or (``lazy``) when the stream that it returns is first pulled."""
+        if self._method.lazy and self._streams(instance, args, kwargs):
+            return self.generate(wrapped, instance, args, kwargs)
+        call = self._begin(instance, args, kwargs)
+        if call is None:
+            return wrapped(*args, **kwargs)
+        try:
+            with Making(call, self._propagate):
+                result = wrapped(*args, **kwargs)
+        except BaseException as error:
+            self._engine.failed(call, error)
+            raise
+        return self._returned(call, result, splice)
+
+    async def acall(self, wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A coroutine: the same."""
+        if self._method.lazy and self._streams(instance, args, kwargs):
+            inner = await wrapped(*args, **kwargs)
+            return _Bare(inner, lambda: self._open(inner, self._afirst, asplice, instance, args, kwargs)).agenerator()
+        call = self._begin(instance, args, kwargs)
+        if call is None:
+            return await wrapped(*args, **kwargs)
+        try:
+            with Making(call, self._propagate):
+                result = await wrapped(*args, **kwargs)
+        except BaseException as error:
+            self._engine.failed(call, error)
+            raise
+        return self._returned(call, result, asplice)
+
+    def generate(self, wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A generator: nothing happens, and no call begins, before it is first pulled."""
+        inner = wrapped(*args, **kwargs)
+        return _Bare(inner, lambda: self._open(inner, self._first, splice, instance, args, kwargs)).generator()
+
+    def agenerate(self, wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """An asynchronous generator: the same."""
+        inner = wrapped(*args, **kwargs)
+        return _Bare(inner, lambda: self._open(inner, self._afirst, asplice, instance, args, kwargs)).agenerator()
+
+    def manage(self, wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A function that ``contextlib.contextmanager`` made: the request is made when its manager is entered."""
+        manager = wrapped(*args, **kwargs)
+        manager.gen = self._entered(manager.gen, instance, args, kwargs)
+        return manager
+
+    def amanage(self, wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The same of ``contextlib.asynccontextmanager``."""
+        manager = wrapped(*args, **kwargs)
+        manager.gen = self._aentered(manager.gen, instance, args, kwargs)
+        return manager
+
+    def _entered(self, gen: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Any]:
+        """``gen``, the manager's, whose first step makes the request."""
+        call = self._begin(instance, args, kwargs)
+        if call is None:
+            return (yield from gen)
+        try:
+            with Making(call, self._propagate):
+                entered = next(gen)
+        except BaseException as error:
+            self._engine.failed(call, error)
+            raise
+        self._returned(call, entered, splice)
+        try:
+            yield entered
+        except BaseException as error:
+            try:
+                yield gen.throw(error)
+            except StopIteration:
+                return
+        yield from gen
+
+    async def _aentered(
+        self, gen: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> AsyncIterator[Any]:
+        call = self._begin(instance, args, kwargs)
+        try:
+            if call is None:
+                entered = await anext(gen)
+            else:
+                with Making(call, self._propagate):
+                    entered = await anext(gen)
+        except BaseException as error:
+            if call is not None:
+                self._engine.failed(call, error)
+            raise
+        if call is not None:
+            self._returned(call, entered, asplice)
+        try:
+            yield entered
+        except BaseException as error:
+            try:
+                yield await gen.athrow(error)
+            except StopAsyncIteration:
+                return
+        async for more in gen:
+            yield more
+
+    def _begin(self, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | Span | None:
+        """The call that starts here; None where it is not one to trace, or belongs to one that is being made."""
+        try:
+            if being_made() is not None or not is_instrumentation_enabled():
+                return None
+            body = self._method.body(instance, args, kwargs)
+            return None if body is None else self._engine.begin(self._provider, self._method.operation, instance, body)
+        except Exception as error:
+            internal_errors.note("beginning a call", error)
+            return None
+
+    def _streams(self, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        try:
+            body = self._method.body(instance, args, kwargs)
+            return body is not None and self._method.operation.read_request(body).streaming
+        except Exception as error:
+            internal_errors.note("reading a request", error)
+            return False
+
+    def _returned(self, call: Call | Span, result: Any, splicing: Any) -> Any:
+        """What the application gets: ``result``, or where that is a bare generator of a stream, one in its place."""
+        if not isinstance(call, Call):
+            return result
+        returned = result
+        try:
+            inner_name, kept = self._method.inner, self._method.kept
+            if kept is not None and call.streaming and call.is_open:
+                watch(self._patches, result, call, self._propagate, kept)
+            elif call.streaming and call.is_open:
+                inner = getattr(result, inner_name) if inner_name else result
+                ours = timed(call, inner, splicing)
+                if inner_name:
+                    setattr(result, inner_name, ours)
+                else:
+                    bare = _Bare(inner, lambda: _Opened(call, (inner, ours)))
+                    returned = bare.agenerator() if splicing is asplice else bare.generator()
+        except Exception as error:
+            internal_errors.note("timing a stream", error)
+        self._engine.returned(call, result)
+        return returned
+
+    def _open(
+        self, inner: Any, first: Any, splicing: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> _Opened:
+        """Begin the call of a stream that is about to be pulled for the first time."""
+        call = self._begin(instance, args, kwargs)
+        if call is None:
+            return _Opened(None, (inner,))
+        making = first(inner, call)
+        if not isinstance(call, Call):
+            return _Opened(None, (inner, making))
+        return _Opened(call, (inner, making, timed(call, making, splicing)))
+
+    def _first(self, inner: Iterator[Any], call: Call | Span) -> Iterator[Any]:
+        """``inner``; in its first pull, in which the client makes its request, ``call`` is the current one."""
+        with Making(call, self._propagate):
+            first = next(inner, _END)
+        if isinstance(call, Call):
+            call.returned = now()
+        if first is not _END:
+            yield first
+            yield from inner
+
+    async def _afirst(self, inner: AsyncIterator[Any], call: Call | Span) -> AsyncIterator[Any]:
+        with Making(call, self._propagate):
+            first = await anext(inner, _END)
+        if isinstance(call, Call):
+            call.returned = now()
+        if first is not _END:
+            yield first
+            async for item in inner:
+                yield item
+
+
+class _Opened(NamedTuple):
+    """A stream being read."""
+
+    call: Call | None
+    links: Sequence[Any]
+    """What is pulled from what: the client's own iterator first, the one that the application's pulls reach last."""
+
+
+class _Bare:
+    """Makes a generator that stands for one of the client's."""
+
+    def __init__(self, inner: Any, opening: Callable[[], _Opened]) -> None:
+        self._inner = inner
+        self._opening = opening
+        self._made: Any = None
+
+    def generator(self) -> Iterator[Any]:
+        """The generator to hand out."""
+        return self._named(self._generate())
+
+    def agenerator(self) -> AsyncIterator[Any]:
+        """The asynchronous generator to hand out."""
+        return self._named(self._agenerate())
+
+    def _named(self, made: Any) -> Any:
+        for name in ("__name__", "__qualname__"):
+            if isinstance(known := getattr(self._inner, name, None), str):
+                setattr(made, name, known)
+        self._made = weakref.ref(made)
+        return made
+
+    def _generate(self) -> Iterator[Any]:
+        opened = self._opening()
+        try:
+            for item in opened.links[-1]:  # noqa: UP028 - delegating would close the links before this generator sees it
+                yield item
+        except BaseException as error:
+            self._cut(opened.call, error)
+            for link in reversed(opened.links):
+                getattr(link, "close", _nothing)()
+            raise
+
+    async def _agenerate(self) -> AsyncIterator[Any]:
+        opened = self._opening()
+        try:
+            async for item in opened.links[-1]:
+                yield item
+        except BaseException as error:
+            self._cut(opened.call, error)
+            for link in reversed(opened.links):
+                await getattr(link, "aclose", _anothing)()
+            raise
+
+    def _cut(self, call: Call | None, error: BaseException) -> None:
+        """The application closed the generator, or threw into it, or let go of it; or pulling raised."""
+        if call is None:
+            return
+        if not isinstance(error, GeneratorExit):
+            stream.failed(call, error)
+        elif self._made() is not None:  # a generator that is being collected has lost its weak references
+            call.finish(calls.CLOSED_EARLY)
+
+
+def _nothing() -> None:
+    pass
+
+
+async def _anothing() -> None:
+    pass
+
+
+def timed(call: Call, inner: Any, splicing: Any) -> Any:
+    """The generator that times the pulls from ``inner``; the call is told how to see whether one is under way."""
+    made = splicing(inner, call, Guard(call, collected))
+    alive = weakref.ref(made)
+    state = "ag_running" if splicing is asplice else "gi_running"
+    call.running = lambda: getattr(alive(), state, False)
+    return made

@@ -1,0 +1,245 @@
+"""Clients that Stainless generates (openai, anthropic, groq, together, ...) share one shape, so one patch serves all.
+
+Every call passes through ``SyncAPIClient.request`` or ``AsyncAPIClient.request``, retries included; every stream is a
+``Stream`` or ``AsyncStream`` that pulls from its ``_iterator``. Patching there, below the resource methods, covers
+``create``, ``parse``, ``stream()``, raw and streaming responses alike, and lies inside whatever another
+instrumentation wraps around the resource methods, in whichever order the two are switched on. (One that wraps the
+same method and was there first is wrapped itself: its span is looked for once the request is sent.)
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+from opentelemetry.instrumentation.utils import is_instrumentation_enabled
+from opentelemetry.trace import Span
+
+from llmtrace.calls.current import RESPONSE_KEY, Making, being_made
+from llmtrace.calls.engine import Engine
+from llmtrace.calls.finalizers import collected
+from llmtrace.instrumentation.patching import Patches
+from llmtrace.observe import internal_errors, stream
+from llmtrace.observe.call import Call
+from llmtrace.observe.stream import Guard, asplice, splice
+from llmtrace.providers.declare import Operation, Provider, Stainless
+
+
+def patch(patches: Patches, engine: Engine, provider: Provider, client: Stainless) -> None:
+    """Patch ``client``, now or when it is imported."""
+
+    def wrappers(covers: bool) -> tuple[Any, Any]:
+        """For the synchronous and the asynchronous client; ``covers``: what they wrap is another instrumentation's."""
+
+        def request(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            begun = _begin(engine, provider, client, covers, instance, args, kwargs)
+            if begun is None:
+                return wrapped(*args, **kwargs)
+            call, args, kwargs = begun
+            try:
+                with Making(call, _propagation(engine, instance)):
+                    result = wrapped(*args, **kwargs)
+            except BaseException as error:
+                engine.failed(call, error)
+                raise
+            engine.returned(call, result)
+            return result
+
+        async def arequest(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            begun = _begin(engine, provider, client, covers, instance, args, kwargs)
+            if begun is None:
+                return await wrapped(*args, **kwargs)
+            call, args, kwargs = begun
+            try:
+                with Making(call, _propagation(engine, instance)):
+                    result = await wrapped(*args, **kwargs)
+            except BaseException as error:
+                engine.failed(call, error)
+                raise
+            engine.returned(call, result)
+            return result
+
+        return request, arequest
+
+    def opened(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        wrapped(*args, **kwargs)
+        _splice(instance, False)
+
+    def aopened(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        wrapped(*args, **kwargs)
+        _splice(instance, True)
+
+    def hook_clients(module: Any) -> None:
+        for at, name in enumerate(("SyncAPIClient", "AsyncAPIClient")):
+            base: Any = getattr(module, name, None)
+            # Another instrumentation may have put a method of its own on a subclass, over the base's as it was then.
+            for owner in [base, *_subclasses(base)] if base is not None else []:
+                method = "_request" if spans_itself(base) else "request"
+                covers = hasattr(vars(owner).get(method), "__wrapped__")
+                patches.wrap_method(owner, method, wrappers(covers)[at])
+
+    def spans_itself(base: Any) -> bool:
+        """Its ``request`` opens a span of its own, and calls ``_request`` beneath it."""
+        return client.own_spans and "_request" in vars(base)
+
+    def hook_streams(module: Any) -> None:
+        patches.wrap(module, "Stream.__init__", opened)
+        patches.wrap(module, "AsyncStream.__init__", aopened)
+        for name, asynchronous in (("Stream", False), ("AsyncStream", True)):
+            stream_class: Any = getattr(module, name, None)
+            lazy: Any = vars(stream_class).get("_iterator") if stream_class is not None else None
+            if isinstance(lazy, cached_property):
+                patches.put(stream_class, "_iterator", _lazily_timed(lazy, asynchronous))
+
+    stream.iterating_packages.add(client.stream_module.partition(".")[0])
+    patches.when_imported(client.client_module, hook_clients)
+    patches.when_imported(client.stream_module, hook_streams)
+
+
+_RAW = "X-Stainless-Raw-Response"
+"""The header by which ``with_raw_response`` and ``with_streaming_response`` ask for the response itself."""
+_NONE: Mapping[str, Any] = {}
+Begun = tuple[Call | Span, tuple[Any, ...], dict[str, Any]]
+
+
+def _subclasses(base: type) -> list[type]:
+    found = base.__subclasses__()
+    return [*found, *(below for cls in found for below in _subclasses(cls))]
+
+
+def _propagation(engine: Engine, client: Any) -> str:
+    """The setting; ``auto`` leaves it to a client that sends its span's identity itself, or was told not to."""
+    mode = engine.settings.propagate
+    return "never" if mode == "auto" and hasattr(type(client), "open_telemetry") else mode
+
+
+def _begin(
+    engine: Engine,
+    provider: Provider,
+    client: Stainless,
+    covers: bool,
+    instance: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Begun | None:
+    """The call that this request starts, and the arguments to go on with; None where it is not one to trace."""
+    try:
+        options: Any = args[1] if len(args) > 1 else kwargs.get("options")
+        operation = _operation(client, options)
+        if operation is None or being_made() is not None or not is_instrumentation_enabled():
+            return None
+        body: Any = options.json_data
+        if engine.settings.request_usage and isinstance(body, dict):
+            asked = operation.ask_for_usage(body)
+            if asked is not None:
+                options = getattr(options, "model_copy", options.copy)(update={"json_data": dict(asked)})
+                body = options.json_data
+                if len(args) > 1:
+                    args = (args[0], options, *args[2:])
+                else:
+                    kwargs = {**kwargs, "options": options}
+        extra = getattr(options, "extra_json", None)
+        if isinstance(extra, Mapping) and isinstance(body, dict):
+            body = {**body, **extra}
+        url = options.url if options.url.startswith("http") else None
+        call = engine.begin(provider, operation, instance, body, url, covers)
+        if isinstance(call, Call) and isinstance(options.headers, Mapping):
+            call.state.raw = _RAW in options.headers
+        return None if call is None else (call, args, kwargs)
+    except Exception as error:
+        internal_errors.note("beginning a call", error)
+        return None
+
+
+def _operation(client: Stainless, options: Any) -> Operation | None:
+    url: Any = getattr(options, "url", None)
+    if not isinstance(url, str) or options.method.lower() != "post":
+        return None
+    path = url.partition("?")[0]
+    absolute = path.startswith("http")
+    for operation in client.operations:
+        if path == operation.path or (absolute and path.endswith(operation.path)):
+            return operation
+    return None
+
+
+def _call_of(opened: Any) -> Call | None:
+    """The traced call that a stream which was just opened belongs to.
+
+    None where that is a call of something above this client (LiteLLM), which times what it hands out itself.
+    """
+    call = _call_behind(opened.response)
+    return call if call is not None and call.running is None else None
+
+
+def _call_behind(response: Any) -> Call | None:
+    """The same by the response, or by what a program's tests put in its place, which may have any value anywhere."""
+    call: Any = getattr(response, "extensions", _NONE).get(RESPONSE_KEY)
+    if not isinstance(call, Call) or not call.is_open:
+        return None
+    return call if call.state.operation.path else None
+
+
+def _splice(opened: Any, asynchronous: bool) -> None:
+    """Put the timing iterator in the place of the stream's own, where the stream belongs to a traced call."""
+    try:
+        call = _call_of(opened)
+        if call is None:
+            return
+        if isinstance(getattr(type(opened), "_iterator", None), cached_property):
+            _await_first_use(opened, call)
+        else:
+            opened._iterator = _timed(opened._iterator, call, asynchronous)
+    except Exception as error:
+        internal_errors.note("timing a stream", error)
+
+
+def _timed(inner: Any, call: Call, asynchronous: bool) -> Any:
+    timed: Any = (asplice if asynchronous else splice)(inner, call, Guard(call, collected))
+    alive = weakref.ref(timed)
+    state = "ag_running" if asynchronous else "gi_running"
+    call.running = lambda: getattr(alive(), state, False)
+    return timed
+
+
+class _Unread:
+    """The state of a stream that has no iterator yet: nothing is being pulled."""
+
+    __slots__ = ("watch",)
+
+    def __init__(self, watch: Any) -> None:
+        self.watch = watch
+
+    def __call__(self) -> bool:
+        return False
+
+
+def _await_first_use(opened: Any, call: Call) -> None:
+    """A stream that makes its iterator when it is first pulled: until then, its end is the stream object's."""
+
+    def dropped(_: Any) -> None:
+        if call.is_open and call.running is unread:
+            collected(call)
+
+    # The watch lives as long as the state does: until the iterator is made, or the call ends.
+    unread = _Unread(weakref.ref(opened, dropped))
+    call.running = unread
+
+
+def _lazily_timed(lazy: cached_property[Any], asynchronous: bool) -> cached_property[Any]:
+    """The same property, with timing around the iterator that it makes."""
+
+    def make(opened: Any) -> Any:
+        inner = lazy.func(opened)
+        try:
+            call = _call_behind(opened.response)
+            return inner if call is None else _timed(inner, call, asynchronous)
+        except Exception as error:
+            internal_errors.note("timing a stream", error)
+            return inner
+
+    made = cached_property(make)
+    made.__set_name__(type, "_iterator")
+    return made

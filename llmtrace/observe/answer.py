@@ -1,0 +1,65 @@
+"""What is known of one call once it has result: plain data, no OpenTelemetry, no provider."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(slots=True)
+class ServerTimings:
+    """What the engine or provider said about its own phases. Durations in seconds, None where it said nothing.
+
+    The reader of each engine's fields has already converted units and untangled intervals (two engines use one word
+    for two different spans of time); it has not judged plausibility, which is the timeline's work.
+    """
+
+    engine: str
+    """Whose fields these were: ``groq``, ``vllm``, ``llama.cpp``, ..."""
+    queue: float | None = None
+    """Accepted until scheduled."""
+    kv_cache_hit: float | None = None
+    """Finding and copying the cached prefix; only where the engine times it apart from prefill."""
+    prefill: float | None = None
+    """Scheduled (or: prefix in place) until the first token."""
+    decode: float | None = None
+    """First token until the last."""
+    ttft: float | None = None
+    """Arrival until the first token, queue included; where queue and prefill are not told apart."""
+    total: float | None = None
+    """Arrival until the last token."""
+    cached_tokens: int | None = None
+    """Prompt tokens served from the prefix cache, where this is told beside the timings."""
+    device: bool = False
+    """The phases were timed on the accelerator itself (the reference runner on CUDA)."""
+
+
+@dataclass(slots=True)
+class Usage:
+    """Token counts as the GenAI conventions define them: input includes cached, output includes reasoning."""
+
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cached_tokens: int | None = None
+    cache_write_tokens: int | None = None
+    reasoning_tokens: int | None = None
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class Answer:
+    """What a response (or a stream's kept chunks) said about itself."""
+
+    id: str | None = None
+    model: str | None = None
+    finish_reasons: tuple[str, ...] = ()
+    usage: Usage = field(default_factory=Usage)
+    fingerprint: str | None = None
+    service_tier: str | None = None
+    provider: str | None = None
+    """``gen_ai.provider.name`` where only the answer says it."""
+    timings: ServerTimings | None = None
+    failed: str | None = None
+    """The provider's name for what failed, where the answer itself says that it failed (and nothing was raised)."""
+    extra: Mapping[str, Any] | None = None
+    """Further span attributes, by name."""

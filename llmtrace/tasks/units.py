@@ -1,0 +1,297 @@
+"""Units of work that calls belong to: a task that is resolved or not, and the steps on its way.
+
+Both are spans. The task's id and the kind of the step under way travel as baggage, so that calls made in it are marked
+with them, in this process and in every one that the baggage reaches.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import threading
+import uuid
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any, Final, TypeVar
+from weakref import WeakValueDictionary
+
+from opentelemetry import baggage
+from opentelemetry import context as otel
+from opentelemetry import trace as trace_api
+from opentelemetry.baggage.propagation import W3CBaggagePropagator
+from opentelemetry.context import Context
+from opentelemetry.trace import Span, Status, StatusCode, set_span_in_context
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from llmtrace.emit import names
+from llmtrace.errors import LlmtraceError
+from llmtrace.observe import internal_errors
+from llmtrace.version import VERSION
+
+KINDS: Final = ("retrieval", "rerank", "tool", "guardrail", "evaluation", "human_review", "other")
+_OPERATIONS = {"retrieval": "retrieval", "tool": "execute_tool"}
+"""Kinds for which the GenAI conventions have an operation."""
+_MARKS = (names.TASK_ID, names.STEP_KIND)
+_PROPAGATORS = (TraceContextTextMapPropagator(), W3CBaggagePropagator())
+
+T = TypeVar("T")
+provider: trace_api.TracerProvider | None = None
+"""Where the spans go, where `llmtrace.instrument` was told; else to the global provider."""
+_live: WeakValueDictionary[str, Task] = WeakValueDictionary()
+
+
+def baggage_attributes() -> dict[str, Any]:
+    """What a call that begins now is marked with: its task's id, and the kind of the step that it is made in."""
+    held = baggage.get_all()
+    if not held:
+        return {}
+    return {name: held[name] for name in _MARKS if name in held}
+
+
+def spent(marked: Mapping[str, Any], usd: float) -> None:
+    """A call so marked cost so much: its task, if it lives in this process, takes it into account."""
+    task = _live.get(str(marked.get(names.TASK_ID)))
+    if task is not None:
+        task.add_cost(usd)
+
+
+def has_budget(marked: Mapping[str, Any]) -> bool:
+    """Whether a call so marked belongs to a task of this process that watches what it spends."""
+    task = _live.get(str(marked.get(names.TASK_ID)))
+    return task is not None and task.budget is not None
+
+
+class _Unit:
+    """A span that is current while its block runs, in ``with`` and in ``async with``."""
+
+    def __init__(self, title: str, attributes: dict[str, Any], carried: dict[str, str]) -> None:
+        self._title, self._attributes, self._carried = title, attributes, carried
+        self._token: Any = None
+        self._context: Context | None = None
+        self.span: Span = trace_api.INVALID_SPAN
+        """The OpenTelemetry span, for attributes of your own."""
+
+    def _begin(self) -> None:
+        try:
+            above = _inherited()
+            held = baggage.get_baggage(names.TASK_ID, above)
+            if held is not None:
+                self._attributes.setdefault(names.TASK_ID, held)
+            tracer = (provider or trace_api.get_tracer_provider()).get_tracer("llmtrace", VERSION)
+            self.span = tracer.start_span(self._title, context=above, attributes=self._attributes)
+            context = set_span_in_context(self.span, above)
+            for name, value in self._carried.items():
+                context = baggage.set_baggage(name, value, context)
+            self._context = context
+            self._token = otel.attach(context)
+        except Exception as error:
+            internal_errors.note("beginning a task", error)
+
+    def _finish(self, error: BaseException | None) -> None:
+        try:
+            if self._token is not None:
+                otel.detach(self._token)
+                self._token = None
+            if isinstance(error, Exception):
+                # The message stays out: it may quote what the task is about.
+                self.span.set_status(Status(StatusCode.ERROR, type(error).__name__))
+                self.span.set_attribute(names.ERROR_TYPE, type(error).__qualname__)
+            self._close(error)
+            self.span.end()
+        except Exception as ours:
+            internal_errors.note("ending a task", ours)
+
+    def _close(self, error: BaseException | None) -> None:
+        """Last attributes."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._finish(error)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._finish(error)
+
+    def run(self, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
+        """Call ``function`` inside this unit, on whatever thread this is: ``executor.submit(t.run, work, item)``."""
+        token = None if self._context is None else otel.attach(self._context)
+        try:
+            return function(*args, **kwargs)
+        finally:
+            if token is not None:
+                otel.detach(token)
+
+    def carrier(self) -> dict[str, str]:
+        """What another process needs to go on inside this unit: ``traceparent`` and ``baggage``.
+
+        Give it to ``llmtrace.resume`` there, or set both in upper case in a child process's environment.
+        """
+        return carrier(self._context)
+
+
+class Task(_Unit):
+    """A unit of work that is resolved or not. Made by ``llmtrace.task``."""
+
+    def __init__(self, name: str, id: str | None, budget: float | None) -> None:
+        self.name = name
+        self.id = id if id is not None else uuid.uuid4().hex[:16]
+        self.budget = budget
+        """USD that the task may cost; None: no limit. Nothing is stopped at it: ``over_budget`` tells."""
+        self._resolved: bool | None = None
+        self._spent = 0.0
+        self._lock = threading.Lock()
+        attributes: dict[str, Any] = {names.TASK_NAME: name, names.TASK_ID: self.id}
+        if budget is not None:
+            attributes[names.TASK_BUDGET] = budget
+        super().__init__(f"task {name}", attributes, {names.TASK_ID: self.id})
+
+    def __enter__(self) -> Task:
+        self._begin()
+        _live[self.id] = self
+        return self
+
+    async def __aenter__(self) -> Task:
+        return self.__enter__()
+
+    def resolved(self, resolved: bool = True) -> None:
+        """The task came to what it was for (False: it did not). Said again, the last word counts."""
+        self._resolved = resolved
+
+    def add_cost(self, usd: float) -> None:
+        """Something beyond calls and steps cost so much."""
+        with self._lock:
+            self._spent += usd
+
+    @property
+    def spent(self) -> float:
+        """USD so far in this process: steps, and (where there is a budget) calls whose tokens and price are known."""
+        return self._spent
+
+    @property
+    def over_budget(self) -> bool:
+        """Whether more than the budget has been spent."""
+        return self.budget is not None and self._spent > self.budget
+
+    def _close(self, error: BaseException | None) -> None:
+        _live.pop(self.id, None)
+        resolved = self._resolved
+        if resolved is not None or error is not None:
+            self.span.set_attribute(names.TASK_RESOLVED, bool(resolved) and not isinstance(error, Exception))
+        if self._spent:
+            self.span.set_attribute(names.TASK_SPENT, self._spent)
+
+
+class Step(_Unit):
+    """A part of a task that is no LLM call. Made by ``llmtrace.step``."""
+
+    def __init__(self, name: str, kind: str, cost_usd: float | None) -> None:
+        self.name, self.kind, self.cost_usd = name, kind, cost_usd
+        attributes: dict[str, Any] = {names.STEP_KIND: kind}
+        if kind in _OPERATIONS:
+            attributes[names.OPERATION] = _OPERATIONS[kind]
+        if kind == "tool":
+            attributes[names.TOOL_NAME] = name
+        super().__init__(f"{kind} {name}" if kind != "other" else name, attributes, {names.STEP_KIND: kind})
+
+    def __enter__(self) -> Step:
+        self._begin()
+        return self
+
+    async def __aenter__(self) -> Step:
+        return self.__enter__()
+
+    def cost(self, usd: float) -> None:
+        """What it cost, where that is known only afterwards."""
+        self.cost_usd = _dollars(usd, "cost")
+
+    def _close(self, error: BaseException | None) -> None:
+        if self.cost_usd is not None:
+            self.span.set_attribute(names.COST, self.cost_usd)
+            spent(self._attributes, self.cost_usd)
+
+
+def task(name: str, *, id: str | None = None, budget: float | None = None) -> Task:
+    """A unit of work, for ``with`` or ``async with``; calls and steps inside are its own.
+
+    Args:
+        name: what kind of work it is (``"resolve ticket"``): the same for every task of the kind, it names the span.
+        id: which one it is; random where it is not given. It travels as baggage, so it should not be a secret.
+        budget: USD that it may cost.
+
+    Raises:
+        LlmtraceError: an empty name, or a budget that is no amount.
+    """
+    if not name:
+        raise LlmtraceError("a task needs a name: llmtrace.task('resolve ticket')")
+    return Task(name, id, None if budget is None else _dollars(budget, "budget"))
+
+
+def step(name: str, *, kind: str = "other", cost_usd: float | None = None) -> Step:
+    """A part of a task that is no LLM call: a retrieval, a tool, a person's review; for ``with`` or ``async with``.
+
+    Args:
+        name: what it is; it names the span.
+        kind: retrieval, rerank, tool, guardrail, evaluation, human_review or other.
+        cost_usd: what it costs; ``.cost(usd)`` says it later.
+
+    Raises:
+        LlmtraceError: an unknown kind, or a cost that is no amount.
+    """
+    if kind not in KINDS:
+        close = difflib.get_close_matches(str(kind), KINDS, 1)
+        hint = f" Did you mean {close[0]}?" if close else ""
+        raise LlmtraceError(f"unknown kind of step {kind!r}.{hint} Known kinds: {', '.join(KINDS)}.")
+    return Step(name, kind, None if cost_usd is None else _dollars(cost_usd, "cost_usd"))
+
+
+def _dollars(value: Any, what: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
+        raise LlmtraceError(f"{what} is {value!r}; it takes an amount in USD, zero or more")
+    return float(value)
+
+
+# From one process to another
+
+
+def carrier(context: Context | None = None) -> dict[str, str]:
+    """What another process needs to go on here: ``traceparent``, ``tracestate``, ``baggage``, whichever there is."""
+    found: dict[str, str] = {}
+    for propagator in _PROPAGATORS:
+        propagator.inject(found, context)
+    return found
+
+
+class resume:
+    """``with llmtrace.resume(carrier):`` goes on where ``carrier`` was made: another process, another machine."""
+
+    def __init__(self, carried: Mapping[str, str]) -> None:
+        self._carried = {name.lower(): value for name, value in carried.items()}
+        self._token: Any = None
+
+    def __enter__(self) -> None:
+        try:
+            self._token = otel.attach(_extracted(self._carried, otel.get_current()))
+        except Exception as error:
+            internal_errors.note("resuming a task", error)
+
+    def __exit__(self, *ended: object) -> None:
+        if self._token is not None:
+            otel.detach(self._token)
+
+
+def _inherited() -> Context:
+    """The current context; in a process whose context is empty, the one that its environment carries."""
+    current = otel.get_current()
+    if trace_api.get_current_span(current).get_span_context().is_valid or baggage.get_all(current):
+        return current
+    carried = {name: os.environ[name.upper()] for name in ("traceparent", "tracestate", "baggage")
+               if os.environ.get(name.upper())}  # fmt: skip
+    return _extracted(carried, current) if carried else current
+
+
+def _extracted(carried: Mapping[str, str], context: Context) -> Context:
+    for propagator in _PROPAGATORS:
+        context = propagator.extract(dict(carried), context)
+    return context

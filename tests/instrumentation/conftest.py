@@ -1,0 +1,44 @@
+"""What no test of the instrumentation may leave behind."""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import Iterator
+
+import pytest
+from opentelemetry import trace
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cheap_collections() -> None:
+    """Hundreds of tests run the collector; what the libraries made at import need not be looked at each time."""
+    import openai.types.chat  # noqa: F401
+
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def nothing_leaks(request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """No current span, no failed detach, and (unless marked ``internal_errors``) no swallowed failure of ours."""
+    from llmtrace.observe import internal_errors
+    from llmtrace.observe.call import open_calls
+
+    caplog.set_level(logging.WARNING)
+    before = dict(internal_errors.counts)
+    assert trace.get_current_span() is trace.INVALID_SPAN
+    yield
+    assert trace.get_current_span() is trace.INVALID_SPAN
+    messages = [record.getMessage() for when in ("setup", "call", "teardown") for record in caplog.get_records(when)]
+    assert not [text for text in messages if "detach" in text or "ended span" in text]
+    if open_calls():
+        gc.collect()  # what the test itself still held
+    assert open_calls() == [], "every call ends"
+    if "swallowed" not in request.fixturenames:
+        assert dict(internal_errors.counts) == before, messages
+
+
+@pytest.fixture
+def swallowed() -> None:
+    """Says that this test feeds our readers things they may choke on, as long as the application does not notice."""
