@@ -14,7 +14,7 @@ from llmtrace.phases.model import DECODE, KV_CACHE_HIT, NETWORK, PREFILL, QUEUE,
 
 
 class Listener:
-    """Collects ended calls; put it into ``llmtrace.calls.report.listeners``."""
+    """Collects ended calls; put it into ``llmtrace.calls.tracer.listeners``."""
 
     def __init__(self, cell: str, warm: bool, *, whole_queue: bool, after: int = 0) -> None:
         """``whole_queue``: this engine's queue begins with the request's arrival, see ``claim``.

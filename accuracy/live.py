@@ -21,7 +21,7 @@ from accuracy.engines import Engine
 from accuracy.listen import Listener
 from accuracy.measured import PLACE, Measured
 from llmtrace.calls import report
-from llmtrace.observe.clock import to_epoch
+from llmtrace.observe.clock import epoch_offset
 
 LOADS = (0.3, 0.6, 0.9)
 WARM_UP = 30
@@ -188,7 +188,7 @@ def _with_network(engine: Engine, listener: Listener) -> list[Measured]:
     found: list[Measured] = []
     for call, trace, began in zip(listener.calls, listener.traces, listener.starts, strict=True):
         arrived = arrivals.get(trace)
-        network = None if arrived is None else max(0.0, arrived - to_epoch(began) / 1e9)
+        network = None if arrived is None else max(0.0, arrived - (began + epoch_offset()) / 1e9)
         queue = call.truth.queue if engine.has_queue else None
         found.append(replace(call, truth=replace(call.truth, network=network, queue=queue)))
     return found

@@ -6,7 +6,7 @@ import random
 import time
 
 from diagnose_eval.traffic import Faults, Traffic, draw_habits
-from llmtrace.diagnosis.judge import Diagnoser
+from llmtrace.calls.verdict import Diagnoser
 from llmtrace.diagnosis.symptoms import symptoms_of
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from diagnose_eval.traffic import Faults, Traffic, both, draw_habits, single
 from llmtrace.diagnosis import verdict as causes
-from llmtrace.diagnosis.judge import Diagnoser
+from llmtrace.calls.verdict import Diagnoser
 
 PAIRS = (
     (causes.PREFILL_SURGE, causes.QUEUEING),

@@ -141,6 +141,15 @@ _PARSERS: Mapping[str, Callable[[Any], Any]] = {
     "tokenizer": _function,
 }
 
+_DISABLED_ENV = "OTEL_SDK_DISABLED"
+
+
+def is_disabled(environ: Mapping[str, str] | None = None) -> bool:
+    """Whether OpenTelemetry is switched off for this process: then nothing is patched, recorded or kept."""
+    environ = os.environ if environ is None else environ
+    return environ.get(_DISABLED_ENV, "").strip().lower() == "true"
+
+
 known_settings: tuple[str, ...] = tuple(field.name for field in fields(Settings))
 environment_names: Mapping[str, str] = {
     name: CAPTURE_ENV if name == "capture_content" else f"LLMTRACE_{name.upper()}"

@@ -83,8 +83,8 @@ def call_attributes(result: Result) -> dict[str, Any]:
             found[names.TIME_TO_FIRST_CHUNK] = first
         if answer.extra:
             found.update(answer.extra)
-    if state.marks:
-        found.update(state.marks)
+    if state.baggage_attributes:
+        found.update(state.baggage_attributes)
     found[names.SCHEMA] = SCHEMA_VERSION
     found[names.OUTCOME] = call.outcome
     if result.seen.first_token is not None:

@@ -11,7 +11,6 @@ from opentelemetry._logs import LogRecord, get_logger
 from opentelemetry.trace import Span, set_span_in_context
 
 from llmtrace.emit import names
-from llmtrace.observe.clock import to_epoch
 from llmtrace.version import VERSION
 
 
@@ -33,7 +32,7 @@ class Messages:
 
 
 def as_event(span: Span, at: int, messages: Messages) -> None:
-    """Emit the conventions' details event, with structured messages. ``at``: monotonic ns."""
+    """Emit the conventions' details event, with structured messages. ``at``: epoch ns."""
     body = dict(messages.attributes)
     if messages.sent:
         body[names.INPUT_MESSAGES] = messages.sent
@@ -41,7 +40,7 @@ def as_event(span: Span, at: int, messages: Messages) -> None:
         body[names.OUTPUT_MESSAGES] = messages.received
     get_logger("llmtrace", VERSION).emit(
         LogRecord(
-            timestamp=to_epoch(at),
+            timestamp=at,
             observed_timestamp=time.time_ns(),
             context=set_span_in_context(span),
             event_name=names.DETAILS_EVENT,

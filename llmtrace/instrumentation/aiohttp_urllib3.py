@@ -111,10 +111,7 @@ def _begin(where: Any, method: Any, kwargs: dict[str, Any]) -> tuple[Attempt | N
     if under_way is not None and under_way.end is None:
         return under_way, kwargs  # an httpx client's, whose transport this is
     try:
-        host = getattr(where, "host", None)
-        if host is None and isinstance(where, str):
-            host = where.partition("://")[2].partition("/")[0].rpartition("@")[2].rpartition(":")[0]
-        if may_propagate(being.propagate, host or ""):
+        if may_propagate(being.propagate, where):
             headers: Any = kwargs.get("headers")
             headers = dict(headers) if headers is not None else {}
             propagate(headers)

@@ -1,7 +1,12 @@
-"""Putting wrappers in and taking them out again, for clients that are imported now or later."""
+"""Putting wrappers in and taking them out again, for clients that are imported now or later.
+
+A wrapper is wrapt's, which looks like the function that it wraps to ``inspect``; what wrapt leaves open is added here:
+it pickles by its name, as that function does, and copies as itself.
+"""
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +16,49 @@ import wrapt
 from llmtrace.observe import internal_errors
 
 _ABSENT: Any = object()
-Wrapper = Callable[[Any, Any, tuple[Any, ...], dict[str, Any]], Any]
+Hook = Callable[[Any, Any, tuple[Any, ...], dict[str, Any]], Any]
+"""What a wrapper calls: (the wrapped function, bound; the object or class it is bound to; args; kwargs)."""
+
+
+class _PatchedMethod(wrapt.BoundFunctionWrapper):  # pyright: ignore[reportMissingTypeArgument]
+    """A patched function as an attribute of a class or of an object."""
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        name = self.__wrapped__.__name__
+        holder = self._self_instance
+        if holder is None:  # taken from the class: the function itself, by where its name leads
+            holder = _resolve(self.__wrapped__.__module__, self.__wrapped__.__qualname__.rpartition(".")[0])
+        return getattr, (holder, name)
+
+    def __copy__(self) -> Any:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        if self._self_instance is None:
+            return self
+        return getattr(copy.deepcopy(self._self_instance, memo), self.__wrapped__.__name__)
+
+
+class Patched(wrapt.FunctionWrapper):  # pyright: ignore[reportMissingTypeArgument]
+    """A patched function in its module or class."""
+
+    __bound_function_wrapper__ = _PatchedMethod
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return self.__wrapped__.__qualname__  # pickled by name, as functions are
+
+    def __copy__(self) -> Any:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return self
+
+
+def _resolve(module: str, path: str) -> Any:
+    at: Any = sys.modules[module]
+    for name in path.split("."):
+        at = getattr(at, name)
+    return at
 
 
 class Patches:
@@ -20,6 +67,8 @@ class Patches:
     def __init__(self) -> None:
         self._undo: list[tuple[Any, str, Any]] = []
         self._put: dict[tuple[int, str], Any] = {}
+        self._wrapped: dict[int, Patched] = {}
+        """By the function's identity: one function under two names has one wrapper, or it would not pickle."""
         self._active = True
 
     def when_imported(self, module: str, action: Callable[[Any], None]) -> None:
@@ -27,20 +76,26 @@ class Patches:
         if module in sys.modules:
             self._attempt(action, sys.modules[module])
         else:
-            wrapt.register_post_import_hook(lambda found: self._attempt(action, found), module)
+            wrapt.register_post_import_hook(lambda imported: self._attempt(action, imported), module)
 
-    def wrap(self, module: Any, path: str, wrapper: Wrapper) -> None:
+    def wrap(self, module: Any, path: str, hook: Hook) -> None:
         """Wrap ``module``'s ``Class.method`` (skipped where a version does not have it)."""
         owner_name, _, name = path.rpartition(".")
-        self.wrap_method(getattr(module, owner_name, None) if owner_name else module, name, wrapper)
+        self.wrap_method(getattr(module, owner_name, None) if owner_name else module, name, hook)
 
-    def wrap_method(self, owner: Any, name: str, wrapper: Wrapper) -> None:
+    def wrap_method(self, owner: Any, name: str, hook: Hook) -> None:
         """Wrap what ``owner`` itself defines as ``name``; nothing where it does not."""
         if owner is None or name not in vars(owner):
             return
         original = vars(owner)[name]
-        # Where another wrapper lies on top of ours, ours stays in place after `undo` and lets everything through.
-        setattr(owner, name, wrapt.FunctionWrapper(original, wrapper, enabled=lambda: self._active))
+        if isinstance(original, Patched) and self._wrapped.get(id(original.__wrapped__)) is original:
+            self._undo.append((owner, name, original.__wrapped__))  # imported from where it is wrapped already
+            return
+        patched = self._wrapped.get(id(original))
+        if patched is None:
+            # Where another wrapper lies on top of ours, ours stays in place after `undo` and lets everything through.
+            patched = self._wrapped[id(original)] = Patched(original, hook, enabled=lambda: self._active)
+        setattr(owner, name, patched)
         self._undo.append((owner, name, original))
 
     def put(self, owner: Any, name: str, value: Any) -> None:
@@ -55,6 +110,10 @@ class Patches:
         """Whether ``owner``'s ``name`` is wrapped already."""
         return any(held is owner and called == name for held, called, _ in self._undo)
 
+    def functions(self) -> list[tuple[Any, str]]:
+        """What is wrapped now, as (module or class, name)."""
+        return [(owner, name) for owner, name, _ in self._undo if isinstance(vars(owner).get(name), Patched)]
+
     def undo(self) -> None:
         """Put back the very functions that were there; wrappers that others put on top of ours stay."""
         self._active = False
@@ -64,6 +123,7 @@ class Patches:
                 setattr(owner, name, original)
         self._undo.clear()
         self._put.clear()
+        self._wrapped.clear()
 
     def _attempt(self, action: Callable[[Any], None], module: Any) -> None:
         if not self._active:

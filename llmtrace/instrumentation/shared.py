@@ -2,35 +2,39 @@
 
 from __future__ import annotations
 
-import threading
-
-from llmtrace.calls.engine import Engine
+from llmtrace.calls.tracer import CallTracer
 from llmtrace.instrumentation import aiohttp_urllib3, http, lifecycle
 from llmtrace.instrumentation.patching import Patches
+from llmtrace.observe.process import Lock
+from llmtrace.tasks import units
 
-_lock = threading.Lock()
-_engines: list[Engine] = []
+_lock = Lock()
+_tracers: list[CallTracer] = []
 _patches: Patches | None = None
 
 
-def join(engine: Engine) -> None:
-    """Count ``engine`` in; the first one puts the hooks in."""
+def join(tracer: CallTracer) -> None:
+    """Count ``tracer`` in; the first one puts the hooks in."""
     global _patches
     with _lock:
-        _engines.append(engine)
+        _tracers.append(tracer)
+        if tracer.services.tracer_provider is not None:
+            units.use_provider(tracer.services.tracer_provider)  # a task's spans go where its calls' go
         if _patches is None:
             _patches = Patches()
             http.patch(_patches)
             aiohttp_urllib3.patch(_patches)
-            lifecycle.patch(_patches, _engines)
+            lifecycle.patch(_patches)
 
 
-def leave(engine: Engine) -> None:
-    """Count ``engine`` out; the last one takes the hooks out."""
+def leave(tracer: CallTracer) -> None:
+    """Count ``tracer`` out; the last one takes the hooks out."""
     global _patches
     with _lock:
-        if engine in _engines:
-            _engines.remove(engine)
-        if not _engines and _patches is not None:
+        if tracer in _tracers:
+            _tracers.remove(tracer)
+            if tracer.services.tracer_provider is not None:
+                units.leave_provider(tracer.services.tracer_provider)
+        if not _tracers and _patches is not None:
             _patches.undo()
             _patches = None

@@ -1,4 +1,4 @@
-"""What is known of one call once it has result: plain data, no OpenTelemetry, no provider."""
+"""What is known of one call once it has ended: plain data, no OpenTelemetry, no provider."""
 
 from __future__ import annotations
 

@@ -149,8 +149,6 @@ def _account(answer: Answer, usage: Any, told: Mapping[str, Any], headers: Mappi
     if usage is not None:
         answer.usage = read_usage(usage)
     answer.timings = read_timings(told, fields(usage), headers)
-    if answer.usage.cached_tokens is None and answer.timings is not None:
-        answer.usage.cached_tokens = answer.timings.cached_tokens
     told_of = {
         "openai.response.system_fingerprint": answer.fingerprint,
         "openai.response.service_tier": answer.service_tier,

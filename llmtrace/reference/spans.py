@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from llmtrace.emit import names
-from llmtrace.observe.clock import to_epoch
+from llmtrace.observe.clock import epoch_offset
 from llmtrace.reference.timings import Phase, Timings
 
 if TYPE_CHECKING:
@@ -75,12 +75,13 @@ class ServerSpans:
         if timings.preempted:
             told[names.PREEMPTIONS] = len(timings.preempted)
         told |= _adapter(timings) | _grammar(timings)
+        offset = epoch_offset()
         span = self._tracer.start_span(
             "llm_request",
             context=self._propagator.extract(carrier),
             kind=SpanKind.SERVER,
             attributes=told,
-            start_time=to_epoch(timings.arrived),
+            start_time=timings.arrived + offset,
         )
         if error is not None:
             span.set_status(Status(StatusCode.ERROR, str(error)[:200]))
@@ -92,23 +93,23 @@ class ServerSpans:
                     names.SPAN_PREFIX + phase.name,
                     context=inside,
                     attributes=_details(phase, timings, source),
-                    start_time=to_epoch(phase.start),
+                    start_time=phase.start + offset,
                 )
                 if self.chunks and phase.name == "prefill":
-                    self._emit_chunks(timings, phase, trace.set_span_in_context(child))
-                child.end(end_time=to_epoch(phase.end))
-        span.end(end_time=to_epoch(timings.finished))
+                    self._emit_chunks(timings, phase, trace.set_span_in_context(child), offset)
+                child.end(end_time=phase.end + offset)
+        span.end(end_time=timings.finished + offset)
 
-    def _emit_chunks(self, timings: Timings, prefill: Phase, inside: Context) -> None:
+    def _emit_chunks(self, timings: Timings, prefill: Phase, inside: Context, offset: int) -> None:
         for chunk in timings.chunks:
             if prefill.start <= chunk.start and chunk.end <= prefill.end:
                 told: dict[str, Any] = {names.TOKENS: chunk.tokens}
                 if chunk.again:
                     told[names.CHUNK_AGAIN] = True
                 span = self._tracer.start_span(
-                    names.PREFILL_CHUNK, context=inside, attributes=told, start_time=to_epoch(chunk.start)
+                    names.PREFILL_CHUNK, context=inside, attributes=told, start_time=chunk.start + offset
                 )
-                span.end(end_time=to_epoch(chunk.end))
+                span.end(end_time=chunk.end + offset)
 
     def shutdown(self) -> None:
         """Send what is left, where the provider is ours."""

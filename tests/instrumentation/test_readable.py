@@ -9,11 +9,11 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+from llmtrace.emit.readable import overflow
 
 import llmtrace
 from llmtrace.analyze.schema import FROM_ATTRIBUTES
 from llmtrace.emit import names
-from llmtrace.emit.readable import overflow
 from tests.conftest import Tracing
 from tests.support import replay as play
 from tests.support.apis import LOST, Sync
