@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from diagnose_eval.traffic import Faults, Traffic, both, draw_habits, single
-from llmtrace.diagnosis import verdict as causes
 from llmtrace.calls.verdict import Diagnoser
+from llmtrace.diagnosis import verdict as causes
 
 PAIRS = (
     (causes.PREFILL_SURGE, causes.QUEUEING),

@@ -37,8 +37,6 @@ class Settings:
     """Whose GenAI span the phases go under: auto (another instrumentation's if it is there), own, existing."""
     diagnosis: bool = True
     """Name the causes of slow or odd calls."""
-    span_attributes: int = 24
-    """Most attributes on a call's own span; what is beyond them goes into one event on it, least needed first."""
     min_calls: int = 30
     """Calls on a route before queue and prefill are estimated."""
     min_spread: float = 4.0
@@ -133,7 +131,6 @@ _PARSERS: Mapping[str, Callable[[Any], Any]] = {
     "metrics": _boolean,
     "parent": _one_of(_PARENT_MODES),
     "diagnosis": _boolean,
-    "span_attributes": _at_least(int, 1),
     "min_calls": _at_least(int, 2),
     "min_spread": _at_least(float, 1),
     "baseline_path": _file,

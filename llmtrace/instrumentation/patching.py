@@ -88,8 +88,8 @@ class Patches:
         if owner is None or name not in vars(owner):
             return
         original = vars(owner)[name]
-        if isinstance(original, Patched) and self._wrapped.get(id(original.__wrapped__)) is original:
-            self._undo.append((owner, name, original.__wrapped__))  # imported from where it is wrapped already
+        if self._wrapped.get(id(getattr(original, "__wrapped__", None))) is original and not self.holds(owner, name):
+            self._undo.append((owner, name, original.__wrapped__))  # imported from where it was wrapped before
             return
         patched = self._wrapped.get(id(original))
         if patched is None:

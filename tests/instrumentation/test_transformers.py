@@ -29,7 +29,7 @@ from transformers import (
 from transformers.generation.utils import GenerationMixin
 
 import llmtrace
-from llmtrace.instrumentation.event_timer import CudaMarks
+from llmtrace.instrumentation.event_timer import CudaTimer
 from llmtrace.observe import internal_errors
 from llmtrace.observe.clock import now
 from llmtrace.providers import model_identity
@@ -454,7 +454,7 @@ class _Cuda:
 
 
 def test_device_marks_map_to_when_the_device_got_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    marks = CudaMarks(_Cuda, "cuda:1")
+    marks = CudaTimer(_Cuda, "cuda:1")
     monkeypatch.setattr(_Event, "behind", 3_000_000)
     before = now()
     marks.mark()

@@ -17,6 +17,8 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
+from llmtrace.calls import finalizers
+
 SECRETS = ("PROMPT-SENTINEL", "SYSTEM-SENTINEL", "sk-sentinel-key")
 """What the tests put into prompts and keys: none of it may reach a span or a metric unless a setting asks."""
 
@@ -54,7 +56,9 @@ class Spans:
         self.provider.add_span_processor(SimpleSpanProcessor(self.exporter))
 
     def finished(self) -> list[ReadableSpan]:
-        """Everything exported so far, earliest start first (of two at once, the empty one). Flushes nothing."""
+        """Everything exported so far, earliest start first (of two at once, the empty one). Flushes nothing, but waits
+        for the thread that ends dropped streams."""
+        finalizers.settle()
         return sorted(self.exporter.get_finished_spans(), key=lambda s: (s.start_time or 0, s.end_time or 0))
 
     def flush(self) -> None:
