@@ -50,9 +50,9 @@ REQUIRED = (
 class Spans:
     """A tracer provider of its own with an in-memory exporter, and questions about what arrived there."""
 
-    def __init__(self) -> None:
+    def __init__(self, **provider: Any) -> None:
         self.exporter = InMemorySpanExporter()
-        self.provider = TracerProvider()
+        self.provider = TracerProvider(**provider)
         self.provider.add_span_processor(SimpleSpanProcessor(self.exporter))
 
     def finished(self) -> list[ReadableSpan]:
