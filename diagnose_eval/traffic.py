@@ -11,7 +11,7 @@ from llmtrace.diagnosis import verdict as causes
 from llmtrace.diagnosis.repetition import repetition
 from llmtrace.diagnosis.symptoms import Symptoms, symptoms_of
 from llmtrace.observe.answer import ServerTimings, Usage
-from llmtrace.phases.timeline import Observation
+from llmtrace.phases.observation import Observation
 
 WORDS = [
     "the",

@@ -35,6 +35,7 @@ from llmtrace.observe.call import Call, Ends
 from llmtrace.observe.chunk_timing import LAST
 from llmtrace.observe.clock import now, to_epoch
 from llmtrace.observe.stream import cause_of
+from llmtrace.phases.stagger import call_start
 from llmtrace.providers.anchors import before_prefill
 from llmtrace.providers.declare import Operation, Provider, Request
 from llmtrace.providers.prompt import asks_for_caching, prompt_texts
@@ -126,7 +127,7 @@ class Engine:
                 return None
             request = operation.read_request(body)
             endpoint = self._endpoint(provider, client, url, request.provider)
-            started = now()
+            started = call_start(now())
             tracer = self.tracer()
             above = trace_api.get_current_span()
             span = self._existing(above, operation, request)

@@ -15,8 +15,8 @@ from llmtrace.diagnosis.verdict import Verdict
 from llmtrace.emit import content, names
 from llmtrace.emit.readable import overflow
 from llmtrace.emit.spans import Children
-from llmtrace.estimate.baselines import Estimate
 from llmtrace.estimate.hits import NOTHING_TOLD, Told
+from llmtrace.estimate.sample import sample_of
 from llmtrace.observe import call as calls
 from llmtrace.observe import internal_errors
 from llmtrace.observe.answer import Answer
@@ -24,7 +24,10 @@ from llmtrace.observe.call import Call
 from llmtrace.observe.clock import to_epoch
 from llmtrace.observe.transport import Attempt
 from llmtrace.phases.arrival import first_token
-from llmtrace.phases.timeline import Observation, sample_of, split
+from llmtrace.phases.model import Estimate, Unknown
+from llmtrace.phases.observation import Observation
+from llmtrace.phases.stagger import stagger_spans
+from llmtrace.phases.timeline import split
 from llmtrace.tasks import prices, units
 
 if TYPE_CHECKING:
@@ -75,6 +78,8 @@ class Reporter:
         if answer.failed is not None and call.outcome == calls.COMPLETED:
             call.outcome = calls.ERROR  # it said so in a regular answer, which the client handed over as such
         attempt = call.attempts[-1] if call.attempts else None
+        if len(call.attempts) > 1:
+            _stagger(call)
         seen = _observe(call, attempt, answer)
         if not self._engine.settings.server_timings:
             seen.server = None
@@ -92,7 +97,7 @@ class Reporter:
             phases,
             complaint,
             attributes.failure(call, answer),
-            estimate,
+            estimate if isinstance(estimate, Estimate) else None,
             expected,
             self._hit(state, seen),
             verdicts,
@@ -129,7 +134,7 @@ class Reporter:
         pace = (first - began) / 1e9 / max(route.curve.cost(usage.input_tokens), 1e-6)
         return engine.hits.judge(state.route, pace, prompt.prefix)
 
-    def _estimate(self, call: Call, state: CallState, seen: Observation) -> Estimate | None:
+    def _estimate(self, call: Call, state: CallState, seen: Observation) -> Estimate | Unknown | None:
         """What the route's earlier calls say of this one; then this one is learned from."""
         if state.in_flight is None:
             return None
@@ -271,6 +276,15 @@ def _locate(call: Call, state: CallState, answer: Answer) -> None:
     state.endpoint = Endpoint(where.url, answer.provider or where.provider, host, port)
 
 
+def _stagger(call: Call) -> None:
+    """Move the attempts' times below the microsecond, so that viewers see one after the other."""
+    end = call.end or call.start
+    times = [(attempt.start, attempt.end or attempt.start) for attempt in call.attempts[:-1]]
+    times = stagger_spans(call.start, [*times, (call.attempts[-1].start, end)], end)
+    for attempt, (start, stop) in zip(call.attempts, times, strict=True):
+        attempt.start, attempt.end = start, stop
+
+
 def _observe(call: Call, attempt: Attempt | None, answer: Answer) -> Observation:
     came, error = first_token(call)
     chunk_timing = call.chunk_timing
@@ -278,7 +292,6 @@ def _observe(call: Call, attempt: Attempt | None, answer: Answer) -> Observation
         start=attempt.start if attempt is not None and len(call.attempts) > 1 else call.start,
         end=call.end or call.start,
         streaming=call.streaming,
-        attempted=attempt is not None,
         first_token=came,
         first_token_error=error,
         first_reasoning=call.first_reasoning,
@@ -291,7 +304,7 @@ def _observe(call: Call, attempt: Attempt | None, answer: Answer) -> Observation
         server=answer.timings,
     )
     if attempt is not None:
-        seen.sent, seen.headers, seen.rtt = attempt.sent, attempt.headers_at, attempt.rtt
+        seen.take_transport(attempt)
     return seen
 
 

@@ -9,14 +9,14 @@ from typing import Any
 from opentelemetry.trace import Span, Tracer
 
 from llmtrace.diagnosis.verdict import Verdict
-from llmtrace.estimate.baselines import Estimate, InFlight
+from llmtrace.estimate.baselines import InFlight
 from llmtrace.estimate.hits import NOTHING_TOLD, Told
 from llmtrace.estimate.prefixes import Prompt
 from llmtrace.observe.answer import Answer
 from llmtrace.observe.call import Call
-from llmtrace.phases.model import Phase
+from llmtrace.phases.model import Estimate, Phase
+from llmtrace.phases.observation import Observation
 from llmtrace.phases.pace import Pace
-from llmtrace.phases.timeline import Observation
 from llmtrace.providers.declare import Operation, Request
 
 

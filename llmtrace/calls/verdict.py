@@ -18,7 +18,7 @@ from llmtrace.observe import internal_errors
 from llmtrace.observe.answer import Answer
 from llmtrace.observe.call import Call, open_count
 from llmtrace.observe.clock import to_epoch
-from llmtrace.phases.timeline import Observation
+from llmtrace.phases.observation import Observation
 
 if TYPE_CHECKING:
     from llmtrace.calls.result import CallState
@@ -77,6 +77,7 @@ def attributes_of(verdicts: Sequence[Verdict]) -> dict[str, Any]:
     """What the call's span says of them."""
     return {
         names.DIAGNOSIS: [verdict.cause for verdict in verdicts],
+        names.CAUSE: verdicts[0].cause,
         names.CONFIDENCE: [verdict.confidence for verdict in verdicts],
     }
 

@@ -24,7 +24,7 @@ def _anchor(tries: int = 16) -> int:
     return best
 
 
-_OFFSET = _anchor()
+_OFFSET = _anchor() // 1000 * 1000
 
 
 def to_epoch(monotonic_ns: int) -> int:
