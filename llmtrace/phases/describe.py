@@ -51,8 +51,13 @@ def describe(
 
 def _sides(phase: Phase) -> None:
     """No phase can have been shorter than nothing: the lower side of its interval ends there."""
-    if phase.uncertainty is not None and phase.uncertainty > phase.duration and phase.uncertainty_low is None:
-        phase.uncertainty_low, phase.uncertainty_high = phase.duration, phase.uncertainty
+    if phase.uncertainty is None:
+        return
+    low = phase.uncertainty if phase.uncertainty_low is None else phase.uncertainty_low
+    high = phase.uncertainty if phase.uncertainty_high is None else phase.uncertainty_high
+    low = min(low, phase.duration)
+    if low != high:
+        phase.uncertainty_low, phase.uncertainty_high = low, high
 
 
 def _decode_parts(seen: Observation, decode: Phase) -> None:

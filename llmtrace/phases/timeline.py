@@ -143,8 +143,9 @@ def _engine_phases(
         # The engine tells no queue: what lies between the request and its prefill is the wait for it, or the HTTP
         # server and tokenising. How much of it is which, nobody says.
         left = _prepared(plan, wire, left)
-        queue = plan.rest(QUEUE, CLIENT, left)
-        queue.uncertainty_low, queue.uncertainty_high = left, _known(wire) or 0.0
+        more = _known(wire) or 0.0
+        queue = plan.rest(QUEUE, CLIENT, max(left, more))
+        queue.uncertainty_low, queue.uncertainty_high = left, more
     else:
         plan.rest(UNATTRIBUTED, CLIENT, _known(wire))
     cached = server.cached_tokens if server.cached_tokens is not None else (seen.usage and seen.usage.cached_tokens)
