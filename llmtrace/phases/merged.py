@@ -14,7 +14,7 @@ from llmtrace.phases.model import (
 )
 from llmtrace.phases.observation import Observation
 
-WHOLE_ANSWER = Unknown(NO_STREAM, "the answer came in one piece; a stream would show when its first token came")
+WHOLE_ANSWER = Unknown(NO_STREAM, "the call was not streamed; a stream would show when its first token came")
 ONLY_TOTAL = Unknown(NO_STREAM, "the server tells its total time only; a stream would show when its first token came")
 ONLY_FIRST_TOKEN = Unknown(AMBIGUOUS, "the server tells when the first token came, not what that time was made of")
 NOBODY_READ = Unknown(CUT_SHORT, "nobody read the stream, so nobody saw when its first token came")
