@@ -10,13 +10,12 @@ from llmtrace.calls.cancellation import cancellation_attributes
 from llmtrace.calls.result import Result
 from llmtrace.calls.verdict import attributes_of
 from llmtrace.emit import names
-from llmtrace.estimate.baselines import Estimate
 from llmtrace.observe import call as calls
 from llmtrace.observe.answer import Answer
 from llmtrace.observe.call import Call
 from llmtrace.observe.chunk_timing import ChunkTiming
 from llmtrace.observe.transport import Attempt
-from llmtrace.phases.model import DECODE, ESTIMATE, KV_CACHE_HIT, NETWORK, QUEUE, SCHEMA_VERSION, Phase
+from llmtrace.phases.model import DECODE, ESTIMATE, KV_CACHE_HIT, NETWORK, QUEUE, SCHEMA_VERSION, Estimate, Phase
 from llmtrace.phases.pace import Pace
 from llmtrace.providers.timings import read_processing_time, read_route
 
@@ -184,6 +183,12 @@ def phase_attributes(result: Result, phase: Phase) -> dict[str, Any]:
     found: dict[str, Any] = {names.PHASE: phase.name, names.SOURCE: phase.source}
     if phase.uncertainty is not None:
         found[names.UNCERTAINTY] = phase.uncertainty
+        if phase.uncertainty_low is not None and phase.uncertainty_high is not None:
+            found[names.UNCERTAINTY_LOW] = phase.uncertainty_low
+            found[names.UNCERTAINTY_HIGH] = phase.uncertainty_high
+    if phase.merged_because is not None:
+        found[names.MERGED_BECAUSE] = phase.merged_because
+        found[names.MERGED_DETAIL] = phase.merged_detail
     if phase.tokens is not None:
         found[names.TOKENS] = phase.tokens
     if phase.per_token is not None:
@@ -192,8 +197,10 @@ def phase_attributes(result: Result, phase: Phase) -> dict[str, Any]:
         found[names.SERVER_DURATION] = phase.server_duration
     if phase.name == NETWORK:
         _network(result, found)
-    if phase.source == ESTIMATE and result.estimate is not None:
-        _estimated(result.estimate, phase, found)
+    if phase.admission is not None:
+        found[names.ADMISSION] = phase.admission
+    if phase.name == QUEUE and phase.source == ESTIMATE and result.estimate is not None:
+        _estimated_queue(result.estimate, found)
     if phase.name == DECODE:
         _decode(result, found)
     elif phase.name == KV_CACHE_HIT:
@@ -206,15 +213,12 @@ def phase_attributes(result: Result, phase: Phase) -> dict[str, Any]:
     return found
 
 
-def _estimated(estimate: Estimate, phase: Phase, found: dict[str, Any]) -> None:
-    if phase.name == NETWORK:
-        found[names.ADMISSION] = estimate.admission
-    elif phase.name == QUEUE:
-        found[names.STEP_WAIT] = estimate.step_wait
-        if estimate.lower_bound:
-            found[names.LOWER_BOUND] = True
-        if estimate.limit is not None:
-            found[names.LIMIT] = estimate.limit
+def _estimated_queue(estimate: Estimate, found: dict[str, Any]) -> None:
+    found[names.STEP_WAIT] = estimate.step_wait
+    if estimate.lower_bound:
+        found[names.LOWER_BOUND] = True
+    if estimate.limit is not None:
+        found[names.LIMIT] = estimate.limit
 
 
 def _network(result: Result, found: dict[str, Any]) -> None:
@@ -226,6 +230,8 @@ def _network(result: Result, found: dict[str, Any]) -> None:
         found[names.CONNECT] = (attempt.connect_end - attempt.connect_start) / 1e9
     if attempt.tls_start is not None and attempt.tls_end is not None:
         found[names.TLS] = (attempt.tls_end - attempt.tls_start) / 1e9
+    if attempt.sending is not None and attempt.sent is not None:
+        found[names.SEND] = max(0, attempt.sent - attempt.sending) / 1e9
     if attempt.rtt is not None:
         found[names.RTT] = attempt.rtt
     if attempt.headers_at is not None:

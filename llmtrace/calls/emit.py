@@ -12,6 +12,7 @@ from llmtrace.calls.result import Result
 from llmtrace.calls.services import Services
 from llmtrace.calls.verdict import evidence_of
 from llmtrace.config import Settings
+from llmtrace.diagnosis.guilty import guilty_phase
 from llmtrace.emit import content, names
 from llmtrace.emit.metrics import Measurements
 from llmtrace.emit.spans import Children
@@ -28,15 +29,23 @@ def emit_spans(result: Result, settings: Settings) -> None:
             state.span.set_status(Status(StatusCode.ERROR, attributes.kind(call.error)))
         state.span.set_attributes(safe_attributes(own))
         for verdict in result.verdicts:
-            state.span.add_event(
-                names.DIAGNOSIS, safe_attributes(evidence_of(verdict)), call.to_epoch(call.end or call.start)
-            )
+            if guilty_phase(verdict, result.phases) is None:  # it is about the call as a whole
+                middle = call.to_epoch((call.start + (call.end or call.start)) // 2)
+                state.span.add_event(names.DIAGNOSIS, safe_attributes(evidence_of(verdict)), middle)
     result.pace = pace_of(result, settings.tokenizer)
     children = Children(state.tracer, state.span, call.epoch_offset)
     under = _emit_attempts(children, result) if len(call.attempts) > 1 else None
     for phase in result.phases:
         marks = attributes.phase_attributes(result, phase)
-        context = children.add(names.SPAN_PREFIX + phase.name, phase.start, phase.end, marks, under=under)
+        middle = (phase.start + phase.end) // 2
+        events = [
+            (names.DIAGNOSIS, evidence_of(verdict), middle)
+            for verdict in result.verdicts
+            if guilty_phase(verdict, result.phases) is phase
+        ]
+        context = children.add(
+            names.SPAN_PREFIX + phase.name, phase.start, phase.end, marks, under=under, events=events
+        )
         for part in phase.parts:
             # No llmtrace.phase: whoever sums spans by phase would count decode twice.
             marks = {names.PART: part.name, names.SOURCE: phase.source}

@@ -23,7 +23,8 @@ OTHERS = {
     "openai-v2": "opentelemetry.instrumentation.openai_v2",
     "genai-openai": "opentelemetry.instrumentation.genai.openai",
 }
-STREAMED = ({"llm.network", "llm.queue_prefill", "llm.decode"}, {"llm.network", "llm.opaque"})
+BEFORE = {"llm.network", "llm.unattributed"}
+STREAMED = (BEFORE | {"llm.queue_prefill", "llm.decode"}, BEFORE | {"llm.opaque"})
 """The second on a busy machine, where all that was sent may come at once."""
 
 APPLICATION = """

@@ -52,7 +52,12 @@ def test_a_drained_stream_is_completed(api: Sync, replay: Replay, spans: Spans) 
     span = spans.one("completed")
     assert len(chunks) == 9
     assert span.status.status_code is StatusCode.UNSET
-    assert [child.name for child in spans.children(span)] == ["llm.network", "llm.queue_prefill", "llm.decode"]
+    assert [child.name for child in spans.children(span)] == [
+        "llm.network",
+        "llm.unattributed",
+        "llm.queue_prefill",
+        "llm.decode",
+    ]
     attrs = attributes(span)
     assert attrs["gen_ai.request.stream"] is True
     assert attrs["gen_ai.response.time_to_first_chunk"] >= 0.02
@@ -74,7 +79,7 @@ def test_a_whole_answer_is_completed(api: Sync, replay: Replay, spans: Spans) ->
     span = spans.one("completed")
     assert "gen_ai.request.stream" not in attributes(span)
     assert "gen_ai.response.time_to_first_chunk" not in attributes(span)
-    assert [child.name for child in spans.children(span)] == ["llm.network", "llm.opaque"]
+    assert [child.name for child in spans.children(span)] == ["llm.network", "llm.unattributed", "llm.opaque"]
     assert seconds(span) >= 0.03
 
 
@@ -104,7 +109,7 @@ def test_a_buffered_stream_has_no_phases_to_tell_apart(api: Sync, replay: Replay
     replay.play(play.buffered(silence=0.2))
     api.drain(api.stream())
     phases = spans.phases(spans.one("completed"))
-    assert set(phases) <= {"network", "opaque"}, "all at once after a silence: no split can be known"
+    assert set(phases) <= {"network", "unattributed", "opaque"}, "all at once after a silence: no split can be known"
 
 
 # Left early.
@@ -122,7 +127,7 @@ def test_break_then_collected_later(api: Sync, replay: Replay, spans: Spans) -> 
     span = spans.one("abandoned")
     assert span.status.status_code is StatusCode.UNSET
     before(spans, left)
-    assert set(spans.phases(span)) == {"network", "queue_prefill", "decode"}
+    assert set(spans.phases(span)) == {"network", "unattributed", "queue_prefill", "decode"}
 
 
 def test_abandoned_at_once_collected_much_later(api: Sync, replay: Replay, spans: Spans) -> None:
@@ -195,7 +200,7 @@ def test_dropped_unread(api: Sync, replay: Replay, spans: Spans) -> None:
     api.collect()
     span = spans.one({"abandoned", "never_consumed"})
     before(spans, left)
-    assert set(spans.phases(span)) <= {"network", "queue_prefill", "opaque"}, "no token was seen"
+    assert set(spans.phases(span)) <= {"network", "unattributed", "queue_prefill", "opaque"}, "no token was seen"
 
 
 def test_dropped_in_a_cycle(api: Sync, replay: Replay, spans: Spans) -> None:
@@ -412,7 +417,7 @@ def test_refused(kind: str, make_api: Any, spans: Spans) -> None:
     api = make_api(kind, play.refused_url())
     with pytest.raises(openai.APIConnectionError):
         api.create()
-    assert set(spans.phases(spans.one("error"))) == {"network"}, "it never got as far as being asked"
+    assert set(spans.phases(spans.one("error"))) == {"network", "unattributed"}, "it was never asked"
 
 
 @patient
