@@ -39,7 +39,9 @@ class ClientInstrumentor(BaseInstrumentor):
 
         def imported(package: Any) -> None:
             if (conflict := self.unsupported()) is not None:
-                _log.error("%s is not traced: %s", self.client.name, conflict)
+                # Nothing that the program's user could mend, and its calls may be seen through another client:
+                # `llmtrace doctor` tells it to who asks.
+                _log.debug("%s is not traced: %s", self.client.name, conflict)
                 return
             self._traced = install(patches, self.client, chosen, tracer_provider, meter_provider)
 

@@ -7,6 +7,7 @@ import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 from llmtrace.errors import LlmtraceError
+from llmtrace.version import install_hint
 
 if TYPE_CHECKING:
     from llmtrace.providers import Client
@@ -65,4 +66,4 @@ def _require(client: Client) -> None:
     try:
         importlib.metadata.distribution(client.distribution)
     except importlib.metadata.PackageNotFoundError:
-        raise LlmtraceError(f"{client.name} is not installed: pip install 'llmtrace[{client.name}]'") from None
+        raise LlmtraceError(f"{client.name} is not installed: {install_hint(client.name)}") from None
