@@ -13,6 +13,7 @@ from typing import Any
 from llmtrace.errors import LlmtraceError
 
 _log = logging.getLogger("llmtrace")
+_slips_told: set[str] = set()
 CAPTURE_ENV = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
 _CAPTURE_MODES = ("no_content", "span_only", "event_only", "span_and_event")
 _PROPAGATE_MODES = ("auto", "always", "never")
@@ -172,7 +173,7 @@ def settings(arguments: Mapping[str, Any], environ: Mapping[str, str] | None = N
     for variable, takes in slips.items():
         # An environment may be shared with other programs: a slip in it must not leave this one untraced. The value
         # stays out of the log; it may be a secret that went into the wrong variable.
-        _log.warning("the value of %s is ignored; it takes %s", variable, takes)
+        _log.log(_level(variable), "the value of %s is ignored; it takes %s", variable, takes)
     chosen: dict[str, Any] = {}
     for name, parse in _PARSERS.items():
         variable = environment_names.get(name, "")
@@ -184,6 +185,14 @@ def settings(arguments: Mapping[str, Any], environ: Mapping[str, str] | None = N
         elif environ.get(variable, "").strip() and variable not in slips:
             chosen[name] = parse(environ[variable])
     return replace(Settings(), **chosen)
+
+
+def _level(variable: str) -> int:
+    """A slip in a variable of ours is told once a process. One of OpenTelemetry's may hold what others understand."""
+    if variable in _slips_told or not variable.startswith("LLMTRACE_"):
+        return logging.DEBUG
+    _slips_told.add(variable)
+    return logging.WARNING
 
 
 def environment_slips(environ: Mapping[str, str]) -> dict[str, str]:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import openai
 
     from tests.support.apis import Sync
+    from tests.support.clock import Clock
     from tests.support.replay import Replay
     from tests.support.spans import Metrics, Spans
 
@@ -97,6 +98,14 @@ def traced(tracing: Tracing) -> Tracing:
     """llmtrace on the OpenAI client, exporting to ``spans`` and ``metrics``."""
     tracing.on()
     return tracing
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """A clock that the test moves, in the place of llmtrace's own."""
+    from tests.support.clock import install
+
+    return install(monkeypatch)
 
 
 @pytest.fixture

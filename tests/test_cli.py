@@ -209,14 +209,14 @@ def without(missing: list[str], *arguments: str) -> subprocess.CompletedProcess[
 
 @pytest.mark.parametrize("missing", ["typer", "rich"])
 def test_without_the_cli_extra(missing: str) -> None:
-    assert 'pip install "llmtrace[cli]"' in one_line(without([missing], "doctor"))
+    assert 'pip install "llmtrace-phases[cli]"' in one_line(without([missing], "doctor"))
 
 
 @pytest.mark.parametrize("missing", ["torch", "starlette", "uvicorn"])
 def test_serve_without_the_reference_extra(missing: str) -> None:
     line = one_line(without([missing], "serve", "--port", "0"))
     assert missing in line
-    assert 'pip install "llmtrace[reference]"' in line
+    assert 'pip install "llmtrace-phases[reference]"' in line
 
 
 def test_doctor_says_what_is_there() -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 from llmtrace.errors import LlmtraceError
+from llmtrace.version import install_hint
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
@@ -119,4 +120,4 @@ def _require(client: Client) -> None:
     try:
         importlib.metadata.distribution(client.distribution)
     except importlib.metadata.PackageNotFoundError:
-        raise LlmtraceError(f"{client.name} is not installed: pip install 'llmtrace[{client.name}]'") from None
+        raise LlmtraceError(f"{client.name} is not installed: {install_hint(client.name)}") from None

@@ -18,6 +18,7 @@ from llmtrace.emit import names
 from llmtrace.observe.clock import epoch_offset
 from llmtrace.phases.stagger import call_start, falling, stagger_spans
 from llmtrace.reference.timings import Phase, Timings
+from llmtrace.version import install_hint
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -197,7 +198,7 @@ def from_environment(fingerprint: str = "") -> ServerSpans | None:
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     except ImportError:
-        _log.warning('an OTLP endpoint is set, but its exporter is not installed: pip install "llmtrace[otlp]"')
+        _log.warning("an OTLP endpoint is set, but its exporter is not installed: %s", install_hint("otlp"))
         return None
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider

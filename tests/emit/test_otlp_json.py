@@ -142,7 +142,7 @@ def test_without_the_encoder_it_names_the_extra(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(builtins, "__import__", refuse)
     with pytest.raises(LlmtraceError) as caught:
         OtlpJsonFileExporter(tmp_path / "t.jsonl")
-    assert 'pip install "llmtrace[otlp]"' in str(caught.value)
+    assert 'pip install "llmtrace-phases[otlp]"' in str(caught.value)
     assert not (tmp_path / "t.jsonl").exists()
 
 
