@@ -80,6 +80,13 @@ AUDIO_OUTPUT_TOKENS: Final = "gen_ai.usage.audio.output_tokens"
 TEXT_CACHE_READ_TOKENS: Final = "gen_ai.usage.text.cache_read.input_tokens"
 IMAGE_CACHE_READ_TOKENS: Final = "gen_ai.usage.image.cache_read.input_tokens"
 AUDIO_CACHE_READ_TOKENS: Final = "gen_ai.usage.audio.cache_read.input_tokens"
+INPUT_BY_MODALITY: Final = {"text": TEXT_INPUT_TOKENS, "image": IMAGE_INPUT_TOKENS, "audio": AUDIO_INPUT_TOKENS}
+OUTPUT_BY_MODALITY: Final = {"text": TEXT_OUTPUT_TOKENS, "image": IMAGE_OUTPUT_TOKENS, "audio": AUDIO_OUTPUT_TOKENS}
+CACHE_READ_BY_MODALITY: Final = {
+    "text": TEXT_CACHE_READ_TOKENS,
+    "image": IMAGE_CACHE_READ_TOKENS,
+    "audio": AUDIO_CACHE_READ_TOKENS,
+}
 
 # --- content --------------------------------------------------------------------------------------------------
 INPUT_MESSAGES: Final = "gen_ai.input.messages"

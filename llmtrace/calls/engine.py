@@ -25,7 +25,7 @@ from llmtrace.calls.verdict import LAST_CHUNKS
 from llmtrace.config import Settings, seconds_per_prefill_token
 from llmtrace.diagnosis.judge import Diagnoser
 from llmtrace.emit import names
-from llmtrace.emit.metrics import Meters, meters_on
+from llmtrace.emit.metrics import Meters, is_idle, meters_on
 from llmtrace.estimate.baselines import Baselines
 from llmtrace.estimate.hits import RouteHits
 from llmtrace.estimate.prefixes import CACHE_IF_ASKED, Prefixes
@@ -71,7 +71,7 @@ class Engine:
             units.provider = tracer_provider  # a task's spans go where its calls' go
         self._meter_provider = meter_provider
         self._tracer: tuple[Any, trace_api.Tracer] | None = None
-        self._meters: tuple[Any, Meters | None] | None = None
+        self._meters: tuple[Any, Meters] | None = None
         self._endpoints: WeakKeyDictionary[Any, Endpoint] = WeakKeyDictionary()
         self._reporter = Reporter(self)
 
@@ -94,16 +94,14 @@ class Engine:
             return None
         provider = self._meter_provider or metrics_api.get_meter_provider()
         if self._meters is None or self._meters[0] is not provider:
-            idle = "Proxy" in type(provider).__name__ or isinstance(provider, metrics_api.NoOpMeterProvider)
-            made = None if idle else meters_on(provider, VERSION)
-            self._meters = (provider, made)
+            if is_idle(provider):
+                return None
+            self._meters = (provider, meters_on(provider, VERSION, self.settings.semconv))
         return self._meters[1]
 
     def flush(self) -> None:
-        """Hand over the metrics that were put aside, and save what was learned."""
+        """Save what was learned."""
         self.baselines.save()
-        if self._meters is not None and self._meters[1] is not None:
-            self._meters[1].flush()
 
     # --- a call's life --------------------------------------------------------------------------------------------
     def begin(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry.trace import SpanContext, Status, StatusCode
+from opentelemetry.trace import SpanContext, Status, StatusCode, set_span_in_context
 
 from llmtrace.calls import attributes
 from llmtrace.calls.chunk_weights import pace_of
@@ -13,7 +13,7 @@ from llmtrace.calls.result import CallState, Endpoint, Result
 from llmtrace.calls.verdict import diagnose, write_evidence
 from llmtrace.diagnosis.verdict import Verdict
 from llmtrace.emit import content, names
-from llmtrace.emit.readable import overflow
+from llmtrace.emit.metrics import Measurements
 from llmtrace.emit.spans import Children
 from llmtrace.estimate.baselines import Estimate
 from llmtrace.estimate.hits import NOTHING_TOLD, Told
@@ -29,9 +29,6 @@ from llmtrace.tasks import prices, units
 
 if TYPE_CHECKING:
     from llmtrace.calls.engine import Engine
-
-_OPENING = 5
-"""Attributes that a span is started with, at most."""
 
 listeners: list[Callable[[Result], None]] = []
 """Called with each ended call, after its spans: for tools that compare (the demo, the accuracy runs)."""
@@ -141,7 +138,7 @@ class Reporter:
         if state.span.is_recording():  # another instrumentation's may have ended before the stream did
             if result.failure is not None and state.owns_span:
                 state.span.set_status(Status(StatusCode.ERROR, attributes.kind(call.error)))
-            _write(state, own, self._engine.settings.span_attributes, call.end or call.start)
+            state.span.set_attributes(own)
             write_evidence(state.span, result.verdicts, call.end or call.start)
         result.pace = pace_of(result, self._engine.settings.tokenizer)
         children = Children(state.tracer, state.span)
@@ -155,7 +152,7 @@ class Reporter:
                 children.add(f"llm.{phase.name}.{part.name}", part.start, part.end, marks, under=context)
         mode = self._engine.settings.capture_content
         if mode != "no_content":
-            _content(result, own, mode)
+            _content(result, own, mode, self._engine.settings.semconv)
 
     def _remember(self, result: Result) -> None:
         """A failed call, for the one that may ask for the same again."""
@@ -175,43 +172,27 @@ class Reporter:
         meters, call, state = self._engine.meters(), result.call, result.state
         if meters is None or call.end is None:
             return
-        where, usage = state.endpoint, result.answer.usage
-        key = (
-            state.operation.name,
-            where.provider,
-            state.request.model,
-            result.answer.model,
-            where.host,
-            where.port,
+        where, answer = state.endpoint, result.answer
+        first_chunk = attributes.first_chunk(result)
+        meters.record(
+            Measurements(
+                operation=state.operation.name,
+                provider=where.provider,
+                request_model=state.request.model,
+                response_model=answer.model,
+                address=where.host,
+                port=where.port,
+                refinements=attributes.refinements(where.provider, answer),
+                failure=result.failure,
+                duration=(call.end - call.start) / 1e9,
+                time_to_first_chunk=first_chunk,
+                gaps=() if first_chunk is None else [gap / 1e9 for gap in call.chunk_timing.gaps],
+                usage=answer.usage,
+                phases=[(phase.name, phase.source, phase.duration) for phase in result.phases],
+                causes=[verdict.cause for verdict in result.verdicts],
+                context=set_span_in_context(state.span),
+            )
         )
-        series = meters.series(key, result.failure)
-        span = state.span
-        series.duration.add((call.end - call.start) / 1e9, span)
-        if (first := attributes.first_chunk(result)) is not None:
-            series.to_first.add(first, span)
-            if call.chunk_timing.gaps:
-                series.per_chunk.extend([gap / 1e9 for gap in call.chunk_timing.gaps], span)
-        if usage.input_tokens is not None:
-            series.input_tokens.add(usage.input_tokens, span)
-        if usage.output_tokens is not None:
-            series.output_tokens.add(usage.output_tokens, span)
-        for phase in result.phases:
-            series.phase(phase.name, phase.source).add(phase.duration, span)
-        for verdict in result.verdicts:
-            series.diagnosed(verdict.cause)
-        meters.settle(series)
-
-
-def _write(state: CallState, own: dict[str, Any], most: int, end: int) -> None:
-    """The call's attributes onto its span, and what is too much for a span of our own into an event on it."""
-    moved: Mapping[str, Any] = {}
-    if state.owns_span and len(own) + _OPENING > most:
-        there: Any = getattr(state.span, "attributes", None)
-        own = dict(own)
-        moved = overflow(own, there or (), most)
-    state.span.set_attributes(own)
-    if moved:
-        state.span.add_event(names.DETAILS, moved, to_epoch(end))
 
 
 def _cost(result: Result) -> float:
@@ -307,16 +288,20 @@ def _attempts(children: Children, result: Result) -> SpanContext | None:
     return context
 
 
-def _content(result: Result, own: dict[str, Any], mode: str) -> None:
+def _content(result: Result, own: dict[str, Any], mode: str, semconv: str) -> None:
     call, state = result.call, result.state
     try:
-        operation = state.operation
-        sent = operation.input_messages(state.request)
+        operation, request = state.operation, state.request
         streamed = call.answer is None
-        received = operation.output_messages(call.kept if streamed else call.answer, streamed)
+        said = content.Content(
+            operation.system_instructions(request),
+            operation.tool_definitions(request),
+            operation.input_messages(request),
+            operation.output_messages(call.kept if streamed else call.answer, streamed),
+        ).attributes(semconv)
         if mode in ("span_only", "span_and_event"):
-            content.on_span(state.span, sent, received)
+            content.on_span(state.span, said)
         if mode in ("event_only", "span_and_event"):
-            content.as_event(state.span, call.end or call.start, content.Messages(own, sent, received))
+            content.as_event(state.span, call.end or call.start, own, said)
     except Exception as error:
         internal_errors.note("capturing content", error)
