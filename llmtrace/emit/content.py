@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import time
 from collections.abc import Mapping
@@ -11,10 +10,14 @@ from typing import Any
 
 from opentelemetry._logs import LogRecord, SeverityNumber, get_logger
 from opentelemetry.trace import Span, set_span_in_context
+from opentelemetry.version import __version__ as api_version
 
 from llmtrace.emit import names
 from llmtrace.observe.clock import to_epoch
 from llmtrace.version import VERSION
+
+_EVENTS_APART = tuple(int(part) for part in api_version.split(".")[:2]) < (1, 37)
+"""Before 1.37 an event goes through an API of its own: log records have no name, or the SDK does not take the API's."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -51,7 +54,7 @@ def on_span(span: Span, content: Mapping[str, Any]) -> None:
 def as_event(span: Span, at: int, attributes: Mapping[str, Any], content: Mapping[str, Any]) -> None:
     """Emit the conventions' details event: the call's ``attributes``, and its content in structure. ``at``: monotonic
     ns."""
-    if "event_name" not in inspect.signature(LogRecord).parameters:
+    if _EVENTS_APART:
         _as_old_event(span, at, attributes, content)
         return
     get_logger("llmtrace", VERSION).emit(
@@ -67,7 +70,7 @@ def as_event(span: Span, at: int, attributes: Mapping[str, Any], content: Mappin
 
 
 def _as_old_event(span: Span, at: int, attributes: Mapping[str, Any], content: Mapping[str, Any]) -> None:
-    """The same on an API whose log records have no event name (1.30): it has events, whose structure is the body."""
+    """The same through the API for events, in which structure goes into the body."""
     from opentelemetry import _events as events  # type: ignore[attr-defined]  # gone from later versions
 
     of: Any = events
