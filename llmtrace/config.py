@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from llmtrace.conventions import SEMCONVS, V0_1_0
 from llmtrace.errors import LlmtraceError
 
 _log = logging.getLogger("llmtrace")
@@ -34,6 +35,8 @@ class Settings:
     """Ask for usage in streams (``stream_options.include_usage``): the one setting that changes a request."""
     metrics: bool = True
     """Record metrics where a MeterProvider is set up."""
+    semconv: str = V0_1_0
+    """Version of the GenAI conventions whose metrics are recorded: v0.1.0, or v1.41 for the names of before it."""
     parent: str = "auto"
     """Whose GenAI span the phases go under: auto (another instrumentation's if it is there), own, existing."""
     diagnosis: bool = True
@@ -130,6 +133,7 @@ _PARSERS: Mapping[str, Callable[[Any], Any]] = {
     "propagate": _one_of(_PROPAGATE_MODES),
     "request_usage": _boolean,
     "metrics": _boolean,
+    "semconv": _one_of(SEMCONVS),
     "parent": _one_of(_PARENT_MODES),
     "diagnosis": _boolean,
     "min_calls": _at_least(int, 2),

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from llmtrace.calls.cancellation import cancellation_attributes
+from llmtrace.calls.finish_reasons import finish_reasons
 from llmtrace.calls.result import Result
 from llmtrace.calls.verdict import attributes_of
 from llmtrace.emit import names
@@ -72,8 +73,16 @@ def call_attributes(result: Result) -> dict[str, Any]:
         ):
             if value is not None:
                 found[name] = value
-        if answer.finish_reasons or (call.outcome == calls.ERROR and chunk_timing.total):
-            found[names.FINISH_REASONS] = answer.finish_reasons or ("error",)
+        for counts, by_modality in (
+            (names.INPUT_BY_MODALITY, usage.input_by_modality),
+            (names.OUTPUT_BY_MODALITY, usage.output_by_modality),
+            (names.CACHE_READ_BY_MODALITY, usage.cached_by_modality),
+        ):
+            for modality, tokens in (by_modality or {}).items():
+                if tokens and modality in counts:
+                    found[counts[modality]] = tokens
+        if reasons := finish_reasons(result):
+            found[names.FINISH_REASONS] = reasons
         if state.endpoint.url is None and state.endpoint.host is not None:  # the client did not know at the start
             found[names.SERVER_ADDRESS], found[names.SERVER_PORT] = state.endpoint.host, state.endpoint.port
         if answer.provider is not None:
@@ -122,6 +131,14 @@ def first_chunk(result: Result) -> float | None:
     if call.first_chunk is None:
         return None
     return ((call.first_chunk if token is None else min(call.first_chunk, token)) - call.start) / 1e9
+
+
+def refinements(provider: str, answer: Answer) -> tuple[tuple[str, str], ...]:
+    """The attributes that the conventions want on OpenAI's metrics, and on nobody else's."""
+    if provider not in ("openai", "azure.ai.openai"):
+        return ()
+    told = ((names.SERVICE_TIER, answer.service_tier), (names.SYSTEM_FINGERPRINT, answer.fingerprint))
+    return tuple((name, value) for name, value in told if value)
 
 
 def _route(answer: Answer, headers: Mapping[str, str] | None) -> str:

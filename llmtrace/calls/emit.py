@@ -51,7 +51,7 @@ def emit_spans(result: Result, settings: Settings) -> None:
             marks = {names.PART: part.name, names.SOURCE: phase.source}
             children.add(f"llm.{phase.name}.{part.name}", part.start, part.end, marks, under=context)
     if settings.capture_content != "no_content":
-        _emit_content(result, own, settings.capture_content)
+        _emit_content(result, own, settings)
 
 
 def _emit_attempts(children: Children, result: Result) -> SpanContext | None:
@@ -66,18 +66,21 @@ def _emit_attempts(children: Children, result: Result) -> SpanContext | None:
     return context
 
 
-def _emit_content(result: Result, own: dict[str, Any], mode: str) -> None:
-    call, state = result.call, result.state
+def _emit_content(result: Result, own: dict[str, Any], settings: Settings) -> None:
+    call, state, mode = result.call, result.state, settings.capture_content
     try:
-        operation = state.operation
-        sent = operation.input_messages(state.request)
+        operation, request = state.operation, state.request
         streamed = call.answer is None
-        received = operation.output_messages(call.kept if streamed else call.answer, streamed)
+        captured = content.Content(
+            operation.system_instructions(request),
+            operation.tool_definitions(request),
+            operation.input_messages(request),
+            operation.output_messages(call.kept if streamed else call.answer, streamed),
+        ).attributes(settings.semconv)
         if mode in ("span_only", "span_and_event"):
-            content.on_span(state.span, sent, received)
+            content.on_span(state.span, captured)
         if mode in ("event_only", "span_and_event"):
-            at = call.to_epoch(call.end or call.start)
-            content.as_event(state.span, at, content.Messages(own, sent, received))
+            content.as_event(state.span, call.to_epoch(call.end or call.start), own, captured)
     except Exception as error:
         internal_errors.note("capturing content", error)
 
@@ -87,20 +90,22 @@ def emit_metrics(result: Result, services: Services) -> None:
     meters, call, state = services.telemetry.meters(), result.call, result.state
     if meters is None or call.end is None:
         return
-    where = state.endpoint
+    where, answer = state.endpoint, result.answer
+    first_chunk = attributes.first_chunk(result)
     meters.record(
         Measurements(
             operation=state.operation.name,
             provider=where.provider,
             request_model=state.request.model,
-            response_model=result.answer.model,
+            response_model=answer.model,
             address=where.host,
             port=where.port,
+            refinements=attributes.refinements(where.provider, answer),
             failure=result.failure,
             duration=(call.end - call.start) / 1e9,
-            time_to_first_chunk=attributes.first_chunk(result),
-            gaps=[gap / 1e9 for gap in call.chunk_timing.gaps],
-            usage=result.answer.usage,
+            time_to_first_chunk=first_chunk,
+            gaps=() if first_chunk is None else [gap / 1e9 for gap in call.chunk_timing.gaps],
+            usage=answer.usage,
             phases=[(phase.name, phase.source, phase.duration) for phase in result.phases],
             causes=[verdict.cause for verdict in result.verdicts],
             context=set_span_in_context(state.span),

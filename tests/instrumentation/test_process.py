@@ -507,8 +507,8 @@ def test_unsampled_calls_still_count(tracing: Any, api: Sync, replay: Replay, sp
     replay.serve(lambda seen: openai_stream(usage=play.USAGE))
     for _ in range(3):
         api.drain(api.stream())
-    assert [point.count for point in metrics.points("gen_ai.client.operation.duration")] == [3]
-    assert [point.count for point in metrics.points("gen_ai.client.operation.time_to_first_chunk")] == [3]
+    assert [point.count for point in metrics.points("gen_ai.client.inference.duration")] == [3]
+    assert [point.count for point in metrics.points("gen_ai.client.inference.time_to_first_chunk")] == [3]
     assert spans.finished() == []
 
 

@@ -312,6 +312,11 @@ class Metrics:
         return [] if metric is None else list(metric.data.data_points)
 
 
+def spent(metrics: Metrics, kind: str) -> int:
+    """Tokens that were counted, of whatever modality. ``kind``: ``input``, ``output``, ``cache_read.input`` ..."""
+    return sum(point.value for point in metrics.points(f"gen_ai.client.inference.usage.{kind}_tokens"))
+
+
 # Golden trees: names, nesting, kinds, statuses and attribute names; no times, no values.
 
 GOLDEN = Path(__file__).resolve().parents[1] / "instrumentation" / "golden"
