@@ -107,7 +107,14 @@ class ServerSpans:
     def _emit_chunks(self, timings: Timings, prefill: Phase, start: int, end: int, inside: Context) -> None:
         """The chunks of ``prefill``, whose span lies from ``start`` to ``end`` (epoch ns)."""
         chunks = [chunk for chunk in timings.chunks if prefill.start <= chunk.start and chunk.end <= prefill.end]
-        times = stagger_spans(start, [(to_epoch(chunk.start), to_epoch(chunk.end)) for chunk in chunks], end)
+        measured = [
+            (
+                start if chunk.start == prefill.start else to_epoch(chunk.start),
+                end if chunk.end == prefill.end else to_epoch(chunk.end),
+            )
+            for chunk in chunks
+        ]
+        times = stagger_spans(start, measured, end)
         for chunk, (begin, stop) in zip(chunks, times, strict=True):
             told: dict[str, Any] = {names.TOKENS: chunk.tokens}
             if chunk.again:
