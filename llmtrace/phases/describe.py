@@ -56,8 +56,7 @@ def _sides(phase: Phase) -> None:
     low = phase.uncertainty if phase.uncertainty_low is None else phase.uncertainty_low
     high = phase.uncertainty if phase.uncertainty_high is None else phase.uncertainty_high
     low = min(low, phase.duration)
-    if low != high:
-        phase.uncertainty_low, phase.uncertainty_high = low, high
+    phase.uncertainty_low, phase.uncertainty_high = (None, None) if low == high else (low, high)
 
 
 def _decode_parts(seen: Observation, decode: Phase) -> None:

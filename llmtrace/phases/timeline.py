@@ -64,6 +64,11 @@ class _Plan:
         self.pieces.append(piece)
         return piece
 
+    def unsure(self, low: float, high: float) -> None:
+        """The last piece may be shorter by ``low`` and longer by ``high`` s."""
+        piece = self.pieces[-1]
+        piece.uncertainty, piece.uncertainty_low, piece.uncertainty_high = max(low, high), low, high
+
     def rest(self, name: str, source: str, uncertainty: float | None = None) -> Phase:
         self.stretch = len(self.pieces)
         return self.add(name, 0.0, source, uncertainty)
@@ -107,7 +112,7 @@ def _until_first_token(
     elif server is not None and server.ttft is not None and server.ttft <= room + SLACK_S:
         told = min(server.ttft, room)
         _outside(plan, seen, wire, room - told)
-        plan.rest(UNATTRIBUTED, CLIENT, _known(wire))
+        _unattributed(plan, wire)
         _merge_told(plan, QUEUE_PREFILL, merged.ONLY_FIRST_TOKEN, told, server)
         return
     late = seen.first_token_error
@@ -137,17 +142,16 @@ def _engine_phases(
     fit = min(1.0, room / whole) if whole > 0 else 1.0  # they may be longer by rounding
     left = _outside(plan, seen, wire, room - whole * fit)
     if server.queue is not None:
-        plan.rest(UNATTRIBUTED, CLIENT, _known(wire))
+        _unattributed(plan, wire)
         plan.add(QUEUE, server.queue * fit, source)
     elif seen.sent is not None:
         # The engine tells no queue: what lies between the request and its prefill is the wait for it, or the HTTP
         # server and tokenising. How much of it is which, nobody says.
         left = _prepared(plan, wire, left)
-        more = _known(wire) or 0.0
-        queue = plan.rest(QUEUE, CLIENT, max(left, more))
-        queue.uncertainty_low, queue.uncertainty_high = left, more
+        plan.rest(QUEUE, CLIENT)
+        plan.unsure(left, 0.0)
     else:
-        plan.rest(UNATTRIBUTED, CLIENT, _known(wire))
+        _unattributed(plan, wire)
     cached = server.cached_tokens if server.cached_tokens is not None else (seen.usage and seen.usage.cached_tokens)
     if server.kv_cache_hit is not None and cached != 0 and (cached or cache > 0):
         plan.add(KV_CACHE_HIT, cache * fit, source)
@@ -164,7 +168,7 @@ def _without_first_token(plan: _Plan, seen: Observation, wire: Wire, server: Ser
     if server is not None and server.total is not None and not seen.streaming:
         told = min(server.total, room)
         _outside(plan, seen, wire, room - told)
-        plan.rest(UNATTRIBUTED, CLIENT, _known(wire))
+        _unattributed(plan, wire)
         _merge_told(plan, OPAQUE, merged.ONLY_TOTAL, told, server)
         return
     left = _outside(plan, seen, wire, room)
@@ -182,7 +186,8 @@ def _outside(plan: _Plan, seen: Observation, wire: Wire, room: float) -> float:
     """The network and the gateway phase, together no longer than ``room`` s; returns what they leave of it."""
     if wire.length is not None:
         length = min(wire.length, room)
-        plan.add(NETWORK, length, CLIENT, wire.uncertainty)
+        plan.add(NETWORK, length, CLIENT)
+        plan.unsure(wire.low, wire.high)
         room -= length
     spent = plausible_gateway(seen)
     if spent is not None:
@@ -192,9 +197,11 @@ def _outside(plan: _Plan, seen: Observation, wire: Wire, room: float) -> float:
     return max(0.0, room)
 
 
-def _known(wire: Wire) -> float | None:
-    """How sure the length of all that is neither wire nor the server's is: as sure as the wire's."""
-    return None if wire.length is None else wire.uncertainty
+def _unattributed(plan: _Plan, wire: Wire) -> None:
+    """What neither the wire nor the server's own numbers account for: longer by as much as the wire may be shorter."""
+    plan.rest(UNATTRIBUTED, CLIENT)
+    if wire.length is not None:
+        plan.unsure(wire.high, wire.low)
 
 
 def _prepared(plan: _Plan, wire: Wire, room: float) -> float:
@@ -202,7 +209,9 @@ def _prepared(plan: _Plan, wire: Wire, room: float) -> float:
     if wire.before is None:
         return room
     length = min(wire.before, room)
-    plan.add(UNATTRIBUTED, length, CLIENT, wire.before_uncertainty)
+    plan.add(UNATTRIBUTED, length, CLIENT)
+    if wire.length is not None:
+        plan.unsure(0.0, wire.low)
     return max(0.0, room - length)
 
 
@@ -214,12 +223,12 @@ def _admitted(plan: _Plan, seen: Observation, wire: Wire, estimate: Estimate, ro
     if admission <= 0:
         return room
     if not plan.pieces or plan.pieces[-1].name != UNATTRIBUTED:
-        plan.add(UNATTRIBUTED, 0.0, CLIENT, 0.0)
+        plan.add(UNATTRIBUTED, 0.0, CLIENT)
     piece = plan.pieces[-1]
     piece.end += round(admission * 1e9)
-    piece.source = ESTIMATE
-    piece.uncertainty = (piece.uncertainty or 0.0) + estimate.admission_uncertainty
-    piece.admission = admission
+    piece.source, piece.admission = ESTIMATE, admission
+    low, high = piece.uncertainty_low or 0.0, piece.uncertainty_high or 0.0
+    plan.unsure(low + estimate.admission_uncertainty, high + estimate.admission_uncertainty)
     return room - admission
 
 

@@ -112,7 +112,14 @@ class ServerSpans:
     ) -> None:
         """The chunks of ``prefill``, whose span lies from ``start`` to ``end`` (epoch ns)."""
         chunks = [chunk for chunk in timings.chunks if prefill.start <= chunk.start and chunk.end <= prefill.end]
-        times = stagger_spans(start, [(chunk.start + offset, chunk.end + offset) for chunk in chunks], end)
+        measured = [
+            (
+                start if chunk.start == prefill.start else chunk.start + offset,
+                end if chunk.end == prefill.end else chunk.end + offset,
+            )
+            for chunk in chunks
+        ]
+        times = stagger_spans(start, measured, end)
         for chunk, (begin, stop) in zip(chunks, times, strict=True):
             told: dict[str, Any] = {names.TOKENS: chunk.tokens}
             if chunk.again:

@@ -522,7 +522,7 @@ def test_processors_that_watch_starts_see_every_span(tracing: Any, api: Sync, re
 
     spans.provider.add_span_processor(Stamp())
     tracing.on()
-    replay.play(play.too_many(), openai_stream())
+    replay.play(play.too_many(), openai_stream(itl=0.01))
     with pytest.raises(openai.RateLimitError):
         api.create()
     api.drain(api.stream())
@@ -538,7 +538,7 @@ def test_few_attributes_allowed(tracing: Any, api: Sync, replay: Replay, spans: 
     provider = TracerProvider(span_limits=SpanLimits(max_span_attributes=4))
     provider.add_span_processor(SimpleSpanProcessor(spans.exporter))
     tracing.on(tracer_provider=provider)
-    replay.play(openai_stream(usage=play.USAGE))
+    replay.play(openai_stream(usage=play.USAGE, itl=0.01))
     api.drain(api.stream())
     assert [span.name for span in spans.finished() if len(attributes(span)) > 4] == []
     assert len([span for span in spans.finished() if span.name.startswith("llm.")]) == 4
