@@ -374,7 +374,7 @@ def test_not_streamed_in_so_many_words(api: Sync, replay: Replay, spans: Spans, 
 
 def test_copies_of_a_client(api: Sync, replay: Replay, spans: Spans) -> None:
     replay.serve(play.openai_body())
-    api.run(api.client.with_options(timeout=3).chat.completions.create(**request()))
+    api.run(api.client.with_options(timeout=30).chat.completions.create(**request()))
     api.run(api.client.copy(max_retries=1).chat.completions.create(**request()))
     spans.check_all()
     assert len(spans.parents()) == 2

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -172,6 +174,16 @@ def test_seeds_and_choices_come_out_the_same_in_a_crowd(small: LoadedModel) -> N
         adds_up(generation.timings)
 
 
+@pytest.fixture
+def own_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Times are those of this thread's own work: what else the machine does meanwhile is in none of them."""
+    monkeypatch.setitem(globals(), "now", time.thread_time_ns)
+    for name, module in list(sys.modules.items()):
+        if name.startswith("llmtrace.reference.") and getattr(module, "now", None) is time.perf_counter_ns:
+            monkeypatch.setattr(module, "now", time.thread_time_ns)
+
+
+@pytest.mark.usefixtures("own_time")
 def test_a_long_prefill_stalls_the_neighbours_and_is_told_apart(small: LoadedModel) -> None:
     runner = Runner(small, max_running=3, prefill_chunk=64, token_budget=80)
     crowd = Crowd(runner)
@@ -275,7 +287,7 @@ def test_what_could_never_fit_is_refused(small: LoadedModel) -> None:
     max_examples=8,
     deadline=None,
     phases=[Phase.explicit, Phase.generate],
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 def test_whatever_comes_everybody_gets_their_own(
     small: LoadedModel, asked: list[tuple[int, int, int, int]], room: int, chunk: int | None, ahead: int
