@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
@@ -283,6 +283,7 @@ def test_what_could_never_fit_is_refused(small: LoadedModel) -> None:
     chunk=st.sampled_from([None, 5, 64]),
     ahead=st.sampled_from([0, 3]),
 )
+@example(asked=[(47, 14, 4, 0), (87, 11, 6, 0), (107, 47, 2, 2), (107, 47, 2, 2)], room=256, chunk=None, ahead=3)
 @settings(
     max_examples=8,
     deadline=None,
