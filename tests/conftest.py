@@ -17,6 +17,16 @@ if TYPE_CHECKING:
     from tests.support.spans import Metrics, Spans
 
 
+def pytest_configure() -> None:
+    """How long an example takes says nothing on a machine that does other things too."""
+    try:
+        from hypothesis import HealthCheck, settings
+    except ImportError:  # not in every environment of ``make matrix``
+        return
+    settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("unhurried")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     from tests.support.replay import NO_SHARED, shared_folder
 

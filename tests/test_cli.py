@@ -178,7 +178,7 @@ def test_ctrl_c_is_exit_code_130_and_quiet() -> None:
     assert b"max_queue" in process.stdout.readline()
     time.sleep(0.1)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=120)
     assert process.returncode == 130
     assert errors == b""
 

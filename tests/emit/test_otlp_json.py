@@ -171,7 +171,7 @@ def test_a_killed_process_leaves_whole_lines(tmp_path: Path, how: signal.Signals
     while not path.exists() or path.stat().st_size < 1_000_000:
         assert process.poll() is None
     process.send_signal(how)
-    process.wait(20)
+    process.wait(120)
     process.stdout.close()
     text = path.read_text()
     assert text.endswith("\n")

@@ -167,7 +167,9 @@ def test_fastapi(server: Replay, collector: Collector) -> None:
         deadline = time.monotonic() + PATIENCE
         while True:
             try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/ask?question=What+is+prefill", timeout=30) as got:
+                with urllib.request.urlopen(
+                    f"http://127.0.0.1:{port}/ask?question=What+is+prefill", timeout=PATIENCE
+                ) as got:
                     assert got.read() == b"Hello there, you two"
                 break
             except (urllib.error.URLError, ConnectionError):
@@ -176,7 +178,7 @@ def test_fastapi(server: Replay, collector: Collector) -> None:
                 time.sleep(0.2)
     finally:
         app.terminate()
-        app.communicate(timeout=30)
+        app.communicate(timeout=PATIENCE)
     spans = the_trace(collector, "task answer question")
     inside = ["retrieval notes", "rerank best", f"chat {play.MODEL}"]
     assert tree(sorted(spans, key=lambda s: inside.index(s.name) if s.name in inside else -1)) == [

@@ -26,7 +26,7 @@ from tests.support.apis import LOST, Async, Boom, Sync, boom_client, http, reque
 from tests.support.clock import Clock, pace
 from tests.support.replay import After, Replay, in_step, openai_stream
 from tests.support.spans import Spans, attributes, outcome, seconds
-from tests.support.waiting import is_reading, until, wait_for
+from tests.support.waiting import LoopTime, is_reading, until, wait_for
 
 pytestmark = pytest.mark.usefixtures("traced")
 
@@ -591,19 +591,6 @@ LIMIT = 60.0
 """s, on the loop's clock, which the test moves on once the call is where it is to time out."""
 
 
-@pytest.fixture
-async def loop_time(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Moves the clock of the running loop, by which all timeouts inside it go."""
-    loop = asyncio.get_running_loop()
-    ahead, true = [0.0], loop.time
-
-    def move(seconds: float) -> None:
-        ahead[0] += seconds
-
-    monkeypatch.setattr(loop, "time", lambda: true() + ahead[0])
-    return move
-
-
 async def _wait_for(coroutine: Any) -> None:
     await asyncio.wait_for(coroutine, LIMIT)
 
@@ -636,17 +623,18 @@ async def _move_on_after(coroutine: Any) -> None:
     ids=["wait_for", "asyncio.timeout", "fail_after", "move_on_after"],
 )
 async def test_timed_out_by_the_loop(
-    aclient: openai.AsyncOpenAI, replay: Replay, spans: Spans, limit: Any, where: str, loop_time: Any
+    aclient: openai.AsyncOpenAI, replay: Replay, spans: Spans, limit: Any, where: str
 ) -> None:
     """PEERS, row 4: the stream object is kept, so nothing but the timeout itself can end the call."""
     replay.play(play.accept_and_hang() if where == "before headers" else play.hang_mid_stream())
     keep: list[Any] = []
+    passing = LoopTime(asyncio.get_running_loop())
     patient = aclient.with_options(timeout=1e6)
     task = asyncio.ensure_future(limit(_read(patient, keep)))
     await until(lambda: replay.requests and len(keep) == KEPT[where])
     assert not task.done()
     due = time.time_ns()
-    loop_time(LIMIT)
+    passing.advance(LIMIT)
     with pytest.raises(TimeoutError if sys.version_info >= (3, 11) else (TimeoutError, asyncio.TimeoutError)):
         await task
     left = time.time_ns()

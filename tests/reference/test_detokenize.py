@@ -23,7 +23,9 @@ def at_once(tokenizer: Any, ids: Sequence[int]) -> str:
     return str(tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(text=TEXTS | st.lists(TEXTS | st.sampled_from(SPECIAL), max_size=6).map("".join))
 @example("<s>")
 @example("<s>日 a</s> <s>")

@@ -10,12 +10,14 @@ import pkgutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from importlib import import_module
 from typing import Any
 
 import pytest
 
 from tests.support.apis import Sync, http
+from tests.support.replay import After, Part
 
 MICROSECOND = 1_000
 
@@ -36,6 +38,10 @@ class Clock:
         """Let time pass. True, so that it can be what a server's part waits for."""
         self.at += round(seconds * 1e9)
         return True
+
+    def passing(self, parts: Sequence[Part]) -> list[Part]:
+        """A script's parts whose delays pass by this clock, at the moment when the server writes them."""
+        return [(After(partial(self.advance, delay)), data) for delay, data in parts if isinstance(delay, float)]
 
 
 def install(monkeypatch: pytest.MonkeyPatch) -> Clock:

@@ -50,6 +50,8 @@ class Script:
     before: Delay = 0.0
     """What passes before the headers are written."""
     chunked: bool = True
+    lockstep: bool = False
+    """Each part only once the client has taken the one before it off its socket: two never lie there together."""
 
 
 @dataclass
@@ -214,6 +216,8 @@ class Replay:
             request.headers_sent = time.time_ns()
             connection.sendall("\r\n".join([*head, "", ""]).encode())
         for delay, data in script.parts:
+            if script.lockstep:
+                self._let_read(connection, request)
             if not self._wait(connection, request, delay):
                 return False
             request.written.append(time.time_ns())

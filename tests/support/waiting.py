@@ -28,6 +28,20 @@ async def until(condition: Callable[[], object]) -> None:
         await asyncio.sleep(0.002)
 
 
+class LoopTime:
+    """The clock of an event loop, by which its timeouts go; the test moves it on."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._true, self._ahead = loop.time, 0.0
+        loop.time = self  # type: ignore[method-assign]
+
+    def __call__(self) -> float:
+        return self._true() + self._ahead
+
+    def advance(self, seconds: float) -> None:
+        self._ahead += seconds
+
+
 def is_reading(thread: threading.Thread) -> bool:
     """Whether a thread is inside a read from the socket of a synchronous client that is built on httpcore."""
     frame = sys._current_frames().get(thread.ident or 0)
