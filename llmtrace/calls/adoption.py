@@ -14,7 +14,7 @@ inside somebody's span, an embedding made meanwhile) gets a span of its own.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any, NamedTuple, Protocol
 
@@ -69,38 +69,48 @@ class Run(Protocol):
         ...
 
 
-framework_runs: ContextVar[Sequence[Run]] = ContextVar("llmtrace_framework_runs", default=())
+framework_runs: ContextVar[Iterable[Run]] = ContextVar("llmtrace_framework_runs", default=())
 """The runs that a framework started last in this context. They may be over, or this context may have left them."""
 
 
 class Claims:
-    """What has had its call already. Remembers the last 4096: the span itself is marked as well. Thread-safe."""
+    """What has had its call already: each thing is claimed once, whichever thread is first.
+
+    A span that shows its attributes is marked. Of the others, the last 4096 are remembered.
+    """
 
     def __init__(self, most: int = _MOST) -> None:
         self._most = most
         self._lock = Lock()
         self._taken: dict[Hashable, weakref.ref[Any] | None] = {}
 
+    def adopt(self, span: Span) -> bool:
+        """Claim ``span``, which is recording; False where somebody has it.
+
+        Not by its ids: a program that seeds ``random`` gets the same ones again.
+        """
+        with self._lock:
+            if names.CALL_ADOPTED in _attributes(span):
+                return False
+            span.set_attribute(names.CALL_ADOPTED, True)
+            return names.CALL_ADOPTED in _attributes(span) or self.take(_identity(span.get_span_context()))
+
     def take(self, key: Hashable, owner: Any = None) -> bool:
         """Claim ``key``; False where somebody has it. ``owner``: whose ``id`` the key is, which may be given anew."""
         with self._lock:
-            if self._has(key, owner):
-                return False
-            self._taken.pop(key, None)
+            if key in self._taken:
+                known = self._taken.pop(key)
+                if known is None or known() is owner:
+                    self._taken[key] = known
+                    return False
             self._taken[key] = None if owner is None else weakref.ref(owner)
             if len(self._taken) > self._most:
                 del self._taken[next(iter(self._taken))]
             return True
 
-    def has(self, key: Hashable) -> bool:
-        """Whether somebody has ``key``."""
-        return key in self._taken
-
-    def _has(self, key: Hashable, owner: Any) -> bool:
-        if key not in self._taken:
-            return False
-        known = self._taken[key]
-        return known is None or known() is owner
+    def has(self, span: Span) -> bool:
+        """Whether somebody has ``span``."""
+        return names.CALL_ADOPTED in _attributes(span) or _identity(span.get_span_context()) in self._taken
 
 
 _claims = Claims()
@@ -150,7 +160,9 @@ def _place(
 ) -> Place:
     run = _span_of_run(operation, request)
     if parent == "own":
-        return OWN if run is None or not _exported_together(run, tracer) else Place(above=run)
+        if run is None or not _exported_together(run, tracer) or not _claims.take(_identity(run.get_span_context())):
+            return OWN
+        return Place(above=run)
     attributes = _attributes(current)
     operations = _operations(attributes)
     if run is not None and (not operations or _started_beneath(run, current)):
@@ -168,17 +180,13 @@ def _place(
 
 def _claimed(span: Span, tracer: Tracer, parent: str) -> Place:
     """``span``, which is for this very call, as its place; a span of ours where it cannot be."""
-    attributes, recording = _attributes(span), span.is_recording()
-    if attributes and (not recording or names.CALL_ADOPTED in attributes):
-        return OWN  # it has ended and only its context is still there, or it has had its call
     if parent != "existing" and not _exported_together(span, tracer):
         return OWN
-    if not _claims.take(_identity(span.get_span_context())):
-        return OWN
-    if not recording:
-        return Place(above=span, spoken_for=True)
-    span.set_attribute(names.CALL_ADOPTED, True)
-    return Place(adopted=span)
+    if span.is_recording():
+        return Place(adopted=span) if _claims.adopt(span) else OWN
+    if _attributes(span) or not _claims.take(_identity(span.get_span_context())):
+        return OWN  # it has ended, and only its context is still there; or it has had its call
+    return Place(above=span, spoken_for=True)
 
 
 def _spoken_for(current: Span, operation: Operation, headers: Mapping[str, Any] | None) -> Place:
@@ -225,7 +233,7 @@ def _span_of_run(operation: Operation, request: Request) -> Span | None:
         return None
     for run in framework_runs.get():
         span = run.span()
-        if span is None or _claims.has(_identity(span.get_span_context())):
+        if span is None or _claims.has(span):
             continue
         if _same_model(_attributes(span), run.models, request.model):
             return span
@@ -262,7 +270,7 @@ def _one_model(one: str, other: str) -> bool:
 
 
 def _identity(context: SpanContext) -> Hashable:
-    """A span by its ids: wrappers differ, and some can neither be hashed nor referred to weakly."""
+    """A span by its ids: of its wrappers, some can neither be hashed nor referred to weakly."""
     return context.trace_id, context.span_id
 
 

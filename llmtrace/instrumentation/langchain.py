@@ -12,7 +12,7 @@ that are not (langchain-core 1.8).
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from opentelemetry.trace import Span
@@ -34,14 +34,20 @@ def patch(patches: Patches) -> None:
     """Note LangChain's runs from when one of the instrumentations is imported; before that, leave LangChain alone."""
 
     def start(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        started = _announce(instance, kwargs)
         managers = wrapped(*args, **kwargs)
-        _note(managers, kwargs)
+        if started is not None:
+            started.took_place(managers)
         return managers
 
-    async def astart(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    async def astarted(started: _Start, wrapped: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         managers = await wrapped(*args, **kwargs)
-        _note(managers, kwargs)
+        started.took_place(managers)
         return managers
+
+    def astart(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        started = _announce(instance, kwargs)  # here, and not in the task that LangChain may make of it
+        return wrapped(*args, **kwargs) if started is None else astarted(started, wrapped, args, kwargs)
 
     def hook(managers: Any) -> None:
         for owner, hooked in (("CallbackManager", start), ("AsyncCallbackManager", astart)):
@@ -72,17 +78,62 @@ class _Run:
         return None
 
 
-def _note(managers: Sequence[Any], kwargs: dict[str, Any]) -> None:
-    """Note the runs that LangChain has just started: each of ``managers`` is for one of them."""
+class _Start:
+    """One start of runs: a chat model's starts all of a request's at once, a text model's each by itself."""
+
+    def __init__(self, sources: Sequence[SpanOf], models: Sequence[str]) -> None:
+        self._sources = sources
+        self._models = models
+        self.runs: Sequence[_Run] = ()
+
+    def took_place(self, managers: Sequence[Any]) -> None:
+        """LangChain has started the runs: each of ``managers`` is for one of them."""
+        try:
+            self.runs = [_Run(manager.run_id, self._sources, self._models) for manager in managers]
+        except Exception as error:
+            internal_errors.note("noting a run of LangChain's", error)
+
+
+class _Batch:
+    """The runs of what LangChain was asked for at once."""
+
+    def __init__(self, size: int, parent: Any) -> None:
+        self.size = size
+        self.parent = parent
+        self._starts: list[_Start] = []
+
+    def add(self, start: _Start) -> None:
+        """Take in one more start."""
+        self._starts.append(start)
+
+    def lacks_some(self) -> bool:
+        """Whether more starts are to come: each has one run at least."""
+        return sum(max(1, len(start.runs)) for start in self._starts) < self.size
+
+    def __iter__(self) -> Iterator[Run]:
+        for start in self._starts:
+            yield from start.runs
+
+
+def _announce(manager: Any, kwargs: dict[str, Any]) -> _Start | None:
+    """Note in this context the runs that ``manager`` is about to start; None where nobody has spans for them."""
     try:
-        runs: Sequence[Run] = ()
-        if managers and (sources := _sources(managers[0].handlers)):
-            models = _models(kwargs.get("invocation_params"))
-            runs = [_Run(manager.run_id, sources, models) for manager in managers]
-        if runs or framework_runs.get():
-            framework_runs.set(runs)
+        batch: Any = framework_runs.get()
+        sources = _sources(manager.handlers)
+        if not sources:
+            if batch:
+                framework_runs.set(())
+            return None
+        start = _Start(sources, _models(kwargs.get("invocation_params")))
+        size, parent = kwargs.get("batch_size") or 1, manager.parent_run_id
+        if not (isinstance(batch, _Batch) and (batch.size, batch.parent) == (size, parent) and batch.lacks_some()):
+            batch = _Batch(size, parent)
+            framework_runs.set(batch)
+        batch.add(start)
+        return start
     except Exception as error:
         internal_errors.note("noting a run of LangChain's", error)
+        return None
 
 
 def _sources(handlers: Sequence[Any]) -> list[SpanOf]:
