@@ -9,6 +9,7 @@ from typing import Any
 from llmtrace.calls.cancellation import cancellation_attributes
 from llmtrace.calls.finish_reasons import finish_reasons
 from llmtrace.calls.result import Result
+from llmtrace.calls.state import CallState
 from llmtrace.calls.verdict import attributes_of
 from llmtrace.emit import names
 from llmtrace.observe import call as calls
@@ -58,7 +59,7 @@ def call_attributes(result: Result) -> dict[str, Any]:
     call, state, answer = result.call, result.state, result.answer
     usage, chunk_timing = answer.usage, call.chunk_timing
     found: dict[str, Any] = {}
-    if state.owns_span:
+    if state.is_genai_span:
         found.update(state.operation.request_attributes(state.request))
         if call.streaming:
             found[names.REQUEST_STREAM] = True
@@ -111,8 +112,10 @@ def call_attributes(result: Result) -> dict[str, Any]:
         found[names.PREFIX_PROBABILITY] = result.hit.prefix
     if result.complaint is not None:
         found[names.TIMINGS_REJECTED] = result.complaint
-    if result.failure is not None:
+    if result.failure is not None and state.owns_span:
         found[names.ERROR_TYPE] = result.failure
+    if not state.is_genai_span:
+        found.update(_beside(call, state))
     headers = call.attempts[-1].headers if call.attempts else None
     if route := _route(answer, headers):
         found[names.ROUTE] = route
@@ -122,6 +125,16 @@ def call_attributes(result: Result) -> dict[str, Any]:
         found.update(cancellation_attributes(result))
     if result.verdicts:
         found.update(attributes_of(result.verdicts))
+    return found
+
+
+def _beside(call: Call, state: CallState) -> dict[str, Any]:
+    """What another instrumentation's span does not say of the call, or says of a time of its own."""
+    found: dict[str, Any] = {names.CALL_STREAMING: call.streaming}
+    if state.adopted:
+        found[names.CALL_ADOPTED] = True
+        found[names.CALL_START] = call.to_epoch(call.start)
+        found[names.CALL_DURATION] = ((call.end or call.start) - call.start) / 1e9
     return found
 
 

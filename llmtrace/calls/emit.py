@@ -6,7 +6,7 @@ from typing import Any
 
 from opentelemetry.trace import SpanContext, Status, StatusCode, set_span_in_context
 
-from llmtrace.calls import attributes
+from llmtrace.calls import adoption, attributes
 from llmtrace.calls.chunk_weights import pace_of
 from llmtrace.calls.result import Result
 from llmtrace.calls.services import Services
@@ -23,8 +23,10 @@ from llmtrace.observe import internal_errors
 def emit_spans(result: Result, settings: Settings) -> None:
     """What is said of the call goes onto its span, and its phases become children of it."""
     state, call = result.state, result.call
+    if state.adopted and not state.span.is_recording():
+        adoption.stand_in(call, state)
     own = attributes.call_attributes(result)
-    if state.span.is_recording():  # another instrumentation's may have ended before the stream did
+    if state.span.is_recording():
         if result.failure is not None and state.owns_span:
             state.span.set_status(Status(StatusCode.ERROR, attributes.kind(call.error)))
         state.span.set_attributes(safe_attributes(own))
@@ -77,7 +79,7 @@ def _emit_content(result: Result, own: dict[str, Any], settings: Settings) -> No
             operation.input_messages(request),
             operation.output_messages(call.kept if streamed else call.answer, streamed),
         ).attributes(settings.semconv)
-        if mode in ("span_only", "span_and_event"):
+        if mode in ("span_only", "span_and_event") and state.is_genai_span:
             content.on_span(state.span, captured)
         if mode in ("event_only", "span_and_event"):
             content.as_event(state.span, call.to_epoch(call.end or call.start), own, captured)

@@ -135,6 +135,8 @@ COST: Final = "llmtrace.cost.usd"
 
 # --- span names -----------------------------------------------------------------------------------------------
 SPAN_PREFIX: Final = "llm."
+CALL: Final = "llm.call"
+"""A call whose GenAI span is another instrumentation's and cannot be adopted."""
 ATTEMPT: Final = "llm.attempt"
 PREFILL_CHUNK: Final = "llm.prefill.chunk"
 

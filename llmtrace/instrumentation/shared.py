@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from llmtrace.calls.tracer import CallTracer
-from llmtrace.instrumentation import aiohttp_urllib3, http, lifecycle
+from llmtrace.instrumentation import aiohttp_urllib3, http, langchain, lifecycle
 from llmtrace.instrumentation.patching import Patches
 from llmtrace.observe.process import Lock
 from llmtrace.tasks import units
@@ -25,6 +25,7 @@ def join(tracer: CallTracer) -> None:
             http.patch(_patches)
             aiohttp_urllib3.patch(_patches)
             lifecycle.patch(_patches)
+            langchain.patch(_patches)
 
 
 def leave(tracer: CallTracer) -> None:
