@@ -45,7 +45,7 @@ class Telemetry:
     def providers(self) -> list[Any]:
         """The providers in force: of spans, and of metrics where they are wanted."""
         providers: list[Any] = [self._tracer_provider or trace_api.get_tracer_provider()]
-        if self._wants_metrics:
+        if self._settings.metrics:
             providers.append(self._meter_provider or metrics_api.get_meter_provider())
         return providers
 
