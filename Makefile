@@ -19,6 +19,7 @@ help:
 	@echo "make accuracy  how right the phases are, against engines that know (docs/accuracy.md)"
 	@echo "make diagnose-eval  how right the diagnosis is, into docs/diagnosis.md"
 	@echo "make e2e     other people's engines and a trace viewer: heavy installs (docs/engines.md)"
+	@echo "make ends    how the last spans of a process fare, by how it ends (docs/process-ends.md)"
 	@echo "make browser the page of llmtrace view in a real Chromium: every page and state (docs/view.md)"
 	@echo "make pictures  the pictures of the demo and of the viewer in README and docs, taken anew: needs Chromium"
 	@echo "make spark   the reports on PySpark against DuckDB: needs Java, a large package"
@@ -76,6 +77,10 @@ diagnose-eval: $(STAMP)
 e2e: $(STAMP)
 	tests/e2e/setup.sh
 	LLMTRACE_E2E=1 $(BIN)/python -m pytest tests/e2e $(ARGS)
+
+.PHONY: ends
+ends: $(STAMP)  # installs Celery, gunicorn and uvicorn into .venvs/ends; ARGS="python3.10 python3.13" takes these too
+	$(BIN)/python -m tests.support.ends $(ARGS)
 
 BROWSER := .venvs/browser/.installed
 
