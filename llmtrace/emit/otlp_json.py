@@ -16,10 +16,11 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from llmtrace.errors import LlmtraceError
+from llmtrace.version import install_hint
 
 _log = logging.getLogger(__name__)
 
-_MISSING = 'writing OTLP/JSON needs the OTLP encoder: pip install "llmtrace[otlp]"'
+_MISSING = f"writing OTLP/JSON needs the OTLP encoder: {install_hint('otlp')}"
 
 
 class OtlpJsonFileExporter(SpanExporter):

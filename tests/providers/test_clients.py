@@ -497,4 +497,4 @@ assert not any(name.startswith("llmtrace.providers.anthropic") for name in sys.m
 import groq._base_client as base
 assert type(vars(base.SyncAPIClient)["request"]).__name__ == "FunctionWrapper"
 """
-    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=240)
