@@ -49,6 +49,8 @@ class Settings:
     """File in which processes share what they learned of each route for estimating (tokens and seconds, no text)."""
     baseline_prior: str = ""
     """JSON file that says what the hardware needs at least: ``{"seconds_per_prefill_token": ...}``."""
+    flush_on_sigterm: bool = False
+    """On a SIGTERM that nobody handles: end open calls and flush, for a few seconds at most, then let it end us."""
     tokenizer: Callable[[str], int] | None = None
     """Counts a text's tokens, for the times between tokens of streams whose chunks do not say how many they hold."""
 
@@ -140,6 +142,7 @@ _PARSERS: Mapping[str, Callable[[Any], Any]] = {
     "min_spread": _at_least(float, 1),
     "baseline_path": _file,
     "baseline_prior": _file,
+    "flush_on_sigterm": _boolean,
     "tokenizer": _function,
 }
 

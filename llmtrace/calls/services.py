@@ -6,6 +6,7 @@ from typing import Any
 
 from opentelemetry import metrics as metrics_api
 from opentelemetry import trace as trace_api
+from opentelemetry._logs import get_logger_provider
 
 from llmtrace.calls.retry_links import RetryLinks
 from llmtrace.calls.verdict import Diagnoser
@@ -40,6 +41,13 @@ class Telemetry:
         if known is None or known[0] is not provider:
             known = self._tracer = (provider, provider.get_tracer("llmtrace", VERSION))
         return known[1]
+
+    def providers(self) -> list[Any]:
+        """The providers in force: of spans, and of metrics where they are wanted."""
+        providers: list[Any] = [self._tracer_provider or trace_api.get_tracer_provider()]
+        if self._settings.metrics:
+            providers.append(self._meter_provider or metrics_api.get_meter_provider())
+        return providers
 
     def meters(self) -> Meters | None:
         """The instruments, None while no MeterProvider is set up."""
@@ -77,3 +85,10 @@ class Services:
         self.prefixes = Prefixes()
         self.hits = RouteHits()
         self.retry_links = RetryLinks()
+
+    def providers(self) -> list[Any]:
+        """Where these calls' telemetry goes: what has to export before the process ends."""
+        providers = self.telemetry.providers()
+        if self.settings.capture_content in ("event_only", "span_and_event"):
+            providers.append(get_logger_provider())
+        return providers

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
 
 from llmtrace.config import Settings, is_disabled, settings
+from llmtrace.instrumentation import process_ends
 from llmtrace.instrumentation.patching import Patches
 from llmtrace.providers import Client, client_named
 
@@ -38,6 +39,9 @@ class ClientInstrumentor(BaseInstrumentor):
         if is_disabled():
             return
         self._patches = patches = Patches()
+        if chosen.flush_on_sigterm:
+            # Now, not when the client is imported: handlers can be set on the main thread only.
+            patches.when_undone(process_ends.take_sigterm())
 
         def imported(package: Any) -> None:
             if (conflict := self.unsupported()) is not None:

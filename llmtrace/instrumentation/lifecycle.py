@@ -1,4 +1,4 @@
-"""Hooks on the OpenTelemetry SDK's flush and shutdown, on the interpreter's exit, and on asyncio's timeouts."""
+"""Hooks on the OpenTelemetry SDK's flush and shutdown, on the process's ends, and on asyncio's timeouts."""
 
 from __future__ import annotations
 
@@ -10,14 +10,18 @@ from collections.abc import Callable
 from typing import Any
 
 from llmtrace.calls import finalizers
+from llmtrace.instrumentation import process_ends
 from llmtrace.instrumentation.patching import Patches
 from llmtrace.observe import internal_errors, stream
 from llmtrace.observe.call import Call
 from llmtrace.observe.process import at_exit
 
 
-def patch(patches: Patches) -> None:
-    """A flush ends what was dropped, a provider's shutdown what is open and goes to it; note what a timeout cancels."""
+def patch(patches: Patches, flush: Callable[[float], None]) -> None:
+    """A flush ends what was dropped, a provider's shutdown what is open and goes to it; note what a timeout cancels.
+
+    ``flush``: exports what is ended, in so many seconds; for ends of a process at which no provider is shut down.
+    """
 
     def hook_traces(module: Any) -> None:
         patches.wrap(module, "TracerProvider.force_flush", _before(lambda provider: finalizers.settle()))
@@ -30,6 +34,7 @@ def patch(patches: Patches) -> None:
     patches.when_imported("opentelemetry.sdk.trace", hook_traces)
     patches.when_imported("opentelemetry.sdk.metrics", hook_metrics)
     at_exit(finalizers.end_open)
+    process_ends.watch(patches, flush)
     _watch_timeouts(patches)
 
 

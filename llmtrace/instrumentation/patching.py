@@ -74,6 +74,7 @@ class Patches:
         self._put: dict[tuple[int, str], Any] = {}
         self._wrapped: dict[int, Patched] = {}
         """By the function's identity: one function under two names has one wrapper, or it would not pickle."""
+        self._when_undone: list[Callable[[], None]] = []
         self._active = True
 
     def when_imported(self, module: str, action: Callable[[Any], None]) -> None:
@@ -111,6 +112,10 @@ class Patches:
         self._put[id(owner), name] = value
         setattr(owner, name, value)
 
+    def when_undone(self, action: Callable[[], None]) -> None:
+        """Call ``action`` after the wrappers are taken out: for what is put in by another way than by wrapping."""
+        self._when_undone.append(action)
+
     def holds(self, owner: Any, name: str) -> bool:
         """Whether ``owner``'s ``name`` is wrapped already."""
         return any(held is owner and called == name for held, called, _ in self._undo)
@@ -129,6 +134,9 @@ class Patches:
         self._undo.clear()
         self._put.clear()
         self._wrapped.clear()
+        for action in self._when_undone:
+            action()
+        self._when_undone.clear()
 
     def _attempt(self, action: Callable[[Any], None], module: Any) -> None:
         if not self._active:

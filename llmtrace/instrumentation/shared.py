@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+import time
+from typing import Any
+
 from llmtrace.calls.tracer import CallTracer
 from llmtrace.instrumentation import aiohttp_urllib3, http, langchain, lifecycle
 from llmtrace.instrumentation.patching import Patches
 from llmtrace.observe.process import Lock
 from llmtrace.tasks import units
 
+_log = logging.getLogger("llmtrace")
 _lock = Lock()
 _tracers: list[CallTracer] = []
 _patches: Patches | None = None
@@ -24,7 +29,7 @@ def join(tracer: CallTracer) -> None:
             _patches = Patches()
             http.patch(_patches)
             aiohttp_urllib3.patch(_patches)
-            lifecycle.patch(_patches)
+            lifecycle.patch(_patches, flush)
             langchain.patch(_patches)
 
 
@@ -39,3 +44,20 @@ def leave(tracer: CallTracer) -> None:
         if not _tracers and _patches is not None:
             _patches.undo()
             _patches = None
+
+
+def flush(seconds: float) -> None:
+    """Have the providers in use export what they hold, in ``seconds`` for all of them together.
+
+    Takes no lock: this process may be ending while another thread holds ours.
+    """
+    until = time.monotonic() + seconds
+    providers: dict[int, Any] = {id(each): each for tracer in list(_tracers) for each in tracer.services.providers()}
+    for provider in providers.values():
+        force_flush = getattr(provider, "force_flush", None)  # OpenTelemetry's API alone has none
+        if force_flush is None:
+            continue
+        try:
+            force_flush(int(max(0.0, until - time.monotonic()) * 1000))
+        except Exception as error:
+            _log.warning("the last telemetry was not exported: %s", type(error).__name__)

@@ -34,6 +34,7 @@ def instrument(
     min_spread: float | None = None,
     baseline_path: str | os.PathLike[str] | None = None,
     baseline_prior: str | os.PathLike[str] | None = None,
+    flush_on_sigterm: bool | None = None,
     tokenizer: Callable[[str], int] | None = None,
 ) -> None:
     """Trace the named client libraries, or all supported ones that are installed.
@@ -57,6 +58,8 @@ def instrument(
         min_spread: spread in uncached prompt tokens (90th over 10th percentile) asked for before estimating.
         baseline_path: file in which processes share what they learned of each route.
         baseline_prior: JSON file that says what the hardware needs at least: ``{"seconds_per_prefill_token": ...}``.
+        flush_on_sigterm: on a SIGTERM that nobody handles, end open calls and flush (5 s at most), then let the signal
+            end the process as it would have.
         tokenizer: counts a text's tokens, for streams whose chunks do not say how many they hold.
 
     Raises:
@@ -76,6 +79,7 @@ def instrument(
         "min_spread": min_spread,
         "baseline_path": baseline_path,
         "baseline_prior": baseline_prior,
+        "flush_on_sigterm": flush_on_sigterm,
         "tokenizer": tokenizer,
     }
     from llmtrace.config import is_disabled, settings

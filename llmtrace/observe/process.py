@@ -1,8 +1,11 @@
-"""The one registry of what a fork, a destructor and the interpreter's exit can disturb: locks, threads, exit actions.
+"""The one registry of what a fork, a destructor and a process's end can disturb: locks, threads, exit actions.
 
 A forked child has only the thread that forked. A lock that another thread held at that moment would stay locked for
 ever in the child, and a worker thread is not there. So every lock of llmtrace is a ``Lock`` of this module, and whoever
 keeps something that belongs to the parent (a thread, calls on their way) says so with ``after_fork``.
+
+What must be done before a process ends is registered with ``at_exit``. The interpreter's own exit does it by itself;
+where a process ends another way, ``run_exit_actions`` does it.
 
 A lock here may be taken again by the thread that holds it: a signal handler or the garbage collector can run an
 application's code, and with it ours, in the middle of ours.
@@ -10,6 +13,7 @@ application's code, and with it ours, in the middle of ours.
 
 from __future__ import annotations
 
+import _thread
 import atexit
 import os
 import queue
@@ -22,6 +26,7 @@ from llmtrace.observe.internal_errors import note
 
 _locks: weakref.WeakSet[Lock] = weakref.WeakSet()
 _after_fork: list[weakref.WeakMethod[Callable[[], None]] | Callable[[], Callable[[], None]]] = []
+_exit_actions: list[Callable[[], None]] = []
 
 
 class Lock:
@@ -116,10 +121,68 @@ def after_fork(action: Callable[[], None]) -> None:
 
 
 def at_exit(action: Callable[[], None]) -> None:
-    """Call ``action`` when the interpreter exits, before what was registered with ``atexit`` earlier. Said again, it
-    moves to the front."""
-    atexit.unregister(action)
-    atexit.register(action)
+    """Call ``action`` when this process ends, before what was registered with ``atexit`` earlier. Said again, it moves
+    to the front."""
+    if action in _exit_actions:
+        _exit_actions.remove(action)
+    _exit_actions.append(action)
+    atexit.unregister(run_exit_actions)
+    atexit.register(run_exit_actions)
+
+
+def run_exit_actions() -> None:
+    """Do what must be done before this process ends, what was registered last first. Each action may run twice."""
+    for action in reversed(_exit_actions):
+        try:
+            action()
+        except Exception as error:
+            note("ending a process", error)
+
+
+def run_within(seconds: float, action: Callable[[], None]) -> bool:
+    """Run ``action`` on a thread of its own and wait for it, for ``seconds`` at most.
+
+    For a process's last moments: the thread that is here may have been interrupted while it held a lock that ``action``
+    takes, and an exporter may hang. Returns whether ``action`` was done in time.
+    """
+    done = _thread.allocate_lock()
+    done.acquire()
+
+    def run() -> None:
+        try:
+            action()
+        except Exception as error:
+            note("ending a process", error)
+        finally:
+            done.release()
+
+    try:
+        _thread.start_new_thread(run, ())  # not threading's own start: it takes locks that may be held here
+    except RuntimeError:  # the interpreter is being taken down: its exit actions have run
+        return False
+    return done.acquire(timeout=max(0.0, seconds))
+
+
+def after_other_threads(action: Callable[[], None]) -> None:
+    """Call ``action`` once no other thread is left that this process waits for before it ends: here and now if there
+    is none, else on one more such thread."""
+
+    def run() -> None:
+        while threads := _waited_for():
+            for thread in threads:
+                thread.join()
+        action()
+
+    if _waited_for():
+        threading.Thread(target=run, name="llmtrace-last", daemon=False).start()
+    else:
+        action()
+
+
+def _waited_for() -> list[threading.Thread]:
+    """The threads that the interpreter joins before this process ends, but for this one and the main thread."""
+    spared = (threading.current_thread(), threading.main_thread())
+    return [thread for thread in threading.enumerate() if not thread.daemon and thread not in spared]
 
 
 def _in_child() -> None:
