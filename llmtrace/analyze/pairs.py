@@ -75,4 +75,5 @@ def _pairs(lower: Any, spans: Any) -> Any:
         step = on.select("pair_trace", "lower", "lower_start", at="at_parent")
     every = ibis.union(*reached)
     later = ibis.window(group_by=[every.pair_trace, every.upper], order_by=[ibis.desc(every.lower_start), every.lower])
-    return every.mutate(is_last=ibis.row_number().over(later) == 0).drop("lower_start")
+    place: Any = ibis.row_number().over(later)
+    return every.mutate(is_last=place == 0).drop("lower_start")

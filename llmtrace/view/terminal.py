@@ -12,19 +12,10 @@ from rich.style import Style
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from llmtrace.view import calls, text, tree
+from llmtrace.view import about, calls, palette, text, tree
 from llmtrace.view.selection import select
 
-COLOURS = {
-    "network": "#6f8fb3",
-    "queue": "#d99a00",
-    "kv_cache_hit": "#12a178",
-    "prefill": "#9065f0",
-    "decode": "#2f80ed",
-    "merged": "#c4568f",
-    "attempt": "#8a8f98",
-    "other": "#8a8f98",
-}
+COLOURS = palette.TERMINAL
 _OUTCOMES = {
     "completed": "green",
     "closed_early": "yellow",
@@ -76,13 +67,13 @@ def render_trace(trace: tree.Trace, width: int | None = None) -> RenderableType:
 def legend(traces: Iterable[tree.Trace] = ()) -> Text:
     """What the colours mean, for the phases that occur; all of them where no traces are given."""
     present = {
-        calls.family(node.span) for trace in traces for node, _ in tree.walk(trace.roots) if not calls.is_call(node)
-    } or set(calls.FAMILIES)
+        about.family(node.span) for trace in traces for node, _ in tree.walk(trace.roots) if not calls.is_call(node)
+    } or set(about.FAMILIES)
     line = Text()
-    for name in calls.FAMILIES:
+    for name in about.FAMILIES:
         if name in present:
             line.append("■ ", style=COLOURS[name])
-            line.append(f"{calls.LABELS[name]}   ", style="dim")
+            line.append(f"{about.LABELS[name]}   ", style="dim")
     line.rstrip()
     return line
 
@@ -289,6 +280,10 @@ def _facts(call: tree.Node) -> list[tuple[str, str]]:
         parts.append((f"{known.decode_rate:.{0 if known.decode_rate >= 100 else 1}f} tok/s", ""))
     if known.attempts > 1:
         parts.append((f"{known.attempts} attempts", "yellow"))
+    if abs(known.duration - call.span.duration) > 0.005 * known.duration:
+        parts.append((f"{text.seconds(known.duration)} in the call itself", ""))
+    if known.merged:
+        parts.append((f"not told apart: {text.clean(known.merged)}", ""))
     if known.diagnosis:
         parts.append((f"diagnosis: {text.clean(known.diagnosis)}", "yellow"))
     if known.error:
@@ -328,10 +323,10 @@ def _rows(trace: tree.Trace) -> Iterable[_Row]:
         )
         if len(lasts) > _DEEPEST:
             rails = "   " * (_DEEPEST - 1) + f"…{len(lasts)} "
-        name = text.clean(calls.label(span), 120)
-        source, unsure = calls.source(span), calls.uncertainty(span)
-        known = " ".join(filter(None, (text.clean(source or "", 12), f"±{text.seconds(unsure)}" if unsure else "")))
-        handled = calls.tokens(span)
+        name = text.clean(about.label(span), 120)
+        source, unsure = about.source(span), about.uncertainty(span)
+        known = " ".join(filter(None, (text.clean(source or "", 12), text.give_or_take(*unsure) if unsure else "")))
+        handled = about.tokens(span)
         yield _Row(
             node=node,
             name=rails + name,
@@ -358,7 +353,7 @@ def _axis(span: float, indent: int, width: int) -> Text:
 
 def _bar(row: _Row, start: int, span: int, width: int, ink: _Ink) -> Text:
     node = row.node
-    style = COLOURS[calls.family(node.span)]
+    style = COLOURS[about.family(node.span)]
     left = _eighths(node.span.start_ns - start, span, width)
     right = _eighths(max(node.span.end_ns, node.span.start_ns) - start, span, width)
     if ink.ascii_only:
@@ -397,7 +392,7 @@ def _blocks(left: int, right: int, width: int) -> str:
 def _stacked(phases: Sequence[tree.Node], start: int, span: int, width: int, ends: tuple[int, int]) -> Text:
     """A call's own bar, made of its phases' colours; two that meet within a cell share it."""
     plain = _blocks(*ends, width)
-    edges = [(_eighths(node.span.start_ns - start, span, width), calls.family(node.span)) for node in phases]
+    edges = [(_eighths(node.span.start_ns - start, span, width), about.family(node.span)) for node in phases]
     final = _eighths(phases[-1].span.end_ns - start, span, width)
     drawn = Text()
     for cell, block in enumerate(plain):
