@@ -24,8 +24,8 @@ MERGED: Final = (QUEUE_PREFILL, OPAQUE)
 OVERHEAD: Final = "network + unattributed"
 """Both as one figure, where calls of version 1 are compared with later ones."""
 OVERHEAD_NOTE: Final = (
-    f"{OVERHEAD} are one figure here, for some of the calls are of schema version 1, whose network includes what is "
-    "unattributed since"
+    "network and unattributed are one figure here: some of the calls are of schema version 1, whose network includes "
+    "what is unattributed since"
 )
 
 

@@ -119,10 +119,10 @@ class Flattener:
                             service,
                         )
                     )
-                    self._fill(row, span.get("attributes", ()))
                     for event in span.get("events", ()):
                         if event.get("name") == DETAILS:
                             self._fill(row, event.get("attributes", ()))
+                    self._fill(row, span.get("attributes", ()))
                     if self._whole:
                         self._texts.append(whole_span.texts(span, about, maker))
 

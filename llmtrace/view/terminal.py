@@ -50,7 +50,7 @@ def show(
     for one in chosen.traces:
         console.print(_Waterfall(one, None, columns))
         console.print()
-    key = legend(chosen.traces)
+    key = legend(chosen.traces, console.width)
     if console.options.ascii_only:
         key.plain = key.plain.replace("■", "#")
     console.print(key)
@@ -64,18 +64,27 @@ def render_trace(trace: tree.Trace, width: int | None = None) -> RenderableType:
     return _Waterfall(trace, width, _Columns.of([trace]))
 
 
-def legend(traces: Iterable[tree.Trace] = ()) -> Text:
-    """What the colours mean, for the phases that occur; all of them where no traces are given."""
+def legend(traces: Iterable[tree.Trace] = (), width: int | None = None) -> Text:
+    """What the colours mean, for the phases that occur; all of them where no traces are given.
+
+    ``width``: how wide its lines may be, so that no colour stands apart from its name.
+    """
     present = {
         about.family(node.span) for trace in traces for node, _ in tree.walk(trace.roots) if not calls.is_call(node)
     } or set(about.FAMILIES)
-    line = Text()
+    key, used = Text(), 0
     for name in about.FAMILIES:
-        if name in present:
-            line.append("■ ", style=COLOURS[name])
-            line.append(f"{about.LABELS[name]}   ", style="dim")
-    line.rstrip()
-    return line
+        if name not in present:
+            continue
+        entry = f"■ {about.LABELS[name]}"
+        if used:
+            ends = width is not None and used + 3 + cell_len(entry) > width
+            key.append("\n" if ends else "   ")
+            used = 0 if ends else used + 3
+        key.append(entry[0], style=COLOURS[name])
+        key.append(entry[1:], style="dim")
+        used += cell_len(entry)
+    return key
 
 
 def render_table(table: text.Table) -> RenderableType:

@@ -90,10 +90,8 @@ def _section(rows: list[tuple[Any, ...]], mixed: bool) -> Section:
     shown: list[list[Any]] = []
     bars: list[tuple[str, dict[str, float]]] = []
     titles = [OVERHEAD if mixed and name == NETWORK else name for name in _EXCESS]
-    # Overhead that no call has is no column.
-    places = [
-        place for place, name in enumerate(_EXCESS) if name not in _OVERHEAD or any(_at(row, place) for row in rows)
-    ]
+    optional = {place for place, name in enumerate(_EXCESS) if name in (GATEWAY, UNATTRIBUTED)}
+    places = [place for place in range(len(_EXCESS)) if place not in optional or any(_at(row, place) for row in rows)]
     for row in rows:
         route, calls, mean = row[:3]
         floor, excess, (rate, itl) = _floor_of(row), row[_EXCESS_AT:-2], row[-2:]
@@ -132,6 +130,9 @@ def _at(row: tuple[Any, ...], place: int) -> float:
 def _say(book: Book, report: Report, rows: list[tuple[Any, ...]]) -> None:
     ((whole,),) = book.rows(book.calls.agg(n=book.calls.count()))
     used = sum(row[1] for row in rows)
+    why = merged.summed(merged.section(book, whole))
+    if why:
+        report.notes.append(f"calls with phases that were not told apart, by reason: {why}")
     if not rows:
         report.headline = "no route has a floor yet"
         report.notes.append(
@@ -148,6 +149,3 @@ def _say(book: Book, report: Report, rows: list[tuple[Any, ...]]) -> None:
             f"{whole - used:,} of {whole:,} calls are not in it: not completed, not split into phases, without output "
             f"tokens, or on a route with fewer than {LEAST_CALLS} such calls"
         )
-    told = merged.summed(merged.section(book, whole))
-    if told:
-        report.notes.append(f"calls with phases that were not told apart, by reason: {told}")

@@ -35,7 +35,7 @@ def section(book: Book, whole: int) -> Section:
         "Not told apart",
         [
             Column("because"), Column("calls", "count"), Column("of all", "share"), Column("routes", "count"),
-            Column("time", "s"), Column("that is"), Column("what would help"), Column("for instance"),
+            Column("time", "s"), Column("meaning"), Column("would help"), Column("for instance"),
         ],
         rows,
         "Calls whose queue and prefill (queue_prefill), or all of whose time (opaque), is one span.",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
 
-from llmtrace.analyze.contract import OVERHEAD, OVERHEAD_NOTE, PHASES, REASONS
+from llmtrace.analyze.contract import OVERHEAD, PHASES, REASONS
 from llmtrace.view import about, palette
 
 _MEDIA_TYPES = {
@@ -58,6 +58,5 @@ def _words() -> str:
         "SOURCES": about.SOURCES,
         "REASONS": {reason: meaning for reason, (meaning, _) in REASONS.items()},
         "OVERHEAD": OVERHEAD,
-        "OVERHEAD_NOTE": OVERHEAD_NOTE,
     }
     return "".join(f"export const {name} = {json.dumps(value)};\n" for name, value in parts.items())
