@@ -134,7 +134,9 @@ def in_process(session: nox.Session, client: str, age: str) -> None:
     wanted = distribution + (_oldest(versions) if age == "oldest" else "")
     more = ["torch", "openai", "accelerate", "jinja2"] if client == "transformers" else ["opentelemetry-proto"]
     session.install("--quiet", "--constraint", "constraints.txt", "--editable", ".", *TOOLS, wanted, *more)
-    path = "tests/instrumentation/test_transformers.py" if client == "transformers" else "tests/e2e/test_llama_python.py"
+    path = (
+        "tests/instrumentation/test_transformers.py" if client == "transformers" else "tests/e2e/test_llama_python.py"
+    )
     session.env.update({"LLMTRACE_E2E": "1", "LLMTRACE_LLAMA_PYTHON": f"{session.bin}/python"})
     _test(session, f"{client} {age}", [wanted, *more[:1]], path)
 
