@@ -19,6 +19,7 @@ from tests.evaluation.overhead.outcome import FEWEST_ROUNDS, Outcome, Plan
 from tests.evaluation.overhead.processes import Broken, Child, Fleet
 from tests.evaluation.overhead.subjects import CONTROL, LLMTRACE, by_name
 
+ENVS = ("bare", "llmtrace")
 STREAMS = (10, 100, 500, 2000)
 QUICK_STREAMS = (10, 50)
 BUSY, MOST_CALLS_PER_SECOND = 0.4, 400.0

@@ -199,7 +199,7 @@ def measured(plan: Plan) -> Outcome:
 
 def test_a_row_is_written_with_its_commit_and_its_bars(places: Path) -> None:
     plan = Plan(Console(file=io.StringIO()), quick=True, seed=7)
-    assert bench.measure(Row("warm", "", measured, needs_environments=False), plan, {}, write=True)
+    assert bench.measure(Row("warm", "", measured, envs=()), plan, {}, write=True)
     results.publish_bars(["memory", "warm"])
     section = read_section(places, "warm")
     assert "| a chunk | 1.50 |" in section
@@ -218,7 +218,7 @@ def test_a_row_that_cannot_be_measured_says_why_and_leaves_the_page(places: Path
 
     before, out = places.read_text(), io.StringIO()
     plan = Plan(Console(file=out, width=200), quick=True, seed=7)
-    assert not bench.measure(Row("warm", "", cannot, needs_environments=False), plan, {}, write=True)
+    assert not bench.measure(Row("warm", "", cannot, envs=()), plan, {}, write=True)
     assert "valgrind is not installed" in out.getvalue()
     assert places.read_text() == before
 
