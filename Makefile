@@ -28,6 +28,7 @@ help:
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip uninstall -qq --yes llmtrace  # what this one was called, or somebody else's
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	@touch $@
 
@@ -35,9 +36,8 @@ demo: $(STAMP)
 	$(BIN)/llmtrace demo $(ARGS)
 
 test: $(STAMP)
-	# A file at a time on each core. A busy machine may disturb a test of times once: what fails is run once more,
-	# and the report names it. ARGS="-n 0" runs all in one process.
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --reruns 1 --only-rerun AssertionError $(ARGS)
+	# A file at a time on each core, each test once. ARGS="-n 0" runs all in one process.
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 check: $(STAMP)
 	$(BIN)/ruff check .
@@ -85,7 +85,7 @@ sdist: $(STAMP)
 	rm -rf dist/sdist && mkdir -p dist/sdist
 	$(BIN)/python -m build --sdist --outdir dist/sdist
 	tar -xzf dist/sdist/*.tar.gz -C dist/sdist --strip-components=1
-	cd dist/sdist && PYTHONPATH=. $(CURDIR)/$(BIN)/python -m pytest --collect-only -q | tail -3
+	cd dist/sdist && PYTHONPATH=. $(CURDIR)/$(BIN)/python -m pytest --collect-only -q >collected.txt || (tail collected.txt; false)
 
 e2e: $(STAMP)
 	tests/e2e/setup.sh

@@ -52,7 +52,7 @@ OLDEST: dict[str, tuple[str, list[str]]] = {
     "aiobotocore": ("AioBedrock", []),
 }
 """The same of its oldest version, and what that needs beside it."""
-TOOLS = ["pytest", "pytest-asyncio", "pytest-rerunfailures"]
+TOOLS = ["pytest", "pytest-asyncio"]
 ROOT = Path(__file__).parent
 PAGE = ROOT / "docs" / "supported-versions.md"
 
@@ -163,10 +163,9 @@ def _install(session: nox.Session, *requirements: str) -> None:
 
 
 def _test(session: nox.Session, name: str, requirements: Sequence[str], *arguments: str) -> None:
-    """Run tests, a failed one twice as in ``make test``, and write into the page what came of it."""
+    """Run tests, and write into the page what came of it."""
     report = Path(session.create_tmp()) / "report.xml"
-    again = ("--reruns", "1", "--only-rerun", "AssertionError")
-    session.run("pytest", *arguments, *again, f"--junitxml={report}", *session.posargs, success_codes=[0, 1])
+    session.run("pytest", *arguments, f"--junitxml={report}", *session.posargs, success_codes=[0, 1])
     suite = next(ElementTree.parse(report).iter("testsuite"))
     told = {key: int(suite.get(key, 0)) for key in ("tests", "skipped", "failures", "errors")}
     failed = told["failures"] + told["errors"]

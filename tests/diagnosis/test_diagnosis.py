@@ -9,9 +9,9 @@ from dataclasses import replace
 
 import pytest
 
+from llmtrace.calls.verdict import Diagnoser
 from llmtrace.diagnosis import verdict as causes
 from llmtrace.diagnosis.history import Changes, Level, Line
-from llmtrace.diagnosis.judge import Diagnoser
 from llmtrace.diagnosis.models import same_model
 from llmtrace.diagnosis.repetition import repetition
 from llmtrace.diagnosis.symptoms import Symptoms, symptoms_of

@@ -18,6 +18,7 @@ import duckdb
 
 from llmtrace.errors import LlmtraceError
 from llmtrace.tasks import prices
+from llmtrace.version import install_hint
 from llmtrace.view.serve import columns, derive
 
 MEMORY: Final = "768MB"
@@ -138,7 +139,7 @@ class Store:
             other = "a newer" if row[0] > columns.VERSION else "an older"
             raise StoreError(
                 f"{self.path} was written by {other} llmtrace: "
-                + ('pip install --upgrade "llmtrace[view]"' if row[0] > columns.VERSION else "move it away")
+                + (install_hint("view", upgrade=True) if row[0] > columns.VERSION else "move it away")
                 + ", or name another file with --store"
             )
         self.dropped = row[1]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llmtrace.diagnosis.judge import Diagnoser
+from llmtrace.calls.verdict import Diagnoser
 from llmtrace.diagnosis.symptoms import Symptoms
 from llmtrace.diagnosis.verdict import Verdict
 

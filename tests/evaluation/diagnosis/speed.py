@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 
-from llmtrace.diagnosis.judge import Diagnoser
+from llmtrace.calls.verdict import Diagnoser
 from llmtrace.diagnosis.symptoms import symptoms_of
 from tests.evaluation.diagnosis.traffic import Faults, Traffic, draw_habits
 

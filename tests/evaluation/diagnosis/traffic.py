@@ -10,7 +10,7 @@ from llmtrace.diagnosis import verdict as causes
 from llmtrace.diagnosis.repetition import repetition
 from llmtrace.diagnosis.symptoms import Symptoms, symptoms_of
 from llmtrace.observe.answer import ServerTimings, Usage
-from llmtrace.phases.timeline import Observation
+from llmtrace.phases.observation import Observation
 from tests.evaluation.diagnosis.engine import Engine, Hardware
 
 WORDS = [

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from llmtrace.calls.verdict import Diagnoser
 from llmtrace.diagnosis import verdict as causes
-from llmtrace.diagnosis.judge import Diagnoser
 from tests.evaluation.diagnosis.traffic import Faults, Traffic, both, draw_habits, single
 
 PAIRS = (

@@ -16,7 +16,7 @@ import pytest
 from rich.console import Console
 
 import llmtrace
-from llmtrace.calls import report
+from llmtrace.calls import tracer
 from llmtrace.calls.result import Result
 from tests.evaluation.common.bars import Bar
 from tests.evaluation.common.pages import read_section
@@ -100,9 +100,9 @@ def test_concurrent_sessions_lie_open_side_by_side(port: int) -> None:
 def results_of() -> Iterator[list[Result]]:
     """Every call that llmtrace has ended."""
     ended: list[Result] = []
-    report.listeners.append(ended.append)
+    tracer.listeners.append(ended.append)
     yield ended
-    report.listeners.remove(ended.append)
+    tracer.listeners.remove(ended.append)
     llmtrace.uninstrument()
 
 

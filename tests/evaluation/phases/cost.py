@@ -8,9 +8,10 @@ from collections.abc import Callable, Hashable
 from statistics import median
 from typing import Any
 
-from llmtrace.estimate.baselines import Baselines, Sample
+from llmtrace.estimate.baselines import Baselines
 from llmtrace.estimate.hits import RouteHits
 from llmtrace.estimate.prefixes import Prefixes
+from llmtrace.estimate.sample import Sample
 from tests.support.engine_sim import Engine, poisson
 from tests.support.memory import size
 

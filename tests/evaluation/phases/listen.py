@@ -9,12 +9,21 @@ from opentelemetry.trace import format_trace_id
 
 from llmtrace.calls.result import Result
 from llmtrace.observe.answer import ServerTimings
-from llmtrace.phases.model import DECODE, KV_CACHE_HIT, NETWORK, PREFILL, QUEUE, QUEUE_PREFILL
+from llmtrace.phases.model import (
+    DECODE,
+    GATEWAY,
+    KV_CACHE_HIT,
+    NETWORK,
+    PREFILL,
+    QUEUE,
+    QUEUE_PREFILL,
+    UNATTRIBUTED,
+)
 from tests.evaluation.phases.measured import Claim, Measured, Truth
 
 
 class Listener:
-    """Collects ended calls; put it into ``llmtrace.calls.report.listeners``."""
+    """Collects ended calls; put it into ``llmtrace.calls.tracer.listeners``."""
 
     def __init__(self, cell: str, warm: bool, *, whole_queue: bool, after: int = 0) -> None:
         """``whole_queue``: this engine's queue begins with the request's arrival, see ``claim``.
@@ -83,15 +92,17 @@ def measured(ended: Result, told: ServerTimings, cell: str, warm: bool, whole_qu
 def claim(ended: Result, whole_queue: bool) -> Claim:
     """What the phases say, with queue and network as this engine defines them.
 
-    ``llm.queue`` holds the wait for the step that was running, and ``llm.network`` what lies between the request's
-    arrival and the scheduler (HTTP, tokenising) and the headers' way back; both parts stand on the spans too.
+    The network of the truth is all that lies in front of the engine's queue: ``llm.network`` and ``llm.unattributed``.
+    ``llm.queue`` holds the wait for the step that was running, and ``llm.unattributed`` what lies between the request's
+    arrival and the scheduler (HTTP, tokenising); both parts stand on the spans too.
     ``whole_queue``: the engine counts the step, and the way in but not the way back, which the client cannot tell
     apart: half of it; else it counts neither.
     """
     lengths: dict[str, float] = {}
     for phase in ended.phases:
         lengths[phase.name] = lengths.get(phase.name, 0.0) + phase.duration
-    network, decode = lengths.get(NETWORK, 0.0), lengths.get(DECODE)
+    network = sum(lengths.get(name, 0.0) for name in (NETWORK, GATEWAY, UNATTRIBUTED))
+    decode = lengths.get(DECODE)
     if QUEUE_PREFILL in lengths or PREFILL not in lengths:
         return Claim(network, None, None, decode)
     halves = {phase.name: phase.uncertainty for phase in ended.phases}

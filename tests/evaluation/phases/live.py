@@ -15,8 +15,8 @@ from typing import Any
 from opentelemetry.sdk.trace import TracerProvider
 
 import llmtrace
-from llmtrace.calls import report
-from llmtrace.observe.clock import to_epoch
+from llmtrace.calls import tracer
+from llmtrace.observe.clock import epoch_offset
 from tests.evaluation.phases.arrivals import ARRIVALS, Ask, Prompts, poisson
 from tests.evaluation.phases.drive import Driver
 from tests.evaluation.phases.engines import Engine
@@ -144,7 +144,7 @@ async def _cells(
             place = PLACE.join((engine.key, found.slots, cell.name))
             say(title, 0.0)
             listener = Listener(place, cell.warm, whole_queue=engine.whole_queue, after=after)
-            report.listeners.append(listener)
+            tracer.listeners.append(listener)
             asks = [_ask(prompts, cell) for _ in range(cell.calls)]
             per_call = 1 / (cell.rate or found.capacity)
 
@@ -158,7 +158,7 @@ async def _cells(
                 else:
                     await _without_pause(driver, asks, engine.slots + 3, tick)
             finally:
-                report.listeners.remove(listener)
+                tracer.listeners.remove(listener)
                 found.failed += listener.failed + len(driver.failed)
                 found.why = found.why or next(iter(driver.failed), "")
                 driver.failed.clear()
@@ -188,7 +188,7 @@ def _with_network(engine: Engine, listener: Listener) -> list[Measured]:
     found: list[Measured] = []
     for call, trace, began in zip(listener.calls, listener.traces, listener.starts, strict=True):
         arrived = arrivals.get(trace)
-        network = None if arrived is None else max(0.0, arrived - to_epoch(began) / 1e9)
+        network = None if arrived is None else max(0.0, arrived - (began + epoch_offset()) / 1e9)
         queue = call.truth.queue if engine.has_queue else None
         found.append(replace(call, truth=replace(call.truth, network=network, queue=queue)))
     return found

@@ -15,9 +15,9 @@ from typing import Any
 
 from opentelemetry.sdk.trace import TracerProvider
 
-from llmtrace.calls import report
-from llmtrace.calls.engine import Engine
+from llmtrace.calls import tracer
 from llmtrace.calls.result import Result
+from llmtrace.calls.tracer import CallTracer
 from llmtrace.config import settings
 from llmtrace.observe.call import COMPLETED, Call
 from llmtrace.observe.transport import Attempt
@@ -54,32 +54,30 @@ def play(rows: Sequence[dict[str, Any]], cell: str, warm_up: int) -> list[Measur
     for number, row in enumerate(rows):
         moments += [(row["sent_s"], 0, number), (row["headers_s"], 1, number), (row["first_event_s"], 2, number)]
         moments += [(row["first_content_s"], 3, number), (row["last_content_s"], 4, number)]
-    engine = Engine(settings({"server_timings": False}, {}), TracerProvider())
+    made = CallTracer(settings({"server_timings": False}, {}), TracerProvider())
     client = _Client()
-    report.listeners.append(listen)
+    tracer.listeners.append(listen)
     try:
         with clock.installed():
             for at, what, number in sorted(moments):
                 clock.at = START + int(at * 1e9)
                 if what == 0:
-                    open_calls[number] = _begin(engine, client, rows[number], clock.at)
+                    open_calls[number] = _begin(made, client, rows[number], clock.at)
                 else:
                     _go_on(open_calls[number], what, rows[number], clock.at)
                 if what == 4:
-                    settle = getattr(engine.baselines, "settle", None)
-                    if settle is not None:
-                        settle()  # fits run beside the application, and here nobody waits for them
+                    made.services.baselines.settle()  # fits run beside the application; here nobody waits for them
                     del open_calls[number]
     finally:
-        report.listeners.remove(listen)
+        tracer.listeners.remove(listen)
     return [_measured(row, said[number], cell, number >= warm_up) for number, row in enumerate(rows)]
 
 
-def _begin(engine: Engine, client: _Client, row: dict[str, Any], at: int) -> Call:
+def _begin(made: CallTracer, client: _Client, row: dict[str, Any], at: int) -> Call:
     # Each prompt of its own, unless the recording says what it was.
     content = row.get("text") or str(at).ljust(_CHARS_PER_TOKEN * row["prompt_tokens"], "x")
     body = {"model": "tiny", "stream": True, "messages": [{"role": "user", "content": content}]}
-    call = engine.begin(OPENAI, CHAT, client, body)
+    call = made.begin(OPENAI, CHAT, client, body)
     assert isinstance(call, Call)
     attempt = Attempt(at)
     attempt.sent, attempt.rtt = at + int(_TO_SEND * 1e9), _RTT

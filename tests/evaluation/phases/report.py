@@ -47,8 +47,8 @@ _READING = """## How to read it
 - **Unexplained rest**: what the engine's queue and prefill leave of the TTFT: the way there and back, HTTP, tokenising
   and, where the queue leaves it out, waiting for the step that was running.
 - **Queue** is compared as each engine defines it, see below. What llmtrace shows as `llm.queue` holds the wait for the
-  step that was running; what lies between a request's arrival and the scheduler (HTTP, tokenising) and the headers' way
-  back is in `llm.network`. Both stand on the spans as attributes, and are counted here where the engine counts them: of
+  step that was running; what lies between a request's arrival and the scheduler (HTTP, tokenising) is in
+  `llm.unattributed`. Both stand on the spans as attributes, and are counted here where the engine counts them: of
   the latter half, since the engine does not see the way back, and the client cannot tell the two apart.
 - **Network** has a truth only where the engine tells when a request reached it, on this machine's clock.
 - **Coverage**: most true queues are 0, and an interval that ends there holds them all; with free slots the interval of

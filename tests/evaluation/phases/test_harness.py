@@ -102,7 +102,7 @@ def test_a_recording_is_judged_as_live_calls_are() -> None:
 
 def test_hits_are_told_where_the_provider_does_not_count() -> None:
     """Every second prompt begins as an earlier one, and costs a fifth: said of those calls, never of fresh ones."""
-    from llmtrace.calls import report as reports
+    from llmtrace.calls import tracer as reports
     from llmtrace.calls.result import Result
 
     made = rows(260)
