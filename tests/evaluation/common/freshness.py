@@ -3,7 +3,7 @@
 Above the figures stands a comment that names the code they depend on, the commit and a hash of that code as it was
 then; the line below the comment is the note that readers see. ``make figures`` writes the notes anew, ``make check``
 fails where one is not true any more. Figures that were copied by hand get a new comment by
-``make figures ARGS="--measured viewer"``.
+``make figures ARGS="--measured docs/view.md"``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CODE: dict[str, tuple[str, ...]] = {
     "reference": ("reference",),
     "viewer": ("view", "analyze"),
     "reports": ("analyze",),
-    "everything": (*TRACING, "reference"),
+    "everything": (*TRACING, "reference", "analyze"),
 }
 """What figures can depend on: folders of the package by the name that a page's comment has for them."""
 
@@ -81,14 +81,12 @@ def renewed(text: str, package: Path = PACKAGE) -> str:
     return _STAMP.sub(written, text)
 
 
-def measured(text: str, code: str, package: Path = PACKAGE) -> str:
-    """A page's text with the figures that depend on ``code`` declared as taken just now."""
+def measured(text: str, package: Path = PACKAGE) -> str:
+    """A page's text with its figures declared as taken just now."""
+    commit = provenance.commit()
 
     def written(found: re.Match[str]) -> str:
-        if found[2] != code:
-            return found[0]
-        commit = provenance.commit()
-        return f"{_comment(code, commit, code_hash(code, package))}\n{note(commit, changed=False)}"
+        return f"{_comment(found[2], commit, code_hash(found[2], package))}\n{note(commit, changed=False)}"
 
     return _STAMP.sub(written, text)
 
@@ -112,16 +110,16 @@ def main() -> int:
     """Renew the notes, or check them."""
     parser = argparse.ArgumentParser(prog="make figures", description=__doc__.partition("\n")[0])
     parser.add_argument("--check", action="store_true", help="change nothing; fail where a note is not true any more")
-    parser.add_argument("--measured", choices=sorted(CODE), help="figures copied by hand: they were taken just now")
+    parser.add_argument("--measured", type=Path, metavar="PAGE", help="this page's figures were taken just now")
     asked = parser.parse_args()
     if asked.check:
         wrong = outdated()
         for page in wrong:
             print(f"{page.relative_to(ROOT)}: a note under its figures is not true any more; `make figures` renews it")
         return int(bool(wrong))
-    for page in pages():
+    for page in [asked.measured.resolve()] if asked.measured else pages():
         before = page.read_text(encoding="utf-8")
-        after = renewed(measured(before, asked.measured) if asked.measured else before)
+        after = measured(before) if asked.measured else renewed(before)
         if after != before:
             page.write_text(after, encoding="utf-8")
             print(f"{page.relative_to(ROOT)}: renewed")

@@ -26,12 +26,17 @@ from tests.evaluation.overhead.subjects import BARE
 ROWS = [
     Row("calls", "a call, beside the bare client and the peers", sockets.calls),
     Row("chunks", "a chunk of a long stream, beside the peers", sockets.chunks),
-    Row("concurrency", "10 to 2,000 concurrent streams with prompts of all lengths", concurrency.measure),
+    Row(
+        "concurrency",
+        "concurrent streams with prompts of all lengths",
+        concurrency.measure,
+        concurrency.ENVS,
+    ),
     Row("memory", "bytes that an open stream holds", sockets.memory),
     Row("start-up", "import and instrument()", sockets.start_up),
-    Row("warm", "calls, unsampled calls and chunks in one process without sockets", warm.measure, False),
-    Row("instructions", "the same in instructions; needs valgrind", instructions.measure, False),
-    Row("clients", "every client", clients.measure, False),
+    Row("warm", "calls, unsampled calls and chunks in one process without sockets", warm.measure, ()),
+    Row("instructions", "the same in instructions; needs valgrind", instructions.measure, ()),
+    Row("clients", "every client", clients.measure, ()),
 ]
 
 
@@ -44,7 +49,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, help="measuring time of each row over sockets")
     parser.add_argument("--rounds", type=int, help="rounds of each row that counts them")
     parser.add_argument("--streams", type=_numbers, help="numbers of concurrent streams, separated by commas")
-    parser.add_argument("--only", help="subjects to measure beside the bare client, separated by commas")
+    parser.add_argument("--only", help="subjects (of the row clients: clients) to measure, separated by commas")
     parser.add_argument("--seed", type=int, help="of prompts (default: a new one, printed)")
     parser.add_argument("--fresh", action="store_true", help="make the virtual environments again")
     parser.add_argument("--write", action=argparse.BooleanOptionalAction, help="write results.json and the page")
@@ -76,8 +81,7 @@ def main() -> int:
     )
     console.print(f"seed {seed}")
     left_out: dict[str, str] = {}
-    if any(row.needs_environments for row in rows):
-        wanted = _wanted_environments(plan)
+    if wanted := _wanted_environments(rows, plan):
         plan.usable, left_out = prepare(console.print, wanted, fresh=asked.fresh)
         for env, reason in left_out.items():
             console.print(f"[yellow]skipped {env}:[/yellow] {reason}")
@@ -111,9 +115,8 @@ def measure(row: Row, plan: Plan, left_out: dict[str, str], write: bool) -> bool
     if write:
         command = provenance.make_command("bench")
         where: dict[str, Any] = provenance.machine(command, started, load) | {"code": code, "seed": plan.seed}
-        if row.needs_environments:
-            outcome.left_out |= left_out
-        where["versions"] = results.versions(plan.usable) if row.needs_environments else {}
+        outcome.left_out |= {env: reason for env, reason in left_out.items() if env in row.envs}
+        where["versions"] = results.versions([env for env in plan.usable if env in row.envs])
         results.save(row.name, where, outcome)
         try:
             results.publish(row.name, where, outcome)
@@ -122,11 +125,13 @@ def measure(row: Row, plan: Plan, left_out: dict[str, str], write: bool) -> bool
     return True
 
 
-def _wanted_environments(plan: Plan) -> list[str]:
-    """The environments of the subjects that were asked for."""
-    every = Plan(plan.console, plan.quick, plan.seed, list(ENVS), plan.only).subjects()
-    wanted = {subject.env for subject in every} | {BARE}
-    return [env for env in ENVS if env in wanted]
+def _wanted_environments(rows: list[Row], plan: Plan) -> list[str]:
+    """The environments of these rows' subjects, as far as they were asked for."""
+    needed = {env for row in rows for env in row.envs}
+    if needed and plan.only is not None:
+        asked = Plan(plan.console, plan.quick, plan.seed, list(ENVS), plan.only).subjects()
+        needed = {subject.env for subject in asked} | {BARE}
+    return [env for env in ENVS if env in needed]
 
 
 def stop(*_: object) -> None:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import httpx2
@@ -15,16 +17,20 @@ import openai
 from opentelemetry.trace import SpanKind
 
 import llmtrace
+from tests.evaluation.common.clock import Clock
+from tests.evaluation.common.clock import loop as virtual_loop
 from tests.evaluation.overhead.conversations import Asker, Messages
 from tests.evaluation.overhead.floor import AT_START, floor
 from tests.evaluation.overhead.loads import PER_CLIENT, request, streamed
-from tests.evaluation.overhead.replay import PACED_CHUNKS, answer, envelope, event, prompt_usage, stream
+from tests.evaluation.overhead.replay import answer, paced, stream
 from tests.evaluation.overhead.sinks import Sinks, records
 
 ALL_PHASES, NO_METRICS, UNSAMPLED = "all phases, metrics", "all phases, no metrics", "unsampled, no metrics"
 MODES = (ALL_PHASES, NO_METRICS, UNSAMPLED)
 """How llmtrace is switched on, by what the tables call it."""
 SSE = {"content-type": "text/event-stream"}
+PACED_SECONDS = 2.0
+"""How long a concurrent stream takes, on its clock."""
 _URL = "https://api.example.com/v1"
 
 Action = Callable[[], object]
@@ -87,41 +93,48 @@ def async_streamed_call(chunks: int, loop: asyncio.AbstractEventLoop) -> Action:
     return lambda: loop.run_until_complete(read())
 
 
-def concurrent_calls(streams: int, seed: int = 0) -> Action:
-    """So many streams of ten chunks at once, their prompts of 30 to 3,000 tokens, in turns chunk by chunk.
+@contextmanager
+def concurrent_calls(streams: int, seed: int = 0) -> Iterator[Action]:
+    """So many callers, each with one stream of ten chunks open at any time, their prompts of 30 to 3,000 tokens.
 
-    Every action plays the next turn of the same callers' sessions.
+    An action plays a turn of each. Time is a clock's that moves when everybody waits: a stream's first chunk comes
+    after a time that grows with its prompt, the others after it, as the replay server's do, and nothing takes real
+    time.
     """
-    loop, asker = asyncio.new_event_loop(), Asker(seed)
+    clock, asker, chance = Clock(), Asker(seed), random.Random(seed)
+    loop = virtual_loop(clock)
     sessions = [iter(_endless(asker)) for _ in range(streams)]
-    transport = httpx2.MockTransport(lambda asked: httpx2.Response(200, headers=SSE, stream=_Turn(asked)))
+    transport = httpx2.MockTransport(lambda asked: httpx2.Response(200, headers=SSE, stream=_Turn(asked, chance)))
     clients = [_async_client(transport) for _ in range(-(-streams // PER_CLIENT))]
 
     async def one(number: int) -> None:
-        messages = next(sessions[number])
+        await asyncio.sleep(PACED_SECONDS * number / streams)
         create = clients[number // PER_CLIENT].chat.completions.create
-        async for _chunk in await create(**streamed("paced", 0, messages)):
+        async for _chunk in await create(**streamed("paced", 0, next(sessions[number]))):
             pass
 
-    async def at_once() -> None:
+    async def turn() -> None:
         await asyncio.gather(*(one(number) for number in range(streams)))
 
-    return lambda: loop.run_until_complete(at_once())
+    with clock.installed():
+        yield lambda: loop.run_until_complete(turn())
+        loop.run_until_complete(loop.shutdown_asyncgens())
+    loop.close()
 
 
 class _Turn(httpx2.AsyncByteStream):
-    """A stream of ten chunks; between two of them every other stream gets its turn."""
+    """A paced call's stream."""
 
-    def __init__(self, asked: httpx2.Request) -> None:
-        self.usage, _ = prompt_usage(json.loads(asked.content)["messages"])
+    def __init__(self, asked: httpx2.Request, chance: random.Random) -> None:
+        self.writes = paced(json.loads(asked.content)["messages"], PACED_SECONDS, chance)[1:]
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        yield event({"role": "assistant", "content": "", "refusal": None})
-        for number in range(PACED_CHUNKS):
-            await asyncio.sleep(0)
-            yield event({"content": f" token{number}"})
-        last = envelope("chat.completion.chunk") | {"choices": [], "usage": self.usage}
-        yield event({}, "stop") + b"data: " + json.dumps(last).encode() + b"\n\ndata: [DONE]\n\n"
+        passed = 0.0
+        for moment, data in self.writes:
+            await asyncio.sleep(moment - passed)
+            passed = moment
+            for piece in _bodies([data]):
+                yield piece
 
 
 def _endless(asker: Asker) -> Iterator[Messages]:

@@ -2,7 +2,8 @@
 
 A count does not depend on what else the machine does, and hardly on which machine it is: what the warm row measures in
 time, on caches that the client's own call has just swept, is counted here without them. Only the calls themselves are
-counted, not the process's start: callgrind is switched on and off around them. A short run is taken off a long one.
+counted, on the thread that makes them, and not the process's start: callgrind is switched on and off around them. A
+short run is taken off a long one.
 
 ``python -m tests.evaluation.overhead.instructions JOBS`` (as JSON) runs under valgrind.
 """
@@ -17,6 +18,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -95,12 +98,18 @@ def count(mode: str, jobs: list[Job]) -> dict[str, float]:
     """
     with tempfile.TemporaryDirectory(prefix="llmtrace-instructions-") as folder:
         out, log = Path(folder) / "out", Path(folder) / "log"
-        command = ["valgrind", "--tool=callgrind", "--instr-atstart=no", f"--callgrind-out-file={out}"]
-        command += [f"--log-file={log}", sys.executable, "-m", "tests.evaluation.overhead.instructions"]
+        command = ["valgrind", "--tool=callgrind", "--instr-atstart=no", "--separate-threads=yes"]
+        command += [
+            f"--callgrind-out-file={out}",
+            f"--log-file={log}",
+            sys.executable,
+            "-m",
+            "tests.evaluation.overhead.instructions",
+        ]
         command += [mode, json.dumps(jobs)]
         surrounded = surroundings(PYTHONHASHSEED="0")
         done = subprocess.run(command, cwd=ROOT, env=surrounded, check=False, capture_output=True, text=True)
-        dumps = sorted(Path(folder).glob("out.*"), key=lambda path: int(path.suffix[1:]))
+        dumps = sorted(Path(folder).glob("out.*-01"), key=lambda path: int(path.suffix[1:].partition("-")[0]))
         if done.returncode or len(dumps) < 2 * len(jobs):
             raise NotMeasured(f"{mode}: {(done.stderr.splitlines() or ['valgrind wrote no counts'])[-1]}")
         totals = [int(_TOTALS.findall(dump.read_text())[-1]) for dump in dumps]
@@ -110,17 +119,27 @@ def count(mode: str, jobs: list[Job]) -> dict[str, float]:
     }
 
 
-def prepare(what: str) -> Action:
+@contextmanager
+def prepared(what: str) -> Iterator[Action]:
     """What is counted."""
+    kind, _, size = what.partition(" ")
+    if kind == "concurrent":
+        with inmemory.concurrent_calls(int(size)) as action:
+            yield action
+    elif kind == "stream":
+        yield inmemory.streamed_call(int(size))
+    else:
+        yield _once(what)
+
+
+def _once(what: str) -> Action:
+    """A call, or what the SDK alone does."""
     if what in (SPANS, SPANS_RECORDS):
         histogram_records = inmemory.records_of_a_call() if what == SPANS_RECORDS else 0
         return inmemory.sdk_spans(Sinks(sampled=True, with_metrics=True, everywhere=False), histogram_records)
     if what == DROPPED:
         return inmemory.dropped_span(Sinks(sampled=False, with_metrics=False, everywhere=False))
-    if what == BARE:
-        return inmemory.call()
-    kind, size = what.split()
-    return inmemory.streamed_call(int(size)) if kind == "stream" else inmemory.concurrent_calls(int(size))
+    return inmemory.call()
 
 
 def work(mode: str, jobs: list[Job]) -> None:
@@ -128,17 +147,17 @@ def work(mode: str, jobs: list[Job]) -> None:
     if mode:
         inmemory.switched_on(mode)
     for job in jobs:
-        action = prepare(job.what)
-        for _ in range(_warm_up(job.what)):
-            action()
-        gc.collect()
-        gc.freeze()
-        for times in (job.few, job.many):
-            _callgrind("--instr=on")
-            for _ in range(times):
+        with prepared(job.what) as action:
+            for _ in range(_warm_up(job.what)):
                 action()
-            _callgrind("--instr=off")
-            _callgrind("--dump")
+            gc.collect()
+            gc.freeze()
+            for times in (job.few, job.many):
+                _callgrind("--instr=on")
+                for _ in range(times):
+                    action()
+                _callgrind("--instr=off")
+                _callgrind("--dump")
 
 
 def _warm_up(what: str) -> int:

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from tests.evaluation.common.bars import Bar
 from tests.evaluation.common.tables import Table
-from tests.evaluation.overhead.subjects import BARE, CONTROL, SUBJECTS, Subject
+from tests.evaluation.overhead.subjects import BARE, CONTROL, ENVS, SUBJECTS, Subject
 
 
 @dataclass
@@ -67,7 +67,8 @@ class Row:
     name: str
     what: str
     measure: Callable[[Plan], Outcome]
-    needs_environments: bool = True
+    envs: tuple[str, ...] = tuple(ENVS)
+    """The virtual environments that it needs, if all of its subjects are wanted."""
 
 
 FEWEST_ROUNDS = 5

@@ -7,9 +7,7 @@ left out, and time is the recording's.
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,46 +19,19 @@ from llmtrace.calls import tracer
 from llmtrace.calls.result import Result
 from llmtrace.calls.tracer import CallTracer
 from llmtrace.config import settings
-from llmtrace.observe import call as calls
-from llmtrace.observe.call import Call
+from llmtrace.observe.call import COMPLETED, Call
 from llmtrace.observe.transport import Attempt
 from llmtrace.providers.openai import CHAT, OPENAI
+from tests.evaluation.common.clock import START, Clock
 from tests.evaluation.phases.listen import claim
 from tests.evaluation.phases.measured import Claim, Measured, Truth
 
-_EPOCH = 1_000_000_000_000
 _TO_SEND, _RTT = 0.0004, 0.00005
 _CHARS_PER_TOKEN = 3
 
 
 class _Client:
     _base_url = SimpleNamespace(host="127.0.0.1", port=8000, scheme="http")
-
-
-class _Clock:
-    """Stands in for ``now`` everywhere in llmtrace."""
-
-    def __init__(self) -> None:
-        self.at = _EPOCH
-
-    def __call__(self) -> int:
-        return self.at
-
-    @contextmanager
-    def installed(self) -> Iterator[None]:
-        real: Any = calls.now
-        places = [
-            module
-            for name, module in list(sys.modules.items())
-            if name.startswith("llmtrace.") and getattr(module, "now", None) is real
-        ]
-        for module in places:
-            module.now = self  # type: ignore[attr-defined]
-        try:
-            yield
-        finally:
-            for module in places:
-                module.now = real  # type: ignore[attr-defined]
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -73,7 +44,7 @@ def play(rows: Sequence[dict[str, Any]], cell: str, warm_up: int) -> list[Measur
     """The calls as llmtrace judged them, blind, each with the engine's truth."""
     said: dict[int, Claim] = {}
     open_calls: dict[int, Call] = {}
-    clock = _Clock()
+    clock = Clock()
 
     def listen(ended: Result) -> None:
         number = next(number for number, call in open_calls.items() if call is ended.call)
@@ -89,7 +60,7 @@ def play(rows: Sequence[dict[str, Any]], cell: str, warm_up: int) -> list[Measur
     try:
         with clock.installed():
             for at, what, number in sorted(moments):
-                clock.at = _EPOCH + int(at * 1e9)
+                clock.at = START + int(at * 1e9)
                 if what == 0:
                     open_calls[number] = _begin(made, client, rows[number], clock.at)
                 else:
@@ -141,7 +112,7 @@ def _go_on(call: Call, what: int, row: dict[str, Any], at: int) -> None:
                 },
             }
         )
-        call.finish(calls.COMPLETED, at)
+        call.finish(COMPLETED, at)
 
 
 def _measured(row: dict[str, Any], said: Claim, cell: str, warm: bool) -> Measured:

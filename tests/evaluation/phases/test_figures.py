@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 
 from tests.evaluation.phases import figures
 from tests.evaluation.phases.audit import auc, wilson
-from tests.evaluation.phases.bars import Bar
 from tests.evaluation.phases.measured import Claim, Measured, Truth
 
 
@@ -98,12 +95,6 @@ def test_rest() -> None:
     assert mean == pytest.approx(0.2)
 
 
-def test_quantile() -> None:
-    assert figures.quantile([3, 1, 2], 0.5) == 2
-    assert figures.quantile([0, 1], 0.9) == pytest.approx(0.9)
-    assert math.isnan(figures.quantile([], 0.5))
-
-
 def test_auc() -> None:
     assert auc([1, 2], [3, 4]) == 1.0
     assert auc([1, 2], [1, 2]) == 0.5
@@ -115,20 +106,3 @@ def test_wilson() -> None:
     assert low == pytest.approx(0.419, abs=0.002)
     assert high == pytest.approx(0.581, abs=0.002)
     assert wilson(0.0, 0) == (0.0, 1.0)
-
-
-@pytest.mark.parametrize(
-    ("bar", "met", "words"),
-    [
-        (Bar("x", 0.05, most=0.08, calls=50), True, "met"),
-        (Bar("x", 0.101, most=0.08, calls=50), False, "**missed** by 2.1 points"),
-        (Bar("x", 0.96, least=0.97, calls=50), False, "**missed** by 1.0 points"),
-        (Bar("x", 0.99, 0.85, 0.95, calls=50), False, "**missed** by 4.0 points"),
-        (Bar("x", 0.80, 0.85, 0.95, calls=50), False, "**missed** by 5.0 points"),
-        (Bar("x", 0.05, most=0.08, calls=3), None, "no evidence (under 10 calls)"),
-        (Bar("x", math.nan, most=0.08, calls=30), None, "no evidence"),
-    ],
-)
-def test_bars(bar: Bar, met: bool | None, words: str) -> None:
-    assert bar.met is met
-    assert bar.cells()[3] == words

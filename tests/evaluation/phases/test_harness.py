@@ -141,7 +141,7 @@ def facts(**changes: Any) -> dict[str, Any]:
         "why": "APITimeoutError",
     }
     where = {"cpu": "a processor", "cores": 2, "python": "3.11", "system": "Linux", "date": "today", "seconds": 1}
-    where |= {"command": "make accuracy", "load_average_at_start": 0.1}
+    where |= {"command": "make accuracy", "load_average_at_start": 0.1, "commit": "abc1234", "code": "0" * 12}
     return {"machine": where, "seed": 1, "runs": [run], "audit": [], "not_run": {"vllm": "not installed"}} | changes
 
 
@@ -155,7 +155,13 @@ def test_the_page(tmp_path: Path) -> None:
     calls = played() + played("reference|few slots|one length")
     path = report.write(tmp_path, facts(), calls)
     text = path.read_text()
-    for words in ("seed 1", "Not run: vllm: not installed.", "Poisson 0.3", "1 calls failed (APITimeoutError)"):
+    for words in (
+        "seed 1",
+        "Measured at commit `abc1234`; the code has changed since",
+        "Not run: vllm: not installed.",
+        "Poisson 0.3",
+        "1 calls failed (APITimeoutError)",
+    ):
         assert words in text
     assert "nan" not in text
     for line in text.splitlines():
