@@ -22,7 +22,7 @@ from llmtrace.providers.openai import provider_name
 from tests.conftest import Tracing
 from tests.support.apis import http
 from tests.support.by_funnel import KEY, MESSAGES, Anthropic, Fireworks, Groq, OpenAI, Responses, Together, named
-from tests.support.by_method import EVENT_STREAM, MODEL, WORDS, BedrockInvoke, Mistral
+from tests.support.by_method import EVENT_STREAM, MODEL, WORDS, AioBedrockInvoke, BedrockInvoke, Mistral
 from tests.support.replay import Replay, Script, json_answer, paced
 from tests.support.spans import Spans, attributes
 
@@ -396,6 +396,21 @@ def test_spans_that_mistral_sends_elsewhere(replay: Replay, tracing: Tracing, sp
     else:
         assert spans.one("completed").parent is None, "phases under a span that the application never sees are lost"
     made.shut()
+
+
+@pytest.mark.parametrize("made", [OpenAI, BedrockInvoke, AioBedrockInvoke], ids=lambda made: made.name)
+def test_a_refused_connection_is_network_in_every_library(made: type[Any], tracing: Tracing, spans: Spans) -> None:
+    """httpx, urllib3 and aiohttp: the client tried to connect, and that is all of the way that there was."""
+    tracing.on(made.name)
+    driver = made("async" if "sync" not in made.kinds else "sync", "http://127.0.0.1:9")
+    with pytest.raises(Exception):
+        driver.call()
+    driver.settle()
+    phases = spans.phases(spans.one("error"))
+    assert list(phases) == ["network", "unattributed"]
+    assert attributes(phases["network"])["llmtrace.network.new_connection"] is True
+    assert "llmtrace.network.connect" not in attributes(phases["network"]), "it never connected"
+    tracing.off()
 
 
 @pytest.mark.parametrize("refused", [False, True])
