@@ -201,7 +201,7 @@ def test_no_child_hangs_that_is_forked_while_threads_are_busy(tmp_path: Path) ->
 
 FORKED = """
 import gc, json, os, sys
-import httpx, openai, llmtrace
+import openai, llmtrace
 from llmtrace.calls import finalizers
 from llmtrace.instrumentation import shared
 from llmtrace.observe.call import open_count
@@ -209,7 +209,7 @@ from tests.support.spans import Spans, outcome
 
 spans = Spans()
 llmtrace.instrument("openai", tracer_provider=spans.provider, min_calls=8, min_spread=1.5)
-client = openai.OpenAI(base_url=sys.argv[1], api_key="k", http_client=httpx.Client(verify=False))
+client = openai.OpenAI(base_url=sys.argv[1], api_key="k", http_client=openai.DefaultHttpxClient(verify=False))
 create = client.chat.completions.create
 ask = lambda size: dict(model="m", messages=[{"role": "user", "content": "word " * size}])
 for size in range(40):
@@ -291,9 +291,9 @@ ask = dict(model="m", messages=[{"role": "user", "content": "hi"}])
 answer = client.chat.completions.create(**ask)
 stream = client.chat.completions.create(**ask, stream=True)
 next(stream)
-import gc, httpx
+import gc
 from openai.resources.chat.completions import Completions
-places = [openai.OpenAI, openai.Stream, Completions, openai._base_client.SyncAPIClient, httpx.Client, httpx.Response]
+places = [openai.OpenAI, openai.Stream, Completions, openai._base_client.SyncAPIClient, type(client._client)]
 kept = [o for o in gc.get_objects() if str(type(o).__module__).startswith(("llmtrace.calls", "llmtrace.observe.call"))]
 print(json.dumps({
     "id": answer.id,
