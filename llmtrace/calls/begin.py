@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -44,12 +44,19 @@ class Beginning:
         self._endpoints: WeakKeyDictionary[Any, Endpoint] = WeakKeyDictionary()
 
     def begin(
-        self, provider: Provider, operation: Operation, client: Any, body: Any, url: Any, covers: bool
+        self,
+        provider: Provider,
+        operation: Operation,
+        client: Any,
+        body: Any,
+        url: Any,
+        covers: bool,
+        headers: Mapping[str, Any] | None,
     ) -> Call | Span | None:
         """Begin a call: its span, its times, its state.
 
         ``url``: where it goes, if not to the client's base URL; ``covers``: another instrumentation lies beneath, which
-        may open its span before the request is sent.
+        may open its span before the request is sent; ``headers``: those that the caller gave the request.
 
         Returns the call; its bare span where neither traces nor metrics want to know more; None where it is not to be
         traced at all.
@@ -60,19 +67,24 @@ class Beginning:
         start, offset = start_time()
         tracer = services.telemetry.tracer()
         above = trace_api.get_current_span()
-        adopted = None if settings.parent == "own" else adoption.claimed(above, operation, request)
-        later = adopted is None and (covers or provider.own_spans) and settings.parent != "own"
-        owns = adopted is None and not later and settings.parent != "existing"
+        place = adoption.place(above, operation, request, tracer, headers, settings.parent)
+        adopted = place.adopted
+        later = place is adoption.OWN and (covers or provider.own_spans) and settings.parent != "own"
+        owns = adopted is None and not later and (settings.parent != "existing" or place.spoken_for)
         route = (endpoint.provider, endpoint.host, endpoint.port, request.model, operation.path or operation.name)
         links = None
         if owns or later:
             links = services.retry_links.links(above, operation.name, request.params, route, start / 1e9)
         span = adopted
         if owns:
-            kind = SpanKind.INTERNAL if provider.in_process else SpanKind.CLIENT
-            span = _start(tracer, kind, operation, request, endpoint, start + offset, links)
-            if not span.is_recording() and adoption.was_dropped(above):
-                span, owns = above, False  # as in ``_find_span``
+            context = None if place.above is None else trace_api.set_span_in_context(place.above)
+            if place.spoken_for:
+                span = adoption.start_beneath(tracer, start + offset, links, context)
+            else:
+                kind = SpanKind.INTERNAL if provider.in_process else SpanKind.CLIENT
+                span = _start(tracer, kind, operation, request, endpoint, start + offset, links, context)
+            if not span.is_recording() and adoption.was_dropped(place.above or above):
+                span, owns = place.above or above, False  # as in ``_find_span``
         recording = later or (span is not None and span.is_recording())
         if not recording and services.telemetry.meters() is None:
             return span
@@ -80,7 +92,7 @@ class Beginning:
             state = CallState(
                 operation, request, endpoint, span or above, tracer, owns, recording, units.baggage_attributes()
             )
-            state.adopted = adopted is not None
+            state.adopted, state.spoken_for = adopted is not None, place.spoken_for
             if later:
                 state.find_span = partial(self._find_span, above, links)
             return self._open(state, start, offset, above, route)

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 from llmtrace.calls.services import Services
 from llmtrace.calls.state import CallState
-from llmtrace.estimate.baselines import Estimate
 from llmtrace.estimate.hits import NOTHING_TOLD, Told
+from llmtrace.estimate.sample import sample_of
 from llmtrace.observe.answer import Answer
 from llmtrace.observe.call import Call
-from llmtrace.phases.model import Phase
-from llmtrace.phases.timeline import Observation, sample_of, split
+from llmtrace.phases.model import Estimate, Phase
+from llmtrace.phases.observation import Observation
+from llmtrace.phases.timeline import split
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -34,7 +35,8 @@ def split_call(services: Services, call: Call, state: CallState, answer: Answer,
         estimate = services.baselines.end(state.route, state.in_flight, seen.end, sample)
     phases, complaint = split(seen, estimate)
     expected = _expected(services, call, state, answer)
-    return Split(phases, complaint, estimate, expected, _hit(services, state, seen))
+    made = estimate if isinstance(estimate, Estimate) else None
+    return Split(phases, complaint, made, expected, _hit(services, state, seen))
 
 
 def _expected(services: Services, call: Call, state: CallState, answer: Answer) -> int | None:

@@ -10,7 +10,8 @@ from llmtrace.observe import internal_errors
 from llmtrace.observe.answer import Answer
 from llmtrace.observe.call import Call
 from llmtrace.phases.arrival import first_token
-from llmtrace.phases.timeline import Observation
+from llmtrace.phases.observation import Observation
+from llmtrace.phases.stagger import stagger_spans
 
 
 def read_answer(call: Call, state: CallState, server_timings: bool) -> Answer:
@@ -42,6 +43,8 @@ def read_answer(call: Call, state: CallState, server_timings: bool) -> Answer:
 
 def observe(call: Call, answer: Answer) -> Observation:
     """What was seen of the call, of its last attempt where there were several."""
+    if len(call.attempts) > 1:
+        _stagger(call)
     arrival, arrival_error = first_token(call)
     chunks = call.chunk_timing
     attempt = call.attempts[-1] if call.attempts else None
@@ -49,7 +52,6 @@ def observe(call: Call, answer: Answer) -> Observation:
         start=attempt.start if attempt is not None and len(call.attempts) > 1 else call.start,
         end=call.end or call.start,
         streaming=call.streaming,
-        attempted=attempt is not None,
         first_token=arrival,
         first_token_error=arrival_error,
         first_reasoning=call.first_reasoning,
@@ -62,8 +64,17 @@ def observe(call: Call, answer: Answer) -> Observation:
         server=answer.timings,
     )
     if attempt is not None:
-        seen.sent, seen.headers, seen.rtt = attempt.sent, attempt.headers_at, attempt.rtt
+        seen.take_transport(attempt)
     return seen
+
+
+def _stagger(call: Call) -> None:
+    """Move the attempts' times below the microsecond, so that viewers see one after the other."""
+    end = call.end or call.start
+    times = [(attempt.start, attempt.end or attempt.start) for attempt in call.attempts[:-1]]
+    times = stagger_spans(call.start, [*times, (call.attempts[-1].start, end)], end)
+    for attempt, (start, stop) in zip(call.attempts, times, strict=True):
+        attempt.start, attempt.end = start, stop
 
 
 def _read(call: Call, state: CallState) -> Answer:

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 
 from llmtrace.calls.state import CallState
 from llmtrace.diagnosis.verdict import Verdict
-from llmtrace.estimate.baselines import Estimate
 from llmtrace.estimate.hits import NOTHING_TOLD, Told
 from llmtrace.observe.answer import Answer
 from llmtrace.observe.call import Call
-from llmtrace.phases.model import Phase
+from llmtrace.phases.model import Estimate, Phase
+from llmtrace.phases.observation import Observation
 from llmtrace.phases.pace import Pace
-from llmtrace.phases.timeline import Observation
 
 
 @dataclass(slots=True, eq=False, repr=False)

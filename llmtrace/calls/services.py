@@ -25,18 +25,20 @@ class Telemetry:
         self,
         tracer_provider: trace_api.TracerProvider | None,
         meter_provider: metrics_api.MeterProvider | None,
-        metrics: bool,
+        settings: Settings,
     ) -> None:
-        """The providers given, else the global ones as they are at each call; ``metrics``: the setting."""
+        """The providers given, else the global ones as they are at each call."""
         self._tracer_provider = tracer_provider
         self._meter_provider = meter_provider
-        self._wants_metrics = metrics
+        self._settings = settings
         self._tracer: tuple[Any, trace_api.Tracer] | None = None
         self._meters: tuple[Any, Meters] | None = None
 
     def tracer(self) -> trace_api.Tracer:
         """The tracer of the provider in force."""
-        provider = self._tracer_provider or trace_api.get_tracer_provider()
+        provider = self._tracer_provider
+        if provider is None:
+            provider = trace_api.get_tracer_provider()
         known = self._tracer
         if known is None or known[0] is not provider:
             known = self._tracer = (provider, provider.get_tracer("llmtrace", VERSION))
@@ -45,20 +47,22 @@ class Telemetry:
     def providers(self) -> list[Any]:
         """The providers in force: of spans, and of metrics where they are wanted."""
         providers: list[Any] = [self._tracer_provider or trace_api.get_tracer_provider()]
-        if self._wants_metrics:
+        if self._settings.metrics:
             providers.append(self._meter_provider or metrics_api.get_meter_provider())
         return providers
 
     def meters(self) -> Meters | None:
         """The instruments, None while no MeterProvider is set up."""
-        if not self._wants_metrics:
+        if not self._settings.metrics:
             return None
-        provider = self._meter_provider or metrics_api.get_meter_provider()
+        provider = self._meter_provider
+        if provider is None:
+            provider = metrics_api.get_meter_provider()
         known = self._meters
         if known is None or known[0] is not provider:
             if is_idle(provider):
                 return None
-            known = self._meters = (provider, meters_on(provider, VERSION))
+            known = self._meters = (provider, meters_on(provider, VERSION, self._settings.semconv))
         return known[1]
 
 
@@ -74,7 +78,7 @@ class Services:
         self.settings = settings
         self.tracer_provider = tracer_provider
         """The one given, None: the global one."""
-        self.telemetry = Telemetry(tracer_provider, meter_provider, settings.metrics)
+        self.telemetry = Telemetry(tracer_provider, meter_provider, settings)
         self.baselines = Baselines(
             settings.min_calls,
             settings.min_spread,

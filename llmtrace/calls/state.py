@@ -48,6 +48,8 @@ class CallState:
     """The task and step that the call is made in."""
     adopted: bool = False
     """``span`` is another instrumentation's."""
+    spoken_for: bool = False
+    """``span`` is an ``llm.call`` of ours beneath another instrumentation's span for the same call."""
     find_span: Callable[[Call], None] | None = None
     """Finds or starts its span, as its request is sent: for a client that may open one itself by then."""
     raw: bool = False
@@ -64,3 +66,8 @@ class CallState:
     """What the prompt has in common with earlier ones."""
     judge: Callable[[Call, CallState], Result] | None = None
     """Makes the result of the ended call, where that is not the timeline's work (a model in this process)."""
+
+    @property
+    def is_genai_span(self) -> bool:
+        """``span`` is ours, and the one that the conventions know the call by."""
+        return self.owns_span and not self.spoken_for

@@ -5,7 +5,7 @@ Nothing in here may reach the application: each entry point catches what we get 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from opentelemetry.trace import Span
@@ -42,10 +42,18 @@ class CallTracer:
         self._beginning = Beginning(self.services, self._ended)
 
     def begin(
-        self, provider: Provider, operation: Operation, client: Any, body: Any, url: Any = None, covers: bool = False
+        self,
+        provider: Provider,
+        operation: Operation,
+        client: Any,
+        body: Any,
+        url: Any = None,
+        covers: bool = False,
+        headers: Mapping[str, Any] | None = None,
     ) -> Call | Span | None:
         """A call sets out. ``url``: where it goes, if not to the client's base URL; ``covers``: another instrumentation
-        lies beneath, which may open its span before the request is sent.
+        lies beneath, which may open its span before the request is sent; ``headers``: those that the caller gave the
+        request, in which another instrumentation may have named its span.
 
         Returns the call; its bare span where neither traces nor metrics want to know more; None where the call is not
         to be traced at all.
@@ -53,7 +61,7 @@ class CallTracer:
         try:
             if not isinstance(body, dict):
                 return None
-            return self._beginning.begin(provider, operation, client, body, url, covers)
+            return self._beginning.begin(provider, operation, client, body, url, covers, headers)
         except Exception as error:
             internal_errors.note("beginning a call", error)
             return None

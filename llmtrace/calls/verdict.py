@@ -18,7 +18,7 @@ from llmtrace.observe import call as calls
 from llmtrace.observe import internal_errors
 from llmtrace.observe.answer import Answer
 from llmtrace.observe.call import Call, open_count
-from llmtrace.phases.timeline import Observation
+from llmtrace.phases.observation import Observation
 
 LAST_CHUNKS = 64
 """Chunks of a stream kept until its end: in them a repetition is looked for."""
@@ -89,6 +89,7 @@ def attributes_of(verdicts: Sequence[Verdict]) -> dict[str, Any]:
     """What the call's span says of them."""
     return {
         names.DIAGNOSIS: [verdict.cause for verdict in verdicts],
+        names.CAUSE: verdicts[0].cause,
         names.CONFIDENCE: [verdict.confidence for verdict in verdicts],
     }
 

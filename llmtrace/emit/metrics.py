@@ -1,115 +1,122 @@
-"""Metrics of calls and phases, recorded through the instruments (temporary form; see the metrics branch)."""
+"""Metrics of calls and phases, recorded through OpenTelemetry's public API alone.
+
+Each value goes through its instrument's own ``record`` or ``add``, with the context of the call's span: readers, views,
+exemplars and filters see what any program's values would give them. The setting ``semconv`` says which instruments
+there are: those of the GenAI conventions v0.1.0, or those of v1.41 before them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
-from weakref import WeakKeyDictionary
+import weakref
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
-from opentelemetry import metrics as metrics_api
-from opentelemetry.context import Context
-from opentelemetry.metrics import CallbackOptions, Histogram, MeterProvider, NoOpMeterProvider, Observation
+from opentelemetry import metrics as api
+from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
 
 from llmtrace.emit import names
-from llmtrace.emit.values import safe_attributes
+from llmtrace.emit.instruments import CONVENTIONS, histogram
+from llmtrace.emit.measurements import Kind, Measurements, Series
 from llmtrace.observe import internal_errors
-from llmtrace.observe.answer import Usage
 
+__all__ = ["Measurements", "Meters", "is_idle", "meters_on"]
 
-@dataclass(frozen=True, slots=True)
-class Measurements:
-    """The values of one ended call."""
-
-    operation: str
-    provider: str
-    request_model: str | None
-    response_model: str | None
-    address: str | None
-    port: int | None
-    failure: str | None
-    duration: float
-    time_to_first_chunk: float | None
-    gaps: Sequence[float]
-    usage: Usage
-    phases: Sequence[tuple[str, str, float]]
-    causes: Sequence[str]
-    context: Context
+_MOST_KINDS = 1000
+"""Kinds of calls whose attribute sets are kept ready."""
 
 
 class Meters:
-    """The instruments on one MeterProvider."""
+    """The instruments on one MeterProvider. Safe in any thread: what it keeps, it could make again at any time."""
 
-    def __init__(self, provider: MeterProvider, version: str) -> None:
+    def __init__(self, provider: MeterProvider, version: str, semconv: str = names.V0_1_0) -> None:
         meter = provider.get_meter("llmtrace", version)
-        seconds, tokens = names.SECONDS_BUCKETS, names.TOKEN_BUCKETS
-
-        def histogram(name: str, unit: str, description: str, buckets: tuple[float, ...]) -> Histogram:
-            return meter.create_histogram(
-                name, unit=unit, description=description, explicit_bucket_boundaries_advisory=buckets
-            )
-
-        self.duration = histogram(names.M_DURATION, "s", "GenAI operation duration.", seconds)
-        self.time_to_first_chunk = histogram(names.M_TIME_TO_FIRST_CHUNK, "s", "Time to the first chunk.", seconds)
-        self.time_per_chunk = histogram(names.M_TIME_PER_CHUNK, "s", "Time per chunk.", seconds)
-        self.tokens = histogram(names.M_TOKENS, "{token}", "Number of input and output tokens used.", tokens)
-        self.phase = histogram(names.M_PHASE, "s", "Duration of one phase of a call.", seconds)
-        self.diagnoses = meter.create_counter(names.M_DIAGNOSES, unit="{call}", description="Calls with a diagnosis.")
+        self._conventions = CONVENTIONS[semconv](meter)
+        self._phase = histogram(meter, names.M_PHASE, "s", "Duration of one phase of a call.")
+        self._diagnoses = meter.create_counter(
+            names.M_DIAGNOSES, unit="{call}", description="Calls with a diagnosis, once per cause."
+        )
+        self._series: dict[Kind, Series] = {}
+        # Of a meter that has this one already (another ``Meters`` on it), the SDK returns that and drops ours.
         meter.create_observable_counter(
-            names.M_ERRORS, callbacks=[_errors], unit="{error}", description="Failures inside llmtrace, by place."
+            names.M_ERRORS,
+            callbacks=[_count_errors],
+            unit="{error}",
+            description="Failures inside llmtrace, by place; the traced application does not notice them.",
         )
 
-    def record(self, values: Measurements) -> None:
-        """Record one call's values."""
-        base: Mapping[str, Any] = safe_attributes(
-            {
-                name: value
-                for name, value in (
-                    (names.OPERATION, values.operation),
-                    (names.PROVIDER, values.provider),
-                    (names.REQUEST_MODEL, values.request_model),
-                    (names.RESPONSE_MODEL, values.response_model),
-                    (names.SERVER_ADDRESS, values.address),
-                    (names.SERVER_PORT, values.port),
-                )
-                if value is not None
-            }
+    def record(self, measurements: Measurements) -> None:
+        """Record everything that one ended call adds to the metrics, before this returns."""
+        series = self._series_of(measurements)
+        self._conventions.record(measurements, series)
+        context = measurements.context
+        for name, source, seconds in measurements.phases:
+            attributes = series.base.plus((names.PHASE, name), (names.SOURCE, source))
+            self._phase.record(seconds, attributes, context=context)
+        for cause in measurements.causes:
+            self._diagnoses.add(1, series.base.plus((names.CAUSE, cause)), context=context)
+
+    def _series_of(self, measurements: Measurements) -> Series:
+        kind = Kind(
+            measurements.operation,
+            measurements.provider,
+            measurements.request_model,
+            measurements.response_model,
+            measurements.address,
+            measurements.port,
+            measurements.refinements,
         )
-        context = values.context
-        failed = {**base, names.ERROR_TYPE: values.failure} if values.failure else base
-        self.duration.record(values.duration, failed, context=context)
-        if values.time_to_first_chunk is not None:
-            self.time_to_first_chunk.record(values.time_to_first_chunk, base, context=context)
-            for gap in values.gaps:
-                self.time_per_chunk.record(gap, base, context=context)
-        for kind, count in (("input", values.usage.input_tokens), ("output", values.usage.output_tokens)):
-            if count is not None:
-                self.tokens.record(count, {**base, names.TOKEN_TYPE: kind}, context=context)
-        for phase, source, seconds in values.phases:
-            self.phase.record(seconds, {**base, names.PHASE: phase, names.SOURCE: source}, context=context)
-        for cause in values.causes:
-            self.diagnoses.add(1, {**base, names.CAUSE: cause}, context=context)
+        series = self._series.get(kind)
+        if series is None:
+            if len(self._series) >= _MOST_KINDS:
+                self._series = {}
+            series = self._series[kind] = Series(kind)
+        return series
 
 
-def _errors(options: CallbackOptions) -> Iterable[Observation]:
+def _count_errors(options: CallbackOptions) -> Iterable[Observation]:
     return [Observation(number, {names.WHERE: where}) for where, number in list(internal_errors.counts.items())]
 
 
-_known: WeakKeyDictionary[MeterProvider, Meters] = WeakKeyDictionary()
+class _Made(NamedTuple):
+    owner: Callable[[], MeterProvider | None]
+    meters: Meters
 
 
-def meters_on(provider: MeterProvider, version: str) -> Meters:
-    """The instruments on ``provider``, made once: a meter keeps what was registered with it for good."""
-    known = _known.get(provider)
-    if known is None:
-        known = _known[provider] = Meters(provider, version)
-    return known
+_made: dict[tuple[int, str], _Made] = {}
+
+
+def meters_on(provider: MeterProvider, version: str, semconv: str = names.V0_1_0) -> Meters:
+    """The instruments on ``provider``, made once: a meter keeps what was registered with it for good.
+
+    The provider is known by its identity, since one that is a dataclass has no hash (logfire's is one).
+    """
+    key = (id(provider), semconv)
+    known = _made.get(key)
+    if known is not None and known.owner() is provider:
+        return known.meters
+    owner: Callable[[], MeterProvider | None]
+    try:
+        owner = weakref.ref(provider, lambda _: _made.pop(key, None))
+    except TypeError:  # a class with slots and none for weak references
+        owner = lambda: provider  # noqa: E731
+    # Two threads may come here at once: their instruments have the same names, and are the same to the SDK.
+    made = _made[key] = _Made(owner, Meters(provider, version, semconv))
+    return made.meters
 
 
 def is_idle(provider: MeterProvider) -> bool:
-    """Whether nothing that is recorded on ``provider`` goes anywhere."""
-    if isinstance(provider, NoOpMeterProvider):
+    """Whether ``provider`` records nothing: a no-op one, or the API's own stand-in while no real one is set.
+
+    The stand-in that ``get_meter_provider`` returns until then has no public name. But the API package records nothing
+    by itself: a provider whose class is defined in there, in ``opentelemetry.metrics`` or below it, is a no-op or that
+    stand-in, in every version from 1.30 on. Neither the class's name nor a base class would say so: an application's
+    real provider may be called ``ProxyMeterProvider`` (logfire's is), or derive from the stand-in. Once a real provider
+    is set the stand-in hands over to it, so whoever still holds it is asked about the real one.
+    """
+    if isinstance(provider, api.NoOpMeterProvider):
         return True
-    return (
-        type(provider).__module__.startswith("opentelemetry.metrics") and provider is metrics_api.get_meter_provider()
-    )
+    module = type(provider).__module__
+    if module != api.__name__ and not module.startswith(f"{api.__name__}."):
+        return False
+    current = api.get_meter_provider()
+    return current is provider or is_idle(current)

@@ -15,10 +15,11 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from llmtrace.errors import LlmtraceError
 from llmtrace.observe.process import Lock
+from llmtrace.version import install_hint
 
 _log = logging.getLogger(__name__)
 
-_MISSING = 'writing OTLP/JSON needs the OTLP encoder: pip install "llmtrace[otlp]"'
+_MISSING = f"writing OTLP/JSON needs the OTLP encoder: {install_hint('otlp')}"
 
 
 class OtlpJsonFileExporter(SpanExporter):

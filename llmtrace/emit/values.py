@@ -61,3 +61,12 @@ def safe_attributes(attributes: Mapping[str, Any]) -> dict[str, AttributeValue]:
         elif (usable := safe(value)) is not None:
             cleaned[name] = usable
     return cleaned
+
+
+def safe_structure(value: Any) -> Any:
+    """Nested mappings and lists with every text and number in them as it can be exported; None for what cannot be."""
+    if isinstance(value, Mapping):
+        return {text(str(name)): safe_structure(inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [safe_structure(inner) for inner in value]
+    return safe(value)

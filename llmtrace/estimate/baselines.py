@@ -17,11 +17,14 @@ from llmtrace.estimate import route as routes
 from llmtrace.estimate import store
 from llmtrace.estimate.concurrency import InFlight, Watched
 from llmtrace.estimate.prefixes import COUNTS, Expected, Prompt, expected
-from llmtrace.estimate.route import Estimate, Route, Sample
+from llmtrace.estimate.route import Route
+from llmtrace.estimate.sample import Sample
 from llmtrace.estimate.worker import Fitter
 from llmtrace.observe.process import Lock, after_fork, at_exit
+from llmtrace.phases.merged import NOT_ESTIMATED
+from llmtrace.phases.model import Estimate, Unknown
 
-__all__ = ["MIN_CALLS", "MIN_SPREAD", "ROUTES", "Baselines", "Estimate", "InFlight", "Sample"]
+__all__ = ["MIN_CALLS", "MIN_SPREAD", "ROUTES", "Baselines", "InFlight"]
 
 MIN_CALLS = 30
 MIN_SPREAD = 4.0
@@ -86,18 +89,23 @@ class Baselines:
             route.all_in_flight[id(in_flight)] = in_flight
         return in_flight
 
-    def end(self, key: Hashable, in_flight: InFlight, end: int, sample: Sample | None = None) -> Estimate | None:
-        """The call is over. ``sample``: what was seen of it, for one that can be estimated and learned from.
+    def end(
+        self, key: Hashable, in_flight: InFlight, end: int, sample: Sample | Unknown = NOT_ESTIMATED
+    ) -> Estimate | Unknown:
+        """The call is over. ``sample``: what was seen of it, or why nothing can be estimated and learned from it.
 
-        Returns the split of its time to the first token; None where there is not enough evidence.
+        Returns the split of its time to the first token, or why there is none.
         """
         with self._lock:
             route = self._route(key)
             route.all_in_flight.pop(id(in_flight), None)
-            estimate = None if sample is None else route.end(sample, in_flight, self.min_calls)
-            first = in_flight.call.first_token if sample is None else sample.first
-            route.ring.add(in_flight.start, first, end, 0 if sample is None else sample.uncached)
-            due = sample is not None and route.points >= self._first_fit and route.due
+            if isinstance(sample, Unknown):
+                estimate, due = sample, False
+                route.ring.add(in_flight.start, in_flight.call.first_token, end, 0)
+            else:
+                estimate = route.end(sample, in_flight, self.min_calls, self.min_spread)
+                route.ring.add(in_flight.start, sample.first, end, sample.uncached)
+                due = route.points >= self._first_fit and route.due
             if due:
                 route.asked()
         if due:

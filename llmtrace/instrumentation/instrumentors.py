@@ -45,7 +45,8 @@ class ClientInstrumentor(BaseInstrumentor):
 
         def imported(package: Any) -> None:
             if (conflict := self.unsupported()) is not None:
-                # Not a warning: the program is right, and what it calls may be traced through another client.
+                # Nothing that the program's user could mend, and its calls may be seen through another client:
+                # `llmtrace doctor` tells it to who asks.
                 _log.debug("%s is not traced: %s", self.client.name, conflict)
                 return
             self._traced = install(patches, self.client, chosen, tracer_provider, meter_provider)

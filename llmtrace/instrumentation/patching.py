@@ -1,14 +1,17 @@
 """Putting wrappers in and taking them out again, for clients that are imported now or later.
 
 A wrapper is wrapt's, which looks like the function that it wraps to ``inspect``; what wrapt leaves open is added here:
-it pickles by its name, as that function does, and copies as itself.
+it pickles by the name under which it stands, as functions do, and copies as itself. What is pickled needs no llmtrace
+to be read again: it names the client's function, traced where llmtrace is on and as it is where not.
 """
 
 from __future__ import annotations
 
 import copy
+import pkgutil
 import sys
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import wrapt
@@ -24,11 +27,9 @@ class _PatchedMethod(wrapt.BoundFunctionWrapper):  # pyright: ignore[reportMissi
     """A patched function as an attribute of a class or of an object."""
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        name = self.__wrapped__.__name__
-        holder = self._self_instance
-        if holder is None:  # taken from the class: the function itself, by where its name leads
-            holder = _resolve(self.__wrapped__.__module__, self.__wrapped__.__qualname__.rpartition(".")[0])
-        return getattr, (holder, name)
+        if self._self_instance is None:  # taken from the class: the function itself
+            return self._self_parent.__reduce_ex__(protocol)
+        return getattr, (self._self_instance, self.__wrapped__.__name__)
 
     def __copy__(self) -> Any:
         return self
@@ -44,8 +45,13 @@ class Patched(wrapt.FunctionWrapper):  # pyright: ignore[reportMissingTypeArgume
 
     __bound_function_wrapper__ = _PatchedMethod
 
+    def __init__(self, wrapped: Any, hook: Hook, enabled: Callable[[], bool], place: str) -> None:
+        """``place``: where it stands, as ``pkgutil.resolve_name`` takes it: ``module:Class.name``."""
+        super().__init__(wrapped, hook, enabled=enabled)
+        self._self_place = place
+
     def __reduce_ex__(self, protocol: Any) -> Any:
-        return self.__wrapped__.__qualname__  # pickled by name, as functions are
+        return pkgutil.resolve_name, (self._self_place,)
 
     def __copy__(self) -> Any:
         return self
@@ -54,11 +60,10 @@ class Patched(wrapt.FunctionWrapper):  # pyright: ignore[reportMissingTypeArgume
         return self
 
 
-def _resolve(module: str, path: str) -> Any:
-    at: Any = sys.modules[module]
-    for name in path.split("."):
-        at = getattr(at, name)
-    return at
+def _place(owner: Any, name: str) -> str:
+    if isinstance(owner, ModuleType):
+        return f"{owner.__name__}:{name}"
+    return f"{owner.__module__}:{owner.__qualname__}.{name}"
 
 
 class Patches:
@@ -95,7 +100,7 @@ class Patches:
         patched = self._wrapped.get(id(original))
         if patched is None:
             # Where another wrapper lies on top of ours, ours stays in place after `undo` and lets everything through.
-            patched = self._wrapped[id(original)] = Patched(original, hook, enabled=lambda: self._active)
+            patched = self._wrapped[id(original)] = Patched(original, hook, lambda: self._active, _place(owner, name))
         setattr(owner, name, patched)
         self._undo.append((owner, name, original))
 

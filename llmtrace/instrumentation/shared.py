@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from llmtrace.calls.tracer import CallTracer
-from llmtrace.instrumentation import aiohttp_urllib3, http, lifecycle
+from llmtrace.instrumentation import aiohttp_urllib3, http, langchain, lifecycle
 from llmtrace.instrumentation.patching import Patches
 from llmtrace.observe.process import Lock
 from llmtrace.tasks import units
@@ -30,6 +30,7 @@ def join(tracer: CallTracer) -> None:
             http.patch(_patches)
             aiohttp_urllib3.patch(_patches)
             lifecycle.patch(_patches, flush)
+            langchain.patch(_patches)
 
 
 def leave(tracer: CallTracer) -> None:

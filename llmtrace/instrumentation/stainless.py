@@ -144,9 +144,10 @@ def _begin(
         if isinstance(extra, Mapping) and isinstance(body, dict):
             body = {**body, **extra}
         url = options.url if options.url.startswith("http") else None
-        call = tracer.begin(provider, operation, instance, body, url, covers)
-        if isinstance(call, Call) and isinstance(options.headers, Mapping):
-            call.state.raw = _RAW in options.headers
+        headers = options.headers if isinstance(options.headers, Mapping) else _NONE
+        call = tracer.begin(provider, operation, instance, body, url, covers, headers)
+        if isinstance(call, Call):
+            call.state.raw = _RAW in headers
         return None if call is None else (call, args, kwargs)
     except Exception as error:
         internal_errors.note("beginning a call", error)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 from llmtrace.errors import LlmtraceError
+from llmtrace.version import install_hint
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
@@ -26,6 +27,7 @@ def instrument(
     propagate: Literal["auto", "always", "never"] | None = None,
     request_usage: bool | None = None,
     metrics: bool | None = None,
+    semconv: Literal["v0.1.0", "v1.41"] | None = None,
     parent: Literal["auto", "own", "existing"] | None = None,
     diagnosis: bool | None = None,
     min_calls: int | None = None,
@@ -49,6 +51,7 @@ def instrument(
         propagate: to which hosts ``traceparent`` is sent; ``auto`` means private and loopback hosts.
         request_usage: ask for usage in streams: the one setting that changes a request.
         metrics: record metrics where a MeterProvider is set up.
+        semconv: version of the GenAI conventions whose names are used; ``v1.41`` has those of before v0.1.0.
         parent: whose GenAI span the phases go under; ``auto`` means another instrumentation's where it has one.
         diagnosis: name the causes of slow or odd calls.
         min_calls: calls on a route before queue and prefill are estimated.
@@ -69,6 +72,7 @@ def instrument(
         "propagate": propagate,
         "request_usage": request_usage,
         "metrics": metrics,
+        "semconv": semconv,
         "parent": parent,
         "diagnosis": diagnosis,
         "min_calls": min_calls,
@@ -123,4 +127,4 @@ def _require(client: Client) -> None:
     try:
         importlib.metadata.distribution(client.distribution)
     except importlib.metadata.PackageNotFoundError:
-        raise LlmtraceError(f"{client.name} is not installed: pip install 'llmtrace[{client.name}]'") from None
+        raise LlmtraceError(f"{client.name} is not installed: {install_hint(client.name)}") from None

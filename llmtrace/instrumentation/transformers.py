@@ -35,9 +35,11 @@ from llmtrace.observe.call import Call
 from llmtrace.observe.chunk_timing import NO_CHUNKS, ChunkTiming
 from llmtrace.observe.clock import now
 from llmtrace.observe.stream import cause_of
+from llmtrace.phases.merged import STEPS_UNSEEN
 from llmtrace.phases.model import CLIENT, DECODE, OPAQUE, PREFILL, Phase
+from llmtrace.phases.observation import Observation
 from llmtrace.phases.pace import pace
-from llmtrace.phases.timeline import Observation
+from llmtrace.phases.stagger import stagger_phases
 from llmtrace.providers import transformers as reads
 from llmtrace.providers.declare import Generate, Provider
 from llmtrace.providers.model_identity import identify, identify_tokenizer, model_name
@@ -238,8 +240,10 @@ class Generation:
         source = self._timer.source
         usage = answer.usage
         if not tokens:
-            begun = self.set_up is not None and call.outcome != calls.COMPLETED
-            return [Phase(PREFILL if begun else OPAQUE, start, end, CLIENT)]
+            if self.set_up is not None and call.outcome != calls.COMPLETED:
+                return [Phase(PREFILL, start, end, CLIENT)]
+            why = STEPS_UNSEEN
+            return [Phase(OPAQUE, start, end, CLIENT, merged_because=why.reason, merged_detail=why.detail)]
         prefill = Phase(PREFILL, start, tokens[0], source)
         if usage.input_tokens is not None:
             prefill.tokens = max(0, usage.input_tokens - (usage.cached_tokens or 0))
@@ -256,6 +260,7 @@ class Generation:
         one = usage.output_tokens == len(tokens)  # one answer, and a token each step
         apart = attributes.paced(pace(chunk_timing, (), len(tokens), len(tokens), None)) if one else {}
         decode.extra = {names.GENERATE_STEPS: len(tokens), **apart, **attributes.gaps(chunk_timing), **exact}
+        stagger_phases([prefill, decode])
         return [prefill, decode]
 
     def _answer(self, call: Call, steps: int) -> Answer:

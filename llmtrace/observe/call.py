@@ -54,10 +54,11 @@ after_fork(forget_open_calls)
 def start_time() -> tuple[int, int]:
     """When a call begins that begins now, and what makes epoch ns of its monotonic ones.
 
-    At most a microsecond early, so that its part below a microsecond is the greatest there is, 999
-    (``llmtrace.phases.stagger`` says why).
+    At most 999 ns early, so that its part below a microsecond is the greatest there is, 999
+    (``llmtrace.phases.stagger.call_start`` says why).
     """
-    return now() // 1000 * 1000 - 1, epoch_offset()
+    moment = now()
+    return moment - (moment + 1) % 1000, epoch_offset()
 
 
 class ChoiceEnds(deque[Any]):

@@ -31,6 +31,7 @@ _MOMENTS = {
         ("start_tls.started", "tls_start"),
         ("start_tls.complete", "tls_end"),
         # Once per redirect hop: the last one is the hop that answered.
+        ("send_request_headers.started", "sending"),
         ("send_request_body.complete", "sent"),
         ("receive_response_headers.complete", "headers_at"),
         ("receive_response_body.failed", "broken_at"),
@@ -49,7 +50,10 @@ class Attempt:
     connect_end: int | None = None
     tls_start: int | None = None
     tls_end: int | None = None
+    sending: int | None = None
+    """When its first byte was handed over."""
     sent: int | None = None
+    """When its last byte was."""
     headers_at: int | None = None
     broken_at: int | None = None
     """When reading the body failed, be it by a cancellation."""
