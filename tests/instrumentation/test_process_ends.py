@@ -1,6 +1,6 @@
 """How a process's last spans fare, and what a fork leaves behind: real processes against the replay server.
 
-The cases that matter most; ``make ends`` runs all of them (tests/support/ends.py), also on other Pythons.
+The cases that matter most; ``make ends`` runs all of them, also on other Pythons.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -24,7 +23,6 @@ from tests.support import ends
 from tests.support.ends import ALL, CASES, NONE, ROOT, Case, exit_code, left
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-PAGE = ROOT / "docs" / "process-ends.md"
 
 
 def case(name: str, provider: str = "parent") -> Case:
@@ -343,8 +341,8 @@ def test_disabled_means_that_nothing_is_patched_recorded_or_kept(replay: Any, tm
 
 
 def test_the_table_on_the_page_holds_every_case() -> None:
-    page = PAGE.read_text(encoding="utf-8")
-    head, divider, *rows = ends.section(page).splitlines()
-    assert head == ends.HEAD
-    assert re.fullmatch(r"(\|---)+\|", divider)
-    assert rows == [ends.row(each) for each in CASES]
+    from tests.evaluation.common.pages import read_section
+    from tests.evaluation.ends.table import PAGE, SECTION, table
+
+    lines = read_section(PAGE, SECTION).splitlines()
+    assert [line for line in lines if line.startswith("|")] == table()
