@@ -94,7 +94,7 @@ e2e: $(STAMP)
 
 .PHONY: ends
 ends: $(STAMP)  # installs Celery, gunicorn and uvicorn into .venvs/ends; ARGS="python3.10 python3.13" takes these too
-	$(BIN)/python -m tests.support.ends $(ARGS)
+	$(BIN)/python -m tests.evaluation.ends $(ARGS)
 
 BROWSER := .venvs/browser/.installed
 

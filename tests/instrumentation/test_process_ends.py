@@ -1,6 +1,6 @@
 """How a process's last spans fare, and what a fork leaves behind: real processes against the replay server.
 
-The cases that matter most; ``make ends`` runs all of them (tests/support/ends.py), also on other Pythons.
+The cases that matter most; ``make ends`` runs all of them, also on other Pythons.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -24,7 +23,6 @@ from tests.support import ends
 from tests.support.ends import ALL, CASES, NONE, ROOT, Case, exit_code, left
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-PAGE = ROOT / "docs" / "process-ends.md"
 
 
 def case(name: str, provider: str = "parent") -> Case:
@@ -201,7 +199,7 @@ def test_no_child_hangs_that_is_forked_while_threads_are_busy(tmp_path: Path) ->
 
 FORKED = """
 import gc, json, os, sys
-import httpx, openai, llmtrace
+import openai, llmtrace
 from llmtrace.calls import finalizers
 from llmtrace.instrumentation import shared
 from llmtrace.observe.call import open_count
@@ -209,7 +207,7 @@ from tests.support.spans import Spans, outcome
 
 spans = Spans()
 llmtrace.instrument("openai", tracer_provider=spans.provider, min_calls=8, min_spread=1.5)
-client = openai.OpenAI(base_url=sys.argv[1], api_key="k", http_client=httpx.Client(verify=False))
+client = openai.OpenAI(base_url=sys.argv[1], api_key="k", http_client=openai.DefaultHttpxClient(verify=False))
 create = client.chat.completions.create
 ask = lambda size: dict(model="m", messages=[{"role": "user", "content": "word " * size}])
 for size in range(40):
@@ -291,9 +289,9 @@ ask = dict(model="m", messages=[{"role": "user", "content": "hi"}])
 answer = client.chat.completions.create(**ask)
 stream = client.chat.completions.create(**ask, stream=True)
 next(stream)
-import gc, httpx
+import gc
 from openai.resources.chat.completions import Completions
-places = [openai.OpenAI, openai.Stream, Completions, openai._base_client.SyncAPIClient, httpx.Client, httpx.Response]
+places = [openai.OpenAI, openai.Stream, Completions, openai._base_client.SyncAPIClient, type(client._client)]
 kept = [o for o in gc.get_objects() if str(type(o).__module__).startswith(("llmtrace.calls", "llmtrace.observe.call"))]
 print(json.dumps({
     "id": answer.id,
@@ -343,8 +341,8 @@ def test_disabled_means_that_nothing_is_patched_recorded_or_kept(replay: Any, tm
 
 
 def test_the_table_on_the_page_holds_every_case() -> None:
-    page = PAGE.read_text(encoding="utf-8")
-    head, divider, *rows = ends.section(page).splitlines()
-    assert head == ends.HEAD
-    assert re.fullmatch(r"(\|---)+\|", divider)
-    assert rows == [ends.row(each) for each in CASES]
+    from tests.evaluation.common.pages import read_section
+    from tests.evaluation.ends.table import PAGE, SECTION, table
+
+    lines = read_section(PAGE, SECTION).splitlines()
+    assert [line for line in lines if line.startswith("|")] == table()

@@ -15,7 +15,6 @@ import threading
 import time
 from typing import Any
 
-import httpx
 import openai
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
@@ -47,7 +46,8 @@ class Kept(SpanExporter):
 
 def client() -> openai.OpenAI:
     """A client without certificates to load, which would be most of a child's work."""
-    return openai.OpenAI(base_url=base, api_key="none", max_retries=0, http_client=httpx.Client(verify=False))
+    quick = openai.DefaultHttpxClient(verify=False)
+    return openai.OpenAI(base_url=base, api_key="none", max_retries=0, http_client=quick)
 
 
 def ask(client: openai.OpenAI, model: str, number: int) -> None:

@@ -23,6 +23,7 @@ CODE: dict[str, tuple[str, ...]] = {
     "tracing": TRACING,
     "phases": ("observe", "phases", "estimate", "providers", "calls", "instrumentation", "reference"),
     "diagnosis": ("observe", "phases", "estimate", "diagnosis", "providers", "calls", "instrumentation", "reference"),
+    "ends": ("observe", "calls", "instrumentation"),
     "reference": ("reference",),
     "viewer": ("view", "analyze"),
     "reports": ("analyze",),
