@@ -91,6 +91,7 @@ OTHERS = {
     "genai-openai": ["opentelemetry-instrumentation-genai-openai"],
     "traceloop-langchain": ["opentelemetry-instrumentation-langchain", "langchain-openai"],
     "openinference-langchain": ["openinference-instrumentation-langchain", "langchain-openai"],
+    "genai-langchain": ["opentelemetry-instrumentation-genai-langchain", "langchain-openai"],
 }
 """Other instrumentations of the OpenAI client, and of LangChain above it; not all of them can be installed together."""
 

@@ -19,6 +19,7 @@ from tests.support.replay import USAGE, Replay, Request, Script, json_answer, op
 OTHERS = {
     "traceloop-langchain": ("opentelemetry.instrumentation.langchain", "LangchainInstrumentor"),
     "openinference-langchain": ("openinference.instrumentation.langchain", "LangChainInstrumentor"),
+    "genai-langchain": ("opentelemetry.instrumentation.genai.langchain", "LangChainInstrumentor"),
 }
 MODEL = "gpt-4o-mini"
 
@@ -112,6 +113,8 @@ def from_one_callback_manager():
     assert "llmtrace" not in str([type(handler).__module__ for handler in manager.handlers])
 
 
+chats_only = "genai" in module
+TEXT = (0, 1) if chats_only else (1, 0)
 SCENARIOS = {
     "invoke": (lambda: llm.invoke("hello"), 1, 0),
     "stream": (lambda: list(llm.stream("hello")), 1, 0),
@@ -128,10 +131,10 @@ SCENARIOS = {
     "chain.astream": (lambda: read(chain.astream("hello")), 1, 0),
     "parallel": (lambda: fan.invoke("hello"), 2, 0),
     "aparallel": (lambda: fan.ainvoke("hello"), 2, 0),
-    "text": (lambda: text.invoke("hello"), 1, 0),
-    "atext": (lambda: text.ainvoke("hello"), 1, 0),
-    "texts": (lambda: text.generate(["one", "two"]), 1, 0),
-    "atexts": (lambda: text.agenerate(["one", "two"]), 1, 0),
+    "text": (lambda: text.invoke("hello"), *TEXT),
+    "atext": (lambda: text.ainvoke("hello"), *TEXT),
+    "texts": (lambda: text.generate(["one", "two"]), *TEXT),
+    "atexts": (lambda: text.agenerate(["one", "two"]), *TEXT),
     "handler": (with_a_handler, 1, 0),
     "manager": (from_one_callback_manager, 1, 0),
     "retrieval": (retrieve_then_invoke, 1, 1),
@@ -143,7 +146,9 @@ SCENARIOS = {
 }
 USED = ("gen_ai.usage.input_tokens", "llm.token_count.prompt")
 
-pickle.loads(pickle.dumps(CallbackManager.on_chat_model_start))
+patched = not chats_only  # that one patches these methods itself, and makes its span current
+if patched:
+    pickle.loads(pickle.dumps(CallbackManager.on_chat_model_start))
 shown, loop = [], asyncio.new_event_loop()
 for title, (go, runs, others) in SCENARIOS.items():
     spans.clear()
@@ -169,7 +174,7 @@ for title, (go, runs, others) in SCENARIOS.items():
 points = [each for kind in ("inference", "embeddings") for each in metrics.points(f"gen_ai.client.{kind}.duration")]
 print(json.dumps({"cases": shown, "calls": sum(point.count for point in points)}))
 llmtrace.uninstrument()
-assert type(CallbackManager.on_chat_model_start).__name__ == "function"
+assert not patched or type(CallbackManager.on_chat_model_start).__name__ == "function"
 """
 
 
