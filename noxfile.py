@@ -52,7 +52,7 @@ OLDEST: dict[str, tuple[str, list[str]]] = {
     "aiobotocore": ("AioBedrock", []),
 }
 """The same of its oldest version, and what that needs beside it."""
-TOOLS = ["pytest", "pytest-asyncio", "pytest-rerunfailures"]
+TOOLS = ["pytest", "pytest-asyncio"]
 ROOT = Path(__file__).parent
 PAGE = ROOT / "docs" / "supported-versions.md"
 
@@ -89,8 +89,10 @@ OTHERS = {
     # It needs httpx and does not ask for it, and this version of what it does ask for.
     "openai-v2": ["opentelemetry-instrumentation-openai-v2", "httpx", "opentelemetry-util-genai==0.4b0"],
     "genai-openai": ["opentelemetry-instrumentation-genai-openai"],
+    "traceloop-langchain": ["opentelemetry-instrumentation-langchain", "langchain-openai"],
+    "openinference-langchain": ["openinference-instrumentation-langchain", "langchain-openai"],
 }
-"""Other instrumentations of the OpenAI client; not all of them can be installed together."""
+"""Other instrumentations of the OpenAI client, and of LangChain above it; not all of them can be installed together."""
 
 
 @nox.session
@@ -98,8 +100,10 @@ OTHERS = {
 def beside(session: nox.Session, other: str) -> None:
     """Beside another instrumentation, whichever was switched on first."""
     _install(session, "openai", *OTHERS[other])
-    name = f"openai beside {other}"
-    _test(session, name, ["openai", OTHERS[other][0]], "tests/instrumentation/test_beside.py", "-k", other)
+    above = "langchain-openai" in OTHERS[other]
+    path = f"tests/instrumentation/test_beside{'_langchain' if above else ''}.py"
+    shown = [*OTHERS[other][:1], *(["langchain-core"] if above else [])]
+    _test(session, f"openai beside {other}", ["openai", *shown], path, "-k", other)
 
 
 OTEL = [("3.10", "oldest"), ("3.13", "newest")]
@@ -134,7 +138,9 @@ def in_process(session: nox.Session, client: str, age: str) -> None:
     wanted = distribution + (_oldest(versions) if age == "oldest" else "")
     more = ["torch", "openai", "accelerate", "jinja2"] if client == "transformers" else ["opentelemetry-proto"]
     session.install("--quiet", "--constraint", "constraints.txt", "--editable", ".", *TOOLS, wanted, *more)
-    path = "tests/instrumentation/test_transformers.py" if client == "transformers" else "tests/e2e/test_llama_python.py"
+    path = (
+        "tests/instrumentation/test_transformers.py" if client == "transformers" else "tests/e2e/test_llama_python.py"
+    )
     session.env.update({"LLMTRACE_E2E": "1", "LLMTRACE_LLAMA_PYTHON": f"{session.bin}/python"})
     _test(session, f"{client} {age}", [wanted, *more[:1]], path)
 
@@ -161,10 +167,9 @@ def _install(session: nox.Session, *requirements: str) -> None:
 
 
 def _test(session: nox.Session, name: str, requirements: Sequence[str], *arguments: str) -> None:
-    """Run tests, a failed one twice as in ``make test``, and write into the page what came of it."""
+    """Run tests, and write into the page what came of it."""
     report = Path(session.create_tmp()) / "report.xml"
-    again = ("--reruns", "1", "--only-rerun", "AssertionError")
-    session.run("pytest", *arguments, *again, f"--junitxml={report}", *session.posargs, success_codes=[0, 1])
+    session.run("pytest", *arguments, f"--junitxml={report}", *session.posargs, success_codes=[0, 1])
     suite = next(ElementTree.parse(report).iter("testsuite"))
     told = {key: int(suite.get(key, 0)) for key in ("tests", "skipped", "failures", "errors")}
     failed = told["failures"] + told["errors"]

@@ -1,6 +1,6 @@
 """OpenAI Agents: an agent with a tool. Each turn is a call, the tool is a step between them.
 
-    pip install "llmtrace[openai]" openai-agents
+    pip install "llmtrace-phases[openai]" openai-agents
     llmtrace serve &
     python examples/agents_tools.py
 

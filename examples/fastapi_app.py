@@ -1,6 +1,6 @@
 """A web service: one request is one task with retrieval, rerank and a streamed answer.
 
-    pip install "llmtrace[openai]" fastapi uvicorn opentelemetry-instrumentation-fastapi
+    pip install "llmtrace-phases[openai]" fastapi uvicorn opentelemetry-instrumentation-fastapi
     llmtrace serve &
     python examples/fastapi_app.py        # PORT=8000
     curl -N 'http://127.0.0.1:8000/ask?question=What+is+prefill'

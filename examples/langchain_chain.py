@@ -1,6 +1,6 @@
 """LangChain: a chain, streamed. Nothing of LangChain is patched; its calls are seen in the client beneath.
 
-pip install "llmtrace[openai]" langchain-openai
+pip install "llmtrace-phases[openai]" langchain-openai
 llmtrace serve &
 python examples/langchain_chain.py
 """

@@ -1,6 +1,6 @@
 """A task that goes on in another process, as with Celery or any queue: its calls stay in one trace.
 
-    pip install "llmtrace[openai]"
+    pip install "llmtrace-phases[openai]"
     llmtrace serve &
     python examples/worker_process.py
 

@@ -4,20 +4,24 @@
 import contextlib
 import sys
 from importlib import import_module
+from types import ModuleType
 from typing import Annotated, Any
 
+from llmtrace import name_clash
 from llmtrace.commands import COMMANDS
 from llmtrace.commands.common import fail, guarded
-from llmtrace.version import VERSION
+from llmtrace.version import VERSION, install_hint
 
 
 def main() -> None:
     """Run the command line; leaves through ``SystemExit``."""
+    if name_clash.imported() and sys.argv[1:2] != ["doctor"]:
+        fail(f"another package called llmtrace has overwritten this one: {name_clash.mend()}")
     try:
         for package in ("typer", "rich"):
             import_module(package)
     except ImportError:
-        fail('the command line needs two small packages: pip install "llmtrace[cli]"')
+        fail(f"the command line needs two small packages: {install_hint('cli')}")
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, ValueError):
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]
@@ -55,6 +59,12 @@ def build_app() -> Any:
         import_module(f"llmtrace.commands.{command}").add(app)
     return app
 
+
+if name_clash.imported():
+    # The command is the other package's too, and asks for `llmtrace.cli.cli:cli`: so it comes to say what is wrong.
+    _theirs: Any = ModuleType("llmtrace.cli.cli")
+    _theirs.cli = main
+    sys.modules["llmtrace.cli.cli"] = _theirs
 
 if __name__ == "__main__":
     main()

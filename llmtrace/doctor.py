@@ -10,13 +10,13 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
-from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, requires, version
+from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from packaging.requirements import InvalidRequirement, Requirement
-
-from llmtrace import config
+from llmtrace import config, name_clash
+from llmtrace.observe import internal_errors
+from llmtrace.version import DISTRIBUTION, install_hint
 
 Mark = Literal["ok", "note", "missing", "broken"]
 
@@ -29,22 +29,22 @@ _SYMBOLS: dict[Mark, tuple[str, str]] = {
 _ASCII = {"✓": "+", "·": "-", "!": "!", "✗": "x"}
 _PACKAGES = (
     # what it is called, what it is for, how to get it; no command where llmtrace itself brings it or does without
-    ("llmtrace", "", ""),
-    ("opentelemetry-api", "", 'pip install "llmtrace"'),
-    ("opentelemetry-sdk", "", 'pip install "llmtrace"'),
-    ("opentelemetry-instrumentation", "", 'pip install "llmtrace"'),
-    ("opentelemetry-semantic-conventions", "", 'pip install "llmtrace"'),
-    ("wrapt", "", 'pip install "llmtrace"'),
+    (DISTRIBUTION, "", ""),
+    ("opentelemetry-api", "", install_hint()),
+    ("opentelemetry-sdk", "", install_hint()),
+    ("opentelemetry-instrumentation", "", install_hint()),
+    ("opentelemetry-semantic-conventions", "", install_hint()),
+    ("wrapt", "", install_hint()),
     ("opentelemetry-distro", "lets opentelemetry-instrument set the SDK up", "pip install opentelemetry-distro"),
-    ("opentelemetry-exporter-otlp-proto-http", "sends spans over OTLP", 'pip install "llmtrace[otlp]"'),
+    ("opentelemetry-exporter-otlp-proto-http", "sends spans over OTLP", install_hint("otlp")),
     ("opentelemetry-exporter-otlp-proto-grpc", "sends spans over OTLP/gRPC", ""),
     ("openai", "", ""),
     ("httpx", "", ""),
     ("httpx2", "", ""),
-    ("torch", "runs the reference server", 'pip install "llmtrace[reference]"'),
-    ("transformers", "runs the reference server", 'pip install "llmtrace[reference]"'),
-    ("starlette", "runs the reference server", 'pip install "llmtrace[reference]"'),
-    ("uvicorn", "runs the reference server", 'pip install "llmtrace[reference]"'),
+    ("torch", "runs the reference server", install_hint("reference")),
+    ("transformers", "runs the reference server", install_hint("reference")),
+    ("starlette", "runs the reference server", install_hint("reference")),
+    ("uvicorn", "runs the reference server", install_hint("reference")),
 )
 _NEEDED = ("opentelemetry-api", "opentelemetry-sdk", "opentelemetry-instrumentation", "wrapt")
 _SHOWN = (
@@ -153,6 +153,7 @@ def _found(package: str) -> str | None:
 
 def _installed() -> Iterator[Finding]:
     yield Finding("note", "python", f"{sys.version.split()[0]}, {sys.platform}")
+    yield from _name_clash()
     for package, purpose, command in _PACKAGES:
         found = _found(package)
         if found:
@@ -163,6 +164,17 @@ def _installed() -> Iterator[Finding]:
             yield Finding("missing", package, f"not installed: {purpose}" if purpose else "not installed", command)
         else:
             yield Finding("note", package, "not installed")
+
+
+def _name_clash() -> Iterator[Finding]:
+    other = name_clash.installed()
+    if name_clash.imported():
+        which = f"{name_clash.OTHER} {other}" if other else "another package"
+        detail = f"import llmtrace gives {which}, which is not this one and has overwritten it"
+        yield Finding("broken", name_clash.OTHER, detail, name_clash.mend())
+    elif other:
+        detail = f"{other}, another package, is installed beside {DISTRIBUTION}: both write to one folder"
+        yield Finding("missing", name_clash.OTHER, detail, name_clash.mend())
 
 
 # What would be patched
@@ -192,48 +204,30 @@ def _clients(environ: Mapping[str, str]) -> Iterator[Finding]:
 
 
 def _client(client: str, entry: EntryPoint) -> Finding:
-    wanted = [need for need in _extra(client) if not need.name.startswith("llmtrace")]
-    for need in wanted:
-        found = _found(need.name)
-        if found is None:
-            return Finding("missing", client, f"{need.name} is not installed", f'pip install "llmtrace[{client}]"')
-        if not need.specifier.contains(found, prereleases=True):
-            return Finding(
-                "missing", client, f"{found} is not supported (needs {need.specifier})", f'pip install "{need}"'
-            )
-    versions = ", ".join(f"{need.name} {_found(need.name)}" for need in wanted) or "no version known"
-    if _patched_now(entry):
-        return Finding("ok", client, f"{versions}: patched in this process")
-    return Finding("ok", client, f"{versions}: supported, patched by opentelemetry-instrument or llmtrace.instrument()")
-
-
-def _extra(name: str) -> list[Requirement]:
-    """What the extra of that name asks for, from our own metadata."""
-    found: list[Requirement] = []
+    """What becomes of one client's calls, as its instrumentor decides it; the client itself is not imported."""
     try:
-        declared = requires("llmtrace") or []
-    except PackageNotFoundError:
-        return found
-    for line in declared:
-        try:
-            need = Requirement(line)
-        except InvalidRequirement:
-            continue
-        if (
-            need.marker is not None
-            and need.marker.evaluate({"extra": name})
-            and not need.marker.evaluate({"extra": ""})
-        ):
-            need.marker = None
-            found.append(need)
-    return found
-
-
-def _patched_now(entry: EntryPoint) -> bool:
-    """Under opentelemetry-instrument the answer is already in this process; nothing is imported to find out."""
-    instrumentor = getattr(sys.modules.get(entry.module), entry.attr, None)
-    instance = getattr(instrumentor, "_instance", None)
-    return bool(getattr(instance, "is_instrumented_by_opentelemetry", False))
+        instrumentor = entry.load()()
+        known = instrumentor.client
+        conflict = instrumentor.unsupported()
+    except Exception as error:  # a package that it needs is missing or broken
+        return Finding("broken", client, f"its instrumentor cannot be loaded: {' '.join(str(error).split())[:120]}")
+    found = _found(known.distribution)
+    if found is None:
+        return Finding("missing", client, f"{known.distribution} is not installed", install_hint(client))
+    if conflict is not None:
+        supported = known.versions.replace(" ", "")
+        return Finding(
+            "missing",
+            client,
+            f"{known.distribution} {found} is not supported (needs {supported}): not traced, "
+            "but for what it calls through another client that is",
+            f'pip install "{known.distribution}{supported}"',
+        )
+    state = "supported, patched by opentelemetry-instrument or llmtrace.instrument()"
+    if instrumentor.is_instrumented_by_opentelemetry:  # so it is under opentelemetry-instrument
+        failed = internal_errors.counts[f"patching {known.package}"]
+        state = "cannot be patched: see the log" if failed else "patched in this process"
+    return Finding("ok", client, f"{known.distribution} {found}: {state}")
 
 
 # Where spans go
@@ -292,7 +286,7 @@ def _exporters(environ: Mapping[str, str]) -> Iterator[Finding]:
                 "ok", "exporter", f"{_plain(name)}{'' if asked else ' (what opentelemetry-instrument takes)'}"
             )
         elif name in ("otlp", "otlp_proto_http", "otlp_proto_grpc"):
-            command = 'pip install "llmtrace[otlp]"'
+            command = install_hint("otlp")
             if real == "otlp_proto_grpc":
                 command = "pip install opentelemetry-exporter-otlp-proto-grpc"
             yield Finding("broken" if asked else "missing", "exporter", f"{_plain(name)} is not installed", command)
@@ -369,7 +363,10 @@ def _settings(environ: Mapping[str, str]) -> Iterator[Finding]:
 def _wrong_settings(environ: Mapping[str, str]) -> Iterator[Finding]:
     """Values that are ignored because their setting does not take them; the value itself is not repeated."""
     for name, takes in config.environment_slips(environ).items():
-        yield Finding("broken", name, f"is set to what it does not take; it takes {takes}")
+        if name.startswith("LLMTRACE_"):
+            yield Finding("broken", name, f"is set to what it does not take; it takes {takes}")
+        else:  # others may understand the value
+            yield Finding("missing", name, f"is set to what llmtrace does not take, and does not use; it takes {takes}")
 
 
 def _known_settings() -> set[str]:
@@ -396,9 +393,7 @@ def _device() -> Iterator[Finding]:
         torch = import_module("torch")
     except Exception as error:  # a broken build of torch raises whatever its loader raises
         reason = " ".join(str(error).split())[:120]
-        yield Finding(
-            "missing", "torch", f"installed, but cannot be imported: {reason}", 'pip install "llmtrace[reference]"'
-        )
+        yield Finding("missing", "torch", f"installed, but cannot be imported: {reason}", install_hint("reference"))
         return
     try:
         cuda = bool(torch.cuda.is_available())

@@ -12,8 +12,19 @@ if TYPE_CHECKING:
     import openai
 
     from tests.support.apis import Sync
+    from tests.support.clock import Clock
     from tests.support.replay import Replay
     from tests.support.spans import Metrics, Spans
+
+
+def pytest_configure() -> None:
+    """How long an example takes says nothing on a machine that does other things too."""
+    try:
+        from hypothesis import HealthCheck, settings
+    except ImportError:  # not in every environment of ``make matrix``
+        return
+    settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("unhurried")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -97,6 +108,14 @@ def traced(tracing: Tracing) -> Tracing:
     """llmtrace on the OpenAI client, exporting to ``spans`` and ``metrics``."""
     tracing.on()
     return tracing
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """A clock that the test moves, in the place of llmtrace's own."""
+    from tests.support.clock import install
+
+    return install(monkeypatch)
 
 
 @pytest.fixture

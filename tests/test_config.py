@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 import llmtrace
+from llmtrace import config
 from llmtrace.config import Settings, settings
+from llmtrace.version import DISTRIBUTION, install_hint
 
 
 def test_defaults_record_nothing_sensitive() -> None:
@@ -29,8 +31,9 @@ def test_content_modes(given: object, mode: str) -> None:
 
 
 def test_an_unknown_setting_names_the_known_ones() -> None:
+    """Instrumentors take any keyword, as OpenTelemetry's do; ``instrument`` itself has them written out."""
     with pytest.raises(llmtrace.LlmtraceError, match=r"unknown setting 'server_timing'. Did you mean server_timings\?"):
-        llmtrace.instrument("openai", server_timing=False)
+        settings({"server_timing": False}, {})
 
 
 def test_a_bad_value_says_what_it_takes() -> None:
@@ -38,15 +41,22 @@ def test_a_bad_value_says_what_it_takes() -> None:
         settings({"propagate": "maybe"}, {})
 
 
-def test_a_bad_value_in_the_environment_is_told_and_passed_over(caplog: pytest.LogCaptureFixture) -> None:
-    assert settings({}, {"LLMTRACE_MIN_CALLS": "x"}).min_calls == 30
-    assert "the value of LLMTRACE_MIN_CALLS is ignored; it takes a number of at least 2" in caplog.text
+def test_a_bad_value_in_the_environment_is_told_and_passed_over(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(config, "_slips_told", set[str]())
+    for _ in range(3):
+        assert settings({}, {"LLMTRACE_MIN_CALLS": "x"}).min_calls == 30
+    message = "the value of LLMTRACE_MIN_CALLS is ignored; it takes a number of at least 2"
+    assert [record.getMessage() for record in caplog.records] == [message], "once, not once for each client"
 
 
-def test_a_content_mode_that_others_understand_does_not_stop_us(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_content_mode_that_others_understand_is_passed_over_quietly(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG")
     environ = {"OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT": "true"}
     assert settings({}, environ).capture_content == "no_content"
-    assert "CAPTURE_MESSAGE_CONTENT" in caplog.text
+    (record,) = [record for record in caplog.records if "CAPTURE_MESSAGE_CONTENT" in record.getMessage()]
+    assert record.levelname == "DEBUG"
 
 
 def test_an_unknown_client_names_the_known_ones() -> None:
@@ -54,6 +64,19 @@ def test_an_unknown_client_names_the_known_ones() -> None:
         llmtrace.instrument("opena")
 
 
-def test_the_version_is_one() -> None:
+def test_the_version_and_the_name_are_one() -> None:
     project = (Path(__file__).parent.parent / "pyproject.toml").read_text()
     assert f'version = "{llmtrace.__version__}"' in project
+    assert f'name = "{DISTRIBUTION}"' in project
+
+
+@pytest.mark.parametrize(
+    ("asked", "command"),
+    [
+        (install_hint(), 'pip install "llmtrace-phases"'),
+        (install_hint("openai"), 'pip install "llmtrace-phases[openai]"'),
+        (install_hint("view", upgrade=True), 'pip install --upgrade "llmtrace-phases[view]"'),
+    ],
+)
+def test_the_command_that_installs_it(asked: str, command: str) -> None:
+    assert asked == command

@@ -14,7 +14,4 @@ def test_every_tree_is_on_a_page() -> None:
 @pytest.mark.parametrize("name", trees.SCENES)
 def test_trees_are_current(name: str) -> None:
     _, tree = trees.on_pages()[name]
-    for _ in range(3):  # on a busy machine a stream may come in one piece, and then has other phases
-        if trees.shape(trees.made(name, calls=1)) == trees.shape(tree):
-            return
-    pytest.fail(f"make trees ARGS={name}")
+    assert trees.shape(trees.made(name, calls=1)) == trees.shape(tree), f"make trees ARGS={name}"

@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator
 from typing import Any, Literal, NoReturn
 
 from llmtrace.errors import LlmtraceError
+from llmtrace.version import install_hint
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 
@@ -49,7 +50,7 @@ def needs(extra: str) -> Generator[None, None, None]:
         missing = (error.name or "").split(".")[0]
         if not missing or missing == "llmtrace":
             raise
-        fail(f'{missing} is not installed: pip install "llmtrace[{extra}]"')
+        fail(f"{missing} is not installed: {install_hint(extra)}")
 
 
 def fail(message: str) -> NoReturn:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from llmtrace.errors import LlmtraceError
+from llmtrace.version import install_hint
 
-__all__ = ["INSTALL_HINT", "OutOfMemory", "RunnerError", "missing_extra"]
-
-INSTALL_HINT = 'pip install "llmtrace[reference]"'
+__all__ = ["OutOfMemory", "RunnerError", "missing_extra"]
 
 
 class RunnerError(LlmtraceError):
@@ -20,4 +19,4 @@ class OutOfMemory(RunnerError):
 def missing_extra(error: ImportError) -> RunnerError:
     """The error for an import that only the `reference` extra brings."""
     name = (error.name or str(error)).partition(".")[0]
-    return RunnerError(f"the reference runner needs {name}, which is not installed: {INSTALL_HINT}")
+    return RunnerError(f"the reference runner needs {name}, which is not installed: {install_hint('reference')}")

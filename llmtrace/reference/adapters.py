@@ -15,10 +15,9 @@ from typing import Any
 
 from llmtrace.reference._errors import RunnerError
 from llmtrace.reference.model import LoadedModel, first_line
+from llmtrace.version import install_hint
 
 __all__ = ["Adapter", "Adapters", "parse_adapters"]
-
-_INSTALL = 'pip install "llmtrace[adapters]"'
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ class Adapters:
             import peft
         except ImportError as error:
             missing = (error.name or "peft").partition(".")[0]
-            raise RunnerError(f"adapters need {missing}, which is not installed: {_INSTALL}") from error
+            raise RunnerError(f"adapters need {missing}, which is not installed: {install_hint('adapters')}") from error
         self.active: str | None = None
         self._unsure = False
         self._merge = merge

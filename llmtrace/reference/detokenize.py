@@ -13,8 +13,10 @@ _REPLACEMENT = "\ufffd"
 class Detokenizer:
     """Incremental decoding. A token that ends inside a character yields nothing until the character is whole.
 
-    Each piece is the difference between two decodings that start at the same token, because a token's text may depend
-    on the one before it (a leading space, for one).
+    The pieces add up to what the tokenizer makes of all tokens at once with ``skip_special_tokens=True``, so a special
+    token has no text, whether the model chose it or it came of a typed ``<s>``. Each piece is the difference between
+    two decodings that start at the same token, because a token's text may depend on the one before it (a leading
+    space, for one).
     """
 
     _LONGEST_WAIT = 8
@@ -31,6 +33,9 @@ class Detokenizer:
         self._ids.append(token)
         before = self._decode(self._ids[self._start : self._told])
         after = self._decode(self._ids[self._start :])
+        if after == before and self._is_special(token):
+            self._ids.pop()  # it has no text, and what stands around it is decoded as if it were not there
+            return ""
         if after.endswith(_REPLACEMENT) and len(self._ids) - self._told < self._LONGEST_WAIT:
             return ""
         self._start, self._told = self._told, len(self._ids)
@@ -43,10 +48,14 @@ class Detokenizer:
         self._start = self._told = len(self._ids)
         return after[len(before) :]
 
-    def _decode(self, ids: list[int]) -> str:
+    def _is_special(self, token: int) -> bool:
+        return self._decode([token]) == "" != self._decode([token], skip_special_tokens=False)
+
+    def _decode(self, ids: list[int], *, skip_special_tokens: bool = True) -> str:
         if not ids:
             return ""
-        return str(self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+        options = {"skip_special_tokens": skip_special_tokens, "clean_up_tokenization_spaces": False}
+        return str(self._tokenizer.decode(ids, **options))
 
 
 class StopFinder:

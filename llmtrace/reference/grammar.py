@@ -14,10 +14,10 @@ from typing import Any
 
 from llmtrace.reference._errors import RunnerError
 from llmtrace.reference.model import LoadedModel
+from llmtrace.version import install_hint
 
 __all__ = ["BrokenGrammar", "Constraint", "Grammar", "Grammars"]
 
-_INSTALL = 'pip install "llmtrace[grammar]"'
 # A model that has learned nothing would write white space for ever; between the parts of JSON it means nothing.
 _JSON: Any = {"whitespace_flexible": False}
 
@@ -98,7 +98,7 @@ class Grammars:
         try:
             from llguidance import LLMatcher
         except ImportError as error:
-            raise RunnerError(f"grammars need llguidance, which is not installed: {_INSTALL}") from error
+            raise RunnerError(f"grammars need llguidance, which is not installed: {install_hint('grammar')}") from error
         with self._lock:
             if self._tokenizer is None:
                 self._tokenizer = self._read_tokenizer()

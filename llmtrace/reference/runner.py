@@ -243,7 +243,8 @@ class Runner:
             if decoding:
                 self._decode(decoding)
             self._prefill_some(self.token_budget - len(decoding))
-            more = any(each.decoding or each.prefilling for each in self.running)
+            # One that lost its place waits for those whose last tokens are on their way: it is no work to go on with.
+            more = any(each.place is not None and (each.decoding or each.prefilling) for each in self.running)
             self._collect(self._ahead if more else 0)
         self._mark = None
         self._tell = _nobody

@@ -14,6 +14,7 @@ from typing import Any
 
 from llmtrace.reference._errors import RunnerError
 from llmtrace.reference.model import LoadedModel, _forward_arguments, require_model
+from llmtrace.version import install_hint
 
 __all__ = ["FORMATS", "SHAPES", "check_name", "estimate_bytes", "make_model"]
 
@@ -134,7 +135,7 @@ def _need_torchao() -> None:
     import importlib.util
 
     if importlib.util.find_spec("torchao") is None:
-        raise ImportError('torchao is not installed: pip install "llmtrace[quantized]"')
+        raise ImportError(f"torchao is not installed: {install_hint('quantized')}")
 
 
 def _fits(model: str, weights: str, device: str) -> None:

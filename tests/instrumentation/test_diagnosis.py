@@ -10,6 +10,7 @@ import pytest
 
 from tests.support import replay as play
 from tests.support.spans import attributes
+from tests.support.waiting import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     import openai
 
     from tests.support.apis import Sync
+    from tests.support.clock import Clock
     from tests.support.replay import Replay
     from tests.support.spans import Metrics, Spans
 
@@ -79,13 +81,13 @@ def test_a_cold_cache_after_few_calls(client: openai.OpenAI, replay: Replay, spa
     assert (event.attributes or {})["llmtrace.diagnosis.time_per_token"] == pytest.approx(1.4 / 1836, rel=0.4)
 
 
-def test_a_slow_consumer(client: openai.OpenAI, replay: Replay, spans: Spans) -> None:
+def test_a_slow_consumer(client: openai.OpenAI, replay: Replay, spans: Spans, clock: Clock) -> None:
     replay.serve(answer(words=12))
     with client.chat.completions.create(
         model="gpt-4o-mini", messages=[{"role": "user", "content": "hello"}], stream=True
     ) as stream:
         for _ in stream:
-            time.sleep(0.02)
+            clock.advance(0.02)
     assert "slow_consumer" in attributes(spans.parents()[0])["llmtrace.diagnosis"]
 
 
@@ -115,10 +117,12 @@ def test_a_closed_stream_knows_when_its_socket_closed(
     api = make_api(way)
     stream = api.stream(max_tokens=50)
     api.take(stream, 4)
+    began = time.perf_counter()
     api.close(stream)
+    took = time.perf_counter() - began
     said = attributes(spans.parents()[0])
     assert said["llmtrace.cancellation.cause"] == "closed"
-    assert 0 <= said["llmtrace.cancellation.time_to_close"] < 2
+    assert 0 <= said["llmtrace.cancellation.time_to_close"] <= took
     assert said["llmtrace.cancellation.delivered_tokens"] <= said["llmtrace.cancellation.billed_tokens.lower"] <= 50
     assert said["llmtrace.cancellation.billed_tokens.upper"] == 50
     assert "llmtrace.cancellation.billed_tokens" not in said
@@ -136,10 +140,12 @@ async def test_a_cancelled_task(aclient: openai.AsyncOpenAI, replay: Replay, spa
             begun.set()
 
     task = asyncio.create_task(read())
-    await asyncio.wait_for(begun.wait(), 5)
+    await asyncio.wait_for(begun.wait(), PATIENCE)
+    began = time.perf_counter()
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
+    took = time.perf_counter() - began
     said = attributes(spans.one("cancelled"))
     assert said["llmtrace.cancellation.cause"] == "task_cancelled"
-    assert 0 <= said["llmtrace.cancellation.time_to_close"] < 2
+    assert 0 <= said["llmtrace.cancellation.time_to_close"] <= took
     assert "llmtrace.cancellation.billed_tokens.upper" not in said

@@ -23,17 +23,17 @@ from opentelemetry.trace import StatusCode
 
 from tests.support import replay as play
 from tests.support.apis import LOST, Async, Boom, Sync, boom_client, http, request
-from tests.support.noise import patient
-from tests.support.replay import Replay, openai_stream
+from tests.support.clock import Clock, pace
+from tests.support.replay import After, Replay, in_step, openai_stream
 from tests.support.spans import Spans, attributes, outcome, seconds
+from tests.support.waiting import LoopTime, is_reading, until, wait_for
 
 pytestmark = pytest.mark.usefixtures("traced")
 
 SLACK = 5_000_000
 """ns. Two clocks (the span's anchor and ``time.time_ns``), one machine."""
-NOISE = 0.06
-"""s. What a busy machine may add to a step; every sleep that must not be seen is at least twice as long."""
 PAUSE = 0.15
+"""s. Something that must not be seen in the span: no test needs it to be longer than something else takes."""
 
 
 def before(spans: Spans, moment: int) -> None:
@@ -45,14 +45,18 @@ def before(spans: Spans, moment: int) -> None:
 # Whole streams.
 
 
-@patient
 def test_a_drained_stream_is_completed(api: Sync, replay: Replay, spans: Spans) -> None:
-    replay.play(openai_stream(usage=play.USAGE, ttft=0.02, itl=0.005))
+    replay.play(in_step(openai_stream(usage=play.USAGE, ttft=0.02, itl=0.005), api))
     chunks = api.drain(api.stream(stream_options={"include_usage": True}))
     span = spans.one("completed")
     assert len(chunks) == 9
     assert span.status.status_code is StatusCode.UNSET
-    assert [child.name for child in spans.children(span)] == ["llm.network", "llm.queue_prefill", "llm.decode"]
+    assert [child.name for child in spans.children(span)] == [
+        "llm.network",
+        "llm.unattributed",
+        "llm.queue_prefill",
+        "llm.decode",
+    ]
     attrs = attributes(span)
     assert attrs["gen_ai.request.stream"] is True
     assert attrs["gen_ai.response.time_to_first_chunk"] >= 0.02
@@ -60,9 +64,11 @@ def test_a_drained_stream_is_completed(api: Sync, replay: Replay, spans: Spans) 
     assert attrs["gen_ai.usage.cache_read.input_tokens"] == 16
     assert attrs["gen_ai.usage.output_tokens"] == 6
     written = replay.last.written
-    assert written[-1] - SLACK <= span.end_time <= time.time_ns() + SLACK
     decode = spans.phases(span)["decode"]
-    assert abs(seconds(decode) - (written[-1] - written[0]) / 1e9) < NOISE
+    # The first token is the second item: a role comes with it.
+    assert written[0] - SLACK <= decode.start_time <= api.moments[1] + SLACK
+    assert written[-1] - SLACK <= decode.end_time <= api.moments[-1] + SLACK
+    assert span.end_time == decode.end_time
     assert attributes(decode)["llmtrace.phase.tokens"] == 6
 
 
@@ -74,19 +80,18 @@ def test_a_whole_answer_is_completed(api: Sync, replay: Replay, spans: Spans) ->
     span = spans.one("completed")
     assert "gen_ai.request.stream" not in attributes(span)
     assert "gen_ai.response.time_to_first_chunk" not in attributes(span)
-    assert [child.name for child in spans.children(span)] == ["llm.network", "llm.opaque"]
+    assert [child.name for child in spans.children(span)] == ["llm.network", "llm.unattributed", "llm.opaque"]
     assert seconds(span) >= 0.03
 
 
-@patient
 def test_time_after_the_last_event_is_not_the_models(api: Sync, replay: Replay, spans: Spans) -> None:
     """After ``[DONE]`` the asynchronous client drains the connection for up to 0.1 s: that is no decoding."""
     script = openai_stream(itl=0.002)
-    script.parts = [*script.parts, (0.09, b": bye\n\n")]
+    script.parts = [*script.parts, (After(lambda: len(api.moments) == 8, 0.09), b": bye\n\n")]
     replay.play(script)
     api.drain(api.stream())
     spans.one("completed")
-    before(spans, replay.last.written[0] + int((0.002 * 7 + NOISE) * 1e9))
+    before(spans, api.moments[-1])
 
 
 def test_a_stream_without_a_token_is_completed(api: Sync, replay: Replay, spans: Spans) -> None:
@@ -99,12 +104,13 @@ def test_a_stream_without_a_token_is_completed(api: Sync, replay: Replay, spans:
         assert "decode" not in spans.phases(span), "nothing was decoded"
 
 
-@patient
-def test_a_buffered_stream_has_no_phases_to_tell_apart(api: Sync, replay: Replay, spans: Spans) -> None:
-    replay.play(play.buffered(silence=0.2))
+def test_a_buffered_stream_has_no_phases_to_tell_apart(api: Sync, replay: Replay, spans: Spans, clock: Clock) -> None:
+    script = play.buffered(silence=0.0)
+    script.parts = [(After(lambda: clock.advance(0.2)), data) for _, data in script.parts]
+    replay.play(script)
     api.drain(api.stream())
     phases = spans.phases(spans.one("completed"))
-    assert set(phases) <= {"network", "opaque"}, "all at once after a silence: no split can be known"
+    assert set(phases) <= {"network", "unattributed", "opaque"}, "all at once after a silence: no split can be known"
 
 
 # Left early.
@@ -122,7 +128,7 @@ def test_break_then_collected_later(api: Sync, replay: Replay, spans: Spans) -> 
     span = spans.one("abandoned")
     assert span.status.status_code is StatusCode.UNSET
     before(spans, left)
-    assert set(spans.phases(span)) == {"network", "queue_prefill", "decode"}
+    assert set(spans.phases(span)) == {"network", "unattributed", "queue_prefill", "decode"}
 
 
 def test_abandoned_at_once_collected_much_later(api: Sync, replay: Replay, spans: Spans) -> None:
@@ -195,7 +201,7 @@ def test_dropped_unread(api: Sync, replay: Replay, spans: Spans) -> None:
     api.collect()
     span = spans.one({"abandoned", "never_consumed"})
     before(spans, left)
-    assert set(spans.phases(span)) <= {"network", "queue_prefill", "opaque"}, "no token was seen"
+    assert set(spans.phases(span)) <= {"network", "unattributed", "queue_prefill", "opaque"}, "no token was seen"
 
 
 def test_dropped_in_a_cycle(api: Sync, replay: Replay, spans: Spans) -> None:
@@ -311,26 +317,15 @@ def test_cancellation_attributes_of_a_stream_left_early(api: Sync, replay: Repla
 # Never consumed.
 
 
-def test_kept_and_never_drained_ends_at_the_flush(api: Sync, replay: Replay, spans: Spans) -> None:
+def test_a_flush_ends_nothing_that_lives(api: Sync, replay: Replay, spans: Spans) -> None:
+    """Someone flushes after a stream was handed over; the application then reads it as if nothing had happened."""
     replay.play(openai_stream())
     stream = api.stream()
-    left = time.time_ns()
     time.sleep(PAUSE)
+    spans.provider.force_flush()
     assert spans.parents() == []
-    spans.provider.force_flush()
-    span = spans.one("never_consumed")
-    assert span.status.status_code is StatusCode.UNSET
-    before(spans, left)
-    api.close(stream)
-    assert len(spans.parents()) == 1
-
-
-def test_a_stream_read_after_the_flush_still_reads(api: Sync, replay: Replay, spans: Spans) -> None:
-    replay.play(openai_stream())
-    stream = api.stream()
-    spans.provider.force_flush()
     assert len(api.drain(stream)) == 8
-    assert len(spans.parents()) == 1
+    assert attributes(spans.one("completed"))["llmtrace.call.ttft"] > 0
 
 
 def test_kept_and_never_drained_ends_at_the_shutdown(api: Sync, replay: Replay, spans: Spans) -> None:
@@ -349,7 +344,15 @@ def test_a_flush_spares_a_pull_under_way(api: Sync, replay: Replay, spans: Spans
     replay.play(script)
     stream = api.stream()
     api.pull(stream)
-    threading.Timer(0.03, lambda: (spans.provider.force_flush(), gate.set())).start()
+    reader = threading.current_thread()
+
+    def flush() -> None:
+        if api.name == "sync":
+            wait_for(lambda: is_reading(reader))
+        spans.provider.force_flush()
+        gate.set()
+
+    threading.Timer(0.03, flush).start()
     assert len(api.drain(stream)) == 4
     spans.one("completed")
 
@@ -423,22 +426,23 @@ def test_refused(kind: str, make_api: Any, spans: Spans) -> None:
     api = make_api(kind, play.refused_url())
     with pytest.raises(openai.APIConnectionError):
         api.create()
-    assert set(spans.phases(spans.one("error"))) == {"network"}, "it never got as far as being asked"
+    assert set(spans.phases(spans.one("error"))) == {"network", "unattributed"}, "it was never asked"
 
 
-@patient
 def test_read_timeout_of_the_client(kind: str, make_api: Any, replay: Replay, spans: Spans) -> None:
     replay.play(play.accept_and_hang())
     api = make_api(kind, timeout=0.05)
     with pytest.raises(openai.APITimeoutError):
         api.create()
+    left = time.time_ns()
     span = spans.one("timed_out")
-    assert 0.05 <= seconds(span) < 0.05 + 2 * NOISE
+    assert seconds(span) >= 0.05
+    before(spans, left)
 
 
 def test_read_timeout_mid_stream(kind: str, make_api: Any, replay: Replay, spans: Spans) -> None:
     replay.play(play.hang_mid_stream())
-    api = make_api(kind, timeout=0.05)
+    api = make_api(kind, timeout=0.5)  # of which the chunks before it need next to nothing
     stream = api.stream()
     with pytest.raises(LOST):
         api.drain(stream)
@@ -489,11 +493,15 @@ def test_keyboard_interrupt_during_a_pull(make_api: Any, replay: Replay, spans: 
     replay.play(play.hang_mid_stream())
     api = make_api("sync")
     stream = api.stream()
-    api.take(stream, 3)
-    main = threading.main_thread().ident
-    assert main is not None
-    threading.Timer(0.05, signal.pthread_kill, (main, signal.SIGINT)).start()
+    api.take(stream, 4)  # all there are: the next pull blocks
+    main = threading.main_thread()
+
+    def interrupt() -> None:
+        wait_for(lambda: is_reading(main))
+        signal.pthread_kill(main.ident or 0, signal.SIGINT)
+
     with pytest.raises(KeyboardInterrupt):
+        threading.Thread(target=interrupt).start()
         api.drain(stream)
     left = time.time_ns()
     spans.one("cancelled")
@@ -507,8 +515,11 @@ async def _read(client: openai.AsyncOpenAI, keep: list[Any]) -> None:
         keep.append(chunk)
 
 
-@pytest.mark.parametrize("where", ["before headers", "before the first token", "mid-stream"])
-@patient
+KEPT = {"before headers": 0, "before the first token": 1, "mid-stream": 5}
+"""What ``_read`` has kept when it comes to wait: the stream, and the chunks of ``hang_mid_stream``."""
+
+
+@pytest.mark.parametrize("where", KEPT)
 async def test_task_cancelled(aclient: openai.AsyncOpenAI, replay: Replay, spans: Spans, where: str) -> None:
     """PEERS, row 3, at each phase; the stream object is kept throughout."""
     scripts = {
@@ -519,7 +530,7 @@ async def test_task_cancelled(aclient: openai.AsyncOpenAI, replay: Replay, spans
     replay.play(scripts[where])
     keep: list[Any] = []
     task = asyncio.create_task(_read(aclient, keep))
-    await asyncio.sleep(0.06)
+    await until(lambda: replay.requests and len(keep) == KEPT[where])
     cancelled = time.time_ns()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -529,19 +540,21 @@ async def test_task_cancelled(aclient: openai.AsyncOpenAI, replay: Replay, spans
     span = spans.one("cancelled")
     assert cancelled - SLACK <= span.end_time <= left + SLACK, "the exact time"
     assert ("decode" in spans.phases(span)) == (where == "mid-stream")
-    assert len(keep) == (5 if where == "mid-stream" else 1 if where == "before the first token" else 0)
+    assert len(keep) == KEPT[where]
 
 
 async def test_task_cancelled_between_two_pulls(aclient: openai.AsyncOpenAI, replay: Replay, spans: Spans) -> None:
     """The application was busy with a chunk when it was cancelled; the stream goes with its task."""
     replay.play(openai_stream(itl=0.002))
+    busy = asyncio.Event()
 
     async def read() -> None:
         async for _ in await aclient.chat.completions.create(**request(stream=True)):
+            busy.set()
             await asyncio.sleep(10)
 
     task = asyncio.create_task(read())
-    await asyncio.sleep(0.05)
+    await busy.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -558,21 +571,24 @@ async def test_async_with_cancelled_between_two_pulls(
     aclient: openai.AsyncOpenAI, replay: Replay, spans: Spans
 ) -> None:
     replay.play(openai_stream(itl=0.002))
+    busy = asyncio.Event()
 
     async def read() -> None:
         async with await aclient.chat.completions.create(**request(stream=True)) as stream:
             async for _ in stream:
+                busy.set()
                 await asyncio.sleep(10)
 
     task = asyncio.create_task(read())
-    await asyncio.sleep(0.05)
+    await busy.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     spans.one("cancelled")
 
 
-LIMIT = 0.1
+LIMIT = 60.0
+"""s, on the loop's clock, which the test moves on once the call is where it is to time out."""
 
 
 async def _wait_for(coroutine: Any) -> None:
@@ -606,22 +622,26 @@ async def _move_on_after(coroutine: Any) -> None:
     ],
     ids=["wait_for", "asyncio.timeout", "fail_after", "move_on_after"],
 )
-@patient
 async def test_timed_out_by_the_loop(
     aclient: openai.AsyncOpenAI, replay: Replay, spans: Spans, limit: Any, where: str
 ) -> None:
     """PEERS, row 4: the stream object is kept, so nothing but the timeout itself can end the call."""
     replay.play(play.accept_and_hang() if where == "before headers" else play.hang_mid_stream())
     keep: list[Any] = []
-    started = time.time_ns()
+    passing = LoopTime(asyncio.get_running_loop())
+    patient = aclient.with_options(timeout=1e6)
+    task = asyncio.ensure_future(limit(_read(patient, keep)))
+    await until(lambda: replay.requests and len(keep) == KEPT[where])
+    assert not task.done()
+    due = time.time_ns()
+    passing.advance(LIMIT)
     with pytest.raises(TimeoutError if sys.version_info >= (3, 11) else (TimeoutError, asyncio.TimeoutError)):
-        await limit(_read(aclient, keep))
+        await task
     left = time.time_ns()
     await asyncio.sleep(PAUSE)
     span = spans.one("timed_out")
-    before(spans, left)
-    assert span.end_time - started >= 0.9 * LIMIT * 1e9
-    assert bool(keep) == (where == "mid-stream")
+    assert due - SLACK <= span.end_time <= left + SLACK
+    assert len(keep) == KEPT[where]
 
 
 async def test_a_cancellation_inside_a_timeout_is_a_cancellation(
@@ -629,8 +649,8 @@ async def test_a_cancellation_inside_a_timeout_is_a_cancellation(
 ) -> None:
     replay.play(play.hang_mid_stream())
     keep: list[Any] = []
-    task = asyncio.create_task(asyncio.wait_for(_read(aclient, keep), 30))
-    await asyncio.sleep(0.05)
+    task = asyncio.create_task(asyncio.wait_for(_read(aclient, keep), 1e6))
+    await until(lambda: len(keep) == KEPT["mid-stream"])
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -642,7 +662,7 @@ async def test_a_task_group_cancels_its_other_calls(aclient: openai.AsyncOpenAI,
     keep: list[Any] = []
 
     async def fail() -> None:
-        await asyncio.sleep(0.05)
+        await until(lambda: len(keep) == 2 * KEPT["mid-stream"])
         raise Boom
 
     with pytest.raises(Exception):
@@ -657,14 +677,24 @@ async def test_a_task_group_cancels_its_other_calls(aclient: openai.AsyncOpenAI,
 def test_closed_from_another_thread_during_a_pull(make_api: Any, replay: Replay, spans: Spans) -> None:
     """The stop button of a chat: the reader is blocked in ``next`` while another thread closes the stream."""
     replay.play(play.hang_mid_stream(itl=0.002))
-    api = make_api("sync", timeout=1.5)
+    api = make_api("sync", timeout=1.5)  # which the blocked reader still has to sit out
     stream = api.stream()
     api.take(stream, 4)
-    threading.Timer(0.05, stream.close).start()
+    reader = threading.current_thread()
+    closed: list[int] = []
+
+    def close() -> None:
+        wait_for(lambda: is_reading(reader))
+        stream.close()
+        closed.append(time.time_ns())
+
+    stopping = threading.Thread(target=close)
+    stopping.start()
     with pytest.raises(Exception):
         api.drain(stream)
+    stopping.join()
     spans.one("closed_early")
-    assert seconds(spans.parents()[0]) < 1.3
+    before(spans, closed[0])
 
 
 async def test_closed_from_another_task_during_a_pull(
@@ -673,7 +703,7 @@ async def test_closed_from_another_task_during_a_pull(
     replay.play(play.hang_mid_stream(itl=0.002))
     keep: list[Any] = []
     task = asyncio.create_task(_read(aclient, keep))
-    await asyncio.sleep(0.06)
+    await until(lambda: len(keep) == KEPT["mid-stream"])
     await keep[0].close()
     left = time.time_ns()
     await asyncio.wait([task], timeout=0.2)
@@ -686,11 +716,10 @@ async def test_closed_from_another_task_during_a_pull(
 # Retries.
 
 
-@patient
 def test_two_429s_then_success(kind: str, make_api: Any, replay: Replay, spans: Spans) -> None:
     """PEERS: invisible with the others."""
-    replay.play(play.too_many(40), play.too_many(40), openai_stream(ttft=0.02, itl=0.005))
     api = make_api(kind, max_retries=2)
+    replay.play(play.too_many(40), play.too_many(40), in_step(openai_stream(ttft=0.02, itl=0.005), api))
     api.drain(api.stream())
     span = spans.one("completed")
     attempts = spans.children(span)
@@ -700,8 +729,11 @@ def test_two_429s_then_success(kind: str, make_api: Any, replay: Replay, spans: 
     assert attempts[2].status.status_code is StatusCode.UNSET
     assert [len(spans.children(attempt)) for attempt in attempts[:2]] == [0, 0]
     assert {"queue_prefill", "decode"} <= {p.name.removeprefix("llm.") for p in spans.children(attempts[2])}
-    for earlier, later in itertools.pairwise(attempts):
-        assert 0.03 <= (later.start_time - earlier.end_time) / 1e9 < 0.04 + NOISE, "the backoff is the gap"
+    pairs = zip(itertools.pairwise(attempts), itertools.pairwise(replay.requests), strict=True)
+    for (earlier, later), (refused, again) in pairs:
+        assert (later.start_time - earlier.end_time) / 1e9 >= 0.03, "the backoff is the gap"
+        assert earlier.end_time >= refused.headers_sent - SLACK
+        assert later.start_time <= again.arrived + SLACK
     assert attempts[2].end_time == span.end_time
     assert len(replay.requests) == 3
 
@@ -735,6 +767,7 @@ async def test_cancelled_during_the_backoff(replay: Replay, make_api: Any, spans
     replay.play(play.too_many(5000))
     async with async_client(replay.base_url, max_retries=2) as client:
         task = asyncio.create_task(client.chat.completions.create(**request(stream=True)))
+        await until(lambda: replay.requests and replay.last.done.is_set())
         await asyncio.sleep(0.08)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -760,59 +793,80 @@ def test_a_stream_that_broke_is_not_an_attempt_that_failed(
 # A slow reader is not a slow model.
 
 
-@patient
 def test_consumer_sleeps_before_reading(api: Sync, replay: Replay, spans: Spans) -> None:
     """PEERS, last row: the first token lay ready long before the application asked for it."""
     replay.play(openai_stream(ttft=0.02, itl=0.005))
     stream = api.stream()
+    wait_for(replay.last.done.is_set)
     time.sleep(0.3)
     api.drain(stream)
     span = spans.one("completed")
-    attrs = attributes(span)
-    truth = (replay.last.written[-1] - span.start_time) / 1e9
-    assert attrs["gen_ai.response.time_to_first_chunk"] < truth + NOISE < 0.2, "of the model, not of the reader"
-    before_decode = sum(seconds(p) for name, p in spans.phases(span).items() if name != "decode")
-    assert before_decode < truth + NOISE
-    wait = attributes(spans.phases(span)["decode"])["llmtrace.decode.consumer_wait"]
-    assert 0.3 - truth - NOISE < wait <= 0.3 + NOISE
+    phases = spans.phases(span)
+    come = replay.last.flushed[-1]
+    told = attributes(span)["gen_ai.response.time_to_first_chunk"]
+    assert span.start_time + told * 1e9 <= come + SLACK, "of the model, not of the reader"
+    assert phases["decode"].start_time <= come + SLACK
 
 
-@patient
-def test_consumer_sleeps_while_reading(api: Sync, replay: Replay, spans: Spans) -> None:
+def test_the_consumers_sleep_before_reading_is_told(api: Sync, replay: Replay, spans: Spans, clock: Clock) -> None:
     replay.play(openai_stream(ttft=0.02, itl=0.005))
     stream = api.stream()
+    wait_for(replay.last.done.is_set)
+    time.sleep(0.3)  # by the kernel's clock too, which is asked how long the chunks have been there
+    clock.advance(0.3)
+    api.drain(stream)
+    span = spans.one("completed")
+    assert attributes(span)["gen_ai.response.time_to_first_chunk"] < 0.02
+    decode = attributes(spans.phases(span)["decode"])
+    assert decode["llmtrace.decode.consumer_wait"] == pytest.approx(0.3, abs=0.001)
+
+
+def test_consumer_sleeps_while_reading(api: Sync, replay: Replay, spans: Spans, clock: Clock) -> None:
+    replay.play(openai_stream())
+    stream = api.stream()
     api.take(stream, 2)
-    time.sleep(0.2)
+    clock.advance(0.2)
     api.drain(stream)
     span = spans.one("completed")
     attrs = attributes(spans.phases(span)["decode"])
-    assert 0.1 < attrs["llmtrace.decode.consumer_wait"] <= 0.2 + NOISE
-    assert attrs["llmtrace.decode.chunk_gap.max"] < 0.1, "the gap was the application's"
+    assert attrs["llmtrace.decode.consumer_wait"] == pytest.approx(0.2, abs=0.001)
+    assert attrs["llmtrace.decode.chunk_gap.max"] < 0.001, "the gap was the application's"
 
 
-@patient
-def test_a_prompt_reader_waits_for_nothing(api: Sync, replay: Replay, spans: Spans) -> None:
-    replay.play(openai_stream(ttft=0.03, itl=0.01))
+def test_a_prompt_reader_waits_for_nothing(api: Sync, replay: Replay, spans: Spans, clock: Clock) -> None:
+    pace(api, clock, [0.03, *[0.01] * 9])
+    replay.play(openai_stream())
     api.drain(api.stream())
     attrs = attributes(spans.phases(spans.one("completed"))["decode"])
-    assert attrs.get("llmtrace.decode.consumer_wait", 0.0) < 0.02
-    assert 0.005 < attrs["llmtrace.decode.chunk_gap.p50"] < 0.01 + NOISE
+    assert attrs["llmtrace.decode.consumer_wait"] < 0.001
+    assert attrs["llmtrace.decode.chunk_gap.p50"] == pytest.approx(0.01, abs=0.001)
 
 
-@patient
-def test_a_stall_of_the_model_is_the_models(api: Sync, replay: Replay, spans: Spans) -> None:
-    script = openai_stream(["a"] * 10, itl=0.003)
-    script.parts = [*script.parts[:5], (0.18, script.parts[5][1]), *script.parts[6:]]
-    replay.play(script)
+def test_a_stall_of_the_model_is_the_models(api: Sync, replay: Replay, spans: Spans, clock: Clock) -> None:
+    pace(api, clock, [*[0.003] * 5, 0.18, *[0.003] * 7])
+    replay.play(openai_stream(["a"] * 10))
     api.drain(api.stream())
     attrs = attributes(spans.phases(spans.one("completed"))["decode"])
     assert attrs["llmtrace.decode.stall.count"] == 1
-    assert 0.15 < attrs["llmtrace.decode.stall.duration"] < 0.18 + NOISE
-    assert attrs["llmtrace.decode.chunk_gap.max"] >= 0.15
-    assert attrs.get("llmtrace.decode.consumer_wait", 0.0) < 0.05
+    assert attrs["llmtrace.decode.stall.duration"] == pytest.approx(0.18, abs=0.001)
+    assert attrs["llmtrace.decode.chunk_gap.max"] == attrs["llmtrace.decode.stall.duration"]
+    assert attrs["llmtrace.decode.consumer_wait"] < 0.001
 
 
-@patient
+def test_a_stall_of_the_server_is_seen(api: Sync, replay: Replay, spans: Spans) -> None:
+    """By the machine's own clock: no shorter than the server made it, no longer than the reader waited for it."""
+    script = openai_stream(["a"] * 10, itl=0.003)
+    script.parts = [*script.parts[:5], (0.4, script.parts[5][1]), *script.parts[6:]]
+    replay.play(in_step(script, api))
+    api.drain(api.stream())
+    attrs = attributes(spans.phases(spans.one("completed"))["decode"])
+    assert attrs["llmtrace.decode.stall.count"] >= 1
+    written, got = replay.last.written, api.moments[1:]  # a role comes with the first word: two items in one part
+    least = (written[5] - got[4]) / 1e9
+    most = max(later - earlier for earlier, later in zip(written, got[1:], strict=False)) / 1e9
+    assert 0.4 <= least <= attrs["llmtrace.decode.chunk_gap.max"] <= most
+
+
 def test_a_role_chunk_does_not_end_prefill(api: Sync, replay: Replay, spans: Spans) -> None:
     """Role at once, first token 80 ms later."""
     chunks = play.openai_chunks(("a", "b", "c"))
@@ -821,20 +875,18 @@ def test_a_role_chunk_does_not_end_prefill(api: Sync, replay: Replay, spans: Spa
     replay.play(play.Script(200, play.SSE_HEADERS, parts))
     api.drain(api.stream())
     phases = spans.phases(spans.one("completed"))
-    assert seconds(phases["decode"]) < 0.08
+    assert phases["decode"].start_time >= replay.last.written[1] - SLACK
     assert seconds(phases["queue_prefill"]) >= 0.07
 
 
-@patient
-@patient
 def test_slow_headers_are_in_front_of_the_first_token(api: Sync, replay: Replay, spans: Spans) -> None:
-    script = openai_stream(itl=0.002)
+    script = openai_stream(("a", "b", "c"), itl=0.002)
     script.before = 0.08
     replay.play(script)
     api.drain(api.stream())
     phases = spans.phases(spans.one("completed"))
     assert seconds(phases["queue_prefill"]) >= 0.07
-    assert seconds(phases["network"]) < 0.05
+    assert phases["network"].end_time <= replay.last.arrived + SLACK
 
 
 # Many at once.
@@ -866,7 +918,7 @@ async def test_many_streams_at_once_each_with_its_own_end(
 
     expected = await asyncio.gather(*[call(i) for i in range(40)])
     gc.collect()
-    await asyncio.sleep(0.02)
+    await until(lambda: len(spans.parents()) == 40)
     spans.check_all()
     assert {attributes(s)["gen_ai.request.seed"]: outcome(s) for s in spans.parents()} == dict(enumerate(expected))
     ids = [span.context.span_id for span in spans.finished()]

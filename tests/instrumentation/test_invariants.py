@@ -12,7 +12,7 @@ import pytest
 
 from tests.support import replay as play
 from tests.support.apis import LOST, Sync
-from tests.support.noise import patient
+from tests.support.clock import Clock, pace
 from tests.support.replay import Replay, openai_stream
 from tests.support.spans import (
     SECRETS,
@@ -29,13 +29,22 @@ from tests.support.spans import (
 
 @pytest.mark.usefixtures("traced")
 class TestGolden:
-    @patient
+    @pytest.fixture
+    def make_api(self, make_api: Any, clock: Clock) -> Any:
+        """Clients whose answers all take the same times, so that no name in a tree hangs on the machine."""
+
+        def make(kind: str, **settings: Any) -> Sync:
+            made = make_api(kind, **settings)
+            pace(made, clock, [0.04, *[0.004] * 12])
+            return made
+
+        return make
+
     def test_streamed(self, api: Sync, replay: Replay, spans: Spans) -> None:
         replay.play(openai_stream(usage=play.USAGE, ttft=0.02, itl=0.004))
         api.drain(api.stream(temperature=0.5, max_tokens=50, stream_options={"include_usage": True}))
         assert_golden("streamed", shape(spans, spans.one("completed")))
 
-    @patient
     def test_streamed_server_timings(self, api: Sync, replay: Replay, spans: Spans) -> None:
         script = openai_stream(usage=play.USAGE, last={"metrics": play.VLLM_METRICS}, ttft=0.03, itl=0.003)
         replay.play(script)
@@ -45,21 +54,20 @@ class TestGolden:
         phases = spans.phases(span)
         assert {n: attributes(p)["llmtrace.phase.source"] for n, p in phases.items()} == {
             "network": "client",
+            "unattributed": "client",
             "queue": "server",
             "kv_cache_hit": "estimate",
             "prefill": "server",
             "decode": "client",
         }
-        assert seconds(phases["queue"]) == pytest.approx(0.008, abs=1e-6)
-        assert seconds(phases["prefill"]) + seconds(phases["kv_cache_hit"]) == pytest.approx(0.009, abs=1e-6)
+        assert seconds(phases["queue"]) == pytest.approx(0.008, abs=2e-6)
+        assert seconds(phases["prefill"]) + seconds(phases["kv_cache_hit"]) == pytest.approx(0.009, abs=2e-6)
 
-    @patient
     def test_whole(self, api: Sync, replay: Replay, spans: Spans) -> None:
         replay.play(play.openai_body())
         api.create()
         assert_golden("whole", shape(spans, spans.one("completed")))
 
-    @patient
     def test_whole_server_timings(self, api: Sync, replay: Replay, spans: Spans) -> None:
         script = play.openai_body(metrics=play.VLLM_METRICS)
         script.before = 0.04
@@ -67,9 +75,8 @@ class TestGolden:
         api.create()
         span = spans.one("completed")
         assert_golden("whole_server_timings", shape(spans, span))
-        assert seconds(spans.phases(span)["decode"]) == pytest.approx(0.012, abs=1e-6)
+        assert seconds(spans.phases(span)["decode"]) == pytest.approx(0.012, abs=2e-6)
 
-    @patient
     def test_reasoning(self, api: Sync, replay: Replay, spans: Spans) -> None:
         usage = play.USAGE | {"completion_tokens_details": {"reasoning_tokens": 2}}
         thoughts = [play.chunk({"reasoning_content": text}) for text in ("hm", " so")]
@@ -77,7 +84,6 @@ class TestGolden:
         api.drain(api.stream())
         assert_golden("reasoning", shape(spans, spans.one("completed")))
 
-    @patient
     def test_closed_early(self, api: Sync, replay: Replay, spans: Spans) -> None:
         replay.play(openai_stream(itl=0.004))
         stream = api.stream()
@@ -85,14 +91,12 @@ class TestGolden:
         api.close(stream)
         assert_golden("closed_early", shape(spans, spans.one("closed_early")))
 
-    @patient
     def test_error(self, api: Sync, replay: Replay, spans: Spans) -> None:
         replay.play(play.server_error())
         with pytest.raises(openai.InternalServerError):
             api.create()
         assert_golden("error", shape(spans, spans.one("error")))
 
-    @patient
     def test_error_mid_stream(self, api: Sync, replay: Replay, spans: Spans) -> None:
         script = play.error_event()
         script.parts = [(0.003, data) for _, data in script.parts]
@@ -101,7 +105,6 @@ class TestGolden:
             api.drain(api.stream())
         assert_golden("error_mid_stream", shape(spans, spans.one("error")))
 
-    @patient
     def test_retries(self, kind: str, make_api: Any, replay: Replay, spans: Spans) -> None:
         replay.play(play.too_many(), play.too_many(), openai_stream(usage=play.USAGE, ttft=0.02, itl=0.004))
         api = make_api(kind, max_retries=2)
@@ -122,8 +125,8 @@ def test_blind_mode_ignores_what_the_server_says(tracing: Any, api: Sync, replay
     api.create()
     streamed, whole = spans.parents()
     spans.check_all()
-    assert set(spans.phases(streamed)) == {"network", "queue_prefill", "decode"}
-    assert set(spans.phases(whole)) == {"network", "opaque"}
+    assert set(spans.phases(streamed)) == {"network", "unattributed", "queue_prefill", "decode"}
+    assert set(spans.phases(whole)) == {"network", "unattributed", "opaque"}
     for span in (streamed, whole):
         sources = {attributes(p)["llmtrace.phase.source"] for p in spans.phases(span).values()}
         assert sources == {"client"}

@@ -25,6 +25,8 @@ from tests.support.replay import Replay, openai_stream
 from tests.support.spans import Spans, attributes, outcome
 
 ROOT = Path(__file__).resolve().parents[2]
+SLACK = 5_000_000
+"""ns. Two clocks (the span's anchor and ``time.time_ns``), and the ticks in which the kernel tells of arrivals."""
 
 HEAD = """
 import asyncio, gc, json, os, sys, time
@@ -46,8 +48,8 @@ provider = TracerProvider()
 provider.add_span_processor(SimpleSpanProcessor(ToFile()))
 llmtrace.instrument("openai", tracer_provider=provider)
 call = dict(model="gpt-4o-mini", messages=[{"role": "user", "content": "hi"}], stream=True)
-client = openai.OpenAI(base_url=base, api_key="k", max_retries=0, timeout=5)
-aclient = openai.AsyncOpenAI(base_url=base, api_key="k", max_retries=0, timeout=5)
+client = openai.OpenAI(base_url=base, api_key="k", max_retries=0, timeout=60)
+aclient = openai.AsyncOpenAI(base_url=base, api_key="k", max_retries=0, timeout=60)
 """
 
 
@@ -58,7 +60,7 @@ def run_script(body: str, base_url: str, out: Path) -> tuple[subprocess.Complete
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=240,
         check=False,
     )
     return done, [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
@@ -132,7 +134,7 @@ if child == 0:
     del stream
     gc.collect()
     provider.force_flush()
-    own = openai.OpenAI(base_url=base, api_key="k", max_retries=0, timeout=5)
+    own = openai.OpenAI(base_url=base, api_key="k", max_retries=0, timeout=60)
     list(own.chat.completions.create(**call))
     sys.exit(0)
 code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -249,9 +251,21 @@ def test_unknown_client_and_unknown_setting(tracing: Any) -> None:
     with pytest.raises(LlmtraceError, match="openai") as caught:
         llmtrace.instrument("opnai")
     assert "\n" not in str(caught.value)
-    with pytest.raises(LlmtraceError, match="capture_content") as caught:
-        llmtrace.instrument("openai", capture_contents=True)
-    assert "\n" not in str(caught.value)
+    with pytest.raises(TypeError, match="capture_contents"):
+        llmtrace.instrument("openai", capture_contents=True)  # type: ignore[call-arg]  # an editor says so too
+
+
+def test_every_setting_is_a_keyword_with_a_type(tracing: Any) -> None:
+    import inspect
+    from dataclasses import fields
+
+    import llmtrace
+    from llmtrace.config import Settings
+
+    parameters = inspect.signature(llmtrace.instrument).parameters
+    given = {name: each for name, each in parameters.items() if each.kind is each.KEYWORD_ONLY}
+    assert set(given) == {each.name for each in fields(Settings)} | {"tracer_provider", "meter_provider"}
+    assert all(each.annotation is not each.empty and each.default is None for each in given.values())
 
 
 def test_the_official_instrumentor(spans: Spans, api: Sync, replay: Replay) -> None:
@@ -282,9 +296,10 @@ spans = Spans()
 llmtrace.instrument(tracer_provider=spans.provider)
 opened = {driver}("sync", sys.argv[1])
 stream = opened.stream()
-time.sleep(0.6)
+time.sleep(1)
 opened.drain(stream)
-print(attributes(spans.one("completed"))["llmtrace.call.ttft"])
+span = spans.one("completed")
+print(span.start_time + attributes(span)["llmtrace.call.ttft"] * 1e9)
 """
 
 
@@ -296,7 +311,8 @@ def test_a_late_reader_of_a_processs_first_stream(replay: Replay, driver: str) -
     command = [sys.executable, "-c", FIRST_STREAM.format(driver=driver), replay.url]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr
-    assert 0.02 < float(done.stdout) < 0.6
+    (request,) = replay.requests
+    assert request.arrived <= float(done.stdout) <= request.flushed[-1] + SLACK
     made.shut()
 
 
@@ -495,8 +511,8 @@ def test_unsampled_calls_still_count(tracing: Any, api: Sync, replay: Replay, sp
     replay.serve(lambda seen: openai_stream(usage=play.USAGE))
     for _ in range(3):
         api.drain(api.stream())
-    assert [point.count for point in metrics.points("gen_ai.client.operation.duration")] == [3]
-    assert [point.count for point in metrics.points("gen_ai.client.operation.time_to_first_chunk")] == [3]
+    assert [point.count for point in metrics.points("gen_ai.client.inference.duration")] == [3]
+    assert [point.count for point in metrics.points("gen_ai.client.inference.time_to_first_chunk")] == [3]
     assert spans.finished() == []
 
 
@@ -510,12 +526,12 @@ def test_processors_that_watch_starts_see_every_span(tracing: Any, api: Sync, re
 
     spans.provider.add_span_processor(Stamp())
     tracing.on()
-    replay.play(play.too_many(), openai_stream())
+    replay.play(play.too_many(), openai_stream(itl=0.01))
     with pytest.raises(openai.RateLimitError):
         api.create()
     api.drain(api.stream())
     spans.check_all()
-    assert len(spans.finished()) == 3 + 4
+    assert len(spans.finished()) == 4 + 5
     assert {attributes(span).get("llmtrace.test.tenant") for span in spans.finished()} == {"t1"}
 
 
@@ -526,10 +542,10 @@ def test_few_attributes_allowed(tracing: Any, api: Sync, replay: Replay, spans: 
     provider = TracerProvider(span_limits=SpanLimits(max_span_attributes=4))
     provider.add_span_processor(SimpleSpanProcessor(spans.exporter))
     tracing.on(tracer_provider=provider)
-    replay.play(openai_stream(usage=play.USAGE))
+    replay.play(openai_stream(usage=play.USAGE, itl=0.01))
     api.drain(api.stream())
     assert [span.name for span in spans.finished() if len(attributes(span)) > 4] == []
-    assert len([span for span in spans.finished() if span.name.startswith("llm.")]) == 3
+    assert len([span for span in spans.finished() if span.name.startswith("llm.")]) == 4
 
 
 def test_propagation_as_it_is_set(tracing: Any, api: Sync, replay: Replay, spans: Spans) -> None:
@@ -563,7 +579,11 @@ def test_phases_go_under_another_instrumentations_span(
     (theirs,) = spans.parents()
     assert theirs.instrumentation_scope.name == "another.instrumentation"
     names = [child.name for child in spans.children(theirs)]
-    assert names == ["llm.network", *(["llm.queue_prefill", "llm.decode"] if streaming else ["llm.opaque"])]
+    assert names == [
+        "llm.network",
+        "llm.unattributed",
+        *(["llm.queue_prefill", "llm.decode"] if streaming else ["llm.opaque"]),
+    ]
     assert outcome(theirs) == "completed"
 
 

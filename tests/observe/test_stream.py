@@ -84,9 +84,12 @@ def test_a_reader_that_fails_is_ours_to_bear(caplog: pytest.LogCaptureFixture) -
 
 
 async def test_asynchronous_items_errors_and_cancellation() -> None:
+    read_all = asyncio.Event()
+
     async def source() -> AsyncIterator[int]:
         for number in range(600):
             yield number
+        read_all.set()
         await asyncio.sleep(10)
 
     ended: list[Call] = []
@@ -98,7 +101,7 @@ async def test_asynchronous_items_errors_and_cancellation() -> None:
             got.append(number)
 
     task = asyncio.create_task(read())
-    await asyncio.sleep(0.05)
+    await read_all.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

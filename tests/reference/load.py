@@ -22,7 +22,7 @@ from typing import Any
 
 import httpx
 
-from llmtrace.observe.clock import now, to_epoch
+from llmtrace.observe.clock import epoch_offset, now
 from llmtrace.reference import ServerProcess
 
 _WORDS = ("river", "stone", "window", "garden", "letter", "market", "bridge", "winter", "signal", "copper", "forest")
@@ -45,7 +45,7 @@ class Seen:
 
 
 def moment() -> float:
-    return to_epoch(now()) / 1e9
+    return (now() + epoch_offset()) / 1e9
 
 
 class Load:
@@ -64,8 +64,10 @@ class Load:
             await asyncio.gather(*(self._stream(client) for _ in range(self._streams)))
 
     async def _stream(self, client: httpx.AsyncClient) -> None:
-        while time.monotonic() < self._until:
+        asked = 0
+        while time.monotonic() < self._until or asked < 2:
             await self._ask(client)
+            asked += 1
 
     def _prompt(self) -> str:
         length = round(2 ** self._draw.uniform(2, 8))
@@ -136,6 +138,8 @@ class Report:
     outside: list[str] = field(default_factory=list[str])
     first_late: list[float] = field(default_factory=list[float])
     last_late: list[float] = field(default_factory=list[float])
+    took: list[float] = field(default_factory=list[float])
+    """s, of the completed ones, from the client's sending to its last token."""
     after_cancel: list[int] = field(default_factory=list[int])
     tokens: int = 0
     queue: list[float] = field(default_factory=list[float])
@@ -204,6 +208,7 @@ def judge(load: Load, slack: float = 0.0005) -> Report:
         else:
             report.completed += 1
             report.last_late.append(seen.last - arrived - made[-1])
+            report.took.append(seen.last - seen.sent)
             if arrived + truth["total_s"] > seen.last + slack:
                 report.outside.append(f"{seen.name}: ended {arrived + truth['total_s'] - seen.last:.6f} s too late")
         if seen.first:
@@ -228,10 +233,11 @@ async def play(server: ServerProcess, streams: int, seconds: float) -> Report:
     reader = asyncio.create_task(keep_up())
     try:
         await load.run()
-        await asyncio.sleep(1.0)  # those that were left end a moment later
+        until = time.monotonic() + 60
+        while any(not seen.truth for seen in load.requests) and time.monotonic() < until:
+            await asyncio.sleep(0.1)  # those that were left end a moment later
     finally:
         reader.cancel()
-    fetch_truth(server, [seen for seen in load.requests if not seen.truth])
     return judge(load)
 
 

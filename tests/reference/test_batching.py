@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -9,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
@@ -172,6 +174,16 @@ def test_seeds_and_choices_come_out_the_same_in_a_crowd(small: LoadedModel) -> N
         adds_up(generation.timings)
 
 
+@pytest.fixture
+def own_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Times are those of this thread's own work: what else the machine does meanwhile is in none of them."""
+    monkeypatch.setitem(globals(), "now", time.thread_time_ns)
+    for name, module in list(sys.modules.items()):
+        if name.startswith("llmtrace.reference.") and getattr(module, "now", None) is time.perf_counter_ns:
+            monkeypatch.setattr(module, "now", time.thread_time_ns)
+
+
+@pytest.mark.usefixtures("own_time")
 def test_a_long_prefill_stalls_the_neighbours_and_is_told_apart(small: LoadedModel) -> None:
     runner = Runner(small, max_running=3, prefill_chunk=64, token_budget=80)
     crowd = Crowd(runner)
@@ -271,11 +283,12 @@ def test_what_could_never_fit_is_refused(small: LoadedModel) -> None:
     chunk=st.sampled_from([None, 5, 64]),
     ahead=st.sampled_from([0, 3]),
 )
+@example(asked=[(47, 14, 4, 0), (87, 11, 6, 0), (107, 47, 2, 2), (107, 47, 2, 2)], room=256, chunk=None, ahead=3)
 @settings(
     max_examples=8,
     deadline=None,
     phases=[Phase.explicit, Phase.generate],
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 def test_whatever_comes_everybody_gets_their_own(
     small: LoadedModel, asked: list[tuple[int, int, int, int]], room: int, chunk: int | None, ahead: int

@@ -2,23 +2,60 @@
 
 from __future__ import annotations
 
-from hypothesis import HealthCheck, given, settings
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models
+from transformers import PreTrainedTokenizerFast
 
 from llmtrace.reference import LoadedModel
 from llmtrace.reference.detokenize import Detokenizer, StopFinder
 
 TEXTS = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\ufffd"), max_size=40)
+SPECIAL = ["<s>", "</s>"]
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(text=TEXTS)
+def at_once(tokenizer: Any, ids: Sequence[int]) -> str:
+    """What transformers itself makes of the tokens; a typed ``<s>`` is a special token to it, and has no text."""
+    return str(tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+@given(text=TEXTS | st.lists(TEXTS | st.sampled_from(SPECIAL), max_size=6).map("".join))
+@example("<s>")
+@example("<s>日 a</s> <s>")
 def test_pieces_add_up_and_hold_no_half_character(small: LoadedModel, text: str) -> None:
     ids = small.tokenizer(text, add_special_tokens=False)["input_ids"]
     pieces = Detokenizer(small.tokenizer)
     told = [pieces.push(token) for token in ids]
-    assert "".join(told) + pieces.flush() == text
+    whole = at_once(small.tokenizer, ids)
+    assert "".join(told) + pieces.flush() == whole
     assert not any("\ufffd" in piece for piece in told)
+    if not set(ids) & set(small.tokenizer.all_special_ids):
+        assert whole == text
+
+
+@pytest.fixture(scope="module")
+def spaced() -> Any:
+    """A tokenizer of Llama's kind: a word carries its leading space, which decoding takes from the first one."""
+    words = ["<unk>", *SPECIAL, "▁", "▁a", "a", "▁▁", "!"]
+    model = models.BPE(vocab={word: number for number, word in enumerate(words)}, merges=[], unk_token="<unk>")
+    made = Tokenizer(model)
+    made.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    return PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+
+
+@settings(max_examples=200, deadline=None)
+@given(ids=st.lists(st.integers(0, 7), max_size=8))
+@example([4, 1, 4])
+def test_a_special_token_costs_its_neighbours_no_space(spaced: Any, ids: list[int]) -> None:
+    pieces = Detokenizer(spaced)
+    assert "".join(pieces.push(token) for token in ids) + pieces.flush() == at_once(spaced, ids)
 
 
 def test_a_character_of_several_tokens_comes_with_its_last(small: LoadedModel) -> None:

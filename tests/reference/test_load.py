@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from statistics import median
+
 from llmtrace.reference import ServerProcess
 from tests.reference.load import play
 
@@ -13,7 +15,8 @@ async def test_no_request_is_lost_and_both_sides_agree() -> None:
         assert report.sound, told
         assert report.completed >= 24, told
         assert max(report.batch) > 4, told
-        # Half a second is far more than the way takes, but this machine may be busy.
-        assert sorted(report.first_late)[len(report.first_late) // 2] < 0.5, told
-        assert sorted(report.last_late)[len(report.last_late) // 2] < 0.5, told
+        # The way from the server's making a token to the client's seeing it is a small part of a request's time,
+        # whatever else the machine does.
+        for late in (report.first_late, report.last_late):
+            assert median(late) < 0.2 * median(report.took), told
         assert server.metric("num_requests_running") + server.metric("num_requests_waiting") == 0

@@ -142,7 +142,7 @@ def test_a_host_that_is_none() -> None:
 
 def test_a_missing_extra_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "uvicorn", None)
-    with pytest.raises(RunnerError, match=r'uvicorn.*pip install "llmtrace\[reference\]"'):
+    with pytest.raises(RunnerError, match=r'uvicorn.*pip install "llmtrace-phases\[reference\]"'):
         serve()
 
 

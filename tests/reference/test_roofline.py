@@ -129,7 +129,7 @@ def test_ctrl_c_leaves_a_valid_file_and_page(tmp_path: Path) -> None:
             assert running.poll() is None, running.communicate()
             time.sleep(0.05)
         running.send_signal(signal.SIGINT)
-        said, complained = running.communicate(timeout=60)
+        said, complained = running.communicate(timeout=240)
     assert running.returncode == 130, said + complained
     assert complained == "", "no progress bar where nobody looks, and no traceback"
     left = json.loads(out.read_text())

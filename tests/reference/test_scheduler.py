@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from itertools import pairwise
 
@@ -15,15 +14,20 @@ from llmtrace.reference.runner import Piece, Request, Runner
 from llmtrace.reference.sampling import Sampling
 from llmtrace.reference.scheduler import Job, QueueFull, Result, Scheduler
 from llmtrace.reference.timings import Timings
+from tests.support.waiting import PATIENCE, wait_for
 
 
 class Listener:
     """What a job tells, and a way to wait for it."""
 
-    def __init__(self, tokens: int = 8, fault: int | None = None) -> None:
+    def __init__(self, tokens: int = 8, fault: int | None = None, held_at: int | None = None) -> None:
+        self.held_at = held_at
+        """The piece at which the scheduler is held up, until ``go``: it has not run on, however late a test is."""
+        self.go = threading.Event()
         self.pieces: list[Piece] = []
         self.ended: Result | None = None
         self.begun = threading.Event()
+        self.held = threading.Event()
         self.over = threading.Event()
         asked = Request([5, 6, 7, 8], tokens, Sampling(temperature=0), ignore_eos=True, fault=fault)
         self.job = Job(asked, Timings(arrived=now()), self.tell)
@@ -36,9 +40,12 @@ class Listener:
         else:
             self.pieces.append(news)
             self.begun.set()
+            if len(self.pieces) == self.held_at:
+                self.held.set()
+                self.go.wait(PATIENCE)
 
     def wait(self) -> str:
-        assert self.over.wait(20), "the job never ended"
+        assert self.over.wait(PATIENCE), "the job never ended"
         assert self.ended is not None
         return self.ended.outcome
 
@@ -89,9 +96,9 @@ def test_two_rows_share_their_forwards(make) -> None:
 
 def test_beyond_the_queue_is_refused_with_a_time_to_come_back(make) -> None:
     scheduler = make(max_running=1, max_queue=2)
-    running = Listener(tokens=400)
+    running = Listener(tokens=400, held_at=1)
     scheduler.submit(running.job)
-    assert running.begun.wait(10)
+    assert running.held.wait(PATIENCE)
     waiting = [Listener(), Listener()]
     scheduler.submit(*(each.job for each in waiting))
     with pytest.raises(QueueFull) as caught:
@@ -99,16 +106,17 @@ def test_beyond_the_queue_is_refused_with_a_time_to_come_back(make) -> None:
     assert 0 < caught.value.retry_after <= 30
     assert scheduler.counters.rejected == 1
     scheduler.cancel(running.job)
+    running.go.set()
     assert [each.wait() for each in waiting] == ["completed", "completed"]
 
 
 def test_a_cancelled_request_stops_within_one_step(make) -> None:
     scheduler = make(max_running=1)
-    long = Listener(tokens=500)
+    long = Listener(tokens=500, held_at=20)
     scheduler.submit(long.job)
-    assert long.begun.wait(10)
-    time.sleep(0.05)
+    assert long.held.wait(PATIENCE)
     scheduler.cancel(long.job)
+    long.go.set()
     assert long.wait() == "cancelled"
     timings = long.job.timings
     assert timings.cancelled is not None
@@ -121,15 +129,16 @@ def test_a_cancelled_request_stops_within_one_step(make) -> None:
 
 def test_a_request_cancelled_in_the_queue_leaves_at_once(make) -> None:
     scheduler = make(max_running=1)
-    running, waiting = Listener(tokens=500), Listener()
+    running, waiting = Listener(tokens=500, held_at=1), Listener()
     scheduler.submit(running.job, waiting.job)
-    assert running.begun.wait(10)
+    assert running.held.wait(PATIENCE)
     scheduler.cancel(waiting.job)
     assert waiting.over.is_set(), "it did not wait for the one that runs"
     assert waiting.wait() == "cancelled"
     assert [name for name, *_ in waiting.job.timings.phases()] == ["queue"]
     assert waiting.pieces == []
     scheduler.cancel(running.job)
+    running.go.set()
     running.wait()
 
 
@@ -145,10 +154,14 @@ def test_a_crash_ends_its_own_request_only(make) -> None:
 
 def test_stopping_ends_everything(make) -> None:
     scheduler = make(max_running=1)
-    listeners = [Listener(tokens=500), Listener(tokens=500)]
+    listeners = [Listener(tokens=500, held_at=1), Listener(tokens=500)]
     scheduler.submit(*(each.job for each in listeners))
-    assert listeners[0].begun.wait(10)
-    scheduler.stop()
+    assert listeners[0].held.wait(PATIENCE)
+    stopping = threading.Thread(target=scheduler.stop)
+    stopping.start()
+    wait_for(lambda: scheduler._stopping)
+    listeners[0].go.set()
+    stopping.join()
     assert [each.wait() for each in listeners] == ["cancelled", "cancelled"]
     with pytest.raises(QueueFull):
         scheduler.submit(Listener().job)

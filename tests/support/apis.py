@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import importlib
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,7 +27,7 @@ LOST = (openai.APIConnectionError, http.TransportError)
 PROMPT, SYSTEM, KEY = SECRETS
 MESSAGES: list[Any] = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": PROMPT}]
 MODEL = "gpt-4o-mini"
-TIMEOUT = 5.0
+TIMEOUT = 30.0
 
 
 def request(**changes: Any) -> dict[str, Any]:
@@ -56,6 +57,12 @@ class Sync:
 
     def __init__(self, base_url: str, **settings: Any) -> None:
         self.client: Any = sync_client(base_url, **settings)
+        self.moments: list[int] = []
+        """When each item of a stream came to the application (``time.time_ns()``)."""
+
+    def got(self, item: Any) -> Any:
+        self.moments.append(time.time_ns())
+        return item
 
     def run(self, value: Any) -> Any:
         """The value itself; awaited on the other side."""
@@ -68,19 +75,19 @@ class Sync:
         return self.create(stream=True, **changes)
 
     def pull(self, stream: Any) -> Any:
-        return next(stream)
+        return self.got(next(stream))
 
     def take(self, stream: Any, count: int) -> list[Any]:
         """A ``for`` loop that breaks after ``count`` items."""
         got: list[Any] = []
         for item in stream:
-            got.append(item)
+            got.append(self.got(item))
             if len(got) == count:
                 break
         return got
 
     def drain(self, stream: Any) -> list[Any]:
-        return list(stream)
+        return [self.got(item) for item in stream]
 
     def close(self, stream: Any) -> None:
         stream.close()
@@ -108,6 +115,7 @@ class Async(Sync):
     def __init__(self, base_url: str, **settings: Any) -> None:
         self.loop = asyncio.new_event_loop()
         self.client = async_client(base_url, **settings)
+        self.moments = []
 
     def run(self, value: Awaitable[Any]) -> Any:
         async def awaited() -> Any:
@@ -116,13 +124,13 @@ class Async(Sync):
         return self.loop.run_until_complete(awaited())
 
     def pull(self, stream: Any) -> Any:
-        return self.run(stream.__anext__())
+        return self.got(self.run(stream.__anext__()))
 
     def take(self, stream: Any, count: int) -> list[Any]:
         async def loop() -> list[Any]:
             got: list[Any] = []
             async for item in stream:
-                got.append(item)
+                got.append(self.got(item))
                 if len(got) == count:
                     break
             return got
@@ -131,7 +139,7 @@ class Async(Sync):
 
     def drain(self, stream: Any) -> list[Any]:
         async def loop() -> list[Any]:
-            return [item async for item in stream]
+            return [self.got(item) async for item in stream]
 
         return self.run(loop())
 

@@ -9,7 +9,7 @@ import operator
 from collections.abc import Sequence
 from typing import Any
 
-from tests.support.by_method import MODEL, WORDS, Driver
+from tests.support.by_method import MODEL, TIMEOUT, WORDS, Driver
 from tests.support.replay import USAGE, Script, completion, json_answer, openai_chunks, sse
 
 KEY = "sk-sentinel-key"
@@ -34,7 +34,7 @@ class Stainless(Driver):
         made = getattr(importlib.import_module(self.package), self.names[self.kind == "async"])
         url = self.url + self.prefix
         known = {k: v for k, v in self.settings.items() if k in inspect.signature(made).parameters}
-        return made(api_key=KEY, base_url=url, max_retries=self.attempts - 1, timeout=5.0, **known)
+        return made(api_key=KEY, base_url=url, max_retries=self.attempts - 1, timeout=TIMEOUT, **known)
 
     def run(self, action: Any, *args: Any) -> Any:
         async def made() -> Any:  # the asynchronous clients want their loop running when they are made

@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from tests.support import ndjson
-from tests.support.by_method import MODEL, WORDS, Driver
+from tests.support.by_method import MODEL, TIMEOUT, WORDS, Driver
 from tests.support.replay import USAGE, Part, Script, completion, json_answer, openai_chunks, sse
 
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # else it asks the network for a price list at import
 
 KEY = "sk-sentinel-key"
 MESSAGES: list[Any] = [{"role": "user", "content": "PROMPT-SENTINEL"}]
-TIMEOUT = 5.0
 
 
 class Ollama(Driver):

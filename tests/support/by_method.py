@@ -18,6 +18,8 @@ from typing import Any
 from tests.support.replay import SSE_HEADERS, USAGE, Part, Script, completion, event, json_answer, openai_chunks, sse
 
 MODEL = "a-model"
+TIMEOUT = 30.0
+"""s. For every client: none takes so long, however busy the machine is."""
 WORDS = ("Hel", "lo", " thére", " 🎈", "!")
 EVENT_STREAM = {"content-type": "application/vnd.amazon.eventstream", "x-amzn-requestid": "r-1"}
 
@@ -293,7 +295,7 @@ class Bedrock(Driver):
             "endpoint_url": self.url,
             "aws_access_key_id": "a",
             "aws_secret_access_key": "sk-sentinel-key",
-            "config": Config(retries=retries, read_timeout=2),
+            "config": Config(retries=retries, read_timeout=TIMEOUT),
         }
 
     def told(self, client: Any) -> Any:

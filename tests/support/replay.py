@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import select
 import socket
 import struct
@@ -19,12 +20,21 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-GATE_TIMEOUT = 5.0
-"""No test waits longer than this for a gate that was never opened."""
+GATE_TIMEOUT = 30.0
+"""s. No test waits longer than this for a gate that was never opened."""
 
-Delay = float | threading.Event
+
+@dataclass(frozen=True)
+class After:
+    """A part goes out once ``condition()`` has become true and so many seconds have passed since."""
+
+    condition: Callable[[], object]
+    seconds: float = 0.0
+
+
+Delay = float | threading.Event | After
 Part = tuple[Delay, bytes]
 
 
@@ -40,11 +50,17 @@ class Script:
     before: Delay = 0.0
     """What passes before the headers are written."""
     chunked: bool = True
+    lockstep: bool = False
+    """Each part only once the client has taken the one before it off its socket: two never lie there together."""
 
 
 @dataclass
 class Request:
-    """What one request was, and when its response went out (``time.time_ns()``, comparable to span times)."""
+    """What one request was, and when its response went out (``time.time_ns()``, comparable to span times).
+
+    However late a busy machine lets a thread run, these hold: the client had sent the request by ``arrived``, had
+    nothing of a part before ``written``, and had all of it lying in its socket by ``flushed``.
+    """
 
     method: str
     path: str
@@ -53,8 +69,11 @@ class Request:
     arrived: int
     port: int
     headers_sent: int | None = None
+    """When their writing began."""
     written: list[int] = field(default_factory=list)
-    """When each part was written."""
+    """When the writing of each part began."""
+    flushed: list[int] = field(default_factory=list)
+    """When each part was with the client's kernel."""
     gone: threading.Event = field(default_factory=threading.Event)
     """Set once the client has closed its end of the connection while the script was still going."""
     done: threading.Event = field(default_factory=threading.Event)
@@ -65,6 +84,12 @@ class Request:
 
 
 Handler = Callable[[Request], Script]
+
+
+class Reader(Protocol):
+    """Somebody who notes when each item of a stream came."""
+
+    moments: list[int]
 
 
 class Replay:
@@ -188,20 +213,23 @@ class Replay:
             if script.after == "close":
                 headers["connection"] = "close"
             head += [f"{name}: {value}" for name, value in headers.items()]
-            connection.sendall("\r\n".join([*head, "", ""]).encode())
             request.headers_sent = time.time_ns()
+            connection.sendall("\r\n".join([*head, "", ""]).encode())
         for delay, data in script.parts:
+            if script.lockstep:
+                self._let_read(connection, request)
             if not self._wait(connection, request, delay):
                 return False
-            connection.sendall(b"%x\r\n%b\r\n" % (len(data), data) if script.chunked else data)
             request.written.append(time.time_ns())
+            connection.sendall(b"%x\r\n%b\r\n" % (len(data), data) if script.chunked else data)
+            request.flushed.append(time.time_ns())
         if script.after in ("keep", "close"):
             if script.chunked and script.status is not None:
                 connection.sendall(b"0\r\n\r\n")
             return script.after == "keep" and script.status is not None
         if script.after == "rst":
-            # Leave the client a moment to read what was sent: a reset discards what lies unread in its socket.
-            time.sleep(RESET_AFTER)
+            # A reset discards what lies unread in the client's socket: let it read what was sent.
+            self._let_read(connection, request)
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         elif script.after == "hang":
             self._wait(connection, request, GATE_TIMEOUT)
@@ -211,15 +239,33 @@ class Replay:
 
     def _wait(self, connection: socket.socket, request: Request, delay: Delay) -> bool:
         """Let ``delay`` pass; False when the client went away or the server stops meanwhile."""
-        gate = delay if isinstance(delay, threading.Event) else None
-        until = time.monotonic() + (GATE_TIMEOUT if gate is not None else delay)  # type: ignore[operator]
+        if isinstance(delay, After):
+            return self._wait_until(connection, request, delay.condition) and self._wait(
+                connection, request, delay.seconds
+            )
+        if isinstance(delay, threading.Event):
+            return self._wait_until(connection, request, delay.is_set)
+        return self._wait_until(connection, request, None, delay)
+
+    def _let_read(self, connection: socket.socket, request: Request) -> None:
+        self._wait_until(connection, request, lambda: not _unread(connection), READ_WITHIN)
+
+    def _wait_until(
+        self,
+        connection: socket.socket,
+        request: Request,
+        condition: Callable[[], object] | None,
+        seconds: float = GATE_TIMEOUT,
+    ) -> bool:
+        """Wait for a condition, or (None) for so many seconds; False where neither came."""
+        until = time.monotonic() + seconds
         while not self._stopped:
-            if gate is not None and gate.is_set():
+            if condition is not None and condition():
                 return True
             left = until - time.monotonic()
             if left <= 0:
-                return gate is None
-            readable, _, _ = select.select([connection], [], [], min(left, 0.002) if gate is not None else left)
+                return condition is None
+            readable, _, _ = select.select([connection], [], [], left if condition is None else min(left, 0.002))
             if readable and not _alive(connection):
                 request.gone.set()
                 return False
@@ -228,7 +274,21 @@ class Replay:
         return False
 
 
-RESET_AFTER = 0.03
+READ_WITHIN = 5.0
+"""s. A client that reads nothing for so long does not mean to."""
+
+
+def _unread(connection: socket.socket) -> bool:
+    """Whether bytes that were sent to the client still lie in its socket; False where that can't be known."""
+    near, far = connection.getsockname()[1], connection.getpeername()[1]
+    try:
+        sockets = Path("/proc/net/tcp").read_text()
+    except OSError:  # no Linux
+        time.sleep(0.03)
+        return False
+    waiting = re.search(rf":{far:04X} \S+:{near:04X} \w\w \w+:(\w+)", sockets)
+    return waiting is not None and int(waiting[1], 16) > 0
+
 
 _REASONS = {200: "OK", 400: "Bad Request", 401: "Unauthorized", 429: "Too Many Requests", 500: "Server Error"}
 
@@ -370,6 +430,19 @@ def paced(events: Sequence[bytes], ttft: Delay = 0.0, itl: Delay = 0.0) -> list[
     if len(joined) > 1 and joined[-1] == event("[DONE]"):
         joined[-2:] = [joined[-2] + joined[-1]]
     return [(ttft if i == 0 else itl, data) for i, data in enumerate(joined)]
+
+
+def in_step(script: Script, reader: Reader) -> Script:
+    """The same, each of its server-sent events only after the reader has got those before it, and its delay since.
+
+    So no two parts come together, however late the reader's thread or the server's is let run.
+    """
+    due = len(reader.moments)
+    parts: list[Part] = []
+    for delay, data in script.parts:
+        parts.append((After(lambda due=due: len(reader.moments) >= due, delay), data))  # type: ignore[misc, arg-type]
+        due += len(re.findall(rb"^data: (?!\[DONE\])", data, re.MULTILINE))
+    return replace(script, parts=parts)
 
 
 def openai_stream(

@@ -36,7 +36,7 @@ def _plain(made: type[Driver], told: Mapping[str, Any] | None = None) -> Concurr
         if told:
             at = max(i for i, each in enumerate(events) if b'{"' in each)
             events[at] = b"data: %s\n\n" % json.dumps(json.loads(events[at].removeprefix(b"data: ")) | told).encode()
-        replay.serve(driver.script(paced(events, 0.12, 0.02)))
+        replay.serve(driver.script(paced(events, 0.12, 0.02), lockstep=True))
         return driver
 
     return scene
@@ -52,7 +52,7 @@ class _Azure(by_funnel.OpenAI):
 def _azure(replay: Replay) -> Driver:
     headers = {"content-type": "text/event-stream", "x-envoy-upstream-service-time": "95", "x-ms-region": "East US"}
     script = azure_stream(ttft=0.12, itl=0.02)
-    replay.serve(Script(200, headers, script.parts))
+    replay.serve(Script(200, headers, script.parts, lockstep=True))
     return _Azure("sync", replay.url)
 
 
@@ -77,7 +77,7 @@ class _Thinking(by_funnel.Anthropic):
 def _ollama(replay: Replay) -> Driver:
     loaded = {"total_duration": 515_000_000, "load_duration": 210_000_000, "prompt_eval_duration": 190_000_000}
     end = ndjson.COUNTS | loaded | {"eval_duration": 95_000_000}
-    replay.serve(ndjson.stream(end=end, ttft=0.42, itl=0.02))
+    replay.serve(ndjson.stream(end=end, ttft=0.42, itl=0.02, lockstep=True))
     return by_library.Ollama("sync", replay.url)
 
 

@@ -18,6 +18,7 @@ import duckdb
 
 from llmtrace.errors import LlmtraceError
 from llmtrace.tasks import prices
+from llmtrace.version import install_hint
 from llmtrace.view.serve import columns, derive, upgrade
 
 MEMORY: Final = "768MB"
@@ -136,7 +137,7 @@ class Store:
             row = (columns.VERSION, 0)
         if row[0] > columns.VERSION:
             raise StoreError(
-                f'{self.path} was written by a newer llmtrace: pip install --upgrade "llmtrace[view]", or name another '
+                f"{self.path} was written by a newer llmtrace: {install_hint('view', upgrade=True)}, or name another "
                 "file with --store"
             )
         if row[0] < columns.VERSION:

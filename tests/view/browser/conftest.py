@@ -1,7 +1,7 @@
 """The real page of the real server in a real browser: only run where it is asked for, by ``make browser``.
 
-LLMTRACE_BROWSER=1 turns these tests on. They need playwright (``pip install "llmtrace[browser]"``) and a Chromium,
-which is looked for on the PATH and in LLMTRACE_CHROMIUM; without either they say so and are skipped.
+LLMTRACE_BROWSER=1 turns these tests on. They need playwright (``pip install "llmtrace-phases[browser]"``) and a
+Chromium, which is looked for on the PATH and in LLMTRACE_CHROMIUM; without either they say so and are skipped.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-PATIENCE = 60.0
+PATIENCE = 180.0
 
 
 class Viewer:
