@@ -91,7 +91,7 @@ class Flattener:
 
     def _regular(self, document: Any) -> None:
         """The rows of a document in the encoding's own words; raises one of ``_ODD`` where it is not in them."""
-        rows = self._rows
+        rows, places, sparse = self._rows, self._places, self._sparse
         for resource in document["resourceSpans"]:
             service = _service(resource.get("resource"))
             about = whole_span.resource_text(resource.get("resource")) if self._whole else ""
@@ -119,22 +119,18 @@ class Flattener:
                             service,
                         )
                     )
-                    for event in span.get("events", ()):
-                        if event.get("name") == DETAILS:
-                            self._fill(row, event.get("attributes", ()))
-                    self._fill(row, span.get("attributes", ()))
+                    told = span.get("attributes", ())
+                    events = span.get("events")
+                    for attributes in (told,) if not events else (*_moved(events), told):
+                        for attribute in attributes:
+                            where = places.get(attribute["key"])
+                            if where is not None:
+                                place, best = where
+                                ((kind, value),) = attribute["value"].items()
+                                read = _READ.get(kind)
+                                sparse[place].put(row, value if read is None else read(value), best)
                     if self._whole:
                         self._texts.append(whole_span.texts(span, about, maker))
-
-    def _fill(self, row: int, attributes: Sequence[Any]) -> None:
-        places, sparse = self._places, self._sparse
-        for attribute in attributes:
-            where = places.get(attribute["key"])
-            if where is not None:
-                place, best = where
-                ((kind, value),) = attribute["value"].items()
-                read = _READ.get(kind)
-                sparse[place].put(row, value if read is None else read(value), best)
 
     def _from_span(self, span: otlp.Span) -> None:
         service = span.resource.get("service.name")
@@ -172,6 +168,11 @@ def _service(resource: Any) -> str | None:
         if attribute["key"] == "service.name":
             return attribute["value"].get("stringValue")
     return None
+
+
+def _moved(events: Sequence[Any]) -> list[Any]:
+    """The attributes that version 1 of the span contract moved off a call's span. What is on the span goes before."""
+    return [event.get("attributes", ()) for event in events if event.get("name") == DETAILS]
 
 
 def _joined(values: Any) -> str:

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from llmtrace.analyze.contract import PHASES
+from llmtrace.analyze.contract import CALL_SPAN, PHASES
 from llmtrace.tasks.prices import Priced
 from llmtrace.view.serve.columns import CALL_TYPES, IDS, TAKEN
 
 
-def calls_sql(prices: Sequence[Priced]) -> str:
-    """The statement that appends the calls of ``touched`` to ``calls``; ``prices`` are those of whoever answered."""
+def calls_sql(prices: Sequence[Priced], paired: bool) -> str:
+    """The statement that appends the calls of ``touched`` to ``calls``.
+
+    ``prices`` are those of whoever answered; ``paired``: whether some of the calls are in two spans.
+    """
     import ibis
 
     from llmtrace.analyze import tables
@@ -20,7 +23,7 @@ def calls_sql(prices: Sequence[Priced]) -> str:
     own = {"UUID": "uuid", "UBIGINT": "uint64"}
     types = {column.name: own[IDS[column.name]] if column.name in IDS else kinds[column.kind] for column in TAKEN}
     touched: Any = ibis.table(types, name="touched")
-    calls = ibis.to_sql(tables.calls(touched, prices), dialect="duckdb")
+    calls = ibis.to_sql(tables.calls(touched, prices, paired), dialect="duckdb")
     phases = ibis.to_sql(tables.owned_phases(touched), dialect="duckdb")
     columns = {
         f"{name}_{phase}": f"{what} FILTER (p.phase = '{phase}')"
@@ -55,3 +58,5 @@ FROM c LEFT JOIN parts ON parts.part_trace = c.trace_id AND parts.part_of = c.sp
 ASKED_SQL = """SELECT DISTINCT coalesce(provider, ''), coalesce(response_model, request_model, '')
 FROM touched WHERE operation IS NOT NULL OR outcome IS NOT NULL"""
 """Whose prices are needed."""
+PAIRED_SQL = f"SELECT count(*) FROM touched WHERE name = '{CALL_SPAN}'"
+"""How many calls are in two spans."""

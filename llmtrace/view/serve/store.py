@@ -78,7 +78,7 @@ class Store:
         self._readers = 0
         self._closed = False
         self._prices: dict[tuple[str, str], prices.Price | None] = {}
-        self._calls_sql = ""
+        self._calls_sql: dict[bool, str] = {}
         self._sound = True
         self._last_id = 0
         self._connection = self._open()
@@ -337,10 +337,15 @@ class Store:
         asked = connection.execute(derive.ASKED_SQL).fetchall()
         # Names that never repeat must not make the statement grow for ever.
         unknown = [pair for pair in asked if pair not in self._prices][: _PRICES - len(self._prices)]
-        if unknown or not self._calls_sql:
+        if unknown:
             self._prices.update({(who, model): price for who, model, price in prices.priced(unknown)})
-            self._calls_sql = derive.calls_sql([(*pair, price) for pair, price in self._prices.items()])
-        return self._calls_sql
+            self._calls_sql.clear()
+        ((halves,),) = connection.execute(derive.PAIRED_SQL).fetchall()
+        paired = halves > 0
+        if paired not in self._calls_sql:
+            priced = [(*pair, price) for pair, price in self._prices.items()]
+            self._calls_sql[paired] = derive.calls_sql(priced, paired)
+        return self._calls_sql[paired]
 
     def _count(self, connection: Any) -> None:
         spans, since, until, traces = connection.execute(
