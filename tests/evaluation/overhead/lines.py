@@ -1,8 +1,8 @@
 """Where a concurrent call's work is: the lines of llmtrace that it runs, by package and by function.
 
-``python -m tests.evaluation.overhead.lines STREAMS`` plays so many streams in memory, on a clock of their own. A count of
-lines is the same however busy the machine is, and shows at once what grows with the calls in flight; it says nothing of
-what one line costs.
+``python -m tests.evaluation.overhead.lines STREAMS`` plays so many streams in memory, on a clock of their own. A count
+of lines is the same however busy the machine is, and shows at once what grows with the calls in flight; it says nothing
+of what one line costs.
 """
 
 from __future__ import annotations
