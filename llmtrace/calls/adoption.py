@@ -16,6 +16,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from contextvars import ContextVar
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 from opentelemetry import context as otel
@@ -34,12 +35,14 @@ from llmtrace.providers.declare import Operation, Request
 
 _GENERATING = frozenset(("chat", "text_completion", "generate_content"))
 _MODEL_CALLS = _GENERATING | {"embeddings"}
+_NO_OPERATIONS: frozenset[str] = frozenset()
 _OPENINFERENCE = "openinference.span.kind"
 _OPENINFERENCE_KINDS = {"LLM": _GENERATING, "EMBEDDING": frozenset(("embeddings",))}
 """OpenInference's name for each kind of model call, and the operations that it stands for."""
 _TRACELOOP_TYPE = "llm.request.type"
 _TRACELOOP_TYPES = {"completion": "text_completion", "embedding": "embeddings"}
 """Traceloop's older names for operations, where they are not the conventions'."""
+_TELLING = frozenset((names.OPERATION, _OPENINFERENCE, _TRACELOOP_TYPE))
 _MODELS = (names.REQUEST_MODEL, "llm.model_name", "embedding.model_name")
 """Attributes in which the instrumentations say which model was asked."""
 _MODEL_PREFIXES = "/.:"
@@ -53,6 +56,7 @@ _TRACELOOP_KEY = "suppress_language_model_instrumentation"
 is over, so by itself it says nothing about the call at hand."""
 _W3C = TraceContextTextMapPropagator()
 
+_NOTHING: Mapping[str, Any] = {}
 _MOST = 4096
 
 
@@ -243,18 +247,20 @@ def _span_of_run(operation: Operation, request: Request) -> Span | None:
 def _attributes(span: Span) -> Mapping[str, Any]:
     """What ``span`` shows of itself; nothing where it does not."""
     attributes = getattr(span, "attributes", None)
-    return attributes if isinstance(attributes, Mapping) else {}
+    return attributes if type(attributes) is MappingProxyType or isinstance(attributes, Mapping) else _NOTHING
 
 
 def _operations(attributes: Mapping[str, Any]) -> frozenset[str]:
     """The operations that a span may stand for; none where it is not one call of a model (an agent, a tool, a task)."""
+    if not attributes or _TELLING.isdisjoint(attributes):  # in one pass: each look into an SDK's span takes its lock
+        return _NO_OPERATIONS
     operation = attributes.get(names.OPERATION)
     if operation is None and _OPENINFERENCE in attributes:
-        return _OPENINFERENCE_KINDS.get(attributes[_OPENINFERENCE], frozenset())
+        return _OPENINFERENCE_KINDS.get(attributes[_OPENINFERENCE], _NO_OPERATIONS)
     if operation is None:
         operation = attributes.get(_TRACELOOP_TYPE)
         operation = _TRACELOOP_TYPES.get(str(operation), operation)
-    return frozenset((operation,)) if operation in _MODEL_CALLS else frozenset()
+    return frozenset((operation,)) if operation in _MODEL_CALLS else _NO_OPERATIONS
 
 
 def _same_model(attributes: Mapping[str, Any], known: Sequence[str], asked: str | None) -> bool:

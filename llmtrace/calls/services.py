@@ -36,7 +36,9 @@ class Telemetry:
 
     def tracer(self) -> trace_api.Tracer:
         """The tracer of the provider in force."""
-        provider = self._tracer_provider or trace_api.get_tracer_provider()
+        provider = self._tracer_provider
+        if provider is None:
+            provider = trace_api.get_tracer_provider()
         known = self._tracer
         if known is None or known[0] is not provider:
             known = self._tracer = (provider, provider.get_tracer("llmtrace", VERSION))
@@ -53,7 +55,9 @@ class Telemetry:
         """The instruments, None while no MeterProvider is set up."""
         if not self._settings.metrics:
             return None
-        provider = self._meter_provider or metrics_api.get_meter_provider()
+        provider = self._meter_provider
+        if provider is None:
+            provider = metrics_api.get_meter_provider()
         known = self._meters
         if known is None or known[0] is not provider:
             if is_idle(provider):

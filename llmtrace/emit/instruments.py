@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from opentelemetry.context import Context
-from opentelemetry.metrics import Counter, Histogram, Meter
+from opentelemetry.metrics import Histogram, Meter
 
 from llmtrace.emit import names
 from llmtrace.emit.measurements import Measurements, Series
@@ -43,13 +43,26 @@ def by_modality(total: int, told: Mapping[str, int] | None) -> list[tuple[str, i
     return [*divided, (_UNKNOWN, rest)] if rest or not divided else divided
 
 
+class _Spent:
+    """A counter of tokens, by modality."""
+
+    def __init__(self, meter: Meter, name: str, description: str) -> None:
+        self._name = name
+        self._counter = meter.create_counter(name, unit="{token}", description=description)
+
+    def add(self, total: int, told: Mapping[str, int] | None, series: Series, context: Context | None) -> None:
+        """Count ``total`` tokens. A 0 makes the counter known; one that is known does not change by it."""
+        if not total and self._name in series.counted:
+            return
+        series.counted.add(self._name)
+        for modality, tokens in by_modality(total, told):
+            self._counter.add(tokens, series.refined.plus((names.TOKEN_MODALITY, modality)), context=context)
+
+
 class _V010:
     """The client metrics of semantic-conventions-genai v0.1.0."""
 
     def __init__(self, meter: Meter) -> None:
-        def usage(name: str, description: str) -> Counter:
-            return meter.create_counter(name, unit="{token}", description=description)
-
         seconds, tokens = "s", "{token}"
         self._duration = histogram(meter, names.M_DURATION, seconds, "GenAI client inference operation duration.")
         self._to_first_chunk = histogram(
@@ -58,17 +71,19 @@ class _V010:
         self._per_chunk = histogram(
             meter, names.M_TIME_PER_CHUNK, seconds, "Time from one chunk of the stream to the next."
         )
-        self._input = usage(names.M_INPUT_USAGE, "The number of input (prompt) tokens used, including cached tokens.")
-        self._output = usage(
-            names.M_OUTPUT_USAGE, "The number of output (completion) tokens used, including reasoning tokens."
+        self._input = _Spent(
+            meter, names.M_INPUT_USAGE, "The number of input (prompt) tokens used, including cached tokens."
         )
-        self._cache_read = usage(
-            names.M_CACHE_READ_USAGE, "The number of input tokens served from a provider-managed cache."
+        self._output = _Spent(
+            meter, names.M_OUTPUT_USAGE, "The number of output (completion) tokens used, including reasoning tokens."
         )
-        self._cache_write = usage(
-            names.M_CACHE_WRITE_USAGE, "The number of input tokens written to a provider-managed cache."
+        self._cache_read = _Spent(
+            meter, names.M_CACHE_READ_USAGE, "The number of input tokens served from a provider-managed cache."
         )
-        self._reasoning = usage(names.M_REASONING_USAGE, "The number of output tokens used for reasoning.")
+        self._cache_write = _Spent(
+            meter, names.M_CACHE_WRITE_USAGE, "The number of input tokens written to a provider-managed cache."
+        )
+        self._reasoning = _Spent(meter, names.M_REASONING_USAGE, "The number of output tokens used for reasoning.")
         self._input_per_call = histogram(
             meter, names.M_INPUT_TOKENS, tokens, "The number of input (prompt) tokens used per inference operation."
         )
@@ -103,18 +118,19 @@ class _V010:
         self._duration.record(measurements.duration, ended, context=context)
         if measurements.time_to_first_chunk is not None:
             self._to_first_chunk.record(measurements.time_to_first_chunk, series.base.own, context=context)
+        record, base = self._per_chunk.record, series.base.own
         for gap in measurements.gaps:
-            self._per_chunk.record(gap, series.base.own, context=context)
+            record(gap, base, context=context)
         # The conventions want a value for each call, 0 where no usage came: no sum changes by it.
-        self._spend(self._input, usage.input_tokens or 0, usage.input_by_modality, series, context)
-        self._spend(self._output, usage.output_tokens or 0, usage.output_by_modality, series, context)
+        self._input.add(usage.input_tokens or 0, usage.input_by_modality, series, context)
+        self._output.add(usage.output_tokens or 0, usage.output_by_modality, series, context)
         # Where a provider does not count these there is no value: a 0 would say that it did, and found none.
         if usage.cached_tokens is not None:
-            self._spend(self._cache_read, usage.cached_tokens, usage.cached_by_modality, series, context)
+            self._cache_read.add(usage.cached_tokens, usage.cached_by_modality, series, context)
         if usage.cache_write_tokens is not None:
-            self._spend(self._cache_write, usage.cache_write_tokens, None, series, context)
+            self._cache_write.add(usage.cache_write_tokens, None, series, context)
         if usage.reasoning_tokens is not None:
-            self._spend(self._reasoning, usage.reasoning_tokens, None, series, context)
+            self._reasoning.add(usage.reasoning_tokens, None, series, context)
         # The distributions hold what was told. Of a call that failed before anything of an answer came, that is 0, and
         # ``error.type`` sets it apart. Any other call without usage spent tokens that nobody counted: no value at all.
         uncounted = 0 if measurements.failure is not None and measurements.time_to_first_chunk is None else None
@@ -125,13 +141,6 @@ class _V010:
             tokens = uncounted if told is None else told
             if tokens is not None:
                 distribution.record(tokens, ended, context=context)
-
-    @staticmethod
-    def _spend(
-        counter: Counter, total: int, told: Mapping[str, int] | None, series: Series, context: Context | None
-    ) -> None:
-        for modality, tokens in by_modality(total, told):
-            counter.add(tokens, series.refined.plus((names.TOKEN_MODALITY, modality)), context=context)
 
 
 class _V141:

@@ -87,7 +87,7 @@ class Kind(NamedTuple):
 class Series:
     """The attribute sets of one kind of call."""
 
-    __slots__ = ("base", "refined")
+    __slots__ = ("base", "counted", "refined")
 
     def __init__(self, kind: Kind) -> None:
         told = {
@@ -102,3 +102,5 @@ class Series:
         self.base = AttributeSets(own)
         self.refined = AttributeSets({**own, **dict(kind.refinements)}) if kind.refinements else self.base
         """With the attributes that only this provider's metrics have."""
+        self.counted: set[str] = set()
+        """The counters that have a value of this kind of call."""

@@ -143,7 +143,7 @@ def _leave_sigterm() -> None:
 
 
 def _hook_signal(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """``signal.signal``: asked for SIGTERM's default, it sets our handler; of ours it tells as of the default."""
+    """``signal.signal``: asked for SIGTERM's default, it sets our handler; finding that, it tells of the default."""
     asked = dict(zip(("signalnum", "handler"), args, strict=False)) | kwargs
     if asked.get("signalnum") == signal.SIGTERM and asked.get("handler") == signal.SIG_DFL:
         return _as_told(wrapped(signal.SIGTERM, _on_sigterm))

@@ -46,16 +46,17 @@ def describe(
                 phase.time_saved = estimate.per_token * phase.tokens
         elif phase.name == UNATTRIBUTED and phase.admission is not None:
             phase.admission = min(phase.admission, phase.duration)
-        _sides(phase)
+        if phase.uncertainty is not None:
+            _sides(phase, phase.uncertainty)
 
 
-def _sides(phase: Phase) -> None:
+def _sides(phase: Phase, half: float) -> None:
     """No phase can have been shorter than nothing: the lower side of its interval ends there."""
-    if phase.uncertainty is None:
-        return
-    low = phase.uncertainty if phase.uncertainty_low is None else phase.uncertainty_low
-    high = phase.uncertainty if phase.uncertainty_high is None else phase.uncertainty_high
-    low = min(low, phase.duration)
+    low = half if phase.uncertainty_low is None else phase.uncertainty_low
+    high = half if phase.uncertainty_high is None else phase.uncertainty_high
+    if low > (length := phase.duration):
+        low = length
+    phase.uncertainty = max(low, high)
     phase.uncertainty_low, phase.uncertainty_high = (None, None) if low == high else (low, high)
 
 

@@ -34,6 +34,24 @@ def falling(start: int, moments: Sequence[int], end: int) -> list[int]:
     strictly from ``start`` over all of them, wherever such shifts allow it.
 
     Moments at ``start`` or ``end`` stay there, equal moments stay equal, different ones different.
+    """
+    # Nearly always there is so much time between them that each can simply go back to the next part in the row.
+    moved: list[int] = []
+    before = placed = start
+    below = start % _MICROSECOND
+    for moment in moments:
+        if moment != before:
+            below -= 1
+            at = moment - (moment - below) % _MICROSECOND
+            if at <= placed or below < 0 or moment >= end:
+                return _falling_crowded(start, moments, end)
+            before, placed = moment, at
+        moved.append(placed)
+    return moved
+
+
+def _falling_crowded(start: int, moments: Sequence[int], end: int) -> list[int]:
+    """The same where moments lie close to each other or to an end.
 
     Each goes into the earliest microsecond that it can reach after the one before it, and there as late as it can: that
     leaves the most room to those that follow, in time and below the microsecond, so no other choice goes further.
@@ -71,10 +89,13 @@ def stagger_phases(phases: Sequence[Phase]) -> None:
     """Move the starts of a call's ``phases``, which touch, and of what is inside them."""
     if not phases:
         return
-    start, end = phases[0].start, phases[-1].end
-    starts = falling(start, [phase.start for phase in phases[1:]], end)
-    for phase, begin, stop in zip(phases, [start, *starts], [*starts, end], strict=True):
-        phase.start, phase.end = begin, stop
+    before = phases[0]
+    for phase, start in zip(
+        phases[1:], falling(before.start, [p.start for p in phases[1:]], phases[-1].end), strict=True
+    ):
+        before.end = phase.start = start
+        before = phase
+    for phase in phases:
         if phase.parts:
             stagger_parts(phase)
 

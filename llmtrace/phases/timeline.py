@@ -189,8 +189,7 @@ def _outside(plan: _Plan, seen: Observation, wire: Wire, room: float) -> float:
         plan.add(NETWORK, length, CLIENT)
         plan.unsure(wire.low, wire.high)
         room -= length
-    spent = plausible_gateway(seen)
-    if spent is not None:
+    if seen.gateway is not None and (spent := plausible_gateway(seen)) is not None:
         length = min(spent, room)
         plan.add(GATEWAY, length, SERVER)
         room -= length

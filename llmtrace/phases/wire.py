@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from llmtrace.phases.observation import Observation
 
 _MOST_TLS_TRIPS = 2
 """Round trips of a TLS handshake at most: one in TLS 1.3 (RFC 8446, figure 1), two in TLS 1.2 (RFC 5246, figure 1)."""
+_LONGEST_TRIP_S = 3600.0
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -36,46 +36,45 @@ def wire_of(seen: Observation) -> Wire:
     take at least are surely the wire's. A step that never ended was waiting for the wire. The round trip is the
     shortest that the kernel saw on this connection: this call's may have been longer, by half of it.
     """
-    wire = Wire()
+    wire, sent = Wire(), seen.sent
     trip = seen.rtt
-    if (trip is not None and not (math.isfinite(trip) and trip >= 0)) or seen.never_asked:
+    if trip is not None and not 0 <= trip <= _LONGEST_TRIP_S:
         trip = None
-    connect = _between(seen, seen.connect_start, seen.connect_end)
-    tls = _between(seen, seen.tls_start, seen.tls_end)
-    out = _between(seen, seen.sending, seen.sent)
-    waiting = _never_ended(seen)
-    steps = [step for step in (connect, tls, out, waiting) if step is not None]
-    taken = sum(steps)
-    if seen.sent is not None:
-        wire.before = max(0.0, _since(seen, seen.sent) - taken)
-    if trip is None and not steps:
-        return wire
-    sure = waiting or 0.0
+    connect = tls = out = sure = None
+    if seen.connect_start is not None:
+        connect = _between(seen, seen.connect_start, seen.connect_end)
+    if seen.tls_start is not None:
+        tls = _between(seen, seen.tls_start, seen.tls_end)
+    if seen.sending is not None:
+        out = _between(seen, seen.sending, sent)
+    if sent is None and seen.never_asked:
+        trip, sure = None, _never_ended(seen)
+    taken = (connect or 0.0) + (tls or 0.0) + (out or 0.0) + (sure or 0.0)
+    if sent is not None:
+        wire.before = max(0.0, (min(max(sent, seen.start), seen.end) - seen.start) / 1e9 - taken)
+    if trip is None:
+        if connect is None and tls is None and out is None and sure is None:
+            return wire
+        trip = 0.0
     if trip:
-        sure += trip
-        sure += 0.0 if connect is None else min(connect, trip)
-        sure += 0.0 if tls is None else trip * min(_MOST_TLS_TRIPS, tls // trip)
-    wire.round_trip = trip or 0.0
-    wire.length = taken + wire.round_trip
-    wire.low, wire.high = max(0.0, wire.length - sure), wire.round_trip / 2
+        sure = trip if connect is None else trip + min(connect, trip)
+        if tls is not None:
+            sure += trip * min(_MOST_TLS_TRIPS, tls // trip)
+    wire.round_trip = trip
+    wire.length = taken + trip
+    wire.low, wire.high = max(0.0, wire.length - (sure or 0.0)), trip / 2
     return wire
 
 
-def _since(seen: Observation, moment: int) -> float:
-    return (min(max(moment, seen.start), seen.end) - seen.start) / 1e9
-
-
-def _between(seen: Observation, start: int | None, end: int | None) -> float | None:
-    """Seconds from ``start`` to ``end`` within the call. None: not seen."""
-    if start is None or end is None:
+def _between(seen: Observation, start: int, end: int | None) -> float | None:
+    """Seconds from ``start`` to ``end``, as far as they lie within the call. None: it did not end."""
+    if end is None:
         return None
-    return max(0.0, _since(seen, end) - _since(seen, start))
+    return max(0, min(end, seen.end) - max(start, seen.start)) / 1e9
 
 
 def _never_ended(seen: Observation) -> float | None:
     """Seconds from the begin of the last step to the call's end, where the call ended in it; else None."""
-    if not seen.never_asked:
-        return None
     for start, end in (
         (seen.sending, seen.sent),
         (seen.tls_start, seen.tls_end),

@@ -424,6 +424,15 @@ def test_no_usage(failure: str | None, first_chunk: float | None) -> None:
         assert found == ([(0, failure)] if nothing_came else [])
 
 
+def test_a_counter_is_known_from_its_first_zero_on() -> None:
+    reader = InMemoryMetricReader()
+    meters = Meters(sdk.MeterProvider([reader]), "0")
+    for cached, total in ((0, 0), (0, 0), (7, 7), (0, 7)):
+        meters.record(call(usage=Usage(input_tokens=10, cached_tokens=cached)))
+        assert labelled(reader, names.M_CACHE_READ_USAGE, "gen_ai.token.modality") == {"unknown": total}
+    assert labelled(reader, names.M_INPUT_USAGE, "gen_ai.token.modality") == {"unknown": 40}
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     st.lists(

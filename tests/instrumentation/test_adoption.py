@@ -122,7 +122,7 @@ def assert_adopted(spans: Spans, span: ReadableSpan, outcome: str = "completed",
 
 
 def counted(metrics: Metrics) -> int:
-    return sum(point.count for point in metrics.points("gen_ai.client.operation.duration"))
+    return sum(point.count for point in metrics.points("gen_ai.client.inference.duration"))
 
 
 # ---- B4 -------------------------------------------------------------------------------------------------------------

@@ -166,7 +166,7 @@ for title, (go, runs, others) in SCENARIOS.items():
         for span in spans.finished()
     ]
     shown.append({"case": title, "runs": runs, "others": others, "spans": seen})
-points = metrics.points("gen_ai.client.operation.duration")
+points = [each for kind in ("inference", "embeddings") for each in metrics.points(f"gen_ai.client.{kind}.duration")]
 print(json.dumps({"cases": shown, "calls": sum(point.count for point in points)}))
 llmtrace.uninstrument()
 assert type(CallbackManager.on_chat_model_start).__name__ == "function"

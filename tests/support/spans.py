@@ -218,7 +218,7 @@ def _assert_phases(spans: Spans, parent: ReadableSpan) -> None:
         assert (low is None) == (high is None)
         if low is not None and high is not None:
             assert 0 <= low <= seconds(phase) + 1e-9
-            assert max(low, high) <= attrs["llmtrace.phase.uncertainty"] + 2e-6
+            assert max(low, high) == attrs["llmtrace.phase.uncertainty"]
         elif "llmtrace.phase.uncertainty" in attrs:
             assert 0 <= attrs["llmtrace.phase.uncertainty"] <= seconds(phase) + 1e-9
         parts = spans.children(phase)
