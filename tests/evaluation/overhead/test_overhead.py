@@ -23,7 +23,7 @@ from tests.evaluation.common.pages import read_section
 from tests.evaluation.common.places import DOCS, ROOT
 from tests.evaluation.common.tables import Table
 from tests.evaluation.overhead import __main__ as bench
-from tests.evaluation.overhead import concurrency, inmemory, replay, results
+from tests.evaluation.overhead import concurrency, inmemory, lines, replay, results
 from tests.evaluation.overhead.concurrency import Cell
 from tests.evaluation.overhead.conversations import LONGEST, SHORTEST, Asker, tokens_of
 from tests.evaluation.overhead.figures import call, slope
@@ -130,6 +130,16 @@ def test_what_is_counted_is_what_the_tables_say(mode: str, results_of: list[Resu
         assert sinks.dropper.spans == 2 * 6, "the call and its five phases"
     counted = inmemory.records(sinks.collect())
     assert (counted > 0) is (mode == inmemory.ALL_PHASES)
+
+
+def test_lines_are_counted_by_function(results_of: list[Result]) -> None:
+    inmemory.switched_on(inmemory.ALL_PHASES)
+    counted = lines.count(5)
+    assert len(results_of) == 5 * (1 + 150 // 5 + 1)
+    assert counted["observe/stream.py:asplice"] > 5, "a line or more for each chunk"
+    packages, functions = lines.tables(counted)
+    assert {"providers", "calls", "estimate"} <= {name for name, _ in packages.rows}
+    assert len(functions.rows) == lines.SHOWN
 
 
 def samples(bare: float, added: float, per_chunk: float = 0.0, rounds: int = 6) -> Samples:
