@@ -10,7 +10,7 @@ help:
 	@echo "make demo    run the demo: a real model, a real client, every phase shown"
 	@echo "make test    run the tests"
 	@echo "make check   lint, types and the import rules"
-	@echo "make bench   measure the overhead against the bare client and the peers"
+	@echo "make bench   what tracing costs, row by row (docs/benchmarks.md); ARGS=\"concurrency\" for one of them"
 	@echo "make matrix  every client in its oldest and newest version, in environments of their own"
 	@echo "make suites  the clients' own test suites, bare and with llmtrace on (docs/suites.md)"
 	@echo "make trees   the span trees of docs/providers, made anew"
@@ -18,7 +18,10 @@ help:
 	@echo "make load    64 streams on the reference server for two minutes (docs/reference-runner.md)"
 	@echo "make accuracy  how right the phases are, against engines that know (docs/accuracy.md)"
 	@echo "make diagnose-eval  how right the diagnosis is, into docs/diagnosis.md"
+	@echo "make figures  the notes under the figures in docs: on which commit, and whether the code has changed since"
+	@echo "make sdist   build the source distribution, unpack it and collect its tests"
 	@echo "make e2e     other people's engines and a trace viewer: heavy installs (docs/engines.md)"
+	@echo "make ends    how the last spans of a process fare, by how it ends (docs/process-ends.md)"
 	@echo "make browser the page of llmtrace view in a real Chromium: every page and state (docs/view.md)"
 	@echo "make pictures  the pictures of the demo and of the viewer in README and docs, taken anew: needs Chromium"
 	@echo "make spark   the reports on PySpark against DuckDB: needs Java, a large package"
@@ -42,10 +45,10 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+	$(BIN)/python -m tests.evaluation.common.freshness --check
 
 bench: $(STAMP)
-	$(BIN)/python -m bench $(ARGS)
-	$(BIN)/python -m bench.clients
+	$(BIN)/python -m tests.evaluation.overhead $(ARGS)
 
 matrix: $(STAMP)
 	$(BIN)/python -m pip install --quiet "nox[uv]"
@@ -61,21 +64,37 @@ trees: $(STAMP)  # the span trees of docs/providers, by real clients and a local
 
 .PHONY: gpu
 gpu: $(STAMP)
-	$(BIN)/python -m bench.gpu $(ARGS)
+	$(BIN)/python -m tests.evaluation.gpu $(ARGS)
 
 accuracy: $(STAMP)
-	$(BIN)/python -m accuracy $(ARGS)
+	$(BIN)/python -m tests.evaluation.phases $(ARGS)
 
 .PHONY: load
 load: $(STAMP)  # 64 streams on the reference server for two minutes, both sides' accounts compared
 	$(BIN)/python -m tests.reference.load $(ARGS)
 
 diagnose-eval: $(STAMP)
-	$(BIN)/python -m diagnose_eval $(ARGS)
+	$(BIN)/python -m tests.evaluation.diagnosis $(ARGS)
+
+.PHONY: figures
+figures: $(STAMP)  # ARGS="--measured docs/view.md": its figures, copied by hand, were taken just now
+	$(BIN)/python -m tests.evaluation.common.freshness $(ARGS)
+
+.PHONY: sdist
+sdist: $(STAMP)
+	$(BIN)/python -m pip install --quiet build
+	rm -rf dist/sdist && mkdir -p dist/sdist
+	$(BIN)/python -m build --sdist --outdir dist/sdist
+	tar -xzf dist/sdist/*.tar.gz -C dist/sdist --strip-components=1
+	cd dist/sdist && PYTHONPATH=. $(CURDIR)/$(BIN)/python -m pytest --collect-only -q >collected.txt || (tail collected.txt; false)
 
 e2e: $(STAMP)
 	tests/e2e/setup.sh
 	LLMTRACE_E2E=1 $(BIN)/python -m pytest tests/e2e $(ARGS)
+
+.PHONY: ends
+ends: $(STAMP)  # installs Celery, gunicorn and uvicorn into .venvs/ends; ARGS="python3.10 python3.13" takes these too
+	$(BIN)/python -m tests.support.ends $(ARGS)
 
 BROWSER := .venvs/browser/.installed
 

@@ -89,8 +89,10 @@ OTHERS = {
     # It needs httpx and does not ask for it, and this version of what it does ask for.
     "openai-v2": ["opentelemetry-instrumentation-openai-v2", "httpx", "opentelemetry-util-genai==0.4b0"],
     "genai-openai": ["opentelemetry-instrumentation-genai-openai"],
+    "traceloop-langchain": ["opentelemetry-instrumentation-langchain", "langchain-openai"],
+    "openinference-langchain": ["openinference-instrumentation-langchain", "langchain-openai"],
 }
-"""Other instrumentations of the OpenAI client; not all of them can be installed together."""
+"""Other instrumentations of the OpenAI client, and of LangChain above it; not all of them can be installed together."""
 
 
 @nox.session
@@ -98,8 +100,10 @@ OTHERS = {
 def beside(session: nox.Session, other: str) -> None:
     """Beside another instrumentation, whichever was switched on first."""
     _install(session, "openai", *OTHERS[other])
-    name = f"openai beside {other}"
-    _test(session, name, ["openai", OTHERS[other][0]], "tests/instrumentation/test_beside.py", "-k", other)
+    above = "langchain-openai" in OTHERS[other]
+    path = f"tests/instrumentation/test_beside{'_langchain' if above else ''}.py"
+    shown = [*OTHERS[other][:1], *(["langchain-core"] if above else [])]
+    _test(session, f"openai beside {other}", ["openai", *shown], path, "-k", other)
 
 
 OTEL = [("3.10", "oldest"), ("3.13", "newest")]

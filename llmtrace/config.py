@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from llmtrace.conventions import SEMCONVS, V0_1_0
 from llmtrace.errors import LlmtraceError
 
 _log = logging.getLogger("llmtrace")
@@ -34,12 +35,12 @@ class Settings:
     """Ask for usage in streams (``stream_options.include_usage``): the one setting that changes a request."""
     metrics: bool = True
     """Record metrics where a MeterProvider is set up."""
+    semconv: str = V0_1_0
+    """Version of the GenAI conventions whose metrics are recorded: v0.1.0, or v1.41 for the names of before it."""
     parent: str = "auto"
     """Whose GenAI span the phases go under: auto (another instrumentation's if it is there), own, existing."""
     diagnosis: bool = True
     """Name the causes of slow or odd calls."""
-    span_attributes: int = 24
-    """Most attributes on a call's own span; what is beyond them goes into one event on it, least needed first."""
     min_calls: int = 30
     """Calls on a route before queue and prefill are estimated."""
     min_spread: float = 4.0
@@ -48,6 +49,8 @@ class Settings:
     """File in which processes share what they learned of each route for estimating (tokens and seconds, no text)."""
     baseline_prior: str = ""
     """JSON file that says what the hardware needs at least: ``{"seconds_per_prefill_token": ...}``."""
+    flush_on_sigterm: bool = False
+    """On a SIGTERM that nobody handles: end open calls and flush, for a few seconds at most, then let it end us."""
     tokenizer: Callable[[str], int] | None = None
     """Counts a text's tokens, for the times between tokens of streams whose chunks do not say how many they hold."""
 
@@ -132,15 +135,25 @@ _PARSERS: Mapping[str, Callable[[Any], Any]] = {
     "propagate": _one_of(_PROPAGATE_MODES),
     "request_usage": _boolean,
     "metrics": _boolean,
+    "semconv": _one_of(SEMCONVS),
     "parent": _one_of(_PARENT_MODES),
     "diagnosis": _boolean,
-    "span_attributes": _at_least(int, 1),
     "min_calls": _at_least(int, 2),
     "min_spread": _at_least(float, 1),
     "baseline_path": _file,
     "baseline_prior": _file,
+    "flush_on_sigterm": _boolean,
     "tokenizer": _function,
 }
+
+_DISABLED_ENV = "OTEL_SDK_DISABLED"
+
+
+def is_disabled(environ: Mapping[str, str] | None = None) -> bool:
+    """Whether OpenTelemetry is switched off for this process: then nothing is patched, recorded or kept."""
+    environ = os.environ if environ is None else environ
+    return environ.get(_DISABLED_ENV, "").strip().lower() == "true"
+
 
 known_settings: tuple[str, ...] = tuple(field.name for field in fields(Settings))
 environment_names: Mapping[str, str] = {

@@ -85,13 +85,14 @@ def traces(title: str, query: str, about: str) -> Panel:
 
 
 PHASES = "llmtrace_phase_duration_seconds"
-PER_CALL = f"scalar(sum(rate(gen_ai_client_operation_duration_seconds_count{{{CHOSEN}}}{WINDOW})))"
+DURATION = "gen_ai_client_inference_duration_seconds"
+SPENT = "gen_ai_client_inference_usage"
+"""Counters of tokens begin so; each has a series for every modality that the provider tells, else for `unknown`."""
+GENERATING = f'{CHOSEN}, gen_ai_operation_name=~"chat|generate_content|text_completion"'
+"""Of metrics that embeddings have as well: the calls that inference's own metrics are of."""
+PER_CALL = f"scalar(sum(rate({DURATION}_count{{{CHOSEN}}}{WINDOW})))"
 PREFILL = f"sum by ({ROUTE}) (rate({PHASES}_sum{{{phase('prefill')}}}{WINDOW}))"
-INPUT = (
-    f"sum by ({ROUTE}) "
-    f'(rate(gen_ai_client_token_usage_sum{{{CHOSEN}, gen_ai_operation_name!="embeddings", '
-    f'gen_ai_token_type="input"}}{WINDOW}))'
-)
+INPUT = f"sum by ({ROUTE}) (rate({SPENT}_input_tokens_total{{{CHOSEN}}}{WINDOW}))"
 
 
 def calls_named(name: str, more: str = "") -> str:
@@ -106,7 +107,7 @@ LATENCY = [
     panel(
         "Phases of a mean call",
         promql(
-            (f"sum by (llmtrace_phase) (rate({PHASES}_sum{{{CHOSEN}}}{WINDOW})) / {PER_CALL}", "{{llmtrace_phase}}")
+            (f"sum by (llmtrace_phase) (rate({PHASES}_sum{{{GENERATING}}}{WINDOW})) / {PER_CALL}", "{{llmtrace_phase}}")
         ),
         "s",
         "Seconds of each phase per call, stacked: together they are the mean call. Choose one model to see one route.",
@@ -118,7 +119,7 @@ LATENCY = [
         promql(
             *(
                 (
-                    quantile(q, "gen_ai_client_operation_time_to_first_chunk_seconds", CHOSEN, ROUTE),
+                    quantile(q, "gen_ai_client_inference_time_to_first_chunk_seconds", CHOSEN, ROUTE),
                     f"p{q * 100:g} {LEGEND}",
                 )
                 for q in (0.5, 0.99)
@@ -131,7 +132,7 @@ LATENCY = [
         "What the first token waited for",
         promql(
             (
-                f'sum by (llmtrace_phase) (rate({PHASES}_sum{{{CHOSEN}, llmtrace_phase!~"decode|opaque"}}{WINDOW}))'
+                f'sum by (llmtrace_phase) (rate({PHASES}_sum{{{GENERATING}, llmtrace_phase!~"decode|opaque"}}{WINDOW}))'
                 f" / {PER_CALL}",
                 "{{llmtrace_phase}}",
             )
@@ -160,7 +161,7 @@ LATENCY = [
         promql(
             *(
                 (
-                    quantile(q, "gen_ai_client_operation_time_per_output_chunk_seconds", CHOSEN, ROUTE),
+                    quantile(q, "gen_ai_client_inference_time_per_output_chunk_seconds", CHOSEN, ROUTE),
                     f"p{q * 100:g} {LEGEND}",
                 )
                 for q in (0.5, 0.99)
@@ -171,7 +172,7 @@ LATENCY = [
     ),
     panel(
         "Time between chunks, mean",
-        promql((mean("gen_ai_client_operation_time_per_output_chunk_seconds", CHOSEN, ROUTE), LEGEND)),
+        promql((mean("gen_ai_client_inference_time_per_output_chunk_seconds", CHOSEN, ROUTE), LEGEND)),
         "s",
         "The mean is exact whatever the buckets.",
     ),
@@ -238,19 +239,12 @@ CAUSES = [
     ),
     panel(
         "Prompt tokens, and those of them that were cached",
-        traceql(
-            '{ span.gen_ai.usage.input_tokens > 0 && resource.service.name =~ "$service" }'
-            " | sum_over_time(span.gen_ai.usage.input_tokens) by (resource.service.name)"
-        )
-        + [
-            target | {"refId": "B"}
-            for target in traceql(
-                '{ span.gen_ai.usage.cache_read.input_tokens > 0 && resource.service.name =~ "$service" }'
-                " | sum_over_time(span.gen_ai.usage.cache_read.input_tokens) by (resource.service.name)"
-            )
-        ],
+        promql(
+            (f"sum(rate({SPENT}_input_tokens_total{{{CHOSEN}}}{WINDOW}))", "prompt tokens"),
+            (f"sum(rate({SPENT}_cache_read_input_tokens_total{{{CHOSEN}}}{WINDOW}))", "of them cached"),
+        ),
         "short",
-        f"The lower line over the upper one is the hit rate by tokens. {KEPT}",
+        "Tokens a second. The lower line over the upper one is the hit rate by tokens, where providers count both.",
     ),
     panel(
         "Time saved by cache hits",
@@ -342,7 +336,6 @@ def dashboard(uid: str, title: str, panels: list[Panel]) -> Panel:
         each["id"] = i
         each["gridPos"] |= {"x": x, "y": y}
         x += each["gridPos"]["w"]
-    duration = "gen_ai_client_operation_duration_seconds_count"
     return {
         "uid": uid,
         "title": title,
@@ -353,8 +346,8 @@ def dashboard(uid: str, title: str, panels: list[Panel]) -> Panel:
         "time": {"from": "now-1h", "to": "now"},
         "templating": {
             "list": [
-                variable("service", f"label_values({duration}, job)"),
-                variable("model", f"label_values({duration}, gen_ai_request_model)"),
+                variable("service", f"label_values({DURATION}_count, job)"),
+                variable("model", f"label_values({DURATION}_count, gen_ai_request_model)"),
             ]
         },
         "panels": panels,
@@ -369,7 +362,7 @@ def alert(name: str, expr: str, wait: str, summary: str, what: str) -> Panel:
 
 def prefill_per_token(window: str) -> str:
     """Seconds of prefill per prompt token, by route."""
-    tokens = f'gen_ai_client_token_usage_sum{{gen_ai_operation_name!="embeddings", gen_ai_token_type="input"}}{window}'
+    tokens = f"{SPENT}_input_tokens_total{window}"
     prefill = f'{PHASES}_sum{{llmtrace_phase="prefill"}}{window}'
     return f"sum by ({ROUTE}) (rate({prefill})) / sum by ({ROUTE}) (rate({tokens}))"
 

@@ -7,10 +7,11 @@ from functools import cached_property
 from itertools import count
 from typing import Any
 
-from llmtrace.analyze import tables
-from llmtrace.analyze.expressions import first
+from llmtrace.analyze import contract, tables
+from llmtrace.analyze.expressions import first, when
 from llmtrace.analyze.load import Stats, Traces
 from llmtrace.errors import LlmtraceError
+from llmtrace.phases.model import NETWORK
 from llmtrace.tasks import prices
 
 _numbers = count()
@@ -23,6 +24,11 @@ class Book:
         self.spans = traces.table
         self._connection = traces.connection
         self.stats: Stats = traces.stats
+
+    @property
+    def mixed(self) -> bool:
+        """Whether calls of schema version 1 stand beside later ones."""
+        return contract.are_mixed(self.stats.versions)
 
     @cached_property
     def calls(self) -> Any:
@@ -38,11 +44,17 @@ class Book:
 
     @cached_property
     def phases(self) -> Any:
-        """The phase spans of the calls, each with its call's route; held by the engine."""
+        """The phases of the calls, each with its call's route; held by the engine.
+
+        Where versions are ``mixed``, network and unattributed are one (``contract.OVERHEAD``).
+        """
         calls = self.calls.select(call_trace="trace_id", call_span="span_id", route="route")
         phases = tables.owned_phases(self.spans)
-        joined = phases.inner_join(calls, [("trace_id", "call_trace"), ("owner", "call_span")])
-        return self.hold(joined.select("route", "phase", "source", "seconds", "phase_tokens", "time_saved"))
+        phases = phases.inner_join(calls, [("trace_id", "call_trace"), ("owner", "call_span")])
+        if self.mixed:
+            phases = _overhead_as_one(phases)
+        columns = ("route", "phase", "source", "seconds", "phase_tokens", "merged_because", "merged_detail")
+        return self.hold(phases.select(*columns))
 
     @cached_property
     def _prices(self) -> list[prices.Priced]:
@@ -74,3 +86,16 @@ class Book:
             column = table[name].cast("float64")
             found[name] = np.asarray(column.to_numpy(zero_copy_only=False), dtype=float)
         return found
+
+
+def _overhead_as_one(phases: Any) -> Any:
+    one = phases.phase.isin((NETWORK, contract.UNATTRIBUTED))
+    named = phases.mutate(own=phases.phase, phase=when(one, contract.OVERHEAD, phases.phase))
+    less_sure = when(named.own == contract.UNATTRIBUTED, named.source)
+    return named.group_by("call_trace", "owner", "route", "phase").agg(
+        source=first(less_sure.max(), named.source.max()),
+        seconds=named.seconds.sum(),
+        phase_tokens=named.phase_tokens.sum(),
+        merged_because=named.merged_because.max(),
+        merged_detail=named.merged_detail.max(),
+    )

@@ -7,9 +7,9 @@ from typing import Any
 
 from llmtrace.analyze import critical, ends
 from llmtrace.analyze.book import Book
+from llmtrace.analyze.contract import OVERHEAD_NOTE, PHASES, are_mixed, figures
 from llmtrace.analyze.differences import Difference, between, mean, quantile
 from llmtrace.analyze.report import Column, Intervals, Report, Section, cell, seconds
-from llmtrace.phases.model import PHASES
 
 _LEAST = 30
 """Calls on a side below which differences are little more than chance; the report says so."""
@@ -21,17 +21,21 @@ def make(before: Book, after: Book, quality: str | None = None) -> Report:
     if quality is not None:
         names.append(quality)
     old, new = before.arrays(before.calls, names), after.arrays(after.calls, names)
+    mixed = are_mixed([*before.stats.versions, *after.stats.versions])
+    spent = {
+        name: (_seconds(old, parts), _seconds(new, parts)) for name, parts in figures(mixed).items()
+    }  # fmt: skip
     phases = {
-        phase: between(old[f"s_{phase}"], new[f"s_{phase}"], mean)
-        for phase in PHASES
-        if old[f"s_{phase}"].any() or new[f"s_{phase}"].any()
+        name: between(seconds_before, seconds_after, mean)
+        for name, (seconds_before, seconds_after) in spent.items()
+        if seconds_before.any() or seconds_after.any()
     }
     whole = between(old["duration"], new["duration"], mean)
     paths = [ends.paths(book) for book in (before, after)]
     report = Report(
         "compare",
         "Before and after",
-        [_phases(phases, whole), _percentiles(old, new), _rest(old, new, quality), _path(paths)],
+        [_phases(phases, whole), _percentiles(old, new), _rest(old, new, quality), _path(paths, mixed)],
         headline=_headline(phases, whole),
         stats=(before.stats, after.stats),
     )
@@ -39,10 +43,17 @@ def make(before: Book, after: Book, quality: str | None = None) -> Report:
     report.notes.append(f"{counts[0]:,} calls before, {counts[1]:,} after; intervals are 95 %, by bootstrap")
     if min(counts) < _LEAST:
         report.notes.append(f"fewer than {_LEAST} calls on a side: most of what differs may be chance")
+    if mixed:
+        report.notes.append(OVERHEAD_NOTE)
     _mix(before, after, report)
     if any(share < 1 for _, share in paths):
         report.notes.append("critical paths are of an even sample of the traces")
     return report
+
+
+def _seconds(calls: dict[str, Any], phases: Sequence[str]) -> Any:
+    """What each call spent in all of ``phases``."""
+    return sum(calls[f"s_{phase}"] for phase in phases)
 
 
 def _phases(phases: dict[str, Difference], whole: Difference) -> Section:
@@ -99,8 +110,8 @@ def _rest(old: dict[str, Any], new: dict[str, Any], quality: str | None) -> Sect
     )  # fmt: skip
 
 
-def _path(paths: Sequence[tuple[list[critical.Path], float]]) -> Section:
-    old, new = (critical.mean(found) for found, _ in paths)
+def _path(paths: Sequence[tuple[list[critical.Path], float]], mixed: bool) -> Section:
+    old, new = (critical.mean(found, figures(mixed)) for found, _ in paths)
     whole = [sum(side.values()) for side in (old, new)]
     rows = [
         [who, old.get(who, 0.0), new.get(who, 0.0), new.get(who, 0.0) - old.get(who, 0.0),

@@ -6,10 +6,11 @@ began, the next one; what no child covers is the span's own. Shares add up to th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from llmtrace.analyze.contract import CALL_SPAN
 from llmtrace.emit import names
 
 RETRY = "retry"
@@ -52,7 +53,7 @@ def label(name: str, phase: Any, step_kind: Any, operation: Any) -> str:
         return RETRY
     if step_kind:
         return str(step_kind)
-    return CALL if operation else APPLICATION
+    return CALL if operation or name == CALL_SPAN else APPLICATION
 
 
 def paths(rows: Iterable[Sequence[Any]]) -> list[Path]:
@@ -101,10 +102,12 @@ def _give(spent: dict[str, int], who: str, length: int) -> None:
         spent[who] = spent.get(who, 0) + length
 
 
-def mean(found: Sequence[Path]) -> dict[str, float]:
-    """Mean seconds on the critical path by label, over all paths."""
+def mean(found: Sequence[Path], figures: Mapping[str, Sequence[str]] | None = None) -> dict[str, float]:
+    """Mean seconds on the critical path by label, over all paths. ``figures``: labels that are one, by its name."""
+    named = {part: name for name, parts in (figures or {}).items() for part in parts}
     sums: dict[str, int] = {}
     for path in found:
         for who, length in path.spent.items():
-            sums[who] = sums.get(who, 0) + length
+            name = named.get(who, who)
+            sums[name] = sums.get(name, 0) + length
     return {who: length / 1e9 / len(found) for who, length in sums.items()} if found else {}

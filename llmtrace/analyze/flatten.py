@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from llmtrace.analyze import jaeger, otlp, whole_span
+from llmtrace.analyze.contract import DETAILS
 from llmtrace.analyze.schema import FIXED, Column
 
 _KINDS = dict(enumerate(otlp.KINDS))
@@ -90,7 +91,7 @@ class Flattener:
 
     def _regular(self, document: Any) -> None:
         """The rows of a document in the encoding's own words; raises one of ``_ODD`` where it is not in them."""
-        rows, places, sparse = self._rows, self._places, self._sparse
+        rows = self._rows
         for resource in document["resourceSpans"]:
             service = _service(resource.get("resource"))
             about = whole_span.resource_text(resource.get("resource")) if self._whole else ""
@@ -118,18 +119,26 @@ class Flattener:
                             service,
                         )
                     )
-                    for attribute in span.get("attributes", ()):
-                        where = places.get(attribute["key"])
-                        if where is not None:
-                            place, best = where
-                            ((kind, value),) = attribute["value"].items()
-                            read = _READ.get(kind)
-                            sparse[place].put(row, value if read is None else read(value), best)
+                    for event in span.get("events", ()):
+                        if event.get("name") == DETAILS:
+                            self._fill(row, event.get("attributes", ()))
+                    self._fill(row, span.get("attributes", ()))
                     if self._whole:
                         self._texts.append(whole_span.texts(span, about, maker))
 
+    def _fill(self, row: int, attributes: Sequence[Any]) -> None:
+        places, sparse = self._places, self._sparse
+        for attribute in attributes:
+            where = places.get(attribute["key"])
+            if where is not None:
+                place, best = where
+                ((kind, value),) = attribute["value"].items()
+                read = _READ.get(kind)
+                sparse[place].put(row, value if read is None else read(value), best)
+
     def _from_span(self, span: otlp.Span) -> None:
         service = span.resource.get("service.name")
+        attributes = span.everything
         row = len(self._rows)
         self._rows.append(
             (
@@ -146,7 +155,7 @@ class Flattener:
         )
         for column, sparse in zip(self._asked, self._sparse, strict=True):
             for attribute in column.attributes:
-                value = span.attributes.get(attribute)
+                value = attributes.get(attribute)
                 if value is not None:
                     sparse.put(row, _joined(value) if isinstance(value, tuple) else value, True)
                     break

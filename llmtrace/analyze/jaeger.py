@@ -49,6 +49,17 @@ def _span(span: Mapping[str, Any]) -> dict[str, Any]:
         "endTimeUnixNano": start + int(span["duration"]) * 1000,
         "status": {"code": 2 if failed else 0},
         "attributes": [_attribute(tag) for tag in tags],
+        "events": [_event(log) for log in span.get("logs") or ()],
+    }
+
+
+def _event(log: Mapping[str, Any]) -> dict[str, Any]:
+    fields = log.get("fields") or ()
+    name = next((field.get("value") for field in fields if field.get("key") == "event"), "")
+    return {
+        "name": name if isinstance(name, str) else "",
+        "timeUnixNano": int(log["timestamp"]) * 1000,
+        "attributes": [_attribute(field) for field in fields if field.get("key") != "event"],
     }
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from llmtrace.analyze.contract import DETAILS
 from llmtrace.errors import LlmtraceError
 
 KINDS = ("unspecified", "internal", "server", "client", "producer", "consumer")
@@ -93,6 +94,12 @@ class Span:
     resource: Mapping[str, Any] = field(default_factory=dict[str, Any])
     scope: Scope = Scope()
     links: tuple[Link, ...] = ()
+
+    @property
+    def everything(self) -> Mapping[str, Any]:
+        """The attributes, and those that version 1 of the span contract moved off a call's span into an event."""
+        moved = [event.attributes for event in self.events if event.name == DETAILS]
+        return {**moved[0], **self.attributes} if moved else self.attributes
 
     @property
     def duration(self) -> float:

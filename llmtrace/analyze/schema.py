@@ -1,7 +1,8 @@
 """The table of spans that every report reads: one row a span, one column per attribute that some report asks for.
 
 The table is plain (text, integers, floats, booleans), so that any engine that ibis knows can hold it. Lists are text,
-their members joined by commas. Names of other tracers' attributes stand behind ours and the conventions'.
+their members joined by commas. Names of other tracers' attributes stand behind ours and the conventions'. What
+version 1 of the span contract moved off a call's span into an event counts as the span's own.
 """
 
 from __future__ import annotations
@@ -9,11 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from llmtrace.analyze import contract
 from llmtrace.emit import names
 
 Kind = Literal["text", "int", "float", "bool"]
 
-VERSION: Final = 2
+VERSION: Final = 3
 """Changes with the columns: tables cached by an older version are made anew."""
 
 
@@ -60,7 +62,10 @@ FROM_ATTRIBUTES: Final = (
     Column("outcome", "text", (names.OUTCOME,)),
     Column("ttft", "float", (names.TTFT, names.TIME_TO_FIRST_CHUNK)),
     Column("fingerprint", "text", (names.ROUTE,)),
-    Column("diagnosis", "text", (names.DIAGNOSIS,)),
+    Column("adopted", "bool", (contract.ADOPTED,)),
+    Column("call_start_ns", "int", (contract.CALL_START,)),
+    Column("call_duration", "float", (contract.CALL_DURATION,)),
+    Column("diagnosis", "text", (contract.DIAGNOSIS, contract.FIRST_CAUSE)),
     Column("cancel_cause", "text", (names.CANCEL_CAUSE,)),
     Column("cancel_phase", "text", (names.CANCEL_PHASE,)),
     Column("time_to_close", "float", (names.TIME_TO_CLOSE,)),
@@ -73,6 +78,10 @@ FROM_ATTRIBUTES: Final = (
     Column("phase", "text", (names.PHASE,)),
     Column("source", "text", (names.SOURCE,)),
     Column("uncertainty", "float", (names.UNCERTAINTY,)),
+    Column("uncertainty_low", "float", (contract.UNCERTAINTY_LOW,)),
+    Column("uncertainty_high", "float", (contract.UNCERTAINTY_HIGH,)),
+    Column("merged_because", "text", (contract.MERGED_BECAUSE,)),
+    Column("merged_detail", "text", (contract.MERGED_DETAIL,)),
     Column("phase_tokens", "int", (names.TOKENS,)),
     Column("time_saved", "float", (names.TIME_SAVED,)),
     Column("itl_p50", "float", (names.ITL_P50,)),

@@ -1,7 +1,7 @@
 """From spans to calls, in ibis expressions: the same on DuckDB, on Spark and on whatever else ibis speaks to.
 
-A call is a client's LLM span. Where two tracers wrote one each, the inner one counts. Its phases are its children, or
-the children of its attempts.
+A call is a client's LLM span. Where two tracers wrote one each, the inner one counts; where ours is only half of one
+(``pairs``), both together. Its phases are its children, or the children of its attempts.
 """
 
 from __future__ import annotations
@@ -9,38 +9,38 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
+from llmtrace.analyze import pairs
+from llmtrace.analyze.contract import PHASES
 from llmtrace.analyze.expressions import count_of, first, most, nothing, when
 from llmtrace.emit import names
-from llmtrace.phases.model import PHASES, SOURCES
+from llmtrace.phases.model import SOURCES
 from llmtrace.tasks.prices import Priced
-
-LLM_OPERATIONS: Final = (
-    "chat", "text_completion", "completion", "generate_content", "embeddings", "embedding", "rerank", "llm",
-)  # fmt: skip
-"""What an LLM call's operation may be, in lower case: the GenAI conventions' names and those of two other tracers."""
 
 NS: Final = 1e9
 SKEW_NS: Final = 1_000_000
 
 
 def _is_call(spans: Any) -> Any:
-    operation = spans.operation.lower().isin(LLM_OPERATIONS)
     return (
         (spans.kind != "server")
         & spans.phase.isnull()
         & (spans.name != names.ATTEMPT)
-        & first(operation | spans.outcome.notnull(), False)
+        & (pairs.asks_a_model(spans) | spans.outcome.notnull())
     )
 
 
 def calls(spans: Any, prices: Sequence[Priced] | None = None) -> Any:
     """One row a call: what it was, what it took, each phase's seconds (``s_<phase>``), its attempts.
 
-    ``prices``: of whoever answered, for ``cost`` (USD, None where the price is not known).
+    ``began_ns`` is when the call began, where ``start_ns`` is when its span did: an adopted span has times of its own.
+    ``prices``: of whoever answered, for ``cost`` (USD, None where neither the provider told it nor the price is known).
     """
     found = spans.filter(_is_call(spans))
-    inner = found.filter(found.parent_id.notnull()).select("trace_id", outer="parent_id").distinct()
-    found = found.anti_join(inner, ["trace_id", ("span_id", "outer")])
+    inner = found.filter(found.parent_id.notnull()).select(inner_trace="trace_id", outer="parent_id").distinct()
+    found = found.left_join(inner, [("trace_id", "inner_trace"), ("span_id", "outer")])
+    # An adopted span is a call of its own, whatever else was sent beneath it.
+    found = found.filter(found.outer.isnull() | first(found.adopted, False)).drop("inner_trace", "outer")
+    found = pairs.joined(found, spans)
     attempts = spans.filter(spans.name == names.ATTEMPT)
     tried = attempts.group_by("trace_id", "parent_id").agg(attempts=attempts.count())
     tried = tried.rename(attempt_trace="trace_id", attempt_of="parent_id")
@@ -49,7 +49,8 @@ def calls(spans: Any, prices: Sequence[Priced] | None = None) -> Any:
     joined = joined.left_join(parts, [("trace_id", "phase_trace"), ("span_id", "phase_of")])
     whole = joined.mutate(
         route=_route(joined),
-        duration=length(joined),
+        began_ns=first(joined.call_start_ns, joined.start_ns),
+        duration=first(joined.call_duration, length(joined)),
         attempts=joined.attempts.fill_null(1),
         has_phases=joined.phase_of.notnull(),
         uncached_tokens=joined.input_tokens - joined.cached_tokens.fill_null(0),
@@ -109,7 +110,10 @@ def _priced(table: Any, prices: Sequence[Priced]) -> Any:
     told = table.input_tokens.notnull() | table.output_tokens.notnull()
     input_cost = fresh * table.usd_input + cached * table.usd_cached + written * table.usd_written
     output_cost = table.output_tokens.fill_null(0) * table.usd_output
-    return table.mutate(input_cost=when(told, input_cost), cost=when(told, input_cost + output_cost))
+    priced = when(told, input_cost + output_cost)
+    # A step's own cost is on spans of other kinds, which have no outcome.
+    billed = when(table.outcome.notnull(), table.cost_usd)
+    return table.mutate(input_cost=when(told, input_cost), cost=first(billed, priced))
 
 
 def length(table: Any) -> Any:
@@ -168,8 +172,8 @@ def tasks(spans: Any) -> Any:
 
 
 def steps(spans: Any) -> Any:
-    """The spans of ``llmtrace.step``: one row a step."""
-    return spans.filter(spans.step_kind.notnull())
+    """The spans of ``llmtrace.step``: one row a step. Calls in a step have its kind too, and an outcome."""
+    return spans.filter(spans.step_kind.notnull() & spans.outcome.isnull())
 
 
 def values(expression: Any) -> list[tuple[Any, ...]]:

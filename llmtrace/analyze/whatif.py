@@ -10,8 +10,10 @@ import numpy as np
 
 from llmtrace.analyze import critical, ends
 from llmtrace.analyze.book import Book
+from llmtrace.analyze.contract import UNATTRIBUTED
 from llmtrace.analyze.report import Column, Report, Section, Stack
 from llmtrace.errors import LlmtraceError
+from llmtrace.phases.model import NETWORK
 
 
 def make(book: Book, phase: str, factor: float) -> Report:
@@ -61,6 +63,10 @@ def make(book: Book, phase: str, factor: float) -> Report:
         notes=["the most that can be had: a parallel branch that would then be waited for is not foreseen"],
         stats=(book.stats,),
     )  # fmt: skip
+    if book.mixed and phase in (NETWORK, UNATTRIBUTED):
+        report.notes.append(
+            f"some calls are of schema version 1, whose {NETWORK} includes what is {UNATTRIBUTED} since"
+        )
     if share < 1:
         report.notes.append(f"from an even sample of {share:.0%} of the traces")
     return report

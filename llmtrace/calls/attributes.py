@@ -7,16 +7,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from llmtrace.calls.cancellation import cancellation_attributes
+from llmtrace.calls.finish_reasons import finish_reasons
 from llmtrace.calls.result import Result
+from llmtrace.calls.state import CallState
 from llmtrace.calls.verdict import attributes_of
 from llmtrace.emit import names
-from llmtrace.estimate.baselines import Estimate
 from llmtrace.observe import call as calls
 from llmtrace.observe.answer import Answer
 from llmtrace.observe.call import Call
 from llmtrace.observe.chunk_timing import ChunkTiming
 from llmtrace.observe.transport import Attempt
-from llmtrace.phases.model import DECODE, ESTIMATE, KV_CACHE_HIT, NETWORK, QUEUE, SCHEMA_VERSION, Phase
+from llmtrace.phases.model import DECODE, ESTIMATE, KV_CACHE_HIT, NETWORK, QUEUE, SCHEMA_VERSION, Estimate, Phase
 from llmtrace.phases.pace import Pace
 from llmtrace.providers.timings import read_processing_time, read_route
 
@@ -58,7 +59,7 @@ def call_attributes(result: Result) -> dict[str, Any]:
     call, state, answer = result.call, result.state, result.answer
     usage, chunk_timing = answer.usage, call.chunk_timing
     found: dict[str, Any] = {}
-    if state.owns_span:
+    if state.is_genai_span:
         found.update(state.operation.request_attributes(state.request))
         if call.streaming:
             found[names.REQUEST_STREAM] = True
@@ -73,8 +74,16 @@ def call_attributes(result: Result) -> dict[str, Any]:
         ):
             if value is not None:
                 found[name] = value
-        if answer.finish_reasons or (call.outcome == calls.ERROR and chunk_timing.total):
-            found[names.FINISH_REASONS] = answer.finish_reasons or ("error",)
+        for counts, by_modality in (
+            (names.INPUT_BY_MODALITY, usage.input_by_modality),
+            (names.OUTPUT_BY_MODALITY, usage.output_by_modality),
+            (names.CACHE_READ_BY_MODALITY, usage.cached_by_modality),
+        ):
+            for modality, tokens in (by_modality or {}).items():
+                if tokens and modality in counts:
+                    found[counts[modality]] = tokens
+        if reasons := finish_reasons(result):
+            found[names.FINISH_REASONS] = reasons
         if state.endpoint.url is None and state.endpoint.host is not None:  # the client did not know at the start
             found[names.SERVER_ADDRESS], found[names.SERVER_PORT] = state.endpoint.host, state.endpoint.port
         if answer.provider is not None:
@@ -83,8 +92,8 @@ def call_attributes(result: Result) -> dict[str, Any]:
             found[names.TIME_TO_FIRST_CHUNK] = first
         if answer.extra:
             found.update(answer.extra)
-    if state.marks:
-        found.update(state.marks)
+    if state.baggage_attributes:
+        found.update(state.baggage_attributes)
     found[names.SCHEMA] = SCHEMA_VERSION
     found[names.OUTCOME] = call.outcome
     if result.seen.first_token is not None:
@@ -103,8 +112,10 @@ def call_attributes(result: Result) -> dict[str, Any]:
         found[names.PREFIX_PROBABILITY] = result.hit.prefix
     if result.complaint is not None:
         found[names.TIMINGS_REJECTED] = result.complaint
-    if result.failure is not None:
+    if result.failure is not None and state.owns_span:
         found[names.ERROR_TYPE] = result.failure
+    if not state.is_genai_span:
+        found.update(_beside(call, state))
     headers = call.attempts[-1].headers if call.attempts else None
     if route := _route(answer, headers):
         found[names.ROUTE] = route
@@ -117,12 +128,30 @@ def call_attributes(result: Result) -> dict[str, Any]:
     return found
 
 
+def _beside(call: Call, state: CallState) -> dict[str, Any]:
+    """What another instrumentation's span does not say of the call, or says of a time of its own."""
+    found: dict[str, Any] = {names.CALL_STREAMING: call.streaming}
+    if state.adopted:
+        found[names.CALL_ADOPTED] = True
+        found[names.CALL_START] = call.to_epoch(call.start)
+        found[names.CALL_DURATION] = ((call.end or call.start) - call.start) / 1e9
+    return found
+
+
 def first_chunk(result: Result) -> float | None:
     """Seconds from the request to the first chunk's arrival, which may be before a late application read it."""
     call, token = result.call, result.seen.first_token
     if call.first_chunk is None:
         return None
     return ((call.first_chunk if token is None else min(call.first_chunk, token)) - call.start) / 1e9
+
+
+def refinements(provider: str, answer: Answer) -> tuple[tuple[str, str], ...]:
+    """The attributes that the conventions want on OpenAI's metrics, and on nobody else's."""
+    if provider not in ("openai", "azure.ai.openai"):
+        return ()
+    told = ((names.SERVICE_TIER, answer.service_tier), (names.SYSTEM_FINGERPRINT, answer.fingerprint))
+    return tuple((name, value) for name, value in told if value)
 
 
 def _route(answer: Answer, headers: Mapping[str, str] | None) -> str:
@@ -184,6 +213,12 @@ def phase_attributes(result: Result, phase: Phase) -> dict[str, Any]:
     found: dict[str, Any] = {names.PHASE: phase.name, names.SOURCE: phase.source}
     if phase.uncertainty is not None:
         found[names.UNCERTAINTY] = phase.uncertainty
+        if phase.uncertainty_low is not None and phase.uncertainty_high is not None:
+            found[names.UNCERTAINTY_LOW] = phase.uncertainty_low
+            found[names.UNCERTAINTY_HIGH] = phase.uncertainty_high
+    if phase.merged_because is not None:
+        found[names.MERGED_BECAUSE] = phase.merged_because
+        found[names.MERGED_DETAIL] = phase.merged_detail
     if phase.tokens is not None:
         found[names.TOKENS] = phase.tokens
     if phase.per_token is not None:
@@ -192,8 +227,10 @@ def phase_attributes(result: Result, phase: Phase) -> dict[str, Any]:
         found[names.SERVER_DURATION] = phase.server_duration
     if phase.name == NETWORK:
         _network(result, found)
-    if phase.source == ESTIMATE and result.estimate is not None:
-        _estimated(result.estimate, phase, found)
+    if phase.admission is not None:
+        found[names.ADMISSION] = phase.admission
+    if phase.name == QUEUE and phase.source == ESTIMATE and result.estimate is not None:
+        _estimated_queue(result.estimate, found)
     if phase.name == DECODE:
         _decode(result, found)
     elif phase.name == KV_CACHE_HIT:
@@ -206,15 +243,12 @@ def phase_attributes(result: Result, phase: Phase) -> dict[str, Any]:
     return found
 
 
-def _estimated(estimate: Estimate, phase: Phase, found: dict[str, Any]) -> None:
-    if phase.name == NETWORK:
-        found[names.ADMISSION] = estimate.admission
-    elif phase.name == QUEUE:
-        found[names.STEP_WAIT] = estimate.step_wait
-        if estimate.lower_bound:
-            found[names.LOWER_BOUND] = True
-        if estimate.limit is not None:
-            found[names.LIMIT] = estimate.limit
+def _estimated_queue(estimate: Estimate, found: dict[str, Any]) -> None:
+    found[names.STEP_WAIT] = estimate.step_wait
+    if estimate.lower_bound:
+        found[names.LOWER_BOUND] = True
+    if estimate.limit is not None:
+        found[names.LIMIT] = estimate.limit
 
 
 def _network(result: Result, found: dict[str, Any]) -> None:
@@ -226,6 +260,8 @@ def _network(result: Result, found: dict[str, Any]) -> None:
         found[names.CONNECT] = (attempt.connect_end - attempt.connect_start) / 1e9
     if attempt.tls_start is not None and attempt.tls_end is not None:
         found[names.TLS] = (attempt.tls_end - attempt.tls_start) / 1e9
+    if attempt.sending is not None and attempt.sent is not None:
+        found[names.SEND] = max(0, attempt.sent - attempt.sending) / 1e9
     if attempt.rtt is not None:
         found[names.RTT] = attempt.rtt
     if attempt.headers_at is not None:

@@ -13,11 +13,11 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from functools import cache, partial
 from typing import Any
 
-from llmtrace.calls.finalizers import collected
+from llmtrace.calls import finalizers
 from llmtrace.observe import call as calls
 from llmtrace.observe.answer import Answer
 from llmtrace.observe.call import NOTHING, REASONING, Call
-from llmtrace.observe.chunk_timing import BLOCK, ChunkTiming
+from llmtrace.observe.chunk_timing import BLOCK
 from llmtrace.observe.clock import now
 from llmtrace.observe.stream import Guard, failed
 from llmtrace.providers.declare import Operation
@@ -33,7 +33,7 @@ Pieces = list[tuple[int, bytes]]
 """Bytes, each with the time when they came (monotonic ns)."""
 
 
-class Body:
+class RawBody:
     """The first and last bytes of a raw body, with the time of each piece of the head."""
 
     __slots__ = ("_decode", "_head", "_head_size", "_most", "_tail", "_tail_size")
@@ -151,8 +151,8 @@ def tap(response: Any, call: Call) -> bool:
     del response.extensions[TAP_KEY]
     found.open(call)
     coding = response.headers.get("content-encoding")
-    call.body = Body(partial(_decoded, _library(response), coding) if coding else None)
-    call.chunk_timing = ChunkTiming()
+    call.body = RawBody(partial(_decoded, _library(response), coding) if coding else None)
+    call.begin_chunks()
     return True
 
 
@@ -199,7 +199,7 @@ class _Tap:
     def open(self, call: Call) -> None:
         """Time what passes from here on, as ``call``'s."""
         self.call = call
-        self.guard = Guard(call, collected)
+        self.guard = finalizers.guard(call)
 
     def _note(self, asked: int, piece: bytes) -> None:
         call = self.call

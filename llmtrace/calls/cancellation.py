@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from llmtrace import conventions
 from llmtrace.calls.result import Result
 from llmtrace.emit import names
 from llmtrace.observe import call as calls
@@ -73,7 +74,7 @@ def _closing(call: Call) -> tuple[int, int | None]:
 
 
 def _limit(result: Result) -> int | None:
-    limit = result.state.operation.request_attributes(result.state.request).get("gen_ai.request.max_tokens")
+    limit = result.state.operation.request_attributes(result.state.request).get(conventions.MAX_TOKENS)
     return limit * result.state.request.choices if isinstance(limit, int) else None
 
 

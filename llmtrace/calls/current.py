@@ -1,34 +1,40 @@
-"""Which call is being made right now, for the transport hooks; set only while the client's request runs."""
+"""Which call is being made right now, for the hooks on HTTP libraries; set only while the client's request runs."""
 
 from __future__ import annotations
 
 from contextvars import ContextVar
-from typing import Any, NamedTuple
+from typing import Any
 
-from opentelemetry import context as otel
 from opentelemetry.trace import Span, set_span_in_context
 
+from llmtrace.emit.attached import Attached
+from llmtrace.observe import internal_errors
 from llmtrace.observe.call import Call
 
 
-class Current(NamedTuple):
+class Current:
     """The call being made."""
 
-    call: Call | Span
-    """Its bare span where nothing is recorded of it (unsampled, no metrics)."""
-    propagate: str
-    """The setting of that name: to which hosts ``traceparent`` is sent."""
+    __slots__ = ("call", "over", "propagate")
+
+    def __init__(self, call: Call | Span, propagate: str) -> None:
+        self.call = call
+        """Its bare span where nothing is recorded of it (unsampled, no metrics)."""
+        self.propagate = propagate
+        """The setting of that name: to which hosts ``traceparent`` is sent."""
+        self.over = False
+        """The client's request has come back. A task that was started within it keeps its context, and this."""
 
 
-current: ContextVar[Current | None] = ContextVar("llmtrace_call", default=None)
+_current: ContextVar[Current | None] = ContextVar("llmtrace_call", default=None)
 
 
 def being_made() -> Current | None:
-    """The call being made, if it has not result: a task that was started within it goes on with its context."""
-    being = current.get()
-    if being is not None and isinstance(being.call, Call) and not being.call.is_open:
+    """The call being made; None once its request has come back, also in tasks that were started within it."""
+    current = _current.get()
+    if current is None or current.over or (isinstance(current.call, Call) and not current.call.is_open):
         return None
-    return being
+    return current
 
 
 RESPONSE_KEY = "llmtrace.call"
@@ -36,20 +42,27 @@ RESPONSE_KEY = "llmtrace.call"
 
 
 class Making:
-    """Makes a call (unsampled: its bare span) the current one while the client's request runs."""
+    """Makes a call (unsampled: its bare span) the current one while the client's request runs. Never raises."""
 
-    __slots__ = ("_current", "_mine", "_theirs")
+    __slots__ = ("_attached", "_current")
 
     def __init__(self, call: Call | Span, propagate: str) -> None:
         self._current = Current(call, propagate)
+        self._attached: Attached | None = None
 
     def __enter__(self) -> None:
         call = self._current.call
-        self._mine = current.set(self._current)
-        self._theirs = otel.attach(set_span_in_context(call.state.span if isinstance(call, Call) else call))
+        try:
+            span = call.state.span if isinstance(call, Call) else call
+            self._attached = Attached(set_span_in_context(span), _current, self._current)
+        except Exception as error:
+            internal_errors.note("making a call current", error)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: Any) -> None:
-        if kind is GeneratorExit:
+        self._current.over = True
+        if kind is GeneratorExit or self._attached is None:
             return  # dropped while suspended, perhaps in another context: there is nothing to give back here
-        otel.detach(self._theirs)
-        current.reset(self._mine)
+        try:
+            self._attached.detach()
+        except Exception as ours:
+            internal_errors.note("giving back the context", ours)

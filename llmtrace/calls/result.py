@@ -1,74 +1,23 @@
-"""What the engine keeps with a call until it ends, and all that is then known of it."""
+"""What came of a call: what was seen, what it means, what will be said."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from opentelemetry.trace import Span, Tracer
-
+from llmtrace.calls.state import CallState
 from llmtrace.diagnosis.verdict import Verdict
-from llmtrace.estimate.baselines import Estimate, InFlight
 from llmtrace.estimate.hits import NOTHING_TOLD, Told
-from llmtrace.estimate.prefixes import Prompt
 from llmtrace.observe.answer import Answer
 from llmtrace.observe.call import Call
-from llmtrace.phases.model import Phase
+from llmtrace.phases.model import Estimate, Phase
+from llmtrace.phases.observation import Observation
 from llmtrace.phases.pace import Pace
-from llmtrace.phases.timeline import Observation
-from llmtrace.providers.declare import Operation, Request
-
-
-@dataclass(slots=True, eq=False, repr=False)
-class Endpoint:
-    """Where a client's calls go, found once per client."""
-
-    url: Any
-    provider: str
-    """``gen_ai.provider.name``."""
-    host: str | None
-    port: int | None
-    openings: dict[tuple[str, str | None], tuple[str, dict[str, Any]]] = field(
-        default_factory=dict[tuple[str, str | None], tuple[str, dict[str, Any]]]
-    )
-    """Span name and first attributes, by operation and model."""
-
-
-@dataclass(slots=True, eq=False, repr=False)
-class CallState:
-    """What the engine keeps with a call until it ends."""
-
-    operation: Operation
-    request: Request
-    endpoint: Endpoint
-    span: Span
-    tracer: Tracer
-    owns_span: bool
-    recording: bool
-    marks: dict[str, Any]
-    """The task and step that the call is made in, as attributes."""
-    find_span: Callable[[Call], None] | None = None
-    """Finds or starts its span, as its request is sent: for a client that may open one itself by then."""
-    raw: bool = False
-    """The application asked for the response itself, and may read its bytes."""
-    closing: int = 4
-    """How many of a stream's last chunks the answer is read from."""
-    route: tuple[Any, ...] = ()
-    """What the baselines know this call's route by."""
-    in_flight: InFlight | None = None
-    """The call as the others of its route see it."""
-    scope: Hashable = None
-    """Where in the program it was made: see ``earlier.scope``."""
-    prompt: Prompt | None = None
-    """What the prompt has in common with earlier ones."""
-    judge: Callable[[Call, CallState], Result] | None = None
-    """Makes what is known of the ended call, where that is not the timeline's work (a model in this process)."""
 
 
 @dataclass(slots=True, eq=False, repr=False)
 class Result:
-    """A call that has result: what was seen, what it means, what will be said."""
+    """A call that has ended: what was seen, what it means, what will be said."""
 
     call: Call
     state: CallState

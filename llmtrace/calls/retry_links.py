@@ -33,7 +33,7 @@ class Failed:
     """Monotonic s."""
 
 
-class Earlier:
+class RetryLinks:
     """The last 64 failed calls, for ten minutes.
 
     Two calls belong together if they were made in the same trace, or outside of any by the same thread and task, and

@@ -1,31 +1,43 @@
-"""An ended call -> what the diagnosis looks at, and its verdicts as attributes and events."""
+"""Verdict: what the diagnosis looks at, from an ended call, and what it finds, as attributes and events."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from opentelemetry.trace import Span
-
-from llmtrace.diagnosis.judge import Diagnoser
+from llmtrace.calls.state import CallState
+from llmtrace.diagnosis.judge import judge
 from llmtrace.diagnosis.repetition import Repetition, repetition
+from llmtrace.diagnosis.route import Route
 from llmtrace.diagnosis.symptoms import Symptoms, symptoms_of
 from llmtrace.diagnosis.verdict import Verdict
 from llmtrace.emit import names
+from llmtrace.estimate.routes import ROUTES, RouteTable
 from llmtrace.observe import call as calls
 from llmtrace.observe import internal_errors
 from llmtrace.observe.answer import Answer
 from llmtrace.observe.call import Call, open_count
-from llmtrace.observe.clock import to_epoch
-from llmtrace.phases.timeline import Observation
-
-if TYPE_CHECKING:
-    from llmtrace.calls.result import CallState
+from llmtrace.phases.observation import Observation
 
 LAST_CHUNKS = 64
 """Chunks of a stream kept until its end: in them a repetition is looked for."""
 _FEW_CHUNKS = 48
+
+
+class Diagnoser:
+    """The routes' histories by key. Safe to call from several threads."""
+
+    def __init__(self, routes: int = ROUTES) -> None:
+        self._routes = RouteTable(Route, routes)
+
+    def __len__(self) -> int:
+        return len(self._routes)
+
+    def judge(self, key: Hashable, symptoms: Symptoms) -> list[Verdict]:
+        """The verdicts on a call of route ``key``, most certain first; then the call is part of its history."""
+        with self._routes.lock:
+            return judge(self._routes.route(key), symptoms)
 
 
 def diagnose(
@@ -77,24 +89,22 @@ def attributes_of(verdicts: Sequence[Verdict]) -> dict[str, Any]:
     """What the call's span says of them."""
     return {
         names.DIAGNOSIS: [verdict.cause for verdict in verdicts],
+        names.CAUSE: verdicts[0].cause,
         names.CONFIDENCE: [verdict.confidence for verdict in verdicts],
     }
 
 
-def write_evidence(span: Span, verdicts: Sequence[Verdict], at: int) -> None:
-    """One event per verdict. ``at``: monotonic ns."""
-    for verdict in verdicts:
-        said = {
-            names.CAUSE: verdict.cause,
-            names.CONFIDENCE: verdict.confidence,
-            names.QUANTITY: verdict.quantity,
-            names.OBSERVED: verdict.observed,
-            names.EXPECTED: verdict.expected,
-            names.EXCESS: verdict.excess,
-            names.RATE: verdict.per_token,
-            names.REASON: verdict.reason,
-            names.HISTORY: verdict.history,
-        }
-        span.add_event(
-            names.DIAGNOSIS, {name: value for name, value in said.items() if value is not None}, to_epoch(at)
-        )
+def evidence_of(verdict: Verdict) -> dict[str, Any]:
+    """What the event of one verdict says."""
+    evidence = {
+        names.CAUSE: verdict.cause,
+        names.CONFIDENCE: verdict.confidence,
+        names.QUANTITY: verdict.quantity,
+        names.OBSERVED: verdict.observed,
+        names.EXPECTED: verdict.expected,
+        names.EXCESS: verdict.excess,
+        names.RATE: verdict.per_token,
+        names.REASON: verdict.reason,
+        names.HISTORY: verdict.history,
+    }
+    return {name: value for name, value in evidence.items() if value is not None}

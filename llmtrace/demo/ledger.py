@@ -9,13 +9,13 @@ from typing import Any
 from opentelemetry.trace import format_span_id, format_trace_id
 
 from llmtrace.calls.result import Result
-from llmtrace.phases.model import DECODE, KV_CACHE_HIT, NETWORK, PREFILL, QUEUE, QUEUE_PREFILL, Phase
+from llmtrace.phases.model import DECODE, KV_CACHE_HIT, NETWORK, PREFILL, QUEUE, QUEUE_PREFILL, UNATTRIBUTED, Phase
 from llmtrace.phases.timeline import split
 from llmtrace.view import text
 
 _SWAP = "adapter_swap"  # the reference server's own phase; the client sees it as part of prefill
 _SERVER = (QUEUE, KV_CACHE_HIT, PREFILL, DECODE)
-_BLIND = (NETWORK, QUEUE, PREFILL, QUEUE_PREFILL, DECODE)
+_BLIND = (NETWORK, UNATTRIBUTED, QUEUE, PREFILL, QUEUE_PREFILL, DECODE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from rich.rule import Rule
 
 import llmtrace
 from llmtrace.analyze import otlp
-from llmtrace.calls import report
+from llmtrace.calls import tracer
 from llmtrace.demo.ledger import Ledger
 from llmtrace.demo.scenarios import ADAPTER, SCENARIOS, Stage
 from llmtrace.emit.otlp_json import OtlpJsonFileExporter
@@ -146,7 +146,7 @@ def _play(
     # Calls that are not sampled still teach the route where metrics are on.
     meters = _meters()
     llmtrace.instrument("openai", tracer_provider=provider, meter_provider=meters)
-    report.listeners.append(ledger)
+    tracer.listeners.append(ledger)
     try:
         with OpenAI(base_url=base_url, api_key="none-needed", max_retries=0) as client:
             model = client.models.list().data[0].id
@@ -167,7 +167,7 @@ def _play(
                 progress.update(task, advance=1)
             progress.update(task, description="Played the scenarios")
     finally:
-        report.listeners.remove(ledger)
+        tracer.listeners.remove(ledger)
         provider.force_flush()
         llmtrace.uninstrument("openai")
         meters.shutdown()

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
-from collections.abc import Hashable
 from typing import Final
 
 from llmtrace.diagnosis.causes import (
@@ -21,43 +18,25 @@ from llmtrace.diagnosis.symptoms import Symptoms
 from llmtrace.diagnosis.timings import network, pace, wait
 from llmtrace.diagnosis.verdict import NETWORK, NOISY_NEIGHBOR, QUEUEING, ROUTE_CHANGE, Verdict, sure
 
-ROUTES: Final = 256
-"""Routes remembered; the least recently used one goes first."""
 _STRONGEST: Final = 4.0
 _FORGET: Final = 2.0
 """What the evidence of a changed route loses with each call."""
 _ENOUGH: Final = 5.0
 
 
-class Diagnoser:
-    """Routes by key, least recently used first out. Safe to call from several threads."""
+def judge(route: Route, symptoms: Symptoms) -> list[Verdict]:
+    """The verdicts on a call of ``route``, most certain first; then the call is part of the route's history.
 
-    def __init__(self, routes: int = ROUTES) -> None:
-        self._most = routes
-        self._routes: OrderedDict[Hashable, Route] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def __len__(self) -> int:
-        return len(self._routes)
-
-    def judge(self, key: Hashable, symptoms: Symptoms) -> list[Verdict]:
-        """The verdicts on a call of route ``key``, most certain first; then the call is part of its history."""
-        with self._lock:
-            route = self._routes.get(key)
-            if route is None:
-                route = self._routes[key] = Route()
-                if len(self._routes) > self._most:
-                    self._routes.popitem(last=False)
-            else:
-                self._routes.move_to_end(key)
-            symptoms.alongside = symptoms.others_open + route.ended(symptoms.begin, symptoms.end)
-            found = _judge(route, symptoms)
-            for verdict in found:
-                verdict.history = route.calls
-            route.calls += 1
-        if len(found) > 1:
-            found.sort(key=_confidence, reverse=True)
-        return found
+    ``symptoms.others_open`` has been filled in; ``alongside`` is set here.
+    """
+    symptoms.alongside = symptoms.others_open + route.ended(symptoms.begin, symptoms.end)
+    verdicts = _judge(route, symptoms)
+    for verdict in verdicts:
+        verdict.history = route.calls
+    route.calls += 1
+    if len(verdicts) > 1:
+        verdicts.sort(key=_confidence, reverse=True)
+    return verdicts
 
 
 def _confidence(verdict: Verdict) -> float:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from llmtrace.diagnosis.repetition import Repetition
-from llmtrace.phases.timeline import BUFFERED_CHUNKS, BUFFERED_MIN_S, BUFFERED_SHARE, BURST_SHARE, Observation
+from llmtrace.phases.observation import BUFFERED_CHUNKS, BUFFERED_MIN_S, BUFFERED_SHARE, BURST_SHARE, Observation
 
 TAIL = 32
 """Gaps at a stream's end by which its evenness is judged: all of them, since thinned ones may skip the bursts."""

@@ -1,35 +1,13 @@
 """Every attribute, span and metric name that llmtrace writes. Names are an API: a test pins them.
 
-``gen_ai.*`` are the OpenTelemetry GenAI conventions'; ``llmtrace.*`` exist only where the conventions have none.
+The OpenTelemetry conventions' names come from ``llmtrace.conventions``; ``llmtrace.*`` exist only where they have none.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-# --- the conventions' names -----------------------------------------------------------------------------------
-OPERATION: Final = "gen_ai.operation.name"
-PROVIDER: Final = "gen_ai.provider.name"
-REQUEST_MODEL: Final = "gen_ai.request.model"
-REQUEST_STREAM: Final = "gen_ai.request.stream"
-RESPONSE_ID: Final = "gen_ai.response.id"
-RESPONSE_MODEL: Final = "gen_ai.response.model"
-FINISH_REASONS: Final = "gen_ai.response.finish_reasons"
-TIME_TO_FIRST_CHUNK: Final = "gen_ai.response.time_to_first_chunk"
-INPUT_TOKENS: Final = "gen_ai.usage.input_tokens"
-OUTPUT_TOKENS: Final = "gen_ai.usage.output_tokens"
-CACHE_READ_TOKENS: Final = "gen_ai.usage.cache_read.input_tokens"
-CACHE_WRITE_TOKENS: Final = "gen_ai.usage.cache_write.input_tokens"
-REASONING_TOKENS: Final = "gen_ai.usage.reasoning.output_tokens"
-TOKEN_TYPE: Final = "gen_ai.token.type"
-INPUT_MESSAGES: Final = "gen_ai.input.messages"
-OUTPUT_MESSAGES: Final = "gen_ai.output.messages"
-DETAILS_EVENT: Final = "gen_ai.client.inference.operation.details"
-SERVER_ADDRESS: Final = "server.address"
-SERVER_PORT: Final = "server.port"
-ERROR_TYPE: Final = "error.type"
-STATUS_CODE: Final = "http.response.status_code"
-RESEND_COUNT: Final = "http.request.resend_count"
+from llmtrace.conventions import *  # noqa: F403
 
 # --- ours: the call -------------------------------------------------------------------------------------------
 SCHEMA: Final = "llmtrace.schema_version"
@@ -51,8 +29,12 @@ BILLED_TOKENS: Final = "llmtrace.cancellation.billed_tokens"
 BILLED_LOWER: Final = "llmtrace.cancellation.billed_tokens.lower"
 BILLED_UPPER: Final = "llmtrace.cancellation.billed_tokens.upper"
 
-DETAILS: Final = "llmtrace.call.details"
-"""The event that holds what is too much for the call's span."""
+# Of a call whose phases lie under a span that another instrumentation opened, and that keeps its own times:
+CALL_ADOPTED: Final = "llmtrace.call.adopted"
+CALL_STREAMING: Final = "llmtrace.call.streaming"
+CALL_DURATION: Final = "llmtrace.call.duration"
+CALL_START: Final = "llmtrace.call.start_time_unix_nano"
+
 LINK_KIND: Final = "llmtrace.link.kind"
 
 # --- ours: the diagnosis --------------------------------------------------------------------------------------
@@ -60,6 +42,7 @@ DIAGNOSIS: Final = "llmtrace.diagnosis"
 """The list of causes on the call's span, and the name of the event that each verdict's evidence is in."""
 CONFIDENCE: Final = "llmtrace.diagnosis.confidence"
 CAUSE: Final = "llmtrace.diagnosis.cause"
+"""On the call's span the first cause, as a plain string that every store can search; on an event its own."""
 QUANTITY: Final = "llmtrace.diagnosis.quantity"
 OBSERVED: Final = "llmtrace.diagnosis.observed"
 EXPECTED: Final = "llmtrace.diagnosis.expected"
@@ -88,6 +71,10 @@ PHASE: Final = "llmtrace.phase"
 SOURCE: Final = "llmtrace.phase.source"
 PART: Final = "llmtrace.phase.part"
 UNCERTAINTY: Final = "llmtrace.phase.uncertainty"
+UNCERTAINTY_LOW: Final = "llmtrace.phase.uncertainty.low"
+UNCERTAINTY_HIGH: Final = "llmtrace.phase.uncertainty.high"
+MERGED_BECAUSE: Final = "llmtrace.phase.merged_because"
+MERGED_DETAIL: Final = "llmtrace.phase.merged_because.detail"
 TOKENS: Final = "llmtrace.phase.tokens"
 PER_TOKEN: Final = "llmtrace.phase.time_per_token"
 SERVER_DURATION: Final = "llmtrace.phase.server_duration"
@@ -101,7 +88,7 @@ TIME_SAVED: Final = "llmtrace.kv_cache.time_saved"
 STEP_WAIT: Final = "llmtrace.queue.step_wait"
 LOWER_BOUND: Final = "llmtrace.queue.lower_bound"
 LIMIT: Final = "llmtrace.queue.concurrency_limit"
-ADMISSION: Final = "llmtrace.network.admission"
+ADMISSION: Final = "llmtrace.unattributed.admission"
 ITL_P50: Final = "llmtrace.decode.itl.p50"
 ITL_P99: Final = "llmtrace.decode.itl.p99"
 ITL_MAX: Final = "llmtrace.decode.itl.max"
@@ -118,6 +105,7 @@ CONSUMER_WAIT: Final = "llmtrace.decode.consumer_wait"
 NEW_CONNECTION: Final = "llmtrace.network.new_connection"
 CONNECT: Final = "llmtrace.network.connect"
 TLS: Final = "llmtrace.network.tls"
+SEND: Final = "llmtrace.network.send"
 RTT: Final = "llmtrace.network.rtt"
 HEADERS: Final = "llmtrace.network.time_to_headers"
 
@@ -144,24 +132,16 @@ TASK_BUDGET: Final = "llmtrace.task.budget"
 TASK_SPENT: Final = "llmtrace.task.spent"
 STEP_KIND: Final = "llmtrace.step.kind"
 COST: Final = "llmtrace.cost.usd"
-TOOL_NAME: Final = "gen_ai.tool.name"
 
 # --- span names -----------------------------------------------------------------------------------------------
 SPAN_PREFIX: Final = "llm."
+CALL: Final = "llm.call"
+"""A call whose GenAI span is another instrumentation's and cannot be adopted."""
 ATTEMPT: Final = "llm.attempt"
 PREFILL_CHUNK: Final = "llm.prefill.chunk"
 
 # --- metrics --------------------------------------------------------------------------------------------------
-M_DURATION: Final = "gen_ai.client.operation.duration"
-M_TIME_TO_FIRST_CHUNK: Final = "gen_ai.client.operation.time_to_first_chunk"
-M_TIME_PER_CHUNK: Final = "gen_ai.client.operation.time_per_output_chunk"
-M_TOKENS: Final = "gen_ai.client.token.usage"
 M_PHASE: Final = "llmtrace.phase.duration"
 M_DIAGNOSES: Final = "llmtrace.diagnoses"
 M_ERRORS: Final = "llmtrace.errors"
 WHERE: Final = "llmtrace.where"
-
-SECONDS_BUCKETS: Final = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
-TOKEN_BUCKETS: Final = (
-    1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576, 4194304, 16777216, 67108864,
-)  # fmt: skip

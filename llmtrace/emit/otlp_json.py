@@ -6,8 +6,6 @@ import base64
 import json
 import logging
 import os
-import threading
-import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from llmtrace.errors import LlmtraceError
+from llmtrace.observe.process import Lock
 from llmtrace.version import install_hint
 
 _log = logging.getLogger(__name__)
@@ -40,9 +39,8 @@ class OtlpJsonFileExporter(SpanExporter):
             self._mend_last_line(self._fd)
         except OSError as error:
             raise LlmtraceError(f"cannot write {self.path}: {error.strerror or error}") from error
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._complained = False
-        _renew_lock_in_children(self)
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Write the batch as one line."""
@@ -81,20 +79,6 @@ class OtlpJsonFileExporter(SpanExporter):
         size = os.fstat(fd).st_size
         if size and os.lseek(fd, size - 1, os.SEEK_SET) == size - 1 and os.read(fd, 1) != b"\n":
             os.write(fd, b"\n")
-
-
-def _renew_lock_in_children(exporter: OtlpJsonFileExporter) -> None:
-    """A fork may catch the lock held by a thread that the child does not have."""
-    if not hasattr(os, "register_at_fork"):
-        return
-    reference = weakref.ref(exporter)
-
-    def renew() -> None:
-        alive = reference()
-        if alive is not None:
-            alive._lock = threading.Lock()
-
-    os.register_at_fork(after_in_child=renew)
 
 
 def _encoder() -> Callable[[Sequence[ReadableSpan]], bytes]:

@@ -6,9 +6,7 @@ thread of their own, which starts when there is something to fit and goes when t
 
 from __future__ import annotations
 
-import atexit
 import os
-import threading
 import time
 import weakref
 from collections import OrderedDict
@@ -19,10 +17,14 @@ from llmtrace.estimate import route as routes
 from llmtrace.estimate import store
 from llmtrace.estimate.concurrency import InFlight, Watched
 from llmtrace.estimate.prefixes import COUNTS, Expected, Prompt, expected
-from llmtrace.estimate.route import Estimate, Route, Sample
-from llmtrace.observe import internal_errors
+from llmtrace.estimate.route import Route
+from llmtrace.estimate.sample import Sample
+from llmtrace.estimate.worker import Fitter
+from llmtrace.observe.process import Lock, after_fork, at_exit
+from llmtrace.phases.merged import NOT_ESTIMATED
+from llmtrace.phases.model import Estimate, Unknown
 
-__all__ = ["MIN_CALLS", "MIN_SPREAD", "ROUTES", "Baselines", "Estimate", "InFlight", "Sample"]
+__all__ = ["MIN_CALLS", "MIN_SPREAD", "ROUTES", "Baselines", "InFlight"]
 
 MIN_CALLS = 30
 MIN_SPREAD = 4.0
@@ -31,11 +33,6 @@ _LEAST = 8
 ROUTES = 256
 """Routes remembered; the least recently used one goes first."""
 _SAVE_EVERY_S = 30.0
-_SHARE = 0.05
-_MOST_REST_S = 0.5
-"""The fitting thread works for this share of the time at most, and rests no longer than this after one fit."""
-_IDLE_S = 5.0
-"""The fitting thread goes after so long without work."""
 
 
 class Baselines:
@@ -63,9 +60,10 @@ class Baselines:
         """Calls before the first fit: earlier than anything is said, so that the limit can show meanwhile."""
         self._background = background
         self._routes: OrderedDict[Hashable, Route] = OrderedDict()
-        self._lock = threading.Lock()
-        self._fitter = _Fitter(self)
+        self._lock = Lock()
+        self._fitter = Fitter(self._fit)
         _living.add(self)
+        after_fork(self._forked)
         self._saved_at = time.monotonic()
         if self.path is not None:
             self._load(self.path)
@@ -91,18 +89,23 @@ class Baselines:
             route.all_in_flight[id(in_flight)] = in_flight
         return in_flight
 
-    def end(self, key: Hashable, in_flight: InFlight, end: int, sample: Sample | None = None) -> Estimate | None:
-        """The call is over. ``sample``: what was seen of it, for one that can be estimated and learned from.
+    def end(
+        self, key: Hashable, in_flight: InFlight, end: int, sample: Sample | Unknown = NOT_ESTIMATED
+    ) -> Estimate | Unknown:
+        """The call is over. ``sample``: what was seen of it, or why nothing can be estimated and learned from it.
 
-        Returns the split of its time to the first token; None where there is not enough evidence.
+        Returns the split of its time to the first token, or why there is none.
         """
         with self._lock:
             route = self._route(key)
             route.all_in_flight.pop(id(in_flight), None)
-            estimate = None if sample is None else route.end(sample, in_flight, self.min_calls)
-            first = in_flight.call.first_token if sample is None else sample.first
-            route.ring.add(in_flight.start, first, end, 0 if sample is None else sample.uncached)
-            due = sample is not None and route.points >= self._first_fit and route.due
+            if isinstance(sample, Unknown):
+                estimate, due = sample, False
+                route.ring.add(in_flight.start, in_flight.call.first_token, end, 0)
+            else:
+                estimate = route.end(sample, in_flight, self.min_calls, self.min_spread)
+                route.ring.add(in_flight.start, sample.first, end, sample.uncached)
+                due = route.points >= self._first_fit and route.due
             if due:
                 route.asked()
         if due:
@@ -192,70 +195,14 @@ class Baselines:
             self.save()
 
     def _forked(self) -> None:
-        """In a forked child: the parent's calls and its fitting thread are not here, and its lock may be held."""
-        self._lock = threading.Lock()
-        self._fitter = _Fitter(self)
+        """In a forked child: the parent's calls and its fitting thread are not here."""
+        self._fitter = Fitter(self._fit)
         for route in self._routes.values():
             route.all_in_flight.clear()
             route.news()  # the parent saves it
 
 
-class _Fitter:
-    """The thread that fits: one route after the other, at most a small share of the time."""
-
-    def __init__(self, baselines: Baselines) -> None:
-        self._baselines = weakref.ref(baselines)
-        self._asked: OrderedDict[Hashable, None] = OrderedDict()
-        self._condition = threading.Condition()
-        self._running = False
-        self._busy = False
-
-    def ask(self, key: Hashable) -> None:
-        """Have route ``key`` fitted, soon."""
-        with self._condition:
-            self._asked[key] = None
-            if self._running:
-                self._condition.notify()
-                return
-            self._running = True
-        try:
-            threading.Thread(target=self._run, name="llmtrace-baseline", daemon=True).start()
-        except RuntimeError:  # the interpreter is shutting down
-            self._running = False
-
-    def settle(self, timeout: float) -> bool:
-        with self._condition:
-            return self._condition.wait_for(lambda: not self._asked and not self._busy, timeout)
-
-    def _run(self) -> None:
-        rest = 0.0
-        while True:
-            with self._condition:
-                self._busy = False
-                self._condition.notify_all()
-                if not self._condition.wait_for(lambda: self._asked, _IDLE_S):
-                    self._running = False
-                    return
-                self._busy = True
-            time.sleep(rest)  # what is asked for again meanwhile is fitted once
-            with self._condition:
-                key, _ = self._asked.popitem(last=False)
-            begun = time.thread_time()
-            try:
-                baselines = self._baselines()
-                if baselines is not None:
-                    baselines._fit(key)
-            except Exception as error:
-                internal_errors.note("fitting a baseline", error)
-            rest = min(_MOST_REST_S, (time.thread_time() - begun) / _SHARE)
-
-
 _living: weakref.WeakSet[Baselines] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for baselines in list(_living):
-        baselines._forked()
 
 
 def _at_exit() -> None:
@@ -263,5 +210,4 @@ def _at_exit() -> None:
         baselines.save()
 
 
-atexit.register(_at_exit)
-os.register_at_fork(after_in_child=_after_fork) if hasattr(os, "register_at_fork") else None
+at_exit(_at_exit)

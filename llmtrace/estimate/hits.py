@@ -16,11 +16,11 @@ curve); where all prompts are about as long, the seconds do.
 from __future__ import annotations
 
 from array import array
-from collections import OrderedDict
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from math import exp, inf, log, pi, sqrt
-from threading import Lock
+
+from llmtrace.estimate.routes import RouteTable
 
 SAMPLE = 128
 """Paces kept of each kind: 4 bytes each."""
@@ -32,8 +32,6 @@ CHANCE = 1e-4
 """Probability with which chance alone may make that gap, at each look."""
 SURE, SURE_OF_SEVERAL = 0.5, 2 / 3
 """No hit is claimed below this probability: of one call, of several with one prefix."""
-ROUTES = 256
-"""Routes remembered."""
 TOGETHER = 3
 """Calls with one prefix that are judged together."""
 PREFIXES = 8
@@ -42,7 +40,6 @@ _STALE = 16
 _CELLS = 64
 _LEAST_DENSITY = 1e-2
 """Of every pace there may be some: no single call makes certain."""
-_PATIENCE_S = 0.01
 _ROOT2PI = sqrt(2.0 * pi)
 
 
@@ -124,8 +121,7 @@ class RouteHits:
     """The samples of many routes, least recently used first out. Safe to call from several threads."""
 
     def __init__(self) -> None:
-        self._routes: OrderedDict[Hashable, _Route] = OrderedDict()
-        self._lock = Lock()
+        self._routes = RouteTable(_Route)
 
     def judge(self, key: Hashable, pace: float, prefix: int | None) -> Told:
         """Whether a call on route ``key`` hit; then it is learned from.
@@ -133,19 +129,8 @@ class RouteHits:
         ``prefix``: what names the beginning that was sent before (64 bits), None where there is none: nothing is said
         of such a prompt, which cannot have hit on this client's account.
         """
-        if not self._lock.acquire(timeout=_PATIENCE_S):
-            return NOTHING_TOLD  # held when this process was forked off, or by somebody who does not get on
-        try:
-            route = self._routes.get(key)
-            if route is None:
-                route = self._routes[key] = _Route()
-                if len(self._routes) > ROUTES:
-                    self._routes.popitem(last=False)
-            else:
-                self._routes.move_to_end(key)
-            return route.judge(pace, prefix)
-        finally:
-            self._lock.release()
+        with self._routes.lock:
+            return self._routes.route(key).judge(pace, prefix)
 
 
 class _Route:

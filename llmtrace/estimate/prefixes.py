@@ -13,8 +13,8 @@ from collections import OrderedDict
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from math import gcd, log2
-from threading import Lock
-from weakref import WeakSet
+
+from llmtrace.observe.process import Lock
 
 PIECE = 256
 """Characters between two marks at a prompt's beginning (about 64 tokens)."""
@@ -142,7 +142,6 @@ class Prefixes:
         self._key = os.urandom(32)
         self._seen: OrderedDict[int, float] = OrderedDict()
         self._lock = Lock()
-        _living.add(self)
 
     def look(self, route: Hashable, texts: Iterable[str], now: float, explicit: bool = False) -> Prompt:
         """Mark a prompt that is about to be sent, and find how much of its beginning was sent before.
@@ -195,21 +194,6 @@ class Prefixes:
                 state = hash((state, text[at:], True))
                 left = max(1, left - (length - at) - 1)
         return marks, size
-
-    def forked(self) -> None:
-        """In a forked child: the lock may have been held. The marks hold as well as in the parent."""
-        self._lock = Lock()
-
-
-_living: WeakSet[Prefixes] = WeakSet()
-
-
-def _after_fork() -> None:
-    for prefixes in list(_living):
-        prefixes.forked()
-
-
-os.register_at_fork(after_in_child=_after_fork) if hasattr(os, "register_at_fork") else None
 
 
 def _length(marks: int) -> int:

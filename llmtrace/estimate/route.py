@@ -11,11 +11,14 @@ from dataclasses import dataclass, replace
 from math import sqrt
 
 from llmtrace.estimate import curve as curves
-from llmtrace.estimate.anchors import FIRST_TOKEN, Anchors
+from llmtrace.estimate.anchors import Anchors
 from llmtrace.estimate.concurrency import Concurrency, InFlight, Ring, concurrency
 from llmtrace.estimate.curve import Curve
 from llmtrace.estimate.prefixes import Survival
+from llmtrace.estimate.sample import Sample
 from llmtrace.estimate.store import Saved
+from llmtrace.phases.merged import MOSTLY_CACHED, NOT_FITTED, few_calls, narrow_spread
+from llmtrace.phases.model import Estimate, Unknown
 
 WINDOW = 96
 """Calls that the curve is fitted to."""
@@ -54,57 +57,6 @@ COLUMNS = 9
 _U, _K, _O, _S, _HOW, _ITL, _HEAD, _EVENT, _TOTAL = range(COLUMNS)
 
 
-@dataclass(slots=True, eq=False, repr=False)
-class Sample:
-    """One streamed call as the estimator needs it. Moments are monotonic ns, None where not seen."""
-
-    start: int
-    """When the request had arrived, as far as known; else when the call began."""
-    first: int
-    """First token."""
-    end: int
-    uncached: int
-    """Prompt tokens that had to be computed."""
-    cached: int = 0
-    headers: int | None = None
-    event: int | None = None
-    """First event of the stream, be it without a token."""
-    tokens: int = 0
-    """Output tokens (0: not known)."""
-    exact: bool = True
-    """The first token was seen as it came."""
-
-
-@dataclass(slots=True, eq=False, repr=False)
-class Estimate:
-    """Where one call's time from the request's arrival to its first token went. All in seconds."""
-
-    prefill: float
-    """Computing its own prompt (a cache hit included), with the steps of others in between."""
-    queue: float = 0.0
-    """Waiting to be scheduled, without the step that was running when it came."""
-    step_wait: float = 0.0
-    """Waiting for that step to end; some engines count it as queue, some do not count it at all."""
-    admission: float = 0.0
-    """Between the request's arrival and the engine: the HTTP server, tokenising, hand-over, and the answer's way."""
-    admission_uncertainty: float = 0.0
-    """Half width of its 90 % interval."""
-    per_token: float = 0.0
-    """The curve's slope, s per uncached token."""
-    uncertainty: float = 0.0
-    """Half width of the 90 % interval of prefill."""
-    queue_uncertainty: float = 0.0
-    """Half width of the 90 % interval of ``step_wait`` + ``queue``."""
-    calls: int = 0
-    """Calls of the route that it rests on."""
-    lower_bound: bool = False
-    """The queue is at least this long: a part that is the same for every call cannot be told from fixed cost."""
-    limit: int | None = None
-    """Calls that the engine runs at once, as far as this client has seen it."""
-    anchor: str = FIRST_TOKEN
-    """The first moment that the client sees with prefill in front of it: headers, first_event or first_token."""
-
-
 class Route:
     """What is remembered of one route."""
 
@@ -129,6 +81,7 @@ class Route:
         "lower_bound",
         "points",
         "ring",
+        "spread",
         "survival",
         "unsaved",
     )
@@ -142,6 +95,8 @@ class Route:
         self._next = 0
         self._learned = 0
         self.fit_due = 0
+        self.spread = float("inf")
+        """Of the calls' uncached tokens, 90th over 10th percentile, as the last fit saw it."""
         self.ring = Ring()
         self.all_in_flight: dict[int, InFlight] = {}
         """Calls on their way, by identity."""
@@ -166,8 +121,13 @@ class Route:
         self._below = self._above = 0
 
     # --- a call's end ---------------------------------------------------------------------------------------------
-    def end(self, sample: Sample, in_flight: InFlight | None, least: int) -> Estimate | None:
-        """What is to be said of a call that has ended; then it is learned from. ``least``: calls asked for."""
+    def end(
+        self, sample: Sample, in_flight: InFlight | None, least: int, least_spread: float = 0.0
+    ) -> Estimate | Unknown:
+        """What is to be said of a call that has ended, or why nothing is; then it is learned from.
+
+        ``least``: calls asked for; ``least_spread``: how far their uncached tokens have to spread.
+        """
         ready = self.anchors.ready(sample.start, sample.headers, sample.event, sample.first)
         around = concurrency(
             self.ring,
@@ -182,14 +142,17 @@ class Route:
         curve = self.curve
         own = 0.0 if curve is None else curve.cost(sample.uncached, sample.cached)
         began, how, freed = self._taken_up(sample, around, ready, own)
-        estimate = None
-        if curve is not None:
-            if around.beside:
-                own += curve.per_token * around.beside
-            if self.points >= least and (
-                curve.knows_cached or not curves.mostly_cached(sample.uncached, sample.cached)
-            ):
-                estimate = self._split(curve, sample, around, ready, began, how, freed, own)
+        if curve is not None and around.beside:
+            own += curve.per_token * around.beside
+        estimate: Estimate | Unknown
+        if self.points < least:
+            estimate = few_calls(self.points, least)
+        elif curve is None:
+            estimate = narrow_spread(self.spread, least_spread) if self.spread < least_spread else NOT_FITTED
+        elif not curve.knows_cached and curves.mostly_cached(sample.uncached, sample.cached):
+            estimate = MOSTLY_CACHED
+        else:
+            estimate = self._split(curve, sample, around, ready, began, how, freed, own)
         if sample.exact:
             self._learn(sample, around, ready, began, how, own, in_flight)
         return estimate
@@ -390,6 +353,7 @@ class Route:
     def take(self, fitted: Fitted) -> None:
         """Use what a fit found."""
         self.curve, self.dispatch_latency, self.calm_step = fitted.curve, fitted.dispatch_latency, fitted.calm_step
+        self.spread = fitted.spread
         self.jitter = fitted.anchors.jitter
         self.lower_bound, self.anchors, self.alone = fitted.lower_bound, fitted.anchors, fitted.alone
         if fitted.forget:
@@ -468,6 +432,8 @@ class Fitted:
     alone: bool = False
     forget: int = 0
     """Only the last so many calls still count (0: all)."""
+    spread: float = float("inf")
+    """Of the calls' uncached tokens, 90th over 10th percentile."""
 
 
 def fit(window: Window, min_calls: int, min_spread: float, least_per_token: float = 0.0) -> Fitted:
@@ -481,9 +447,10 @@ def fit(window: Window, min_calls: int, min_spread: float, least_per_token: floa
     calm = paces[len(paces) // 10] if paces else 0.0
     anchors = replace(window.anchors)
     uncached = [row[_U] for row in rows]
-    if len(rows) < min_calls or curves.spread(uncached) < min_spread:
+    spread = curves.spread(uncached)
+    if len(rows) < min_calls or spread < min_spread:
         kept = window.curve if window.curve is not None and window.shifted else None
-        return Fitted(kept, window.dispatch_latency, calm, False, anchors)
+        return Fitted(kept, window.dispatch_latency, calm, False, anchors, spread=spread)
     anchors.learn([(row[_U], row[_HEAD], row[_EVENT], row[_TOTAL]) for row in rows])
     idle = [row for row in rows if row[_HOW] == IDLE]
     chosen, dispatch_latency = rows, window.dispatch_latency

@@ -32,9 +32,9 @@ def patch(patches: Patches) -> None:
         return response
 
     async def connect(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        attempt, started = _attempt(), now()
+        attempt = _connecting()
         result = await wrapped(*args, **kwargs)
-        _connected(attempt, started)
+        _connected(attempt)
         return result
 
     async def send(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -55,9 +55,9 @@ def patch(patches: Patches) -> None:
         return response
 
     def new_connection(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        attempt, started = _attempt(), now()
+        attempt = _connecting()
         result = wrapped(*args, **kwargs)
-        _connected(attempt, started, result)
+        _connected(attempt, result)
         return result
 
     def get_response(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -111,10 +111,7 @@ def _begin(where: Any, method: Any, kwargs: dict[str, Any]) -> tuple[Attempt | N
     if under_way is not None and under_way.end is None:
         return under_way, kwargs  # an httpx client's, whose transport this is
     try:
-        host = getattr(where, "host", None)
-        if host is None and isinstance(where, str):
-            host = where.partition("://")[2].partition("/")[0].rpartition("@")[2].rpartition(":")[0]
-        if may_propagate(being.propagate, host or ""):
+        if may_propagate(being.propagate, where):
             headers: Any = kwargs.get("headers")
             headers = dict(headers) if headers is not None else {}
             propagate(headers)
@@ -129,9 +126,17 @@ def _begin(where: Any, method: Any, kwargs: dict[str, Any]) -> tuple[Attempt | N
         return None, kwargs
 
 
-def _connected(attempt: Attempt | None, started: int, connected: Any = None) -> None:
+def _connecting() -> Attempt | None:
+    """The attempt that opens a connection: one that is refused, or takes too long, has a start and no end of it."""
+    attempt = _attempt()
     if attempt is not None:
-        attempt.connect_start, attempt.connect_end = started, now()
+        attempt.connect_start, attempt.connect_end = now(), None
+    return attempt
+
+
+def _connected(attempt: Attempt | None, connected: Any = None) -> None:
+    if attempt is not None:
+        attempt.connect_end = now()
         attempt.socket = connected
 
 

@@ -17,51 +17,51 @@ import wrapt
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 from opentelemetry.trace import Span
 
-from llmtrace.calls.current import Making, current
-from llmtrace.calls.engine import Engine
-from llmtrace.calls.finalizers import collected
+from llmtrace.calls import finalizers
+from llmtrace.calls.current import Making, being_made
+from llmtrace.calls.tracer import CallTracer
 from llmtrace.instrumentation.methods import timed
 from llmtrace.instrumentation.patching import Patches
 from llmtrace.observe import call as calls
 from llmtrace.observe import internal_errors
 from llmtrace.observe.call import Call
 from llmtrace.observe.clock import now
-from llmtrace.observe.stream import Guard, asplice, closed, failed, splice
+from llmtrace.observe.stream import asplice, closed, failed, splice
 from llmtrace.providers.declare import Botocore, Provider
 
 _LARGEST = 4 * 1024 * 1024
 """Bytes of a body that are kept to read what it says; of a larger one, only the headers tell."""
 
 
-def patch(patches: Patches, engine: Engine, provider: Provider, service: Botocore) -> None:
+def patch(patches: Patches, tracer: CallTracer, provider: Provider, service: Botocore) -> None:
     """Patch the calls of ``service``, now or when botocore is imported."""
 
     def api_call(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        call = _begin(engine, provider, service, instance, *args, **kwargs)
+        call = _begin(tracer, provider, service, instance, *args, **kwargs)
         if call is None:
             return wrapped(*args, **kwargs)
         try:
-            with Making(call, engine.settings.propagate):
+            with Making(call, tracer.settings.propagate):
                 result = wrapped(*args, **kwargs)
         except BaseException as error:
-            engine.failed(call, error)
+            tracer.failed(call, error)
             raise
         if isinstance(call, Call):
-            _returned(engine, call, result)
+            _returned(tracer, call, result)
         return result
 
     async def aapi_call(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        call = _begin(engine, provider, service, instance, *args, **kwargs)
+        call = _begin(tracer, provider, service, instance, *args, **kwargs)
         if call is None:
             return await wrapped(*args, **kwargs)
         try:
-            with Making(call, engine.settings.propagate):
+            with Making(call, tracer.settings.propagate):
                 result = await wrapped(*args, **kwargs)
         except BaseException as error:
-            engine.failed(call, error)
+            tracer.failed(call, error)
             raise
         if isinstance(call, Call):
-            _returned(engine, call, result)
+            _returned(tracer, call, result)
         return result
 
     module, name, wrapper = (
@@ -73,21 +73,21 @@ def patch(patches: Patches, engine: Engine, provider: Provider, service: Botocor
 
 
 def _begin(
-    engine: Engine, provider: Provider, service: Botocore, client: Any, operation_name: str, api_params: Any
+    tracer: CallTracer, provider: Provider, service: Botocore, client: Any, operation_name: str, api_params: Any
 ) -> Call | Span | None:
     try:
         if client.meta.service_model.service_name != service.service:
             return None
         operation = service.operation(operation_name, api_params)
-        if operation is None or current.get() is not None or not is_instrumentation_enabled():
+        if operation is None or being_made() is not None or not is_instrumentation_enabled():
             return None
-        return engine.begin(provider, operation, client, {**api_params, "operation": operation_name})
+        return tracer.begin(provider, operation, client, {**api_params, "operation": operation_name})
     except Exception as error:
         internal_errors.note("beginning a call", error)
         return None
 
 
-def _returned(engine: Engine, call: Call, result: Any) -> None:
+def _returned(tracer: CallTracer, call: Call, result: Any) -> None:
     try:
         body = result.get("stream") or result.get("body")
         if hasattr(body, "_event_generator"):
@@ -99,7 +99,7 @@ def _returned(engine: Engine, call: Call, result: Any) -> None:
             return
     except Exception as error:
         internal_errors.note("timing a stream", error)
-    engine.returned(call, result)
+    tracer.returned(call, result)
 
 
 def _splice(stream: Any, call: Call) -> None:
@@ -191,7 +191,7 @@ class _Reading:
     """What was read of a body so far; lives as long as that can be read on, and then ends the call."""
 
     def __init__(self, call: Call) -> None:
-        self._guard = Guard(call, collected)
+        self._guard = finalizers.guard(call)
         self._kept = bytearray()
 
     def took(self, piece: bytes, amount: int | None) -> bool:

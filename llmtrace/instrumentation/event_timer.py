@@ -15,7 +15,7 @@ from llmtrace.phases.model import CLIENT, DEVICE
 _ANCHORS = 5
 
 
-class Marks(Protocol):
+class EventTimer(Protocol):
     """One call's marks, in order."""
 
     source: str
@@ -32,7 +32,7 @@ class Marks(Protocol):
         ...
 
 
-class HostMarks:
+class HostTimer:
     """Readings of the monotonic clock: on the CPU the work is done when the code returns."""
 
     source = CLIENT
@@ -48,7 +48,7 @@ class HostMarks:
         return self._marks
 
 
-class CudaMarks:
+class CudaTimer:
     """CUDA events on the current stream of the model's device."""
 
     source = DEVICE
@@ -77,10 +77,10 @@ class CudaMarks:
         event.record(self._cuda.current_stream(self._device))
 
 
-def marks_on(model: Any) -> Marks:
+def timer_on(model: Any) -> EventTimer:
     """Marks for one call of this model."""
     device = getattr(model, "device", None)
     torch = sys.modules.get("torch")
     if torch is not None and getattr(device, "type", None) == "cuda":
-        return CudaMarks(torch.cuda, device)
-    return HostMarks()
+        return CudaTimer(torch.cuda, device)
+    return HostTimer()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any
 
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
@@ -13,6 +11,7 @@ from llmtrace.calls.byte_taps import put
 from llmtrace.calls.current import RESPONSE_KEY, being_made
 from llmtrace.instrumentation.patching import Patches
 from llmtrace.observe import internal_errors
+from llmtrace.observe.address import address_of, is_private
 from llmtrace.observe.call import Call
 from llmtrace.observe.clock import now
 from llmtrace.observe.stream import closing
@@ -30,11 +29,11 @@ def patch(patches: Patches) -> None:
         being = being_made()
         if being is None or _asks_beside(args, kwargs):
             return wrapped(*args, **kwargs)
-        call, propagate = being
+        call = being.call
         if not isinstance(call, Call):
-            _propagate(propagate, _request(args, kwargs))
+            _propagate(being.propagate, args, kwargs)
             return wrapped(*args, **kwargs)
-        attempt = _begin(propagate, call, args, kwargs, False)
+        attempt = _begin(being.propagate, call, args, kwargs, False)
         try:
             response = wrapped(*args, **kwargs)
         except BaseException as error:
@@ -61,7 +60,7 @@ def patch(patches: Patches) -> None:
             return wrapped(*args, **kwargs)
         if isinstance(being.call, Call):
             return send_traced(being.call, being.propagate, wrapped, args, kwargs)
-        _propagate(being.propagate, _request(args, kwargs))
+        _propagate(being.propagate, args, kwargs)
         return wrapped(*args, **kwargs)
 
     def close(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -108,7 +107,7 @@ def _begin(
         attempt.chain(theirs)
         mine = attempt.aevent if asynchronous else attempt.event
         request.extensions = {**request.extensions, "trace": mine}
-        _propagate(propagate, request)
+        _propagate(propagate, args, kwargs)
         return attempt
     except Exception as error:
         internal_errors.note("watching a request", error)
@@ -138,9 +137,9 @@ def asks_beside(method: Any, headers: Any) -> bool:
         return False
 
 
-def may_propagate(mode: str, host: str) -> bool:
-    """Whether the setting, or ``auto`` with a private host, allows to send the trace's identity there."""
-    return mode != "never" and (mode != "auto" or is_private(host))
+def may_propagate(mode: str, url: Any) -> bool:
+    """Whether the setting, or ``auto`` with a private host, allows to send the trace's identity to ``url``."""
+    return mode != "never" and (mode != "auto" or is_private(address_of(url)[0]))
 
 
 def propagate(headers: Any) -> None:
@@ -149,9 +148,10 @@ def propagate(headers: Any) -> None:
         _W3C.inject(headers)
 
 
-def _propagate(mode: str, request: Any) -> None:
+def _propagate(mode: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     try:
-        if may_propagate(mode, request.url.host):
+        request = _request(args, kwargs)
+        if may_propagate(mode, request.url):
             propagate(request.headers)
     except Exception as error:
         internal_errors.note("propagating the trace", error)
@@ -194,13 +194,3 @@ def _closed(end: Callable[[], None]) -> None:
         end()
     except Exception as error:
         internal_errors.note("seeing a response close", error)
-
-
-@lru_cache(256)
-def is_private(host: str) -> bool:
-    """Whether ``host`` is on this machine or a private network, by address or by a name without public domain."""
-    try:
-        address = ipaddress.ip_address(host.strip("[]"))
-    except ValueError:
-        return "." not in host or host.endswith((".local", ".internal", ".localhost", ".lan"))
-    return address.is_private or address.is_loopback or address.is_link_local

@@ -1,4 +1,4 @@
-"""The instrumentors that ``opentelemetry-instrument`` finds, and what ``llmtrace.instrument`` uses itself."""
+"""The instrumentors that ``opentelemetry-instrument`` finds and ``llmtrace.instrument`` uses: one for each client."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
 
-from llmtrace.config import settings
+from llmtrace.config import Settings, is_disabled, settings
+from llmtrace.instrumentation import process_ends
 from llmtrace.instrumentation.patching import Patches
-from llmtrace.providers import CLIENTS, Client
+from llmtrace.providers import Client, client_named
 
 if TYPE_CHECKING:
     from llmtrace.instrumentation.traced import Traced
@@ -19,7 +20,7 @@ _log = logging.getLogger("llmtrace")
 
 
 class ClientInstrumentor(BaseInstrumentor):
-    """Instruments one client library; each has a subclass, made from its line in ``llmtrace.providers``."""
+    """Instruments one client library; the classes below name which."""
 
     client: Client
     _patches: Patches | None = None
@@ -34,8 +35,13 @@ class ClientInstrumentor(BaseInstrumentor):
         meter_provider = kwargs.pop("meter_provider", None)
         kwargs.pop("skip_dep_check", None)
         kwargs.pop("raise_exception_on_conflict", None)
-        chosen = settings(kwargs)
+        chosen: Settings = kwargs.pop("settings", None) or settings(kwargs)
+        if is_disabled():
+            return
         self._patches = patches = Patches()
+        if chosen.flush_on_sigterm:
+            # Now, not when the client is imported: handlers can be set on the main thread only.
+            patches.when_undone(process_ends.take_sigterm())
 
         def imported(package: Any) -> None:
             if (conflict := self.unsupported()) is not None:
@@ -52,6 +58,11 @@ class ClientInstrumentor(BaseInstrumentor):
         conflict: Any = self._check_dependency_conflicts()
         return None if conflict is None else str(conflict)
 
+    @property
+    def patches(self) -> Patches | None:
+        """What is wrapped for this client, None while it is not instrumented."""
+        return self._patches
+
     def _uninstrument(self, **kwargs: Any) -> None:
         if self._patches is not None:
             self._patches.undo()
@@ -60,17 +71,135 @@ class ClientInstrumentor(BaseInstrumentor):
         self._traced = self._patches = None
 
 
-def install(patches: Patches, client: Client, *engine: Any) -> Traced:
+def install(patches: Patches, client: Client, *chosen: Any) -> Traced:
     """Load what tracing a client takes, now that there is a client: it would only slow the start of other programs."""
     from llmtrace.instrumentation.traced import Traced
 
-    return Traced(patches, client, *engine)
+    return Traced(patches, client, *chosen)
 
 
-def _instrumentor(client: Client) -> type[ClientInstrumentor]:
-    doc = f"Instruments ``{client.name}``."
-    return type(f"{client.title}Instrumentor", (ClientInstrumentor,), {"__doc__": doc, "client": client})
+class OpenAIInstrumentor(ClientInstrumentor):
+    """Instruments ``openai``."""
+
+    client = client_named("openai")
 
 
-INSTRUMENTORS: dict[str, type[ClientInstrumentor]] = {client.name: _instrumentor(client) for client in CLIENTS}
-globals().update((made.__name__, made) for made in INSTRUMENTORS.values())  # for the entry points
+class BedrockInstrumentor(ClientInstrumentor):
+    """Instruments ``bedrock``."""
+
+    client = client_named("bedrock")
+
+
+class AioBotocoreInstrumentor(ClientInstrumentor):
+    """Instruments ``aiobotocore``."""
+
+    client = client_named("aiobotocore")
+
+
+class CohereInstrumentor(ClientInstrumentor):
+    """Instruments ``cohere``."""
+
+    client = client_named("cohere")
+
+
+class GoogleGenAIInstrumentor(ClientInstrumentor):
+    """Instruments ``google-genai``."""
+
+    client = client_named("google-genai")
+
+
+class OllamaInstrumentor(ClientInstrumentor):
+    """Instruments ``ollama``."""
+
+    client = client_named("ollama")
+
+
+class HuggingFaceInstrumentor(ClientInstrumentor):
+    """Instruments ``huggingface``."""
+
+    client = client_named("huggingface")
+
+
+class LlamaCppInstrumentor(ClientInstrumentor):
+    """Instruments ``llama-cpp-python``."""
+
+    client = client_named("llama-cpp-python")
+
+
+class VLLMInstrumentor(ClientInstrumentor):
+    """Instruments ``vllm``."""
+
+    client = client_named("vllm")
+
+
+class LiteLLMInstrumentor(ClientInstrumentor):
+    """Instruments ``litellm``."""
+
+    client = client_named("litellm")
+
+
+class MistralAIInstrumentor(ClientInstrumentor):
+    """Instruments ``mistralai``."""
+
+    client = client_named("mistralai")
+
+
+class AnthropicInstrumentor(ClientInstrumentor):
+    """Instruments ``anthropic``."""
+
+    client = client_named("anthropic")
+
+
+class GroqInstrumentor(ClientInstrumentor):
+    """Instruments ``groq``."""
+
+    client = client_named("groq")
+
+
+class TogetherInstrumentor(ClientInstrumentor):
+    """Instruments ``together``."""
+
+    client = client_named("together")
+
+
+class CerebrasInstrumentor(ClientInstrumentor):
+    """Instruments ``cerebras``."""
+
+    client = client_named("cerebras")
+
+
+class FireworksInstrumentor(ClientInstrumentor):
+    """Instruments ``fireworks``."""
+
+    client = client_named("fireworks")
+
+
+class TransformersInstrumentor(ClientInstrumentor):
+    """Instruments ``transformers``."""
+
+    client = client_named("transformers")
+
+
+INSTRUMENTORS: dict[str, type[ClientInstrumentor]] = {
+    each.client.name: each
+    for each in (
+        OpenAIInstrumentor,
+        BedrockInstrumentor,
+        AioBotocoreInstrumentor,
+        CohereInstrumentor,
+        GoogleGenAIInstrumentor,
+        OllamaInstrumentor,
+        HuggingFaceInstrumentor,
+        LlamaCppInstrumentor,
+        VLLMInstrumentor,
+        LiteLLMInstrumentor,
+        MistralAIInstrumentor,
+        AnthropicInstrumentor,
+        GroqInstrumentor,
+        TogetherInstrumentor,
+        CerebrasInstrumentor,
+        FireworksInstrumentor,
+        TransformersInstrumentor,
+    )
+}
+"""By the client's name."""

@@ -11,11 +11,11 @@ import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from typing import Any
 
+from llmtrace.calls import finalizers
 from llmtrace.calls.current import Making
-from llmtrace.calls.finalizers import collected
 from llmtrace.instrumentation.patching import Patches
 from llmtrace.observe.call import Call
-from llmtrace.observe.stream import Guard, asplice, splice
+from llmtrace.observe.stream import asplice, splice
 
 _KEY = "_llmtrace_pulls"
 """Where such an object holds its ``TimedPulls``."""
@@ -48,7 +48,7 @@ class TimedPulls:
     def __init__(self, call: Call, propagate: str) -> None:
         self.call = call
         self._propagate = propagate
-        self._guard = Guard(call, collected)
+        self._guard = finalizers.guard(call)
         self._source = source = _Source()
         self._timed: Any = None
         call.running = lambda: source.pull is not None

@@ -1,4 +1,4 @@
-"""Hooks on the OpenTelemetry SDK's flush and shutdown, and on asyncio's timeouts."""
+"""Hooks on the OpenTelemetry SDK's flush and shutdown, on the process's ends, and on asyncio's timeouts."""
 
 from __future__ import annotations
 
@@ -6,36 +6,57 @@ import asyncio
 import asyncio.tasks
 import sys
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any
 
 from llmtrace.calls import finalizers
-from llmtrace.calls.engine import Engine
+from llmtrace.instrumentation import process_ends
 from llmtrace.instrumentation.patching import Patches
 from llmtrace.observe import internal_errors, stream
+from llmtrace.observe.call import Call
+from llmtrace.observe.process import at_exit
 
 
-def patch(patches: Patches, engines: Sequence[Engine]) -> None:
-    """End open calls when a TracerProvider flushes or shuts down, and note which tasks a timeout cancels."""
+def patch(patches: Patches, flush: Callable[[float], None]) -> None:
+    """A flush ends what was dropped, a provider's shutdown what is open and goes to it; note what a timeout cancels.
 
-    def before(action: Any) -> Any:
-        def hook(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            try:
-                if any(instance is engine.tracer_provider for engine in engines):
-                    action()
-            except Exception as error:
-                internal_errors.note("flushing", error)
-            return wrapped(*args, **kwargs)
+    ``flush``: exports what is ended, in so many seconds; for ends of a process at which no provider is shut down.
+    """
 
-        return hook
+    def hook_traces(module: Any) -> None:
+        patches.wrap(module, "TracerProvider.force_flush", _before(lambda provider: finalizers.settle()))
+        patches.wrap(module, "TracerProvider.shutdown", _before(_end_those_of))
 
-    def hook_provider(module: Any) -> None:
-        patches.wrap(module, "TracerProvider.force_flush", before(finalizers.flush))
-        patches.wrap(module, "TracerProvider.shutdown", before(finalizers.shutdown))
+    def hook_metrics(module: Any) -> None:
+        patches.wrap(module, "MeterProvider.force_flush", _before(lambda provider: finalizers.settle()))
+        patches.wrap(module, "MeterProvider.shutdown", _before(lambda provider: finalizers.end_open(_not_sampled)))
 
-    patches.when_imported("opentelemetry.sdk.trace", hook_provider)
-    finalizers.at_exit(finalizers.shutdown)
+    patches.when_imported("opentelemetry.sdk.trace", hook_traces)
+    patches.when_imported("opentelemetry.sdk.metrics", hook_metrics)
+    at_exit(finalizers.end_open)
+    process_ends.watch(patches, flush)
     _watch_timeouts(patches)
+
+
+def _before(action: Callable[[Any], None]) -> Any:
+    def hook(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        try:
+            action(instance)
+        except Exception as error:
+            internal_errors.note("flushing", error)
+        return wrapped(*args, **kwargs)
+
+    return hook
+
+
+def _end_those_of(provider: Any) -> None:
+    """End the open calls whose spans ``provider`` made: its spans have its very resource, whatever stands before it."""
+    resource = getattr(provider, "resource", None)
+    finalizers.end_open(lambda call: getattr(call.state.span, "resource", None) is resource)
+
+
+def _not_sampled(call: Call) -> bool:
+    return not call.state.span.is_recording()
 
 
 def _watch_timeouts(patches: Patches) -> None:

@@ -16,22 +16,22 @@ from typing import Any, NamedTuple
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 from opentelemetry.trace import Span
 
+from llmtrace.calls import finalizers
 from llmtrace.calls.current import Making, being_made
-from llmtrace.calls.engine import Engine
-from llmtrace.calls.finalizers import collected
+from llmtrace.calls.tracer import CallTracer
 from llmtrace.instrumentation.iterator_timing import watch
 from llmtrace.instrumentation.patching import Patches
 from llmtrace.observe import call as calls
 from llmtrace.observe import internal_errors, stream
 from llmtrace.observe.call import Call
 from llmtrace.observe.clock import now
-from llmtrace.observe.stream import Guard, asplice, splice
+from llmtrace.observe.stream import asplice, splice
 from llmtrace.providers.declare import Method, Provider
 
 _END: Any = object()
 
 
-def patch(patches: Patches, engine: Engine, provider: Provider, method: Method) -> None:
+def patch(patches: Patches, tracer: CallTracer, provider: Provider, method: Method) -> None:
     """Patch ``method``, now or when its module is imported; nothing where a version does not have it."""
 
     def hook(module: Any) -> None:
@@ -39,7 +39,7 @@ def patch(patches: Patches, engine: Engine, provider: Provider, method: Method) 
         owner = getattr(module, owner_path, None) if owner_path else module
         original = None if owner is None else vars(owner).get(name)
         if original is not None:
-            patches.wrap_method(owner, name, _wrapper(_Method(patches, engine, provider, method), original))
+            patches.wrap_method(owner, name, _wrapper(_Method(patches, tracer, provider, method), original))
 
     stream.iterating_packages.add(method.module.partition(".")[0])
     patches.when_imported(method.module, hook)
@@ -58,13 +58,13 @@ def _wrapper(made: _Method, original: Any) -> Any:
 class _Method:
     """The wrappers of one method: one per make of function."""
 
-    def __init__(self, patches: Patches, engine: Engine, provider: Provider, method: Method) -> None:
+    def __init__(self, patches: Patches, tracer: CallTracer, provider: Provider, method: Method) -> None:
         self._patches = patches
-        self._engine = engine
+        self._tracer = tracer
         self._provider = provider
         self._method = method
         self.managed = method.managed
-        self._propagate = engine.settings.propagate
+        self._propagate = tracer.settings.propagate
 
     def call(self, wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A function: the request is made in it, or (``lazy``) when the stream that it returns is first pulled."""
@@ -77,7 +77,7 @@ class _Method:
             with Making(call, self._propagate):
                 result = wrapped(*args, **kwargs)
         except BaseException as error:
-            self._engine.failed(call, error)
+            self._tracer.failed(call, error)
             raise
         return self._returned(call, result, splice)
 
@@ -93,7 +93,7 @@ class _Method:
             with Making(call, self._propagate):
                 result = await wrapped(*args, **kwargs)
         except BaseException as error:
-            self._engine.failed(call, error)
+            self._tracer.failed(call, error)
             raise
         return self._returned(call, result, asplice)
 
@@ -128,7 +128,7 @@ class _Method:
             with Making(call, self._propagate):
                 entered = next(gen)
         except BaseException as error:
-            self._engine.failed(call, error)
+            self._tracer.failed(call, error)
             raise
         self._returned(call, entered, splice)
         try:
@@ -152,7 +152,7 @@ class _Method:
                     entered = await anext(gen)
         except BaseException as error:
             if call is not None:
-                self._engine.failed(call, error)
+                self._tracer.failed(call, error)
             raise
         if call is not None:
             self._returned(call, entered, asplice)
@@ -172,7 +172,7 @@ class _Method:
             if being_made() is not None or not is_instrumentation_enabled():
                 return None
             body = self._method.body(instance, args, kwargs)
-            return None if body is None else self._engine.begin(self._provider, self._method.operation, instance, body)
+            return None if body is None else self._tracer.begin(self._provider, self._method.operation, instance, body)
         except Exception as error:
             internal_errors.note("beginning a call", error)
             return None
@@ -204,7 +204,7 @@ class _Method:
                     returned = bare.agenerator() if splicing is asplice else bare.generator()
         except Exception as error:
             internal_errors.note("timing a stream", error)
-        self._engine.returned(call, result)
+        self._tracer.returned(call, result)
         return returned
 
     def _open(
@@ -313,7 +313,7 @@ async def _anothing() -> None:
 
 def timed(call: Call, inner: Any, splicing: Any) -> Any:
     """The generator that times the pulls from ``inner``; the call is told how to see whether one is under way."""
-    made = splicing(inner, call, Guard(call, collected))
+    made = splicing(inner, call, finalizers.guard(call))
     alive = weakref.ref(made)
     state = "ag_running" if splicing is asplice else "gi_running"
     call.running = lambda: getattr(alive(), state, False)

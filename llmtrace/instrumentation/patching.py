@@ -1,9 +1,17 @@
-"""Putting wrappers in and taking them out again, for clients that are imported now or later."""
+"""Putting wrappers in and taking them out again, for clients that are imported now or later.
+
+A wrapper is wrapt's, which looks like the function that it wraps to ``inspect``; what wrapt leaves open is added here:
+it pickles by the name under which it stands, as functions do, and copies as itself. What is pickled needs no llmtrace
+to be read again: it names the client's function, traced where llmtrace is on and as it is where not.
+"""
 
 from __future__ import annotations
 
+import copy
+import pkgutil
 import sys
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import wrapt
@@ -11,7 +19,51 @@ import wrapt
 from llmtrace.observe import internal_errors
 
 _ABSENT: Any = object()
-Wrapper = Callable[[Any, Any, tuple[Any, ...], dict[str, Any]], Any]
+Hook = Callable[[Any, Any, tuple[Any, ...], dict[str, Any]], Any]
+"""What a wrapper calls: (the wrapped function, bound; the object or class it is bound to; args; kwargs)."""
+
+
+class _PatchedMethod(wrapt.BoundFunctionWrapper):  # pyright: ignore[reportMissingTypeArgument]
+    """A patched function as an attribute of a class or of an object."""
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        if self._self_instance is None:  # taken from the class: the function itself
+            return self._self_parent.__reduce_ex__(protocol)
+        return getattr, (self._self_instance, self.__wrapped__.__name__)
+
+    def __copy__(self) -> Any:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        if self._self_instance is None:
+            return self
+        return getattr(copy.deepcopy(self._self_instance, memo), self.__wrapped__.__name__)
+
+
+class Patched(wrapt.FunctionWrapper):  # pyright: ignore[reportMissingTypeArgument]
+    """A patched function in its module or class."""
+
+    __bound_function_wrapper__ = _PatchedMethod
+
+    def __init__(self, wrapped: Any, hook: Hook, enabled: Callable[[], bool], place: str) -> None:
+        """``place``: where it stands, as ``pkgutil.resolve_name`` takes it: ``module:Class.name``."""
+        super().__init__(wrapped, hook, enabled=enabled)
+        self._self_place = place
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return pkgutil.resolve_name, (self._self_place,)
+
+    def __copy__(self) -> Any:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return self
+
+
+def _place(owner: Any, name: str) -> str:
+    if isinstance(owner, ModuleType):
+        return f"{owner.__name__}:{name}"
+    return f"{owner.__module__}:{owner.__qualname__}.{name}"
 
 
 class Patches:
@@ -20,6 +72,9 @@ class Patches:
     def __init__(self) -> None:
         self._undo: list[tuple[Any, str, Any]] = []
         self._put: dict[tuple[int, str], Any] = {}
+        self._wrapped: dict[int, Patched] = {}
+        """By the function's identity: one function under two names has one wrapper, or it would not pickle."""
+        self._when_undone: list[Callable[[], None]] = []
         self._active = True
 
     def when_imported(self, module: str, action: Callable[[Any], None]) -> None:
@@ -27,20 +82,26 @@ class Patches:
         if module in sys.modules:
             self._attempt(action, sys.modules[module])
         else:
-            wrapt.register_post_import_hook(lambda found: self._attempt(action, found), module)
+            wrapt.register_post_import_hook(lambda imported: self._attempt(action, imported), module)
 
-    def wrap(self, module: Any, path: str, wrapper: Wrapper) -> None:
+    def wrap(self, module: Any, path: str, hook: Hook) -> None:
         """Wrap ``module``'s ``Class.method`` (skipped where a version does not have it)."""
         owner_name, _, name = path.rpartition(".")
-        self.wrap_method(getattr(module, owner_name, None) if owner_name else module, name, wrapper)
+        self.wrap_method(getattr(module, owner_name, None) if owner_name else module, name, hook)
 
-    def wrap_method(self, owner: Any, name: str, wrapper: Wrapper) -> None:
+    def wrap_method(self, owner: Any, name: str, hook: Hook) -> None:
         """Wrap what ``owner`` itself defines as ``name``; nothing where it does not."""
         if owner is None or name not in vars(owner):
             return
         original = vars(owner)[name]
-        # Where another wrapper lies on top of ours, ours stays in place after `undo` and lets everything through.
-        setattr(owner, name, wrapt.FunctionWrapper(original, wrapper, enabled=lambda: self._active))
+        if self._wrapped.get(id(getattr(original, "__wrapped__", None))) is original and not self.holds(owner, name):
+            self._undo.append((owner, name, original.__wrapped__))  # imported from where it was wrapped before
+            return
+        patched = self._wrapped.get(id(original))
+        if patched is None:
+            # Where another wrapper lies on top of ours, ours stays in place after `undo` and lets everything through.
+            patched = self._wrapped[id(original)] = Patched(original, hook, lambda: self._active, _place(owner, name))
+        setattr(owner, name, patched)
         self._undo.append((owner, name, original))
 
     def put(self, owner: Any, name: str, value: Any) -> None:
@@ -51,9 +112,17 @@ class Patches:
         self._put[id(owner), name] = value
         setattr(owner, name, value)
 
+    def when_undone(self, action: Callable[[], None]) -> None:
+        """Call ``action`` after the wrappers are taken out: for what is put in by another way than by wrapping."""
+        self._when_undone.append(action)
+
     def holds(self, owner: Any, name: str) -> bool:
         """Whether ``owner``'s ``name`` is wrapped already."""
         return any(held is owner and called == name for held, called, _ in self._undo)
+
+    def functions(self) -> list[tuple[Any, str]]:
+        """What is wrapped now, as (module or class, name)."""
+        return [(owner, name) for owner, name, _ in self._undo if isinstance(vars(owner).get(name), Patched)]
 
     def undo(self) -> None:
         """Put back the very functions that were there; wrappers that others put on top of ours stay."""
@@ -64,6 +133,10 @@ class Patches:
                 setattr(owner, name, original)
         self._undo.clear()
         self._put.clear()
+        self._wrapped.clear()
+        for action in self._when_undone:
+            action()
+        self._when_undone.clear()
 
     def _attempt(self, action: Callable[[Any], None], module: Any) -> None:
         if not self._active:

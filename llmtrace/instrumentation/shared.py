@@ -2,35 +2,62 @@
 
 from __future__ import annotations
 
-import threading
+import logging
+import time
+from typing import Any
 
-from llmtrace.calls.engine import Engine
-from llmtrace.instrumentation import aiohttp_urllib3, http, lifecycle
+from llmtrace.calls.tracer import CallTracer
+from llmtrace.instrumentation import aiohttp_urllib3, http, langchain, lifecycle
 from llmtrace.instrumentation.patching import Patches
+from llmtrace.observe.process import Lock
+from llmtrace.tasks import units
 
-_lock = threading.Lock()
-_engines: list[Engine] = []
+_log = logging.getLogger("llmtrace")
+_lock = Lock()
+_tracers: list[CallTracer] = []
 _patches: Patches | None = None
 
 
-def join(engine: Engine) -> None:
-    """Count ``engine`` in; the first one puts the hooks in."""
+def join(tracer: CallTracer) -> None:
+    """Count ``tracer`` in; the first one puts the hooks in."""
     global _patches
     with _lock:
-        _engines.append(engine)
+        _tracers.append(tracer)
+        if tracer.services.tracer_provider is not None:
+            units.use_provider(tracer.services.tracer_provider)  # a task's spans go where its calls' go
         if _patches is None:
             _patches = Patches()
             http.patch(_patches)
             aiohttp_urllib3.patch(_patches)
-            lifecycle.patch(_patches, _engines)
+            lifecycle.patch(_patches, flush)
+            langchain.patch(_patches)
 
 
-def leave(engine: Engine) -> None:
-    """Count ``engine`` out; the last one takes the hooks out."""
+def leave(tracer: CallTracer) -> None:
+    """Count ``tracer`` out; the last one takes the hooks out."""
     global _patches
     with _lock:
-        if engine in _engines:
-            _engines.remove(engine)
-        if not _engines and _patches is not None:
+        if tracer in _tracers:
+            _tracers.remove(tracer)
+            if tracer.services.tracer_provider is not None:
+                units.leave_provider(tracer.services.tracer_provider)
+        if not _tracers and _patches is not None:
             _patches.undo()
             _patches = None
+
+
+def flush(seconds: float) -> None:
+    """Have the providers in use export what they hold, in ``seconds`` for all of them together.
+
+    Takes no lock: this process may be ending while another thread holds ours.
+    """
+    until = time.monotonic() + seconds
+    providers: dict[int, Any] = {id(each): each for tracer in list(_tracers) for each in tracer.services.providers()}
+    for provider in providers.values():
+        force_flush = getattr(provider, "force_flush", None)  # OpenTelemetry's API alone has none
+        if force_flush is None:
+            continue
+        try:
+            force_flush(int(max(0.0, until - time.monotonic()) * 1000))
+        except Exception as error:
+            _log.warning("the last telemetry was not exported: %s", type(error).__name__)

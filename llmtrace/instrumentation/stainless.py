@@ -17,48 +17,48 @@ from typing import Any
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 from opentelemetry.trace import Span
 
+from llmtrace.calls import finalizers
 from llmtrace.calls.current import RESPONSE_KEY, Making, being_made
-from llmtrace.calls.engine import Engine
-from llmtrace.calls.finalizers import collected
+from llmtrace.calls.tracer import CallTracer
 from llmtrace.instrumentation.patching import Patches
 from llmtrace.observe import internal_errors, stream
 from llmtrace.observe.call import Call
-from llmtrace.observe.stream import Guard, asplice, splice
+from llmtrace.observe.stream import asplice, splice
 from llmtrace.providers.declare import Operation, Provider, Stainless
 
 
-def patch(patches: Patches, engine: Engine, provider: Provider, client: Stainless) -> None:
+def patch(patches: Patches, tracer: CallTracer, provider: Provider, client: Stainless) -> None:
     """Patch ``client``, now or when it is imported."""
 
     def wrappers(covers: bool) -> tuple[Any, Any]:
         """For the synchronous and the asynchronous client; ``covers``: what they wrap is another instrumentation's."""
 
         def request(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            begun = _begin(engine, provider, client, covers, instance, args, kwargs)
+            begun = _begin(tracer, provider, client, covers, instance, args, kwargs)
             if begun is None:
                 return wrapped(*args, **kwargs)
             call, args, kwargs = begun
             try:
-                with Making(call, _propagation(engine, instance)):
+                with Making(call, _propagation(tracer, instance)):
                     result = wrapped(*args, **kwargs)
             except BaseException as error:
-                engine.failed(call, error)
+                tracer.failed(call, error)
                 raise
-            engine.returned(call, result)
+            tracer.returned(call, result)
             return result
 
         async def arequest(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            begun = _begin(engine, provider, client, covers, instance, args, kwargs)
+            begun = _begin(tracer, provider, client, covers, instance, args, kwargs)
             if begun is None:
                 return await wrapped(*args, **kwargs)
             call, args, kwargs = begun
             try:
-                with Making(call, _propagation(engine, instance)):
+                with Making(call, _propagation(tracer, instance)):
                     result = await wrapped(*args, **kwargs)
             except BaseException as error:
-                engine.failed(call, error)
+                tracer.failed(call, error)
                 raise
-            engine.returned(call, result)
+            tracer.returned(call, result)
             return result
 
         return request, arequest
@@ -109,14 +109,14 @@ def _subclasses(base: type) -> list[type]:
     return [*found, *(below for cls in found for below in _subclasses(cls))]
 
 
-def _propagation(engine: Engine, client: Any) -> str:
+def _propagation(tracer: CallTracer, client: Any) -> str:
     """The setting; ``auto`` leaves it to a client that sends its span's identity itself, or was told not to."""
-    mode = engine.settings.propagate
+    mode = tracer.settings.propagate
     return "never" if mode == "auto" and hasattr(type(client), "open_telemetry") else mode
 
 
 def _begin(
-    engine: Engine,
+    tracer: CallTracer,
     provider: Provider,
     client: Stainless,
     covers: bool,
@@ -131,7 +131,7 @@ def _begin(
         if operation is None or being_made() is not None or not is_instrumentation_enabled():
             return None
         body: Any = options.json_data
-        if engine.settings.request_usage and isinstance(body, dict):
+        if tracer.settings.request_usage and isinstance(body, dict):
             asked = operation.ask_for_usage(body)
             if asked is not None:
                 options = getattr(options, "model_copy", options.copy)(update={"json_data": dict(asked)})
@@ -144,9 +144,10 @@ def _begin(
         if isinstance(extra, Mapping) and isinstance(body, dict):
             body = {**body, **extra}
         url = options.url if options.url.startswith("http") else None
-        call = engine.begin(provider, operation, instance, body, url, covers)
-        if isinstance(call, Call) and isinstance(options.headers, Mapping):
-            call.state.raw = _RAW in options.headers
+        headers = options.headers if isinstance(options.headers, Mapping) else _NONE
+        call = tracer.begin(provider, operation, instance, body, url, covers, headers)
+        if isinstance(call, Call):
+            call.state.raw = _RAW in headers
         return None if call is None else (call, args, kwargs)
     except Exception as error:
         internal_errors.note("beginning a call", error)
@@ -197,7 +198,7 @@ def _splice(opened: Any, asynchronous: bool) -> None:
 
 
 def _timed(inner: Any, call: Call, asynchronous: bool) -> Any:
-    timed: Any = (asplice if asynchronous else splice)(inner, call, Guard(call, collected))
+    timed: Any = (asplice if asynchronous else splice)(inner, call, finalizers.guard(call))
     alive = weakref.ref(timed)
     state = "ag_running" if asynchronous else "gi_running"
     call.running = lambda: getattr(alive(), state, False)
@@ -221,7 +222,7 @@ def _await_first_use(opened: Any, call: Call) -> None:
 
     def dropped(_: Any) -> None:
         if call.is_open and call.running is unread:
-            collected(call)
+            finalizers.hand_over(call)
 
     # The watch lives as long as the state does: until the iterator is made, or the call ends.
     unread = _Unread(weakref.ref(opened, dropped))

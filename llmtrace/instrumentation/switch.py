@@ -1,49 +1,101 @@
-"""Switching tracing on and off: the only package that patches."""
+"""Switching tracing on and off."""
 
 from __future__ import annotations
 
 import difflib
 import importlib.metadata
-from typing import TYPE_CHECKING, Any
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal
 
 from llmtrace.errors import LlmtraceError
 from llmtrace.version import install_hint
 
 if TYPE_CHECKING:
+    from opentelemetry.metrics import MeterProvider
+    from opentelemetry.trace import TracerProvider
+
     from llmtrace.providers import Client
 
 
-def instrument(*clients: str, tracer_provider: Any = None, meter_provider: Any = None, **settings: Any) -> None:
+def instrument(
+    *clients: str,
+    tracer_provider: TracerProvider | None = None,
+    meter_provider: MeterProvider | None = None,
+    capture_content: bool | Literal["no_content", "span_only", "event_only", "span_and_event"] | None = None,
+    server_timings: bool | None = None,
+    propagate: Literal["auto", "always", "never"] | None = None,
+    request_usage: bool | None = None,
+    metrics: bool | None = None,
+    semconv: Literal["v0.1.0", "v1.41"] | None = None,
+    parent: Literal["auto", "own", "existing"] | None = None,
+    diagnosis: bool | None = None,
+    min_calls: int | None = None,
+    min_spread: float | None = None,
+    baseline_path: str | os.PathLike[str] | None = None,
+    baseline_prior: str | os.PathLike[str] | None = None,
+    flush_on_sigterm: bool | None = None,
+    tokenizer: Callable[[str], int] | None = None,
+) -> None:
     """Trace the named client libraries, or all supported ones that are installed.
+
+    A setting that is not given comes from its environment variable, else it has its default. Does nothing where
+    ``OTEL_SDK_DISABLED=true``.
 
     Args:
         clients: names of client libraries, for instance ``"openai"``.
         tracer_provider: the OpenTelemetry TracerProvider to use; the global one by default.
         meter_provider: the MeterProvider to use; the global one by default.
-        settings: see ``llmtrace.config.Settings``; what is not given comes from the environment.
+        capture_content: whether messages are recorded, and where; True means ``span_only``.
+        server_timings: use the timings that the provider reports; False is the blind mode that accuracy is measured in.
+        propagate: to which hosts ``traceparent`` is sent; ``auto`` means private and loopback hosts.
+        request_usage: ask for usage in streams: the one setting that changes a request.
+        metrics: record metrics where a MeterProvider is set up.
+        semconv: version of the GenAI conventions whose names are used; ``v1.41`` has those of before v0.1.0.
+        parent: whose GenAI span the phases go under; ``auto`` means another instrumentation's where it has one.
+        diagnosis: name the causes of slow or odd calls.
+        min_calls: calls on a route before queue and prefill are estimated.
+        min_spread: spread in uncached prompt tokens (90th over 10th percentile) asked for before estimating.
+        baseline_path: file in which processes share what they learned of each route.
+        baseline_prior: JSON file that says what the hardware needs at least: ``{"seconds_per_prefill_token": ...}``.
+        flush_on_sigterm: on a SIGTERM that nobody handles, end open calls and flush (5 s at most), then let the signal
+            end the process as it would have.
+        tokenizer: counts a text's tokens, for streams whose chunks do not say how many they hold.
 
     Raises:
-        LlmtraceError: an unknown client or setting, or a named client that is not installed or too old.
+        LlmtraceError: an unknown client, a value that a setting does not take, or a named client that is not installed
+            or too old.
     """
-    from llmtrace.config import settings as check
+    given: dict[str, Any] = {
+        "capture_content": capture_content,
+        "server_timings": server_timings,
+        "propagate": propagate,
+        "request_usage": request_usage,
+        "metrics": metrics,
+        "semconv": semconv,
+        "parent": parent,
+        "diagnosis": diagnosis,
+        "min_calls": min_calls,
+        "min_spread": min_spread,
+        "baseline_path": baseline_path,
+        "baseline_prior": baseline_prior,
+        "flush_on_sigterm": flush_on_sigterm,
+        "tokenizer": tokenizer,
+    }
+    from llmtrace.config import is_disabled, settings
     from llmtrace.instrumentation.instrumentors import INSTRUMENTORS
 
-    check(settings)
-    wanted = clients or tuple(INSTRUMENTORS)
-    for name in wanted:
-        if name not in INSTRUMENTORS:
-            close = difflib.get_close_matches(name, INSTRUMENTORS, 1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
-            raise LlmtraceError(f"unknown client {name!r}.{hint} Known clients: {', '.join(INSTRUMENTORS)}.")
-    for name in wanted:
+    chosen = settings(given)
+    _known(clients)
+    for name in clients or tuple(INSTRUMENTORS):
         instrumentor = INSTRUMENTORS[name]()
         if clients:  # of all of them, those that the program never imports need no looking at
             _require(instrumentor.client)
             if (conflict := instrumentor.unsupported()) is not None:
                 raise LlmtraceError(f"{name} is not supported in this version: {conflict}")
-        if not instrumentor.is_instrumented_by_opentelemetry:
-            given = {"tracer_provider": tracer_provider, "meter_provider": meter_provider, **settings}
-            instrumentor.instrument(skip_dep_check=True, **given)
+        if not is_disabled() and not instrumentor.is_instrumented_by_opentelemetry:
+            providers: dict[str, Any] = {"tracer_provider": tracer_provider, "meter_provider": meter_provider}
+            instrumentor.instrument(skip_dep_check=True, settings=chosen, **providers)
 
 
 def uninstrument(*clients: str) -> None:
@@ -54,12 +106,21 @@ def uninstrument(*clients: str) -> None:
     """
     from llmtrace.instrumentation.instrumentors import INSTRUMENTORS
 
+    _known(clients)
     for name in clients or tuple(INSTRUMENTORS):
-        if name not in INSTRUMENTORS:
-            raise LlmtraceError(f"unknown client {name!r}. Known clients: {', '.join(INSTRUMENTORS)}.")
         instrumentor = INSTRUMENTORS[name]()
         if instrumentor.is_instrumented_by_opentelemetry:
             instrumentor.uninstrument()
+
+
+def _known(clients: tuple[str, ...]) -> None:
+    from llmtrace.instrumentation.instrumentors import INSTRUMENTORS
+
+    for name in clients:
+        if name not in INSTRUMENTORS:
+            close = difflib.get_close_matches(name, INSTRUMENTORS, 1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise LlmtraceError(f"unknown client {name!r}.{hint} Known clients: {', '.join(INSTRUMENTORS)}.")
 
 
 def _require(client: Client) -> None:

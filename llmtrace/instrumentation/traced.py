@@ -1,11 +1,11 @@
-"""One client library under way: its engine and its hooks, put in once it is imported."""
+"""One client library under way: its tracer and its hooks, put in once it is imported."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from llmtrace.calls import finalizers
-from llmtrace.calls.engine import Engine
+from llmtrace.calls.tracer import CallTracer
 from llmtrace.config import Settings
 from llmtrace.instrumentation import shared
 from llmtrace.instrumentation.patching import Patches
@@ -14,37 +14,37 @@ from llmtrace.providers.declare import Generate, Provider, Stainless
 
 
 class Traced:
-    """The engine of one client library, and the hooks that its declaration names."""
+    """The tracer of one client library, and the hooks that its declaration names."""
 
     def __init__(
         self, patches: Patches, client: Client, settings: Settings, tracer_provider: Any, meter_provider: Any
     ) -> None:
-        self._engine = Engine(settings, tracer_provider, meter_provider)
-        shared.join(self._engine)
-        _hook(patches, self._engine, client.load())
+        self._tracer = CallTracer(settings, tracer_provider, meter_provider)
+        shared.join(self._tracer)
+        _hook(patches, self._tracer, client.load())
 
     def close(self) -> None:
-        """End what was collected, hand over the metrics, give up the hooks that all share."""
-        finalizers.drain()
-        shared.leave(self._engine)
-        self._engine.flush()
+        """End what was dropped, give up the hooks that all share, save what was learned."""
+        finalizers.settle()
+        shared.leave(self._tracer)
+        self._tracer.close()
 
 
-def _hook(patches: Patches, engine: Engine, provider: Provider) -> None:
+def _hook(patches: Patches, tracer: CallTracer, provider: Provider) -> None:
     for service in provider.services:
         from llmtrace.instrumentation import botocore
 
-        botocore.patch(patches, engine, provider, service)
+        botocore.patch(patches, tracer, provider, service)
     for hook in provider.hooks:
         if isinstance(hook, Stainless):
             from llmtrace.instrumentation import stainless
 
-            stainless.patch(patches, engine, provider, hook)
+            stainless.patch(patches, tracer, provider, hook)
         elif isinstance(hook, Generate):
             from llmtrace.instrumentation import transformers
 
-            transformers.patch(patches, engine, provider, hook)
+            transformers.patch(patches, tracer, provider, hook)
         else:
             from llmtrace.instrumentation import methods
 
-            methods.patch(patches, engine, provider, hook)
+            methods.patch(patches, tracer, provider, hook)

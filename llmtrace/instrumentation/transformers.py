@@ -15,28 +15,31 @@ from collections.abc import Sequence
 from contextvars import ContextVar
 from typing import Any
 
-from opentelemetry import context as otel
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 from opentelemetry.trace import Span, set_span_in_context
 
 from llmtrace.calls import attributes
-from llmtrace.calls.engine import Engine
-from llmtrace.calls.result import CallState, Result
+from llmtrace.calls.result import Result
+from llmtrace.calls.state import CallState
+from llmtrace.calls.tracer import CallTracer
 from llmtrace.emit import names
+from llmtrace.emit.attached import Attached
 from llmtrace.instrumentation import tokenizers
-from llmtrace.instrumentation.event_timer import Marks, marks_on
+from llmtrace.instrumentation.event_timer import EventTimer, timer_on
 from llmtrace.instrumentation.identity import identity_attributes
 from llmtrace.instrumentation.patching import Patches
 from llmtrace.observe import call as calls
 from llmtrace.observe import internal_errors
 from llmtrace.observe.answer import Answer
 from llmtrace.observe.call import Call
-from llmtrace.observe.chunk_timing import NO_CHUNK_TIMING, ChunkTiming
+from llmtrace.observe.chunk_timing import NO_CHUNKS, ChunkTiming
 from llmtrace.observe.clock import now
 from llmtrace.observe.stream import cause_of
+from llmtrace.phases.merged import STEPS_UNSEEN
 from llmtrace.phases.model import CLIENT, DECODE, OPAQUE, PREFILL, Phase
+from llmtrace.phases.observation import Observation
 from llmtrace.phases.pace import pace
-from llmtrace.phases.timeline import Observation
+from llmtrace.phases.stagger import stagger_phases
 from llmtrace.providers import transformers as reads
 from llmtrace.providers.declare import Generate, Provider
 from llmtrace.providers.model_identity import identify, identify_tokenizer, model_name
@@ -46,7 +49,7 @@ _running: ContextVar[Generation | Span | None] = ContextVar("llmtrace_generation
 """What ``generate`` is doing in this thread; a bare span where nothing is recorded of it."""
 
 
-def patch(patches: Patches, engine: Engine, provider: Provider, hook: Generate) -> None:
+def patch(patches: Patches, tracer: CallTracer, provider: Provider, hook: Generate) -> None:
     """Patch ``transformers``, now or when it is imported."""
 
     def hook_generation(module: Any) -> None:
@@ -58,7 +61,7 @@ def patch(patches: Patches, engine: Engine, provider: Provider, hook: Generate) 
             if isinstance(outer, Generation) and outer.decodes:
                 with _Inside(outer.span, outer.span):  # an assistant drafts: its turns are no tokens of the call's
                     return wrapped(*args, **kwargs)
-            begun = _begin(engine, provider, hook, instance, parameters, args, kwargs) if outer is None else None
+            begun = _begin(tracer, provider, hook, instance, parameters, args, kwargs) if outer is None else None
             if begun is None:
                 return wrapped(*args, **kwargs)
             if not isinstance(begun, Generation):
@@ -86,19 +89,17 @@ def patch(patches: Patches, engine: Engine, provider: Provider, hook: Generate) 
 class _Inside:
     """While ``generate`` runs: what is running in this thread, and its span as the current one."""
 
-    __slots__ = ("_mine", "_running", "_span", "_theirs")
+    __slots__ = ("_attached", "_running", "_span")
 
     def __init__(self, running: Generation | Span, span: Span) -> None:
         self._running = running
         self._span = span
 
     def __enter__(self) -> None:
-        self._mine = _running.set(self._running)
-        self._theirs = otel.attach(set_span_in_context(self._span))
+        self._attached = Attached(set_span_in_context(self._span), _running, self._running)
 
     def __exit__(self, *raised: object) -> None:
-        otel.detach(self._theirs)
-        _running.reset(self._mine)
+        self._attached.detach()
 
 
 def _of(model: Any) -> Generation | None:
@@ -128,7 +129,7 @@ def _turning(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[st
 
 
 def _begin(
-    engine: Engine,
+    tracer: CallTracer,
     provider: Provider,
     hook: Generate,
     model: Any,
@@ -145,15 +146,13 @@ def _begin(
         tokenizer, templated, basis = tokenizers.behind(arguments, reads.prompt(arguments))
         if tokenizer is not None:
             arguments["tokenizer"] = tokenizer
-        call = engine.begin(provider, hook.chat if templated else hook.completion, model, arguments)
+        call = tracer.begin(provider, hook.chat if templated else hook.completion, model, arguments)
         if not isinstance(call, Call):
             return call
-        call.chunk_timing = NO_CHUNK_TIMING  # nothing is pulled: the model pushes
+        call.chunk_timing = NO_CHUNKS  # nothing is pulled: the model pushes
         call.kept = None
         state = call.state
-        if state.in_flight is not None:  # nobody queues in front of a model in this process: there is no route to learn
-            engine.baselines.drop(state.route, state.in_flight)
-            state.in_flight = None
+        tracer.drop(state)  # nobody queues in front of a model in this process: there is no route to learn
         return Generation(call, model, arguments, basis)
     except Exception as error:
         internal_errors.note("beginning a generation", error)
@@ -173,13 +172,13 @@ class Generation:
         """What was passed to ``generate``, by name; the request's facts are added as they become known."""
         self._basis = basis
         self._cached = reads.cached_tokens(arguments)
-        self._marks: Marks = marks_on(model)
+        self._timer: EventTimer = timer_on(model)
         self._turns: list[int] = []
         self._rows: int | None = None
         call.state.judge = self._judge
         # A flush or an exit takes it for a call that goes on, not for a stream that nobody reads.
         call.running = lambda: True
-        self._marks.mark()
+        self._timer.mark()
 
     @property
     def decodes(self) -> bool:
@@ -201,7 +200,7 @@ class Generation:
     def turn(self) -> None:
         """The loop is about to go round; from the second time on, a token has been chosen since the last one."""
         try:
-            self._marks.mark()
+            self._timer.mark()
         except Exception as error:
             internal_errors.note("marking a token", error)
 
@@ -224,7 +223,7 @@ class Generation:
     def _judge(self, call: Call, state: CallState) -> Result:
         """What is known of the ended call."""
         end = call.end or now()
-        marks = [min(max(mark, call.start), end) for mark in self._marks.resolve()]
+        marks = [min(max(mark, call.start), end) for mark in self._timer.resolve()]
         tokens = marks[2:]  # the first is the call's begin, the second the loop's
         beams = self._arguments.get("mode") == "beam_search"
         first = tokens[0] if tokens else None
@@ -238,16 +237,18 @@ class Generation:
 
     def _phases(self, call: Call, tokens: list[int], answer: Answer) -> list[Phase]:
         start, end = call.start, call.end or now()
-        source = self._marks.source
+        source = self._timer.source
         usage = answer.usage
         if not tokens:
-            begun = self.set_up is not None and call.outcome != calls.COMPLETED
-            return [Phase(PREFILL if begun else OPAQUE, start, end, CLIENT)]
+            if self.set_up is not None and call.outcome != calls.COMPLETED:
+                return [Phase(PREFILL, start, end, CLIENT)]
+            why = STEPS_UNSEEN
+            return [Phase(OPAQUE, start, end, CLIENT, merged_because=why.reason, merged_detail=why.detail)]
         prefill = Phase(PREFILL, start, tokens[0], source)
         if usage.input_tokens is not None:
             prefill.tokens = max(0, usage.input_tokens - (usage.cached_tokens or 0))
             prefill.per_token = prefill.duration / prefill.tokens if prefill.tokens else None
-        exact = {} if self._marks.error is None else {names.CLOCK_ERROR: self._marks.error}
+        exact = {} if self._timer.error is None else {names.CLOCK_ERROR: self._timer.error}
         prefill.extra = exact if self.set_up is None else {names.GENERATE_SETUP: (self.set_up - start) / 1e9, **exact}
         decode = Phase(DECODE, tokens[0], end, source, tokens=usage.output_tokens)
         if len(tokens) > 1:
@@ -259,6 +260,7 @@ class Generation:
         one = usage.output_tokens == len(tokens)  # one answer, and a token each step
         apart = attributes.paced(pace(chunk_timing, (), len(tokens), len(tokens), None)) if one else {}
         decode.extra = {names.GENERATE_STEPS: len(tokens), **apart, **attributes.gaps(chunk_timing), **exact}
+        stagger_phases([prefill, decode])
         return [prefill, decode]
 
     def _answer(self, call: Call, steps: int) -> Answer:

@@ -1,4 +1,4 @@
-"""What is known of one call once it has result: plain data, no OpenTelemetry, no provider."""
+"""What is known of one call once it has ended: plain data, no OpenTelemetry, no provider."""
 
 from __future__ import annotations
 
@@ -44,6 +44,12 @@ class Usage:
     cached_tokens: int | None = None
     cache_write_tokens: int | None = None
     reasoning_tokens: int | None = None
+    input_by_modality: Mapping[str, int] | None = None
+    """Of the input tokens, how many are ``text``, ``image``, ``audio``; as far as the provider tells."""
+    output_by_modality: Mapping[str, int] | None = None
+    """The same of the output tokens."""
+    cached_by_modality: Mapping[str, int] | None = None
+    """The same of the cached tokens."""
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -53,6 +59,9 @@ class Answer:
     id: str | None = None
     model: str | None = None
     finish_reasons: tuple[str, ...] = ()
+    """Why each choice ended, of those that did."""
+    ended: tuple[int, ...] = ()
+    """Which choices these are, counted from 0; empty: the first ones."""
     usage: Usage = field(default_factory=Usage)
     fingerprint: str | None = None
     service_tier: str | None = None

@@ -6,14 +6,14 @@ flush or the interpreter's exit. Ending pops it from the table of open calls, wh
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from llmtrace.observe.chunk_timing import LAST, NO_CHUNK_TIMING, ChunkTiming
-from llmtrace.observe.clock import now
+from llmtrace.observe.chunk_timing import LAST, NO_CHUNKS, ChunkTiming
+from llmtrace.observe.clock import epoch_offset, now
 from llmtrace.observe.internal_errors import note
+from llmtrace.observe.process import after_fork
 from llmtrace.observe.transport import Attempt
 
 COMPLETED: Final = "completed"
@@ -39,7 +39,7 @@ def open_calls() -> list[Call]:
 
 
 def open_count() -> int:
-    """How many calls have started and not result."""
+    """How many calls have started and not ended."""
     return len(_open)
 
 
@@ -48,10 +48,20 @@ def forget_open_calls() -> None:
     _open.clear()
 
 
-os.register_at_fork(after_in_child=forget_open_calls) if hasattr(os, "register_at_fork") else None
+after_fork(forget_open_calls)
 
 
-class Ends(deque[Any]):
+def start_time() -> tuple[int, int]:
+    """When a call begins that begins now, and what makes epoch ns of its monotonic ones.
+
+    At most 999 ns early, so that its part below a microsecond is the greatest there is, 999
+    (``llmtrace.phases.stagger.call_start`` says why).
+    """
+    moment = now()
+    return moment - (moment + 1) % 1000, epoch_offset()
+
+
+class ChoiceEnds(deque[Any]):
     """The last chunks of a stream of several choices, and of those before them the ones that end a choice."""
 
     def __init__(self, recent: int, ends: Callable[[Any], bool]) -> None:
@@ -110,10 +120,25 @@ class Call:
     """When the application closed the response from elsewhere while a pull was under way."""
 
     def __init__(
-        self, sink: Callable[[Call], None], classify_chunk: Callable[[Any], int], *, streaming: bool, recent: int = LAST
+        self,
+        sink: Callable[[Call], None],
+        classify_chunk: Callable[[Any], int],
+        *,
+        streaming: bool,
+        recent: int = LAST,
+        start: int | None = None,
+        offset: int | None = None,
     ) -> None:
-        """``classify_chunk`` reads a chunk; ``recent``: how many of the last chunks to keep for the end."""
-        self.start = now()
+        """``sink`` is called once, at the end; ``classify_chunk`` reads a chunk.
+
+        ``recent``: how many of the last chunks to keep for the end; ``start`` and ``offset``: what ``start_time`` said,
+        where the call has begun already.
+        """
+        if start is None or offset is None:
+            start, offset = start_time()
+        self.start = start
+        self.epoch_offset = offset
+        """What makes epoch ns of this call's monotonic ones."""
         self.sink = sink
         self.classify_chunk = classify_chunk
         self.streaming = streaming
@@ -122,10 +147,20 @@ class Call:
         """What the instrumentation wants back at the end (its span, the request's facts)."""
         self.attempts: list[Attempt] = []
         self.idle = {}
-        self.chunk_timing = ChunkTiming() if streaming else NO_CHUNK_TIMING
+        self.chunk_timing: ChunkTiming = ChunkTiming() if streaming else NO_CHUNKS
         self.recent: deque[Any] = deque(maxlen=recent)
         """The last chunks: text that tells of the pace, then finish reasons, usage and timings."""
         _open[id(self)] = self
+
+    def begin_chunks(self) -> ChunkTiming:
+        """The times of this call's own chunks, for whoever is about to time a stream: one may come unasked."""
+        if self.chunk_timing is NO_CHUNKS:
+            self.chunk_timing = ChunkTiming()
+        return self.chunk_timing
+
+    def to_epoch(self, monotonic_ns: int) -> int:
+        """Epoch ns of a monotonic time within this call."""
+        return monotonic_ns + self.epoch_offset
 
     @property
     def is_open(self) -> bool:

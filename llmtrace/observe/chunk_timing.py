@@ -184,5 +184,5 @@ class ChunkTiming:
         return len(stalled), sum(stalled) / 1e9
 
 
-NO_CHUNK_TIMING = ChunkTiming()
-"""Of calls that are not streamed: always empty."""
+NO_CHUNKS = ChunkTiming()
+"""Of calls that are not streamed: always empty. Whoever times a stream takes ``Call.begin_chunks`` instead."""

@@ -1,7 +1,9 @@
-"""One clock for every span time: monotonic, mapped to the epoch once per process.
+"""One clock for every time within a call: monotonic, mapped to the epoch once per call.
 
-Wall clocks jump; two readings of one cannot be subtracted. All times in llmtrace are monotonic nanoseconds, and
-become epoch nanoseconds only when a span is written, through one anchor taken at import.
+Wall clocks jump; two readings of one cannot be subtracted. So all times in llmtrace are monotonic nanoseconds, and they
+become epoch nanoseconds only when a span is written. Each call takes an offset of its own for that, as it begins: after
+a sleep or a step of the wall clock the next call stands beside the spans that the SDK times, and a step within a call
+leaves its phases intact.
 """
 
 from __future__ import annotations
@@ -9,24 +11,26 @@ from __future__ import annotations
 from time import perf_counter_ns as now
 from time import time_ns
 
-__all__ = ["now", "to_epoch"]
+__all__ = ["epoch_offset", "now"]
+
+_WIDE_NS = 20_000
+"""A reading of the wall clock between two monotonic ones further apart than this was interrupted."""
+_TRIES = 4
 
 
-def _anchor(tries: int = 16) -> int:
-    """Epoch minus monotonic, ns: the wall clock read between two monotonic reads; the tightest pair wins."""
-    best_width, best = 1 << 62, 0
-    for _ in range(tries):
+def epoch_offset() -> int:
+    """Epoch minus monotonic, ns, as of now, in whole microseconds.
+
+    Whole microseconds, so that a monotonic time and the epoch time made of it have the same part below a microsecond
+    (``llmtrace.phases.stagger`` chooses that part).
+    """
+    width = best = 0
+    for attempt in range(_TRIES):
         before = now()
         wall = time_ns()
         after = now()
-        if after - before < best_width:
-            best_width, best = after - before, wall - (before + after) // 2
-    return best
-
-
-_OFFSET = _anchor()
-
-
-def to_epoch(monotonic_ns: int) -> int:
-    """Epoch nanoseconds of a monotonic reading of this process."""
-    return monotonic_ns + _OFFSET
+        if attempt == 0 or after - before < width:
+            width, best = after - before, wall - (before + after) // 2
+        if width <= _WIDE_NS:
+            break
+    return best - best % 1000

@@ -1,8 +1,21 @@
-"""Splices timing into a client's own iterator: the user keeps the client's stream object, type and all.
+"""How a stream is timed: the contract that the three ways of doing it share, and the first of them, the splice.
 
-The generators below take the place of the inner iterator that the stream object pulls from. Per chunk they cost two
-clock reads and three appends; what a chunk means is only looked at until output begins. They hold no context, change
-no item, keep the laziness (nothing is pulled ahead) and let every exception through as it is.
+The application keeps the client's own stream object; what is timed is the place that it pulls from. There are three
+such places: the inner iterator of a stream object (``splice`` and ``asplice`` here), the ``__next__`` of one that has
+no inner iterator (``instrumentation/iterator_timing.py``), and the bytes of a response that the application reads
+itself (``calls/byte_taps.py``). Their hot loops differ; what they call, and when, is the same:
+
+1. Before the first pull: ``call.begin_chunks()`` gives the ``ChunkTiming``; a ``Guard`` is made and held by whatever is
+   pulled from; ``call.running`` is set to a function that says whether a pull is under way.
+2. Around each pull: ``now()`` before it and after it, both appended to ``ChunkTiming.block``. The chunk is appended to
+   ``call.recent`` (bytes go to ``call.body``), and until the first output token also shown to ``call.look``.
+3. After every ``BLOCK`` pulls: ``ChunkTiming.fold``, so that memory stays bounded.
+4. When the inner iterator ends: ``call.finish(COMPLETED, last arrival)``. When it raises anything but
+   ``GeneratorExit``: ``failed(call, error)``, and the same exception goes on to the application.
+5. When the application closes the response: ``closing(call)`` before, and what that returns afterwards.
+6. When all of it is dropped unread: the guard's destructor hands the call over to a thread; it never ends it there.
+
+None of them pulls ahead, holds a context between two pulls, changes an item, or keeps the stream object alive.
 """
 
 from __future__ import annotations
@@ -29,22 +42,26 @@ timed_out_tasks: Any = None
 
 
 class Guard:
-    """Dies with the spliced iterator, also if that was never started, and then ends the call."""
+    """Dies with the timed iterator, also if that was never started, and then has the call ended.
 
-    __slots__ = ("call", "collected")
+    ``hand_over`` is called in a destructor, so anywhere: inside the garbage collector, inside an exporter that holds
+    its lock. It must only put the call where another thread finds it.
+    """
 
-    def __init__(self, call: Call, collected: Callable[[Call], None]) -> None:
+    __slots__ = ("call", "hand_over")
+
+    def __init__(self, call: Call, hand_over: Callable[[Call], None]) -> None:
         self.call = call
-        self.collected = collected
+        self.hand_over = hand_over
 
     def __del__(self) -> None:
         if self.call.is_open:
-            self.collected(self.call)
+            self.hand_over(self.call)
 
 
 def splice(inner: Iterator[Any], call: Call, guard: Guard) -> Iterator[Any]:
     """Time each pull from ``inner`` into ``call``; ends the call when ``inner`` ends or raises."""
-    chunk_timing = call.chunk_timing
+    chunk_timing = call.begin_chunks()
     mark, keep, kept = chunk_timing.block.append, call.recent.append, call.kept
     asked = now()
     try:
@@ -89,7 +106,7 @@ def splice(inner: Iterator[Any], call: Call, guard: Guard) -> Iterator[Any]:
 
 async def asplice(inner: AsyncIterator[Any], call: Call, guard: Guard) -> AsyncIterator[Any]:
     """The same for an asynchronous iterator."""
-    chunk_timing = call.chunk_timing
+    chunk_timing = call.begin_chunks()
     mark, keep, kept = chunk_timing.block.append, call.recent.append, call.kept
     block = chunk_timing.block
     asked = now()

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+from llmtrace.observe.address import Address, address_of
 from llmtrace.observe.clock import now
 
 _TCP_INFO: int | None = getattr(socket, "TCP_INFO", None) if sys.platform == "linux" else None
@@ -30,6 +31,7 @@ _MOMENTS = {
         ("start_tls.started", "tls_start"),
         ("start_tls.complete", "tls_end"),
         # Once per redirect hop: the last one is the hop that answered.
+        ("send_request_headers.started", "sending"),
         ("send_request_body.complete", "sent"),
         ("receive_response_headers.complete", "headers_at"),
         ("receive_response_body.failed", "broken_at"),
@@ -48,7 +50,10 @@ class Attempt:
     connect_end: int | None = None
     tls_start: int | None = None
     tls_end: int | None = None
+    sending: int | None = None
+    """When its first byte was handed over."""
     sent: int | None = None
+    """When its last byte was."""
     headers_at: int | None = None
     broken_at: int | None = None
     """When reading the body failed, be it by a cancellation."""
@@ -79,14 +84,9 @@ class Attempt:
         return self.connect_start is not None
 
     @property
-    def address(self) -> tuple[str | None, int | None]:
+    def address(self) -> Address:
         """Host and port that the request went to."""
-        url = getattr(self.request, "url", None)
-        host = getattr(url, "host", None) or None
-        port = getattr(url, "port", None)
-        if port is None and host is not None:
-            port = 80 if getattr(url, "scheme", "") == "http" else 443
-        return host, port
+        return address_of(getattr(self.request, "url", None))
 
     def chain(self, callback: Callable[[str, Any], Any] | None) -> None:
         """Call ``callback`` for each event too: the application may have a trace extension of its own."""

@@ -1,4 +1,4 @@
-"""The words of the span contract's phases, and one phase as data."""
+"""The words of the span contract's phases, one phase as data, and what an estimate says of a call."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 
 NETWORK: Final = "network"
+GATEWAY: Final = "gateway"
+UNATTRIBUTED: Final = "unattributed"
 QUEUE: Final = "queue"
 KV_CACHE_HIT: Final = "kv_cache_hit"
 PREFILL: Final = "prefill"
@@ -16,7 +18,8 @@ DECODE: Final = "decode"
 QUEUE_PREFILL: Final = "queue_prefill"
 OPAQUE: Final = "opaque"
 
-PHASES: Final = (NETWORK, QUEUE, KV_CACHE_HIT, PREFILL, DECODE, QUEUE_PREFILL, OPAQUE)
+PHASES: Final = (NETWORK, GATEWAY, UNATTRIBUTED, QUEUE, KV_CACHE_HIT, PREFILL, DECODE, QUEUE_PREFILL, OPAQUE)
+"""In the order in which they follow each other; the merged ones last."""
 
 DEVICE: Final = "device"
 SERVER: Final = "server"
@@ -24,6 +27,60 @@ CLIENT: Final = "client"
 ESTIMATE: Final = "estimate"
 
 SOURCES: Final = (DEVICE, SERVER, CLIENT, ESTIMATE)
+
+NO_USAGE: Final = "no_usage"
+FEW_CALLS: Final = "few_calls"
+NARROW_SPREAD: Final = "narrow_spread"
+BUFFERED: Final = "buffered"
+NO_STREAM: Final = "no_stream"
+CUT_SHORT: Final = "cut_short"
+AMBIGUOUS: Final = "ambiguous"
+
+REASONS: Final = (NO_USAGE, FEW_CALLS, NARROW_SPREAD, BUFFERED, NO_STREAM, CUT_SHORT, AMBIGUOUS)
+"""Why phases are merged."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """Why the phases of a call cannot be told apart."""
+
+    reason: str
+    """One of ``REASONS``."""
+    detail: str
+    """The same in plain English, with the figures and what would help."""
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class Estimate:
+    """Where one call's time from the request's arrival to its first token went, by the route's earlier calls.
+
+    All durations in seconds.
+    """
+
+    prefill: float
+    """Computing its own prompt (a cache hit included), with the steps of others in between."""
+    queue: float = 0.0
+    """Waiting to be scheduled, without the step that was running when it came."""
+    step_wait: float = 0.0
+    """Waiting for that step to end; some engines count it as queue, some do not count it at all."""
+    admission: float = 0.0
+    """Between the request's arrival and the engine: the HTTP server, tokenising, hand-over, and the answer's way."""
+    admission_uncertainty: float = 0.0
+    """Half width of its 90 % interval."""
+    per_token: float = 0.0
+    """The curve's slope, s per uncached token."""
+    uncertainty: float = 0.0
+    """Half width of the 90 % interval of prefill."""
+    queue_uncertainty: float = 0.0
+    """Half width of the 90 % interval of ``step_wait`` + ``queue``."""
+    calls: int = 0
+    """Calls of the route that it rests on."""
+    lower_bound: bool = False
+    """The queue is at least this long: a part that is the same for every call cannot be told from fixed cost."""
+    limit: int | None = None
+    """Calls that the engine runs at once, as far as this client has seen it."""
+    anchor: str = "first_token"
+    """The first moment that the client sees with prefill in front of it: headers, first_event or first_token."""
 
 
 @dataclass(slots=True)
@@ -44,7 +101,12 @@ class Phase:
     end: int
     source: str
     uncertainty: float | None = None
-    """Half width of the 90 % interval, s; None where the source is exact."""
+    """Half width of the 90 % interval, s; of an interval with two different sides, the wider one. None where the
+    source is exact."""
+    uncertainty_low: float | None = None
+    """How much shorter the phase may have been, s; only where that differs from how much longer."""
+    uncertainty_high: float | None = None
+    """How much longer it may have been, s; only beside ``uncertainty_low``."""
     tokens: int | None = None
     """What the phase handled: uncached prompt tokens, cached ones, or output tokens."""
     per_token: float | None = None
@@ -53,6 +115,12 @@ class Phase:
     """What the server said of this phase where the client's own clock sets its length, s."""
     time_saved: float | None = None
     """kv_cache_hit: prefill time that the hit spared, s."""
+    admission: float | None = None
+    """unattributed: the part of it that was estimated, between the request's arrival and the engine, s."""
+    merged_because: str | None = None
+    """queue_prefill, opaque: why their parts are not told apart; one of ``REASONS``."""
+    merged_detail: str | None = None
+    """The same in plain English, with the figures and what would help."""
     parts: Sequence[Part] = ()
     extra: Mapping[str, Any] | None = None
     """Further span attributes, by name."""
@@ -61,3 +129,8 @@ class Phase:
     def duration(self) -> float:
         """Seconds."""
         return (self.end - self.start) / 1e9
+
+    @property
+    def middle(self) -> int:
+        """The moment half way through it: where an event about it is seen best."""
+        return (self.start + self.end) // 2

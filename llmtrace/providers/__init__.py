@@ -52,3 +52,15 @@ CLIENTS: tuple[Client, ...] = (
     Client("fireworks", "Fireworks", "fireworks-ai", ">= 1.2", "fireworks", "fireworks:FIREWORKS"),
     Client("transformers", "Transformers", "transformers", ">= 4.51", "transformers", "transformers:TRANSFORMERS"),
 )
+
+
+def client_named(name: str) -> Client:
+    """The client library of that name.
+
+    Raises:
+        KeyError: there is none.
+    """
+    return _BY_NAME[name]
+
+
+_BY_NAME = {client.name: client for client in CLIENTS}

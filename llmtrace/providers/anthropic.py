@@ -11,10 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from llmtrace import conventions
 from llmtrace.observe.answer import Answer, Usage
 from llmtrace.observe.call import NOTHING, OUTPUT, REASONING
 from llmtrace.providers.declare import Operation, Provider, Request, Stainless
-from llmtrace.providers.messages import blocks_input, blocks_output
+from llmtrace.providers.messages import blocks_input, blocks_output, system_text, tool_definitions
 from llmtrace.providers.openai import provider_of
 from llmtrace.providers.safe import count, extras, get, sampling, text
 from llmtrace.providers.timings import read_timings
@@ -33,14 +34,14 @@ def request_attributes(request: Request) -> dict[str, Any]:
         found["anthropic.request.service_tier"] = tier
     config, thinking = params.get("output_config"), params.get("thinking")
     if level := text(get(config, "effort")):
-        found["gen_ai.request.reasoning.level"] = level
+        found[conventions.REASONING_LEVEL] = level
     if kind := text(get(thinking, "type")):
         found["anthropic.thinking.type"] = kind
     if (budget := count(get(thinking, "budget_tokens"))) is not None:
         found["anthropic.thinking.budget_tokens"] = budget
     formats = (get(config, "format"), params.get("output_format"))
     if any(get(wanted, "type") == "json_schema" for wanted in formats):
-        found["gen_ai.output.type"] = "json"
+        found[conventions.OUTPUT_TYPE] = "json"
     return found
 
 
@@ -163,6 +164,8 @@ MESSAGES = Operation(
     chunk_text=chunk_text,
     read_chunks=read_chunks,
     read_response=read_response,
+    system_instructions=system_text,
+    tool_definitions=tool_definitions,
     input_messages=blocks_input,
     output_messages=blocks_output,
 )

@@ -11,21 +11,23 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from llmtrace import conventions
 from llmtrace.observe.answer import Answer, Usage
 from llmtrace.observe.call import NOTHING, OUTPUT, REASONING
 from llmtrace.providers.declare import Botocore, Operation, Provider, Request
 from llmtrace.providers.generic_json import alternatives, loose_input, loose_output, written
+from llmtrace.providers.messages import instructions, tool
 from llmtrace.providers.safe import count, fields, get, items, number, parsed, text
 from llmtrace.providers.timings import read_bedrock
 
 _PARAMS = {
-    "gen_ai.request.max_tokens": (
+    conventions.MAX_TOKENS: (
         *("maxTokens", "max_tokens", "maxTokenCount", "max_gen_len", "max_tokens_to_sample", "max_new_tokens"),
         *("max_completion_tokens",),
     ),
-    "gen_ai.request.temperature": ("temperature",),
-    "gen_ai.request.top_p": ("topP", "top_p", "p"),
-    "gen_ai.request.top_k": ("topK", "top_k", "k"),
+    conventions.TEMPERATURE: ("temperature",),
+    conventions.TOP_P: ("topP", "top_p", "p"),
+    conventions.TOP_K: ("topK", "top_k", "k"),
 }
 _STOPS = ("stopSequences", "stop_sequences", "stop")
 _CONFIGS = ("inferenceConfig", "textGenerationConfig", "additionalModelRequestFields")
@@ -61,8 +63,13 @@ def _request_attributes(request: Request) -> dict[str, Any]:
         accept = count if attribute.endswith(("max_tokens", "top_k")) else number
         if (value := _first(sources, names, accept)) is not None:
             found[attribute] = value
+    places = (("reasoningConfig", "maxReasoningEffort"), ("output_config", "effort"))  # Nova's, Anthropic's
+    levels = [text(get(source, "reasoning_effort")) for source in sources]
+    levels += [text(get(get(source, name), field)) for source in sources for name, field in places]
+    if level := next((each for each in levels if each), None):
+        found[conventions.REASONING_LEVEL] = level
     if stops := [stop for source in sources for name in _STOPS for stop in items(get(source, name))]:
-        found["gen_ai.request.stop_sequences"] = [stop for stop in stops if isinstance(stop, str)]
+        found[conventions.STOP_SEQUENCES] = [stop for stop in stops if isinstance(stop, str)]
     return found
 
 
@@ -154,6 +161,13 @@ def _read_response(response: Any, headers: Mapping[str, str] | None) -> Answer:
     return _read([_said(response)], fields(get(get(response, "ResponseMetadata"), "HTTPHeaders")))
 
 
+def _tools(request: Request) -> list[dict[str, Any]]:
+    """The tools of Converse and Nova, each in an object named after its kind, or those of Anthropic's shape."""
+    sent = _sent(request)
+    held = [spec for each in items(get(sent.get("toolConfig"), "tools")) for spec in fields(each).values()]
+    return [tool(each) for each in (*held, *items(sent.get("tools"))) if get(each, "name")]
+
+
 def _output(answer: Any, streamed: bool) -> list[dict[str, Any]]:
     said = [_opened(event) for event in items(answer)] if streamed else [_said(answer)]
     reasons = _read(said, {}).finish_reasons if said else ()
@@ -167,6 +181,8 @@ CHAT = Operation(
     classify_chunk=_kind_of,
     read_chunks=_read_chunks,
     read_response=_read_response,
+    system_instructions=lambda request: instructions(_sent(request).get("system")),
+    tool_definitions=_tools,
     input_messages=lambda request: loose_input(_sent(request)),
     output_messages=_output,
 )

@@ -9,14 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from llmtrace import conventions
 from llmtrace.observe.answer import Answer, Usage
 from llmtrace.observe.call import NOTHING, OUTPUT, REASONING
 from llmtrace.providers.declare import Operation, Request
-from llmtrace.providers.messages import chat_input, chat_output, prompt_input
-from llmtrace.providers.safe import count, fields, get, integer, items, sampling, text
+from llmtrace.providers.messages import chat_input, chat_output, prompt_input, tool_definitions
+from llmtrace.providers.safe import by_modality, count, fields, get, items, sampling, set_finish_reasons, text
 from llmtrace.providers.timings import read_timings
-
-_NAMED = (("reasoning_effort", "gen_ai.request.reasoning.level"), ("service_tier", "openai.request.service_tier"))
 
 
 def read_request(body: Mapping[str, Any]) -> Request:
@@ -35,15 +34,16 @@ def request_attributes(request: Request) -> dict[str, Any]:
     """The conventions' ``gen_ai.request.*`` attributes that this request set."""
     params = request.params
     found = sampling(params, {"max_completion_tokens": "max_tokens"})
-    for name, attribute in _NAMED:
-        if name in params and (named := text(params[name])):
-            found[attribute] = named
+    if tier := text(params.get("service_tier")):
+        found["openai.request.service_tier"] = tier
+    if level := text(params.get("reasoning_effort")) or text(get(params.get("reasoning"), "effort")):  # OpenRouter's
+        found[conventions.REASONING_LEVEL] = level
     if request.choices != 1:
-        found["gen_ai.request.choice.count"] = request.choices
+        found[conventions.CHOICE_COUNT] = request.choices
     if "response_format" in params:
         kind = get(params["response_format"], "type")
         if kind in ("text", "json_object", "json_schema"):
-            found["gen_ai.output.type"] = "text" if kind == "text" else "json"
+            found[conventions.OUTPUT_TYPE] = "text" if kind == "text" else "json"
     return found
 
 
@@ -92,7 +92,7 @@ def ends(chunk: Any) -> bool:
 
 def read_usage(usage: Any) -> Usage:
     """Counts of a ``CompletionUsage`` (object or mapping); what is missing or malformed stays None."""
-    details = get(usage, "prompt_tokens_details")
+    details, spent = get(usage, "prompt_tokens_details"), get(usage, "completion_tokens_details")
     cached = count(get(details, "cached_tokens"))
     if cached is None:
         cached = count(get(usage, "prompt_cache_hit_tokens"))  # DeepSeek
@@ -101,21 +101,23 @@ def read_usage(usage: Any) -> Usage:
         output_tokens=count(get(usage, "completion_tokens")),
         cached_tokens=cached,
         cache_write_tokens=count(get(details, "cache_write_tokens")),
-        reasoning_tokens=count(get(get(usage, "completion_tokens_details"), "reasoning_tokens")),
+        reasoning_tokens=count(get(spent, "reasoning_tokens")),
+        input_by_modality=by_modality(details),
+        output_by_modality=by_modality(spent),
     )
 
 
 def read_chunks(chunks: Sequence[Any], headers: Mapping[str, str] | None) -> Answer:
     """The answer that a stream's first and last chunks tell of."""
     answer = Answer()
-    reasons: dict[int | None, str] = {}
+    reasons: dict[int, str] = {}
     usage: Any = None
     told: dict[str, Any] = {}  # one client models what the next leaves as an extra field
     for chunk in chunks:
         _identify(answer, chunk)
-        for choice in items(get(chunk, "choices")):
+        for place, choice in enumerate(items(get(chunk, "choices"))):
             if reason := text(get(choice, "finish_reason")):
-                reasons[integer(get(choice, "index"))] = reason
+                reasons[_position(choice, place)] = reason
         reported = get(chunk, "usage")
         if reported is not None:
             usage = reported
@@ -123,7 +125,7 @@ def read_chunks(chunks: Sequence[Any], headers: Mapping[str, str] | None) -> Ans
         groq = get(get(chunk, "x_groq"), "usage")
         if groq is not None and usage is None:
             usage = groq
-    answer.finish_reasons = tuple(reasons.values())
+    set_finish_reasons(answer, reasons)
     _account(answer, usage, told, headers)
     return answer
 
@@ -132,10 +134,20 @@ def read_response(response: Any, headers: Mapping[str, str] | None) -> Answer:
     """The answer that a whole chat completion tells of."""
     answer = Answer()
     _identify(answer, response)
-    reasons = (text(get(choice, "finish_reason")) for choice in items(get(response, "choices")))
-    answer.finish_reasons = tuple(reason for reason in reasons if reason)
+    reasons = {
+        _position(choice, place): reason
+        for place, choice in enumerate(items(get(response, "choices")))
+        if (reason := text(get(choice, "finish_reason")))
+    }
+    set_finish_reasons(answer, reasons)
     _account(answer, get(response, "usage"), fields(response), headers)
     return answer
+
+
+def _position(choice: Any, place: int) -> int:
+    """Which choice it is; of one that does not say so, its ``place`` among those that came with it."""
+    index = count(get(choice, "index"))
+    return place if index is None else index
 
 
 def _identify(answer: Answer, source: Any) -> None:
@@ -149,11 +161,9 @@ def _account(answer: Answer, usage: Any, told: Mapping[str, Any], headers: Mappi
     if usage is not None:
         answer.usage = read_usage(usage)
     answer.timings = read_timings(told, fields(usage), headers)
-    if answer.usage.cached_tokens is None and answer.timings is not None:
-        answer.usage.cached_tokens = answer.timings.cached_tokens
     told_of = {
-        "openai.response.system_fingerprint": answer.fingerprint,
-        "openai.response.service_tier": answer.service_tier,
+        conventions.SYSTEM_FINGERPRINT: answer.fingerprint,
+        conventions.SERVICE_TIER: answer.service_tier,
     }
     answer.extra = {name: value for name, value in told_of.items() if value}
 
@@ -179,6 +189,7 @@ CHAT = Operation(
     read_chunks=read_chunks,
     read_response=read_response,
     ask_for_usage=ask_for_usage,
+    tool_definitions=tool_definitions,
     input_messages=chat_input,
     output_messages=chat_output,
 )

@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from llmtrace import conventions
 from llmtrace.observe.answer import Answer, Usage
 from llmtrace.observe.call import NOTHING, OUTPUT, REASONING
 from llmtrace.providers.declare import Method, Operation, Provider, Request
-from llmtrace.providers.messages import chat_input
+from llmtrace.providers.messages import chat_input, instructions, tool_definitions
 from llmtrace.providers.safe import count, get, items, sampling, text
 
 
@@ -25,11 +26,11 @@ def _read_request(body: Mapping[str, Any]) -> Request:
 def _request_attributes(request: Request) -> dict[str, Any]:
     found = sampling(request.params, {"p": "top_p", "k": "top_k"})
     if (dimension := count(request.params.get("output_dimension"))) is not None:
-        found["gen_ai.embeddings.dimension.count"] = dimension
+        found[conventions.DIMENSIONS] = dimension
     if request.choices != 1:
-        found["gen_ai.request.choice.count"] = request.choices
+        found[conventions.CHOICE_COUNT] = request.choices
     if kind := text(get(request.params.get("response_format"), "type")):
-        found["gen_ai.output.type"] = "json" if kind == "json_object" else "text"
+        found[conventions.OUTPUT_TYPE] = "json" if kind == "json_object" else "text"
     return found
 
 
@@ -129,6 +130,8 @@ CHAT = Operation(
     chunk_text=_brought,
     read_chunks=_read_chunks,
     read_response=_read_response,
+    system_instructions=lambda request: instructions(request.params.get("preamble")),  # of v1
+    tool_definitions=tool_definitions,
     input_messages=_input,
     output_messages=_output,
 )

@@ -53,6 +53,10 @@ class Operation:
     """A copy of the body that asks for usage in the stream, for the setting that wants it; None: leave it."""
     complete: Callable[[Request, Answer], None] | None = None
     """Adds to the answer what only the request's mapping leads to: the counters of a model in this process, say."""
+    system_instructions: Callable[[Request], Any] = lambda request: None
+    """Content capture: what the model is told apart from the history, as parts of the GenAI conventions' shape."""
+    tool_definitions: Callable[[Request], Any] = lambda request: None
+    """Content capture: the tools that the model may use, type and name of each."""
     input_messages: Callable[[Request], Any] = lambda request: None
     """Content capture: the messages sent, in the GenAI conventions' shape."""
     output_messages: Callable[[Sequence[Any] | Any, bool], Any] = lambda answer, streamed: None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from llmtrace import conventions
 from llmtrace.observe.answer import Answer, Usage
 from llmtrace.observe.call import NOTHING
 from llmtrace.providers.declare import Operation, Request
@@ -21,9 +22,9 @@ def request_attributes(request: Request) -> dict[str, Any]:
     """Dimensions and encoding, where the request says them."""
     found: dict[str, Any] = {}
     if (dimensions := count(request.params.get("dimensions"))) is not None:
-        found["gen_ai.embeddings.dimension.count"] = dimensions
+        found[conventions.DIMENSIONS] = dimensions
     if encoding := text(request.params.get("encoding_format")):
-        found["gen_ai.request.encoding_formats"] = (encoding,)
+        found[conventions.ENCODING_FORMATS] = (encoding,)
     return found
 
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from llmtrace import conventions
 from llmtrace.observe.answer import Answer, Usage
 from llmtrace.observe.call import NOTHING, OUTPUT, REASONING
 from llmtrace.providers.declare import Method, Operation, Provider, Request
-from llmtrace.providers.safe import count, get, items, number, sampling, text
+from llmtrace.providers.messages import instructions, tool
+from llmtrace.providers.safe import count, fields, get, items, number, sampling, set_finish_reasons, text
 
 
 def _read_request(body: Mapping[str, Any]) -> Request:
@@ -29,13 +31,13 @@ def _request_attributes(request: Request) -> dict[str, Any]:
     config = request.params.get("config")
     found = sampling(config, {"max_output_tokens": "max_tokens"})
     if (dimension := count(get(config, "output_dimensionality"))) is not None:
-        found["gen_ai.embeddings.dimension.count"] = dimension
+        found[conventions.DIMENSIONS] = dimension
     if request.choices != 1:
-        found["gen_ai.request.choice.count"] = request.choices
+        found[conventions.CHOICE_COUNT] = request.choices
     if kind := text(get(config, "response_mime_type")):
-        found["gen_ai.output.type"] = "json" if kind == "application/json" else "text"
+        found[conventions.OUTPUT_TYPE] = "json" if kind == "application/json" else "text"
     if level := text(get(get(config, "thinking_config"), "thinking_level")):
-        found["gen_ai.request.reasoning.level"] = level.lower()
+        found[conventions.REASONING_LEVEL] = level.upper()  # so the client sends it, however it was written
     return found
 
 
@@ -80,7 +82,20 @@ def _read_usage(usage: Any) -> Usage:
         output_tokens=total("candidates", "thoughts"),
         cached_tokens=told["cached_content"],
         reasoning_tokens=told["thoughts"],
+        input_by_modality=_by_modality(usage, "prompt_tokens_details", "tool_use_prompt_tokens_details"),
+        output_by_modality=_by_modality(usage, "candidates_tokens_details"),
+        cached_by_modality=_by_modality(usage, "cache_tokens_details"),
     )
+
+
+def _by_modality(usage: Any, *fields: str) -> dict[str, int]:
+    """Tokens of each modality, whose names are Google's in small letters: text, image, audio, video, document."""
+    found: dict[str, int] = {}
+    for part in (part for field in fields for part in items(get(usage, field))):
+        name, tokens = text(get(part, "modality")), count(get(part, "token_count"))
+        if name and tokens and name != "MODALITY_UNSPECIFIED":
+            found[name.lower()] = found.get(name.lower(), 0) + tokens
+    return found
 
 
 def _read_chunks(chunks: Sequence[Any], headers: Mapping[str, str] | None) -> Answer:
@@ -91,10 +106,11 @@ def _read_chunks(chunks: Sequence[Any], headers: Mapping[str, str] | None) -> An
         answer.model = text(get(chunk, "model_version")) or answer.model
         for place, candidate in enumerate(items(get(chunk, "candidates"))):
             if reason := text(get(candidate, "finish_reason")):
-                reasons[count(get(candidate, "index")) or place] = reason
+                index = count(get(candidate, "index"))
+                reasons[place if index is None else index] = reason
         if (usage := get(chunk, "usage_metadata")) is not None:
             answer.usage = _read_usage(usage)
-    answer.finish_reasons = tuple(reasons.values())
+    set_finish_reasons(answer, reasons)
     return answer
 
 
@@ -132,6 +148,26 @@ def _input(request: Request) -> list[dict[str, Any]]:
     return [_message(content, "user") for content in items(contents) or [contents]]
 
 
+def _instructions(request: Request) -> list[dict[str, Any]]:
+    given = get(request.params.get("config"), "system_instruction")
+    return instructions(items(get(given, "parts")) or ([given] if get(given, "text") else given))
+
+
+def _tools(request: Request) -> list[dict[str, Any]]:
+    """Functions that are declared or given as such; of what Google has built in, the field's name."""
+    found: list[dict[str, Any]] = []
+    for given in items(get(request.params.get("config"), "tools")):
+        if callable(given):
+            found.append(tool(given))
+        elif isinstance(given, Mapping) or hasattr(type(given), "model_fields"):
+            for name, value in fields(given).items():
+                if name in ("function_declarations", "functionDeclarations"):
+                    found += [{"type": "function", "name": tool(each)["name"]} for each in items(value)]
+                elif value is not None:
+                    found.append({"type": name, "name": name})
+    return found
+
+
 def _output(answer: Sequence[Any] | Any, streamed: bool) -> list[dict[str, Any]]:
     chunks = items(answer) if streamed else [answer]
     reasons = _read_chunks(chunks, None).finish_reasons
@@ -154,6 +190,8 @@ GENERATE = Operation(
     ends=lambda chunk: any(get(each, "finish_reason") for each in items(get(chunk, "candidates"))),
     read_chunks=_read_chunks,
     read_response=_read_response,
+    system_instructions=_instructions,
+    tool_definitions=_tools,
     input_messages=_input,
     output_messages=_output,
 )

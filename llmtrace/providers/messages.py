@@ -12,6 +12,35 @@ from llmtrace.providers.declare import Request
 from llmtrace.providers.safe import get, items, text
 
 
+def instructions(given: Any) -> list[dict[str, Any]]:
+    """What a model is told apart from the history, a text or a list of texts and text blocks, as parts."""
+    told = [given] if isinstance(given, str) else items(given)
+    texts = (each if isinstance(each, str) else text(get(each, "text")) for each in told)
+    return [{"type": "text", "content": said} for said in texts if said]
+
+
+def system_text(request: Request) -> list[dict[str, Any]]:
+    """The field ``system`` of a request, as parts."""
+    return instructions(request.params.get("system"))
+
+
+def tool_definitions(request: Request) -> list[dict[str, Any]]:
+    """The tools of a request's ``tools`` or, in OpenAI's older API, ``functions``."""
+    params = request.params
+    return [tool(given) for given in (*items(params.get("tools")), *items(params.get("functions")))]
+
+
+def tool(given: Any) -> dict[str, Any]:
+    """A tool's type and name, whatever API's it is; what it does and takes is left out, as the conventions advise.
+
+    The name may lie beside the type, or in an object named after it. A tool that a provider has built in may have no
+    name but its type.
+    """
+    kind = text(get(given, "type")) or "function"
+    name = text(get(given, "name")) or text(get(get(given, kind), "name"))
+    return {"type": kind, "name": name or text(getattr(given, "__name__", None)) or kind}
+
+
 def chat_input(request: Request) -> list[dict[str, Any]]:
     """The messages sent: ``[{"role": ..., "parts": [...]}, ...]``."""
     return [
@@ -106,9 +135,8 @@ def _join(chunks: Sequence[Any]) -> list[dict[str, Any]]:
 
 
 def blocks_input(request: Request) -> list[dict[str, Any]]:
-    """The system text and the messages sent."""
-    sent = [("system", request.params.get("system"))] if request.params.get("system") else []
-    sent += [
+    """The messages sent."""
+    sent = [
         (text(get(message, "role")) or "user", get(message, "content"))
         for message in items(request.params.get("messages"))
     ]
@@ -149,7 +177,11 @@ def _block(block: Any) -> dict[str, Any]:
         return {"type": "text", "content": get(block, "text")}
     if kind == "thinking":
         return {"type": "reasoning", "content": get(block, "thinking")}
-    if kind in ("tool_use", "server_tool_use"):
+    if kind == "server_tool_use":
+        name = text(get(block, "name")) or "unknown"
+        call = {"type": name, "arguments": get(block, "input")}
+        return {"type": "server_tool_call", "id": get(block, "id"), "name": name, "server_tool_call": call}
+    if kind == "tool_use":
         return {
             "type": "tool_call",
             "id": get(block, "id"),

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from llmtrace import conventions
 from llmtrace.observe.answer import Answer
 from llmtrace.observe.call import NOTHING, OUTPUT, REASONING
 from llmtrace.providers import chat_completions as openai
@@ -30,9 +31,9 @@ _LAYOUTS = (
 def _request_attributes(request: Request) -> dict[str, Any]:
     found = openai.request_attributes(request)
     for name, attribute, accept in (
-        ("random_seed", "gen_ai.request.seed", count),
-        ("output_dimension", "gen_ai.embeddings.dimension.count", count),
-        ("agent_id", "gen_ai.agent.id", text),
+        ("random_seed", conventions.SEED, count),
+        ("output_dimension", conventions.DIMENSIONS, count),
+        ("agent_id", conventions.AGENT_ID, text),
     ):
         if (value := accept(request.params.get(name))) is not None:
             found[attribute] = value
@@ -80,7 +81,7 @@ def _tiered(answer: Answer, source: Any) -> Answer:
         answer.usage.output_tokens = None
     if tier := text(get(usage, "service_tier")):
         answer.service_tier = tier
-        answer.extra = {**(answer.extra or {}), "openai.response.service_tier": tier}
+        answer.extra = {**(answer.extra or {}), conventions.SERVICE_TIER: tier}
     return answer
 
 

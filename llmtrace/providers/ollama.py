@@ -10,10 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from llmtrace import conventions
 from llmtrace.observe.answer import Answer, Usage
 from llmtrace.observe.call import NOTHING, OUTPUT, REASONING
 from llmtrace.providers.declare import Method, Operation, Provider, Request
-from llmtrace.providers.messages import chat_input, chat_output
+from llmtrace.providers.messages import chat_input, chat_output, system_text, tool_definitions
 from llmtrace.providers.safe import count, fields, get, items, sampling, text
 from llmtrace.providers.timings import read_model_load, read_ollama
 
@@ -27,9 +28,9 @@ def request_attributes(request: Request) -> dict[str, Any]:
     """The conventions' ``gen_ai.request.*`` attributes, from ``options``, ``think`` and ``format``."""
     found = sampling(get(request.params, "options"), {"num_predict": "max_tokens"})
     if level := text(request.params.get("think")):
-        found["gen_ai.request.reasoning.level"] = level
+        found[conventions.REASONING_LEVEL] = level
     if request.params.get("format"):
-        found["gen_ai.output.type"] = "json"
+        found[conventions.OUTPUT_TYPE] = "json"
     return found
 
 
@@ -81,10 +82,9 @@ def read_response(response: Any, headers: Mapping[str, str] | None) -> Answer:
 
 
 def generate_input(request: Request) -> list[dict[str, Any]]:
-    """The prompt sent, as messages."""
-    system, prompt = text(request.params.get("system")), text(request.params.get("prompt"))
-    sent = [("system", system), ("user", prompt)]
-    return [{"role": role, "parts": [{"type": "text", "content": said}]} for role, said in sent if said]
+    """The prompt sent, as a message."""
+    prompt = text(request.params.get("prompt"))
+    return [{"role": "user", "parts": [{"type": "text", "content": prompt}]}] if prompt else []
 
 
 def output_messages(answer: Sequence[Any] | Any, streamed: bool) -> list[dict[str, Any]]:
@@ -122,10 +122,11 @@ CHAT = Operation(
     chunk_text=chunk_text,
     read_chunks=read_chunks,
     read_response=read_response,
+    tool_definitions=tool_definitions,
     input_messages=chat_input,
     output_messages=output_messages,
 )
-GENERATE = replace(CHAT, name="text_completion", input_messages=generate_input)
+GENERATE = replace(CHAT, name="text_completion", system_instructions=system_text, input_messages=generate_input)
 EMBED = replace(
     CHAT,
     name="embeddings",

@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from llmtrace import conventions
 from llmtrace.observe.answer import Answer, Usage
 from llmtrace.observe.call import NOTHING, OUTPUT, REASONING
 from llmtrace.providers.declare import Operation, Request
-from llmtrace.providers.safe import count, extras, fields, get, items, sampling, text
+from llmtrace.providers.messages import instructions, tool_definitions
+from llmtrace.providers.safe import by_modality, count, extras, fields, get, items, sampling, text
 from llmtrace.providers.timings import read_timings
 
 _UNDER_WAY = ("queued", "in_progress")
@@ -30,13 +32,15 @@ def request_attributes(request: Request) -> dict[str, Any]:
     if tier := text(params.get("service_tier")):
         found["openai.request.service_tier"] = tier
     if effort := text(get(params.get("reasoning"), "effort")):
-        found["gen_ai.request.reasoning.level"] = effort
+        found[conventions.REASONING_LEVEL] = effort
+    if previous := text(params.get("previous_response_id")):
+        found[conventions.PREVIOUS_RESPONSE] = previous
     conversation = params.get("conversation")
     if conversation_id := text(conversation) or text(get(conversation, "id")):
-        found["gen_ai.conversation.id"] = conversation_id
+        found[conventions.CONVERSATION] = conversation_id
     kind = get(get(params.get("text"), "format"), "type")
     if kind in ("text", "json_object", "json_schema"):
-        found["gen_ai.output.type"] = "text" if kind == "text" else "json"
+        found[conventions.OUTPUT_TYPE] = "text" if kind == "text" else "json"
     return found
 
 
@@ -87,7 +91,7 @@ def read_response(response: Any, headers: Mapping[str, str] | None) -> Answer:
     """The answer that a response tells of. One in the background may be queued still: it has no usage and no end."""
     usage = get(response, "usage")
     status = text(get(response, "status"))
-    details = get(usage, "input_tokens_details")
+    details, spent = get(usage, "input_tokens_details"), get(usage, "output_tokens_details")
     answer = Answer(
         id=text(get(response, "id")),
         model=text(get(response, "model")),
@@ -96,7 +100,9 @@ def read_response(response: Any, headers: Mapping[str, str] | None) -> Answer:
             output_tokens=count(get(usage, "output_tokens")),
             cached_tokens=count(get(details, "cached_tokens")),
             cache_write_tokens=count(get(details, "cache_write_tokens")),
-            reasoning_tokens=count(get(get(usage, "output_tokens_details"), "reasoning_tokens")),
+            reasoning_tokens=count(get(spent, "reasoning_tokens")),
+            input_by_modality=by_modality(details),
+            output_by_modality=by_modality(spent),
         ),
         service_tier=text(get(response, "service_tier")),
         timings=read_timings(extras(response), fields(usage), headers),
@@ -107,19 +113,16 @@ def read_response(response: Any, headers: Mapping[str, str] | None) -> Answer:
         why = text(get(get(response, "incomplete_details"), "reason")) if status == "incomplete" else None
         answer.finish_reasons = (why or status,)
     if answer.service_tier and status not in _UNDER_WAY:
-        answer.extra = {"openai.response.service_tier": answer.service_tier}
+        answer.extra = {conventions.SERVICE_TIER: answer.service_tier}
     return answer
 
 
 def input_messages(request: Request) -> list[dict[str, Any]]:
-    """The instructions and the input sent, as messages."""
-    sent: list[dict[str, Any]] = []
-    if instructions := text(request.params.get("instructions")):
-        sent.append({"role": "system", "parts": [{"type": "text", "content": instructions}]})
+    """The input sent, as messages."""
     given = request.params.get("input")
     if isinstance(given, str):
-        sent.append({"role": "user", "parts": [{"type": "text", "content": given}]})
-    return sent + [{"role": text(get(item, "role")) or "user", "parts": _parts(item)} for item in items(given)]
+        return [{"role": "user", "parts": [{"type": "text", "content": given}]}]
+    return [{"role": text(get(item, "role")) or "user", "parts": _parts(item)} for item in items(given)]
 
 
 def output_messages(answer: Sequence[Any] | Any, streamed: bool) -> list[dict[str, Any]]:
@@ -171,6 +174,8 @@ RESPONSES = Operation(
     announces=True,
     read_chunks=read_chunks,
     read_response=read_response,
+    system_instructions=lambda request: instructions(request.params.get("instructions")),
+    tool_definitions=tool_definitions,
     input_messages=input_messages,
     output_messages=output_messages,
 )

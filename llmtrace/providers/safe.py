@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+from llmtrace import conventions
+from llmtrace.observe.answer import Answer
 
 _NO_MODEL: Any = object()
 
@@ -70,17 +73,14 @@ def integer(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
-_SAMPLING = {
-    name: (f"gen_ai.request.{name}", accept)
-    for name, accept in (
-        ("temperature", number),
-        ("top_p", number),
-        ("top_k", count),
-        ("frequency_penalty", number),
-        ("presence_penalty", number),
-        ("max_tokens", count),
-        ("seed", integer),
-    )
+_SAMPLING: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "temperature": (conventions.TEMPERATURE, number),
+    "top_p": (conventions.TOP_P, number),
+    "top_k": (conventions.TOP_K, count),
+    "frequency_penalty": (conventions.FREQUENCY_PENALTY, number),
+    "presence_penalty": (conventions.PRESENCE_PENALTY, number),
+    "max_tokens": (conventions.MAX_TOKENS, count),
+    "seed": (conventions.SEED, integer),
 }
 """The parameters that most APIs have, by the conventions' names, which are most APIs' too: attribute, and reader."""
 
@@ -104,8 +104,25 @@ def sampling(source: Any, names: Mapping[str, str] | None = None) -> dict[str, A
                 found[attribute] = value
     stop = given.get("stop", given.get("stop_sequences"))
     if stops := [stop] if isinstance(stop, str) else [each for each in items(stop) if isinstance(each, str)]:
-        found["gen_ai.request.stop_sequences"] = stops
+        found[conventions.STOP_SEQUENCES] = stops
     return found
+
+
+_MODALITIES = tuple((modality, f"{modality}_tokens") for modality in ("text", "image", "audio"))
+
+
+def by_modality(details: Any) -> dict[str, int]:
+    """The tokens of each modality that the details of a usage in OpenAI's shape tell: ``audio_tokens`` and its like."""
+    if details is None:
+        return {}
+    told = ((modality, count(get(details, field))) for modality, field in _MODALITIES)
+    return {modality: tokens for modality, tokens in told if tokens}
+
+
+def set_finish_reasons(answer: Answer, reasons: Mapping[int, str]) -> None:
+    """Put the finish reasons of choices, by their positions, into ``answer``."""
+    answer.ended = tuple(sorted(reasons))
+    answer.finish_reasons = tuple(reasons[position] for position in answer.ended)
 
 
 def parsed(body: Any) -> Mapping[str, Any]:

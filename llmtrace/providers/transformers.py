@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from llmtrace import conventions
 from llmtrace.observe.answer import Answer
 from llmtrace.observe.call import NOTHING
 from llmtrace.providers.declare import Generate, Operation, Provider, Request
@@ -33,14 +34,18 @@ def request_attributes(request: Request) -> dict[str, Any]:
     if most is None and (length := count(getattr(config, "max_length", None))) is not None:
         most = max(0, length - start)
     if most is not None:
-        found["gen_ai.request.max_tokens"] = most
+        found[conventions.MAX_TOKENS] = most
     if getattr(config, "do_sample", False):
-        for name in ("temperature", "top_p", "top_k"):
-            if (value := number(getattr(config, name, None))) is not None:
-                found[f"gen_ai.request.{name}"] = value
+        for name, attribute, accept in (
+            ("temperature", conventions.TEMPERATURE, number),
+            ("top_p", conventions.TOP_P, number),
+            ("top_k", conventions.TOP_K, count),
+        ):
+            if (value := accept(getattr(config, name, None))) is not None:
+                found[attribute] = value
     choices = count(getattr(config, "num_return_sequences", None))
     if choices is not None and choices > 1:
-        found["gen_ai.request.choice.count"] = choices
+        found[conventions.CHOICE_COUNT] = choices
     return found
 
 

@@ -12,12 +12,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from llmtrace import conventions
 from llmtrace.observe.answer import Answer, ServerTimings, Usage
 from llmtrace.observe.call import NOTHING, OUTPUT
 from llmtrace.providers import chat_completions
 from llmtrace.providers.declare import Method, Operation, Provider, Request
-from llmtrace.providers.messages import chat_input, prompt_input
-from llmtrace.providers.safe import count, get, items, text
+from llmtrace.providers.messages import chat_input, prompt_input, tool_definitions
+from llmtrace.providers.safe import count, get, items, set_finish_reasons, text
 
 _SAMPLING = ("max_tokens", "temperature", "top_p", "frequency_penalty", "presence_penalty", "seed", "stop")
 _ROWS, _TOP_K, _KIND, _BATCH = "rows", "top_k", "output_kind", "batch"
@@ -33,7 +34,7 @@ def request_attributes(request: Request) -> dict[str, Any]:
     """The conventions' ``gen_ai.request.*`` attributes, and how many prompts a batch has."""
     found = chat_completions.request_attributes(request)
     if top_k := request.params.get(_TOP_K):
-        found["gen_ai.request.top_k"] = top_k
+        found[conventions.TOP_K] = top_k
     if not request.streaming:
         found["llmtrace.generate.batch_size"] = request.params[_ROWS]
     return found
@@ -62,10 +63,8 @@ def read_response(response: Any, headers: Mapping[str, str] | None) -> Answer:
 
 def _read(outputs: Sequence[Any]) -> Answer:
     made = [sequence for output in outputs for sequence in items(get(output, "outputs"))]
-    reasons = (text(get(sequence, "finish_reason")) for sequence in made)
-    return Answer(
+    answer = Answer(
         id=text(get(outputs[0], "request_id")) if len(outputs) == 1 else None,
-        finish_reasons=tuple(reason for reason in reasons if reason),
         usage=Usage(
             input_tokens=_sum(outputs, "prompt_token_ids"),
             output_tokens=_sum(made, "token_ids"),
@@ -73,6 +72,9 @@ def _read(outputs: Sequence[Any]) -> Answer:
         ),
         timings=_timings(outputs, alone=len(made) == len(outputs)),
     )
+    reasons = ((place, text(get(sequence, "finish_reason"))) for place, sequence in enumerate(made))
+    set_finish_reasons(answer, {place: reason for place, reason in reasons if reason})
+    return answer
 
 
 def _timings(outputs: Sequence[Any], *, alone: bool) -> ServerTimings | None:
@@ -165,6 +167,7 @@ def _arguments(first: str) -> Callable[[Any, tuple[Any, ...], Mapping[str, Any]]
             "stream": stream,
             "n": sum(sampled),
             **({field: rows[0]} if len(rows) == 1 else {_BATCH: {field: shown}}),
+            "tools": given.get("tools"),
             _ROWS: len(rows),
             _TOP_K: count(getattr(alike, "top_k", None)),
             _KIND: getattr(getattr(alike, "output_kind", None), "name", ""),
@@ -181,6 +184,7 @@ TEXT = Operation(
     read_chunks=read_chunks,
     read_response=read_response,
     complete=complete,
+    tool_definitions=tool_definitions,
     input_messages=input_messages,
     output_messages=output_messages,
 )

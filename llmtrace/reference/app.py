@@ -7,6 +7,7 @@ import contextlib
 import copy
 import math
 import os
+import time
 import uuid
 from collections import deque
 from collections.abc import AsyncGenerator, Mapping
@@ -20,7 +21,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from llmtrace.observe.clock import now, to_epoch
+from llmtrace.observe.clock import epoch_offset, now
 from llmtrace.reference import prometheus, spans
 from llmtrace.reference._errors import RunnerError
 from llmtrace.reference.adapters import Adapters
@@ -151,7 +152,7 @@ class _Service:
         self._faults = faults
         self._default_max_tokens = default_max_tokens
         self._room = min(loaded.context, scheduler.runner.most_tokens or loaded.context)
-        self._started = int(to_epoch(now()) / 1e9)
+        self._started = int(time.time())
         self._last: deque[dict[str, Any]] = deque(maxlen=_REMEMBERED)
         self._encode_lock = asyncio.Lock()
 
@@ -250,7 +251,7 @@ class _Service:
                 "span_id": parts[2] if len(parts) == 4 else None,
                 "outcome": news.outcome,
                 "finish_reasons": reasons,
-                "arrived_unix_s": to_epoch(timings.arrived) / 1e9,
+                "arrived_unix_s": (timings.arrived + epoch_offset()) / 1e9,
                 "phases_s": timings.seconds(),
                 "total_s": (timings.finished - timings.arrived) / 1e9 if timings.finished is not None else None,
                 "phases_host_s": {phase.name: phase.host / 1e9 for phase in timings.phases()},

@@ -2,7 +2,8 @@
 
 One SERVER span `llm_request`, and under it `llm.queue`, `llm.adapter_swap` (where another adapter had to be put in),
 `llm.kv_cache_hit` (where there was a hit), `llm.prefill` and `llm.decode`, built once at the end with explicit times.
-They are contiguous and fill the parent. Where asked, each chunk of a prompt is an `llm.prefill.chunk` under its
+They are contiguous and fill the parent; their starts are moved by less than a microsecond, as those of a call's phases
+are (`llmtrace.phases.stagger`). Where asked, each chunk of a prompt is an `llm.prefill.chunk` under its
 prefill.
 """
 
@@ -14,7 +15,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from llmtrace.emit import names
-from llmtrace.observe.clock import to_epoch
+from llmtrace.observe.clock import epoch_offset
+from llmtrace.phases.stagger import call_start, falling, stagger_spans
 from llmtrace.reference.timings import Phase, Timings
 from llmtrace.version import install_hint
 
@@ -60,6 +62,8 @@ class ServerSpans:
         phases = timings.phases()
         if timings.finished is None or not phases:
             return
+        offset = epoch_offset()
+        started, ended = call_start(timings.arrived + offset), timings.finished + offset
         told: dict[str, Any] = {
             "gen_ai.operation.name": operation,
             "gen_ai.request.model": model,
@@ -76,40 +80,52 @@ class ServerSpans:
         if timings.preempted:
             told[names.PREEMPTIONS] = len(timings.preempted)
         told |= _adapter(timings) | _grammar(timings)
+        offset = epoch_offset()
         span = self._tracer.start_span(
             "llm_request",
             context=self._propagator.extract(carrier),
             kind=SpanKind.SERVER,
             attributes=told,
-            start_time=to_epoch(timings.arrived),
+            start_time=started,
         )
         if error is not None:
             span.set_status(Status(StatusCode.ERROR, str(error)[:200]))
         if span.is_recording():
             inside = trace.set_span_in_context(span)
             source = "device" if timings.timed_by == "cuda" else "server"
-            for phase in phases:
+            begins = [started if phase.start <= timings.arrived else phase.start + offset for phase in phases]
+            starts = falling(started, begins, ended)
+            for phase, start, end in zip(phases, starts, [*starts[1:], ended], strict=True):
                 child = self._tracer.start_span(
                     names.SPAN_PREFIX + phase.name,
                     context=inside,
                     attributes=_details(phase, timings, source),
-                    start_time=to_epoch(phase.start),
+                    start_time=start,
                 )
                 if self.chunks and phase.name == "prefill":
-                    self._emit_chunks(timings, phase, trace.set_span_in_context(child))
-                child.end(end_time=to_epoch(phase.end))
-        span.end(end_time=to_epoch(timings.finished))
+                    self._emit_chunks(timings, phase, start, end, trace.set_span_in_context(child), offset)
+                child.end(end_time=end)
+        span.end(end_time=ended)
 
-    def _emit_chunks(self, timings: Timings, prefill: Phase, inside: Context) -> None:
-        for chunk in timings.chunks:
-            if prefill.start <= chunk.start and chunk.end <= prefill.end:
-                told: dict[str, Any] = {names.TOKENS: chunk.tokens}
-                if chunk.again:
-                    told[names.CHUNK_AGAIN] = True
-                span = self._tracer.start_span(
-                    names.PREFILL_CHUNK, context=inside, attributes=told, start_time=to_epoch(chunk.start)
-                )
-                span.end(end_time=to_epoch(chunk.end))
+    def _emit_chunks(
+        self, timings: Timings, prefill: Phase, start: int, end: int, inside: Context, offset: int
+    ) -> None:
+        """The chunks of ``prefill``, whose span lies from ``start`` to ``end`` (epoch ns)."""
+        chunks = [chunk for chunk in timings.chunks if prefill.start <= chunk.start and chunk.end <= prefill.end]
+        measured = [
+            (
+                start if chunk.start == prefill.start else chunk.start + offset,
+                end if chunk.end == prefill.end else chunk.end + offset,
+            )
+            for chunk in chunks
+        ]
+        times = stagger_spans(start, measured, end)
+        for chunk, (begin, stop) in zip(chunks, times, strict=True):
+            told: dict[str, Any] = {names.TOKENS: chunk.tokens}
+            if chunk.again:
+                told[names.CHUNK_AGAIN] = True
+            span = self._tracer.start_span(names.PREFILL_CHUNK, context=inside, attributes=told, start_time=begin)
+            span.end(end_time=stop)
 
     def shutdown(self) -> None:
         """Send what is left, where the provider is ours."""

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import difflib
 import os
-import threading
 import uuid
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, Final, TypeVar
 from weakref import WeakValueDictionary
@@ -24,8 +24,10 @@ from opentelemetry.trace import Span, Status, StatusCode, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from llmtrace.emit import names
+from llmtrace.emit.attached import Attached
 from llmtrace.errors import LlmtraceError
 from llmtrace.observe import internal_errors
+from llmtrace.observe.process import Lock
 from llmtrace.version import VERSION
 
 KINDS: Final = ("retrieval", "rerank", "tool", "guardrail", "evaluation", "human_review", "other")
@@ -34,10 +36,29 @@ _OPERATIONS = {"retrieval": "retrieval", "tool": "execute_tool"}
 _MARKS = (names.TASK_ID, names.STEP_KIND)
 _PROPAGATORS = (TraceContextTextMapPropagator(), W3CBaggagePropagator())
 
+_unit: ContextVar[Any] = ContextVar("llmtrace_unit", default=None)
+"""The task, step or resumption under way: marks the ``contextvars.Context`` in which it has to be given back."""
 T = TypeVar("T")
-provider: trace_api.TracerProvider | None = None
-"""Where the spans go, where `llmtrace.instrument` was told; else to the global provider."""
+_providers: list[trace_api.TracerProvider] = []
+"""Where the spans go: the last provider given to ``llmtrace.instrument`` that is still in use, else the global one."""
 _live: WeakValueDictionary[str, Task] = WeakValueDictionary()
+
+
+def use_provider(provider: trace_api.TracerProvider) -> None:
+    """Send the spans of tasks and steps that begin from now on to ``provider``: where their calls' spans go."""
+    _providers.append(provider)
+
+
+def leave_provider(provider: trace_api.TracerProvider) -> None:
+    """``provider`` is used no more by whoever asked for it: one ``use_provider`` is taken back."""
+    for at in reversed(range(len(_providers))):
+        if _providers[at] is provider:
+            del _providers[at]
+            return
+
+
+def _provider() -> trace_api.TracerProvider:
+    return _providers[-1] if _providers else trace_api.get_tracer_provider()
 
 
 def baggage_attributes() -> dict[str, Any]:
@@ -66,7 +87,7 @@ class _Unit:
 
     def __init__(self, title: str, attributes: dict[str, Any], carried: dict[str, str]) -> None:
         self._title, self._attributes, self._carried = title, attributes, carried
-        self._token: Any = None
+        self._attached: Attached | None = None
         self._context: Context | None = None
         self.span: Span = trace_api.INVALID_SPAN
         """The OpenTelemetry span, for attributes of your own."""
@@ -77,21 +98,21 @@ class _Unit:
             held = baggage.get_baggage(names.TASK_ID, above)
             if held is not None:
                 self._attributes.setdefault(names.TASK_ID, held)
-            tracer = (provider or trace_api.get_tracer_provider()).get_tracer("llmtrace", VERSION)
+            tracer = _provider().get_tracer("llmtrace", VERSION)
             self.span = tracer.start_span(self._title, context=above, attributes=self._attributes)
             context = set_span_in_context(self.span, above)
             for name, value in self._carried.items():
                 context = baggage.set_baggage(name, value, context)
             self._context = context
-            self._token = otel.attach(context)
+            self._attached = Attached(context, _unit, self)
         except Exception as error:
             internal_errors.note("beginning a task", error)
 
     def _finish(self, error: BaseException | None) -> None:
         try:
-            if self._token is not None:
-                otel.detach(self._token)
-                self._token = None
+            if self._attached is not None:
+                self._attached.detach()
+                self._attached = None
             if isinstance(error, Exception):
                 # The message stays out: it may quote what the task is about.
                 self.span.set_status(Status(StatusCode.ERROR, type(error).__name__))
@@ -116,12 +137,12 @@ class _Unit:
 
     def run(self, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
         """Call ``function`` inside this unit, on whatever thread this is: ``executor.submit(t.run, work, item)``."""
-        token = None if self._context is None else otel.attach(self._context)
+        attached = None if self._context is None else Attached(self._context, _unit, self)
         try:
             return function(*args, **kwargs)
         finally:
-            if token is not None:
-                otel.detach(token)
+            if attached is not None:
+                attached.detach()
 
     def carrier(self) -> dict[str, str]:
         """What another process needs to go on inside this unit: ``traceparent`` and ``baggage``.
@@ -141,7 +162,7 @@ class Task(_Unit):
         """USD that the task may cost; None: no limit. Nothing is stopped at it: ``over_budget`` tells."""
         self._resolved: bool | None = None
         self._spent = 0.0
-        self._lock = threading.Lock()
+        self._lock = Lock()
         attributes: dict[str, Any] = {names.TASK_NAME: name, names.TASK_ID: self.id}
         if budget is not None:
             attributes[names.TASK_BUDGET] = budget
@@ -268,17 +289,17 @@ class resume:
 
     def __init__(self, carried: Mapping[str, str]) -> None:
         self._carried = {name.lower(): value for name, value in carried.items()}
-        self._token: Any = None
+        self._attached: Attached | None = None
 
     def __enter__(self) -> None:
         try:
-            self._token = otel.attach(_extracted(self._carried, otel.get_current()))
+            self._attached = Attached(_extracted(self._carried, otel.get_current()), _unit, self)
         except Exception as error:
             internal_errors.note("resuming a task", error)
 
     def __exit__(self, *ended: object) -> None:
-        if self._token is not None:
-            otel.detach(self._token)
+        if self._attached is not None:
+            self._attached.detach()
 
 
 def _inherited() -> Context:

@@ -1,4 +1,4 @@
-"""What spans say about LLM calls: which phase a span is, and a call's model, outcome, tokens and first-token time."""
+"""Which spans are calls, and what is told of each: its model, outcome, tokens, first-token time and verdict."""
 
 from __future__ import annotations
 
@@ -6,119 +6,61 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from llmtrace.analyze import contract
 from llmtrace.analyze.otlp import Span
-from llmtrace.view import text
+from llmtrace.analyze.schema import FROM_ATTRIBUTES
+from llmtrace.emit import names
+from llmtrace.view import about, text
 from llmtrace.view.tree import Node
 
-FAMILIES = ("network", "queue", "kv_cache_hit", "prefill", "decode", "merged", "attempt", "other")
-"""What is told apart by colour."""
-
-_PHASES = {
-    "network": "network",
-    "queue": "queue",
-    "kv_cache_hit": "kv_cache_hit",
-    "prefill": "prefill",
-    "decode": "decode",
-    "decode.reasoning": "decode",
-    "decode.output": "decode",
-    "queue_prefill": "merged",
-    "opaque": "merged",
-}
-
-LABELS = {
-    "network": "network",
-    "queue": "queue",
-    "kv_cache_hit": "cache hit",
-    "prefill": "prefill",
-    "decode": "decode",
-    "decode.reasoning": "reasoning",
-    "decode.output": "output",
-    "queue_prefill": "queue + prefill",
-    "opaque": "not told apart",
-    "merged": "merged",
-    "attempt": "attempt",
-    "other": "other span",
-}
-
 _NOT_CALLS = {"execute_tool", "retrieval", "create_agent", "invoke_agent", "invoke_workflow"}
-
-SOURCES = {
-    "device": "timed on the accelerator",
-    "server": "reported by the engine",
-    "client": "seen on the client's clock",
-    "estimate": "fitted from earlier calls",
-}
-
-
-def phase(span: Span) -> str | None:
-    """The phase that a span is, ``None`` if it is none."""
-    if span.name.startswith("llm."):
-        by_name = span.name.removeprefix("llm.")
-        if by_name in _PHASES:
-            return by_name
-    told = span.attributes.get("llmtrace.phase")
-    return told if isinstance(told, str) and told in _PHASES else None
-
-
-def family(span: Span) -> str:
-    """The span's colour: one of ``FAMILIES``."""
-    found = phase(span)
-    if found is not None:
-        return _PHASES[found]
-    return "attempt" if span.name == "llm.attempt" else "other"
-
-
-def source(span: Span) -> str | None:
-    """How the span's duration is known: a key of ``SOURCES``, or whatever else the file says."""
-    told = span.attributes.get("llmtrace.phase.source")
-    return told if isinstance(told, str) and told else None
-
-
-def uncertainty(span: Span) -> float | None:
-    """Half the width of the 90 % interval, in seconds."""
-    told = number(span.attributes.get("llmtrace.phase.uncertainty"))
-    return told if told is not None and told > 0 else None
-
-
-def tokens(span: Span) -> int | None:
-    """Tokens that a phase handled."""
-    return whole(span.attributes.get("llmtrace.phase.tokens"))
-
-
-def number(item: Any) -> float | None:
-    """A finite number, or nothing."""
-    if isinstance(item, bool) or not isinstance(item, (int, float)):
-        return None
-    return float(item) if abs(item) < 1e300 else None
-
-
-def whole(item: Any) -> int | None:
-    """A count, or nothing."""
-    told = number(item)
-    return int(told) if told is not None and told >= 0 else None
+_HOPS = 3
+"""How far above an ``llm.call`` the LLM span is looked for that it belongs to."""
+_NAMES = {column.name: column.attributes for column in FROM_ATTRIBUTES}
+"""By which attributes spans tell what the reports' columns hold, best first."""
 
 
 def is_call(node: Node) -> bool:
-    """A client's LLM call: says so by the GenAI conventions or by its phases. A server's own span is none."""
-    if node.span.kind == "server" or phase(node.span) is not None or node.span.name == "llm.attempt":
+    """A client's LLM call: says so by the GenAI conventions or by its phases. A server's own span is none.
+
+    Of another instrumentation's span and the ``llm.call`` beneath it, which are one call, the latter is.
+    """
+    span = node.span
+    if span.kind == "server" or about.phase(span) is not None or span.name == names.ATTEMPT:
         return False
-    attributes = node.span.attributes
-    if attributes.get("gen_ai.operation.name") in _NOT_CALLS:
-        return False
-    if "gen_ai.operation.name" in attributes or "llmtrace.call.outcome" in attributes:
+    if span.name == contract.CALL_SPAN:
         return True
-    return any(phase(child.span) is not None or child.span.name == "llm.attempt" for child in node.children)
+    attributes = span.attributes
+    if attributes.get(names.OPERATION) in _NOT_CALLS:
+        return False
+    if names.OUTCOME in attributes or _has_phases(node):
+        return True
+    if _is_llm_span(span):
+        return not _lower_halves(node)
+    return names.OPERATION in attributes
 
 
 def calls(roots: list[Node]) -> Iterator[Node]:
-    """The calls among the trees, not looking into a call for further ones."""
+    """The calls among the trees, not looking into a call for further ones, but into spans that were adopted."""
     stack = list(reversed(roots))
     while stack:
         node = stack.pop()
-        if is_call(node) and not any(True for _ in _inner_calls(node)):
+        adopted = node.span.attributes.get(contract.ADOPTED) is True
+        if is_call(node) and (adopted or not any(True for _ in _inner_calls(node))):
             yield node
-        else:
-            stack.extend(reversed(node.children))
+            if not adopted:
+                continue
+        stack.extend(reversed(node.children))
+
+
+def _has_phases(node: Node) -> bool:
+    return any(about.phase(child.span) is not None or child.span.name == names.ATTEMPT for child in node.children)
+
+
+def _is_llm_span(span: Span) -> bool:
+    """Whether a span says that it is a client's LLM call, whoever wrote it."""
+    operation = about.first_text(span.attributes, *_NAMES["operation"])
+    return operation is not None and operation.lower() in contract.LLM_OPERATIONS and span.kind != "server"
 
 
 def _inner_calls(node: Node) -> Iterator[Node]:
@@ -133,20 +75,55 @@ def _inner_calls(node: Node) -> Iterator[Node]:
         stack.extend(inner.children)
 
 
+def _lower_halves(node: Node) -> list[Node]:
+    """Each ``llm.call`` that belongs to an LLM span, in the order in which they began."""
+    found: list[Node] = []
+    level = node.children
+    for _ in range(_HOPS):
+        found += [child for child in level if child.span.name == contract.CALL_SPAN]
+        between = [child for child in level if child.span.name != contract.CALL_SPAN and not _is_llm_span(child.span)]
+        level = [below for child in between for below in child.children]
+    return sorted(found, key=lambda child: child.span.start_ns)
+
+
+def _upper_half(node: Node) -> Node | None:
+    """The LLM span that an ``llm.call`` belongs to."""
+    above = node.parent if node.span.name == contract.CALL_SPAN else None
+    for _ in range(_HOPS):
+        if above is None or _is_llm_span(above.span):
+            return above
+        above = above.parent
+    return None
+
+
 def phases(call: Node) -> list[Node]:
     """A call's phases, in order; those of the attempt that answered, where it was retried."""
-    direct = [child for child in call.children if phase(child.span) is not None]
+    direct = [child for child in call.children if about.phase(child.span) is not None]
     if direct:
         return direct
-    for attempt in reversed([child for child in call.children if child.span.name == "llm.attempt"]):
-        inside = [child for child in attempt.children if phase(child.span) is not None]
+    for attempt in reversed([child for child in call.children if child.span.name == names.ATTEMPT]):
+        inside = [child for child in attempt.children if about.phase(child.span) is not None]
         if inside:
             return inside
     return []
 
 
+def duration(call: Node) -> float:
+    """What the call took, in seconds: an adopted span, which is another instrumentation's, may be longer or shorter."""
+    told = about.number(call.span.attributes.get(contract.CALL_DURATION))
+    return told if told is not None and told >= 0 else call.span.duration
+
+
+def _began(call: Node) -> int:
+    told = call.span.attributes.get(contract.CALL_START)
+    return told if isinstance(told, int) else call.span.start_ns
+
+
+# What is told of a call
+
+
 @dataclass(frozen=True, slots=True)
-class Symptoms:
+class CallFacts:
     """A call in brief; ``None`` is what its spans do not tell."""
 
     model: str | None
@@ -166,118 +143,115 @@ class Symptoms:
     """Tokens per second after the first."""
     diagnosis: str | None
     """Each cause with its evidence, as a sentence's parts."""
+    merged: str | None
+    """Why some of its phases are one span."""
     attempts: int
 
 
-def facts(call: Node) -> Symptoms:
+def facts(call: Node) -> CallFacts:
     """What a call's spans say about it."""
     span = call.span
-    attributes = span.attributes
-    decode = next((child for child in phases(call) if phase(child.span) == "decode"), None)
-    ttft = number(attributes.get("llmtrace.call.ttft"))
+    told, usage = _told_by(call)
+    inside = phases(call)
+    decode = next((child for child in inside if about.phase(child.span) == "decode"), None)
+    ttft = about.number(told.get(names.TTFT))
     if ttft is None and decode is not None:
-        ttft = (decode.span.start_ns - span.start_ns) / 1e9
+        ttft = (decode.span.start_ns - _began(call)) / 1e9
     is_chunk = False
     if ttft is None or ttft < 0:
-        ttft = number(attributes.get("gen_ai.response.time_to_first_chunk"))
+        ttft = about.number(told.get(names.TIME_TO_FIRST_CHUNK))
         is_chunk = ttft is not None
-    output = _first_count(span, "gen_ai.usage.output_tokens", "gen_ai.usage.completion_tokens")
+    output = _count(usage, "output_tokens")
     rate = None
     if decode is not None and decode.span.duration > 0:
-        handled = tokens(decode.span) or output
+        handled = about.tokens(decode.span) or output
         rate = (handled - 1) / decode.span.duration if handled and handled > 1 else None
-    return Symptoms(
-        model=_text(span, "gen_ai.response.model") or _text(span, "gen_ai.request.model"),
-        provider=_text(span, "gen_ai.provider.name") or _text(span, "gen_ai.system"),
-        server=_server(span),
-        outcome=_text(span, "llmtrace.call.outcome") or ("error" if span.status.code == "error" else None),
-        error=error(span),
-        duration=span.duration,
+    because = [about.merged_because(child.span) for child in inside]
+    return CallFacts(
+        model=_text(told, "response_model") or _text(told, "request_model"),
+        provider=_text(told, "provider"),
+        server=_server(told),
+        outcome=_text(told, "outcome") or ("error" if span.status.code == "error" else None),
+        error=about.error(span),
+        duration=duration(call),
         ttft=ttft,
         ttft_is_chunk=is_chunk,
-        input_tokens=_first_count(span, "gen_ai.usage.input_tokens", "gen_ai.usage.prompt_tokens"),
-        cached_tokens=_first_count(span, "gen_ai.usage.cache_read.input_tokens"),
+        input_tokens=_count(usage, "input_tokens"),
+        cached_tokens=_count(usage, "cached_tokens"),
         output_tokens=output,
-        reasoning_tokens=_first_count(span, "gen_ai.usage.reasoning.output_tokens"),
+        reasoning_tokens=_count(usage, "reasoning_tokens"),
         decode_rate=rate,
-        diagnosis=_diagnosis(span),
-        attempts=sum(1 for child in call.children if child.span.name == "llm.attempt"),
+        diagnosis=_diagnosis(call),
+        merged="; ".join(filter(None, because)) or None,
+        attempts=sum(1 for child in call.children if child.span.name == names.ATTEMPT),
     )
 
 
-def _diagnosis(span: Span) -> str | None:
-    told = span.attributes.get("llmtrace.diagnosis")
+def _told_by(call: Node) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """What is told of a call, and what is told of its usage: by its own span, and by the other half's where it is one.
+
+    Of several ``llm.call`` beneath one span the last one has its usage.
+    """
+    own = call.span.everything
+    upper = _upper_half(call)
+    if upper is None:
+        return own, own
+    both = {**upper.span.everything, **own}
+    is_ours = names.OUTCOME in upper.span.attributes
+    return both, both if not is_ours and _lower_halves(upper)[-1] is call else own
+
+
+def _diagnosis(call: Node) -> str | None:
+    attributes = call.span.everything
+    told = attributes.get(contract.DIAGNOSIS) or attributes.get(contract.FIRST_CAUSE)
     causes = (
         [told] if isinstance(told, str) else [str(cause) for cause in told] if isinstance(told, (list, tuple)) else []
     )
-    evidence = {event.attributes.get("llmtrace.diagnosis.cause"): event.attributes for event in span.events}
+    evidence = {event.get(names.CAUSE): event for event in _verdicts(call)}
     return "; ".join(_why(cause, evidence.get(cause, {})) for cause in causes if cause) or None
+
+
+def _verdicts(call: Node) -> Iterator[Mapping[str, Any]]:
+    """The verdicts' events: on the call's span in version 1 of the contract, on the guilty phase's since."""
+    attempts = [child for child in call.children if child.span.name == names.ATTEMPT]
+    inside = [child for node in (call, *attempts) for child in node.children if about.phase(child.span) is not None]
+    for node in (*inside, *attempts, call):
+        for event in node.span.events:
+            if event.name == contract.DIAGNOSIS:
+                yield event.attributes
 
 
 def _why(cause: str, evidence: Mapping[str, Any]) -> str:
     """``queueing: 1.43 s more than usual, beside 4 calls of the application's own (97 % sure)``."""
     parts: list[str] = []
-    came, usual = evidence.get("llmtrace.diagnosis.observed"), evidence.get("llmtrace.diagnosis.expected")
+    came, usual = evidence.get(names.OBSERVED), evidence.get(names.EXPECTED)
     if isinstance(came, str) and isinstance(usual, str):
         parts.append(f"{came} instead of {usual}")
-    excess = number(evidence.get("llmtrace.diagnosis.excess"))
+    excess = about.number(evidence.get(names.EXCESS))
     if excess:
         parts.append(f"{text.seconds(excess)} more than usual")
-    rate = number(evidence.get("llmtrace.diagnosis.time_per_token"))
+    rate = about.number(evidence.get(names.RATE))
     if rate:
         parts.append(f"{text.seconds(rate)} per token")
-    reason = evidence.get("llmtrace.diagnosis.reason")
+    reason = evidence.get(names.REASON)
     if isinstance(reason, str) and reason:
         parts.append(reason)
     said = f"{cause}: {', '.join(parts)}" if parts else cause
-    sure = number(evidence.get("llmtrace.diagnosis.confidence"))
+    sure = about.number(evidence.get(names.CONFIDENCE))
     return said if sure is None else f"{said} ({sure:.0%} sure)"
 
 
-def error(span: Span) -> str | None:
-    """What went wrong, in one line: the type and the message, whichever the span has."""
-    kind = _text(span, "error.type")
-    message = span.status.message if span.status.code == "error" else ""
-    if not kind or not message:
-        for event in reversed(span.events):
-            if event.name == "exception":
-                kind = kind or str(event.attributes.get("exception.type") or "")
-                message = message or str(event.attributes.get("exception.message") or "")
-                break
-    if not kind and not message:
-        return "error" if span.status.code == "error" else None
-    if not kind or not message or message.startswith(kind):
-        return message or kind
-    if kind == message or kind.endswith(f".{message}"):
-        return kind
-    return f"{kind}: {message}"
-
-
-def label(span: Span) -> str:
-    """A span's name as shown: a phase by its own word, anything else by its name."""
-    found = phase(span)
-    if found is not None and span.name.startswith("llm."):
-        return LABELS[found]
-    if span.name == "llm.attempt":
-        status = whole(span.attributes.get("http.response.status_code"))
-        return f"attempt · {status}" if status else "attempt"
-    return span.name or "(no name)"
-
-
-def _server(span: Span) -> str | None:
-    address = _text(span, "server.address")
-    port = whole(span.attributes.get("server.port"))
+def _server(attributes: Mapping[str, Any]) -> str | None:
+    address = _text(attributes, "address")
+    port = about.whole(attributes.get(names.SERVER_PORT))
     return f"{address}:{port}" if address and port and port not in (80, 443) else address
 
 
-def _text(span: Span, key: str) -> str | None:
-    told = span.attributes.get(key)
-    return told if isinstance(told, str) and told else None
+def _text(attributes: Mapping[str, Any], column: str) -> str | None:
+    """The text that a column of the reports would hold."""
+    return about.first_text(attributes, *_NAMES[column])
 
 
-def _first_count(span: Span, *keys: str) -> int | None:
-    for key in keys:
-        told = whole(span.attributes.get(key))
-        if told is not None:
-            return told
-    return None
+def _count(attributes: Mapping[str, Any], column: str) -> int | None:
+    """The count that a column of the reports would hold."""
+    return about.first_count(attributes, *_NAMES[column])

@@ -13,9 +13,11 @@ from pathlib import Path
 from llmtrace.analyze.otlp import Span
 from llmtrace.errors import LlmtraceError
 from llmtrace.version import VERSION
-from llmtrace.view import calls, resource, text, tree
+from llmtrace.view import about, calls, resource, text, tree
 
-_CLASSES: dict[str, str] = dict(zip(calls.FAMILIES, ("n", "q", "k", "p", "d", "m stripe", "a", "o"), strict=True))
+_CLASSES: dict[str, str] = dict(
+    zip(about.FAMILIES, ("n", "g", "u", "q", "k", "p", "d", "m stripe", "a", "o"), strict=True)
+)
 _OUTCOMES = {"completed": "good", "error": "bad", "timed_out": "bad"}
 _MOST_DEPTH = 6
 _MANY = 100
@@ -83,6 +85,10 @@ def _seconds(value: float) -> str:
     return text.seconds(value).replace(" ", "\N{NO-BREAK SPACE}")
 
 
+def _give_or_take(unsure: tuple[float, float]) -> str:
+    return text.give_or_take(*unsure).replace(" ", "\N{NO-BREAK SPACE}")
+
+
 def _percent(part: float, whole: float) -> str:
     return f"{100 * part / whole if whole else 0:.4g}%"
 
@@ -111,14 +117,16 @@ def _overview(traces: Sequence[tree.Trace], found: Sequence[tree.Node]) -> str:
     sources: set[str] = set()
     for call in found:
         for node in calls.phases(call):
-            kind = calls.phase(node.span) or ""
-            kind = kind if calls.family(node.span) == "merged" else calls.family(node.span)
+            kind = about.phase(node.span) or ""
+            kind = kind if about.family(node.span) == "merged" else about.family(node.span)
             sums[kind] = sums.get(kind, 0.0) + node.span.duration
-            sources.add(calls.source(node.span) or "")
+            sources.add(about.source(node.span) or "")
     total = sum(sums.values())
     if not total:
         return ""
-    order = ("network", "queue", "kv_cache_hit", "prefill", "queue_prefill", "decode", "opaque")
+    order = (
+        "network", "gateway", "unattributed", "queue", "kv_cache_hit", "prefill", "queue_prefill", "decode", "opaque",
+    )  # fmt: skip
     bars: list[str] = []
     terms: list[str] = []
     for kind in order:
@@ -127,7 +135,7 @@ def _overview(traces: Sequence[tree.Trace], found: Sequence[tree.Node]) -> str:
         spent, css = sums[kind], _css(kind)
         share = 100 * spent / total
         shown = f"{share:.0f}%" if share >= 9.5 else f"{share:.1f}%" if share >= 0.05 else "<0.1%"
-        label = calls.LABELS[kind]
+        label = about.LABELS[kind]
         bars.append(f'<i class="{css}" style="--share:{share:.4f}" title="{label}: {_seconds(spent)}"></i>')
         terms.append(
             f'<div><dt><span class="dot {css}"></span>{label}</dt>'
@@ -135,7 +143,7 @@ def _overview(traces: Sequence[tree.Trace], found: Sequence[tree.Node]) -> str:
         )
     key = "".join(
         f'<li><span class="glyph {name}"></span><span><b>{name}</b> {meaning}</span></li>'
-        for name, meaning in calls.SOURCES.items()
+        for name, meaning in about.SOURCES.items()
         if name in sources
     )
     return (
@@ -194,8 +202,8 @@ def _table(table: text.Table) -> str:
 
 
 _NAMED = {"cache": "kv_cache_hit", "kv_cache_hit": "kv_cache_hit", "queue_prefill": "queue_prefill"} | {
-    calls.LABELS[family].replace(" ", ""): family
-    for family in ("network", "queue", "kv_cache_hit", "prefill", "decode")
+    about.LABELS[family].replace(" ", ""): family
+    for family in ("network", "gateway", "unattributed", "queue", "kv_cache_hit", "prefill", "decode")
 }
 
 
@@ -214,7 +222,7 @@ def _card(trace: tree.Trace, title: str | None) -> str:
     only = found[0] if len(found) == 1 else None
     duration = (trace.end_ns - trace.start_ns) / 1e9
     if only is not None and only is root and len(trace.roots) == 1:
-        duration = only.span.duration
+        duration = calls.duration(only)
     heading = title or root.span.name or "(no name)"
     sub: list[str] = []
     if only is not None:
@@ -254,7 +262,8 @@ def _facts(call: tree.Node) -> str:
         items.append(f'<li class="num"><b>{known.attempts}</b> attempts</li>')
     wrong = f'<p class="wrong">{_e(known.error)}</p>' if known.error else ""
     why = f'<p class="why">Diagnosis: {_e(known.diagnosis)}</p>' if known.diagnosis else ""
-    return f'<ul class="facts">{"".join(items)}</ul>{wrong}{why}'
+    merged = f'<p class="apart">Not told apart: {_e(known.merged)}</p>' if known.merged else ""
+    return f'<ul class="facts">{"".join(items)}</ul>{wrong}{why}{merged}'
 
 
 def _fall(trace: tree.Trace) -> str:
@@ -277,21 +286,21 @@ def _fall(trace: tree.Trace) -> str:
 
 def _row(trace: tree.Trace, node: tree.Node, depth: int, start: int, length: int) -> str:
     span = node.span
-    family = calls.family(span)
-    kind = calls.phase(span)
+    family = about.family(span)
+    kind = about.phase(span)
     css = _css(kind if family == "merged" and kind else family)
-    source, unsure, handled = calls.source(span), calls.uncertainty(span), calls.tokens(span)
+    source, unsure, handled = about.source(span), about.uncertainty(span), about.tokens(span)
     is_call = calls.is_call(node)
     names = " ".join(
         filter(None, ("row", "top" if is_call or not depth else "", "failed" if span.status.code == "error" else ""))
     )
-    glyph = f'<span class="glyph {source if source in calls.SOURCES else "unknown"}"></span>' if source else ""
-    known = f"{glyph}{_e(source or '')}" + (f"<small>±{_seconds(unsure)}</small>" if unsure else "")
+    glyph = f'<span class="glyph {source if source in about.SOURCES else "unknown"}"></span>' if source else ""
+    known = f"{glyph}{_e(source or '')}" + (f"<small>{_give_or_take(unsure)}</small>" if unsure else "")
     dot = "" if is_call else f'<span class="dot {css}{" hollow" if family == "attempt" else ""}"></span>'
     spoken = f"{_seconds((span.start_ns - start) / 1e9)} after the start"
     return (
         f'<details class="{names}" style="--depth:{min(depth, _MOST_DEPTH)}"><summary>'
-        f'<span class="name">{dot}<span>{_e(calls.label(span))}</span></span>'
+        f'<span class="name">{dot}<span>{_e(about.label(span))}</span></span>'
         f'<span class="track" role="img" aria-label="{spoken}">{_bar(node, family, css, start, length)}</span>'
         f'<span class="dur">{_seconds(span.duration)}</span><span class="known">{known}</span>'
         f'<span class="tok">{"" if handled is None else f"{text.count(handled)} tok"}</span></summary>'
@@ -305,32 +314,36 @@ def _bar(node: tree.Node, family: str, css: str, start: int, length: int) -> str
     inside = calls.phases(node) if calls.is_call(node) else []
     if inside:
         base = max(1, own)
-        pieces = "".join(
-            f'<i class="{_css(_piece(phase.span))}" style="--x:{_percent(phase.span.start_ns - span.start_ns, base)};'
-            f'--w:{_percent(max(0, phase.span.end_ns - phase.span.start_ns), base)}"></i>'
-            for phase in inside
-        )
+        pieces = "".join(_pieces(span, inside, base))
         backing = '<i class="o" style="--x:0%;--w:100%"></i>' if inside[0].span.parent_id != span.span_id else ""
         return f'<span class="ribbon" style="{_place(span.start_ns - start, own, length)}">{backing}{pieces}</span>'
     names = [css]
     if family == "attempt":
         names.append("hollow")
-    if calls.source(span) == "estimate":
+    if about.source(span) == "estimate":
         names.append("estimate")
     if (span.start_ns - start) / length > 0.99:
         names.append("tail")
     drawn = f'<b class="{" ".join(names)}" style="{_place(span.start_ns - start, own, length)}"></b>'
-    unsure = calls.uncertainty(span)
-    if unsure and unsure * 2e9 / length > 0.004:
-        left = max(0.0, span.end_ns - start - unsure * 1e9)
-        right = min(float(length), span.end_ns - start + unsure * 1e9)
+    unsure = about.uncertainty(span)
+    if unsure and sum(unsure) * 1e9 / length > 0.004:
+        left = max(0.0, span.end_ns - start - unsure[0] * 1e9)
+        right = min(float(length), span.end_ns - start + unsure[1] * 1e9)
         drawn += f'<span class="whisker" style="{_place(left, max(0.0, right - left), length)}"></span>'
     return drawn
 
 
+def _pieces(call: Span, phases: Sequence[tree.Node], base: int) -> Iterable[str]:
+    """The phases inside a call's bar. An adopted span may end before its call does: what lies beyond is cut off."""
+    for phase in phases:
+        left, right = (min(base, max(0, at - call.start_ns)) for at in (phase.span.start_ns, phase.span.end_ns))
+        place = f"--x:{_percent(left, base)};--w:{_percent(max(0, right - left), base)}"
+        yield f'<i class="{_css(_piece(phase.span))}" style="{place}"></i>'
+
+
 def _piece(span: Span) -> str:
-    family = calls.family(span)
-    return (calls.phase(span) or family) if family == "merged" else family
+    family = about.family(span)
+    return (about.phase(span) or family) if family == "merged" else family
 
 
 def _place(left: float, width: float, length: int) -> str:
@@ -339,25 +352,30 @@ def _place(left: float, width: float, length: int) -> str:
 
 def _more(trace: tree.Trace, node: tree.Node, depth: int) -> str:
     span = node.span
-    source, unsure = calls.source(span), calls.uncertainty(span)
+    source, unsure = about.source(span), about.uncertainty(span)
     plainly = [f"<b>{_e(span.name or '(no name)')}</b>", _seconds(span.duration)]
     if unsure:
-        plainly[-1] += f" ± {_seconds(unsure)}"
+        plainly[-1] += f" {_give_or_take(unsure)}"
     plainly.append(f"starts at {_seconds((span.start_ns - trace.start_ns) / 1e9)}")
-    if source in calls.SOURCES:
-        plainly.append(f"{source}: {calls.SOURCES[source]}")
+    if source in about.SOURCES:
+        plainly.append(f"{source}: {about.SOURCES[source]}")
+    if calls.is_call(node) and abs(calls.duration(node) - span.duration) > 0.005 * span.duration:
+        plainly.append(f"the call itself took {_seconds(calls.duration(node))}; this span is another instrumentation's")
     parts = [f'<p class="plainly num">{" · ".join(plainly)}</p>']
-    wrong = calls.error(span)
+    because = about.merged_because(span)
+    if because:
+        parts.append(f'<p class="plainly">Not told apart: {_e(because)}</p>')
+    wrong = about.error(span)
     if wrong:
         parts.append(f'<p class="wrong">{_e(wrong)}</p>')
     parts.append(_pairs({**span.attributes}))
     for event in span.events:
         offset = _seconds((event.time_ns - span.start_ns) / 1e9)
         parts.append(f"<h4>{_e(event.name)} at {offset}</h4>{_pairs(event.attributes)}")
-    about = {"span id": span.span_id, "kind": span.kind}
+    identity = {"span id": span.span_id, "kind": span.kind}
     if span.scope.name:
-        about["made by"] = f"{span.scope.name} {span.scope.version}".strip()
-    parts.append(f"<h4>Span</h4>{_pairs(about)}")
+        identity["made by"] = f"{span.scope.name} {span.scope.version}".strip()
+    parts.append(f"<h4>Span</h4>{_pairs(identity)}")
     if not depth and span.resource:
         parts.append(f"<h4>Resource</h4>{_pairs(span.resource)}")
     return f'<div class="more">{"".join(parts)}</div>'

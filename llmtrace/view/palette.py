@@ -1,13 +1,39 @@
-"""The colours of every page, light and dark: the system's choice, unless the page's own switch says otherwise."""
+"""The colours of every page and of the terminal: each phase has one, wherever it is drawn.
+
+Pages have a light and a dark one of each, by the system's choice unless the page's own switch says otherwise. A
+terminal does not tell which it is: it has the light page's, which are seen on both.
+"""
 
 from __future__ import annotations
+
+from typing import Final
+
+from llmtrace.analyze import contract
+
+FAMILIES: Final = {
+    "network": ("#8593a8", "#7d8ba1"),
+    "gateway": ("#0b8a99", "#35a9b8"),
+    "unattributed": ("#a5825f", "#c0a080"),
+    "queue": ("#eaa51c", "#f0b23c"),
+    "kv_cache_hit": ("#17a884", "#2cc09a"),
+    "prefill": ("#7a5af0", "#957bff"),
+    "decode": ("#3d8bfd", "#559bff"),
+    "merged": ("#b56aa5", "#c985ba"),
+    "other": ("#a9afba", "#6b7380"),
+    "attempt": ("#9aa1ad", "#8790a0"),
+}
+"""What is told apart by colour: on light pages, on dark ones."""
+TERMINAL: Final = {name: light for name, (light, _) in FAMILIES.items()}
+OF_PHASE: Final = {name: name for name in FAMILIES} | {
+    "queue_prefill": "merged", "opaque": "merged", contract.OVERHEAD: "network", "retry": "attempt",
+    "application": "attempt",
+}  # fmt: skip
+"""What a report's parts are coloured as. Whatever else it tells apart takes the next colour that is free."""
 
 _LIGHT = """color-scheme: light;
   --page: #f6f6f4; --card: #ffffff; --sunk: #f3f3f1; --ink: #14161a; --soft: #565c68; --faint: #6b717d;
   --line: #e4e4e0; --grid: #ecece8; --focus: #2563eb;
   --shadow: 0 1px 2px rgb(20 22 26 / .04), 0 12px 32px -20px rgb(20 22 26 / .18);
-  --network: #8593a8; --queue: #eaa51c; --kv_cache_hit: #17a884; --prefill: #7a5af0; --decode: #3d8bfd;
-  --merged: #b56aa5; --other: #a9afba; --attempt: #9aa1ad;
   --good: #11734b; --good-bg: #e3f5ec; --warn: #8a5800; --warn-bg: #fdf1d9; --bad: #b3261e; --bad-bg: #fdeae8;
   --hatch: rgb(255 255 255 / .42);
   --sans: "Inter", ui-sans-serif, system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif;
@@ -15,16 +41,15 @@ _LIGHT = """color-scheme: light;
 _DARK = """color-scheme: dark;
   --page: #0c0e11; --card: #14171c; --sunk: #1b1f26; --ink: #eef0f4; --soft: #a9b0bd; --faint: #8a92a1;
   --line: #252a33; --grid: #21262e; --focus: #7aa7ff; --shadow: none;
-  --network: #7d8ba1; --queue: #f0b23c; --kv_cache_hit: #2cc09a; --prefill: #957bff; --decode: #559bff;
-  --merged: #c985ba; --other: #6b7380; --attempt: #8790a0;
   --good: #5fd6a2; --good-bg: #12301f; --warn: #f2bf62; --warn-bg: #33260c; --bad: #ff8f86; --bad-bg: #3a1714;
   --hatch: rgb(12 14 17 / .42);"""
 
 
 def css() -> str:
     """The rules that set the custom properties which pages use."""
+    light, dark = (" ".join(f"--{name}: {pair[at]};" for name, pair in FAMILIES.items()) for at in (0, 1))
     return (
-        f":root {{\n  {_LIGHT}\n}}\n"
-        f'@media (prefers-color-scheme: dark) {{ :root:not([data-theme="light"]) {{ {_DARK} }} }}\n'
-        f':root[data-theme="dark"] {{ {_DARK} }}'
+        f":root {{\n  {_LIGHT}\n  {light}\n}}\n"
+        f'@media (prefers-color-scheme: dark) {{ :root:not([data-theme="light"]) {{ {_DARK} {dark} }} }}\n'
+        f':root[data-theme="dark"] {{ {_DARK} {dark} }}'
     )

@@ -11,14 +11,11 @@ from typing import Any
 from llmtrace.analyze.report import NOTHING, Column, Intervals, Report, Section, Stack, cell
 from llmtrace.errors import LlmtraceError
 from llmtrace.version import VERSION
+from llmtrace.view import palette
 from llmtrace.view.report_text import faults, known
 from llmtrace.view.resource import fill, head
 
-_VARIABLES = {
-    "network": "--network", "queue": "--queue", "kv_cache_hit": "--kv_cache_hit", "prefill": "--prefill",
-    "decode": "--decode", "queue_prefill": "--merged", "opaque": "--merged", "other": "--other",
-    "application": "--attempt", "retry": "--attempt", "floor": "--good",
-}  # fmt: skip
+_VARIABLES = {part: f"--{name}" for part, name in palette.OF_PHASE.items()} | {"floor": "--good"}
 _SERIES = ("#3d8bfd", "#eaa51c", "#17a884", "#7a5af0", "#d9534f", "#0fa3b1", "#b56aa5", "#7a8b45")
 _ROW, _LABEL, _WIDTH, _NUMBER = 26, 250, 1000, 90
 

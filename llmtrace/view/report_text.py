@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
+from llmtrace.analyze import contract
 from llmtrace.analyze.load import Stats
 from llmtrace.analyze.report import NOTHING, Column, Intervals, Report, Section, Stack, cell
+from llmtrace.view import palette
 
-COLOURS = {
-    "network": "bright_black", "queue": "yellow", "kv_cache_hit": "green", "prefill": "magenta", "decode": "blue",
-    "queue_prefill": "bright_magenta", "opaque": "bright_magenta", "floor": "green", "application": "cyan",
+COLOURS = {part: palette.TERMINAL[name] for part, name in palette.OF_PHASE.items()} | {
+    "floor": "green", "application": "cyan",
 }  # fmt: skip
 _OTHERS = ("cyan", "red", "bright_blue", "bright_green", "bright_yellow", "white")
 _WIDTH = 44
@@ -50,8 +51,12 @@ def faults(stats: Stats) -> list[str]:
             f"{stats.skewed:,} spans lie outside their parent of another service: the clocks disagree; durations are "
             "used, which that does not touch"
         )
-    if len(stats.versions) > 1 or (stats.versions and stats.versions[0] != 1):
-        found.append(f"versions of the span contract met: {', '.join(map(str, stats.versions))}; this program knows 1")
+    unknown = sorted({*stats.versions} - {*contract.VERSIONS})
+    if unknown:
+        known_ones = " and ".join(map(str, contract.VERSIONS))
+        found.append(
+            f"versions of the span contract met: {', '.join(map(str, stats.versions))}; this program knows {known_ones}"
+        )
     return found
 
 

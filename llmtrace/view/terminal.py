@@ -12,19 +12,10 @@ from rich.style import Style
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from llmtrace.view import calls, text, tree
+from llmtrace.view import about, calls, palette, text, tree
 from llmtrace.view.selection import select
 
-COLOURS = {
-    "network": "#6f8fb3",
-    "queue": "#d99a00",
-    "kv_cache_hit": "#12a178",
-    "prefill": "#9065f0",
-    "decode": "#2f80ed",
-    "merged": "#c4568f",
-    "attempt": "#8a8f98",
-    "other": "#8a8f98",
-}
+COLOURS = palette.TERMINAL
 _OUTCOMES = {
     "completed": "green",
     "closed_early": "yellow",
@@ -59,7 +50,7 @@ def show(
     for one in chosen.traces:
         console.print(_Waterfall(one, None, columns))
         console.print()
-    key = legend(chosen.traces)
+    key = legend(chosen.traces, console.width)
     if console.options.ascii_only:
         key.plain = key.plain.replace("■", "#")
     console.print(key)
@@ -73,18 +64,27 @@ def render_trace(trace: tree.Trace, width: int | None = None) -> RenderableType:
     return _Waterfall(trace, width, _Columns.of([trace]))
 
 
-def legend(traces: Iterable[tree.Trace] = ()) -> Text:
-    """What the colours mean, for the phases that occur; all of them where no traces are given."""
+def legend(traces: Iterable[tree.Trace] = (), width: int | None = None) -> Text:
+    """What the colours mean, for the phases that occur; all of them where no traces are given.
+
+    ``width``: how wide its lines may be, so that no colour stands apart from its name.
+    """
     present = {
-        calls.family(node.span) for trace in traces for node, _ in tree.walk(trace.roots) if not calls.is_call(node)
-    } or set(calls.FAMILIES)
-    line = Text()
-    for name in calls.FAMILIES:
-        if name in present:
-            line.append("■ ", style=COLOURS[name])
-            line.append(f"{calls.LABELS[name]}   ", style="dim")
-    line.rstrip()
-    return line
+        about.family(node.span) for trace in traces for node, _ in tree.walk(trace.roots) if not calls.is_call(node)
+    } or set(about.FAMILIES)
+    key, used = Text(), 0
+    for name in about.FAMILIES:
+        if name not in present:
+            continue
+        entry = f"■ {about.LABELS[name]}"
+        if used:
+            ends = width is not None and used + 3 + cell_len(entry) > width
+            key.append("\n" if ends else "   ")
+            used = 0 if ends else used + 3
+        key.append(entry[0], style=COLOURS[name])
+        key.append(entry[1:], style="dim")
+        used += cell_len(entry)
+    return key
 
 
 def render_table(table: text.Table) -> RenderableType:
@@ -289,6 +289,10 @@ def _facts(call: tree.Node) -> list[tuple[str, str]]:
         parts.append((f"{known.decode_rate:.{0 if known.decode_rate >= 100 else 1}f} tok/s", ""))
     if known.attempts > 1:
         parts.append((f"{known.attempts} attempts", "yellow"))
+    if abs(known.duration - call.span.duration) > 0.005 * known.duration:
+        parts.append((f"{text.seconds(known.duration)} in the call itself", ""))
+    if known.merged:
+        parts.append((f"not told apart: {text.clean(known.merged)}", ""))
     if known.diagnosis:
         parts.append((f"diagnosis: {text.clean(known.diagnosis)}", "yellow"))
     if known.error:
@@ -328,10 +332,10 @@ def _rows(trace: tree.Trace) -> Iterable[_Row]:
         )
         if len(lasts) > _DEEPEST:
             rails = "   " * (_DEEPEST - 1) + f"…{len(lasts)} "
-        name = text.clean(calls.label(span), 120)
-        source, unsure = calls.source(span), calls.uncertainty(span)
-        known = " ".join(filter(None, (text.clean(source or "", 12), f"±{text.seconds(unsure)}" if unsure else "")))
-        handled = calls.tokens(span)
+        name = text.clean(about.label(span), 120)
+        source, unsure = about.source(span), about.uncertainty(span)
+        known = " ".join(filter(None, (text.clean(source or "", 12), text.give_or_take(*unsure) if unsure else "")))
+        handled = about.tokens(span)
         yield _Row(
             node=node,
             name=rails + name,
@@ -358,7 +362,7 @@ def _axis(span: float, indent: int, width: int) -> Text:
 
 def _bar(row: _Row, start: int, span: int, width: int, ink: _Ink) -> Text:
     node = row.node
-    style = COLOURS[calls.family(node.span)]
+    style = COLOURS[about.family(node.span)]
     left = _eighths(node.span.start_ns - start, span, width)
     right = _eighths(max(node.span.end_ns, node.span.start_ns) - start, span, width)
     if ink.ascii_only:
@@ -397,7 +401,7 @@ def _blocks(left: int, right: int, width: int) -> str:
 def _stacked(phases: Sequence[tree.Node], start: int, span: int, width: int, ends: tuple[int, int]) -> Text:
     """A call's own bar, made of its phases' colours; two that meet within a cell share it."""
     plain = _blocks(*ends, width)
-    edges = [(_eighths(node.span.start_ns - start, span, width), calls.family(node.span)) for node in phases]
+    edges = [(_eighths(node.span.start_ns - start, span, width), about.family(node.span)) for node in phases]
     final = _eighths(phases[-1].span.end_ns - start, span, width)
     drawn = Text()
     for cell, block in enumerate(plain):

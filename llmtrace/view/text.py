@@ -35,6 +35,20 @@ def _three(value: float) -> str:
     return f"{value:.1f}" if value < 99.95 else f"{value:.0f}"
 
 
+def give_or_take(low: float, high: float) -> str:
+    """``±92.0 ms``; ``-40.0/+130 ms`` where a value may be less by another measure than it may be more, in seconds."""
+    shorter, longer = seconds(low), seconds(high)
+    if shorter == longer:
+        return f"±{longer}"
+    if low <= 0 or high <= 0:
+        return f"+{longer}" if low <= 0 else f"-{shorter}"
+    value, unit = longer.rsplit(" ", 1)
+    scale = {"µs": 1e-6, "ms": 1e-3, "s": 1.0}.get(unit)
+    if scale is None or max(low, high) >= 59.95 or low / scale >= 999.5 or low / scale < 0.005:
+        return f"-{shorter}/+{longer}"
+    return f"-{_three(low / scale)}/+{value} {unit}"
+
+
 def count(value: int) -> str:
     """``1,042``"""
     return f"{value:,}"

@@ -11,10 +11,11 @@ from llmtrace.view import text
 
 @dataclass(slots=True)
 class Node:
-    """A span and what lies under it, by start time."""
+    """A span, what lies under it, by start time, and what it lies under."""
 
     span: Span
     children: list[Node] = field(default_factory=list["Node"])
+    parent: Node | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(slots=True)
@@ -101,6 +102,7 @@ def _trace(trace_id: str, spans: list[Span]) -> Trace:
             trace.orphans += 1
             trace.roots.append(node)
         elif first[parent_id] is not node:
+            node.parent = first[parent_id]
             first[parent_id].children.append(node)
     _cut_rings(trace, nodes, first)
     for node in nodes:
@@ -129,6 +131,7 @@ def _cut_rings(trace: Trace, nodes: list[Node], first: dict[str, Node]) -> None:
         root = min(ring, key=_order)
         parent = first[root.span.parent_id or ""]
         parent.children = [child for child in parent.children if child is not root]
+        root.parent = None
         trace.cycles += 1
         trace.roots.append(root)
         _reach([root], reached)

@@ -9,13 +9,13 @@ from dataclasses import replace
 
 import pytest
 
-from diagnose_eval.traffic import Faults, Traffic, both, draw_habits, single
+from llmtrace.calls.verdict import Diagnoser
 from llmtrace.diagnosis import verdict as causes
 from llmtrace.diagnosis.history import Changes, Level, Line
-from llmtrace.diagnosis.judge import Diagnoser
 from llmtrace.diagnosis.models import same_model
 from llmtrace.diagnosis.repetition import repetition
 from llmtrace.diagnosis.symptoms import Symptoms, symptoms_of
+from tests.evaluation.diagnosis.traffic import Faults, Traffic, both, draw_habits, single
 
 
 def turn(number: int, cached: int, wait: float) -> Symptoms:

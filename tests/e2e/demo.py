@@ -11,12 +11,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from llmtrace.phases import model
 from tests.e2e import calls
 from tests.e2e.servers import ROOT, python_of
 
 Key = tuple[str, str]
 """Trace and span id, lower-case hex."""
-PHASES = {"network", "queue", "kv_cache_hit", "prefill", "decode", "queue_prefill", "opaque"}
+PHASES = set(model.PHASES)
 
 
 def run_demo(out: Path, url: str, name: str, **settings: str) -> Path:

@@ -156,7 +156,7 @@ def test_trees(stored: dict[Key, Any]) -> None:
             seen.add(attributes(phase)["llmtrace.phase"])
         assert int(holder["end_time_unix_nano"]) == at
     assert retried, "the demo has a call that was answered with 429 first"
-    assert {"network", "queue", "kv_cache_hit", "prefill", "decode"} <= seen
+    assert {"network", "unattributed", "queue", "kv_cache_hit", "prefill", "decode"} <= seen
 
 
 def starts(span: dict[str, Any]) -> tuple[int, int]:

@@ -122,7 +122,7 @@ def test_trees(stored: dict[tuple[str, str], Any]) -> None:
     assert retried, "the demo has a call that was answered with 429 first"
     assert any(call["status_code"] == "ERROR" for call in parents), "and one that broke off"
     names = {span["attributes"].get("llmtrace.phase") for span in stored.values()}
-    assert {"network", "queue", "kv_cache_hit", "prefill", "decode"} <= names
+    assert {"network", "unattributed", "queue", "kv_cache_hit", "prefill", "decode"} <= names
 
 
 def test_phoenix_knows_the_call(stored: dict[tuple[str, str], Any]) -> None:

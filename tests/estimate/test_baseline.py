@@ -13,9 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from llmtrace.estimate.baselines import ROUTES, Baselines, Sample
+from llmtrace.estimate.baselines import ROUTES, Baselines
 from llmtrace.estimate.concurrency import RING, Ring, concurrency
 from llmtrace.estimate.route import WINDOW
+from llmtrace.estimate.sample import Sample
+from llmtrace.phases.model import AMBIGUOUS, FEW_CALLS, NARROW_SPREAD, Estimate, Unknown
 from tests.support.engine_sim import Engine, Simulated, poisson
 from tests.support.follow import Errors, Times, errors, follow
 from tests.support.memory import size
@@ -179,7 +181,7 @@ def test_the_fit_runs_elsewhere_and_survives_a_fork() -> None:
             ended = known.end("route", inside, 10)
             again = follow(as_seen(calls), known, "another")
             known.settle()
-            os.write(writing, json.dumps([ended is None, len(again)]).encode())
+            os.write(writing, json.dumps([isinstance(ended, Unknown), len(again)]).encode())
         finally:
             os._exit(0)
     os.close(writing)
@@ -191,7 +193,41 @@ def test_the_fit_runs_elsewhere_and_survives_a_fork() -> None:
 def test_a_call_is_never_split_before_it_is_known_to_have_begun() -> None:
     known = Baselines(background=False)
     in_flight = known.begin("r", Still(), 100)
-    assert known.end("r", in_flight, 200, Sample(start=150, first=120, end=90, uncached=0)) is None
+    ended = known.end("r", in_flight, 200, Sample(start=150, first=120, end=90, uncached=0))
+    assert isinstance(ended, Unknown)
+
+
+def _asked(known: Baselines, number: int, uncached: int, cached: int = 0) -> Estimate | Unknown:
+    """One call of a second each, alone on its route."""
+    start = number * 2_000_000_000
+    in_flight = known.begin("r", Still(), start)
+    first = start + 10_000_000 + 100_000 * uncached
+    return known.end("r", in_flight, first, Sample(start, first, first, uncached, cached))
+
+
+def test_where_nothing_is_estimated_it_says_why_and_what_would_help() -> None:
+    known = Baselines(background=False)
+    said = [_asked(known, number, 1000) for number in range(31)]
+    early, last = said[12], said[30]
+    assert isinstance(early, Unknown)
+    assert (early.reason, early.detail) == (
+        FEW_CALLS,
+        "12 of 30 calls on this route; 18 more, or a saved baseline, would tell queue and prefill apart",
+    )
+    assert isinstance(last, Unknown)
+    assert last.reason == NARROW_SPREAD
+    assert "spread by a factor of 1.0" in last.detail
+    assert "a factor of 4 would" in last.detail
+
+
+def test_a_prompt_from_the_cache_waits_until_the_route_knows_what_that_costs() -> None:
+    known = Baselines(background=False)
+    for number in range(40):
+        _asked(known, number, 100 + 50 * (number % 20))
+    assert isinstance(_asked(known, 40, 500), Estimate)
+    cached = _asked(known, 41, 10, cached=2000)
+    assert isinstance(cached, Unknown)
+    assert (cached.reason, "cache" in cached.detail) == (AMBIGUOUS, True)
 
 
 def test_what_was_learned_is_shared_through_a_file(tmp_path: Path) -> None:

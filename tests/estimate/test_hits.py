@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmtrace.estimate.hits import LEAST, PREFIXES, ROUTES, SAMPLE, Hits, RouteHits, Told
+from llmtrace.estimate.hits import LEAST, PREFIXES, SAMPLE, Hits, RouteHits, Told
+from llmtrace.estimate.routes import ROUTES
 
 
 def taught(fresh: float, repeated: float, *, hit_share: float = 1.0, calls: int = 200, seed: int = 1) -> Hits:

@@ -24,6 +24,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from llmtrace.emit import names
 from llmtrace.observe import internal_errors
+from llmtrace.phases.model import PHASES
 from tests.conftest import Tracing
 from tests.support import replay as play
 from tests.support.apis import Sync
@@ -200,7 +201,7 @@ def test_a_wrong_name_is_found(series: list[Series]) -> None:
 def test_traceql_names() -> None:
     """Attributes and span names in TraceQL are llmtrace's."""
     known = {value for name, value in vars(names).items() if name.isupper() and isinstance(value, str)}
-    phases = {f"llm.{phase}" for phase in ("queue", "kv_cache_hit", "prefill", "decode", "network", "queue_prefill")}
+    phases = {names.SPAN_PREFIX + phase for phase in PHASES}
     assert TRACEQL
     for title, query in TRACEQL:
         asked = set(re.findall(r"span\.([a-z][\w.]*\w)", query))

@@ -87,6 +87,9 @@ def the_trace(collector: Collector, name: str) -> list[Received]:
     return spans
 
 
+PHASES = ["network", "unattributed", "queue", "kv_cache_hit", "prefill", "decode"]
+
+
 def phases(spans: list[Received], call: Received) -> list[str]:
     return [span.name.removeprefix("llm.") for span in spans if span.parent_span_id == call.span_id]
 
@@ -94,7 +97,7 @@ def phases(spans: list[Received], call: Received) -> list[str]:
 def test_on_the_screen(server: Replay) -> None:
     """Without a collector the phases are printed."""
     out = run("script.py", server)
-    for phase in ("network", "queue", "kv_cache_hit", "prefill", "decode"):
+    for phase in ("network", "unattributed", "queue", "kv_cache_hit", "prefill", "decode"):
         assert re.search(rf"^llm\.{phase} +\d+\.\d ms +(client|server|estimate)", out, re.M), (phase, out)
     assert re.search(rf"^chat {play.MODEL} +\d+\.\d ms +completed", out, re.M), out
 
@@ -119,7 +122,7 @@ def test_vllm_gets_the_trace(server: Replay, collector: Collector) -> None:
     sent = {request.headers["traceparent"].split("-")[2] for request in asked}
     assert sent == {f"{call.span_id:016x}" for call in calls}
     for call in calls:
-        assert phases(collector.spans(), call) == ["network", "queue", "kv_cache_hit", "prefill", "decode"]
+        assert phases(collector.spans(), call) == PHASES
         assert call.attributes["llmtrace.server.engine"] == "vllm"
 
 
@@ -183,4 +186,4 @@ def test_fastapi(server: Replay, collector: Collector) -> None:
         ["task answer question", inside],
     ]
     (call,) = [span for span in spans if span.name.startswith("chat ")]
-    assert phases(spans, call) == ["network", "queue", "kv_cache_hit", "prefill", "decode"]
+    assert phases(spans, call) == PHASES

@@ -22,6 +22,7 @@ def cheap_collections() -> None:
 @pytest.fixture(autouse=True)
 def nothing_leaks(request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     """No current span, no failed detach, and (unless marked ``internal_errors``) no swallowed failure of ours."""
+    from llmtrace.calls import finalizers
     from llmtrace.observe import internal_errors
     from llmtrace.observe.call import open_calls
 
@@ -34,6 +35,7 @@ def nothing_leaks(request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixtu
     assert not [text for text in messages if "detach" in text or "ended span" in text]
     if open_calls():
         gc.collect()  # what the test itself still held
+    finalizers.settle()
     assert open_calls() == [], "every call ends"
     if "swallowed" not in request.fixturenames:
         assert dict(internal_errors.counts) == before, messages

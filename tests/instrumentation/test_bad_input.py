@@ -214,7 +214,7 @@ def test_odd_usage(
     if odd in ("details text", "details a list"):
         assert attrs["gen_ai.usage.input_tokens"] == 40
         assert "gen_ai.usage.cache_read.input_tokens" not in attrs
-    assert metrics.points("gen_ai.client.operation.duration"), "metrics can still be read"
+    assert metrics.points("gen_ai.client.inference.duration"), "metrics can still be read"
 
 
 # Server timings.

@@ -23,7 +23,7 @@ OTHERS = {
     "openai-v2": "opentelemetry.instrumentation.openai_v2",
     "genai-openai": "opentelemetry.instrumentation.genai.openai",
 }
-STREAMED = {"llm.network", "llm.queue_prefill", "llm.decode"}
+STREAMED = {"llm.network", "llm.unattributed", "llm.queue_prefill", "llm.decode"}
 FEW = ("Hello", " there")
 """So few chunks that they do not look buffered if a busy machine reads them all at once."""
 
@@ -42,6 +42,7 @@ on = [
 ]
 for each in on if first == "theirs" else reversed(on):
     each()
+USED = ("gen_ai.usage.input_tokens", "llm.token_count.prompt")
 told = []
 for kind in OpenAI.kinds:
     opened = OpenAI(kind, url)
@@ -56,7 +57,9 @@ for kind in OpenAI.kinds:
                 "scope": span.instrumentation_scope.name,
                 "id": span.context.span_id,
                 "parent": span.parent and span.parent.span_id,
-                "outcome": span.attributes.get("llmtrace.call.outcome"),
+                "took": span.end_time - span.start_time,
+                "used": any(name in span.attributes for name in USED),
+                "attributes": {name: value for name, value in span.attributes.items() if name.startswith("llmtrace.")},
             }
             for span in spans.finished()
         ]
@@ -98,22 +101,35 @@ def test_one_parent(replay: Replay, other: str, first: str, parent: str) -> None
 
 
 def check(case: dict[str, Any], parent: str) -> None:
-    """One parent of theirs, one of ours only where that was asked for, the phases beneath."""
+    """One span of theirs, one of ours only where that was asked for, the phases beneath."""
     (around,) = [span for span in case["spans"] if span["name"] == "around"]
     ours = [span for span in case["spans"] if span["scope"] == "llmtrace"]
     (theirs,) = [span for span in case["spans"] if span not in ours and span is not around]
     calls = [span for span in ours if span["name"] == f"chat {MODEL}"]
     if parent == "own":
         (top,) = calls
-        assert top["outcome"] == "completed"
         assert {top["parent"], theirs["parent"]} <= {around["id"], theirs["id"], top["id"]}
     else:
         assert not calls, (case, "a second span for the same call")
         top = theirs
         assert top["parent"] == around["id"]
-    beneath = {span["name"] for span in ours if span["parent"] == top["id"]}
+        standing_in = [span for span in ours if span["name"] == "llm.call"]
+        if standing_in:  # theirs ended before the answer was with the application
+            (top,) = calls = standing_in
+            assert top["parent"] == theirs["id"]
+    assert top["attributes"]["llmtrace.call.outcome"] == "completed"
+    phases = [span for span in ours if span["parent"] == top["id"]]
+    beneath = {span["name"] for span in phases}
     assert beneath, case
     assert all(name.startswith("llm.") for name in beneath)
     if case["streaming"]:
         assert beneath == STREAMED
-    assert len(ours) == len(calls) + len(beneath)
+    assert len(ours) == len(calls) + len(phases) == len(calls) + len(beneath)
+    assert [span["used"] for span in case["spans"]].count(True) <= (2 if parent == "own" else 1)
+    lasted = sum(span["took"] for span in phases)
+    if top is theirs:
+        assert top["attributes"]["llmtrace.call.adopted"] is True
+        assert top["attributes"]["llmtrace.call.streaming"] is case["streaming"]
+        assert lasted == round(top["attributes"]["llmtrace.call.duration"] * 1e9)
+    else:
+        assert lasted == top["took"]

@@ -16,7 +16,7 @@ from tests.support.spans import Spans, attributes
 
 pytestmark = pytest.mark.usefixtures("traced")
 
-PHASES = {"network", "queue_prefill", "decode"}
+PHASES = {"network", "unattributed", "queue_prefill", "decode"}
 
 
 def answer(request: Request) -> Script:

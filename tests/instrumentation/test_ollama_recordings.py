@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import llmtrace
-from llmtrace.calls import report
+from llmtrace.calls import tracer
 from tests.support.replay import NO_SHARED, Recording, Replay, Script, load_recording, shared_folder
 from tests.support.spans import Spans, attributes
 
@@ -49,13 +49,13 @@ async def test_recording(replay: Replay, spans: Spans, recording: Recording, kin
 
     bare = await call()
     ended: list[Any] = []
-    report.listeners.append(ended.append)
+    tracer.listeners.append(ended.append)
     llmtrace.instrument("ollama", tracer_provider=spans.provider)
     try:
         assert await call() == bare
     finally:
         llmtrace.uninstrument()
-        report.listeners.remove(ended.append)
+        tracer.listeners.remove(ended.append)
     attrs = attributes(spans.one("completed"))
     body = json.loads(recording.body.strip().splitlines()[-1])
     assert attrs["gen_ai.request.model"] == recording.request["model"]

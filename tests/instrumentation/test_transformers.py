@@ -29,11 +29,11 @@ from transformers import (
 from transformers.generation.utils import GenerationMixin
 
 import llmtrace
-from llmtrace.instrumentation.event_timer import CudaMarks
+from llmtrace.instrumentation.event_timer import CudaTimer
 from llmtrace.observe import internal_errors
 from llmtrace.observe.clock import now
 from llmtrace.providers import model_identity
-from tests.support.spans import Metrics, Spans, attributes, seconds
+from tests.support.spans import Metrics, Spans, attributes, seconds, spent
 
 VOCABULARY = 64
 EOS = 2
@@ -335,10 +335,9 @@ def test_unsampled_calls_are_left_alone(model: Any, spans: Spans) -> None:
 @pytest.mark.usefixtures("traced")
 def test_metrics(model: Any, metrics: Metrics) -> None:
     model.generate(PROMPT, max_new_tokens=4, min_new_tokens=4)
-    (duration,) = metrics.points("gen_ai.client.operation.duration")
+    (duration,) = metrics.points("gen_ai.client.inference.duration")
     assert dict(duration.attributes)["gen_ai.provider.name"] == "transformers"
-    told = {dict(p.attributes)["gen_ai.token.type"]: p.sum for p in metrics.points("gen_ai.client.token.usage")}
-    assert told == {"input": 6, "output": 4}
+    assert {kind: spent(metrics, kind) for kind in ("input", "output")} == {"input": 6, "output": 4}
 
 
 def test_undoing_puts_the_very_functions_back(spans: Spans) -> None:
@@ -454,7 +453,7 @@ class _Cuda:
 
 
 def test_device_marks_map_to_when_the_device_got_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    marks = CudaMarks(_Cuda, "cuda:1")
+    marks = CudaTimer(_Cuda, "cuda:1")
     monkeypatch.setattr(_Event, "behind", 3_000_000)
     before = now()
     marks.mark()

@@ -22,7 +22,7 @@ from typing import Any
 
 import httpx
 
-from llmtrace.observe.clock import now, to_epoch
+from llmtrace.observe.clock import epoch_offset, now
 from llmtrace.reference import ServerProcess
 
 _WORDS = ("river", "stone", "window", "garden", "letter", "market", "bridge", "winter", "signal", "copper", "forest")
@@ -45,7 +45,7 @@ class Seen:
 
 
 def moment() -> float:
-    return to_epoch(now()) / 1e9
+    return (now() + epoch_offset()) / 1e9
 
 
 class Load:

@@ -8,9 +8,9 @@ import struct
 import pytest
 import torch
 
-from bench.gpu import clock_errors
 from llmtrace.observe.clock import now
 from llmtrace.reference.clock import CudaClock, HostClock, Mark, launch_bound_ratio, make_clock
+from tests.evaluation.gpu.checks import clock_errors
 
 
 class Device:

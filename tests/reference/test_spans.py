@@ -19,7 +19,9 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
+from llmtrace.observe.clock import to_epoch
 from llmtrace.reference import LoadedModel, build_or_load, create_app, spans
+from llmtrace.reference.timings import Chunk, Timings
 from llmtrace.reference.tiny import TinySpec, build_tiny
 from llmtrace.reference.tiny_adapter import build_tiny_adapter
 from tests.support.waiting import wait_for
@@ -124,7 +126,12 @@ def test_spans_continue_the_trace_and_fill_their_parent(
         assert told["gen_ai.latency.time_in_queue"] * 1e3 == pytest.approx(said["queue_time_ms"])
         assert told["gen_ai.latency.time_in_model_prefill"] * 1e3 == pytest.approx(said["time_to_first_token_ms"])
         assert told["gen_ai.latency.time_in_model_decode"] * 1e3 == pytest.approx(said["generation_time_ms"])
-        assert told["gen_ai.latency.e2e"] == pytest.approx((parent.end_time - parent.start_time) / 1e9)
+        assert told["gen_ai.latency.e2e"] == pytest.approx((parent.end_time - parent.start_time) / 1e9, abs=1e-6)
+        starts = [span.start_time % 1000 for span in children]
+        assert starts[0] == 999
+        assert starts == sorted(set(starts), reverse=True), (
+            "they fall below the microsecond, for Jaeger's critical path"
+        )
         assert told["llmtrace.call.outcome"] == "completed"
         assert began - SLACK <= parent.start_time < parent.end_time <= time.time_ns() + SLACK
 
@@ -260,3 +267,42 @@ def test_a_broken_schema_is_a_400_and_the_server_goes_on(in_process: openai.Open
         structured(in_process, {"type": "nonsense"})
     assert (caught.value.param, caught.value.code) == ("response_format", "invalid_grammar")
     assert ask(in_process, "x").choices[0].finish_reason == "length"
+
+
+@pytest.mark.parametrize("below", [0, 1, 500, 999])
+def test_starts_fall_below_the_microsecond_also_of_chunks_that_touch(below: int) -> None:
+    """So that Jaeger's critical path passes through all of them, wherever the request's begin lies."""
+    arrived, ms = 5_000_000_000 + below, 1_000_000
+    at = [arrived + number * ms + 7 * number for number in range(8)]
+    timings = Timings(
+        arrived=arrived,
+        scheduled=at[1],
+        cache_done=at[1],
+        chunks=[Chunk(at[1], at[2], 16), Chunk(at[2], at[3], 16), Chunk(at[3] + 2 * ms // 10, at[4], 8)],
+        tokens=[at[4], at[5], at[6]],
+        finished=at[6],
+        prompt_tokens=40,
+    )
+    exported, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exported))
+    writer = spans.ServerSpans(provider)
+    writer.chunks = True
+    writer.emit(timings, carrier={}, request_id="r", model="m", outcome="completed")
+    parent, children = tree(exported)
+    assert [span.name for span in children] == ["llm.queue", "llm.prefill", "llm.decode"]
+    assert 0 <= to_epoch(arrived) - (parent.start_time or 0) < 1000
+    assert (children[0].start_time, children[-1].end_time) == (parent.start_time, parent.end_time)
+    assert parent.end_time == to_epoch(at[6])
+    inside = sorted(
+        (span for span in exported.get_finished_spans() if span.name == "llm.prefill.chunk"),
+        key=lambda span: span.start_time or 0,
+    )
+    assert [(span.attributes or {})["llmtrace.phase.tokens"] for span in inside] == [16, 16, 8]
+    assert inside[0].start_time == children[1].start_time
+    for siblings in (children, inside):
+        starts = [(span.start_time or 0) % 1000 for span in siblings]
+        assert starts == sorted(set(starts), reverse=True)
+    assert all(before.end_time == after.start_time for before, after in pairwise(children))
+    assert inside[0].end_time == inside[1].start_time
+    assert inside[2].end_time == children[1].end_time
+    assert (inside[1].end_time or 0) < (inside[2].start_time or 0), "the pause stays one"

@@ -6,7 +6,9 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llmtrace.estimate.baselines import Baselines, Estimate, Sample
+from llmtrace.estimate.baselines import Baselines
+from llmtrace.estimate.sample import Sample
+from llmtrace.phases.model import Estimate
 
 _ZERO = 10**12
 
@@ -63,7 +65,8 @@ def follow(
                 event=_ns(call.event),
                 tokens=call.tokens,
             )
-            found[i] = baselines.end(key, all_in_flight.pop(i), at, sample)
+            estimate = baselines.end(key, all_in_flight.pop(i), at, sample)
+            found[i] = estimate if isinstance(estimate, Estimate) else None
     return found
 
 

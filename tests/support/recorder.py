@@ -1,8 +1,8 @@
-"""Spans of known times, made by the real SDK and written by our own exporter."""
+"""Spans of known times, in the shapes of either version of the span contract: the real SDK, and our own exporter."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,15 @@ START = 1_760_000_000_000_000_000
 
 # phase, milliseconds, source, uncertainty in ms, tokens
 Phase = tuple[str, float, str | None, float | None, int | None]
+Event = tuple[str, dict[str, Any]]
 
 
 class CountingIds(RandomIdGenerator):
     """Ids in order, so that output can be compared with a stored text."""
 
-    def __init__(self) -> None:
+    def __init__(self, traces: int = 0) -> None:
         self.spans = 0
-        self.traces = 0
+        self.traces = traces
 
     def generate_span_id(self) -> int:
         self.spans += 1
@@ -39,12 +40,14 @@ class CountingIds(RandomIdGenerator):
 
 
 class Recorder:
-    """Makes calls with phases, as llmtrace emits them."""
+    """Makes calls with phases, as llmtrace emits them in a ``version`` of the contract."""
 
-    def __init__(self) -> None:
+    def __init__(self, version: int = 2, traces: int = 0) -> None:
+        """``traces``: how many there are elsewhere, so that ids are others than theirs."""
+        self.version = version
         self.memory = InMemorySpanExporter()
         provider = TracerProvider(
-            id_generator=CountingIds(), resource=Resource({"service.name": "demo"}), shutdown_on_exit=False
+            id_generator=CountingIds(traces), resource=Resource({"service.name": "demo"}), shutdown_on_exit=False
         )
         provider.add_span_processor(SimpleSpanProcessor(self.memory))
         self.tracer = provider.get_tracer("llmtrace", "0.1.0", schema_url="https://opentelemetry.io/schemas/1.40.0")
@@ -70,15 +73,27 @@ class Recorder:
         kind: SpanKind = SpanKind.INTERNAL,
         attributes: dict[str, Any] | None = None,
         error: str | None = None,
+        events: Sequence[Event] = (),
     ) -> Span:
+        """``events`` lie in the middle of the span."""
         context = set_span_in_context(parent) if parent is not None else None
         span = self.tracer.start_span(name, context=context, kind=kind, start_time=start, attributes=attributes)
+        for event, told in events:
+            span.add_event(event, told, start + duration // 2)
         if error:
             span.set_status(Status(StatusCode.ERROR, error))
         span.end(start + duration)
         return span
 
-    def phases(self, parent: Span, start: int, phases: Sequence[Phase]) -> int:
+    def phases(
+        self,
+        parent: Span,
+        start: int,
+        phases: Sequence[Phase],
+        more: Mapping[str, dict[str, Any]] | None = None,
+        verdicts: Mapping[str, dict[str, Any]] | None = None,
+    ) -> int:
+        """``more``: further attributes, ``verdicts``: what the diagnosis's event tells, both by phase."""
         at = start
         for name, ms, source, unsure, tokens in phases:
             attributes: dict[str, Any] = {"llmtrace.phase": name}
@@ -90,7 +105,9 @@ class Recorder:
                 attributes["llmtrace.phase.tokens"] = tokens
                 if tokens:
                     attributes["llmtrace.phase.time_per_token"] = ms / 1e3 / tokens
-            self.span(f"llm.{name}", at, round(ms * MS), parent, attributes=attributes)
+            attributes.update((more or {}).get(name, {}))
+            events = [verdict(told) for phase, told in (verdicts or {}).items() if phase == name]
+            self.span(f"llm.{name}", at, round(ms * MS), parent, attributes=attributes, events=events)
             at += round(ms * MS)
         return at
 
@@ -103,9 +120,17 @@ class Recorder:
         error: str | None = None,
         parent: Span | None = None,
         attributes: dict[str, Any] | None = None,
+        more: Mapping[str, dict[str, Any]] | None = None,
+        verdicts: Mapping[str, dict[str, Any]] | None = None,
         gap: int = 250 * MS,
     ) -> Span:
+        """A call and its phases; ``more`` and ``verdicts`` are by phase, and version 1 has the latter on the call."""
         start = self.clock
+        causes = [told["cause"] for told in (verdicts or {}).values()]
+        judged: dict[str, Any] = {"llmtrace.diagnosis": causes} if causes else {}
+        if causes and self.version > 1:
+            judged["llmtrace.diagnosis.cause"] = causes[0]
+        events = [verdict(told) for told in (verdicts or {}).values()] if self.version == 1 else []
         duration = sum(round(ms * MS) for _, ms, _, _, _ in phases)
         span = self.span(
             name,
@@ -121,15 +146,22 @@ class Recorder:
                 "server.address": "127.0.0.1",
                 "server.port": 8321,
                 "llmtrace.call.outcome": outcome,
-                "llmtrace.schema_version": 1,
+                "llmtrace.schema_version": self.version,
                 **({"error.type": error} if error else {}),
+                **judged,
                 **(attributes or {}),
             },
             f"{error} after 12 tokens" if error else None,
+            events,
         )
-        self.phases(span, start, phases)
+        self.phases(span, start, phases, more, verdicts if self.version > 1 else None)
         self.clock = start + duration + gap
         return span
+
+
+def verdict(told: Mapping[str, Any]) -> Event:
+    """The event of a verdict."""
+    return "llmtrace.diagnosis", {f"llmtrace.diagnosis.{name}": value for name, value in told.items()}
 
 
 def usage(tokens_in: int, cached: int | None, out: int) -> dict[str, Any]:
@@ -139,11 +171,28 @@ def usage(tokens_in: int, cached: int | None, out: int) -> dict[str, Any]:
     return told
 
 
+LONG_PROMPT = {"cause": "prefill_surge", "excess": 1.088, "time_per_token": 0.001136, "confidence": 0.97}
+FEW_CALLS = {
+    "llmtrace.phase.merged_because": "few_calls",
+    "llmtrace.phase.merged_because.detail": "12 of 30 calls; more calls, or a saved baseline",
+}
+NO_STREAM = {"llmtrace.phase.merged_because": "no_stream"}
+
+
+def overhead(version: int, ms: float, unsure: float) -> list[Phase]:
+    """What lies before the server's own time: in version 1 all of it was network."""
+    if version == 1:
+        return [("network", ms, "client", unsure, None)]
+    return [("network", 0.14, "client", None, None), ("unattributed", round(ms - 0.14, 6), "client", unsure, None)]
+
+
 def demo_calls(recorder: Recorder) -> Recorder:
     """One call of every kind that a run of the demo makes."""
+    version = recorder.version
+    few_calls = {"queue_prefill": FEW_CALLS} if version > 1 else None
     recorder.call(
         [
-            ("network", 2.14, "client", 0.31, None),
+            *overhead(version, 2.14, 0.31),
             ("queue", 1.2, "server", None, None),
             ("prefill", 96.4, "device", None, 42),
             ("decode", 612.0, "client", 1.1, 48),
@@ -152,16 +201,17 @@ def demo_calls(recorder: Recorder) -> Recorder:
     )
     recorder.call(
         [
-            ("network", 2.4, "client", 0.31, None),
+            *overhead(version, 2.4, 0.31),
             ("queue", 0.9, "server", None, None),
             ("prefill", 1184.0, "device", None, 1042),
             ("decode", 644.0, "client", 1.1, 48),
         ],
-        attributes={**usage(1042, 0, 48), "llmtrace.diagnosis": "long prompt"},
+        attributes=usage(1042, 0, 48),
+        verdicts={"prefill": LONG_PROMPT},
     )
     recorder.call(
         [
-            ("network", 2.2, "client", 0.3, None),
+            *overhead(version, 2.2, 0.3),
             ("queue", 0.7, "server", None, None),
             ("kv_cache_hit", 3.4, "device", None, 1024),
             ("prefill", 88.0, "device", None, 18),
@@ -171,7 +221,7 @@ def demo_calls(recorder: Recorder) -> Recorder:
     )
     recorder.call(
         [
-            ("network", 2.0, "client", 0.3, None),
+            *overhead(version, 2.0, 0.3),
             ("queue", 843.0, "estimate", 92.0, None),
             ("prefill", 118.0, "estimate", 24.0, 56),
             ("decode", 702.0, "client", 1.2, 48),
@@ -180,23 +230,29 @@ def demo_calls(recorder: Recorder) -> Recorder:
     )
     recorder.call(
         [
-            ("network", 2.0, "client", 0.3, None),
+            *overhead(version, 2.0, 0.3),
             ("queue_prefill", 411.0, "client", 0.4, None),
             ("decode", 188.0, "client", 1.2, 12),
         ],
         outcome="cancelled",
         attributes={"llmtrace.cancellation.phase": "decode", "llmtrace.cancellation.delivered_tokens": 12},
+        more=few_calls,
     )
-    recorder.call([("opaque", 934.0, "client", 0.2, None)], attributes=usage(128, None, 32))
+    recorder.call(
+        [("opaque", 934.0, "client", 0.2, None)],
+        attributes=usage(128, None, 32),
+        more={"opaque": NO_STREAM} if version > 1 else None,
+    )
     retried(recorder)
     recorder.call(
         [
-            ("network", 2.0, "client", 0.3, None),
+            *overhead(version, 2.0, 0.3),
             ("queue_prefill", 207.0, "client", 0.4, None),
             ("decode", 96.0, "client", None, 12),
         ],
         outcome="error",
         error="APIError",
+        more=few_calls,
     )
     return recorder
 
@@ -215,6 +271,7 @@ def retried(recorder: Recorder) -> Span:
             "gen_ai.provider.name": "openai",
             "gen_ai.request.model": "smol-135m",
             "llmtrace.call.outcome": "completed",
+            "llmtrace.schema_version": recorder.version,
             **usage(42, 0, 48),
         },
     )
@@ -234,7 +291,7 @@ def retried(recorder: Recorder) -> Span:
         answered,
         start + 900 * MS,
         [
-            ("network", 2.0, "client", 0.3, None),
+            *overhead(recorder.version, 2.0, 0.3),
             ("queue", 1.0, "server", None, None),
             ("prefill", 97.0, "device", None, 42),
             ("decode", 480.0, "client", 1.0, 48),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import json
 import math
 import os
@@ -17,12 +18,28 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
+from llmtrace.calls import finalizers
+
 SECRETS = ("PROMPT-SENTINEL", "SYSTEM-SENTINEL", "sk-sentinel-key")
 """What the tests put into prompts and keys: none of it may reach a span or a metric unless a setting asks."""
 
 OUTCOMES = {"completed", "closed_early", "abandoned", "cancelled", "timed_out", "error", "never_consumed"}
 SOURCES = {"device", "server", "client", "estimate"}
-RANK = {"network": 0, "queue": 1, "queue_prefill": 1, "kv_cache_hit": 2, "prefill": 3, "decode": 4, "opaque": 5}
+RANK = {
+    "network": 0,
+    "gateway": 1,
+    "unattributed": 2,
+    "queue": 3,
+    "queue_prefill": 3,
+    "kv_cache_hit": 4,
+    "prefill": 5,
+    "decode": 6,
+    "opaque": 7,
+}
+MERGED = {"queue_prefill", "opaque"}
+REASONS = {"no_usage", "few_calls", "narrow_spread", "buffered", "no_stream", "cut_short", "ambiguous"}
+SHORTEST_NS = 2_000
+"""Starts of spans that last so long can always be moved so that they fall below the microsecond."""
 
 STATUSES = {
     "completed": {StatusCode.UNSET},
@@ -48,13 +65,15 @@ REQUIRED = (
 class Spans:
     """A tracer provider of its own with an in-memory exporter, and questions about what arrived there."""
 
-    def __init__(self) -> None:
+    def __init__(self, **provider: Any) -> None:
         self.exporter = InMemorySpanExporter()
-        self.provider = TracerProvider()
+        self.provider = TracerProvider(**provider)
         self.provider.add_span_processor(SimpleSpanProcessor(self.exporter))
 
     def finished(self) -> list[ReadableSpan]:
-        """Everything exported so far, earliest start first (of two at once, the empty one). Flushes nothing."""
+        """Everything exported so far, earliest start first (of two at once, the empty one). Flushes nothing, but waits
+        for the thread that ends dropped streams."""
+        finalizers.settle()
         return sorted(self.exporter.get_finished_spans(), key=lambda s: (s.start_time or 0, s.end_time or 0))
 
     def flush(self) -> None:
@@ -125,7 +144,8 @@ def assert_contract(spans: Spans, parent: ReadableSpan, *, content: bool = False
     assert not missing, (missing, attrs)
     assert parent.name == f"{attrs['gen_ai.operation.name']} {attrs['gen_ai.request.model']}"
     assert parent.kind is (SpanKind.INTERNAL if local else SpanKind.CLIENT)
-    assert attrs["llmtrace.schema_version"] == 1
+    assert attrs["llmtrace.schema_version"] == 2
+    assert attrs.get("llmtrace.diagnosis.cause") == next(iter(attrs.get("llmtrace.diagnosis", ())), None)
     ended = attrs["llmtrace.call.outcome"]
     assert ended in OUTCOMES
     assert parent.status.status_code in STATUSES[ended], (ended, parent.status)
@@ -185,19 +205,41 @@ def _assert_phases(spans: Spans, parent: ReadableSpan) -> None:
     assert ranks == sorted(set(ranks)), [phase.name for phase in phases]
     names = {attributes(phase)["llmtrace.phase"] for phase in phases}
     assert not ({"queue_prefill"} & names and {"queue", "prefill", "kv_cache_hit"} & names), names
-    assert not ({"opaque"} & names and names - {"opaque", "network"}), names
+    assert not ({"opaque"} & names and names - {"opaque", "network", "gateway", "unattributed"}), names
+    _assert_falling([parent, *attempts, *phases])
     for phase in phases:
         attrs = attributes(phase)
         assert phase.name == f"llm.{attrs['llmtrace.phase']}"
         assert attrs["llmtrace.phase.source"] in SOURCES
         assert phase.status.status_code is StatusCode.UNSET or phase is phases[-1]
-        if "llmtrace.phase.uncertainty" in attrs:
-            assert attrs["llmtrace.phase.uncertainty"] >= 0
+        assert (attrs.get("llmtrace.phase.merged_because") in REASONS) == (attrs["llmtrace.phase"] in MERGED), attrs
+        assert bool(attrs.get("llmtrace.phase.merged_because.detail")) == (attrs["llmtrace.phase"] in MERGED), attrs
+        low, high = (attrs.get(f"llmtrace.phase.uncertainty.{side}") for side in ("low", "high"))
+        assert (low is None) == (high is None)
+        if low is not None and high is not None:
+            assert 0 <= low <= seconds(phase) + 1e-9
+            assert max(low, high) == attrs["llmtrace.phase.uncertainty"]
+        elif "llmtrace.phase.uncertainty" in attrs:
+            assert 0 <= attrs["llmtrace.phase.uncertainty"] <= seconds(phase) + 1e-9
         parts = spans.children(phase)
         if parts:
             assert phase.name == "llm.decode"
             assert {part.name for part in parts} <= {"llm.decode.reasoning", "llm.decode.output"}
             assert_contiguous(phase, parts)
+
+
+def _assert_falling(spans: Sequence[ReadableSpan]) -> None:
+    """The starts' parts below a microsecond fall from the call over its attempts to its phases.
+
+    Two spans that start together (the call and its first phase, a phase of no length and the next) share theirs.
+    """
+    assert spans[0].start_time is not None
+    assert spans[0].start_time % 1000 == 999, "a call starts at the top of a microsecond"
+    lasting = [span for span in spans if span.end_time != span.start_time]
+    starts = sorted({span.start_time or 0 for span in lasting})
+    if any(after - before < SHORTEST_NS for before, after in itertools.pairwise([*starts, spans[0].end_time or 0])):
+        return
+    assert [start % 1000 for start in starts] == sorted({start % 1000 for start in starts}, reverse=True)
 
 
 def assert_contiguous(holder: ReadableSpan, parts: Sequence[ReadableSpan]) -> None:
@@ -214,6 +256,8 @@ def assert_contiguous(holder: ReadableSpan, parts: Sequence[ReadableSpan]) -> No
 _COUNTS = (".tokens", "_tokens", ".count", ".delivered_tokens", ".billed_tokens")
 _SECONDS = (
     "llmtrace.phase.uncertainty",
+    "llmtrace.phase.uncertainty.low",
+    "llmtrace.phase.uncertainty.high",
     "llmtrace.phase.time_per_token",
     "gen_ai.response.time_to_first_chunk",
     "llmtrace.decode.itl.p50",
@@ -266,6 +310,11 @@ class Metrics:
     def points(self, name: str) -> list[Any]:
         metric = self.collect().get(name)
         return [] if metric is None else list(metric.data.data_points)
+
+
+def spent(metrics: Metrics, kind: str) -> int:
+    """Tokens that were counted, of whatever modality. ``kind``: ``input``, ``output``, ``cache_read.input`` ..."""
+    return sum(point.value for point in metrics.points(f"gen_ai.client.inference.usage.{kind}_tokens"))
 
 
 # Golden trees: names, nesting, kinds, statuses and attribute names; no times, no values.

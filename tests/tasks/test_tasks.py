@@ -25,7 +25,7 @@ from tests.support.spans import Spans
 
 @pytest.fixture(autouse=True)
 def here(spans: Spans, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(units, "provider", spans.provider)
+    monkeypatch.setattr(units, "_providers", [spans.provider])
     yield
     assert not baggage.get_all()
     assert trace.get_current_span() is trace.INVALID_SPAN
@@ -145,8 +145,9 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from llmtrace.tasks import units
 memory = InMemorySpanExporter()
-units.provider = TracerProvider()
-units.provider.add_span_processor(SimpleSpanProcessor(memory))
+provider = TracerProvider()
+provider.add_span_processor(SimpleSpanProcessor(memory))
+units.use_provider(provider)
 carried = json.loads(sys.argv[1])
 if carried:
     with llmtrace.resume(carried):
@@ -202,6 +203,6 @@ def test_a_broken_provider_is_not_the_applications_affair(monkeypatch: pytest.Mo
         def get_tracer(self, *args: Any, **kwargs: Any) -> Any:
             raise RuntimeError("no")
 
-    monkeypatch.setattr(units, "provider", Broken())
+    monkeypatch.setattr(units, "_providers", [Broken()])
     with llmtrace.task("goes on") as task, llmtrace.step("too"):
         task.resolved()

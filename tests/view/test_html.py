@@ -107,7 +107,7 @@ def test_it_says_what_the_calls_say(page: str) -> None:
         "not told apart",
         "queue + prefill",
         "estimate: fitted from earlier calls",
-        "843 ms ± 92.0 ms",
+        "843 ms ±92.0 ms",
         "llmtrace.phase.uncertainty",
         "APIError after 12 tokens",
         "service.name",

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from llmtrace.phases.model import PHASES, SOURCES
-from llmtrace.view import calls, palette
+from llmtrace.view import about, palette
 from llmtrace.view.serve import page
 
 ASSETS = Path(page.__file__).parent / "assets"
@@ -57,7 +57,7 @@ def test_other_names_are_no_assets(name: str) -> None:
 
 def test_words_are_the_packages_own() -> None:
     words = text("words.js")
-    for each in (*PHASES, *SOURCES, *calls.LABELS.values()):
+    for each in (*PHASES, *SOURCES, *about.LABELS.values()):
         assert f'"{each}"' in words
     assert page.asset("words.js") == page.Asset(words.encode(), "text/javascript; charset=utf-8")
 

@@ -93,5 +93,5 @@ def _worst(book: Book, each: Any, options: Options) -> Section:
             Column("TTFT", "s"),
         ],
         book.rows(chosen),
-        "Look one up with `llmtrace show FILE --trace ID`; its evidence stands in the span's events.",
+        "Look one up with `llmtrace show FILE --trace ID`: it tells the evidence too.",
     )  # fmt: skip

@@ -1,8 +1,8 @@
-"""How far calls are above their floor: the best network, prefill rate and ITL that the route itself has shown.
+"""How far calls are above their floor: the best overhead, prefill rate and ITL that the route itself has shown.
 
-floor = network floor + prefill floor x uncached tokens + ITL floor x (output tokens - 1), each the route's 5th
-percentile. What a call took beyond it is excess, by phase: all of queue, what network, prefill and decode took over
-their floors, and the time in which the application held the stream.
+floor = overhead floors (network, gateway, unattributed) + prefill floor x uncached tokens + ITL floor x (output tokens
+- 1), each the route's 5th percentile. What a call took beyond it is excess, by phase: all of queue, what the others
+took over their floors, and the time in which the application held the stream.
 """
 
 from __future__ import annotations
@@ -12,21 +12,27 @@ from typing import Any, Final
 import ibis
 
 from llmtrace.analyze.book import Book
+from llmtrace.analyze.contract import GATEWAY, OVERHEAD, OVERHEAD_NOTE, UNATTRIBUTED
 from llmtrace.analyze.expressions import least, most, when
 from llmtrace.analyze.report import Column, Report, Section, Stack
-from llmtrace.analyze.reports import Options
+from llmtrace.analyze.reports import Options, merged
+from llmtrace.phases.model import NETWORK
 
 RANK: Final = 0.05
 LEAST_CALLS: Final = 20
 """Calls on a route below which its percentiles are no floor."""
 LEAST_TOKENS: Final = 64
 """Uncached tokens of a call whose prefill rate says something: below it the fixed cost does."""
-_EXCESS = ("network", "queue", "prefill", "decode", "application")
+_OVERHEAD: Final = (NETWORK, GATEWAY, UNATTRIBUTED)
+"""Phases that take a call what they take, whatever its tokens."""
+_EXCESS: Final = (*_OVERHEAD, "queue", "prefill", "decode", "application")
 
 
 def make(book: Book, options: Options) -> Report:
     """Build the report."""
     calls = book.calls
+    if book.mixed:
+        calls = calls.mutate(s_network=calls.s_network + calls.s_unattributed, s_unattributed=0.0)
     usable = calls.filter(
         calls.has_phases & calls.outcome.isin(("completed",)) & (calls.s_opaque == 0) & calls.output_tokens.notnull()
     )
@@ -40,17 +46,17 @@ def make(book: Book, options: Options) -> Report:
     floors = _floors(usable).filter(lambda table: table.n >= LEAST_CALLS).rename(floor_route="route")
     joined = usable.inner_join(floors, [("route", "floor_route")])
     priced = joined.mutate(
-        low_network=least(joined.s_network, joined.f_network.fill_null(0.0)),
+        **{f"low_{name}": least(joined[f"s_{name}"], joined[f"f_{name}"].fill_null(0.0)) for name in _OVERHEAD},
         low_prefill=least(joined.filling, joined.f_prefill.fill_null(0.0) * joined.uncached),
         low_decode=least(joined.making, joined.f_itl.fill_null(0.0) * joined.steps),
     )
     by_route = priced.group_by("route").agg(
         calls=priced.count(),
         mean=priced.duration.mean(),
-        f_network=priced.low_network.mean(),
+        **{f"f_{name}": priced[f"low_{name}"].mean() for name in _OVERHEAD},
         f_prefill=priced.low_prefill.mean() + priced.s_kv_cache_hit.mean(),
         f_decode=priced.low_decode.mean(),
-        e_network=(priced.s_network - priced.low_network).mean(),
+        **{f"e_{name}": (priced[f"s_{name}"] - priced[f"low_{name}"]).mean() for name in _OVERHEAD},
         e_queue=priced.s_queue.mean(),
         e_prefill=(priced.filling - priced.low_prefill).mean(),
         e_decode=(priced.making - priced.low_decode).mean(),
@@ -59,8 +65,10 @@ def make(book: Book, options: Options) -> Report:
         itl=priced.f_itl.max(),
     )
     rows = book.rows(by_route.order_by(ibis.desc(by_route.mean * by_route.calls)).limit(options.top))
-    report = Report("floor", "How far calls are above their floor", [_section(rows)])
+    report = Report("floor", "How far calls are above their floor", [_section(rows, book.mixed)])
     _say(book, report, rows)
+    if book.mixed:
+        report.notes.append(OVERHEAD_NOTE)
     return report
 
 
@@ -68,42 +76,63 @@ def _floors(usable: Any) -> Any:
     told = (usable.uncached >= LEAST_TOKENS) & (usable.filling > 0)
     rate = when(told, usable.filling / most(usable.uncached, 1), None)
     itl = when((usable.steps >= 8) & (usable.making > 0), usable.making / most(usable.steps, 1), None)
-    network = when(usable.s_network > 0, usable.s_network, None)
-    prepared = usable.mutate(rate=rate, pace=itl, wire=network)
+    overhead = {f"o_{name}": when(usable[f"s_{name}"] > 0, usable[f"s_{name}"], None) for name in _OVERHEAD}
+    prepared = usable.mutate(rate=rate, pace=itl, **overhead)
     return prepared.group_by("route").agg(
         n=prepared.count(),
-        f_network=prepared.wire.quantile(RANK),
+        **{f"f_{name}": prepared[f"o_{name}"].quantile(RANK) for name in _OVERHEAD},
         f_prefill=prepared.rate.quantile(RANK),
         f_itl=prepared.pace.quantile(RANK),
     )
 
 
-def _section(rows: list[tuple[Any, ...]]) -> Section:
+def _section(rows: list[tuple[Any, ...]], mixed: bool) -> Section:
     shown: list[list[Any]] = []
     bars: list[tuple[str, dict[str, float]]] = []
-    for route, calls, mean, f_network, f_prefill, f_decode, *excess, rate, itl in rows:
-        floor = (f_network or 0.0) + (f_prefill or 0.0) + (f_decode or 0.0)
-        shown.append([route, calls, mean, floor, mean / floor if floor else None, *excess, rate, itl])
-        parts = {"floor": floor, **dict(zip(_EXCESS, excess, strict=True))}
+    titles = [OVERHEAD if mixed and name == NETWORK else name for name in _EXCESS]
+    optional = {place for place, name in enumerate(_EXCESS) if name in (GATEWAY, UNATTRIBUTED)}
+    places = [place for place in range(len(_EXCESS)) if place not in optional or any(_at(row, place) for row in rows)]
+    for row in rows:
+        route, calls, mean = row[:3]
+        floor, excess, (rate, itl) = _floor_of(row), row[_EXCESS_AT:-2], row[-2:]
+        kept = [excess[place] for place in places]
+        shown.append([route, calls, mean, floor, mean / floor if floor else None, *kept, rate, itl])
+        parts = {"floor": floor, **{titles[place]: excess[place] for place in places}}
         bars.append((route, {name: float(value) for name, value in parts.items() if value and value > 0}))
     return Section(
         "By route, a mean call",
         [
             Column("route"), Column("calls", "count"), Column("took", "s"), Column("floor", "s"),
-            Column("times floor", "number"), *(Column(f"+ {name}", "s") for name in _EXCESS),
+            Column("times floor", "number"), *(Column(f"+ {titles[place]}", "s") for place in places),
             Column("prefill floor /token", "per_token"), Column("ITL floor", "s"),
         ],
         shown,
-        "The floor is the route's own 5th percentile of network, prefill per uncached token and ITL, so it is what "
-        "this provider has shown it can do, not what the hardware could. Queue and prefill that were not told apart "
-        "count as prefill.",
+        "The floor is the route's own 5th percentile of its overhead (network, gateway, unattributed), prefill per "
+        "uncached token and ITL, so it is what this provider has shown it can do, not what the hardware could. Queue "
+        "and prefill that were not told apart count as prefill.",
         Stack("A mean call: floor, and what came on top", "s", bars),
     )  # fmt: skip
+
+
+_FLOORS_AT, _EXCESS_AT = 3, 3 + len(_OVERHEAD) + 2
+"""Where in a row the parts of the floor stand, and where what came on top of them."""
+
+
+def _floor_of(row: tuple[Any, ...]) -> float:
+    return sum(part or 0.0 for part in row[_FLOORS_AT:_EXCESS_AT])
+
+
+def _at(row: tuple[Any, ...], place: int) -> float:
+    """What a mean call spent in a phase of overhead, floor and excess."""
+    return (row[_FLOORS_AT + place] or 0.0) + (row[_EXCESS_AT + place] or 0.0)
 
 
 def _say(book: Book, report: Report, rows: list[tuple[Any, ...]]) -> None:
     ((whole,),) = book.rows(book.calls.agg(n=book.calls.count()))
     used = sum(row[1] for row in rows)
+    why = merged.summed(merged.section(book, whole))
+    if why:
+        report.notes.append(f"calls with phases that were not told apart, by reason: {why}")
     if not rows:
         report.headline = "no route has a floor yet"
         report.notes.append(
@@ -112,7 +141,7 @@ def _say(book: Book, report: Report, rows: list[tuple[Any, ...]]) -> None:
             + ("" if book.stats.versions else ". No span here is llmtrace's: durations alone have no floor")
         )
         return
-    floor = sum(row[1] * sum(row[3:6]) for row in rows)
+    floor = sum(row[1] * _floor_of(row) for row in rows)
     took = sum(row[1] * row[2] for row in rows)
     report.headline = f"calls take {took / floor:.2f} times their floor" if floor else "no floor above zero"
     if used < whole:

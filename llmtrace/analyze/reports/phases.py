@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import ibis
 
 from llmtrace.analyze.book import Book
+from llmtrace.analyze.contract import MERGED, OVERHEAD_NOTE, figures
 from llmtrace.analyze.expressions import count_of, share_of, when
 from llmtrace.analyze.report import Column, Report, Section, Stack
-from llmtrace.analyze.reports import Options
-from llmtrace.phases.model import OPAQUE, PHASES, QUEUE_PREFILL
+from llmtrace.analyze.reports import Options, merged
 
 
 def make(book: Book, options: Options) -> Report:
     """Build the report."""
     calls = book.calls
+    shown = figures(book.mixed)
     by_route = calls.group_by("route").agg(
         calls=calls.count(),
         **{f"p{q}": calls.duration.quantile(q / 100) for q in (50, 95, 99)},
@@ -24,11 +26,11 @@ def make(book: Book, options: Options) -> Report:
         failed=share_of(calls.outcome.isin(("error", "timed_out"))),
         split=share_of(calls.has_phases),
         whole=calls.duration.mean(),
-        **{phase: calls[f"s_{phase}"].mean() for phase in PHASES},
+        **{name: _seconds(calls, parts).mean() for name, parts in shown.items()},
     )
     rows = book.rows(by_route.order_by(ibis.desc("calls")).limit(options.top))
     plain = [row[:8] for row in rows]
-    bars = [(row[0], _parts(row)) for row in rows]
+    bars = [(row[0], _parts(row, tuple(shown))) for row in rows]
     overview = Section(
         "By route",
         [
@@ -40,12 +42,19 @@ def make(book: Book, options: Options) -> Report:
     )  # fmt: skip
     report = Report("phases", "Where the time went", [overview, _phases(book, options)])
     _headline(book, report)
+    if book.mixed:
+        report.notes.append(OVERHEAD_NOTE)
     return report
 
 
-def _parts(row: tuple[Any, ...]) -> dict[str, float]:
+def _seconds(calls: Any, phases: Sequence[str]) -> Any:
+    """What a call spent in all of ``phases``."""
+    return sum((calls[f"s_{phase}"] for phase in phases[1:]), calls[f"s_{phases[0]}"])
+
+
+def _parts(row: tuple[Any, ...], names: Sequence[str]) -> dict[str, float]:
     *_, whole = row[: 10 + 1]
-    parts: dict[str, float] = dict(zip(PHASES, (float(value or 0) for value in row[-len(PHASES) :]), strict=True))
+    parts: dict[str, float] = dict(zip(names, (float(value or 0) for value in row[-len(names) :]), strict=True))
     rest = float(whole or 0) - sum(parts.values())
     if rest > 1e-9:
         parts["other"] = rest
@@ -67,10 +76,10 @@ def _phases(book: Book, options: Options) -> Section:
     whole: dict[str, float] = {}
     for row in found:
         whole[row[0]] = whole.get(row[0], 0.0) + row[3]
-    order = {name: place for place, name in enumerate(PHASES)}
+    order = {name: place for place, name in enumerate(figures(book.mixed))}
     ranked = sorted(found, key=lambda row: (-whole[row[0]], row[0], order.get(row[1], 99)))
     rows: list[list[Any]] = []
-    for route, phase, calls, total, mean, p50, p95, p99, tokens, timed, *sources in ranked[: 7 * options.top]:
+    for route, phase, calls, total, mean, p50, p95, p99, tokens, timed, *sources in ranked[: len(order) * options.top]:
         named = ", ".join(
             f"{word} {share:.0%}" if share < 0.995 else word
             for word, share in zip(("device", "server", "client", "estimate"), sources, strict=True)
@@ -92,18 +101,21 @@ def _phases(book: Book, options: Options) -> Section:
 
 def _headline(book: Book, report: Report) -> None:
     calls = book.calls
-    totals = {phase: calls[f"s_{phase}"].sum() for phase in PHASES}
+    totals = {name: _seconds(calls, parts).sum() for name, parts in figures(book.mixed).items()}
     ((count, without, *sums),) = book.rows(calls.agg(n=calls.count(), bare=count_of(~calls.has_phases), **totals))
-    spent = dict(zip(PHASES, (float(value or 0) for value in sums), strict=True))
+    spent = dict(zip(totals, (float(value or 0) for value in sums), strict=True))
     whole = sum(spent.values())
     if whole:
         most = max(spent, key=lambda phase: spent[phase])
         report.headline = f"{count:,} calls; most of the time is {most} ({spent[most] / whole:.0%})"
-        merged = (spent[QUEUE_PREFILL] + spent[OPAQUE]) / whole
-        if merged >= 0.005:
+        undivided = sum(spent[phase] for phase in MERGED)
+        if undivided > 0:
+            why = merged.section(book, count)
+            if why.rows:
+                report.sections.append(why)
             report.notes.append(
-                f"{merged:.0%} of the time is not told apart (queue_prefill, opaque): the provider reports no timings "
-                "and the client had too little to estimate from"
+                f"{undivided / whole:.0%} of the time is not told apart (queue_prefill, opaque): the provider reports "
+                "no timings that fit, and the client could not estimate them"
             )
     else:
         report.headline = f"{count:,} calls"

@@ -5,22 +5,27 @@ from __future__ import annotations
 from typing import Final
 
 from llmtrace.analyze import schema, whole_span
+from llmtrace.analyze.contract import CALL_STREAMING, PHASES
 from llmtrace.analyze.schema import Column
 from llmtrace.emit import names
-from llmtrace.phases.model import PHASES
 
-VERSION: Final = 1
-"""Of the store's tables: a store of a newer version is not opened, one of an older version is not either."""
+VERSION: Final = 2
+"""Of the store's tables: one of a newer version is not opened, one of an older version is brought up to this one."""
 
+SINCE_2: Final = (
+    "schema_version", "adopted", "call_start_ns", "call_duration", "uncertainty_low", "uncertainty_high",
+    "merged_because", "merged_detail", "cost_usd",
+)  # fmt: skip
+"""Columns of spans that version 1 of the store did not have."""
 _ASKED: Final = {
     "operation", "provider", "request_model", "response_model", "address", "input_tokens", "output_tokens",
     "cached_tokens", "cache_write_tokens", "error_type", "outcome", "ttft", "diagnosis", "phase", "source",
-    "uncertainty", "itl_p50", "consumer_wait", "task_id", "task_name",
+    "uncertainty", "itl_p50", "consumer_wait", "task_id", "task_name", *SINCE_2,
 }  # fmt: skip
 TAKEN: Final = (
     *schema.FIXED,
     *(column for column in schema.FROM_ATTRIBUTES if column.name in _ASKED),
-    Column("streamed", "bool", (names.REQUEST_STREAM, "llm.is_streaming")),
+    Column("streamed", "bool", (names.REQUEST_STREAM, CALL_STREAMING, "llm.is_streaming")),
     Column("confidence", "text", (names.CONFIDENCE,)),
 )
 """What calls are made of, as columns: those of the reports' table that their expressions for calls read, for every
@@ -57,12 +62,14 @@ CALL_TYPES: Final = {
     "attempts": "INTEGER",
     "streamed": "BOOLEAN",
     "task": "VARCHAR",
+    "schema_version": "INTEGER",
     **{f"s_{phase}": "DOUBLE" for phase in PHASES},
     **{f"source_{phase}": "VARCHAR" for phase in PHASES},
     **{f"uncertainty_{phase}": "DOUBLE" for phase in PHASES},
 }
-"""``phases`` is JSON; ``s_PHASE``, ``source_PHASE`` and ``uncertainty_PHASE`` are a phase's seconds, how they are
-known and how surely, absent where the call has no such phase."""
+"""``schema_version`` is that of the span contract. ``phases`` is JSON; ``s_PHASE``, ``source_PHASE`` and
+``uncertainty_PHASE`` are a phase's seconds, how they are known and how surely, absent where the call has no such
+phase."""
 
 INBOX_TYPES: Final = {"id": "BIGINT", "protobuf": "BOOLEAN", "body": "BLOB"}
 """Bodies as they came, acknowledged and not yet among the spans: to commit one costs a tenth of what its spans cost."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from llmtrace.phases.model import PHASES
+from llmtrace.analyze.contract import PHASES
 from llmtrace.tasks.prices import Priced
 from llmtrace.view.serve.columns import CALL_TYPES, IDS, TAKEN
 
@@ -28,11 +28,17 @@ def calls_sql(prices: Sequence[Priced]) -> str:
         for phase in PHASES
     }
     parts = ", ".join(f"{made} AS {name}" for name, made in columns.items())
+    always = """'name': p.phase, 'start_s': (p.start_ns - c.began_ns) / 1e9, 'duration_s': p.seconds,
+      'source': p.source, 'uncertainty_s': p.uncertainty"""
+    # What few phases have is left out of the others: the list holds every call's.
+    rarely = """'shorter_s': p.uncertainty_low, 'longer_s': p.uncertainty_high,
+      'merged_because': p.merged_because, 'merged_detail': p.merged_detail"""
     return f"""
 WITH c AS ({calls}), p AS ({phases}), parts AS (
   SELECT p.trace_id AS part_trace, p.owner AS part_of, {parts},
-    to_json(list({{'name': p.phase, 'start_s': (p.start_ns - c.start_ns) / 1e9, 'duration_s': p.seconds,
-      'source': p.source, 'uncertainty_s': p.uncertainty}} ORDER BY p.start_ns, p.end_ns))::VARCHAR AS phases
+    to_json(list(CASE WHEN coalesce(p.uncertainty_low, p.uncertainty_high) IS NULL AND p.merged_because IS NULL
+      THEN to_json({{{always}}}) ELSE to_json({{{always}, {rarely}}}) END ORDER BY p.start_ns, p.end_ns))::VARCHAR
+      AS phases
   FROM p JOIN c ON p.trace_id = c.trace_id AND p.owner = c.span_id GROUP BY ALL
 )
 INSERT INTO calls ({", ".join(CALL_TYPES)})
@@ -41,6 +47,7 @@ SELECT c.trace_id, c.span_id, c.name, c.service, c.provider, coalesce(c.request_
   coalesce(c.outcome, CASE WHEN c.status = 'error' THEN 'error' END), c.status, c.error_type,
   CASE WHEN c.diagnosis = '' THEN NULL ELSE string_split(c.diagnosis, ',') END, c.confidence, parts.phases,
   c.input_tokens, c.cached_tokens, c.output_tokens, c.cost, c.attempts, c.streamed, coalesce(c.task_name, c.task_id),
+  c.schema_version,
   {", ".join(f"parts.{name}" for name in columns)}
 FROM c LEFT JOIN parts ON parts.part_trace = c.trace_id AND parts.part_of = c.span_id"""
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
 
-from llmtrace.phases.model import PHASES
-from llmtrace.view import calls, palette
+from llmtrace.analyze.contract import OVERHEAD, PHASES, REASONS
+from llmtrace.view import about, palette
 
 _MEDIA_TYPES = {
     "html": "text/html; charset=utf-8",
@@ -52,5 +52,11 @@ def _made(name: str) -> bytes | None:
 
 def _words() -> str:
     """Names of phases, their order, and what each source means: a module that the page's others import."""
-    parts = {"PHASES": list(PHASES), "LABELS": calls.LABELS, "SOURCES": calls.SOURCES}
+    parts = {
+        "PHASES": PHASES,
+        "LABELS": about.LABELS,
+        "SOURCES": about.SOURCES,
+        "REASONS": {reason: meaning for reason, (meaning, _) in REASONS.items()},
+        "OVERHEAD": OVERHEAD,
+    }
     return "".join(f"export const {name} = {json.dumps(value)};\n" for name, value in parts.items())

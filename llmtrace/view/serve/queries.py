@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Sequence
 from typing import Any, Final
 
 import orjson
 
-from llmtrace.phases.model import PHASES
+from llmtrace.analyze.contract import DETAILS, OVERHEAD_NOTE, PHASES, are_mixed, figures
 from llmtrace.view.serve.bodies import RefusedError
 from llmtrace.view.serve.columns import CALL_TYPES
 from llmtrace.view.serve.filters import LISTS, Filters, Pairs, count, only, parse
@@ -108,31 +109,47 @@ def percentiles(store: Store, pairs: Pairs) -> dict[str, Any]:
     where, values = filters.where()
     shares = f"[{', '.join(map(str, _SHARES.values()))}]"
     parts = [f"quantile_cont({name}, {shares}) FILTER (drawn)" for name in ("duration_s", "ttft_s")]
-    for phase in PHASES:
-        name = f"s_{phase}"
-        parts += [f"quantile_cont({name}, {shares}) FILTER (drawn)", f"count({name})", f"sum({name})"]
-        parts += [f"histogram(source_{phase})", f"median(uncertainty_{phase}) FILTER (drawn)"]
     with store.reading() as cursor:
-        ((found,),) = cursor.execute(f"SELECT count(*) FROM calls WHERE {where}", values).fetchall()
+        ((found, versions),) = cursor.execute(
+            f"SELECT count(*), list(DISTINCT schema_version) FROM calls WHERE {where}", values
+        ).fetchall()
+        mixed = are_mixed(version for version in versions or () if version is not None)
+        shown = figures(mixed)
+        for members in shown.values():
+            length, source, unsure = (_of(name, members) for name in ("s", "source", "uncertainty"))
+            parts += [f"quantile_cont({length}, {shares}) FILTER (drawn)", f"count({length})", f"sum({length})"]
+            parts += [f"histogram({source})", f"median({unsure}) FILTER (drawn)"]
         drawn = _drawn(found)
         row = cursor.execute(
             f"SELECT count(*), min(start_us), max(start_us), {', '.join(parts)} FROM {drawn} WHERE {where}", values
         ).fetchone()
         told, first, last, duration, ttft, *each = row
         phases: list[dict[str, Any]] = []
-        for at, phase in enumerate(PHASES):
+        for at, phase in enumerate(shown):
             spread, n, total, sources, uncertainty = each[5 * at : 5 * at + 5]
             if n:
                 about = {"sum_s": total, "sources": dict(sources), "uncertainty_s": uncertainty}
                 phases.append({"name": phase, "count": n, **_spread(spread), **about})
-        over_time = _over_time(cursor, filters, drawn, first, last, buckets, [str(part["name"]) for part in phases])
+        spent = {str(part["name"]): _of("s", shown[str(part["name"])]) for part in phases}
+        over_time = _over_time(cursor, filters, drawn, first, last, buckets, spent)
     return {
         "count": told,
         "duration": _spread(duration),
         "ttft": _spread(ttft),
         "phases": phases,
         "over_time": over_time,
+        "note": OVERHEAD_NOTE if mixed else None,
     }
+
+
+def _of(what: str, phases: Sequence[str]) -> str:
+    """A column of one phase (``s``, ``source``, ``uncertainty``); of two that are shown as one, what holds for both."""
+    if len(phases) == 1:
+        return f"{what}_{phases[0]}"
+    first, second = (f"{what}_{phase}" for phase in phases)
+    if what == "s":
+        return f"coalesce({first} + {second}, {first}, {second})"
+    return f"greatest({first}, {second})" if what == "uncertainty" else f"coalesce({second}, {first})"
 
 
 def _drawn(calls: int) -> str:
@@ -142,7 +159,7 @@ def _drawn(calls: int) -> str:
 
 
 def _over_time(
-    cursor: Any, filters: Filters, drawn: str, first: int | None, last: int | None, buckets: int, phases: list[str]
+    cursor: Any, filters: Filters, drawn: str, first: int | None, last: int | None, buckets: int, phases: dict[str, str]
 ) -> list[dict[str, Any]]:
     if first is None or last is None:
         return []
@@ -150,7 +167,7 @@ def _over_time(
     end = int(filters.numbers.get("until_us", last))
     width = max(1, -(-(end + 1 - start) // buckets))
     where, values = filters.where()
-    medians = "".join(f", median(s_{phase}) FILTER (drawn)" for phase in phases)
+    medians = "".join(f", median({seconds}) FILTER (drawn)" for seconds in phases.values())
     rows = cursor.execute(
         f"SELECT (start_us - {start}) // {width} AS bucket, count(*), count(*) FILTER ({_ERROR}), "
         f"quantile_cont(ttft_s, [0.5, 0.95]) FILTER (drawn){medians} FROM {drawn} WHERE {where} "
@@ -180,15 +197,12 @@ def compare(store: Store, pairs: Pairs) -> dict[str, Any]:
     with store.reading() as cursor:
         (a, *of_a), (b, *of_b) = (_one(cursor, name, given.get(name)) for name in ("a", "b"))
     (left_s, left), (right_s, right) = of_a, of_b
+    mixed = are_mixed(told["schema_version"] for told in (a, b) if told["schema_version"] is not None)
+    spent = {name: (_sum(left_s, members), _sum(right_s, members)) for name, members in figures(mixed).items()}
     phases = [
-        {
-            "name": phase,
-            "a_s": left_s.get(phase),
-            "b_s": right_s.get(phase),
-            "difference_s": _difference(left_s.get(phase), right_s.get(phase)),
-        }
-        for phase in PHASES
-        if phase in left_s or phase in right_s
+        {"name": name, "a_s": a_s, "b_s": b_s, "difference_s": _difference(a_s, b_s)}
+        for name, (a_s, b_s) in spent.items()
+        if a_s is not None or b_s is not None
     ]
     return {
         "a": a,
@@ -201,7 +215,14 @@ def compare(store: Store, pairs: Pairs) -> dict[str, Any]:
             for key in sorted({*left, *right})
             if left.get(key) != right.get(key)
         ],
+        "note": OVERHEAD_NOTE if mixed else None,
     }
+
+
+def _sum(seconds: dict[str, float], phases: Sequence[str]) -> float | None:
+    """What a call spent in all of ``phases``; None where it has none of them."""
+    known = [seconds[phase] for phase in phases if phase in seconds]
+    return sum(known) if known else None
 
 
 def _one(cursor: Any, name: str, text: str | None) -> tuple[dict[str, Any], dict[str, float], dict[str, Any]]:
@@ -215,13 +236,19 @@ def _one(cursor: Any, name: str, text: str | None) -> tuple[dict[str, Any], dict
         raise RefusedError(404, f"{name}: there is no call {text!r} in the store")
     told = call(row)
     start = told["start_us"] * 1000
-    attributes = cursor.execute(
-        "SELECT attributes FROM spans WHERE start_ns BETWEEN ? AND ? AND trace_id = ?::UUID AND span_id = ?",
+    span = cursor.execute(
+        "SELECT attributes, events FROM spans WHERE start_ns BETWEEN ? AND ? AND trace_id = ?::UUID AND span_id = ?",
         [start, start + 999, *found],
     ).fetchone()
     phases = orjson.loads(row[_CALL_NAMES.index("phases")] or "[]")
     seconds = {part["name"]: part["duration_s"] for part in phases}
-    return told, seconds, orjson.loads(attributes[0]) if attributes else {}
+    return told, seconds, _everything(*span) if span else {}
+
+
+def _everything(attributes: str, events: str | None) -> dict[str, Any]:
+    """A span's attributes, with those that version 1 of the span contract moved into an event."""
+    moved = [event["attributes"] for event in orjson.loads(events or "[]") if event["name"] == DETAILS]
+    return {**(moved[0] if moved else {}), **orjson.loads(attributes)}
 
 
 def ids(trace: str, span: str) -> list[Any] | None:

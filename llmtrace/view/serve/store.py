@@ -19,7 +19,7 @@ import duckdb
 from llmtrace.errors import LlmtraceError
 from llmtrace.tasks import prices
 from llmtrace.version import install_hint
-from llmtrace.view.serve import columns, derive
+from llmtrace.view.serve import columns, derive, upgrade
 
 MEMORY: Final = "768MB"
 """What DuckDB may use."""
@@ -135,13 +135,13 @@ class Store:
                 connection.execute(columns.create(table, types))
             connection.execute("COMMIT")
             row = (columns.VERSION, 0)
-        if row[0] != columns.VERSION:
-            other = "a newer" if row[0] > columns.VERSION else "an older"
+        if row[0] > columns.VERSION:
             raise StoreError(
-                f"{self.path} was written by {other} llmtrace: "
-                + (install_hint("view", upgrade=True) if row[0] > columns.VERSION else "move it away")
-                + ", or name another file with --store"
+                f"{self.path} was written by a newer llmtrace: {install_hint('view', upgrade=True)}, or name another "
+                "file with --store"
             )
+        if row[0] < columns.VERSION:
+            upgrade.from_1(connection)
         self.dropped = row[1]
         ((last,),) = connection.execute("SELECT coalesce(max(id), 0) FROM inbox").fetchall()
         self._last_id = max(self._last_id, last)

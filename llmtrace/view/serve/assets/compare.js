@@ -81,6 +81,7 @@ export function open(main, address, app) {
         { class: "card" },
         h("h2", {}, "By phase"),
         h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Times by phase" }, byPhase(both)),
+        both.note ? h("p", { class: "note" }, `${capital(both.note)}.`) : null,
       ),
       h("section", { class: "card" }, h("h2", {}, "What else differs"), attributes(both)),
     );
@@ -96,6 +97,8 @@ export function open(main, address, app) {
     },
   };
 }
+
+const capital = (words) => words[0].toUpperCase() + words.slice(1);
 
 /** The comparison in a sentence: how much longer, and the phases that make most of it, in both directions. */
 function headline(both) {
@@ -114,8 +117,13 @@ function headline(both) {
 
 /** Half the width of the interval of a difference: both phases' own, as independent errors add up. */
 function unsure(both, name) {
-  const each = [both.a, both.b].map((call) => call.phases?.find((phase) => phase.name === name)?.uncertainty_s ?? 0);
-  return Math.hypot(...each);
+  return Math.hypot(...[both.a, both.b].map((call) => phaseOf(call, name)?.uncertainty_s ?? 0));
+}
+
+/** A phase of a call; of the overhead that is shown as one, its less sure part. */
+function phaseOf(call, name) {
+  const names = name === phases.OVERHEAD ? ["unattributed", "network"] : [name];
+  return names.map((one) => call.phases?.find((phase) => phase.name === one)).find(Boolean);
 }
 
 function card(letter, call) {
@@ -168,14 +176,14 @@ function byPhase(both) {
     Math.abs(both.duration_difference_s ?? 0),
     1e-9,
   );
-  const known = (letter, name) => both[letter].phases?.find((phase) => phase.name === name);
+  const known = (letter, name) => phaseOf(both[letter], name);
   const cell = (letter, name, time) => {
     const phase = known(letter, name);
     return h(
       "td",
       {},
       h("span", { class: "num" }, time == null ? DASH : seconds(time)),
-      phase ? phases.source(phase.source, phase.uncertainty_s) : null,
+      phase ? phases.source(phase.source, phases.unsure(phase)) : null,
     );
   };
   const row = (head, cells, by, off = 0) =>

@@ -1,11 +1,17 @@
 // All that one span says, for the pane beside the waterfall.
 import { h } from "./dom.js";
-import { count, seconds, value } from "./format.js";
+import { count, giveOrTake, seconds, value } from "./format.js";
 import * as phases from "./phases.js";
 
-/** The pane's content. `link(trace_id, span_id)` gives the address of a linked span. */
-export function details(span, { phase, uncertainty, link }) {
+/**
+ * The pane's content. `off` is by how much the span may have been shorter and longer, `link(trace_id, span_id)` gives the
+ * address of a linked span, `verdicts` are a call's, as an element.
+ */
+export function details(span, { phase, off, link, verdicts }) {
   const source = span.source ?? span.attributes?.["llmtrace.phase.source"];
+  const told = span.attributes ?? {};
+  const merged = phases.because(told["llmtrace.phase.merged_because"], told["llmtrace.phase.merged_because.detail"]);
+  const own = told["llmtrace.call.duration"];
   const error = [span.attributes?.["error.type"], span.status_message].filter(Boolean);
   return h(
     "div",
@@ -14,7 +20,7 @@ export function details(span, { phase, uncertainty, link }) {
       "p",
       { class: "plainly num" },
       h("b", {}, seconds(span.duration_s)),
-      uncertainty > 0 ? ` ± ${seconds(uncertainty)}` : null,
+      off ? ` ${giveOrTake(...off)}` : null,
       `, starts at ${seconds(span.start_s)}`,
     ),
     source
@@ -25,9 +31,20 @@ export function details(span, { phase, uncertainty, link }) {
           h("span", { class: "soft" }, phases.SOURCES[source] ?? "a source that this page does not know"),
         )
       : null,
-    uncertainty > 0
-      ? h("p", { class: "soft" }, "± is half the width of the interval that holds the true length nine times in ten.")
+    off
+      ? h(
+          "p",
+          { class: "soft" },
+          off[0] === off[1]
+            ? "± is half the width of the interval that holds the true length nine times in ten."
+            : "The interval from so much less to so much more holds the true length nine times in ten.",
+        )
       : null,
+    merged ? h("p", {}, `Not told apart: ${merged}`) : null,
+    span.call && Math.abs(own - span.duration_s) > 0.005 * own
+      ? h("p", {}, `The call itself took ${seconds(own)}; this span is another instrumentation's.`)
+      : null,
+    verdicts,
     span.status === "error" ? h("p", { class: "bad" }, `✕ ${[...new Set(error)].join(": ") || "error"}`) : null,
     span.orphan ? h("p", { class: "warn" }, `! Its parent ${span.parent_id} is not among the spans that came.`) : null,
     section("Attributes", span.attributes, true),

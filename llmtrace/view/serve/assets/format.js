@@ -26,6 +26,18 @@ export function seconds(value) {
   return `${sign}${Math.floor(whole / 3600)}${SPACE}h${SPACE}${two(Math.floor((whole % 3600) / 60))}${SPACE}min`;
 }
 
+/** `±92.0 ms`; `−40.0/+130 ms` where a value may be less by another measure than it may be more. Takes seconds. */
+export function giveOrTake(low, high) {
+  const [shorter, longer] = [seconds(low), seconds(high)];
+  if (shorter === longer) return `±${longer}`;
+  if (!(low > 0) || !(high > 0)) return low > 0 ? `−${shorter}` : `+${longer}`;
+  const [number, unit] = longer.split(SPACE);
+  const scale = { µs: 1e-6, ms: 1e-3, s: 1 }[unit];
+  if (!scale || Math.max(low, high) >= 59.95 || low / scale >= 999.5 || low / scale < 0.005)
+    return `−${shorter}/+${longer}`;
+  return `−${three(low / scale)}/+${number}${SPACE}${unit}`;
+}
+
 /** A difference in seconds, always with its sign. */
 export function difference(value) {
   if (value === null || value === undefined) return DASH;

@@ -182,6 +182,7 @@ class Percentiles {
           { class: "note" },
           "A phase's percentiles are over the calls that have it. An estimate is fitted from earlier calls; how sure it is shows in each call.",
         ),
+        answer.note ? h("p", { class: "note" }, `${answer.note[0].toUpperCase()}${answer.note.slice(1)}.`) : null,
       ),
       this.overTime(),
     );
@@ -211,7 +212,7 @@ class Percentiles {
   overTime() {
     const buckets = everyBucket(this.answer.over_time ?? []);
     if (buckets.length < 2) return h("p", { class: "note" }, "Too short a time for a plot.");
-    const names = phases.PHASES.filter((name) => buckets.some((bucket) => bucket.phases?.[name] > 0));
+    const names = [phases.OVERHEAD, ...phases.PHASES].filter((name) => buckets.some((bucket) => bucket.phases?.[name] > 0));
     const jump = (bucket) => {
       const params = new URLSearchParams(filters(this.params));
       params.delete("last");

@@ -1,12 +1,15 @@
 // How phases look: a colour and a name each, how each number is known, and bars of them.
 import { h } from "./dom.js";
-import { LABELS, PHASES, SOURCES } from "/assets/words.js";
-import { DASH, count, percent, seconds } from "./format.js";
+import { LABELS, OVERHEAD, PHASES, REASONS, SOURCES } from "/assets/words.js";
+import { DASH, count, giveOrTake, percent, seconds } from "./format.js";
 
-export { LABELS, PHASES, SOURCES };
+export { LABELS, OVERHEAD, PHASES, SOURCES };
 
 const CLASSES = {
   network: "n",
+  gateway: "g",
+  unattributed: "u",
+  [OVERHEAD]: "n",
   queue: "q",
   kv_cache_hit: "k",
   prefill: "p",
@@ -25,8 +28,23 @@ export const label = (phase) => LABELS[phase] ?? phase;
 export const dot = (phase, hollow) =>
   h("span", { class: `dot ${css(phase)}${hollow ? " hollow" : ""}`, "aria-hidden": "true" });
 
-/** How a number is known: a shape and its word. */
-export function source(name, uncertainty) {
+/** By how much a phase may have been shorter and longer, in seconds; null where that is not told. */
+export function unsure({ uncertainty_s, shorter_s, longer_s }) {
+  const ends = [shorter_s ?? uncertainty_s ?? 0, longer_s ?? uncertainty_s ?? 0];
+  return ends.some((end) => end > 0) ? ends.map((end) => Math.max(0, end)) : null;
+}
+
+/** Why a merged phase was not told apart, in words. */
+export function because(reasons, detail) {
+  const all = Array.isArray(reasons) ? reasons : String(reasons ?? "").split(",").filter(Boolean);
+  if (!all.length) return null;
+  const meanings = all.map((reason) => REASONS[reason]).filter(Boolean);
+  const particulars = [...all, detail].filter(Boolean).join(", ");
+  return meanings.length ? `${meanings.join(" and ")} (${particulars})` : particulars;
+}
+
+/** How a number is known: a shape and its word. `off` is what `unsure` says. */
+export function source(name, off) {
   if (!name) return h("span", { class: "known" });
   const kind = name in SOURCES ? name : "unknown";
   return h(
@@ -34,7 +52,7 @@ export function source(name, uncertainty) {
     { class: "known", title: SOURCES[name] ?? null },
     h("span", { class: `glyph ${kind}`, "aria-hidden": "true" }),
     name,
-    uncertainty > 0 ? h("small", {}, ` ±${seconds(uncertainty)}`) : null,
+    off ? h("small", {}, ` ${giveOrTake(...off)}`) : null,
   );
 }
 
@@ -45,9 +63,15 @@ export function spoken(call) {
     .map(
       (phase) =>
         `${label(phase.name)} ${seconds(phase.duration_s)}${phase.source ? `, ${phase.source}` : ""}` +
-        (phase.uncertainty_s > 0 ? `, plus or minus ${seconds(phase.uncertainty_s)}` : ""),
+        spokenRange(unsure(phase)),
     )
     .join("; ");
+}
+
+function spokenRange(off) {
+  if (!off) return "";
+  const [low, high] = off.map(seconds);
+  return low === high ? `, plus or minus ${high}` : `, up to ${low} less or ${high} more`;
 }
 
 /**
@@ -72,12 +96,12 @@ export function bar(call, scale) {
         h("span", {}, label(phase.name)),
       ),
     );
-    const unsure = phase.uncertainty_s ?? 0;
+    const [shorter, longer] = unsure(phase) ?? [0, 0];
     const end = start + phase.duration_s;
-    if (unsure / scale > 0.004 && end - unsure < scale) {
-      const left = Math.max(0, end - unsure);
+    if ((shorter + longer) / scale > 0.008 && end - shorter < scale) {
+      const left = Math.max(0, end - shorter);
       pieces.push(
-        h("i", { class: "whisker", vars: { x: share(left), w: share(Math.min(scale, end + unsure) - left) } }),
+        h("i", { class: "whisker", vars: { x: share(left), w: share(Math.min(scale, end + longer) - left) } }),
       );
     }
   }
@@ -145,11 +169,19 @@ export function table(call) {
         h(
           "tr",
           {},
-          h("th", { scope: "row", class: "text" }, dot(phase.name), label(phase.name)),
+          h(
+            "th",
+            { scope: "row", class: "text" },
+            dot(phase.name),
+            label(phase.name),
+            phase.merged_because
+              ? h("small", { class: "soft why" }, because(phase.merged_because, phase.merged_detail))
+              : null,
+          ),
           h("td", {}, seconds(phase.duration_s)),
           h("td", {}, percent(phase.duration_s, call.duration_s)),
           h("td", { class: "text" }, phase.source ? source(phase.source) : DASH),
-          h("td", {}, phase.uncertainty_s > 0 ? seconds(phase.uncertainty_s) : DASH),
+          h("td", {}, unsure(phase) ? giveOrTake(...unsure(phase)).replace("±", "") : DASH),
         ),
       ),
     ),

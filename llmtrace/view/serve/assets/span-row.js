@@ -1,14 +1,22 @@
 // A span as a row of the waterfall.
 import { h } from "./dom.js";
-import { count, seconds } from "./format.js";
+import { count, giveOrTake, seconds } from "./format.js";
 import * as phases from "./phases.js";
+import { verdicts } from "./verdicts.js";
 
 const DEEPEST = 10; // levels that are indented
 
 /** A span's phase, by its own attribute or name. */
 export const phaseOf = (span) =>
   span.phase ?? (span.name.startsWith("llm.") && span.name.slice(4) in phases.LABELS ? span.name.slice(4) : null);
-export const unsure = (span) => span.uncertainty_s ?? span.attributes?.["llmtrace.phase.uncertainty"] ?? null;
+const UNSURE = "llmtrace.phase.uncertainty";
+/** By how much it may have been shorter and longer, in seconds; null where that is not told. */
+export const unsure = ({ uncertainty_s, attributes }) =>
+  phases.unsure({
+    uncertainty_s: uncertainty_s ?? attributes?.[UNSURE],
+    shorter_s: attributes?.[`${UNSURE}.low`],
+    longer_s: attributes?.[`${UNSURE}.high`],
+  });
 
 export function nameOf(span) {
   const phase = phaseOf(span);
@@ -17,7 +25,7 @@ export function nameOf(span) {
     const status = span.attributes?.["http.response.status_code"] ?? span.attributes?.["error.type"];
     return status ? `attempt · ${status}` : "attempt";
   }
-  return span.name || "(no name)";
+  return span.name === "llm.call" ? phases.label("call") : span.name || "(no name)";
 }
 
 /** Whether something lies under a span, so that it can be closed. */
@@ -34,6 +42,7 @@ export function spanRow(span, { chosen, open, several, window, parts }) {
   const error = span.status === "error";
   const named = nameOf(span);
   const off = unsure(span);
+  const causes = phase ? verdicts(span).map((verdict) => verdict.cause.replaceAll("_", " ")) : [];
   return h(
     "div",
     {
@@ -51,7 +60,8 @@ export function spanRow(span, { chosen, open, several, window, parts }) {
           !open && `+${count(span.descendants)}`,
           seconds(span.duration_s),
           source,
-          off > 0 && `±${seconds(off)}`,
+          off && giveOrTake(...off),
+          causes.length && `verdict ${causes.join(", ")}`,
         ]
           .filter(Boolean)
           .join(" ") + `${error ? ", error" : ""}, starts at ${seconds(span.start_s)}`,
@@ -69,6 +79,7 @@ export function spanRow(span, { chosen, open, several, window, parts }) {
       h("span", { class: "said" }, named),
       " ",
       error ? h("b", { class: "mark-bad", "aria-hidden": "true" }, "✕") : null,
+      causes.length ? h("b", { class: "mark-warn", "aria-hidden": "true", title: causes.join(", ") }, "!") : null,
       span.orphan ? h("small", { class: "pill warn" }, "no parent") : null,
       " ",
       several ? h("small", { class: "service" }, span.service) : null,
@@ -109,8 +120,9 @@ function bar(span, { window, parts, phase, source, off }) {
         }),
       );
   }
-  if (off > 0 && off / length > 0.004) {
-    const at = place(end - off, Math.min(end + off, to));
+  const [shorter, longer] = off ?? [0, 0];
+  if ((shorter + longer) / length > 0.008) {
+    const at = place(end - shorter, Math.min(end + longer, to));
     if (at) drawn.push(h("i", { class: "whisker", vars: at }));
   }
   return drawn;

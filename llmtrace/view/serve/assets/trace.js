@@ -10,9 +10,11 @@ import { count, date, clock, exact, plural, seconds, tick, timeTicks } from "./f
 import * as phases from "./phases.js";
 import { Rows } from "./rows.js";
 import { nameOf, phaseOf, spanRow, under, unsure } from "./span-row.js";
+import { list, verdicts } from "./verdicts.js";
 
 const PAGE = 500;
 const KEPT = 24; // pages in memory: 12,000 spans
+const NEAR = 60; // rows under a call among which its phases are looked for
 
 export function open(main, address, app) {
   return new Trace(main, address, app);
@@ -341,7 +343,7 @@ class Trace {
   /** A call's phases, as far as they are loaded: they follow it within a few rows. */
   inside(index, span) {
     const found = [];
-    const end = index + Math.min(span.descendants ?? 0, 60);
+    const end = index + Math.min(span.descendants ?? 0, NEAR);
     let parent = span.span_id;
     for (let at = index + 1; at <= end; at++) {
       const child = this.span(at);
@@ -352,6 +354,29 @@ class Trace {
       } else if (child.parent_id === parent && phaseOf(child)) found.push(child);
     }
     return found;
+  }
+
+  /** A call's verdicts: those on its own span, and on the phases that are under it and its attempts, as far as loaded. */
+  verdicts(index, call) {
+    const found = verdicts(call);
+    const above = new Set([call.span_id]);
+    for (let at = index + 1; at <= index + Math.min(call.descendants ?? 0, NEAR); at++) {
+      const span = this.span(at);
+      if (!span || !above.has(span.parent_id)) continue;
+      if (span.name === "llm.attempt") above.add(span.span_id);
+      if (span.name === "llm.attempt" || phaseOf(span)) found.push(...verdicts(span));
+    }
+    const lead = (span) => {
+      const at = this.whereIs(index, span);
+      if (at !== null) this.rows.focus(this.folds.row(at));
+      if (at !== null) this.select(at);
+    };
+    return list(found, call, lead);
+  }
+
+  whereIs(from, span) {
+    for (let at = from; at <= from + NEAR; at++) if (this.span(at) === span) return at;
+    return null;
   }
 
   // --- Choosing a span
@@ -399,7 +424,12 @@ class Trace {
           : null,
         jaeger ? this.link(jaeger, span.span_id) : null,
       ),
-      details(span, { phase: phaseOf(span), uncertainty: unsure(span), link: traceHref }),
+      details(span, {
+        phase: phaseOf(span),
+        off: unsure(span),
+        link: traceHref,
+        verdicts: span.call ? this.verdicts(index, span) : null,
+      }),
     );
     this.pane.scrollTop = 0;
     if (focus) this.pane.focus();

@@ -1,0 +1,129 @@
+"""Emit: the result of a call as spans, events, content and metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from opentelemetry.trace import SpanContext, Status, StatusCode, set_span_in_context
+
+from llmtrace.calls import adoption, attributes
+from llmtrace.calls.chunk_weights import pace_of
+from llmtrace.calls.result import Result
+from llmtrace.calls.services import Services
+from llmtrace.calls.verdict import evidence_of
+from llmtrace.config import Settings
+from llmtrace.diagnosis.guilty import guilty_phase
+from llmtrace.emit import content, names
+from llmtrace.emit.metrics import Measurements
+from llmtrace.emit.spans import Children
+from llmtrace.emit.values import safe_attributes
+from llmtrace.observe import internal_errors
+
+_MOST_GAPS = 64
+"""Gaps between a stream's chunks that become metric values."""
+
+
+def emit_spans(result: Result, settings: Settings) -> None:
+    """What is said of the call goes onto its span, and its phases become children of it."""
+    state, call = result.state, result.call
+    if state.adopted and not state.span.is_recording():
+        adoption.stand_in(call, state)
+    own = attributes.call_attributes(result)
+    if state.span.is_recording():
+        if result.failure is not None and state.owns_span:
+            state.span.set_status(Status(StatusCode.ERROR, attributes.kind(call.error)))
+        state.span.set_attributes(safe_attributes(own))
+        for verdict in result.verdicts:
+            if guilty_phase(verdict, result.phases) is None:  # it is about the call as a whole
+                middle = call.to_epoch((call.start + (call.end or call.start)) // 2)
+                state.span.add_event(names.DIAGNOSIS, safe_attributes(evidence_of(verdict)), middle)
+    result.pace = pace_of(result, settings.tokenizer)
+    children = Children(state.tracer, state.span, call.epoch_offset)
+    under = _emit_attempts(children, result) if len(call.attempts) > 1 else None
+    for phase in result.phases:
+        marks = attributes.phase_attributes(result, phase)
+        middle = (phase.start + phase.end) // 2
+        events = [
+            (names.DIAGNOSIS, evidence_of(verdict), middle)
+            for verdict in result.verdicts
+            if guilty_phase(verdict, result.phases) is phase
+        ]
+        context = children.add(
+            names.SPAN_PREFIX + phase.name, phase.start, phase.end, marks, under=under, events=events
+        )
+        for part in phase.parts:
+            # No llmtrace.phase: whoever sums spans by phase would count decode twice.
+            marks = {names.PART: part.name, names.SOURCE: phase.source}
+            children.add(f"llm.{phase.name}.{part.name}", part.start, part.end, marks, under=context)
+    if settings.capture_content != "no_content":
+        _emit_content(result, own, settings)
+
+
+def _emit_attempts(children: Children, result: Result) -> SpanContext | None:
+    """One span per HTTP attempt; returns the answering (last) one, under which the phases go."""
+    call, context = result.call, None
+    for number, attempt in enumerate(call.attempts):
+        marks, failed = attributes.attempt_attributes(result, number)
+        status = Status(StatusCode.ERROR, failed) if failed is not None else Status(StatusCode.UNSET)
+        last = number == len(call.attempts) - 1
+        end = call.end if last else attempt.end
+        context = children.add(names.ATTEMPT, attempt.start, end or attempt.start, marks, status=status)
+    return context
+
+
+def _emit_content(result: Result, own: dict[str, Any], settings: Settings) -> None:
+    call, state, mode = result.call, result.state, settings.capture_content
+    try:
+        operation, request = state.operation, state.request
+        streamed = call.answer is None
+        captured = content.Content(
+            operation.system_instructions(request),
+            operation.tool_definitions(request),
+            operation.input_messages(request),
+            operation.output_messages(call.kept if streamed else call.answer, streamed),
+        ).attributes(settings.semconv)
+        if mode in ("span_only", "span_and_event") and state.is_genai_span:
+            content.on_span(state.span, captured)
+        if mode in ("event_only", "span_and_event"):
+            content.as_event(state.span, call.to_epoch(call.end or call.start), own, captured)
+    except Exception as error:
+        internal_errors.note("capturing content", error)
+
+
+def emit_metrics(result: Result, services: Services) -> None:
+    """The call's values go through the instruments, with its span as their exemplars' context."""
+    meters, call, state = services.telemetry.meters(), result.call, result.state
+    if meters is None or call.end is None:
+        return
+    where, answer = state.endpoint, result.answer
+    first_chunk = attributes.first_chunk(result)
+    meters.record(
+        Measurements(
+            operation=state.operation.name,
+            provider=where.provider,
+            request_model=state.request.model,
+            response_model=answer.model,
+            address=where.host,
+            port=where.port,
+            refinements=attributes.refinements(where.provider, answer),
+            failure=result.failure,
+            duration=(call.end - call.start) / 1e9,
+            time_to_first_chunk=first_chunk,
+            gaps=() if first_chunk is None else _thinned(call.chunk_timing.gaps),
+            usage=answer.usage,
+            phases=[(phase.name, phase.source, phase.duration) for phase in result.phases],
+            causes=[verdict.cause for verdict in result.verdicts],
+            context=set_span_in_context(state.span),
+        )
+    )
+
+
+def _thinned(gaps: Sequence[int]) -> list[float]:
+    """At most ``_MOST_GAPS`` of a stream's gaps (ns), evenly over the stream; in s.
+
+    The SDK takes some 20 us for each value. A stream of 1,000 chunks would hold up the thread that ends it for longer
+    than all else that llmtrace does for it; the distribution of its gaps is as well known from a part of them.
+    """
+    stride = -(-len(gaps) // _MOST_GAPS)
+    return [gap / 1e9 for gap in (gaps[::stride] if stride > 1 else gaps)]

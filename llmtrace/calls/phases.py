@@ -1,0 +1,71 @@
+"""Phases: what the route's earlier calls say of this one, the split of its time, and what it teaches in turn."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llmtrace.calls.services import Services
+from llmtrace.calls.state import CallState
+from llmtrace.estimate.hits import NOTHING_TOLD, Told
+from llmtrace.estimate.sample import sample_of
+from llmtrace.observe.answer import Answer
+from llmtrace.observe.call import Call
+from llmtrace.phases.model import Estimate, Phase
+from llmtrace.phases.observation import Observation
+from llmtrace.phases.timeline import split
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class Split:
+    """The phases of one call, and what was learned beside them."""
+
+    phases: list[Phase]
+    complaint: str | None
+    """Why server timings that were there were not used."""
+    estimate: Estimate | None
+    expected_cached: int | None
+    hit: Told
+
+
+def split_call(services: Services, call: Call, state: CallState, answer: Answer, seen: Observation) -> Split:
+    """The phases of an ended call; it is then part of its route's history."""
+    estimate = None
+    if state.in_flight is not None:
+        sample = sample_of(seen, call.first_chunk)
+        estimate = services.baselines.end(state.route, state.in_flight, seen.end, sample)
+    phases, complaint = split(seen, estimate)
+    expected = _expected(services, call, state, answer)
+    made = estimate if isinstance(estimate, Estimate) else None
+    return Split(phases, complaint, made, expected, _hit(services, state, seen))
+
+
+def _expected(services: Services, call: Call, state: CallState, answer: Answer) -> int | None:
+    """Prompt tokens that the history says should have come from the cache; then this prompt is history too."""
+    prompt, usage = state.prompt, answer.usage
+    if prompt is None or (call.first_token is None and call.answer is None):
+        return None
+    expected = None
+    if usage.input_tokens:
+        expected = services.baselines.cached(
+            state.route, prompt, state.endpoint.provider, usage.input_tokens, usage.cached_tokens
+        ).tokens
+    services.prefixes.computed(prompt, (call.first_token or call.end or call.start) / 1e9)
+    return expected
+
+
+def _hit(services: Services, state: CallState, seen: Observation) -> Told:
+    """Whether a repeated beginning was cached, judged from the time to the first token; then that is learned from.
+
+    Only where the provider counts no cached tokens, and once the route's curve says what a prompt costs.
+    """
+    prompt, usage, first = state.prompt, seen.usage, seen.first_token
+    if prompt is None or first is None or not seen.streaming or seen.first_token_error is not None:
+        return NOTHING_TOLD
+    if usage is None or not usage.input_tokens or usage.cached_tokens is not None:
+        return NOTHING_TOLD
+    route = services.baselines.route(state.route)
+    if route is None or route.curve is None:
+        return NOTHING_TOLD
+    began = seen.request_arrived if seen.request_arrived is not None else seen.start
+    pace = (first - began) / 1e9 / max(route.curve.cost(usage.input_tokens), 1e-6)
+    return services.hits.judge(state.route, pace, prompt.prefix)

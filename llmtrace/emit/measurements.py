@@ -1,0 +1,106 @@
+"""What one ended call adds to the metrics, and the attribute sets that its values are recorded with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from opentelemetry.context import Context
+
+from llmtrace.emit import names
+from llmtrace.observe.answer import Usage
+
+_MOST = 256
+"""Attribute sets kept ready for one kind of call: its phases, error types, modalities and causes."""
+
+Pairs = tuple[tuple[str, str], ...]
+"""Attributes that can be a key: name and value of each."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Measurements:
+    """What one ended call adds to the metrics: plain values. Durations are in seconds."""
+
+    operation: str
+    provider: str
+    request_model: str | None = None
+    response_model: str | None = None
+    address: str | None = None
+    port: int | None = None
+    refinements: Pairs = ()
+    """Attributes that the conventions ask for with this provider only."""
+    failure: str | None = None
+    """``error.type``, None where the call did not fail."""
+    duration: float
+    time_to_first_chunk: float | None = None
+    """From the request to the first chunk of a stream, None where there was none."""
+    gaps: Sequence[float] = ()
+    """From each chunk to the next one."""
+    usage: Usage = field(default_factory=Usage)
+    phases: Sequence[tuple[str, str, float]] = ()
+    """Name, source and duration of each phase."""
+    causes: Sequence[str] = ()
+    """What the diagnosis found."""
+    context: Context | None = None
+    """Exemplars point to the span in it."""
+
+
+class AttributeSets:
+    """One attribute set, and those with something added to it: each made once, and recorded with as it is.
+
+    Safe in any thread: a set that two threads make at once is the same in both.
+    """
+
+    __slots__ = ("_more", "own")
+
+    def __init__(self, own: dict[str, Any]) -> None:
+        self.own = own
+        self._more: dict[Pairs, dict[str, Any]] = {}
+
+    def plus(self, *more: tuple[str, str]) -> dict[str, Any]:
+        """This set with ``more`` attributes."""
+        known = self._more.get(more)
+        if known is None:
+            known = {**self.own, **dict(more)}
+            if len(self._more) < _MOST:
+                self._more[more] = known
+        return known
+
+    def ended(self, failure: str | None) -> dict[str, Any]:
+        """This set, with ``error.type`` of an operation that failed."""
+        return self.own if failure is None else self.plus((names.ERROR_TYPE, failure))
+
+
+class Kind(NamedTuple):
+    """What calls have in common whose values go into the same series."""
+
+    operation: str
+    provider: str
+    request_model: str | None
+    response_model: str | None
+    address: str | None
+    port: int | None
+    refinements: Pairs
+
+
+class Series:
+    """The attribute sets of one kind of call."""
+
+    __slots__ = ("base", "counted", "refined")
+
+    def __init__(self, kind: Kind) -> None:
+        told = {
+            names.OPERATION: kind.operation,
+            names.PROVIDER: kind.provider,
+            names.REQUEST_MODEL: kind.request_model,
+            names.RESPONSE_MODEL: kind.response_model,
+            names.SERVER_ADDRESS: kind.address,
+            names.SERVER_PORT: kind.port,
+        }
+        own = {name: value for name, value in told.items() if value is not None}
+        self.base = AttributeSets(own)
+        self.refined = AttributeSets({**own, **dict(kind.refinements)}) if kind.refinements else self.base
+        """With the attributes that only this provider's metrics have."""
+        self.counted: set[str] = set()
+        """The counters that have a value of this kind of call."""

@@ -1,0 +1,58 @@
+"""One call as the estimate takes it in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llmtrace.observe.answer import Usage
+from llmtrace.phases.merged import NO_TOKEN, USAGE_MISSING, why_unsplit
+from llmtrace.phases.model import Unknown
+from llmtrace.phases.observation import Observation
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class Sample:
+    """One streamed call as the estimator needs it. Moments are monotonic ns, None where not seen."""
+
+    start: int
+    """When the request had arrived, as far as known; else when the call began."""
+    first: int
+    """First token."""
+    end: int
+    uncached: int
+    """Prompt tokens that had to be computed."""
+    cached: int = 0
+    headers: int | None = None
+    event: int | None = None
+    """First event of the stream, be it without a token."""
+    tokens: int = 0
+    """Output tokens (0: not known)."""
+    exact: bool = True
+    """The first token was seen as it came."""
+
+
+def sample_of(seen: Observation, event: int | None) -> Sample | Unknown:
+    """The call as the baselines take it in, or why it says nothing about queue and prefill.
+
+    ``event``: the stream's first event, be it without a token.
+    """
+    why = why_unsplit(seen)
+    if why is not None:
+        return why
+    uncached, usage = seen.uncached_tokens, seen.usage or Usage()
+    if seen.first_token is None:
+        return NO_TOKEN
+    if uncached is None:
+        return USAGE_MISSING
+    arrived = seen.request_arrived
+    return Sample(
+        start=seen.start if arrived is None else arrived,
+        first=seen.first_token,
+        end=seen.end if seen.last_chunk is None else seen.last_chunk,
+        uncached=uncached,
+        cached=usage.cached_tokens or 0,
+        headers=seen.headers,
+        event=event,
+        tokens=usage.output_tokens or 0,
+        exact=seen.first_token_error is None,
+    )

@@ -1,0 +1,69 @@
+"""The thread on which curves are fitted: never where the application stands. It comes and goes with the work."""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+
+from llmtrace.observe import internal_errors
+
+_SHARE = 0.05
+_MOST_REST_S = 0.5
+"""The fitting thread works for this share of the time at most, and rests no longer than this after one fit."""
+_IDLE_S = 5.0
+"""The fitting thread goes after so long without work."""
+
+
+class Fitter:
+    """The thread that fits: one route after the other, at most a small share of the time."""
+
+    def __init__(self, fit: Callable[[Hashable], None]) -> None:
+        """``fit`` fits one route; a bound method, held weakly: the thread keeps no baselines alive."""
+        self._fit = weakref.WeakMethod(fit)
+        self._asked: OrderedDict[Hashable, None] = OrderedDict()
+        self._condition = threading.Condition()
+        self._running = False
+        self._busy = False
+
+    def ask(self, key: Hashable) -> None:
+        """Have route ``key`` fitted, soon."""
+        with self._condition:
+            self._asked[key] = None
+            if self._running:
+                self._condition.notify()
+                return
+            self._running = True
+        try:
+            threading.Thread(target=self._run, name="llmtrace-baseline", daemon=True).start()
+        except RuntimeError:  # the interpreter is shutting down
+            self._running = False
+
+    def settle(self, timeout: float) -> bool:
+        """Wait until all that was asked for is done; False where that takes longer than ``timeout`` s."""
+        with self._condition:
+            return self._condition.wait_for(lambda: not self._asked and not self._busy, timeout)
+
+    def _run(self) -> None:
+        rest = 0.0
+        while True:
+            with self._condition:
+                self._busy = False
+                self._condition.notify_all()
+                if not self._condition.wait_for(lambda: self._asked, _IDLE_S):
+                    self._running = False
+                    return
+                self._busy = True
+            time.sleep(rest)  # what is asked for again meanwhile is fitted once
+            with self._condition:
+                key, _ = self._asked.popitem(last=False)
+            begun = time.thread_time()
+            try:
+                fit = self._fit()
+                if fit is not None:
+                    fit(key)
+            except Exception as error:
+                internal_errors.note("fitting a baseline", error)
+            rest = min(_MOST_REST_S, (time.thread_time() - begun) / _SHARE)

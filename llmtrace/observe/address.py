@@ -1,0 +1,51 @@
+"""From a URL to the host and port that a request goes to, and whether that host is private. Written once, for all."""
+
+from __future__ import annotations
+
+import ipaddress
+from functools import lru_cache
+from typing import Any
+from urllib.parse import urlsplit
+
+Address = tuple[str | None, int | None]
+"""Host (IPv6 without brackets) and port; None where they are not known."""
+_PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
+_LOCAL_ENDINGS = (".local", ".internal", ".localhost", ".lan")
+
+
+def address_of(url: Any) -> Address:
+    """Host and port of a URL: text, or an object with ``scheme``, ``host`` (or ``hostname``) and ``port``.
+
+    Never raises: what is no URL has neither. The port is the scheme's own where the URL names none.
+    """
+    try:
+        parts = urlsplit(url) if isinstance(url, str) else url
+        host = getattr(parts, "host", None) or getattr(parts, "hostname", None)
+        if not isinstance(host, str) or not host:
+            return None, None
+        port = getattr(parts, "port", None)
+        if not isinstance(port, int):
+            port = _PORTS.get(str(getattr(parts, "scheme", "")).lower(), 443)
+        return host.strip("[]"), port
+    except ValueError:  # a port that is no number, a bracket that does not close
+        return None, None
+
+
+@lru_cache(256)
+def is_private(host: str | None) -> bool:
+    """Whether ``host`` is on this machine or a private network, by its address or by a name without a public domain.
+
+    A host that is not known counts as public.
+    """
+    if not host:
+        return False
+    try:
+        address = ipaddress.ip_address(host.strip("[]").partition("%")[0])
+    except ValueError:
+        name = host.rstrip(".").lower()
+        if not name or ":" in name or name[0].isdigit():  # "134744072" and "0x8080808" are addresses to a resolver
+            return False
+        return "." not in name or name.endswith(_LOCAL_ENDINGS)
+    mapped = getattr(address, "ipv4_mapped", None)
+    address = address if mapped is None else mapped
+    return address.is_private or address.is_loopback or address.is_link_local

@@ -1,0 +1,203 @@
+"""The one registry of what a fork, a destructor and a process's end can disturb: locks, threads, exit actions.
+
+A forked child has only the thread that forked. A lock that another thread held at that moment would stay locked for
+ever in the child, and a worker thread is not there. So every lock of llmtrace is a ``Lock`` of this module, and whoever
+keeps something that belongs to the parent (a thread, calls on their way) says so with ``after_fork``.
+
+What must be done before a process ends is registered with ``at_exit``. The interpreter's own exit does it by itself;
+where a process ends another way, ``run_exit_actions`` does it.
+
+A lock here may be taken again by the thread that holds it: a signal handler or the garbage collector can run an
+application's code, and with it ours, in the middle of ours.
+"""
+
+from __future__ import annotations
+
+import _thread
+import atexit
+import os
+import queue
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from llmtrace.observe.internal_errors import note
+
+_locks: weakref.WeakSet[Lock] = weakref.WeakSet()
+_after_fork: list[weakref.WeakMethod[Callable[[], None]] | Callable[[], Callable[[], None]]] = []
+_exit_actions: list[Callable[[], None]] = []
+
+
+class Lock:
+    """A reentrant lock that is free in a forked child, whoever held it in the parent. Use it with ``with``."""
+
+    __slots__ = ("__weakref__", "_held", "_lock")
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._held: list[Any] = []
+        _locks.add(self)
+
+    def __enter__(self) -> None:
+        lock = self._lock
+        lock.acquire()
+        self._held.append(lock)  # only ever touched by the thread that holds the lock
+
+    def __exit__(self, *raised: object) -> None:
+        # Not ``self._lock``: if this thread forked while it held the lock, that is another one in the child.
+        self._held.pop().release()
+
+    def renew(self) -> None:
+        """In a forked child: be free."""
+        self._lock = threading.RLock()
+
+
+class Worker:
+    """A daemon thread that handles, one after another, what is put before it."""
+
+    def __init__(self, name: str, handle: Callable[[Any], None]) -> None:
+        self._name = name
+        self._handle = handle
+        self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        after_fork(self._forked)
+
+    def start(self) -> None:
+        """Start the thread unless it runs. Takes locks of the interpreter's: not to be called from a destructor."""
+        if self._thread is not None and self._thread.is_alive():
+            return
+        thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # the interpreter is shutting down, or the process may have no more threads
+            return
+        self._thread = thread
+
+    def put(self, item: Any) -> None:
+        """Have ``item`` handled soon. Safe in destructors and signal handlers: it takes no lock that can be held."""
+        self._queue.put(item)
+
+    def settle(self, timeout: float) -> None:
+        """Handle here what waits, then wait up to ``timeout`` s for the item that the thread has in hand."""
+        while True:
+            try:
+                item = self._queue.get_nowait()
+            except queue.Empty:
+                break
+            self._take(item)
+        thread = self._thread
+        if thread is None or not thread.is_alive() or thread is threading.current_thread():
+            return
+        reached = threading.Event()
+        self._queue.put(reached)
+        reached.wait(timeout)
+
+    def _take(self, item: Any) -> None:
+        if isinstance(item, threading.Event):
+            item.set()
+            return
+        try:
+            self._handle(item)
+        except Exception as error:
+            note(f"working in {self._name}", error)
+
+    def _run(self) -> None:
+        waiting = self._queue
+        while True:
+            self._take(waiting.get())
+
+    def _forked(self) -> None:
+        self._thread, self._queue = None, queue.SimpleQueue()
+
+
+def after_fork(action: Callable[[], None]) -> None:
+    """Call ``action`` in every child forked from this process, after all locks are free again.
+
+    A bound method is held weakly: it is called as long as its object lives.
+    """
+    bound = getattr(action, "__self__", None) is not None
+    _after_fork.append(weakref.WeakMethod(action) if bound else lambda: action)
+
+
+def at_exit(action: Callable[[], None]) -> None:
+    """Call ``action`` when this process ends, before what was registered with ``atexit`` earlier. Said again, it moves
+    to the front."""
+    if action in _exit_actions:
+        _exit_actions.remove(action)
+    _exit_actions.append(action)
+    atexit.unregister(run_exit_actions)
+    atexit.register(run_exit_actions)
+
+
+def run_exit_actions() -> None:
+    """Do what must be done before this process ends, what was registered last first. Each action may run twice."""
+    for action in reversed(_exit_actions):
+        try:
+            action()
+        except Exception as error:
+            note("ending a process", error)
+
+
+def run_within(seconds: float, action: Callable[[], None]) -> bool:
+    """Run ``action`` on a thread of its own and wait for it, for ``seconds`` at most.
+
+    For a process's last moments: the thread that is here may have been interrupted while it held a lock that ``action``
+    takes, and an exporter may hang. Returns whether ``action`` was done in time.
+    """
+    done = _thread.allocate_lock()
+    done.acquire()
+
+    def run() -> None:
+        try:
+            action()
+        except Exception as error:
+            note("ending a process", error)
+        finally:
+            done.release()
+
+    try:
+        _thread.start_new_thread(run, ())  # not threading's own start: it takes locks that may be held here
+    except RuntimeError:  # the interpreter is being taken down: its exit actions have run
+        return False
+    return done.acquire(timeout=max(0.0, seconds))
+
+
+def after_other_threads(action: Callable[[], None]) -> None:
+    """Call ``action`` once no other thread is left that this process waits for before it ends: here and now if there
+    is none, else on one more such thread."""
+
+    def run() -> None:
+        while threads := _waited_for():
+            for thread in threads:
+                thread.join()
+        action()
+
+    if _waited_for():
+        threading.Thread(target=run, name="llmtrace-last", daemon=False).start()
+    else:
+        action()
+
+
+def _waited_for() -> list[threading.Thread]:
+    """The threads that the interpreter joins before this process ends, but for this one and the main thread."""
+    spared = (threading.current_thread(), threading.main_thread())
+    return [thread for thread in threading.enumerate() if not thread.daemon and thread not in spared]
+
+
+def _in_child() -> None:
+    for lock in list(_locks):
+        lock.renew()
+    for reference in list(_after_fork):
+        action = reference()
+        if action is None:
+            _after_fork.remove(reference)
+            continue
+        try:
+            action()
+        except Exception as error:
+            note("setting up a forked process", error)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)

@@ -1,0 +1,83 @@
+"""Why phases are merged: a word for those who count, and a sentence with the figures for those who read."""
+
+from __future__ import annotations
+
+from llmtrace.phases.model import (
+    AMBIGUOUS,
+    BUFFERED,
+    CUT_SHORT,
+    FEW_CALLS,
+    NARROW_SPREAD,
+    NO_STREAM,
+    NO_USAGE,
+    Unknown,
+)
+from llmtrace.phases.observation import Observation
+
+WHOLE_ANSWER = Unknown(NO_STREAM, "the call was not streamed; a stream would show when its first token came")
+ONLY_TOTAL = Unknown(NO_STREAM, "the server tells its total time only; a stream would show when its first token came")
+ONLY_FIRST_TOKEN = Unknown(AMBIGUOUS, "the server tells when the first token came, not what that time was made of")
+NOBODY_READ = Unknown(CUT_SHORT, "nobody read the stream, so nobody saw when its first token came")
+NO_TOKEN = Unknown(CUT_SHORT, "the call ended before its first token came")
+USAGE_MISSING = Unknown(
+    NO_USAGE,
+    "the provider counted no prompt tokens; usage in the stream (OpenAI's stream_options.include_usage, or the like) "
+    "would help to tell queue and prefill apart",
+)
+HIDDEN_REASONING = Unknown(
+    AMBIGUOUS, "the model reasoned before its first token, and the stream does not show when it began"
+)
+NOT_ESTIMATED = Unknown(AMBIGUOUS, "nothing was estimated for this call, and the server tells no timings")
+NOT_FITTED = Unknown(AMBIGUOUS, "there are enough calls on this route, but nothing has been fitted to them yet")
+MOSTLY_CACHED = Unknown(
+    AMBIGUOUS,
+    "most of this prompt came from the cache, and too few calls on this route have shown what cached tokens cost",
+)
+
+STEPS_UNSEEN = Unknown(AMBIGUOUS, "the steps in which the model in this process makes its tokens were not seen")
+
+
+def in_one_burst(seen: Observation) -> Unknown:
+    """The stream came at once after a long silence."""
+    first = seen.start if seen.first_token is None else seen.first_token
+    last = first if seen.last_chunk is None else seen.last_chunk
+    return Unknown(
+        BUFFERED,
+        f"{seen.chunks} chunks came within {max(0, last - first) / 1e6:.0f} ms after {(first - seen.start) / 1e6:.0f} "
+        "ms of silence: something on the way held the stream back; a way that does not buffer, or server timings, "
+        "would help",
+    )
+
+
+def few_calls(calls: int, least: int) -> Unknown:
+    """The route has seen ``calls`` that can be learned from, of ``least`` that an estimate takes."""
+    return Unknown(
+        FEW_CALLS,
+        f"{calls} of {least} calls on this route; {least - calls} more, or a saved baseline, would tell queue and "
+        "prefill apart",
+    )
+
+
+def narrow_spread(spread: float, least: float) -> Unknown:
+    """The route's prompts are too alike. Both: uncached tokens, 90th over 10th percentile."""
+    return Unknown(
+        NARROW_SPREAD,
+        f"the uncached tokens of this route's prompts spread by a factor of {spread:.1f} (90th over 10th percentile); "
+        f"a factor of {least:g} would tell queue and prefill apart",
+    )
+
+
+def why_unsplit(seen: Observation) -> Unknown | None:
+    """What there is in the call itself that keeps queue and prefill from being told apart; None: nothing."""
+    if not seen.streaming:
+        return WHOLE_ANSWER
+    if seen.first_token is None:
+        return NO_TOKEN if seen.waited else NOBODY_READ
+    if seen.buffered:
+        return in_one_burst(seen)
+    usage = seen.usage
+    if usage is None or usage.input_tokens is None:
+        return USAGE_MISSING
+    if usage.reasoning_tokens and seen.first_reasoning is None:
+        return HIDDEN_REASONING
+    return None

@@ -1,0 +1,159 @@
+"""What one span says: which phase it is, how that is known and how surely, and what it is called."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from llmtrace.analyze import contract
+from llmtrace.analyze.otlp import Span
+from llmtrace.emit import names
+
+FAMILIES = (
+    "network", "gateway", "unattributed", "queue", "kv_cache_hit", "prefill", "decode", "merged", "attempt", "other",
+)  # fmt: skip
+"""What is told apart by colour."""
+
+_PHASES = {
+    "network": "network",
+    "gateway": "gateway",
+    "unattributed": "unattributed",
+    "queue": "queue",
+    "kv_cache_hit": "kv_cache_hit",
+    "prefill": "prefill",
+    "decode": "decode",
+    "decode.reasoning": "decode",
+    "decode.output": "decode",
+    "queue_prefill": "merged",
+    "opaque": "merged",
+}
+
+LABELS = {
+    "network": "network",
+    "gateway": "gateway",
+    "unattributed": "unattributed",
+    contract.OVERHEAD: contract.OVERHEAD,
+    "queue": "queue",
+    "kv_cache_hit": "cache hit",
+    "prefill": "prefill",
+    "decode": "decode",
+    "decode.reasoning": "reasoning",
+    "decode.output": "output",
+    "queue_prefill": "queue + prefill",
+    "opaque": "not told apart",
+    "merged": "merged",
+    "attempt": "attempt",
+    "call": "call",
+    "other": "other span",
+}
+
+SOURCES = {
+    "device": "timed on the accelerator",
+    "server": "reported by the engine",
+    "client": "seen on the client's clock",
+    "estimate": "fitted from earlier calls",
+}
+
+
+def phase(span: Span) -> str | None:
+    """The phase that a span is, ``None`` if it is none."""
+    if span.name.startswith("llm."):
+        by_name = span.name.removeprefix("llm.")
+        if by_name in _PHASES:
+            return by_name
+    told = span.attributes.get(names.PHASE)
+    return told if isinstance(told, str) and told in _PHASES else None
+
+
+def family(span: Span) -> str:
+    """The span's colour: one of ``FAMILIES``."""
+    found = phase(span)
+    if found is not None:
+        return _PHASES[found]
+    return "attempt" if span.name == names.ATTEMPT else "other"
+
+
+def source(span: Span) -> str | None:
+    """How the span's duration is known: a key of ``SOURCES``, or whatever else the file says."""
+    told = span.attributes.get(names.SOURCE)
+    return told if isinstance(told, str) and told else None
+
+
+def uncertainty(span: Span) -> tuple[float, float] | None:
+    """By how much the span may have been shorter and longer, in seconds, at 90 %."""
+    half, low, high = (
+        number(span.attributes.get(name))
+        for name in (names.UNCERTAINTY, contract.UNCERTAINTY_LOW, contract.UNCERTAINTY_HIGH)
+    )
+    ends = (half if low is None else low, half if high is None else high)
+    return (max(0.0, ends[0] or 0.0), max(0.0, ends[1] or 0.0)) if any(end and end > 0 for end in ends) else None
+
+
+def tokens(span: Span) -> int | None:
+    """Tokens that a phase handled."""
+    return whole(span.attributes.get(names.TOKENS))
+
+
+def merged_because(span: Span) -> str | None:
+    """Why a merged phase could not be told apart: ``the route has too few calls yet (few_calls, 12 of 30 calls)``."""
+    told = span.attributes.get(contract.MERGED_BECAUSE)
+    reasons = [told] if isinstance(told, str) else list(map(str, told)) if isinstance(told, (list, tuple)) else []
+    meanings = [contract.REASONS[reason][0] for reason in reasons if reason in contract.REASONS]
+    detail = span.attributes.get(contract.MERGED_DETAIL)
+    particulars = ", ".join(filter(None, (*reasons, detail if isinstance(detail, str) else "")))
+    return f"{' and '.join(meanings)} ({particulars})" if meanings else particulars or None
+
+
+def number(item: Any) -> float | None:
+    """A finite number, or nothing."""
+    if isinstance(item, bool) or not isinstance(item, (int, float)):
+        return None
+    return float(item) if abs(item) < 1e300 else None
+
+
+def whole(item: Any) -> int | None:
+    """A count, or nothing."""
+    told = number(item)
+    return int(told) if told is not None and told >= 0 else None
+
+
+def error(span: Span) -> str | None:
+    """What went wrong, in one line: the type and the message, whichever the span has."""
+    kind = first_text(span.attributes, names.ERROR_TYPE)
+    message = span.status.message if span.status.code == "error" else ""
+    if not kind or not message:
+        for event in reversed(span.events):
+            if event.name == "exception":
+                kind = kind or str(event.attributes.get("exception.type") or "")
+                message = message or str(event.attributes.get("exception.message") or "")
+                break
+    if not kind and not message:
+        return "error" if span.status.code == "error" else None
+    if not kind or not message or message.startswith(kind):
+        return message or kind
+    if kind == message or kind.endswith(f".{message}"):
+        return kind
+    return f"{kind}: {message}"
+
+
+def label(span: Span) -> str:
+    """A span's name as shown: a phase by its own word, anything else by its name."""
+    found = phase(span)
+    if found is not None and span.name.startswith(names.SPAN_PREFIX):
+        return LABELS[found]
+    if span.name == contract.CALL_SPAN:
+        return LABELS["call"]
+    if span.name == names.ATTEMPT:
+        status = whole(span.attributes.get(names.STATUS_CODE))
+        return f"attempt · {status}" if status else "attempt"
+    return span.name or "(no name)"
+
+
+def first_text(attributes: Mapping[str, Any], *keys: str) -> str | None:
+    """The first of the attributes that is a text and not empty."""
+    return next((told for key in keys if isinstance(told := attributes.get(key), str) and told), None)
+
+
+def first_count(attributes: Mapping[str, Any], *keys: str) -> int | None:
+    """The first of the attributes that is a count."""
+    return next((told for key in keys if (told := whole(attributes.get(key))) is not None), None)

@@ -1,0 +1,33 @@
+"""Stores that an older llmtrace made: their tables brought up to this one's, in steps that may be taken again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llmtrace.view.serve import columns
+
+
+def from_1(connection: Any) -> None:
+    """Version 2 knows the span contract's second version, spans of which an older viewer may have taken in."""
+    since = [column for column in columns.TAKEN if column.name in columns.SINCE_2]
+    for column in since:
+        connection.execute(f"ALTER TABLE spans ADD COLUMN IF NOT EXISTS {column.name} {columns.TYPES[column.name]}")
+    for name, kind in columns.CALL_TYPES.items():
+        connection.execute(f"ALTER TABLE calls ADD COLUMN IF NOT EXISTS {name} {kind}")
+    for column in since:
+        for attribute in column.attributes:
+            connection.execute(
+                f"UPDATE spans SET {column.name} = try_cast(attributes ->> ? AS {columns.TYPES[column.name]}) "
+                f"WHERE contains(attributes, ?) AND {column.name} IS NULL",
+                [f'$."{attribute}"', f'"{attribute}"'],
+            )
+    connection.execute(
+        "UPDATE calls SET schema_version = s.schema_version FROM spans s "
+        "WHERE s.trace_id = calls.trace_id AND s.span_id = calls.span_id AND s.schema_version IS NOT NULL"
+    )
+    # What is not among the traces is made into calls anew.
+    connection.execute(
+        "DELETE FROM traces WHERE trace_id IN "
+        "(SELECT trace_id FROM spans WHERE schema_version > 1 OR name = 'llm.call')"
+    )
+    connection.execute("UPDATE state SET version = 2")

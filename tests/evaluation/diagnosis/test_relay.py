@@ -1,0 +1,50 @@
+"""The relay of the diagnosis harness, over real sockets."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from tests.evaluation.diagnosis.relay import Way, relay
+
+
+@pytest.fixture
+def upstream() -> Iterator[tuple[str, int]]:
+    """Answers each request with its own bytes in brackets, and the end of a chunked body."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            while True:
+                try:
+                    connection, _ = listener.accept()
+                except OSError:
+                    return
+                with connection:
+                    while data := connection.recv(65536):
+                        connection.sendall(b"<" + data + b">")
+                        connection.sendall(b"0\r\n\r\n")
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield listener.getsockname()[:2]
+
+
+def answer(port: int, data: bytes) -> bytes:
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        connection.sendall(data)
+        found = b""
+        while not found.endswith(b"0\r\n\r\n"):
+            found += connection.recv(65536)
+        return found
+
+
+@pytest.mark.parametrize("bursts", [0, 4, -1])
+@pytest.mark.parametrize("delay", [0.0, 0.02])
+def test_bytes_come_through_whole_and_renamed(upstream: tuple[str, int], bursts: int, delay: float) -> None:
+    way = Way(upstream, delay=delay, bursts=bursts, asks=[(b"one", b"two")], says=[(b"two", b"six")])
+    with relay(way) as port:
+        assert answer(port, b"say one") == b"<say six>0\r\n\r\n"
+        way.says = []
+        assert answer(port, b"say one") == b"<say two>0\r\n\r\n"

@@ -1,0 +1,205 @@
+"""The row of costs in one warm process, without sockets, where a busy machine disturbs least.
+
+Batches of calls are traced and suppressed in turns (OpenTelemetry's own ``suppress_instrumentation``), with the patches
+in place in both: taking them out would make the interpreter specialise its code anew each time. Left out: the wrappers
+themselves (about 3 µs a call) and the transport's own events (about ten a call). The splice alone is timed over an
+iterator that costs nothing. Figures are medians of paired differences, µs of CPU time.
+
+``python -m tests.evaluation.overhead.warm ROUNDS`` prints them as JSON.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+
+from opentelemetry.instrumentation.utils import suppress_instrumentation
+
+import llmtrace
+from llmtrace.observe.call import OUTPUT, Call
+from llmtrace.observe.stream import Guard, asplice, splice
+from tests.evaluation.common.bars import Bar
+from tests.evaluation.common.places import ROOT
+from tests.evaluation.common.quantiles import median
+from tests.evaluation.common.tables import Table
+from tests.evaluation.overhead import inmemory
+from tests.evaluation.overhead.environments import surroundings
+from tests.evaluation.overhead.inmemory import ALL_PHASES, MODES, NO_METRICS, UNSAMPLED, Action
+from tests.evaluation.overhead.outcome import FEWEST_ROUNDS, NotMeasured, Outcome, Plan
+from tests.evaluation.overhead.sinks import Sinks
+from tests.evaluation.overhead.tables import PER_CHUNK
+
+BATCH, ROUNDS, QUICK_ROUNDS = 10, 150, 6
+CHUNKS, SPLICED = 1000, 4000
+"""Chunks of the client's streams, and of the iterator that is spliced."""
+OVER_DROPPED = 15.0
+"""µs of an unsampled call over the SDK's own dropped span."""
+BARE = "the bare client's own call"
+SPANS, SPANS_RECORDS = "SDK: parent and four children", "SDK: parent, four children and as many records"
+DROPPED = "SDK: a dropped span"
+CHUNK, ASYNC_CHUNK = "a chunk of 1,000, the client's own stream", "an async chunk of 1,000, the client's own stream"
+
+
+def measure(plan: Plan) -> Outcome:
+    """Measure in a process of its own."""
+    rounds = plan.rounds or (QUICK_ROUNDS if plan.quick else ROUNDS)
+    command = [sys.executable, "-m", "tests.evaluation.overhead.warm", str(rounds)]
+    with plan.console.status("in one warm process"):
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=surroundings(), check=False)
+    if done.returncode:
+        raise NotMeasured((done.stderr.splitlines() or ["no reason given"])[-1])
+    known: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    floors = {ALL_PHASES: known[SPANS_RECORDS], NO_METRICS: known[SPANS], UNSAMPLED: known[DROPPED]}
+    rows = [[what, f"{us:.2f}", f"{us / floors[what]:.2f}" if what in floors else ""] for what, us in known.items()]
+    table = Table("In one warm process", ["what", "µs", "x the SDK's, after each call of the client"], rows)
+    over = known[UNSAMPLED] - known[DROPPED]
+    bars = [
+        _bar("unsampled, over the SDK's own dropped span", over, OVER_DROPPED, rounds),
+        _bar("a chunk of 1,000, in one warm process", known[CHUNK], PER_CHUNK, rounds),
+        _bar("an async chunk of 1,000, in one warm process", known[ASYNC_CHUNK], PER_CHUNK, rounds),
+    ]
+    return Outcome([table], bars, figures={"us": known, "rounds": rounds})
+
+
+def _bar(what: str, value: float, most: float, rounds: int) -> Bar:
+    return Bar(what, value, most=most, calls=rounds, unit=" µs", fewest=FEWEST_ROUNDS)
+
+
+def per_call(action: Action) -> float:
+    """CPU µs of one call, over a batch."""
+    start = time.process_time_ns()
+    for _ in range(BATCH):
+        action()
+    return (time.process_time_ns() - start) / BATCH / 1e3
+
+
+def calls(rounds: int) -> dict[str, float]:
+    """µs a call over the bare client, by mode; and the client's and the SDK's own."""
+    call, histogram_records = inmemory.call(), inmemory.records_of_a_call()
+    sampled = Sinks(sampled=True, with_metrics=True, everywhere=False)
+    unsampled = Sinks(sampled=False, with_metrics=False, everywhere=False)
+    floors = {
+        SPANS: inmemory.sdk_spans(sampled, 0),
+        SPANS_RECORDS: inmemory.sdk_spans(sampled, histogram_records),
+        DROPPED: inmemory.dropped_span(unsampled),
+    }
+    floor_of = {ALL_PHASES: SPANS_RECORDS, NO_METRICS: SPANS, UNSAMPLED: DROPPED}
+    bare: list[float] = []
+    known: dict[str, float] = {}
+    for mode in MODES:
+        sinks = inmemory.switched_on(mode)
+        floor = floors[floor_of[mode]]
+
+        def call_and_floor(floor: Action = floor) -> None:
+            call()
+            floor()
+
+        over: list[float] = []
+        beside: list[float] = []
+        for _ in range(rounds):
+            with suppress_instrumentation():
+                without = per_call(call)
+                beside.append(per_call(call_and_floor) - without)
+            over.append(per_call(call) - without)
+            bare.append(without)
+        start = time.process_time_ns()
+        sinks.collect()
+        collected = (time.process_time_ns() - start) / (BATCH * rounds) / 1e3
+        known[mode] = median(over) + collected
+        known[floor_of[mode]] = median(beside)
+        llmtrace.uninstrument()
+    return {BARE: median(bare)} | known
+
+
+def client_chunks(rounds: int) -> dict[str, float]:
+    """µs a chunk of the real client's stream of a thousand, over the same without tracing.
+
+    A stream without content is taken off on both sides: what is left is a chunk, and what the end does for each.
+    """
+    loop = asyncio.new_event_loop()
+    makers = {
+        CHUNK: inmemory.streamed_call,
+        ASYNC_CHUNK: lambda chunks: inmemory.async_streamed_call(chunks, loop),
+    }
+    known: dict[str, float] = {}
+    inmemory.switched_on(NO_METRICS)
+    for what, maker in makers.items():
+        long, short = maker(CHUNKS), maker(0)
+        added: list[float] = []
+        for _ in range(rounds):
+            with suppress_instrumentation():
+                bare = _once(long) - _once(short)
+            added.append((_once(long) - _once(short) - bare) / CHUNKS)
+        known[what] = median(added)
+    llmtrace.uninstrument()
+    return known
+
+
+def _once(action: Action) -> float:
+    start = time.process_time_ns()
+    action()
+    return (time.process_time_ns() - start) / 1e3
+
+
+def new_call() -> Call:
+    call = Call(lambda call: call.chunk_timing.fold(), lambda chunk: OUTPUT, streaming=True)
+    call.returned = call.start
+    return call
+
+
+def spliced_chunks(rounds: int) -> dict[str, float]:
+    """µs a chunk of the splice over the same iterator without it."""
+
+    def source() -> Iterator[str]:
+        for _ in range(SPLICED):
+            yield "x"
+
+    async def asource() -> AsyncIterator[str]:
+        for _ in range(SPLICED):
+            yield "x"
+
+    def drain(items: Iterator[str]) -> float:
+        start = time.process_time_ns()
+        for _ in items:
+            pass
+        return (time.process_time_ns() - start) / SPLICED / 1e3
+
+    async def adrain(items: AsyncIterator[str]) -> float:
+        start = time.process_time_ns()
+        async for _ in items:
+            pass
+        return (time.process_time_ns() - start) / SPLICED / 1e3
+
+    async def both() -> dict[str, float]:
+        spent: dict[str, list[float]] = {"bare": [], "spliced": [], "abare": [], "aspliced": []}
+        for _ in range(rounds):
+            call = new_call()
+            spent["bare"].append(drain(source()))
+            spent["spliced"].append(drain(splice(source(), call, Guard(call, lambda call: None))))
+            call = new_call()
+            spent["abare"].append(await adrain(asource()))
+            spent["aspliced"].append(await adrain(asplice(asource(), call, Guard(call, lambda call: None))))
+        typical = {name: median(values) for name, values in spent.items()}
+        return {
+            "a chunk, the splice alone": typical["spliced"] - typical["bare"],
+            "an async chunk, the splice alone": typical["aspliced"] - typical["abare"],
+        }
+
+    return asyncio.run(both())
+
+
+def main() -> None:
+    """Measure and print."""
+    rounds = int(sys.argv[1])
+    gc.collect()
+    gc.freeze()
+    print(json.dumps(calls(rounds) | client_chunks(rounds) | spliced_chunks(rounds)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""Locks, threads and forks: what a child, a destructor and a signal handler find."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+
+import pytest
+
+from llmtrace.observe.process import Lock, Worker, after_fork
+
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+
+
+def in_child(code: object) -> int:
+    """Run ``code()`` in a forked child; its exit status: 0 if it returned True, in ten seconds at most."""
+    child = os.fork()
+    if child == 0:
+        try:
+            os._exit(0 if code() else 1)  # type: ignore[operator]
+        finally:
+            os._exit(2)
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.005)
+    os.kill(child, 9)
+    os.waitpid(child, 0)
+    return -9
+
+
+@needs_fork
+def test_a_lock_that_another_thread_holds_is_free_in_the_child() -> None:
+    lock, held, over = Lock(), threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with lock:
+            held.set()
+            over.wait(10)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait(10)
+
+    def use() -> bool:
+        with lock:
+            return True
+
+    assert in_child(use) == 0
+    over.set()
+    thread.join()
+
+
+@needs_fork
+def test_a_thread_that_forks_while_it_holds_a_lock() -> None:
+    lock = Lock()
+    with lock:
+        status = in_child(lambda: _again(lock))
+    assert status == 0
+    assert _again(lock)
+
+
+def _again(lock: Lock) -> bool:
+    with lock, lock:  # and twice by the same thread
+        return True
+
+
+@needs_fork
+def test_a_worker_works_in_the_child_too() -> None:
+    handled: list[int] = []
+    worker = Worker("test", handled.append)
+    worker.start()
+    worker.put(1)
+    worker.settle(5)
+    assert handled == [1]
+
+    def use() -> bool:
+        worker.put(2)
+        worker.settle(5)
+        if handled != [1, 2]:
+            return False
+        worker.start()
+        worker.put(3)
+        worker.settle(5)
+        return handled == [1, 2, 3]
+
+    assert in_child(use) == 0
+
+
+@needs_fork
+def test_an_action_after_the_fork_lives_as_long_as_its_object() -> None:
+    class Owner:
+        def __init__(self) -> None:
+            self.told = 0
+            after_fork(self.forked)
+
+        def forked(self) -> None:
+            self.told += 1
+
+    owners = [Owner()]
+    assert in_child(lambda: owners[0].told == 1) == 0
+    assert owners[0].told == 0
+    owners.clear()
+    assert in_child(lambda: True) == 0
+
+
+def test_a_worker_survives_what_it_handles(caplog: pytest.LogCaptureFixture) -> None:
+    handled: list[int] = []
+
+    def handle(item: int) -> None:
+        if item == 1:
+            raise RuntimeError("no")
+        handled.append(item)
+
+    worker = Worker("test that fails", handle)
+    worker.start()
+    worker.put(1)
+    worker.put(2)
+    worker.settle(5)
+    assert handled == [2]
