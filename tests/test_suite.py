@@ -1,0 +1,17 @@
+"""The suite itself: what passes passes at once, not at the second try."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FILES = ["Makefile", "pyproject.toml", "noxfile.py", ".ci/run"]
+SECOND_CHANCE = re.compile(r"reruns?\b|rerunfailures|flaky", re.IGNORECASE)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_nothing_runs_a_failed_test_again(name: str) -> None:
+    assert SECOND_CHANCE.findall((ROOT / name).read_text()) == []
