@@ -77,7 +77,12 @@ def test_a_cold_cache_after_few_calls(client: openai.OpenAI, replay: Replay, spa
     ask(client)
     last = spans.parents()[-1]
     assert "cold_kv_cache" in attributes(last)["llmtrace.diagnosis"]
-    (event,) = [e for e in last.events if (e.attributes or {})["llmtrace.diagnosis.cause"] == "cold_kv_cache"]
+    assert attributes(last)["llmtrace.diagnosis.cause"] == attributes(last)["llmtrace.diagnosis"][0]
+    events = [(phase, event) for phase in spans.phases(last).values() for event in phase.events]
+    ((phase, event),) = [
+        each for each in events if (each[1].attributes or {})["llmtrace.diagnosis.cause"] == "cold_kv_cache"
+    ]
+    assert phase.start_time < event.timestamp < phase.end_time, "a mark that every viewer shows"  # type: ignore[operator]
     assert (event.attributes or {})["llmtrace.diagnosis.time_per_token"] == pytest.approx(1.4 / 1836, rel=0.4)
 
 

@@ -510,6 +510,6 @@ loaded = {"openai", "anthropic", "groq", "together", "fireworks", "cerebras", "c
 assert not loaded & set(sys.modules), loaded & set(sys.modules)
 assert not any(name.startswith("llmtrace.providers.anthropic") for name in sys.modules)
 import groq._base_client as base
-assert type(vars(base.SyncAPIClient)["request"]).__name__ == "FunctionWrapper"
+assert type(vars(base.SyncAPIClient)["request"]).__name__ == "Patched"
 """
     subprocess.run([sys.executable, "-c", script], check=True, timeout=240)

@@ -102,7 +102,7 @@ def test_it_says_what_the_calls_say(page: str) -> None:
         "Where the time went",
         "TTFT 963 ms",
         "1,042 tokens in (1,024 cached)",
-        "Diagnosis: long prompt",
+        "Diagnosis: prefill_surge",
         "attempt · 429",
         "not told apart",
         "queue + prefill",

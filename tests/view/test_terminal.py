@@ -70,7 +70,7 @@ def test_everything_of_a_demo_is_told(demo_file: Path) -> None:
     out = shown(demo_file)
     for words in (
         "1,042 tokens in (1,024 cached)",
-        "diagnosis: long prompt",
+        "diagnosis: prefill_surge",
         "cancelled",
         "3 attempts",
         "attempt · 429",
