@@ -52,11 +52,20 @@ def _before(action: Callable[[Any], None]) -> Any:
 def _end_those_of(provider: Any) -> None:
     """End the open calls whose spans ``provider`` made: its spans have its very resource, whatever stands before it."""
     resource = getattr(provider, "resource", None)
-    finalizers.end_open(lambda call: getattr(call.state.span, "resource", None) is resource)
+    if resource is None:
+        return  # not the SDK's: which calls are its own cannot be told
+    finalizers.end_open(lambda call: getattr(_span_of(call), "resource", None) is resource)
 
 
 def _not_sampled(call: Call) -> bool:
-    return not call.state.span.is_recording()
+    span = _span_of(call)
+    return span is not None and not span.is_recording()
+
+
+def _span_of(call: Call) -> Any:
+    """The span of a call; None once the call has ended, which another thread may do at any moment."""
+    state = call.state
+    return None if state is None else state.span
 
 
 def _watch_timeouts(patches: Patches) -> None:

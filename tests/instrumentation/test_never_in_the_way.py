@@ -504,3 +504,17 @@ def test_dropped_streams_are_ended_by_a_thread_of_ours(traced: Any, api: Sync, r
     api.collect()
     gc.collect()
     assert attributes(spans.one("abandoned"))["llmtrace.cancellation.cause"] == "dropped"
+
+
+def test_a_shutdown_meets_a_call_that_another_thread_has_just_ended(
+    traced: Any, api: Sync, replay: Replay, spans: Spans, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replay.play(openai_stream())
+    stream = api.stream()
+    (call,) = finalizers.open_calls()
+    assert len(api.drain(stream)) == 8
+    assert call.state is None, "it has let go of everything"
+    monkeypatch.setattr(finalizers, "open_calls", lambda: [call])  # as they were a moment ago
+    spans.provider.shutdown()
+    traced.metrics.provider.shutdown()
+    spans.one("completed")
