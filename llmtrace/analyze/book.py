@@ -11,7 +11,7 @@ from llmtrace.analyze import contract, tables
 from llmtrace.analyze.expressions import first, when
 from llmtrace.analyze.load import Stats, Traces
 from llmtrace.errors import LlmtraceError
-from llmtrace.phases.model import NETWORK
+from llmtrace.phases.model import NETWORK, UNATTRIBUTED
 from llmtrace.tasks import prices
 
 _numbers = count()
@@ -89,9 +89,9 @@ class Book:
 
 
 def _overhead_as_one(phases: Any) -> Any:
-    one = phases.phase.isin((NETWORK, contract.UNATTRIBUTED))
+    one = phases.phase.isin((NETWORK, UNATTRIBUTED))
     named = phases.mutate(own=phases.phase, phase=when(one, contract.OVERHEAD, phases.phase))
-    less_sure = when(named.own == contract.UNATTRIBUTED, named.source)
+    less_sure = when(named.own == UNATTRIBUTED, named.source)
     return named.group_by("call_trace", "owner", "route", "phase").agg(
         source=first(less_sure.max(), named.source.max()),
         seconds=named.seconds.sum(),

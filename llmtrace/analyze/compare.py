@@ -7,9 +7,10 @@ from typing import Any
 
 from llmtrace.analyze import critical, ends
 from llmtrace.analyze.book import Book
-from llmtrace.analyze.contract import OVERHEAD_NOTE, PHASES, are_mixed, figures
+from llmtrace.analyze.contract import OVERHEAD_NOTE, are_mixed, figures
 from llmtrace.analyze.differences import Difference, between, mean, quantile
 from llmtrace.analyze.report import Column, Intervals, Report, Section, cell, seconds
+from llmtrace.phases.model import PHASES
 
 _LEAST = 30
 """Calls on a side below which differences are little more than chance; the report says so."""

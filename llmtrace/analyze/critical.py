@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from llmtrace.analyze.contract import CALL_SPAN
 from llmtrace.emit import names
 
 RETRY = "retry"
@@ -53,7 +52,7 @@ def label(name: str, phase: Any, step_kind: Any, operation: Any) -> str:
         return RETRY
     if step_kind:
         return str(step_kind)
-    return CALL if operation or name == CALL_SPAN else APPLICATION
+    return CALL if operation or name == names.CALL else APPLICATION
 
 
 def paths(rows: Iterable[Sequence[Any]]) -> list[Path]:

@@ -10,8 +10,9 @@ from typing import Any, Final
 
 import ibis
 
-from llmtrace.analyze.contract import CALL_SPAN, LLM_OPERATIONS
+from llmtrace.analyze.contract import LLM_OPERATIONS
 from llmtrace.analyze.expressions import first, when
+from llmtrace.emit import names
 
 _USAGE: Final = (
     "response_id", "input_tokens", "output_tokens", "cached_tokens", "cache_write_tokens", "reasoning_tokens",
@@ -34,7 +35,7 @@ def joined(calls: Any, spans: Any) -> Any:
     """
     about = [name for name in _ABOUT if name in spans.columns]
     usage = [name for name in _USAGE if name in spans.columns]
-    lower = spans.filter((spans.name == CALL_SPAN) & spans.parent_id.notnull())
+    lower = spans.filter((spans.name == names.CALL) & spans.parent_id.notnull())
     # Few traces have one: the others' spans are looked at once.
     near = spans.semi_join(lower.select(near_trace="trace_id").distinct(), [("trace_id", "near_trace")])
     pairs = _pairs(lower, near)
@@ -64,7 +65,7 @@ def _pairs(lower: Any, spans: Any) -> Any:
         at_trace="trace_id",
         at_span="span_id",
         at_parent="parent_id",
-        at_model=asks_a_model(spans) & (spans.name != CALL_SPAN) & (spans.kind != "server"),
+        at_model=asks_a_model(spans) & (spans.name != names.CALL) & (spans.kind != "server"),
     )
     step = lower.select(pair_trace="trace_id", lower="span_id", lower_start="start_ns", at="parent_id")
     reached: list[Any] = []

@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from llmtrace.analyze import contract
 from llmtrace.emit import names
 
 Kind = Literal["text", "int", "float", "bool"]
@@ -62,10 +61,10 @@ FROM_ATTRIBUTES: Final = (
     Column("outcome", "text", (names.OUTCOME,)),
     Column("ttft", "float", (names.TTFT, names.TIME_TO_FIRST_CHUNK)),
     Column("fingerprint", "text", (names.ROUTE,)),
-    Column("adopted", "bool", (contract.ADOPTED,)),
-    Column("call_start_ns", "int", (contract.CALL_START,)),
-    Column("call_duration", "float", (contract.CALL_DURATION,)),
-    Column("diagnosis", "text", (contract.DIAGNOSIS, contract.FIRST_CAUSE)),
+    Column("adopted", "bool", (names.CALL_ADOPTED,)),
+    Column("call_start_ns", "int", (names.CALL_START,)),
+    Column("call_duration", "float", (names.CALL_DURATION,)),
+    Column("diagnosis", "text", (names.DIAGNOSIS, names.CAUSE)),
     Column("cancel_cause", "text", (names.CANCEL_CAUSE,)),
     Column("cancel_phase", "text", (names.CANCEL_PHASE,)),
     Column("time_to_close", "float", (names.TIME_TO_CLOSE,)),
@@ -78,10 +77,10 @@ FROM_ATTRIBUTES: Final = (
     Column("phase", "text", (names.PHASE,)),
     Column("source", "text", (names.SOURCE,)),
     Column("uncertainty", "float", (names.UNCERTAINTY,)),
-    Column("uncertainty_low", "float", (contract.UNCERTAINTY_LOW,)),
-    Column("uncertainty_high", "float", (contract.UNCERTAINTY_HIGH,)),
-    Column("merged_because", "text", (contract.MERGED_BECAUSE,)),
-    Column("merged_detail", "text", (contract.MERGED_DETAIL,)),
+    Column("uncertainty_low", "float", (names.UNCERTAINTY_LOW,)),
+    Column("uncertainty_high", "float", (names.UNCERTAINTY_HIGH,)),
+    Column("merged_because", "text", (names.MERGED_BECAUSE,)),
+    Column("merged_detail", "text", (names.MERGED_DETAIL,)),
     Column("phase_tokens", "int", (names.TOKENS,)),
     Column("time_saved", "float", (names.TIME_SAVED,)),
     Column("itl_p50", "float", (names.ITL_P50,)),

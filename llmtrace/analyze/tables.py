@@ -10,10 +10,9 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from llmtrace.analyze import pairs
-from llmtrace.analyze.contract import PHASES
 from llmtrace.analyze.expressions import count_of, first, most, nothing, when
 from llmtrace.emit import names
-from llmtrace.phases.model import SOURCES
+from llmtrace.phases.model import PHASES, SOURCES
 from llmtrace.tasks.prices import Priced
 
 NS: Final = 1e9

@@ -10,10 +10,9 @@ import numpy as np
 
 from llmtrace.analyze import critical, ends
 from llmtrace.analyze.book import Book
-from llmtrace.analyze.contract import UNATTRIBUTED
 from llmtrace.analyze.report import Column, Report, Section, Stack
 from llmtrace.errors import LlmtraceError
-from llmtrace.phases.model import NETWORK
+from llmtrace.phases.model import NETWORK, UNATTRIBUTED
 
 
 def make(book: Book, phase: str, factor: float) -> Report:

@@ -82,8 +82,7 @@ def source(span: Span) -> str | None:
 def uncertainty(span: Span) -> tuple[float, float] | None:
     """By how much the span may have been shorter and longer, in seconds, at 90 %."""
     half, low, high = (
-        number(span.attributes.get(name))
-        for name in (names.UNCERTAINTY, contract.UNCERTAINTY_LOW, contract.UNCERTAINTY_HIGH)
+        number(span.attributes.get(name)) for name in (names.UNCERTAINTY, names.UNCERTAINTY_LOW, names.UNCERTAINTY_HIGH)
     )
     ends = (half if low is None else low, half if high is None else high)
     return (max(0.0, ends[0] or 0.0), max(0.0, ends[1] or 0.0)) if any(end and end > 0 for end in ends) else None
@@ -95,13 +94,14 @@ def tokens(span: Span) -> int | None:
 
 
 def merged_because(span: Span) -> str | None:
-    """Why a merged phase could not be told apart: ``the route has too few calls yet (few_calls, 12 of 30 calls)``."""
-    told = span.attributes.get(contract.MERGED_BECAUSE)
+    """Why a merged phase could not be told apart: ``12 of 30 calls on this route; ... (few_calls)``."""
+    told = span.attributes.get(names.MERGED_BECAUSE)
     reasons = [told] if isinstance(told, str) else list(map(str, told)) if isinstance(told, (list, tuple)) else []
     meanings = [contract.REASONS[reason][0] for reason in reasons if reason in contract.REASONS]
-    detail = span.attributes.get(contract.MERGED_DETAIL)
-    particulars = ", ".join(filter(None, (*reasons, detail if isinstance(detail, str) else "")))
-    return f"{' and '.join(meanings)} ({particulars})" if meanings else particulars or None
+    detail = span.attributes.get(names.MERGED_DETAIL)
+    words = detail if isinstance(detail, str) and detail else " and ".join(meanings)
+    named = ", ".join(reasons)
+    return f"{words} ({named})" if words and named else words or named or None
 
 
 def number(item: Any) -> float | None:
@@ -141,7 +141,7 @@ def label(span: Span) -> str:
     found = phase(span)
     if found is not None and span.name.startswith(names.SPAN_PREFIX):
         return LABELS[found]
-    if span.name == contract.CALL_SPAN:
+    if span.name == names.CALL:
         return LABELS["call"]
     if span.name == names.ATTEMPT:
         status = whole(span.attributes.get(names.STATUS_CODE))

@@ -28,7 +28,7 @@ def is_call(node: Node) -> bool:
     span = node.span
     if span.kind == "server" or about.phase(span) is not None or span.name == names.ATTEMPT:
         return False
-    if span.name == contract.CALL_SPAN:
+    if span.name == names.CALL:
         return True
     attributes = span.attributes
     if attributes.get(names.OPERATION) in _NOT_CALLS:
@@ -45,7 +45,7 @@ def calls(roots: list[Node]) -> Iterator[Node]:
     stack = list(reversed(roots))
     while stack:
         node = stack.pop()
-        adopted = node.span.attributes.get(contract.ADOPTED) is True
+        adopted = node.span.attributes.get(names.CALL_ADOPTED) is True
         if is_call(node) and (adopted or not any(True for _ in _inner_calls(node))):
             yield node
             if not adopted:
@@ -80,15 +80,15 @@ def _lower_halves(node: Node) -> list[Node]:
     found: list[Node] = []
     level = node.children
     for _ in range(_HOPS):
-        found += [child for child in level if child.span.name == contract.CALL_SPAN]
-        between = [child for child in level if child.span.name != contract.CALL_SPAN and not _is_llm_span(child.span)]
+        found += [child for child in level if child.span.name == names.CALL]
+        between = [child for child in level if child.span.name != names.CALL and not _is_llm_span(child.span)]
         level = [below for child in between for below in child.children]
     return sorted(found, key=lambda child: child.span.start_ns)
 
 
 def _upper_half(node: Node) -> Node | None:
     """The LLM span that an ``llm.call`` belongs to."""
-    above = node.parent if node.span.name == contract.CALL_SPAN else None
+    above = node.parent if node.span.name == names.CALL else None
     for _ in range(_HOPS):
         if above is None or _is_llm_span(above.span):
             return above
@@ -110,12 +110,12 @@ def phases(call: Node) -> list[Node]:
 
 def duration(call: Node) -> float:
     """What the call took, in seconds: an adopted span, which is another instrumentation's, may be longer or shorter."""
-    told = about.number(call.span.attributes.get(contract.CALL_DURATION))
+    told = about.number(call.span.attributes.get(names.CALL_DURATION))
     return told if told is not None and told >= 0 else call.span.duration
 
 
 def _began(call: Node) -> int:
-    told = call.span.attributes.get(contract.CALL_START)
+    told = call.span.attributes.get(names.CALL_START)
     return told if isinstance(told, int) else call.span.start_ns
 
 
@@ -203,7 +203,7 @@ def _told_by(call: Node) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
 
 def _diagnosis(call: Node) -> str | None:
     attributes = call.span.everything
-    told = attributes.get(contract.DIAGNOSIS) or attributes.get(contract.FIRST_CAUSE)
+    told = attributes.get(names.DIAGNOSIS) or attributes.get(names.CAUSE)
     causes = (
         [told] if isinstance(told, str) else [str(cause) for cause in told] if isinstance(told, (list, tuple)) else []
     )
@@ -217,7 +217,7 @@ def _verdicts(call: Node) -> Iterator[Mapping[str, Any]]:
     inside = [child for node in (call, *attempts) for child in node.children if about.phase(child.span) is not None]
     for node in (*inside, *attempts, call):
         for event in node.span.events:
-            if event.name == contract.DIAGNOSIS:
+            if event.name == names.DIAGNOSIS:
                 yield event.attributes
 
 

@@ -65,7 +65,9 @@ def shared(tmp_path: Path) -> Path:
 
 def test_readers_know_what_is_written() -> None:
     assert model.SCHEMA_VERSION in contract.VERSIONS
-    assert [phase for phase in contract.PHASES if phase in model.PHASES] == list(model.PHASES)
+    assert set(contract.REASONS) == set(model.REASONS)
+    for mixed in (False, True):
+        assert sorted(part for parts in contract.figures(mixed).values() for part in parts) == sorted(model.PHASES)
 
 
 # Version 1
@@ -77,7 +79,7 @@ def test_recorded_files_of_version_1(name: str, expected: int) -> None:
     with book(RECORDED / f"v1-{name}.otlp.jsonl.gz") as opened:
         assert opened.stats.versions == [1]
         assert faults(opened.stats) == []
-        found = calls(opened, "duration", "attempts", *(f"s_{phase}" for phase in contract.PHASES))
+        found = calls(opened, "duration", "attempts", *(f"s_{phase}" for phase in model.PHASES))
         assert len(found) == expected
         for duration, attempts, *phases in found:
             assert 0 < sum(phases) <= duration + 1e-9
@@ -204,7 +206,7 @@ def test_reasons_of_what_was_not_told_apart(both: tuple[Path, Path], shared: Pat
 def test_an_adopted_span_keeps_its_times_and_the_call_has_its_own(shared: Path) -> None:
     with book(shared) as opened:
         (duration, began, start, *phases), *_ = calls(
-            opened, "duration", "began_ns", "start_ns", *(f"s_{phase}" for phase in contract.PHASES)
+            opened, "duration", "began_ns", "start_ns", *(f"s_{phase}" for phase in model.PHASES)
         )
     assert duration == EXACT(1.661)
     assert sum(phases) == EXACT(duration)

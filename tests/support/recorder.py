@@ -174,7 +174,7 @@ def usage(tokens_in: int, cached: int | None, out: int) -> dict[str, Any]:
 LONG_PROMPT = {"cause": "prefill_surge", "excess": 1.088, "time_per_token": 0.001136, "confidence": 0.97}
 FEW_CALLS = {
     "llmtrace.phase.merged_because": "few_calls",
-    "llmtrace.phase.merged_because.detail": "12 of 30 calls; more calls, or a saved baseline",
+    "llmtrace.phase.merged_because.detail": "12 of 30 calls on this route; 18 more, or a saved baseline, would help",
 }
 NO_STREAM = {"llmtrace.phase.merged_because": "no_stream"}
 

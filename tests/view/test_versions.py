@@ -86,7 +86,7 @@ def test_a_verdict_beneath_an_attempt_is_found() -> None:
 
 def test_why_phases_are_merged(tmp_path: Path) -> None:
     file = demo_calls(Recorder(2)).save(tmp_path / "t.jsonl")
-    told = "the route has too few calls yet (few_calls, 12 of 30 calls; more calls, or a saved baseline)"
+    told = "12 of 30 calls on this route; 18 more, or a saved baseline, would help (few_calls)"
     assert f"not told apart: {told}" in " ".join(shown(file, 120).split())
     page = words(html.render(tree.build(otlp.read(file).spans), "x"))
     assert page.count(f"Not told apart: {told}") == 4, "for each of two calls, and among the details of its phase"
@@ -101,6 +101,7 @@ def test_why_phases_are_merged(tmp_path: Path) -> None:
             "nobody told how many tokens there were (no_usage, new_one)",
         ),
         ({"llmtrace.phase.merged_because": "new_one"}, "new_one"),
+        ({"llmtrace.phase.merged_because": "ambiguous", "llmtrace.phase.merged_because.detail": "b"}, "b (ambiguous)"),
         ({}, None),
         ({"llmtrace.phase.merged_because": 5}, None),
     ],

@@ -12,11 +12,11 @@ from typing import Any, Final
 import ibis
 
 from llmtrace.analyze.book import Book
-from llmtrace.analyze.contract import GATEWAY, OVERHEAD, OVERHEAD_NOTE, UNATTRIBUTED
+from llmtrace.analyze.contract import OVERHEAD, OVERHEAD_NOTE
 from llmtrace.analyze.expressions import least, most, when
 from llmtrace.analyze.report import Column, Report, Section, Stack
 from llmtrace.analyze.reports import Options, merged
-from llmtrace.phases.model import NETWORK
+from llmtrace.phases.model import GATEWAY, NETWORK, UNATTRIBUTED
 
 RANK: Final = 0.05
 LEAST_CALLS: Final = 20

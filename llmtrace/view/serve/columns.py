@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 from llmtrace.analyze import schema, whole_span
-from llmtrace.analyze.contract import CALL_STREAMING, PHASES
 from llmtrace.analyze.schema import Column
 from llmtrace.emit import names
+from llmtrace.phases.model import PHASES
 
 VERSION: Final = 2
 """Of the store's tables: one of a newer version is not opened, one of an older version is brought up to this one."""
@@ -25,7 +25,7 @@ _ASKED: Final = {
 TAKEN: Final = (
     *schema.FIXED,
     *(column for column in schema.FROM_ATTRIBUTES if column.name in _ASKED),
-    Column("streamed", "bool", (names.REQUEST_STREAM, CALL_STREAMING, "llm.is_streaming")),
+    Column("streamed", "bool", (names.REQUEST_STREAM, names.CALL_STREAMING, "llm.is_streaming")),
     Column("confidence", "text", (names.CONFIDENCE,)),
 )
 """What calls are made of, as columns: those of the reports' table that their expressions for calls read, for every

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from llmtrace.analyze.contract import CALL_SPAN, PHASES
+from llmtrace.emit import names
+from llmtrace.phases.model import PHASES
 from llmtrace.tasks.prices import Priced
 from llmtrace.view.serve.columns import CALL_TYPES, IDS, TAKEN
 
@@ -58,5 +59,5 @@ FROM c LEFT JOIN parts ON parts.part_trace = c.trace_id AND parts.part_of = c.sp
 ASKED_SQL = """SELECT DISTINCT coalesce(provider, ''), coalesce(response_model, request_model, '')
 FROM touched WHERE operation IS NOT NULL OR outcome IS NOT NULL"""
 """Whose prices are needed."""
-PAIRED_SQL = f"SELECT count(*) FROM touched WHERE name = '{CALL_SPAN}'"
+PAIRED_SQL = f"SELECT count(*) FROM touched WHERE name = '{names.CALL}'"
 """How many calls are in two spans."""

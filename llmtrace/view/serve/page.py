@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
 
-from llmtrace.analyze.contract import OVERHEAD, PHASES, REASONS
+from llmtrace.analyze.contract import OVERHEAD, REASONS
+from llmtrace.phases.model import PHASES
 from llmtrace.view import about, palette
 
 _MEDIA_TYPES = {

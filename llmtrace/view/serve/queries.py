@@ -9,7 +9,8 @@ from typing import Any, Final
 
 import orjson
 
-from llmtrace.analyze.contract import DETAILS, OVERHEAD_NOTE, PHASES, are_mixed, figures
+from llmtrace.analyze.contract import DETAILS, OVERHEAD_NOTE, are_mixed, figures
+from llmtrace.phases.model import PHASES
 from llmtrace.view.serve.bodies import RefusedError
 from llmtrace.view.serve.columns import CALL_TYPES
 from llmtrace.view.serve.filters import LISTS, Filters, Pairs, count, only, parse

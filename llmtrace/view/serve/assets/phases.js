@@ -37,10 +37,9 @@ export function unsure({ uncertainty_s, shorter_s, longer_s }) {
 /** Why a merged phase was not told apart, in words. */
 export function because(reasons, detail) {
   const all = Array.isArray(reasons) ? reasons : String(reasons ?? "").split(",").filter(Boolean);
-  if (!all.length) return null;
-  const meanings = all.map((reason) => REASONS[reason]).filter(Boolean);
-  const particulars = [...all, detail].filter(Boolean).join(", ");
-  return meanings.length ? `${meanings.join(" and ")} (${particulars})` : particulars;
+  const said = detail || all.map((reason) => REASONS[reason]).filter(Boolean).join(" and ");
+  const named = all.join(", ");
+  return said && named ? `${said} (${named})` : said || named || null;
 }
 
 /** How a number is known: a shape and its word. `off` is what `unsure` says. */
