@@ -40,14 +40,14 @@ def item(page: Page, name: str):
 def test_an_adopted_span_says_what_the_call_took_and_leads_to_the_guilty_phase(both: Viewer, open_page: Open) -> None:
     page = open_page(f"{both.url}/#/trace/{trace(ADOPTED)}")
     queue = item(page, "^queue")
-    expect(queue).to_have_attribute("aria-label", re.compile(r"estimate −40\.0/\+130\sms verdict queueing"))
+    expect(queue).to_have_attribute("aria-label", re.compile(r"estimate −40\.0/\+130\sms verdict queueing"))  # noqa: RUF001
     item(page, "^ChatCompletion").click()
     pane = page.get_by_role("complementary", name="Details of the span")
     expect(pane).to_contain_text("The call itself took 1.66\u00a0s; this span is another instrumentation's.")
     expect(pane).to_contain_text("830\u00a0ms more than usual, beside 4 calls of the application's own, 90% sure")
     pane.get_by_role("button", name="in queue").click()
     expect(queue).to_have_attribute("aria-selected", "true")
-    expect(pane).to_contain_text("840\u00a0ms −40.0/+130\u00a0ms")
+    expect(pane).to_contain_text("840\u00a0ms −40.0/+130\u00a0ms")  # noqa: RUF001
 
 
 def test_a_call_in_two_spans(both: Viewer, open_page: Open) -> None:
