@@ -126,7 +126,8 @@ class Beginning:
         if state.recording and settings.capture_content != "no_content":
             call.kept = []
         before = before_prefill(state.endpoint.provider, operation)
-        state.in_flight = self._services.baselines.begin(route, call, start, prompt.size, before)
+        state.in_flight = self._services.baselines.begin(route, start, prompt.size, before)
+        call.on_first_token = state.in_flight.first_token_came
         return call
 
     def _find_span(self, above: Span, links: list[Link] | None, call: Call) -> None:

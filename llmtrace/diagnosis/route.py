@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
+from array import array
+from bisect import bisect_left, insort
 from math import log
 from typing import Final
 
@@ -16,6 +17,8 @@ SURGE: Final = 3.0
 """Nor for a prompt with less than so many times the usual fresh tokens."""
 WILD: Final = 12.0
 """Standard deviations of room for what the network does: its delays have long tails."""
+ENDS: Final = 64
+"""Calls that ended meanwhile are counted up to so many."""
 CHANGED_FOR: Final = 16
 """A change is told for so many calls."""
 
@@ -54,8 +57,8 @@ class Route:
         self.last_end: int | None = None
         self.idle = 0.0
         """Seconds between the previous call's end and this call's begin."""
-        self.ends: deque[int] = deque(maxlen=64)
-        """When the last calls ended, monotonic ns."""
+        self.ends = array("q")
+        """When the last calls ended, monotonic ns, in order."""
         self.waits = Line(LEAST_S, 0.25, every=61)
         """Uncached tokens -> wait less the queue that the server reports, s."""
         self.waits_untold = Level(LEAST_S, 0.25)
@@ -92,12 +95,10 @@ class Route:
 
     def ended(self, begin: int, end: int) -> int:
         """Note that a call ran from ``begin`` to ``end``; how many others of the route ended meanwhile."""
-        meanwhile = 0
-        for other in reversed(self.ends):
-            if other < begin:
-                break
-            meanwhile += 1
-        self.ends.append(end)
+        meanwhile = min(len(self.ends) - bisect_left(self.ends, begin), ENDS)
+        insort(self.ends, end)
+        if len(self.ends) > 2 * ENDS:
+            del self.ends[:ENDS]
         self.idle = 0.0 if self.last_end is None else (begin - self.last_end) / 1e9
         self.last_end = end
         return meanwhile

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from llmtrace.estimate import route as routes
 from llmtrace.estimate import store
-from llmtrace.estimate.concurrency import InFlight, Watched
+from llmtrace.estimate.concurrency import InFlight
 from llmtrace.estimate.prefixes import COUNTS, Expected, Prompt, expected
 from llmtrace.estimate.route import Route
 from llmtrace.estimate.sample import Sample
@@ -71,23 +71,22 @@ class Baselines:
     def begin(
         self,
         key: Hashable,
-        call: Watched,
         start: int,
         size: int = 0,
         before: tuple[bool, bool] | None = None,
     ) -> InFlight:
         """A call of route ``key`` sets out at ``start`` (monotonic ns), its prompt ``size`` characters long.
 
+        What is returned is to be told of the call's first token, as it comes.
+
         ``before``: whether the headers, and the first event, come before the prompt is computed, as far as that is
         known of this provider; believed until the route's own calls say otherwise.
         """
-        in_flight = InFlight(call, start, size)
         with self._lock:
             route = self._route(key)
             if before is not None and not route.points and route.curve is None:
                 route.anchors.headers, route.anchors.event = before
-            route.all_in_flight[id(in_flight)] = in_flight
-        return in_flight
+            return route.traffic.begin(start, size)
 
     def end(
         self, key: Hashable, in_flight: InFlight, end: int, sample: Sample | Unknown = NOT_ESTIMATED
@@ -98,13 +97,12 @@ class Baselines:
         """
         with self._lock:
             route = self._route(key)
-            route.all_in_flight.pop(id(in_flight), None)
             if isinstance(sample, Unknown):
                 estimate, due = sample, False
-                route.ring.add(in_flight.start, in_flight.call.first_token, end, 0)
+                route.traffic.end(in_flight, None, end, 0)
             else:
                 estimate = route.end(sample, in_flight, self.min_calls, self.min_spread)
-                route.ring.add(in_flight.start, sample.first, end, sample.uncached)
+                route.traffic.end(in_flight, sample.first, end, sample.uncached)
                 due = route.points >= self._first_fit and route.due
             if due:
                 route.asked()
@@ -134,7 +132,7 @@ class Baselines:
         with self._lock:
             route = self._routes.get(key)
             if route is not None:
-                route.all_in_flight.pop(id(in_flight), None)
+                route.traffic.drop(in_flight)
 
     def save(self) -> bool:
         """Add what was learned since the last time to the file; False where that failed (it is tried again)."""
@@ -198,7 +196,7 @@ class Baselines:
         """In a forked child: the parent's calls and its fitting thread are not here."""
         self._fitter = Fitter(self._fit)
         for route in self._routes.values():
-            route.all_in_flight.clear()
+            route.traffic.forget()
             route.news()  # the parent saves it
 
 

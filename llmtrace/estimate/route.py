@@ -7,12 +7,13 @@ call costs here is a scan of that ring and a few dozen operations; curves are fi
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_right
 from dataclasses import dataclass, replace
 from math import sqrt
 
 from llmtrace.estimate import curve as curves
 from llmtrace.estimate.anchors import Anchors
-from llmtrace.estimate.concurrency import Concurrency, InFlight, Ring, concurrency
+from llmtrace.estimate.concurrency import Concurrency, InFlight, Traffic
 from llmtrace.estimate.curve import Curve
 from llmtrace.estimate.prefixes import Survival
 from llmtrace.estimate.sample import Sample
@@ -69,7 +70,6 @@ class Route:
         "_per_char",
         "_recalled",
         "_signs",
-        "all_in_flight",
         "alone",
         "anchors",
         "calm_step",
@@ -80,9 +80,9 @@ class Route:
         "limit",
         "lower_bound",
         "points",
-        "ring",
         "spread",
         "survival",
+        "traffic",
         "unsaved",
     )
 
@@ -97,9 +97,7 @@ class Route:
         self.fit_due = 0
         self.spread = float("inf")
         """Of the calls' uncached tokens, 90th over 10th percentile, as the last fit saw it."""
-        self.ring = Ring()
-        self.all_in_flight: dict[int, InFlight] = {}
-        """Calls on their way, by identity."""
+        self.traffic = Traffic()
         self.anchors = Anchors()
         self.curve: Curve | None = None
         self.dispatch_latency = 0.0
@@ -122,18 +120,16 @@ class Route:
 
     # --- a call's end ---------------------------------------------------------------------------------------------
     def end(
-        self, sample: Sample, in_flight: InFlight | None, least: int, least_spread: float = 0.0
+        self, sample: Sample, in_flight: InFlight, least: int, least_spread: float = 0.0
     ) -> Estimate | Unknown:
         """What is to be said of a call that has ended, or why nothing is; then it is learned from.
 
         ``least``: calls asked for; ``least_spread``: how far their uncached tokens have to spread.
         """
         ready = self.anchors.ready(sample.start, sample.headers, sample.event, sample.first)
-        around = concurrency(
-            self.ring,
-            self.all_in_flight.values(),
+        around = self.traffic.around(
             in_flight,
-            sample.start if in_flight is None else in_flight.start,
+            in_flight.start,
             ready,
             sample.first,
             max(_STEP_NS, int(self.calm_step * 5e8)),
@@ -169,11 +165,9 @@ class Route:
                 freed = max(ready, around.ends[must_end])
         latest = sample.first - int(_TAKEN_UP * own * 1e9)
         earliest = ready if freed is None else freed
-        for moment in reversed(around.firsts):
-            if moment <= latest:
-                if moment > earliest:
-                    return moment, AFTER, freed
-                break
+        possible = bisect_right(around.firsts, latest)
+        if possible and around.firsts[possible - 1] > earliest:
+            return around.firsts[possible - 1], AFTER, freed
         if freed is not None:
             return min(freed, sample.first), AFTER, freed
         return ready, (BUSY if around.ahead else IDLE), None
@@ -204,7 +198,7 @@ class Route:
             prefill = left - waited
             # The step that ran when it came: another's prompt, which ended with that one's first token, or a plain
             # one, of which half was left on average.
-            seen = next((moment for moment in around.firsts if moment <= began), None)
+            seen = around.firsts[0] if around.firsts and around.firsts[0] <= began else None
             computing = around.ahead > around.decoding and (limit is None or around.decoding < limit)
             step_wait = (seen - ready) / 1e9 if seen is not None and computing else running_step / 2
             step_wait = min(step_wait, waited)
@@ -259,7 +253,7 @@ class Route:
         began: int,
         how: int,
         own: float,
-        in_flight: InFlight | None,
+        in_flight: InFlight,
     ) -> None:
         start, first, headers, event = sample.start, sample.first, sample.headers, sample.event
         seconds = max(0, first - began) / 1e9
@@ -282,7 +276,7 @@ class Route:
         self.points = min(self.points + 1, WINDOW)
         self._learned += 1
         self.unsaved = min(self.unsaved + 1, WINDOW)
-        if in_flight is not None and in_flight.size and sample.uncached:
+        if in_flight.size and sample.uncached:
             self._per_char += 0.1 * ((sample.uncached + sample.cached) / in_flight.size - self._per_char)
         if self.curve is not None:
             ahead = around.ahead
@@ -297,11 +291,8 @@ class Route:
         due = first - own * 1e9
         scale = 1e9 * (own * (1 + curve.scatter) + self.dispatch_latency + self.calm_step)
         latest = first - _TAKEN_UP * 1e9 * own
-        free = ready
-        for moment in around.firsts:
-            if moment > latest:
-                break
-            free = moment
+        possible = bisect_right(around.firsts, latest)
+        free = around.firsts[possible - 1] if possible else ready
         without = min(1.0, abs(due - free) / scale)
         signs = self._signs
         known, best, least = self.limit, None, 0.0

@@ -100,6 +100,8 @@ class Call:
     """When the pull that brought it began."""
     before_first_token: int | None = None
     """When the chunk before it came; None where it was the first."""
+    on_first_token: Callable[[int], None] | None = None
+    """Told when the first token came."""
     first_reasoning: int | None = None
     first_output: int | None = None
     idle: dict[int, float]
@@ -191,6 +193,8 @@ class Call:
             return False
         if self.first_token is None:
             self.first_token = at
+            if self.on_first_token is not None:
+                self.on_first_token(at)
             if self.idle:
                 self.late(at)
             block = self.chunk_timing.block
@@ -229,6 +233,7 @@ class Call:
     def release(self) -> None:
         """Let go of what the end needed: the application's objects live as long as they would without us."""
         self.kept = self.body = self.answer = self.error = self.state = self.running = self.more = None
+        self.on_first_token = None
         self.opening = ()
         self.recent.clear()  # not replaced: the splice still holds its append
         for attempt in self.attempts:

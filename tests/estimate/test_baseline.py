@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from llmtrace.estimate.baselines import ROUTES, Baselines
-from llmtrace.estimate.concurrency import RING, Ring, concurrency
+from llmtrace.estimate.concurrency import KEPT
 from llmtrace.estimate.route import WINDOW
 from llmtrace.estimate.sample import Sample
 from llmtrace.phases.model import AMBIGUOUS, FEW_CALLS, NARROW_SPREAD, Estimate, Unknown
@@ -22,12 +22,6 @@ from tests.support.engine_sim import Engine, Simulated, poisson
 from tests.support.follow import Errors, Times, errors, follow
 from tests.support.memory import size
 from tests.support.replay import shared_folder
-
-
-class Still:
-    """A call that nobody looks at while it goes on."""
-
-    first_token: int | None = None
 
 
 def as_seen(calls: list[Simulated]) -> list[Times]:
@@ -105,16 +99,6 @@ def test_without_a_limit_none_shows() -> None:
         assert route.limit is None
 
 
-def test_first_tokens_read_one_after_the_other_came_in_one_step() -> None:
-    ring, me = Ring(), 10**9
-    for number, (first, tokens) in enumerate([(me - 9_000_000, 1), (me - 3_500_000, 10), (me - 1_800_000, 100)]):
-        ring.add(number, first, me + 10**9 + number, tokens)
-    around = concurrency(ring, (), None, 5, 10, me, 2_000_000, 0.25)
-    assert around.beside == 110, "each within 2 ms of the next"
-    assert around.firsts == [me - 9_000_000]
-    assert around.ahead == 3
-
-
 def test_too_few_calls_or_too_little_spread_say_nothing() -> None:
     calls = poisson(1, 30, 5)
     Engine().run(calls, 1)
@@ -148,7 +132,7 @@ def test_a_queue_that_others_make_is_found_in_the_residual() -> None:
 def test_memory_is_bounded() -> None:
     known = Baselines(background=False)
     for number in range(ROUTES + 50):
-        in_flight = known.begin(number, Still(), 0)
+        in_flight = known.begin(number, 0)
         known.end(number, in_flight, 10)
     assert len(known._routes) == ROUTES
     calls = poisson(2, 3 * WINDOW, 10)
@@ -157,9 +141,9 @@ def test_memory_is_bounded() -> None:
     route = known.route("busy")
     assert route is not None
     assert route.points == WINDOW
-    assert not route.all_in_flight
-    assert size(route) <= 8192
-    assert RING <= 64
+    assert not route.traffic.open
+    assert size(route) <= 16384
+    assert KEPT <= 64
 
 
 def test_the_fit_runs_elsewhere_and_survives_a_fork() -> None:
@@ -177,7 +161,7 @@ def test_the_fit_runs_elsewhere_and_survives_a_fork() -> None:
     child = os.fork()
     if child == 0:
         try:
-            inside = known.begin("route", Still(), 0)
+            inside = known.begin("route", 0)
             ended = known.end("route", inside, 10)
             again = follow(as_seen(calls), known, "another")
             known.settle()
@@ -192,7 +176,7 @@ def test_the_fit_runs_elsewhere_and_survives_a_fork() -> None:
 
 def test_a_call_is_never_split_before_it_is_known_to_have_begun() -> None:
     known = Baselines(background=False)
-    in_flight = known.begin("r", Still(), 100)
+    in_flight = known.begin("r", 100)
     ended = known.end("r", in_flight, 200, Sample(start=150, first=120, end=90, uncached=0))
     assert isinstance(ended, Unknown)
 
@@ -200,7 +184,7 @@ def test_a_call_is_never_split_before_it_is_known_to_have_begun() -> None:
 def _asked(known: Baselines, number: int, uncached: int, cached: int = 0) -> Estimate | Unknown:
     """One call of a second each, alone on its route."""
     start = number * 2_000_000_000
-    in_flight = known.begin("r", Still(), start)
+    in_flight = known.begin("r", start)
     first = start + 10_000_000 + 100_000 * uncached
     return known.end("r", in_flight, first, Sample(start, first, first, uncached, cached))
 
@@ -359,7 +343,7 @@ def test_limit_and_survival_are_in_the_file_too(tmp_path: Path) -> None:
     assert mine is not None
     assert mine.limit is not None
     for known, gap, hit in ((one, 3000.0, True), (other, 3000.0, True), (other, 5.0, True)):
-        known.begin(key, Still(), 0)
+        known.begin(key, 0)
         route = known.route(key)
         assert route is not None
         route.survival.learn(gap, hit, 48)
@@ -396,8 +380,8 @@ def test_a_save_that_fails_is_made_up_for(tmp_path: Path) -> None:
     blocked = tmp_path / "blocked"
     blocked.write_text("a file where a folder should be")
     known = Baselines(background=False, path=blocked / "learned.json")
-    known.begin("r", Still(), 0)
-    known.begin(("r",), Still(), 0)
+    known.begin("r", 0)
+    known.begin(("r",), 0)
     route = known.route(("r",))
     assert route is not None
     route.survival.learn(5.0, True, 16)
@@ -414,7 +398,7 @@ def test_what_is_known_of_a_provider_is_believed_at_first() -> None:
         ("vllm", (True, False), "first_event"),
         ("llama.cpp", (False, False), "headers"),
     ):
-        known.begin(key, Still(), 0, before=before)
+        known.begin(key, 0, before=before)
         route = known.route(key)
         assert route is not None
         assert route.anchors.name == name
@@ -422,7 +406,7 @@ def test_what_is_known_of_a_provider_is_believed_at_first() -> None:
 
 def test_a_belief_gives_way_to_data() -> None:
     known = Baselines(background=False)
-    known.begin("r", Still(), 0, before=(False, False))
+    known.begin("r", 0, before=(False, False))
     calls = poisson(9, 150, 4)
     Engine().run(calls, 9)
     follow(as_seen(calls), known, "r")

@@ -220,7 +220,7 @@ dropped = create(**ask(3), stream=True)
 
 def state():
     (route,) = baselines._routes.values()
-    return {"open": open_count(), "in_flight": len(route.all_in_flight), "points": route.points,
+    return {"open": open_count(), "in_flight": route.traffic.open, "points": route.points,
             "curve": repr(route.curve), "worker": finalizers._worker._thread is not None}
 
 def tell(what):

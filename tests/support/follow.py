@@ -27,10 +27,6 @@ class Times:
     tokens: int = 0
 
 
-class _Call:
-    first_token: int | None = None
-
-
 def _ns(seconds: float | None) -> int | None:
     return None if seconds is None else _ZERO + round(seconds * 1e9)
 
@@ -45,15 +41,14 @@ def follow(
         for order, seconds in ((2, call.sent), (1, call.first), (0, call.end)):
             moments.append((_ns(seconds) or 0, order, i))
     moments.sort()
-    watched = [_Call() for _ in calls]
     all_in_flight: dict[int, Any] = {}
     found: list[Estimate | None] = [None] * len(calls)
     for at, order, i in moments:
         call = calls[i]
         if order == 2:
-            all_in_flight[i] = baselines.begin(key, watched[i], at, 4 * (call.uncached + call.cached))
+            all_in_flight[i] = baselines.begin(key, at, 4 * (call.uncached + call.cached))
         elif order == 1:
-            watched[i].first_token = at
+            all_in_flight[i].first_token_came(at)
         else:
             sample = Sample(
                 start=_ns(call.sent) or 0,

@@ -26,10 +26,6 @@ CHARACTERS = (1_000, 20_000, 200_000)
 _BASE = 10**12
 
 
-class _Call:
-    first_token: int | None = None
-
-
 def measure(say: Callable[[str, float], None]) -> dict[str, Any]:
     """Microseconds of thread time by kind of work and bytes."""
     say("cost of an update", 0.0)
@@ -42,18 +38,16 @@ def measure(say: Callable[[str, float], None]) -> dict[str, Any]:
         Engine(slots=4).run(calls, route)
         for number, call in enumerate(calls):
             moments += [(call.sent, 0, route, number), (call.first, 1, route, number), (call.end, 2, route, number)]
-    watched: dict[tuple[int, int], _Call] = {}
     all_in_flight: dict[tuple[int, int], Any] = {}
     spent: dict[tuple[int, int], int] = {}
     for at, kind, route, number in sorted(moments):
         call, mine, ns = routes[route][number], (route, number), _BASE + int(at * 1e9)
         if kind == 0:
-            one = watched[mine] = _Call()
             begun = time.thread_time_ns()
-            all_in_flight[mine] = baselines.begin(route, one, ns, 4 * call.uncached)
+            all_in_flight[mine] = baselines.begin(route, ns, 4 * call.uncached)
             spent[mine] = time.thread_time_ns() - begun
         elif kind == 1:
-            watched[mine].first_token = ns
+            all_in_flight[mine].first_token_came(ns)
         else:
             sent, headers, first = (_BASE + int(s * 1e9) for s in (call.sent, call.headers, call.first))
             sample = Sample(sent, first, ns, call.uncached, headers=headers, event=first, tokens=call.output)
