@@ -119,9 +119,7 @@ class Route:
         self._below = self._above = 0
 
     # --- a call's end ---------------------------------------------------------------------------------------------
-    def end(
-        self, sample: Sample, in_flight: InFlight, least: int, least_spread: float = 0.0
-    ) -> Estimate | Unknown:
+    def end(self, sample: Sample, in_flight: InFlight, least: int, least_spread: float = 0.0) -> Estimate | Unknown:
         """What is to be said of a call that has ended, or why nothing is; then it is learned from.
 
         ``least``: calls asked for; ``least_spread``: how far their uncached tokens have to spread.

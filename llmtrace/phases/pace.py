@@ -94,6 +94,11 @@ def pace(pulls: ChunkTiming, last: Sequence[Piece], chunks: int, tokens: int | N
     return found
 
 
+def is_one_each(tokens: int, bringing: int) -> bool:
+    """Whether ``bringing`` chunks had one of these tokens each. The one that ends an answer comes in no chunk."""
+    return abs(tokens - bringing) <= max(1.0, _ALIKE * bringing) and bringing > 1
+
+
 def _per_chunk(
     with_tokens: Sequence[Piece], bringing: int, tokens: int | None, counted: str | None
 ) -> tuple[float | None, str | None]:
@@ -104,8 +109,7 @@ def _per_chunk(
             each = tokens / bringing  # all chunks rather than the last
         return (1.0 if all(piece.weight == 1 for piece in with_tokens) and abs(each - 1) <= _ALIKE else each), LOGPROBS
     if tokens and bringing > 0:
-        # The token that ends the answer is counted, and no chunk brings it.
-        if abs(tokens - bringing) <= max(1.0, _ALIKE * bringing) and bringing > 1:
+        if is_one_each(tokens, bringing):
             return 1.0, CHUNKS
         return tokens / bringing, USAGE if counted is None else counted
     if counted is not None and with_tokens:

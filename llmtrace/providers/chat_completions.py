@@ -114,17 +114,15 @@ def read_chunks(chunks: Sequence[Any], headers: Mapping[str, str] | None) -> Ans
     usage: Any = None
     told: dict[str, Any] = {}  # one client models what the next leaves as an extra field
     for chunk in chunks:
-        _identify(answer, chunk)
-        for place, choice in enumerate(items(get(chunk, "choices"))):
+        own = fields(chunk)
+        told.update(own)
+        _identify(answer, own)
+        for place, choice in enumerate(items(own.get("choices"))):
             if reason := text(get(choice, "finish_reason")):
                 reasons[_position(choice, place)] = reason
-        reported = get(chunk, "usage")
-        if reported is not None:
-            usage = reported
-        told.update(fields(chunk))
-        groq = get(get(chunk, "x_groq"), "usage")
-        if groq is not None and usage is None:
-            usage = groq
+        usage = usage if own.get("usage") is None else own["usage"]
+        if usage is None and "x_groq" in own:
+            usage = get(own["x_groq"], "usage")
     set_finish_reasons(answer, reasons)
     _account(answer, usage, told, headers)
     return answer
@@ -133,14 +131,15 @@ def read_chunks(chunks: Sequence[Any], headers: Mapping[str, str] | None) -> Ans
 def read_response(response: Any, headers: Mapping[str, str] | None) -> Answer:
     """The answer that a whole chat completion tells of."""
     answer = Answer()
-    _identify(answer, response)
+    own = fields(response)
+    _identify(answer, own)
     reasons = {
         _position(choice, place): reason
-        for place, choice in enumerate(items(get(response, "choices")))
+        for place, choice in enumerate(items(own.get("choices")))
         if (reason := text(get(choice, "finish_reason")))
     }
     set_finish_reasons(answer, reasons)
-    _account(answer, get(response, "usage"), fields(response), headers)
+    _account(answer, own.get("usage"), own, headers)
     return answer
 
 
@@ -150,11 +149,12 @@ def _position(choice: Any, place: int) -> int:
     return place if index is None else index
 
 
-def _identify(answer: Answer, source: Any) -> None:
-    answer.id = answer.id or text(get(source, "id"))
-    answer.model = text(get(source, "model")) or answer.model
-    answer.fingerprint = text(get(source, "system_fingerprint")) or answer.fingerprint
-    answer.service_tier = text(get(source, "service_tier")) or answer.service_tier
+def _identify(answer: Answer, own: Mapping[str, Any]) -> None:
+    """Take who answered from the fields of a chunk or response; of several chunks the last that says so counts."""
+    answer.id = answer.id or text(own.get("id"))
+    answer.model = text(own.get("model")) or answer.model
+    answer.fingerprint = text(own.get("system_fingerprint")) or answer.fingerprint
+    answer.service_tier = text(own.get("service_tier")) or answer.service_tier
 
 
 def _account(answer: Answer, usage: Any, told: Mapping[str, Any], headers: Mapping[str, str] | None) -> None:

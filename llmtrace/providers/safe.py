@@ -16,13 +16,16 @@ def get(source: Any, name: str) -> Any:
     """``source``'s field, whether it is a mapping or an object with known and extra fields; None if it has none."""
     if source is None:
         return None
-    known: Any = getattr(source, "__dict__", None)
-    if known is not None:  # an object of the client's: the common case, and asking for Mapping is slow
-        if name in known:
-            return known[name]
+    if type(source) is dict:
+        return source.get(name)
+    try:
+        return source.__dict__[name]  # an object of the client's: the common case
+    except KeyError:
         extra = getattr(source, "__pydantic_extra__", None)
         if extra:
             return extra.get(name)
+    except (AttributeError, TypeError):
+        pass
     return source.get(name) if isinstance(source, Mapping) else None
 
 
