@@ -30,12 +30,8 @@ def python(env: str) -> Path:
 
 
 def surroundings(**more: str) -> dict[str, str]:
-    """The environment variables of a child process: no proxies, no settings of the caller's.
-
-    Compiled modules are kept, as an installer leaves them: a start that compiles everything anew is nobody's.
-    """
+    """The environment variables of a child process: no proxies, no settings of the caller's."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(HIDDEN) and not k.lower().endswith("_proxy")}
-    kept.pop("PYTHONDONTWRITEBYTECODE", None)
     return kept | {"PYTHONPATH": str(ROOT), "TOKENIZERS_PARALLELISM": "false"} | more
 
 
