@@ -170,16 +170,16 @@ def _place(
     attributes = _attributes(current)
     operations = _operations(attributes)
     if run is not None and (not operations or _started_beneath(run, current)):
-        found = _claimed(run, tracer, parent)
+        place = _claimed(run, tracer, parent)
     elif not operations:
         return _spoken_for(current, operation, headers)
     elif operation.name in operations and _same_model(attributes, (), request.model):
-        found = _claimed(current, tracer, parent)
+        place = _claimed(current, tracer, parent)
     else:
         return OWN
-    if found is not OWN:
+    if place is not OWN:
         _claim_context(operation)
-    return found
+    return place
 
 
 def _claimed(span: Span, tracer: Tracer, parent: str) -> Place:
@@ -265,8 +265,8 @@ def _operations(attributes: Mapping[str, Any]) -> frozenset[str]:
 
 def _same_model(attributes: Mapping[str, Any], known: Sequence[str], asked: str | None) -> bool:
     """Whether a span is for the model that is ``asked``, as far as it says; ``known``: what is known besides."""
-    told = [attributes[name] for name in _MODELS if attributes.get(name)] or known
-    return not told or asked is None or any(_one_model(str(each), asked) for each in told)
+    models = [attributes[name] for name in _MODELS if attributes.get(name)] or known
+    return not models or asked is None or any(_one_model(str(each), asked) for each in models)
 
 
 def _one_model(one: str, other: str) -> bool:

@@ -58,11 +58,11 @@ def call_attributes(result: Result) -> dict[str, Any]:
     """The parent's attributes beyond those it was started with."""
     call, state, answer = result.call, result.state, result.answer
     usage, chunk_timing = answer.usage, call.chunk_timing
-    found: dict[str, Any] = {}
+    attributes: dict[str, Any] = {}
     if state.is_genai_span:
-        found.update(state.operation.request_attributes(state.request))
+        attributes.update(state.operation.request_attributes(state.request))
         if call.streaming:
-            found[names.REQUEST_STREAM] = True
+            attributes[names.REQUEST_STREAM] = True
         for name, value in (
             (names.RESPONSE_ID, answer.id),
             (names.RESPONSE_MODEL, answer.model),
@@ -73,7 +73,7 @@ def call_attributes(result: Result) -> dict[str, Any]:
             (names.REASONING_TOKENS, usage.reasoning_tokens),
         ):
             if value is not None:
-                found[name] = value
+                attributes[name] = value
         for counts, by_modality in (
             (names.INPUT_BY_MODALITY, usage.input_by_modality),
             (names.OUTPUT_BY_MODALITY, usage.output_by_modality),
@@ -81,61 +81,61 @@ def call_attributes(result: Result) -> dict[str, Any]:
         ):
             for modality, tokens in (by_modality or {}).items():
                 if tokens and modality in counts:
-                    found[counts[modality]] = tokens
+                    attributes[counts[modality]] = tokens
         if reasons := finish_reasons(result):
-            found[names.FINISH_REASONS] = reasons
+            attributes[names.FINISH_REASONS] = reasons
         if state.endpoint.url is None and state.endpoint.host is not None:  # the client did not know at the start
-            found[names.SERVER_ADDRESS], found[names.SERVER_PORT] = state.endpoint.host, state.endpoint.port
+            attributes[names.SERVER_ADDRESS], attributes[names.SERVER_PORT] = state.endpoint.host, state.endpoint.port
         if answer.provider is not None:
-            found[names.PROVIDER] = answer.provider
+            attributes[names.PROVIDER] = answer.provider
         if (first := first_chunk(result)) is not None:
-            found[names.TIME_TO_FIRST_CHUNK] = first
+            attributes[names.TIME_TO_FIRST_CHUNK] = first
         if answer.extra:
-            found.update(answer.extra)
+            attributes.update(answer.extra)
     if state.baggage_attributes:
-        found.update(state.baggage_attributes)
-    found[names.SCHEMA] = SCHEMA_VERSION
-    found[names.OUTCOME] = call.outcome
+        attributes.update(state.baggage_attributes)
+    attributes[names.SCHEMA] = SCHEMA_VERSION
+    attributes[names.OUTCOME] = call.outcome
     if result.seen.first_token is not None:
-        found[names.TTFT] = (result.seen.first_token - call.start) / 1e9
+        attributes[names.TTFT] = (result.seen.first_token - call.start) / 1e9
     if chunk_timing.total:
-        found[names.CHUNKS] = chunk_timing.total
+        attributes[names.CHUNKS] = chunk_timing.total
     if answer.timings is not None:
-        found[names.ENGINE] = answer.timings.engine
+        attributes[names.ENGINE] = answer.timings.engine
     if result.estimate is not None:
-        found[names.ANCHOR] = result.estimate.anchor
+        attributes[names.ANCHOR] = result.estimate.anchor
     if result.expected_cached and not any(phase.name == KV_CACHE_HIT for phase in result.phases):
-        found[names.EXPECTED_TOKENS] = result.expected_cached
+        attributes[names.EXPECTED_TOKENS] = result.expected_cached
     if result.hit.hit is not None:
-        found[names.HIT_PROBABILITY] = result.hit.hit
+        attributes[names.HIT_PROBABILITY] = result.hit.hit
     if result.hit.prefix is not None:
-        found[names.PREFIX_PROBABILITY] = result.hit.prefix
+        attributes[names.PREFIX_PROBABILITY] = result.hit.prefix
     if result.complaint is not None:
-        found[names.TIMINGS_REJECTED] = result.complaint
+        attributes[names.TIMINGS_REJECTED] = result.complaint
     if result.failure is not None and state.owns_span:
-        found[names.ERROR_TYPE] = result.failure
+        attributes[names.ERROR_TYPE] = result.failure
     if not state.is_genai_span:
-        found.update(_beside(call, state))
+        attributes.update(_beside(call, state))
     headers = call.attempts[-1].headers if call.attempts else None
     if route := _route(answer, headers):
-        found[names.ROUTE] = route
+        attributes[names.ROUTE] = route
     if headers and (spent := read_processing_time(headers)) is not None:
-        found[names.PROCESSING_TIME] = spent
+        attributes[names.PROCESSING_TIME] = spent
     if call.streaming and call.outcome in _CUT_SHORT:
-        found.update(cancellation_attributes(result))
+        attributes.update(cancellation_attributes(result))
     if result.verdicts:
-        found.update(attributes_of(result.verdicts))
-    return found
+        attributes.update(attributes_of(result.verdicts))
+    return attributes
 
 
 def _beside(call: Call, state: CallState) -> dict[str, Any]:
     """What another instrumentation's span does not say of the call, or says of a time of its own."""
-    found: dict[str, Any] = {names.CALL_STREAMING: call.streaming}
+    attributes: dict[str, Any] = {names.CALL_STREAMING: call.streaming}
     if state.adopted:
-        found[names.CALL_ADOPTED] = True
-        found[names.CALL_START] = call.to_epoch(call.start)
-        found[names.CALL_DURATION] = ((call.end or call.start) - call.start) / 1e9
-    return found
+        attributes[names.CALL_ADOPTED] = True
+        attributes[names.CALL_START] = call.to_epoch(call.start)
+        attributes[names.CALL_DURATION] = ((call.end or call.start) - call.start) / 1e9
+    return attributes
 
 
 def first_chunk(result: Result) -> float | None:
@@ -150,20 +150,20 @@ def refinements(provider: str, answer: Answer) -> tuple[tuple[str, str], ...]:
     """The attributes that the conventions want on OpenAI's metrics, and on nobody else's."""
     if provider not in ("openai", "azure.ai.openai"):
         return ()
-    told = ((names.SERVICE_TIER, answer.service_tier), (names.SYSTEM_FINGERPRINT, answer.fingerprint))
-    return tuple((name, value) for name, value in told if value)
+    named = ((names.SERVICE_TIER, answer.service_tier), (names.SYSTEM_FINGERPRINT, answer.fingerprint))
+    return tuple((name, value) for name, value in named if value)
 
 
 def _route(answer: Answer, headers: Mapping[str, str] | None) -> str:
     """Who answered, as far as the answer says: model, system fingerprint and allow-listed routing headers."""
-    told: list[str] = []
+    parts: list[str] = []
     if answer.model:
-        told.append(f"model={answer.model}")
+        parts.append(f"model={answer.model}")
     if answer.fingerprint:
-        told.append(f"fingerprint={answer.fingerprint}")
+        parts.append(f"fingerprint={answer.fingerprint}")
     if headers:
-        told.extend(f"{name}={value}" for name, value in sorted(read_route(headers).items()))
-    return ";".join(told)
+        parts.extend(f"{name}={value}" for name, value in sorted(read_route(headers).items()))
+    return ";".join(parts)
 
 
 def attempt_attributes(result: Result, number: int) -> tuple[dict[str, Any], str | None]:
@@ -194,94 +194,94 @@ def attempt_attributes(result: Result, number: int) -> tuple[dict[str, Any], str
 
 
 def _rerouted(attempt: Attempt) -> dict[str, Any]:
-    """Whom this attempt asked, and for which model."""
-    found: dict[str, Any] = {}
+    """The server and the model that this attempt asked for: a retry may go elsewhere."""
+    attributes: dict[str, Any] = {}
     host, port = attempt.address
     if host is not None:
-        found[names.SERVER_ADDRESS], found[names.SERVER_PORT] = host, port
+        attributes[names.SERVER_ADDRESS], attributes[names.SERVER_PORT] = host, port
     try:
         model = json.loads(attempt.request.content).get("model")
     except (ValueError, AttributeError, RuntimeError):  # no JSON, none that is an object, a body that was streamed
-        return found
+        return attributes
     if isinstance(model, str):
-        found[names.REQUEST_MODEL] = model
-    return found
+        attributes[names.REQUEST_MODEL] = model
+    return attributes
 
 
 def phase_attributes(result: Result, phase: Phase) -> dict[str, Any]:
     """One phase's attributes."""
-    found: dict[str, Any] = {names.PHASE: phase.name, names.SOURCE: phase.source}
+    attributes: dict[str, Any] = {names.PHASE: phase.name, names.SOURCE: phase.source}
     if phase.uncertainty is not None:
-        found[names.UNCERTAINTY] = phase.uncertainty
+        attributes[names.UNCERTAINTY] = phase.uncertainty
         if phase.uncertainty_low is not None and phase.uncertainty_high is not None:
-            found[names.UNCERTAINTY_LOW] = phase.uncertainty_low
-            found[names.UNCERTAINTY_HIGH] = phase.uncertainty_high
+            attributes[names.UNCERTAINTY_LOW] = phase.uncertainty_low
+            attributes[names.UNCERTAINTY_HIGH] = phase.uncertainty_high
     if phase.merged_because is not None:
-        found[names.MERGED_BECAUSE] = phase.merged_because
-        found[names.MERGED_DETAIL] = phase.merged_detail
+        attributes[names.MERGED_BECAUSE] = phase.merged_because
+        attributes[names.MERGED_DETAIL] = phase.merged_detail
     if phase.tokens is not None:
-        found[names.TOKENS] = phase.tokens
+        attributes[names.TOKENS] = phase.tokens
     if phase.per_token is not None:
-        found[names.PER_TOKEN] = phase.per_token
+        attributes[names.PER_TOKEN] = phase.per_token
     if phase.server_duration is not None:
-        found[names.SERVER_DURATION] = phase.server_duration
+        attributes[names.SERVER_DURATION] = phase.server_duration
     if phase.name == NETWORK:
-        _network(result, found)
+        _network(result, attributes)
     if phase.admission is not None:
-        found[names.ADMISSION] = phase.admission
+        attributes[names.ADMISSION] = phase.admission
     if phase.name == QUEUE and phase.source == ESTIMATE and result.estimate is not None:
-        _estimated_queue(result.estimate, found)
+        _estimated_queue(result.estimate, attributes)
     if phase.name == DECODE:
-        _decode(result, found)
+        _decode(result, attributes)
     elif phase.name == KV_CACHE_HIT:
         if phase.time_saved is not None:
-            found[names.TIME_SAVED] = phase.time_saved
+            attributes[names.TIME_SAVED] = phase.time_saved
         if result.expected_cached is not None:
-            found[names.EXPECTED_TOKENS] = result.expected_cached
+            attributes[names.EXPECTED_TOKENS] = result.expected_cached
     if phase.extra:
-        found.update(phase.extra)
-    return found
+        attributes.update(phase.extra)
+    return attributes
 
 
-def _estimated_queue(estimate: Estimate, found: dict[str, Any]) -> None:
-    found[names.STEP_WAIT] = estimate.step_wait
+def _estimated_queue(estimate: Estimate, attributes: dict[str, Any]) -> None:
+    attributes[names.STEP_WAIT] = estimate.step_wait
     if estimate.lower_bound:
-        found[names.LOWER_BOUND] = True
+        attributes[names.LOWER_BOUND] = True
     if estimate.limit is not None:
-        found[names.LIMIT] = estimate.limit
+        attributes[names.LIMIT] = estimate.limit
 
 
-def _network(result: Result, found: dict[str, Any]) -> None:
+def _network(result: Result, attributes: dict[str, Any]) -> None:
     if not result.call.attempts:
         return
     attempt = result.call.attempts[-1]
-    found[names.NEW_CONNECTION] = attempt.new_connection
+    attributes[names.NEW_CONNECTION] = attempt.new_connection
     if attempt.connect_start is not None and attempt.connect_end is not None:
-        found[names.CONNECT] = (attempt.connect_end - attempt.connect_start) / 1e9
+        attributes[names.CONNECT] = (attempt.connect_end - attempt.connect_start) / 1e9
     if attempt.tls_start is not None and attempt.tls_end is not None:
-        found[names.TLS] = (attempt.tls_end - attempt.tls_start) / 1e9
+        attributes[names.TLS] = (attempt.tls_end - attempt.tls_start) / 1e9
     if attempt.sending is not None and attempt.sent is not None:
-        found[names.SEND] = max(0, attempt.sent - attempt.sending) / 1e9
+        attributes[names.SEND] = max(0, attempt.sent - attempt.sending) / 1e9
     if attempt.rtt is not None:
-        found[names.RTT] = attempt.rtt
+        attributes[names.RTT] = attempt.rtt
     if attempt.headers_at is not None:
-        found[names.HEADERS] = (attempt.headers_at - result.seen.start) / 1e9
+        attributes[names.HEADERS] = (attempt.headers_at - result.seen.start) / 1e9
 
 
-def _decode(result: Result, found: dict[str, Any]) -> None:
+def _decode(result: Result, attributes: dict[str, Any]) -> None:
     call = result.call
     chunk_timing, pace = call.chunk_timing, result.pace or Pace()
-    found.update(paced(pace))
-    found.update(gaps(chunk_timing))
+    attributes.update(paced(pace))
+    attributes.update(gaps(chunk_timing))
     if pace.made_up:
-        found[names.STALL_MADE_UP] = pace.made_up
+        attributes[names.STALL_MADE_UP] = pace.made_up
     if chunk_timing.total:
-        found[names.CONSUMER_WAIT] = chunk_timing.consumer_wait / 1e9
+        attributes[names.CONSUMER_WAIT] = chunk_timing.consumer_wait / 1e9
 
 
 def paced(pace: Pace) -> dict[str, Any]:
     """The attributes that tell of the times between tokens; none of what is not known."""
-    found = {
+    attributes = {
         names.TOKENS_PER_CHUNK: pace.per_chunk,
         names.ITL_P50: pace.p50,
         names.ITL_P99: pace.p99,
@@ -289,7 +289,7 @@ def paced(pace: Pace) -> dict[str, Any]:
         names.ITL_BASIS: pace.basis,
         names.PATTERN: pace.pattern,
     }
-    return {name: value for name, value in found.items() if value is not None}
+    return {name: value for name, value in attributes.items() if value is not None}
 
 
 def gaps(chunk_timing: ChunkTiming) -> dict[str, Any]:
@@ -298,12 +298,12 @@ def gaps(chunk_timing: ChunkTiming) -> dict[str, Any]:
     if quantiles is None:
         return {}
     count, duration = chunk_timing.stalls()
-    found: dict[str, Any] = {
+    attributes: dict[str, Any] = {
         names.GAP_P50: quantiles[0],
         names.GAP_P99: quantiles[1],
         names.GAP_MAX: chunk_timing.gap_max / 1e9,
         names.STALL_COUNT: count,
     }
     if count:
-        found[names.STALL_DURATION] = duration
-    return found
+        attributes[names.STALL_DURATION] = duration
+    return attributes

@@ -145,11 +145,11 @@ def put(response: Any) -> _Tap | None:
 
 def tap(response: Any, call: Call) -> bool:
     """Time the bytes of an open response from here on; False where it has no byte stream to tap."""
-    found: _Tap | None = response.extensions.get(TAP_KEY) or put(response)
-    if found is None:
+    tap: _Tap | None = response.extensions.get(TAP_KEY) or put(response)
+    if tap is None:
         return False
     del response.extensions[TAP_KEY]
-    found.open(call)
+    tap.open(call)
     coding = response.headers.get("content-encoding")
     call.body = RawBody(partial(_decoded, _library(response), coding) if coding else None)
     call.begin_chunks()
@@ -171,17 +171,17 @@ def _decoded(library: Any, coding: str, pieces: Pieces) -> Pieces:
             came = at
             yield piece
 
-    found: Pieces = []
+    decoded: Pieces = []
     size = 0
     try:
         for piece in library.Response(200, headers={"content-encoding": coding}, content=raw()).iter_bytes():
-            found.append((came, piece))
+            decoded.append((came, piece))
             size += len(piece)
             if size > _UNPACKED:
                 break
     except library.DecodingError:
         pass  # cut off, or more than is kept
-    return found
+    return decoded
 
 
 class _Tap:

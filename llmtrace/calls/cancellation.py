@@ -17,31 +17,31 @@ _LOST = ("RemoteProtocolError", "ReadError", "WriteError", "ConnectionError", "C
 def cancellation_attributes(result: Result) -> dict[str, Any]:
     """What the call's span says of it."""
     call, usage = result.call, result.answer.usage
-    found: dict[str, Any] = {names.CANCEL_PHASE: result.phases[-1].name, names.CANCEL_CAUSE: cause(call)}
+    attributes: dict[str, Any] = {names.CANCEL_PHASE: result.phases[-1].name, names.CANCEL_CAUSE: cause(call)}
     delivered: int | None = None
     if usage.output_tokens is not None:
         delivered = usage.output_tokens
-        found[names.DELIVERED_TOKENS] = delivered
-        found[names.DELIVERED_BASIS] = "usage"
+        attributes[names.DELIVERED_TOKENS] = delivered
+        attributes[names.DELIVERED_BASIS] = "usage"
     elif call.chunk_timing.total:
         # A chunk holds at least one token; how many, nobody told: a lower bound.
         delivered = call.chunk_timing.total - call.first_token_index if call.first_token else 0
-        found[names.DELIVERED_TOKENS] = delivered
-        found[names.DELIVERED_BASIS] = "chunks"
+        attributes[names.DELIVERED_TOKENS] = delivered
+        attributes[names.DELIVERED_BASIS] = "chunks"
     begun, shut = _closing(call)
     if shut is not None:
-        found[names.TIME_TO_CLOSE] = max(0, shut - begun) / 1e9
+        attributes[names.TIME_TO_CLOSE] = max(0, shut - begun) / 1e9
     choices = result.state.request.choices
     if usage.output_tokens is not None and len(result.answer.finish_reasons) >= choices:
-        found[names.BILLED_TOKENS] = usage.output_tokens
-        return found
+        attributes[names.BILLED_TOKENS] = usage.output_tokens
+        return attributes
     limit = _limit(result)
     if delivered is not None:
         lower = delivered + _made_meanwhile(call, delivered, shut)
-        found[names.BILLED_LOWER] = lower if limit is None else min(lower, max(limit, delivered))
+        attributes[names.BILLED_LOWER] = lower if limit is None else min(lower, max(limit, delivered))
     if limit is not None:
-        found[names.BILLED_UPPER] = max(limit, delivered or 0)
-    return found
+        attributes[names.BILLED_UPPER] = max(limit, delivered or 0)
+    return attributes
 
 
 def cause(call: Call) -> str:

@@ -25,7 +25,7 @@ _MOST_GAPS = 64
 
 
 def emit_spans(result: Result, settings: Settings) -> None:
-    """What is said of the call goes onto its span, and its phases become children of it."""
+    """Put the call's attributes onto its span and its phases below it, as children."""
     state, call = result.state, result.call
     if state.adopted and not state.span.is_recording():
         adoption.stand_in(call, state)

@@ -1,4 +1,4 @@
-"""Read: what the provider said, and what was seen on the way, of a call that has ended."""
+"""Read: what the provider reported and what was seen of the stream, of a call that has ended."""
 
 from __future__ import annotations
 

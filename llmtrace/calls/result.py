@@ -1,4 +1,4 @@
-"""What came of a call: what was seen, what it means, what will be said."""
+"""The result of a call: what was seen of it, its phases, its verdicts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from llmtrace.phases.pace import Pace
 
 @dataclass(slots=True, eq=False, repr=False)
 class Result:
-    """A call that has ended: what was seen, what it means, what will be said."""
+    """A call that has ended: what was seen of it, and all that its spans and metrics report."""
 
     call: Call
     state: CallState

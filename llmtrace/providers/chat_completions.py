@@ -117,11 +117,13 @@ def read_chunks(chunks: Sequence[Any], headers: Mapping[str, str] | None) -> Ans
         own = fields(chunk)
         told.update(own)
         _identify(answer, own)
-        for place, choice in enumerate(items(own.get("choices"))):
+        for place, choice in enumerate(items(get(chunk, "choices"))):
             if reason := text(get(choice, "finish_reason")):
                 reasons[_position(choice, place)] = reason
-        usage = usage if own.get("usage") is None else own["usage"]
-        if usage is None and "x_groq" in own:
+        reported = get(chunk, "usage")
+        if reported is not None:
+            usage = reported
+        elif usage is None and "x_groq" in own:
             usage = get(own["x_groq"], "usage")
     set_finish_reasons(answer, reasons)
     _account(answer, usage, told, headers)
@@ -135,11 +137,11 @@ def read_response(response: Any, headers: Mapping[str, str] | None) -> Answer:
     _identify(answer, own)
     reasons = {
         _position(choice, place): reason
-        for place, choice in enumerate(items(own.get("choices")))
+        for place, choice in enumerate(items(get(response, "choices")))
         if (reason := text(get(choice, "finish_reason")))
     }
     set_finish_reasons(answer, reasons)
-    _account(answer, own.get("usage"), own, headers)
+    _account(answer, get(response, "usage"), own, headers)
     return answer
 
 

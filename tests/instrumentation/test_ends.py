@@ -23,7 +23,8 @@ from opentelemetry.trace import StatusCode
 
 from tests.support import replay as play
 from tests.support.apis import LOST, Async, Boom, Sync, boom_client, http, request
-from tests.support.clock import Clock, pace
+from tests.support.clock import Clock
+from tests.support.paced import pace
 from tests.support.replay import After, Replay, in_step, openai_stream
 from tests.support.spans import Spans, attributes, outcome, seconds
 from tests.support.waiting import LoopTime, is_reading, until, wait_for

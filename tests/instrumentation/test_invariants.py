@@ -12,7 +12,8 @@ import pytest
 
 from tests.support import replay as play
 from tests.support.apis import LOST, Sync
-from tests.support.clock import Clock, pace
+from tests.support.clock import Clock
+from tests.support.paced import pace
 from tests.support.replay import Replay, openai_stream
 from tests.support.spans import (
     SECRETS,

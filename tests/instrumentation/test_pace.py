@@ -9,7 +9,8 @@ import pytest
 from tests.conftest import Tracing
 from tests.support import replay as play
 from tests.support.apis import Sync
-from tests.support.clock import Clock, pace
+from tests.support.clock import Clock
+from tests.support.paced import pace
 from tests.support.replay import Replay, openai_stream
 from tests.support.spans import Spans, attributes
 
