@@ -115,7 +115,7 @@ pictures: $(BROWSER)  # of a demo's pages, for README and docs; ARGS=FOLDER take
 
 spark: $(STAMP)
 	test -x .venvs/spark/bin/python || $(PYTHON) -m venv .venvs/spark
-	.venvs/spark/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[analyze,cli]" "ibis-framework[pyspark]"
+	.venvs/spark/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[analyze]" "ibis-framework[pyspark]"
 	.venvs/spark/bin/python -m tests.analyze.spark
 
 clean:

@@ -14,12 +14,14 @@ from llmtrace.version import VERSION as __version__
 
 if TYPE_CHECKING:
     from llmtrace.instrumentation.identity import model_resource
+    from llmtrace.launch.configure import configure
     from llmtrace.tasks.units import carrier, resume, step, task
 
 __all__ = [
     "LlmtraceError",
     "__version__",
     "carrier",
+    "configure",
     "instrument",
     "model_resource",
     "resume",
@@ -39,4 +41,8 @@ def __getattr__(name: str) -> Any:
         from llmtrace.instrumentation.identity import model_resource
 
         return model_resource
+    if name == "configure":
+        from llmtrace.launch.configure import configure
+
+        return configure
     raise AttributeError(f"module 'llmtrace' has no attribute {name!r}")

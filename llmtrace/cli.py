@@ -20,8 +20,8 @@ def main() -> None:
     try:
         for package in ("typer", "rich"):
             import_module(package)
-    except ImportError:
-        fail(f"the command line needs two small packages: {install_hint('cli')}")
+    except ImportError as error:
+        fail(f"{error.name} is missing, which came with llmtrace: {install_hint(upgrade=True)}")
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, ValueError):
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]

@@ -14,8 +14,27 @@ from llmtrace.version import install_hint
 if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import TracerProvider
+    from typing_extensions import TypedDict
 
     from llmtrace.providers import Client
+
+    class Given(TypedDict, total=False):
+        """The settings that ``instrument`` takes, each of which may be left out."""
+
+        capture_content: bool | Literal["no_content", "span_only", "event_only", "span_and_event"] | None
+        server_timings: bool | None
+        propagate: Literal["auto", "always", "never"] | None
+        request_usage: bool | None
+        metrics: bool | None
+        semconv: Literal["v0.1.0", "v1.41"] | None
+        parent: Literal["auto", "own", "existing"] | None
+        diagnosis: bool | None
+        min_calls: int | None
+        min_spread: float | None
+        baseline_path: str | os.PathLike[str] | None
+        baseline_prior: str | os.PathLike[str] | None
+        flush_on_sigterm: bool | None
+        tokenizer: Callable[[str], int] | None
 
 
 def instrument(

@@ -1,0 +1,197 @@
+"""Where a program's spans go: a viewer, an OTLP endpoint, a file or the terminal. Chosen before the program starts."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final, Literal
+from urllib.parse import urlsplit
+
+from llmtrace.errors import LlmtraceError
+from llmtrace.version import install_hint
+
+VIEWER: Final = "http://127.0.0.1:4319"
+COLLECTOR: Final = "http://127.0.0.1:4318"
+"""Where a collector or Jaeger listens for OTLP over HTTP by default."""
+DEFAULT_FILE: Final = "traces.otlp.jsonl"
+GRPC_PORT: Final = 4317
+_CONNECT_S = 0.25
+_VIEWER_STARTS_WITHIN_S = 20.0
+_ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+_KIND, _PLACE = "LLMTRACE_RUN_KIND", "LLMTRACE_RUN_PLACE"
+
+Kind = Literal["otlp", "file", "console"]
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """One place that spans go to."""
+
+    kind: Kind
+    place: str = ""
+    """The endpoint's address without a path, or the file's absolute path."""
+    sentence: str = ""
+    """Where the trace can be seen, for people."""
+
+    def to_environ(self) -> dict[str, str]:
+        """The variables by which a child process is told of it."""
+        return {_KIND: self.kind, _PLACE: self.place}
+
+
+def from_environ(environ: Mapping[str, str]) -> Destination | None:
+    """The destination that ``to_environ`` wrote, None where there is none."""
+    kind = environ.get(_KIND)
+    if kind not in ("otlp", "file", "console"):
+        return None
+    return Destination(kind, environ.get(_PLACE, ""))
+
+
+def choose(
+    *,
+    view: bool = False,
+    otlp: str | None = None,
+    file: str | os.PathLike[str] | None = None,
+    console: bool = False,
+    environ: Mapping[str, str] | None = None,
+) -> Destination:
+    """The destination that was asked for; where none was, the first that is there.
+
+    In this order: the endpoint that ``OTEL_EXPORTER_OTLP_ENDPOINT`` names, a viewer that is running, a collector or
+    Jaeger on its default port, a viewer started now, a file in the working directory.
+
+    Raises:
+        LlmtraceError: several were asked for, an address is none, or what it needs is not installed.
+    """
+    environ = os.environ if environ is None else environ
+    if sum((view, otlp is not None, file is not None, console)) > 1:
+        raise LlmtraceError("--view, --otlp, --file and --console exclude each other: give one of them")
+    if console:
+        return Destination("console", "", "each call is printed here as it ends")
+    if file is not None:
+        return _file(Path(file))
+    if otlp is not None:
+        return endpoint(otlp)
+    if view:
+        return viewer()
+    if named := next((environ[name] for name in _ENDPOINTS if environ.get(name)), None):
+        return endpoint(named)
+    if is_viewer(VIEWER):
+        return viewer()
+    if listens(COLLECTOR) and _can_export():
+        return endpoint(COLLECTOR)
+    if _can_export() and _can_view():
+        return viewer()
+    return _file(Path(DEFAULT_FILE))
+
+
+def endpoint(url: str) -> Destination:
+    """An OTLP endpoint that somebody else runs; where nobody listens there, a file, so that nothing is lost.
+
+    Raises:
+        LlmtraceError: ``url`` is no address, or the exporter is not installed.
+    """
+    parts = urlsplit(url if "://" in url else f"http://{url}")
+    if parts.scheme not in ("http", "https") or not re.fullmatch(r"[^\s/]+", parts.netloc):
+        raise LlmtraceError(f"--otlp takes an address such as {COLLECTOR}, not {url!r}")
+    if not _can_export():
+        raise LlmtraceError(f"sending spans needs the OTLP exporter: {install_hint('otlp')}")
+    path = parts.path.rstrip("/").removesuffix("/v1/traces")
+    place = f"{parts.scheme}://{parts.netloc}{path}"
+    if not listens(place):
+        instead = _file(Path(DEFAULT_FILE))
+        return Destination("file", instead.place, f"nothing listens at {place}; {instead.sentence}")
+    return Destination("otlp", place, f"spans go to {place}")
+
+
+def viewer() -> Destination:
+    """The viewer that runs on this machine; one is started where there is none, and goes on when the program ends.
+
+    Raises:
+        LlmtraceError: it is not installed, or does not start.
+    """
+    if not _can_export():
+        raise LlmtraceError(f"sending spans to the viewer needs the OTLP exporter: {install_hint('otlp')}")
+    if is_viewer(VIEWER):
+        return Destination("otlp", VIEWER, f"the trace is at {VIEWER}")
+    if not _can_view():
+        raise LlmtraceError(f"the viewer needs a few packages more: {install_hint('view')}; or use --file")
+    pid = _start_viewer()
+    return Destination("otlp", VIEWER, f"the trace is at {VIEWER} (llmtrace view, started as process {pid})")
+
+
+def listens(url: str) -> bool:
+    """Whether somebody takes connections at ``url``, asked for a quarter of a second at most."""
+    parts = urlsplit(url)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    try:
+        with socket.create_connection((parts.hostname or "", port), timeout=_CONNECT_S):
+            return True
+    except (OSError, ValueError):
+        return False
+
+
+def is_viewer(url: str) -> bool:
+    """Whether it is llmtrace's viewer that answers at ``url``."""
+    if not listens(url):
+        return False
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy does not reach this machine
+    try:
+        with direct.open(f"{url}/api/status", timeout=2.0) as response:
+            return "spans" in json.loads(response.read(1 << 20))
+    except (OSError, ValueError):
+        return False
+
+
+def _file(path: Path) -> Destination:
+    if not _can_export():
+        raise LlmtraceError(f"a file of spans needs the OTLP encoder: {install_hint('otlp')}; or use --console")
+    absolute = path.expanduser().absolute()
+    return Destination("file", str(absolute), f"spans go into {path}: llmtrace show {path}")
+
+
+def _can_export() -> bool:
+    return _installed("opentelemetry.exporter.otlp.proto.http")
+
+
+def _can_view() -> bool:
+    return all(map(_installed, ("starlette", "uvicorn", "duckdb")))
+
+
+def _installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ImportError:
+        return False
+
+
+def _start_viewer() -> int:
+    """Start a viewer that outlives this process; returns its process id once it answers."""
+    log = Path(tempfile.gettempdir()) / f"llmtrace-view-{os.getpid()}.log"
+    with log.open("wb") as output:
+        started = subprocess.Popen(
+            [sys.executable, "-m", "llmtrace.cli", "view"],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    until = time.monotonic() + _VIEWER_STARTS_WITHIN_S
+    while time.monotonic() < until and started.poll() is None:
+        if is_viewer(VIEWER):
+            return started.pid
+        time.sleep(0.05)
+    if started.poll() is None:
+        started.terminate()
+    lines = log.read_text(errors="replace").strip().splitlines()
+    raise LlmtraceError(f"llmtrace view did not start: {lines[-1] if lines else 'it said nothing'}")

@@ -1,0 +1,256 @@
+"""`llmtrace run` and `configure` as a user has them: whole programs in processes of their own, over real sockets."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmtrace.errors import LlmtraceError
+from llmtrace.launch import destinations
+from llmtrace.launch.destinations import choose
+from tests.support.replay import Replay, json_answer, openai_stream, refused_url
+
+APP = """
+import sys, openai
+client = openai.OpenAI(base_url=sys.argv[1], api_key="k", http_client=openai.DefaultHttpxClient(verify=False))
+for chunk in client.chat.completions.create(
+    model="m", stream=True, messages=[{"role": "user", "content": "hello"}], stream_options={"include_usage": True}
+):
+    pass
+print("the answer is here", *sys.argv[2:])
+sys.exit(7)
+"""
+BARE = {key: value for key, value in os.environ.items() if not key.startswith(("OTEL_", "LLMTRACE_"))}
+
+
+@pytest.fixture
+def provider() -> Iterator[Replay]:
+    with closing(Replay()) as replay:
+        replay.serve(openai_stream(ttft=0.05, itl=0.01))
+        yield replay
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Path:
+    path = tmp_path / "app.py"
+    path.write_text(APP)
+    return path
+
+
+def run(*arguments: str | Path, cwd: Path, timeout: float = 60.0, **environ: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "llmtrace.cli", "run", *map(str, arguments)]
+    return subprocess.run(
+        command, cwd=cwd, env=BARE | environ, capture_output=True, text=True, timeout=timeout, check=False
+    )
+
+
+def names_in(path: Path) -> list[str]:
+    spans: list[str] = []
+    for line in path.read_text().splitlines():
+        for resource in json.loads(line)["resourceSpans"]:
+            for scope in resource["scopeSpans"]:
+                spans += [span["name"] for span in scope["spans"]]
+    return spans
+
+
+def test_a_file_gets_the_spans_and_the_program_keeps_its_output_and_exit_code(
+    provider: Replay, app: Path, tmp_path: Path
+) -> None:
+    done = run("--file", "t.jsonl", "--", sys.executable, app, provider.base_url, "--view", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (7, "the answer is here --view\n")
+    assert done.stderr == "llmtrace: spans go into t.jsonl: llmtrace show t.jsonl\n"
+    assert {"chat m", "llm.queue_prefill", "llm.decode"} <= set(names_in(tmp_path / "t.jsonl"))
+
+
+def test_the_terminal_gets_each_call_with_its_phases(provider: Replay, app: Path, tmp_path: Path) -> None:
+    done = run("--console", sys.executable, app, provider.base_url, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (7, "the answer is here\n")
+    lines = done.stderr.splitlines()
+    assert lines[1].startswith("chat m  ")
+    assert "completed" in lines[1]
+    assert any(line.startswith("  llm.decode ") for line in lines)
+    assert any(line.startswith("  llm.queue_prefill ") and "not split: " in line for line in lines)
+
+
+def test_an_endpoint_gets_spans_and_metrics_if_it_takes_them(provider: Replay, app: Path, tmp_path: Path) -> None:
+    with closing(Replay()) as collector:
+        collector.serve(json_answer({}))
+        done = run("--otlp", collector.url, "--", sys.executable, app, provider.base_url, cwd=tmp_path)
+        assert done.returncode == 7
+        assert {request.path for request in collector.requests} == {"/v1/traces", "/v1/metrics"}
+    with closing(Replay()) as jaeger:
+        jaeger.serve(json_answer({}), "/v1/traces")
+        jaeger.serve(json_answer({}, status=404), "/v1/metrics")
+        done = run("--otlp", jaeger.url, "--", sys.executable, app, provider.base_url, cwd=tmp_path)
+        assert done.stderr == f"llmtrace: spans go to {jaeger.url}\n"
+        paths = [request.path for request in jaeger.requests]
+        assert paths.count("/v1/metrics") == 1, "asked once whether it takes metrics, and left alone then"
+        assert "/v1/traces" in paths
+
+
+def test_where_nobody_listens_nothing_is_lost(provider: Replay, app: Path, tmp_path: Path) -> None:
+    nowhere = refused_url()
+    done = run("--otlp", nowhere, "--", sys.executable, app, provider.base_url, cwd=tmp_path)
+    assert done.returncode == 7
+    assert done.stderr.startswith(f"llmtrace: nothing listens at {nowhere}")
+    assert "chat m" in names_in(tmp_path / destinations.DEFAULT_FILE)
+
+
+def test_a_collector_that_goes_away_costs_no_wait_at_exit(provider: Replay, tmp_path: Path) -> None:
+    app = tmp_path / "app.py"
+    app.write_text(APP.replace("print(", "open(sys.argv[2], 'w').close(); sys.stdin.readline()\nprint("))
+    with closing(Replay()) as collector:
+        collector.serve(json_answer({}, status=404), "/v1/metrics")
+        collector.serve(json_answer({}))
+        command = [sys.executable, "-m", "llmtrace.cli", "run", "--otlp", collector.url, sys.executable, str(app)]
+        read = tmp_path / "read"
+        process = subprocess.Popen(
+            [*command, provider.base_url, str(read)],
+            env=BARE, cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        until(read.exists)
+    _, errors = process.communicate("go\n", timeout=60)
+    assert process.returncode == 7
+    assert "Traceback" not in errors
+
+
+def test_signals_are_the_programs_own(tmp_path: Path) -> None:
+    program = "import os, signal, sys; print('up', os.getpid(), flush=True); signal.pause()"
+    command = [sys.executable, "-m", "llmtrace.cli", "run", "--console", sys.executable, "-c", program]
+    process = subprocess.Popen(command, env=BARE, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert process.stdout is not None
+    assert int(process.stdout.readline().split()[1]) == process.pid, "it has the process that was started"
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == -signal.SIGTERM
+    process.stdout.close()
+
+
+def test_children_are_traced_too_and_the_environments_own_start_is_run(
+    provider: Replay, app: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text("print('the own start')")
+    parent = f"import subprocess, sys; sys.exit(subprocess.call([sys.executable, {str(app)!r}, sys.argv[1]]))"
+    command = ("--file", "t.jsonl", sys.executable, "-c", parent, provider.base_url)
+    done = run(
+        *command, cwd=tmp_path, PYTHONPATH=os.pathsep.join((str(tmp_path / "site"), BARE.get("PYTHONPATH", ".")))
+    )
+    assert done.returncode == 7
+    assert done.stdout == 3 * "the own start\n" + "the answer is here\n", "of the launcher, the parent and the child"
+    assert "chat m" in names_in(tmp_path / "t.jsonl")
+
+
+def test_the_program_may_set_up_its_own_provider(provider: Replay, app: Path, tmp_path: Path) -> None:
+    own = """
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+mine = TracerProvider()
+trace.set_tracer_provider(mine)
+assert trace.get_tracer_provider() is mine
+"""
+    app.write_text(own + APP)
+    done = run("--file", "t.jsonl", sys.executable, app, provider.base_url, cwd=tmp_path)
+    assert (done.returncode, len(done.stderr.splitlines())) == (7, 1)
+    assert "chat m" in names_in(tmp_path / "t.jsonl")
+
+
+def test_what_cannot_be_run_is_said_as_a_shell_says_it(tmp_path: Path) -> None:
+    done = run("--console", "no-such-program-here", cwd=tmp_path)
+    assert done.returncode == 127
+    assert done.stderr.splitlines()[-1] == "llmtrace: no-such-program-here: no such program"
+    refused = run("--console", "--view", "true", cwd=tmp_path)
+    assert refused.returncode == 1
+    assert "exclude each other" in refused.stderr
+
+
+def test_switched_off_means_untouched(provider: Replay, app: Path, tmp_path: Path) -> None:
+    done = run("--file", "t.jsonl", sys.executable, app, provider.base_url, cwd=tmp_path, OTEL_SDK_DISABLED="true")
+    assert done.returncode == 7
+    assert not (tmp_path / "t.jsonl").exists()
+
+
+def test_the_viewer_is_started_where_none_runs_and_stays(provider: Replay, app: Path, tmp_path: Path) -> None:
+    if destinations.listens(destinations.VIEWER):
+        pytest.skip("something listens on the viewer's port of this machine")
+    home = {"XDG_DATA_HOME": str(tmp_path / "data"), "HOME": str(tmp_path)}
+    started: Any = None
+    try:
+        done = run("--view", sys.executable, app, provider.base_url, cwd=tmp_path, **home)
+        assert done.returncode == 7, done.stderr
+        started = int(done.stderr.split("started as process ")[1].split(")")[0])
+        assert destinations.is_viewer(destinations.VIEWER)
+        again = run("--view", sys.executable, app, provider.base_url, cwd=tmp_path, **home)
+        assert again.stderr == f"llmtrace: the trace is at {destinations.VIEWER}\n"
+        until(lambda: calls_in_the_viewer() == 2)
+    finally:
+        if started is not None:
+            os.kill(started, signal.SIGTERM)
+
+
+def calls_in_the_viewer() -> int:
+    import urllib.request
+
+    with urllib.request.urlopen(f"{destinations.VIEWER}/api/status", timeout=10) as response:
+        return int(json.load(response)["calls"])
+
+
+def until(condition: Any, seconds: float = 30.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come to pass"
+        time.sleep(0.02)
+
+
+CONFIGURED = """
+import llmtrace
+print(llmtrace.configure("openai", file="mine.jsonl", service_name="shop", diagnosis=False))
+"""
+
+
+def test_configure_does_the_same_in_one_line(provider: Replay, app: Path, tmp_path: Path) -> None:
+    app.write_text(CONFIGURED + APP)
+    done = subprocess.run(
+        [sys.executable, str(app), provider.base_url],
+        env=BARE, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.stdout == "spans go into mine.jsonl: llmtrace show mine.jsonl\nthe answer is here\n", done.stderr
+    assert done.stderr == ""
+    written = (tmp_path / "mine.jsonl").read_text()
+    assert "chat m" in names_in(tmp_path / "mine.jsonl")
+    assert '"shop"' in written
+    assert "host.name" in written
+
+
+@pytest.mark.parametrize("url", ["", "ftp://x", "http://", "not an address"])
+def test_an_address_that_is_none_is_refused(url: str) -> None:
+    with pytest.raises(LlmtraceError, match="takes an address such as"):
+        choose(otlp=url, environ={})
+
+
+def test_the_typed_settings_are_those_of_instrument() -> None:
+    import ast
+    import inspect
+
+    from llmtrace import config
+    from llmtrace.instrumentation import switch
+
+    tree = ast.parse(inspect.getsource(switch))
+    (given,) = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef) and node.name == "Given"]
+    fields = {
+        node.target.id: ast.unparse(node.annotation)
+        for node in given.body
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+    }
+    assert set(fields) == set(config.known_settings)
+    parameters = inspect.signature(switch.instrument).parameters
+    assert fields == {name: parameters[name].annotation.replace('"', "'") for name in fields}
