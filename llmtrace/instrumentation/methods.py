@@ -191,9 +191,9 @@ class _Method:
             return result
         returned = result
         try:
-            inner_name, kept = self._method.inner, self._method.kept
-            if kept is not None and call.streaming and call.is_open:
-                watch(self._patches, result, call, self._propagate, kept)
+            inner_name, read_stream = self._method.inner, self._method.read_stream
+            if read_stream is not None and call.streaming and call.is_open:
+                watch(self._patches, result, call, self._propagate, read_stream)
             elif call.streaming and call.is_open:
                 inner = getattr(result, inner_name) if inner_name else result
                 ours = timed(call, inner, splicing)
