@@ -32,7 +32,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Tasks and steps, which bring OpenTelemetry's API with them, once somebody asks for them."""
+    """Import tasks and steps when they are first asked for, since they import OpenTelemetry's API."""
     if name in ("carrier", "resume", "step", "task"):
         from llmtrace.tasks import units
 

@@ -42,8 +42,8 @@ def build_app() -> Any:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
 
-    def show_version(wanted: bool) -> None:
-        if wanted:
+    def show_version(asked_for: bool) -> None:
+        if asked_for:
             print(f"llmtrace {VERSION}")
             raise typer.Exit
 

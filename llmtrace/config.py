@@ -23,7 +23,7 @@ _PARENT_MODES = ("auto", "own", "existing")
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What can be set, by argument of ``llmtrace.instrument`` or by environment variable."""
+    """The settings, by argument of ``llmtrace.instrument`` or by environment variable."""
 
     capture_content: str = "no_content"
     """Messages on spans: no_content, span_only, event_only, span_and_event (True: span_only)."""
@@ -50,7 +50,7 @@ class Settings:
     baseline_prior: str = ""
     """JSON file that says what the hardware needs at least: ``{"seconds_per_prefill_token": ...}``."""
     flush_on_sigterm: bool = False
-    """On a SIGTERM that nobody handles: end open calls and flush, for a few seconds at most, then let it end us."""
+    """On a SIGTERM that nobody handles: end open calls and flush (5 s at most), then let it end the process."""
     tokenizer: Callable[[str], int] | None = None
     """Counts a text's tokens, for the times between tokens of streams whose chunks do not say how many they hold."""
 
@@ -90,7 +90,7 @@ def _file(value: Any) -> str:
 
 
 def seconds_per_prefill_token(path: str) -> float:
-    """What the file of the setting ``baseline_prior`` says, 0 where that setting is not used.
+    """Seconds for each prefill token from the file of the setting ``baseline_prior``; 0 where that is not set.
 
     Raises:
         LlmtraceError: the file cannot be read, or does not hold ``seconds_per_prefill_token``, a number over 0.
@@ -99,8 +99,8 @@ def seconds_per_prefill_token(path: str) -> float:
         return 0.0
     try:
         with open(path, encoding="utf-8") as file:
-            told: Any = json.load(file)
-        seconds = told["seconds_per_prefill_token"]
+            prior: Any = json.load(file)
+        seconds = prior["seconds_per_prefill_token"]
         if isinstance(seconds, (int, float)) and 0 < seconds < 1:
             return float(seconds)
     except OSError as error:
@@ -167,7 +167,7 @@ def settings(arguments: Mapping[str, Any], environ: Mapping[str, str] | None = N
     """The settings in force.
 
     Raises:
-        LlmtraceError: an argument is no setting, or its value is none that the setting takes. (A bad value in the
+        LlmtraceError: an argument is not a setting, or the setting does not take its value. (A bad value in the
             environment is logged, and the default used.)
     """
     for name in arguments:
@@ -181,21 +181,21 @@ def settings(arguments: Mapping[str, Any], environ: Mapping[str, str] | None = N
         # An environment may be shared with other programs: a slip in it must not leave this one untraced. The value
         # stays out of the log; it may be a secret that went into the wrong variable.
         _log.log(_level(variable), "the value of %s is ignored; it takes %s", variable, takes)
-    chosen: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for name, parse in _PARSERS.items():
         variable = environment_names.get(name, "")
         if arguments.get(name) is not None:
             try:
-                chosen[name] = parse(arguments[name])
+                values[name] = parse(arguments[name])
             except ValueError as error:
                 raise LlmtraceError(f"{name} is {arguments[name]!r}; it takes {error}.") from None
         elif environ.get(variable, "").strip() and variable not in slips:
-            chosen[name] = parse(environ[variable])
-    return replace(Settings(), **chosen)
+            values[name] = parse(environ[variable])
+    return replace(Settings(), **values)
 
 
 def _level(variable: str) -> int:
-    """A slip in a variable of ours is told once a process. One of OpenTelemetry's may hold what others understand."""
+    """The log level for a bad value in ``variable``: a warning, once a process, if the variable is ours; else debug."""
     if variable in _slips_told or not variable.startswith("LLMTRACE_"):
         return logging.DEBUG
     _slips_told.add(variable)
@@ -203,13 +203,13 @@ def _level(variable: str) -> int:
 
 
 def environment_slips(environ: Mapping[str, str]) -> dict[str, str]:
-    """The environment variables of ours whose value is none that the setting takes, and what it takes."""
-    found: dict[str, str] = {}
+    """The environment variables of ours with a value that the setting does not take, and the values it takes."""
+    slips: dict[str, str] = {}
     for name, variable in environment_names.items():
         parse = _PARSERS[name]
         if environ.get(variable, "").strip():
             try:
                 parse(environ[variable])
             except ValueError as error:
-                found[variable] = str(error)
-    return found
+                slips[variable] = str(error)
+    return slips

@@ -73,7 +73,7 @@ _CONNECT_TIMEOUT = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line of the report: a mark, what it is about, what was found, and the command that mends it."""
+    """One line of the report: a mark, the subject, the finding, and the command that mends it."""
 
     mark: Mark
     name: str
@@ -94,7 +94,7 @@ class Report:
 
 
 def examine(environ: Mapping[str, str] | None = None) -> Report:
-    """Look around; imports nothing heavy but torch, and that only where it is installed."""
+    """Examine this environment. Imports nothing heavy but torch, and that only where it is installed."""
     environ = os.environ if environ is None else environ
     return Report(
         {
@@ -108,7 +108,7 @@ def examine(environ: Mapping[str, str] | None = None) -> Report:
 
 
 def run(console: Any, environ: Mapping[str, str] | None = None) -> int:
-    """Print the report on a rich console. 1 if something makes tracing impossible, else 0."""
+    """Print the report on a rich console; returns 1 if something makes tracing impossible, else 0."""
     from rich.text import Text
 
     report = examine(environ)
@@ -144,7 +144,7 @@ def run(console: Any, environ: Mapping[str, str] | None = None) -> int:
 # What is installed
 
 
-def _found(package: str) -> str | None:
+def _installed_version(package: str) -> str | None:
     try:
         return version(package)
     except PackageNotFoundError:
@@ -155,9 +155,9 @@ def _installed() -> Iterator[Finding]:
     yield Finding("note", "python", f"{sys.version.split()[0]}, {sys.platform}")
     yield from _name_clash()
     for package, purpose, command in _PACKAGES:
-        found = _found(package)
-        if found:
-            yield Finding("ok", package, found)
+        version = _installed_version(package)
+        if version:
+            yield Finding("ok", package, version)
         elif package in _NEEDED:
             yield Finding("broken", package, "not installed, and tracing cannot do without it", command)
         elif command:
@@ -204,30 +204,30 @@ def _clients(environ: Mapping[str, str]) -> Iterator[Finding]:
 
 
 def _client(client: str, entry: EntryPoint) -> Finding:
-    """What becomes of one client's calls, as its instrumentor decides it; the client itself is not imported."""
+    """Whether one client's calls are traced, by its instrumentor; the client itself is not imported."""
     try:
         instrumentor = entry.load()()
-        known = instrumentor.client
+        library = instrumentor.client
         conflict = instrumentor.unsupported()
     except Exception as error:  # a package that it needs is missing or broken
         return Finding("broken", client, f"its instrumentor cannot be loaded: {' '.join(str(error).split())[:120]}")
-    found = _found(known.distribution)
-    if found is None:
-        return Finding("missing", client, f"{known.distribution} is not installed", install_hint(client))
+    version = _installed_version(library.distribution)
+    if version is None:
+        return Finding("missing", client, f"{library.distribution} is not installed", install_hint(client))
     if conflict is not None:
-        supported = known.versions.replace(" ", "")
+        supported = library.versions.replace(" ", "")
         return Finding(
             "missing",
             client,
-            f"{known.distribution} {found} is not supported (needs {supported}): not traced, "
+            f"{library.distribution} {version} is not supported (needs {supported}): not traced, "
             "but for what it calls through another client that is",
-            f'pip install "{known.distribution}{supported}"',
+            f'pip install "{library.distribution}{supported}"',
         )
     state = "supported, patched by opentelemetry-instrument or llmtrace.instrument()"
     if instrumentor.is_instrumented_by_opentelemetry:  # so it is under opentelemetry-instrument
-        failed = internal_errors.counts[f"patching {known.package}"]
+        failed = internal_errors.counts[f"patching {library.package}"]
         state = "cannot be patched: see the log" if failed else "patched in this process"
-    return Finding("ok", client, f"{known.distribution} {found}: {state}")
+    return Finding("ok", client, f"{library.distribution} {version}: {state}")
 
 
 # Where spans go
@@ -268,9 +268,9 @@ def _sampler(environ: Mapping[str, str]) -> Iterator[Finding]:
 
 
 def _exporters(environ: Mapping[str, str]) -> Iterator[Finding]:
-    asked = environ.get("OTEL_TRACES_EXPORTER")
-    names = [name.strip() for name in (asked or "otlp").split(",") if name.strip()]
-    known = {entry.name for entry in entry_points(group="opentelemetry_traces_exporter")}
+    exporters = environ.get("OTEL_TRACES_EXPORTER")
+    names = [name.strip() for name in (exporters or "otlp").split(",") if name.strip()]
+    installed_exporters = {entry.name for entry in entry_points(group="opentelemetry_traces_exporter")}
     if names == ["none"]:
         yield Finding("missing", "OTEL_TRACES_EXPORTER", "none: spans are made and dropped")
         return
@@ -281,15 +281,15 @@ def _exporters(environ: Mapping[str, str]) -> Iterator[Finding]:
         real = name
         if name == "otlp":
             real = "otlp_proto_grpc" if protocol == "grpc" else "otlp_proto_http"
-        if real in known:
+        if real in installed_exporters:
             yield Finding(
-                "ok", "exporter", f"{_plain(name)}{'' if asked else ' (what opentelemetry-instrument takes)'}"
+                "ok", "exporter", f"{_plain(name)}{'' if exporters else ' (what opentelemetry-instrument takes)'}"
             )
         elif name in ("otlp", "otlp_proto_http", "otlp_proto_grpc"):
             command = install_hint("otlp")
             if real == "otlp_proto_grpc":
                 command = "pip install opentelemetry-exporter-otlp-proto-grpc"
-            yield Finding("broken" if asked else "missing", "exporter", f"{_plain(name)} is not installed", command)
+            yield Finding("broken" if exporters else "missing", "exporter", f"{_plain(name)} is not installed", command)
         else:
             yield Finding("broken", "exporter", f"{_plain(name)} (OTEL_TRACES_EXPORTER) is not installed")
         if real.startswith("otlp"):
@@ -311,7 +311,7 @@ def _endpoint(environ: Mapping[str, str], protocol: str) -> Finding:
             break
     else:
         name, url = "endpoint", default
-    told = " (the default)" if name == "endpoint" else ""
+    default_note = " (the default)" if name == "endpoint" else ""
     try:
         parts = urlsplit(url if "://" in url else f"http://{url}")
         host, port = parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
@@ -319,13 +319,13 @@ def _endpoint(environ: Mapping[str, str], protocol: str) -> Finding:
         return Finding("missing", name, "is not a URL")
     if not host:
         return Finding("missing", name, "is not a URL")
-    shown = f"{_plain(parts.scheme)}://{host}:{port}{told}"
+    shown_url = f"{_plain(parts.scheme)}://{host}:{port}{default_note}"
     try:
         socket.create_connection((host, port), timeout=_CONNECT_TIMEOUT).close()
     except OSError as error:
         why = "no answer" if isinstance(error, TimeoutError) else (error.strerror or str(error)).lower()
-        return Finding("missing", name, f"{shown}: {why}")
-    return Finding("ok", name, f"{shown} answers")
+        return Finding("missing", name, f"{shown_url}: {why}")
+    return Finding("ok", name, f"{shown_url} answers")
 
 
 def _header_names(value: str) -> str:
@@ -338,7 +338,7 @@ def _header_names(value: str) -> str:
 
 
 def _settings(environ: Mapping[str, str]) -> Iterator[Finding]:
-    known = _known_settings()
+    known_names = _known_settings()
     any_set = False
     wrong = list(_wrong_settings(environ))
     yield from wrong
@@ -348,8 +348,8 @@ def _settings(environ: Mapping[str, str]) -> Iterator[Finding]:
             any_set = True
         elif name.startswith("LLMTRACE_"):
             any_set = True
-            if name not in known:
-                near = difflib.get_close_matches(name, known, 1)
+            if name not in known_names:
+                near = difflib.get_close_matches(name, known_names, 1)
                 yield Finding("missing", name, f"unknown{f', did you mean {near[0]}?' if near else ''}")
             else:
                 yield Finding("ok", name, _shown(name, environ[name]))
@@ -378,7 +378,7 @@ def _shown(name: str, value: str) -> str:
 
 
 def _plain(value: str) -> str:
-    """A value that looks like a plain word or number; anything else might be a secret or steer the terminal."""
+    """``value`` if it looks like a plain word or number; anything else might be a secret or steer the terminal."""
     return value if _SAFE_VALUE.fullmatch(value) else "set (value not shown)"
 
 
@@ -386,7 +386,7 @@ def _plain(value: str) -> str:
 
 
 def _device() -> Iterator[Finding]:
-    if _found("torch") is None:
+    if _installed_version("torch") is None:
         yield Finding("note", "torch", "not installed: no device to look at")
         return
     try:

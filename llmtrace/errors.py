@@ -1,4 +1,4 @@
-"""What llmtrace raises to people: one line that says what is wrong and what to do."""
+"""The error that llmtrace raises to its users: one line that says what is wrong and what to do."""
 
 from __future__ import annotations
 

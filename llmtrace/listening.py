@@ -1,4 +1,4 @@
-"""Listening on a port: said at once where it cannot be."""
+"""Binds a port, with a clear error where that is impossible."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from llmtrace.errors import LlmtraceError
 def bind(host: str, port: int, error: type[LlmtraceError] = LlmtraceError, backlog: int | None = None) -> socket.socket:
     """A socket bound to ``host`` and ``port`` (0: a free one); it listens where a ``backlog`` is given.
 
-    Raises ``error``: no address of this machine, or the port cannot be had.
+    Raises ``error`` where ``host`` is no address of this machine, or the port is not free.
     """
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -32,6 +32,6 @@ def bind(host: str, port: int, error: type[LlmtraceError] = LlmtraceError, backl
 
 
 def url(host: str, listener: socket.socket) -> str:
-    """Where a client on this machine reaches it."""
+    """The URL at which a client on this machine reaches ``listener``."""
     name = "127.0.0.1" if host in ("0.0.0.0", "::", "") else host
     return f"http://{f'[{name}]' if ':' in name else name}:{listener.getsockname()[1]}"

@@ -36,7 +36,7 @@ def mend() -> str:
 
 
 def _ourselves() -> str:
-    """What pip has to be told to install this package from where it came: an index, a checkout or a repository."""
+    """pip's arguments to install this package from where it came: an index, a checkout or a repository."""
     try:
         origin = _origin(distribution(DISTRIBUTION))
     except (PackageNotFoundError, ValueError):

@@ -3,10 +3,10 @@
 VERSION = "0.1.0"
 
 DISTRIBUTION = "llmtrace-phases"
-"""What pip installs. The import is ``llmtrace``, but on PyPI that name belongs to somebody else's package."""
+"""The distribution's name for pip. The import is ``llmtrace``, but on PyPI that name is another package's."""
 
 
 def install_hint(extra: str = "", *, upgrade: bool = False) -> str:
     """The command that installs llmtrace, with an extra if one is named: ``pip install "llmtrace-phases[openai]"``."""
-    wanted = f"{DISTRIBUTION}[{extra}]" if extra else DISTRIBUTION
-    return f'pip install {"--upgrade " if upgrade else ""}"{wanted}"'
+    requirement = f"{DISTRIBUTION}[{extra}]" if extra else DISTRIBUTION
+    return f'pip install {"--upgrade " if upgrade else ""}"{requirement}"'

@@ -209,7 +209,9 @@ def without(missing: list[str], *arguments: str) -> subprocess.CompletedProcess[
 
 @pytest.mark.parametrize("missing", ["typer", "rich"])
 def test_without_what_came_with_it(missing: str) -> None:
-    assert f'{missing} is missing, which came with llmtrace: pip install --upgrade "llmtrace-phases"' in one_line(without([missing], "doctor"))
+    assert f'{missing} is missing, which came with llmtrace: pip install --upgrade "llmtrace-phases"' in one_line(
+        without([missing], "doctor")
+    )
 
 
 @pytest.mark.parametrize("missing", ["torch", "starlette", "uvicorn"])

@@ -1,1 +1,1 @@
-"""Many traces: reading them from wherever they are, and what they say together."""
+"""Reads many traces from wherever they are, and makes reports over all of them."""

@@ -18,7 +18,7 @@ _numbers = count()
 
 
 class Book:
-    """The tables that reports read."""
+    """One set of traces: the tables that reports read."""
 
     def __init__(self, traces: Traces) -> None:
         self.spans = traces.table
@@ -33,14 +33,14 @@ class Book:
     @cached_property
     def calls(self) -> Any:
         """``tables.calls``, computed once and held by the engine."""
-        found = tables.calls(self.spans, self._prices)
-        held = self.hold(found)
-        if self.rows(held.aggregate(n=held.count())) == [(0,)]:
+        expression = tables.calls(self.spans, self._prices)
+        table = self.hold(expression)
+        if self.rows(table.aggregate(n=table.count())) == [(0,)]:
             raise LlmtraceError(
                 f"no LLM calls in {', '.join(self.stats.sources)}: {self.stats.spans} spans, none of which says "
                 "gen_ai.operation.name (chat, text_completion, generate_content, embeddings) or is one of llmtrace's"
             )
-        return held
+        return table
 
     @cached_property
     def phases(self) -> Any:
@@ -59,15 +59,15 @@ class Book:
     @cached_property
     def _prices(self) -> list[prices.Priced]:
         spans = self.spans
-        asked = spans.filter(spans.operation.notnull() | spans.outcome.notnull())
-        pairs = asked.select(
-            provider=asked.provider.fill_null(""),
-            model=first(asked.response_model, asked.request_model, ""),
+        with_model = spans.filter(spans.operation.notnull() | spans.outcome.notnull())
+        pairs = with_model.select(
+            provider=with_model.provider.fill_null(""),
+            model=first(with_model.response_model, with_model.request_model, ""),
         ).distinct()
         return prices.priced(self.rows(pairs))
 
     def hold(self, expression: Any) -> Any:
-        """The same table, worked out now and held by the engine until the connection ends."""
+        """Compute the table of ``expression`` now; the engine holds it until the connection ends."""
         if self._connection.name == "duckdb":
             return self._connection.create_table(f"held_{next(_numbers)}", expression, temp=True)
         return expression.cache()
@@ -77,25 +77,25 @@ class Book:
         return tables.values(expression)
 
     def arrays(self, expression: Any, names: Sequence[str]) -> dict[str, Any]:
-        """Columns as numpy arrays of floats, NaN where there is nothing."""
+        """The columns ``names`` as numpy arrays of floats, NaN where a value is missing."""
         import numpy as np
 
         table = expression.select(*names).to_pyarrow()
-        found: dict[str, Any] = {}
+        columns: dict[str, Any] = {}
         for name in names:
             column = table[name].cast("float64")
-            found[name] = np.asarray(column.to_numpy(zero_copy_only=False), dtype=float)
-        return found
+            columns[name] = np.asarray(column.to_numpy(zero_copy_only=False), dtype=float)
+        return columns
 
 
 def _overhead_as_one(phases: Any) -> Any:
     one = phases.phase.isin((NETWORK, UNATTRIBUTED))
-    named = phases.mutate(own=phases.phase, phase=when(one, contract.OVERHEAD, phases.phase))
-    less_sure = when(named.own == UNATTRIBUTED, named.source)
-    return named.group_by("call_trace", "owner", "route", "phase").agg(
-        source=first(less_sure.max(), named.source.max()),
-        seconds=named.seconds.sum(),
-        phase_tokens=named.phase_tokens.sum(),
-        merged_because=named.merged_because.max(),
-        merged_detail=named.merged_detail.max(),
+    renamed = phases.mutate(own=phases.phase, phase=when(one, contract.OVERHEAD, phases.phase))
+    less_sure = when(renamed.own == UNATTRIBUTED, renamed.source)
+    return renamed.group_by("call_trace", "owner", "route", "phase").agg(
+        source=first(less_sure.max(), renamed.source.max()),
+        seconds=renamed.seconds.sum(),
+        phase_tokens=renamed.phase_tokens.sum(),
+        merged_because=renamed.merged_because.max(),
+        merged_detail=renamed.merged_detail.max(),
     )

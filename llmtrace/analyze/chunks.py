@@ -1,4 +1,4 @@
-"""A stretch of a trace file into a Parquet file: what one worker does, and how a file is cut into such stretches."""
+"""Cuts a trace file into stretches, and converts one stretch into a Parquet file, which is a worker's task."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Stretch:
 
 @dataclass(slots=True)
 class Outcome:
-    """What came of a stretch."""
+    """The counts and problems of one converted stretch."""
 
     spans: int
     lines: int
@@ -78,7 +78,7 @@ def cut(path: Path) -> list[Stretch]:
 
 
 def _is_lines(file: BinaryIO) -> bool:
-    """Whether one of the first lines that are not empty is a JSON value of its own; broken ones may stand before it."""
+    """Whether one of the first lines that are not empty is a whole JSON value; broken lines may stand before it."""
     looked = 0
     for line in file:
         text = line.strip()
@@ -103,7 +103,7 @@ def convert(
     flattener = Flattener(columns)
     schema = arrow_schema(columns)
     spans = lines = problems = 0
-    kept: list[otlp.Problem] = []
+    first_problems: list[otlp.Problem] = []
     collecting = gc.isenabled()
     gc.disable()  # millions of small objects, none of them in a cycle
     try:
@@ -115,7 +115,7 @@ def convert(
                 elif document is not None:
                     flattener.add(document, number)
                 problems += len(flattener.problems)
-                kept.extend(flattener.problems[: PROBLEMS_KEPT - len(kept)])
+                first_problems.extend(flattener.problems[: PROBLEMS_KEPT - len(first_problems)])
                 flattener.problems.clear()
                 if done:
                     tell(done)
@@ -127,27 +127,27 @@ def convert(
     finally:
         if collecting:
             gc.enable()
-    return Outcome(spans, lines, kept, problems)
+    return Outcome(spans, lines, first_problems, problems)
 
 
 def arrow_schema(columns: Sequence[Column]) -> pa.Schema:
-    """The table's schema."""
+    """The Arrow schema of a table with ``columns``."""
     return pa.schema([(column.name, _TYPES[column.kind]) for column in columns])
 
 
 def arrow_table(flattener: Flattener, schema: pa.Schema) -> pa.Table:
-    """What the flattener holds, which is then forgotten."""
+    """The rows that the flattener holds, as a table; the flattener is empty afterwards."""
     count = len(flattener)
     fixed, sparse, texts = flattener.take()
     kinds = iter(schema.types)
-    arrays = [_array(found, next(kinds)) for found in fixed]
-    arrays += [_spread(found, count, next(kinds)) for found in sparse]
-    arrays += [_array(found, next(kinds)) for found in texts]
+    arrays = [_array(values, next(kinds)) for values in fixed]
+    arrays += [_spread(column, count, next(kinds)) for column in sparse]
+    arrays += [_array(values, next(kinds)) for values in texts]
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
 def _spread(column: Sparse, count: int, kind: pa.DataType) -> pa.Array:
-    """A column of ``count`` values from those that are there."""
+    """A column of ``count`` values; the rows without a value are null."""
     if not column.rows:
         return pa.nulls(count, kind)
     places = np.full(count, -1, dtype=np.int64)
@@ -186,7 +186,7 @@ Read = tuple[int, Any, str, int]
 
 
 def documents(stretch: Stretch) -> Iterator[Read]:
-    """What a stretch holds, line by line."""
+    """Yields the documents of a stretch, line by line."""
     if not stretch.lines:
         problems: list[otlp.Problem] = []
         for line, document in otlp.documents(Path(stretch.path), problems):

@@ -53,7 +53,7 @@ def make(before: Book, after: Book, quality: str | None = None) -> Report:
 
 
 def _seconds(calls: dict[str, Any], phases: Sequence[str]) -> Any:
-    """What each call spent in all of ``phases``."""
+    """Seconds that each call spent in all of ``phases``."""
     return sum(calls[f"s_{phase}"] for phase in phases)
 
 
@@ -62,20 +62,29 @@ def _phases(phases: dict[str, Difference], whole: Difference) -> Section:
         Column("mean of"), Column("before", "s"), Column("after", "s"), Column("change", "s"), Column("from", "s"),
         Column("to", "s"), Column("relative", "share"), Column("sure"),
     ]  # fmt: skip
-    shown = {**phases, "end to end": whole}
-    points = [(name, found.change, found.low, found.high) for name, found in shown.items()]
+    differences = {**phases, "end to end": whole}
+    points = [(name, difference.change, difference.low, difference.high) for name, difference in differences.items()]
     return Section(
-        "By phase", columns, [_row(name, found) for name, found in shown.items()],
+        "By phase", columns, [_row(name, difference) for name, difference in differences.items()],
         "A call without a phase counts as zero there, so that the phases' changes add up to the call's. "
         "from/to: the change's 95 % interval.",
         Intervals("Change of the mean call, after less before", "s", points),
     )  # fmt: skip
 
 
-def _row(name: str, found: Difference) -> list[Any]:
-    relative = found.change / found.before if found.before else None
-    sure = "" if found.low != found.low else "yes" if found.sure else "no"
-    return [name, found.before, found.after, found.change, found.low, found.high, relative, sure]
+def _row(name: str, difference: Difference) -> list[Any]:
+    relative = difference.change / difference.before if difference.before else None
+    sure = "" if difference.low != difference.low else "yes" if difference.sure else "no"
+    return [
+        name,
+        difference.before,
+        difference.after,
+        difference.change,
+        difference.low,
+        difference.high,
+        relative,
+        sure,
+    ]
 
 
 def _percentiles(old: dict[str, Any], new: dict[str, Any]) -> Section:
@@ -112,15 +121,17 @@ def _rest(old: dict[str, Any], new: dict[str, Any], quality: str | None) -> Sect
 
 
 def _path(paths: Sequence[tuple[list[critical.Path], float]], mixed: bool) -> Section:
-    old, new = (critical.mean(found, figures(mixed)) for found, _ in paths)
+    old, new = (critical.mean(side_paths, figures(mixed)) for side_paths, _ in paths)
     whole = [sum(side.values()) for side in (old, new)]
     rows = [
-        [who, old.get(who, 0.0), new.get(who, 0.0), new.get(who, 0.0) - old.get(who, 0.0),
-         old.get(who, 0.0) / whole[0] if whole[0] else None, new.get(who, 0.0) / whole[1] if whole[1] else None]
-        for who in sorted({*old, *new}, key=lambda who: -max(old.get(who, 0), new.get(who, 0)))
+        [label, old.get(label, 0.0), new.get(label, 0.0), new.get(label, 0.0) - old.get(label, 0.0),
+         old.get(label, 0.0) / whole[0] if whole[0] else None, new.get(label, 0.0) / whole[1] if whole[1] else None]
+        for label in sorted({*old, *new}, key=lambda label: -max(old.get(label, 0), new.get(label, 0)))
     ]  # fmt: skip
-    first, second = (max(side, key=lambda who: side[who], default="nothing") for side in (old, new))
-    moved = f"the bottleneck stays {first}" if first == second else f"the bottleneck moved from {first} to {second}"
+    first, second = (max(side, key=lambda label: side[label], default="nothing") for side in (old, new))
+    bottleneck = (
+        f"the bottleneck stays {first}" if first == second else f"the bottleneck moved from {first} to {second}"
+    )
     return Section(
         "Critical path of a mean trace",
         [
@@ -128,36 +139,40 @@ def _path(paths: Sequence[tuple[list[critical.Path], float]], mixed: bool) -> Se
             Column("share before", "share"), Column("share after", "share"),
         ],
         rows,
-        f"What the end of the trace was waiting for: {moved}.",
+        f"What the end of the trace was waiting for: {bottleneck}.",
     )  # fmt: skip
 
 
 def _headline(phases: dict[str, Difference], whole: Difference) -> str:
-    """The two largest changes that are sure, and what came of them end to end."""
-    sure = sorted((name for name, found in phases.items() if found.sure), key=lambda name: -abs(phases[name].change))
-    told = [f"{name} {_told(phases[name])}" for name in sure[:3]]
-    end = f"end to end {_told(whole)}" + ("" if whole.sure else " (may be chance)")
-    return ", ".join([*told, end])
+    """The three largest changes that are sure, and the change end to end."""
+    sure = sorted(
+        (name for name, difference in phases.items() if difference.sure), key=lambda name: -abs(phases[name].change)
+    )
+    changes = [f"{name} {_change_text(phases[name])}" for name in sure[:3]]
+    end = f"end to end {_change_text(whole)}" + ("" if whole.sure else " (may be chance)")
+    return ", ".join([*changes, end])
 
 
-def _told(found: Difference) -> str:
-    if found.before > 0 and abs(found.change) / found.before < 10:
-        return f"{found.change / found.before:+.0%}"
-    return ("+" if found.change >= 0 else "-") + seconds(abs(found.change))
+def _change_text(difference: Difference) -> str:
+    if difference.before > 0 and abs(difference.change) / difference.before < 10:
+        return f"{difference.change / difference.before:+.0%}"
+    return ("+" if difference.change >= 0 else "-") + seconds(abs(difference.change))
 
 
 def _mix(before: Book, after: Book, report: Report) -> None:
-    """Say where the calls themselves differ: then a difference may not be the change's."""
+    """Note where the calls themselves differ, since then a difference may not come from the change."""
     sides = [dict(book.rows(book.calls.route.value_counts())) for book in (before, after)]
     gone, new = sorted({*sides[0]} - {*sides[1]}), sorted({*sides[1]} - {*sides[0]})
     if gone or new:
-        told = [f"only {word}: {', '.join(names[:5])}" for word, names in (("before", gone), ("after", new)) if names]
-        report.notes.append(f"the routes differ ({'; '.join(told)})")
+        differing = [
+            f"only {word}: {', '.join(names[:5])}" for word, names in (("before", gone), ("after", new)) if names
+        ]
+        report.notes.append(f"the routes differ ({'; '.join(differing)})")
     tokens = [book.arrays(book.calls, ["input_tokens", "output_tokens"]) for book in (before, after)]
     for name in ("input_tokens", "output_tokens"):
-        found = between(tokens[0][name], tokens[1][name], mean)
-        if found.sure and found.before and abs(found.change / found.before) > 0.1:
+        difference = between(tokens[0][name], tokens[1][name], mean)
+        if difference.sure and difference.before and abs(difference.change / difference.before) > 0.1:
             report.notes.append(
-                f"calls have other {name.replace('_', ' ')} than before ({cell(found.before, 'count')} → "
-                f"{cell(found.after, 'count')} in the mean): part of the difference is theirs"
+                f"calls have other {name.replace('_', ' ')} than before ({cell(difference.before, 'count')} → "
+                f"{cell(difference.after, 'count')} in the mean): part of the difference is theirs"
             )

@@ -1,4 +1,4 @@
-"""What readers know of the span contract beyond what this llmtrace writes: files may be of any of its versions.
+"""The span contract as readers need it: files may be of any schema version, not only the one written now.
 
 Names of attributes and spans are in ``emit.names``, phases and their order in ``phases.model``: version 2 has all those
 of version 1.
@@ -17,7 +17,7 @@ VERSIONS: Final = (1, 2)
 MERGED: Final = (QUEUE_PREFILL, OPAQUE)
 """Phases that could not be told apart."""
 OVERHEAD: Final = "network + unattributed"
-"""Both as one figure, where calls of version 1 stand beside later ones: it counted what is unattributed as network."""
+"""One figure of both phases, for calls of version 1 beside later ones: version 1 counted unattributed as network."""
 OVERHEAD_NOTE: Final = (
     "network and unattributed are one figure here: some of the calls are of schema version 1, whose network includes "
     "what is unattributed since"
@@ -37,11 +37,11 @@ REASONS: Final = {
     model.CUT_SHORT: ("the call ended before its first token, or nobody read it", ""),
     model.AMBIGUOUS: ("what is known fits several splits", "an engine that reports its timings"),
 }
-"""Why phases are merged: what that means, and what would help."""
+"""For each reason why phases are merged: what it means, and what would help."""
 
 
 def figures(mixed: bool) -> dict[str, tuple[str, ...]]:
-    """What is shown of the phases, in order, and which phases each is the sum of.
+    """The figures that reports show, in order, each with the phases that it is the sum of.
 
     ``mixed``: calls of version 1 stand beside later ones, so that their network alone must not be compared.
     """
@@ -53,5 +53,5 @@ def figures(mixed: bool) -> dict[str, tuple[str, ...]]:
 
 def are_mixed(versions: Iterable[int]) -> bool:
     """Whether calls of version 1 stand beside later ones."""
-    met = set(versions)
-    return 1 in met and len(met) > 1
+    distinct = set(versions)
+    return 1 in distinct and len(distinct) > 1

@@ -19,7 +19,7 @@ CALL = "call"
 
 @dataclass(slots=True)
 class Member:
-    """One span of a trace, and whose time it is."""
+    """One span of a trace, with the label that its own time counts for."""
 
     span_id: str
     parent_id: str | None
@@ -31,7 +31,7 @@ class Member:
 
 @dataclass(slots=True)
 class Path:
-    """A trace's critical path: ns by label, and the root's duration."""
+    """A trace's critical path: nanoseconds by label, and the root's duration in nanoseconds."""
 
     whole: int
     spent: dict[str, int]
@@ -41,11 +41,11 @@ COLUMNS = (
     "trace_id", "span_id", "parent_id", "name", "start_ns", "end_ns", "phase", "step_kind", "operation", "status",
     "task_name",
 )  # fmt: skip
-"""What ``paths`` asks of each span, in this order."""
+"""The columns that ``paths`` reads of each span, in this order."""
 
 
 def label(name: str, phase: Any, step_kind: Any, operation: Any) -> str:
-    """Whose time a span's own is: a phase, a step's kind, a retry, a call that is not split, or the application."""
+    """The label of a span's own time: a phase, a step's kind, a retry, a call that is not split, or the application."""
     if phase:
         return str(phase)
     if name == names.ATTEMPT:
@@ -61,7 +61,7 @@ def paths(rows: Iterable[Sequence[Any]]) -> list[Path]:
     for trace, span, parent, name, start, end, phase, kind, operation, _, _ in rows:
         member = Member(span, parent, start, max(start, end), label(name, phase, kind, operation))
         traces.setdefault(trace, []).append(member)
-    found: list[Path] = []
+    critical_paths: list[Path] = []
     for members in traces.values():
         by_id = {member.span_id: member for member in members}
         for member in members:
@@ -72,19 +72,19 @@ def paths(rows: Iterable[Sequence[Any]]) -> list[Path]:
             if member.parent_id is None or member.parent_id not in by_id:
                 spent: dict[str, int] = {}
                 _walk(member, member.start, member.end, spent)
-                found.append(Path(member.end - member.start, spent))
-    return found
+                critical_paths.append(Path(member.end - member.start, spent))
+    return critical_paths
 
 
 def _walk(root: Member, start: int, end: int, spent: dict[str, int]) -> None:
-    """Give the time [start, end) of ``root`` to those it was waiting for. Iterative: traces may be deep."""
+    """Add the time [start, end) of ``root`` to ``spent``, by the label waited for. Iterative: traces may be deep."""
     stack = [(root, start, end)]
-    seen: set[int] = set()
+    walked: set[int] = set()
     while stack:
         member, start, end = stack.pop()
-        if id(member) in seen:
+        if id(member) in walked:
             continue  # a loop of parents: each is walked once
-        seen.add(id(member))
+        walked.add(id(member))
         cursor = end
         for child in sorted(member.children, key=lambda child: child.end, reverse=True):
             upto, since = min(child.end, cursor), max(child.start, start)
@@ -96,17 +96,17 @@ def _walk(root: Member, start: int, end: int, spent: dict[str, int]) -> None:
         _give(spent, member.label, cursor - start)
 
 
-def _give(spent: dict[str, int], who: str, length: int) -> None:
+def _give(spent: dict[str, int], label: str, length: int) -> None:
     if length > 0:
-        spent[who] = spent.get(who, 0) + length
+        spent[label] = spent.get(label, 0) + length
 
 
-def mean(found: Sequence[Path], figures: Mapping[str, Sequence[str]] | None = None) -> dict[str, float]:
-    """Mean seconds on the critical path by label, over all paths. ``figures``: labels that are one, by its name."""
-    named = {part: name for name, parts in (figures or {}).items() for part in parts}
+def mean(paths: Sequence[Path], figures: Mapping[str, Sequence[str]] | None = None) -> dict[str, float]:
+    """Mean seconds on the critical path by label, over all paths. ``figures``: the labels of each figure."""
+    figure_of = {part: name for name, parts in (figures or {}).items() for part in parts}
     sums: dict[str, int] = {}
-    for path in found:
-        for who, length in path.spent.items():
-            name = named.get(who, who)
+    for path in paths:
+        for label, length in path.spent.items():
+            name = figure_of.get(label, label)
             sums[name] = sums.get(name, 0) + length
-    return {who: length / 1e9 / len(found) for who, length in sums.items()} if found else {}
+    return {label: length / 1e9 / len(paths) for label, length in sums.items()} if paths else {}

@@ -29,12 +29,12 @@ class Difference:
 
     @property
     def change(self) -> float:
-        """After less before."""
+        """The statistic after, minus the statistic before."""
         return self.after - self.before
 
     @property
     def sure(self) -> bool:
-        """Whether the interval leaves zero out."""
+        """Whether the interval does not contain zero."""
         return bool(self.low > 0 or self.high < 0)
 
 
@@ -52,30 +52,30 @@ def between(before: Any, after: Any, statistic: Callable[[Any], Any], seed: int 
         return Difference(*value, float("nan"), float("nan"))
     random = np.random.default_rng(seed)
     spreads = [_spread(values, statistic, random) for values in (before, after)]
-    moved = (value[1] - value[0]) + (spreads[1] - spreads[0])
-    low, high = np.quantile(moved, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    resampled_changes = (value[1] - value[0]) + (spreads[1] - spreads[0])
+    low, high = np.quantile(resampled_changes, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Difference(*value, float(low), float(high))
 
 
 def _spread(values: Any, statistic: Callable[[Any], Any], random: Any) -> Any:
-    """How the statistic scatters around its value, one number per round."""
+    """The deviations of the resampled statistic from its value, one number per round."""
     used = values
     if len(values) > MOST:
         used = random.choice(values, MOST, replace=False)
     narrower = (len(used) / len(values)) ** 0.5
-    found = np.empty(ROUNDS)
+    resampled = np.empty(ROUNDS)
     step = max(1, 2_000_000 // len(used))
     for start in range(0, ROUNDS, step):
         count = min(step, ROUNDS - start)
-        found[start : start + count] = statistic(used[random.integers(0, len(used), (count, len(used)))])
-    return (found - statistic(used)) * narrower
+        resampled[start : start + count] = statistic(used[random.integers(0, len(used), (count, len(used)))])
+    return (resampled - statistic(used)) * narrower
 
 
 def mean(values: Any) -> Any:
-    """Of the last axis."""
+    """The mean over the last axis."""
     return np.mean(values, axis=-1)
 
 
 def quantile(rank: float) -> Callable[[Any], Any]:
-    """The statistic that is the quantile of the last axis."""
+    """A statistic: the quantile at ``rank`` (0 to 1) over the last axis."""
     return lambda values: np.quantile(values, rank, axis=-1)

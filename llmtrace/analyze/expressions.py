@@ -13,12 +13,12 @@ def when(condition: Any, then: Any, otherwise: Any = None) -> Any:
 
 
 def first(*values: Any) -> Any:
-    """The first value that is there."""
+    """The first of the values that is not null."""
     return ibis.coalesce(*values)
 
 
 def count_of(condition: Any) -> Any:
-    """How many rows ``condition`` holds for."""
+    """The number of rows for which ``condition`` holds."""
     return when(condition, 1, 0).sum()
 
 
@@ -38,5 +38,5 @@ def most(*values: Any) -> Any:
 
 
 def nothing() -> Any:
-    """No value."""
+    """A null value."""
     return ibis.null()

@@ -1,4 +1,4 @@
-"""OTLP/JSON documents into columns: regular ones by a short way, whatever is odd through the careful reader."""
+"""Turns OTLP/JSON documents into columns: regular ones by a fast path, all others through the careful reader."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ class Sparse:
 
 
 class Flattener:
-    """Takes documents in and gives columns out; what cannot be read is listed in ``problems``."""
+    """Collects documents and returns them as columns; what cannot be read is listed in ``problems``."""
 
     def __init__(self, columns: Sequence[Column], whole: bool = False) -> None:
-        """``columns``: what to take of each span. ``whole``: and all of it as text, in ``whole_span.COLUMNS``."""
+        """``columns``: the columns to fill. ``whole``: also keep each whole span as text, in ``whole_span.COLUMNS``."""
         self.columns = (*columns, *whole_span.COLUMNS) if whole else tuple(columns)
         self._whole = whole
         self._asked = tuple(columns)[len(FIXED) :]
@@ -59,21 +59,21 @@ class Flattener:
         return len(self._rows)
 
     def add(self, document: Any, line: int) -> None:
-        """Take in one document: an OTLP object, or a list of them."""
-        known = len(self._rows)
+        """Add one document: an OTLP object, or a list of them."""
+        rows_before = len(self._rows)
         try:
             if jaeger.is_jaeger(document):
                 document = jaeger.to_otlp(document)
             self._regular(document)
         except _ODD:
-            self.cut(known)
+            self.cut(rows_before)
             spans: list[otlp.Span] = []
             otlp.read_document(document, line, spans, self.problems)
             for span in spans:
                 self._from_span(span)
 
     def cut(self, length: int) -> None:
-        """Forget the rows behind the first ``length``."""
+        """Drop all rows after the first ``length``."""
         del self._rows[length:]
         del self._texts[length:]
         for column in self._sparse:
@@ -82,7 +82,7 @@ class Flattener:
                 column.values.pop()
 
     def take(self) -> tuple[list[Sequence[Any]], list[Sparse], list[Sequence[Any]]]:
-        """The values of ``FIXED``, the columns asked for, and ``whole_span.COLUMNS``, which are then forgotten."""
+        """Return the values of ``FIXED``, the columns asked for and ``whole_span.COLUMNS``, and drop them here."""
         fixed = _columns(self._rows, len(FIXED))
         texts = _columns(self._texts, len(whole_span.COLUMNS) if self._whole else 0)
         sparse = self._sparse
@@ -90,7 +90,7 @@ class Flattener:
         return fixed, sparse, texts
 
     def _regular(self, document: Any) -> None:
-        """The rows of a document in the encoding's own words; raises one of ``_ODD`` where it is not in them."""
+        """Add the rows of a regular document; raises one of ``_ODD`` where the document is not regular."""
         rows, places, sparse = self._rows, self._places, self._sparse
         for resource in document["resourceSpans"]:
             service = _service(resource.get("resource"))
@@ -119,9 +119,9 @@ class Flattener:
                             service,
                         )
                     )
-                    told = span.get("attributes", ())
+                    span_attributes = span.get("attributes", ())
                     events = span.get("events")
-                    for attributes in (told,) if not events else (*_moved(events), told):
+                    for attributes in (span_attributes,) if not events else (*_moved(events), span_attributes):
                         for attribute in attributes:
                             where = places.get(attribute["key"])
                             if where is not None:
@@ -171,7 +171,7 @@ def _service(resource: Any) -> str | None:
 
 
 def _moved(events: Sequence[Any]) -> list[Any]:
-    """The attributes that version 1 of the span contract moved off a call's span. What is on the span goes before."""
+    """The attributes that version 1 of the span contract moved off a call's span; those on the span win."""
     return [event.get("attributes", ()) for event in events if event.get("name") == DETAILS]
 
 

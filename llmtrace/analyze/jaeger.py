@@ -15,7 +15,7 @@ def is_jaeger(document: Any) -> bool:
 
 
 def to_otlp(document: Mapping[str, Any]) -> dict[str, Any]:
-    """The same spans as an OTLP/JSON object. Raises KeyError, TypeError or ValueError for what is not Jaeger's."""
+    """The spans as an OTLP/JSON object. Raises KeyError, TypeError or ValueError where it is not Jaeger's JSON."""
     return {"resourceSpans": [entry for trace in document["data"] for entry in _trace(trace)]}
 
 
@@ -35,16 +35,16 @@ def _trace(trace: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _span(span: Mapping[str, Any]) -> dict[str, Any]:
     tags = span.get("tags") or ()
-    said = {tag["key"]: tag.get("value") for tag in tags}
+    tag_values = {tag["key"]: tag.get("value") for tag in tags}
     start = int(span["startTime"]) * 1000
     parents = [link["spanID"] for link in span.get("references") or () if link.get("refType") == "CHILD_OF"]
-    failed = said.get("error") in (True, "true") or said.get("otel.status_code") == "ERROR"
+    failed = tag_values.get("error") in (True, "true") or tag_values.get("otel.status_code") == "ERROR"
     return {
         "traceId": span["traceID"].zfill(32),
         "spanId": span["spanID"].zfill(16),
         "parentSpanId": parents[0].zfill(16) if parents else "",
         "name": span.get("operationName", ""),
-        "kind": _KINDS.get(str(said.get("span.kind", "")), 0),
+        "kind": _KINDS.get(str(tag_values.get("span.kind", "")), 0),
         "startTimeUnixNano": start,
         "endTimeUnixNano": start + int(span["duration"]) * 1000,
         "status": {"code": 2 if failed else 0},

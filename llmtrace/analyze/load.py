@@ -1,4 +1,4 @@
-"""Traces from wherever they are into one table: files, folders, Jaeger, Tempo, or a table that is there already."""
+"""Reads traces into one table: from files, folders, Jaeger, Tempo, or a table that exists already."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from llmtrace.analyze.otlp import Problem
 from llmtrace.errors import LlmtraceError
 
 SUFFIXES = (".json", ".jsonl", ".ndjson", ".otlp")
-"""What a folder is searched for, each also with ``.gz`` behind it."""
+"""The name endings of trace files in a folder, each also followed by ``.gz``."""
 SMALL = 4 << 20
-"""Input of fewer bytes is read in this process and not kept."""
+"""Bytes. Smaller input is read in this process, and its table is not kept."""
 CACHE_BYTES = 2 << 30
-"""Tables kept of files that were read before; the oldest go first."""
+"""The most bytes of kept tables of files that were read before; the oldest are removed first."""
 MEMORY = "1GB"
-"""What DuckDB may use; beyond it, it writes to the disk."""
+"""The memory that DuckDB may use; beyond it, DuckDB writes to the disk."""
 
 Tell = Callable[[int, int], None]
-"""Called with the bytes done and the bytes in all."""
+"""A function that is called with the bytes read so far and the bytes in all."""
 
 
 @dataclass(slots=True)
 class Stats:
-    """What was read, and what was wrong with it. Everything that can be used is used."""
+    """Counts of what was read and of its faults. Everything that can be used is used."""
 
     sources: list[str] = field(default_factory=list[str])
     spans: int = 0
@@ -52,12 +52,12 @@ class Stats:
     """Children of another service that begin before or end after their parent by over a millisecond: clocks that
     disagree. Durations are used, which they do not touch."""
     versions: list[int] = field(default_factory=list[int])
-    """The span contract's versions that were met."""
+    """The versions of the span contract that the spans have."""
 
 
 @dataclass(slots=True)
 class Traces:
-    """The table of spans, on the engine that holds it, and how it came about."""
+    """The table of spans, the connection to the engine that holds it, and the counts of reading it."""
 
     table: Any
     """An ibis table with ``llmtrace.analyze.schema.COLUMNS``."""
@@ -122,10 +122,10 @@ def trace_files(source: str) -> Iterator[Path]:
     """A file, or the trace files of a folder. Raises LlmtraceError where there is none."""
     path = Path(source)
     if path.is_dir():
-        found = sorted(each for each in path.rglob("*") if each.is_file() and _is_trace_file(each))
-        if not found:
+        files = sorted(entry for entry in path.rglob("*") if entry.is_file() and _is_trace_file(entry))
+        if not files:
             raise LlmtraceError(f"{path}: no trace files in this folder ({', '.join(SUFFIXES)}, or with .gz)")
-        yield from found
+        yield from files
     elif path.exists():
         yield path
     else:
@@ -143,21 +143,21 @@ def _parts(
     parts: list[Path] = []
     jobs: list[_Job] = []
     for path in paths:
-        kept = _Kept(path, extra) if cache and path.stat().st_size >= SMALL else None
-        if kept is not None and (outcomes := kept.outcomes()) is not None:
-            parts.extend(kept.parts())
+        kept_table = _Kept(path, extra) if cache and path.stat().st_size >= SMALL else None
+        if kept_table is not None and (outcomes := kept_table.outcomes()) is not None:
+            parts.extend(kept_table.parts())
             _account(stats, path, outcomes)
             continue
         stretches = cut(path)
         folder = Path(tempfile.mkdtemp(dir=scratch))
-        jobs.append(_Job(path, kept, folder, stretches))
+        jobs.append(_Job(path, kept_table, folder, stretches))
     _run(jobs, extra, tell)
     for job in jobs:
         outcomes = [outcome for outcome in job.outcomes if outcome is not None]
-        made = [job.target(number) for number in range(len(job.stretches))]
+        written = [job.target(number) for number in range(len(job.stretches))]
         if job.kept is not None:
-            made = job.kept.keep(made, outcomes)
-        parts.extend(made)
+            written = job.kept.keep(written, outcomes)
+        parts.extend(written)
         _account(stats, job.path, outcomes)
     return parts
 
@@ -168,7 +168,9 @@ def _account(stats: Stats, path: Path, outcomes: Sequence[Outcome]) -> None:
         stats.spans += outcome.spans
         stats.problem_count += outcome.problem_count
         room = PROBLEMS_KEPT - len(stats.problems)
-        stats.problems.extend(f"{path}:{before + found.line}: {found.reason}" for found in outcome.problems[:room])
+        stats.problems.extend(
+            f"{path}:{before + problem.line}: {problem.reason}" for problem in outcome.problems[:room]
+        )
         before += outcome.lines
 
 
@@ -176,7 +178,7 @@ def _account(stats: Stats, path: Path, outcomes: Sequence[Outcome]) -> None:
 
 
 class _Job:
-    """One file's stretches and what came of them."""
+    """The stretches of one file and their outcomes."""
 
     def __init__(self, path: Path, kept: _Kept | None, folder: Path, stretches: list[Stretch]) -> None:
         self.path, self.kept, self.folder, self.stretches = path, kept, folder, stretches
@@ -236,20 +238,20 @@ class _Worker:
         )
 
     def convert(self, stretch: Stretch, target: Path, extra: tuple[str, ...], tell: Callable[[int], None]) -> Outcome:
-        """What `chunks.convert` does, over there. Raises LlmtraceError where that failed."""
+        """Run `chunks.convert` in the worker process. Raises LlmtraceError where that failed."""
         task = json.dumps({"stretch": asdict(stretch), "target": str(target), "extra": extra})
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(task + "\n")
         self._process.stdin.flush()
         for line in self._process.stdout:
-            said = json.loads(line)
-            if "done" in said:
-                tell(said["done"])
-            elif "error" in said:
-                raise LlmtraceError(f"cannot read {stretch.path}: {said['error']}")
+            message = json.loads(line)
+            if "done" in message:
+                tell(message["done"])
+            elif "error" in message:
+                raise LlmtraceError(f"cannot read {stretch.path}: {message['error']}")
             else:
-                return _outcome(said["outcome"])
+                return _outcome(message["outcome"])
         raise LlmtraceError(f"cannot read {stretch.path}: the reading process ended (out of memory?)")
 
     def stop(self) -> None:
@@ -278,9 +280,9 @@ def _feed(
             failures.append(error)
 
 
-def _outcome(said: dict[str, Any]) -> Outcome:
-    problems = [Problem(**problem) for problem in said["problems"]]
-    return Outcome(said["spans"], said["lines"], problems, said["problem_count"])
+def _outcome(message: dict[str, Any]) -> Outcome:
+    problems = [Problem(**problem) for problem in message["problems"]]
+    return Outcome(message["spans"], message["lines"], problems, message["problem_count"])
 
 
 # Tables kept from before
@@ -298,11 +300,11 @@ class _Kept:
         self._folder = self._home / name
 
     def outcomes(self) -> list[Outcome] | None:
-        """What was read then; None where nothing is kept."""
+        """The outcomes of the stretches when the file was read; None where no table is kept."""
         try:
-            said = json.loads((self._folder / "outcomes.json").read_text())
+            messages = json.loads((self._folder / "outcomes.json").read_text())
             os.utime(self._folder)
-            return [_outcome(each) for each in said]
+            return [_outcome(message) for message in messages]
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
@@ -310,7 +312,7 @@ class _Kept:
         return sorted(self._folder.glob("part-*.parquet"))
 
     def keep(self, parts: list[Path], outcomes: list[Outcome]) -> list[Path]:
-        """Move the parts in; where that fails they stay where they are."""
+        """Move the parts into the cache and return where they are; if that fails they stay where they were."""
         try:
             self._home.mkdir(parents=True, exist_ok=True)
             scratch = Path(tempfile.mkdtemp(dir=self._home, prefix="new-"))
@@ -326,15 +328,15 @@ class _Kept:
 
 
 def cache_folder() -> Path:
-    """Where tables are kept: ``LLMTRACE_CACHE``, else the user's cache folder."""
-    chosen = os.environ.get("LLMTRACE_CACHE", "").strip()
-    if chosen:
-        return Path(chosen) / "tables"
+    """The folder of kept tables: ``LLMTRACE_CACHE``, else the user's cache folder."""
+    configured = os.environ.get("LLMTRACE_CACHE", "").strip()
+    if configured:
+        return Path(configured) / "tables"
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "llmtrace" / "tables"
 
 
 def _make_room(home: Path, newest: Path) -> None:
-    folders = sorted((each for each in home.iterdir() if each.is_dir()), key=lambda each: -each.stat().st_mtime)
+    folders = sorted((entry for entry in home.iterdir() if entry.is_dir()), key=lambda entry: -entry.stat().st_mtime)
     used = 0
     for folder in folders:
         used += sum(part.stat().st_size for part in folder.iterdir())
@@ -355,7 +357,7 @@ def _duckdb(scratch: Path) -> Any:
 
 
 def _settled(connection: Any, table: Any, stats: Stats) -> Traces:
-    """The table without duplicates, its faults counted."""
+    """Remove duplicate spans from the table and count its faults."""
     # As many hashes as spans: no two spans are the same. Only where there are fewer, the ids themselves are compared.
     ((whole, distinct),) = connection.raw_sql(
         "SELECT count(*), count(DISTINCT hash(trace_id, span_id)) FROM raw_spans"
@@ -374,8 +376,8 @@ def _settled(connection: Any, table: Any, stats: Stats) -> Traces:
 
 
 def _versions(table: Any) -> list[int]:
-    told = table.filter(table.schema_version.notnull()).select("schema_version").distinct()
-    return sorted(version for (version,) in tables.values(told))
+    versions = table.filter(table.schema_version.notnull()).select("schema_version").distinct()
+    return sorted(version for (version,) in tables.values(versions))
 
 
 def _is_table(source: str) -> bool:
@@ -414,14 +416,14 @@ def _table(source: str, extra: tuple[str, ...]) -> Traces:
 
 def _named(source: str) -> tuple[str, str]:
     url, _, query = source.partition("?")
-    kept: list[str] = []
+    parameters: list[str] = []
     name = "spans"
     for pair in filter(None, query.split("&")):
         key, _, value = pair.partition("=")
         if key == "table":
             name = value
         else:
-            kept.append(pair)
+            parameters.append(pair)
     if "://" not in url and url.endswith(".duckdb"):
         url = f"duckdb://{url}"
-    return (f"{url}?{'&'.join(kept)}" if kept else url), name
+    return (f"{url}?{'&'.join(parameters)}" if parameters else url), name

@@ -37,7 +37,7 @@ class TraceFileError(LlmtraceError):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something in a file that was skipped; everything around it was kept."""
+    """A part of a file that was skipped; everything around it was read."""
 
     line: int
     reason: str
@@ -98,8 +98,8 @@ class Span:
     @property
     def everything(self) -> Mapping[str, Any]:
         """The attributes, and those that version 1 of the span contract moved off a call's span into an event."""
-        moved = [event.attributes for event in self.events if event.name == DETAILS]
-        return {**moved[0], **self.attributes} if moved else self.attributes
+        details = [event.attributes for event in self.events if event.name == DETAILS]
+        return {**details[0], **self.attributes} if details else self.attributes
 
     @property
     def duration(self) -> float:
@@ -109,7 +109,7 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class TraceFile:
-    """What a file held: its spans in the order written, and what had to be skipped."""
+    """The contents of a file: its spans in the order written, and the problems of what was skipped."""
 
     path: Path
     spans: tuple[Span, ...]
@@ -125,9 +125,9 @@ def read(path: str | os.PathLike[str], strict: bool = False) -> TraceFile:
     path = Path(path)
     problems: list[Problem] = []
     spans: list[Span] = []
-    found = 0
+    document_count = 0
     for line, document in documents(path, problems):
-        found += 1
+        document_count += 1
         read_document(document, line, spans, problems)
     problems.sort(key=lambda problem: problem.line)
     if problems and (strict or not spans):
@@ -135,7 +135,7 @@ def read(path: str | os.PathLike[str], strict: bool = False) -> TraceFile:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise TraceFileError(path, first.reason + more, first.line)
     if not spans:
-        raise TraceFileError(path, "no spans: the file is empty" if not found else "no spans in this file")
+        raise TraceFileError(path, "no spans: the file is empty" if not document_count else "no spans in this file")
     return TraceFile(path, tuple(spans), tuple(problems))
 
 
@@ -169,7 +169,7 @@ def _text(path: Path) -> tuple[str, list[Problem]]:
 
 
 def _gunzip(raw: bytes) -> tuple[bytes, str]:
-    """Everything that can be had, also from a file cut short."""
+    """Everything that can be unpacked, also from a file cut short, and what is wrong with the rest."""
     whole = io.BytesIO()
     try:
         with gzip.GzipFile(fileobj=io.BytesIO(raw)) as file:
@@ -223,24 +223,24 @@ def _parse(line: str) -> tuple[Any, str]:
 
 def _spread(text: str) -> tuple[list[tuple[int, Any]], Problem | None]:
     decoder = json.JSONDecoder()
-    found: list[tuple[int, Any]] = []
-    at = 0
+    values: list[tuple[int, Any]] = []
+    position = 0
     while True:
-        while at < len(text) and text[at].isspace():
-            at += 1
-        if at >= len(text):
-            return found, None
-        line = text.count("\n", 0, at) + 1
+        while position < len(text) and text[position].isspace():
+            position += 1
+        if position >= len(text):
+            return values, None
+        line = text.count("\n", 0, position) + 1
         try:
-            value, at = decoder.raw_decode(text, at)
+            value, position = decoder.raw_decode(text, position)
         except json.JSONDecodeError as error:
             reason = f"not valid JSON: {error.msg.removesuffix(' at')} at column {error.colno}"
             if error.pos >= len(text.rstrip()):
                 reason = "the file ends in the middle of a JSON value"
-            return found, Problem(error.lineno, reason)
+            return values, Problem(error.lineno, reason)
         except (RecursionError, ValueError) as error:
-            return found, Problem(line, f"not valid JSON: {error}")
-        found.append((line, value))
+            return values, Problem(line, f"not valid JSON: {error}")
+        values.append((line, value))
 
 
 # A document: JSON to spans
@@ -365,7 +365,7 @@ def _span(item: Any, resource: Mapping[str, Any], scope: Scope) -> Span:
 
 
 def _link(item: Any) -> Link | None:
-    """A link; None where its ids are none: it leads nowhere."""
+    """A link; None where its ids are not valid."""
     if not _is_mapping(item):
         return None
     try:
@@ -426,21 +426,21 @@ def _id(item: Mapping[str, Any], key: str, size: int) -> str:
     if not isinstance(value, str):
         raise ValueError(f"{key} is not a string")
     text = value.removeprefix("0x")
-    found = None
+    hex_id = None
     if _HEX.fullmatch(text) and (len(text) == 2 * size or (key == "traceId" and len(text) == size)):
-        found = text.lower().zfill(2 * size)  # a 64-bit trace id, as some tracers still have it
+        hex_id = text.lower().zfill(2 * size)  # a 64-bit trace id, as some tracers still have it
     else:
         try:
             raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=None, validate=True)
         except (binascii.Error, ValueError):
             raw = b""
         if len(raw) == size:
-            found = raw.hex()
-    if found is None:
+            hex_id = raw.hex()
+    if hex_id is None:
         raise ValueError(f"{key} is neither {2 * size} hex digits nor base64: {value[:40]!r}")
-    if not found.strip("0"):
+    if not hex_id.strip("0"):
         raise ValueError(f"{key} is all zeros")
-    return found
+    return hex_id
 
 
 def _attributes(item: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A call in two spans: another instrumentation's LLM span, and ``llm.call`` beneath it.
+"""Joins a call that is in two spans: another instrumentation's LLM span, and ``llm.call`` beneath it.
 
 The upper one has the model and the usage, the lower one its outcome, its verdict and its phases. ``llm.call`` stands
 for both, so that none is counted twice.
@@ -19,7 +19,7 @@ _USAGE: Final = (
 )  # fmt: skip
 _ABOUT: Final = ("operation", "provider", "request_model", "response_model", "address", "max_tokens", "streamed")
 _HOPS: Final = 3
-"""Spans between the two, and one, that are looked through: transports and chains."""
+"""The most steps up from ``llm.call`` to the LLM span: spans of transports and chains may lie between them."""
 
 
 def asks_a_model(spans: Any) -> Any:
@@ -28,10 +28,10 @@ def asks_a_model(spans: Any) -> Any:
 
 
 def joined(calls: Any, spans: Any) -> Any:
-    """``calls`` with what the LLM span above an ``llm.call`` tells, and without the spans that told it.
+    """``calls`` where each ``llm.call`` has the attributes of the LLM span above it, and that span is left out.
 
-    Of several ``llm.call`` beneath one span the last one has its usage: it was its answer. A span that is a call of
-    ours too (an adopted one) keeps its usage to itself.
+    Of several ``llm.call`` beneath one span the last one, which brought the answer, gets the usage. A span that is
+    itself one of our calls (an adopted one) stays, and keeps its usage.
     """
     about = [name for name in _ABOUT if name in spans.columns]
     usage = [name for name in _USAGE if name in spans.columns]
@@ -55,8 +55,8 @@ def joined(calls: Any, spans: Any) -> Any:
         **{name: first(merged[name], when(spends, merged[f"told_{name}"])) for name in usage},
     )
     merged = merged.drop(*(name for name in pairs.columns if name in merged.columns))
-    gone = pairs.filter(~pairs.told_ours).select(gone_trace="pair_trace", gone_span="upper").distinct()
-    return merged.anti_join(gone, [("trace_id", "gone_trace"), ("span_id", "gone_span")])
+    merged_away = pairs.filter(~pairs.told_ours).select(gone_trace="pair_trace", gone_span="upper").distinct()
+    return merged.anti_join(merged_away, [("trace_id", "gone_trace"), ("span_id", "gone_span")])
 
 
 def _pairs(lower: Any, spans: Any) -> Any:
@@ -70,10 +70,10 @@ def _pairs(lower: Any, spans: Any) -> Any:
     step = lower.select(pair_trace="trace_id", lower="span_id", lower_start="start_ns", at="parent_id")
     reached: list[Any] = []
     for _ in range(_HOPS):
-        met = step.inner_join(lines, [("pair_trace", "at_trace"), ("at", "at_span")])
-        reached.append(met.filter(met.at_model).select("pair_trace", "lower", "lower_start", upper="at"))
-        on = met.filter(~met.at_model & met.at_parent.notnull())
-        step = on.select("pair_trace", "lower", "lower_start", at="at_parent")
+        step_spans = step.inner_join(lines, [("pair_trace", "at_trace"), ("at", "at_span")])
+        reached.append(step_spans.filter(step_spans.at_model).select("pair_trace", "lower", "lower_start", upper="at"))
+        further = step_spans.filter(~step_spans.at_model & step_spans.at_parent.notnull())
+        step = further.select("pair_trace", "lower", "lower_start", at="at_parent")
     every = ibis.union(*reached)
     later = ibis.window(group_by=[every.pair_trace, every.upper], order_by=[ibis.desc(every.lower_start), every.lower])
     place: Any = ibis.row_number().over(later)

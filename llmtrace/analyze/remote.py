@@ -15,14 +15,14 @@ from llmtrace.errors import LlmtraceError
 
 TIMEOUT_S = 30.0
 QUERY = '{ name =~ "chat.*|llm.*|text_completion.*|embeddings.*|task.*" }'
-"""What Tempo is asked for unless the user says otherwise."""
+"""The query for Tempo where the user gives none."""
 
 
 def fetch(
     base: str, folder: Path, *, service: str | None = None, query: str | None = None, hours: float = 1.0,
     limit: int = 1000,
 ) -> Path:  # fmt: skip
-    """Ask Jaeger (``/api/services`` answers) or else Tempo for the traces of the last ``hours``; the file of them.
+    """Fetch the traces of the last ``hours`` from Jaeger (if ``/api/services`` answers) or Tempo; returns their file.
 
     Raises:
         LlmtraceError: nobody answers, what answers is neither, or it has no such service.
@@ -31,9 +31,9 @@ def fetch(
     end = time.time()
     start = end - hours * 3600
     services = _ask(f"{base}/api/services", optional=True)
-    known = services.get("data")
-    if isinstance(known, list):
-        answers = _jaeger(base, [str(name) for name in known], service, start, end, limit)
+    service_names = services.get("data")
+    if isinstance(service_names, list):
+        answers = _jaeger(base, [str(name) for name in service_names], service, start, end, limit)
     else:
         answers = _tempo(base, query or _tempo_query(service), start, end, limit)
     target = folder / f"{abs(hash(base))}.jsonl"
@@ -44,11 +44,11 @@ def fetch(
 
 
 def _jaeger(
-    base: str, known: list[str], service: str | None, start: float, end: float, limit: int
+    base: str, service_names: list[str], service: str | None, start: float, end: float, limit: int
 ) -> Iterator[dict[str, Any]]:
-    if service is not None and service not in known:
-        raise LlmtraceError(f"{base} has no service {service!r}; it knows {', '.join(known) or 'none'}")
-    for name in [service] if service is not None else known:
+    if service is not None and service not in service_names:
+        raise LlmtraceError(f"{base} has no service {service!r}; it knows {', '.join(service_names) or 'none'}")
+    for name in [service] if service is not None else service_names:
         window = {"service": name, "start": int(start * 1e6), "end": int(end * 1e6), "limit": limit}
         yield _ask(f"{base}/api/traces?{urllib.parse.urlencode(window)}")
 
@@ -59,9 +59,9 @@ def _tempo_query(service: str | None) -> str:
 
 def _tempo(base: str, query: str, start: float, end: float, limit: int) -> Iterator[dict[str, Any]]:
     window = {"q": query, "start": int(start), "end": int(end) + 1, "limit": limit}
-    found = _ask(f"{base}/api/search?{urllib.parse.urlencode(window)}")
-    traces = found.get("traces")
-    if traces is None and "metrics" not in found:
+    search_result = _ask(f"{base}/api/search?{urllib.parse.urlencode(window)}")
+    traces = search_result.get("traces")
+    if traces is None and "metrics" not in search_result:
         raise LlmtraceError(f"{base} answers like neither Jaeger nor Tempo")
     for trace in traces or ():
         yield _ask(f"{base}/api/traces/{trace['traceID']}")

@@ -1,4 +1,4 @@
-"""What a report is: sections of rows with units, charts beside them, and what was wrong with the input."""
+"""The parts of a report: sections of rows with units, charts, and notes on what the input lacks."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Report:
     sections: list[Section]
     headline: str = ""
     notes: list[str] = field(default_factory=list[str])
-    """What the input lacks, and what the figures are not."""
+    """Sentences on what the input lacks, and on how the figures must not be read."""
     stats: Sequence[Stats] = ()
 
 
@@ -107,7 +107,7 @@ def plain(cell: Any) -> Any:
 
 
 def cell(value: Any, unit: Unit) -> str:
-    """A cell as people read it; a dash where there is nothing."""
+    """A cell as text for people; a dash where the value is missing."""
     value = plain(value)
     if value is None or value == "":
         return NOTHING

@@ -15,7 +15,7 @@ from llmtrace.emit import names
 Kind = Literal["text", "int", "float", "bool"]
 
 VERSION: Final = 3
-"""Changes with the columns: tables cached by an older version are made anew."""
+"""Changes whenever the columns change: tables cached by an older version are made anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ FIXED: Final = (
     Column("status", "text"),
     Column("service", "text"),
 )
-"""What every span has: ids in lower-case hex, times in ns since the epoch, kind and status as OTLP's words."""
+"""The columns of every span: ids in lower-case hex, times in ns since the epoch, kind and status in OTLP's words."""
 
 FROM_ATTRIBUTES: Final = (
     # the call

@@ -29,24 +29,28 @@ def _is_call(spans: Any) -> Any:
 
 
 def calls(spans: Any, prices: Sequence[Priced] | None = None, paired: bool = True) -> Any:
-    """One row a call: what it was, what it took, each phase's seconds (``s_<phase>``), its attempts.
+    """One row for each call: its attributes, duration, seconds in each phase (``s_<phase>``) and attempts.
 
     ``began_ns`` is when the call began, where ``start_ns`` is when its span did: an adopted span has times of its own.
-    ``prices``: of whoever answered, for ``cost`` (USD, None where neither the provider told it nor the price is known).
-    ``paired``: whether some may be in two spans; without, the statement takes less time to plan.
+    ``prices``: prices by provider and model, for ``cost`` (USD, None where neither the provider told it nor the price
+    is known). ``paired``: whether some calls may be in two spans; if not, the statement takes less time to plan.
     """
-    found = spans.filter(_is_call(spans))
-    inner = found.filter(found.parent_id.notnull()).select(inner_trace="trace_id", outer="parent_id").distinct()
-    found = found.left_join(inner, [("trace_id", "inner_trace"), ("span_id", "outer")])
+    call_spans = spans.filter(_is_call(spans))
+    inner = (
+        call_spans.filter(call_spans.parent_id.notnull()).select(inner_trace="trace_id", outer="parent_id").distinct()
+    )
+    call_spans = call_spans.left_join(inner, [("trace_id", "inner_trace"), ("span_id", "outer")])
     # An adopted span is a call of its own, whatever else was sent beneath it.
-    found = found.filter(found.outer.isnull() | first(found.adopted, False)).drop("inner_trace", "outer")
+    call_spans = call_spans.filter(call_spans.outer.isnull() | first(call_spans.adopted, False)).drop(
+        "inner_trace", "outer"
+    )
     if paired:
-        found = pairs.joined(found, spans)
+        call_spans = pairs.joined(call_spans, spans)
     attempts = spans.filter(spans.name == names.ATTEMPT)
     tried = attempts.group_by("trace_id", "parent_id").agg(attempts=attempts.count())
     tried = tried.rename(attempt_trace="trace_id", attempt_of="parent_id")
     parts = _phases_by_call(spans, attempts)
-    joined = found.left_join(tried, [("trace_id", "attempt_trace"), ("span_id", "attempt_of")])
+    joined = call_spans.left_join(tried, [("trace_id", "attempt_trace"), ("span_id", "attempt_of")])
     joined = joined.left_join(parts, [("trace_id", "phase_trace"), ("span_id", "phase_of")])
     whole = joined.mutate(
         route=_route(joined),
@@ -79,7 +83,8 @@ def _phases_by_call(spans: Any, attempts: Any) -> Any:
 
 
 def owned_phases(spans: Any, attempts: Any | None = None) -> Any:
-    """The phase spans, each with its ``owner`` (the call's span id) and ``seconds``. Decode's parts are none."""
+    """The phase spans, each with its ``owner`` (the call's span id) and ``seconds``. The parts
+    of decode are left out."""
     tried: Any = spans.filter(spans.name == names.ATTEMPT) if attempts is None else attempts
     above = tried.select(above_trace="trace_id", above_span="span_id", above_parent="parent_id")
     phases = spans.filter(spans.phase.isin(PHASES) & spans.parent_id.notnull())
@@ -95,26 +100,26 @@ def owned_phases(spans: Any, attempts: Any | None = None) -> Any:
 
 def _priced(table: Any, prices: Sequence[Priced]) -> Any:
     """``cost`` in USD: tokens by their unit prices. Cached and cache-writing tokens are part of the input."""
-    who = first(table.provider, "") + "\t" + first(table.response_model, table.request_model, "")
-    known = [(f"{provider}\t{model}", price) for provider, model, price in prices if price is not None]
+    model_key = first(table.provider, "") + "\t" + first(table.response_model, table.request_model, "")
+    known_prices = [(f"{provider}\t{model}", price) for provider, model, price in prices if price is not None]
 
     def of(kind: str) -> Any:
         # Cases rather than a joined table: an engine far away need not be given one.
-        cases = [(key, getattr(price, kind)) for key, price in known]
-        return (who.cases(*cases) if cases else nothing()).cast("float64")
+        cases = [(key, getattr(price, kind)) for key, price in known_prices]
+        return (model_key.cases(*cases) if cases else nothing()).cast("float64")
 
     table = table.mutate(usd_input=of("input"), usd_cached=of("cached"), usd_written=of("written"))
     table = table.mutate(usd_output=of("output"))
     cached = table.cached_tokens.fill_null(0)
     written = table.cache_write_tokens.fill_null(0)
     fresh = most(table.input_tokens.fill_null(0) - cached - written, 0)
-    told = table.input_tokens.notnull() | table.output_tokens.notnull()
+    has_usage = table.input_tokens.notnull() | table.output_tokens.notnull()
     input_cost = fresh * table.usd_input + cached * table.usd_cached + written * table.usd_written
     output_cost = table.output_tokens.fill_null(0) * table.usd_output
-    priced = when(told, input_cost + output_cost)
+    priced = when(has_usage, input_cost + output_cost)
     # A step's own cost is on spans of other kinds, which have no outcome.
     billed = when(table.outcome.notnull(), table.cost_usd)
-    return table.mutate(input_cost=when(told, input_cost), cost=first(billed, priced))
+    return table.mutate(input_cost=when(has_usage, input_cost), cost=first(billed, priced))
 
 
 def length(table: Any) -> Any:
@@ -123,7 +128,7 @@ def length(table: Any) -> Any:
 
 
 def faults(spans: Any) -> Any:
-    """One row: how many spans have a parent that is not there, and how many disagree with its clock."""
+    """One row: the number of spans whose parent is missing, and of those whose clock disagrees with their parent's."""
     above = spans.select(
         up_trace="trace_id", up_span="span_id", up_service="service", up_start="start_ns", up_end="end_ns"
     )
@@ -138,16 +143,18 @@ def faults(spans: Any) -> Any:
 
 
 def told_later(spans: Any, calls: Any) -> Any:
-    """``calls`` with ``told_tokens``: output tokens that somebody else told of the same call, None where nobody did.
+    """``calls`` with ``told_tokens``: the output tokens of the call by another span's account, else null.
 
     An engine's server span under the call (or under an attempt or a transport span of it) counts them, or its decode
     phase does. Any other span with the same response id does too: a gateway's, or one that looked the usage up later.
     """
-    made = spans.filter((spans.phase == "decode") & spans.parent_id.notnull())
-    made = made.group_by(made_trace=made.trace_id, made_by=made.parent_id).agg(made=made.phase_tokens.sum())
+    decoded = spans.filter((spans.phase == "decode") & spans.parent_id.notnull())
+    decoded = decoded.group_by(made_trace=decoded.trace_id, made_by=decoded.parent_id).agg(
+        made=decoded.phase_tokens.sum()
+    )
     servers = spans.filter((spans.kind == "server") & spans.parent_id.notnull())
     servers = servers.select("trace_id", "span_id", "parent_id", "output_tokens")
-    servers = servers.left_join(made, [("trace_id", "made_trace"), ("span_id", "made_by")])
+    servers = servers.left_join(decoded, [("trace_id", "made_trace"), ("span_id", "made_by")])
     servers = servers.mutate(tokens=first(servers.output_tokens, servers.made)).filter(lambda t: t.tokens.notnull())
     above = spans.select(up_trace="trace_id", up_span="span_id", up_parent="parent_id")
     servers = servers.left_join(above, [("trace_id", "up_trace"), ("parent_id", "up_span")])

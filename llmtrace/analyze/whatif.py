@@ -1,4 +1,4 @@
-"""What a faster phase would gain end to end: Amdahl's law on each trace's critical path.
+"""The gain end to end of a faster phase: Amdahl's law on each trace's critical path.
 
 Only time on the critical path counts, so that a phase that runs beside something slower gains nothing. A branch that
 would become critical in turn is not foreseen: the gain told is the most that can be had.
@@ -16,19 +16,19 @@ from llmtrace.phases.model import NETWORK, UNATTRIBUTED
 
 
 def make(book: Book, phase: str, factor: float) -> Report:
-    """``phase`` takes ``factor`` times what it took.
+    """Build the report for a ``phase`` that takes ``factor`` times as long.
 
     Raises:
         LlmtraceError: no critical path has such a phase, or the factor is negative.
     """
     if not factor >= 0:
         raise LlmtraceError(f"--factor is {factor:g}; it takes 0 (gone) or more (1: unchanged, 0.5: twice as fast)")
-    found, share = ends.paths(book)
-    known = sorted({who for path in found for who in path.spent})
-    if phase not in known:
-        raise LlmtraceError(f"no critical path has {phase!r}; these have {', '.join(known) or 'nothing'}")
-    whole = np.array([path.whole for path in found]) / 1e9
-    part = np.array([path.spent.get(phase, 0) for path in found]) / 1e9
+    critical_paths, share = ends.paths(book)
+    labels = sorted({label for path in critical_paths for label in path.spent})
+    if phase not in labels:
+        raise LlmtraceError(f"no critical path has {phase!r}; these have {', '.join(labels) or 'nothing'}")
+    whole = np.array([path.whole for path in critical_paths]) / 1e9
+    part = np.array([path.spent.get(phase, 0) for path in critical_paths]) / 1e9
     after, limit = whole - (1 - factor) * part, whole - part
     rows = [
         [name, value(whole), value(after), value(after) - value(whole), value(after) / value(whole) - 1, value(limit)]
@@ -39,7 +39,7 @@ def make(book: Book, phase: str, factor: float) -> Report:
             ("p99", lambda values: float(np.quantile(values, 0.99))),
         )
     ]  # fmt: skip
-    spent = critical.mean(found)
+    spent = critical.mean(critical_paths)
     report = Report(
         "whatif",
         f"If {phase} took {factor:g} times as long",

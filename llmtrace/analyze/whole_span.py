@@ -1,4 +1,4 @@
-"""All that a span carries, as JSON text: what one trace's view shows, beside the columns that reports read."""
+"""The whole contents of a span as JSON text, for the view of one trace, beside the columns that reports read."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ Texts = tuple[str | None, str, str, str, str | None, str | None]
 
 
 def resource_text(resource: Any) -> str:
-    """A resource's attributes."""
+    """The attributes of a resource as JSON text."""
     return _text(_attributes((resource or {}).get("attributes", ())))
 
 
 def scope_text(scope: Any) -> str:
-    """A scope's name."""
+    """The name of a scope."""
     return (scope or {}).get("name", "")
 
 
 def texts(span: Mapping[str, Any], resource: str, scope: str) -> Texts:
-    """The values of ``COLUMNS`` for a span in the encoding's own words."""
+    """The values of ``COLUMNS`` for a span as OTLP/JSON spells it."""
     status, events, links = span.get("status"), span.get("events"), span.get("links")
     return (
         (status.get("message") or None) if status else None,
@@ -51,9 +51,9 @@ def texts(span: Mapping[str, Any], resource: str, scope: str) -> Texts:
 
 
 def texts_of_read(span: otlp.Span) -> Texts:
-    """The same for a span that the careful reader has read."""
-    events = [{"name": at.name, "time_ns": at.time_ns, "attributes": at.attributes} for at in span.events]
-    links = [{"trace_id": to.trace_id, "span_id": to.span_id, "attributes": to.attributes} for to in span.links]
+    """The values of ``COLUMNS`` for a span that the careful reader has read."""
+    events = [{"name": event.name, "time_ns": event.time_ns, "attributes": event.attributes} for event in span.events]
+    links = [{"trace_id": link.trace_id, "span_id": link.span_id, "attributes": link.attributes} for link in span.links]
     return (
         span.status.message or None,
         span.scope.name,
@@ -65,12 +65,12 @@ def texts_of_read(span: otlp.Span) -> Texts:
 
 
 def _attributes(pairs: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    attributes: dict[str, Any] = {}
     for pair in pairs:
         item = pair["value"]
         ((kind, value),) = item.items()
-        found[pair["key"]] = value if kind in _PLAIN else otlp.value_of(item)
-    return found
+        attributes[pair["key"]] = value if kind in _PLAIN else otlp.value_of(item)
+    return attributes
 
 
 def _event(event: Mapping[str, Any], start: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`llmtrace bench`: What this device can do, and how much of it a model uses."""
+"""`llmtrace bench`: the speed of this device, and the share of it that a model uses."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -39,18 +39,18 @@ def add(app: Any) -> None:
 
         with needs("reference"):
             from llmtrace.reference.roofline import FORMATS, Bench, Plan
-        chosen = [name.strip() for name in formats.split(",")]
-        for name in chosen:
+        names = [name.strip() for name in formats.split(",")]
+        for name in names:
             if name not in FORMATS:
                 fail(f"unknown weight format {name!r}: use {', '.join(FORMATS)}")
         lengths, sizes, depths = (_counts(text) for text in (prompts, batches, contexts))
         if out.suffix == ".html":
             fail(f"--out names the JSON file; the page is written beside it: give {out.with_suffix('.json')}")
         console, page = Console(highlight=False), out.with_suffix(".html")
-        shown = Console(stderr=True)
+        stderr = Console(stderr=True)
         columns = (BarColumn(), TextColumn("{task.completed}/{task.total}"), TextColumn("{task.description}"))
         with Progress(
-            *columns, TimeElapsedColumn(), console=shown, transient=True, disable=not shown.is_terminal
+            *columns, TimeElapsedColumn(), console=stderr, transient=True, disable=not stderr.is_terminal
         ) as progress:
             task = progress.add_task("starting", total=None)
 
@@ -59,7 +59,7 @@ def add(app: Any) -> None:
 
             run = Bench(model, device, tell, out)
             try:
-                run.run(Plan(chosen, lengths, sizes, depths, steps, pairs))
+                run.run(Plan(names, lengths, sizes, depths, steps, pairs))
             finally:
                 run.write(out)  # Ctrl-C leaves what has been measured, with "done": false
                 page.write_text(bench_page.render(run.results), encoding="utf-8")
@@ -69,12 +69,12 @@ def add(app: Any) -> None:
 
 def _counts(text: str) -> list[int]:
     try:
-        found = [int(each) for each in text.split(",")]
+        numbers = [int(part) for part in text.split(",")]
     except ValueError:
-        found = []
-    if not found or min(found) < 1:
+        numbers = []
+    if not numbers or min(numbers) < 1:
         fail(f"{text!r} is no list of counts: give for instance 128,512")
-    return found
+    return numbers
 
 
 def _print(console: Any, results: dict[str, Any]) -> None:
@@ -84,34 +84,34 @@ def _print(console: Any, results: dict[str, Any]) -> None:
     console.print(f"{results['model']} on {results['device']}, {results['threads']} threads")
     console.print(f"copy bandwidth {results['copy_bytes_per_second'] / 1e9:.1f} GB/s (read and write)")
     table = Table("format", "work", "tokens/s", "of the ceiling", "launch-bound", "weights, MB")
-    told: list[str] = []
-    for name, found in results["formats"].items():
-        size = f"{found['weight_bytes'] / 1e6:.1f}" if "weight_bytes" in found else ""
-        for row in found.get("prefill", ()):
+    notes: list[str] = []
+    for name, measured in results["formats"].items():
+        size = f"{measured['weight_bytes'] / 1e6:.1f}" if "weight_bytes" in measured else ""
+        for row in measured.get("prefill", ()):
             table.add_row(
                 name, f"prefill {row['tokens']}", f"{row['tokens_per_second']:.0f}", f"MFU {row['mfu']:.0%}", "", size
             )
-        for row in found.get("decode", ()):
+        for row in measured.get("decode", ()):
             work = f"decode batch {row['batch']}, context {row['context']}"
             bound = "n/a" if row["launch_bound_ratio"] is None else f"{row['launch_bound_ratio']:.0%}"
             table.add_row(name, work, f"{row['tokens_per_second']:.0f}", f"MBU {row['mbu']:.0%}", bound, size)
-        if row := found.get("cache_hit"):
+        if row := measured.get("cache_hit"):
             rate, share = row["bytes_per_second"] / 1e9, row["of_copy"]
-            told.append(
+            notes.append(
                 f"{name}: cached prefix of {row['tokens']} tokens ({row['bytes'] / 1e6:.2f} MB) copied in "
                 f"{row['seconds'] * 1e3:.3f} ms: {rate:.1f} GB/s, {share:.0%} of the copy bandwidth"
             )
-        if row := found.get("timing"):
-            told.append(f"{name}: decode with timing on / off, tokens/s: {_ratio(row)}")
-        if row := found.get("generate"):
+        if row := measured.get("timing"):
+            notes.append(f"{name}: decode with timing on / off, tokens/s: {_ratio(row)}")
+        if row := measured.get("generate"):
             equal = f"the first {row['equal_tokens']} of {row['tokens']} tokens equal"
-            told.append(f"{name}: runner / generate() with a static cache, tokens/s: {_ratio(row)}; {equal}")
-        if "reason" in found:
-            told.append(f"{name}: not measured: {found['reason']}")
+            notes.append(f"{name}: runner / generate() with a static cache, tokens/s: {_ratio(row)}; {equal}")
+        if "reason" in measured:
+            notes.append(f"{name}: not measured: {measured['reason']}")
     if "launch_bound" in results:
-        told.append(f"launch-bound ratio: {results['launch_bound']}")
+        notes.append(f"launch-bound ratio: {results['launch_bound']}")
     console.print(table)
-    for line in told:
+    for line in notes:
         console.print(escape(line), soft_wrap=True)
 
 

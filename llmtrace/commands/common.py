@@ -1,4 +1,4 @@
-"""What every command shares: mistakes told in one line, missing packages by the extra that brings them."""
+"""Error handling of all commands: mistakes in one line, missing packages by the extra that brings them."""
 
 import contextlib
 import functools
@@ -17,7 +17,7 @@ _INTERRUPTED = 130
 
 
 def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Turn what can be expected to go wrong into one line and an exit code."""
+    """Wrap a command so that expected errors become one line and an exit code."""
 
     @functools.wraps(command, updated=())
     def guarded(*args: Any, **kwargs: Any) -> Any:
@@ -30,7 +30,7 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
         except KeyboardInterrupt:
             raise SystemExit(_INTERRUPTED) from None
         except BrokenPipeError:
-            # Whoever read the output has left: nothing to say, and nobody to say it to.
+            # The reader of the output has gone, so no message is printed.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise SystemExit(_FAILED) from None
         except OSError as error:
@@ -43,7 +43,7 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @contextlib.contextmanager
 def needs(extra: str) -> Generator[None, None, None]:
-    """A package that is not there, told with the extra that brings it."""
+    """Turn a missing package into an error that names the extra which brings it."""
     try:
         yield
     except ImportError as error:
@@ -54,7 +54,7 @@ def needs(extra: str) -> Generator[None, None, None]:
 
 
 def fail(message: str) -> NoReturn:
-    """Say what is wrong in one line and leave."""
+    """Print ``message`` in one line on stderr and exit."""
     line = " ".join(message.split())
     print(f"llmtrace: {line}", file=sys.stderr)
     raise SystemExit(_FAILED)

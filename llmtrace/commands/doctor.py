@@ -1,4 +1,4 @@
-"""`llmtrace doctor`: What is installed and what is missing."""
+"""`llmtrace doctor`: lists what is installed and what is missing."""
 
 from typing import Any
 

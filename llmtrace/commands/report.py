@@ -1,4 +1,4 @@
-"""`llmtrace report`, `compare` and `whatif`: what many traces say together."""
+"""`llmtrace report`, `compare` and `whatif`: reports over many traces."""
 
 import inspect
 import json
@@ -41,12 +41,12 @@ class Given:
 
     @property
     def window(self) -> dict[str, Any]:
-        """What a trace store is asked for."""
+        """The window of traces to ask a trace store for."""
         return {"service": self.service, "hours": self.hours, "limit": self.limit, "query": self.query}
 
 
 def _taking(command: Callable[..., None]) -> Callable[..., None]:
-    """``command(..., given)`` as a command with the options of ``Given`` in ``given``'s place."""
+    """A command like ``command(..., given)`` that takes the options of ``Given`` instead of ``given``."""
     names = [field.name for field in fields(Given)]
 
     @wraps(command)
@@ -55,18 +55,18 @@ def _taking(command: Callable[..., None]) -> Callable[..., None]:
         command(**options, given=given)
 
     hints = get_type_hints(Given, include_extras=True)
-    own = [each for each in inspect.signature(command).parameters.values() if each.name != "given"]
+    own = [parameter for parameter in inspect.signature(command).parameters.values() if parameter.name != "given"]
     shared = [
         inspect.Parameter(
             field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=hints[field.name]
         )
         for field in fields(Given)
     ]
-    made: Any = run
-    del made.__wrapped__
-    made.__signature__ = inspect.Signature([*own, *shared])
-    made.__annotations__ = {each.name: each.annotation for each in (*own, *shared)}
-    return made
+    combined: Any = run
+    del combined.__wrapped__
+    combined.__signature__ = inspect.Signature([*own, *shared])
+    combined.__annotations__ = {parameter.name: parameter.annotation for parameter in (*own, *shared)}
+    return combined
 
 
 def add(app: Any) -> None:
@@ -98,8 +98,8 @@ def add(app: Any) -> None:
         with _opened([sources], given) as (traces,):
             if save is not None:
                 traces.table.to_parquet(save)
-            made = reports.make(name, Book(traces), reports.Options(top=top, span_usd=span_usd))
-            _give(made, given)
+            result = reports.make(name, Book(traces), reports.Options(top=top, span_usd=span_usd))
+            _give(result, given)
 
     @app.command()
     @guarded
@@ -146,7 +146,7 @@ def add(app: Any) -> None:
 def _opened(
     groups: Sequence[Sequence[str]], given: Given, extra: tuple[str, ...] = ()
 ) -> Generator[list[Any], None, None]:
-    """Each group of sources as traces, read with a progress bar on stderr where somebody watches."""
+    """The traces of each group of sources, read with a progress bar on stderr if that is a terminal."""
     with needs("analyze"):
         from llmtrace.analyze.load import load
     window = {name: value for name, value in given.window.items() if value is not None}
@@ -174,16 +174,16 @@ def _progress() -> Generator[Callable[[int, int], None], None, None]:
         yield lambda done, whole: progress.update(task, completed=done, total=whole)
 
 
-def _give(made: Any, given: Given) -> None:
+def _give(report: Any, given: Given) -> None:
     from rich.console import Console
 
     from llmtrace.analyze.report import as_json
     from llmtrace.view import report_page, report_text
 
     if given.html is not None:
-        report_page.write(made, given.html)
+        report_page.write(report, given.html)
         print(f"wrote {given.html}", file=sys.stderr if given.format == "json" else sys.stdout)
     if given.format == "json":
-        print(json.dumps(as_json(made), ensure_ascii=False, indent=1))
+        print(json.dumps(as_json(report), ensure_ascii=False, indent=1))
     elif given.html is None:
-        report_text.show(made, Console())
+        report_text.show(report, Console())

@@ -54,7 +54,7 @@ def add(app: Any) -> None:
             from llmtrace import reference
 
             run: Callable[..., None] = getattr(reference, "serve")  # noqa: B009
-            named: Callable[..., Any] = getattr(reference, "parse_adapters")  # noqa: B009
+            parse_adapters: Callable[..., Any] = getattr(reference, "parse_adapters")  # noqa: B009
             expected: type[Exception] = getattr(reference, "RunnerError", LlmtraceError)
         try:
             with needs("reference"):
@@ -71,7 +71,7 @@ def add(app: Any) -> None:
                     block_size=block_size,
                     prefix_cache_ttl=prefix_cache_ttl,
                     chunk_spans=chunk_spans,
-                    adapters=named(adapter or []),
+                    adapters=parse_adapters(adapter or []),
                     merge_adapters=merge_adapters,
                 )
         except expected as error:

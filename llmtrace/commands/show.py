@@ -39,9 +39,9 @@ def add(app: Any) -> None:
             from llmtrace.view import html as page
             from llmtrace.view.selection import select
 
-            chosen = select(file, trace=trace, limit=limit, strict=strict)
-            page.write_html(chosen.spans, html, title=file.name)
-            for line in chosen.notes():
+            selection = select(file, trace=trace, limit=limit, strict=strict)
+            page.write_html(selection.spans, html, title=file.name)
+            for line in selection.notes():
                 print(line, file=sys.stderr)
             print(f"wrote {html}")
             return

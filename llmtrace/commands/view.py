@@ -1,4 +1,4 @@
-"""`llmtrace view`: A page over what programs send, or over files."""
+"""`llmtrace view`: a page over the spans that programs send, or over files."""
 
 import re
 import sys
@@ -97,9 +97,9 @@ def _progress() -> Generator[Callable[[Any], None], None, None]:
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-    shown = Console(stderr=True)
+    console = Console(stderr=True)
     columns = (TextColumn("reading"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=shown, transient=True, disable=not shown.is_terminal) as bar:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=None, visible=False)
 
         def tell(loading: Any) -> None:

@@ -1,4 +1,4 @@
-"""``llmtrace demo``: a real model, the real client, every phase shown, what the client alone could tell beside it."""
+"""``llmtrace demo``: a real model, the real client, every phase shown, and beside it what the client alone infers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``python -m llmtrace.demo OUT``: the demo without the command line's niceties."""
+"""``python -m llmtrace.demo OUT``: the demo without the command line."""
 
 from __future__ import annotations
 

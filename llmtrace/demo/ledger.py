@@ -1,4 +1,4 @@
-"""Keeps, for each call, the server's own measurement and what the client would have said without it."""
+"""Keeps, for each call, the server's own measurement and what the client infers without it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Entry:
     scenario: str
     title: str
     label: str
-    """Short, for the table."""
+    """A short name for the table."""
     trace_id: str
     span_id: str
     outcome: str
@@ -34,10 +34,10 @@ class Entry:
     cached: int | None
     server: dict[str, float | None]
     client: dict[str, float | None]
-    """Blind: what the client says of the same call when it may not look at the server's numbers."""
+    """The phases (s) that the client infers for the same call without the server's numbers."""
 
     def as_json(self) -> dict[str, Any]:
-        """For truth.json. Durations in seconds, null where nobody knows."""
+        """The entry for truth.json. Durations in seconds, null where they are not known."""
         return {
             "trace_id": self.trace_id,
             "span_id": self.span_id,
@@ -52,7 +52,7 @@ class Entry:
 
 
 class Ledger:
-    """Listens to ended calls while a scenario is on."""
+    """Collects the calls that end while a scenario is played."""
 
     def __init__(self) -> None:
         self.entries: list[Entry] = []
@@ -60,11 +60,11 @@ class Ledger:
         self._lock = threading.Lock()
 
     def __call__(self, ended: Result) -> None:
-        """Take in one ended call."""
+        """Add one ended call."""
         if self.scenario is None:
             return
         name, title = self.scenario
-        said = ended.seen.server
+        server_timings = ended.seen.server
         blind = _by_name(split(replace(ended.seen, server=None), ended.estimate)[0])
         context = ended.state.span.get_span_context()
         usage, call = ended.answer.usage, ended.call
@@ -81,32 +81,36 @@ class Ledger:
                     ttft=None if ended.seen.first_token is None else (ended.seen.first_token - call.start) / 1e9,
                     prompt=usage.input_tokens,
                     cached=usage.cached_tokens,
-                    server={phase: None if said is None else getattr(said, phase) for phase in _SERVER},
+                    server={
+                        phase: None if server_timings is None else getattr(server_timings, phase) for phase in _SERVER
+                    },
                     client={phase: blind.get(phase) for phase in _BLIND},
                 )
             )
 
     def take_truth(self, requests: list[dict[str, Any]]) -> bool:
-        """Lay the server's own records over the entries, and tell whether there was one for each.
+        """Put the server's own records into the entries; returns whether there was one for each.
 
-        They also know the calls that were cut short.
-
-        ``requests`` as the reference server's ``/debug/requests`` tells them, found by trace id; of several attempts
-        in one trace the last one answered.
+        The records include the calls that were cut short. ``requests``: those of the reference server's
+        ``/debug/requests``, matched by trace id; of several attempts in one trace the last one answered.
         """
-        told = {request.get("trace_id"): request.get("phases_s") or {} for request in requests}
+        phases_by_trace = {request.get("trace_id"): request.get("phases_s") or {} for request in requests}
         self.entries = [
             replace(
-                entry, server={**entry.server, **{name: told[entry.trace_id].get(name) for name in (*_SERVER, _SWAP)}}
+                entry,
+                server={
+                    **entry.server,
+                    **{name: phases_by_trace[entry.trace_id].get(name) for name in (*_SERVER, _SWAP)},
+                },
             )
-            if entry.trace_id in told
+            if entry.trace_id in phases_by_trace
             else entry
             for entry in self.entries
         ]
-        return all(entry.trace_id in told for entry in self.entries)
+        return all(entry.trace_id in phases_by_trace for entry in self.entries)
 
     def table(self) -> text.Table:
-        """Measured by the server beside inferred by the client, a row per call."""
+        """A table with a row for each call: measured by the server beside inferred by the client."""
         rows: list[list[str | None]] = []
         for entry in self.entries:
             server, client = entry.server, entry.client

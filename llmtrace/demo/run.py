@@ -1,4 +1,4 @@
-"""The demo's course: server up, route learned, scenarios played, everything shown and written down."""
+"""Runs the demo: starts the server, learns the route, plays the scenarios, shows and writes the results."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from llmtrace.emit.otlp_json import OtlpJsonFileExporter
 from llmtrace.view import html, terminal, tree
 
 LEARN = 36
-"""Calls of different length before the scenarios: what the client alone needs to know the route."""
+"""The number of calls of different length before the scenarios, from which the client learns the route."""
 _SHORTEST, _LONGEST = 32, 1300
 _SLOTS = 2
 
 
 class _Shown(Sampler):
-    """Samples calls once ``on`` is set: those that only teach the client the route are not shown, here or anywhere."""
+    """Samples calls once ``on`` is set: those that only teach the client the route are not exported."""
 
     on = False
 
@@ -158,7 +158,11 @@ def _play(
                 stage.ask(stage.text(round(_SHORTEST * math.exp(share * math.log(_LONGEST / _SHORTEST)))), max_tokens=2)
                 progress.update(task, advance=1)
             sampler.on = True
-            played = [each for each in SCENARIOS if each.needs is None or find_spec(each.needs) is not None]
+            played = [
+                candidate
+                for candidate in SCENARIOS
+                if candidate.needs is None or find_spec(candidate.needs) is not None
+            ]
             task = progress.add_task("Playing the scenarios", total=len(played))
             for scenario in played:
                 progress.update(task, description=f"Playing: {scenario.title}")
@@ -174,7 +178,7 @@ def _play(
 
 
 def _measure_words(stage: Stage) -> None:
-    """How many words make a token, from the server's own count."""
+    """Set the words for each token on the stage, from the server's own count."""
     words = stage.text(400)
     answer = stage.client.chat.completions.create(
         model=stage.model, messages=[{"role": "user", "content": words}], max_tokens=1

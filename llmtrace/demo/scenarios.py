@@ -1,4 +1,4 @@
-"""What the demo does, as an application would: plain use of the ``openai`` client."""
+"""The demo's scenarios, written like an application: plain use of the ``openai`` client."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _WORDS = (
 _VOCABULARY = [word for line in _WORDS for word in line.split()]
 BURST = 5
 ADAPTER = "demo-adapter"
-"""Name of the adapter that the demo's server has, where adapters can be served at all."""
+"""The name of the adapter on the demo's server, where adapters can be served."""
 
 
 @dataclass(slots=True)
 class Stage:
-    """What a scenario works with."""
+    """The client, the server and the random source that a scenario works with."""
 
     client: OpenAI
     model: str
@@ -35,7 +35,7 @@ class Stage:
     draw: random.Random
 
     def text(self, tokens: int) -> str:
-        """Random words of about so many tokens, never twice the same."""
+        """Random words of about ``tokens`` tokens, never twice the same."""
         return " ".join(self.draw.choice(_VOCABULARY) for _ in range(max(1, round(tokens * self.words_per_token))))
 
     @contextmanager
@@ -48,7 +48,7 @@ class Stage:
         headers: Mapping[str, str] | None = None,
         **options: Any,
     ) -> Generator[Iterator[ChatCompletionChunk]]:
-        """One streamed chat completion."""
+        """Start one streamed chat completion."""
         with self.client.with_options(**options).chat.completions.create(
             model=model or self.model,
             messages=[{"role": "user", "content": prompt}],
@@ -61,7 +61,7 @@ class Stage:
             yield stream
 
     def ask(self, prompt: str, **options: Any) -> None:
-        """One streamed chat completion, read to its end."""
+        """Make one streamed chat completion and read it to its end."""
         with self.chat(prompt, **options) as stream:
             for _ in stream:
                 pass
@@ -69,13 +69,13 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """One thing that happens to LLM calls in real life."""
+    """One situation of LLM calls in real life."""
 
     name: str
     title: str
     play: Callable[[Stage], None]
     needs: str | None = None
-    """A package without which it is left out."""
+    """A package without which the scenario is left out."""
 
 
 def _cold_short(stage: Stage) -> None:
@@ -92,10 +92,10 @@ def _cached(stage: Stage) -> None:
 
 def _shared(stage: Stage) -> str:
     # The same text in both scenarios of one run: a system prompt, a document, a conversation so far.
-    kept = stage.draw.getstate()
+    random_state = stage.draw.getstate()
     stage.draw.seed("shared prefix")
     text = stage.text(1300)
-    stage.draw.setstate(kept)
+    stage.draw.setstate(random_state)
     return text
 
 

@@ -22,27 +22,29 @@ _EVENTS_APART = tuple(int(part) for part in api_version.split(".")[:2]) < (1, 37
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Content:
-    """What was said in one call, in the conventions' shapes; None or empty where there was nothing."""
+    """The content of one call in the conventions' shapes; None or empty where there is none."""
 
     instructions: Any
-    """What the model was told apart from the history: parts."""
+    """The system instructions, as parts."""
     tools: Any
-    """The tools that it might use: type and name of each."""
+    """The tools that the model may use: type and name of each."""
     sent: Any
+    """The messages sent to the model."""
     received: Any
+    """The messages received from the model."""
 
     def attributes(self, semconv: str) -> dict[str, Any]:
-        """By attribute. A message's own finish reason is deprecated in v0.1.0: the span says it."""
+        """The content by attribute name. The finish reason of each message is left out in v0.1.0: the span has it."""
         received = self.received
         if semconv == names.V0_1_0 and received:
             received = [{name: message[name] for name in message if name != "finish_reason"} for message in received]
-        told = {
+        values = {
             names.SYSTEM_INSTRUCTIONS: self.instructions,
             names.TOOL_DEFINITIONS: self.tools,
             names.INPUT_MESSAGES: self.sent,
             names.OUTPUT_MESSAGES: received,
         }
-        return {name: safe_structure(value) for name, value in told.items() if value}
+        return {name: safe_structure(value) for name, value in values.items() if value}
 
 
 def on_span(span: Span, content: Mapping[str, Any]) -> None:
@@ -52,8 +54,10 @@ def on_span(span: Span, content: Mapping[str, Any]) -> None:
 
 
 def as_event(span: Span, at: int, attributes: Mapping[str, Any], content: Mapping[str, Any]) -> None:
-    """Emit the conventions' details event: the call's ``attributes``, and its content in structure. ``at``: epoch
-    ns."""
+    """Emit the conventions' details event: the call's ``attributes``, and its content in structure.
+
+    ``at``: the event's time in epoch nanoseconds.
+    """
     if _EVENTS_APART:
         _as_old_event(span, at, attributes, content)
         return
@@ -70,13 +74,13 @@ def as_event(span: Span, at: int, attributes: Mapping[str, Any], content: Mappin
 
 
 def _as_old_event(span: Span, at: int, attributes: Mapping[str, Any], content: Mapping[str, Any]) -> None:
-    """The same through the API for events, in which structure goes into the body."""
+    """Emit the details event through the older API for events, in which structure goes into the body."""
     from opentelemetry import _events as events  # type: ignore[attr-defined]  # gone from later versions
 
-    of: Any = events
+    api: Any = events
     context = span.get_span_context()
-    of.get_event_logger("llmtrace", VERSION).emit(
-        of.Event(
+    api.get_event_logger("llmtrace", VERSION).emit(
+        api.Event(
             names.DETAILS_EVENT,
             timestamp=at,
             trace_id=context.trace_id,

@@ -1,4 +1,4 @@
-"""The instruments that each version of the GenAI conventions names, and what goes into them."""
+"""The instruments that each version of the GenAI conventions names, and the values that go into them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Conventions(Protocol):
     """The instruments that one version of the conventions names."""
 
     def record(self, measurements: Measurements, series: Series) -> None:
-        """Record what the conventions ask for of one call."""
+        """Record the values of one call that this version of the conventions asks for."""
         ...
 
 
@@ -29,14 +29,14 @@ def histogram(meter: Meter, name: str, unit: str, description: str) -> Histogram
     return meter.create_histogram(name, unit=unit, description=description, explicit_bucket_boundaries_advisory=buckets)
 
 
-def by_modality(total: int, told: Mapping[str, int] | None) -> list[tuple[str, int]]:
-    """``total`` tokens, divided as the provider told; the rest is of modality ``unknown``.
+def by_modality(total: int, reported: Mapping[str, int] | None) -> list[tuple[str, int]]:
+    """``total`` tokens by modality, as the provider reported them; the rest has the modality ``unknown``.
 
     A division that adds up to more than the total is not believed.
     """
-    if not told:
+    if not reported:
         return [(_UNKNOWN, total)]
-    divided = [(modality, tokens) for modality, tokens in told.items() if tokens > 0]
+    divided = [(modality, tokens) for modality, tokens in reported.items() if tokens > 0]
     rest = total - sum(tokens for _, tokens in divided)
     if rest < 0:
         return [(_UNKNOWN, total)]
@@ -50,12 +50,12 @@ class _Spent:
         self._name = name
         self._counter = meter.create_counter(name, unit="{token}", description=description)
 
-    def add(self, total: int, told: Mapping[str, int] | None, series: Series, context: Context | None) -> None:
-        """Count ``total`` tokens. A 0 makes the counter known; one that is known does not change by it."""
+    def add(self, total: int, reported: Mapping[str, int] | None, series: Series, context: Context | None) -> None:
+        """Count ``total`` tokens. A 0 is only added to a counter without a value, so that the counter exists."""
         if not total and self._name in series.counted:
             return
         series.counted.add(self._name)
-        for modality, tokens in by_modality(total, told):
+        for modality, tokens in by_modality(total, reported):
             self._counter.add(tokens, series.refined.plus((names.TOKEN_MODALITY, modality)), context=context)
 
 
@@ -131,14 +131,14 @@ class _V010:
             self._cache_write.add(usage.cache_write_tokens, None, series, context)
         if usage.reasoning_tokens is not None:
             self._reasoning.add(usage.reasoning_tokens, None, series, context)
-        # The distributions hold what was told. Of a call that failed before anything of an answer came, that is 0, and
-        # ``error.type`` sets it apart. Any other call without usage spent tokens that nobody counted: no value at all.
+        # The distributions hold reported counts. A call that failed before any part of an answer came counts as 0, and
+        # ``error.type`` sets it apart. Any other call without usage spent tokens that nobody counted: it has no value.
         uncounted = 0 if measurements.failure is not None and measurements.time_to_first_chunk is None else None
-        for distribution, told in (
+        for distribution, reported in (
             (self._input_per_call, usage.input_tokens),
             (self._output_per_call, usage.output_tokens),
         ):
-            tokens = uncounted if told is None else told
+            tokens = uncounted if reported is None else reported
             if tokens is not None:
                 distribution.record(tokens, ended, context=context)
 

@@ -1,4 +1,4 @@
-"""What one ended call adds to the metrics, and the attribute sets that its values are recorded with."""
+"""The values that one ended call adds to the metrics, and the attribute sets that they are recorded with."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Pairs = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Measurements:
-    """What one ended call adds to the metrics: plain values. Durations are in seconds."""
+    """The values that one ended call adds to the metrics. Durations are in seconds."""
 
     operation: str
     provider: str
@@ -29,7 +29,7 @@ class Measurements:
     address: str | None = None
     port: int | None = None
     refinements: Pairs = ()
-    """Attributes that the conventions ask for with this provider only."""
+    """Attributes that the conventions ask for with some providers only."""
     failure: str | None = None
     """``error.type``, None where the call did not fail."""
     duration: float
@@ -41,9 +41,9 @@ class Measurements:
     phases: Sequence[tuple[str, str, float]] = ()
     """Name, source and duration of each phase."""
     causes: Sequence[str] = ()
-    """What the diagnosis found."""
+    """The causes that the diagnosis named."""
     context: Context | None = None
-    """Exemplars point to the span in it."""
+    """The context with the call's span, to which exemplars point."""
 
 
 class AttributeSets:
@@ -60,12 +60,12 @@ class AttributeSets:
 
     def plus(self, *more: tuple[str, str]) -> dict[str, Any]:
         """This set with ``more`` attributes."""
-        known = self._more.get(more)
-        if known is None:
-            known = {**self.own, **dict(more)}
+        extended = self._more.get(more)
+        if extended is None:
+            extended = {**self.own, **dict(more)}
             if len(self._more) < _MOST:
-                self._more[more] = known
-        return known
+                self._more[more] = extended
+        return extended
 
     def ended(self, failure: str | None) -> dict[str, Any]:
         """This set, with ``error.type`` of an operation that failed."""
@@ -73,7 +73,7 @@ class AttributeSets:
 
 
 class Kind(NamedTuple):
-    """What calls have in common whose values go into the same series."""
+    """The attributes that calls share whose values go into the same series."""
 
     operation: str
     provider: str
@@ -90,7 +90,7 @@ class Series:
     __slots__ = ("base", "counted", "refined")
 
     def __init__(self, kind: Kind) -> None:
-        told = {
+        values = {
             names.OPERATION: kind.operation,
             names.PROVIDER: kind.provider,
             names.REQUEST_MODEL: kind.request_model,
@@ -98,7 +98,7 @@ class Series:
             names.SERVER_ADDRESS: kind.address,
             names.SERVER_PORT: kind.port,
         }
-        own = {name: value for name, value in told.items() if value is not None}
+        own = {name: value for name, value in values.items() if value is not None}
         self.base = AttributeSets(own)
         self.refined = AttributeSets({**own, **dict(kind.refinements)}) if kind.refinements else self.base
         """With the attributes that only this provider's metrics have."""

@@ -26,7 +26,7 @@ _MOST_KINDS = 1000
 
 
 class Meters:
-    """The instruments on one MeterProvider. Safe in any thread: what it keeps, it could make again at any time."""
+    """The instruments on one MeterProvider. Safe in any thread: all that it keeps could be made again at any time."""
 
     def __init__(self, provider: MeterProvider, version: str, semconv: str = names.V0_1_0) -> None:
         meter = provider.get_meter("llmtrace", version)
@@ -77,12 +77,12 @@ def _count_errors(options: CallbackOptions) -> Iterable[Observation]:
     return [Observation(number, {names.WHERE: where}) for where, number in list(internal_errors.counts.items())]
 
 
-class _Made(NamedTuple):
+class _Registered(NamedTuple):
     owner: Callable[[], MeterProvider | None]
     meters: Meters
 
 
-_made: dict[tuple[int, str], _Made] = {}
+_registered: dict[tuple[int, str], _Registered] = {}
 
 
 def meters_on(provider: MeterProvider, version: str, semconv: str = names.V0_1_0) -> Meters:
@@ -91,17 +91,17 @@ def meters_on(provider: MeterProvider, version: str, semconv: str = names.V0_1_0
     The provider is known by its identity, since one that is a dataclass has no hash (logfire's is one).
     """
     key = (id(provider), semconv)
-    known = _made.get(key)
-    if known is not None and known.owner() is provider:
-        return known.meters
+    existing = _registered.get(key)
+    if existing is not None and existing.owner() is provider:
+        return existing.meters
     owner: Callable[[], MeterProvider | None]
     try:
-        owner = weakref.ref(provider, lambda _: _made.pop(key, None))
+        owner = weakref.ref(provider, lambda _: _registered.pop(key, None))
     except TypeError:  # a class with slots and none for weak references
         owner = lambda: provider  # noqa: E731
     # Two threads may come here at once: their instruments have the same names, and are the same to the SDK.
-    made = _made[key] = _Made(owner, Meters(provider, version, semconv))
-    return made.meters
+    registered = _registered[key] = _Registered(owner, Meters(provider, version, semconv))
+    return registered.meters
 
 
 def is_idle(provider: MeterProvider) -> bool:

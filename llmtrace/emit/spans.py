@@ -30,7 +30,7 @@ class Children:
     __slots__ = ("_context", "_epoch_offset", "_tracer")
 
     def __init__(self, tracer: Tracer, parent: Span, epoch_offset: int) -> None:
-        """``epoch_offset``: what makes epoch ns of the call's monotonic ones."""
+        """``epoch_offset``: nanoseconds to add to the call's monotonic times to get epoch times."""
         self._tracer = tracer
         self._context = set_span_in_context(parent)
         self._epoch_offset = epoch_offset
@@ -49,7 +49,7 @@ class Children:
     ) -> SpanContext:
         """Emit one ended child (of the parent, or of ``under``); returns its context, for children of its own.
 
-        ``start`` and ``end`` are monotonic ns.
+        ``start`` and ``end`` are in monotonic nanoseconds.
         """
         offset = self._epoch_offset
         span = self._tracer.start_span(

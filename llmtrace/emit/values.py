@@ -16,7 +16,7 @@ _LEAST = -(2**63)
 
 
 def text(value: str) -> str:
-    """``value`` with what UTF-8 has no bytes for (half of a surrogate pair) replaced by a question mark."""
+    """``value`` with each character that UTF-8 cannot encode (half of a surrogate pair) replaced by a question mark."""
     if value.isascii():
         return value
     try:

@@ -18,11 +18,11 @@ def patch(patches: Patches) -> None:
     """Hook both libraries, whichever of them is or will be imported."""
 
     async def request(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        where, method = (
+        url, method = (
             args[1] if len(args) > 1 else kwargs.get("str_or_url"),
             args[0] if args else kwargs.get("method"),
         )
-        attempt, kwargs = _begin(where, method, kwargs)
+        attempt, kwargs = _begin(url, method, kwargs)
         try:
             response = await wrapped(*args, **kwargs)
         except BaseException as error:
@@ -102,16 +102,16 @@ def _attempt() -> Attempt | None:
     return being.call.attempts[-1]
 
 
-def _begin(where: Any, method: Any, kwargs: dict[str, Any]) -> tuple[Attempt | None, dict[str, Any]]:
-    """A new attempt, and the arguments to go on with. ``where``: a URL or something with a ``host``."""
+def _begin(url: Any, method: Any, kwargs: dict[str, Any]) -> tuple[Attempt | None, dict[str, Any]]:
+    """Begin an attempt; return it with the arguments to call on with. ``url``: text, or an object with a ``host``."""
     being = being_made()
     if being is None or asks_beside(method, kwargs.get("headers")):
         return None, kwargs
-    under_way = _attempt()
-    if under_way is not None and under_way.end is None:
-        return under_way, kwargs  # an httpx client's, whose transport this is
+    outer_attempt = _attempt()
+    if outer_attempt is not None and outer_attempt.end is None:
+        return outer_attempt, kwargs  # an httpx client's, whose transport this is
     try:
-        if may_propagate(being.propagate, where):
+        if may_propagate(being.propagate, url):
             headers: Any = kwargs.get("headers")
             headers = dict(headers) if headers is not None else {}
             propagate(headers)
@@ -127,17 +127,17 @@ def _begin(where: Any, method: Any, kwargs: dict[str, Any]) -> tuple[Attempt | N
 
 
 def _connecting() -> Attempt | None:
-    """The attempt that opens a connection: one that is refused, or takes too long, has a start and no end of it."""
+    """The current attempt, which begins to connect; if the connection fails, it has a start of that and no end."""
     attempt = _attempt()
     if attempt is not None:
         attempt.connect_start, attempt.connect_end = now(), None
     return attempt
 
 
-def _connected(attempt: Attempt | None, connected: Any = None) -> None:
+def _connected(attempt: Attempt | None, socket: Any = None) -> None:
     if attempt is not None:
         attempt.connect_end = now()
-        attempt.socket = connected
+        attempt.socket = socket
 
 
 def _answered(attempt: Attempt | None, response: Any) -> None:

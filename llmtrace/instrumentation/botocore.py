@@ -3,7 +3,7 @@ the operation.
 
 A stream's events come parsed out of ``EventStream``, which pulls raw ones from an inner generator: timing is spliced in
 there, around the parsing, for an event may stand for an exception. A whole answer's body is read by the application,
-whenever it likes: what it reads is looked at on the way, and the call ends where the answer was handed over.
+whenever it likes: its bytes are looked at on the way, and the call ends where the answer was handed over.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from llmtrace.observe.stream import asplice, closed, failed, splice
 from llmtrace.providers.declare import Botocore, Provider
 
 _LARGEST = 4 * 1024 * 1024
-"""Bytes of a body that are kept to read what it says; of a larger one, only the headers tell."""
+"""The most bytes of a body that are kept to be read; of a larger answer, only the headers are read."""
 
 
 def patch(patches: Patches, tracer: CallTracer, provider: Provider, service: Botocore) -> None:
@@ -104,7 +104,7 @@ def _returned(tracer: CallTracer, call: Call, result: Any) -> None:
 
 def _splice(stream: Any, call: Call) -> None:
     raw, parse = stream._event_generator, stream._parse_event
-    stream._parse_event = _aalready if inspect.iscoroutinefunction(parse) else _already
+    stream._parse_event = _aunchanged if inspect.iscoroutinefunction(parse) else _unchanged
     if hasattr(raw, "__anext__"):
         stream._event_generator = timed(call, _aparsed(raw, parse), asplice)
     else:
@@ -120,50 +120,50 @@ def _parsed(raw: Iterator[Any], parse: Any) -> Iterator[Any]:
 
 async def _aparsed(raw: AsyncIterator[Any], parse: Any) -> AsyncIterator[Any]:
     async for event in raw:
-        said = parse(event)
-        if said := await said if inspect.isawaitable(said) else said:  # older versions parse at once
-            yield said
+        parsed = parse(event)
+        if parsed := await parsed if inspect.isawaitable(parsed) else parsed:  # older versions parse at once
+            yield parsed
 
 
-def _already(event: Any) -> Any:
+def _unchanged(event: Any) -> Any:
     return event
 
 
-async def _aalready(event: Any) -> Any:
+async def _aunchanged(event: Any) -> Any:
     return event
 
 
 def _watch_close(stream: Any, call: Call) -> None:
-    """See the application close ``stream``, without a reference that would keep it."""
-    alive, raw = weakref.ref(stream), stream._raw_stream
+    """Note when the application closes ``stream``, without a reference that would keep the stream alive."""
+    stream_reference, raw = weakref.ref(stream), stream._raw_stream
 
     def close() -> Any:
         try:
             closed(call)
         except Exception as error:
             internal_errors.note("seeing a stream close", error)
-        same = alive()
-        return raw.close() if same is None else type(same).close(same)
+        living = stream_reference()
+        return raw.close() if living is None else type(living).close(living)
 
     stream.close = close
 
 
 def _tap(raw: Any, call: Call) -> None:
-    """Look at what is read off ``raw``: urllib3's response, or aiohttp's, all of whose methods end in one ``read``."""
+    """Collect the bytes read off ``raw``, a response of urllib3 or aiohttp, whose methods all end in one ``read``."""
     reading = _Reading(call)
     if "content" in vars(raw):
         raw.content = _Content(raw.content, reading)
         return
-    read, alive = type(raw).read, weakref.ref(raw)
+    read, response_reference = type(raw).read, weakref.ref(raw)
 
     def tapped(amt: int | None = None, *args: Any, **kwargs: Any) -> Any:
-        response = alive()
+        response = response_reference()
         try:
             piece = read(response, amt, *args, **kwargs)
         except BaseException as error:
             reading.failed(error)
             raise
-        if reading.took(piece, amt):
+        if reading.take_in(piece, amt):
             vars(response).pop("read", None)
         return piece
 
@@ -171,7 +171,7 @@ def _tap(raw: Any, call: Call) -> None:
 
 
 class _Content(wrapt.ObjectProxy):  # pyright: ignore[reportMissingTypeArgument]
-    """What aiohttp's response is read from."""
+    """Stands for the stream that aiohttp's response is read from, and collects what passes."""
 
     def __init__(self, content: Any, reading: _Reading) -> None:
         super().__init__(content)
@@ -183,38 +183,44 @@ class _Content(wrapt.ObjectProxy):  # pyright: ignore[reportMissingTypeArgument]
         except BaseException as error:
             self._self_reading.failed(error)
             raise
-        self._self_reading.took(piece, None if n < 0 else n)
+        self._self_reading.take_in(piece, None if n < 0 else n)
         return piece
 
 
 class _Reading:
-    """What was read of a body so far; lives as long as that can be read on, and then ends the call."""
+    """The bytes read of one body so far. It lives as long as the body can be read on, and then ends the call."""
 
     def __init__(self, call: Call) -> None:
         self._guard = finalizers.guard(call)
         self._kept = bytearray()
 
-    def took(self, piece: bytes, amount: int | None) -> bool:
-        """Take in a piece, of at most ``amount`` bytes (None: all that there are); whether nothing more is to come."""
+    def take_in(self, piece: bytes, amount: int | None) -> bool:
+        """Add a piece, which was read with the limit ``amount`` in bytes (None: no limit).
+
+        Returns whether the body is complete.
+        """
         call = self._guard.call
-        if call.is_open and _whole(call, self._kept, piece, amount):
+        if call.is_open and _is_complete(call, self._kept, piece, amount):
             call.finish(calls.COMPLETED, call.returned)
         return not call.is_open
 
     def failed(self, error: BaseException) -> None:
-        """Reading raised."""
+        """End the call, because reading raised ``error``."""
         failed(self._guard.call, error)
 
 
-def _whole(call: Call, kept: bytearray, piece: bytes, amt: int | None) -> bool:
-    """Take in a piece; whether the body is whole with it."""
+def _is_complete(call: Call, body: bytearray, piece: bytes, amt: int | None) -> bool:
+    """Add ``piece`` to ``body``; return whether the body is complete with it.
+
+    ``amt``: the limit of the read, in bytes.
+    """
     try:
-        if len(kept) <= _LARGEST:
-            kept += piece
+        if len(body) <= _LARGEST:
+            body += piece
         length = call.answer["ResponseMetadata"]["HTTPHeaders"].get("content-length")
-        if amt is not None and (piece or not amt) and str(len(kept)) != length:
+        if amt is not None and (piece or not amt) and str(len(body)) != length:
             return False
-        call.answer["body"] = bytes(kept) if len(kept) <= _LARGEST else b""
+        call.answer["body"] = bytes(body) if len(body) <= _LARGEST else b""
     except Exception as error:
         internal_errors.note("reading a body", error)
     return True

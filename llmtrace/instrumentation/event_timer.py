@@ -16,19 +16,20 @@ _ANCHORS = 5
 
 
 class EventTimer(Protocol):
-    """One call's marks, in order."""
+    """The marks of one call, in order."""
 
     source: str
-    """What a phase between two of them is timed by: ``device`` or ``client``."""
+    """The clock that the marks are read from: ``device`` or ``client``."""
     error: float | None
-    """Half width of the mapping to the monotonic clock, s; set by ``resolve``. None where there is nothing to map."""
+    """Half width in seconds of the error in mapping marks to the monotonic clock; set by ``resolve``. None: no
+    mapping."""
 
     def mark(self) -> None:
-        """Note this moment; never waits."""
+        """Mark this moment; never waits."""
         ...
 
     def resolve(self) -> list[int]:
-        """All marks, monotonic ns. On a device this waits for the last one."""
+        """All marks, in monotonic nanoseconds. On a device this waits for the last one."""
         ...
 
 
@@ -78,7 +79,7 @@ class CudaTimer:
 
 
 def timer_on(model: Any) -> EventTimer:
-    """Marks for one call of this model."""
+    """A timer for one call of ``model``: of CUDA events where the model lies on CUDA, else of the host's clock."""
     device = getattr(model, "device", None)
     torch = sys.modules.get("torch")
     if torch is not None and getattr(device, "type", None) == "cuda":

@@ -124,8 +124,9 @@ def _asks_beside(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
 
 
 def asks_beside(method: Any, headers: Any) -> bool:
-    """Whether a request is none to a model, all of which are POST and no form: a client that fetches a token, or looks
-    into a registry, before it makes its call.
+    """Whether a request goes to something else than a model, as when a client fetches a token before its call.
+
+    Requests to models are POST, and their body is not a form.
     """
     try:
         if str(method).upper() != "POST":
@@ -138,12 +139,12 @@ def asks_beside(method: Any, headers: Any) -> bool:
 
 
 def may_propagate(mode: str, url: Any) -> bool:
-    """Whether the setting, or ``auto`` with a private host, allows to send the trace's identity to ``url``."""
+    """Whether ``traceparent`` may be sent to ``url``: always, never, or (``auto``) to private hosts."""
     return mode != "never" and (mode != "auto" or is_private(address_of(url)[0]))
 
 
 def propagate(headers: Any) -> None:
-    """Put ``traceparent`` (and ``tracestate``, nothing else) into a request's headers, unless it is there."""
+    """Add ``traceparent`` (and ``tracestate``, nothing else) to a request's headers, unless it is there already."""
     if "traceparent" not in headers:
         _W3C.inject(headers)
 
@@ -171,14 +172,14 @@ def _answered(call: Call, attempt: Attempt | None, response: Any) -> None:
 
 
 def failed(attempt: Attempt | None, error: BaseException) -> None:
-    """The request of ``attempt`` raised."""
+    """End ``attempt``, whose request raised ``error``."""
     if attempt is not None:
         attempt.end = now()
         attempt.error = error
 
 
 def _closing(response: Any) -> Callable[[], None] | None:
-    """What ends the call once the response is closed; None where the close ends none."""
+    """A function that ends the call once the response is closed; None where this close ends no call."""
     try:
         call: Call | None = response.extensions.get(RESPONSE_KEY)
         if call is None or call.returned is None:

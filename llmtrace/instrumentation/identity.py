@@ -20,7 +20,7 @@ def model_resource(model: Any) -> Resource:
     has ``llmtrace.model.fingerprint``, and ``.dtype`` and ``.quantization`` where they are known.
 
     Raises:
-        LlmtraceError: it is neither.
+        LlmtraceError: ``model`` is neither.
     """
     engine = getattr(model, "llm_engine", model)
     config = getattr(engine, "model_config", None)
@@ -34,14 +34,14 @@ def model_resource(model: Any) -> Resource:
 
 
 def identity_attributes(identity: Identity) -> dict[str, Any]:
-    """Fingerprint, type, quantization and the adapters in use; none of what is not known."""
-    found: dict[str, Any] = {names.MODEL_FINGERPRINT: identity.fingerprint}
+    """The attributes of a model's fingerprint, number type, quantization and adapters, as far as they are known."""
+    attributes: dict[str, Any] = {names.MODEL_FINGERPRINT: identity.fingerprint}
     if identity.dtype is not None:
-        found[names.MODEL_DTYPE] = identity.dtype
+        attributes[names.MODEL_DTYPE] = identity.dtype
     if identity.quantization is not None:
-        found[names.MODEL_QUANTIZATION] = identity.quantization
+        attributes[names.MODEL_QUANTIZATION] = identity.quantization
     if identity.adapters:
-        found[names.ADAPTERS] = [each.name for each in identity.adapters]
-        found[names.ADAPTER_RANKS] = [each.rank or 0 for each in identity.adapters]
-        found[names.ADAPTERS_MERGED] = [each.merged for each in identity.adapters]
-    return found
+        attributes[names.ADAPTERS] = [adapter.name for adapter in identity.adapters]
+        attributes[names.ADAPTER_RANKS] = [adapter.rank or 0 for adapter in identity.adapters]
+        attributes[names.ADAPTERS_MERGED] = [adapter.merged for adapter in identity.adapters]
+    return attributes

@@ -20,7 +20,7 @@ _log = logging.getLogger("llmtrace")
 
 
 class ClientInstrumentor(BaseInstrumentor):
-    """Instruments one client library; the classes below name which."""
+    """Instruments one client library. The classes below say which."""
 
     client: Client
     _patches: Patches | None = None
@@ -35,32 +35,32 @@ class ClientInstrumentor(BaseInstrumentor):
         meter_provider = kwargs.pop("meter_provider", None)
         kwargs.pop("skip_dep_check", None)
         kwargs.pop("raise_exception_on_conflict", None)
-        chosen: Settings = kwargs.pop("settings", None) or settings(kwargs)
+        configured: Settings = kwargs.pop("settings", None) or settings(kwargs)
         if is_disabled():
             return
         self._patches = patches = Patches()
-        if chosen.flush_on_sigterm:
+        if configured.flush_on_sigterm:
             # Now, not when the client is imported: handlers can be set on the main thread only.
             patches.when_undone(process_ends.take_sigterm())
 
         def imported(package: Any) -> None:
             if (conflict := self.unsupported()) is not None:
-                # Nothing that the program's user could mend, and its calls may be seen through another client:
-                # `llmtrace doctor` tells it to who asks.
+                # Not a warning: the user of a program can do nothing about it, and the calls may be traced through
+                # another client. `llmtrace doctor` reports it.
                 _log.debug("%s is not traced: %s", self.client.name, conflict)
                 return
-            self._traced = install(patches, self.client, chosen, tracer_provider, meter_provider)
+            self._traced = install(patches, self.client, configured, tracer_provider, meter_provider)
 
         patches.when_imported(self.client.package, imported)
 
     def unsupported(self) -> str | None:
-        """What is wrong with the version that is installed, None where it is supported."""
+        """What is wrong with the installed version; None where it is supported."""
         conflict: Any = self._check_dependency_conflicts()
         return None if conflict is None else str(conflict)
 
     @property
     def patches(self) -> Patches | None:
-        """What is wrapped for this client, None while it is not instrumented."""
+        """The wrappers for this client; None while it is not instrumented."""
         return self._patches
 
     def _uninstrument(self, **kwargs: Any) -> None:
@@ -71,11 +71,14 @@ class ClientInstrumentor(BaseInstrumentor):
         self._traced = self._patches = None
 
 
-def install(patches: Patches, client: Client, *chosen: Any) -> Traced:
-    """Load what tracing a client takes, now that there is a client: it would only slow the start of other programs."""
+def install(patches: Patches, client: Client, *setup: Any) -> Traced:
+    """Load the code that traces a client and put its hooks in.
+
+    It is loaded this late to keep other programs' start quick.
+    """
     from llmtrace.instrumentation.traced import Traced
 
-    return Traced(patches, client, *chosen)
+    return Traced(patches, client, *setup)
 
 
 class OpenAIInstrumentor(ClientInstrumentor):
@@ -202,4 +205,4 @@ INSTRUMENTORS: dict[str, type[ClientInstrumentor]] = {
         TransformersInstrumentor,
     )
 }
-"""By the client's name."""
+"""The instrumentors by their client's name."""

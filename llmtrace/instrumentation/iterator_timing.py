@@ -22,7 +22,7 @@ _KEY = "_llmtrace_pulls"
 
 
 class _Source:
-    """What the timing pulls from: the method of the pull under way. Between two it holds nothing of the stream's."""
+    """The iterator that is timed: it calls the method of the pull under way. Between pulls it holds nothing."""
 
     def __init__(self) -> None:
         self.pull: Callable[[], Any] | None = None
@@ -55,11 +55,11 @@ class TimedPulls:
 
     @property
     def idle(self) -> bool:
-        """Whether a pull is to be timed: the call goes on, and none is under way (a subclass calls its base's)."""
+        """Whether a pull is to be timed: the call is open, and no pull is under way (a subclass calls its base's)."""
         return self._source.pull is None and self.call.is_open
 
     def next(self, pull: Callable[[], Any]) -> Any:
-        """One item, by ``pull``, through the timing."""
+        """Pull one item by ``pull`` and time it."""
         self._source.pull = pull
         try:
             if self._timed is None:
@@ -70,7 +70,7 @@ class TimedPulls:
             self._source.pull = None
 
     async def anext(self, pull: Callable[[], Awaitable[Any]]) -> Any:
-        """The same for an asynchronous stream."""
+        """Pull one item of an asynchronous stream by ``pull`` and time it."""
         self._source.pull = pull
         try:
             if self._timed is None:
@@ -81,15 +81,17 @@ class TimedPulls:
             self._source.pull = None
 
 
-def watch(patches: Patches, stream: Any, call: Call, propagate: str, kept: Callable[[Any], Sequence[Any]]) -> None:
-    """Time the pulls that are made from ``stream``, in whichever way it is pulled."""
+def watch(
+    patches: Patches, stream: Any, call: Call, propagate: str, read_stream: Callable[[Any], Sequence[Any]]
+) -> None:
+    """Time the pulls from ``stream``, synchronous or not. ``read_stream`` reads its own facts at the end."""
     for name, wrapper in (("__next__", _next), ("__anext__", _anext)):
         owner = next((cls for cls in type(stream).__mro__ if name in vars(cls)), None)
         if owner is not None and owner is not object and not patches.holds(owner, name):
             patches.wrap_method(owner, name, wrapper)
     vars(stream)[_KEY] = TimedPulls(call, propagate)
-    alive = weakref.ref(stream)
-    call.more = lambda: () if (found := alive()) is None else kept(found)
+    stream_reference = weakref.ref(stream)
+    call.more = lambda: () if (living := stream_reference()) is None else read_stream(living)
 
 
 def _next(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -1,4 +1,4 @@
-"""LangChain, where another instrumentation has a span for each run of a model: which run a request belongs to.
+"""LangChain beside another instrumentation with a span for each run of a model: finds the run of each request.
 
 Traceloop's and OpenInference's instrumentations of LangChain do not make these spans current, so a client beneath
 cannot see them. What leads to them is the run's id, which LangChain gives out as it starts a run: it is noted in the
@@ -34,33 +34,33 @@ def patch(patches: Patches) -> None:
     """Note LangChain's runs from when one of the instrumentations is imported; before that, leave LangChain alone."""
 
     def start(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        started = _announce(instance, kwargs)
+        run_start = _note_start(instance, kwargs)
         managers = wrapped(*args, **kwargs)
-        if started is not None:
-            started.took_place(managers)
+        if run_start is not None:
+            run_start.note_runs(managers)
         return managers
 
-    async def astarted(started: _Start, wrapped: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    async def astarted(run_start: _Start, wrapped: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         managers = await wrapped(*args, **kwargs)
-        started.took_place(managers)
+        run_start.note_runs(managers)
         return managers
 
     def astart(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        started = _announce(instance, kwargs)  # here, and not in the task that LangChain may make of it
-        return wrapped(*args, **kwargs) if started is None else astarted(started, wrapped, args, kwargs)
+        run_start = _note_start(instance, kwargs)  # here, and not in the task that LangChain may make of it
+        return wrapped(*args, **kwargs) if run_start is None else astarted(run_start, wrapped, args, kwargs)
 
     def hook(managers: Any) -> None:
-        for owner, hooked in (("CallbackManager", start), ("AsyncCallbackManager", astart)):
+        for owner, hook_start in (("CallbackManager", start), ("AsyncCallbackManager", astart)):
             for name in _STARTS:
                 if not patches.holds(getattr(managers, owner, None), name):
-                    patches.wrap(managers, f"{owner}.{name}", hooked)
+                    patches.wrap(managers, f"{owner}.{name}", hook_start)
 
     for module in (_TRACELOOP, _OPENINFERENCE):
         patches.when_imported(module, lambda imported: patches.when_imported(_MANAGERS, hook))
 
 
 class _Run:
-    """One run, and who may have a span for it."""
+    """One run, and the instrumentations that may have a span for it."""
 
     __slots__ = ("_id", "_sources", "models")
 
@@ -70,7 +70,7 @@ class _Run:
         self.models = models
 
     def span(self) -> Span | None:
-        """The span, until the run is over."""
+        """The span of the run, until the run is over; None afterwards."""
         for source in self._sources:
             span = source(self._id)
             if span is not None:
@@ -86,8 +86,8 @@ class _Start:
         self._models = models
         self.runs: Sequence[_Run] = ()
 
-    def took_place(self, managers: Sequence[Any]) -> None:
-        """LangChain has started the runs: each of ``managers`` is for one of them."""
+    def note_runs(self, managers: Sequence[Any]) -> None:
+        """Note the runs that LangChain has started: each of ``managers`` is for one of them."""
         try:
             self.runs = [_Run(manager.run_id, self._sources, self._models) for manager in managers]
         except Exception as error:
@@ -95,7 +95,7 @@ class _Start:
 
 
 class _Batch:
-    """The runs of what LangChain was asked for at once."""
+    """The runs that LangChain starts for one request of the application, which may be a batch."""
 
     def __init__(self, size: int, parent: Any) -> None:
         self.size = size
@@ -103,11 +103,11 @@ class _Batch:
         self._starts: list[_Start] = []
 
     def add(self, start: _Start) -> None:
-        """Take in one more start."""
+        """Add one more start."""
         self._starts.append(start)
 
-    def lacks_some(self) -> bool:
-        """Whether more starts are to come: each has one run at least."""
+    def is_incomplete(self) -> bool:
+        """Whether more starts are to come. Each start counts for one run at least."""
         return sum(max(1, len(start.runs)) for start in self._starts) < self.size
 
     def __iter__(self) -> Iterator[Run]:
@@ -115,7 +115,7 @@ class _Batch:
             yield from start.runs
 
 
-def _announce(manager: Any, kwargs: dict[str, Any]) -> _Start | None:
+def _note_start(manager: Any, kwargs: dict[str, Any]) -> _Start | None:
     """Note in this context the runs that ``manager`` is about to start; None where nobody has spans for them."""
     try:
         batch: Any = framework_runs.get()
@@ -126,7 +126,7 @@ def _announce(manager: Any, kwargs: dict[str, Any]) -> _Start | None:
             return None
         start = _Start(sources, _models(kwargs.get("invocation_params")))
         size, parent = kwargs.get("batch_size") or 1, manager.parent_run_id
-        if not (isinstance(batch, _Batch) and (batch.size, batch.parent) == (size, parent) and batch.lacks_some()):
+        if not (isinstance(batch, _Batch) and (batch.size, batch.parent) == (size, parent) and batch.is_incomplete()):
             batch = _Batch(size, parent)
             framework_runs.set(batch)
         batch.add(start)

@@ -18,9 +18,10 @@ from llmtrace.observe.process import at_exit
 
 
 def patch(patches: Patches, flush: Callable[[float], None]) -> None:
-    """A flush ends what was dropped, a provider's shutdown what is open and goes to it; note what a timeout cancels.
+    """Hook flushes (they end dropped calls), shutdowns (they end the provider's open calls) and asyncio's timeouts.
 
-    ``flush``: exports what is ended, in so many seconds; for ends of a process at which no provider is shut down.
+    ``flush`` exports ended spans within the seconds that it is given; it serves ends of a process at which no provider
+    is shut down.
     """
 
     def hook_traces(module: Any) -> None:

@@ -1,9 +1,9 @@
 """Clients whose calls do not go through one funnel: each method that makes a call is patched, all in the same way.
 
-What a method is, its code says: a function or a coroutine makes its request when it is called (awaited), a generator
-when it is first pulled. What it returns, the request says: a value, or a stream, which is either an object of the
-client's that pulls from an inner iterator (then timing is spliced in there) or a bare generator (then one of ours takes
-its place: of the same type and name, as lazy, closing what it stands for).
+A method's code says what kind it is: a function or a coroutine makes its request when it is called (awaited), a
+generator when it is first pulled. The request says what it returns: a value or a stream. A stream is either an object
+of the client's that pulls from an inner iterator (then timing is spliced in there) or a bare generator (then one of
+ours stands in for it: of the same type and name, as lazy, closing the client's when it is closed).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _END: Any = object()
 
 
 def patch(patches: Patches, tracer: CallTracer, provider: Provider, method: Method) -> None:
-    """Patch ``method``, now or when its module is imported; nothing where a version does not have it."""
+    """Patch ``method``, now or when its module is imported. Does nothing where a version does not have it."""
 
     def hook(module: Any) -> None:
         owner_path, _, name = method.path.rpartition(".")
@@ -45,18 +45,18 @@ def patch(patches: Patches, tracer: CallTracer, provider: Provider, method: Meth
     patches.when_imported(method.module, hook)
 
 
-def _wrapper(made: _Method, original: Any) -> Any:
-    if made.managed:
-        return made.amanage if inspect.isasyncgenfunction(inspect.unwrap(original)) else made.manage
+def _wrapper(wrappers: _Method, original: Any) -> Any:
+    if wrappers.managed:
+        return wrappers.amanage if inspect.isasyncgenfunction(inspect.unwrap(original)) else wrappers.manage
     if inspect.isgeneratorfunction(original):
-        return made.generate
+        return wrappers.generate
     if inspect.isasyncgenfunction(original):
-        return made.agenerate
-    return made.acall if inspect.iscoroutinefunction(original) else made.call
+        return wrappers.agenerate
+    return wrappers.acall if inspect.iscoroutinefunction(original) else wrappers.call
 
 
 class _Method:
-    """The wrappers of one method: one per make of function."""
+    """The wrappers of one method, one for each kind of function."""
 
     def __init__(self, patches: Patches, tracer: CallTracer, provider: Provider, method: Method) -> None:
         self._patches = patches
@@ -67,7 +67,7 @@ class _Method:
         self._propagate = tracer.settings.propagate
 
     def call(self, wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """A function: the request is made in it, or (``lazy``) when the stream that it returns is first pulled."""
+        """Wraps a function, which makes the request itself or (``lazy``) when its stream is first pulled."""
         if self._method.lazy and self._streams(instance, args, kwargs):
             return self.generate(wrapped, instance, args, kwargs)
         call = self._begin(instance, args, kwargs)
@@ -82,10 +82,12 @@ class _Method:
         return self._returned(call, result, splice)
 
     async def acall(self, wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """A coroutine: the same."""
+        """Wraps a coroutine, which makes the request itself or (``lazy``) when its stream is first pulled."""
         if self._method.lazy and self._streams(instance, args, kwargs):
             inner = await wrapped(*args, **kwargs)
-            return _Bare(inner, lambda: self._open(inner, self._afirst, asplice, instance, args, kwargs)).agenerator()
+            return _StandIn(
+                inner, lambda: self._open(inner, self._afirst, asplice, instance, args, kwargs)
+            ).agenerator()
         call = self._begin(instance, args, kwargs)
         if call is None:
             return await wrapped(*args, **kwargs)
@@ -98,29 +100,29 @@ class _Method:
         return self._returned(call, result, asplice)
 
     def generate(self, wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """A generator: nothing happens, and no call begins, before it is first pulled."""
+        """Wraps a generator: no call begins before it is first pulled."""
         inner = wrapped(*args, **kwargs)
-        return _Bare(inner, lambda: self._open(inner, self._first, splice, instance, args, kwargs)).generator()
+        return _StandIn(inner, lambda: self._open(inner, self._first, splice, instance, args, kwargs)).generator()
 
     def agenerate(self, wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """An asynchronous generator: the same."""
+        """Wraps an asynchronous generator: no call begins before it is first pulled."""
         inner = wrapped(*args, **kwargs)
-        return _Bare(inner, lambda: self._open(inner, self._afirst, asplice, instance, args, kwargs)).agenerator()
+        return _StandIn(inner, lambda: self._open(inner, self._afirst, asplice, instance, args, kwargs)).agenerator()
 
     def manage(self, wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """A function that ``contextlib.contextmanager`` made: the request is made when its manager is entered."""
+        """Wraps a function of ``contextlib.contextmanager``, which makes the request when its manager is entered."""
         manager = wrapped(*args, **kwargs)
         manager.gen = self._entered(manager.gen, instance, args, kwargs)
         return manager
 
     def amanage(self, wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The same of ``contextlib.asynccontextmanager``."""
+        """Wraps a function of ``contextlib.asynccontextmanager``."""
         manager = wrapped(*args, **kwargs)
         manager.gen = self._aentered(manager.gen, instance, args, kwargs)
         return manager
 
     def _entered(self, gen: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Any]:
-        """``gen``, the manager's, whose first step makes the request."""
+        """Stands in for ``gen``, the manager's generator, whose first step makes the request."""
         call = self._begin(instance, args, kwargs)
         if call is None:
             return (yield from gen)
@@ -167,7 +169,7 @@ class _Method:
             yield more
 
     def _begin(self, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | Span | None:
-        """The call that starts here; None where it is not one to trace, or belongs to one that is being made."""
+        """The call that starts here; None where it is not traced, or belongs to a call that is being made already."""
         try:
             if being_made() is not None or not is_instrumentation_enabled():
                 return None
@@ -186,21 +188,21 @@ class _Method:
             return False
 
     def _returned(self, call: Call | Span, result: Any, splicing: Any) -> Any:
-        """What the application gets: ``result``, or where that is a bare generator of a stream, one in its place."""
+        """What the application gets: ``result``, or a timed generator where ``result`` is a bare generator."""
         if not isinstance(call, Call):
             return result
         returned = result
         try:
-            inner_name, kept = self._method.inner, self._method.kept
-            if kept is not None and call.streaming and call.is_open:
-                watch(self._patches, result, call, self._propagate, kept)
+            inner_name, read_stream = self._method.inner, self._method.read_stream
+            if read_stream is not None and call.streaming and call.is_open:
+                watch(self._patches, result, call, self._propagate, read_stream)
             elif call.streaming and call.is_open:
                 inner = getattr(result, inner_name) if inner_name else result
                 ours = timed(call, inner, splicing)
                 if inner_name:
                     setattr(result, inner_name, ours)
                 else:
-                    bare = _Bare(inner, lambda: _Opened(call, (inner, ours)))
+                    bare = _StandIn(inner, lambda: _Opened(call, (inner, ours)))
                     returned = bare.agenerator() if splicing is asplice else bare.generator()
         except Exception as error:
             internal_errors.note("timing a stream", error)
@@ -220,7 +222,7 @@ class _Method:
         return _Opened(call, (inner, making, timed(call, making, splicing)))
 
     def _first(self, inner: Iterator[Any], call: Call | Span) -> Iterator[Any]:
-        """``inner``; in its first pull, in which the client makes its request, ``call`` is the current one."""
+        """Yields from ``inner``. During the first pull, in which the client makes its request, ``call`` is current."""
         with Making(call, self._propagate):
             first = next(inner, _END)
         if isinstance(call, Call):
@@ -245,11 +247,11 @@ class _Opened(NamedTuple):
 
     call: Call | None
     links: Sequence[Any]
-    """What is pulled from what: the client's own iterator first, the one that the application's pulls reach last."""
+    """The chain of iterators: the client's own first, and last the one that the application's pulls reach."""
 
 
-class _Bare:
-    """Makes a generator that stands for one of the client's."""
+class _StandIn:
+    """Makes a generator that stands in for one of the client's."""
 
     def __init__(self, inner: Any, opening: Callable[[], _Opened]) -> None:
         self._inner = inner
@@ -258,18 +260,18 @@ class _Bare:
 
     def generator(self) -> Iterator[Any]:
         """The generator to hand out."""
-        return self._named(self._generate())
+        return self._with_names(self._generate())
 
     def agenerator(self) -> AsyncIterator[Any]:
         """The asynchronous generator to hand out."""
-        return self._named(self._agenerate())
+        return self._with_names(self._agenerate())
 
-    def _named(self, made: Any) -> Any:
+    def _with_names(self, generator: Any) -> Any:
         for name in ("__name__", "__qualname__"):
-            if isinstance(known := getattr(self._inner, name, None), str):
-                setattr(made, name, known)
-        self._made = weakref.ref(made)
-        return made
+            if isinstance(title := getattr(self._inner, name, None), str):
+                setattr(generator, name, title)
+        self._made = weakref.ref(generator)
+        return generator
 
     def _generate(self) -> Iterator[Any]:
         opened = self._opening()
@@ -277,9 +279,9 @@ class _Bare:
             for item in opened.links[-1]:  # noqa: UP028 - delegating would close the links before this generator sees it
                 yield item
         except BaseException as error:
-            self._cut(opened.call, error)
+            self._ended_by(opened.call, error)
             for link in reversed(opened.links):
-                getattr(link, "close", _nothing)()
+                getattr(link, "close", _do_nothing)()
             raise
 
     async def _agenerate(self) -> AsyncIterator[Any]:
@@ -288,13 +290,13 @@ class _Bare:
             async for item in opened.links[-1]:
                 yield item
         except BaseException as error:
-            self._cut(opened.call, error)
+            self._ended_by(opened.call, error)
             for link in reversed(opened.links):
-                await getattr(link, "aclose", _anothing)()
+                await getattr(link, "aclose", _ado_nothing)()
             raise
 
-    def _cut(self, call: Call | None, error: BaseException) -> None:
-        """The application closed the generator, or threw into it, or let go of it; or pulling raised."""
+    def _ended_by(self, call: Call | None, error: BaseException) -> None:
+        """End the call: the application closed the generator, threw into it or dropped it, or pulling raised."""
         if call is None:
             return
         if not isinstance(error, GeneratorExit):
@@ -303,18 +305,18 @@ class _Bare:
             call.finish(calls.CLOSED_EARLY)
 
 
-def _nothing() -> None:
+def _do_nothing() -> None:
     pass
 
 
-async def _anothing() -> None:
+async def _ado_nothing() -> None:
     pass
 
 
 def timed(call: Call, inner: Any, splicing: Any) -> Any:
-    """The generator that times the pulls from ``inner``; the call is told how to see whether one is under way."""
-    made = splicing(inner, call, finalizers.guard(call))
-    alive = weakref.ref(made)
+    """A generator that times the pulls from ``inner``; sets ``call.running``, which tells a pull under way."""
+    generator = splicing(inner, call, finalizers.guard(call))
+    generator_reference = weakref.ref(generator)
     state = "ag_running" if splicing is asplice else "gi_running"
-    call.running = lambda: getattr(alive(), state, False)
-    return made
+    call.running = lambda: getattr(generator_reference(), state, False)
+    return generator

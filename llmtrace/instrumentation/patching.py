@@ -20,7 +20,8 @@ from llmtrace.observe import internal_errors
 
 _ABSENT: Any = object()
 Hook = Callable[[Any, Any, tuple[Any, ...], dict[str, Any]], Any]
-"""What a wrapper calls: (the wrapped function, bound; the object or class it is bound to; args; kwargs)."""
+"""The function that a wrapper calls: (the wrapped function, bound; the object or class it is bound to; args;
+kwargs)."""
 
 
 class _PatchedMethod(wrapt.BoundFunctionWrapper):  # pyright: ignore[reportMissingTypeArgument]
@@ -46,7 +47,7 @@ class Patched(wrapt.FunctionWrapper):  # pyright: ignore[reportMissingTypeArgume
     __bound_function_wrapper__ = _PatchedMethod
 
     def __init__(self, wrapped: Any, hook: Hook, enabled: Callable[[], bool], place: str) -> None:
-        """``place``: where it stands, as ``pkgutil.resolve_name`` takes it: ``module:Class.name``."""
+        """``place``: where the function stands, in the form of ``pkgutil.resolve_name``: ``module:Class.name``."""
         super().__init__(wrapped, hook, enabled=enabled)
         self._self_place = place
 
@@ -85,12 +86,12 @@ class Patches:
             wrapt.register_post_import_hook(lambda imported: self._attempt(action, imported), module)
 
     def wrap(self, module: Any, path: str, hook: Hook) -> None:
-        """Wrap ``module``'s ``Class.method`` (skipped where a version does not have it)."""
+        """Wrap ``Class.method`` or a function of ``module``; skipped where a version does not have it."""
         owner_name, _, name = path.rpartition(".")
         self.wrap_method(getattr(module, owner_name, None) if owner_name else module, name, hook)
 
     def wrap_method(self, owner: Any, name: str, hook: Hook) -> None:
-        """Wrap what ``owner`` itself defines as ``name``; nothing where it does not."""
+        """Wrap what ``owner`` itself defines as ``name``; does nothing where it defines none."""
         if owner is None or name not in vars(owner):
             return
         original = vars(owner)[name]
@@ -105,31 +106,34 @@ class Patches:
         self._undo.append((owner, name, original))
 
     def put(self, owner: Any, name: str, value: Any) -> None:
-        """Put ``value`` in the place of what ``owner`` itself defines as ``name``; it must let everything through
-        once this is undone, where another wrapper came to lie on top.
+        """Put ``value`` in the place of what ``owner`` itself defines as ``name``.
+
+        Where another wrapper came to lie on top, ``value`` stays after ``undo``, and must let everything through then.
         """
         self._undo.append((owner, name, vars(owner)[name]))
         self._put[id(owner), name] = value
         setattr(owner, name, value)
 
     def when_undone(self, action: Callable[[], None]) -> None:
-        """Call ``action`` after the wrappers are taken out: for what is put in by another way than by wrapping."""
+        """Call ``action`` after the wrappers are taken out, to undo what was put in another way than by wrapping."""
         self._when_undone.append(action)
 
     def holds(self, owner: Any, name: str) -> bool:
         """Whether ``owner``'s ``name`` is wrapped already."""
-        return any(held is owner and called == name for held, called, _ in self._undo)
+        return any(patched_owner is owner and patched_name == name for patched_owner, patched_name, _ in self._undo)
 
     def functions(self) -> list[tuple[Any, str]]:
-        """What is wrapped now, as (module or class, name)."""
+        """The functions that are wrapped now, as (module or class, name)."""
         return [(owner, name) for owner, name, _ in self._undo if isinstance(vars(owner).get(name), Patched)]
 
     def undo(self) -> None:
         """Put back the very functions that were there; wrappers that others put on top of ours stay."""
         self._active = False
         for owner, name, original in reversed(self._undo):
-            now = vars(owner).get(name)
-            if getattr(now, "__wrapped__", None) is original or now is self._put.get((id(owner), name), _ABSENT):
+            current = vars(owner).get(name)
+            if getattr(current, "__wrapped__", None) is original or current is self._put.get(
+                (id(owner), name), _ABSENT
+            ):
                 setattr(owner, name, original)
         self._undo.clear()
         self._put.clear()

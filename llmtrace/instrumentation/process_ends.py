@@ -20,8 +20,8 @@ from llmtrace.instrumentation.patching import Patches
 from llmtrace.observe.process import Lock, after_other_threads, run_exit_actions, run_within
 
 PATIENCE_S = 5.0
-"""A process's end is held up for so long at most: half of it for open calls, the rest for the exporters. (Docker waits
-10 s after its SIGTERM before it kills, Kubernetes 30 s.)"""
+"""The longest time in seconds that a process's end is held up: half of it for open calls, the rest for the exporters.
+(Docker waits 10 s after its SIGTERM before it kills, Kubernetes 30 s.)"""
 _LAST = -50
 """The priority of our finalizer in a child: after the application's own, and after those of multiprocessing's queues
 (10 to -5)."""
@@ -30,9 +30,9 @@ _log = logging.getLogger("llmtrace")
 _set_handler = signal.signal
 _lock = Lock()
 _flush: Callable[[float], None] | None = None
-"""Exports what is ended, in so many seconds; None while no client is traced."""
-_told_of_forks = False
-"""multiprocessing tells us of its children (for good: what is registered there cannot be taken back)."""
+"""Exports ended spans within the seconds that it is given; None while no client is traced."""
+_watches_forks = False
+"""Whether ``_arm`` is registered with multiprocessing (for good: it cannot be taken back there)."""
 _armed_in = 0
 """The id of the process that has our finalizer; a child has its parent's number until it is armed itself."""
 _sigterm_patches: Patches | None = None
@@ -40,9 +40,10 @@ _sigterm_users = 0
 
 
 def watch(patches: Patches, flush: Callable[[float], None]) -> None:
-    """Be there when a child of multiprocessing, concurrent.futures or Celery ends, until ``patches`` are undone.
+    """Flush when a child of multiprocessing, concurrent.futures or Celery ends, until ``patches`` are undone.
 
-    ``flush`` exports what is ended, in so many seconds. An interpreter's usual exit is left to ``atexit``.
+    ``flush`` exports ended spans within the seconds that it is given. An interpreter's usual exit is left to
+    ``atexit``.
     """
     global _flush
     _flush = flush
@@ -57,9 +58,9 @@ def _unwatch() -> None:
 
 
 def _watch_multiprocessing(util: Any) -> None:
-    global _told_of_forks
-    if not _told_of_forks:
-        _told_of_forks = True
+    global _watches_forks
+    if not _watches_forks:
+        _watches_forks = True
         # Not a Finalize: a new child first drops those that it inherits, then runs what is registered here.
         util.register_after_fork(_arm, _arm)
     import multiprocessing
@@ -73,7 +74,7 @@ def _watch_celery(signals: Any) -> None:
 
 
 def _arm(_: object = None) -> None:
-    """In a child of multiprocessing: be there at its end."""
+    """Register our finalizer in a child of multiprocessing, once."""
     global _armed_in
     if _armed_in != os.getpid():
         _armed_in = os.getpid()
@@ -83,7 +84,7 @@ def _arm(_: object = None) -> None:
 
 
 def _child_ends() -> None:
-    """The child's work has returned. Threads that the child will wait for may be at their last calls."""
+    """Flush after the child's work has returned, once the threads that the child waits for have ended."""
     after_other_threads(_end)
 
 
@@ -110,10 +111,11 @@ def _end(open_calls: bool = True) -> None:
 
 
 def take_sigterm() -> Callable[[], None]:
-    """Stand where SIGTERM's default disposition stands, now and whenever it is put back; returns what undoes it.
+    """Put our handler wherever SIGTERM's default disposition stands, now and later; returns a function that undoes it.
 
-    An application's handler goes first, and finds everything as it would without us: it is told that the default stood
-    there before, and it puts back the default. (uvicorn shuts down, puts it back, and raises the signal again.)
+    An application's handler replaces ours, and finds everything as it would without us: ``signal.signal`` returns the
+    default as the handler before, and may put the default back, which means ours. (uvicorn shuts down, puts the default
+    back, and raises the signal again.)
     """
     global _sigterm_patches, _sigterm_users
     with _lock:
@@ -143,18 +145,18 @@ def _leave_sigterm() -> None:
 
 
 def _hook_signal(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """``signal.signal``: asked for SIGTERM's default, it sets our handler; finding that, it tells of the default."""
-    asked = dict(zip(("signalnum", "handler"), args, strict=False)) | kwargs
-    if asked.get("signalnum") == signal.SIGTERM and asked.get("handler") == signal.SIG_DFL:
-        return _as_told(wrapped(signal.SIGTERM, _on_sigterm))
-    return _as_told(wrapped(*args, **kwargs))
+    """Wraps ``signal.signal``: sets our handler for SIGTERM's default, and returns ours as the default."""
+    arguments = dict(zip(("signalnum", "handler"), args, strict=False)) | kwargs
+    if arguments.get("signalnum") == signal.SIGTERM and arguments.get("handler") == signal.SIG_DFL:
+        return _as_default(wrapped(signal.SIGTERM, _on_sigterm))
+    return _as_default(wrapped(*args, **kwargs))
 
 
 def _hook_getsignal(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return _as_told(wrapped(*args, **kwargs))
+    return _as_default(wrapped(*args, **kwargs))
 
 
-def _as_told(handler: Any) -> Any:
+def _as_default(handler: Any) -> Any:
     return signal.SIG_DFL if handler is _on_sigterm else handler
 
 
@@ -166,4 +168,4 @@ def _on_sigterm(signum: int, frame: Any) -> None:
     try:
         _end()
     finally:
-        os.kill(os.getpid(), signum)  # its parent sees what ended it
+        os.kill(os.getpid(), signum)  # the parent process sees which signal ended it

@@ -1,4 +1,4 @@
-"""What all instrumented clients share, in place once while any of them is on: the hooks on HTTP, SDK and asyncio."""
+"""The hooks that all instrumented clients share (HTTP libraries, SDK, asyncio), put in once while any client is on."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _patches: Patches | None = None
 
 
 def join(tracer: CallTracer) -> None:
-    """Count ``tracer`` in; the first one puts the hooks in."""
+    """Register ``tracer``; the first one puts the hooks in."""
     global _patches
     with _lock:
         _tracers.append(tracer)
@@ -34,7 +34,7 @@ def join(tracer: CallTracer) -> None:
 
 
 def leave(tracer: CallTracer) -> None:
-    """Count ``tracer`` out; the last one takes the hooks out."""
+    """Unregister ``tracer``; the last one takes the hooks out."""
     global _patches
     with _lock:
         if tracer in _tracers:
@@ -47,12 +47,16 @@ def leave(tracer: CallTracer) -> None:
 
 
 def flush(seconds: float) -> None:
-    """Have the providers in use export what they hold, in ``seconds`` for all of them together.
+    """Force-flush the providers in use, within ``seconds`` for all of them together.
 
     Takes no lock: this process may be ending while another thread holds ours.
     """
     until = time.monotonic() + seconds
-    providers: dict[int, Any] = {id(each): each for tracer in list(_tracers) for each in tracer.services.providers()}
+    providers: dict[int, Any] = {
+        id(provider_in_use): provider_in_use
+        for tracer in list(_tracers)
+        for provider_in_use in tracer.services.providers()
+    }
     for provider in providers.values():
         force_flush = getattr(provider, "force_flush", None)  # OpenTelemetry's API alone has none
         if force_flush is None:

@@ -31,7 +31,10 @@ def patch(patches: Patches, tracer: CallTracer, provider: Provider, client: Stai
     """Patch ``client``, now or when it is imported."""
 
     def wrappers(covers: bool) -> tuple[Any, Any]:
-        """For the synchronous and the asynchronous client; ``covers``: what they wrap is another instrumentation's."""
+        """The wrappers for the synchronous and the asynchronous client.
+
+        ``covers``: the method that they wrap is another instrumentation's wrapper.
+        """
 
         def request(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             begun = _begin(tracer, provider, client, covers, instance, args, kwargs)
@@ -72,16 +75,16 @@ def patch(patches: Patches, tracer: CallTracer, provider: Provider, client: Stai
         _splice(instance, True)
 
     def hook_clients(module: Any) -> None:
-        for at, name in enumerate(("SyncAPIClient", "AsyncAPIClient")):
+        for position, name in enumerate(("SyncAPIClient", "AsyncAPIClient")):
             base: Any = getattr(module, name, None)
             # Another instrumentation may have put a method of its own on a subclass, over the base's as it was then.
             for owner in [base, *_subclasses(base)] if base is not None else []:
                 method = "_request" if spans_itself(base) else "request"
                 covers = hasattr(vars(owner).get(method), "__wrapped__")
-                patches.wrap_method(owner, method, wrappers(covers)[at])
+                patches.wrap_method(owner, method, wrappers(covers)[position])
 
     def spans_itself(base: Any) -> bool:
-        """Its ``request`` opens a span of its own, and calls ``_request`` beneath it."""
+        """Whether the client's ``request`` opens a span of its own and calls ``_request`` beneath it."""
         return client.own_spans and "_request" in vars(base)
 
     def hook_streams(module: Any) -> None:
@@ -105,12 +108,12 @@ Begun = tuple[Call | Span, tuple[Any, ...], dict[str, Any]]
 
 
 def _subclasses(base: type) -> list[type]:
-    found = base.__subclasses__()
-    return [*found, *(below for cls in found for below in _subclasses(cls))]
+    direct = base.__subclasses__()
+    return [*direct, *(deeper for cls in direct for deeper in _subclasses(cls))]
 
 
 def _propagation(tracer: CallTracer, client: Any) -> str:
-    """The setting; ``auto`` leaves it to a client that sends its span's identity itself, or was told not to."""
+    """The setting ``propagate``; ``auto`` means ``never`` for a client that decides itself about its span's headers."""
     mode = tracer.settings.propagate
     return "never" if mode == "auto" and hasattr(type(client), "open_telemetry") else mode
 
@@ -124,7 +127,7 @@ def _begin(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> Begun | None:
-    """The call that this request starts, and the arguments to go on with; None where it is not one to trace."""
+    """The call that this request starts, and the arguments to go on with; None where the request is not traced."""
     try:
         options: Any = args[1] if len(args) > 1 else kwargs.get("options")
         operation = _operation(client, options)
@@ -132,17 +135,17 @@ def _begin(
             return None
         body: Any = options.json_data
         if tracer.settings.request_usage and isinstance(body, dict):
-            asked = operation.ask_for_usage(body)
-            if asked is not None:
-                options = getattr(options, "model_copy", options.copy)(update={"json_data": dict(asked)})
+            asking_body = operation.ask_for_usage(body)
+            if asking_body is not None:
+                options = getattr(options, "model_copy", options.copy)(update={"json_data": dict(asking_body)})
                 body = options.json_data
                 if len(args) > 1:
                     args = (args[0], options, *args[2:])
                 else:
                     kwargs = {**kwargs, "options": options}
-        extra = getattr(options, "extra_json", None)
-        if isinstance(extra, Mapping) and isinstance(body, dict):
-            body = {**body, **extra}
+        extra_fields = getattr(options, "extra_json", None)
+        if isinstance(extra_fields, Mapping) and isinstance(body, dict):
+            body = {**body, **extra_fields}
         url = options.url if options.url.startswith("http") else None
         headers = options.headers if isinstance(options.headers, Mapping) else _NONE
         call = tracer.begin(provider, operation, instance, body, url, covers, headers)
@@ -166,47 +169,50 @@ def _operation(client: Stainless, options: Any) -> Operation | None:
     return None
 
 
-def _call_of(opened: Any) -> Call | None:
-    """The traced call that a stream which was just opened belongs to.
+def _call_of(stream_object: Any) -> Call | None:
+    """The traced call of a stream that was just opened; None where something above this client times the stream.
 
-    None where that is a call of something above this client (LiteLLM), which times what it hands out itself.
+    (LiteLLM is such: it hands out a stream object of its own.)
     """
-    call = _call_behind(opened.response)
+    call = _call_behind(stream_object.response)
     return call if call is not None and call.running is None else None
 
 
 def _call_behind(response: Any) -> Call | None:
-    """The same by the response, or by what a program's tests put in its place, which may have any value anywhere."""
+    """The open call of a response.
+
+    A program's tests may put anything in its place: any attribute may have any value.
+    """
     call: Any = getattr(response, "extensions", _NONE).get(RESPONSE_KEY)
     if not isinstance(call, Call) or not call.is_open:
         return None
     return call if call.state.operation.path else None
 
 
-def _splice(opened: Any, asynchronous: bool) -> None:
+def _splice(stream_object: Any, asynchronous: bool) -> None:
     """Put the timing iterator in the place of the stream's own, where the stream belongs to a traced call."""
     try:
-        call = _call_of(opened)
+        call = _call_of(stream_object)
         if call is None:
             return
-        if isinstance(getattr(type(opened), "_iterator", None), cached_property):
-            _await_first_use(opened, call)
+        if isinstance(getattr(type(stream_object), "_iterator", None), cached_property):
+            _await_first_use(stream_object, call)
         else:
-            opened._iterator = _timed(opened._iterator, call, asynchronous)
+            stream_object._iterator = _timed(stream_object._iterator, call, asynchronous)
     except Exception as error:
         internal_errors.note("timing a stream", error)
 
 
 def _timed(inner: Any, call: Call, asynchronous: bool) -> Any:
     timed: Any = (asplice if asynchronous else splice)(inner, call, finalizers.guard(call))
-    alive = weakref.ref(timed)
+    iterator_reference = weakref.ref(timed)
     state = "ag_running" if asynchronous else "gi_running"
-    call.running = lambda: getattr(alive(), state, False)
+    call.running = lambda: getattr(iterator_reference(), state, False)
     return timed
 
 
 class _Unread:
-    """The state of a stream that has no iterator yet: nothing is being pulled."""
+    """The value of ``call.running`` for a stream that has no iterator yet: no pull is under way."""
 
     __slots__ = ("watch",)
 
@@ -217,30 +223,30 @@ class _Unread:
         return False
 
 
-def _await_first_use(opened: Any, call: Call) -> None:
-    """A stream that makes its iterator when it is first pulled: until then, its end is the stream object's."""
+def _await_first_use(stream_object: Any, call: Call) -> None:
+    """Watch a stream that makes its iterator when it is first pulled: if it is dropped before that, the call ends."""
 
     def dropped(_: Any) -> None:
         if call.is_open and call.running is unread:
             finalizers.hand_over(call)
 
     # The watch lives as long as the state does: until the iterator is made, or the call ends.
-    unread = _Unread(weakref.ref(opened, dropped))
+    unread = _Unread(weakref.ref(stream_object, dropped))
     call.running = unread
 
 
 def _lazily_timed(lazy: cached_property[Any], asynchronous: bool) -> cached_property[Any]:
-    """The same property, with timing around the iterator that it makes."""
+    """A property like ``lazy``, with timing around the iterator that it makes."""
 
-    def make(opened: Any) -> Any:
-        inner = lazy.func(opened)
+    def make(stream_object: Any) -> Any:
+        inner = lazy.func(stream_object)
         try:
-            call = _call_behind(opened.response)
+            call = _call_behind(stream_object.response)
             return inner if call is None else _timed(inner, call, asynchronous)
         except Exception as error:
             internal_errors.note("timing a stream", error)
             return inner
 
-    made = cached_property(make)
-    made.__set_name__(type, "_iterator")
-    return made
+    timed_property = cached_property(make)
+    timed_property.__set_name__(type, "_iterator")
+    return timed_property

@@ -85,7 +85,7 @@ def instrument(
         LlmtraceError: an unknown client, a value that a setting does not take, or a named client that is not installed
             or too old.
     """
-    given: dict[str, Any] = {
+    keywords: dict[str, Any] = {
         "capture_content": capture_content,
         "server_timings": server_timings,
         "propagate": propagate,
@@ -104,17 +104,17 @@ def instrument(
     from llmtrace.config import is_disabled, settings
     from llmtrace.instrumentation.instrumentors import INSTRUMENTORS
 
-    chosen = settings(given)
-    _known(clients)
+    configured = settings(keywords)
+    _check_names(clients)
     for name in clients or tuple(INSTRUMENTORS):
         instrumentor = INSTRUMENTORS[name]()
         if clients:  # of all of them, those that the program never imports need no looking at
-            _require(instrumentor.client)
+            _check_installed(instrumentor.client)
             if (conflict := instrumentor.unsupported()) is not None:
                 raise LlmtraceError(f"{name} is not supported in this version: {conflict}")
         if not is_disabled() and not instrumentor.is_instrumented_by_opentelemetry:
             providers: dict[str, Any] = {"tracer_provider": tracer_provider, "meter_provider": meter_provider}
-            instrumentor.instrument(skip_dep_check=True, settings=chosen, **providers)
+            instrumentor.instrument(skip_dep_check=True, settings=configured, **providers)
 
 
 def uninstrument(*clients: str) -> None:
@@ -125,14 +125,14 @@ def uninstrument(*clients: str) -> None:
     """
     from llmtrace.instrumentation.instrumentors import INSTRUMENTORS
 
-    _known(clients)
+    _check_names(clients)
     for name in clients or tuple(INSTRUMENTORS):
         instrumentor = INSTRUMENTORS[name]()
         if instrumentor.is_instrumented_by_opentelemetry:
             instrumentor.uninstrument()
 
 
-def _known(clients: tuple[str, ...]) -> None:
+def _check_names(clients: tuple[str, ...]) -> None:
     from llmtrace.instrumentation.instrumentors import INSTRUMENTORS
 
     for name in clients:
@@ -142,7 +142,7 @@ def _known(clients: tuple[str, ...]) -> None:
             raise LlmtraceError(f"unknown client {name!r}.{hint} Known clients: {', '.join(INSTRUMENTORS)}.")
 
 
-def _require(client: Client) -> None:
+def _check_installed(client: Client) -> None:
     try:
         importlib.metadata.distribution(client.distribution)
     except importlib.metadata.PackageNotFoundError:

@@ -1,7 +1,7 @@
-"""Which tokenizer made a prompt, and whether through a chat template: ``generate`` only sees the ids.
+"""Finds the tokenizer that made a prompt, and whether through a chat template: ``generate`` only sees the ids.
 
-An argument or the streamer names it. Otherwise the last few encodings of this process are looked through for one of the
-prompt's shape; the span says which of these it was.
+An argument or the streamer may name the tokenizer. Otherwise the last few encodings of this process are searched for
+one of the prompt's shape. The span says which of these it was.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from llmtrace.observe import internal_errors
 
 _KEPT = 16
 _recent: deque[tuple[tuple[int, ...], Any, bool]] = deque(maxlen=_KEPT)
-"""Shape of an encoding, the tokenizer (weakly), and whether a chat template made the text; the newest first."""
+"""Shape of an encoding, weak reference to its tokenizer, and whether a chat template made the text; newest first."""
 
 
 def patch(patches: Patches) -> None:
@@ -44,20 +44,22 @@ def _watching(templated: bool) -> Any:
     return hook
 
 
-def behind(arguments: Mapping[str, Any], prompt: Any) -> tuple[Any, bool, str | None]:
-    """The tokenizer behind a prompt, whether a chat template was used, and how that is known.
+def find_tokenizer(arguments: Mapping[str, Any], prompt: Any) -> tuple[Any, bool, str | None]:
+    """The tokenizer that made a prompt, whether a chat template was used, and the basis of that knowledge.
 
-    The last is ``argument``, ``streamer`` or ``shape`` (an encoding of the same shape was made lately); None where no
+    The basis is ``argument``, ``streamer`` or ``shape`` (an encoding of the same shape was made lately); None where no
     tokenizer was found.
     """
     shape = _shape(prompt)
-    match = next(((each(), chat) for made, each, chat in _recent if made == shape), (None, False))
-    for basis, named in (
+    match = next(
+        ((reference(), chat) for encoded_shape, reference, chat in _recent if encoded_shape == shape), (None, False)
+    )
+    for basis, tokenizer in (
         ("argument", arguments.get("tokenizer")),
         ("streamer", getattr(arguments.get("streamer"), "tokenizer", None)),
     ):
-        if named is not None:
-            return named, match[1] and match[0] is named, basis
+        if tokenizer is not None:
+            return tokenizer, match[1] and match[0] is tokenizer, basis
     return (*match, "shape") if match[0] is not None else (None, False, None)
 
 
@@ -65,7 +67,7 @@ def _shape(ids: Any) -> tuple[int, ...] | None:
     """``(rows, tokens)`` of encoded ids: a tensor, or lists that may still become one; None for anything else."""
     shape = getattr(ids, "shape", None)
     if shape is not None:
-        return tuple(int(each) for each in shape) if len(shape) == 2 else None
+        return tuple(int(length) for length in shape) if len(shape) == 2 else None
     if not isinstance(ids, list) or not ids:
         return None
     if isinstance(ids[0], int):

@@ -1,4 +1,4 @@
-"""One client library under way: its tracer and its hooks, put in once it is imported."""
+"""One traced client library: its tracer and its hooks, put in once it is imported."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Traced:
         _hook(patches, self._tracer, client.load())
 
     def close(self) -> None:
-        """End what was dropped, give up the hooks that all share, save what was learned."""
+        """End the dropped calls, leave the shared hooks, save what was learned of the routes."""
         finalizers.settle()
         shared.leave(self._tracer)
         self._tracer.close()

@@ -1,9 +1,9 @@
 """Hugging Face ``transformers`` in this process: ``generate`` gets its prefill and decode timed where they happen.
 
 Two kinds of hooks, none of which changes an argument or a result. ``GenerationMixin.generate`` and the decoding methods
-beneath it tell when a call begins and ends and what is in effect. ``_has_unfinished_sequences``, which every decoding
-loop asks before each turn, is where a mark is made: one perf_counter reading on the CPU, one CUDA event on the device.
-So N tokens cost N + 1 marks, nothing waits, and a loop that a later version writes differently just goes unmarked.
+beneath it tell when a call begins and ends, and its settings. ``_has_unfinished_sequences``, which every decoding loop
+calls before each turn, makes a mark: one perf_counter reading on the CPU, one CUDA event on the device. So N tokens
+cost N + 1 marks, nothing waits, and a loop that a later version writes differently goes unmarked.
 
 torch is never imported here; it is there already, or no model could be.
 """
@@ -46,7 +46,7 @@ from llmtrace.providers.model_identity import identify, identify_tokenizer, mode
 
 _DECODING = ("_sample", "_beam_search", "_assisted_decoding", "_contrastive_search", "_group_beam_search")
 _running: ContextVar[Generation | Span | None] = ContextVar("llmtrace_generation", default=None)
-"""What ``generate`` is doing in this thread; a bare span where nothing is recorded of it."""
+"""The generation that runs in this context; a bare span where it is not recorded."""
 
 
 def patch(patches: Patches, tracer: CallTracer, provider: Provider, hook: Generate) -> None:
@@ -87,7 +87,7 @@ def patch(patches: Patches, tracer: CallTracer, provider: Provider, hook: Genera
 
 
 class _Inside:
-    """While ``generate`` runs: what is running in this thread, and its span as the current one."""
+    """While ``generate`` runs, makes its generation the running one and its span the current one."""
 
     __slots__ = ("_attached", "_running", "_span")
 
@@ -137,13 +137,13 @@ def _begin(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> Generation | Span | None:
-    """The generation that this call starts, its bare span where nothing is to be recorded; None: leave it alone."""
+    """The generation that this call starts, or its bare span where it is not recorded; None where it is not traced."""
     try:
         if not is_instrumentation_enabled():
             return None
         arguments = dict(zip(parameters, args, strict=False)) | kwargs
         arguments["model"] = model_name(model)
-        tokenizer, templated, basis = tokenizers.behind(arguments, reads.prompt(arguments))
+        tokenizer, templated, basis = tokenizers.find_tokenizer(arguments, reads.prompt(arguments))
         if tokenizer is not None:
             arguments["tokenizer"] = tokenizer
         call = tracer.begin(provider, hook.chat if templated else hook.completion, model, arguments)
@@ -176,7 +176,7 @@ class Generation:
         self._turns: list[int] = []
         self._rows: int | None = None
         call.state.judge = self._judge
-        # A flush or an exit takes it for a call that goes on, not for a stream that nobody reads.
+        # So that a flush or an exit takes the call for one that goes on, not for a stream that nobody reads.
         call.running = lambda: True
         self._timer.mark()
 
@@ -187,7 +187,7 @@ class Generation:
 
     # --- what the hooks see -------------------------------------------------------------------------------------
     def decoding(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """The decoding loop is about to begin, with the config in effect and the prompt as it will be computed."""
+        """Note the config and the prompt's shape when the decoding loop is about to begin."""
         try:
             ids = args[0] if args else kwargs.get("input_ids")
             config = kwargs.get("generation_config")
@@ -198,7 +198,7 @@ class Generation:
             internal_errors.note("reading a generation", error)
 
     def turn(self) -> None:
-        """The loop is about to go round; from the second time on, a token has been chosen since the last one."""
+        """Mark a turn of the decoding loop, which begins now; from the second turn on, each mark is a token."""
         try:
             self._timer.mark()
         except Exception as error:
@@ -206,7 +206,7 @@ class Generation:
 
     # --- its end ------------------------------------------------------------------------------------------------
     def returned(self, result: Any) -> None:
-        """``generate`` is about to hand ``result`` over."""
+        """End the call: ``generate`` is about to return ``result``."""
         try:
             self._call.answer = (self._call.state.request, result) if self._call.is_open else None
             self._call.finish(calls.COMPLETED)
@@ -214,26 +214,26 @@ class Generation:
             internal_errors.note("ending a generation", error)
 
     def failed(self, error: BaseException) -> None:
-        """``generate`` raised."""
+        """End the call: ``generate`` raised ``error``."""
         try:
             self._call.finish(cause_of(error), error=error)
         except Exception as ours:
             internal_errors.note("ending a generation", ours)
 
     def _judge(self, call: Call, state: CallState) -> Result:
-        """What is known of the ended call."""
+        """The result of the ended call: answer, observation and phases."""
         end = call.end or now()
         marks = [min(max(mark, call.start), end) for mark in self._timer.resolve()]
         tokens = marks[2:]  # the first is the call's begin, the second the loop's
         beams = self._arguments.get("mode") == "beam_search"
         first = tokens[0] if tokens else None
-        seen = Observation(call.start, end, call.streaming, first_token=None if beams else first)
+        observation = Observation(call.start, end, call.streaming, first_token=None if beams else first)
         if call.streaming:
             call.first_chunk = first
         answer = self._answer(call, len(tokens))
-        seen.usage = answer.usage
+        observation.usage = answer.usage
         phases = self._phases(call, tokens, answer)
-        return Result(call, state, answer, seen, phases, None, attributes.failure(call, answer), None)
+        return Result(call, state, answer, observation, phases, None, attributes.failure(call, answer), None)
 
     def _phases(self, call: Call, tokens: list[int], answer: Answer) -> list[Phase]:
         start, end = call.start, call.end or now()
@@ -242,14 +242,16 @@ class Generation:
         if not tokens:
             if self.set_up is not None and call.outcome != calls.COMPLETED:
                 return [Phase(PREFILL, start, end, CLIENT)]
-            why = STEPS_UNSEEN
-            return [Phase(OPAQUE, start, end, CLIENT, merged_because=why.reason, merged_detail=why.detail)]
+            merge = STEPS_UNSEEN
+            return [Phase(OPAQUE, start, end, CLIENT, merged_because=merge.reason, merged_detail=merge.detail)]
         prefill = Phase(PREFILL, start, tokens[0], source)
         if usage.input_tokens is not None:
             prefill.tokens = max(0, usage.input_tokens - (usage.cached_tokens or 0))
             prefill.per_token = prefill.duration / prefill.tokens if prefill.tokens else None
-        exact = {} if self._timer.error is None else {names.CLOCK_ERROR: self._timer.error}
-        prefill.extra = exact if self.set_up is None else {names.GENERATE_SETUP: (self.set_up - start) / 1e9, **exact}
+        clock_error = {} if self._timer.error is None else {names.CLOCK_ERROR: self._timer.error}
+        prefill.extra = (
+            clock_error if self.set_up is None else {names.GENERATE_SETUP: (self.set_up - start) / 1e9, **clock_error}
+        )
         decode = Phase(DECODE, tokens[0], end, source, tokens=usage.output_tokens)
         if len(tokens) > 1:
             decode.per_token = (tokens[-1] - tokens[0]) / 1e9 / (len(tokens) - 1)
@@ -257,9 +259,14 @@ class Generation:
         for before, mark in zip([start, *tokens], tokens, strict=False):
             chunk_timing.block += (before, mark)
         chunk_timing.fold()
-        one = usage.output_tokens == len(tokens)  # one answer, and a token each step
-        apart = attributes.paced(pace(chunk_timing, (), len(tokens), len(tokens), None)) if one else {}
-        decode.extra = {names.GENERATE_STEPS: len(tokens), **apart, **attributes.gaps(chunk_timing), **exact}
+        single_answer = usage.output_tokens == len(tokens)  # one answer, and a token each step
+        token_times = attributes.paced(pace(chunk_timing, (), len(tokens), len(tokens), None)) if single_answer else {}
+        decode.extra = {
+            names.GENERATE_STEPS: len(tokens),
+            **token_times,
+            **attributes.gaps(chunk_timing),
+            **clock_error,
+        }
         stagger_phases([prefill, decode])
         return [prefill, decode]
 
@@ -278,27 +285,27 @@ class Generation:
         return answer
 
     def _count(self, call: Call, steps: int, answer: Answer) -> None:
-        asked, usage = self._arguments, answer.usage
-        usage.input_tokens = reads.prompt_tokens(asked)
-        prompt = reads.prompt(asked)
+        arguments, usage = self._arguments, answer.usage
+        usage.input_tokens = reads.prompt_tokens(arguments)
+        prompt = reads.prompt(arguments)
         if self._cached is not None and prompt is not None:
             usage.cached_tokens = self._cached * int(prompt.shape[0])
-        if call.answer is not None and "start" in asked:
+        if call.answer is not None and "start" in arguments:
             usage.output_tokens, answer.finish_reasons = reads.read_rows(
-                call.answer[1], asked["start"], asked["config"]
+                call.answer[1], arguments["start"], arguments["config"]
             )
         elif call.answer is None and self._rows == 1:
             usage.output_tokens = steps  # of several rows, some may have ended earlier
 
     def _describe(self, extra: dict[str, Any]) -> None:
-        asked = self._arguments
-        prompt = reads.prompt(asked)
+        arguments = self._arguments
+        prompt = reads.prompt(arguments)
         if prompt is not None:
             extra[names.GENERATE_ROWS] = int(prompt.shape[0])
-        if "mode" in asked:
-            extra[names.GENERATE_MODE] = asked["mode"]
-            if (beams := getattr(asked["config"], "num_beams", None)) and beams > 1:
+        if "mode" in arguments:
+            extra[names.GENERATE_MODE] = arguments["mode"]
+            if (beams := getattr(arguments["config"], "num_beams", None)) and beams > 1:
                 extra[names.GENERATE_BEAMS] = beams
         if self._basis is not None:
-            extra[names.TOKENIZER_FINGERPRINT] = identify_tokenizer(asked["tokenizer"])
+            extra[names.TOKENIZER_FINGERPRINT] = identify_tokenizer(arguments["tokenizer"])
             extra[names.TOKENIZER_BASIS] = self._basis

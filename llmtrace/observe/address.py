@@ -1,4 +1,4 @@
-"""From a URL to the host and port that a request goes to, and whether that host is private. Written once, for all."""
+"""The host and port that a URL leads to, and whether that host is private. Everything else takes them from here."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LOCAL_ENDINGS = (".local", ".internal", ".localhost", ".lan")
 def address_of(url: Any) -> Address:
     """Host and port of a URL: text, or an object with ``scheme``, ``host`` (or ``hostname``) and ``port``.
 
-    Never raises: what is no URL has neither. The port is the scheme's own where the URL names none.
+    Never raises: both are None for anything that is no URL. Where the URL names no port, it is the scheme's.
     """
     try:
         parts = urlsplit(url) if isinstance(url, str) else url

@@ -1,4 +1,4 @@
-"""What is known of one call once it has ended: plain data, no OpenTelemetry, no provider."""
+"""The answer of one call, its token counts and its server timings: plain data, no OpenTelemetry, no provider."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 
 @dataclass(slots=True)
 class ServerTimings:
-    """What the engine or provider said about its own phases. Durations in seconds, None where it said nothing.
+    """The durations that the engine or provider reported of its own phases, in seconds; None where it reported none.
 
     The reader of each engine's fields has already converted units and untangled intervals (two engines use one word
     for two different spans of time); it has not judged plausibility, which is the timeline's work.
     """
 
     engine: str
-    """Whose fields these were: ``groq``, ``vllm``, ``llama.cpp``, ..."""
+    """The engine or provider whose fields these were: ``groq``, ``vllm``, ``llama.cpp``, ..."""
     queue: float | None = None
     """Accepted until scheduled."""
     kv_cache_hit: float | None = None
@@ -30,9 +30,9 @@ class ServerTimings:
     total: float | None = None
     """Arrival until the last token."""
     cached_tokens: int | None = None
-    """Prompt tokens served from the prefix cache, where this is told beside the timings."""
+    """Prompt tokens served from the prefix cache, where they are reported beside the timings."""
     device: bool = False
-    """The phases were timed on the accelerator itself (the reference runner on CUDA)."""
+    """Whether the phases were timed on the accelerator itself (the reference runner on CUDA)."""
 
 
 @dataclass(slots=True)
@@ -47,21 +47,21 @@ class Usage:
     input_by_modality: Mapping[str, int] | None = None
     """Of the input tokens, how many are ``text``, ``image``, ``audio``; as far as the provider tells."""
     output_by_modality: Mapping[str, int] | None = None
-    """The same of the output tokens."""
+    """The output tokens by modality, as far as the provider tells."""
     cached_by_modality: Mapping[str, int] | None = None
-    """The same of the cached tokens."""
+    """The cached tokens by modality, as far as the provider tells."""
 
 
 @dataclass(slots=True, eq=False, repr=False)
 class Answer:
-    """What a response (or a stream's kept chunks) said about itself."""
+    """The facts in a response, or in a stream's kept chunks."""
 
     id: str | None = None
     model: str | None = None
     finish_reasons: tuple[str, ...] = ()
-    """Why each choice ended, of those that did."""
+    """The finish reason of each choice that ended."""
     ended: tuple[int, ...] = ()
-    """Which choices these are, counted from 0; empty: the first ones."""
+    """The indexes of these choices, counted from 0; empty: they are the first ones."""
     usage: Usage = field(default_factory=Usage)
     fingerprint: str | None = None
     service_tier: str | None = None
@@ -69,6 +69,6 @@ class Answer:
     """``gen_ai.provider.name`` where only the answer says it."""
     timings: ServerTimings | None = None
     failed: str | None = None
-    """The provider's name for what failed, where the answer itself says that it failed (and nothing was raised)."""
+    """The provider's name for the error, where the answer itself says that it failed and nothing was raised."""
     extra: Mapping[str, Any] | None = None
     """Further span attributes, by name."""

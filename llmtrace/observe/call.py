@@ -25,7 +25,7 @@ ERROR: Final = "error"
 NEVER_CONSUMED: Final = "never_consumed"
 
 NOTHING, REASONING, OUTPUT = 0, 1, 2
-"""What a chunk brings: no token (role, usage, keep-alive), hidden or shown reasoning, output."""
+"""The contents of a chunk: no token (role, usage, keep-alive), hidden or shown reasoning, output."""
 
 _OPENING = 8
 _ENDS = 256
@@ -34,7 +34,7 @@ _open: dict[int, Call] = {}
 
 
 def open_calls() -> list[Call]:
-    """The calls that have started and not result, oldest first."""
+    """The calls that have started and not ended, oldest first."""
     return list(_open.values())
 
 
@@ -52,9 +52,9 @@ after_fork(forget_open_calls)
 
 
 def start_time() -> tuple[int, int]:
-    """When a call begins that begins now, and what makes epoch ns of its monotonic ones.
+    """The start of a call that begins now, in monotonic ns, and the offset in ns from monotonic to epoch times.
 
-    At most 999 ns early, so that its part below a microsecond is the greatest there is, 999
+    The start is at most 999 ns early, so that its part below a microsecond is the greatest there is, 999
     (``llmtrace.phases.stagger.call_start`` says why).
     """
     moment = now()
@@ -62,7 +62,7 @@ def start_time() -> tuple[int, int]:
 
 
 class ChoiceEnds(deque[Any]):
-    """The last chunks of a stream of several choices, and of those before them the ones that end a choice."""
+    """Keeps the last chunks of a stream of several choices, and of the chunks before them those that end a choice."""
 
     def __init__(self, recent: int, ends: Callable[[Any], bool]) -> None:
         super().__init__(maxlen=recent)
@@ -70,7 +70,7 @@ class ChoiceEnds(deque[Any]):
         self._end = ends
 
     def append(self, chunk: Any) -> None:
-        """Take in a chunk; the oldest goes."""
+        """Add a chunk; the oldest is dropped."""
         try:
             if len(self) == self.maxlen and len(self.early) < _ENDS and self._end(self[0]):
                 self.early.append(self[0])
@@ -79,13 +79,13 @@ class ChoiceEnds(deque[Any]):
         super().append(chunk)
 
     def clear(self) -> None:
-        """Let go of all of them."""
+        """Drop all chunks."""
         self.early.clear()
         super().clear()
 
 
 class Call:
-    """What was seen of one call. Times are monotonic ns; None where nothing was seen."""
+    """The recorder of one call. Times are in monotonic nanoseconds; None where the moment was not seen."""
 
     # Defaults stand on the class: a call that ends quickly then costs little to make.
     returned: int | None = None
@@ -107,11 +107,11 @@ class Call:
     idle: dict[int, float]
     """Seconds since data last came in, by the time of a pull to which the application was late."""
     opening: tuple[Any, ...] = ()
-    """The first chunks, as many as were looked at (a few at most): who answers stands in them."""
+    """The first chunks that were looked at, a few at most: the id and the model of the answer stand in them."""
     kept: list[Any] | None = None
     """Every chunk, only where content is captured."""
     more: Callable[[], Sequence[Any]] | None = None
-    """What the stream object itself knows at the end, to be read after the chunks."""
+    """Reads facts off the stream object at the end; they are read after the chunks."""
     body: Any = None
     """Raw bytes kept by a tap, for streams that the application reads without the client's parser."""
     answer: Any = None
@@ -133,35 +133,38 @@ class Call:
     ) -> None:
         """``sink`` is called once, at the end; ``classify_chunk`` reads a chunk.
 
-        ``recent``: how many of the last chunks to keep for the end; ``start`` and ``offset``: what ``start_time`` said,
-        where the call has begun already.
+        ``recent``: how many of the last chunks to keep for the end. ``start`` and ``offset``: the values of
+        ``start_time``, where the call has begun already.
         """
         if start is None or offset is None:
             start, offset = start_time()
         self.start = start
         self.epoch_offset = offset
-        """What makes epoch ns of this call's monotonic ones."""
+        """Nanoseconds to add to this call's monotonic times to get epoch times."""
         self.sink = sink
         self.classify_chunk = classify_chunk
         self.streaming = streaming
-        """The application asked for a stream."""
+        """Whether the application asked for a stream."""
         self.state: Any = None
-        """What the instrumentation wants back at the end (its span, the request's facts)."""
+        """A ``calls.state.CallState``: what is kept with the call until it ends (its span, its request)."""
         self.attempts: list[Attempt] = []
         self.idle = {}
         self.chunk_timing: ChunkTiming = ChunkTiming() if streaming else NO_CHUNKS
         self.recent: deque[Any] = deque(maxlen=recent)
-        """The last chunks: text that tells of the pace, then finish reasons, usage and timings."""
+        """The last chunks: their text shows the pace, and finish reasons, usage and timings stand in them."""
         _open[id(self)] = self
 
     def begin_chunks(self) -> ChunkTiming:
-        """The times of this call's own chunks, for whoever is about to time a stream: one may come unasked."""
+        """The ``ChunkTiming`` to time a stream with.
+
+        A call that did not ask for a stream gets one now: it may get one.
+        """
         if self.chunk_timing is NO_CHUNKS:
             self.chunk_timing = ChunkTiming()
         return self.chunk_timing
 
     def to_epoch(self, monotonic_ns: int) -> int:
-        """Epoch ns of a monotonic time within this call."""
+        """The epoch time in nanoseconds of a monotonic time within this call."""
         return monotonic_ns + self.epoch_offset
 
     @property
@@ -179,7 +182,10 @@ class Call:
         self.sink(self)
 
     def look(self, chunk: Any, at: int) -> bool:
-        """Note what ``chunk`` brings; True once output has begun, after which chunks need no more looking at."""
+        """Classify ``chunk``, which arrived ``at`` (monotonic ns), and note the moment if it is the first of its kind.
+
+        Returns True once output has begun; later chunks need not be looked at.
+        """
         if self.first_chunk is None:
             self.first_chunk = at
         if len(self.opening) < _OPENING:
@@ -210,7 +216,7 @@ class Call:
         return True
 
     def last_seen(self) -> int:
-        """The last moment at which something is known to have happened: chunk, hand-over, headers or start."""
+        """The last moment at which something happened, in monotonic ns: last chunk, else hand-over, else start."""
         last = self.chunk_timing.last_arrival
         if last is not None:
             return last
@@ -219,9 +225,10 @@ class Call:
         return self.start
 
     def late(self, asked: int) -> None:
-        """The application is late to a pull before the first token: ask the kernel when data last came in.
+        """Ask the kernel when data last came in, since the application is late to a pull before the first token.
 
-        Asked again once that token is there: if nothing came in between, it lay ready, however long the pull took.
+        The kernel is asked again once that token is there: if no data came in between, the token lay ready, however
+        long the pull took. ``asked``: when the pull began, in monotonic ns.
         """
         try:
             idle = self.attempts[-1].since_last_data() if self.attempts else None
@@ -231,7 +238,7 @@ class Call:
             note("asking the kernel", error)
 
     def release(self) -> None:
-        """Let go of what the end needed: the application's objects live as long as they would without us."""
+        """Drop all references to the application's objects, so that they live no longer than they would without us."""
         self.kept = self.body = self.answer = self.error = self.state = self.running = self.more = None
         self.on_first_token = None
         self.opening = ()

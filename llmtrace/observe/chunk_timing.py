@@ -1,4 +1,4 @@
-"""When each chunk was asked for and when it came: bounded memory, exact count, sum and maximum.
+"""The times at which each chunk was asked for and came: bounded memory, exact count, sum and maximum.
 
 The hot loop appends two numbers a chunk to ``block``; each time the block is full it is folded: sums, maxima and a
 thinned sample of the gaps stay. Quantiles come from the sample, which is every gap until ``SAMPLE`` of them were seen
@@ -26,7 +26,7 @@ READY_MOST_NS = 5_000_000
 """After a hold of 2 ms or more, so does one that waited less than 1 ms or a 20th of the hold (5 ms at most): taking a
 ready chunk off the socket and parsing it costs the client 0.1 to 1 ms, the more the longer it slept."""
 LAST = 24
-"""ChunkTiming whose own times stay until the end, beside as many of the chunks themselves."""
+"""The number of last chunks whose own times stay until the end; as many of the chunks themselves stay too."""
 STALL_MIN_NS = 100_000_000
 STALL_FACTOR = 4
 
@@ -39,7 +39,7 @@ def ready_within(hold: int) -> int:
 
 
 class ChunkTiming:
-    """Times of the pulls of one stream. All durations in ns."""
+    """The times of the pulls of one stream. All durations are in nanoseconds."""
 
     count = 0
     """Chunks in folded blocks."""
@@ -56,7 +56,7 @@ class ChunkTiming:
     gap_max = 0
     last_arrival_folded: int | None = None
     begun = 0
-    """Pulls up to the first token, its own too: the gaps before it are not between tokens, and not in the sample."""
+    """The number of pulls up to and with that of the first token: the gaps before it are not in the sample."""
     _stride = 1
     _skip = 0
 
@@ -71,7 +71,7 @@ class ChunkTiming:
 
     @property
     def last_arrival(self) -> int | None:
-        """When the last chunk came (monotonic ns), None if none has."""
+        """The arrival of the last chunk in monotonic nanoseconds; None if no chunk has come."""
         return self.block[-1] if self.block else self.last_arrival_folded
 
     @property
@@ -80,15 +80,20 @@ class ChunkTiming:
         return self.count + len(self.block) // 2
 
     def fold(self, handed_over: int | None = None) -> None:
-        """Take the block into the sums and empty it. ``handed_over``: when the application got the stream."""
+        """Add the block to the sums and empty it.
+
+        ``handed_over``: when the application got the stream, in monotonic nanoseconds.
+        """
         if not self.block:
             return
         try:
             self._fold(handed_over)
         except Exception as error:
             note("summing up a stream", error)
-        kept = 2 * LAST + 2  # and the arrival before them
-        self._last = self.block[-kept:] if len(self.block) >= kept else (self._last + self.block)[-kept:]
+        kept_times = 2 * LAST + 2  # and the arrival before them
+        self._last = (
+            self.block[-kept_times:] if len(self.block) >= kept_times else (self._last + self.block)[-kept_times:]
+        )
         del self.block[:]
 
     def _fold(self, handed_over: int | None) -> None:
@@ -116,8 +121,8 @@ class ChunkTiming:
             return
         self.last_arrival_folded = arrived[-1]
         gaps = list(map(sub, arrived, chain((before,), arrived)))
-        held = arrived[-1] - before - waited
-        if held > READY_NS:
+        hold_sum = arrived[-1] - before - waited
+        if hold_sum > READY_NS:
             # Where the application paused while the next chunk lay ready, the gap is its own, not the model's.
             paced: list[int] = []
             for i, (gap, ask, arrive) in enumerate(zip(gaps, asked, arrived, strict=False)):
@@ -150,7 +155,7 @@ class ChunkTiming:
             self._stride *= 2
 
     def quantiles(self, *ranks: float) -> list[float] | None:
-        """The gaps' quantiles in seconds, None where no gap was set by the model."""
+        """The quantiles of the gaps in seconds; None where the model set no gap."""
         if not self.gaps:
             return None
         ordered = sorted(self.gaps)
@@ -159,18 +164,18 @@ class ChunkTiming:
 
     @property
     def every_gap(self) -> bool:
-        """Whether the sample holds every gap, in order, and the application made next to none of them itself."""
+        """Whether the sample holds every gap, in order, and the application itself made less than a tenth of them."""
         return self._stride == 1 and self.gap_count >= 0.9 * (self.total - max(self.begun, 1))
 
     def last(self, count: int) -> list[int | None]:
-        """The gaps (ns) before the last ``count`` pulls of the folded ones, at most ``LAST``; None: not the model's."""
+        """The gaps (ns) before the last ``count`` folded pulls, at most ``LAST``; None: the model did not set it."""
         asked, arrived = self._last[0::2], self._last[1::2]
-        found: list[int | None] = []
+        gaps: list[int | None] = []
         for i in range(max(0, len(asked) - min(count, LAST)), len(asked)):
             wait, hold = arrived[i] - asked[i], asked[i] - arrived[i - 1] if i else 0
             own = hold > READY_NS and wait < ready_within(hold)
-            found.append(None if i == 0 or own else wait + hold)
-        return found
+            gaps.append(None if i == 0 or own else wait + hold)
+        return gaps
 
     def stall_bar(self) -> float:
         """The length (ns) beyond which a gap is a stall."""
@@ -178,11 +183,11 @@ class ChunkTiming:
         return max(STALL_MIN_NS, STALL_FACTOR * median[0] * 1e9) if median else STALL_MIN_NS
 
     def stalls(self) -> tuple[int, float]:
-        """Gaps longer than max(4 x median, 100 ms): how many, and their summed length in seconds."""
+        """The number of gaps longer than max(4 x median, 100 ms), and their summed length in seconds."""
         bar = self.stall_bar()
         stalled = [gap for gap in self.long_gaps if gap > bar]
         return len(stalled), sum(stalled) / 1e9
 
 
 NO_CHUNKS = ChunkTiming()
-"""Of calls that are not streamed: always empty. Whoever times a stream takes ``Call.begin_chunks`` instead."""
+"""The timing of calls that are not streamed: always empty. Whoever times a stream takes ``Call.begin_chunks``."""

@@ -19,10 +19,10 @@ _TRIES = 4
 
 
 def epoch_offset() -> int:
-    """Epoch minus monotonic, ns, as of now, in whole microseconds.
+    """Epoch time minus monotonic time as of now, in nanoseconds, rounded down to whole microseconds.
 
-    Whole microseconds, so that a monotonic time and the epoch time made of it have the same part below a microsecond
-    (``llmtrace.phases.stagger`` chooses that part).
+    It is in whole microseconds so that a monotonic time and the epoch time made of it have the same part below a
+    microsecond (``llmtrace.phases.stagger`` chooses that part).
     """
     width = best = 0
     for attempt in range(_TRIES):

@@ -1,6 +1,6 @@
-"""Moments that a device's clock and this process's monotonic clock both know.
+"""Anchors between a device's clock and this process's monotonic clock.
 
-Knows no device library: what an event is, and how one is recorded, comes from the caller.
+This file knows no device library: the caller says what an event is and how one is recorded.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def take_anchor(new_event: Callable[[], Any], record: Callable[[Any], None], tri
     """Bracket an event's recording ``tries`` times and keep the tightest bracket.
 
     A bracket is wide where the host was interrupted, never too narrow. ``new_event`` makes an event that can
-    ``synchronize()``, ``record`` has the device note the time in it. Waits for the device.
+    ``synchronize()``; ``record`` has the device note the time in it. The function waits for the device.
     """
     best: Anchor | None = None
     for _ in range(tries):

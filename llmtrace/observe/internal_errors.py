@@ -1,4 +1,4 @@
-"""Our own failures: caught, counted, logged once. The application's call goes on unchanged."""
+"""Failures inside llmtrace are counted here and logged once. The application's call goes on unchanged."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ counts: Counter[str] = Counter()
 
 
 def note(where: str, error: BaseException) -> None:
-    """Count a failure of ours at ``where``; the first one at each place is logged with its traceback."""
+    """Count a failure of ours at ``where``; the first at each place is logged with its traceback. Never raises."""
     counts[where] += 1
     if counts[where] == 1:
         try:

@@ -49,7 +49,7 @@ class Lock:
         self._held.pop().release()
 
     def renew(self) -> None:
-        """In a forked child: be free."""
+        """Free the lock in a forked child."""
         self._lock = threading.RLock()
 
 
@@ -79,7 +79,7 @@ class Worker:
         self._queue.put(item)
 
     def settle(self, timeout: float) -> None:
-        """Handle here what waits, then wait up to ``timeout`` s for the item that the thread has in hand."""
+        """Handle the waiting items on this thread, then wait up to ``timeout`` seconds for the item under way."""
         while True:
             try:
                 item = self._queue.get_nowait()
@@ -121,8 +121,10 @@ def after_fork(action: Callable[[], None]) -> None:
 
 
 def at_exit(action: Callable[[], None]) -> None:
-    """Call ``action`` when this process ends, before what was registered with ``atexit`` earlier. Said again, it moves
-    to the front."""
+    """Call ``action`` when this process ends, before what was registered with ``atexit`` earlier.
+
+    An action that is registered again moves to the front.
+    """
     if action in _exit_actions:
         _exit_actions.remove(action)
     _exit_actions.append(action)
@@ -131,7 +133,7 @@ def at_exit(action: Callable[[], None]) -> None:
 
 
 def run_exit_actions() -> None:
-    """Do what must be done before this process ends, what was registered last first. Each action may run twice."""
+    """Run the registered actions, the last one first. An action may run twice: here and at the interpreter's exit."""
     for action in reversed(_exit_actions):
         try:
             action()
@@ -180,7 +182,7 @@ def after_other_threads(action: Callable[[], None]) -> None:
 
 
 def _waited_for() -> list[threading.Thread]:
-    """The threads that the interpreter joins before this process ends, but for this one and the main thread."""
+    """The threads that the interpreter joins before this process ends, except this one and the main thread."""
     spared = (threading.current_thread(), threading.main_thread())
     return [thread for thread in threading.enumerate() if not thread.daemon and thread not in spared]
 

@@ -1,4 +1,4 @@
-"""How a stream is timed: the contract that the three ways of doing it share, and the first of them, the splice.
+"""How a stream is timed: the contract that the three ways of timing share, and the first of them, the splice.
 
 The application keeps the client's own stream object; what is timed is the place that it pulls from. There are three
 such places: the inner iterator of a stream object (``splice`` and ``asplice`` here), the ``__next__`` of one that has
@@ -35,7 +35,8 @@ from llmtrace.observe.clock import now
 from llmtrace.observe.internal_errors import note
 
 LATE_NS = 3_000_000
-"""An application that reads on later than this after it got the stream, or a chunk, may find chunks waiting."""
+"""Nanoseconds. An application that reads on later than this after it got the stream or a chunk may find chunks
+waiting."""
 
 timed_out_tasks: Any = None
 """Set by the instrumentation: the asyncio tasks that a timeout is cancelling just now (a weak set)."""
@@ -105,7 +106,7 @@ def splice(inner: Iterator[Any], call: Call, guard: Guard) -> Iterator[Any]:
 
 
 async def asplice(inner: AsyncIterator[Any], call: Call, guard: Guard) -> AsyncIterator[Any]:
-    """The same for an asynchronous iterator."""
+    """Time each pull from the asynchronous ``inner`` into ``call``; ends the call when ``inner`` ends or raises."""
     chunk_timing = call.begin_chunks()
     mark, keep, kept = chunk_timing.block.append, call.recent.append, call.kept
     block = chunk_timing.block
@@ -149,7 +150,7 @@ async def asplice(inner: AsyncIterator[Any], call: Call, guard: Guard) -> AsyncI
 
 
 def failed(call: Call, error: BaseException) -> None:
-    """End ``call`` with the cause that ``error`` stands for."""
+    """End ``call`` with the outcome that ``error`` means."""
     try:
         if call.app_closed is not None:
             call.finish(calls.CLOSED_EARLY, call.app_closed)
@@ -160,14 +161,14 @@ def failed(call: Call, error: BaseException) -> None:
 
 
 def cause_of(error: BaseException) -> str:
-    """Which outcome an exception means: a cancellation, a timeout or an error."""
+    """The outcome that an exception means: ``cancelled``, ``timed_out`` or ``error``."""
     if isinstance(error, asyncio.CancelledError):
         return calls.TIMED_OUT if _cancelled_by_timeout(error) else calls.CANCELLED
     if not isinstance(error, Exception):
         return calls.CANCELLED  # KeyboardInterrupt, SystemExit, trio's and curio's cancellations
     # A client may have made something else of a timeout; some keep it in an attribute of their own.
-    kept = getattr(error, "original_exception", None)
-    return calls.TIMED_OUT if any(map(_is_timeout, (error, error.__cause__, kept))) else calls.ERROR
+    original = getattr(error, "original_exception", None)
+    return calls.TIMED_OUT if any(map(_is_timeout, (error, error.__cause__, original))) else calls.ERROR
 
 
 def _is_timeout(error: Any) -> bool:
@@ -190,9 +191,10 @@ def _cancelled_by_timeout(error: asyncio.CancelledError) -> bool:
 
 
 def closing(call: Call) -> Callable[[], None] | None:
-    """The response of ``call`` is being closed, after the application got it.
+    """Note that the application closes the response of ``call``, which it has got.
 
-    Returns what ends the call, as of now, for when the closing is done; None where this close is not its end.
+    Returns a function that ends the call as of now, to be called when the closing is done; None where this close does
+    not end the call.
     """
     if not call.is_open or _by_its_own_iterator():
         return None
@@ -207,14 +209,14 @@ def closing(call: Call) -> Callable[[], None] | None:
 
 
 def closed(call: Call) -> None:
-    """The same where the closing cannot be waited for: ends the call now."""
+    """End ``call`` now, where the application closes its response and the closing cannot be waited for."""
     end = closing(call)
     if end is not None:
         end()
 
 
 def _inside_a_pull() -> bool:
-    """Whether the pull itself is what closes: a client that gives its connection back before it raises."""
+    """Whether the pull itself closes the response: a client that gives its connection back before it raises."""
     frame: Any = sys._getframe(2)
     while frame is not None:
         if frame.f_code is splice.__code__ or frame.f_code is asplice.__code__:
@@ -224,7 +226,7 @@ def _inside_a_pull() -> bool:
 
 
 def _by_its_own_iterator() -> bool:
-    """Whether a generator inside the client or its transport is what closes: at its end, or being collected."""
+    """Whether a generator inside the client or its transport closes the response, at its end or being collected."""
     frame: Any = sys._getframe(1)
     while frame is not None and frame.f_globals.get("__name__", "").startswith(("llmtrace.", "wrapt.")):
         frame = frame.f_back

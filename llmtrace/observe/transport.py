@@ -38,11 +38,11 @@ _MOMENTS = {
         ("response_closed.complete", "closed_at"),
     )
 }
-"""httpcore's event names (module of the connection, step) and what each is the moment of."""
+"""httpcore's event names (module of the connection, step) and the attribute of ``Attempt`` that each one sets."""
 
 
 class Attempt:
-    """One HTTP request as the wire saw it. Times are monotonic ns, None where the transport told nothing."""
+    """The transport facts of one HTTP request. Times are in monotonic ns; None where the transport told nothing."""
 
     # Defaults stand on the class, as the call's do.
     end: int | None = None
@@ -51,14 +51,14 @@ class Attempt:
     tls_start: int | None = None
     tls_end: int | None = None
     sending: int | None = None
-    """When its first byte was handed over."""
+    """When the first byte of the request was handed over."""
     sent: int | None = None
-    """When its last byte was."""
+    """When the last byte of the request was handed over."""
     headers_at: int | None = None
     broken_at: int | None = None
     """When reading the body failed, be it by a cancellation."""
     closed_at: int | None = None
-    """When the transport was done with the response; of one that was not read to its end, with the connection."""
+    """When the transport was done with the response; if that was not read to its end, with the connection."""
     status: int | None = None
     error: BaseException | None = None
     headers: Mapping[str, str] | None = None
@@ -109,12 +109,15 @@ class Attempt:
                 await result
 
     def take_response(self) -> Any:
-        """The response object, which is no longer held here."""
+        """Return the response object and stop holding it."""
         response, self.response = self.response, None
         return response
 
     def answered(self, response: Any, at: int) -> None:
-        """Take what a response object (httpx's or httpx2's) says: status, headers, the socket's round trip."""
+        """Read a response object (httpx's or httpx2's): status, headers, the socket's round trip.
+
+        ``at``: monotonic ns.
+        """
         self.response = response
         self.status = response.status_code
         self.headers = self.pick(response.headers)
@@ -126,11 +129,11 @@ class Attempt:
         self.measure_rtt()
 
     def release(self) -> None:
-        """Let go of the client's objects; the request's trace extension holds this attempt as long as it lives."""
+        """Drop the client's objects: the request's trace extension holds this attempt as long as the request lives."""
         self.request = self.response = self.socket = self.error = self.headers = None
 
     def measure_rtt(self) -> None:
-        """Read the round trip off the socket, or take the connect time, which is one round trip."""
+        """Set ``rtt`` in seconds from the socket, else from the connect time, which is one round trip."""
         info = self.tcp_info()
         if info is not None:
             smoothed = _U32.unpack_from(info, _RTT)[0]

@@ -1,6 +1,6 @@
-"""The client libraries that are traced: one line each here, one small declaration each beside this file.
+"""The client libraries that are traced: one line for each here, one small declaration for each beside this file.
 
-Nothing here is imported from a declaration: it is loaded when its client is.
+This file imports no declaration: a declaration is loaded when its client library is imported.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ class Client(NamedTuple):
     """One client library."""
 
     name: str
-    """As in ``llmtrace.instrument(name)``; also the extra that installs it."""
+    """The name in ``llmtrace.instrument(name)``; also the extra that installs it."""
     title: str
     """Its instrumentor is ``{title}Instrumentor``."""
     distribution: str
     versions: str
     """The versions supported, as a requirement specifier's end: ``>= 1.40``."""
     package: str
-    """What an application imports; the declaration is loaded once it does."""
+    """The package that an application imports; the declaration is loaded once it does."""
     declaration: str
     """``module:NAME``, beneath ``llmtrace.providers``."""
 
     def load(self) -> Provider:
-        """The declaration."""
+        """Import the declaration and return it."""
         module, _, name = self.declaration.partition(":")
         return getattr(importlib.import_module(f"{__name__}.{module}"), name)
 

@@ -1,7 +1,7 @@
-"""What of a stream comes before the prompt is computed, as far as that is known of a provider: a first belief.
+"""Which moments of a stream come before the prompt is computed, by provider: a first assumption.
 
 The route's own calls correct it (``llmtrace.estimate.anchors``). Where nothing is known, headers are taken to come
-before and the first event not, which claims the least.
+before it and the first event after it, which claims the least.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ llama.cpp's server asks for the first result first, and ollama's first write sen
 def before_prefill(provider: str, operation: Operation) -> tuple[bool, bool]:
     """Whether the headers, and whether the first event, come before the prompt is computed.
 
-    OpenAI's Responses API says ``response.created`` at once. vLLM's role chunk comes with the first token, its headers
+    OpenAI's Responses API sends ``response.created`` at once. vLLM's role chunk comes with the first token, its headers
     before the queue. What Anthropic's ``message_start`` and OpenAI's role chunk wait for is not documented: they are
     believed to wait until data shows otherwise.
     """

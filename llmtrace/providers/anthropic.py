@@ -29,24 +29,24 @@ def read_request(body: Mapping[str, Any]) -> Request:
 def request_attributes(request: Request) -> dict[str, Any]:
     """The conventions' ``gen_ai.request.*`` attributes that this request set."""
     params = request.params
-    found = sampling(params, {"max_tokens_to_sample": "max_tokens"})
+    attributes = sampling(params, {"max_tokens_to_sample": "max_tokens"})
     if tier := text(params.get("service_tier")):
-        found["anthropic.request.service_tier"] = tier
+        attributes["anthropic.request.service_tier"] = tier
     config, thinking = params.get("output_config"), params.get("thinking")
     if level := text(get(config, "effort")):
-        found[conventions.REASONING_LEVEL] = level
+        attributes[conventions.REASONING_LEVEL] = level
     if kind := text(get(thinking, "type")):
-        found["anthropic.thinking.type"] = kind
+        attributes["anthropic.thinking.type"] = kind
     if (budget := count(get(thinking, "budget_tokens"))) is not None:
-        found["anthropic.thinking.budget_tokens"] = budget
+        attributes["anthropic.thinking.budget_tokens"] = budget
     formats = (get(config, "format"), params.get("output_format"))
-    if any(get(wanted, "type") == "json_schema" for wanted in formats):
-        found[conventions.OUTPUT_TYPE] = "json"
-    return found
+    if any(get(output_format, "type") == "json_schema" for output_format in formats):
+        attributes[conventions.OUTPUT_TYPE] = "json"
+    return attributes
 
 
 def classify_chunk(event: Any) -> int:
-    """What an event brings: a delta of text or of a tool's input, thinking (its signature too), or nothing.
+    """Whether an event contains output (text or a tool's input), thinking (its signature too), or neither.
 
     A block that opens is empty, but for a tool's, which has the name that the model chose, and hidden thinking.
     """
@@ -65,14 +65,14 @@ def classify_chunk(event: Any) -> int:
 
 
 def chunk_text(event: Any) -> tuple[str, int | None]:
-    """A delta's text, thinking or tool input. Anthropic lists no tokens."""
+    """The text, thinking or tool input of a delta; the token count is None, since Anthropic lists no tokens."""
     delta = get(event, "delta")
-    said = (text(get(delta, name)) for name in ("text", "thinking", "partial_json"))
-    return next((each for each in said if each), "") or text(get(event, "completion")) or "", None
+    texts = (text(get(delta, name)) for name in ("text", "thinking", "partial_json"))
+    return next((string for string in texts if string), "") or text(get(event, "completion")) or "", None
 
 
 def read_chunks(chunks: Sequence[Any], headers: Mapping[str, str] | None) -> Answer:
-    """The answer that a stream's first and last events tell of."""
+    """The answer, as far as a stream's first and last events tell it."""
     answer = Answer()
     started: Any = None
     counted: Any = None
@@ -97,7 +97,7 @@ def read_chunks(chunks: Sequence[Any], headers: Mapping[str, str] | None) -> Ans
 
 
 def read_response(response: Any, headers: Mapping[str, str] | None) -> Answer:
-    """The answer that a whole message tells of."""
+    """The answer in a whole message."""
     answer = Answer(id=text(get(response, "id")), model=text(get(response, "model")))
     _ends(answer, response)
     usage = get(response, "usage")
@@ -112,13 +112,15 @@ def _ends(answer: Answer, source: Any) -> None:
 
 
 def _usage(first: Any, last: Any, output: int | None) -> Usage:
-    """Counts of a ``Usage`` and of the ``MessageDeltaUsage`` that came after it, which may leave some out."""
+    """The counts of a ``Usage``, updated by the ``MessageDeltaUsage`` after it, which may leave some out."""
 
-    def told(name: str) -> int | None:
+    def latest_count(name: str) -> int | None:
         later = count(get(last, name))
         return count(get(first, name)) if later is None else later
 
-    uncached, read, written = map(told, ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens"))
+    uncached, read, written = map(
+        latest_count, ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
+    )
     return Usage(
         input_tokens=None if uncached is None else uncached + (read or 0) + (written or 0),
         output_tokens=output,
@@ -134,20 +136,20 @@ def _describe(
     answer.timings = read_timings(unmodelled, {}, headers)
     answer.service_tier = text(get(usage, "service_tier"))
     missed = get(get(message, "diagnostics"), "cache_miss_reason")
-    told = {
+    attributes = {
         "anthropic.response.service_tier": answer.service_tier,
         "anthropic.response.inference_geo": text(get(usage, "inference_geo")),
         "anthropic.response.speed": text(get(usage, "speed")),
         "anthropic.response.cache_miss_reason": text(get(missed, "type")),
         "anthropic.response.cache_missed_input_tokens": count(get(missed, "cache_missed_input_tokens")),
     }
-    for kept in ("ephemeral_5m_input_tokens", "ephemeral_1h_input_tokens"):
-        told[f"anthropic.usage.cache_creation.{kept}"] = count(get(get(usage, "cache_creation"), kept))
-    answer.extra = {name: value for name, value in told.items() if value is not None}
+    for field in ("ephemeral_5m_input_tokens", "ephemeral_1h_input_tokens"):
+        attributes[f"anthropic.usage.cache_creation.{field}"] = count(get(get(usage, "cache_creation"), field))
+    answer.extra = {name: value for name, value in attributes.items() if value is not None}
 
 
 def provider_name(client: Any, host: str | None) -> str:
-    """The platform that the client class is for (Bedrock, Vertex), else whose host it is, else ``anthropic``."""
+    """The platform that the client class is for (Bedrock, Vertex), else the host's provider, else ``anthropic``."""
     kind = type(client).__name__
     for word, name in (("Bedrock", "aws.bedrock"), ("Vertex", "gcp.vertex_ai")):
         if word in kind:
@@ -170,7 +172,7 @@ MESSAGES = Operation(
     output_messages=blocks_output,
 )
 COMPLETE = replace(MESSAGES, name="text_completion", path="/v1/complete")
-"""The older API, in versions of the client that still have it."""
+"""The older text completions API, which some versions of the client still have."""
 
 ANTHROPIC = Provider(
     hooks=(

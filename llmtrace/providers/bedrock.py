@@ -15,7 +15,7 @@ from llmtrace import conventions
 from llmtrace.observe.answer import Answer, Usage
 from llmtrace.observe.call import NOTHING, OUTPUT, REASONING
 from llmtrace.providers.declare import Botocore, Operation, Provider, Request
-from llmtrace.providers.generic_json import alternatives, loose_input, loose_output, written
+from llmtrace.providers.generic_json import alternatives, generic_input, generic_output, own_text
 from llmtrace.providers.messages import instructions, tool
 from llmtrace.providers.safe import count, fields, get, items, number, parsed, text
 from llmtrace.providers.timings import read_bedrock
@@ -50,27 +50,27 @@ def _read_request(body: Mapping[str, Any]) -> Request:
     return Request(text(body.get("modelId")), body["operation"].endswith("Stream"), body)
 
 
-def _sent(request: Request) -> Mapping[str, Any]:
-    """What was sent to the model: InvokeModel's body, Converse's own parameters."""
+def _request_document(request: Request) -> Mapping[str, Any]:
+    """What was sent to the model: the JSON body of InvokeModel, or the parameters of Converse."""
     return parsed(request.params["body"]) if "body" in request.params else request.params
 
 
 def _request_attributes(request: Request) -> dict[str, Any]:
-    sent = _sent(request)
-    sources = [sent, *(get(sent, name) for name in _CONFIGS)]
-    found: dict[str, Any] = {}
+    body = _request_document(request)
+    sources = [body, *(get(body, name) for name in _CONFIGS)]
+    attributes: dict[str, Any] = {}
     for attribute, names in _PARAMS.items():
         accept = count if attribute.endswith(("max_tokens", "top_k")) else number
         if (value := _first(sources, names, accept)) is not None:
-            found[attribute] = value
+            attributes[attribute] = value
     places = (("reasoningConfig", "maxReasoningEffort"), ("output_config", "effort"))  # Nova's, Anthropic's
     levels = [text(get(source, "reasoning_effort")) for source in sources]
     levels += [text(get(get(source, name), field)) for source in sources for name, field in places]
-    if level := next((each for each in levels if each), None):
-        found[conventions.REASONING_LEVEL] = level
+    if level := next((candidate for candidate in levels if candidate), None):
+        attributes[conventions.REASONING_LEVEL] = level
     if stops := [stop for source in sources for name in _STOPS for stop in items(get(source, name))]:
-        found[conventions.STOP_SEQUENCES] = [stop for stop in stops if isinstance(stop, str)]
-    return found
+        attributes[conventions.STOP_SEQUENCES] = [stop for stop in stops if isinstance(stop, str)]
+    return attributes
 
 
 def _first(sources: Iterable[Any], names: Sequence[str], accept: Any = count) -> Any:
@@ -81,14 +81,14 @@ def _first(sources: Iterable[Any], names: Sequence[str], accept: Any = count) ->
     return None
 
 
-def _opened(event: Any) -> Any:
-    """A stream's event; of InvokeModel's, which hold bytes, the JSON in them."""
+def _event_document(event: Any) -> Any:
+    """A stream's event as a mapping; an event of InvokeModel holds bytes, whose JSON is parsed."""
     data = get(get(event, "chunk"), "bytes")
     return event if data is None else parsed(data)
 
 
-def _kind_of(event: Any) -> int:
-    opened = _opened(event)
+def _classify_chunk(event: Any) -> int:
+    opened = _event_document(event)
     delta = get(get(opened, "contentBlockDelta"), "delta") or get(opened, "delta")  # Converse and Nova; Anthropic
     if get(delta, "reasoningContent") or get(delta, "thinking"):
         return REASONING
@@ -96,34 +96,45 @@ def _kind_of(event: Any) -> int:
         return OUTPUT
     for source in (delta, opened, *alternatives(opened)):
         for part in (source, get(source, "delta"), get(source, "message")):
-            if written(part):
+            if own_text(part):
                 return OUTPUT
             if get(part, "reasoning_content"):
                 return REASONING
     return NOTHING
 
 
-def _layers(said: Any) -> Iterator[Any]:
-    """All places in an answer or an event where something about the answer may stand, the last word first."""
-    yield from (get(said, _METRICS), get(get(said, "metadata"), "usage"), get(said, "usage"))
-    message = get(said, "message")  # Anthropic's first event, whose count of output is a placeholder
-    begun = {name: value for name, value in fields(get(message, "usage")).items() if name not in _OUTPUTS}
-    yield from (said, get(said, "delta"), get(said, "messageStop"), message, begun, *alternatives(said))
+def _layers(document: Any) -> Iterator[Any]:
+    """Yields every part of an answer or an event that may tell something of the answer, the most final one first."""
+    yield from (get(document, _METRICS), get(get(document, "metadata"), "usage"), get(document, "usage"))
+    message = get(document, "message")  # Anthropic's first event, whose count of output is a placeholder
+    first_usage = {name: value for name, value in fields(get(message, "usage")).items() if name not in _OUTPUTS}
+    yield from (
+        document,
+        get(document, "delta"),
+        get(document, "messageStop"),
+        message,
+        first_usage,
+        *alternatives(document),
+    )
 
 
 def _usage(sources: Sequence[Any], headers: Mapping[str, Any]) -> Usage:
-    """Counts, of which the cache's come on top of the input's, unless the total says that they are in it."""
+    """The token counts. Cached tokens are added to the input's, unless the total shows that they are in it already."""
     names = {"input": _INPUTS, "output": _OUTPUTS, "cache-read-input": _READS, "cache-write-input": _WRITES}
-    told: dict[str, int | None] = {}
+    counts: dict[str, int | None] = {}
     for name, keys in names.items():
         header = text(headers.get(_HEADER.format(name)))
-        told[name] = _first(sources, keys)
-        if told[name] is None and header and header.isdecimal():
-            told[name] = int(header)
-    inputs, read, write = told["input"], told["cache-read-input"], told["cache-write-input"]
-    outputs = told["output"]
-    if outputs is None and (each := [count(get(part, "tokenCount")) for part in sources]) and any(each):
-        outputs = sum(tokens or 0 for tokens in each)  # Titan, which counts each result
+        counts[name] = _first(sources, keys)
+        if counts[name] is None and header and header.isdecimal():
+            counts[name] = int(header)
+    inputs, read, write = counts["input"], counts["cache-read-input"], counts["cache-write-input"]
+    outputs = counts["output"]
+    if (
+        outputs is None
+        and (result_counts := [count(get(part, "tokenCount")) for part in sources])
+        and any(result_counts)
+    ):
+        outputs = sum(tokens or 0 for tokens in result_counts)  # Titan, which counts each result
     cached = (read or 0) + (write or 0)
     total = _first(sources, ("totalTokens", "total_tokens"))
     if inputs is not None and (total != inputs + (outputs or 0) or cached > inputs):
@@ -132,16 +143,16 @@ def _usage(sources: Sequence[Any], headers: Mapping[str, Any]) -> Usage:
     return Usage(inputs, outputs, read if read is not None else _first([{"c": d} for d in details], ("c",)), write)
 
 
-def _read(said: Sequence[Any], headers: Mapping[str, Any]) -> Answer:
-    layers = [layer for each in reversed(said) for layer in _layers(each) if layer is not None]
+def _read(documents: Sequence[Any], headers: Mapping[str, Any]) -> Answer:
+    layers = [layer for document in reversed(documents) for layer in _layers(document) if layer is not None]
     answer = Answer(id=_first(layers, ("id",), text), model=_first(layers, ("model",), text))
-    if answer.id is None and (numbered := _first(layers, ("id",))) is not None:
-        answer.id = str(numbered)  # AI21
-    last, metadata = said[-1], get(said[-1], "metadata")
+    if answer.id is None and (numeric_id := _first(layers, ("id",))) is not None:
+        answer.id = str(numeric_id)  # AI21
+    last, metadata = documents[-1], get(documents[-1], "metadata")
     router = get(get(last, "trace") or get(metadata, "trace"), "promptRouter")
     answer.model = answer.model or text(get(router, "invokedModelId"))
-    places = ([layer, *(get(layer, name) for name in _REASONS)] for layer in layers)
-    reasons = (_first(place, (*_REASONS, "reason"), text) for place in places)
+    fields_by_layer = ([layer, *(get(layer, name) for name in _REASONS)] for layer in layers)
+    reasons = (_first(layer_fields, (*_REASONS, "reason"), text) for layer_fields in fields_by_layer)
     answer.finish_reasons = tuple(reason for reason in reasons if reason)
     answer.usage = _usage(layers, headers)
     sources = (get(last, _METRICS), get(metadata, "metrics"), get(last, "metrics"))
@@ -150,40 +161,41 @@ def _read(said: Sequence[Any], headers: Mapping[str, Any]) -> Answer:
 
 
 def _read_chunks(events: Sequence[Any], headers: Mapping[str, str] | None) -> Answer:
-    return _read([_opened(event) for event in events], {})
+    return _read([_event_document(event) for event in events], {})
 
 
-def _said(response: Any) -> Any:
+def _response_document(response: Any) -> Any:
+    """A whole response as a mapping: the JSON body of InvokeModel, or the response of Converse."""
     return parsed(response["body"]) if "body" in response else response
 
 
 def _read_response(response: Any, headers: Mapping[str, str] | None) -> Answer:
-    return _read([_said(response)], fields(get(get(response, "ResponseMetadata"), "HTTPHeaders")))
+    return _read([_response_document(response)], fields(get(get(response, "ResponseMetadata"), "HTTPHeaders")))
 
 
 def _tools(request: Request) -> list[dict[str, Any]]:
-    """The tools of Converse and Nova, each in an object named after its kind, or those of Anthropic's shape."""
-    sent = _sent(request)
-    held = [spec for each in items(get(sent.get("toolConfig"), "tools")) for spec in fields(each).values()]
-    return [tool(each) for each in (*held, *items(sent.get("tools"))) if get(each, "name")]
+    """The tools: those of Converse and Nova lie each in an object named after its kind, Anthropic's in a plain list."""
+    body = _request_document(request)
+    specs = [spec for entry in items(get(body.get("toolConfig"), "tools")) for spec in fields(entry).values()]
+    return [tool(definition) for definition in (*specs, *items(body.get("tools"))) if get(definition, "name")]
 
 
 def _output(answer: Any, streamed: bool) -> list[dict[str, Any]]:
-    said = [_opened(event) for event in items(answer)] if streamed else [_said(answer)]
-    reasons = _read(said, {}).finish_reasons if said else ()
-    return loose_output(said, (reasons or ("error",))[0])
+    documents = [_event_document(event) for event in items(answer)] if streamed else [_response_document(answer)]
+    reasons = _read(documents, {}).finish_reasons if documents else ()
+    return generic_output(documents, (reasons or ("error",))[0])
 
 
 CHAT = Operation(
     name="chat",
     read_request=_read_request,
     request_attributes=_request_attributes,
-    classify_chunk=_kind_of,
+    classify_chunk=_classify_chunk,
     read_chunks=_read_chunks,
     read_response=_read_response,
-    system_instructions=lambda request: instructions(_sent(request).get("system")),
+    system_instructions=lambda request: instructions(_request_document(request).get("system")),
     tool_definitions=_tools,
-    input_messages=lambda request: loose_input(_sent(request)),
+    input_messages=lambda request: generic_input(_request_document(request)),
     output_messages=_output,
 )
 COMPLETION = replace(CHAT, name="text_completion")
@@ -191,7 +203,7 @@ EMBEDDINGS = replace(CHAT, name="embeddings", input_messages=lambda request: Non
 
 
 def _operation(name: str, params: Mapping[str, Any]) -> Operation | None:
-    """Which operation an API call is: an InvokeModel's model or body says."""
+    """The operation of an API call, for InvokeModel by its model or body; None for calls that are not traced."""
     if name in ("Converse", "ConverseStream"):
         return CHAT
     if name not in ("InvokeModel", "InvokeModelWithResponseStream"):

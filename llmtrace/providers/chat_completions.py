@@ -1,4 +1,4 @@
-"""OpenAI's chat completions and text completions, and what speaks them: how to read a request, a chunk, a response.
+"""OpenAI's chat and text completions, and all APIs of their shape: how to read a request, a chunk, a response.
 
 Field names: openai-python's ``types/chat`` and ``types/completion_usage``.
 """
@@ -19,7 +19,7 @@ from llmtrace.providers.timings import read_timings
 
 
 def read_request(body: Mapping[str, Any]) -> Request:
-    """Model, stream and number of choices of a completion's body; each prompt of a list has its own."""
+    """The model, the stream flag and the number of choices of a body; each prompt of a list has choices of its own."""
     prompt = items(body.get("prompt"))
     prompts = len(prompt) if prompt and not isinstance(prompt[0], int) else 1
     return Request(
@@ -33,22 +33,22 @@ def read_request(body: Mapping[str, Any]) -> Request:
 def request_attributes(request: Request) -> dict[str, Any]:
     """The conventions' ``gen_ai.request.*`` attributes that this request set."""
     params = request.params
-    found = sampling(params, {"max_completion_tokens": "max_tokens"})
+    attributes = sampling(params, {"max_completion_tokens": "max_tokens"})
     if tier := text(params.get("service_tier")):
-        found["openai.request.service_tier"] = tier
+        attributes["openai.request.service_tier"] = tier
     if level := text(params.get("reasoning_effort")) or text(get(params.get("reasoning"), "effort")):  # OpenRouter's
-        found[conventions.REASONING_LEVEL] = level
+        attributes[conventions.REASONING_LEVEL] = level
     if request.choices != 1:
-        found[conventions.CHOICE_COUNT] = request.choices
+        attributes[conventions.CHOICE_COUNT] = request.choices
     if "response_format" in params:
         kind = get(params["response_format"], "type")
         if kind in ("text", "json_object", "json_schema"):
-            found[conventions.OUTPUT_TYPE] = "text" if kind == "text" else "json"
-    return found
+            attributes[conventions.OUTPUT_TYPE] = "text" if kind == "text" else "json"
+    return attributes
 
 
 def classify_chunk(chunk: Any) -> int:
-    """Whether a chunk brings output, reasoning or neither (role only, usage only, content filter results, empty)."""
+    """Whether a chunk contains output, reasoning or neither (role only, usage only, content filter results, empty)."""
     kind = NOTHING
     for choice in items(get(chunk, "choices")):
         delta = get(choice, "delta")
@@ -68,21 +68,21 @@ def classify_chunk(chunk: Any) -> int:
 
 def chunk_text(chunk: Any) -> tuple[str, int | None]:
     """The text of a chunk's choices, and the tokens that their log probabilities list."""
-    said: list[str] = []
+    texts: list[str] = []
     tokens: int | None = None
     for choice in items(get(chunk, "choices")):
         delta = get(choice, "delta")
-        thought = text(get(delta, "reasoning_content")) or text(get(delta, "reasoning"))
-        said += [text(get(delta, "content")) or text(get(choice, "text")) or "", thought or ""]
-        said.append(text(get(delta, "refusal")) or "")
+        reasoning = text(get(delta, "reasoning_content")) or text(get(delta, "reasoning"))
+        texts += [text(get(delta, "content")) or text(get(choice, "text")) or "", reasoning or ""]
+        texts.append(text(get(delta, "refusal")) or "")
         for call in items(get(delta, "tool_calls")):
             function = get(call, "function")
-            said += [text(get(function, "name")) or "", text(get(function, "arguments")) or ""]
-        listed = get(choice, "logprobs")
-        if listed is not None:
-            listings = (items(get(listed, name)) for name in ("content", "refusal", "tokens"))
+            texts += [text(get(function, "name")) or "", text(get(function, "arguments")) or ""]
+        logprobs = get(choice, "logprobs")
+        if logprobs is not None:
+            listings = (items(get(logprobs, name)) for name in ("content", "refusal", "tokens"))
             tokens = (tokens or 0) + max(map(len, listings))
-    return "".join(said), tokens or None
+    return "".join(texts), tokens or None
 
 
 def ends(chunk: Any) -> bool:
@@ -91,31 +91,31 @@ def ends(chunk: Any) -> bool:
 
 
 def read_usage(usage: Any) -> Usage:
-    """Counts of a ``CompletionUsage`` (object or mapping); what is missing or malformed stays None."""
-    details, spent = get(usage, "prompt_tokens_details"), get(usage, "completion_tokens_details")
-    cached = count(get(details, "cached_tokens"))
+    """The counts of a ``CompletionUsage`` (object or mapping); what is missing or malformed stays None."""
+    prompt_details, output_details = get(usage, "prompt_tokens_details"), get(usage, "completion_tokens_details")
+    cached = count(get(prompt_details, "cached_tokens"))
     if cached is None:
         cached = count(get(usage, "prompt_cache_hit_tokens"))  # DeepSeek
     return Usage(
         input_tokens=count(get(usage, "prompt_tokens")),
         output_tokens=count(get(usage, "completion_tokens")),
         cached_tokens=cached,
-        cache_write_tokens=count(get(details, "cache_write_tokens")),
-        reasoning_tokens=count(get(spent, "reasoning_tokens")),
-        input_by_modality=by_modality(details),
-        output_by_modality=by_modality(spent),
+        cache_write_tokens=count(get(prompt_details, "cache_write_tokens")),
+        reasoning_tokens=count(get(output_details, "reasoning_tokens")),
+        input_by_modality=by_modality(prompt_details),
+        output_by_modality=by_modality(output_details),
     )
 
 
 def read_chunks(chunks: Sequence[Any], headers: Mapping[str, str] | None) -> Answer:
-    """The answer that a stream's first and last chunks tell of."""
+    """The answer, as far as a stream's first and last chunks tell it."""
     answer = Answer()
     reasons: dict[int, str] = {}
     usage: Any = None
-    told: dict[str, Any] = {}  # one client models what the next leaves as an extra field
+    chunk_fields: dict[str, Any] = {}  # one client models what the next leaves as an extra field
     for chunk in chunks:
         own = fields(chunk)
-        told.update(own)
+        chunk_fields.update(own)
         _identify(answer, own)
         for place, choice in enumerate(items(get(chunk, "choices"))):
             if reason := text(get(choice, "finish_reason")):
@@ -126,12 +126,12 @@ def read_chunks(chunks: Sequence[Any], headers: Mapping[str, str] | None) -> Ans
         elif usage is None and "x_groq" in own:
             usage = get(own["x_groq"], "usage")
     set_finish_reasons(answer, reasons)
-    _account(answer, usage, told, headers)
+    _add_usage_and_timings(answer, usage, chunk_fields, headers)
     return answer
 
 
 def read_response(response: Any, headers: Mapping[str, str] | None) -> Answer:
-    """The answer that a whole chat completion tells of."""
+    """The answer in a whole chat completion."""
     answer = Answer()
     own = fields(response)
     _identify(answer, own)
@@ -141,12 +141,12 @@ def read_response(response: Any, headers: Mapping[str, str] | None) -> Answer:
         if (reason := text(get(choice, "finish_reason")))
     }
     set_finish_reasons(answer, reasons)
-    _account(answer, get(response, "usage"), own, headers)
+    _add_usage_and_timings(answer, get(response, "usage"), own, headers)
     return answer
 
 
 def _position(choice: Any, place: int) -> int:
-    """Which choice it is; of one that does not say so, its ``place`` among those that came with it."""
+    """The index of a choice; where it has none, its ``place`` among the choices that came with it."""
     index = count(get(choice, "index"))
     return place if index is None else index
 
@@ -159,15 +159,17 @@ def _identify(answer: Answer, own: Mapping[str, Any]) -> None:
     answer.service_tier = text(own.get("service_tier")) or answer.service_tier
 
 
-def _account(answer: Answer, usage: Any, told: Mapping[str, Any], headers: Mapping[str, str] | None) -> None:
+def _add_usage_and_timings(
+    answer: Answer, usage: Any, body_fields: Mapping[str, Any], headers: Mapping[str, str] | None
+) -> None:
     if usage is not None:
         answer.usage = read_usage(usage)
-    answer.timings = read_timings(told, fields(usage), headers)
-    told_of = {
+    answer.timings = read_timings(body_fields, fields(usage), headers)
+    attributes = {
         conventions.SYSTEM_FINGERPRINT: answer.fingerprint,
         conventions.SERVICE_TIER: answer.service_tier,
     }
-    answer.extra = {name: value for name, value in told_of.items() if value}
+    answer.extra = {name: value for name, value in attributes.items() if value}
 
 
 def ask_for_usage(body: Mapping[str, Any]) -> Mapping[str, Any] | None:

@@ -24,18 +24,18 @@ def _read_request(body: Mapping[str, Any]) -> Request:
 
 
 def _request_attributes(request: Request) -> dict[str, Any]:
-    found = sampling(request.params, {"p": "top_p", "k": "top_k"})
+    attributes = sampling(request.params, {"p": "top_p", "k": "top_k"})
     if (dimension := count(request.params.get("output_dimension"))) is not None:
-        found[conventions.DIMENSIONS] = dimension
+        attributes[conventions.DIMENSIONS] = dimension
     if request.choices != 1:
-        found[conventions.CHOICE_COUNT] = request.choices
+        attributes[conventions.CHOICE_COUNT] = request.choices
     if kind := text(get(request.params.get("response_format"), "type")):
-        found[conventions.OUTPUT_TYPE] = "json" if kind == "json_object" else "text"
-    return found
+        attributes[conventions.OUTPUT_TYPE] = "json" if kind == "json_object" else "text"
+    return attributes
 
 
-def _kind_of(event: Any) -> int:
-    """By the fields alone: v1's events have ``text``; v2's deltas a message with content, thinking, plan or calls."""
+def _classify_chunk(event: Any) -> int:
+    """The kind of an event by its fields: v1 has ``text``, v2's delta a message of content, thinking, plan or calls."""
     if get(event, "event_type") is not None:  # v1; its last event repeats the whole text
         return OUTPUT if get(event, "text") or get(event, "tool_calls") or get(event, "tool_call_delta") else NOTHING
     message = get(get(event, "delta"), "message")
@@ -45,28 +45,28 @@ def _kind_of(event: Any) -> int:
     return REASONING if get(content, "thinking") or get(message, "tool_plan") else NOTHING
 
 
-def _brought(event: Any) -> tuple[str, int | None]:
+def _chunk_text(event: Any) -> tuple[str, int | None]:
     if get(event, "event_type") is not None:
         return text(get(event, "text")) or "", None
     message = get(get(event, "delta"), "message")
     content = get(message, "content")
-    said = text(get(content, "text")) or text(get(content, "thinking")) or text(get(message, "tool_plan")) or ""
-    return said + (text(get(get(get(message, "tool_calls"), "function"), "arguments")) or ""), None
+    written = text(get(content, "text")) or text(get(content, "thinking")) or text(get(message, "tool_plan")) or ""
+    return written + (text(get(get(get(message, "tool_calls"), "function"), "arguments")) or ""), None
 
 
 def _read_usage(usage: Any) -> Usage:
-    """What was billed, which is what the conventions ask for where both are told; else what was counted.
+    """The billed counts, which the conventions ask for where both are told; else those of ``tokens``.
 
-    A count below what the cache held leaves no prompt to speak of: then the one that was not billed by is taken.
+    A billed input count below the cached tokens cannot be the whole prompt: then the count of ``tokens`` is taken.
     """
     billed, counted = get(usage, "billed_units"), get(usage, "tokens")
     cached = count(get(usage, "cached_tokens"))
-    told = [count(get(source, "input_tokens")) for source in (billed, counted)]
-    inputs = [each for each in told if each is not None and each >= (cached or 0)]
-    outputs = [count(get(source, "output_tokens")) for source in (billed, counted)]
+    input_counts = [count(get(source, "input_tokens")) for source in (billed, counted)]
+    inputs = [tokens for tokens in input_counts if tokens is not None and tokens >= (cached or 0)]
+    output_counts = [count(get(source, "output_tokens")) for source in (billed, counted)]
     return Usage(
         input_tokens=inputs[0] if inputs else None,
-        output_tokens=next((each for each in outputs if each is not None), None),
+        output_tokens=next((tokens for tokens in output_counts if tokens is not None), None),
         cached_tokens=cached,
     )
 
@@ -88,7 +88,7 @@ def _read_response(response: Any, headers: Mapping[str, str] | None) -> Answer:
 
 def _read(answer: Answer, source: Any) -> None:
     answer.id = text(get(source, "response_id")) or answer.id or text(get(source, "id")) or _v1_id(source)
-    reasons = [text(get(each, "finish_reason")) for each in (source, *items(get(source, "generations")))]
+    reasons = [text(get(generation, "finish_reason")) for generation in (source, *items(get(source, "generations")))]
     answer.finish_reasons = tuple(reason for reason in reasons if reason) or answer.finish_reasons
     usage = get(source, "usage") or get(source, "meta")
     if usage is not None:
@@ -100,8 +100,8 @@ def _v1_id(source: Any) -> str | None:
 
 
 def _input(request: Request) -> list[dict[str, Any]]:
-    asked = text(request.params.get("message")) or text(request.params.get("prompt"))
-    return [{"role": "user", "parts": [{"type": "text", "content": asked}]}] if asked else chat_input(request)
+    prompt = text(request.params.get("message")) or text(request.params.get("prompt"))
+    return [{"role": "user", "parts": [{"type": "text", "content": prompt}]}] if prompt else chat_input(request)
 
 
 def _output(answer: Sequence[Any] | Any, streamed: bool) -> list[dict[str, Any]]:
@@ -126,8 +126,8 @@ CHAT = Operation(
     name="chat",
     read_request=_read_request,
     request_attributes=_request_attributes,
-    classify_chunk=_kind_of,
-    chunk_text=_brought,
+    classify_chunk=_classify_chunk,
+    chunk_text=_chunk_text,
     read_chunks=_read_chunks,
     read_response=_read_response,
     system_instructions=lambda request: instructions(request.params.get("preamble")),  # of v1

@@ -1,4 +1,4 @@
-"""What a provider is: a declaration of where its calls are and how to read them. No patching, no clocks, no spans."""
+"""The parts of a provider: declarations of where its calls are and how to read them. No patching, clocks or spans."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ class Operation:
     name: str
     """``gen_ai.operation.name``: chat, text_completion, embeddings, ..."""
     path: str = ""
-    """Of clients that Stainless generates: the request path that means this operation, as the client spells it before
-    it adds a base URL, without a query. A client that spells a whole URL means its end."""
+    """For clients that Stainless generates: the request path that means this operation, as the client spells it before
+    it adds a base URL, without a query. Where a client spells a whole URL, its end is compared."""
     read_request: Callable[[Mapping[str, Any]], Request]
     request_attributes: Callable[[Request], dict[str, Any]]
     """Span attributes of the request, made at the call's end."""
     classify_chunk: Callable[[Any], int]
-    """What a chunk brings: ``NOTHING``, ``REASONING`` or ``OUTPUT`` of ``llmtrace.observe.call``."""
+    """What a chunk contains: ``NOTHING``, ``REASONING`` or ``OUTPUT`` of ``llmtrace.observe.call``."""
     read_chunks: Callable[[Sequence[Any], Mapping[str, str] | None], Answer]
     """The answer, from a stream's first and last chunks (client objects or plain dicts) and the headers."""
     read_response: Callable[[Any, Mapping[str, str] | None], Answer]
     """The answer, from a whole response (a client object or a plain dict) and the headers."""
     chunk_text: Callable[[Any], tuple[str, int | None]] | None = None
-    """What a chunk brings, as text (reasoning and a tool call's arguments too), and how many tokens it lists (None: it
-    does not). Read off a stream's last chunks at its end, and never kept."""
+    """The text in a chunk (reasoning and a tool call's arguments too), and the number of tokens that it lists (None: it
+    lists none). It is read off a stream's last chunks at the stream's end, and never kept."""
     ends: Callable[[Any], bool] | None = None
     """Whether a chunk ends one of several choices, which may be long before the stream's end."""
     announces: bool = False
@@ -52,7 +52,7 @@ class Operation:
     ask_for_usage: Callable[[Mapping[str, Any]], Mapping[str, Any] | None] = lambda body: None
     """A copy of the body that asks for usage in the stream, for the setting that wants it; None: leave it."""
     complete: Callable[[Request, Answer], None] | None = None
-    """Adds to the answer what only the request's mapping leads to: the counters of a model in this process, say."""
+    """Completes the answer from the request's mapping: with the counters of a model in this process, say."""
     system_instructions: Callable[[Request], Any] = lambda request: None
     """Content capture: what the model is told apart from the history, as parts of the GenAI conventions' shape."""
     tool_definitions: Callable[[Request], Any] = lambda request: None
@@ -74,7 +74,7 @@ class Botocore:
     service: str
     """As in ``boto3.client(service)``."""
     asynchronous: bool = False
-    """aiobotocore's rather than botocore's own."""
+    """Whether it is aiobotocore's rather than botocore's own."""
     operation: Callable[[str, Mapping[str, Any]], Operation | None]
     """The operation that an API call is, from its name (``Converse``) and parameters; None: no call to trace. Its
     ``read_request`` gets the parameters, and the name as ``operation``."""
@@ -90,8 +90,8 @@ class Stainless:
     """Module with the client's ``Stream`` and ``AsyncStream``."""
     operations: tuple[Operation, ...]
     own_spans: bool = False
-    """It may open a GenAI span of its own around ``_request``: then that is patched rather than ``request``, so that
-    the span is there to put phases under."""
+    """Whether the client may open a GenAI span of its own around ``_request``: then ``_request`` is patched instead of
+    ``request``, so that the span is there to put phases under."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
@@ -105,23 +105,23 @@ class Method:
     module: str
     """Module that defines it: ``ollama._client``."""
     path: str
-    """Where it is in there: ``Client.chat``, or a function's name."""
+    """The place in that module: ``Client.chat``, or a function's name."""
     operation: Operation
     body: Callable[[Any, tuple[Any, ...], Mapping[str, Any]], Mapping[str, Any] | None]
     """The request as one mapping, from the object and the arguments that the method was called with; None: no call
     to trace."""
     inner: str = ""
-    """Attribute of the stream object it returns that holds the iterator which that pulls from; empty: what it returns
-    for a stream is a bare generator."""
-    kept: Callable[[Any], Sequence[Any]] | None = None
+    """The attribute of the returned stream object that holds the iterator it pulls from; empty: the method returns a
+    bare generator for a stream."""
+    read_stream: Callable[[Any], Sequence[Any]] | None = None
     """Given for a stream object without an inner iterator that timing could go into: its own ``__next__`` and
     ``__anext__`` are timed. What the function reads off that object goes to ``read_chunks`` after the chunks."""
     lazy: bool = False
-    """A function that returns a generator which makes the request when it is first pulled. (Of a method that is a
-    generator itself, this needs no saying.)"""
+    """Whether the method is a function that returns a generator which makes the request when it is first pulled. (A
+    method that is itself a generator does not need this.)"""
     managed: bool = False
-    """A function that ``contextlib`` made of a generator: it returns a context manager, which makes the request when
-    it is entered and then gives the stream object."""
+    """Whether the method is a function that ``contextlib`` made of a generator: it returns a context manager, which
+    makes the request when it is entered and then gives the stream object."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
@@ -129,24 +129,25 @@ class Generate:
     """A model in this process, whose ``generate`` is the call."""
 
     chat: Operation
-    """Of prompts that a chat template made."""
+    """The operation of a call whose prompt a chat template made."""
     completion: Operation
-    """Of all others."""
+    """The operation of every other call."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class Provider:
-    """How one client library is traced. Which library that is, its line in ``llmtrace.providers.CLIENTS`` says."""
+    """How one client library is traced. The line in ``llmtrace.providers.CLIENTS`` says which library that is."""
 
     hooks: tuple[Stainless | Method | Generate, ...]
     provider_name: Callable[[Any, str | None], str]
     """``gen_ai.provider.name``, from the client object and the host it talks to."""
     in_process: bool = False
-    """The model runs in the application's own process: the call's span is of kind INTERNAL."""
+    """Whether the model runs in the application's own process: then the call's span is of kind INTERNAL."""
     base_url: Callable[[Any], Any] = _own_url
     """Where the client object's calls go: a URL, as text or as an object with ``scheme``, ``host`` and ``port``."""
     own_spans: bool = False
-    """It may open a GenAI span of its own beneath the methods that are patched: each call's span is looked for, and
-    only then made, as its request is sent. (Of a client that Stainless generated, ``Stainless.own_spans``.)"""
+    """Whether the client may open a GenAI span of its own beneath the methods that are patched: each call's span is
+    looked for, and only then made, as its request is sent. (For a client that Stainless generated:
+    ``Stainless.own_spans``.)"""
     services: tuple[Botocore, ...] = ()
-    """Of botocore: the services whose calls are traced, instead of hooks."""
+    """The services of botocore whose calls are traced; they stand instead of hooks."""

@@ -20,12 +20,12 @@ def read_request(body: Mapping[str, Any]) -> Request:
 
 def request_attributes(request: Request) -> dict[str, Any]:
     """Dimensions and encoding, where the request says them."""
-    found: dict[str, Any] = {}
+    attributes: dict[str, Any] = {}
     if (dimensions := count(request.params.get("dimensions"))) is not None:
-        found[conventions.DIMENSIONS] = dimensions
+        attributes[conventions.DIMENSIONS] = dimensions
     if encoding := text(request.params.get("encoding_format")):
-        found[conventions.ENCODING_FORMATS] = (encoding,)
-    return found
+        attributes[conventions.ENCODING_FORMATS] = (encoding,)
+    return attributes
 
 
 def read_chunks(chunks: Sequence[Any], headers: Mapping[str, str] | None) -> Answer:

@@ -29,29 +29,29 @@ def _read_request(body: Mapping[str, Any]) -> Request:
 
 def _request_attributes(request: Request) -> dict[str, Any]:
     config = request.params.get("config")
-    found = sampling(config, {"max_output_tokens": "max_tokens"})
+    attributes = sampling(config, {"max_output_tokens": "max_tokens"})
     if (dimension := count(get(config, "output_dimensionality"))) is not None:
-        found[conventions.DIMENSIONS] = dimension
+        attributes[conventions.DIMENSIONS] = dimension
     if request.choices != 1:
-        found[conventions.CHOICE_COUNT] = request.choices
+        attributes[conventions.CHOICE_COUNT] = request.choices
     if kind := text(get(config, "response_mime_type")):
-        found[conventions.OUTPUT_TYPE] = "json" if kind == "application/json" else "text"
+        attributes[conventions.OUTPUT_TYPE] = "json" if kind == "application/json" else "text"
     if level := text(get(get(config, "thinking_config"), "thinking_level")):
-        found[conventions.REASONING_LEVEL] = level.upper()  # so the client sends it, however it was written
-    return found
+        attributes[conventions.REASONING_LEVEL] = level.upper()  # so the client sends it, however it was written
+    return attributes
 
 
 def _parts(chunk: Any) -> list[Any]:
-    found: list[Any] = []
+    parts: list[Any] = []
     for candidate in items(get(chunk, "candidates")):
-        found.extend(items(get(get(candidate, "content"), "parts")))
-    return found
+        parts.extend(items(get(get(candidate, "content"), "parts")))
+    return parts
 
 
 _BRINGS = ("text", "function_call", "inline_data", "executable_code", "code_execution_result", "file_data", "tool_call")
 
 
-def _kind_of(chunk: Any) -> int:
+def _classify_chunk(chunk: Any) -> int:
     """A part that is marked as a thought is reasoning, any other part with something in it is output."""
     kind = NOTHING
     for part in _parts(chunk):
@@ -62,26 +62,26 @@ def _kind_of(chunk: Any) -> int:
     return kind
 
 
-def _brought(chunk: Any) -> tuple[str, int | None]:
+def _chunk_text(chunk: Any) -> tuple[str, int | None]:
     """The text of the parts, thoughts too."""
     return "".join(text(get(part, "text")) or "" for part in _parts(chunk)), None
 
 
 def _read_usage(usage: Any) -> Usage:
     """The prompt's count includes what the cache held; the candidates' count excludes the thoughts."""
-    told = {
+    counts = {
         name: count(get(usage, f"{name}_token_count"))
         for name in ("prompt", "tool_use_prompt", "candidates", "thoughts", "cached_content")
     }
 
     def total(first: str, second: str) -> int | None:
-        return None if told[first] is told[second] is None else (told[first] or 0) + (told[second] or 0)
+        return None if counts[first] is counts[second] is None else (counts[first] or 0) + (counts[second] or 0)
 
     return Usage(
         input_tokens=total("prompt", "tool_use_prompt"),
         output_tokens=total("candidates", "thoughts"),
-        cached_tokens=told["cached_content"],
-        reasoning_tokens=told["thoughts"],
+        cached_tokens=counts["cached_content"],
+        reasoning_tokens=counts["thoughts"],
         input_by_modality=_by_modality(usage, "prompt_tokens_details", "tool_use_prompt_tokens_details"),
         output_by_modality=_by_modality(usage, "candidates_tokens_details"),
         cached_by_modality=_by_modality(usage, "cache_tokens_details"),
@@ -90,12 +90,12 @@ def _read_usage(usage: Any) -> Usage:
 
 def _by_modality(usage: Any, *fields: str) -> dict[str, int]:
     """Tokens of each modality, whose names are Google's in small letters: text, image, audio, video, document."""
-    found: dict[str, int] = {}
+    tokens_by_modality: dict[str, int] = {}
     for part in (part for field in fields for part in items(get(usage, field))):
         name, tokens = text(get(part, "modality")), count(get(part, "token_count"))
         if name and tokens and name != "MODALITY_UNSPECIFIED":
-            found[name.lower()] = found.get(name.lower(), 0) + tokens
-    return found
+            tokens_by_modality[name.lower()] = tokens_by_modality.get(name.lower(), 0) + tokens
+    return tokens_by_modality
 
 
 def _read_chunks(chunks: Sequence[Any], headers: Mapping[str, str] | None) -> Answer:
@@ -119,10 +119,12 @@ def _read_response(response: Any, headers: Mapping[str, str] | None) -> Answer:
 
 
 def _read_embeddings(response: Any, headers: Mapping[str, str] | None) -> Answer:
-    counts = [number(get(get(each, "statistics"), "token_count")) for each in items(get(response, "embeddings"))]
-    told = [int(each) for each in counts if each is not None]
+    counts = [
+        number(get(get(embedding, "statistics"), "token_count")) for embedding in items(get(response, "embeddings"))
+    ]
+    input_tokens = [int(tokens) for tokens in counts if tokens is not None]
     prompt = count(get(get(response, "usage_metadata"), "prompt_token_count"))
-    return Answer(usage=Usage(input_tokens=sum(told) if told else prompt))
+    return Answer(usage=Usage(input_tokens=sum(input_tokens) if input_tokens else prompt))
 
 
 def _message(content: Any, role: str) -> dict[str, Any]:
@@ -149,23 +151,25 @@ def _input(request: Request) -> list[dict[str, Any]]:
 
 
 def _instructions(request: Request) -> list[dict[str, Any]]:
-    given = get(request.params.get("config"), "system_instruction")
-    return instructions(items(get(given, "parts")) or ([given] if get(given, "text") else given))
+    instruction = get(request.params.get("config"), "system_instruction")
+    return instructions(
+        items(get(instruction, "parts")) or ([instruction] if get(instruction, "text") else instruction)
+    )
 
 
 def _tools(request: Request) -> list[dict[str, Any]]:
-    """Functions that are declared or given as such; of what Google has built in, the field's name."""
-    found: list[dict[str, Any]] = []
-    for given in items(get(request.params.get("config"), "tools")):
-        if callable(given):
-            found.append(tool(given))
-        elif isinstance(given, Mapping) or hasattr(type(given), "model_fields"):
-            for name, value in fields(given).items():
+    """The tools: declared functions and Python functions by name, Google's built-in ones by their field's name."""
+    definitions: list[dict[str, Any]] = []
+    for entry in items(get(request.params.get("config"), "tools")):
+        if callable(entry):
+            definitions.append(tool(entry))
+        elif isinstance(entry, Mapping) or hasattr(type(entry), "model_fields"):
+            for name, value in fields(entry).items():
                 if name in ("function_declarations", "functionDeclarations"):
-                    found += [{"type": "function", "name": tool(each)["name"]} for each in items(value)]
+                    definitions += [{"type": "function", "name": tool(function)["name"]} for function in items(value)]
                 elif value is not None:
-                    found.append({"type": name, "name": name})
-    return found
+                    definitions.append({"type": name, "name": name})
+    return definitions
 
 
 def _output(answer: Sequence[Any] | Any, streamed: bool) -> list[dict[str, Any]]:
@@ -185,8 +189,8 @@ GENERATE = Operation(
     name="generate_content",
     read_request=_read_request,
     request_attributes=_request_attributes,
-    classify_chunk=_kind_of,
-    chunk_text=_brought,
+    classify_chunk=_classify_chunk,
+    chunk_text=_chunk_text,
     ends=lambda chunk: any(get(each, "finish_reason") for each in items(get(chunk, "candidates"))),
     read_chunks=_read_chunks,
     read_response=_read_response,

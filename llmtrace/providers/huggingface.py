@@ -22,29 +22,29 @@ def text_request_attributes(request: Request) -> dict[str, Any]:
     return sampling(request.params, {"max_new_tokens": "max_tokens"})
 
 
-def text_kind_of(chunk: Any) -> int:
-    """Text, or a token that is no special one (an end of sequence, say)."""
+def classify_text_chunk(chunk: Any) -> int:
+    """``OUTPUT`` for text, and for a token that is not special (an end of sequence, say); else ``NOTHING``."""
     if isinstance(chunk, str):
         return OUTPUT if chunk else NOTHING
     token = get(chunk, "token")
     return OUTPUT if get(token, "text") and get(token, "special") is not True else NOTHING
 
 
-def _text_brought(chunk: Any) -> tuple[str, int | None]:
-    """A chunk's text; with details each chunk is one token."""
+def _text_of_chunk(chunk: Any) -> tuple[str, int | None]:
+    """The text of a chunk, and its token count: with details each chunk is one token."""
     if isinstance(chunk, str):
         return chunk, None
-    said = text(get(get(chunk, "token"), "text"))
-    return said or "", 1 if said else None
+    token_text = text(get(get(chunk, "token"), "text"))
+    return token_text or "", 1 if token_text else None
 
 
 def read_text_chunks(chunks: Sequence[Any], headers: Mapping[str, str] | None) -> Answer:
-    """The answer that the last item of a detailed stream tells of."""
+    """The answer in the last item of a detailed stream."""
     return read_text(chunks[-1] if chunks else None, headers)
 
 
 def read_text(response: Any, headers: Mapping[str, str] | None) -> Answer:
-    """The answer that a detailed generation tells of, and the server's timings, which are in its headers."""
+    """The answer in a detailed generation, and the server's timings, which are in its headers."""
     details = get(response, "details")
     reason = text(get(details, "finish_reason"))
     return Answer(
@@ -65,14 +65,14 @@ def text_input(request: Request) -> list[dict[str, Any]]:
 def text_output(answer: Sequence[Any] | Any, streamed: bool) -> list[dict[str, Any]]:
     """The text received, as a message."""
     if streamed:
-        said = "".join(
+        written = "".join(
             chunk if isinstance(chunk, str) else text(get(get(chunk, "token"), "text")) or "" for chunk in answer
         )
         end = get(get(answer[-1], "details"), "finish_reason") if answer else None
     else:
-        said = answer if isinstance(answer, str) else text(get(answer, "generated_text")) or ""
+        written = answer if isinstance(answer, str) else text(get(answer, "generated_text")) or ""
         end = get(get(answer, "details"), "finish_reason")
-    parts = [{"type": "text", "content": said}] if said else []
+    parts = [{"type": "text", "content": written}] if written else []
     return [{"role": "assistant", "parts": parts, "finish_reason": text(end) or "stop"}]
 
 
@@ -80,8 +80,8 @@ TEXT = Operation(
     name="text_completion",
     read_request=CHAT.read_request,
     request_attributes=text_request_attributes,
-    classify_chunk=text_kind_of,
-    chunk_text=_text_brought,
+    classify_chunk=classify_text_chunk,
+    chunk_text=_text_of_chunk,
     read_chunks=read_text_chunks,
     read_response=read_text,
     input_messages=text_input,
@@ -100,7 +100,7 @@ _Body = Callable[[Any, tuple[Any, ...], Mapping[str, Any]], Mapping[str, Any] | 
 
 
 def _arguments(first: str) -> _Body:
-    """What a method was called with, as one mapping. A URL, which may be given as the model, names none."""
+    """A call's arguments as one mapping. Where the model is a URL, the model's name is None."""
 
     def body(client: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
         model = text(kwargs.get("model")) or text(client.model)
@@ -116,17 +116,17 @@ def _is_url(model: str) -> bool:
 
 
 def base_url(client: Any) -> str | None:
-    """The URL that the client was given; of a hosted provider, the first attempt tells."""
+    """The URL that the client was given as its model; None for a hosted provider, which the first attempt shows."""
     model = text(client.model)
     return model if model is not None and _is_url(model) else None
 
 
 def provider_name(client: Any, host: str | None) -> str:
-    """The inference provider that was asked for, by the conventions' names, or whom a known host belongs to."""
-    chosen = text(getattr(client, "provider", None))
-    if chosen is None or chosen in ("auto", "hf-inference"):
+    """The inference provider that the client was made for, by the conventions' name; ``huggingface`` by default."""
+    provider = text(getattr(client, "provider", None))
+    if provider is None or provider in ("auto", "hf-inference"):
         return "huggingface"
-    return _PROVIDERS.get(chosen, chosen)
+    return _PROVIDERS.get(provider, provider)
 
 
 _PROVIDERS = {"fireworks-ai": "fireworks_ai", "together": "together_ai"}

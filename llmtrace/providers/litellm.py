@@ -52,65 +52,66 @@ _BARE = {
 }
 """Beginnings of model names that LiteLLM takes without the provider's name before them."""
 
-_USAGE = "usage"
-_SERVED = "custom_llm_provider"
+_USAGE_FIELD = "usage"
+_PROVIDER_FIELD = "custom_llm_provider"
 
 
 def read_request(body: Mapping[str, Any]) -> Request:
-    """Model, stream and number of choices, and whom the call will go to, as far as its arguments tell."""
+    """The model, the stream flag, the number of choices, and the provider as far as the arguments tell it."""
     request = openai.CHAT.read_request(body)
-    model, chosen = request.model or "", text(body.get(_SERVED))
-    if chosen is None and "/" in model:
-        chosen = model.partition("/")[0]
-    if chosen is not None:
-        request.provider = _PROVIDERS.get(chosen, chosen)
+    model, provider = request.model or "", text(body.get(_PROVIDER_FIELD))
+    if provider is None and "/" in model:
+        provider = model.partition("/")[0]
+    if provider is not None:
+        request.provider = _PROVIDERS.get(provider, provider)
     else:
         request.provider = next((name for start, name in _BARE.items() if model.startswith(start)), "litellm")
     return request
 
 
 def read_routed(body: Mapping[str, Any]) -> Request:
-    """The same for a router, whose model names are its own."""
+    """The request of a router, whose model names are the application's own and name no provider."""
     return replace(openai.CHAT.read_request(body), provider="litellm")
 
 
-def kept(stream: Any) -> list[dict[str, Any]]:
-    """What the stream object holds beside what it handed out: the usage that was reported, and who served."""
+def read_stream(stream: Any) -> list[dict[str, Any]]:
+    """One mapping of what a stream object holds beside its chunks: the usage that was reported, and the provider."""
     chunks = get(stream, "chunks") or get(get(stream, "completion_stream"), "chunks")
-    found: dict[str, Any] = {_SERVED: get(stream, _SERVED)}
+    reported: dict[str, Any] = {_PROVIDER_FIELD: get(stream, _PROVIDER_FIELD)}
     for chunk in items(chunks)[-4:]:
-        if (usage := _reported(chunk)) is not None:
-            found |= {**extras(chunk), _USAGE: usage}
-    return [found]
+        if (usage := _reported_usage(chunk)) is not None:
+            reported |= {**extras(chunk), _USAGE_FIELD: usage}
+    return [reported]
 
 
 def read_chunks(chunks: Sequence[Any], headers: Mapping[str, str] | None) -> Answer:
-    """The answer, from the chunks handed out (objects) and from what the stream object kept (mappings)."""
-    told = [chunk for chunk in chunks if isinstance(chunk, dict)]
-    answer = openai.CHAT.read_chunks([*chunks, *told], headers)
-    if not any(_USAGE in more for more in told):
+    """The answer, from the chunks handed out (objects) and from what the stream object keeps (mappings)."""
+    stream_facts = [chunk for chunk in chunks if isinstance(chunk, dict)]
+    answer = openai.CHAT.read_chunks([*chunks, *stream_facts], headers)
+    if not any(_USAGE_FIELD in facts for facts in stream_facts):
         answer.usage = Usage()  # what was handed out is LiteLLM's own count
-    return _served(answer, told[-1] if told else None)
+    return _set_provider(answer, stream_facts[-1] if stream_facts else None)
 
 
 def read_response(response: Any, headers: Mapping[str, str] | None) -> Answer:
     """The answer that a whole response tells of."""
     answer = openai.CHAT.read_response(response, headers)
-    if _reported(response) is None:
+    if _reported_usage(response) is None:
         answer.usage = Usage()
-    return _served(answer, getattr(response, "_hidden_params", None))
+    return _set_provider(answer, getattr(response, "_hidden_params", None))
 
 
-def _reported(source: Any) -> Any:
-    """The usage, None where there was none: LiteLLM puts one of noughts there, and no prompt has no tokens."""
-    usage = get(source, _USAGE)
+def _reported_usage(source: Any) -> Any:
+    """The usage that the provider reported; None where LiteLLM filled in one of zeros (no prompt has 0 tokens)."""
+    usage = get(source, _USAGE_FIELD)
     return usage if get(usage, "prompt_tokens") else None
 
 
-def _served(answer: Answer, source: Any) -> Answer:
-    served = text(get(source, _SERVED))
-    if served is not None and served != "cached_response":
-        answer.provider = _PROVIDERS.get(served, served)
+def _set_provider(answer: Answer, source: Any) -> Answer:
+    """Set the provider that ``source`` names; an answer from LiteLLM's own cache names none."""
+    provider = text(get(source, _PROVIDER_FIELD))
+    if provider is not None and provider != "cached_response":
+        answer.provider = _PROVIDERS.get(provider, provider)
     return answer
 
 
@@ -161,7 +162,7 @@ LITELLM = Provider(
             path=f"{owner}{prefix}{name}",
             operation=replace(operation, read_request=read_routed) if owner else operation,
             body=_arguments(*names),
-            kept=kept,
+            read_stream=read_stream,
         )
         for module, owner in (*_PLACES, *_ROUTERS)
         for name, operation, names in _FUNCTIONS

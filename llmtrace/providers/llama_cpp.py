@@ -23,7 +23,7 @@ _MODEL, _BEFORE = "llama", "before"
 
 
 class Counters(NamedTuple):
-    """Sums since the context was made. Times in ms."""
+    """llama.cpp's sums since the context was made: times in milliseconds, and token counts."""
 
     prompt_ms: float
     token_ms: float
@@ -37,14 +37,14 @@ def read_counters(model: Any) -> Counters | None:
     library = sys.modules.get("llama_cpp")
     if context is None or library is None or getattr(model.context_params, "no_perf", False):
         return None
-    told = library.llama_perf_context(context)
-    prompt_ms, token_ms = told.t_p_eval_ms, told.t_eval_ms
-    # It says one where there was none yet.
-    return Counters(prompt_ms, token_ms, told.n_p_eval if prompt_ms else 0, told.n_eval if token_ms else 0)
+    perf = library.llama_perf_context(context)
+    prompt_ms, token_ms = perf.t_p_eval_ms, perf.t_eval_ms
+    # llama.cpp reports a count of 1 where nothing has been evaluated yet.
+    return Counters(prompt_ms, token_ms, perf.n_p_eval if prompt_ms else 0, perf.n_eval if token_ms else 0)
 
 
 def complete(request: Request, answer: Answer) -> None:
-    """Add to the answer what the counters say of this call."""
+    """Add this call's share of the counters to the answer: times in seconds, cached tokens, output tokens."""
     if answer.model is not None:
         answer.model = os.path.basename(answer.model)  # it is a path
     before, after = request.params.get(_BEFORE), read_counters(request.params.get(_MODEL))

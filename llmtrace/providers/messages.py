@@ -12,11 +12,11 @@ from llmtrace.providers.declare import Request
 from llmtrace.providers.safe import get, items, text
 
 
-def instructions(given: Any) -> list[dict[str, Any]]:
-    """What a model is told apart from the history, a text or a list of texts and text blocks, as parts."""
-    told = [given] if isinstance(given, str) else items(given)
-    texts = (each if isinstance(each, str) else text(get(each, "text")) for each in told)
-    return [{"type": "text", "content": said} for said in texts if said]
+def instructions(system: Any) -> list[dict[str, Any]]:
+    """System instructions as parts of a message, from a text or from a list of texts and text blocks."""
+    blocks = [system] if isinstance(system, str) else items(system)
+    texts = (block if isinstance(block, str) else text(get(block, "text")) for block in blocks)
+    return [{"type": "text", "content": string} for string in texts if string]
 
 
 def system_text(request: Request) -> list[dict[str, Any]]:
@@ -27,18 +27,18 @@ def system_text(request: Request) -> list[dict[str, Any]]:
 def tool_definitions(request: Request) -> list[dict[str, Any]]:
     """The tools of a request's ``tools`` or, in OpenAI's older API, ``functions``."""
     params = request.params
-    return [tool(given) for given in (*items(params.get("tools")), *items(params.get("functions")))]
+    return [tool(definition) for definition in (*items(params.get("tools")), *items(params.get("functions")))]
 
 
-def tool(given: Any) -> dict[str, Any]:
-    """A tool's type and name, whatever API's it is; what it does and takes is left out, as the conventions advise.
+def tool(definition: Any) -> dict[str, Any]:
+    """The type and name of a tool of any API; description and parameters are left out, as the conventions advise.
 
     The name may lie beside the type, or in an object named after it. A tool that a provider has built in may have no
     name but its type.
     """
-    kind = text(get(given, "type")) or "function"
-    name = text(get(given, "name")) or text(get(get(given, kind), "name"))
-    return {"type": kind, "name": name or text(getattr(given, "__name__", None)) or kind}
+    kind = text(get(definition, "type")) or "function"
+    name = text(get(definition, "name")) or text(get(get(definition, kind), "name"))
+    return {"type": kind, "name": name or text(getattr(definition, "__name__", None)) or kind}
 
 
 def chat_input(request: Request) -> list[dict[str, Any]]:
@@ -53,7 +53,11 @@ def prompt_input(request: Request) -> list[dict[str, Any]]:
     """The prompts of a text completion, as messages."""
     prompt = request.params.get("prompt")
     prompts = [prompt] if isinstance(prompt, str) else items(prompt)
-    return [{"role": "user", "parts": [{"type": "text", "content": sent}]} for sent in prompts if isinstance(sent, str)]
+    return [
+        {"role": "user", "parts": [{"type": "text", "content": string}]}
+        for string in prompts
+        if isinstance(string, str)
+    ]
 
 
 def chat_output(answer: Sequence[Any] | Any, streamed: bool) -> list[dict[str, Any]]:
@@ -71,7 +75,7 @@ def chat_output(answer: Sequence[Any] | Any, streamed: bool) -> list[dict[str, A
 
 
 def _text(choice: Any) -> list[dict[str, Any]]:
-    """What a text completion's choice says."""
+    """The text of a text completion's choice, as parts of a message."""
     return [{"type": "text", "content": written}] if (written := text(get(choice, "text"))) else []
 
 
@@ -136,13 +140,13 @@ def _join(chunks: Sequence[Any]) -> list[dict[str, Any]]:
 
 def blocks_input(request: Request) -> list[dict[str, Any]]:
     """The messages sent."""
-    sent = [
+    messages = [
         (text(get(message, "role")) or "user", get(message, "content"))
         for message in items(request.params.get("messages"))
     ]
     if prompt := text(request.params.get("prompt")):
-        sent.append(("user", prompt))
-    return [{"role": role, "parts": _blocks(content)} for role, content in sent]
+        messages.append(("user", prompt))
+    return [{"role": role, "parts": _blocks(content)} for role, content in messages]
 
 
 def blocks_output(answer: Sequence[Any] | Any, streamed: bool) -> list[dict[str, Any]]:
@@ -154,13 +158,13 @@ def blocks_output(answer: Sequence[Any] | Any, streamed: bool) -> list[dict[str,
         for event in items(answer):
             block, delta = get(event, "content_block"), get(event, "delta")
             if block is not None:
-                named = ("type", "text", "thinking", "id", "name", "content", "tool_use_id")
-                built[get(event, "index") or 0] = {name: get(block, name) for name in named} | {"input": ""}
+                block_fields = ("type", "text", "thinking", "id", "name", "content", "tool_use_id")
+                built[get(event, "index") or 0] = {name: get(block, name) for name in block_fields} | {"input": ""}
             end = text(get(delta, "stop_reason")) or end
             whole = built.get(get(event, "index") or 0) if get(event, "type") == "content_block_delta" else None
             if whole is not None:
-                for said, name in (("text", "text"), ("thinking", "thinking"), ("partial_json", "input")):
-                    whole[name] = (whole.get(name) or "") + (text(get(delta, said)) or "")
+                for delta_field, name in (("text", "text"), ("thinking", "thinking"), ("partial_json", "input")):
+                    whole[name] = (whole.get(name) or "") + (text(get(delta, delta_field)) or "")
         content = [block for _, block in sorted(built.items())]
     return [{"role": "assistant", "parts": _blocks(content), "finish_reason": end or "error"}]
 

@@ -29,19 +29,19 @@ _LAYOUTS = (
 
 
 def _request_attributes(request: Request) -> dict[str, Any]:
-    found = openai.request_attributes(request)
+    attributes = openai.request_attributes(request)
     for name, attribute, accept in (
         ("random_seed", conventions.SEED, count),
         ("output_dimension", conventions.DIMENSIONS, count),
         ("agent_id", conventions.AGENT_ID, text),
     ):
         if (value := accept(request.params.get(name))) is not None:
-            found[attribute] = value
-    return found
+            attributes[attribute] = value
+    return attributes
 
 
-def _kind_of(event: Any) -> int:
-    """As OpenAI's, and a delta's content may be a list of parts, of which those of type thinking are reasoning."""
+def _classify_chunk(event: Any) -> int:
+    """The kind of a chunk as in OpenAI's API; content may also be a list of parts, where type thinking is reasoning."""
     chunk = get(event, "data")
     for choice in items(get(chunk, "choices")):
         parts = items(get(get(choice, "delta"), "content"))
@@ -52,32 +52,34 @@ def _kind_of(event: Any) -> int:
     return openai.classify_chunk(chunk)
 
 
-def _brought(event: Any) -> tuple[str, int | None]:
+def _chunk_text(event: Any) -> tuple[str, int | None]:
     chunk = get(event, "data")
-    said, tokens = openai.chunk_text(chunk)
+    written, tokens = openai.chunk_text(chunk)
     for choice in items(get(chunk, "choices")):
         for part in items(get(get(choice, "delta"), "content")):
-            said += text(get(part, "text")) or "".join(
+            written += text(get(part, "text")) or "".join(
                 text(get(piece, "text")) or "" for piece in items(get(part, "thinking"))
             )
-    return said, tokens
+    return written, tokens
 
 
 def _read_chunks(events: Sequence[Any], headers: Mapping[str, str] | None) -> Answer:
-    return _tiered(openai.read_chunks([get(event, "data") for event in events], headers), get(events[-1], "data"))
+    return _correct_answer(
+        openai.read_chunks([get(event, "data") for event in events], headers), get(events[-1], "data")
+    )
 
 
 def _read_response(response: Any, headers: Mapping[str, str] | None) -> Answer:
-    return _tiered(openai.read_response(response, headers), response)
+    return _correct_answer(openai.read_response(response, headers), response)
 
 
-def _tiered(answer: Answer, source: Any) -> Answer:
-    """The service tier, which Mistral tells among the usage; and no count that is only the client's default."""
+def _correct_answer(answer: Answer, source: Any) -> Answer:
+    """Add the service tier, which Mistral puts into the usage, and remove counts that are the client's defaults."""
     usage = get(source, "usage")
-    told = getattr(usage, "model_fields_set", None)
-    if told is not None and "prompt_tokens" not in told:
+    fields_set = getattr(usage, "model_fields_set", None)
+    if fields_set is not None and "prompt_tokens" not in fields_set:
         answer.usage.input_tokens = None
-    if told is not None and "completion_tokens" not in told:
+    if fields_set is not None and "completion_tokens" not in fields_set:
         answer.usage.output_tokens = None
     if tier := text(get(usage, "service_tier")):
         answer.service_tier = tier
@@ -106,8 +108,8 @@ CHAT = replace(
     openai.CHAT,
     path="",
     request_attributes=_request_attributes,
-    classify_chunk=_kind_of,
-    chunk_text=_brought,
+    classify_chunk=_classify_chunk,
+    chunk_text=_chunk_text,
     ends=lambda event: openai.ends(get(event, "data")),
     read_chunks=_read_chunks,
     read_response=_read_response,

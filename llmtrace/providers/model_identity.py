@@ -1,4 +1,4 @@
-"""Which model and which tokenizer a local call ran on: short hashes of what makes them what they are.
+"""Fingerprints of the model and the tokenizer that a local call ran on: short hashes of what defines them.
 
 A model's fingerprint covers its config, its parameters' names, shapes and types (and with them the quantization), the
 headers of its weight files where these are on this machine, its revision on the hub, and the adapters in use. The
@@ -29,12 +29,12 @@ class Adapter:
     name: str
     rank: int | None
     merged: bool
-    """Its weights are added into the base's, so that it costs nothing per token."""
+    """Whether its weights are added into the base's, so that it costs nothing per token."""
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A model as it is now."""
+    """A model's fingerprint, number type, quantization and active adapters at one moment."""
 
     fingerprint: str
     dtype: str | None
@@ -44,7 +44,7 @@ class Identity:
 
 @dataclass(slots=True)
 class _Known:
-    """What was found out about one model object; ``token`` says whether it still holds."""
+    """What is remembered of one model object, as long as its ``token`` (type, adapters, quantizer) stays the same."""
 
     token: tuple[Any, ...]
     digest: str
@@ -59,12 +59,12 @@ _tokenizers: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
 
 
 def model_name(model: Any) -> str:
-    """The name that a model was loaded by: of a hub model as it is, of a folder its last part, else the class's."""
-    given = str(getattr(getattr(model, "config", None), "_name_or_path", "") or "")
-    if not given:
+    """The name that a model was loaded by: a hub name as it is, the last part of a folder, else the class's name."""
+    name_or_path = str(getattr(getattr(model, "config", None), "_name_or_path", "") or "")
+    if not name_or_path:
         return type(model).__name__
-    path = Path(given)
-    return path.name if path.is_absolute() or given.startswith((".", "~")) or path.is_dir() else given
+    path = Path(name_or_path)
+    return path.name if path.is_absolute() or name_or_path.startswith((".", "~")) or path.is_dir() else name_or_path
 
 
 def identify(model: Any) -> Identity:
@@ -73,11 +73,11 @@ def identify(model: Any) -> Identity:
     token = (str(getattr(model, "dtype", None)), _adapter_names(model), id(getattr(model, "hf_quantizer", None)))
     known = _models.get(model)
     if known is None or known.token != token:
-        known = _models[model] = _look(model, token)
+        known = _models[model] = _read_model(model, token)
     adapters = _adapters(model, known.layer)
     digest = known.digest
     if adapters:
-        digest = _hash([digest, [[each.name, each.rank] for each in adapters]])
+        digest = _hash([digest, [[adapter.name, adapter.rank] for adapter in adapters]])
     return Identity(digest, known.dtype, known.quantization, adapters)
 
 
@@ -96,31 +96,31 @@ def identify_engine(config: Any) -> Identity:
 
 def identify_tokenizer(tokenizer: Any) -> str:
     """A hash of the tokenizer's class, size, special tokens, chat template and 64 tokens spread over its vocabulary."""
-    known = _tokenizers.get(tokenizer)
-    if known is not None:
-        return known
+    remembered = _tokenizers.get(tokenizer)
+    if remembered is not None:
+        return remembered
     size = len(tokenizer)
-    spread = sorted({index * size // _SAMPLED_TOKENS for index in range(_SAMPLED_TOKENS)}) if size else []
+    sampled_ids = sorted({index * size // _SAMPLED_TOKENS for index in range(_SAMPLED_TOKENS)}) if size else []
     special = {name: str(value) for name, value in dict(tokenizer.special_tokens_map).items()}
     template = getattr(tokenizer, "chat_template", None)
-    sample = tokenizer.convert_ids_to_tokens(spread)
-    found = _hash([type(tokenizer).__name__, size, special, template, sample])
-    _tokenizers[tokenizer] = found
-    return found
+    sample = tokenizer.convert_ids_to_tokens(sampled_ids)
+    fingerprint = _hash([type(tokenizer).__name__, size, special, template, sample])
+    _tokenizers[tokenizer] = fingerprint
+    return fingerprint
 
 
-def _look(model: Any, token: tuple[Any, ...]) -> _Known:
+def _read_model(model: Any, token: tuple[Any, ...]) -> _Known:
     config = getattr(model, "config", None)
-    told: Mapping[str, Any] = config.to_dict() if config is not None else {}
-    shape = {name: value for name, value in told.items() if not name.startswith("_") and name not in _VOLATILE}
+    settings: Mapping[str, Any] = config.to_dict() if config is not None else {}
+    shape = {name: value for name, value in settings.items() if not name.startswith("_") and name not in _VOLATILE}
     kinds: set[str] = set()
     tensors: list[Any] = []
     for name, tensor in chain(model.named_parameters(), model.named_buffers()):
         if "lora_" in name:
-            continue  # told by the adapters, of which another set may be active in the next call
+            continue  # the adapters are hashed by themselves: another set may be active in the next call
         kinds.add(type(getattr(tensor, "data", tensor)).__name__)
         tensors.append([name.replace(".base_layer.", "."), list(tensor.shape), str(tensor.dtype)])
-    quantization = _quantization(told, kinds)
+    quantization = _quantization(settings, kinds)
     digest = _hash(
         [type(model).__name__, shape, tensors, quantization, getattr(config, "_commit_hash", None)],
         *_headers(config),
@@ -131,12 +131,12 @@ def _look(model: Any, token: tuple[Any, ...]) -> _Known:
 
 
 def _quantization(config: Mapping[str, Any], kinds: set[str]) -> str | None:
-    """The method that the config names, else the class of weights that are no plain tensors (torchao's)."""
-    named = config.get("quantization_config")
-    if named is not None:
-        told = named if isinstance(named, Mapping) else getattr(named, "__dict__", {})
-        method = str(getattr(told.get("quant_method"), "value", told.get("quant_method")) or "quantized")
-        bits = 4 if told.get("load_in_4bit") else 8 if told.get("load_in_8bit") else told.get("bits")
+    """The quantization that the config names, else the class of weights that are not plain tensors (torchao's)."""
+    quantization = config.get("quantization_config")
+    if quantization is not None:
+        settings = quantization if isinstance(quantization, Mapping) else getattr(quantization, "__dict__", {})
+        method = str(getattr(settings.get("quant_method"), "value", settings.get("quant_method")) or "quantized")
+        bits = 4 if settings.get("load_in_4bit") else 8 if settings.get("load_in_8bit") else settings.get("bits")
         return f"{method}-{bits}bit" if isinstance(bits, int) else method
     special = sorted(kinds - {"Tensor", "Parameter"})
     return ",".join(special) or None
@@ -155,7 +155,7 @@ def _headers(config: Any) -> Iterator[bytes]:
 
 
 def _folder(config: Any) -> Path | None:
-    """The folder with the weights: the one named, or the hub's cache of this revision. Looks nothing up elsewhere."""
+    """The local folder with the weights: the one named, or the hub's cache of this revision; None if neither exists."""
     name = str(getattr(config, "_name_or_path", "") or "")
     if not name:
         return None
@@ -179,7 +179,7 @@ def _is_adapted(module: Any) -> bool:
 
 
 def _adapters(model: Any, layer: Any) -> tuple[Adapter, ...]:
-    """The adapters that a forward pass goes through now, by PEFT's own account."""
+    """The adapters that a forward pass goes through now, as PEFT's layer lists them."""
     if layer is None:
         return ()
     merged = set(getattr(layer, "merged_adapters", ()))

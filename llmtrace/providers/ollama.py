@@ -26,33 +26,33 @@ def read_request(body: Mapping[str, Any]) -> Request:
 
 def request_attributes(request: Request) -> dict[str, Any]:
     """The conventions' ``gen_ai.request.*`` attributes, from ``options``, ``think`` and ``format``."""
-    found = sampling(get(request.params, "options"), {"num_predict": "max_tokens"})
+    attributes = sampling(get(request.params, "options"), {"num_predict": "max_tokens"})
     if level := text(request.params.get("think")):
-        found[conventions.REASONING_LEVEL] = level
+        attributes[conventions.REASONING_LEVEL] = level
     if request.params.get("format"):
-        found[conventions.OUTPUT_TYPE] = "json"
-    return found
+        attributes[conventions.OUTPUT_TYPE] = "json"
+    return attributes
 
 
 def classify_chunk(chunk: Any) -> int:
-    """What a line brings: text, a tool call, an image, or thinking."""
-    said = get(chunk, "message")
-    if said is None:
-        said = chunk
-    if get(said, "content") or get(said, "response") or get(said, "tool_calls") or get(said, "image"):
+    """Whether a line contains output (text, a tool call, an image), thinking, or neither."""
+    message = get(chunk, "message")
+    if message is None:
+        message = chunk
+    if get(message, "content") or get(message, "response") or get(message, "tool_calls") or get(message, "image"):
         return OUTPUT
-    return REASONING if get(said, "thinking") else NOTHING
+    return REASONING if get(message, "thinking") else NOTHING
 
 
 def chunk_text(chunk: Any) -> tuple[str, int | None]:
-    """A line's text or thinking, and the tokens that its log probabilities list."""
-    said = _said(chunk)
-    written = text(said["content"]) or text(said["reasoning_content"]) or ""
+    """The text or thinking of a line, and the number of tokens that its log probabilities list."""
+    message = _openai_message(chunk)
+    written = text(message["content"]) or text(message["reasoning_content"]) or ""
     return written, len(items(get(chunk, "logprobs"))) or None
 
 
 def read_chunks(chunks: Sequence[Any], headers: Mapping[str, str] | None) -> Answer:
-    """The answer that a stream's last line tells of, the model that its first one does."""
+    """The answer in a stream's last line; where that is missing, the model named in the first."""
     answer = Answer()
     for chunk in chunks:
         if get(chunk, "done") is True:
@@ -63,10 +63,10 @@ def read_chunks(chunks: Sequence[Any], headers: Mapping[str, str] | None) -> Ans
 
 
 def read_response(response: Any, headers: Mapping[str, str] | None) -> Answer:
-    """The answer that a whole response, or a stream's last line, tells of.
+    """The answer in a whole response or in a stream's last line.
 
     ``prompt_eval_count`` is left out where the server took the whole prompt from its cache, in versions up to 0.1; then
-    the input tokens are not known. Cached tokens are never told.
+    the input tokens are not known. Cached tokens are never reported.
     """
     reason = text(get(response, "done_reason"))
     load = read_model_load(fields(response))
@@ -88,28 +88,32 @@ def generate_input(request: Request) -> list[dict[str, Any]]:
 
 
 def output_messages(answer: Sequence[Any] | Any, streamed: bool) -> list[dict[str, Any]]:
-    """The messages received, by way of the shape that OpenAI gives them."""
+    """The messages received, read through OpenAI's shape."""
     if not streamed:
         return chat_output(
-            {"choices": [{"message": _said(answer), "finish_reason": get(answer, "done_reason")}]}, False
+            {"choices": [{"message": _openai_message(answer), "finish_reason": get(answer, "done_reason")}]}, False
         )
     return chat_output(
-        [{"choices": [{"delta": _said(chunk), "finish_reason": get(chunk, "done_reason")}]} for chunk in items(answer)],
+        [
+            {"choices": [{"delta": _openai_message(chunk), "finish_reason": get(chunk, "done_reason")}]}
+            for chunk in items(answer)
+        ],
         True,
     )
 
 
-def _said(source: Any) -> dict[str, Any]:
-    message = get(source, "message")
-    said = source if message is None else message
+def _openai_message(source: Any) -> dict[str, Any]:
+    """The message of a chat answer, or the text of a generate answer, in OpenAI's shape."""
+    inner = get(source, "message")
+    message = source if inner is None else inner
     calls = [
         {"index": index, "id": None, "function": get(call, "function")}
-        for index, call in enumerate(items(get(said, "tool_calls")))
+        for index, call in enumerate(items(get(message, "tool_calls")))
     ]
     return {
-        "role": get(said, "role"),
-        "content": get(said, "content") or get(said, "response"),
-        "reasoning_content": get(said, "thinking"),
+        "role": get(message, "role"),
+        "content": get(message, "content") or get(message, "response"),
+        "reasoning_content": get(message, "thinking"),
         "tool_calls": calls,
     }
 

@@ -1,4 +1,4 @@
-"""The openai client: its operations, and whose API it is really talking to.
+"""The openai client: its operations, and the provider whose API it really talks to.
 
 Provider names: the OpenTelemetry GenAI conventions' list, and names of the same kind for those that it has not.
 """
@@ -45,7 +45,7 @@ _BEDROCK = r"bedrock-(runtime|mantle)\..*(amazonaws\.com|api\.aws)"  # compiled 
 _ENGINES = {"vllm": "vllm", "sglang": "sglang", "llama": "llama.cpp", "lmstudio": "lm_studio", "ollama": "ollama"}
 """Engines that people run themselves, by a word in the host's name."""
 _PORTS = {8000: "vllm", 8080: "llama.cpp", 30000: "sglang", 1234: "lm_studio", 11434: "ollama"}
-"""The ports that they listen on unless they are told otherwise; believed of this machine and private hosts only."""
+"""Their default ports; only looked at for this machine and private hosts."""
 _PRIVATE = (
     r"localhost$|127\.|10\.|192\.168\.|172\.(1[6-9]|2\d|3[01])\.|\[?::1|[^.]+$|.*\.(local|internal|lan|localhost|svc)$"
 )
@@ -64,8 +64,8 @@ def provider_of(host: str) -> str | None:
 def provider_name(client: Any, host: str | None) -> str:
     """``azure.ai.openai`` for Azure clients, the known provider of a known host, else a public host's own name.
 
-    Of private hosts (and where there is none): the engine that the name or its usual port tells, else ``openai``, whose
-    API it is.
+    For a private host it is the engine that a word of the host's name or the usual port shows, else ``openai``, whose
+    API it is; also ``openai`` where the host is not known.
     """
     if "Azure" in type(client).__name__:
         return "azure.ai.openai"

@@ -1,4 +1,4 @@
-"""A request's text in the order in which the model reads it, whatever API it is for. Read, never kept."""
+"""The text of a request of any API, in the order in which the model reads it. The text is read and never kept."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ _NO_TEXT = frozenset({"cache_control", "type", "id"})
 
 
 def prompt_texts(params: Mapping[str, Any]) -> list[str]:
-    """Names of the tools, then system text, then messages: each string that the model is given."""
-    found: list[str] = []
+    """Every string that the model is given: names of the tools, then system text, then messages."""
+    texts: list[str] = []
     tools = params.get("tools")
     if isinstance(tools, (list, tuple)):
         for tool in tools[:64]:
@@ -20,13 +20,13 @@ def prompt_texts(params: Mapping[str, Any]) -> list[str]:
                 function = tool.get("function", tool)
                 name = function.get("name") if isinstance(function, Mapping) else None
                 if isinstance(name, str):
-                    found.append(name)
-    most = len(found) + _MOST_LEAVES
+                    texts.append(name)
+    most = len(texts) + _MOST_LEAVES
     for field in _ORDER:
         value = params.get(field)
         if value is not None:
-            _strings(value, found, most)
-    return found
+            _strings(value, texts, most)
+    return texts
 
 
 def asks_for_caching(params: Mapping[str, Any]) -> bool:
@@ -47,22 +47,22 @@ def _dicts(value: Any) -> Iterator[Mapping[str, Any]]:
                 yield item
 
 
-def _strings(value: Any, found: list[str], most: int) -> None:
-    """Add the strings in ``value`` to ``found``, until that has ``most``."""
+def _strings(value: Any, texts: list[str], most: int) -> None:
+    """Add the strings in ``value`` to ``texts``, until that has ``most``."""
     if isinstance(value, str):
-        found.append(value)
-    elif len(found) >= most:
+        texts.append(value)
+    elif len(texts) >= most:
         return
     elif isinstance(value, (list, tuple)):
         if value and isinstance(value[0], int):
             return  # token ids, perhaps a hundred thousand
         for inner in value:
-            _strings(inner, found, most)
+            _strings(inner, texts, most)
     elif isinstance(value, Mapping):
         for field, inner in value.items():
             if field in _NO_TEXT:
                 continue
             if type(inner) is str:
-                found.append(inner)
+                texts.append(inner)
             else:
-                _strings(inner, found, most)
+                _strings(inner, texts, most)

@@ -28,24 +28,24 @@ def read_request(body: Mapping[str, Any]) -> Request:
 def request_attributes(request: Request) -> dict[str, Any]:
     """The conventions' ``gen_ai.request.*`` attributes that this request set."""
     params = request.params
-    found = sampling(params, {"max_output_tokens": "max_tokens"})
+    attributes = sampling(params, {"max_output_tokens": "max_tokens"})
     if tier := text(params.get("service_tier")):
-        found["openai.request.service_tier"] = tier
+        attributes["openai.request.service_tier"] = tier
     if effort := text(get(params.get("reasoning"), "effort")):
-        found[conventions.REASONING_LEVEL] = effort
+        attributes[conventions.REASONING_LEVEL] = effort
     if previous := text(params.get("previous_response_id")):
-        found[conventions.PREVIOUS_RESPONSE] = previous
+        attributes[conventions.PREVIOUS_RESPONSE] = previous
     conversation = params.get("conversation")
     if conversation_id := text(conversation) or text(get(conversation, "id")):
-        found[conventions.CONVERSATION] = conversation_id
+        attributes[conventions.CONVERSATION] = conversation_id
     kind = get(get(params.get("text"), "format"), "type")
     if kind in ("text", "json_object", "json_schema"):
-        found[conventions.OUTPUT_TYPE] = "text" if kind == "text" else "json"
-    return found
+        attributes[conventions.OUTPUT_TYPE] = "text" if kind == "text" else "json"
+    return attributes
 
 
 def classify_chunk(event: Any) -> int:
-    """What an event brings: a delta of text, refusal, audio or a call's arguments; of reasoning; or nothing.
+    """Whether an event contains output (a delta of text, refusal, audio or a call's arguments), reasoning, or neither.
 
     A reasoning item that opens says that the model has begun to reason, whether or not the reasoning is shown; one of
     any other kind but a message has a name or an action in it, which the model wrote.
@@ -64,7 +64,7 @@ def classify_chunk(event: Any) -> int:
 
 
 def chunk_text(event: Any) -> tuple[str, int | None]:
-    """A delta's text, and the tokens that its log probabilities list."""
+    """The text of a delta, and the number of tokens that its log probabilities list."""
     name = get(event, "type")
     if not isinstance(name, str) or not name.endswith(".delta"):
         return "", None
@@ -72,7 +72,7 @@ def chunk_text(event: Any) -> tuple[str, int | None]:
 
 
 def read_chunks(chunks: Sequence[Any], headers: Mapping[str, str] | None) -> Answer:
-    """The answer that a stream's first and last events tell of: the latest state of the response in them."""
+    """The answer in the latest state of the response that a stream's events hold."""
     latest: Any = None
     error: Any = None
     for chunk in chunks:
@@ -88,21 +88,21 @@ def read_chunks(chunks: Sequence[Any], headers: Mapping[str, str] | None) -> Ans
 
 
 def read_response(response: Any, headers: Mapping[str, str] | None) -> Answer:
-    """The answer that a response tells of. One in the background may be queued still: it has no usage and no end."""
+    """The answer in a response. One in the background may still be queued: it has neither usage nor finish reason."""
     usage = get(response, "usage")
     status = text(get(response, "status"))
-    details, spent = get(usage, "input_tokens_details"), get(usage, "output_tokens_details")
+    input_details, output_details = get(usage, "input_tokens_details"), get(usage, "output_tokens_details")
     answer = Answer(
         id=text(get(response, "id")),
         model=text(get(response, "model")),
         usage=Usage(
             input_tokens=count(get(usage, "input_tokens")),
             output_tokens=count(get(usage, "output_tokens")),
-            cached_tokens=count(get(details, "cached_tokens")),
-            cache_write_tokens=count(get(details, "cache_write_tokens")),
-            reasoning_tokens=count(get(spent, "reasoning_tokens")),
-            input_by_modality=by_modality(details),
-            output_by_modality=by_modality(spent),
+            cached_tokens=count(get(input_details, "cached_tokens")),
+            cache_write_tokens=count(get(input_details, "cache_write_tokens")),
+            reasoning_tokens=count(get(output_details, "reasoning_tokens")),
+            input_by_modality=by_modality(input_details),
+            output_by_modality=by_modality(output_details),
         ),
         service_tier=text(get(response, "service_tier")),
         timings=read_timings(extras(response), fields(usage), headers),
@@ -119,14 +119,14 @@ def read_response(response: Any, headers: Mapping[str, str] | None) -> Answer:
 
 def input_messages(request: Request) -> list[dict[str, Any]]:
     """The input sent, as messages."""
-    given = request.params.get("input")
-    if isinstance(given, str):
-        return [{"role": "user", "parts": [{"type": "text", "content": given}]}]
-    return [{"role": text(get(item, "role")) or "user", "parts": _parts(item)} for item in items(given)]
+    prompt = request.params.get("input")
+    if isinstance(prompt, str):
+        return [{"role": "user", "parts": [{"type": "text", "content": prompt}]}]
+    return [{"role": text(get(item, "role")) or "user", "parts": _parts(item)} for item in items(prompt)]
 
 
 def output_messages(answer: Sequence[Any] | Any, streamed: bool) -> list[dict[str, Any]]:
-    """The message received, from the last state of the response; a stream cut short has its deltas."""
+    """The message received, from the last state of the response; of a stream cut short, from its deltas."""
     if streamed:
         states = [response for event in items(answer) if (response := get(event, "response")) is not None]
         if states and items(get(states[-1], "output")):
@@ -151,14 +151,14 @@ def _parts(item: Any) -> list[dict[str, Any]]:
     if kind == "function_call_output":
         return [{"type": "tool_call_response", "id": get(item, "call_id"), "response": get(item, "output")}]
     if kind == "reasoning":
-        told = [*items(get(item, "summary")), *items(get(item, "content"))]
-        return [{"type": "reasoning", "content": said} for part in told if (said := text(get(part, "text")))]
+        blocks = [*items(get(item, "summary")), *items(get(item, "content"))]
+        return [{"type": "reasoning", "content": string} for part in blocks if (string := text(get(part, "text")))]
     content = get(item, "content")
     if isinstance(content, str):
         return [{"type": "text", "content": content}]
     return [
-        {"type": "text", "content": said}
-        if (said := text(get(part, "text")) or text(get(part, "refusal")))
+        {"type": "text", "content": string}
+        if (string := text(get(part, "text")) or text(get(part, "refusal")))
         else {"type": str(get(part, "type"))}
         for part in items(content)
     ] or ([] if kind == "message" else [{"type": kind}])

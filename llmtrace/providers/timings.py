@@ -1,4 +1,4 @@
-"""What OpenAI-compatible engines say about their own phases: their fields, units and intervals, made one shape.
+"""The timings that OpenAI-compatible engines report, with their fields, units and intervals, turned into one shape.
 
 Each engine is one entry of formulas over its own field names. Number parsing, unit conversion, sums and differences are
 done once, for all of them. The intervals are the trap: one engine's "time to first token" starts at arrival, another's
@@ -28,7 +28,7 @@ _LONGEST: Final = 1e6
 _MOST_TOKENS: Final = 1e9
 _INFINITY: Final = float("inf")
 _LATEST: Final = 1e11
-"""The largest point in time taken for one, in s since any epoch."""
+"""The largest number taken for a point in time, in seconds since any epoch."""
 
 # ---- reading one value -----------------------------------------------------------------------------------------------
 
@@ -38,7 +38,7 @@ def _is_mapping(value: Any) -> bool:
 
 
 def _getter(source: Any) -> Callable[[str], Any]:
-    """Reads a key of a mapping, or an attribute of an object (a pydantic model's extras too); None where it is not."""
+    """A function that reads a mapping's key or an object's attribute (a pydantic model's extras too); else None."""
     if _is_mapping(source):
         return source.get
     return lambda key: getattr(source, key, None)
@@ -144,11 +144,11 @@ class _Engine:
 
     def reads(self) -> set[str]:
         """Every field that the formulas read."""
-        found = {term.key for _, formula in self.formulas for terms in formula for term in terms}
-        return found | {self.cached_tokens} if self.cached_tokens else found
+        keys = {term.key for _, formula in self.formulas for terms in formula for term in terms}
+        return keys | {self.cached_tokens} if self.cached_tokens else keys
 
     def read(self, source: Any) -> ServerTimings | None:
-        """The durations that ``source`` tells; None where it tells none."""
+        """The durations in ``source``, in seconds; None where it has none."""
         if source is None:
             return None
         get = _getter(source)
@@ -402,28 +402,28 @@ _WANTED_RAW: Final = {name.encode(): name for name in _WANTED}
 def read_timings(
     fields: Mapping[str, Any], usage: Mapping[str, Any], headers: Mapping[str, str] | None = None
 ) -> ServerTimings | None:
-    """What the engine said of its own phases, or None. Never raises.
+    """The timings that the engine reported, in seconds, or None. Never raises.
 
     ``fields`` are the top-level fields of the body, or of the stream's last chunks, that the client library leaves
     unmodelled (``x_groq``, ``metrics``, a choice's ``meta_info``, ...); ``usage`` is the usage with its unknown keys;
     ``headers`` are the response's, as the client has them, as a plain dict in lower case, or out of ``pick_headers``.
     """
     try:
-        told = fields if fields and _is_mapping(fields) else _NOTHING
-        if not _FIELDS.isdisjoint(told) and (timings := _read_fields(told)):
+        body_fields = fields if fields and _is_mapping(fields) else _NOTHING
+        if not _FIELDS.isdisjoint(body_fields) and (timings := _read_fields(body_fields)):
             return timings
         if usage and _is_mapping(usage) and not _USAGE.isdisjoint(usage) and (timings := _read_usage(usage)):
             return timings
         if headers and (timings := _read_headers(pick_headers(headers))):
             return timings
-        return _OPENROUTER.read(told[_GATEWAY]) if _GATEWAY in told else None
+        return _OPENROUTER.read(body_fields[_GATEWAY]) if _GATEWAY in body_fields else None
     except Exception as error:  # somebody's mapping or model that raises when it is read
         note("reading server timings", error)
         return None
 
 
 def read_ollama(body: Mapping[str, Any]) -> ServerTimings | None:
-    """What the last object of an Ollama answer says of its phases, or None. Never raises."""
+    """The timings in the last object of an Ollama answer, in seconds, or None. Never raises."""
     try:
         return _OLLAMA.read(body)
     except Exception as error:
@@ -440,7 +440,7 @@ def read_model_load(body: Mapping[str, Any]) -> float | None:
 def pick_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
     """The few headers that this module reads, names in lower case: one quick pass that three readers can share.
 
-    A plain dict is returned as it is (names in lower case are the caller's word). Never raises.
+    A plain dict is returned as it is: its names must be in lower case already. Never raises.
     """
     if type(headers) is dict:
         return headers
@@ -463,7 +463,7 @@ def pick_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
 
 
 def read_bedrock(*sources: Any) -> ServerTimings | None:
-    """What Bedrock said of its own time, in the first of ``sources`` (metrics, headers) that says anything."""
+    """The timings in the first of ``sources`` (metrics, headers) of Bedrock that has any, in seconds."""
     for source in sources:
         if source and (timings := _BEDROCK.read(source)) is not None:
             return timings
@@ -471,19 +471,19 @@ def read_bedrock(*sources: Any) -> ServerTimings | None:
 
 
 def read_route(headers: Mapping[str, str] | None) -> dict[str, str]:
-    """What the headers say of the request's way (region, deployment, host, edge): an allow-list, no secrets.
+    """The headers that tell the request's route (region, deployment, host, edge): an allow-list. Never raises.
 
     Of ``cf-ray``, which is an id of the request, only the edge's airport code is kept, as ``cf-colo``. That is where
     the connection ended, not where the model runs: alone it is no routing change.
     """
     route: dict[str, str] = {}
     try:
-        known = pick_headers(headers)
+        picked = pick_headers(headers)
         for name in _ROUTE_HEADERS:
-            value = known.get(name)
+            value = picked.get(name)
             if isinstance(value, str) and 0 < len(value) <= 200 and value.isprintable():
                 route[name] = value
-        ray = known.get(_EDGE)
+        ray = picked.get(_EDGE)
         colo = re.search(_COLO, ray) if isinstance(ray, str) else None
         if colo:
             route["cf-colo"] = colo[1]
@@ -493,20 +493,20 @@ def read_route(headers: Mapping[str, str] | None) -> dict[str, str]:
 
 
 def read_processing_time(headers: Mapping[str, str] | None) -> float | None:
-    """Seconds that the provider says it spent until it sent the headers: an upper bound, never a phase.
+    """Seconds that the provider says it spent until it sent the headers: an upper bound, never a phase. Never raises.
 
     ``openai-processing-ms`` (what it spans in a stream: UNVERIFIED; it comes with the headers, so no decode is in it),
     else ``x-envoy-upstream-service-time``, the same seen from the proxy in front, a little wider; else what Google's
     front end says in ``Server-Timing``.
     """
     try:
-        known = pick_headers(headers)
+        picked = pick_headers(headers)
         for name in _PROCESSING_HEADERS:
-            milliseconds = _number(known.get(name))
+            milliseconds = _number(picked.get(name))
             if milliseconds is not None and milliseconds <= _LONGEST * _MS:
                 return milliseconds / _MS
-        told = known.get("server-timing")
-        front_end = re.search(_FRONT_END, told) if isinstance(told, str) else None
+        server_timing = picked.get("server-timing")
+        front_end = re.search(_FRONT_END, server_timing) if isinstance(server_timing, str) else None
         milliseconds = _number(front_end[1]) if front_end else None
         if milliseconds is not None and milliseconds <= _LONGEST * _MS:
             return milliseconds / _MS
@@ -545,6 +545,6 @@ def _read_headers(headers: Mapping[str, str]) -> ServerTimings | None:
     if timings is None and all(name in headers for name in _TGI_SIGNATURE):
         timings = _TGI.read(headers)
     if timings is None and not _FIREWORKS_HEADERS.isdisjoint(headers):
-        found = _FIREWORKS_HEADERS.intersection(headers)
-        timings = _FIREWORKS.read({name.removeprefix(_FIREWORKS_PREFIX): headers[name] for name in found})
+        names = _FIREWORKS_HEADERS.intersection(headers)
+        timings = _FIREWORKS.read({name.removeprefix(_FIREWORKS_PREFIX): headers[name] for name in names})
     return timings

@@ -1,4 +1,4 @@
-"""Hugging Face ``transformers``: what a ``generate`` call was asked and what it answered. Imports neither it nor torch.
+"""Hugging Face ``transformers``: reads a ``generate`` call's arguments and result. Imports neither it nor torch.
 
 Field names: ``transformers.GenerationConfig`` and ``GenerationMixin.generate``. Tensors are only asked for their shape,
 and, once the call is over, for counts.
@@ -18,23 +18,23 @@ from llmtrace.providers.safe import count, number
 _MODES = {"_beam_search": "beam_search", "_assisted_decoding": "assisted_generation"}
 
 
-def read_request(asked: Mapping[str, Any]) -> Request:
-    """``asked``: ``model`` (a name), ``streamer``, and once decoding has begun ``config``, ``mode`` and ``start``."""
-    return Request(model=asked["model"], streaming=asked.get("streamer") is not None, params=asked)
+def read_request(arguments: Mapping[str, Any]) -> Request:
+    """The request, from ``model`` (a name), ``streamer`` and, once it decodes, ``config``, ``mode`` and ``start``."""
+    return Request(model=arguments["model"], streaming=arguments.get("streamer") is not None, params=arguments)
 
 
 def request_attributes(request: Request) -> dict[str, Any]:
     """The conventions' ``gen_ai.request.*`` attributes, of the generation config in effect."""
-    found: dict[str, Any] = {}
+    attributes: dict[str, Any] = {}
     config = request.params.get("config")
     if config is None:
-        return found
+        return attributes
     start = request.params.get("start") or 0
     most = count(getattr(config, "max_new_tokens", None))
     if most is None and (length := count(getattr(config, "max_length", None))) is not None:
         most = max(0, length - start)
     if most is not None:
-        found[conventions.MAX_TOKENS] = most
+        attributes[conventions.MAX_TOKENS] = most
     if getattr(config, "do_sample", False):
         for name, attribute, accept in (
             ("temperature", conventions.TEMPERATURE, number),
@@ -42,11 +42,11 @@ def request_attributes(request: Request) -> dict[str, Any]:
             ("top_k", conventions.TOP_K, count),
         ):
             if (value := accept(getattr(config, name, None))) is not None:
-                found[attribute] = value
+                attributes[attribute] = value
     choices = count(getattr(config, "num_return_sequences", None))
     if choices is not None and choices > 1:
-        found[conventions.CHOICE_COUNT] = choices
-    return found
+        attributes[conventions.CHOICE_COUNT] = choices
+    return attributes
 
 
 def mode(method: str, config: Any) -> str:
@@ -66,7 +66,8 @@ def prompt(arguments: Mapping[str, Any]) -> Any:
 
 
 def prompt_tokens(arguments: Mapping[str, Any]) -> int | None:
-    """Prompt tokens of all rows, padding left out where the attention mask tells it; None for what are no tokens."""
+    """Prompt tokens of all rows, padding left out where the attention mask tells it; None where the
+    prompt holds no token ids."""
     tensor = prompt(arguments)
     embedded = tensor is not None and tensor is arguments.get("inputs_embeds")
     if tensor is None or (tensor.is_floating_point() and not embedded):
@@ -92,21 +93,21 @@ def read_rows(result: Any, start: int, config: Any) -> tuple[int, tuple[str, ...
     ``start``: where in a row the output begins.
     """
     sequences = getattr(result, "sequences", result)
-    made = sequences[:, start:]
-    width = int(made.shape[1])
+    output = sequences[:, start:]
+    width = int(output.shape[1])
     ends = getattr(config, "eos_token_id", None)
     ends = [ends] if isinstance(ends, int) else list(ends or ())
-    hit: Any = None
+    is_end: Any = None
     for end in ends:
-        same = made == int(end)
-        hit = same if hit is None else hit | same
-    rows = int(made.shape[0])
-    if hit is None or not width:
+        is_this_end = output == int(end)
+        is_end = is_this_end if is_end is None else is_end | is_this_end
+    rows = int(output.shape[0])
+    if is_end is None or not width:
         lengths, stopped = [width] * rows, [False] * rows
     else:
-        stopped = hit.any(dim=1).tolist()
-        places = hit.int().argmax(dim=1).tolist()
-        lengths = [place + 1 if ended else width for place, ended in zip(places, stopped, strict=True)]
+        stopped = is_end.any(dim=1).tolist()
+        end_places = is_end.int().argmax(dim=1).tolist()
+        lengths = [place + 1 if ended else width for place, ended in zip(end_places, stopped, strict=True)]
     limit = getattr(config, "max_length", None)
     full = limit is None or int(sequences.shape[1]) >= limit
     reasons = tuple("length" if full and not ended else "stop" for ended in stopped)
@@ -114,20 +115,20 @@ def read_rows(result: Any, start: int, config: Any) -> tuple[int, tuple[str, ...
 
 
 def input_messages(request: Request) -> Any:
-    """Content capture: the prompts, as the tokenizer that made them reads them. None where it is not known."""
-    return _decoded(request, prompt(request.params), "user")
+    """Content capture: the prompts, decoded by the tokenizer that made them; None where that is not known."""
+    return _as_messages(request, prompt(request.params), "user")
 
 
 def output_messages(answer: Any, streamed: bool) -> Any:
-    """Content capture: what each row was answered; ``answer`` is (request, result), None of a call that failed."""
+    """Content capture: the output of each row; ``answer`` is (request, result), or None after a call that failed."""
     if answer is None:
         return None
     request, result = answer
-    made = getattr(result, "sequences", result)[:, request.params["start"] :]
-    return _decoded(request, made, "assistant")
+    output = getattr(result, "sequences", result)[:, request.params["start"] :]
+    return _as_messages(request, output, "assistant")
 
 
-def _decoded(request: Request, ids: Any, role: str) -> list[dict[str, Any]] | None:
+def _as_messages(request: Request, ids: Any, role: str) -> list[dict[str, Any]] | None:
     tokenizer = request.params.get("tokenizer")
     if tokenizer is None or ids is None or ids.is_floating_point():
         return None

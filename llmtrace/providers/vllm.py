@@ -26,27 +26,27 @@ _STAMPS = ("queued_ts", "scheduled_ts", "first_token_ts", "last_token_ts")
 
 
 def read_request(body: Mapping[str, Any]) -> Request:
-    """Of a mapping that ``_arguments`` made: its choices are all sequences that the call makes."""
+    """The request in a mapping that ``_arguments`` made; its choices are all sequences that the call makes."""
     return Request(model=body["model"], streaming=body["stream"], params=body, choices=body["n"])
 
 
 def request_attributes(request: Request) -> dict[str, Any]:
     """The conventions' ``gen_ai.request.*`` attributes, and how many prompts a batch has."""
-    found = chat_completions.request_attributes(request)
+    attributes = chat_completions.request_attributes(request)
     if top_k := request.params.get(_TOP_K):
-        found[conventions.TOP_K] = top_k
+        attributes[conventions.TOP_K] = top_k
     if not request.streaming:
-        found["llmtrace.generate.batch_size"] = request.params[_ROWS]
-    return found
+        attributes["llmtrace.generate.batch_size"] = request.params[_ROWS]
+    return attributes
 
 
 def classify_chunk(chunk: Any) -> int:
-    """Output, where a sequence has tokens."""
-    return OUTPUT if any(get(made, "token_ids") for made in items(get(chunk, "outputs"))) else NOTHING
+    """``OUTPUT`` where a sequence has tokens, else ``NOTHING``."""
+    return OUTPUT if any(get(sequence, "token_ids") for sequence in items(get(chunk, "outputs"))) else NOTHING
 
 
 def read_chunks(chunks: Sequence[Any], headers: Mapping[str, str] | None) -> Answer:
-    """The answer of one request, from its last output, which has all but (asked for pieces) the earlier tokens."""
+    """The answer of one request, from its last output; that lacks only the earlier tokens, if deltas were asked for."""
     answer, last = _read(chunks[-1:]), chunks[-1]
     if not get(last, "finished"):  # left early: the engine's statistics go on without the application
         answer.timings = None
@@ -62,23 +62,23 @@ def read_response(response: Any, headers: Mapping[str, str] | None) -> Answer:
 
 
 def _read(outputs: Sequence[Any]) -> Answer:
-    made = [sequence for output in outputs for sequence in items(get(output, "outputs"))]
+    sequences = [sequence for output in outputs for sequence in items(get(output, "outputs"))]
     answer = Answer(
         id=text(get(outputs[0], "request_id")) if len(outputs) == 1 else None,
         usage=Usage(
             input_tokens=_sum(outputs, "prompt_token_ids"),
-            output_tokens=_sum(made, "token_ids"),
+            output_tokens=_sum(sequences, "token_ids"),
             cached_tokens=_sum(outputs, "num_cached_tokens"),
         ),
-        timings=_timings(outputs, alone=len(made) == len(outputs)),
+        timings=_timings(outputs, alone=len(sequences) == len(outputs)),
     )
-    reasons = ((place, text(get(sequence, "finish_reason"))) for place, sequence in enumerate(made))
+    reasons = ((place, text(get(sequence, "finish_reason"))) for place, sequence in enumerate(sequences))
     set_finish_reasons(answer, {place: reason for place, reason in reasons if reason})
     return answer
 
 
 def _timings(outputs: Sequence[Any], *, alone: bool) -> ServerTimings | None:
-    """The engine's phases of the requests together; None where it keeps no statistics, or a request did not end.
+    """The engine's phases of all requests together, in seconds; None without statistics, or if a request did not end.
 
     ``alone``: each request has one sequence. Phases are only told apart where one step of the engine brought every
     request's first token (then the engine stamps them all alike). Otherwise some were decoded while others were
@@ -91,12 +91,14 @@ def _timings(outputs: Sequence[Any], *, alone: bool) -> ServerTimings | None:
     whole = ServerTimings("vllm", total=max(last) - min(queued))
     if not alone or max(first) != min(first):
         return whole
-    begun, first = min(scheduled), min(first)
-    return replace(whole, queue=begun - min(queued), prefill=first - begun, decode=max(last) - first)
+    first_scheduled, first = min(scheduled), min(first)
+    return replace(
+        whole, queue=first_scheduled - min(queued), prefill=first - first_scheduled, decode=max(last) - first
+    )
 
 
 def complete(request: Request, answer: Answer) -> None:
-    """Take back what a stream's last output does not tell of all its tokens."""
+    """Remove the counts and timings of a stream whose last output does not cover all its tokens."""
     kind = request.params[_KIND]
     if not request.streaming or kind == "FINAL_ONLY":
         return
@@ -107,27 +109,27 @@ def complete(request: Request, answer: Answer) -> None:
 
 def input_messages(request: Request) -> Any:
     """Content capture: the prompts, or every conversation's messages one after the other."""
-    shown = replace(request, params=request.params.get(_BATCH) or request.params)
-    return chat_input(shown) or prompt_input(shown)
+    with_prompts = replace(request, params=request.params.get(_BATCH) or request.params)
+    return chat_input(with_prompts) or prompt_input(with_prompts)
 
 
 def output_messages(answer: Sequence[Any] | Any, streamed: bool) -> Any:
     """Content capture: each sequence's text. Of a stream: joined pieces, or the last where each holds those before."""
-    found: dict[tuple[int, Any], tuple[str, str]] = {}
+    texts: dict[tuple[int, Any], tuple[str, str]] = {}
     for place, output in enumerate(items(answer)):
-        for made in items(get(output, "outputs")):
-            key = (0 if streamed else place, get(made, "index"))
-            said, before = get(made, "text") or "", found.get(key, ("", ""))[0]
-            reason = text(get(made, "finish_reason")) or "error"
-            found[key] = (said if said.startswith(before) else before + said, reason)
+        for sequence in items(get(output, "outputs")):
+            key = (0 if streamed else place, get(sequence, "index"))
+            written, before = get(sequence, "text") or "", texts.get(key, ("", ""))[0]
+            reason = text(get(sequence, "finish_reason")) or "error"
+            texts[key] = (written if written.startswith(before) else before + written, reason)
     return [
-        {"role": "assistant", "parts": [{"type": "text", "content": said}], "finish_reason": reason}
-        for said, reason in found.values()
+        {"role": "assistant", "parts": [{"type": "text", "content": written}], "finish_reason": reason}
+        for written, reason in texts.values()
     ]
 
 
 def _sum(sources: Sequence[Any], field: str) -> int | None:
-    """Over all ``sources``: the field's sum, of lists their lengths'; None where one has none."""
+    """The sum of a field over all ``sources`` (of a list its length); None where one lacks it."""
     values = [get(source, field) for source in sources]
     counts = [len(value) if hasattr(value, "__len__") else count(value) for value in values]
     known = [value for value in counts if value is not None]
@@ -135,7 +137,7 @@ def _sum(sources: Sequence[Any], field: str) -> int | None:
 
 
 def _model(engine: Any) -> str | None:
-    """The name that the model is served under; of one in a folder, the folder's name."""
+    """The name that the model is served under; for a model in a folder, the folder's name."""
     config = get(engine, "model_config") or get(get(engine, "llm_engine"), "model_config")
     name = text(get(config, "served_model_name")) or text(get(config, "model"))
     return os.path.basename(os.path.normpath(name)) if name and os.path.isdir(name) else name
@@ -146,31 +148,33 @@ def _arguments(first: str) -> Callable[[Any, tuple[Any, ...], Mapping[str, Any]]
     stream, field = first == "prompt", "messages" if first == "messages" else "prompt"
 
     def body(engine: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
-        given = {**dict(zip((first, "sampling_params"), args, strict=False)), **kwargs}
-        prompts, sampling = given.get(first), given.get("sampling_params")
+        arguments = {**dict(zip((first, "sampling_params"), args, strict=False)), **kwargs}
+        prompts, sampling = arguments.get(first), arguments.get("sampling_params")
         rows = items(prompts)
         # One conversation is a list of messages, one prompt may be a list of token ids.
         if stream or not rows or isinstance(rows[0], int) or (field == "messages" and isinstance(rows[0], Mapping)):
             rows = (prompts,)
         if field == "prompt":
-            shown = rows = [row if isinstance(row, str) else get(row, "prompt") for row in rows]
+            contents = rows = [row if isinstance(row, str) else get(row, "prompt") for row in rows]
         else:
-            shown = [message for row in rows for message in items(row)]
-        each = items(sampling)
-        sampled = [getattr(one, "n", None) or 1 for one in each] or [getattr(sampling, "n", None) or 1] * len(rows)
-        alike = sampling if not each else each[0] if len(each) == 1 else None
-        asked = {name: getattr(alike, name, None) for name in _SAMPLING}
+            contents = [message for row in rows for message in items(row)]
+        per_prompt = items(sampling)
+        sequences = [getattr(one, "n", None) or 1 for one in per_prompt] or [getattr(sampling, "n", None) or 1] * len(
+            rows
+        )
+        shared_sampling = sampling if not per_prompt else per_prompt[0] if len(per_prompt) == 1 else None
+        sampling_values = {name: getattr(shared_sampling, name, None) for name in _SAMPLING}
         return {
-            # It names every parameter: a penalty of zero is none.
-            **{name: value for name, value in asked.items() if value or name in ("temperature", "seed")},
+            # Sampling parameters always have every field: a penalty of zero is none.
+            **{name: value for name, value in sampling_values.items() if value or name in ("temperature", "seed")},
             "model": _model(engine),
             "stream": stream,
-            "n": sum(sampled),
-            **({field: rows[0]} if len(rows) == 1 else {_BATCH: {field: shown}}),
-            "tools": given.get("tools"),
+            "n": sum(sequences),
+            **({field: rows[0]} if len(rows) == 1 else {_BATCH: {field: contents}}),
+            "tools": arguments.get("tools"),
             _ROWS: len(rows),
-            _TOP_K: count(getattr(alike, "top_k", None)),
-            _KIND: getattr(getattr(alike, "output_kind", None), "name", ""),
+            _TOP_K: count(getattr(shared_sampling, "top_k", None)),
+            _KIND: getattr(getattr(shared_sampling, "output_kind", None), "name", ""),
         }
 
     return body

@@ -1,4 +1,4 @@
-"""What the reference runner says to people when it cannot start."""
+"""The errors of the reference runner, for its users."""
 
 from __future__ import annotations
 

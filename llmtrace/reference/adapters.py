@@ -22,27 +22,27 @@ __all__ = ["Adapter", "Adapters", "parse_adapters"]
 
 @dataclass(frozen=True)
 class Adapter:
-    """One adapter as the server knows it."""
+    """One adapter that the server can use."""
 
     name: str
     """The model id that clients ask for."""
     rank: int
-    """Of its matrices; where layers differ, the configuration's own."""
+    """The rank of its matrices; where layers differ, the one in its configuration."""
     merged: bool
-    """In use it is part of the weights, not added beside them."""
+    """Whether it is merged into the weights while in use, not added beside them."""
 
 
-def parse_adapters(given: Iterable[str]) -> dict[str, Path]:
-    """`NAME=PATH` each, as on the command line. Raises `RunnerError`."""
-    found: dict[str, Path] = {}
-    for item in given:
+def parse_adapters(arguments: Iterable[str]) -> dict[str, Path]:
+    """The folders by name, from arguments `NAME=PATH` of the command line. Raises `RunnerError`."""
+    folders: dict[str, Path] = {}
+    for item in arguments:
         name, equals, path = item.partition("=")
         if not (name and equals and path):
             raise RunnerError(f"--adapter {item}: give it as NAME=PATH, the folder of a PEFT adapter")
-        if name in found:
+        if name in folders:
             raise RunnerError(f"--adapter {name} was given twice: each adapter needs a name of its own")
-        found[name] = Path(path).expanduser()
-    return found
+        folders[name] = Path(path).expanduser()
+    return folders
 
 
 class Adapters:
@@ -51,7 +51,7 @@ class Adapters:
     def __init__(
         self, loaded: LoadedModel, paths: Mapping[str, str | os.PathLike[str]], *, merge: bool = False
     ) -> None:
-        """Puts all of them into the model, none in use. Raises `RunnerError` for what cannot be loaded."""
+        """Load all adapters into the model, none in use. Raises `RunnerError` for one that cannot be loaded."""
         try:
             import peft
         except ImportError as error:
@@ -102,17 +102,17 @@ class Adapters:
         return self._merge
 
     def get(self, name: str) -> Adapter:
-        """Raises `RunnerError` for a name that is not known."""
+        """The adapter of that name. Raises `RunnerError` where there is none."""
         if name not in self._known:
             raise RunnerError(f"no adapter {name!r}: this runner has {', '.join(self._known) or 'none'}")
         return self._known[name]
 
     def is_active(self, name: str | None) -> bool:
-        """Whether the next forward would be this adapter's (None: the base model's)."""
+        """Whether the next forward would use this adapter (None: the base model alone)."""
         return name == self.active and not self._unsure
 
     def activate(self, name: str | None) -> None:
-        """From the next forward on: this adapter, or with None the base model alone."""
+        """Use this adapter from the next forward on (None: the base model alone)."""
         if self.is_active(name):
             return
         self._unsure = True  # until all layers have followed

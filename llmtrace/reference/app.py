@@ -30,7 +30,7 @@ from llmtrace.reference.faults import Fault, FaultBook
 from llmtrace.reference.grammar import BrokenGrammar, Grammar, Grammars
 from llmtrace.reference.model import LoadedModel
 from llmtrace.reference.prefix_cache import DEFAULT_BLOCK, DEFAULT_BYTES, PrefixCache
-from llmtrace.reference.protocol import DEFAULT_MAX_TOKENS, Asked, BadRequest, error_body, parse, prompts
+from llmtrace.reference.protocol import DEFAULT_MAX_TOKENS, ApiRequest, BadRequest, error_body, parse, prompts
 from llmtrace.reference.runner import DEFAULT_BUDGET, DEFAULT_CHUNK, DEFAULT_RUNNING, Runner
 from llmtrace.reference.scheduler import Job, QueueFull, Result, Scheduler
 
@@ -41,9 +41,9 @@ __all__ = ["create_app"]
 
 _MOST_BODY = 32 * 1024 * 1024
 _TOKENISE_IN_THREAD = 32 * 1024
-"""Bytes of a body from which tokenising leaves the event loop."""
+"""The size of a body in bytes from which tokenising runs on a thread, off the event loop."""
 _REMEMBERED = 512
-"""Requests whose times can be read back."""
+"""The number of last requests whose times can be read back."""
 
 
 def create_app(
@@ -160,7 +160,9 @@ class _Service:
         """Compile the chat template, so that the first request does not wait for it."""
         if self._loaded.has_chat_template:
             with contextlib.suppress(BadRequest):
-                prompts(Asked(chat=True, model="", messages=[{"role": "user", "content": "hello"}]), self._encoding)
+                prompts(
+                    ApiRequest(chat=True, model="", messages=[{"role": "user", "content": "hello"}]), self._encoding
+                )
 
     async def chat(self, request: Request) -> Any:
         return await self._answer(request, chat=True)
@@ -180,22 +182,22 @@ class _Service:
             fault = self._faults.due(header, request.headers.get("x-llmtrace-fault-key"))
             if fault is not None and fault.status is not None:
                 return _refusal(fault)
-        asked = parse(raw, chat=chat)
-        self._check_model(asked.model)
+        api_request = parse(raw, chat=chat)
+        self._check_model(api_request.model)
         if len(raw) > _TOKENISE_IN_THREAD:
             async with self._encode_lock:
-                ids = await asyncio.to_thread(prompts, asked, self._encoding, self._room)
+                ids = await asyncio.to_thread(prompts, api_request, self._encoding, self._room)
         else:
-            ids = prompts(asked, self._encoding, self._room)
-        grammar = await self._compile(asked)
+            ids = prompts(api_request, self._encoding, self._room)
+        grammar = await self._compile(api_request)
         headers = {key.lower(): value for key, value in request.headers.items()}
         request_id: str = request.scope["llmtrace.request_id"]
 
         def ended(job: Job, news: Result, reasons: list[str]) -> None:
-            self._ended(job, news, reasons, headers, request_id, asked)
+            self._ended(job, news, reasons, headers, request_id, api_request)
 
         exchange = Exchange(
-            asked,
+            api_request,
             ids,
             arrived=arrived,
             default_max_tokens=self._default_max_tokens,
@@ -215,17 +217,17 @@ class _Service:
     def _check_model(self, name: str) -> None:
         if name not in self._models:
             raise BadRequest(
-                f"The model `{name}` does not exist; this server has {', '.join(f'`{each}`' for each in self._models)}",
+                f"The model `{name}` does not exist; this server has {', '.join(f'`{id}`' for id in self._models)}",
                 status=404,
                 param="model",
                 code="model_not_found",
             )
 
-    async def _compile(self, asked: Asked) -> Grammar | None:
+    async def _compile(self, api_request: ApiRequest) -> Grammar | None:
         """The grammar that the request asks for, compiled beside the event loop. Raises `BadRequest`."""
-        if asked.grammar is None:
+        if api_request.grammar is None:
             return None
-        kind, source = asked.grammar
+        kind, source = api_request.grammar
         param = "response_format" if kind.startswith("json") else f"guided_{kind}"
         try:
             return await asyncio.to_thread(self._grammars.compile, kind, source)
@@ -235,9 +237,15 @@ class _Service:
             raise BadRequest(str(error), param=param, code="not_supported") from error
 
     def _ended(
-        self, job: Job, news: Result, reasons: list[str], headers: dict[str, str], request_id: str, asked: Asked
+        self,
+        job: Job,
+        news: Result,
+        reasons: list[str],
+        headers: dict[str, str],
+        request_id: str,
+        api_request: ApiRequest,
     ) -> None:
-        """Write down what happened; runs on the event loop after the answer has gone out."""
+        """Record an ended job: its spans and times. Runs on the event loop after the answer has gone out."""
         timings = job.timings
         parts = headers.get("traceparent", "").split("-")
 
@@ -285,9 +293,9 @@ class _Service:
                 timings,
                 carrier=headers,
                 request_id=request_id,
-                model=asked.model,
+                model=api_request.model,
                 outcome=news.outcome,
-                operation="chat" if asked.chat else "text_completion",
+                operation="chat" if api_request.chat else "text_completion",
                 finish_reasons=reasons,
                 error=news.error,
             )
@@ -363,7 +371,7 @@ def _too_many(message: str, retry_after: float) -> Response:
 
 
 def _retry_after(seconds: float) -> dict[str, str]:
-    """Whole seconds for HTTP, and the exact time for clients that read it."""
+    """The headers of a wait: whole seconds for HTTP, and milliseconds for clients that read them."""
     return {"retry-after": str(math.ceil(seconds)), "retry-after-ms": str(round(seconds * 1000))}
 
 
@@ -398,8 +406,8 @@ class _RequestId:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
-        raw: bytes = given[:256] or b"req_" + uuid.uuid4().hex.encode()
+        client_id = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
+        raw: bytes = client_id[:256] or b"req_" + uuid.uuid4().hex.encode()
         scope["llmtrace.request_id"] = raw.decode("latin-1")
 
         async def tagged(message: Message) -> None:

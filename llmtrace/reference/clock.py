@@ -23,14 +23,14 @@ class Mark:
     """A moment of the work. All times are ns on the monotonic clock."""
 
     host: int
-    """When the host got here. On a device it is ahead of the work, or waits for it."""
+    """When the host reached this moment. On a device the host is ahead of the work, or waits for it."""
     at: int | None = None
-    """When the work got here; None until the clock has resolved it."""
+    """When the work reached this moment; None until the clock has resolved it."""
     event: Any = None
 
 
 class DeviceClock(Protocol):
-    """The marks of one stream of work, in order. Not thread-safe: who owns the stream owns it."""
+    """The marks of one stream of work, in order. Not thread-safe: the stream's thread owns it."""
 
     @property
     def timed_by(self) -> str:
@@ -39,18 +39,18 @@ class DeviceClock(Protocol):
 
     @property
     def error_ns(self) -> int:
-        """Half width of the mapping from the device's clock to the monotonic one, ns; 0 on the host.
+        """Half width in ns of the mapping from the device's clock to the monotonic one; 0 on the host.
 
-        Of the marks that were resolved last.
+        It is that of the marks which were resolved last.
         """
         ...
 
     def start(self) -> None:
-        """The work begins, after a pause or for the first time: a good moment to compare the clocks."""
+        """Compare the clocks, if need be: the work begins, after a pause or for the first time."""
         ...
 
     def mark(self) -> Mark:
-        """Note this moment of the work."""
+        """Mark this moment of the work."""
         ...
 
     def resolve(self) -> None:
@@ -81,7 +81,7 @@ class HostClock:
 
 
 class NoClock:
-    """Marks that cost nothing and mean nothing: to measure what timing costs."""
+    """A clock whose marks cost nothing and hold no time, to measure what timing costs."""
 
     timed_by = "host"
     error_ns = 0
@@ -127,7 +127,7 @@ class CudaClock:
         self._open: list[Mark] = []
         self.error_ns = 0
         self.drift = 0.0
-        """Monotonic time over device time between the last two anchors, less 1."""
+        """The ratio of monotonic time to device time between the last two anchors, minus 1."""
 
     def start(self) -> None:
         if not self._open:

@@ -1,7 +1,7 @@
 """The runner against itself without timing, and against `transformers.generate()`: pairs, run in turn.
 
-What one run takes differs by more than what is looked for. So the two run one after the other, in changing order, and
-the ratio of each pair counts, of which there are several: the median, and the quartiles as its spread.
+The times of two runs differ by more than the effect to be measured. So the two run one after the other, in changing
+order, and the ratio of each of several pairs counts: their median, and the quartiles as its spread.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["Ratio", "against_generate", "generate_tokens", "random_prompt", "run
 
 @dataclass(frozen=True)
 class Ratio:
-    """How much faster one is than the other: the ratio of tokens per second, over pairs of runs."""
+    """The speed of one over the speed of the other: the ratio of tokens per second, over pairs of runs."""
 
     median: float
     low: float
@@ -32,7 +32,7 @@ class Ratio:
 
     @classmethod
     def of(cls, ratios: Sequence[float]) -> Ratio:
-        """Of one ratio per pair."""
+        """The summary of one ratio for each pair."""
         low, high = min(ratios), max(ratios)
         if len(ratios) >= 4:
             low, _, high = statistics.quantiles(ratios, n=4, method="inclusive")
@@ -47,7 +47,7 @@ def timing_cost(runner: Runner, prompt: Sequence[int], tokens: int, pairs: int) 
 
     From the first token to the last, as the host reads them, of one request of `tokens` tokens (at least 2).
     """
-    kept = runner.clock
+    own_clock = runner.clock
 
     def decode(timing: bool) -> float:
         runner.clock = make_clock(runner.loaded.device, timing=timing)
@@ -56,7 +56,7 @@ def timing_cost(runner: Runner, prompt: Sequence[int], tokens: int, pairs: int) 
     try:
         return _pairs(lambda: decode(True), lambda: decode(False), pairs)
     finally:
-        runner.clock = kept
+        runner.clock = own_clock
 
 
 def against_generate(runner: Runner, prompt: Sequence[int], tokens: int, pairs: int) -> tuple[Ratio, int]:
@@ -78,20 +78,20 @@ def against_generate(runner: Runner, prompt: Sequence[int], tokens: int, pairs: 
 
 
 def random_prompt(runner: Runner, tokens: int, seed: int = 0) -> list[int]:
-    """Token ids, the same for the same seed."""
+    """Random token ids, the same for the same seed."""
     import torch
 
-    made = torch.Generator().manual_seed(seed)
-    return torch.randint(0, runner.loaded.vocabulary, (tokens,), generator=made).tolist()
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, runner.loaded.vocabulary, (tokens,), generator=generator).tolist()
 
 
 def runner_tokens(runner: Runner, prompt: Sequence[int], tokens: int) -> list[int]:
-    """What the runner answers, greedily."""
+    """The tokens of the runner's greedy answer."""
     return [piece.token for piece in runner.generate(_request(prompt, tokens))]
 
 
 def generate_tokens(model: Any, prompt: Sequence[int], tokens: int) -> list[int]:
-    """What `generate()` answers, greedily, with a static cache and uncompiled."""
+    """The tokens of the greedy answer of `generate()`, with a static cache and uncompiled."""
     import torch
     from transformers import GenerationConfig
 
@@ -122,7 +122,7 @@ def _decode_seconds(runner: Runner, prompt: Sequence[int], tokens: int) -> float
 
 
 def _seconds(work: Callable[[], Any], device: str) -> float:
-    """Until the device is done, s."""
+    """Seconds that `work` takes, until the device is done."""
     import torch
 
     begin = time.perf_counter()
@@ -133,7 +133,7 @@ def _seconds(work: Callable[[], Any], device: str) -> float:
 
 
 def _pairs(ours: Callable[[], float], theirs: Callable[[], float], pairs: int) -> Ratio:
-    """Seconds of theirs over seconds of ours, each pair in another order; each runs once before, to warm up."""
+    """The ratio of their seconds to ours, the pairs in changing order; each runs once before, to warm up."""
     ours()
     theirs()
     ratios: list[float] = []

@@ -26,26 +26,26 @@ class Detokenizer:
         self._tokenizer = tokenizer
         self._ids: list[int] = []
         self._start = 0  # where both decodings start
-        self._told = 0  # tokens whose text has been given out
+        self._given_out = 0  # tokens whose text has been given out
 
     def push(self, token: int) -> str:
         """The text that this token completes; empty while it is held back."""
         self._ids.append(token)
-        before = self._decode(self._ids[self._start : self._told])
+        before = self._decode(self._ids[self._start : self._given_out])
         after = self._decode(self._ids[self._start :])
         if after == before and self._is_special(token):
             self._ids.pop()  # it has no text, and what stands around it is decoded as if it were not there
             return ""
-        if after.endswith(_REPLACEMENT) and len(self._ids) - self._told < self._LONGEST_WAIT:
+        if after.endswith(_REPLACEMENT) and len(self._ids) - self._given_out < self._LONGEST_WAIT:
             return ""
-        self._start, self._told = self._told, len(self._ids)
+        self._start, self._given_out = self._given_out, len(self._ids)
         return after[len(before) :]
 
     def flush(self) -> str:
-        """What is still held back, at the end of the sequence, broken characters and all."""
-        before = self._decode(self._ids[self._start : self._told])
+        """The text that is still held back at the end of the sequence, broken characters included."""
+        before = self._decode(self._ids[self._start : self._given_out])
         after = self._decode(self._ids[self._start :])
-        self._start = self._told = len(self._ids)
+        self._start = self._given_out = len(self._ids)
         return after[len(before) :]
 
     def _is_special(self, token: int) -> bool:
@@ -79,8 +79,8 @@ class StopFinder:
         return text[: len(text) - keep], False
 
     def flush(self) -> str:
-        held, self._held = self._held, ""
-        return held
+        held_back, self._held = self._held, ""
+        return held_back
 
 
 def _overlap(text: str, stop: str) -> int:

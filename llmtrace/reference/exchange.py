@@ -13,7 +13,7 @@ from llmtrace.reference._errors import OutOfMemory
 from llmtrace.reference.faults import Fault
 from llmtrace.reference.grammar import Grammar
 from llmtrace.reference.model import LoadedModel
-from llmtrace.reference.protocol import Asked, Shapes, error_body, event, usage
+from llmtrace.reference.protocol import ApiRequest, Shapes, error_body, event, usage
 from llmtrace.reference.runner import Piece, Request
 from llmtrace.reference.scheduler import Job, Result, Scheduler
 from llmtrace.reference.timings import Timings
@@ -35,7 +35,7 @@ class Exchange:
 
     def __init__(
         self,
-        asked: Asked,
+        api_request: ApiRequest,
         prompts: list[list[int]],
         *,
         arrived: int,
@@ -47,27 +47,27 @@ class Exchange:
         grammar: Grammar | None,
         ended: Callable[[Job, Result, list[str]], None],
     ) -> None:
-        self._asked = asked
+        self._api_request = api_request
         self._scheduler = scheduler
         self._fault = fault or Fault()
-        self._shapes = Shapes(asked, loaded)
+        self._shapes = Shapes(api_request, loaded)
         self._loop = asyncio.get_running_loop()
         self._news: asyncio.Queue[tuple[int, Piece | Result]] = asyncio.Queue()
         self._ended = ended
         self._tokens = 0
-        self._texts: list[list[str]] = [[] for _ in range(len(prompts) * asked.choices)]
+        self._texts: list[list[str]] = [[] for _ in range(len(prompts) * api_request.choices)]
         self._reasons: list[str | None] = [None] * len(self._texts)
         self._open = len(self._texts)  # choices that have not finished
         self.jobs = [
             Job(
                 Request(
                     prompt=ids,
-                    max_tokens=asked.max_tokens or min(default_max_tokens, room - len(ids)),
-                    sampling=asked.sampling,
-                    stops=asked.stops,
-                    ignore_eos=asked.ignore_eos,
-                    choices=asked.choices,
-                    adapter=asked.model if asked.model != loaded.name else None,
+                    max_tokens=api_request.max_tokens or min(default_max_tokens, room - len(ids)),
+                    sampling=api_request.sampling,
+                    stops=api_request.stops,
+                    ignore_eos=api_request.ignore_eos,
+                    choices=api_request.choices,
+                    adapter=api_request.model if api_request.model != loaded.name else None,
                     grammar=grammar,
                     fault=self._fault.crash_after,
                 ),
@@ -82,14 +82,14 @@ class Exchange:
         self._scheduler.submit(*self.jobs)
 
     def cancel(self) -> None:
-        """Nobody reads the answer any more."""
+        """Cancel all jobs: the client does not read the answer any more."""
         for job in self.jobs:
             self._scheduler.cancel(job)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         watch = asyncio.create_task(self._watch(receive))
         try:
-            await (self._send_stream(send) if self._asked.stream else self._send_body(send))
+            await (self._send_stream(send) if self._api_request.stream else self._send_body(send))
         except (OSError, _Dropped):
             pass  # the client has gone, or the connection is to end here
         finally:
@@ -110,8 +110,8 @@ class Exchange:
         if isinstance(news, Result):
             # After the response has gone out: nothing that is written down may delay it.
             job = self.jobs[number]
-            first = number * self._asked.choices
-            reasons = [reason for reason in self._reasons[first : first + self._asked.choices] if reason]
+            first = number * self._api_request.choices
+            reasons = [reason for reason in self._reasons[first : first + self._api_request.choices] if reason]
             self._loop.call_soon(self._ended, job, news, reasons)
 
     async def _watch(self, receive: Receive) -> None:
@@ -132,7 +132,7 @@ class Exchange:
                 if news.outcome == "cancelled":
                     raise ConnectionAbortedError("the request was cancelled")
                 continue
-            index = number * self._asked.choices + news.choice
+            index = number * self._api_request.choices + news.choice
             self._tokens += 1
             if news.finish is not None:
                 self._open -= 1
@@ -148,23 +148,23 @@ class Exchange:
             raise RuntimeError(f"error asked for after {fault.error_after} tokens")
 
     def _metrics(self) -> dict[str, Any] | None:
-        """As vLLM: none where one set of numbers cannot describe several answers."""
+        """The metrics of the body; as in vLLM, None where one set of numbers cannot describe several answers."""
         return dict(self.jobs[0].timings.metrics()) if len(self._texts) == 1 else None
 
     async def _send_stream(self, send: Send) -> None:
         await send(_start(200, b"text/event-stream; charset=utf-8", (b"cache-control", b"no-cache")))
-        begun: set[int] = set()
-        asked, shapes = self._asked, self._shapes
+        begun_choices: set[int] = set()
+        api_request, shapes = self._api_request, self._shapes
         try:
             async for index, piece in self._pieces():
-                if index not in begun:
-                    begun.add(index)
-                    if asked.chat:
+                if index not in begun_choices:
+                    begun_choices.add(index)
+                    if api_request.chat:
                         await send(_part(shapes.role(index)))
                 if piece.text:
                     await send(_part(shapes.text(index, piece.text)))
                 if piece.finish is not None:
-                    metrics = None if asked.include_usage else self._metrics()
+                    metrics = None if api_request.include_usage else self._metrics()
                     await send(_part(shapes.finish(index, piece.finish, metrics)))
         except (OSError, _Dropped):
             raise
@@ -172,7 +172,7 @@ class Exchange:
             await send(_part(event(_failure(error))))
             await send(_part(b"", more=False))
             return
-        if asked.include_usage:
+        if api_request.include_usage:
             await send(_part(shapes.usage(usage([job.timings for job in self.jobs]), self._metrics())))
         await send(_part(b"data: [DONE]\n\n"))
         await send(_part(b"", more=False))

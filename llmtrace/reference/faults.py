@@ -24,7 +24,7 @@ _FORMS = "429;times=2, error-after=N, drop-after=N or crash-after=N"
 
 @dataclass(frozen=True)
 class Fault:
-    """What shall go wrong with one request. Counts are output tokens."""
+    """The failure of one request. Counts are output tokens."""
 
     status: int | None = None
     times: int = 1

@@ -27,7 +27,7 @@ class Forward(Protocol):
 
     slots: Any
     variant: str | None
-    """Name of what is computed beside the weights, an adapter that is not merged: other work, so another graph."""
+    """The name of an adapter that is computed beside the weights, not merged: it needs a graph of its own."""
 
     @property
     def batched(self) -> bool:
@@ -57,7 +57,7 @@ class _Model:
             self._options["logits_to_keep"] = 1
 
     def logits(self, ids: Any, cache: Any, positions: Any = None) -> Any:
-        """Of the last token of each row, `[rows, vocabulary]`."""
+        """The logits of the last token of each row, `[rows, vocabulary]`."""
         more = {} if positions is None else {"position_ids": positions}
         out = self.model(input_ids=ids, **{self._cache: cache}, **self._options, **more)
         return out.logits[:, -1]
@@ -86,7 +86,7 @@ class SeparateForward:
 
 
 class _Plan:
-    """What the layers of one forward do with their keys and values. Layers reach it through `_current`."""
+    """How the layers of one forward store and read keys and values. Layers reach it through `_current`."""
 
     def __init__(self, arena: ArenaSlots) -> None:
         self._keys, self._values = arena.keys, arena.values
@@ -160,9 +160,9 @@ class _Ragged(_Plan):
         rows, all_heads, _, width = query.shape
         # The query heads that share a key head are the rows of one small matrix: keys are read once, not repeated.
         packed = query.reshape(rows, self._heads, -1, width)
-        known, held = self._keys[layer], self._values[layer]
+        layer_keys, layer_values = self._keys[layer], self._values[layer]
         out = [
-            attention(packed[row : row + 1], known[None, :, stretch], held[None, :, stretch], scale=scale)
+            attention(packed[row : row + 1], layer_keys[None, :, stretch], layer_values[None, :, stretch], scale=scale)
             for row, stretch in enumerate(self._stretches)
         ]
         return (out[0] if rows == 1 else torch.cat(out)).view(rows, all_heads, 1, -1)
@@ -228,7 +228,7 @@ def _arena_cache() -> Any:
     from transformers import DynamicCache
 
     class ArenaCache(DynamicCache):
-        """What the model takes for its cache; where things go is the plan's business."""
+        """The cache that the model is given; the plan decides where keys and values go."""
 
         def update(self, key_states: Any, value_states: Any, layer_idx: int, *_: Any, **__: Any) -> tuple[Any, Any]:
             _current.plan.write(layer_idx, key_states, value_states)
@@ -305,7 +305,7 @@ class BatchedForward:
 
     @contextlib.contextmanager
     def _planned(self, plan: _Plan) -> Generator[None, None, None]:
-        """The layers' attention is ours for the length of one forward; the model is as it was afterwards."""
+        """Replace the layers' attention by ours during one forward; the model is as before afterwards."""
         before = self._config._attn_implementation
         _current.plan = plan
         self._config._attn_implementation = _NAME
@@ -316,9 +316,9 @@ class BatchedForward:
             _current.plan = None
 
 
-def _bucket(wanted: int, least: int, most: int) -> int:
+def _bucket(length: int, least: int, most: int) -> int:
     size = least
-    while size < wanted:
+    while size < length:
         size *= 2
     return min(size, most)
 
@@ -423,20 +423,20 @@ def _checked(
         try:
             first, second = forward.slots.take(11), forward.slots.take(11)
             assert first is not None
-            found = [forward.prefill(first, ids[:, :7]), forward.prefill(first, ids[:, 7:10])]
+            batched = [forward.prefill(first, ids[:, :7]), forward.prefill(first, ids[:, 7:10])]
             places = [first]
             if second is not None:
                 forward.prefill(second, ids[:, :10])
                 places.append(second)
-            found += list(forward.decode(places, [ids[0, 10:]] * len(places)).split(1))
-            for each in places:
-                forward.slots.give_back(each)
+            batched += list(forward.decode(places, [ids[0, 10:]] * len(places)).split(1))
+            for place_taken in places:
+                forward.slots.give_back(place_taken)
         except torch.cuda.OutOfMemoryError:
             raise
         except Exception as error:
             raise _CannotBatch(f"{type(error).__name__}: {error}") from error
         slack = 1e-4 if shape.dtype == torch.float32 else 5e-2
-        for ours, theirs in zip(found, [*expected, expected[-1]], strict=False):
+        for ours, theirs in zip(batched, [*expected, expected[-1]], strict=False):
             if not float((ours - theirs).float().norm()) <= slack * float(theirs.float().norm()):
                 raise _CannotBatch("its logits come out differently in a batch")
     return forward
@@ -448,19 +448,19 @@ def make_arena(
     """Memory for the keys and values of `rows` sequences. Raises `RunnerError` where there is none."""
     from llmtrace.reference._errors import RunnerError
 
-    wanted = tokens or rows * loaded.context
+    capacity = tokens or rows * loaded.context
     if limit is not None and tokens is None:
-        wanted = min(wanted, max(limit // shape.nbytes, 256))
+        capacity = min(capacity, max(limit // shape.nbytes, 256))
     if loaded.device.startswith("cuda"):
         # A captured step looks at stretches that lie at equal distances: one per row.
-        bucket = min(loaded.context, max(1, wanted // rows))
-        wanted = bucket * rows
+        bucket = min(loaded.context, max(1, capacity // rows))
+        capacity = bucket * rows
     else:
-        bucket = min(256, wanted)
+        bucket = min(256, capacity)
     try:
-        return ArenaSlots(shape, wanted, bucket)
+        return ArenaSlots(shape, capacity, bucket)
     except (RuntimeError, MemoryError) as error:
         raise RunnerError(
-            f"no memory for the keys and values of {wanted} tokens ({wanted * shape.nbytes / 2**20:.0f} MiB on "
+            f"no memory for the keys and values of {capacity} tokens ({capacity * shape.nbytes / 2**20:.0f} MiB on "
             f"{loaded.device}): start with fewer --max-running or fewer --cache-tokens"
         ) from error

@@ -1,4 +1,4 @@
-"""One request in progress: what is asked, how far it is, and what was going on meanwhile."""
+"""One request in progress: its parameters, its state, and the work that was done meanwhile."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["Generation", "Piece", "Request", "Work"]
 
 @dataclass(frozen=True)
 class Request:
-    """What to generate."""
+    """The parameters of one generation."""
 
     prompt: Sequence[int]
     """Token ids."""
@@ -30,13 +30,13 @@ class Request:
     stops: Sequence[str] = ()
     """Stop strings; the text ends before the first one met."""
     ignore_eos: bool = False
-    """Go on to `max_tokens` whatever the model says."""
+    """Whether to go on to `max_tokens` past the end-of-sequence token."""
     choices: int = 1
-    """How often to answer (OpenAI's `n`): one prefill, then one decode after the other."""
+    """The number of answers (OpenAI's `n`): one prefill, then one decode after the other."""
     adapter: str | None = None
     """Name of the adapter to generate with; None: the base model."""
     grammar: Grammar | None = None
-    """What each answer is held to."""
+    """The grammar that each answer must follow."""
     fault: int | None = None
     """Raise after so many tokens: the crash that tests ask for."""
 
@@ -63,11 +63,11 @@ class Work:
     end: Mark
     tokens: int
     again: bool = False
-    """Computed before, and lost when the request was preempted."""
+    """Whether it had been computed before, and was lost when the request was preempted."""
 
     @property
     def length(self) -> int:
-        """ns; 0 until the clock has resolved the marks."""
+        """The duration in ns; 0 until the clock has resolved the marks."""
         return 0 if self.start.at is None or self.end.at is None else self.end.at - self.start.at
 
 
@@ -78,9 +78,9 @@ class Generation:
         self.request = request
         self.timings = timings
         self.done = False
-        """All tokens have been read, or it failed, or it left."""
+        """Whether the generation is over: all tokens have been read, or it failed, or it left the runner."""
         self.cancelled = False
-        """Nobody wants the rest: the runner does no more work for it."""
+        """Whether it was cancelled: the runner does no more work for it."""
         self.place: Place | None = None
         """Its keys and values; None while it has none (not begun, preempted, ended)."""
         self.token: Any = None
@@ -93,11 +93,11 @@ class Generation:
         """Tokens of this choice that the host has read."""
         self.choice = 0
         self.began = False
-        """Its work has begun, since the start or since it was preempted."""
+        """Whether its work has begun, since the start or since it was preempted."""
         self.works: list[tuple[Work, bool]] = []
-        """What the model did since its work began, and whether for this request."""
+        """Every piece of work of the model since its work began, and whether it was for this request."""
         self.furthest = 0
-        """Most tokens whose keys and values were ever in its place."""
+        """The most tokens whose keys and values were ever in its place."""
         timings.prompt_tokens = len(request.prompt)
         self._loaded = loaded
         self._produced = 0
@@ -131,17 +131,17 @@ class Generation:
 
     @property
     def wanted(self) -> int:
-        """How many these are."""
+        """The number of these tokens."""
         return len(self.request.prompt) + max(0, self.launched - 1)
 
     @property
     def prefilling(self) -> bool:
-        """Prompt tokens (or, after a preemption, any earlier ones) are still to be computed."""
+        """Whether prompt tokens (or, after a preemption, any earlier ones) are still to be computed."""
         return not self.done and (self.place is None or self.place.tokens < self.wanted)
 
     @property
     def decoding(self) -> bool:
-        """The next step can compute a token for it."""
+        """Whether the next step can compute a token for it."""
         return (
             not self.done
             and not self.cancelled
@@ -153,7 +153,7 @@ class Generation:
     # What the runner tells it
 
     def begin(self, mark: Mark) -> bool:
-        """Its work begins here: the queue ends (True), or a preemption."""
+        """Begin its work at `mark`; returns whether the queue ends here (False: a preemption ends)."""
         self.began = True
         if self._begin is not None:
             self._resumed.append(mark)
@@ -163,18 +163,18 @@ class Generation:
         return True
 
     def swapped(self, mark: Mark) -> None:
-        """Before its prompt was begun, another adapter had to be put in; that is done here."""
+        """Note that its adapter, which had to be put in before its prompt, is in use at `mark`."""
         self._swapped = mark
         self.timings.swap_done = mark.host
 
     def cached(self, tokens: int, mark: Mark) -> None:
-        """So many tokens of the prompt came from the prefix cache, and have been copied by now."""
+        """Note that `tokens` of the prompt came from the prefix cache, and were copied by `mark`."""
         self._cached = mark
         self.timings.cached_tokens = tokens
         self.timings.cache_done = mark.host if tokens else self.timings.swap_done or self.timings.scheduled
 
     def lost_its_place(self, mark: Mark) -> None:
-        """Preempted: what was computed is gone. Where nothing was yet, it is as if it had never been let in."""
+        """Note a preemption: the computed tokens are gone. If there were none, it is as if it had not been admitted."""
         if self.began:
             self._preempted.append(mark)
             self.timings.preempted.append(mark.host)
@@ -182,12 +182,12 @@ class Generation:
         self.began = False
 
     def launch(self, token: Any) -> None:
-        """This token, `[1]` or `[1, 1]` on the device, is its next."""
+        """Set the next token, `[1]` or `[1, 1]` on the device."""
         self.token = token
         self.launched += 1
 
     def read(self, token: int, mark: Mark, batch: int) -> Piece:
-        """The host has this token, which had been chosen at `mark` in a forward for `batch` requests."""
+        """Add a token that the host has read; it was chosen at `mark` in a forward for `batch` requests."""
         self._tokens.append(mark)
         self.timings.tokens.append(mark.host)  # until the device's clock has been read
         self.timings.batch.append(batch)
@@ -202,12 +202,12 @@ class Generation:
         return piece
 
     def next_choice(self) -> None:
-        """One more answer from the same prompt."""
+        """Begin one more answer to the same prompt."""
         self.choice += 1
         self._open_choice()
 
     def _constrain(self, token: int) -> bool:
-        """Move the grammar on; whether the answer is complete by it."""
+        """Move the grammar on by `token`; returns whether the answer is complete."""
         constraint = self.constraint
         if constraint is None or token in self._loaded.stop_ids:
             return constraint is not None
@@ -218,21 +218,21 @@ class Generation:
 
     def _piece(self, token: int, ended: bool) -> Piece:
         if token in self._loaded.stop_ids and (ended or not self.request.ignore_eos):
-            text, met = self._stop.push(self._text.flush())
-            return Piece(self.choice, token, text if met else text + self._stop.flush(), "stop")
-        text, met = self._stop.push(self._text.push(token))
-        if met:
+            text, stopped = self._stop.push(self._text.flush())
+            return Piece(self.choice, token, text if stopped else text + self._stop.flush(), "stop")
+        text, stopped = self._stop.push(self._text.push(token))
+        if stopped:
             return Piece(self.choice, token, text, "stop")
         if ended or len(self.output) >= self.request.max_tokens:
-            rest, met = self._stop.push(self._text.flush())
-            text += rest if met else rest + self._stop.flush()
-            return Piece(self.choice, token, text, "stop" if met or ended else "length")
+            rest, stopped = self._stop.push(self._text.flush())
+            text += rest if stopped else rest + self._stop.flush()
+            return Piece(self.choice, token, text, "stop" if stopped or ended else "length")
         return Piece(self.choice, token, text)
 
     # The end
 
     def settle(self, clock: DeviceClock) -> None:
-        """Read the clock: from here on `timings` holds the truth. Waits for the device, once."""
+        """Read the clock into `timings`, which holds the true times from here on. Waits for the device, once."""
         if self._settled:
             return
         self._settled = True
@@ -248,7 +248,7 @@ class Generation:
         self.works.clear()
 
     def _fill_in(self, timings: Timings) -> None:
-        """Every moment as the device had it, and the shares of other requests."""
+        """Set every moment to the device's time, and the shares of other requests."""
         begin = self._begin
         assert begin is not None
         timings.scheduled = max(begin.at or begin.host, timings.arrived)

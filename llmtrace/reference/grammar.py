@@ -1,4 +1,4 @@
-"""Answers held to a JSON schema, a regular expression or a grammar: what may come next is worked out by llguidance.
+"""Holds answers to a JSON schema, a regular expression or a grammar; llguidance computes the allowed next tokens.
 
 A grammar is compiled once per request, before the request joins the queue. From then on each token of an answer moves
 a `Constraint` on, which gives the tokens that may follow; the others' logits are set to minus infinity. The work is
@@ -23,7 +23,7 @@ _JSON: Any = {"whitespace_flexible": False}
 
 
 class BrokenGrammar(ValueError):
-    """The schema, expression or grammar is no such thing; the message says what is wrong with it."""
+    """The schema, expression or grammar is not valid; the message says what is wrong with it."""
 
 
 class Grammar:
@@ -37,28 +37,28 @@ class Grammar:
         self._vocabulary = vocabulary
 
     def begin(self) -> Constraint:
-        """For one answer, from its first token."""
+        """The constraint for one answer, from its first token on."""
         return Constraint(self._matcher.deep_copy(), self._vocabulary)
 
 
 class Constraint:
-    """Where one answer is in its grammar."""
+    """The state of one answer in its grammar."""
 
     def __init__(self, matcher: Any, vocabulary: int) -> None:
         self._matcher = matcher
         self._vocabulary = vocabulary
         self._banned: Any = None
         self.mask_ns = 0
-        """What working out the tokens that may come next has cost so far, ns."""
+        """Nanoseconds spent so far on computing the tokens that may come next."""
         self._look()
 
     @property
     def ended(self) -> bool:
-        """Nothing can follow but the end."""
+        """Whether only the end can follow."""
         return bool(self._matcher.is_stopped())
 
     def push(self, token: int) -> None:
-        """This token was chosen. Raises `RunnerError` where the grammar gives up."""
+        """Move on by the chosen token. Raises `RunnerError` where the grammar gives up."""
         began = perf_counter_ns()
         self._matcher.consume_token(token)
         self.mask_ns += perf_counter_ns() - began

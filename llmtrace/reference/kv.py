@@ -32,7 +32,7 @@ class Saved:
 
     @property
     def nbytes(self) -> int:
-        return sum(int(each.numel()) * int(each.element_size()) for each in (self.keys, self.values))
+        return sum(int(tensor.numel()) * int(tensor.element_size()) for tensor in (self.keys, self.values))
 
     def cut(self, start: int, end: int) -> Saved:
         """A copy of the tokens [start, end), in memory of its own."""
@@ -41,7 +41,7 @@ class Saved:
 
 @dataclass(frozen=True)
 class Shape:
-    """One token's keys and values."""
+    """The shape of one token's keys and values."""
 
     layers: int
     heads: int
@@ -58,15 +58,15 @@ class Shape:
 
 @dataclass(eq=False)
 class Place:
-    """Where one sequence's keys and values are."""
+    """The place of one sequence's keys and values."""
 
     tokens: int = 0
-    """So many are in it."""
+    """The number of tokens in it."""
     start: int = 0
     size: int = 0
-    """Of an arena: the stretch [start, start + size)."""
+    """In an arena, the place is the stretch [start, start + size)."""
     cache: Any = None
-    """Of its own: a `transformers` cache."""
+    """The `transformers` cache of this sequence, where each has one of its own."""
 
 
 class Slots(Protocol):
@@ -74,16 +74,16 @@ class Slots(Protocol):
 
     @property
     def capacity(self) -> int | None:
-        """Tokens in all; None where nothing but the device's memory is the limit."""
+        """The number of tokens that fit in all; None where only the device's memory is the limit."""
         ...
 
     @property
     def used(self) -> int:
-        """Tokens that are taken, filled or not."""
+        """The number of tokens that are taken, filled or not."""
         ...
 
     def take(self, tokens: int) -> Place | None:
-        """Room for so many tokens, or None if there is none now."""
+        """A place for `tokens` tokens; None if there is no room now."""
         ...
 
     def grow(self, place: Place, tokens: int) -> bool:
@@ -93,7 +93,7 @@ class Slots(Protocol):
     def give_back(self, place: Place) -> None: ...
 
     def rewind(self, place: Place, tokens: int) -> None:
-        """Forget what comes after the first `tokens`."""
+        """Drop all tokens after the first `tokens`."""
         ...
 
     def load(self, place: Place, prefix: Sequence[Saved]) -> None:
@@ -133,7 +133,7 @@ def can_batch(config: Any) -> bool:
 
 
 def shape_of(cache: Any) -> Shape | None:
-    """What one token takes, from a `transformers` cache that holds some; None where layers differ."""
+    """The shape of one token, from a `transformers` cache that holds some; None where layers differ."""
     pairs = _layers(cache)
     if not pairs or any(key is None or value is None or key.dim() != 4 for key, value in pairs):
         return None
@@ -171,7 +171,7 @@ class ArenaSlots:
         import torch
 
         shape, device = self.shape, self.shape.device
-        # On the CPU memory that is not touched is not there; elsewhere it must not hold what is no number.
+        # On the CPU, untouched memory is not even allocated; elsewhere it must not hold NaN.
         make: Any = torch.empty if device == "cpu" else torch.zeros
         room = (shape.layers, shape.heads, self.capacity + 1)
         self.keys = make((*room, shape.key_width), dtype=shape.dtype, device=device)
@@ -201,8 +201,8 @@ class ArenaSlots:
         insort(self._taken, (start, size))
         if start != place.start:
             for store in (self.keys, self.values):
-                kept = store[:, :, place.start : place.start + place.tokens].clone()  # the two may overlap
-                store[:, :, start : start + place.tokens] = kept
+                moved = store[:, :, place.start : place.start + place.tokens].clone()  # the two may overlap
+                store[:, :, start : start + place.tokens] = moved
         place.start, place.size = start, size
         return True
 
@@ -274,17 +274,17 @@ class OwnSlots:
 
     def rewind(self, place: Place, tokens: int) -> None:
         if tokens < place.tokens:
-            kept = self.save(place, tokens) if tokens and self._plain else None
+            prefix = self.save(place, tokens) if tokens and self._plain else None
             place.cache, place.tokens = self._fresh(), 0
-            if kept is not None:
-                self.load(place, [kept])
+            if prefix is not None:
+                self.load(place, [prefix])
 
     def load(self, place: Place, prefix: Sequence[Saved]) -> None:
         import torch
 
         # One concatenation is the one copy: the result is this sequence's own memory, and layers are views of it.
-        keys = torch.cat([each.keys for each in prefix], dim=2)
-        values = torch.cat([each.values for each in prefix], dim=2)
+        keys = torch.cat([part.keys for part in prefix], dim=2)
+        values = torch.cat([part.values for part in prefix], dim=2)
         for layer in range(int(keys.shape[0])):
             place.cache.update(keys[layer].unsqueeze(0), values[layer].unsqueeze(0), layer)
         place.tokens += int(keys.shape[2])

@@ -100,17 +100,17 @@ def build_or_load(
 
 def require_model(model: str | os.PathLike[str]) -> Path:
     """The folder of a model, if it looks like one. Imports no torch. Raises `RunnerError`."""
-    given = os.fspath(model)
+    shown_path = os.fspath(model)
     path = Path(model).expanduser()
     if not path.exists():
-        raise RunnerError(f"no model at {given}: there is no such folder (give a local Hugging Face model folder)")
+        raise RunnerError(f"no model at {shown_path}: there is no such folder (give a local Hugging Face model folder)")
     if not path.is_dir():
-        raise RunnerError(f"no model at {given}: it is a file; give the folder that holds config.json")
+        raise RunnerError(f"no model at {shown_path}: it is a file; give the folder that holds config.json")
     if not (path / "config.json").is_file():
-        raise RunnerError(f"no model at {given}: the folder has no config.json")
+        raise RunnerError(f"no model at {shown_path}: the folder has no config.json")
     weights = [*path.glob("*.safetensors"), *path.glob("*.bin"), *path.glob("*.safetensors.index.json")]
     if not weights:
-        raise RunnerError(f"no model at {given}: the folder has no weights (*.safetensors or *.bin)")
+        raise RunnerError(f"no model at {shown_path}: the folder has no weights (*.safetensors or *.bin)")
     return path
 
 
@@ -123,10 +123,10 @@ def _load(path: Path, name: str, device: str, dtype: str) -> LoadedModel:
     try:
         with quiet():
             config: Any = AutoConfig.from_pretrained(path, local_files_only=True)
-            chosen = _dtype(dtype, config, device)
+            dtype_name = _dtype(dtype, config, device)
             tokenizer: Any = AutoTokenizer.from_pretrained(path, local_files_only=True)
             weights: Any = AutoModelForCausalLM.from_pretrained(
-                path, config=config, torch_dtype=getattr(torch, chosen), local_files_only=True
+                path, config=config, torch_dtype=getattr(torch, dtype_name), local_files_only=True
             )
             weights = weights.to(device).eval()
     except torch.cuda.OutOfMemoryError as error:
@@ -139,24 +139,24 @@ def _load(path: Path, name: str, device: str, dtype: str) -> LoadedModel:
         tokenizer=tokenizer,
         name=name,
         device=device,
-        dtype=chosen,
+        dtype=dtype_name,
         context=int(getattr(text_config, "max_position_embeddings", None) or 2048),
         vocabulary=int(getattr(text_config, "vocab_size", None) or len(tokenizer)),
         stop_ids=_stop_ids(weights, tokenizer),
-        fingerprint=_fingerprint(config, chosen, device),
+        fingerprint=_fingerprint(config, dtype_name, device),
         takes=_forward_arguments(weights),
     )
 
 
-def _dtype(asked: str, config: Any, device: str) -> str:
+def _dtype(requested: str, config: Any, device: str) -> str:
     """float32 on the CPU; on a device what the model was saved in."""
-    if asked != "auto":
-        return asked
+    if requested != "auto":
+        return requested
     if device == "cpu":
         return "float32"
     saved = getattr(config, "dtype", None) or getattr(config, "torch_dtype", None)
-    known = str(saved).removeprefix("torch.")
-    return known if known in _DTYPES else "float32"
+    name = str(saved).removeprefix("torch.")
+    return name if name in _DTYPES else "float32"
 
 
 def _stop_ids(model: Any, tokenizer: Any) -> frozenset[int]:
@@ -164,7 +164,7 @@ def _stop_ids(model: Any, tokenizer: Any) -> frozenset[int]:
     for source in (getattr(model, "generation_config", None), getattr(model, "config", None), tokenizer):
         value = getattr(source, "eos_token_id", None)
         ids.update(value if isinstance(value, list | tuple) else [] if value is None else [value])
-    return frozenset(int(each) for each in ids)
+    return frozenset(int(token_id) for token_id in ids)
 
 
 def _fingerprint(config: Any, dtype: str, device: str) -> str:

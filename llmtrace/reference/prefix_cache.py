@@ -25,7 +25,7 @@ DEFAULT_BYTES = 512 * 1024 * 1024
 
 @dataclass
 class CacheCounters:
-    """Since the start. Tokens, except where it says otherwise."""
+    """Counters since the start, in tokens unless said otherwise."""
 
     queries: int = 0
     """Prompt tokens that were looked up."""
@@ -50,11 +50,11 @@ class CacheCounters:
 class _Block:
     saved: Saved
     used: int
-    """When it was used last, monotonic ns."""
+    """When the block was last used, in monotonic ns."""
 
 
 class PrefixCache:
-    """Not thread-safe: the thread that owns the model owns it. The counters may be read from anywhere."""
+    """The blocks that are kept. Not thread-safe: the model's thread owns it. Any thread may read the counters."""
 
     def __init__(
         self,
@@ -83,21 +83,21 @@ class PrefixCache:
         the adapter that computed them (None: the base model): the same tokens have other keys and values with it.
         """
         self._expire()
-        found: list[Saved] = []
+        prefix: list[Saved] = []
         keys = self._keys(tokens, (len(tokens) - 1) // self.block, owner)
         for key in keys:
             block = self._blocks.get(key)
             if block is None:
                 break
-            found.append(block.saved)
-        self._touch(keys[: len(found)])
+            prefix.append(block.saved)
+        self._touch(keys[: len(prefix)])
         if counted:
             self.counters.queries += len(tokens)
-            self.counters.hits += len(found) * self.block
-        return found
+            self.counters.hits += len(prefix) * self.block
+        return prefix
 
     def store(self, tokens: Sequence[int], save: Callable[[int], Saved | None], *, owner: str | None = None) -> int:
-        """Keep the whole blocks of this sequence that are not stored yet; how many these were.
+        """Keep the whole blocks of this sequence that are not stored yet; returns how many these were.
 
         `save(end)` gives the keys and values of the first `end` tokens, or None where they cannot be had. `owner` as
         for `lookup`.
@@ -127,7 +127,7 @@ class PrefixCache:
         self.counters.blocks = self.counters.nbytes = 0
 
     def _most_blocks(self) -> int:
-        """As many as could be held at most, so that nothing is copied only to be dropped at once."""
+        """The most blocks that can be held, so that no block is copied only to be dropped at once."""
         if not self._blocks:
             return 1 << 62
         some = next(iter(self._blocks.values()))

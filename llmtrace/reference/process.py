@@ -29,8 +29,8 @@ class ServerProcess:
 
     `base_url` ends with `/v1`, as clients want it; `root_url` is the server itself. `env` is laid over this process's
     environment (a value of None removes a name). `progress(done, total)` is told of the build of the tiny model, the
-    first time. `timeout` (s) is how long to wait for the server to become ready. Raises `RunnerError` with what it
-    said if it does not.
+    first time. `timeout` (s) is how long to wait for the server to become ready; if it does not, `RunnerError` is
+    raised with the end of its output.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class ServerProcess:
     ) -> None:
         self.root_url = ""
         self.log = ""
-        """What the server wrote, once it has been stopped."""
+        """The server's output, once it has been stopped."""
         self._arguments = ["--host", host, "--port", str(port), "--device", device]
         self._arguments += ["--max-running", str(max_running)] if max_running is not None else []
         self._arguments += ["--max-queue", str(max_queue)]
@@ -66,7 +66,7 @@ class ServerProcess:
 
     @property
     def base_url(self) -> str:
-        """For a client: `http://127.0.0.1:8101/v1`."""
+        """The URL for a client: `http://127.0.0.1:8101/v1`."""
         return f"{self.root_url}/v1"
 
     @property
@@ -90,7 +90,7 @@ class ServerProcess:
         return self
 
     def stop(self, patience: float = 8.0) -> None:
-        """Ask it to end, and after `patience` s kill it. Safe to call twice."""
+        """Ask the server to end, and kill it after `patience` seconds. Safe to call twice."""
         process, self._process = self._process, None
         if process is not None and process.poll() is None:
             process.terminate()
@@ -114,7 +114,7 @@ class ServerProcess:
         self.stop()
 
     def get(self, path: str) -> str:
-        """The text at a path of the server, `/metrics` for one."""
+        """The text at a path of the server, such as `/metrics`."""
         with urllib.request.urlopen(self.root_url + path, timeout=10) as response:
             return response.read().decode()
 
@@ -127,7 +127,7 @@ class ServerProcess:
         return 0.0
 
     def truth(self, request_id: str, timeout: float = 5.0) -> dict[str, Any]:
-        """What the server knows of a request that ended, by its `x-request-id`.
+        """The server's record of an ended request, by its `x-request-id`.
 
         Waits up to `timeout` s for its end.
         """
@@ -149,15 +149,15 @@ class ServerProcess:
     def _wait(self, state_file: Path) -> None:
         assert self._process is not None
         deadline = time.monotonic() + self._timeout
-        told = (0, 0)
+        last_step = (0, 0)
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
                 raise RunnerError(f"the reference server did not start: {self._last_words()}")
             state = self._read(state_file)
             if self._progress is not None and state.get("state") == "building":
                 step = (int(state["done"]), int(state["total"]))
-                if step != told:
-                    told = step
+                if step != last_step:
+                    last_step = step
                     self._progress(*step)
             if state.get("state") == "ready":
                 self.root_url = str(state["base_url"])

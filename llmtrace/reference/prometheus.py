@@ -12,7 +12,7 @@ _PHASES = ("queue", "kv_cache_hit", "prefill", "decode")
 
 
 def render(scheduler: Scheduler) -> str:
-    """One scrape."""
+    """The text of one scrape."""
     out = _Text()
     counters = scheduler.counters
     out.one("num_requests_waiting", "gauge", "Requests in the queue.", scheduler.waiting)
@@ -54,14 +54,14 @@ def render(scheduler: Scheduler) -> str:
     )
     cache = runner.prefix_cache
     if cache is not None:
-        held = cache.counters
-        out.one("prefix_cache_queries_total", "counter", "Prompt tokens looked up.", held.queries)
-        out.one("prefix_cache_hits_total", "counter", "Prompt tokens served from the cache.", held.hits)
-        out.one("prefix_cache_misses_total", "counter", "Prompt tokens that had to be computed.", held.misses)
-        out.one("prefix_cache_evictions_total", "counter", "Blocks dropped to make room.", held.evictions)
-        out.one("prefix_cache_expired_total", "counter", "Blocks dropped as long unused.", held.expired)
-        out.one("prefix_cache_blocks", "gauge", f"Blocks held, of {cache.block} tokens.", held.blocks)
-        out.one("prefix_cache_bytes", "gauge", "Bytes held.", held.nbytes)
+        cache_counters = cache.counters
+        out.one("prefix_cache_queries_total", "counter", "Prompt tokens looked up.", cache_counters.queries)
+        out.one("prefix_cache_hits_total", "counter", "Prompt tokens served from the cache.", cache_counters.hits)
+        out.one("prefix_cache_misses_total", "counter", "Prompt tokens that had to be computed.", cache_counters.misses)
+        out.one("prefix_cache_evictions_total", "counter", "Blocks dropped to make room.", cache_counters.evictions)
+        out.one("prefix_cache_expired_total", "counter", "Blocks dropped as long unused.", cache_counters.expired)
+        out.one("prefix_cache_blocks", "gauge", f"Blocks held, of {cache.block} tokens.", cache_counters.blocks)
+        out.one("prefix_cache_bytes", "gauge", "Bytes held.", cache_counters.nbytes)
         out.one("prefix_cache_max_bytes", "gauge", "Bytes that may be held.", cache.max_bytes)
     for phase in _PHASES:
         name = f"request_{phase}_time_seconds"

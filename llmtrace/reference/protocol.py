@@ -1,4 +1,4 @@
-"""OpenAI's shapes: what may be asked, and how answers, chunks and errors look."""
+"""OpenAI's shapes: checks requests, and builds answers, chunks and errors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from llmtrace.reference.model import LoadedModel
 from llmtrace.reference.sampling import Sampling
 from llmtrace.reference.timings import Timings
 
-__all__ = ["Asked", "BadRequest", "Shapes", "error_body", "parse", "prompts", "usage"]
+__all__ = ["ApiRequest", "BadRequest", "Shapes", "error_body", "parse", "prompts", "usage"]
 
 DEFAULT_MAX_TOKENS = 256
 """Output tokens where the request names no limit (less where the context is nearly full)."""
@@ -22,7 +22,7 @@ _MAX_PROMPTS = 64
 
 
 class BadRequest(Exception):
-    """What the client asked for cannot be done; becomes an error in OpenAI's shape."""
+    """A request that cannot be served; it becomes an error in OpenAI's shape."""
 
     def __init__(
         self,
@@ -46,17 +46,17 @@ def error_body(
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A request, checked."""
+class ApiRequest:
+    """A checked request."""
 
     chat: bool
     model: str
     messages: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     prompt: Any = None
-    """Of a completion: text, token ids, or a list of either."""
+    """The prompt of a completion: text, token ids, or a list of either."""
     tools: list[Any] | None = None
     max_tokens: int | None = None
-    """None: as many as by default."""
+    """The most output tokens; None: the default."""
     sampling: Sampling = field(default_factory=Sampling)
     stops: tuple[str, ...] = ()
     choices: int = 1
@@ -64,10 +64,10 @@ class Asked:
     include_usage: bool = False
     ignore_eos: bool = False
     grammar: tuple[str, Any] | None = None
-    """What the answer is held to: the kind of grammar, and its source."""
+    """The grammar that the answer must follow: its kind and its source."""
 
 
-def parse(raw: bytes, *, chat: bool) -> Asked:
+def parse(raw: bytes, *, chat: bool) -> ApiRequest:
     """Check a request's body. Raises `BadRequest`."""
     try:
         decoded: Any = json.loads(raw)
@@ -101,8 +101,8 @@ def parse(raw: bytes, *, chat: bool) -> Asked:
         "grammar": _grammar(body),
     }
     if chat:
-        return Asked(chat=True, messages=_messages(body.get("messages")), tools=body.get("tools"), **common)
-    return Asked(chat=False, prompt=_prompt(body.get("prompt")), **common)
+        return ApiRequest(chat=True, messages=_messages(body.get("messages")), tools=body.get("tools"), **common)
+    return ApiRequest(chat=False, prompt=_prompt(body.get("prompt")), **common)
 
 
 class _Fields:
@@ -131,8 +131,8 @@ class _Fields:
         if value is None:
             return None
         if isinstance(value, bool) or not isinstance(value, int) or value < low or (high is not None and value > high):
-            wanted = f"at least {low}" if high is None else f"from {low} to {high}"
-            raise BadRequest(f"{name} must be an integer {wanted}", param=name)
+            bounds = f"at least {low}" if high is None else f"from {low} to {high}"
+            raise BadRequest(f"{name} must be an integer {bounds}", param=name)
         return value
 
     def number(self, name: str, low: float, high: float, *, default: float, above: bool = False) -> float:
@@ -142,13 +142,13 @@ class _Fields:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise BadRequest(f"{name} must be a number", param=name)
         if not low <= value <= high or (above and value == low):
-            wanted = f"above {low:g} and at most {high:g}" if above else f"from {low:g} to {high:g}"
-            raise BadRequest(f"{name} must be {wanted}", param=name)
+            bounds = f"above {low:g} and at most {high:g}" if above else f"from {low:g} to {high:g}"
+            raise BadRequest(f"{name} must be {bounds}", param=name)
         return float(value)
 
 
 def _refuse_unsupported(body: _Fields) -> None:
-    """What would change the answer must not be ignored in silence."""
+    """Raise `BadRequest` for a field that would change the answer and is not supported."""
     for name in ("logprobs", "top_logprobs", "echo", "suffix", "functions", "modalities", "logit_bias"):
         if body.get(name) not in (None, False, 0, "", [], {}, ["text"]):
             raise BadRequest(f"{name} is not supported by the reference server", param=name)
@@ -166,29 +166,29 @@ def _refuse_unsupported(body: _Fields) -> None:
 
 def _grammar(body: _Fields) -> tuple[str, Any] | None:
     """OpenAI's `response_format`, or vLLM's `guided_regex` or `guided_grammar`."""
-    found: list[tuple[str, Any]] = []
+    grammars: list[tuple[str, Any]] = []
     for name in ("guided_regex", "guided_grammar"):
         if body.get(name) is not None:
-            found.append((name.removeprefix("guided_"), body.text(name)))
-    wanted = body.get("response_format")
-    if wanted is not None:
-        form = _Fields(_object(wanted, "response_format"))
+            grammars.append((name.removeprefix("guided_"), body.text(name)))
+    response_format = body.get("response_format")
+    if response_format is not None:
+        form = _Fields(_object(response_format, "response_format"))
         kind = form.get("type")
         if kind == "json_schema":
-            asked = _object(form.get("json_schema"), "response_format.json_schema")
-            schema = asked.get("schema")
+            schema_object = _object(form.get("json_schema"), "response_format.json_schema")
+            schema = schema_object.get("schema")
             if not isinstance(schema, bool):
                 schema = _object(schema, "response_format.json_schema.schema")
-            found.append((kind, schema))
+            grammars.append((kind, schema))
         elif kind == "json_object":
-            found.append((kind, None))
+            grammars.append((kind, None))
         elif kind != "text":
             raise BadRequest(
                 "response_format.type must be text, json_object or json_schema", param="response_format.type"
             )
-    if len(found) > 1:
+    if len(grammars) > 1:
         raise BadRequest("give one of response_format, guided_regex and guided_grammar", param="response_format")
-    return found[0] if found else None
+    return grammars[0] if grammars else None
 
 
 def _object(value: Any, name: str) -> dict[str, Any]:
@@ -248,49 +248,51 @@ def _prompt(value: Any) -> Any:
     raise BadRequest("prompt must be a string, a list of token ids, or a list of either", param="prompt")
 
 
-def prompts(asked: Asked, loaded: LoadedModel, room: int | None = None) -> list[list[int]]:
+def prompts(api_request: ApiRequest, loaded: LoadedModel, room: int | None = None) -> list[list[int]]:
     """The token ids to begin from; one list, or one per prompt of a completion. Raises `BadRequest`.
 
     `room`: the longest sequence that the server's cache for keys and values can hold, where that is a limit.
     """
-    param = "messages" if asked.chat else "prompt"
-    if asked.chat:
+    param = "messages" if api_request.chat else "prompt"
+    if api_request.chat:
         if not loaded.has_chat_template:
             raise BadRequest(
                 f"the model {loaded.name} has no chat template: use /v1/completions", code="no_chat_template"
             )
         try:
             text = loaded.tokenizer.apply_chat_template(
-                asked.messages, tools=asked.tools, tokenize=False, add_generation_prompt=True
+                api_request.messages, tools=api_request.tools, tokenize=False, add_generation_prompt=True
             )
         except Exception as error:  # templates raise what they like
             raise BadRequest(f"the chat template refuses these messages: {error}", param=param) from error
-        found = [_encode(loaded, text, special=False)]
+        prompt_ids = [_encode(loaded, text, special=False)]
     else:
-        found = [_encode(loaded, item, special=True) if isinstance(item, str) else item for item in asked.prompt]
-    for ids in found:
+        prompt_ids = [
+            _encode(loaded, item, special=True) if isinstance(item, str) else item for item in api_request.prompt
+        ]
+    for ids in prompt_ids:
         if not ids:
             raise BadRequest("the prompt has no tokens", param=param)
         if min(ids) < 0 or max(ids) >= loaded.vocabulary:
             raise BadRequest(f"token ids must lie in [0, {loaded.vocabulary})", param=param)
-        wanted = asked.max_tokens or 1
-        if len(ids) + wanted > loaded.context:
+        output_tokens = api_request.max_tokens or 1
+        if len(ids) + output_tokens > loaded.context:
             raise BadRequest(
                 f"This model's maximum context length is {loaded.context} tokens. However, you requested "
-                f"{len(ids) + wanted} tokens ({len(ids)} in the {param}, {wanted} in the completion). "
+                f"{len(ids) + output_tokens} tokens ({len(ids)} in the {param}, {output_tokens} in the completion). "
                 f"Please reduce the length of the {param} or completion.",
                 param=param,
                 code="context_length_exceeded",
             )
-        if room is not None and len(ids) + wanted > room:
+        if room is not None and len(ids) + output_tokens > room:
             raise BadRequest(
                 f"This server has room for the keys and values of {room} tokens. However, you requested "
-                f"{len(ids) + wanted} tokens ({len(ids)} in the {param}, {wanted} in the completion). "
+                f"{len(ids) + output_tokens} tokens ({len(ids)} in the {param}, {output_tokens} in the completion). "
                 f"Please reduce the length of the {param} or completion, or start it with more --cache-tokens.",
                 param=param,
                 code="context_length_exceeded",
             )
-    return found
+    return prompt_ids
 
 
 def _encode(loaded: LoadedModel, text: str, *, special: bool) -> list[int]:
@@ -299,29 +301,29 @@ def _encode(loaded: LoadedModel, text: str, *, special: bool) -> list[int]:
 
 def usage(timings: Sequence[Timings]) -> dict[str, Any]:
     """OpenAI's `usage` over all prompts of a request."""
-    prompt = sum(each.prompt_tokens for each in timings)
-    output = sum(each.output_tokens for each in timings)
+    prompt = sum(one.prompt_tokens for one in timings)
+    output = sum(one.output_tokens for one in timings)
     return {
         "prompt_tokens": prompt,
         "completion_tokens": output,
         "total_tokens": prompt + output,
-        "prompt_tokens_details": {"cached_tokens": sum(each.cached_tokens for each in timings)},
+        "prompt_tokens_details": {"cached_tokens": sum(one.cached_tokens for one in timings)},
     }
 
 
 class Shapes:
     """Bodies and chunks of one response."""
 
-    def __init__(self, asked: Asked, loaded: LoadedModel) -> None:
-        self._chat = asked.chat
-        self._usage_asked = asked.include_usage
-        prefix = "chatcmpl" if asked.chat else "cmpl"
+    def __init__(self, api_request: ApiRequest, loaded: LoadedModel) -> None:
+        self._chat = api_request.chat
+        self._usage_asked = api_request.include_usage
+        prefix = "chatcmpl" if api_request.chat else "cmpl"
         self.id = f"{prefix}-{uuid.uuid4().hex}"
         self._base: dict[str, Any] = {
             "id": self.id,
-            "object": "chat.completion" if asked.chat else "text_completion",
+            "object": "chat.completion" if api_request.chat else "text_completion",
             "created": int(time.time()),
-            "model": asked.model,
+            "model": api_request.model,
             "system_fingerprint": loaded.fingerprint,
         }
 
@@ -352,8 +354,8 @@ class Shapes:
         reason: str | None,
         metrics: dict[str, Any] | None = None,
     ) -> bytes:
-        said: dict[str, Any] = {"delta": delta} if self._chat else {"text": text}
-        choice = {"index": index, **said, "logprobs": None, "finish_reason": reason}
+        content: dict[str, Any] = {"delta": delta} if self._chat else {"text": text}
+        choice = {"index": index, **content, "logprobs": None, "finish_reason": reason}
         chunk: dict[str, Any] = {**self._streamed(), "choices": [choice]}
         if self._usage_asked:
             chunk["usage"] = None
@@ -367,10 +369,10 @@ class Shapes:
         """A response that is not streamed; `texts` holds (text, finish reason) by choice."""
         choices: list[dict[str, Any]] = []
         for index, (text, reason) in enumerate(texts):
-            said: dict[str, Any] = {"text": text}
+            content: dict[str, Any] = {"text": text}
             if self._chat:
-                said = {"message": {"role": "assistant", "content": text, "refusal": None}}
-            choices.append({"index": index, **said, "logprobs": None, "finish_reason": reason})
+                content = {"message": {"role": "assistant", "content": text, "refusal": None}}
+            choices.append({"index": index, **content, "logprobs": None, "finish_reason": reason})
         return {**self._base, "choices": choices, "usage": usage, "metrics": metrics}
 
 

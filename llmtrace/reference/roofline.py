@@ -1,4 +1,4 @@
-"""How fast a model runs on this device, against what the device can do: `llmtrace bench`.
+"""Measures a model's speed on this device against the device's own limits, for `llmtrace bench`.
 
 Two ceilings are measured first: bytes per second of a large copy (read and write counted), and floating-point
 operations per second of a large matrix product in the weights' type. Then, by the runner's own forwards,
@@ -40,13 +40,13 @@ _REPEATS = 3
 _ROOM = 256
 """An arena's stretches grow in steps of so many tokens."""
 
-Told = Callable[[str, int, int], None]
-"""What is measured now, how many measurements are done, and how many there are."""
+Progress = Callable[[str, int, int], None]
+"""Called with the name of the current measurement, the number of measurements done, and their number in all."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to measure."""
+    """The measurements to make."""
 
     formats: Sequence[str]
     """Names of `FORMATS`."""
@@ -63,7 +63,7 @@ class Plan:
 
     @property
     def room(self) -> int:
-        """Tokens that a sequence can come to have."""
+        """The most tokens that a sequence can have."""
         longest = max((*self.prompts, *(context + self.steps + 2 for context in self.contexts)))
         return -(-longest // _ROOM) * _ROOM
 
@@ -76,24 +76,24 @@ class Measured:
 
     @property
     def lengths(self) -> list[float]:
-        """On the device, s."""
+        """The duration of each run on the device, in seconds."""
         times = [mark.at or 0 for mark in self.marks]
         return [max(1, after - before) / 1e9 for before, after in itertools.pairwise(times)]
 
     @property
     def median(self) -> float:
-        """s."""
+        """The median duration of a run, in seconds."""
         return statistics.median(self.lengths)
 
     @property
     def host_median(self) -> float:
-        """What the host needed to launch one, s."""
+        """The median time in seconds that the host needed to launch one run."""
         hosts = [mark.host for mark in self.marks]
         return statistics.median(after - before for before, after in itertools.pairwise(hosts)) / 1e9
 
 
 def measure(device: str, work: Callable[[], Any], repeats: int = _REPEATS) -> Measured:
-    """Run `work` so often, and once before, to warm up."""
+    """Run `work` `repeats` times, and once before, to warm up."""
     work()
     clock = make_clock(device)
     clock.start()
@@ -120,12 +120,12 @@ def matrix_rate(device: str, dtype: Any) -> float:
     import torch
 
     size = 8192 if device.startswith("cuda") else 512
-    left = torch.randn(size, size, device=device).to(dtype)
-    return 2 * size**3 / min(measure(device, lambda: torch.nn.functional.linear(left, left), 10).lengths)
+    left_factor = torch.randn(size, size, device=device).to(dtype)
+    return 2 * size**3 / min(measure(device, lambda: torch.nn.functional.linear(left_factor, left_factor), 10).lengths)
 
 
 class Yardstick:
-    """A model in the runner, and how long its parts take. Call it under `torch.inference_mode()`."""
+    """Measures how long the parts of a model take in the runner. Use it under `torch.inference_mode()`."""
 
     def __init__(self, loaded: LoadedModel, *, rows: int, room: int, copy: float, matrix: float) -> None:
         """`rows` sequences of at most `room` tokens; `copy` bytes and `matrix` operations per second are the ceilings.
@@ -150,7 +150,7 @@ class Yardstick:
         self._per_token = 2 * layers * kv_heads * head * model.get_input_embeddings().weight.dtype.itemsize
 
     def prefill(self, tokens: int) -> dict[str, Any]:
-        """A whole prompt in one forward."""
+        """Measure a whole prompt in one forward."""
         runner, ids, place = self.runner, self._ids(tokens), self._place(tokens)
 
         def work() -> None:
@@ -172,7 +172,7 @@ class Yardstick:
         }
 
     def decode(self, batch: int, context: int, steps: int) -> dict[str, Any]:
-        """One step of the runner for `batch` sequences with `context` tokens behind them; the median of several."""
+        """Measure a step of the runner for `batch` sequences with `context` tokens behind them: a median."""
         runner, ids = self.runner, self._ids(context)
         forward, slots = runner.forward, runner.slots
         places: list[Place] = []
@@ -192,7 +192,7 @@ class Yardstick:
                 nonlocal tokens
                 tokens = list(forward.decode(places, tokens).argmax(-1).split(1))
 
-            seen = measure(self._loaded.device, step, steps)
+            measured = measure(self._loaded.device, step, steps)
         finally:
             for place in places:
                 slots.give_back(place)
@@ -201,20 +201,20 @@ class Yardstick:
             "batch": batch,
             "context": context,
             "batched": forward.batched,
-            "seconds_per_step": seen.median,
-            "tokens_per_second": batch / seen.median,
+            "seconds_per_step": measured.median,
+            "tokens_per_second": batch / measured.median,
             "flops": 2 * self._products * batch + 4 * self._attention * context * batch,
             "bytes": least,
-            "mbu": least / seen.median / self._copy,
+            "mbu": least / measured.median / self._copy,
             "launch_bound_ratio": None,
         }
         if self._loaded.device.startswith("cuda"):
-            row["launch_bound_ratio"] = launch_bound_ratio(seen.marks[1:])
-            row["host_seconds_per_step"] = seen.host_median
+            row["launch_bound_ratio"] = launch_bound_ratio(measured.marks[1:])
+            row["host_seconds_per_step"] = measured.host_median
         return row
 
     def cache_hit(self, tokens: int) -> dict[str, Any] | None:
-        """The copy of a cached prefix into a sequence's place; None where this architecture cannot reuse any.
+        """Measure copying a cached prefix into a sequence's place; None where this architecture cannot reuse any.
 
         Whole blocks of the runner's prefix cache, the last token left out, as for a prompt of `tokens` tokens.
         """
@@ -228,21 +228,21 @@ class Yardstick:
             self.runner.forward.prefill(place, self._ids(tokens))
             cache.store(prompt, lambda end: slots.save(place, end))
             begin = time.perf_counter()
-            found = cache.lookup(prompt)
+            prefix = cache.lookup(prompt)
             looked = time.perf_counter() - begin
-            if not found:
+            if not prefix:
                 return None
 
             def work() -> None:
                 slots.rewind(place, 0)
-                slots.load(place, found)
+                slots.load(place, prefix)
 
             spent = measure(self._loaded.device, work, 5).median
         finally:
             slots.give_back(place)
-        size = sum(each.nbytes for each in found)
+        size = sum(part.nbytes for part in prefix)
         return {
-            "tokens": sum(each.tokens for each in found),
+            "tokens": sum(part.tokens for part in prefix),
             "bytes": size,
             "lookup_seconds": looked,
             "seconds": spent,
@@ -265,7 +265,7 @@ class Yardstick:
 class Bench:
     """One run. `results` is complete JSON at any moment; `done` says whether the run came to its end."""
 
-    def __init__(self, model: str, device: str, tell: Told, out: Path | None = None) -> None:
+    def __init__(self, model: str, device: str, tell: Progress, out: Path | None = None) -> None:
         """`model` is a name of `SHAPES` or a folder; `out` is written after every measurement. Raises `RunnerError`."""
         check_name(model)
         self.device = pick_device(device)
@@ -282,13 +282,13 @@ class Bench:
         }
 
     def run(self, plan: Plan) -> None:
-        """Measure everything; what a format cannot do here is told in its `reason`, the others go on."""
+        """Measure everything. A format that fails here gets a `reason`, and the others go on."""
         try:
             import torch
         except ImportError as error:
             raise missing_extra(error) from error
-        each = 4 + len(plan.prompts) + len(plan.batches) * len(plan.contexts)
-        self._count, self._of = 0, 1 + each * len(plan.formats)
+        per_format = 4 + len(plan.prompts) + len(plan.batches) * len(plan.contexts)
+        self._count, self._of = 0, 1 + per_format * len(plan.formats)
         self.results["torch"] = torch.__version__
         self.results["threads"] = torch.get_num_threads()
         if not self.device.startswith("cuda"):
@@ -296,14 +296,14 @@ class Bench:
         self._now("copy bandwidth")
         self.results["copy_bytes_per_second"] = copy_rate(self.device)
         for number, weights in enumerate(plan.formats):
-            self._count = 1 + each * number
-            found: dict[str, Any] = {}
-            self.results["formats"][weights] = found
+            self._count = 1 + per_format * number
+            results: dict[str, Any] = {}
+            self.results["formats"][weights] = results
             try:
                 with torch.inference_mode():
-                    self._format(found, weights, plan)
+                    self._format(results, weights, plan)
             except Exception as error:  # torch and torchao say in many ways what they cannot do
-                found["reason"] = _reason(error)
+                results["reason"] = _reason(error)
             if self.device.startswith("cuda"):
                 torch.cuda.empty_cache()  # the next format's model needs the room
         self.results["done"] = True
@@ -311,23 +311,23 @@ class Bench:
         self._now("done")
 
     def write(self, file: Path) -> None:
-        """The results as JSON, put in place whole."""
+        """Write the results as JSON; the file is replaced as a whole."""
         part = file.with_suffix(file.suffix + ".part")
         part.write_text(json.dumps(self.results, indent=1) + "\n")
         os.replace(part, file)
 
     def _now(self, doing: str) -> None:
-        """Another measurement begins: what has been measured so far is in the file."""
+        """Begin another measurement: write the results so far and report the progress."""
         if self._out is not None:
             self.write(self._out)
         self._tell(doing, min(self._count, self._of), self._of)
         self._count += 1
 
-    def _format(self, found: dict[str, Any], weights: str, plan: Plan) -> None:
+    def _format(self, results: dict[str, Any], weights: str, plan: Plan) -> None:
         import torch
 
         self._now(f"{weights}: building the model")
-        found["matrix_flops_per_second"] = matrix = matrix_rate(self.device, getattr(torch, BASE[weights]))
+        results["matrix_flops_per_second"] = matrix = matrix_rate(self.device, getattr(torch, BASE[weights]))
         loaded = make_model(self._model, weights, self.device)
         yardstick = Yardstick(
             loaded,
@@ -336,28 +336,28 @@ class Bench:
             copy=self.results["copy_bytes_per_second"],
             matrix=matrix,
         )
-        found["weight_bytes"] = yardstick.weight_bytes
-        found["prefill"] = []
+        results["weight_bytes"] = yardstick.weight_bytes
+        results["prefill"] = []
         for tokens in plan.prompts:
             self._now(f"{weights}: prefill of {tokens} tokens")
-            found["prefill"].append(yardstick.prefill(tokens))
-        best = min(found["prefill"], key=lambda row: row["seconds"] / row["tokens"], default=None)
+            results["prefill"].append(yardstick.prefill(tokens))
+        best = min(results["prefill"], key=lambda row: row["seconds"] / row["tokens"], default=None)
         if best is not None:
-            found["seconds_per_prefill_token"] = best["seconds"] / best["tokens"]
-        found["decode"] = []
+            results["seconds_per_prefill_token"] = best["seconds"] / best["tokens"]
+        results["decode"] = []
         for batch in plan.batches:
             for context in plan.contexts:
                 self._now(f"{weights}: decode, batch {batch}, context {context}")
-                found["decode"].append(yardstick.decode(batch, context, plan.steps))
+                results["decode"].append(yardstick.decode(batch, context, plan.steps))
         self._now(f"{weights}: prefix cache")
         if (copied := yardstick.cache_hit(max(plan.prompts))) is not None:
-            found["cache_hit"] = copied
+            results["cache_hit"] = copied
         prompt, tokens = random_prompt(yardstick.runner, min(plan.contexts)), max(2, plan.steps)
         self._now(f"{weights}: timing on and off")
-        found["timing"] = timing_cost(yardstick.runner, prompt, tokens, plan.pairs).as_json()
+        results["timing"] = timing_cost(yardstick.runner, prompt, tokens, plan.pairs).as_json()
         self._now(f"{weights}: against generate()")
         ratio, equal = against_generate(yardstick.runner, prompt, tokens, plan.pairs)
-        found["generate"] = {**ratio.as_json(), "tokens": tokens, "equal_tokens": equal}
+        results["generate"] = {**ratio.as_json(), "tokens": tokens, "equal_tokens": equal}
 
 
 def _reason(error: BaseException) -> str:

@@ -1,8 +1,8 @@
 """The loop: prefill and decode for all running requests, one iteration at a time, with a mark at every boundary.
 
 `Runner.step()` is one iteration: one forward for the next token of everyone who has a prompt behind them, then chunks
-of prompts up to a budget of tokens. Who runs is up to the scheduler (`admit`, `leave`); tokens and failures are told
-as they come. Requests by themselves, without a scheduler:
+of prompts up to a budget of tokens. The scheduler decides who runs (`admit`, `leave`); tokens and failures are passed
+on as they come. Requests by themselves, without a scheduler:
 
     runner = Runner(build_or_load(), prefix_cache=PrefixCache())
     for piece in runner.generate(Request(prompt=[1, 2, 3], max_tokens=8)):
@@ -63,17 +63,17 @@ __all__ = [
 _log = logging.getLogger("llmtrace.reference")
 
 DEFAULT_RUNNING = 8
-"""Requests at once."""
+"""The most requests that run at once."""
 DEFAULT_CHUNK = 512
 """Prompt tokens per forward."""
 DEFAULT_BUDGET = 1024
 """Tokens per step, of all requests."""
 DEFAULT_CACHE_BYTES = 2 * 1024**3
 _LEAST_CHUNK = 16
-"""Tokens: where there is no memory for so few, there is none for the request."""
+"""The smallest chunk in tokens: if there is no memory for so few, the request fails."""
 
 Tell = Callable[[Generation, "Piece | Exception"], None]
-"""What is told of a generation: each token, or why it failed. It is `done` when the last has been told."""
+"""Called with each token of a generation, or with the error it failed with; it is `done` with the last call."""
 
 
 @dataclass(slots=True)
@@ -84,7 +84,7 @@ class _Sent:
     """Numbers, or a tensor in the host's memory that holds them once `arrived` has happened."""
     arrived: Any
     owners: list[tuple[Generation, int]]
-    """For each token, whose it is and of which choice."""
+    """For each token, its generation and its choice."""
     mark: Mark
     batch: int
 
@@ -126,14 +126,14 @@ class Runner:
         self.token_budget = max(1, token_budget)
         self.clock: DeviceClock = make_clock(loaded.device, timing=timing)
         self.running: list[Generation] = []
-        """In the order in which they came; the oldest keeps its place whatever happens."""
+        """The running requests in the order of arrival; the oldest never loses its place."""
         self.preemptions = 0
         self.adapters = adapters
         self._whole = prefill_chunk is None
         self._ahead = max(0, ahead) if loaded.device.startswith("cuda") else 0
         self._pending: deque[_Sent] = deque()
         self._mark: Mark | None = None
-        self._tell: Tell = _nobody
+        self._tell: Tell = _ignore
 
     # Who runs
 
@@ -169,8 +169,8 @@ class Runner:
         return self.slots.capacity
 
     def admit(self, generation: Generation) -> bool:
-        """Let it run from the next step on, if there is a row and room for its prompt now."""
-        if len(self.running) >= self.max_running or any(each.place is None for each in self.running):
+        """Let it run from the next step on; returns whether there is a row and room for its prompt now."""
+        if len(self.running) >= self.max_running or any(one.place is None for one in self.running):
             return False  # those that were preempted come first
         place = self.slots.take(generation.wanted + 1)
         if place is None:
@@ -202,60 +202,63 @@ class Runner:
     def generate(self, request: Request, timings: Timings | None = None) -> Iterator[Piece]:
         """Run one request to its end in this thread."""
         generation = self.start(request, timings)
-        told: list[Piece | Exception] = []
+        pending: list[Piece | Exception] = []
         if not self.admit(generation):
             raise RunnerError("the runner is busy with other requests")
         try:
-            while not generation.done or told:
-                while told:
-                    news = told.pop(0)
+            while not generation.done or pending:
+                while pending:
+                    news = pending.pop(0)
                     if isinstance(news, Exception):
                         raise news
                     yield news
                 if not generation.done:
-                    self.step(lambda _, news: told.append(news))
+                    self.step(lambda _, news: pending.append(news))
         finally:
             self.leave(generation)
 
     def warm_up(self) -> None:
         """One short run, so that the first request does not pay for lazy initialisation."""
-        kept, self.prefix_cache = self.prefix_cache, None
+        own_cache, self.prefix_cache = self.prefix_cache, None
         try:
             ids = [index % self.loaded.vocabulary for index in range(1, 33)]
             for _ in self.generate(Request(ids, max_tokens=3, sampling=Sampling(temperature=0), ignore_eos=True)):
                 pass
         finally:
-            self.prefix_cache = kept
+            self.prefix_cache = own_cache
 
     # One iteration
 
     def step(self, tell: Tell) -> None:
-        """A token for everyone who decodes, then chunks of prompts. Each token is told as soon as it is known."""
+        """Compute a token for each decoding request, then chunks of prompts; pass tokens on once they are read."""
         import torch
 
         self._tell = tell
         self._mark = None  # one that left between two steps has made a mark
         with torch.inference_mode():
-            if any(each.constraint is not None for each in self.running):
+            if any(generation.constraint is not None for generation in self.running):
                 self._collect(0)  # what may come next depends on the token before
             self._make_room()
-            decoding = [each for each in self.running if each.decoding]
+            decoding = [generation for generation in self.running if generation.decoding]
             if decoding:
                 self._decode(decoding)
             self._prefill_some(self.token_budget - len(decoding))
             # One that lost its place waits for those whose last tokens are on their way: it is no work to go on with.
-            more = any(each.place is not None and (each.decoding or each.prefilling) for each in self.running)
+            more = any(
+                generation.place is not None and (generation.decoding or generation.prefilling)
+                for generation in self.running
+            )
             self._collect(self._ahead if more else 0)
         self._mark = None
-        self._tell = _nobody
+        self._tell = _ignore
 
     def _make_room(self) -> None:
-        """Room for each one's next token, the oldest first; where there is none the youngest loses its place."""
+        """Make room for each request's next token, the oldest first; if there is none, the youngest loses its place."""
         for generation in list(self.running):
             while not (generation.done or generation.cancelled or self._has_room(generation)):
                 if generation.place is None:
                     return  # it waits for its place, and all younger ones behind it
-                victim = next(each for each in reversed(self.running) if each.place is not None)
+                victim = next(candidate for candidate in reversed(self.running) if candidate.place is not None)
                 self._preempt(victim)
                 if victim is generation:
                     return
@@ -267,7 +270,7 @@ class Runner:
         return self.slots.grow(generation.place, max(generation.wanted, generation.place.tokens) + 1)
 
     def _preempt(self, generation: Generation) -> None:
-        """Take its place; it computes everything again when there is room."""
+        """Take its place away; it computes everything again when there is room."""
         self._collect(0)
         if generation.done or generation.place is None:
             return
@@ -279,25 +282,25 @@ class Runner:
     # Marks
 
     def _since(self) -> Mark:
-        """Where the next piece of work begins: at the end of the last one in this step."""
+        """The mark where the next piece of work begins: the end of the last one in this step, else now."""
         if self._mark is None:
             self._mark = self.clock.mark()
         return self._mark
 
     def _worked(self, kind: str, tokens: int, owners: Sequence[Generation], *, again: bool = False) -> Mark:
-        """A piece of work ends here; note it with everyone who runs."""
+        """End a piece of work here, and note it with every running request."""
         start, end = self._since(), self.clock.mark()
         self._mark = end
         work = Work(kind, start, end, tokens, again)
-        for each in self.running:
-            if each.began or each in owners:
-                each.works.append((work, each in owners))
+        for generation in self.running:
+            if generation.began or generation in owners:
+                generation.works.append((work, generation in owners))
         return end
 
     # Adapters
 
     def _activate(self, adapter: str | None, owners: Sequence[Generation]) -> bool:
-        """Have the next forward be this adapter's; whether another one was in use."""
+        """Make the next forward use this adapter; returns whether another one was in use."""
         adapters = self.adapters
         if adapters is None or adapters.is_active(adapter):
             return False
@@ -307,11 +310,11 @@ class Runner:
         self._worked("swap", 0, owners)
         return True
 
-    def _by_adapter(self, going: list[Generation]) -> list[list[Generation]]:
+    def _by_adapter(self, generations: list[Generation]) -> list[list[Generation]]:
         """Groups with one adapter each: the one in use first, then those of the oldest requests."""
         groups: dict[str | None, list[Generation]] = {}
-        for each in going:
-            groups.setdefault(each.request.adapter, []).append(each)
+        for generation in generations:
+            groups.setdefault(generation.request.adapter, []).append(generation)
         adapters = self.adapters
         return sorted(
             groups.values(), key=lambda group: not (adapters and adapters.is_active(group[0].request.adapter))
@@ -321,8 +324,8 @@ class Runner:
 
     def _decode(self, decoding: list[Generation]) -> None:
         self._since()
-        fresh = [each for each in decoding if each.token is None]  # a further choice: the prompt's own logits again
-        going = [each for each in decoding if each.token is not None]
+        fresh = [one for one in decoding if one.token is None]  # a further choice: the prompt's own logits again
+        going = [one for one in decoding if one.token is not None]
         for generation in fresh:
             try:
                 self._choose(generation.first_logits, [generation])
@@ -343,7 +346,7 @@ class Runner:
                 self._decode_failed(generation, error)
 
     def _logits_of(self, going: list[Generation]) -> list[tuple[Generation, Any]]:
-        """Each one's next logits `[1, vocabulary]`; those who fail are told so and left out.
+        """The next logits `[1, vocabulary]` of each; a request that fails gets its error and is left out.
 
         A forward that came back has moved its sequences on by a token: no row is computed twice.
         """
@@ -353,14 +356,14 @@ class Runner:
                 return list(zip(going, self._next_logits(going).split(1), strict=True))
             except Exception:
                 pass  # nobody knows whose fault it was: one by one, so that it costs only those who cannot go on
-        found: list[tuple[Generation, Any]] = []
+        rows: list[tuple[Generation, Any]] = []
         for generation in going:
             try:
                 self._activate(generation.request.adapter, [generation])
-                found.append((generation, self._next_logits([generation])))
+                rows.append((generation, self._next_logits([generation])))
             except Exception as error:
                 self._decode_failed(generation, error)
-        return found
+        return rows
 
     def _decode_failed(self, generation: Generation, error: Exception) -> None:
         if _out_of_memory(error):
@@ -372,43 +375,49 @@ class Runner:
             )
         self._fail(generation, error)
 
-    def _next_logits(self, going: list[Generation]) -> Any:
-        return self.forward.decode([each.place for each in going if each.place], [each.token for each in going])
+    def _next_logits(self, generations: list[Generation]) -> Any:
+        return self.forward.decode(
+            [generation.place for generation in generations if generation.place],
+            [generation.token for generation in generations],
+        )
 
     def _choose(self, logits: Any, owners: list[Generation], kind: str = "decode", tokens: int | None = None) -> None:
         """Choose a token from each row and send all to the host, without waiting for them."""
-        chosen, owners = self._drawn(logits, owners)
+        tokens_chosen, owners = self._drawn(logits, owners)
         if not owners:
             return
-        for each, token in zip(owners, chosen.split(1), strict=True):
-            each.launch(token)
-        copy, arrived = self._send(chosen) if self._ahead else (chosen.tolist(), None)
+        for owner, token in zip(owners, tokens_chosen.split(1), strict=True):
+            owner.launch(token)
+        copy, arrived = self._send(tokens_chosen) if self._ahead else (tokens_chosen.tolist(), None)
         mark = self._worked(kind, len(owners) if tokens is None else tokens, owners)
         batch = len(owners) if self.forward.batched else 1
-        self._pending.append(_Sent(copy, arrived, [(each, each.choice) for each in owners], mark, batch))
+        self._pending.append(_Sent(copy, arrived, [(owner, owner.choice) for owner in owners], mark, batch))
         self._collect(self._ahead)
 
     def _drawn(self, logits: Any, owners: list[Generation]) -> tuple[Any, list[Generation]]:
-        """The tokens, and whose they are: whoever of several fails is told so and left out; one alone raises."""
-        if all(each.sampler.greedy and each.constraint is None for each in owners):
+        """The drawn tokens and their owners.
+
+        Of several, one that fails gets its error and is left out; a single one raises.
+        """
+        if all(owner.sampler.greedy and owner.constraint is None for owner in owners):
             return logits.argmax(dim=-1), owners
-        drawn: list[Any] = []
+        drawn_tokens: list[Any] = []
         alive: list[Generation] = []
-        for row, each in enumerate(owners):
+        for row, owner in enumerate(owners):
             mine = logits[row : row + 1]
             try:
-                allowed = mine if each.constraint is None else each.constraint.mask(mine)
-                drawn.append(each.sampler.next(allowed).view(1))
-                alive.append(each)
+                allowed = mine if owner.constraint is None else owner.constraint.mask(mine)
+                drawn_tokens.append(owner.sampler.next(allowed).view(1))
+                alive.append(owner)
             except Exception as error:
                 if len(owners) == 1:
                     raise
-                self._decode_failed(each, error)
-        return _joined(drawn) if drawn else None, alive
+                self._decode_failed(owner, error)
+        return _joined(drawn_tokens) if drawn_tokens else None, alive
 
     @staticmethod
     def _send(tokens: Any) -> tuple[Any, Any]:
-        """A copy that the device will make in the host's memory, and the event that says when it is there."""
+        """The copy that the device will make in the host's memory, and the event that tells when it is complete."""
         import torch
 
         copy = torch.empty(tokens.shape, dtype=tokens.dtype, pin_memory=True)
@@ -418,7 +427,7 @@ class Runner:
         return copy, arrived
 
     def _collect(self, most: int) -> None:
-        """Read what has come, and wait until at most so many steps' tokens are still on their way."""
+        """Read the tokens that have come, and wait until those of at most `most` steps are still on their way."""
         while self._pending:
             sent = self._pending[0]
             if sent.arrived is not None and not sent.arrived.query():
@@ -454,7 +463,7 @@ class Runner:
         generation.next_choice()
 
     def _fail(self, generation: Generation, error: Exception) -> None:
-        """This request is over; the others go on."""
+        """End this request with `error`; the others go on."""
         _log.warning("request failed: %s: %s", type(error).__name__, error)
         try:
             self.leave(generation, keep=False)
@@ -465,33 +474,33 @@ class Runner:
     # Prefill
 
     def _prefill_some(self, budget: int) -> None:
-        """A chunk of each prompt, first come first served, up to the budget; where prompts are whole, one at least."""
-        left = max(1, budget)  # however many decode, prompts go on too
+        """Compute a chunk of each prompt, first come first served, up to the budget; of whole prompts, one at least."""
+        budget_left = max(1, budget)  # however many decode, prompts go on too
         for generation in list(self.running):
-            if left <= 0:
+            if budget_left <= 0:
                 return
             if generation.prefilling and not generation.cancelled and generation.place is not None:
                 try:
-                    left -= self._prefill(generation, left)
+                    budget_left -= self._prefill(generation, budget_left)
                 except Exception as error:
                     self._fail(generation, error)
 
     def _prefill(self, generation: Generation, budget: int) -> int:
-        """Its next chunk, and its first token where that was the last one; how many tokens were computed."""
+        """Compute its next chunk, and its first token after the last chunk; returns the number of tokens computed."""
         self._since()
         if not generation.began:
             self._begin(generation)
         place = generation.place
         assert place is not None
-        known = generation.known
+        ids = generation.known
         self._activate(generation.request.adapter, [generation])  # a neighbour's may have been put in meanwhile
         again = place.tokens < generation.furthest
         most = self.prefill_chunk if self._whole else min(self.prefill_chunk, budget)
         before = place.tokens
-        logits = self._chunk(place, known, most)
+        logits = self._chunk(place, ids, most)
         computed = place.tokens - before
         generation.furthest = max(generation.furthest, place.tokens)
-        if place.tokens < len(known) or generation.launched:
+        if place.tokens < len(ids) or generation.launched:
             self._worked("prefill", computed, [generation], again=again)
         else:
             if generation.request.choices > 1 and generation.first_logits is None:
@@ -501,12 +510,12 @@ class Runner:
             self._choose(logits, [generation], "prefill", computed)
         return computed
 
-    def _chunk(self, place: Place, known: Sequence[int], most: int) -> Any:
+    def _chunk(self, place: Place, ids: Sequence[int], most: int) -> Any:
         """The logits after the next chunk; a smaller one where the device has no memory for so many tokens at once."""
         import torch
 
         while True:
-            part = known[place.tokens : place.tokens + most]
+            part = ids[place.tokens : place.tokens + most]
             try:
                 return self.forward.prefill(place, torch.tensor([part], device=self.loaded.device))
             except Exception as error:
@@ -515,14 +524,14 @@ class Runner:
                 self._free_memory()
                 if len(part) <= _LEAST_CHUNK:
                     raise OutOfMemory(
-                        f"{self.loaded.device} ran out of memory after {place.tokens} of {len(known)} prompt tokens, "
+                        f"{self.loaded.device} ran out of memory after {place.tokens} of {len(ids)} prompt tokens, "
                         f"with {len(self.running)} requests running: a prompt of at most {place.tokens} tokens would "
                         f"fit now; or start with fewer --max-running or fewer --cache-tokens"
                     ) from error
                 most = len(part) // 2
 
     def _free_memory(self) -> None:
-        """Give up what can be computed again."""
+        """Free memory by dropping what can be computed again."""
         import torch
 
         if self.prefix_cache is not None:
@@ -531,16 +540,16 @@ class Runner:
             torch.cuda.empty_cache()
 
     def _begin(self, generation: Generation) -> None:
-        """The queue ends here: look the prefix up and copy it."""
+        """End its queue here: look its prefix up and copy it."""
         first = generation.begin(self._since())
         if self._activate(generation.request.adapter, [generation]) and first:
             generation.swapped(self._since())
         place, cache = generation.place, self.prefix_cache
         assert place is not None
         owner = generation.request.adapter
-        found = cache.lookup(generation.known, counted=first, owner=owner) if cache is not None else []
-        if found:
-            self.slots.load(place, found)
+        prefix = cache.lookup(generation.known, counted=first, owner=owner) if cache is not None else []
+        if prefix:
+            self.slots.load(place, prefix)
             mark = self._worked("cache", place.tokens, [generation])
         else:
             # A lookup that found nothing is no phase of its own: prefill starts where the queue ends.
@@ -576,5 +585,5 @@ def _out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
-def _nobody(_: Generation, __: Piece | Exception) -> None:
-    """Nobody listens."""
+def _ignore(_: Generation, __: Piece | Exception) -> None:
+    """Drop a token or an error between two steps, when no one listens."""

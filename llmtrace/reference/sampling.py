@@ -10,7 +10,7 @@ __all__ = ["Sampler", "Sampling"]
 
 @dataclass(frozen=True)
 class Sampling:
-    """What a request asks for. Temperature 0 is greedy."""
+    """The sampling parameters of a request. Temperature 0 is greedy."""
 
     temperature: float = 1.0
     top_p: float = 1.0
@@ -33,19 +33,19 @@ class Sampler:
 
     @property
     def greedy(self) -> bool:
-        """The likeliest token and no other: rows of several requests can be chosen from at once."""
+        """Whether the likeliest token is always taken: then rows of several requests can be chosen from at once."""
         return self._sampling.temperature <= 0
 
     def next(self, logits: Any) -> Any:
         """The next token as a tensor `[1, 1]` on the device, from logits `[1, vocabulary]`."""
         torch = self._torch
-        asked = self._sampling
-        if asked.temperature <= 0:
+        sampling = self._sampling
+        if sampling.temperature <= 0:
             return logits.argmax(dim=-1, keepdim=True)
-        chances = torch.softmax(logits.float() / asked.temperature, dim=-1)
-        if asked.top_p >= 1.0:
+        chances = torch.softmax(logits.float() / sampling.temperature, dim=-1)
+        if sampling.top_p >= 1.0:
             return torch.multinomial(chances, 1, generator=self._generator)
         ordered, places = chances.sort(dim=-1, descending=True)
         # Keep the likeliest tokens whose sum first reaches top_p: those with less than top_p before them.
-        ordered = ordered.masked_fill(ordered.cumsum(dim=-1) - ordered >= asked.top_p, 0.0)
+        ordered = ordered.masked_fill(ordered.cumsum(dim=-1) - ordered >= sampling.top_p, 0.0)
         return places.gather(-1, torch.multinomial(ordered, 1, generator=self._generator))

@@ -1,4 +1,4 @@
-"""Who runs next: a queue that really waits, rows that free up, one thread that owns the model.
+"""Decides which request runs next: a queue that really waits, rows that free up, one thread that owns the model.
 
 Continuous batching: between any two iterations of the runner, requests that wait are let in as far as there is a row
 for them and room for their keys and values, strictly in the order in which they came; nobody overtakes, so nobody
@@ -24,7 +24,7 @@ _log = logging.getLogger("llmtrace.reference")
 
 
 class QueueFull(Exception):
-    """No room in the queue. `retry_after`: seconds until there may be some."""
+    """The queue is full. `retry_after`: seconds until there may be room."""
 
     def __init__(self, waiting: int, retry_after: float) -> None:
         super().__init__(f"{waiting} requests are waiting already")
@@ -33,7 +33,7 @@ class QueueFull(Exception):
 
 @dataclass(frozen=True)
 class Result:
-    """The last thing that a job tells."""
+    """The last message of a job."""
 
     outcome: str
     """`completed`, `cancelled` or `error`."""
@@ -42,7 +42,7 @@ class Result:
 
 @dataclass
 class SchedulerCounters:
-    """Since the start."""
+    """Counters since the start."""
 
     outcomes: dict[str, int] = field(default_factory=dict[str, int])
     finish_reasons: dict[str, int] = field(default_factory=dict[str, int])
@@ -69,7 +69,7 @@ class Job:
         self.timings = timings
         self.tell = tell
         self.outcome: str | None = None
-        """Set once, when the job has ended."""
+        """`completed`, `cancelled` or `error`; set once, when the job has ended."""
         self.generation: Generation | None = None
         self.cancelled = False
 
@@ -115,7 +115,7 @@ class Scheduler:
         return len(self._running)
 
     def submit(self, *jobs: Job) -> None:
-        """Put these at the end of the queue, all or none. Raises `QueueFull`."""
+        """Put the jobs at the end of the queue, all or none. Raises `QueueFull`."""
         with self._condition:
             free = self.max_running - len(self._running)
             if self._stopping or len(self._waiting) + len(jobs) > self.max_queue + max(0, free):
@@ -126,7 +126,7 @@ class Scheduler:
             self._condition.notify()
 
     def cancel(self, job: Job) -> None:
-        """Nobody wants this one any more. Does nothing when it has ended."""
+        """Cancel a job. Does nothing when it has ended."""
         with self._condition:
             if job.outcome is not None or job.cancelled:
                 return
@@ -156,15 +156,15 @@ class Scheduler:
                 continue
             self.counters.steps += 1
             try:
-                self.runner.step(self._told)
+                self.runner.step(self._pass_on)
             except Exception as error:  # a fault of ours, or a device in an error state: nobody may hang
                 _log.exception("a step failed; the requests that were running end with an error")
                 for job in list(self._running.values()):
                     self._end(job, Result("error", error))
         with self._condition:
-            left = [*self._running.values(), *self._waiting]
+            unfinished = [*self._running.values(), *self._waiting]
             self._waiting.clear()
-        for job in left:
+        for job in unfinished:
             job.timings.cancelled = job.timings.cancelled or now()
             self._end(job, Result("cancelled"))
 
@@ -173,7 +173,7 @@ class Scheduler:
             self._end(job, Result("cancelled"))
 
     def _let_in(self) -> None:
-        """From the head of the queue, as far as there is room; who does not fit yet holds up those behind."""
+        """Admit jobs from the head of the queue while there is room; one that does not fit holds up those behind it."""
         while True:
             with self._condition:
                 job = self._waiting[0] if self._waiting else None
@@ -201,14 +201,14 @@ class Scheduler:
                 return
 
     def _take(self, job: Job) -> bool:
-        """Off the queue, if it is still in it. With the lock held."""
+        """Take a job off the queue; returns whether it was still in it. The lock must be held."""
         if job not in self._waiting:
             return False
         self._waiting.remove(job)
         return True
 
-    def _told(self, generation: Generation, news: Piece | Exception) -> None:
-        """From the runner, in the middle of a step."""
+    def _pass_on(self, generation: Generation, news: Piece | Exception) -> None:
+        """Pass a token or an error on to its job; the runner calls this in the middle of a step."""
         job = self._running.get(generation)
         if job is None:
             return

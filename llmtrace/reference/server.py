@@ -1,4 +1,4 @@
-"""Serving: the port first, then the model, then the loop. `python -m llmtrace.reference.server --help`."""
+"""Starts the server: the port first, then the model, then the loop. `python -m llmtrace.reference.server --help`."""
 
 from __future__ import annotations
 
@@ -141,12 +141,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--state-file", help="told in JSON what goes on: building, ready")
     options = vars(parser.parse_args(arguments))
     state, adapters = options.pop("state_file"), options.pop("adapter")
-    given = {key: value for key, value in options.items() if value is not None}
+    arguments_given = {key: value for key, value in options.items() if value is not None}
     if state is not None:
-        told = _StateFile(Path(state))
-        given |= {"ready": told.ready, "progress": told.progress}
+        state_file = _StateFile(Path(state))
+        arguments_given |= {"ready": state_file.ready, "progress": state_file.progress}
     try:
-        serve(given.pop("model", None), adapters=parse_adapters(adapters), **given)
+        serve(arguments_given.pop("model", None), adapters=parse_adapters(adapters), **arguments_given)
     except RunnerError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -154,7 +154,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 class _StateFile:
-    """Where a parent process reads how far this one is; every write replaces the file whole."""
+    """The file from which a parent process reads this one's progress; every write replaces it as a whole."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -25,7 +25,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "qwen2-1.5b": {"kind": "qwen2", "size": (1536, 8960, 28, 12, 2, 151936), "tied": True},
     "llama-8b": {"kind": "llama", "size": (4096, 14336, 32, 32, 8, 128256), "tied": False},
 }
-"""By name: hidden, intermediate, layers, heads, key-value heads, vocabulary, as the published configs have them."""
+"""The shapes by name: hidden, intermediate, layers, heads, key-value heads, vocabulary, as published."""
 FORMATS = ("fp32", "bf16", "fp16", "int8", "int4")
 BASE = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "int8": "bfloat16", "int4": "bfloat16"}
 """The torch type in which a format computes."""
@@ -75,7 +75,7 @@ def _make(model: str, weights: str, device: str) -> LoadedModel:
         _need_torchao()
     dtype = getattr(torch, BASE[weights])
     if model not in SHAPES:
-        made: Any = AutoModelForCausalLM.from_pretrained(model, dtype=dtype, local_files_only=True)
+        built_model: Any = AutoModelForCausalLM.from_pretrained(model, dtype=dtype, local_files_only=True)
     else:
         _fits(model, weights, device)
         shape = SHAPES[model]
@@ -92,9 +92,9 @@ def _make(model: str, weights: str, device: str) -> LoadedModel:
             tie_word_embeddings=shape["tied"],
         )
         with torch.device(device):
-            made = AutoModelForCausalLM.from_config(config, dtype=dtype)
-    made = made.to(device).eval()
-    made.generation_config.eos_token_id = None  # what is measured goes on to its last token
+            built_model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    built_model = built_model.to(device).eval()
+    built_model.generation_config.eos_token_id = None  # what is measured goes on to its last token
     if weights in ("int8", "int4"):
         from torchao.quantization import (  # pyright: ignore[reportMissingImports]
             Int4WeightOnlyConfig,
@@ -102,33 +102,33 @@ def _make(model: str, weights: str, device: str) -> LoadedModel:
             quantize_,
         )
 
-        quantize_(made, Int8WeightOnlyConfig() if weights == "int8" else Int4WeightOnlyConfig())
+        quantize_(built_model, Int8WeightOnlyConfig() if weights == "int8" else Int4WeightOnlyConfig())
     return LoadedModel(
-        model=made,
+        model=built_model,
         tokenizer=_NoText(),
         name=model,
         device=device,
         dtype=BASE[weights],
-        context=int(getattr(made.config, "max_position_embeddings", None) or _CONTEXT),
-        vocabulary=int(made.config.vocab_size),
+        context=int(getattr(built_model.config, "max_position_embeddings", None) or _CONTEXT),
+        vocabulary=int(built_model.config.vocab_size),
         stop_ids=frozenset(),
         fingerprint="",
-        takes=_forward_arguments(made),
+        takes=_forward_arguments(built_model),
     )
 
 
 @contextlib.contextmanager
 def _hushed() -> Generator[None, None, None]:
-    """Without torchao's account of the kernels that it has no use for here, and what importing it makes torch say."""
+    """Silence torchao's messages on kernels that it cannot use here, and torch's on importing it."""
     loggers = [logging.getLogger(name) for name in ("torchao", "torch.utils._pytree")]
-    before = [each.level for each in loggers]
-    for each in loggers:
-        each.setLevel(logging.ERROR)
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        for each, level in zip(loggers, before, strict=True):
-            each.setLevel(level)
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
 
 
 def _need_torchao() -> None:
@@ -139,7 +139,7 @@ def _need_torchao() -> None:
 
 
 def _fits(model: str, weights: str, device: str) -> None:
-    """Say what would fit where the weights alone do not."""
+    """Raise `MemoryError` where the weights alone do not fit; the message says what would."""
     import torch
 
     if device.startswith("cuda"):

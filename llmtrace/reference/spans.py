@@ -37,7 +37,7 @@ class ServerSpans:
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
         self.chunks = False
-        """Each chunk of a prompt gets a span under `llm.prefill`."""
+        """Whether each chunk of a prompt gets a span under `llm.prefill`."""
         self._provider = provider
         self._owned = owned
         self._tracer = provider.get_tracer("llmtrace.reference")
@@ -64,7 +64,7 @@ class ServerSpans:
             return
         offset = epoch_offset()
         started, ended = call_start(timings.arrived + offset), timings.finished + offset
-        told: dict[str, Any] = {
+        attributes: dict[str, Any] = {
             "gen_ai.operation.name": operation,
             "gen_ai.request.model": model,
             "gen_ai.response.model": model,
@@ -74,18 +74,18 @@ class ServerSpans:
             **_latencies(timings),
         }
         if finish_reasons:
-            told[names.FINISH_REASONS] = finish_reasons
+            attributes[names.FINISH_REASONS] = finish_reasons
         if error is not None:
-            told[names.ERROR_TYPE] = type(error).__name__
+            attributes[names.ERROR_TYPE] = type(error).__name__
         if timings.preempted:
-            told[names.PREEMPTIONS] = len(timings.preempted)
-        told |= _adapter(timings) | _grammar(timings)
+            attributes[names.PREEMPTIONS] = len(timings.preempted)
+        attributes |= _adapter(timings) | _grammar(timings)
         offset = epoch_offset()
         span = self._tracer.start_span(
             "llm_request",
             context=self._propagator.extract(carrier),
             kind=SpanKind.SERVER,
-            attributes=told,
+            attributes=attributes,
             start_time=started,
         )
         if error is not None:
@@ -121,14 +121,14 @@ class ServerSpans:
         ]
         times = stagger_spans(start, measured, end)
         for chunk, (begin, stop) in zip(chunks, times, strict=True):
-            told: dict[str, Any] = {names.TOKENS: chunk.tokens}
+            attributes: dict[str, Any] = {names.TOKENS: chunk.tokens}
             if chunk.again:
-                told[names.CHUNK_AGAIN] = True
-            span = self._tracer.start_span(names.PREFILL_CHUNK, context=inside, attributes=told, start_time=begin)
+                attributes[names.CHUNK_AGAIN] = True
+            span = self._tracer.start_span(names.PREFILL_CHUNK, context=inside, attributes=attributes, start_time=begin)
             span.end(end_time=stop)
 
     def shutdown(self) -> None:
-        """Send what is left, where the provider is ours."""
+        """Shut the provider down if it is ours, which exports the last spans."""
         if self._owned:
             end = getattr(self._provider, "shutdown", None)
             if callable(end):
@@ -136,7 +136,7 @@ class ServerSpans:
 
 
 def _details(phase: Phase, timings: Timings, source: str) -> dict[str, Any]:
-    """What a phase's span says."""
+    """The attributes of a phase's span."""
     length = (phase.end - phase.start) / 1e9
     details: dict[str, Any] = {names.PHASE: phase.name, names.SOURCE: source}
     if phase.name not in ("queue", "adapter_swap"):
@@ -158,15 +158,15 @@ def _details(phase: Phase, timings: Timings, source: str) -> dict[str, Any]:
 
 
 def _adapter(timings: Timings) -> dict[str, Any]:
-    told: dict[str, Any] = {}
+    attributes: dict[str, Any] = {}
     if timings.adapter is not None:
-        told[names.ADAPTER_ID] = timings.adapter.name
-        told[names.ADAPTER_RANK] = timings.adapter.rank
-        told[names.ADAPTER_MERGED] = timings.adapter.merged
+        attributes[names.ADAPTER_ID] = timings.adapter.name
+        attributes[names.ADAPTER_RANK] = timings.adapter.rank
+        attributes[names.ADAPTER_MERGED] = timings.adapter.merged
     if timings.swaps:
-        told[names.ADAPTER_SWAPS] = len(timings.swaps)
-        told[names.ADAPTER_SWAP] = sum(end - start for start, end in timings.swaps) / 1e9
-    return told
+        attributes[names.ADAPTER_SWAPS] = len(timings.swaps)
+        attributes[names.ADAPTER_SWAP] = sum(end - start for start, end in timings.swaps) / 1e9
+    return attributes
 
 
 def _grammar(timings: Timings) -> dict[str, Any]:
@@ -181,16 +181,16 @@ def _grammar(timings: Timings) -> dict[str, Any]:
 
 
 def _latencies(timings: Timings) -> dict[str, float]:
-    """vLLM's names for the same intervals, s."""
+    """The phases under vLLM's attribute names, in seconds."""
     assert timings.finished is not None
     seconds = timings.seconds()
-    found = {f"gen_ai.latency.{name}": seconds[phase] for phase, name in _LATENCIES.items() if phase in seconds}
-    found["gen_ai.latency.e2e"] = (timings.finished - timings.arrived) / 1e9
+    latencies = {f"gen_ai.latency.{name}": seconds[phase] for phase, name in _LATENCIES.items() if phase in seconds}
+    latencies["gen_ai.latency.e2e"] = (timings.finished - timings.arrived) / 1e9
     if timings.first_token is not None and timings.scheduled is not None:
-        found["gen_ai.latency.time_in_model_prefill"] = (timings.first_token - timings.scheduled) / 1e9
-        found["gen_ai.latency.time_in_model_inference"] = (timings.finished - timings.scheduled) / 1e9
-        found["gen_ai.latency.time_to_first_token"] = (timings.first_token - timings.arrived) / 1e9
-    return found
+        latencies["gen_ai.latency.time_in_model_prefill"] = (timings.first_token - timings.scheduled) / 1e9
+        latencies["gen_ai.latency.time_in_model_inference"] = (timings.finished - timings.scheduled) / 1e9
+        latencies["gen_ai.latency.time_to_first_token"] = (timings.first_token - timings.arrived) / 1e9
+    return latencies
 
 
 def from_environment(fingerprint: str = "") -> ServerSpans | None:
@@ -211,11 +211,13 @@ def from_environment(fingerprint: str = "") -> ServerSpans | None:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-    named = os.environ.get("OTEL_SERVICE_NAME") or "service.name=" in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
-    told = {} if named else {"service.name": "llmtrace-reference"}
+    has_service_name = os.environ.get("OTEL_SERVICE_NAME") or "service.name=" in os.environ.get(
+        "OTEL_RESOURCE_ATTRIBUTES", ""
+    )
+    resource_attributes = {} if has_service_name else {"service.name": "llmtrace-reference"}
     if fingerprint:
-        told[names.MODEL_FINGERPRINT] = fingerprint
-    resource = Resource.create(told)
+        resource_attributes[names.MODEL_FINGERPRINT] = fingerprint
+    resource = Resource.create(resource_attributes)
     provider = TracerProvider(resource=resource)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     return ServerSpans(provider, owned=True)

@@ -1,4 +1,4 @@
-"""What happened to one request, and when: the truth that others are checked against."""
+"""The times of one request: the truth that estimates are checked against."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Chunk(NamedTuple):
     end: int
     tokens: int
     again: bool = False
-    """Computed before, and lost when the request was preempted."""
+    """Whether it had been computed before, and was lost when the request was preempted."""
 
 
 class Phase(NamedTuple):
@@ -29,25 +29,25 @@ class Phase(NamedTuple):
     end: int
     tokens: int
     host: int
-    """How long it lasted for the host, ns: where a device works behind the host's back, another length."""
+    """Its duration in ns on the host's side, which differs where a device works asynchronously."""
     others: int
-    """How much of it went into other requests' tokens, ns."""
+    """The part of it that went into other requests' tokens, in ns."""
 
 
 @dataclass
 class Timings:
-    """Monotonic nanoseconds. A moment that never came (the request was cancelled before) is None."""
+    """The moments of one request in monotonic ns; None where the request ended before that moment."""
 
     arrived: int
-    """The server had the whole request, before it parsed or tokenised it."""
+    """When the server had the whole request, before it parsed or tokenised it."""
     taken_in: int | None = None
-    """The scheduler took it off the queue, between two steps. Its own work may begin later in the step."""
+    """When the scheduler took it off the queue, between two steps. Its own work may begin later in the step."""
     scheduled: int | None = None
-    """Its own work began: the end of the queue, in which the wait for the running step is."""
+    """When its own work began: the end of the queue, which includes the wait for the running step."""
     swap_done: int | None = None
-    """Another adapter was in use when its work began: the moment when its own had been put in, else None."""
+    """When its own adapter had been put in; None where it was in use already."""
     cache_done: int | None = None
-    """Cached keys and values found and copied: the start of prefill. Equal to `swap_done` or
+    """When cached keys and values had been found and copied: the start of prefill. Equal to `swap_done` or
     `scheduled` where nothing was cached."""
     chunks: list[Chunk] = field(default_factory=list[Chunk])
     """The pieces of the prompt as they were computed."""
@@ -60,27 +60,27 @@ class Timings:
     resumed: list[int] = field(default_factory=list[int])
     """For each of these, when its work began again."""
     finished: int | None = None
-    """The last token, or the moment when it was cancelled or failed."""
+    """When the last token came, or when the request was cancelled or failed."""
     cancelled: int | None = None
-    """When it became known that nobody wants the answer any more."""
+    """When the server learned that the request was cancelled."""
     prompt_tokens: int = 0
     cached_tokens: int = 0
     """Prompt tokens that were copied from the prefix cache."""
     adapter: Adapter | None = None
-    """What it ran with; None: the base model."""
+    """The adapter that it ran with; None: the base model."""
     swaps: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
     """When adapters were swapped for it, start and end: before its prompt and, where requests with another adapter
     run beside it, before later chunks and tokens too."""
     grammar: str | None = None
-    """The kind of grammar that it is held to."""
+    """The kind of grammar that its answer must follow."""
     compile_ns: int = 0
-    """What compiling that grammar took, ns; inside the queue, which begins with the request's arrival."""
+    """Nanoseconds for compiling that grammar; inside the queue, which begins with the request's arrival."""
     mask_ns: int = 0
-    """What working out the tokens allowed next took over the whole answer, ns; inside prefill and decode."""
+    """Nanoseconds for computing the allowed next tokens, over the whole answer; inside prefill and decode."""
     prefill_others: int = 0
-    """Of prefill, the time in which other requests' tokens were computed, ns."""
+    """The part of prefill in which other requests' tokens were computed, in ns."""
     decode_others: int = 0
-    """Of decode, the time in which other requests' prompts were computed or copied, ns."""
+    """The part of decode in which other requests' prompts were computed or copied, in ns."""
     host: dict[str, int] = field(default_factory=dict[str, int])
     """When the host got to `scheduled`, `cache_done`, `first_token` and `finished`; the same on the CPU."""
     launch_bound: float | None = None
@@ -99,7 +99,7 @@ class Timings:
         return self.tokens[0] if self.tokens else None
 
     def phases(self) -> list[Phase]:
-        """Contiguous from `arrived` to `finished`, each as far as it came: their lengths add up to the life."""
+        """The phases, contiguous from `arrived` to `finished`, as far as the request came."""
         if self.finished is None:
             return []
         spans: list[Phase] = []
@@ -128,11 +128,11 @@ class Timings:
         return spans
 
     def swapping(self, start: int, end: int) -> int:
-        """How much of [start, end] went into swapping adapters for this request, ns."""
+        """The part of [start, end] that went into swapping adapters for this request, in ns."""
         return sum(max(0, min(end, stop) - max(start, began)) for began, stop in self.swaps)
 
     def seconds(self) -> dict[str, float]:
-        """Length of each phase that was entered, s."""
+        """The duration of each phase that was entered, in seconds."""
         return {phase.name: (phase.end - phase.start) / 1e9 for phase in self.phases()}
 
     def metrics(self) -> dict[str, float | str | None]:
@@ -184,7 +184,7 @@ class Timings:
 
     @property
     def mask_per_token(self) -> float:
-        """Mean over the output tokens, ns."""
+        """The mean mask time over the output tokens, in ns."""
         return self.mask_ns / max(1, self.output_tokens)
 
 

@@ -83,9 +83,9 @@ class TinySpec:
 
 
 def cache_root() -> Path:
-    """Where built models are kept: `LLMTRACE_CACHE`, else this user's cache folder."""
-    if chosen := os.environ.get("LLMTRACE_CACHE"):
-        return Path(chosen).expanduser()
+    """The folder of built models: `LLMTRACE_CACHE`, else this user's cache folder."""
+    if configured := os.environ.get("LLMTRACE_CACHE"):
+        return Path(configured).expanduser()
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Caches" / "llmtrace"
     if sys.platform == "win32":
@@ -169,15 +169,15 @@ def _fit_threads(torch: Any) -> Generator[None, None, None]:
 
 @contextlib.contextmanager
 def quiet() -> Generator[None, None, None]:
-    """Without transformers' progress bars: a server's log has one line per fact."""
+    """Switch transformers' progress bars off, to keep them out of the server's log."""
     from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled()
+    was_enabled = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
         yield
     finally:
-        if shown:
+        if was_enabled:
             logging.enable_progress_bar()
 
 
@@ -216,9 +216,9 @@ def _rows(tokenizer: Any, spec: TinySpec) -> tuple[list[list[int]], list[int]]:
     rows: list[list[int]] = []
     starts: list[int] = []
     for number in range(spec.rows):
-        asked = _ASKED[number % len(_ASKED)]
+        question = _ASKED[number % len(_ASKED)]
         turned = _SENTENCES[number % len(_SENTENCES) :] + _SENTENCES[: number % len(_SENTENCES)]
-        head = f"<|im_start|>user\n{asked}<|im_end|>\n<|im_start|>assistant\n"
+        head = f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
         head_ids: list[int] = tokenizer(head)["input_ids"]
         body_ids: list[int] = tokenizer(" ".join(turned * 2))["input_ids"]
         rows.append((head_ids + body_ids)[: spec.row_tokens])

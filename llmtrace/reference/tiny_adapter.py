@@ -1,4 +1,4 @@
-"""A LoRA adapter for the tiny model, with random weights: it changes what the model says, to nothing in particular."""
+"""A LoRA adapter for the tiny model, with random weights: it changes the answers, to nothing in particular."""
 
 from __future__ import annotations
 

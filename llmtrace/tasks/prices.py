@@ -28,7 +28,7 @@ _UNIT = 1000
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """USD per token."""
+    """The prices of one model, in USD per token."""
 
     input: float
     cached: float
@@ -36,7 +36,7 @@ class Price:
     output: float
 
     def of(self, usage: Usage) -> float:
-        """USD for so many tokens. Cached and cache-writing ones are part of the input."""
+        """The cost of ``usage`` in USD. Cached and cache-writing tokens are part of the input tokens."""
         cached, written = usage.cached_tokens or 0, usage.cache_write_tokens or 0
         fresh = max(0, (usage.input_tokens or 0) - cached - written)
         return (
@@ -49,7 +49,7 @@ class Price:
 
 @lru_cache(4096)
 def price(provider: str | None, model: str | None) -> Price | None:
-    """What a token costs; None where genai-prices does not know the model.
+    """The prices of ``model``; None where genai-prices does not know it.
 
     Raises:
         ImportError: genai-prices is not installed.
@@ -78,7 +78,7 @@ def price(provider: str | None, model: str | None) -> Price | None:
 
 
 Priced = tuple[str, str, Price | None]
-"""Provider, model, and what its tokens cost."""
+"""Provider, model, and the model's prices."""
 
 
 def priced(pairs: Iterable[tuple[str | None, str | None]]) -> list[Priced]:

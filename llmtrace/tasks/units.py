@@ -45,15 +45,15 @@ _live: WeakValueDictionary[str, Task] = WeakValueDictionary()
 
 
 def use_provider(provider: trace_api.TracerProvider) -> None:
-    """Send the spans of tasks and steps that begin from now on to ``provider``: where their calls' spans go."""
+    """Send the spans of tasks and steps that begin from now on to ``provider``, where their calls' spans go."""
     _providers.append(provider)
 
 
 def leave_provider(provider: trace_api.TracerProvider) -> None:
-    """``provider`` is used no more by whoever asked for it: one ``use_provider`` is taken back."""
-    for at in reversed(range(len(_providers))):
-        if _providers[at] is provider:
-            del _providers[at]
+    """Undo one ``use_provider(provider)``."""
+    for position in reversed(range(len(_providers))):
+        if _providers[position] is provider:
+            del _providers[position]
             return
 
 
@@ -62,22 +62,22 @@ def _provider() -> trace_api.TracerProvider:
 
 
 def baggage_attributes() -> dict[str, Any]:
-    """What a call that begins now is marked with: its task's id, and the kind of the step that it is made in."""
-    held = baggage.get_all()
-    if not held:
+    """The attributes that mark a call which begins now: its task's id and the kind of the step around it."""
+    carried = baggage.get_all()
+    if not carried:
         return {}
-    return {name: held[name] for name in _MARKS if name in held}
+    return {name: carried[name] for name in _MARKS if name in carried}
 
 
 def spent(marked: Mapping[str, Any], usd: float) -> None:
-    """A call so marked cost so much: its task, if it lives in this process, takes it into account."""
+    """Add ``usd`` to the task in ``marked``, if the task lives in this process. ``marked``: a call's attributes."""
     task = _live.get(str(marked.get(names.TASK_ID)))
     if task is not None:
         task.add_cost(usd)
 
 
 def has_budget(marked: Mapping[str, Any]) -> bool:
-    """Whether a call so marked belongs to a task of this process that watches what it spends."""
+    """Whether the task in ``marked``, a call's attributes, lives in this process and has a budget."""
     task = _live.get(str(marked.get(names.TASK_ID)))
     return task is not None and task.budget is not None
 
@@ -94,13 +94,13 @@ class _Unit:
 
     def _begin(self) -> None:
         try:
-            above = _inherited()
-            held = baggage.get_baggage(names.TASK_ID, above)
-            if held is not None:
-                self._attributes.setdefault(names.TASK_ID, held)
+            parent = _inherited()
+            task_id = baggage.get_baggage(names.TASK_ID, parent)
+            if task_id is not None:
+                self._attributes.setdefault(names.TASK_ID, task_id)
             tracer = _provider().get_tracer("llmtrace", VERSION)
-            self.span = tracer.start_span(self._title, context=above, attributes=self._attributes)
-            context = set_span_in_context(self.span, above)
+            self.span = tracer.start_span(self._title, context=parent, attributes=self._attributes)
+            context = set_span_in_context(self.span, parent)
             for name, value in self._carried.items():
                 context = baggage.set_baggage(name, value, context)
             self._context = context
@@ -123,7 +123,7 @@ class _Unit:
             internal_errors.note("ending a task", ours)
 
     def _close(self, error: BaseException | None) -> None:
-        """Last attributes."""
+        """Set the last attributes of the span."""
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -145,7 +145,7 @@ class _Unit:
                 attached.detach()
 
     def carrier(self) -> dict[str, str]:
-        """What another process needs to go on inside this unit: ``traceparent`` and ``baggage``.
+        """The headers that another process needs to go on inside this unit: ``traceparent`` and ``baggage``.
 
         Give it to ``llmtrace.resume`` there, or set both in upper case in a child process's environment.
         """
@@ -159,7 +159,7 @@ class Task(_Unit):
         self.name = name
         self.id = id if id is not None else uuid.uuid4().hex[:16]
         self.budget = budget
-        """USD that the task may cost; None: no limit. Nothing is stopped at it: ``over_budget`` tells."""
+        """USD that the task may cost; None: no limit. Nothing is stopped at the limit: ``over_budget`` tells."""
         self._resolved: bool | None = None
         self._spent = 0.0
         self._lock = Lock()
@@ -177,11 +177,11 @@ class Task(_Unit):
         return self.__enter__()
 
     def resolved(self, resolved: bool = True) -> None:
-        """The task came to what it was for (False: it did not). Said again, the last word counts."""
+        """Say whether the task reached its aim. The last value counts."""
         self._resolved = resolved
 
     def add_cost(self, usd: float) -> None:
-        """Something beyond calls and steps cost so much."""
+        """Add ``usd`` that something beyond calls and steps cost."""
         with self._lock:
             self._spent += usd
 
@@ -224,7 +224,7 @@ class Step(_Unit):
         return self.__enter__()
 
     def cost(self, usd: float) -> None:
-        """What it cost, where that is known only afterwards."""
+        """Set the step's cost in USD, where it is known only afterwards."""
         self.cost_usd = _dollars(usd, "cost")
 
     def _close(self, error: BaseException | None) -> None:
@@ -253,9 +253,9 @@ def step(name: str, *, kind: str = "other", cost_usd: float | None = None) -> St
     """A part of a task that is no LLM call: a retrieval, a tool, a person's review; for ``with`` or ``async with``.
 
     Args:
-        name: what it is; it names the span.
+        name: the step's name, which names the span.
         kind: retrieval, rerank, tool, guardrail, evaluation, human_review or other.
-        cost_usd: what it costs; ``.cost(usd)`` says it later.
+        cost_usd: its cost in USD; ``.cost(usd)`` can set it later.
 
     Raises:
         LlmtraceError: an unknown kind, or a cost that is no amount.
@@ -277,15 +277,15 @@ def _dollars(value: Any, what: str) -> float:
 
 
 def carrier(context: Context | None = None) -> dict[str, str]:
-    """What another process needs to go on here: ``traceparent``, ``tracestate``, ``baggage``, whichever there is."""
-    found: dict[str, str] = {}
+    """The headers that another process needs to go on here: ``traceparent``, ``tracestate``, ``baggage``."""
+    headers: dict[str, str] = {}
     for propagator in _PROPAGATORS:
-        propagator.inject(found, context)
-    return found
+        propagator.inject(headers, context)
+    return headers
 
 
 class resume:
-    """``with llmtrace.resume(carrier):`` goes on where ``carrier`` was made: another process, another machine."""
+    """``with llmtrace.resume(carrier):`` goes on inside the unit whose ``carrier`` came from another process."""
 
     def __init__(self, carried: Mapping[str, str]) -> None:
         self._carried = {name.lower(): value for name, value in carried.items()}

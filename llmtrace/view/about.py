@@ -1,4 +1,4 @@
-"""What one span says: which phase it is, how that is known and how surely, and what it is called."""
+"""Reads one span: its phase, the source and uncertainty of its duration, and its label."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from llmtrace.emit import names
 FAMILIES = (
     "network", "gateway", "unattributed", "queue", "kv_cache_hit", "prefill", "decode", "merged", "attempt", "other",
 )  # fmt: skip
-"""What is told apart by colour."""
+"""The families of spans that have a colour each."""
 
 _PHASES = {
     "network": "network",
@@ -56,31 +56,31 @@ SOURCES = {
 
 
 def phase(span: Span) -> str | None:
-    """The phase that a span is, ``None`` if it is none."""
+    """The name of the phase that a span is; None if it is no phase."""
     if span.name.startswith("llm."):
         by_name = span.name.removeprefix("llm.")
         if by_name in _PHASES:
             return by_name
-    told = span.attributes.get(names.PHASE)
-    return told if isinstance(told, str) and told in _PHASES else None
+    named_phase = span.attributes.get(names.PHASE)
+    return named_phase if isinstance(named_phase, str) and named_phase in _PHASES else None
 
 
 def family(span: Span) -> str:
     """The span's colour: one of ``FAMILIES``."""
-    found = phase(span)
-    if found is not None:
-        return _PHASES[found]
+    span_phase = phase(span)
+    if span_phase is not None:
+        return _PHASES[span_phase]
     return "attempt" if span.name == names.ATTEMPT else "other"
 
 
 def source(span: Span) -> str | None:
-    """How the span's duration is known: a key of ``SOURCES``, or whatever else the file says."""
-    told = span.attributes.get(names.SOURCE)
-    return told if isinstance(told, str) and told else None
+    """The source of the span's duration: a key of ``SOURCES``, or whatever else the file says."""
+    named_source = span.attributes.get(names.SOURCE)
+    return named_source if isinstance(named_source, str) and named_source else None
 
 
 def uncertainty(span: Span) -> tuple[float, float] | None:
-    """By how much the span may have been shorter and longer, in seconds, at 90 %."""
+    """The 90 % interval: by how many seconds the span may have been shorter, and longer."""
     half, low, high = (
         number(span.attributes.get(name)) for name in (names.UNCERTAINTY, names.UNCERTAINTY_LOW, names.UNCERTAINTY_HIGH)
     )
@@ -95,30 +95,32 @@ def tokens(span: Span) -> int | None:
 
 def merged_because(span: Span) -> str | None:
     """Why a merged phase could not be told apart: ``12 of 30 calls on this route; ... (few_calls)``."""
-    told = span.attributes.get(names.MERGED_BECAUSE)
-    reasons = [told] if isinstance(told, str) else list(map(str, told)) if isinstance(told, (list, tuple)) else []
+    listed = span.attributes.get(names.MERGED_BECAUSE)
+    reasons = (
+        [listed] if isinstance(listed, str) else list(map(str, listed)) if isinstance(listed, (list, tuple)) else []
+    )
     meanings = [contract.REASONS[reason][0] for reason in reasons if reason in contract.REASONS]
     detail = span.attributes.get(names.MERGED_DETAIL)
     words = detail if isinstance(detail, str) and detail else " and ".join(meanings)
-    named = ", ".join(reasons)
-    return f"{words} ({named})" if words and named else words or named or None
+    names_text = ", ".join(reasons)
+    return f"{words} ({names_text})" if words and names_text else words or names_text or None
 
 
 def number(item: Any) -> float | None:
-    """A finite number, or nothing."""
+    """``item`` if it is a finite number, else None."""
     if isinstance(item, bool) or not isinstance(item, (int, float)):
         return None
     return float(item) if abs(item) < 1e300 else None
 
 
 def whole(item: Any) -> int | None:
-    """A count, or nothing."""
-    told = number(item)
-    return int(told) if told is not None and told >= 0 else None
+    """``item`` as a count if it is a number of 0 or more, else None."""
+    value = number(item)
+    return int(value) if value is not None and value >= 0 else None
 
 
 def error(span: Span) -> str | None:
-    """What went wrong, in one line: the type and the message, whichever the span has."""
+    """The error in one line: its type and its message, as far as the span has them."""
     kind = first_text(span.attributes, names.ERROR_TYPE)
     message = span.status.message if span.status.code == "error" else ""
     if not kind or not message:
@@ -138,9 +140,9 @@ def error(span: Span) -> str | None:
 
 def label(span: Span) -> str:
     """A span's name as shown: a phase by its own word, anything else by its name."""
-    found = phase(span)
-    if found is not None and span.name.startswith(names.SPAN_PREFIX):
-        return LABELS[found]
+    span_phase = phase(span)
+    if span_phase is not None and span.name.startswith(names.SPAN_PREFIX):
+        return LABELS[span_phase]
     if span.name == names.CALL:
         return LABELS["call"]
     if span.name == names.ATTEMPT:
@@ -151,9 +153,9 @@ def label(span: Span) -> str:
 
 def first_text(attributes: Mapping[str, Any], *keys: str) -> str | None:
     """The first of the attributes that is a text and not empty."""
-    return next((told for key in keys if isinstance(told := attributes.get(key), str) and told), None)
+    return next((value for key in keys if isinstance(value := attributes.get(key), str) and value), None)
 
 
 def first_count(attributes: Mapping[str, Any], *keys: str) -> int | None:
     """The first of the attributes that is a count."""
-    return next((told for key in keys if (told := whole(attributes.get(key))) is not None), None)
+    return next((value for key in keys if (value := whole(attributes.get(key))) is not None), None)

@@ -20,15 +20,17 @@ _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 1000, 420, 90, 20, 16, 44
 
 
 def render(results: Mapping[str, Any]) -> str:
-    """The page, from the results as `llmtrace bench` writes them, whole or not."""
+    """The page for the results of `llmtrace bench`, also of a run that was stopped."""
     formats: Mapping[str, Any] = results["formats"]
     copy = results.get("copy_bytes_per_second")
-    told = [f"{name}: not measured. {found['reason']}" for name, found in formats.items() if "reason" in found]
+    lines = [
+        f"{name}: not measured. {measured['reason']}" for name, measured in formats.items() if "reason" in measured
+    ]
     if "launch_bound" in results:
-        told.append(f"Launch-bound ratio: {results['launch_bound']}.")
+        lines.append(f"Launch-bound ratio: {results['launch_bound']}.")
     if not results.get("done"):
-        told.append("The run was stopped before its end.")
-    notes = "".join(f"<li>{escape(line)}</li>" for line in told)
+        lines.append("The run was stopped before its end.")
+    notes = "".join(f"<li>{escape(line)}</li>" for line in lines)
     headline = f"{results['device']}, torch {results.get('torch', '')}, {results.get('threads', '')} threads"
     if copy:
         headline += f"; copy bandwidth {copy / 1e9:.1f} GB/s, read and written"
@@ -55,7 +57,7 @@ def _section(title: str, inner: str) -> str:
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     top = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
-    body = "".join(f"<tr>{''.join(f'<td>{escape(each)}</td>' for each in row)}</tr>" for row in rows)
+    body = "".join(f"<tr>{''.join(f'<td>{escape(value)}</td>' for value in row)}</tr>" for row in rows)
     return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
 
 
@@ -64,10 +66,10 @@ def _tables(formats: Mapping[str, Any]) -> list[tuple[str, list[str], list[list[
     decode: list[list[str]] = []
     copied: list[list[str]] = []
     compared: list[list[str]] = []
-    for name, found in formats.items():
-        for row in found.get("prefill", ()):
+    for name, measured in formats.items():
+        for row in measured.get("prefill", ()):
             prefill.append([name, f"{row['tokens']}", f"{row['tokens_per_second']:.0f}", f"{row['mfu']:.1%}"])
-        for row in found.get("decode", ()):
+        for row in measured.get("decode", ()):
             bound = row["launch_bound_ratio"]
             decode.append(
                 [
@@ -77,16 +79,16 @@ def _tables(formats: Mapping[str, Any]) -> list[tuple[str, list[str], list[list[
                     f"{row['tokens_per_second']:.1f}",
                     f"{row['mbu']:.1%}",
                     "n/a" if bound is None else f"{bound:.0%}",
-                    f"{found['weight_bytes'] / 1e6:.1f}",
+                    f"{measured['weight_bytes'] / 1e6:.1f}",
                 ]
             )
-        if row := found.get("cache_hit"):
+        if row := measured.get("cache_hit"):
             rate = row["bytes_per_second"] / 1e9
             copied.append(
                 [name, f"{row['tokens']}", f"{row['bytes'] / 1e6:.2f}", f"{rate:.1f}", f"{row['of_copy']:.0%}"]
             )
         for key, words in (("timing", "timing on / off"), ("generate", "the runner / generate()")):
-            if row := found.get(key):
+            if row := measured.get(key):
                 spread = f"{row['low']:.3f} to {row['high']:.3f}"
                 compared.append([name, words, f"{row['ratio']:.3f}", spread, f"{row['pairs']}"])
     return [
@@ -110,16 +112,16 @@ def _roofline(formats: Mapping[str, Any], copy: float) -> str:
             row["flops"] / row["bytes"],
             row["flops"] / row.get("seconds", row.get("seconds_per_step")),
         )
-        for number, (name, found) in enumerate(formats.items())
+        for number, (name, measured) in enumerate(formats.items())
         for kind in ("prefill", "decode")
-        for row in found.get(kind, ())
+        for row in measured.get(kind, ())
     ]
     if not points:
         return ""
     roofs = [
-        (name, number, found["matrix_flops_per_second"])
-        for number, (name, found) in enumerate(formats.items())
-        if found.get("prefill") or found.get("decode")
+        (name, number, measured["matrix_flops_per_second"])
+        for number, (name, measured) in enumerate(formats.items())
+        if measured.get("prefill") or measured.get("decode")
     ]
     low_x = math.floor(math.log10(min(point[3] for point in points)))
     ridge = max(rate / copy for _, _, rate in roofs)
@@ -134,18 +136,18 @@ def _roofline(formats: Mapping[str, Any], copy: float) -> str:
     def y(value: float) -> float:
         return _HEIGHT - _BOTTOM - (math.log10(value) - low_y) / (high_y - low_y) * (_HEIGHT - _TOP - _BOTTOM)
 
-    drawn: list[str] = []
+    shapes: list[str] = []
     left, right, top, bottom = _LEFT, _WIDTH - _RIGHT, _TOP, _HEIGHT - _BOTTOM
     for power in range(low_x, high_x + 1):
         at = x(10.0**power)
-        drawn.append(f'<line x1="{at:.1f}" x2="{at:.1f}" y1="{top}" y2="{bottom}" style="stroke:var(--grid)"/>')
-        drawn.append(f'<text class="soft" x="{at:.1f}" y="{bottom + 18}" text-anchor="middle">{10.0**power:g}</text>')
+        shapes.append(f'<line x1="{at:.1f}" x2="{at:.1f}" y1="{top}" y2="{bottom}" style="stroke:var(--grid)"/>')
+        shapes.append(f'<text class="soft" x="{at:.1f}" y="{bottom + 18}" text-anchor="middle">{10.0**power:g}</text>')
     for power in range(low_y, high_y + 1):
         at = y(10.0**power)
-        drawn.append(f'<line x1="{left}" x2="{right}" y1="{at:.1f}" y2="{at:.1f}" style="stroke:var(--grid)"/>')
+        shapes.append(f'<line x1="{left}" x2="{right}" y1="{at:.1f}" y2="{at:.1f}" style="stroke:var(--grid)"/>')
         words = f"{10.0 ** (power - 9):g}"
-        drawn.append(f'<text class="soft" x="{left - 8}" y="{at + 4:.1f}" text-anchor="end">{words}</text>')
-    drawn.append(
+        shapes.append(f'<text class="soft" x="{left - 8}" y="{at + 4:.1f}" text-anchor="end">{words}</text>')
+    shapes.append(
         f'<text class="soft" x="{(left + right) / 2}" y="{_HEIGHT - 8}" text-anchor="middle">operations per byte</text>'
         f'<text class="soft" transform="translate(16 {(top + bottom) / 2}) rotate(-90)" text-anchor="middle">'
         "GFLOP/s</text>"
@@ -156,23 +158,23 @@ def _roofline(formats: Mapping[str, Any], copy: float) -> str:
         line = " ".join(
             f"{x(at):.1f},{y(min(copy * at, rate)):.1f}" for at in (begin, knee, 10.0**high_x) if at <= 10.0**high_x
         )
-        drawn.append(
+        shapes.append(
             f'<polyline points="{line}" fill="none" stroke-width="2" style="stroke:{_colour(number)}">'
             f"<title>{escape(name)}: at most {rate / 1e9:.1f} GFLOP/s</title></polyline>"
         )
     for name, number, kind, intensity, speed in points:
-        told = escape(f"{name} {kind}: {intensity:.2f} operations per byte, {speed / 1e9:.2f} GFLOP/s")
+        label = escape(f"{name} {kind}: {intensity:.2f} operations per byte, {speed / 1e9:.2f} GFLOP/s")
         style = (
             f"fill:{_colour(number)}" if kind == "prefill" else f"fill:none;stroke-width:2.5;stroke:{_colour(number)}"
         )
-        drawn.append(
-            f'<circle cx="{x(intensity):.1f}" cy="{y(speed):.1f}" r="6" style="{style}"><title>{told}</title></circle>'
+        shapes.append(
+            f'<circle cx="{x(intensity):.1f}" cy="{y(speed):.1f}" r="6" style="{style}"><title>{label}</title></circle>'
         )
     key = "".join(f'<span><i style="--c:{_colour(number)}"></i>{escape(name)}</span>' for name, number, _ in roofs)
     caption = "Lines: what the device can do. Full circles: prefill. Rings: decode. Both axes are logarithmic."
     return (
         f'<figure><figcaption>{caption}</figcaption><svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
-        f'aria-label="Roofline">{"".join(drawn)}</svg><div class="key">{key}</div></figure>'
+        f'aria-label="Roofline">{"".join(shapes)}</svg><div class="key">{key}</div></figure>'
     )
 
 

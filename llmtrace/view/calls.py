@@ -1,4 +1,4 @@
-"""Which spans are calls, and what is told of each: its model, outcome, tokens, first-token time and verdict."""
+"""Finds the spans that are calls, and their facts: model, outcome, tokens, time to first token and verdict."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from llmtrace.view.tree import Node
 
 _NOT_CALLS = {"execute_tool", "retrieval", "create_agent", "invoke_agent", "invoke_workflow"}
 _HOPS = 3
-"""How far above an ``llm.call`` the LLM span is looked for that it belongs to."""
+"""The most levels above an ``llm.call`` at which the LLM span that it belongs to is looked for."""
 _NAMES = {column.name: column.attributes for column in FROM_ATTRIBUTES}
-"""By which attributes spans tell what the reports' columns hold, best first."""
+"""For each column of the reports, the attributes that fill it, best first."""
 
 
 def is_call(node: Node) -> bool:
-    """A client's LLM call: says so by the GenAI conventions or by its phases. A server's own span is none.
+    """Whether a span is a client's LLM call, by the GenAI conventions or by its phases. A server's own span is not.
 
-    Of another instrumentation's span and the ``llm.call`` beneath it, which are one call, the latter is.
+    Where another instrumentation's span and the ``llm.call`` beneath it are one call, ``llm.call`` is the one.
     """
     span = node.span
     if span.kind == "server" or about.phase(span) is not None or span.name == names.ATTEMPT:
@@ -41,7 +41,7 @@ def is_call(node: Node) -> bool:
 
 
 def calls(roots: list[Node]) -> Iterator[Node]:
-    """The calls among the trees, not looking into a call for further ones, but into spans that were adopted."""
+    """The calls in the trees. Calls are not looked for inside a call, except inside an adopted span."""
     stack = list(reversed(roots))
     while stack:
         node = stack.pop()
@@ -77,13 +77,13 @@ def _inner_calls(node: Node) -> Iterator[Node]:
 
 def _lower_halves(node: Node) -> list[Node]:
     """Each ``llm.call`` that belongs to an LLM span, in the order in which they began."""
-    found: list[Node] = []
+    lower_halves: list[Node] = []
     level = node.children
     for _ in range(_HOPS):
-        found += [child for child in level if child.span.name == names.CALL]
+        lower_halves += [child for child in level if child.span.name == names.CALL]
         between = [child for child in level if child.span.name != names.CALL and not _is_llm_span(child.span)]
         level = [below for child in between for below in child.children]
-    return sorted(found, key=lambda child: child.span.start_ns)
+    return sorted(lower_halves, key=lambda child: child.span.start_ns)
 
 
 def _upper_half(node: Node) -> Node | None:
@@ -109,17 +109,17 @@ def phases(call: Node) -> list[Node]:
 
 
 def duration(call: Node) -> float:
-    """What the call took, in seconds: an adopted span, which is another instrumentation's, may be longer or shorter."""
-    told = about.number(call.span.attributes.get(names.CALL_DURATION))
-    return told if told is not None and told >= 0 else call.span.duration
+    """The call's duration in seconds; an adopted span, another instrumentation's, may be longer or shorter."""
+    call_duration = about.number(call.span.attributes.get(names.CALL_DURATION))
+    return call_duration if call_duration is not None and call_duration >= 0 else call.span.duration
 
 
 def _began(call: Node) -> int:
-    told = call.span.attributes.get(names.CALL_START)
-    return told if isinstance(told, int) else call.span.start_ns
+    call_start = call.span.attributes.get(names.CALL_START)
+    return call_start if isinstance(call_start, int) else call.span.start_ns
 
 
-# What is told of a call
+# The facts of a call
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +134,7 @@ class CallFacts:
     duration: float
     ttft: float | None
     ttft_is_chunk: bool
-    """The first-token time is really the first chunk's: no phase says when the first token came."""
+    """Whether ``ttft`` is really the time to the first chunk: no phase says when the first token came."""
     input_tokens: int | None
     cached_tokens: int | None
     output_tokens: int | None
@@ -142,24 +142,24 @@ class CallFacts:
     decode_rate: float | None
     """Tokens per second after the first."""
     diagnosis: str | None
-    """Each cause with its evidence, as a sentence's parts."""
+    """Each cause with its evidence, separated by semicolons."""
     merged: str | None
-    """Why some of its phases are one span."""
+    """The reasons why some of its phases are merged."""
     attempts: int
 
 
 def facts(call: Node) -> CallFacts:
-    """What a call's spans say about it."""
+    """The facts that a call's spans hold. Durations in seconds."""
     span = call.span
-    told, usage = _told_by(call)
+    attributes, usage = _attributes_of(call)
     inside = phases(call)
     decode = next((child for child in inside if about.phase(child.span) == "decode"), None)
-    ttft = about.number(told.get(names.TTFT))
+    ttft = about.number(attributes.get(names.TTFT))
     if ttft is None and decode is not None:
         ttft = (decode.span.start_ns - _began(call)) / 1e9
     is_chunk = False
     if ttft is None or ttft < 0:
-        ttft = about.number(told.get(names.TIME_TO_FIRST_CHUNK))
+        ttft = about.number(attributes.get(names.TIME_TO_FIRST_CHUNK))
         is_chunk = ttft is not None
     output = _count(usage, "output_tokens")
     rate = None
@@ -168,10 +168,10 @@ def facts(call: Node) -> CallFacts:
         rate = (handled - 1) / decode.span.duration if handled and handled > 1 else None
     because = [about.merged_because(child.span) for child in inside]
     return CallFacts(
-        model=_text(told, "response_model") or _text(told, "request_model"),
-        provider=_text(told, "provider"),
-        server=_server(told),
-        outcome=_text(told, "outcome") or ("error" if span.status.code == "error" else None),
+        model=_text(attributes, "response_model") or _text(attributes, "request_model"),
+        provider=_text(attributes, "provider"),
+        server=_server(attributes),
+        outcome=_text(attributes, "outcome") or ("error" if span.status.code == "error" else None),
         error=about.error(span),
         duration=duration(call),
         ttft=ttft,
@@ -187,10 +187,10 @@ def facts(call: Node) -> CallFacts:
     )
 
 
-def _told_by(call: Node) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """What is told of a call, and what is told of its usage: by its own span, and by the other half's where it is one.
+def _attributes_of(call: Node) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """The attributes of a call, and those to read its usage from; the upper half's are included where there is one.
 
-    Of several ``llm.call`` beneath one span the last one has its usage.
+    Of several ``llm.call`` beneath one span, the last one has its usage.
     """
     own = call.span.everything
     upper = _upper_half(call)
@@ -203,9 +203,13 @@ def _told_by(call: Node) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
 
 def _diagnosis(call: Node) -> str | None:
     attributes = call.span.everything
-    told = attributes.get(names.DIAGNOSIS) or attributes.get(names.CAUSE)
+    verdict = attributes.get(names.DIAGNOSIS) or attributes.get(names.CAUSE)
     causes = (
-        [told] if isinstance(told, str) else [str(cause) for cause in told] if isinstance(told, (list, tuple)) else []
+        [verdict]
+        if isinstance(verdict, str)
+        else [str(cause) for cause in verdict]
+        if isinstance(verdict, (list, tuple))
+        else []
     )
     evidence = {event.get(names.CAUSE): event for event in _verdicts(call)}
     return "; ".join(_why(cause, evidence.get(cause, {})) for cause in causes if cause) or None
@@ -224,9 +228,9 @@ def _verdicts(call: Node) -> Iterator[Mapping[str, Any]]:
 def _why(cause: str, evidence: Mapping[str, Any]) -> str:
     """``queueing: 1.43 s more than usual, beside 4 calls of the application's own (97 % sure)``."""
     parts: list[str] = []
-    came, usual = evidence.get(names.OBSERVED), evidence.get(names.EXPECTED)
-    if isinstance(came, str) and isinstance(usual, str):
-        parts.append(f"{came} instead of {usual}")
+    observed, expected = evidence.get(names.OBSERVED), evidence.get(names.EXPECTED)
+    if isinstance(observed, str) and isinstance(expected, str):
+        parts.append(f"{observed} instead of {expected}")
     excess = about.number(evidence.get(names.EXCESS))
     if excess:
         parts.append(f"{text.seconds(excess)} more than usual")
@@ -236,9 +240,9 @@ def _why(cause: str, evidence: Mapping[str, Any]) -> str:
     reason = evidence.get(names.REASON)
     if isinstance(reason, str) and reason:
         parts.append(reason)
-    said = f"{cause}: {', '.join(parts)}" if parts else cause
+    sentence = f"{cause}: {', '.join(parts)}" if parts else cause
     sure = about.number(evidence.get(names.CONFIDENCE))
-    return said if sure is None else f"{said} ({sure:.0%} sure)"
+    return sentence if sure is None else f"{sentence} ({sure:.0%} sure)"
 
 
 def _server(attributes: Mapping[str, Any]) -> str | None:

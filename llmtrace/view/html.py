@@ -58,13 +58,13 @@ def render(
     """The page as a string."""
     script = resource.read("page.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    found = [call for trace in traces for call in calls.calls(trace.roots)]
-    heading = text.plural(len(found), "call") if found else text.plural(len(traces), "trace")
+    all_calls = [call for trace in traces for call in calls.calls(trace.roots)]
+    heading = text.plural(len(all_calls), "call") if all_calls else text.plural(len(traces), "trace")
     parts = {
         "title": _e(title),
         "lede": _e(lede or "Where each call's time went, how it is known, and how sure that is."),
-        "when": _when(traces, found),
-        "overview": _overview(traces, found),
+        "when": _when(traces, all_calls),
+        "overview": _overview(traces, all_calls),
         "table": "" if table is None else _table(table),
         "calls-heading": heading,
         "calls-class": ' class="many-calls"' if len(traces) > _MANY else "",
@@ -96,7 +96,7 @@ def _percent(part: float, whole: float) -> str:
 # The top
 
 
-def _when(traces: Sequence[tree.Trace], found: Sequence[tree.Node]) -> str:
+def _when(traces: Sequence[tree.Trace], all_calls: Sequence[tree.Node]) -> str:
     if not traces:
         return ""
     parts: list[str] = []
@@ -105,17 +105,17 @@ def _when(traces: Sequence[tree.Trace], found: Sequence[tree.Node]) -> str:
         parts.append(f"{start.day} {start:%B %Y, %H:%M:%S} UTC")
     except (OverflowError, ValueError, OSError):
         pass
-    models = list(dict.fromkeys(filter(None, (calls.facts(call).model for call in found))))
+    models = list(dict.fromkeys(filter(None, (calls.facts(call).model for call in all_calls))))
     if models:
         parts.append(", ".join(_e(text.clean(model, 80)) for model in models[:3]) + (" …" if len(models) > 3 else ""))
-    parts.append(text.plural(len(found), "call") if found else text.plural(len(traces), "trace"))
+    parts.append(text.plural(len(all_calls), "call") if all_calls else text.plural(len(traces), "trace"))
     return " · ".join(parts)
 
 
-def _overview(traces: Sequence[tree.Trace], found: Sequence[tree.Node]) -> str:
+def _overview(traces: Sequence[tree.Trace], all_calls: Sequence[tree.Node]) -> str:
     sums: dict[str, float] = {}
     sources: set[str] = set()
-    for call in found:
+    for call in all_calls:
         for node in calls.phases(call):
             kind = about.phase(node.span) or ""
             kind = kind if about.family(node.span) == "merged" else about.family(node.span)
@@ -134,12 +134,12 @@ def _overview(traces: Sequence[tree.Trace], found: Sequence[tree.Node]) -> str:
             continue
         spent, css = sums[kind], _css(kind)
         share = 100 * spent / total
-        shown = f"{share:.0f}%" if share >= 9.5 else f"{share:.1f}%" if share >= 0.05 else "<0.1%"
+        share_text = f"{share:.0f}%" if share >= 9.5 else f"{share:.1f}%" if share >= 0.05 else "<0.1%"
         label = about.LABELS[kind]
         bars.append(f'<i class="{css}" style="--share:{share:.4f}" title="{label}: {_seconds(spent)}"></i>')
         terms.append(
             f'<div><dt><span class="dot {css}"></span>{label}</dt>'
-            f'<dd class="num">{_seconds(spent)}<small>{escape(shown)}</small></dd></div>'
+            f'<dd class="num">{_seconds(spent)}<small>{escape(share_text)}</small></dd></div>'
         )
     key = "".join(
         f'<li><span class="glyph {name}"></span><span><b>{name}</b> {meaning}</span></li>'
@@ -148,7 +148,7 @@ def _overview(traces: Sequence[tree.Trace], found: Sequence[tree.Node]) -> str:
     )
     return (
         '<section class="card overview" aria-label="Where the time went"><h2>Where the time went</h2>'
-        f'<p class="about num">{_seconds(total)} in {text.plural(len(found), "call")}, by phase.</p>'
+        f'<p class="about num">{_seconds(total)} in {text.plural(len(all_calls), "call")}, by phase.</p>'
         f'<div class="whole" aria-hidden="true">{"".join(bars)}</div><dl class="sums">{"".join(terms)}</dl>'
         + (f'<ul class="key" aria-label="How it is known">{key}</ul>' if key else "")
         + "</section>"
@@ -179,8 +179,8 @@ def _table(table: text.Table) -> str:
 
     head = "".join(f'<th scope="col"{css(column)}>{_heading(name)}</th>' for column, name in enumerate(table.columns))
     if groups:
-        left = max(0, len(table.columns) - at)
-        head = f"<tr><th></th>{''.join(groups)}{'<th></th>' * left}</tr><tr>{head}</tr>"
+        columns_left = max(0, len(table.columns) - at)
+        head = f"<tr><th></th>{''.join(groups)}{'<th></th>' * columns_left}</tr><tr>{head}</tr>"
     else:
         head = f"<tr>{head}</tr>"
     body: list[str] = []
@@ -208,7 +208,7 @@ _NAMED = {"cache": "kv_cache_hit", "kv_cache_hit": "kv_cache_hit", "queue_prefil
 
 
 def _heading(heading: str) -> str:
-    """A heading that names a phase has the phase's colour beside it."""
+    """A heading of the table; one that names a phase has the phase's colour beside it."""
     kind = _NAMED.get(heading.strip().lower().replace(" ", "").replace("+", "_"))
     return (f'<span class="dot {_css(kind)}"></span>' if kind else "") + _e(heading)
 
@@ -217,21 +217,21 @@ def _heading(heading: str) -> str:
 
 
 def _card(trace: tree.Trace, title: str | None) -> str:
-    found = list(calls.calls(trace.roots))
+    trace_calls = list(calls.calls(trace.roots))
     root = trace.roots[0]
-    only = found[0] if len(found) == 1 else None
+    only = trace_calls[0] if len(trace_calls) == 1 else None
     duration = (trace.end_ns - trace.start_ns) / 1e9
     if only is not None and only is root and len(trace.roots) == 1:
         duration = calls.duration(only)
     heading = title or root.span.name or "(no name)"
     sub: list[str] = []
     if only is not None:
-        known = calls.facts(only)
+        facts = calls.facts(only)
         name = only.span.name if title else ""
-        model = known.model if known.model and known.model not in (name or heading) else ""
-        sub = [item for item in (name, model, known.provider, known.server) if item]
-    elif found:
-        sub = [text.plural(len(found), "call")]
+        model = facts.model if facts.model and facts.model not in (name or heading) else ""
+        sub = [item for item in (name, model, facts.provider, facts.server) if item]
+    elif trace_calls:
+        sub = [text.plural(len(trace_calls), "call")]
     sub.append(f"trace {trace.trace_id[:16]}")
     return (
         f'<article class="card call"><header><div><h3>{_e(heading)}</h3>'
@@ -242,27 +242,27 @@ def _card(trace: tree.Trace, title: str | None) -> str:
 
 
 def _facts(call: tree.Node) -> str:
-    known = calls.facts(call)
+    facts = calls.facts(call)
     items: list[str] = []
-    if known.outcome:
-        css = _OUTCOMES.get(known.outcome, "warn")
-        items.append(f'<li><span class="pill {css}">{_e(known.outcome.replace("_", " "))}</span></li>')
-    if known.ttft is not None:
-        name = "first chunk" if known.ttft_is_chunk else "TTFT"
-        items.append(f'<li class="num">{name} <b>{_seconds(known.ttft)}</b></li>')
-    if known.input_tokens is not None:
-        cached = f" ({text.count(known.cached_tokens)} cached)" if known.cached_tokens else ""
-        items.append(f'<li class="num"><b>{text.count(known.input_tokens)}</b> tokens in{cached}</li>')
-    if known.output_tokens is not None:
-        thought = f" ({text.count(known.reasoning_tokens)} reasoning)" if known.reasoning_tokens else ""
-        items.append(f'<li class="num"><b>{text.count(known.output_tokens)}</b> tokens out{thought}</li>')
-    if known.decode_rate is not None:
-        items.append(f'<li class="num"><b>{known.decode_rate:.{0 if known.decode_rate >= 100 else 1}f}</b> tok/s</li>')
-    if known.attempts > 1:
-        items.append(f'<li class="num"><b>{known.attempts}</b> attempts</li>')
-    wrong = f'<p class="wrong">{_e(known.error)}</p>' if known.error else ""
-    why = f'<p class="why">Diagnosis: {_e(known.diagnosis)}</p>' if known.diagnosis else ""
-    merged = f'<p class="apart">Not told apart: {_e(known.merged)}</p>' if known.merged else ""
+    if facts.outcome:
+        css = _OUTCOMES.get(facts.outcome, "warn")
+        items.append(f'<li><span class="pill {css}">{_e(facts.outcome.replace("_", " "))}</span></li>')
+    if facts.ttft is not None:
+        name = "first chunk" if facts.ttft_is_chunk else "TTFT"
+        items.append(f'<li class="num">{name} <b>{_seconds(facts.ttft)}</b></li>')
+    if facts.input_tokens is not None:
+        cached = f" ({text.count(facts.cached_tokens)} cached)" if facts.cached_tokens else ""
+        items.append(f'<li class="num"><b>{text.count(facts.input_tokens)}</b> tokens in{cached}</li>')
+    if facts.output_tokens is not None:
+        thought = f" ({text.count(facts.reasoning_tokens)} reasoning)" if facts.reasoning_tokens else ""
+        items.append(f'<li class="num"><b>{text.count(facts.output_tokens)}</b> tokens out{thought}</li>')
+    if facts.decode_rate is not None:
+        items.append(f'<li class="num"><b>{facts.decode_rate:.{0 if facts.decode_rate >= 100 else 1}f}</b> tok/s</li>')
+    if facts.attempts > 1:
+        items.append(f'<li class="num"><b>{facts.attempts}</b> attempts</li>')
+    wrong = f'<p class="wrong">{_e(facts.error)}</p>' if facts.error else ""
+    why = f'<p class="why">Diagnosis: {_e(facts.diagnosis)}</p>' if facts.diagnosis else ""
+    merged = f'<p class="apart">Not told apart: {_e(facts.merged)}</p>' if facts.merged else ""
     return f'<ul class="facts">{"".join(items)}</ul>{wrong}{why}{merged}'
 
 
@@ -295,14 +295,14 @@ def _row(trace: tree.Trace, node: tree.Node, depth: int, start: int, length: int
         filter(None, ("row", "top" if is_call or not depth else "", "failed" if span.status.code == "error" else ""))
     )
     glyph = f'<span class="glyph {source if source in about.SOURCES else "unknown"}"></span>' if source else ""
-    known = f"{glyph}{_e(source or '')}" + (f"<small>{_give_or_take(unsure)}</small>" if unsure else "")
+    source_cell = f"{glyph}{_e(source or '')}" + (f"<small>{_give_or_take(unsure)}</small>" if unsure else "")
     dot = "" if is_call else f'<span class="dot {css}{" hollow" if family == "attempt" else ""}"></span>'
-    spoken = f"{_seconds((span.start_ns - start) / 1e9)} after the start"
+    aria_label = f"{_seconds((span.start_ns - start) / 1e9)} after the start"
     return (
         f'<details class="{names}" style="--depth:{min(depth, _MOST_DEPTH)}"><summary>'
         f'<span class="name">{dot}<span>{_e(about.label(span))}</span></span>'
-        f'<span class="track" role="img" aria-label="{spoken}">{_bar(node, family, css, start, length)}</span>'
-        f'<span class="dur">{_seconds(span.duration)}</span><span class="known">{known}</span>'
+        f'<span class="track" role="img" aria-label="{aria_label}">{_bar(node, family, css, start, length)}</span>'
+        f'<span class="dur">{_seconds(span.duration)}</span><span class="known">{source_cell}</span>'
         f'<span class="tok">{"" if handled is None else f"{text.count(handled)} tok"}</span></summary>'
         f"{_more(trace, node, depth)}</details>"
     )
@@ -324,13 +324,13 @@ def _bar(node: tree.Node, family: str, css: str, start: int, length: int) -> str
         names.append("estimate")
     if (span.start_ns - start) / length > 0.99:
         names.append("tail")
-    drawn = f'<b class="{" ".join(names)}" style="{_place(span.start_ns - start, own, length)}"></b>'
+    bar = f'<b class="{" ".join(names)}" style="{_place(span.start_ns - start, own, length)}"></b>'
     unsure = about.uncertainty(span)
     if unsure and sum(unsure) * 1e9 / length > 0.004:
         left = max(0.0, span.end_ns - start - unsure[0] * 1e9)
         right = min(float(length), span.end_ns - start + unsure[1] * 1e9)
-        drawn += f'<span class="whisker" style="{_place(left, max(0.0, right - left), length)}"></span>'
-    return drawn
+        bar += f'<span class="whisker" style="{_place(left, max(0.0, right - left), length)}"></span>'
+    return bar
 
 
 def _pieces(call: Span, phases: Sequence[tree.Node], base: int) -> Iterable[str]:
@@ -353,15 +353,15 @@ def _place(left: float, width: float, length: int) -> str:
 def _more(trace: tree.Trace, node: tree.Node, depth: int) -> str:
     span = node.span
     source, unsure = about.source(span), about.uncertainty(span)
-    plainly = [f"<b>{_e(span.name or '(no name)')}</b>", _seconds(span.duration)]
+    lines = [f"<b>{_e(span.name or '(no name)')}</b>", _seconds(span.duration)]
     if unsure:
-        plainly[-1] += f" {_give_or_take(unsure)}"
-    plainly.append(f"starts at {_seconds((span.start_ns - trace.start_ns) / 1e9)}")
+        lines[-1] += f" {_give_or_take(unsure)}"
+    lines.append(f"starts at {_seconds((span.start_ns - trace.start_ns) / 1e9)}")
     if source in about.SOURCES:
-        plainly.append(f"{source}: {about.SOURCES[source]}")
+        lines.append(f"{source}: {about.SOURCES[source]}")
     if calls.is_call(node) and abs(calls.duration(node) - span.duration) > 0.005 * span.duration:
-        plainly.append(f"the call itself took {_seconds(calls.duration(node))}; this span is another instrumentation's")
-    parts = [f'<p class="plainly num">{" · ".join(plainly)}</p>']
+        lines.append(f"the call itself took {_seconds(calls.duration(node))}; this span is another instrumentation's")
+    parts = [f'<p class="plainly num">{" · ".join(lines)}</p>']
     because = about.merged_because(span)
     if because:
         parts.append(f'<p class="plainly">Not told apart: {_e(because)}</p>')

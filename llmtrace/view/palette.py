@@ -22,13 +22,13 @@ FAMILIES: Final = {
     "other": ("#a9afba", "#6b7380"),
     "attempt": ("#9aa1ad", "#8790a0"),
 }
-"""What is told apart by colour: on light pages, on dark ones."""
+"""The colour of each family of spans: on light pages, on dark pages."""
 TERMINAL: Final = {name: light for name, (light, _) in FAMILIES.items()}
 OF_PHASE: Final = {name: name for name in FAMILIES} | {
     "queue_prefill": "merged", "opaque": "merged", contract.OVERHEAD: "network", "retry": "attempt",
     "application": "attempt",
 }  # fmt: skip
-"""What a report's parts are coloured as. Whatever else it tells apart takes the next colour that is free."""
+"""The families whose colours a report's parts have. Any other part takes the next free colour."""
 
 _LIGHT = """color-scheme: light;
   --page: #f6f6f4; --card: #ffffff; --sunk: #f3f3f1; --ink: #14161a; --soft: #565c68; --faint: #6b717d;

@@ -24,7 +24,7 @@ def write(report: Report, path: str | os.PathLike[str]) -> Path:
     """Write the page and return its path.
 
     Raises:
-        LlmtraceError: it cannot be written there.
+        LlmtraceError: the page cannot be written there.
     """
     path = Path(path)
     try:
@@ -37,8 +37,8 @@ def write(report: Report, path: str | os.PathLike[str]) -> Path:
 
 def render(report: Report) -> str:
     """The page as a string."""
-    told = [*report.notes, *(line for stats in report.stats for line in faults(stats))]
-    notes = "".join(f"<li>{escape(note)}</li>" for note in told)
+    sentences = [*report.notes, *(line for stats in report.stats for line in faults(stats))]
+    notes = "".join(f"<li>{escape(note)}</li>" for note in sentences)
     sources = [source for stats in report.stats for source in stats.sources]
     spans = sum(stats.spans for stats in report.stats)
     return fill(
@@ -62,9 +62,9 @@ def _section(section: Section) -> str:
     elif isinstance(section.chart, Intervals) and section.chart.points:
         chart = _intervals(section.chart)
     note = f'<p class="note">{escape(section.note)}</p>' if section.note else ""
-    drawn = f'<div class="card">{chart}</div>' if chart else ""
+    chart_card = f'<div class="card">{chart}</div>' if chart else ""
     table = f'<div class="card scroll">{_table(section.columns, section.rows)}</div>'
-    return f"<section><h2>{escape(section.title)}</h2>{drawn}{table}{note}</section>"
+    return f"<section><h2>{escape(section.title)}</h2>{chart_card}{table}{note}</section>"
 
 
 def _table(columns: Sequence[Column], rows: Sequence[Sequence[Any]]) -> str:
@@ -89,26 +89,26 @@ def _stack(chart: Stack) -> str:
     if most <= 0:
         return ""
     colours: dict[str, str] = {}
-    drawn: list[str] = []
+    shapes: list[str] = []
     room = _WIDTH - _LABEL - _NUMBER
     for place, (name, parts) in enumerate(chart.bars):
         top, x = place * _ROW, float(_LABEL)
-        drawn.append(_label(name, top))
+        shapes.append(_label(name, top))
         for part, value in parts.items():
             if part not in colours:
                 series = len([name for name in colours if name not in _VARIABLES])
                 variable = _VARIABLES.get(part)
                 colours[part] = f"var({variable})" if variable else _SERIES[series % len(_SERIES)]
             width = value / most * room
-            told = escape(f"{name}: {part} {cell(value, chart.unit)}")
-            drawn.append(
+            tooltip = escape(f"{name}: {part} {cell(value, chart.unit)}")
+            shapes.append(
                 f'<rect x="{x:.1f}" y="{top + 5}" width="{max(width, 0.6):.1f}" height="16" rx="2" '
-                f'style="fill:{colours[part]}"><title>{told}</title></rect>'
+                f'style="fill:{colours[part]}"><title>{tooltip}</title></rect>'
             )
             x += width
-        drawn.append(f'<text x="{x + 8:.1f}" y="{top + 18}">{escape(cell(sum(parts.values()), chart.unit))}</text>')
+        shapes.append(f'<text x="{x + 8:.1f}" y="{top + 18}">{escape(cell(sum(parts.values()), chart.unit))}</text>')
     key = "".join(f'<span><i style="--c:{colour}"></i>{escape(part)}</span>' for part, colour in colours.items())
-    return _figure(chart.title, len(chart.bars), drawn, f'<div class="key">{key}</div>')
+    return _figure(chart.title, len(chart.bars), shapes, f'<div class="key">{key}</div>')
 
 
 def _intervals(chart: Intervals) -> str:
@@ -118,19 +118,19 @@ def _intervals(chart: Intervals) -> str:
     middle = _LABEL + (_WIDTH - _LABEL - _NUMBER) / 2
     scale = (_WIDTH - _LABEL - _NUMBER) / 2 / reach
     height = len(points) * _ROW
-    drawn = [f'<line x1="{middle}" x2="{middle}" y1="0" y2="{height}" style="stroke:var(--line)"/>']
+    shapes = [f'<line x1="{middle}" x2="{middle}" y1="0" y2="{height}" style="stroke:var(--line)"/>']
     for place, (name, value, low, high) in enumerate(points):
         y = place * _ROW + 13
         colour = f"var({_VARIABLES.get(name, '--ink')})"
-        told = escape(f"{name}: {cell(value, chart.unit)} ({cell(low, chart.unit)} to {cell(high, chart.unit)})")
-        drawn.append(_label(name, place * _ROW))
-        drawn.append(
-            f'<g style="stroke:{colour};fill:{colour}"><title>{told}</title><line x1="{middle + low * scale:.1f}" '
+        tooltip = escape(f"{name}: {cell(value, chart.unit)} ({cell(low, chart.unit)} to {cell(high, chart.unit)})")
+        shapes.append(_label(name, place * _ROW))
+        shapes.append(
+            f'<g style="stroke:{colour};fill:{colour}"><title>{tooltip}</title><line x1="{middle + low * scale:.1f}" '
             f'x2="{middle + high * scale:.1f}" y1="{y}" y2="{y}" stroke-width="3"/>'
             f'<circle cx="{middle + value * scale:.1f}" cy="{y}" r="5"/></g>'
         )
-        drawn.append(f'<text x="{_WIDTH - _NUMBER + 12}" y="{y + 5}">{escape(cell(value, chart.unit))}</text>')
-    return _figure(chart.title, len(points), drawn, "")
+        shapes.append(f'<text x="{_WIDTH - _NUMBER + 12}" y="{y + 5}">{escape(cell(value, chart.unit))}</text>')
+    return _figure(chart.title, len(points), shapes, "")
 
 
 def _label(name: str, top: int) -> str:
@@ -139,9 +139,9 @@ def _label(name: str, top: int) -> str:
     return f'<text class="soft" x="{_LABEL - 10}" y="{top + 18}" text-anchor="end">{words}<title>{whole}</title></text>'
 
 
-def _figure(title: str, rows: int, drawn: Sequence[str], after: str) -> str:
+def _figure(title: str, rows: int, shapes: Sequence[str], after: str) -> str:
     return (
         f"<figure><figcaption>{escape(title)}</figcaption>"
-        f'<svg viewBox="0 0 {_WIDTH} {rows * _ROW}" role="img" aria-label="{escape(title)}">{"".join(drawn)}</svg>'
+        f'<svg viewBox="0 0 {_WIDTH} {rows * _ROW}" role="img" aria-label="{escape(title)}">{"".join(shapes)}</svg>'
         f"{after}</figure>"
     )

@@ -1,4 +1,4 @@
-"""A report on the terminal: tables that say their units, charts of blocks, and what was wrong with the input."""
+"""A report on the terminal: tables that say their units, charts of blocks, and the faults of the input."""
 
 from __future__ import annotations
 
@@ -37,36 +37,36 @@ def show(report: Report, console: Any) -> None:
 
 
 def faults(stats: Stats) -> list[str]:
-    """What was wrong with the input, a line each; everything else was used."""
-    found: list[str] = []
+    """The faults of the input, a sentence each; everything else was used."""
+    sentences: list[str] = []
     if stats.problem_count:
         first = stats.problems[:3]
-        found.append(f"skipped {stats.problem_count:,} broken part(s) of the input, the first: {'; '.join(first)}")
+        sentences.append(f"skipped {stats.problem_count:,} broken part(s) of the input, the first: {'; '.join(first)}")
     if stats.duplicates:
-        found.append(f"{stats.duplicates:,} spans were there twice; one of each counts")
+        sentences.append(f"{stats.duplicates:,} spans were there twice; one of each counts")
     if stats.orphans:
-        found.append(f"{stats.orphans:,} of {stats.spans:,} spans have a parent that is not in the input")
+        sentences.append(f"{stats.orphans:,} of {stats.spans:,} spans have a parent that is not in the input")
     if stats.skewed:
-        found.append(
+        sentences.append(
             f"{stats.skewed:,} spans lie outside their parent of another service: the clocks disagree; durations are "
             "used, which that does not touch"
         )
     unknown = sorted({*stats.versions} - {*contract.VERSIONS})
     if unknown:
-        known_ones = " and ".join(map(str, contract.VERSIONS))
-        found.append(
-            f"versions of the span contract met: {', '.join(map(str, stats.versions))}; this program knows {known_ones}"
+        known = " and ".join(map(str, contract.VERSIONS))
+        sentences.append(
+            f"versions of the span contract met: {', '.join(map(str, stats.versions))}; this program knows {known}"
         )
-    return found
+    return sentences
 
 
 def _section(section: Section, console: Any) -> None:
     from rich.markup import escape
 
     console.print(f"\n[bold]{escape(section.title)}[/bold]")
-    shown = _told(section)
-    cells = [[cell(row[place], section.columns[place].unit) for place in shown] for row in section.rows]
-    columns = [section.columns[place] for place in shown]
+    places = _columns_with_values(section)
+    cells = [[cell(row[place], section.columns[place].unit) for place in places] for row in section.rows]
+    columns = [section.columns[place] for place in places]
     if _width(columns, cells) <= console.width:
         _table(columns, cells, console)
     else:
@@ -103,24 +103,24 @@ def _grouped(columns: Sequence[Column], cells: Sequence[Sequence[str]], console:
     from rich.markup import escape
     from rich.padding import Padding
 
-    for heading, found in groupby(cells, key=lambda row: row[0]):
-        rest = [row[1:] for row in found]
+    for heading, group in groupby(cells, key=lambda row: row[0]):
+        rest = [row[1:] for row in group]
         console.print(f"[cyan]{escape(heading)}[/cyan]", highlight=False)
         if len(rest) > 1 and _width(columns[1:], rest) <= console.width:
             _table(columns[1:], rest, console)
             continue
         for row in rest:
             pairs = zip(columns[1:], row, strict=True)
-            told = " · ".join(
+            line = " · ".join(
                 f"[dim]{escape(column.title)}[/dim] {escape(value)}".replace(" ", "\N{NO-BREAK SPACE}")
                 for column, value in pairs
                 if value != NOTHING
             )
-            console.print(Padding(told.replace("\N{NO-BREAK SPACE}·\N{NO-BREAK SPACE}", " · "), (0, 0, 0, 2)))
+            console.print(Padding(line.replace("\N{NO-BREAK SPACE}·\N{NO-BREAK SPACE}", " · "), (0, 0, 0, 2)))
 
 
-def _told(section: Section) -> list[int]:
-    """The columns that say something in some row."""
+def _columns_with_values(section: Section) -> list[int]:
+    """The places of the columns that have a value in some row."""
     return [
         place
         for place, column in enumerate(section.columns)
@@ -140,11 +140,11 @@ def _stack(chart: Stack, console: Any) -> None:
     width = max(10, min(_WIDTH, console.width - label - 12))
     for name, parts in chart.bars:
         line = Text(f"{name[:label]:<{label}} ")
-        edge = drawn = 0.0
+        edge = drawn_to = 0.0
         for part, value in parts.items():
             edge += value / most * width
-            line.append("█" * (round(edge) - round(drawn)), style=colours[part])
-            drawn = edge
+            line.append("█" * (round(edge) - round(drawn_to)), style=colours[part])
+            drawn_to = edge
         line.append(f" {cell(sum(parts.values()), chart.unit)}")
         console.print(line, highlight=False)
     key = Text()

@@ -10,7 +10,7 @@ from llmtrace.view import palette
 
 
 def read(name: str) -> str:
-    """A file of this package."""
+    """The text of a file of this package."""
     return files("llmtrace.view").joinpath(name).read_text(encoding="utf-8")
 
 
@@ -22,7 +22,7 @@ def fill(name: str, parts: Mapping[str, str]) -> str:
 def head(title: str, script_hash: str = "") -> str:
     """The beginning of every page, up to its own rules: it may load nothing, and run one script at most.
 
-    ``title``: escaped; ``script_hash``: of that script, as a content security policy names it.
+    ``title`` is escaped already; ``script_hash`` is that script's hash, as a content security policy spells it.
     """
     script = f" script-src '{script_hash}';" if script_hash else ""
     return fill("head.html", {"title": title, "script": script, "palette": palette.css()})

@@ -1,4 +1,4 @@
-"""Which of a file's traces are looked at."""
+"""Selects the traces of a file to look at."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Selection:
         return [node.span for trace in self.traces for node, _ in tree.walk(trace.roots)]
 
     def notes(self) -> Iterator[str]:
-        """What was left out, for people."""
+        """Sentences on what was left out."""
         if self.earlier:
             yield f"{text.plural(self.earlier, 'earlier trace')} not shown"
         if self.problems:
@@ -39,17 +39,17 @@ class Selection:
 def select(
     path: str | os.PathLike[str], *, trace: str | None = None, limit: int | None = None, strict: bool = False
 ) -> Selection:
-    """Read a file and choose: ``trace`` by the beginning of the trace id, ``limit`` the last so many."""
+    """Read a file and select its traces: those whose id begins with ``trace``, of these the last ``limit``."""
     file = otlp.read(path, strict=strict)
     traces = tree.build(file.spans)
     if trace is not None:
-        wanted = trace.lower().removeprefix("0x")
-        found = [one for one in traces if one.trace_id.startswith(wanted)]
-        if not found:
+        prefix = trace.lower().removeprefix("0x")
+        matching = [one for one in traces if one.trace_id.startswith(prefix)]
+        if not matching:
             have = text.plural(len(traces), "trace")
             raise otlp.TraceFileError(
                 file.path, f"none of its {have} has an id beginning with {text.clean(trace, 40)!r}"
             )
-        traces = found
+        traces = matching
     earlier = 0 if limit is None else max(0, len(traces) - limit)
     return Selection(tuple(traces[earlier:]), earlier, file.problems)

@@ -42,21 +42,21 @@ def show(
 ) -> int:
     """Print the waterfalls of an OTLP/JSON file and return how many there were.
 
-    ``trace`` chooses by the beginning of the trace id, ``limit`` keeps the last so many. What had to be skipped is told
-    on ``notes`` (the same console where none is given).
+    ``trace`` chooses by the beginning of the trace id, ``limit`` keeps the last so many. Notes on what had to
+    be skipped go to ``notes`` (the same console where none is given).
     """
-    chosen = select(path, trace=trace, limit=limit, strict=strict)
-    columns = _Columns.of(chosen.traces)
-    for one in chosen.traces:
+    selection = select(path, trace=trace, limit=limit, strict=strict)
+    columns = _Columns.of(selection.traces)
+    for one in selection.traces:
         console.print(_Waterfall(one, None, columns))
         console.print()
-    key = legend(chosen.traces, console.width)
+    key = legend(selection.traces, console.width)
     if console.options.ascii_only:
         key.plain = key.plain.replace("■", "#")
     console.print(key)
-    for line in chosen.notes():
+    for line in selection.notes():
         (notes or console).print(Text(line, style="yellow"), soft_wrap=True)
-    return len(chosen.traces)
+    return len(selection.traces)
 
 
 def render_trace(trace: tree.Trace, width: int | None = None) -> RenderableType:
@@ -136,21 +136,23 @@ def _groups(table: text.Table) -> list[list[tuple[str, int]]]:
 
 
 def _drawn(table: text.Table, columns: Sequence[tuple[str, int]]) -> RichTable:
-    drawn = RichTable(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table_view = RichTable(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     grouped = any(heading for heading, _ in columns)
-    drawn.add_column(
+    table_view.add_column(
         Text(("\n" if grouped else "") + text.clean(table.columns[0] if table.columns else "")), no_wrap=True
     )
     before = ""
     for heading, column in columns:
         own = text.clean(table.columns[column])
         words = f"{text.clean(heading) if heading != before else ''}\n{own}" if grouped else own
-        drawn.add_column(Text(words, justify="right"), justify="right", no_wrap=True)
+        table_view.add_column(Text(words, justify="right"), justify="right", no_wrap=True)
         before = heading
     for row in table.rows:
         cells = [row[column] if column < len(row) else None for column in (0, *(column for _, column in columns))]
-        drawn.add_row(*(Text(text.DASH, style="dim") if cell is None else Text(text.clean(cell)) for cell in cells))
-    return drawn
+        table_view.add_row(
+            *(Text(text.DASH, style="dim") if cell is None else Text(text.clean(cell)) for cell in cells)
+        )
+    return table_view
 
 
 @dataclass(slots=True)
@@ -167,7 +169,7 @@ class _Row:
 
 @dataclass(frozen=True, slots=True)
 class _Columns:
-    """How wide the columns want to be, so that the waterfalls of one file stand in line."""
+    """The widths that the columns need, the same for all waterfalls of one file."""
 
     name: int
     duration: int
@@ -202,7 +204,7 @@ class _Columns:
 
 @dataclass(frozen=True, slots=True)
 class _Ink:
-    """What the terminal can do."""
+    """The characters and colours that the terminal can show."""
 
     ascii_only: bool
     coloured: bool
@@ -271,32 +273,32 @@ def _title(trace: tree.Trace, width: int) -> Text:
 
 
 def _facts(call: tree.Node) -> list[tuple[str, str]]:
-    known = calls.facts(call)
+    facts = calls.facts(call)
     parts: list[tuple[str, str]] = []
-    if known.outcome:
-        parts.append((text.clean(known.outcome.replace("_", " ")), _OUTCOMES.get(known.outcome, "")))
-    if known.model:
-        parts.append((text.clean(known.model, 60), ""))
-    if known.ttft is not None:
-        parts.append((f"{'first chunk' if known.ttft_is_chunk else 'TTFT'} {text.seconds(known.ttft)}", ""))
-    if known.input_tokens is not None:
-        cached = f" ({text.count(known.cached_tokens)} cached)" if known.cached_tokens is not None else ""
-        parts.append((f"{text.count(known.input_tokens)} tokens in{cached}", ""))
-    if known.output_tokens is not None:
-        thought = f" ({text.count(known.reasoning_tokens)} reasoning)" if known.reasoning_tokens else ""
-        parts.append((f"{text.count(known.output_tokens)} out{thought}", ""))
-    if known.decode_rate is not None:
-        parts.append((f"{known.decode_rate:.{0 if known.decode_rate >= 100 else 1}f} tok/s", ""))
-    if known.attempts > 1:
-        parts.append((f"{known.attempts} attempts", "yellow"))
-    if abs(known.duration - call.span.duration) > 0.005 * known.duration:
-        parts.append((f"{text.seconds(known.duration)} in the call itself", ""))
-    if known.merged:
-        parts.append((f"not told apart: {text.clean(known.merged)}", ""))
-    if known.diagnosis:
-        parts.append((f"diagnosis: {text.clean(known.diagnosis)}", "yellow"))
-    if known.error:
-        parts.append((text.clean(known.error, 200), "red"))
+    if facts.outcome:
+        parts.append((text.clean(facts.outcome.replace("_", " ")), _OUTCOMES.get(facts.outcome, "")))
+    if facts.model:
+        parts.append((text.clean(facts.model, 60), ""))
+    if facts.ttft is not None:
+        parts.append((f"{'first chunk' if facts.ttft_is_chunk else 'TTFT'} {text.seconds(facts.ttft)}", ""))
+    if facts.input_tokens is not None:
+        cached = f" ({text.count(facts.cached_tokens)} cached)" if facts.cached_tokens is not None else ""
+        parts.append((f"{text.count(facts.input_tokens)} tokens in{cached}", ""))
+    if facts.output_tokens is not None:
+        thought = f" ({text.count(facts.reasoning_tokens)} reasoning)" if facts.reasoning_tokens else ""
+        parts.append((f"{text.count(facts.output_tokens)} out{thought}", ""))
+    if facts.decode_rate is not None:
+        parts.append((f"{facts.decode_rate:.{0 if facts.decode_rate >= 100 else 1}f} tok/s", ""))
+    if facts.attempts > 1:
+        parts.append((f"{facts.attempts} attempts", "yellow"))
+    if abs(facts.duration - call.span.duration) > 0.005 * facts.duration:
+        parts.append((f"{text.seconds(facts.duration)} in the call itself", ""))
+    if facts.merged:
+        parts.append((f"not told apart: {text.clean(facts.merged)}", ""))
+    if facts.diagnosis:
+        parts.append((f"diagnosis: {text.clean(facts.diagnosis)}", "yellow"))
+    if facts.error:
+        parts.append((text.clean(facts.error, 200), "red"))
     return parts
 
 
@@ -334,14 +336,16 @@ def _rows(trace: tree.Trace) -> Iterable[_Row]:
             rails = "   " * (_DEEPEST - 1) + f"…{len(lasts)} "
         name = text.clean(about.label(span), 120)
         source, unsure = about.source(span), about.uncertainty(span)
-        known = " ".join(filter(None, (text.clean(source or "", 12), text.give_or_take(*unsure) if unsure else "")))
+        source_text = " ".join(
+            filter(None, (text.clean(source or "", 12), text.give_or_take(*unsure) if unsure else ""))
+        )
         handled = about.tokens(span)
         yield _Row(
             node=node,
             name=rails + name,
             rails=rails,
             duration=text.seconds(span.duration),
-            known=known,
+            known=source_text,
             tokens="" if handled is None else f"{text.count(handled)} tok",
             is_call=calls.is_call(node),
             is_server=id(node) in below_server,
@@ -375,7 +379,7 @@ def _bar(row: _Row, start: int, span: int, width: int, ink: _Ink) -> Text:
 
 
 def _eighths(time: int, span: int, width: int) -> int:
-    """Where a time lies on the axis, in eighths of a cell. Integers all the way: times in ns outgrow a float."""
+    """The position of a time on the axis, in eighths of a cell. All in integers: times in ns outgrow a float."""
     return min(width * 8, max(0, (time * width * 8 + span // 2) // span))
 
 
@@ -403,20 +407,20 @@ def _stacked(phases: Sequence[tree.Node], start: int, span: int, width: int, end
     plain = _blocks(*ends, width)
     edges = [(_eighths(node.span.start_ns - start, span, width), about.family(node.span)) for node in phases]
     final = _eighths(phases[-1].span.end_ns - start, span, width)
-    drawn = Text()
+    bar = Text()
     for cell, block in enumerate(plain):
         if block == " ":
-            drawn.append(" ")
+            bar.append(" ")
             continue
         at = cell * 8
         before = _family_at(edges, final, at)
         meeting = [(edge, family) for edge, family in edges if at < edge < at + 8 and family != before]
         if block == "█" and meeting:
             edge, family = meeting[-1]
-            drawn.append(_LEFT[edge - at], style=Style(color=COLOURS[before], bgcolor=COLOURS[family]))
+            bar.append(_LEFT[edge - at], style=Style(color=COLOURS[before], bgcolor=COLOURS[family]))
         else:
-            drawn.append(block, style=COLOURS[before])
-    return drawn
+            bar.append(block, style=COLOURS[before])
+    return bar
 
 
 def _family_at(edges: Sequence[tuple[int, str]], final: int, at: int) -> str:

@@ -1,4 +1,4 @@
-"""Spans into trees, one per trace, whatever state the file was in."""
+"""Builds trees of spans, one for each trace, whatever the state of the file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from llmtrace.view import text
 
 @dataclass(slots=True)
 class Node:
-    """A span, what lies under it, by start time, and what it lies under."""
+    """A span with its children, by start time, and its parent."""
 
     span: Span
     children: list[Node] = field(default_factory=list["Node"])
@@ -53,7 +53,7 @@ def build(spans: Iterable[Span]) -> list[Trace]:
 
 
 def walk(roots: Iterable[Node]) -> Iterator[tuple[Node, tuple[bool, ...]]]:
-    """Depth first. With each node: for every level below its root, whether the branch is the last one there."""
+    """Yields the nodes depth first, each with a flag for every level below its root: whether the branch is the last."""
     stack: list[tuple[Node, tuple[bool, ...]]] = [(root, ()) for root in reversed(list(roots))]
     while stack:
         node, lasts = stack.pop()
@@ -63,7 +63,7 @@ def walk(roots: Iterable[Node]) -> Iterator[tuple[Node, tuple[bool, ...]]]:
 
 
 def oddities(trace: Trace) -> Iterator[str]:
-    """What was wrong with a trace and how it is shown, for people."""
+    """Sentences on the faults of a trace and on how they are shown."""
     if trace.orphans and len(trace.roots) > 1:
         yield f"{text.plural(trace.orphans, 'span')} whose parent is not in the file, shown at the top level"
     if trace.duplicates:
@@ -82,9 +82,9 @@ def _trace(trace_id: str, spans: list[Span]) -> Trace:
     trace = Trace(trace_id, [])
     first: dict[str, Node] = {}
     nodes: list[Node] = []
-    seen: dict[str, list[Span]] = {}
+    spans_by_id: dict[str, list[Span]] = {}
     for span in spans:
-        before = seen.setdefault(span.span_id, [])
+        before = spans_by_id.setdefault(span.span_id, [])
         if before:
             trace.duplicates += 1
             if span in before:
@@ -112,7 +112,7 @@ def _trace(trace_id: str, spans: list[Span]) -> Trace:
 
 
 def _cut_rings(trace: Trace, nodes: list[Node], first: dict[str, Node]) -> None:
-    """What no root reaches hangs on a ring of parents: make the ring's earliest span a root."""
+    """Cut open the rings of parents, which no root reaches: the earliest span of each becomes a root."""
     reached: set[int] = set()
     _reach(trace.roots, reached)
     for start in sorted(nodes, key=_order):

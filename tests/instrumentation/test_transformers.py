@@ -389,7 +389,7 @@ def test_weight_files_headers_count(tmp_path: Path) -> None:
 
 def test_the_costly_part_is_done_once(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     model_identity.identify(model)
-    monkeypatch.setattr(model_identity, "_look", lambda *_: pytest.fail("looked again"))
+    monkeypatch.setattr(model_identity, "_read_model", lambda *_: pytest.fail("looked again"))
     model_identity.identify(model)
 
 

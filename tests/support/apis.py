@@ -60,12 +60,12 @@ class Sync:
         self.moments: list[int] = []
         """When each item of a stream came to the application (``time.time_ns()``)."""
 
-    def got(self, item: Any) -> Any:
+    def noted(self, item: Any) -> Any:
         self.moments.append(time.time_ns())
         return item
 
     def run(self, value: Any) -> Any:
-        """The value itself; awaited on the other side."""
+        """Returns the value itself; the asynchronous side awaits it."""
         return value
 
     def create(self, **changes: Any) -> Any:
@@ -75,19 +75,19 @@ class Sync:
         return self.create(stream=True, **changes)
 
     def pull(self, stream: Any) -> Any:
-        return self.got(next(stream))
+        return self.noted(next(stream))
 
     def take(self, stream: Any, count: int) -> list[Any]:
         """A ``for`` loop that breaks after ``count`` items."""
-        got: list[Any] = []
+        items: list[Any] = []
         for item in stream:
-            got.append(self.got(item))
-            if len(got) == count:
+            items.append(self.noted(item))
+            if len(items) == count:
                 break
-        return got
+        return items
 
     def drain(self, stream: Any) -> list[Any]:
-        return [self.got(item) for item in stream]
+        return [self.noted(item) for item in stream]
 
     def close(self, stream: Any) -> None:
         stream.close()
@@ -99,7 +99,7 @@ class Sync:
             yield value
 
     def collect(self) -> None:
-        """What happens when objects were dropped some time ago."""
+        """Collect garbage, as happens some time after objects were dropped."""
         gc.collect()
 
     def shut(self) -> None:
@@ -124,22 +124,22 @@ class Async(Sync):
         return self.loop.run_until_complete(awaited())
 
     def pull(self, stream: Any) -> Any:
-        return self.got(self.run(stream.__anext__()))
+        return self.noted(self.run(stream.__anext__()))
 
     def take(self, stream: Any, count: int) -> list[Any]:
         async def loop() -> list[Any]:
-            got: list[Any] = []
+            items: list[Any] = []
             async for item in stream:
-                got.append(self.got(item))
-                if len(got) == count:
+                items.append(self.noted(item))
+                if len(items) == count:
                     break
-            return got
+            return items
 
         return self.run(loop())
 
     def drain(self, stream: Any) -> list[Any]:
         async def loop() -> list[Any]:
-            return [self.got(item) async for item in stream]
+            return [self.noted(item) async for item in stream]
 
         return self.run(loop())
 
@@ -173,7 +173,7 @@ class Async(Sync):
 
 @dataclass
 class Experience:
-    """What an application lived through in one call: everything it got, and the exception that ended it."""
+    """One call as an application experiences it: everything it got, and the exception that ended it."""
 
     kind: str = ""
     items: list[Any] = field(default_factory=list)
@@ -229,17 +229,17 @@ class BoomStream(http.SyncByteStream, http.AsyncByteStream):
         self.inner, self.error, self.after = inner, error, after
 
     def __iter__(self) -> Iterator[bytes]:
-        for seen, part in enumerate(self.inner):
-            if seen == self.after:
+        for count, part in enumerate(self.inner):
+            if count == self.after:
                 raise self.error
             yield part
 
     async def __aiter__(self) -> Any:
-        seen = 0
+        count = 0
         async for part in self.inner:
-            if seen == self.after:
+            if count == self.after:
                 raise self.error
-            seen += 1
+            count += 1
             yield part
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Clients that Stainless generated, behind the same verbs as the others, and what their servers say over the wire."""
+"""Clients that Stainless generated, behind the same verbs as the others, and their servers' answers."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ class Stainless(Driver):
     names = ("", "")
     """The synchronous and the asynchronous client class."""
     prefix = "/v1"
-    """What the base URL has and the client's paths have not."""
+    """The beginning of paths that is part of the base URL, not of the client's paths."""
     resource = "chat.completions"
     sent: dict[str, Any] = {"messages": MESSAGES}
-    """What is asked, besides the model and whether to stream."""
+    """The request's arguments besides the model and the stream flag."""
     settings: dict[str, Any] = {}
-    """For the client class, where its version knows them."""
+    """Settings of the client class, where its version knows them."""
 
     def make(self) -> Any:
-        made = getattr(importlib.import_module(self.package), self.names[self.kind == "async"])
+        client_class = getattr(importlib.import_module(self.package), self.names[self.kind == "async"])
         url = self.url + self.prefix
-        known = {k: v for k, v in self.settings.items() if k in inspect.signature(made).parameters}
-        return made(api_key=KEY, base_url=url, max_retries=self.attempts - 1, timeout=TIMEOUT, **known)
+        known_settings = {k: v for k, v in self.settings.items() if k in inspect.signature(client_class).parameters}
+        return client_class(api_key=KEY, base_url=url, max_retries=self.attempts - 1, timeout=TIMEOUT, **known_settings)
 
     def run(self, action: Any, *args: Any) -> Any:
-        async def made() -> Any:  # the asynchronous clients want their loop running when they are made
+        async def make_client() -> Any:  # the asynchronous clients want their loop running when they are made
             return action(*args)
 
         if self.loop is not None and action == self.make:
-            return self.loop.run_until_complete(made())
+            return self.loop.run_until_complete(make_client())
         return super().run(action, *args)
 
     def ask(self, streaming: bool, way: str = "") -> Any:
@@ -80,18 +80,20 @@ class Completions(OpenAI):
 
     resource, sent = "completions", {"prompt": "PROMPT-SENTINEL"}
 
-    def said(self, text: str, finish: str | None = None, **extra: Any) -> dict[str, Any]:
+    def answer_body(self, text: str, finish: str | None = None, **extra: Any) -> dict[str, Any]:
         choice = {"index": 0, "text": text, "logprobs": None, "finish_reason": finish}
         return {"id": "cmpl-1", "object": "text_completion", "created": 1, "model": MODEL, "choices": [choice], **extra}
 
     def whole(self, **extra: Any) -> Script:
         usage = extra.pop("usage", USAGE)
-        return json_answer(self.said("".join(WORDS), "stop", **({} if usage is None else {"usage": usage}), **extra))
+        return json_answer(
+            self.answer_body("".join(WORDS), "stop", **({} if usage is None else {"usage": usage}), **extra)
+        )
 
     def events(self, words: Sequence[str] = WORDS, usage: bool = True, **extra: Any) -> list[bytes]:
-        chunks = [*(self.said(word) for word in words), self.said("", "stop")]
+        chunks = [*(self.answer_body(word) for word in words), self.answer_body("", "stop")]
         if usage:
-            chunks.append(self.said("") | {"choices": [], "usage": USAGE})
+            chunks.append(self.answer_body("") | {"choices": [], "usage": USAGE})
         return sse(*(chunk | extra for chunk in chunks))
 
 
@@ -130,13 +132,13 @@ class Responses(OpenAI):
     def events(self, words: Sequence[str] = WORDS, usage: bool = True, **extra: Any) -> list[bytes]:
         end = self.state("completed", words, self.counts if usage else None)
         delta = {"type": "response.output_text.delta", "item_id": "m", "output_index": 0, "content_index": 0}
-        said: list[dict[str, Any]] = [
+        events: list[dict[str, Any]] = [
             {"type": "response.created", "response": self.state("in_progress")},
             {"type": "response.in_progress", "response": self.state("in_progress")},
             *({**delta, "delta": word, "logprobs": []} for word in words),
             {"type": "response.completed", "response": end},
         ]
-        return named(*({"sequence_number": i, **each, **extra} for i, each in enumerate(said)))
+        return typed_events(*({"sequence_number": i, **event, **extra} for i, event in enumerate(events)))
 
 
 class Anthropic(Stainless):
@@ -157,18 +159,18 @@ class Anthropic(Stainless):
         return json_answer(self.message(content=content, stop_reason=self.finish, **usage, **extra))
 
     def events(self, words: Sequence[str] = WORDS, usage: bool = True, **extra: Any) -> list[bytes]:
-        begun = {"usage": self.counts | {"output_tokens": 1}} if usage else {}
-        ended = {"usage": {"output_tokens": 6}} if usage else {}
+        first_usage = {"usage": self.counts | {"output_tokens": 1}} if usage else {}
+        last_usage = {"usage": {"output_tokens": 6}} if usage else {}
         delta = {"type": "content_block_delta", "index": 0}
-        said: list[dict[str, Any]] = [
-            {"type": "message_start", "message": self.message(**begun)},
+        events: list[dict[str, Any]] = [
+            {"type": "message_start", "message": self.message(**first_usage)},
             {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
             *({**delta, "delta": {"type": "text_delta", "text": word}} for word in words),
             {"type": "content_block_stop", "index": 0},
-            {"type": "message_delta", "delta": {"stop_reason": self.finish, "stop_sequence": None}, **ended},
+            {"type": "message_delta", "delta": {"stop_reason": self.finish, "stop_sequence": None}, **last_usage},
             {"type": "message_stop"},
         ]
-        return named(*(each | extra for each in said))
+        return typed_events(*(event | extra for event in events))
 
 
 class AnthropicBeta(Anthropic):
@@ -201,7 +203,7 @@ class Fireworks(Stainless):
     prefix = ""
 
 
-def named(*events: dict[str, Any]) -> list[bytes]:
+def typed_events(*events: dict[str, Any]) -> list[bytes]:
     """Server-sent events that say their type in a line of its own."""
     return [f"event: {e['type']}\ndata: {json.dumps(e, ensure_ascii=False)}\n\n".encode() for e in events]
 

@@ -30,16 +30,16 @@ class Ollama(Driver):
     def ask(self, streaming: bool) -> Any:
         return self.client.chat(model=MODEL, messages=MESSAGES, stream=streaming)
 
-    def told(self, usage: bool) -> dict[str, Any]:
+    def last_fields(self, usage: bool) -> dict[str, Any]:
         return ndjson.DURATIONS | (ndjson.COUNTS if usage else {})
 
     def whole(self, **extra: Any) -> Script:
-        told = self.told(extra.pop("usage", True) is not None)
-        return json_answer(ndjson.line("/api/chat", "".join(WORDS), done=True, **told, **extra))
+        counts = self.last_fields(extra.pop("usage", True) is not None)
+        return json_answer(ndjson.line("/api/chat", "".join(WORDS), done=True, **counts, **extra))
 
     def events(self, words: Sequence[str] = WORDS, usage: bool = True, **extra: Any) -> list[bytes]:
-        said = [ndjson.line("/api/chat", word, **extra) for word in words]
-        return ndjson.lines([*said, ndjson.line("/api/chat", "", done=True, **self.told(usage), **extra)])
+        word_lines = [ndjson.line("/api/chat", word, **extra) for word in words]
+        return ndjson.lines([*word_lines, ndjson.line("/api/chat", "", done=True, **self.last_fields(usage), **extra)])
 
     def script(self, parts: Sequence[Part], **more: Any) -> Script:
         return Script(200, ndjson.HEADERS, parts, **more)
@@ -55,8 +55,8 @@ class HuggingFace(Driver):
     def make(self) -> Any:
         from huggingface_hub import AsyncInferenceClient, InferenceClient
 
-        made = InferenceClient if self.kind == "sync" else AsyncInferenceClient
-        return made(base_url=f"{self.url}/v1", api_key=KEY, timeout=TIMEOUT)
+        client_class = InferenceClient if self.kind == "sync" else AsyncInferenceClient
+        return client_class(base_url=f"{self.url}/v1", api_key=KEY, timeout=TIMEOUT)
 
     def ask(self, streaming: bool) -> Any:
         return self.client.chat_completion(model=MODEL, messages=MESSAGES, stream=streaming)
@@ -82,8 +82,8 @@ class LiteLLM(HuggingFace):
         import litellm
 
         litellm.suppress_debug_info = True
-        kept = hasattr(litellm.CustomStreamWrapper, "_record_usage_only_chunk")
-        self.asked = {} if kept else {"stream_options": {"include_usage": True}}  # else an older one drops the usage
+        keeps_usage = hasattr(litellm.CustomStreamWrapper, "_record_usage_only_chunk")
+        self.asked = {} if keeps_usage else {"stream_options": {"include_usage": True}}  # an older one drops it
         return litellm
 
     def ask(self, streaming: bool) -> Any:

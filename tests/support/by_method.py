@@ -1,4 +1,4 @@
-"""Clients that are patched method by method, behind the same verbs, and what their servers say over the wire."""
+"""Clients that are patched method by method, behind the same verbs, and their servers' answers."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class Driver:
     kinds: tuple[str, ...] = ("sync", "async")
     finish = "stop"
     usage: tuple[int, int] = (40, 6)
-    """Input and output tokens that the wire tells."""
+    """Input and output tokens in the server's answer."""
     cached: int | None = 16
     phases = {"queue_prefill", "decode"}
-    """Of its streams, at least."""
+    """The phases that its streams have at least."""
     exempt: dict[str, str] = {}
     """Tests of the shared suite that do not apply to it, and why."""
 
@@ -55,7 +55,7 @@ class Driver:
     def close(self, stream: Any) -> None:
         self.run(stream.aclose) if self.loop else stream.close()
 
-    # What its server says.
+    # Its server's answers.
     def whole(self, **extra: Any) -> Script: ...
     def events(self, words: Sequence[str] = WORDS, usage: bool = True, **extra: Any) -> list[bytes]: ...
     def script(self, parts: Sequence[Part], **more: Any) -> Script:
@@ -82,10 +82,10 @@ class Driver:
         return self.run(self.ask, True)
 
     def pull(self, iterator: Any) -> Any:
-        async def pulled() -> Any:  # begun inside the loop: that is whose hook closes a generator that is let go of
+        async def next_item() -> Any:  # begun inside the loop: that is whose hook closes a generator that is let go of
             return await anext(iterator)
 
-        return self.loop.run_until_complete(pulled()) if self.loop else next(iterator)
+        return self.loop.run_until_complete(next_item()) if self.loop else next(iterator)
 
     def drain(self, stream: Any) -> list[Any]:
         async def all_of() -> list[Any]:
@@ -124,11 +124,11 @@ class Driver:
 
     def shut(self) -> None:
         if self.loop is not None:
-            left = asyncio.all_tasks(self.loop)  # some libraries leave workers of theirs behind
-            for task in left:
+            tasks = asyncio.all_tasks(self.loop)  # some libraries leave workers of theirs behind
+            for task in tasks:
                 task.cancel()
-            if left:
-                self.loop.run_until_complete(asyncio.wait(left))
+            if tasks:
+                self.loop.run_until_complete(asyncio.wait(tasks))
             self.loop.run_until_complete(self.loop.shutdown_asyncgens())
             self.loop.close()
 
@@ -193,7 +193,7 @@ class Google(Driver):
     def plain(self, item: Any) -> Any:
         return item.model_dump(exclude={"sdk_http_response"})
 
-    def said(self, text: str, last: bool = False, usage: bool = True, **extra: Any) -> dict[str, Any]:
+    def answer_chunk(self, text: str, last: bool = False, usage: bool = True, **extra: Any) -> dict[str, Any]:
         candidate: dict[str, Any] = {"content": {"role": "model", "parts": [{"text": text}]}, "index": 0}
         body: dict[str, Any] = {"candidates": [candidate], "modelVersion": MODEL, "responseId": "id-1", **extra}
         if last:
@@ -209,11 +209,11 @@ class Google(Driver):
         return body
 
     def whole(self, **extra: Any) -> Script:
-        return json_answer(self.said("".join(WORDS), True, extra.pop("usage", True) is not None, **extra))
+        return json_answer(self.answer_chunk("".join(WORDS), True, extra.pop("usage", True) is not None, **extra))
 
     def events(self, words: Sequence[str] = WORDS, usage: bool = True, **extra: Any) -> list[bytes]:
         last = len(words) - 1
-        return sse(*(self.said(word, i == last, usage, **extra) for i, word in enumerate(words)), done=False)
+        return sse(*(self.answer_chunk(word, i == last, usage, **extra) for i, word in enumerate(words)), done=False)
 
 
 class Cohere(Driver):
@@ -226,9 +226,11 @@ class Cohere(Driver):
     def make(self) -> Any:
         import cohere
 
-        made = cohere.ClientV2 if self.kind == "sync" else cohere.AsyncClientV2
-        retries = {"max_retries": self.attempts - 1} if "max_retries" in inspect.signature(made).parameters else {}
-        return made("sk-sentinel-key", base_url=self.url, **retries)
+        client_class = cohere.ClientV2 if self.kind == "sync" else cohere.AsyncClientV2
+        retries = (
+            {"max_retries": self.attempts - 1} if "max_retries" in inspect.signature(client_class).parameters else {}
+        )
+        return client_class("sk-sentinel-key", base_url=self.url, **retries)
 
     def ask(self, streaming: bool) -> Any:
         method = self.client.chat_stream if streaming else self.client.chat
@@ -284,7 +286,7 @@ class Bedrock(Driver):
     def make(self) -> Any:
         import boto3
 
-        return self.told(boto3.client("bedrock-runtime", **self.settings()))
+        return self.adapted(boto3.client("bedrock-runtime", **self.settings()))
 
     def settings(self) -> dict[str, Any]:
         from botocore.config import Config
@@ -298,9 +300,9 @@ class Bedrock(Driver):
             "config": Config(retries=retries, read_timeout=TIMEOUT),
         }
 
-    def told(self, client: Any) -> Any:
-        told = client.meta.service_model.shape_for("TokenUsage").members
-        if self.converses and "cacheReadInputTokens" not in told:  # an older client drops what its model does not have
+    def adapted(self, client: Any) -> Any:
+        usage_members = client.meta.service_model.shape_for("TokenUsage").members
+        if self.converses and "cacheReadInputTokens" not in usage_members:  # an older client drops unknown fields
             self.usage, self.cached = (8, 6), None
         return client
 
@@ -348,7 +350,7 @@ class BedrockInvoke(Bedrock):
 
     converses = False
     body = json.dumps({"messages": [{"role": "user", "content": "PROMPT-SENTINEL"}], "max_tokens": 5})
-    said = {"input_tokens": 8, "cache_read_input_tokens": 12, "cache_creation_input_tokens": 0}
+    input_counts = {"input_tokens": 8, "cache_read_input_tokens": 12, "cache_creation_input_tokens": 0}
 
     def ask(self, streaming: bool) -> Any:
         method = self.client.invoke_model_with_response_stream if streaming else self.client.invoke_model
@@ -356,14 +358,14 @@ class BedrockInvoke(Bedrock):
         return answer if streaming else answer | {"body": answer["body"].read()}
 
     def whole(self, **extra: Any) -> Script:
-        usage = {} if extra.pop("usage", True) is None else {"usage": self.said | {"output_tokens": 6}}
+        usage = {} if extra.pop("usage", True) is None else {"usage": self.input_counts | {"output_tokens": 6}}
         content = [{"type": "text", "text": "".join(WORDS)}]
         return json_answer({"id": "id-1", "content": content, "stop_reason": self.finish, **usage, **extra})
 
     def events(self, words: Sequence[str] = WORDS, usage: bool = True, **extra: Any) -> list[bytes]:
-        counts = {"usage": self.said | {"output_tokens": 1}} if usage else {}
+        counts = {"usage": self.input_counts | {"output_tokens": 1}} if usage else {}
         ended = {"usage": {"output_tokens": 6}} if usage else {}
-        said: list[dict[str, Any]] = [
+        events: list[dict[str, Any]] = [
             {"type": "message_start", "message": {"id": "id-1", "role": "assistant", "content": [], **counts}, **extra},
             *(
                 {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": word}}
@@ -372,7 +374,9 @@ class BedrockInvoke(Bedrock):
             {"type": "message_delta", "delta": {"stop_reason": self.finish}, **ended},
             {"type": "message_stop"},
         ]
-        return [aws_event("chunk", {"bytes": base64.b64encode(json.dumps(each).encode()).decode()}) for each in said]
+        return [
+            aws_event("chunk", {"bytes": base64.b64encode(json.dumps(event).encode()).decode()}) for event in events
+        ]
 
 
 class AioBedrock(Bedrock):
@@ -383,7 +387,7 @@ class AioBedrock(Bedrock):
 
     async def make(self) -> Any:
         self.opened = contextlib.AsyncExitStack()
-        return self.told(await self.opened.enter_async_context(self.context()))
+        return self.adapted(await self.opened.enter_async_context(self.context()))
 
     def context(self) -> Any:
         if importlib.util.find_spec("aioboto3"):

@@ -1,4 +1,4 @@
-"""What arrives of a process's last spans, by how it ends: real processes (``ends_app.py``) against the replay server.
+"""Shows which of a process's last spans arrive, by how it ends: real processes (``ends_app.py``), the replay server.
 
 The suite runs the cases that matter most; ``make ends`` (tests/evaluation/ends) runs them all.
 """
@@ -98,7 +98,7 @@ MODES = ("plain", "hooks", "sigterm")
 
 
 class Left(NamedTuple):
-    """What came of a process: the spans that arrived, by whose they are, its exit code, how long its end took."""
+    """The result of a process: the spans that arrived, by owner, its exit code, and how long its end took (s)."""
 
     app: dict[str, int]
     calls: dict[str, tuple[str, ...]]
@@ -116,11 +116,11 @@ def api() -> str:
     """The base URL of a server that answers chats, with a stream where one is asked for; model ``slow`` takes long."""
 
     def answer(request: Request) -> Script:
-        asked = request.json
-        if asked["model"] == "slow":
+        body = request.json
+        if body["model"] == "slow":
             Path(request.headers["x-ready"]).write_text("asked")
             return replace(openai_body(), before=WAITED_S)
-        return openai_stream() if asked.get("stream") else openai_body()
+        return openai_stream() if body.get("stream") else openai_body()
 
     server = Replay()
     server.serve(answer)
@@ -153,8 +153,8 @@ def is_signalled(case: str) -> bool:
 
 def signal_for(case: str) -> signal.Signals:
     words = case.split("_")
-    named = {"int": signal.SIGINT, "cold": signal.SIGQUIT, "kill": signal.SIGKILL}
-    return next((number for word, number in named.items() if word in words), signal.SIGTERM)
+    by_word = {"int": signal.SIGINT, "cold": signal.SIGQUIT, "kill": signal.SIGKILL}
+    return next((number for word, number in by_word.items() if word in words), signal.SIGTERM)
 
 
 def exit_code(case: str) -> int | None:
@@ -188,8 +188,8 @@ def left(
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         out = Path(folder) / "spans"
         env = {name: value for name, value in os.environ.items() if not name.startswith(("LLMTRACE_", "OTEL_"))}
-        told = {"CASE": case, "MODE": mode, "PROVIDER": provider, "OUT": out, "URL": api(), "BROKER": broker}
-        env |= {f"ENDS_{name}": str(value) for name, value in (told | {"LATE": late, "PATIENCE": patience}).items()}
+        settings = {"CASE": case, "MODE": mode, "PROVIDER": provider, "OUT": out, "URL": api(), "BROKER": broker}
+        env |= {f"ENDS_{name}": str(value) for name, value in (settings | {"LATE": late, "PATIENCE": patience}).items()}
         env |= {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
         log = Path(folder) / "log"
         with log.open("w") as written:

@@ -102,8 +102,8 @@ def waiting() -> None:
     set_up_in_parent()
     with TRACER.start_as_current_span("app child"):
         pass
-    told = {"x-ready": f"{OUT}.ready"}  # the server says when it was asked
-    client().chat.completions.create(model="slow", messages=MESSAGES, extra_headers=told)
+    headers = {"x-ready": f"{OUT}.ready"}  # the server says when it was asked
+    client().chat.completions.create(model="slow", messages=MESSAGES, extra_headers=headers)
 
 
 def holding() -> None:
@@ -302,12 +302,12 @@ def uvicorn_run() -> None:
 def celery_app() -> Any:
     from celery import Celery, signals
 
-    made = Celery("ends", broker=E.get("ENDS_BROKER") or "memory://")
-    made.conf.update(worker_prefetch_multiplier=1, broker_connection_retry_on_startup=False)
+    app = Celery("ends", broker=E.get("ENDS_BROKER") or "memory://")
+    app.conf.update(worker_prefetch_multiplier=1, broker_connection_retry_on_startup=False)
     if "recycled" in CASE:
-        made.conf.worker_max_tasks_per_child = 1
+        app.conf.worker_max_tasks_per_child = 1
 
-    @made.task(name="calls")
+    @app.task(name="calls")
     def calls() -> None:
         work()
         if "recycled" not in CASE:
@@ -326,7 +326,7 @@ def celery_app() -> Any:
     def go(**_: Any) -> None:
         calls.delay()
 
-    return made
+    return app
 
 
 if __name__ == "__main__":

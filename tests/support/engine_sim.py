@@ -15,24 +15,24 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Simulated:
-    """One call: what its client saw, and what really happened. Seconds."""
+    """One call: the times that its client saw, and the true ones. Seconds."""
 
     sent: float
     uncached: int
     output: int
     headers: float = 0.0
     arrived: float = 0.0
-    """In the engine's hands."""
+    """When it reached the engine."""
     noticed: float = 0.0
-    """The step that ran then was over."""
+    """When the step that ran at its arrival was over."""
     scheduled: float = math.nan
     first: float = math.nan
     end: float = math.nan
     queue: float = 0.0
-    """Noticed until scheduled."""
+    """From noticed until scheduled."""
     prefill: float = 0.0
     seen: bool = True
-    """False: another client's call."""
+    """Whether our client made the call (False: another client)."""
     computed: int = 0
     made: int = 0
     tokens_at: list[float] = field(default_factory=list)
@@ -53,7 +53,7 @@ class Engine:
     jitter: float = 0.05
 
     def run(self, calls: list[Simulated], seed: int) -> None:
-        """Fill in what happens to ``calls``."""
+        """Simulate ``calls`` and fill in their times."""
         draw = random.Random(seed)
         for call in calls:
             way = self.admission * math.exp(draw.gauss(0, 0.15))
@@ -73,20 +73,20 @@ class Engine:
                 waiting.append(call)
             while waiting and len(running) < self.slots:
                 running.append(waiting.pop(0))
-            left, prompts = self.budget, 0
+            budget_left, prompts = self.budget, 0
             part: list[tuple[Simulated, int]] = []
             streams = [call for call in running if call.computed >= call.uncached]
             for call in running:
-                if call.computed < call.uncached and left:
+                if call.computed < call.uncached and budget_left:
                     if math.isnan(call.scheduled):
                         call.scheduled = at
-                    took = min(left, call.uncached - call.computed)
-                    left, prompts = left - took, prompts + took
-                    part.append((call, took))
+                    taken_tokens = min(budget_left, call.uncached - call.computed)
+                    budget_left, prompts = budget_left - taken_tokens, prompts + taken_tokens
+                    part.append((call, taken_tokens))
             length = self.step + self.per_token * prompts + self.per_stream * len(streams)
             at += length * math.exp(draw.gauss(0, self.jitter))
-            for call, took in part:
-                call.computed += took
+            for call, taken_tokens in part:
+                call.computed += taken_tokens
                 if call.computed >= call.uncached:
                     call.first = at + self.hop / 2
                     call.queue = call.scheduled - call.noticed
@@ -110,9 +110,9 @@ def poisson(
 ) -> list[Simulated]:
     """Open-loop arrivals at ``rate`` a second, prompts log-uniform between ``shortest`` and ``longest`` tokens."""
     draw = random.Random(seed)
-    at, made = 0.0, []
+    at, arrivals = 0.0, []
     for _ in range(calls):
         at += draw.expovariate(rate)
         tokens = int(math.exp(draw.uniform(math.log(shortest), math.log(longest))))
-        made.append(Simulated(sent=at, uncached=tokens, output=draw.choice(outputs)))
-    return made
+        arrivals.append(Simulated(sent=at, uncached=tokens, output=draw.choice(outputs)))
+    return arrivals

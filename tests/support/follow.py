@@ -42,7 +42,7 @@ def follow(
             moments.append((_ns(seconds) or 0, order, i))
     moments.sort()
     all_in_flight: dict[int, Any] = {}
-    found: list[Estimate | None] = [None] * len(calls)
+    estimates_made: list[Estimate | None] = [None] * len(calls)
     for at, order, i in moments:
         call = calls[i]
         if order == 2:
@@ -61,8 +61,8 @@ def follow(
                 tokens=call.tokens,
             )
             estimate = baselines.end(key, all_in_flight.pop(i), at, sample)
-            found[i] = estimate if isinstance(estimate, Estimate) else None
-    return found
+            estimates_made[i] = estimate if isinstance(estimate, Estimate) else None
+    return estimates_made
 
 
 @dataclass
@@ -73,7 +73,7 @@ class Errors:
     queue: float
     """Mean absolute error; queue without the step that ran when the call came."""
     whole_queue: float
-    """The same with it."""
+    """The mean absolute error of the queue with that step."""
     prefill: float
     covered: float
     """Share of the true prefills inside the 90 % interval."""
@@ -86,22 +86,25 @@ def errors(
     calls: Sequence[Times], estimates: Iterable[Estimate | None], truth: Sequence[Mapping[str, float]]
 ) -> Errors:
     """Compare with ``truth``: ``queue``, ``step_wait`` and ``prefill`` of each call, in s."""
-    told = [(call, one, true) for call, one, true in zip(calls, estimates, truth, strict=True) if one is not None]
-    ttft = sum(call.first - call.sent for call, _, _ in told)
-    queue = sum(abs(one.queue - true["queue"]) for _, one, true in told)
-    whole = sum(abs(one.queue + one.step_wait - true["queue"] - true.get("step_wait", 0.0)) for _, one, true in told)
-    off = [abs(one.prefill - true["prefill"]) for _, one, true in told]
+    estimated = [(call, one, true) for call, one, true in zip(calls, estimates, truth, strict=True) if one is not None]
+    ttft = sum(call.first - call.sent for call, _, _ in estimated)
+    queue = sum(abs(one.queue - true["queue"]) for _, one, true in estimated)
+    whole = sum(
+        abs(one.queue + one.step_wait - true["queue"] - true.get("step_wait", 0.0)) for _, one, true in estimated
+    )
+    off = [abs(one.prefill - true["prefill"]) for _, one, true in estimated]
     queued = sorted(
         abs(one.queue - true["queue"]) / true["queue"]
-        for call, one, true in told
+        for call, one, true in estimated
         if true["queue"] > 0.1 * (call.first - call.sent)
     )
     return Errors(
-        calls=len(told),
+        calls=len(estimated),
         queue=queue / ttft,
         whole_queue=whole / ttft,
         prefill=sum(off) / ttft,
-        covered=sum(o <= one.uncertainty for o, (_, one, _) in zip(off, told, strict=True)) / max(1, len(told)),
+        covered=sum(o <= one.uncertainty for o, (_, one, _) in zip(off, estimated, strict=True))
+        / max(1, len(estimated)),
         queued_calls=len(queued),
         queued_relative=queued[len(queued) // 2] if queued else None,
     )

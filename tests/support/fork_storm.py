@@ -68,7 +68,7 @@ def busy(stop: threading.Event, client: openai.OpenAI, number: int) -> None:
 
 
 def in_child() -> None:
-    """What each child does; leaves at once."""
+    """Make a child's calls, flush, and exit at once."""
     arrived.clear()
     code = FAILED
     try:

@@ -36,34 +36,34 @@ class Mutant:
 def paths(value: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """Every place in a JSON value, by the keys and indices that lead there."""
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, each in inner:
+    for key, child in inner:
         yield (*above, key)
-        yield from paths(each, (*above, key))
+        yield from paths(child, (*above, key))
 
 
 def changed(value: Any, rng: random.Random) -> tuple[str, Any]:
     """A copy of ``value`` with one place changed: left out, of another type, said twice, or with more beside it."""
-    found = list(paths(value))
-    if not found:
+    places = list(paths(value))
+    if not places:
         return "nothing", value
-    path = rng.choice(found)
-    made = copy.deepcopy(value)
-    holder = made
+    path = rng.choice(places)
+    copied = copy.deepcopy(value)
+    holder = copied
     for key in path[:-1]:
         holder = holder[key]
     where, last = ".".join(map(str, path)), path[-1]
     act = rng.choice(("drop", "odd", "odd", "odd", "more"))
     if act == "drop":
         del holder[last]
-        return f"no {where}", made
+        return f"no {where}", copied
     if act == "more" and isinstance(holder[last], dict):
         holder[last]["a_new_field"] = rng.choice(_ODD)
-        return f"more in {where}", made
+        return f"more in {where}", copied
     if act == "more" and isinstance(holder[last], list) and holder[last]:
         holder[last].append(copy.deepcopy(holder[last][-1]))
-        return f"{where} said twice", made
+        return f"{where} said twice", copied
     holder[last] = rng.choice(_ODD)
-    return f"{where} = {holder[last]!r}", made
+    return f"{where} = {holder[last]!r}", copied
 
 
 # ---- how a stream's events lie on the wire ---------------------------------------------------------------------------
@@ -88,11 +88,11 @@ def _text(head: bytes, data: Any, tail: bytes) -> bytes:
 
 def read_sse(event: bytes) -> Event:
     """One server-sent event; one whose data is no JSON keeps it in its head."""
-    head, found, data = event.rstrip(b"\n").partition(b"data:")
+    head, separator, data = event.rstrip(b"\n").partition(b"data:")
     try:
         return Event(head + b"data: ", json.loads(data), b"\n\n", _text)
     except ValueError:
-        return Event(head + found + data, None, b"\n\n", _text)
+        return Event(head + separator + data, None, b"\n\n", _text)
 
 
 def read_line(event: bytes) -> Event:
@@ -128,46 +128,46 @@ def _aws(head: bytes, data: Any, tail: bytes) -> bytes:
 
 
 def whole(script: Script, rng: random.Random) -> Mutant:
-    """Of a whole answer, one place changed; sometimes compressed."""
+    """A whole answer with one place changed; sometimes compressed."""
     ((_, data),) = script.parts
-    what, said = changed(json.loads(data), rng)
-    body = json.dumps(said, ensure_ascii=False).encode()
+    what, answer = changed(json.loads(data), rng)
+    body = json.dumps(answer, ensure_ascii=False).encode()
     headers = dict(script.headers)
     if rng.random() < 0.2:
         what, body = f"{what}, gzip", gzip.compress(body)
         headers["content-encoding"] = "gzip"
-    return Mutant(what, replace(script, headers=headers, parts=[(0.0, body)]), [said])
+    return Mutant(what, replace(script, headers=headers, parts=[(0.0, body)]), [answer])
 
 
 def stream(script: Script, events: Sequence[Event], rng: random.Random) -> Mutant:
-    """Of a stream, one event changed, missing, doubled, swapped or new, or its lines written in another way."""
-    kept = list(events)
-    places = [place for place, event in enumerate(kept) if event.data is not None]
+    """A stream with one event changed, missing, doubled, swapped or new, or its lines written in another way."""
+    mutated = list(events)
+    places = [place for place, event in enumerate(mutated) if event.data is not None]
     ends = places[:1] + places[-3:]  # where most of what an answer says of itself stands
     place = rng.choice(places if rng.random() < 0.4 else ends)
     act = rng.choice(("change", "change", "change", "change", "miss", "twice", "swap", "new", "wire"))
-    event = kept[place]
+    event = mutated[place]
     what = f"{act} {place}"
     if act == "change":
         what, data = changed(event.data, rng)
         what = f"{place}: {what}"
-        kept[place] = replace(event, data=data)
+        mutated[place] = replace(event, data=data)
     elif act == "miss":
-        del kept[place]
+        del mutated[place]
     elif act == "twice":
-        kept.insert(place, event)
+        mutated.insert(place, event)
     elif act == "swap" and place:
-        kept[place - 1], kept[place] = kept[place], kept[place - 1]
+        mutated[place - 1], mutated[place] = mutated[place], mutated[place - 1]
     elif act == "new":
-        kept.insert(
+        mutated.insert(
             place, replace(event, data=rng.choice(({}, {"type": "a.new.event"}, {"choices": None, "id": None})))
         )
-    said = [each.data for each in kept if each.data is not None]
-    parts: list[Part] = [(0.0, each.bytes()) for each in kept]
+    documents = [one.data for one in mutated if one.data is not None]
+    parts: list[Part] = [(0.0, one.bytes()) for one in mutated]
     headers = dict(script.headers)
     if act == "wire":
-        what, parts, headers = _wire(kept, headers, rng)
-    return Mutant(what, replace(script, headers=headers, parts=parts), said)
+        what, parts, headers = _wire(mutated, headers, rng)
+    return Mutant(what, replace(script, headers=headers, parts=parts), documents)
 
 
 def _wire(

@@ -1,4 +1,4 @@
-"""What an Ollama server sends: one JSON object a line."""
+"""The answers of an Ollama server: one JSON object on each line."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ DURATIONS = {
 """ns: 5 ms before the prompt is evaluated, of which 4 are the model's being made ready."""
 
 
-def line(path: str, said: str, *, thinking: str = "", done: bool = False, **more: Any) -> dict[str, Any]:
+def line(path: str, text: str, *, thinking: str = "", done: bool = False, **more: Any) -> dict[str, Any]:
     """One object of an answer of ``/api/chat`` or ``/api/generate``."""
     body: dict[str, Any] = {"model": MODEL, "created_at": "2026-11-24T19:00:00.000001Z", "done": done}
     if path == "/api/chat":
-        body["message"] = {"role": "assistant", "content": said} | ({"thinking": thinking} if thinking else {})
+        body["message"] = {"role": "assistant", "content": text} | ({"thinking": thinking} if thinking else {})
     else:
-        body |= {"response": said} | ({"thinking": thinking} if thinking else {})
+        body |= {"response": text} | ({"thinking": thinking} if thinking else {})
     return body | ({"done_reason": "stop"} if done else {}) | more
 
 
@@ -50,7 +50,7 @@ def stream(
     return Script(200, HEADERS, parts, **fields)
 
 
-def whole(said: str = "Hello there, you two", *, path: str = "/api/chat", **fields: Any) -> Script:
+def whole(text: str = "Hello there, you two", *, path: str = "/api/chat", **fields: Any) -> Script:
     """An answer in one object."""
-    data = lines([line(path, said, done=True, **COUNTS, **DURATIONS)])[0]
+    data = lines([line(path, text, done=True, **COUNTS, **DURATIONS)])[0]
     return Script(200, {"content-type": "application/json"}, [(0.0, data)], chunked=False, **fields)

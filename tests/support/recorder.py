@@ -78,8 +78,8 @@ class Recorder:
         """``events`` lie in the middle of the span."""
         context = set_span_in_context(parent) if parent is not None else None
         span = self.tracer.start_span(name, context=context, kind=kind, start_time=start, attributes=attributes)
-        for event, told in events:
-            span.add_event(event, told, start + duration // 2)
+        for event, event_attributes in events:
+            span.add_event(event, event_attributes, start + duration // 2)
         if error:
             span.set_status(Status(StatusCode.ERROR, error))
         span.end(start + duration)
@@ -106,7 +106,7 @@ class Recorder:
                 if tokens:
                     attributes["llmtrace.phase.time_per_token"] = ms / 1e3 / tokens
             attributes.update((more or {}).get(name, {}))
-            events = [verdict(told) for phase, told in (verdicts or {}).items() if phase == name]
+            events = [verdict(evidence) for phase, evidence in (verdicts or {}).items() if phase == name]
             self.span(f"llm.{name}", at, round(ms * MS), parent, attributes=attributes, events=events)
             at += round(ms * MS)
         return at
@@ -126,11 +126,11 @@ class Recorder:
     ) -> Span:
         """A call and its phases; ``more`` and ``verdicts`` are by phase, and version 1 has the latter on the call."""
         start = self.clock
-        causes = [told["cause"] for told in (verdicts or {}).values()]
+        causes = [evidence["cause"] for evidence in (verdicts or {}).values()]
         judged: dict[str, Any] = {"llmtrace.diagnosis": causes} if causes else {}
         if causes and self.version > 1:
             judged["llmtrace.diagnosis.cause"] = causes[0]
-        events = [verdict(told) for told in (verdicts or {}).values()] if self.version == 1 else []
+        events = [verdict(evidence) for evidence in (verdicts or {}).values()] if self.version == 1 else []
         duration = sum(round(ms * MS) for _, ms, _, _, _ in phases)
         span = self.span(
             name,
@@ -159,16 +159,16 @@ class Recorder:
         return span
 
 
-def verdict(told: Mapping[str, Any]) -> Event:
+def verdict(evidence: Mapping[str, Any]) -> Event:
     """The event of a verdict."""
-    return "llmtrace.diagnosis", {f"llmtrace.diagnosis.{name}": value for name, value in told.items()}
+    return "llmtrace.diagnosis", {f"llmtrace.diagnosis.{name}": value for name, value in evidence.items()}
 
 
 def usage(tokens_in: int, cached: int | None, out: int) -> dict[str, Any]:
-    told = {"gen_ai.usage.input_tokens": tokens_in, "gen_ai.usage.output_tokens": out}
+    attributes = {"gen_ai.usage.input_tokens": tokens_in, "gen_ai.usage.output_tokens": out}
     if cached is not None:
-        told["gen_ai.usage.cache_read.input_tokens"] = cached
-    return told
+        attributes["gen_ai.usage.cache_read.input_tokens"] = cached
+    return attributes
 
 
 LONG_PROMPT = {"cause": "prefill_surge", "excess": 1.088, "time_per_token": 0.001136, "confidence": 0.97}
@@ -180,7 +180,7 @@ NO_STREAM = {"llmtrace.phase.merged_because": "no_stream"}
 
 
 def overhead(version: int, ms: float, unsure: float) -> list[Phase]:
-    """What lies before the server's own time: in version 1 all of it was network."""
+    """The phases before the server's own time: in version 1 all of it was network."""
     if version == 1:
         return [("network", ms, "client", unsure, None)]
     return [("network", 0.14, "client", None, None), ("unattributed", round(ms - 0.14, 6), "client", unsure, None)]

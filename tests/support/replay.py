@@ -56,7 +56,7 @@ class Script:
 
 @dataclass
 class Request:
-    """What one request was, and when its response went out (``time.time_ns()``, comparable to span times).
+    """One request, and the times at which its response went out (``time.time_ns()``, comparable to span times).
 
     However late a busy machine lets a thread run, these hold: the client had sent the request by ``arrived``, had
     nothing of a part before ``written``, and had all of it lying in its socket by ``flushed``.
@@ -69,7 +69,7 @@ class Request:
     arrived: int
     port: int
     headers_sent: int | None = None
-    """When their writing began."""
+    """When writing the headers began."""
     written: list[int] = field(default_factory=list)
     """When the writing of each part began."""
     flushed: list[int] = field(default_factory=list)
@@ -262,15 +262,17 @@ class Replay:
         while not self._stopped:
             if condition is not None and condition():
                 return True
-            left = until - time.monotonic()
-            if left <= 0:
+            seconds_left = until - time.monotonic()
+            if seconds_left <= 0:
                 return condition is None
-            readable, _, _ = select.select([connection], [], [], left if condition is None else min(left, 0.002))
+            readable, _, _ = select.select(
+                [connection], [], [], seconds_left if condition is None else min(seconds_left, 0.002)
+            )
             if readable and not _alive(connection):
                 request.gone.set()
                 return False
             if readable:
-                time.sleep(max(0.0, min(left, 0.002)))  # pipelined bytes: they wait their turn
+                time.sleep(max(0.0, min(seconds_left, 0.002)))  # pipelined bytes: they wait their turn
         return False
 
 

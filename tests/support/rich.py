@@ -27,9 +27,9 @@ _FILTER = {"hate": {"filtered": False, "severity": "safe"}}
 
 def _chat() -> tuple[dict[str, Any], list[bytes]]:
     whole = completion(n=2, usage=_USAGE, x_groq={"id": "req_1", "usage": {"dram_cached_tokens": 4}})
-    said = {"content": None, "refusal": "No.", "tool_calls": [_CALL], "annotations": [], "reasoning_content": "Hm."}
+    message = {"content": None, "refusal": "No.", "tool_calls": [_CALL], "annotations": [], "reasoning_content": "Hm."}
     whole["choices"][0] |= {"logprobs": _LOGPROBS, "finish_reason": "tool_calls", "content_filter_results": _FILTER}
-    whole["choices"][0]["message"] = whole["choices"][0]["message"] | said
+    whole["choices"][0]["message"] = whole["choices"][0]["message"] | message
     chunks = [
         chunk(None, id="", model="", prompt_filter_results=[{"prompt_index": 0, "content_filter_results": _FILTER}]),
         chunk({"role": "assistant", "content": None, "refusal": None}, x_groq={"id": "req_1"}),
@@ -46,9 +46,11 @@ def _chat() -> tuple[dict[str, Any], list[bytes]]:
 
 def _completions(driver: Any) -> tuple[dict[str, Any], list[bytes]]:
     listed = {"tokens": ["x"], "token_logprobs": [-1.0], "top_logprobs": [{"x": -1.0}], "text_offset": [0]}
-    whole = driver.said("Hel", "stop", usage=_USAGE)
+    whole = driver.answer_body("Hel", "stop", usage=_USAGE)
     whole["choices"] += [{"index": 1, "text": "lo", "logprobs": listed, "finish_reason": "length"}]
-    return whole, sse(driver.said("Hel"), driver.said("lo", "length", usage=None), driver.said("", usage=_USAGE))
+    return whole, sse(
+        driver.answer_body("Hel"), driver.answer_body("lo", "length", usage=None), driver.answer_body("", usage=_USAGE)
+    )
 
 
 def _responses(driver: Any) -> tuple[dict[str, Any], list[bytes]]:
@@ -58,7 +60,7 @@ def _responses(driver: Any) -> tuple[dict[str, Any], list[bytes]]:
     end = driver.state("incomplete", ["Hel"], counts, incomplete_details={"reason": "max_output_tokens"})
     end |= {"service_tier": "flex", "metadata": {}, "error": None, "output": [thought, call, *end["output"]]}
     place = {"item_id": "m", "output_index": 0, "content_index": 0}
-    said: list[dict[str, Any]] = [
+    events: list[dict[str, Any]] = [
         {"type": "response.created", "response": driver.state("queued")},
         {"type": "response.output_item.added", "output_index": 0, "item": thought},
         {"type": "response.reasoning_summary_text.delta", "item_id": "rs", "output_index": 0, "delta": "Hm."},
@@ -67,7 +69,7 @@ def _responses(driver: Any) -> tuple[dict[str, Any], list[bytes]]:
         {"type": "response.output_text.delta", **place, "delta": "Hel", "logprobs": _LOGPROBS["content"]},
         {"type": "response.incomplete", "response": end},
     ]
-    return end, by_funnel.named(*({"sequence_number": at, **each} for at, each in enumerate(said)))
+    return end, by_funnel.typed_events(*({"sequence_number": at, **event} for at, event in enumerate(events)))
 
 
 def _messages(driver: Any) -> tuple[dict[str, Any], list[bytes]]:
@@ -83,7 +85,7 @@ def _messages(driver: Any) -> tuple[dict[str, Any], list[bytes]]:
     cited = {"type": "text", "text": "Hel", "citations": [{"type": "char_location", "cited_text": "x"}]}
     whole = driver.message(content=[thought, cited, call], stop_reason="tool_use", usage=usage, container=None)
     ended = {"input_tokens": 21, "cache_read_input_tokens": 16, "cache_creation_input_tokens": None, "output_tokens": 9}
-    said: list[dict[str, Any]] = [
+    events: list[dict[str, Any]] = [
         {"type": "message_start", "message": driver.message(usage=usage | {"output_tokens": 1})},
         {"type": "content_block_start", "index": 0, "content_block": thought | {"thinking": "", "signature": ""}},
         {"type": "ping"},
@@ -96,7 +98,7 @@ def _messages(driver: Any) -> tuple[dict[str, Any], list[bytes]]:
         {"type": "message_delta", "delta": {"stop_reason": "tool_use", "stop_sequence": None}, "usage": ended},
         {"type": "message_stop"},
     ]
-    return whole, by_funnel.named(*said)
+    return whole, by_funnel.typed_events(*events)
 
 
 def _google() -> tuple[dict[str, Any], list[bytes]]:
@@ -104,10 +106,10 @@ def _google() -> tuple[dict[str, Any], list[bytes]]:
     counts |= {"candidatesTokenCount": 5, "thoughtsTokenCount": 2, "totalTokenCount": 17}
     details = [{"modality": "TEXT", "tokenCount": 9}]
     parts = [{"text": "Hm.", "thought": True}, {"text": "Hel"}, {"functionCall": {"name": "look", "args": {"a": 1}}}]
-    named = {"modelVersion": MODEL, "responseId": "id-1"}
+    identity = {"modelVersion": MODEL, "responseId": "id-1"}
 
-    def said(parts: list[Any], **more: Any) -> dict[str, Any]:
-        return {"candidates": [{"content": {"role": "model", "parts": parts}, "index": 0, **more}], **named}
+    def chunk_of(parts: list[Any], **more: Any) -> dict[str, Any]:
+        return {"candidates": [{"content": {"role": "model", "parts": parts}, "index": 0, **more}], **identity}
 
     end = {
         "finishReason": "MAX_TOKENS",
@@ -116,8 +118,8 @@ def _google() -> tuple[dict[str, Any], list[bytes]]:
         "avgLogprobs": -0.1,
     }
     usage = {"usageMetadata": counts | {"promptTokensDetails": details}, "promptFeedback": {}}
-    events = [said([part]) | {"usageMetadata": {"promptTokenCount": 9}} for part in parts]
-    return said(parts, **end) | usage, sse(*events, said([{"text": ""}], **end) | usage, done=False)
+    events = [chunk_of([part]) | {"usageMetadata": {"promptTokenCount": 9}} for part in parts]
+    return chunk_of(parts, **end) | usage, sse(*events, chunk_of([{"text": ""}], **end) | usage, done=False)
 
 
 def _cohere(driver: Any) -> tuple[dict[str, Any], list[bytes]]:
@@ -143,7 +145,7 @@ def _cohere(driver: Any) -> tuple[dict[str, Any], list[bytes]]:
 def _converse(driver: Any) -> tuple[dict[str, Any], list[bytes]]:
     thought = {"reasoningContent": {"reasoningText": {"text": "Hm.", "signature": "s"}}}
     call = {"toolUse": {"toolUseId": "t", "name": "look", "input": {"a": 1}}}
-    told = {"usage": driver.counts, "metrics": {"latencyMs": 5}, "performanceConfig": {"latency": "standard"}}
+    facts = {"usage": driver.counts, "metrics": {"latencyMs": 5}, "performanceConfig": {"latency": "standard"}}
     message = {"role": "assistant", "content": [thought, {"text": "Hel"}, call]}
     delta = {"reasoningContent": {"text": "Hm."}}
     events: Sequence[tuple[str, dict[str, Any]]] = (
@@ -154,9 +156,9 @@ def _converse(driver: Any) -> tuple[dict[str, Any], list[bytes]]:
         ("contentBlockDelta", {"contentBlockIndex": 2, "delta": {"toolUse": {"input": "{}"}}}),
         ("contentBlockStop", {"contentBlockIndex": 2}),
         ("messageStop", {"stopReason": "tool_use", "additionalModelResponseFields": {}}),
-        ("metadata", told | {"trace": {"guardrail": {"inputAssessment": {}}}}),
+        ("metadata", facts | {"trace": {"guardrail": {"inputAssessment": {}}}}),
     )
-    whole = {"output": {"message": message}, "stopReason": "tool_use", **told}
+    whole = {"output": {"message": message}, "stopReason": "tool_use", **facts}
     return whole, [aws_event(name, payload) for name, payload in events]
 
 
@@ -166,23 +168,29 @@ def _invoke() -> tuple[dict[str, Any], list[bytes]]:
         "inputTextTokenCount": 9,
         "results": [{"tokenCount": 5, "outputText": "Hel", "completionReason": "FINISH"}],
     }
-    said: list[dict[str, Any]] = [
+    events: list[dict[str, Any]] = [
         {"outputText": "Hel", "index": 0, "inputTextTokenCount": 9, "amazon-bedrock-guardrailAction": "NONE"},
         {"outputText": "lo", "index": 0},
         {"outputText": "", "index": 0, "totalOutputTextTokenCount": 5, "completionReason": "FINISH"},
     ]
-    said[-1]["amazon-bedrock-invocationMetrics"] = metrics
-    return whole, [aws_event("chunk", {"bytes": base64.b64encode(json.dumps(each).encode()).decode()}) for each in said]
+    events[-1]["amazon-bedrock-invocationMetrics"] = metrics
+    return whole, [
+        aws_event("chunk", {"bytes": base64.b64encode(json.dumps(event).encode()).decode()}) for event in events
+    ]
 
 
 def _ollama() -> tuple[dict[str, Any], list[bytes]]:
-    told = ndjson.COUNTS | ndjson.DURATIONS | {"logprobs": [{"token": "x", "logprob": -0.1}]}
+    last_fields = ndjson.COUNTS | ndjson.DURATIONS | {"logprobs": [{"token": "x", "logprob": -0.1}]}
     call = {"function": {"name": "look", "arguments": {"a": 1}}}
-    whole = ndjson.line("/api/chat", "Hel", thinking="Hm.", done=True, **told)
+    whole = ndjson.line("/api/chat", "Hel", thinking="Hm.", done=True, **last_fields)
     whole["message"] |= {"tool_calls": [call], "images": None}
-    said = [ndjson.line("/api/chat", "", thinking="Hm."), ndjson.line("/api/chat", "Hel"), ndjson.line("/api/chat", "")]
-    said[2]["message"]["tool_calls"] = [call]
-    return whole, ndjson.lines([*said, ndjson.line("/api/chat", "", done=True, **told)])
+    objects = [
+        ndjson.line("/api/chat", "", thinking="Hm."),
+        ndjson.line("/api/chat", "Hel"),
+        ndjson.line("/api/chat", ""),
+    ]
+    objects[2]["message"]["tool_calls"] = [call]
+    return whole, ndjson.lines([*objects, ndjson.line("/api/chat", "", done=True, **last_fields)])
 
 
 def rich(driver: Driver) -> tuple[dict[str, Any], list[bytes]]:

@@ -1,7 +1,7 @@
-"""What a span must say, read off the JSON of an answer alone: no client, none of llmtrace's code.
+"""The attributes that a span must have, read off an answer's JSON alone: no client, none of llmtrace's code.
 
-``said`` is a list: the one body, or a stream's events in order. A reader raises for nothing; what is not told, or is no
-count, is missing from what it returns.
+``answers`` is a list: the one body, or a stream's events in order. A reader never raises; what an answer does not tell,
+or what is no count, is missing from the facts that the reader returns.
 """
 
 from __future__ import annotations
@@ -44,27 +44,27 @@ def _count(value: Any) -> int | None:
 
 
 def _sum(*counts: int | None) -> int | None:
-    told = [each for each in counts if each is not None]
-    return sum(told) if told else None
+    known = [count for count in counts if count is not None]
+    return sum(known) if known else None
 
 
-def completions(said: Sequence[Any]) -> Said:
-    """OpenAI's chat and text completions, and what speaks them."""
-    found: Said = {}
+def completions(answers: Sequence[Any]) -> Said:
+    """The facts of OpenAI's chat and text completions, and of APIs of that shape."""
+    facts: Said = {}
     reasons: dict[Any, str] = {}
     usage: Any = None
     groq: Any = None
-    for each in said:
-        found["id"] = found.get("id") or _word(_at(each, "id"))
-        found["model"] = _word(_at(each, "model")) or found.get("model")
-        for choice in _list(_at(each, "choices")):
+    for answer in answers:
+        facts["id"] = facts.get("id") or _word(_at(answer, "id"))
+        facts["model"] = _word(_at(answer, "model")) or facts.get("model")
+        for choice in _list(_at(answer, "choices")):
             if reason := _word(_at(choice, "finish_reason")):
-                reasons[repr(_at(choice, "index")) if len(said) > 1 else len(reasons)] = reason
-        usage = _at(each, "usage") if _at(each, "usage") is not None else usage
-        groq = _at(each, "x_groq", "usage") or groq
+                reasons[repr(_at(choice, "index")) if len(answers) > 1 else len(reasons)] = reason
+        usage = _at(answer, "usage") if _at(answer, "usage") is not None else usage
+        groq = _at(answer, "x_groq", "usage") or groq
     usage = groq if usage is None else usage
     cached = _count(_at(usage, "prompt_tokens_details", "cached_tokens"))
-    return found | {
+    return facts | {
         "reasons": list(reasons.values()),
         "input": _count(_at(usage, "prompt_tokens")),
         "output": _count(_at(usage, "completion_tokens")),
@@ -75,20 +75,20 @@ def completions(said: Sequence[Any]) -> Said:
     }
 
 
-def embeddings(said: Sequence[Any]) -> Said:
-    """OpenAI's embeddings."""
+def embeddings(answers: Sequence[Any]) -> Said:
+    """The facts of OpenAI's embeddings."""
     return {
-        "id": _word(_at(said[0], "id")),
-        "model": _word(_at(said[0], "model")),
-        "input": _count(_at(said[0], "usage", "prompt_tokens")),
+        "id": _word(_at(answers[0], "id")),
+        "model": _word(_at(answers[0], "model")),
+        "input": _count(_at(answers[0], "usage", "prompt_tokens")),
         "reasons": [],
     }
 
 
-def responses(said: Sequence[Any]) -> Said:
-    """OpenAI's Responses: the one response, or its last state in a stream."""
-    states = [each for each in said if len(said) == 1 and "response" not in each]
-    states += [state for each in said if (state := _at(each, "response")) is not None]
+def responses(answers: Sequence[Any]) -> Said:
+    """The facts of OpenAI's Responses API: of the one response, or of its last state in a stream."""
+    states = [answer for answer in answers if len(answers) == 1 and "response" not in answer]
+    states += [state for answer in answers if (state := _at(answer, "response")) is not None]
     last = states[-1] if states else None
     status = _word(_at(last, "status"))
     why = _word(_at(last, "incomplete_details", "reason")) if status == "incomplete" else None
@@ -104,23 +104,23 @@ def responses(said: Sequence[Any]) -> Said:
     }
 
 
-def messages(said: Sequence[Any]) -> Said:
-    """Anthropic's: one message, or message_start and what message_delta counted last."""
-    if _at(said[-1], "type") == "completion":  # of the older API, each of whose events is one
-        said = said[-1:]
-    first = said[0]
-    deltas = [each for each in said if _at(each, "type") == "message_delta"]
-    if len(said) > 1 or _at(first, "type") == "message_start":
-        first = next((_at(each, "message") for each in said if _at(each, "type") == "message_start"), None)
+def messages(answers: Sequence[Any]) -> Said:
+    """The facts of Anthropic's Messages: of one message, or of message_start with the last counts of message_delta."""
+    if _at(answers[-1], "type") == "completion":  # of the older API, each of whose events is one
+        answers = answers[-1:]
+    first = answers[0]
+    deltas = [answer for answer in answers if _at(answer, "type") == "message_delta"]
+    if len(answers) > 1 or _at(first, "type") == "message_start":
+        first = next((_at(answer, "message") for answer in answers if _at(answer, "type") == "message_start"), None)
     counts: dict[str, int | None] = {}
-    for usage in [_at(first, "usage"), *(_at(each, "usage") for each in deltas)]:
-        told = {name: _count(value) for name, value in usage.items()} if isinstance(usage, dict) else {}
-        counts |= {name: value for name, value in told.items() if value is not None}
-    if len(said) > 1 and not any(_count(_at(each, "usage", "output_tokens")) is not None for each in deltas):
+    for usage in [_at(first, "usage"), *(_at(delta, "usage") for delta in deltas)]:
+        usage_counts = {name: _count(value) for name, value in usage.items()} if isinstance(usage, dict) else {}
+        counts |= {name: value for name, value in usage_counts.items() if value is not None}
+    if len(answers) > 1 and not any(_count(_at(delta, "usage", "output_tokens")) is not None for delta in deltas):
         counts["output_tokens"] = None  # what message_start says of it is a placeholder
     uncached, read, written = (counts.get(f"{name}input_tokens") for name in ("", "cache_read_", "cache_creation_"))
-    ends = [_word(_at(each, "delta", "stop_reason")) for each in deltas] or [_word(_at(first, "stop_reason"))]
-    details = [_at(each, "usage", "output_tokens_details", "thinking_tokens") for each in deltas or [first]]
+    ends = [_word(_at(delta, "delta", "stop_reason")) for delta in deltas] or [_word(_at(first, "stop_reason"))]
+    details = [_at(delta, "usage", "output_tokens_details", "thinking_tokens") for delta in deltas or [first]]
     return {
         "id": _word(_at(first, "id")),
         "model": _word(_at(first, "model")),
@@ -133,55 +133,61 @@ def messages(said: Sequence[Any]) -> Said:
     }
 
 
-def google(said: Sequence[Any]) -> Said:
-    """Gemini's."""
-    found: Said = {}
+def google(answers: Sequence[Any]) -> Said:
+    """The facts of Gemini's answers."""
+    facts: Said = {}
     reasons: dict[Any, str] = {}
     usage: Any = None
-    for each in said:
-        found["id"] = found.get("id") or _word(_at(each, "responseId"))
-        found["model"] = _word(_at(each, "modelVersion")) or found.get("model")
-        usage = _at(each, "usageMetadata") or usage
-        for place, candidate in enumerate(_list(_at(each, "candidates"))):
+    for answer in answers:
+        facts["id"] = facts.get("id") or _word(_at(answer, "responseId"))
+        facts["model"] = _word(_at(answer, "modelVersion")) or facts.get("model")
+        usage = _at(answer, "usageMetadata") or usage
+        for place, candidate in enumerate(_list(_at(answer, "candidates"))):
             if reason := _word(_at(candidate, "finishReason")):
                 reasons[_count(_at(candidate, "index")) or place] = reason
-    told = {name: _count(value) for name, value in usage.items()} if isinstance(usage, dict) else {}
-    return found | {
+    counts = {name: _count(value) for name, value in usage.items()} if isinstance(usage, dict) else {}
+    return facts | {
         "reasons": list(reasons.values()),
-        "input": _sum(told.get("promptTokenCount"), told.get("toolUsePromptTokenCount")),
-        "output": _sum(told.get("candidatesTokenCount"), told.get("thoughtsTokenCount")),
-        "cached": told.get("cachedContentTokenCount"),
-        "reasoning": told.get("thoughtsTokenCount"),
+        "input": _sum(counts.get("promptTokenCount"), counts.get("toolUsePromptTokenCount")),
+        "output": _sum(counts.get("candidatesTokenCount"), counts.get("thoughtsTokenCount")),
+        "cached": counts.get("cachedContentTokenCount"),
+        "reasoning": counts.get("thoughtsTokenCount"),
     }
 
 
-def cohere(said: Sequence[Any]) -> Said:
-    """Cohere's, of both versions: what was billed, else what was counted."""
-    layers = [layer for each in said for layer in (each, _at(each, "delta"), _at(each, "response"))]
-    last = next((each for each in reversed(layers) if _at(each, "usage") or _at(each, "meta")), said[-1])
+def cohere(answers: Sequence[Any]) -> Said:
+    """The facts of Cohere's answers of both versions: the billed counts, else the others."""
+    layers = [layer for answer in answers for layer in (answer, _at(answer, "delta"), _at(answer, "response"))]
+    last = next((layer for layer in reversed(layers) if _at(layer, "usage") or _at(layer, "meta")), answers[-1])
     usage = _at(last, "usage") or _at(last, "meta")
-    told = [_count(_at(usage, kind, "input_tokens")) for kind in ("billed_units", "tokens")]
+    input_counts = [_count(_at(usage, kind, "input_tokens")) for kind in ("billed_units", "tokens")]
     cached = _count(_at(usage, "cached_tokens"))
-    inputs = [each for each in told if each is not None and each >= (cached or 0)]
+    inputs = [count for count in input_counts if count is not None and count >= (cached or 0)]
     outputs = [_count(_at(usage, kind, "output_tokens")) for kind in ("billed_units", "tokens")]
-    ids = [_at(each, "response", "response_id") or _at(each, "response_id") for each in reversed(said)]
-    ids += [_at(each, "id") for each in said] + [_at(each, "generation_id") for each in said]
-    reasons = [_at(last, "finish_reason"), *(_at(each, "finish_reason") for each in _list(_at(last, "generations")))]
+    ids = [_at(answer, "response", "response_id") or _at(answer, "response_id") for answer in reversed(answers)]
+    ids += [_at(answer, "id") for answer in answers] + [_at(answer, "generation_id") for answer in answers]
+    reasons = [
+        _at(last, "finish_reason"),
+        *(_at(generation, "finish_reason") for generation in _list(_at(last, "generations"))),
+    ]
     return {
-        "id": next((told for each in ids if (told := _word(each))), None),
-        "reasons": [told for each in reasons if (told := _word(each))],
+        "id": next((word for candidate in ids if (word := _word(candidate))), None),
+        "reasons": [word for reason in reasons if (word := _word(reason))],
         "input": inputs[0] if inputs else None,
-        "output": next((each for each in outputs if each is not None), None),
+        "output": next((count for count in outputs if count is not None), None),
         "cached": cached,
     }
 
 
-def ollama(said: Sequence[Any]) -> Said:
-    """Ollama's: the one object, or a stream's last."""
-    last = next((each for each in reversed(said) if _at(each, "done") is True), said[-1] if len(said) == 1 else None)
+def ollama(answers: Sequence[Any]) -> Said:
+    """The facts of Ollama's answers: of the one object, or of a stream's last."""
+    last = next(
+        (answer for answer in reversed(answers) if _at(answer, "done") is True),
+        answers[-1] if len(answers) == 1 else None,
+    )
     reason = _word(_at(last, "done_reason"))
     return {
-        "model": _word(_at(last, "model")) or _word(_at(said[0], "model")),
+        "model": _word(_at(last, "model")) or _word(_at(answers[0], "model")),
         "reasons": [reason] if reason else [],
         "input": _count(_at(last, "prompt_eval_count")),
         "output": _count(_at(last, "eval_count")),
@@ -202,49 +208,60 @@ _BEDROCK = {
 }
 
 
-def bedrock(said: Sequence[Any], headers: Mapping[str, str] | None = None) -> Said:
-    """Bedrock's: Converse, or a model maker's own JSON; what a body does not count, its headers do."""
-    told: dict[str, int | None] = {}
+def bedrock(answers: Sequence[Any], headers: Mapping[str, str] | None = None) -> Said:
+    """The facts of Bedrock's answers: Converse, or a model maker's own JSON; some counts are in headers only."""
+    known: dict[str, int | None] = {}
     for name, keys in _BEDROCK.items():
-        places = [place for each in reversed(said) for place in _counting(each, name != "output")]
+        places = [place for answer in reversed(answers) for place in _counting(answer, name != "output")]
         counts = [_count(_at(place, key)) for place in places for key in keys]
         header = (headers or {}).get(f"x-amzn-bedrock-{_HEADERS[name]}-token-count")
-        each = [_count(_at(part, "tokenCount")) for part in _list(_at(said[-1], "results"))] if name == "output" else []
-        counts += [int(header) if header else None, _sum(*each)]  # Titan counts each of its results
-        told[name] = next((count for count in counts if count is not None), None)
-    named = [place for each in said for place in (each, _at(each, "message"))]
-    reasons = [_reason(layer) for each in said for layer in _layers(each)]
+        result_counts = (
+            [_count(_at(part, "tokenCount")) for part in _list(_at(answers[-1], "results"))] if name == "output" else []
+        )
+        counts += [int(header) if header else None, _sum(*result_counts)]  # Titan counts each of its results
+        known[name] = next((count for count in counts if count is not None), None)
+    identities = [place for answer in answers for place in (answer, _at(answer, "message"))]
+    reasons = [_reason(layer) for answer in answers for layer in _layers(answer)]
     return {
         "reasons": [reason for reason in reasons if reason],
-        "id": next((found for place in named if (found := _id(_at(place, "id")))), None),
-        "model": next((found for place in named if (found := _word(_at(place, "model")))), None),
-        "input": None if told["input"] is None else _sum(told["input"], told["cached"], told["written"]),
-        "output": told["output"],
-        "cached": told["cached"],
-        "written": told["written"],
+        "id": next((value for place in identities if (value := _id(_at(place, "id")))), None),
+        "model": next((value for place in identities if (value := _word(_at(place, "model")))), None),
+        "input": None if known["input"] is None else _sum(known["input"], known["cached"], known["written"]),
+        "output": known["output"],
+        "cached": known["cached"],
+        "written": known["written"],
     }
 
 
 _HEADERS = {"input": "input", "output": "output", "cached": "cache-read-input", "written": "cache-write-input"}
 
 
-def _counting(said: Any, begun: bool) -> list[Any]:
-    """Where in an answer or an event counts may stand; ``begun``: where a message begins too (of output that is a
-    placeholder)."""
-    places = [_at(said, "amazon-bedrock-invocationMetrics"), _at(said, "metadata", "usage"), _at(said, "usage"), said]
-    return [*places, _at(said, "message", "usage")] if begun else places
+def _counting(answer: Any, with_start: bool) -> list[Any]:
+    """The parts of an answer or an event that may hold counts.
+
+    ``with_start``: also the one where a message begins (whose count of output is a placeholder).
+    """
+    places = [
+        _at(answer, "amazon-bedrock-invocationMetrics"),
+        _at(answer, "metadata", "usage"),
+        _at(answer, "usage"),
+        answer,
+    ]
+    return [*places, _at(answer, "message", "usage")] if with_start else places
 
 
-def _layers(said: Any) -> list[Any]:
-    """Where in an answer or an event the reason for its end may stand."""
-    several = [each for name in ("results", "generations", "completions", "choices") for each in _list(_at(said, name))]
-    return [said, _at(said, "messageStop"), _at(said, "delta"), *several]
+def _layers(answer: Any) -> list[Any]:
+    """The parts of an answer or an event that may hold the finish reason."""
+    several = [one for name in ("results", "generations", "completions", "choices") for one in _list(_at(answer, name))]
+    return [answer, _at(answer, "messageStop"), _at(answer, "delta"), *several]
 
 
 def _reason(source: Any) -> str | None:
     names = ("stopReason", "stop_reason", "finishReason", "finish_reason", "completionReason")
-    found = [_at(source, name) for name in names]
-    return next((told for each in found if (told := _word(each) or _word(_at(each, "reason")))), None)
+    candidates = [_at(source, name) for name in names]
+    return next(
+        (reason for candidate in candidates if (reason := _word(candidate) or _word(_at(candidate, "reason")))), None
+    )
 
 
 def _id(value: Any) -> str | None:
@@ -252,29 +269,29 @@ def _id(value: Any) -> str | None:
 
 
 def processing(headers: Mapping[str, str]) -> float | None:
-    """Seconds that a provider says in its headers that it spent."""
-    told = [headers.get(name) for name in ("openai-processing-ms", "x-envoy-upstream-service-time")]
-    return next((float(each) / 1000 for each in told if each), None)
+    """The seconds that a provider's headers say it spent."""
+    values = [headers.get(name) for name in ("openai-processing-ms", "x-envoy-upstream-service-time")]
+    return next((float(value) / 1000 for value in values if value), None)
 
 
 def taken(value: Any) -> Any:
-    """The same JSON as a client may take it that makes counts of text, of truth values and of fractions."""
+    """The JSON as read by a client that turns text, truth values and fractions into counts."""
     if isinstance(value, dict):
-        return {name: taken(each) for name, each in value.items()}
+        return {name: taken(inner) for name, inner in value.items()}
     if isinstance(value, list):
-        return [taken(each) for each in value]
+        return [taken(inner) for inner in value]
     if isinstance(value, (bool, float)):
         return int(value)
     return int(value) if isinstance(value, str) and value.isdecimal() else value
 
 
-def disagreements(attrs: Mapping[str, Any], told: Said) -> dict[str, tuple[Any, Any]]:
-    """Where a span's attributes and an answer's body say different things: what the one and what the other says."""
-    found: dict[str, tuple[Any, Any]] = {}
+def disagreements(attrs: Mapping[str, Any], facts: Said) -> dict[str, tuple[Any, Any]]:
+    """The attributes in which a span and an answer's facts differ: the value of each."""
+    differing: dict[str, tuple[Any, Any]] = {}
     for name, attribute in ATTRIBUTES.items():
-        span, body = attrs.get(attribute), told.get(name)
+        span, body = attrs.get(attribute), facts.get(name)
         if name == "reasons":
             span, body = sorted(span or ()), sorted(body or ())
         if span != body:
-            found[attribute] = (span, body)
-    return found
+            differing[attribute] = (span, body)
+    return differing

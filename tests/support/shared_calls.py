@@ -44,7 +44,7 @@ def ours(recorder: Recorder, **more: Any) -> dict[str, Any]:
 def adopted(recorder: Recorder) -> Span:
     """Another instrumentation's span, which begins before the call and ends before the stream does, with our phases."""
     began = recorder.clock + 5 * MS
-    told = {
+    call_attributes = {
         "llmtrace.call.adopted": True,
         "llmtrace.call.duration": TOOK / 1e9,
         "llmtrace.call.start_time_unix_nano": began,
@@ -52,7 +52,7 @@ def adopted(recorder: Recorder) -> Span:
     }
     span = recorder.span(
         "ChatCompletion", recorder.clock, 1000 * MS, None, SpanKind.CLIENT,
-        {**THEIRS, **usage(56, 0, 48), **ours(recorder, **told)},
+        {**THEIRS, **usage(56, 0, 48), **ours(recorder, **call_attributes)},
     )  # fmt: skip
     recorder.phases(span, began, PHASES, UNEVEN, {"queue": QUEUEING})
     recorder.clock += 2000 * MS
@@ -83,8 +83,8 @@ def twice_beneath(recorder: Recorder) -> Span:
         "chat smol-135m", start, 700 * MS, None, SpanKind.CLIENT, {**THEIRS, **usage(56, 0, 48)}
     )  # fmt: skip
     for at, outcome in ((0, "error"), (300, "completed")):
-        told = {"llmtrace.schema_version": recorder.version, "llmtrace.call.outcome": outcome}
-        call = recorder.span("llm.call", start + at * MS, 300 * MS, outer, attributes=told)
+        attributes = {"llmtrace.schema_version": recorder.version, "llmtrace.call.outcome": outcome}
+        call = recorder.span("llm.call", start + at * MS, 300 * MS, outer, attributes=attributes)
         recorder.phases(call, start + at * MS, [("opaque", 300.0, "client", None, None)])
     recorder.clock += 1000 * MS
     return outer

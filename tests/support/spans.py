@@ -96,13 +96,13 @@ class Spans:
 
     def phases(self, parent: ReadableSpan) -> dict[str, ReadableSpan]:
         """The phases of a call by short name, wherever they lie."""
-        found: dict[str, ReadableSpan] = {}
+        phases: dict[str, ReadableSpan] = {}
         for child in self.children(parent):
             if child.name == "llm.attempt":
-                found |= {p.name.removeprefix("llm."): p for p in self.children(child)}
+                phases |= {p.name.removeprefix("llm."): p for p in self.children(child)}
             elif "llmtrace.phase" in attributes(child):
-                found[child.name.removeprefix("llm.")] = child
-        return found
+                phases[child.name.removeprefix("llm.")] = child
+        return phases
 
     def one(self, outcome: str | Iterable[str] | None = None) -> ReadableSpan:
         """The only call span there is, its contract checked."""
@@ -171,12 +171,12 @@ def assert_contract(spans: Spans, parent: ReadableSpan, *, content: bool = False
 
 
 def _below(spans: Spans, parent: ReadableSpan) -> list[ReadableSpan]:
-    found: list[ReadableSpan] = []
+    descendants: list[ReadableSpan] = []
     for child in spans.children(parent):
         if child.instrumentation_scope != parent.instrumentation_scope:
             continue  # another instrumentation's span, say httpx's
-        found += [child, *_below(spans, child)]
-    return found
+        descendants += [child, *_below(spans, child)]
+    return descendants
 
 
 def _assert_phases(spans: Spans, parent: ReadableSpan) -> None:
@@ -339,5 +339,5 @@ def assert_golden(name: str, tree: dict[str, Any]) -> None:
     if os.environ.get("LLMTRACE_GOLDEN") == "write":
         file.write_text(json.dumps(tree, indent=1) + "\n")
     golden = json.loads(file.read_text())
-    differs = difflib.unified_diff(*(json.dumps(each, indent=1).splitlines() for each in (golden, tree)), lineterm="")
+    differs = difflib.unified_diff(*(json.dumps(one, indent=1).splitlines() for one in (golden, tree)), lineterm="")
     assert tree == golden, "\n".join(differs)

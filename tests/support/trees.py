@@ -24,18 +24,20 @@ from tests.support.spans import Spans, attributes, seconds
 PAGES = Path(__file__).parents[2] / "docs" / "providers"
 _MARKED = re.compile(r"(<!-- tree: (\S+) -->\n\n).*?(\n<!-- end -->)", re.S)
 Concurrency = Callable[[Replay], Driver]
-"""Lets the server know what to say, and makes the client that asks."""
+"""Sets the server's answer up, and makes the client."""
 
 
-def _plain(made: type[Driver], told: Mapping[str, Any] | None = None) -> Concurrency:
-    """A stream; ``told``: what its last event says beside the rest."""
+def _plain(driver_class: type[Driver], last_fields: Mapping[str, Any] | None = None) -> Concurrency:
+    """A stream; ``last_fields``: fields to add to its last event."""
 
     def scene(replay: Replay) -> Driver:
-        driver = made("sync" if "sync" in made.kinds else "async", replay.url)
+        driver = driver_class("sync" if "sync" in driver_class.kinds else "async", replay.url)
         events = driver.events()
-        if told:
-            at = max(i for i, each in enumerate(events) if b'{"' in each)
-            events[at] = b"data: %s\n\n" % json.dumps(json.loads(events[at].removeprefix(b"data: ")) | told).encode()
+        if last_fields:
+            at = max(i for i, event in enumerate(events) if b'{"' in event)
+            events[at] = (
+                b"data: %s\n\n" % json.dumps(json.loads(events[at].removeprefix(b"data: ")) | last_fields).encode()
+            )
         replay.serve(driver.script(paced(events, 0.12, 0.02), lockstep=True))
         return driver
 
@@ -58,7 +60,7 @@ def _azure(replay: Replay) -> Driver:
 
 class _Thinking(by_funnel.Anthropic):
     def events(self, words: Sequence[str] = by_method.WORDS, usage: bool = True, **extra: Any) -> list[bytes]:
-        said = super().events(words, usage, **extra)
+        answer_events = super().events(words, usage, **extra)
         block = {"type": "thinking", "thinking": "", "signature": ""}
         thought = [{"type": "thinking_delta", "thinking": word} for word in ("Let", " me", " see")]
         thought.append({"type": "signature_delta", "signature": "c2ln"})
@@ -68,9 +70,9 @@ class _Thinking(by_funnel.Anthropic):
             {"type": "content_block_stop", "index": 0},
         ]
         return [
-            said[0],
-            *by_funnel.named(*thinking),
-            *(each.replace(b'"index": 0', b'"index": 1') for each in said[1:]),
+            answer_events[0],
+            *by_funnel.typed_events(*thinking),
+            *(event.replace(b'"index": 0', b'"index": 1') for event in answer_events[1:]),
         ]
 
 
@@ -182,14 +184,14 @@ def made(name: str, calls: int = 2) -> str:
 
 def _lines(spans: Spans, span: ReadableSpan, bar: str = "", pad: str = "") -> Iterator[str]:
     attrs = attributes(span)
-    told = [attrs.get("llmtrace.phase.source", "")]
+    notes = [attrs.get("llmtrace.phase.source", "")]
     if (tokens := attrs.get("llmtrace.phase.tokens")) is not None:
-        told.append(f"{tokens} tokens")
+        notes.append(f"{tokens} tokens")
     if span.name == "llm.attempt":
-        told = [str(attrs.get("http.response.status_code", attrs)), attrs.get("gen_ai.request.model", "")]
+        notes = [str(attrs.get("http.response.status_code", attrs)), attrs.get("gen_ai.request.model", "")]
     elif span.parent is None:
-        told = ["completed"]
-    yield f"{bar + span.name:<30} {seconds(span) * 1e3:6.1f} ms  {'  '.join(told)}".rstrip()
+        notes = ["completed"]
+    yield f"{bar + span.name:<30} {seconds(span) * 1e3:6.1f} ms  {'  '.join(notes)}".rstrip()
     children = spans.children(span)
     for child in children:
         last = child is children[-1]
@@ -202,16 +204,16 @@ def shape(tree: str) -> str:
 
 
 def on_pages() -> dict[str, tuple[Path, str]]:
-    """Every tree that the pages hold, and where."""
-    found: dict[str, tuple[Path, str]] = {}
+    """Every tree in the pages, with its page."""
+    trees: dict[str, tuple[Path, str]] = {}
     for page in sorted(PAGES.glob("*.md")):
         for match in _MARKED.finditer(page.read_text()):
-            found[match[2]] = page, match[0].removeprefix(match[1]).removesuffix(match[3]).strip()
-    return found
+            trees[match[2]] = page, match[0].removeprefix(match[1]).removesuffix(match[3]).strip()
+    return trees
 
 
 def main() -> None:
-    """Make the trees anew, all or the named ones, and put them into their pages."""
+    """Make the trees anew, all or the typed_events ones, and put them into their pages."""
     for name, (page, _) in on_pages().items():
         if name in (sys.argv[1:] or SCENES):
             tree = made(name)

@@ -15,7 +15,7 @@ NAMES: Final = ("phases", "causes", "cost", "cancellations", "floor", "models")
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a report may be asked beside the traces."""
+    """The options of a report."""
 
     top: int = 20
     """Rows of a list of routes or calls."""

@@ -1,4 +1,4 @@
-"""What calls that were cut short still cost: what was delivered, and between which bounds what was billed."""
+"""The cost of calls that were cut short: the tokens delivered, and bounds of the tokens billed."""
 
 from __future__ import annotations
 
@@ -81,8 +81,8 @@ def _summary(book: Book, cut: Any, options: Options) -> Section:
 
 
 def _longest(book: Book, cut: Any, options: Options) -> Section:
-    chosen = cut.order_by(ibis.desc("duration")).limit(min(options.top, 10))
-    chosen = chosen.select(
+    longest = cut.order_by(ibis.desc("duration")).limit(min(options.top, 10))
+    longest = longest.select(
         "trace_id", "start_ns", "route", "outcome", "cancel_cause", "cancel_phase", "duration", "delivered_tokens",
         "lower", "upper",
     )  # fmt: skip
@@ -93,5 +93,5 @@ def _longest(book: Book, cut: Any, options: Options) -> Section:
             Column("in phase"), Column("took", "s"), Column("delivered", "count"), Column("billed ≥", "count"),
             Column("billed ≤", "count"),
         ],
-        book.rows(chosen),
+        book.rows(longest),
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Why calls were slow or odd: the verdicts that calls carry, by route, and what they cost over a calm call."""
+"""Why calls were slow or odd: the verdicts on calls, by route, and the time beyond that of a calm call."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def make(book: Book, options: Options) -> Report:
     calm = calls.filter(calls.diagnosis.isnull()).group_by("route").agg(calm=calls.duration.median())
     calm = calm.rename(calm_route="route")
     judged = calls.left_join(calm, [("route", "calm_route")])
-    each = judged.filter(judged.diagnosis.notnull() & (judged.diagnosis != "")).select(
+    by_cause = judged.filter(judged.diagnosis.notnull() & (judged.diagnosis != "")).select(
         "route",
         "trace_id",
         "start_ns",
@@ -29,11 +29,11 @@ def make(book: Book, options: Options) -> Report:
         cause=judged.diagnosis.split(",").unnest(),
         beyond=most(judged.duration - judged.calm, 0.0),
     )
-    ((whole, told),) = book.rows(
+    ((whole, judged_count),) = book.rows(
         calls.agg(n=calls.count(), told=count_of(calls.diagnosis.notnull()))
     )  # fmt: skip
-    report = Report("causes", "Why calls were slow", [_by_cause(book, each, whole)])
-    if not told:
+    report = Report("causes", "Why calls were slow", [_by_cause(book, by_cause, whole)])
+    if not judged_count:
         report.headline = f"no call of {whole:,} carries a verdict"
         if not book.stats.versions:
             report.notes.append(
@@ -41,20 +41,20 @@ def make(book: Book, options: Options) -> Report:
                 "and verdicts can't be had from durations alone. `llmtrace report phases` and `floor` use what is here"
             )
         return report
-    report.headline = f"{told:,} of {whole:,} calls ({told / whole:.1%}) carry a verdict"
-    report.sections.append(_by_route(book, each, options))
-    report.sections.append(_worst(book, each, options))
+    report.headline = f"{judged_count:,} of {whole:,} calls ({judged_count / whole:.1%}) carry a verdict"
+    report.sections.append(_by_route(book, by_cause, options))
+    report.sections.append(_worst(book, by_cause, options))
     return report
 
 
-def _by_cause(book: Book, each: Any, whole: int) -> Section:
-    summed = each.group_by("cause").agg(
-        calls=each.count(),
-        routes=each.route.nunique(),
-        p50=each.duration.median(),
-        calm=each.calm.median(),
-        beyond=each.beyond.sum(),
-        last=each.start_ns.max(),
+def _by_cause(book: Book, by_cause: Any, whole: int) -> Section:
+    summed = by_cause.group_by("cause").agg(
+        calls=by_cause.count(),
+        routes=by_cause.route.nunique(),
+        p50=by_cause.duration.median(),
+        calm=by_cause.calm.median(),
+        beyond=by_cause.beyond.sum(),
+        last=by_cause.start_ns.max(),
     )
     rows = [
         [cause, calls, calls / whole, routes, p50, calm, beyond, last]
@@ -73,8 +73,10 @@ def _by_cause(book: Book, each: Any, whole: int) -> Section:
     )  # fmt: skip
 
 
-def _by_route(book: Book, each: Any, options: Options) -> Section:
-    summed = each.group_by("route", "cause").agg(calls=each.count(), p50=each.duration.median(), sum=each.beyond.sum())
+def _by_route(book: Book, by_cause: Any, options: Options) -> Section:
+    summed = by_cause.group_by("route", "cause").agg(
+        calls=by_cause.count(), p50=by_cause.duration.median(), sum=by_cause.beyond.sum()
+    )
     rows = book.rows(summed.order_by(ibis.desc("sum")).limit(options.top))
     return Section(
         "By route",
@@ -83,15 +85,15 @@ def _by_route(book: Book, each: Any, options: Options) -> Section:
     )
 
 
-def _worst(book: Book, each: Any, options: Options) -> Section:
-    calls = each.drop("cause").distinct().order_by(ibis.desc("beyond")).limit(min(options.top, 10))
-    chosen = calls.select("trace_id", "start_ns", "route", "diagnosis", "duration", "ttft")
+def _worst(book: Book, by_cause: Any, options: Options) -> Section:
+    calls = by_cause.drop("cause").distinct().order_by(ibis.desc("beyond")).limit(min(options.top, 10))
+    costliest = calls.select("trace_id", "start_ns", "route", "diagnosis", "duration", "ttft")
     return Section(
         "The costliest calls",
         [
             Column("trace"), Column("when", "time"), Column("route"), Column("causes"), Column("took", "s"),
             Column("TTFT", "s"),
         ],
-        book.rows(chosen),
+        book.rows(costliest),
         "Look one up with `llmtrace show FILE --trace ID`: it tells the evidence too.",
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""What it costs: tokens by their prices, and per resolved task by component.
+"""The cost of tokens by their prices, and of a resolved task by component.
 
 A task's cost is what its calls cost by genai-prices and what its steps say they cost. The price of a resolved task is
 that of all tasks, resolved or not, over the resolved ones: whoever pays for the failures pays for them too.
@@ -41,7 +41,7 @@ def make(book: Book, options: Options) -> Report:
 
 def _models(book: Book, options: Options) -> Section:
     calls = book.calls
-    each = calls.group_by("provider", model=first(calls.response_model, calls.request_model, "?")).agg(
+    by_model = calls.group_by("provider", model=first(calls.response_model, calls.request_model, "?")).agg(
         calls=calls.count(),
         input=calls.input_tokens.sum(),
         cached=calls.cached_tokens.sum(),
@@ -56,7 +56,7 @@ def _models(book: Book, options: Options) -> Section:
         [provider, model, n, into, cached, out, usd, usd / n * 1000 if usd is not None else None, saved, cut, tries / n,
          unknown]
         for provider, model, n, into, cached, out, unknown, usd, saved, cut, tries in book.rows(
-            each.order_by(ibis.desc("usd"), ibis.desc("calls")).limit(options.top)
+            by_model.order_by(ibis.desc("usd"), ibis.desc("calls")).limit(options.top)
         )
     ]  # fmt: skip
     bars = [(f"{row[0]} {row[1]}", {"model": float(row[6] or 0)}) for row in rows if row[6]]
@@ -125,7 +125,7 @@ def _tasks(book: Book, tasks: Any, options: Options) -> Section:
     joined = joined.mutate(usd_telemetry=joined.spans.fill_null(1) * (options.span_usd / 1e6))
     total = sum(joined[f"usd_{name}"].fill_null(0.0) for name in COMPONENTS)
     joined = joined.mutate(usd=total, solved=when(joined.task_resolved.fill_null(False), 1, 0))
-    each = joined.group_by("task_name").agg(
+    by_task = joined.group_by("task_name").agg(
         n=joined.count(),
         solved=joined.solved.sum(),
         usd=joined.usd.sum(),
@@ -139,7 +139,7 @@ def _tasks(book: Book, tasks: Any, options: Options) -> Section:
     rows: list[list[Any]] = []
     bars: list[tuple[str, dict[str, float]]] = []
     for name, n, solved, usd, over, p50, calls_, attempts, spans_, *parts in book.rows(
-        each.order_by(ibis.desc("usd")).limit(options.top)
+        by_task.order_by(ibis.desc("usd")).limit(options.top)
     ):
         per = usd / solved if solved else None
         amplified = attempts / calls_ if calls_ else None

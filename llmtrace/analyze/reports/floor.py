@@ -22,9 +22,9 @@ RANK: Final = 0.05
 LEAST_CALLS: Final = 20
 """Calls on a route below which its percentiles are no floor."""
 LEAST_TOKENS: Final = 64
-"""Uncached tokens of a call whose prefill rate says something: below it the fixed cost does."""
+"""The fewest uncached tokens of a call whose prefill rate counts: with fewer, the fixed cost dominates."""
 _OVERHEAD: Final = (NETWORK, GATEWAY, UNATTRIBUTED)
-"""Phases that take a call what they take, whatever its tokens."""
+"""Phases whose time does not depend on the call's tokens."""
 _EXCESS: Final = (*_OVERHEAD, "queue", "prefill", "decode", "application")
 
 
@@ -73,8 +73,8 @@ def make(book: Book, options: Options) -> Report:
 
 
 def _floors(usable: Any) -> Any:
-    told = (usable.uncached >= LEAST_TOKENS) & (usable.filling > 0)
-    rate = when(told, usable.filling / most(usable.uncached, 1), None)
+    has_rate = (usable.uncached >= LEAST_TOKENS) & (usable.filling > 0)
+    rate = when(has_rate, usable.filling / most(usable.uncached, 1), None)
     itl = when((usable.steps >= 8) & (usable.making > 0), usable.making / most(usable.steps, 1), None)
     overhead = {f"o_{name}": when(usable[f"s_{name}"] > 0, usable[f"s_{name}"], None) for name in _OVERHEAD}
     prepared = usable.mutate(rate=rate, pace=itl, **overhead)
@@ -87,7 +87,7 @@ def _floors(usable: Any) -> Any:
 
 
 def _section(rows: list[tuple[Any, ...]], mixed: bool) -> Section:
-    shown: list[list[Any]] = []
+    table: list[list[Any]] = []
     bars: list[tuple[str, dict[str, float]]] = []
     titles = [OVERHEAD if mixed and name == NETWORK else name for name in _EXCESS]
     optional = {place for place, name in enumerate(_EXCESS) if name in (GATEWAY, UNATTRIBUTED)}
@@ -95,8 +95,8 @@ def _section(rows: list[tuple[Any, ...]], mixed: bool) -> Section:
     for row in rows:
         route, calls, mean = row[:3]
         floor, excess, (rate, itl) = _floor_of(row), row[_EXCESS_AT:-2], row[-2:]
-        kept = [excess[place] for place in places]
-        shown.append([route, calls, mean, floor, mean / floor if floor else None, *kept, rate, itl])
+        shown_excess = [excess[place] for place in places]
+        table.append([route, calls, mean, floor, mean / floor if floor else None, *shown_excess, rate, itl])
         parts = {"floor": floor, **{titles[place]: excess[place] for place in places}}
         bars.append((route, {name: float(value) for name, value in parts.items() if value and value > 0}))
     return Section(
@@ -106,7 +106,7 @@ def _section(rows: list[tuple[Any, ...]], mixed: bool) -> Section:
             Column("times floor", "number"), *(Column(f"+ {titles[place]}", "s") for place in places),
             Column("prefill floor /token", "per_token"), Column("ITL floor", "s"),
         ],
-        shown,
+        table,
         "The floor is the route's own 5th percentile of its overhead (network, gateway, unattributed), prefill per "
         "uncached token and ITL, so it is what this provider has shown it can do, not what the hardware could. Queue "
         "and prefill that were not told apart count as prefill.",
@@ -115,7 +115,7 @@ def _section(rows: list[tuple[Any, ...]], mixed: bool) -> Section:
 
 
 _FLOORS_AT, _EXCESS_AT = 3, 3 + len(_OVERHEAD) + 2
-"""Where in a row the parts of the floor stand, and where what came on top of them."""
+"""The first columns of a row that hold the parts of the floor, and the excess over them."""
 
 
 def _floor_of(row: tuple[Any, ...]) -> float:
@@ -123,7 +123,7 @@ def _floor_of(row: tuple[Any, ...]) -> float:
 
 
 def _at(row: tuple[Any, ...], place: int) -> float:
-    """What a mean call spent in a phase of overhead, floor and excess."""
+    """Seconds that a mean call spent in an overhead phase: its floor plus its excess."""
     return (row[_FLOORS_AT + place] or 0.0) + (row[_EXCESS_AT + place] or 0.0)
 
 
@@ -142,8 +142,8 @@ def _say(book: Book, report: Report, rows: list[tuple[Any, ...]]) -> None:
         )
         return
     floor = sum(row[1] * _floor_of(row) for row in rows)
-    took = sum(row[1] * row[2] for row in rows)
-    report.headline = f"calls take {took / floor:.2f} times their floor" if floor else "no floor above zero"
+    time_taken = sum(row[1] * row[2] for row in rows)
+    report.headline = f"calls take {time_taken / floor:.2f} times their floor" if floor else "no floor above zero"
     if used < whole:
         report.notes.append(
             f"{whole - used:,} of {whole:,} calls are not in it: not completed, not split into phases, without output "

@@ -1,4 +1,4 @@
-"""What was not told apart, and why: merged phases by the reason that they carry."""
+"""Phases that were not told apart: merged phases by the reason that they carry."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ def section(book: Book, whole: int) -> Section:
     """Calls with a merged phase by reason, among ``whole`` calls. No rows where none has a reason."""
     phases = book.phases.filter(book.phases.phase.isin(MERGED))
     phases = phases.mutate(why=first(phases.merged_because, UNSAID))
-    each = phases.group_by("why").agg(
+    by_reason = phases.group_by("why").agg(
         calls=phases.count(),
         routes=phases.route.nunique(),
         seconds=phases.seconds.sum(),
         detail=phases.merged_detail.max(),
     )
     rows: list[list[Any]] = []
-    found = book.rows(each.order_by(ibis.desc("calls"), "why"))
-    if all(row[0] == UNSAID for row in found):
-        found = []
-    for why, calls, routes, seconds, detail in found:
+    reason_rows = book.rows(by_reason.order_by(ibis.desc("calls"), "why"))
+    if all(row[0] == UNSAID for row in reason_rows):
+        reason_rows = []
+    for why, calls, routes, seconds, detail in reason_rows:
         means, helps = described(why)
         rows.append([why, calls, calls / whole, routes, seconds, means, helps, detail])
     return Section(
@@ -43,13 +43,13 @@ def section(book: Book, whole: int) -> Section:
 
 
 def described(because: str) -> tuple[str, str]:
-    """What a reason means and what would help; of several, all."""
+    """The meaning of a reason and what would help; of several reasons, all of both."""
     if because == UNSAID:
         return "spans of schema version 1 do not say it", ""
-    known = [REASONS[each] for each in because.split(",") if each in REASONS]
-    return "; ".join(means for means, _ in known), "; ".join(helps for _, helps in known)
+    descriptions = [REASONS[reason] for reason in because.split(",") if reason in REASONS]
+    return "; ".join(means for means, _ in descriptions), "; ".join(helps for _, helps in descriptions)
 
 
-def summed(found: Section) -> str:
+def summed(reasons: Section) -> str:
     """The reasons in a line: ``few_calls 12, no_stream 3``."""
-    return ", ".join(f"{row[0]} {row[1]:,}" for row in found.rows)
+    return ", ".join(f"{row[0]} {row[1]:,}" for row in reasons.rows)

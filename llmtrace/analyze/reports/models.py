@@ -1,4 +1,4 @@
-"""Which model really answered: versions and fingerprints over time, and where the answer was another than asked."""
+"""The models that answered: versions and fingerprints over time, and answers by another model than asked for."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ def make(book: Book, options: Options) -> Report:
     """Build the report."""
     calls = book.calls
     answered = calls.mutate(answered=first(calls.response_model, "not told"), who=first(calls.fingerprint, "not told"))
-    each = answered.group_by("route", "request_model", "answered", "who").agg(
+    by_answer = answered.group_by("route", "request_model", "answered", "who").agg(
         calls=answered.count(),
         first=answered.start_ns.min(),
         last=answered.start_ns.max(),
         p50=answered.duration.median(),
         ttft=answered.ttft.median(),
     )
-    rows = book.rows(each.order_by("route", "first"))
+    rows = book.rows(by_answer.order_by("route", "first"))
     totals: dict[str, int] = {}
     for row in rows:
         totals[row[0]] = totals.get(row[0], 0) + row[4]
-    shown = [
-        [route, answer, _short(who), count, count / totals[route], first, last, p50, ttft]
-        for route, _, answer, who, count, first, last, p50, ttft in rows
+    table = [
+        [route, answer, _short(fingerprint), count, count / totals[route], first, last, p50, ttft]
+        for route, _, answer, fingerprint, count, first, last, p50, ttft in rows
     ]
     versions = Section(
         "Who answered",
@@ -41,7 +41,7 @@ def make(book: Book, options: Options) -> Report:
             Column("of the route", "share"), Column("first seen", "time"), Column("last seen", "time"),
             Column("p50", "s"), Column("TTFT p50", "s"),
         ],
-        shown[: 5 * options.top],
+        table[: 5 * options.top],
         chart=_over_time(book, answered),
     )  # fmt: skip
     report = Report("models", "Which model answered", [versions, _changes(rows)])
@@ -50,14 +50,14 @@ def make(book: Book, options: Options) -> Report:
     )
     report.headline = f"{len({row[2] for row in rows})} answered models on {len(totals)} routes"
     if other:
-        named = "; ".join(f"{asked} → {answer}" for asked, answer in other[:8])
-        report.notes.append(f"answered under another name than asked: {named}")
+        examples = "; ".join(f"{asked} → {answer}" for asked, answer in other[:8])
+        report.notes.append(f"answered under another name than asked: {examples}")
     return report
 
 
-def _short(who: str) -> str:
+def _short(fingerprint: str) -> str:
     """The fingerprint without the model, which has a column of its own."""
-    return ";".join(part for part in who.split(";") if not part.startswith("model=")) or NOTHING
+    return ";".join(part for part in fingerprint.split(";") if not part.startswith("model=")) or NOTHING
 
 
 def _over_time(book: Book, answered: Any) -> Stack | None:
@@ -74,13 +74,13 @@ def _over_time(book: Book, answered: Any) -> Stack | None:
 
 
 def _changes(rows: list[tuple[Any, ...]]) -> Section:
-    """For each route, when somebody new began to answer after the first."""
-    seen: dict[str, list[tuple[Any, ...]]] = {}
+    """For each route, the times at which another model began to answer."""
+    rows_by_route: dict[str, list[tuple[Any, ...]]] = {}
     for row in rows:
-        seen.setdefault(row[0], []).append(row)
+        rows_by_route.setdefault(row[0], []).append(row)
     changes: list[list[Any]] = []
-    for route, found in seen.items():
-        for before, after in pairwise(found):
+    for route, route_rows in rows_by_route.items():
+        for before, after in pairwise(route_rows):
             overlap = before[6] > after[5]
             changes.append(
                 [route, after[5], f"{before[2]} {_short(before[3])}", f"{after[2]} {_short(after[3])}",

@@ -17,7 +17,7 @@ from llmtrace.analyze.reports import Options, merged
 def make(book: Book, options: Options) -> Report:
     """Build the report."""
     calls = book.calls
-    shown = figures(book.mixed)
+    parts_by_figure = figures(book.mixed)
     by_route = calls.group_by("route").agg(
         calls=calls.count(),
         **{f"p{q}": calls.duration.quantile(q / 100) for q in (50, 95, 99)},
@@ -26,11 +26,11 @@ def make(book: Book, options: Options) -> Report:
         failed=share_of(calls.outcome.isin(("error", "timed_out"))),
         split=share_of(calls.has_phases),
         whole=calls.duration.mean(),
-        **{name: _seconds(calls, parts).mean() for name, parts in shown.items()},
+        **{name: _seconds(calls, parts).mean() for name, parts in parts_by_figure.items()},
     )
     rows = book.rows(by_route.order_by(ibis.desc("calls")).limit(options.top))
     plain = [row[:8] for row in rows]
-    bars = [(row[0], _parts(row, tuple(shown))) for row in rows]
+    bars = [(row[0], _parts(row, tuple(parts_by_figure))) for row in rows]
     overview = Section(
         "By route",
         [
@@ -48,7 +48,7 @@ def make(book: Book, options: Options) -> Report:
 
 
 def _seconds(calls: Any, phases: Sequence[str]) -> Any:
-    """What a call spent in all of ``phases``."""
+    """Seconds that a call spent in all of ``phases``."""
     return sum((calls[f"s_{phase}"] for phase in phases[1:]), calls[f"s_{phases[0]}"])
 
 
@@ -63,7 +63,7 @@ def _parts(row: tuple[Any, ...], names: Sequence[str]) -> dict[str, float]:
 
 def _phases(book: Book, options: Options) -> Section:
     phases = book.phases
-    each = phases.group_by("route", "phase").agg(
+    by_phase = phases.group_by("route", "phase").agg(
         calls=phases.count(),
         total=phases.seconds.sum(),
         mean=phases.seconds.mean(),
@@ -72,21 +72,23 @@ def _phases(book: Book, options: Options) -> Section:
         timed=when(phases.phase_tokens > 0, phases.seconds, None).sum(),
         **{word: (phases.source == word).mean() for word in ("device", "server", "client", "estimate")},
     )
-    found = book.rows(each)
+    phase_rows = book.rows(by_phase)
     whole: dict[str, float] = {}
-    for row in found:
+    for row in phase_rows:
         whole[row[0]] = whole.get(row[0], 0.0) + row[3]
     order = {name: place for place, name in enumerate(figures(book.mixed))}
-    ranked = sorted(found, key=lambda row: (-whole[row[0]], row[0], order.get(row[1], 99)))
+    ranked = sorted(phase_rows, key=lambda row: (-whole[row[0]], row[0], order.get(row[1], 99)))
     rows: list[list[Any]] = []
     for route, phase, calls, total, mean, p50, p95, p99, tokens, timed, *sources in ranked[: len(order) * options.top]:
-        named = ", ".join(
+        source_shares = ", ".join(
             f"{word} {share:.0%}" if share < 0.995 else word
             for word, share in zip(("device", "server", "client", "estimate"), sources, strict=True)
             if share and share >= 0.005
         )
         share = total / whole[route] if whole[route] else None
-        rows.append([route, phase, calls, share, mean, p50, p95, p99, timed / tokens if tokens else None, named])
+        rows.append(
+            [route, phase, calls, share, mean, p50, p95, p99, timed / tokens if tokens else None, source_shares]
+        )
     return Section(
         "By phase",
         [

@@ -1,4 +1,4 @@
-"""The addresses: the receiver, the page's questions, the live tail, the page itself."""
+"""The viewer's HTTP addresses: the receiver, the API for the page, the live tail, the page itself."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def create(state: State, *, loopback: bool = True, names: tuple[str, ...] = ()) 
 
 
 class _Answers:
-    """Answers of the store, each kept until something changes: a page that is looked at asks the same again."""
+    """Answers from the store, each kept until the store changes: an open page asks the same again and again."""
 
     def __init__(self, state: State) -> None:
         self._state = state
@@ -91,9 +91,9 @@ class _Answers:
     def _answer(self, request: Request, ask: Ask) -> Response:
         key, version = f"{request.url.path}?{request.url.query}", self._state.store.version
         with self._lock:
-            kept = self._kept.get(key)
-        if kept is not None and kept[0] == version:
-            return _json(kept[1])
+            remembered = self._kept.get(key)
+        if remembered is not None and remembered[0] == version:
+            return _json(remembered[1])
         body = orjson.dumps(ask(request.query_params.multi_items()))
         if len(body) <= _LARGEST_KEPT:
             with self._lock:
@@ -126,11 +126,11 @@ async def _live(request: Request) -> Response:
 
 
 async def _events(state: State) -> AsyncIterator[bytes]:
-    told, last = None, time.monotonic()
+    last_event, last = None, time.monotonic()
     while not state.closing.is_set():
         now = state.live()
-        if now != told:
-            told, last = now, time.monotonic()
+        if now != last_event:
+            last_event, last = now, time.monotonic()
             yield b"event: spans\ndata: " + orjson.dumps(now) + b"\n\n"
         elif time.monotonic() - last >= _SILENCE_S:
             last = time.monotonic()
@@ -146,10 +146,10 @@ async def _until(event: asyncio.Event, seconds: float) -> None:
 
 
 async def _asset(request: Request) -> Response:
-    found = page.asset(request.path_params.get("name", "index.html"))
-    if found is None:
+    asset = page.asset(request.path_params.get("name", "index.html"))
+    if asset is None:
         raise HTTPException(404)
-    return Response(found.body, headers={"cache-control": "no-cache"}, media_type=found.media_type)
+    return Response(asset.body, headers={"cache-control": "no-cache"}, media_type=asset.media_type)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

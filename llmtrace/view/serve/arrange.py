@@ -10,15 +10,15 @@ import numpy as np
 
 @dataclass(frozen=True, slots=True)
 class Arranged:
-    """Where each span goes. Positions are those of the arrays that were given."""
+    """The place of each span in the waterfall. Positions are indexes into the arrays that were given."""
 
     order: list[int]
     depth: list[int]
-    """Of each position; 0 for what stands at the top."""
+    """The depth of each position; 0 at the top."""
     descendants: list[int]
-    """Of each position: spans below it. They follow it in the order."""
+    """The number of spans below each position; they follow it in the order."""
     orphan: list[bool]
-    """Whether its parent is named and not here."""
+    """For each position, whether its parent is missing."""
 
 
 def arrange(span_ids: Any, parent_ids: Any, has_parent: Any, starts: Any, ends: Any) -> Arranged:
@@ -29,10 +29,10 @@ def arrange(span_ids: Any, parent_ids: Any, has_parent: Any, starts: Any, ends: 
     count = len(span_ids)
     lengths = ends - starts
     rank = np.lexsort((span_ids, np.where(lengths > 0, -lengths, np.iinfo(np.int64).min), starts)).tolist()
-    place = {span: at for at, span in enumerate(span_ids.tolist())}
+    position_of = {span: at for at, span in enumerate(span_ids.tolist())}
     parents = [
-        place.get(parent, -1) if known else None
-        for parent, known in zip(parent_ids.tolist(), has_parent.tolist(), strict=True)
+        position_of.get(parent, -1) if has_one else None
+        for parent, has_one in zip(parent_ids.tolist(), has_parent.tolist(), strict=True)
     ]
     children: list[list[int]] = [[] for _ in range(count)]
     roots: list[int] = []
@@ -42,7 +42,7 @@ def arrange(span_ids: Any, parent_ids: Any, has_parent: Any, starts: Any, ends: 
             roots.append(at)
         else:
             children[parent].append(at)
-    seen = bytearray(count)
+    placed = bytearray(count)
     order: list[int] = []
     depth = [0] * count
 
@@ -50,12 +50,12 @@ def arrange(span_ids: Any, parent_ids: Any, has_parent: Any, starts: Any, ends: 
         stack = [root]
         while stack:
             at = stack.pop()
-            if seen[at]:
+            if placed[at]:
                 continue
-            seen[at] = 1
+            placed[at] = 1
             order.append(at)
             for child in reversed(children[at]):
-                if not seen[child]:
+                if not placed[child]:
                     depth[child] = depth[at] + 1
                     stack.append(child)
 
@@ -64,7 +64,7 @@ def arrange(span_ids: Any, parent_ids: Any, has_parent: Any, starts: Any, ends: 
     if len(order) < count:
         position = {at: number for number, at in enumerate(rank)}
         for start in rank:
-            if not seen[start]:
+            if not placed[start]:
                 root = min(_ring(start, parents), key=position.__getitem__)
                 depth[root] = 0
                 walk(root)
@@ -77,14 +77,14 @@ def arrange(span_ids: Any, parent_ids: Any, has_parent: Any, starts: Any, ends: 
 
 
 def _ring(start: int, parents: list[int | None]) -> list[int]:
-    """The ring that ``start`` hangs on."""
-    met: dict[int, int] = {}
+    """The ring of parents that ``start`` leads into."""
+    position_on_path: dict[int, int] = {}
     path: list[int] = []
     at = start
-    while at not in met:
-        met[at] = len(path)
+    while at not in position_on_path:
+        position_on_path[at] = len(path)
         path.append(at)
         above = parents[at]
-        assert above is not None  # what hangs on no ring has been walked
+        assert above is not None  # a span that leads to no ring has been walked
         at = above
-    return path[met[at] :]
+    return path[position_on_path[at] :]

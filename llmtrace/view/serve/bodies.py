@@ -1,4 +1,4 @@
-"""Request bodies: unpacked within limits, whatever was sent."""
+"""Unpacks request bodies within limits."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Final
 from llmtrace.errors import LlmtraceError
 
 BODY_BYTES: Final = 16 << 20
-"""Most bytes of a body as sent."""
+"""The most bytes of a body as sent."""
 UNPACKED_BYTES: Final = 64 << 20
-"""Most bytes of a body once unpacked."""
+"""The most bytes of an unpacked body."""
 ENCODINGS: Final = ("gzip", "deflate", "identity")
 _STEP: Final = 1 << 20
 
 
 class RefusedError(LlmtraceError):
-    """A request that is not taken, with the HTTP status that says so."""
+    """A request that is refused, with its HTTP status."""
 
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(reason)
@@ -24,7 +24,7 @@ class RefusedError(LlmtraceError):
 
 
 def too_long() -> RefusedError:
-    """A body over the limit."""
+    """The error for a body over the limit (413)."""
     return RefusedError(413, f"the body is over the limit of {BODY_BYTES >> 20} MiB: export smaller batches")
 
 

@@ -10,7 +10,7 @@ from llmtrace.emit import names
 from llmtrace.phases.model import PHASES
 
 VERSION: Final = 2
-"""Of the store's tables: one of a newer version is not opened, one of an older version is brought up to this one."""
+"""The version of the store's tables. A newer store is not opened; an older one is upgraded to this version."""
 
 SINCE_2: Final = (
     "schema_version", "adopted", "call_start_ns", "call_duration", "uncertainty_low", "uncertainty_high",
@@ -28,8 +28,8 @@ TAKEN: Final = (
     Column("streamed", "bool", (names.REQUEST_STREAM, names.CALL_STREAMING, "llm.is_streaming")),
     Column("confidence", "text", (names.CONFIDENCE,)),
 )
-"""What calls are made of, as columns: those of the reports' table that their expressions for calls read, for every
-column costs time in every commit. Beside them a span is kept whole (``whole_span.COLUMNS``)."""
+"""The columns of spans that the reports' expressions for calls read; no others, since every column costs time in every
+commit. Beside them a span is kept whole (``whole_span.COLUMNS``)."""
 
 _SQL: Final = {"text": "VARCHAR", "int": "BIGINT", "float": "DOUBLE", "bool": "BOOLEAN"}
 IDS: Final = {"trace_id": "UUID", "span_id": "UBIGINT", "parent_id": "UBIGINT"}
@@ -78,5 +78,5 @@ TRACE_TYPES: Final = {"trace_id": "UUID", "start_ns": "BIGINT", "end_ns": "BIGIN
 
 
 def create(table: str, types: dict[str, str]) -> str:
-    """The statement that makes a table where it is not there."""
+    """The statement that makes a table if it does not exist."""
     return f"CREATE TABLE IF NOT EXISTS {table} ({', '.join(f'{name} {kind}' for name, kind in types.items())})"

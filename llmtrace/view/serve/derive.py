@@ -1,4 +1,4 @@
-"""Calls out of spans: the reports' own expressions (``analyze.tables``), as one SQL statement."""
+"""Makes calls from spans, by the reports' own expressions (``analyze.tables``) as one SQL statement."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from llmtrace.view.serve.columns import CALL_TYPES, IDS, TAKEN
 def calls_sql(prices: Sequence[Priced], paired: bool) -> str:
     """The statement that appends the calls of ``touched`` to ``calls``.
 
-    ``prices`` are those of whoever answered; ``paired``: whether some of the calls are in two spans.
+    ``prices``: the prices of the models that answered; ``paired``: whether some of the calls are in two spans.
     """
     import ibis
 
@@ -31,7 +31,7 @@ def calls_sql(prices: Sequence[Priced], paired: bool) -> str:
         for name, what in (("s", "sum(p.seconds)"), ("source", "max(p.source)"), ("uncertainty", "max(p.uncertainty)"))
         for phase in PHASES
     }
-    parts = ", ".join(f"{made} AS {name}" for name, made in columns.items())
+    parts = ", ".join(f"{expression} AS {name}" for name, expression in columns.items())
     always = """'name': p.phase, 'start_s': (p.start_ns - c.began_ns) / 1e9, 'duration_s': p.seconds,
       'source': p.source, 'uncertainty_s': p.uncertainty"""
     # What few phases have is left out of the others: the list holds every call's.
@@ -58,6 +58,6 @@ FROM c LEFT JOIN parts ON parts.part_trace = c.trace_id AND parts.part_of = c.sp
 
 ASKED_SQL = """SELECT DISTINCT coalesce(provider, ''), coalesce(response_model, request_model, '')
 FROM touched WHERE operation IS NOT NULL OR outcome IS NOT NULL"""
-"""Whose prices are needed."""
+"""Asks which providers and models need prices."""
 PAIRED_SQL = f"SELECT count(*) FROM touched WHERE name = '{names.CALL}'"
-"""How many calls are in two spans."""
+"""Counts the calls that are in two spans."""

@@ -1,4 +1,4 @@
-"""Opening trace files: processes read them, the writer stores what they read, the page is there meanwhile."""
+"""Opens trace files: processes read them and the writer stores their spans, while the page can be used."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Reader:
     """Reads ``files`` (and folders of them) into the store, on a thread and processes of its own.
 
     Raises:
-        LlmtraceError: one that does not exist, or cannot be read.
+        LlmtraceError: a file does not exist or cannot be read.
     """
 
     def __init__(
@@ -113,19 +113,19 @@ class Reader:
         assert process.stdout is not None
         self._say(process, json.dumps({"stretch": asdict(stretch), "folder": str(folder)}))
         for line in process.stdout:
-            said: dict[str, Any] = json.loads(line)
-            if "part" in said:
-                part = Path(said["part"])
+            message: dict[str, Any] = json.loads(line)
+            if "part" in message:
+                part = Path(message["part"])
                 self._store(part)
                 part.unlink()
-                source.spans += said["spans"]
-                source.bad_lines += said["bad"]
-                source.problem = source.problem or said["first"]
-                self._progress(source.path, said["done"])
+                source.spans += message["spans"]
+                source.bad_lines += message["bad"]
+                source.problem = source.problem or message["first"]
+                self._progress(source.path, message["done"])
                 self._say(process, "next")
-            elif "error" in said:
+            elif "error" in message:
                 source.bad_lines += 1
-                source.problem = source.problem or said["error"]
+                source.problem = source.problem or message["error"]
                 return
             else:
                 return
@@ -135,7 +135,7 @@ class Reader:
             raise BrokenPipeError(f"the process that read {source.path} ended")
 
     def _store(self, part: Path) -> None:
-        """Wait for the commit; where the disk is full, for room."""
+        """Store a part: wait for its commit, and for room where the disk is full."""
         while True:
             try:
                 self._state.writer.part(part).result()

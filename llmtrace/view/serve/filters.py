@@ -1,4 +1,4 @@
-"""What a request asks for: its parameters read and checked, and its filters as SQL over ``calls``."""
+"""Reads and checks a request's parameters, and turns its filters into SQL over ``calls``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Final
 from llmtrace.view.serve.bodies import RefusedError
 
 LISTS: Final = ("service", "route", "provider", "model", "outcome", "cause")
-"""Filters that may be given several times: any of the values. They are the facets too."""
+"""Filters that may be given several times, to accept any of the values. They are the facets too."""
 NUMBERS: Final = ("since_us", "until_us", "slower_s")
 KNOWN: Final = (*LISTS, *NUMBERS, "q")
 _LONGEST: Final = 500
@@ -22,25 +22,25 @@ Pairs = Sequence[tuple[str, str]]
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """The calls that are asked for."""
+    """The conditions that a request sets on calls."""
 
     lists: dict[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
     numbers: dict[str, float] = field(default_factory=dict[str, float])
     q: str = ""
 
     def where(self, without: str = "") -> tuple[str, list[Any]]:
-        """A condition and its values; ``without`` leaves a list out."""
+        """The SQL condition and its values; the list filter named ``without`` is left out."""
         parts: list[str] = ["true"]
         values: list[Any] = []
-        for name, wanted in self.lists.items():
+        for name, accepted in self.lists.items():
             if name == without:
                 continue
             if name == "cause":
                 parts.append("list_has_any(causes, ?::VARCHAR[])")
-                values.append(list(wanted))
+                values.append(list(accepted))
             else:
-                parts.append(f"{name} IN ({', '.join('?' * len(wanted))})")
-                values.extend(wanted)
+                parts.append(f"{name} IN ({', '.join('?' * len(accepted))})")
+                values.extend(accepted)
         for name, condition in _CONDITIONS.items():
             if name in self.numbers:
                 parts.append(condition)
@@ -102,30 +102,32 @@ def only(pairs: Pairs, known: Sequence[str]) -> dict[str, str]:
 
 
 def unknown(name: str, known: Iterable[str]) -> RefusedError:
-    """A parameter that there is not."""
-    told = ", ".join(known)
-    return RefusedError(400, f"unknown parameter {name[:60]!r}: " + (f"there are {told}" if told else "there are none"))
+    """The error for an unknown parameter (400)."""
+    known_names = ", ".join(known)
+    return RefusedError(
+        400, f"unknown parameter {name[:60]!r}: " + (f"there are {known_names}" if known_names else "there are none")
+    )
 
 
 def number(name: str, value: str) -> float:
-    """A parameter's number. Raises RefusedError (400)."""
+    """The number in a parameter. Raises RefusedError (400)."""
     try:
-        found = float(value)
+        parsed = float(value)
     except ValueError:
-        found = float("nan")
-    if not abs(found) < 1e18:
+        parsed = float("nan")
+    if not abs(parsed) < 1e18:
         raise RefusedError(400, f"{name} is no number: {value[:40]!r}")
-    return found
+    return parsed
 
 
 def count(name: str, value: str | None, default: int, most: int, least: int = 1) -> int:
-    """A whole number within bounds. Raises RefusedError (400)."""
+    """The whole number in a parameter, within bounds. Raises RefusedError (400)."""
     if value is None:
         return default
     try:
-        found = int(value)
+        parsed = int(value)
     except ValueError:
-        found = least - 1
-    if not least <= found <= most:
+        parsed = least - 1
+    if not least <= parsed <= most:
         raise RefusedError(400, f"{name} is a whole number from {least} to {most}, not {value[:40]!r}")
-    return found
+    return parsed

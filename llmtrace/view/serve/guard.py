@@ -1,4 +1,4 @@
-"""Who may speak to the server: names that are its own, pages that it served itself.
+"""Decides which requests the server accepts: those to its own names, from pages that it served itself.
 
 A page elsewhere can make a browser send requests here, and a name elsewhere can be made to point here (DNS
 rebinding). So a Host header must be an address or one of this machine's names, and an Origin must be the page's own.
@@ -30,7 +30,7 @@ class Guard:
     """ASGI middleware: refuses foreign hosts (421) and foreign origins (403), and puts ``HEADERS`` on every answer.
 
     Args:
-        app: what it guards.
+        app: the application behind it.
         loopback: whether only this machine can reach it: then only loopback addresses are names of it.
         names: further host names that it goes by.
     """
@@ -41,7 +41,7 @@ class Guard:
         self._names = {"localhost", *(name.lower() for name in names)}
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
-        """One request."""
+        """Answer or refuse one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

@@ -1,4 +1,4 @@
-"""The page's files: those of ``assets/``, and two made from what Python code knows: nothing is written twice."""
+"""The page's files: those of ``assets/``, and two generated from Python's own tables, so that nothing stands twice."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class Asset:
 @lru_cache(maxsize=64)
 def asset(name: str) -> Asset | None:
     """The page's file of that name, ``None`` if it has none. ``name`` is a plain file name, without folders."""
-    found = re.fullmatch(r"[a-z][a-z0-9-]*\.(html|css|js|svg)", name)
-    if found is None:
+    file_name = re.fullmatch(r"[a-z][a-z0-9-]*\.(html|css|js|svg)", name)
+    if file_name is None:
         return None
     body = _made(name)
     if body is None:
@@ -40,7 +40,7 @@ def asset(name: str) -> Asset | None:
         if not path.is_file():
             return None
         body = path.read_bytes()
-    return Asset(body, _MEDIA_TYPES[found[1]])
+    return Asset(body, _MEDIA_TYPES[file_name[1]])
 
 
 def _made(name: str) -> bytes | None:
@@ -52,7 +52,7 @@ def _made(name: str) -> bytes | None:
 
 
 def _words() -> str:
-    """Names of phases, their order, and what each source means: a module that the page's others import."""
+    """A JavaScript module with the names of phases, their order and the meaning of each source."""
     parts = {
         "PHASES": PHASES,
         "LABELS": about.LABELS,

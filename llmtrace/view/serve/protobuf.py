@@ -1,4 +1,4 @@
-"""OTLP's protobuf as the OTLP/JSON document that every reader here takes."""
+"""Turns OTLP's protobuf into the OTLP/JSON document that every reader here takes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from llmtrace.errors import LlmtraceError
 
 
 class NotOtlpError(LlmtraceError):
-    """A body that is no OTLP."""
+    """A body that is not OTLP."""
 
 
 def document(body: bytes) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def document(body: bytes) -> dict[str, Any]:
 
 
 def response(rejected: int, reason: str) -> bytes:
-    """What a receiver answers: nothing, or how many spans it did not take and why."""
+    """The receiver's answer: empty, or the number of rejected spans and the reason."""
     if not rejected:
         return b""
     partial = ExportTracePartialSuccess(rejected_spans=rejected, error_message=reason)
@@ -62,7 +62,7 @@ def status(reason: str) -> bytes:
 
 
 def _span(span: Any) -> dict[str, Any]:
-    made: dict[str, Any] = {
+    span_json: dict[str, Any] = {
         "traceId": span.trace_id.hex(),
         "spanId": span.span_id.hex(),
         "name": span.name,
@@ -72,16 +72,16 @@ def _span(span: Any) -> dict[str, Any]:
         "attributes": _attributes(span.attributes),
     }
     if span.parent_span_id:
-        made["parentSpanId"] = span.parent_span_id.hex()
+        span_json["parentSpanId"] = span.parent_span_id.hex()
     if span.HasField("status"):
-        made["status"] = {"code": span.status.code, "message": span.status.message}
+        span_json["status"] = {"code": span.status.code, "message": span.status.message}
     if span.events:
-        made["events"] = [
+        span_json["events"] = [
             {"name": event.name, "timeUnixNano": event.time_unix_nano, "attributes": _attributes(event.attributes)}
             for event in span.events
         ]
     if span.links:
-        made["links"] = [
+        span_json["links"] = [
             {
                 "traceId": link.trace_id.hex(),
                 "spanId": link.span_id.hex(),
@@ -89,7 +89,7 @@ def _span(span: Any) -> dict[str, Any]:
             }
             for link in span.links
         ]
-    return made
+    return span_json
 
 
 def _attributes(pairs: Iterable[Any]) -> list[dict[str, Any]]:

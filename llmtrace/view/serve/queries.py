@@ -1,4 +1,4 @@
-"""What the page asks about calls: lists, facets, percentiles, two side by side."""
+"""The page's queries about calls: lists, facets, percentiles, and two calls side by side."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ ORDERS: Final = {
     "tokens": "coalesce(input_tokens, 0) + coalesce(output_tokens, 0)",
     "cost": "coalesce(cost_usd, -1)",
 }
-"""Each with the largest first."""
+"""The orders of the list, each with the largest first."""
 FACET_VALUES: Final = 50
 SAMPLE: Final = 50_000
-"""Calls that percentiles are worked out from: of more, an even sample. Counts and sums are of all."""
+"""The most calls that percentiles are computed from; of more, an even sample. Counts and sums are of all calls."""
 _PAGE: Final = 100
 _LARGEST_PAGE: Final = 1000
 _SHARES: Final = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
@@ -39,12 +39,12 @@ _CALL_NAMES: Final = ("trace_id", "span_id", *_SHOWN)
 
 
 def call(row: tuple[Any, ...]) -> dict[str, Any]:
-    """A row of ``CALL_COLUMNS`` as the page wants it."""
-    found = dict(zip(_CALL_NAMES, row, strict=True))
-    found["phases"] = orjson.Fragment(found["phases"] or "[]")
-    found["causes"] = found["causes"] or []
-    found["confidence"] = [_number(text) for text in (found["confidence"] or "").split(",") if text]
-    return found
+    """A row of ``CALL_COLUMNS`` as JSON for the page."""
+    columns = dict(zip(_CALL_NAMES, row, strict=True))
+    columns["phases"] = orjson.Fragment(columns["phases"] or "[]")
+    columns["causes"] = columns["causes"] or []
+    columns["confidence"] = [_number(text) for text in (columns["confidence"] or "").split(",") if text]
+    return columns
 
 
 def calls(store: Store, pairs: Pairs) -> dict[str, Any]:
@@ -87,9 +87,9 @@ def _cursor(text: str) -> list[Any]:
 
 
 def facets(store: Store, pairs: Pairs) -> dict[str, Any]:
-    """How many calls each value of each list has, with all filters but the list's own."""
+    """The number of calls for each value of each list, under all filters except the list's own."""
     filters, _ = parse(pairs)
-    found: dict[str, Any] = {}
+    counts: dict[str, Any] = {}
     with store.reading() as cursor:
         for name in LISTS:
             where, values = filters.where(without=name)
@@ -99,8 +99,8 @@ def facets(store: Store, pairs: Pairs) -> dict[str, Any]:
                 f"WHERE value IS NOT NULL GROUP BY value ORDER BY n DESC, value LIMIT {FACET_VALUES}",
                 values,
             ).fetchall()
-            found[name] = [{"value": value, "count": n} for value, n in rows]
-    return found
+            counts[name] = [{"value": value, "count": n} for value, n in rows]
+    return counts
 
 
 def percentiles(store: Store, pairs: Pairs) -> dict[str, Any]:
@@ -111,30 +111,30 @@ def percentiles(store: Store, pairs: Pairs) -> dict[str, Any]:
     shares = f"[{', '.join(map(str, _SHARES.values()))}]"
     parts = [f"quantile_cont({name}, {shares}) FILTER (drawn)" for name in ("duration_s", "ttft_s")]
     with store.reading() as cursor:
-        ((found, versions),) = cursor.execute(
+        ((call_count, versions),) = cursor.execute(
             f"SELECT count(*), list(DISTINCT schema_version) FROM calls WHERE {where}", values
         ).fetchall()
         mixed = are_mixed(version for version in versions or () if version is not None)
-        shown = figures(mixed)
-        for members in shown.values():
+        members_by_figure = figures(mixed)
+        for members in members_by_figure.values():
             length, source, unsure = (_of(name, members) for name in ("s", "source", "uncertainty"))
             parts += [f"quantile_cont({length}, {shares}) FILTER (drawn)", f"count({length})", f"sum({length})"]
             parts += [f"histogram({source})", f"median({unsure}) FILTER (drawn)"]
-        drawn = _drawn(found)
+        drawn = _drawn(call_count)
         row = cursor.execute(
             f"SELECT count(*), min(start_us), max(start_us), {', '.join(parts)} FROM {drawn} WHERE {where}", values
         ).fetchone()
-        told, first, last, duration, ttft, *each = row
+        count_, first, last, duration, ttft, *figures_row = row
         phases: list[dict[str, Any]] = []
-        for at, phase in enumerate(shown):
-            spread, n, total, sources, uncertainty = each[5 * at : 5 * at + 5]
+        for at, phase in enumerate(members_by_figure):
+            spread, n, total, sources, uncertainty = figures_row[5 * at : 5 * at + 5]
             if n:
                 about = {"sum_s": total, "sources": dict(sources), "uncertainty_s": uncertainty}
                 phases.append({"name": phase, "count": n, **_spread(spread), **about})
-        spent = {str(part["name"]): _of("s", shown[str(part["name"])]) for part in phases}
+        spent = {str(part["name"]): _of("s", members_by_figure[str(part["name"])]) for part in phases}
         over_time = _over_time(cursor, filters, drawn, first, last, buckets, spent)
     return {
-        "count": told,
+        "count": count_,
         "duration": _spread(duration),
         "ttft": _spread(ttft),
         "phases": phases,
@@ -144,7 +144,7 @@ def percentiles(store: Store, pairs: Pairs) -> dict[str, Any]:
 
 
 def _of(what: str, phases: Sequence[str]) -> str:
-    """A column of one phase (``s``, ``source``, ``uncertainty``); of two that are shown as one, what holds for both."""
+    """SQL for a column of one phase (``s``, ``source``, ``uncertainty``), or of two phases that are shown as one."""
     if len(phases) == 1:
         return f"{what}_{phases[0]}"
     first, second = (f"{what}_{phase}" for phase in phases)
@@ -154,7 +154,7 @@ def _of(what: str, phases: Sequence[str]) -> str:
 
 
 def _drawn(calls: int) -> str:
-    """The calls, each with whether it is ``drawn``: all, or an even sample of at most ``SAMPLE``."""
+    """SQL for the calls with a column ``drawn``: true for all, or for an even sample of at most ``SAMPLE``."""
     every = max(1, -(-calls // SAMPLE))
     return f"(SELECT *, hash(span_id) % {every} = 0 AS drawn FROM calls)"
 
@@ -182,9 +182,9 @@ def _over_time(
             "count": n,
             "errors": errors,
             "ttft": {"p50": ttft[0], "p95": ttft[1]} if ttft else {"p50": None, "p95": None},
-            "phases": {phase: value for phase, value in zip(phases, told, strict=True) if value is not None},
+            "phases": {phase: value for phase, value in zip(phases, phase_medians, strict=True) if value is not None},
         }
-        for bucket, n, errors, ttft, *told in rows
+        for bucket, n, errors, ttft, *phase_medians in rows
     ]
 
 
@@ -194,11 +194,11 @@ def _spread(values: list[float] | None) -> dict[str, float | None]:
 
 def compare(store: Store, pairs: Pairs) -> dict[str, Any]:
     """Two calls side by side, each named TRACE:SPAN; of their attributes only those that differ."""
-    given = only(pairs, ("a", "b"))
+    names = only(pairs, ("a", "b"))
     with store.reading() as cursor:
-        (a, *of_a), (b, *of_b) = (_one(cursor, name, given.get(name)) for name in ("a", "b"))
+        (a, *of_a), (b, *of_b) = (_one(cursor, name, names.get(name)) for name in ("a", "b"))
     (left_s, left), (right_s, right) = of_a, of_b
-    mixed = are_mixed(told["schema_version"] for told in (a, b) if told["schema_version"] is not None)
+    mixed = are_mixed(one["schema_version"] for one in (a, b) if one["schema_version"] is not None)
     spent = {name: (_sum(left_s, members), _sum(right_s, members)) for name, members in figures(mixed).items()}
     phases = [
         {"name": name, "a_s": a_s, "b_s": b_s, "difference_s": _difference(a_s, b_s)}
@@ -221,39 +221,41 @@ def compare(store: Store, pairs: Pairs) -> dict[str, Any]:
 
 
 def _sum(seconds: dict[str, float], phases: Sequence[str]) -> float | None:
-    """What a call spent in all of ``phases``; None where it has none of them."""
-    known = [seconds[phase] for phase in phases if phase in seconds]
-    return sum(known) if known else None
+    """Seconds that a call spent in all of ``phases``; None where it has none of them."""
+    spent = [seconds[phase] for phase in phases if phase in seconds]
+    return sum(spent) if spent else None
 
 
 def _one(cursor: Any, name: str, text: str | None) -> tuple[dict[str, Any], dict[str, float], dict[str, Any]]:
     """A call, the seconds of its phases, and its span's attributes."""
     trace, _, span = (text or "").partition(":")
-    found = ids(trace, span)
-    if found is None:
+    call_ids = ids(trace, span)
+    if call_ids is None:
         raise RefusedError(400, f"{name} is a call as TRACE:SPAN, both in hexadecimal")
-    row = cursor.execute(f"SELECT {CALL_COLUMNS} FROM calls WHERE trace_id = ?::UUID AND span_id = ?", found).fetchone()
+    row = cursor.execute(
+        f"SELECT {CALL_COLUMNS} FROM calls WHERE trace_id = ?::UUID AND span_id = ?", call_ids
+    ).fetchone()
     if row is None:
         raise RefusedError(404, f"{name}: there is no call {text!r} in the store")
-    told = call(row)
-    start = told["start_us"] * 1000
+    facts = call(row)
+    start = facts["start_us"] * 1000
     span = cursor.execute(
         "SELECT attributes, events FROM spans WHERE start_ns BETWEEN ? AND ? AND trace_id = ?::UUID AND span_id = ?",
-        [start, start + 999, *found],
+        [start, start + 999, *call_ids],
     ).fetchone()
     phases = orjson.loads(row[_CALL_NAMES.index("phases")] or "[]")
     seconds = {part["name"]: part["duration_s"] for part in phases}
-    return told, seconds, _everything(*span) if span else {}
+    return facts, seconds, _everything(*span) if span else {}
 
 
 def _everything(attributes: str, events: str | None) -> dict[str, Any]:
     """A span's attributes, with those that version 1 of the span contract moved into an event."""
-    moved = [event["attributes"] for event in orjson.loads(events or "[]") if event["name"] == DETAILS]
-    return {**(moved[0] if moved else {}), **orjson.loads(attributes)}
+    details = [event["attributes"] for event in orjson.loads(events or "[]") if event["name"] == DETAILS]
+    return {**(details[0] if details else {}), **orjson.loads(attributes)}
 
 
 def ids(trace: str, span: str) -> list[Any] | None:
-    """A trace's and a span's id as queries take them; None where they are none."""
+    """A trace id and a span id as queries take them; None where they are not valid."""
     try:
         whole, own = int(trace, 16), int(span, 16)
     except ValueError:

@@ -20,7 +20,7 @@ from llmtrace.analyze.flatten import Flattener
 from llmtrace.view.serve.columns import TAKEN
 
 BATCH: Final = 10_000
-"""Spans of one part."""
+"""The number of spans in one part."""
 AHEAD: Final = 2
 
 
@@ -32,11 +32,11 @@ def main() -> None:
     for line in sys.stdin:
         task = json.loads(line)
         try:
-            for said in _parts(Stretch(**task["stretch"]), Path(task["folder"]), number):
-                if "part" in said:
+            for message in _parts(Stretch(**task["stretch"]), Path(task["folder"]), number):
+                if "part" in message:
                     number += 1
                     ready += 1
-                print(json.dumps(said), flush=True)
+                print(json.dumps(message), flush=True)
                 while ready >= AHEAD:
                     if not sys.stdin.readline():
                         return
@@ -64,9 +64,9 @@ def _parts(stretch: Stretch, folder: Path, number: int) -> Iterator[dict[str, An
         number += 1
         table = arrow_table(flattener, schema)
         pq.write_table(table, path, compression="lz4")
-        said = {"part": str(path), "spans": table.num_rows, "done": done, "bad": bad, "first": first}
+        message = {"part": str(path), "spans": table.num_rows, "done": done, "bad": bad, "first": first}
         done = bad = 0
-        return said
+        return message
 
     for line, document, reason, more in documents(stretch):
         lines = max(lines, line)

@@ -18,11 +18,11 @@ from llmtrace.view.serve.writer import Taken, Writer
 PROTOBUF: Final = "application/x-protobuf"
 JSON: Final = "application/json"
 _DRAINED: Final = 8 * BODY_BYTES
-"""Bytes of an oversize body that are read and thrown away, so that its sender reads the answer."""
+"""The most bytes of an oversize body that are read and thrown away, so that its sender reads the answer."""
 
 
 async def traces(request: Request) -> Response:
-    """Take in an export request."""
+    """Answer an export request: store its spans, or refuse it."""
     writer: Writer = request.app.state.writer
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     binary = kind == PROTOBUF

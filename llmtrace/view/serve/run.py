@@ -1,4 +1,4 @@
-"""Starting and ending: the port first, then the store, then the loop."""
+"""Starts and ends the viewer: the port first, then the store, then the event loop."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What ``llmtrace view`` was told."""
+    """The options of ``llmtrace view``."""
 
     files: Sequence[str] = ()
     host: str = "127.0.0.1"
     port: int = 4319
     store: Path | None = None
-    """The file; without it the user's data folder, or a passing one where files are opened."""
+    """The store's file; by default in the user's data folder, or a temporary one where files are opened."""
     memory: bool = False
     max_bytes: int = 2 << 30
     jaeger_url: str | None = None
@@ -59,7 +59,7 @@ def run(
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(contextlib.closing(listening.bind(options.host, options.port, backlog=128)))
         signal.signal(signal.SIGTERM, _ended)
-        os.umask(0o077)  # traces may hold what was said: they are their owner's
+        os.umask(0o077)  # traces may hold content: only their owner may read them
         place = stack.enter_context(_place(options))
         store = Store(place, options.max_bytes)
         stack.callback(store.close)
@@ -104,7 +104,7 @@ def run(
 
 
 def _ended(number: int, frame: object) -> None:
-    """SIGTERM ends as Ctrl-C does: everything is closed."""
+    """Handle SIGTERM as Ctrl-C, so that everything is closed."""
     raise SystemExit(128 + number)
 
 
@@ -130,7 +130,7 @@ def _place(options: Options) -> Generator[Path | None, None, None]:
 
 
 def _warm() -> None:
-    """Load what the first spans will need, while nothing is asked yet."""
+    """Import the modules that the first spans will need, before any request comes."""
     import_module("pyarrow.dataset")
     from llmtrace.view.serve import derive
 
@@ -138,7 +138,7 @@ def _warm() -> None:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches an address."""
+    """Whether only this machine can reach ``host``."""
     if host == "localhost":
         return True
     try:

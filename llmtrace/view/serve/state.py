@@ -1,4 +1,4 @@
-"""What a running viewer knows of itself: its store, its writer, the files it reads."""
+"""The state of a running viewer: its store, its writer, the files that it reads."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class Source:
     spans: int = 0
     bad_lines: int = 0
     problem: str = ""
-    """What was wrong first."""
+    """The first fault in the file."""
 
 
 @dataclass(slots=True)
 class Loading:
-    """How far the reading of files is."""
+    """The progress of reading files, in bytes."""
 
     path: str
     done_bytes: int
@@ -36,7 +36,7 @@ class Loading:
 
 @dataclass(slots=True)
 class State:
-    """Everything that answers are made of."""
+    """The state that the answers are made from."""
 
     store: Store
     writer: Writer
@@ -81,12 +81,12 @@ class State:
         return {"spans": counts.spans, "calls": counts.calls, "newest_us": counts.until_us}
 
     def _warnings(self) -> Sequence[str]:
-        found: list[str] = []
+        warnings: list[str] = []
         if self.writer.trouble:
-            found.append(f"nothing can be stored just now: {self.writer.trouble}")
-        found += [
+            warnings.append(f"nothing can be stored just now: {self.writer.trouble}")
+        warnings += [
             f"{Path(source.path).name}: {source.bad_lines} broken parts were skipped, the first: {source.problem}"
             for source in self.sources
             if source.bad_lines
         ]
-        return found
+        return warnings

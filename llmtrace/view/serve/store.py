@@ -1,6 +1,6 @@
 """The store: DuckDB in one file (or in memory), bounded, the oldest traces going first.
 
-One thread writes (``writer``); any may read. What ``keep`` or ``add`` has returned from is on the disk.
+One thread writes (``writer``); any may read. Once ``keep`` or ``add`` has returned, its data is on the disk.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from llmtrace.version import install_hint
 from llmtrace.view.serve import columns, derive, upgrade
 
 MEMORY: Final = "768MB"
-"""What DuckDB may use."""
+"""The memory that DuckDB may use."""
 THREADS: Final = 2
 FULL: Final = 0.55
 """Share of the room at which the oldest traces are dropped, down to ``KEPT`` of it. A checkpoint writes what it keeps
@@ -32,7 +32,7 @@ ROW_GROUP = 8192
 """Rows that are stored together. DuckDB gives a group's room back once all its rows are gone: the fewer, the sooner."""
 _LEAST_BYTES: Final = 32 << 20
 _PRICES: Final = 200
-"""Models whose prices are known at a time."""
+"""The most models whose prices are kept."""
 
 
 class StoreError(LlmtraceError):
@@ -45,7 +45,7 @@ class UnavailableError(LlmtraceError):
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What the store holds. Times in µs since the epoch; None while it is empty."""
+    """The numbers of spans, traces and calls in the store, and their first and last time, in µs since the epoch."""
 
     spans: int = 0
     traces: int = 0
@@ -59,10 +59,10 @@ class Store:
 
     Args:
         path: the file; None keeps everything in memory.
-        max_bytes: most bytes of file and log, or of memory.
+        max_bytes: the most bytes of file and log, or of memory.
 
     Raises:
-        StoreError: it is in use, damaged, of another version, or cannot be written.
+        StoreError: the store is in use, damaged, of a newer version, or cannot be written.
     """
 
     def __init__(self, path: Path | None, max_bytes: int) -> None:
@@ -70,7 +70,7 @@ class Store:
         self.max_bytes = max(max_bytes, _LEAST_BYTES)
         self.counts = Counts()
         self.version = 0
-        """Changes whenever an answer may."""
+        """A number that changes whenever an answer may change."""
         self.dropped = 0
         """Spans dropped to make room, since the store was made."""
         self.warnings: list[str] = []
@@ -149,7 +149,7 @@ class Store:
         self._count(connection)
 
     def close(self) -> None:
-        """Write the log into the file and let go of it. Safe to call twice."""
+        """Write the log into the file and close it. Safe to call twice."""
         with self._gate:
             if self._closed:
                 return
@@ -197,7 +197,7 @@ class Store:
     # Writing: one thread's affair
 
     def keep(self, bodies: Sequence[tuple[bytes, bool]]) -> int:
-        """Put bodies (and whether each is protobuf) into the inbox; the id of the last. They are on the disk then.
+        """Put bodies (and whether each is protobuf) into the inbox, on the disk; returns the id of the last one.
 
         Raises:
             UnavailableError: they could not be written; none of them is kept.
@@ -216,16 +216,16 @@ class Store:
         return self._last_id
 
     def kept(self) -> list[tuple[bytes, bool]]:
-        """What is in the inbox, the oldest first: what was acknowledged before an end that came suddenly."""
+        """The bodies in the inbox, the oldest first: those acknowledged before a sudden end of the process."""
         return self._connection.execute("SELECT body, protobuf FROM inbox ORDER BY id").fetchall()
 
     @property
     def last_id(self) -> int:
-        """Of the inbox, the id given last."""
+        """The last id given in the inbox."""
         return self._last_id
 
     def add(self, batch: Any, through: int = 0) -> int:
-        """Take in an arrow table with the columns of ``columns.TYPES`` and ids as hex text; the number of new spans.
+        """Add an arrow table with the columns of ``columns.TYPES``, ids as hex text; returns the number of new spans.
 
         Spans that the store has already are left out. The inbox is emptied up to the id ``through``: these are its
         spans.
@@ -266,18 +266,18 @@ class Store:
             there = connection.execute(_THERE, [int(times.min()), int(times.max())]).fetchall()
         finally:
             connection.unregister("named")
-        seen: set[tuple[str, str]] = set(there)
+        known_spans: set[tuple[str, str]] = set(there)
         keep: list[bool] = []
         for key in zip(traces.to_pylist(), spans.to_pylist(), strict=True):
-            keep.append(key not in seen)
-            seen.add(key)
+            keep.append(key not in known_spans)
+            known_spans.add(key)
         return batch if all(keep) else batch.filter(keep)
 
     def _commit(self, connection: Any) -> None:
         connection.execute("COMMIT")
 
     def _undo(self, error: duckdb.Error) -> NoReturn:
-        """Leave the transaction and tell what kind of error it was, by raising it or UnavailableError."""
+        """Roll back, and raise ``error`` itself or, where trying again may help, UnavailableError."""
         fatal = isinstance(error, (duckdb.FatalException, duckdb.ConnectionException, duckdb.InternalException))
         try:
             self._connection.execute("ROLLBACK")
@@ -292,7 +292,7 @@ class Store:
         raise error
 
     def settle(self) -> bool:
-        """Make calls and traces of what came since, and room where there is too little. Whether anything changed.
+        """Make calls and traces of new spans, and room where there is too little; returns whether anything changed.
 
         Raises:
             UnavailableError: it could not be written; what was not settled is settled next time.
@@ -334,11 +334,11 @@ class Store:
         return True
 
     def _sql_for_calls(self, connection: Any) -> str:
-        asked = connection.execute(derive.ASKED_SQL).fetchall()
+        model_pairs = connection.execute(derive.ASKED_SQL).fetchall()
         # Names that never repeat must not make the statement grow for ever.
-        unknown = [pair for pair in asked if pair not in self._prices][: _PRICES - len(self._prices)]
+        unknown = [pair for pair in model_pairs if pair not in self._prices][: _PRICES - len(self._prices)]
         if unknown:
-            self._prices.update({(who, model): price for who, model, price in prices.priced(unknown)})
+            self._prices.update({(provider, model): price for provider, model, price in prices.priced(unknown)})
             self._calls_sql.clear()
         ((halves,),) = connection.execute(derive.PAIRED_SQL).fetchall()
         paired = halves > 0
@@ -358,15 +358,15 @@ class Store:
     # Room
 
     def bytes(self) -> int:
-        """Bytes of the file and its log; of memory where there is none."""
+        """The size in bytes of the file and its log, or of the memory where there is no file."""
         if self.path is None:
             with self.reading() as cursor:
                 return self._bytes_used(cursor)
-        found = 0
+        size = 0
         for path in (self.path, self.path.with_name(self.path.name + ".wal")):
             with contextlib.suppress(OSError):
-                found += os.stat(path).st_size
-        return found
+                size += os.stat(path).st_size
+        return size
 
     def _bytes_used(self, connection: Any) -> int:
         if self.path is None:
@@ -391,14 +391,14 @@ class Store:
         connection.execute("CREATE OR REPLACE TEMP TABLE ids AS SELECT * FROM traces WHERE start_ns <= ?", [row[0]])
         low, high = connection.execute("SELECT min(start_ns), max(end_ns) FROM ids").fetchone()
         connection.execute("BEGIN")
-        ((gone,),) = connection.execute(
+        ((deleted,),) = connection.execute(
             "DELETE FROM spans WHERE start_ns BETWEEN ? AND ? AND trace_id IN (SELECT trace_id FROM ids)", [low, high]
         ).fetchall()
         connection.execute("DELETE FROM calls WHERE trace_id IN (SELECT trace_id FROM ids)")
         connection.execute("DELETE FROM traces WHERE trace_id IN (SELECT trace_id FROM ids)")
-        connection.execute("UPDATE state SET dropped = dropped + ?", [gone])
+        connection.execute("UPDATE state SET dropped = dropped + ?", [deleted])
         self._commit(connection)
-        self.dropped += gone
+        self.dropped += deleted
         connection.execute("CHECKPOINT")
 
 
@@ -428,7 +428,7 @@ WHERE before >= whole * ? ORDER BY start_ns LIMIT 1"""
 
 
 def default_path() -> Path:
-    """Where the store is unless it is told: the user's data folder."""
+    """The default place of the store: the user's data folder."""
     if os.name == "nt" and (home := os.environ.get("LOCALAPPDATA")):
         return Path(home) / "llmtrace" / "view.duckdb"
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "llmtrace" / "view.duckdb"

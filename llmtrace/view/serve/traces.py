@@ -19,7 +19,7 @@ from llmtrace.view.serve.store import Store
 _SPANS: Final = 2000
 _MOST_SPANS: Final = 5000
 PAGE_BYTES: Final = 16 << 20
-"""Text of spans after which a page ends early: the next one goes on from there."""
+"""Bytes of spans' text after which a page ends early; the next page goes on from there."""
 _KEPT: Final = 4
 _COLUMNS: Final = (
     "span_id", "parent_id", "name", "kind", "status", "status_message", "service", "scope", "phase", "source",
@@ -29,14 +29,14 @@ _COLUMNS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class _Whole:
-    """A trace's shape, worked out once for all its pages."""
+    """A trace's shape, computed once for all its pages."""
 
     state: tuple[int, int, int]
     """First start and last end, ns, and the number of spans: another state is another shape."""
     span_ids: list[int]
     arranged: Arranged
     place: dict[int, int]
-    """Of each span id: where it stands in the order."""
+    """The place of each span id in the order."""
     services: list[str]
     clock_warnings: list[str]
 
@@ -51,13 +51,13 @@ class Traces:
 
     def page(self, trace_id: str, pairs: Pairs) -> dict[str, Any]:
         """A stretch of the trace. It may hold fewer spans than ``limit``: the next begins where it ends."""
-        given = only(pairs, ("offset", "limit", "around"))
-        found = ids(trace_id, "0")
-        if found is None:
+        parameters = only(pairs, ("offset", "limit", "around"))
+        parsed_ids = ids(trace_id, "0")
+        if parsed_ids is None:
             raise RefusedError(400, "a trace id is 32 hexadecimal digits")
-        trace = found[0]
-        limit = count("limit", given.get("limit"), _SPANS, _MOST_SPANS)
-        offset = count("offset", given.get("offset"), 0, 1 << 62, least=0)
+        trace = parsed_ids[0]
+        limit = count("limit", parameters.get("limit"), _SPANS, _MOST_SPANS)
+        offset = count("offset", parameters.get("offset"), 0, 1 << 62, least=0)
         with self._store.reading() as cursor:
             row = cursor.execute(
                 "SELECT start_ns, end_ns, spans FROM traces WHERE trace_id = ?::UUID", [trace]
@@ -65,8 +65,8 @@ class Traces:
             if row is None:
                 raise RefusedError(404, f"there is no trace {trace} in the store")
             whole = self._whole(cursor, trace, row)
-            if "around" in given:
-                offset = self._around(whole, given["around"], limit)
+            if "around" in parameters:
+                offset = self._around(whole, parameters["around"], limit)
             order = whole.arranged.order[offset : offset + limit]
             rows = self._rows(cursor, trace, whole, order)
             calls = {
@@ -98,19 +98,19 @@ class Traces:
 
     @staticmethod
     def _around(whole: _Whole, span: str, limit: int) -> int:
-        """The page that a span is on."""
-        found = ids("0", span)
-        at = whole.place.get(found[1]) if found else None
+        """The offset of the page that a span is on. Raises RefusedError (404)."""
+        parsed_ids = ids("0", span)
+        at = whole.place.get(parsed_ids[1]) if parsed_ids else None
         if at is None:
             raise RefusedError(404, f"there is no span {span[:40]!r} in this trace")
         return at // limit * limit
 
     def _whole(self, cursor: Any, trace: str, state: tuple[int, int, int]) -> _Whole:
         with self._lock:
-            kept = self._kept.get(trace)
-            if kept is not None and kept.state == state:
+            remembered = self._kept.get(trace)
+            if remembered is not None and remembered.state == state:
                 self._kept.move_to_end(trace)
-                return kept
+                return remembered
         shape = cursor.execute(
             "SELECT span_id, coalesce(parent_id, 0) AS parent_id, parent_id IS NOT NULL AS has_parent, start_ns, "
             "end_ns, coalesce(service, '') AS service FROM spans "
@@ -121,7 +121,7 @@ class Traces:
         arranged = arrange(*columns)
         span_ids = shape["span_id"].tolist()
         services = shape["service"]
-        made = _Whole(
+        whole = _Whole(
             state,
             span_ids,
             arranged,
@@ -130,20 +130,20 @@ class Traces:
             _clocks(*columns, services),
         )
         with self._lock:
-            self._kept[trace] = made
+            self._kept[trace] = whole
             while len(self._kept) > _KEPT:
                 self._kept.popitem(last=False)
-        return made
+        return whole
 
     @staticmethod
     def _rows(cursor: Any, trace: str, whole: _Whole, order: list[int]) -> dict[int, dict[str, Any]]:
-        wanted = ""
+        condition = ""
         values: list[Any] = [whole.state[0], whole.state[1], trace]
         if len(order) < len(whole.span_ids):
-            wanted = " AND span_id IN (SELECT unnest(?::UBIGINT[]))"
+            condition = " AND span_id IN (SELECT unnest(?::UBIGINT[]))"
             values.append([whole.span_ids[at] for at in order])
         rows = cursor.execute(
-            f"SELECT {', '.join(_COLUMNS)} FROM spans WHERE start_ns BETWEEN ? AND ? AND trace_id = ?::UUID{wanted}",
+            f"SELECT {', '.join(_COLUMNS)} FROM spans WHERE start_ns BETWEEN ? AND ? AND trace_id = ?::UUID{condition}",
             values,
         ).fetchall()
         return {row[0]: dict(zip(_COLUMNS, row, strict=True)) for row in rows}
@@ -177,7 +177,7 @@ def _span(row: dict[str, Any], start: int, at: int, arranged: Arranged, calls: s
 
 
 def _clocks(span_ids: Any, parent_ids: Any, has_parent: Any, starts: Any, ends: Any, services: Any) -> list[str]:
-    """Children of another service that begin before or end after their parent: told per pair of services."""
+    """Warnings about children of another service that lie outside their parent, one for each pair of services."""
     from llmtrace.analyze.tables import SKEW_NS  # with ibis behind it, which a start need not wait for
 
     order = np.argsort(span_ids)
@@ -188,10 +188,10 @@ def _clocks(span_ids: Any, parent_ids: Any, has_parent: Any, starts: Any, ends: 
     late = np.where(beside, ends - ends[above], 0)
     off = np.maximum(early, late)
     pairs: dict[tuple[str, str], tuple[int, int]] = {}
-    for each in np.flatnonzero(off > SKEW_NS).tolist():
-        key = (str(services[each]) or "?", str(services[above[each]]) or "?")
+    for child_index in np.flatnonzero(off > SKEW_NS).tolist():
+        key = (str(services[child_index]) or "?", str(services[above[child_index]]) or "?")
         number, most = pairs.get(key, (0, 0))
-        pairs[key] = (number + 1, max(most, int(off[each])))
+        pairs[key] = (number + 1, max(most, int(off[child_index])))
     return [
         f"{number} {'span' if number == 1 else 'spans'} of {child} {'begins' if number == 1 else 'begin'} before or "
         f"{'ends' if number == 1 else 'end'} after {'its' if number == 1 else 'their'} parent in {parent}, by up to "

@@ -1,4 +1,4 @@
-"""Stores that an older llmtrace made: their tables brought up to this one's, in steps that may be taken again."""
+"""Upgrades stores that an older llmtrace made, in steps that may be repeated."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from llmtrace.view.serve import columns
 
 
 def from_1(connection: Any) -> None:
-    """Version 2 knows the span contract's second version, spans of which an older viewer may have taken in."""
+    """Upgrade from version 1, which may hold spans of schema version 2 without their new columns."""
     since = [column for column in columns.TAKEN if column.name in columns.SINCE_2]
     for column in since:
         connection.execute(f"ALTER TABLE spans ADD COLUMN IF NOT EXISTS {column.name} {columns.TYPES[column.name]}")

@@ -1,7 +1,7 @@
 """The one thread that writes.
 
-Bodies that wait are committed together, as they are, and acknowledged; twice a second what came is made into spans and
-calls. Parts of files are committed at once.
+Waiting bodies are committed together, as they are, and acknowledged; twice a second, spans and calls are made of them.
+Parts of files are committed at once.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ import duckdb
 from llmtrace.view.serve.store import Store, UnavailableError
 
 PENDING_BYTES: Final = 64 << 20
-"""Bytes of bodies that may wait; a sender of more is told to come again."""
+"""The most bytes of bodies that may wait; a sender of more is told to come again."""
 GROUP_SPANS: Final = 20_000
-"""Spans after which what came is settled though it is not yet time."""
+"""The number of spans after which calls are made before it is time."""
 HELD_SPANS: Final = 100_000
-"""Spans that may wait for a store that cannot be written."""
+"""The most spans that may wait for a store that cannot be written."""
 SETTLE_S: Final = 0.5
-"""Seconds after which what came is made into spans and calls."""
+"""Seconds between two times of making spans and calls of the bodies."""
 _REST_S: Final = 2.0
 """Seconds before the next try after a failed one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """What came of a body."""
+    """The result of a body: how many spans were taken and rejected."""
 
     spans: int
     rejected: int = 0
     reason: str = ""
-    """Of the first span that was rejected."""
+    """The reason of the first rejected span."""
 
 
 @dataclass(slots=True)
@@ -53,17 +53,17 @@ class _Work:
     taken: Taken = Taken(0)
 
     def fail(self, error: Exception) -> None:
-        """Tell the sender."""
+        """Report ``error`` to the sender."""
         self.done.set_exception(error)
 
 
 class Writer:
-    """Takes bodies from any thread; each gets a future that is done once the store keeps it."""
+    """Accepts bodies from any thread; each gets a future that is done once the store keeps the body."""
 
     def __init__(self, store: Store, changed: Callable[[], None] = lambda: None) -> None:
         self.store = store
         self.rejected: Counter[str] = Counter()
-        """Spans and bodies not taken, by reason."""
+        """The number of rejected spans and bodies, by reason."""
         self.trouble = ""
         """Why nothing can be written just now."""
         self._changed = changed
@@ -77,26 +77,26 @@ class Writer:
         self._settle_at = 0.0
 
     def start(self) -> None:
-        """Begin to write, with what was acknowledged before a sudden end and is not yet among the spans."""
+        """Start the thread; it begins with the bodies that were acknowledged before a sudden end of the process."""
         for body, protobuf in self.store.kept():
             self._held.read(body, protobuf)
         self._held.through = self.store.last_id
         self._thread.start()
 
     def body(self, body: bytes, protobuf: bool) -> Future[Taken]:
-        """An unpacked OTLP body.
+        """Write an unpacked OTLP body; returns its future.
 
-        The future raises UnavailableError where it cannot be written, ``protobuf.NotOtlpError`` where it is none.
-        Raises UnavailableError at once where too much is waiting, or the end has come.
+        The future raises UnavailableError where the body cannot be written, ``protobuf.NotOtlpError`` where it is not
+        OTLP. Raises UnavailableError at once where too much is waiting, or the writer was stopped.
         """
         return self._put(_Work(len(body), body, protobuf))
 
     def part(self, path: Path) -> Future[Taken]:
-        """A Parquet file with the store's columns, as ``reading`` writes it. Its future raises as that of a body."""
+        """Store a Parquet file with the store's columns, as ``reading`` writes it; returns a future like a body's."""
         return self._put(_Work(0, part=path))
 
     def stop(self) -> None:
-        """Write what is waiting, make calls of it, and end."""
+        """Write what is waiting, make calls of it, and end the thread."""
         with self._lock:
             if self._ending:
                 return
@@ -105,7 +105,7 @@ class Writer:
         self._thread.join()
 
     def reject(self, reason: str, count: int) -> None:
-        """Count what was not taken."""
+        """Count rejected spans or bodies."""
         self.rejected[reason if reason in self.rejected or len(self.rejected) < 50 else "other reasons"] += count
 
     def _put(self, work: _Work) -> Future[Taken]:
@@ -136,7 +136,7 @@ class Writer:
                 self._settle(held)
 
     def _next_group(self, held: Held) -> tuple[list[_Work], list[_Work], bool]:
-        """What is waiting, bodies read into ``held``."""
+        """The waiting bodies, read into ``held``, and the waiting parts."""
         bodies: list[_Work] = []
         parts: list[_Work] = []
         while len(held) < GROUP_SPANS or not bodies:
@@ -213,7 +213,7 @@ class Writer:
             self._changed()
 
     def _store_held(self, held: Held) -> None:
-        """Make spans of what was acknowledged. One that cannot be stored must not keep the others out."""
+        """Make spans of the acknowledged bodies. One that cannot be stored must not keep the others out."""
         table = held.table()
         try:
             self.store.add(table, held.through)
@@ -241,13 +241,13 @@ class Held:
         self._flattener = Flattener(TAKEN, whole=True)
         self._table: Any = None
         self.through = 0
-        """The id in the inbox up to which they are here."""
+        """The last id in the inbox whose spans are here."""
 
     def __len__(self) -> int:
         return len(self._flattener) + (0 if self._table is None else self._table.num_rows)
 
     def read(self, body: bytes, is_protobuf: bool) -> Taken:
-        """Take in a body. Raises NotOtlpError."""
+        """Read the spans of a body. Raises NotOtlpError."""
         from llmtrace.view.serve import protobuf
 
         document: Any = protobuf.document(body) if is_protobuf else _json(body)
@@ -262,21 +262,21 @@ class Held:
         return Taken(spans, len(problems), problems[0].reason if problems else "")
 
     def forget(self, spans: int) -> None:
-        """The last so many were not kept."""
+        """Drop the last ``spans`` spans, which were not kept."""
         self._flattener.cut(len(self._flattener) - spans)
 
     def table(self) -> Any:
-        """All of it as an arrow table, which stays here until ``clear``."""
+        """All spans as an arrow table, which stays here until ``clear``."""
         import pyarrow as pa
 
         from llmtrace.analyze.chunks import arrow_schema, arrow_table
 
-        made = arrow_table(self._flattener, arrow_schema(self._flattener.columns))
-        self._table = made if self._table is None else pa.concat_tables([self._table, made])
+        table = arrow_table(self._flattener, arrow_schema(self._flattener.columns))
+        self._table = table if self._table is None else pa.concat_tables([self._table, table])
         return self._table
 
     def clear(self) -> None:
-        """They are among the spans."""
+        """Drop all spans: the store has them now."""
         self._table, self.through = None, 0
 
 
