@@ -58,6 +58,7 @@ def observe(call: Call, answer: Answer) -> Observation:
         first_output=call.first_output,
         last_chunk=chunks.last_arrival,
         chunks=chunks.total,
+        gaps=chunks.gaps,
         waited=chunks.total > 0 or call.outcome in (calls.ERROR, calls.TIMED_OUT, calls.CANCELLED),
         consumer_wait=chunks.consumer_wait / 1e9,
         usage=answer.usage,
