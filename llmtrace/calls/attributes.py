@@ -17,9 +17,9 @@ from llmtrace.observe.answer import Answer
 from llmtrace.observe.call import Call
 from llmtrace.observe.chunk_timing import ChunkTiming
 from llmtrace.observe.transport import Attempt
-from llmtrace.phases.model import DECODE, ESTIMATE, KV_CACHE_HIT, NETWORK, QUEUE, SCHEMA_VERSION, Estimate, Phase
+from llmtrace.phases.model import DECODE, ESTIMATE, KV_CACHE_HIT, NETWORK, QUEUE, SCHEMA_VERSION, Blind, Estimate, Phase
 from llmtrace.phases.pace import Pace
-from llmtrace.providers.timings import read_processing_time, read_route
+from llmtrace.providers.timings import read_route
 
 _CUT_SHORT = (calls.CLOSED_EARLY, calls.ABANDONED, calls.CANCELLED, calls.TIMED_OUT, calls.ERROR)
 
@@ -102,6 +102,8 @@ def call_attributes(result: Result) -> dict[str, Any]:
         found[names.CHUNKS] = chunk_timing.total
     if answer.timings is not None:
         found[names.ENGINE] = answer.timings.engine
+        if answer.timings.model_load is not None:
+            found[names.MODEL_LOAD] = answer.timings.model_load
     if result.estimate is not None:
         found[names.ANCHOR] = result.estimate.anchor
     if result.expected_cached and not any(phase.name == KV_CACHE_HIT for phase in result.phases):
@@ -119,8 +121,8 @@ def call_attributes(result: Result) -> dict[str, Any]:
     headers = call.attempts[-1].headers if call.attempts else None
     if route := _route(answer, headers):
         found[names.ROUTE] = route
-    if headers and (spent := read_processing_time(headers)) is not None:
-        found[names.PROCESSING_TIME] = spent
+    if answer.processing_time is not None:
+        found[names.PROCESSING_TIME] = answer.processing_time
     if call.streaming and call.outcome in _CUT_SHORT:
         found.update(cancellation_attributes(result))
     if result.verdicts:
@@ -227,6 +229,8 @@ def phase_attributes(result: Result, phase: Phase) -> dict[str, Any]:
         found[names.SERVER_DURATION] = phase.server_duration
     if phase.name == NETWORK:
         _network(result, found)
+    if phase.blind is not None:
+        _graded(phase.blind, found)
     if phase.admission is not None:
         found[names.ADMISSION] = phase.admission
     if phase.name == QUEUE and phase.source == ESTIMATE and result.estimate is not None:
@@ -241,6 +245,13 @@ def phase_attributes(result: Result, phase: Phase) -> dict[str, Any]:
     if phase.extra:
         found.update(phase.extra)
     return found
+
+
+def _graded(blind: Blind, found: dict[str, Any]) -> None:
+    found[names.ESTIMATE_DURATION], found[names.ESTIMATE_ERROR] = blind.duration, blind.error
+    found[names.ESTIMATE_UNCERTAINTY] = max(blind.low, blind.high)
+    if blind.low != blind.high:
+        found[names.ESTIMATE_LOW], found[names.ESTIMATE_HIGH] = blind.low, blind.high
 
 
 def _estimated_queue(estimate: Estimate, found: dict[str, Any]) -> None:

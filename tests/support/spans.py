@@ -301,7 +301,8 @@ class Metrics:
         self.provider = MeterProvider(metric_readers=[self.reader])
 
     def collect(self) -> dict[str, Any]:
-        """Metrics by name."""
+        """Metrics by name, those too that a thread of ours adds."""
+        finalizers.settle()
         data = self.reader.get_metrics_data()
         if data is None:
             return {}
