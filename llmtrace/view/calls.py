@@ -108,6 +108,12 @@ def phases(call: Node) -> list[Node]:
     return []
 
 
+def merged_reasons(call: Node) -> str:
+    """The reasons for which phases of a call are merged, as words with commas; empty where none is."""
+    told = [contract.reasons(phase.span.attributes.get(names.MERGED_BECAUSE)) for phase in phases(call)]
+    return ", ".join(dict.fromkeys(word for words in told for word in words))
+
+
 def duration(call: Node) -> float:
     """What the call took, in seconds: an adopted span, which is another instrumentation's, may be longer or shorter."""
     told = about.number(call.span.attributes.get(names.CALL_DURATION))
@@ -145,6 +151,8 @@ class CallFacts:
     """Each cause with its evidence, as a sentence's parts."""
     merged: str | None
     """Why some of its phases are one span."""
+    graded: str | None
+    """What the blind estimate said of the phases that an engine told."""
     attempts: int
 
 
@@ -167,6 +175,7 @@ def facts(call: Node) -> CallFacts:
         handled = about.tokens(decode.span) or output
         rate = (handled - 1) / decode.span.duration if handled and handled > 1 else None
     because = [about.merged_because(child.span) for child in inside]
+    graded = [(about.label(child.span), about.blind(child.span.attributes)) for child in inside]
     return CallFacts(
         model=_text(told, "response_model") or _text(told, "request_model"),
         provider=_text(told, "provider"),
@@ -183,6 +192,7 @@ def facts(call: Node) -> CallFacts:
         decode_rate=rate,
         diagnosis=_diagnosis(call),
         merged="; ".join(filter(None, because)) or None,
+        graded="; ".join(f"{phase}: {words}" for phase, words in graded if words) or None,
         attempts=sum(1 for child in call.children if child.span.name == names.ATTEMPT),
     )
 

@@ -293,6 +293,8 @@ def _facts(call: tree.Node) -> list[tuple[str, str]]:
         parts.append((f"{text.seconds(known.duration)} in the call itself", ""))
     if known.merged:
         parts.append((f"not told apart: {text.clean(known.merged)}", ""))
+    if known.graded:
+        parts.append((text.clean(known.graded), ""))
     if known.diagnosis:
         parts.append((f"diagnosis: {text.clean(known.diagnosis)}", "yellow"))
     if known.error:

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import orjson
 
+from llmtrace.analyze import contract
 from llmtrace.analyze.contract import DETAILS, OVERHEAD_NOTE, are_mixed, figures
 from llmtrace.phases.model import PHASES
 from llmtrace.view.serve.bodies import RefusedError
@@ -41,10 +42,22 @@ _CALL_NAMES: Final = ("trace_id", "span_id", *_SHOWN)
 def call(row: tuple[Any, ...]) -> dict[str, Any]:
     """A row of ``CALL_COLUMNS`` as the page wants it."""
     found = dict(zip(_CALL_NAMES, row, strict=True))
-    found["phases"] = orjson.Fragment(found["phases"] or "[]")
+    found["phases"] = _phases(found["phases"] or "[]")
     found["causes"] = found["causes"] or []
     found["confidence"] = [_number(text) for text in (found["confidence"] or "").split(",") if text]
     return found
+
+
+def _phases(text: str) -> orjson.Fragment | list[dict[str, Any]]:
+    """A call's phases; a merged one says in a sentence why it is."""
+    if "merged_because" not in text:
+        return orjson.Fragment(text)
+    phases = orjson.loads(text)
+    for phase in phases:
+        because = contract.because(phase.get("merged_because"), phase.get("merged_detail"))
+        if because is not None:
+            phase["because"] = because
+    return phases
 
 
 def calls(store: Store, pairs: Pairs) -> dict[str, Any]:
