@@ -102,6 +102,8 @@ FROM_ATTRIBUTES: Final = (
 )
 
 COLUMNS: Final = (*FIXED, *FROM_ATTRIBUTES)
+SINCE_4: Final = frozenset(column.name for column in FROM_ATTRIBUTES if column.name.startswith("estimate_"))
+"""Columns that a table may lack which an older llmtrace made: nothing stands there."""
 
 
 def with_extra(attributes: tuple[str, ...]) -> tuple[Column, ...]:

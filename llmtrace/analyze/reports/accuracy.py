@@ -54,7 +54,7 @@ def _told(book: Book) -> Any:
     phases = phases.filter(phases.phase.isin(GRADED) & phases.source.isin((SERVER, DEVICE)))
     phases = phases.inner_join(calls, [("trace_id", "call_trace"), ("owner", "call_span")])
     error, half = phases.estimate_error, phases.estimate_uncertainty
-    length = most(phases.estimate_duration - error, 0.0)
+    length = when(error.notnull(), most(phases.estimate_duration - error, 0.0))
     off = when(error < 0, -error, error)
     low, high = first(phases.estimate_low, half, 0.0), first(phases.estimate_high, half, 0.0)
     inside = (error <= low + _SHIFT_S) & (-error <= high + _SHIFT_S)
