@@ -24,10 +24,7 @@ def read_answer(call: Call, state: CallState, server_timings: bool) -> Answer:
     call.chunk_timing.fold(call.returned)
     try:
         answer = _read(call, state)
-        if not server_timings:
-            answer.timings = None
-        else:
-            _take_timings(call, state, answer)
+        _complete(call, state, answer, server_timings)
     except Exception as error:
         internal_errors.note("reading an answer", error)
         answer = Answer()
@@ -40,11 +37,16 @@ def read_answer(call: Call, state: CallState, server_timings: bool) -> Answer:
     return answer
 
 
-def _take_timings(call: Call, state: CallState, answer: Answer) -> None:
-    """Complete the answer by what the engine and the provider say of their own work."""
+def _complete(call: Call, state: CallState, answer: Answer, server_timings: bool) -> None:
+    """Complete the answer by what the request knows, and by what the engine and the provider say of their own work."""
     told = answer.usage.cached_tokens
+    if not server_timings:
+        answer.timings = None
     if state.operation.complete is not None:
         state.operation.complete(state.request, answer)
+    if not server_timings:
+        answer.timings, answer.usage.cached_tokens = None, told
+        return
     if answer.timings is not None and answer.usage.cached_tokens is None:
         answer.usage.cached_tokens = answer.timings.cached_tokens
     answer.cached_by_timings = told is None and answer.usage.cached_tokens is not None
