@@ -11,10 +11,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
+from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from llmtrace import config, name_clash
+from llmtrace import config, name_clash, unsplit
 from llmtrace.observe import internal_errors
 from llmtrace.version import DISTRIBUTION, install_hint
 
@@ -93,11 +94,19 @@ class Report:
         return not any(finding.mark == "broken" for section in self.sections.values() for finding in section)
 
 
-def examine(environ: Mapping[str, str] | None = None) -> Report:
-    """Examine this environment. Imports nothing heavy but torch, and that only where it is installed."""
+def examine(environ: Mapping[str, str] | None = None, traces: Path | None = None) -> Report:
+    """Look around; imports nothing heavy but torch, and that only where it is installed.
+
+    ``traces``: a file of spans, of which it is told what keeps their phases merged.
+
+    Raises:
+        LlmtraceError: that file cannot be read.
+    """
     environ = os.environ if environ is None else environ
+    phases = [*_unsplit(traces), *_baseline(environ)]
     return Report(
         {
+            **({"Phases": phases} if phases else {}),
             "Installed": list(_installed()),
             "Clients": list(_clients(environ)),
             "Export": list(_export(environ)),
@@ -107,11 +116,11 @@ def examine(environ: Mapping[str, str] | None = None) -> Report:
     )
 
 
-def run(console: Any, environ: Mapping[str, str] | None = None) -> int:
-    """Print the report on a rich console; returns 1 if something makes tracing impossible, else 0."""
+def run(console: Any, environ: Mapping[str, str] | None = None, traces: Path | None = None) -> int:
+    """Print the report on a rich console. 1 if something makes tracing impossible, else 0."""
     from rich.text import Text
 
-    report = examine(environ)
+    report = examine(environ, traces)
     ascii_only = console.options.ascii_only
     width = max((len(f.name) for section in report.sections.values() for f in section), default=0)
     for title, findings in report.sections.items():
@@ -380,6 +389,51 @@ def _shown(name: str, value: str) -> str:
 def _plain(value: str) -> str:
     """``value`` if it looks like a plain word or number; anything else might be a secret or steer the terminal."""
     return value if _SAFE_VALUE.fullmatch(value) else "set (value not shown)"
+
+
+# What keeps phases merged
+
+
+def _unsplit(traces: Path | None) -> Iterator[Finding]:
+    """Each route in a file of spans: how many of its calls have a phase that stands for several, and why."""
+    if traces is None:
+        return
+    states = unsplit.of_traces(traces)
+    if not states:
+        yield Finding("note", traces.name, "no call in it has phases")
+    for state in states:
+        name, of = _clean(state.name), f"{state.calls:,} call{'' if state.calls == 1 else 's'}"
+        if not state.merged:
+            yield Finding("ok", name, f"{of}, all told apart")
+        elif not state.lately:
+            yield Finding("ok", name, f"{of}, all of the last {unsplit.RECENT} told apart")
+        recent = min(state.calls, unsplit.RECENT)
+        last = "" if recent == state.calls else "last "
+        for number, sentence in state.reasons:
+            yield Finding("missing", name, f"{number} of the {last}{recent} calls: {_clean(sentence)}")
+
+
+def _clean(words: str) -> str:
+    """What a file says, as a terminal may have it."""
+    from llmtrace.view import text
+
+    return text.clean(words)
+
+
+def _baseline(environ: Mapping[str, str]) -> Iterator[Finding]:
+    """Each route in the saved baseline that the settings name."""
+    if "LLMTRACE_BASELINE_PATH" in config.environment_slips(environ):
+        return
+    chosen = config.settings({}, environ)
+    path = Path(chosen.baseline_path)
+    if not chosen.baseline_path or not path.is_file():
+        return
+    routes = unsplit.of_baseline(path, chosen.min_calls, chosen.min_spread)
+    if not routes:
+        yield Finding("note", "baseline", "no route in it yet, or none of this version's")
+    for name, sentence in routes:
+        mark: Mark = "ok" if sentence is None else "missing"
+        yield Finding(mark, _clean(name), f"saved baseline: {_clean(sentence or 'its calls are told apart')}")
 
 
 # The device

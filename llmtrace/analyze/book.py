@@ -15,6 +15,9 @@ from llmtrace.phases.model import NETWORK, UNATTRIBUTED
 from llmtrace.tasks import prices
 
 _numbers = count()
+_OF_PHASES = (
+    "route", "phase", "source", "seconds", "start_ns", "phase_tokens", "merged_because", "merged_detail",
+)  # fmt: skip
 
 
 class Book:
@@ -53,8 +56,7 @@ class Book:
         phases = phases.inner_join(calls, [("trace_id", "call_trace"), ("owner", "call_span")])
         if self.mixed:
             phases = _overhead_as_one(phases)
-        columns = ("route", "phase", "source", "seconds", "phase_tokens", "merged_because", "merged_detail")
-        return self.hold(phases.select(*columns))
+        return self.hold(phases.select(*_OF_PHASES))
 
     @cached_property
     def _prices(self) -> list[prices.Priced]:
@@ -90,12 +92,13 @@ class Book:
 
 def _overhead_as_one(phases: Any) -> Any:
     one = phases.phase.isin((NETWORK, UNATTRIBUTED))
-    renamed = phases.mutate(own=phases.phase, phase=when(one, contract.OVERHEAD, phases.phase))
-    less_sure = when(renamed.own == UNATTRIBUTED, renamed.source)
-    return renamed.group_by("call_trace", "owner", "route", "phase").agg(
-        source=first(less_sure.max(), renamed.source.max()),
-        seconds=renamed.seconds.sum(),
-        phase_tokens=renamed.phase_tokens.sum(),
-        merged_because=renamed.merged_because.max(),
-        merged_detail=renamed.merged_detail.max(),
+    named = phases.mutate(own=phases.phase, phase=when(one, contract.OVERHEAD, phases.phase))
+    less_sure = when(named.own == UNATTRIBUTED, named.source)
+    return named.group_by("call_trace", "owner", "route", "phase").agg(
+        source=first(less_sure.max(), named.source.max()),
+        seconds=named.seconds.sum(),
+        start_ns=named.start_ns.min(),
+        phase_tokens=named.phase_tokens.sum(),
+        merged_because=named.merged_because.max(),
+        merged_detail=named.merged_detail.max(),
     )

@@ -29,15 +29,48 @@ LLM_OPERATIONS: Final = (
 DETAILS: Final = "llmtrace.call.details"
 """The event of version 1 with the attributes that were too many for the call's span."""
 REASONS: Final = {
-    model.NO_USAGE: ("nobody told how many tokens there were", "usage in the answer (stream_options.include_usage)"),
-    model.FEW_CALLS: ("the route has too few calls yet", "more calls, or a saved baseline"),
-    model.NARROW_SPREAD: ("the route's prompts are too alike", "calls with shorter and with longer prompts"),
-    model.BUFFERED: ("the stream was held back and came at once", "a way that does not buffer, or server timings"),
-    model.NO_STREAM: ("nobody saw when the first token came", "streaming"),
-    model.CUT_SHORT: ("the call ended before its first token, or nobody read it", ""),
-    model.AMBIGUOUS: ("what is known fits several splits", "an engine that reports its timings"),
+    model.NO_USAGE: (
+        "nobody told how many tokens there were",
+        "ask for usage with stream_options (include_usage, or the setting request_usage)",
+    ),
+    model.FEW_CALLS: ("the route has too few calls yet", "more calls, or a saved baseline, would help"),
+    model.NARROW_SPREAD: (
+        "the route's prompts are too alike",
+        "calls with shorter and with longer prompts would help, or a saved baseline",
+    ),
+    model.BUFFERED: (
+        "the stream was held back and came at once",
+        "a way that does not buffer would help, or server timings",
+    ),
+    model.NO_STREAM: ("nobody saw when the first token came", "streaming would show that, and so would server timings"),
+    model.CUT_SHORT: (
+        "the call ended before its first token, or nobody read it",
+        "a call that is read until then shows more",
+    ),
+    model.AMBIGUOUS: ("what is known fits several splits", "an engine that reports its timings would help"),
 }
 """For each reason why phases are merged: what it means, and what would help."""
+
+
+def reasons(told: object) -> list[str]:
+    """The words of ``llmtrace.phase.merged_because``: a text, a list, or a list as text with commas."""
+    if isinstance(told, str):
+        return [word for word in told.split(",") if word]
+    return [str(word) for word in told] if isinstance(told, (list, tuple)) else []
+
+
+def because(told: object, detail: object = None) -> str | None:
+    """Why phases are merged, as the one sentence that all readers show; None where nothing is said of it.
+
+    ``told`` and ``detail``: ``llmtrace.phase.merged_because`` and the detail beside it. The detail has the call's own
+    figures and what would help; without it the reason's meaning and remedy stand there. The reason's word comes last.
+    One that is not known is shown as it is.
+    """
+    words = reasons(told)
+    known = ["; ".join(REASONS[word]) for word in words if word in REASONS]
+    sentence = detail if isinstance(detail, str) and detail else "; ".join(known)
+    named = ", ".join(words)
+    return f"{sentence} ({named})" if sentence and named else sentence or named or None
 
 
 def figures(mixed: bool) -> dict[str, tuple[str, ...]]:

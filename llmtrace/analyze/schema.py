@@ -14,8 +14,8 @@ from llmtrace.emit import names
 
 Kind = Literal["text", "int", "float", "bool"]
 
-VERSION: Final = 3
-"""Changes whenever the columns change: tables cached by an older version are made anew."""
+VERSION: Final = 4
+"""Changes with the columns: tables cached by an older version are made anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +81,11 @@ FROM_ATTRIBUTES: Final = (
     Column("uncertainty_high", "float", (names.UNCERTAINTY_HIGH,)),
     Column("merged_because", "text", (names.MERGED_BECAUSE,)),
     Column("merged_detail", "text", (names.MERGED_DETAIL,)),
+    Column("estimate_duration", "float", (names.ESTIMATE_DURATION,)),
+    Column("estimate_uncertainty", "float", (names.ESTIMATE_UNCERTAINTY,)),
+    Column("estimate_low", "float", (names.ESTIMATE_LOW,)),
+    Column("estimate_high", "float", (names.ESTIMATE_HIGH,)),
+    Column("estimate_error", "float", (names.ESTIMATE_ERROR,)),
     Column("phase_tokens", "int", (names.TOKENS,)),
     Column("time_saved", "float", (names.TIME_SAVED,)),
     Column("itl_p50", "float", (names.ITL_P50,)),
@@ -97,6 +102,8 @@ FROM_ATTRIBUTES: Final = (
 )
 
 COLUMNS: Final = (*FIXED, *FROM_ATTRIBUTES)
+SINCE_4: Final = frozenset(column.name for column in FROM_ATTRIBUTES if column.name.startswith("estimate_"))
+"""Columns that a table may lack which an older llmtrace made: nothing stands there."""
 
 
 def with_extra(attributes: tuple[str, ...]) -> tuple[Column, ...]:

@@ -17,9 +17,9 @@ from llmtrace.observe.answer import Answer
 from llmtrace.observe.call import Call
 from llmtrace.observe.chunk_timing import ChunkTiming
 from llmtrace.observe.transport import Attempt
-from llmtrace.phases.model import DECODE, ESTIMATE, KV_CACHE_HIT, NETWORK, QUEUE, SCHEMA_VERSION, Estimate, Phase
+from llmtrace.phases.model import DECODE, ESTIMATE, KV_CACHE_HIT, NETWORK, QUEUE, SCHEMA_VERSION, Blind, Estimate, Phase
 from llmtrace.phases.pace import Pace
-from llmtrace.providers.timings import read_processing_time, read_route
+from llmtrace.providers.timings import read_route
 
 _CUT_SHORT = (calls.CLOSED_EARLY, calls.ABANDONED, calls.CANCELLED, calls.TIMED_OUT, calls.ERROR)
 
@@ -102,6 +102,8 @@ def call_attributes(result: Result) -> dict[str, Any]:
         attributes[names.CHUNKS] = chunk_timing.total
     if answer.timings is not None:
         attributes[names.ENGINE] = answer.timings.engine
+        if answer.timings.model_load is not None:
+            attributes[names.MODEL_LOAD] = answer.timings.model_load
     if result.estimate is not None:
         attributes[names.ANCHOR] = result.estimate.anchor
     if result.expected_cached and not any(phase.name == KV_CACHE_HIT for phase in result.phases):
@@ -119,8 +121,8 @@ def call_attributes(result: Result) -> dict[str, Any]:
     headers = call.attempts[-1].headers if call.attempts else None
     if route := _route(answer, headers):
         attributes[names.ROUTE] = route
-    if headers and (spent := read_processing_time(headers)) is not None:
-        attributes[names.PROCESSING_TIME] = spent
+    if answer.processing_time is not None:
+        attributes[names.PROCESSING_TIME] = answer.processing_time
     if call.streaming and call.outcome in _CUT_SHORT:
         attributes.update(cancellation_attributes(result))
     if result.verdicts:
@@ -227,6 +229,8 @@ def phase_attributes(result: Result, phase: Phase) -> dict[str, Any]:
         attributes[names.SERVER_DURATION] = phase.server_duration
     if phase.name == NETWORK:
         _network(result, attributes)
+    if phase.blind is not None:
+        _graded(phase.blind, attributes)
     if phase.admission is not None:
         attributes[names.ADMISSION] = phase.admission
     if phase.name == QUEUE and phase.source == ESTIMATE and result.estimate is not None:
@@ -241,6 +245,13 @@ def phase_attributes(result: Result, phase: Phase) -> dict[str, Any]:
     if phase.extra:
         attributes.update(phase.extra)
     return attributes
+
+
+def _graded(blind: Blind, attributes: dict[str, Any]) -> None:
+    attributes[names.ESTIMATE_DURATION], attributes[names.ESTIMATE_ERROR] = blind.duration, blind.error
+    attributes[names.ESTIMATE_UNCERTAINTY] = max(blind.low, blind.high)
+    if blind.low != blind.high:
+        attributes[names.ESTIMATE_LOW], attributes[names.ESTIMATE_HIGH] = blind.low, blind.high
 
 
 def _estimated_queue(estimate: Estimate, attributes: dict[str, Any]) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from opentelemetry.trace import SpanContext, Status, StatusCode, set_span_in_context
 
-from llmtrace.calls import adoption, attributes
+from llmtrace.calls import adoption, attributes, finalizers
 from llmtrace.calls.chunk_weights import pace_of
 from llmtrace.calls.result import Result
 from llmtrace.calls.services import Services
@@ -98,25 +99,27 @@ def emit_metrics(result: Result, services: Services) -> None:
         return
     where, answer = state.endpoint, result.answer
     first_chunk = attributes.first_chunk(result)
-    meters.record(
-        Measurements(
-            operation=state.operation.name,
-            provider=where.provider,
-            request_model=state.request.model,
-            response_model=answer.model,
-            address=where.host,
-            port=where.port,
-            refinements=attributes.refinements(where.provider, answer),
-            failure=result.failure,
-            duration=(call.end - call.start) / 1e9,
-            time_to_first_chunk=first_chunk,
-            gaps=() if first_chunk is None else _thinned(call.chunk_timing.gaps),
-            usage=answer.usage,
-            phases=[(phase.name, phase.source, phase.duration) for phase in result.phases],
-            causes=[verdict.cause for verdict in result.verdicts],
-            context=set_span_in_context(state.span),
-        )
+    measurements = Measurements(
+        operation=state.operation.name,
+        provider=where.provider,
+        request_model=state.request.model,
+        response_model=answer.model,
+        address=where.host,
+        port=where.port,
+        refinements=attributes.refinements(where.provider, answer),
+        failure=result.failure,
+        duration=(call.end - call.start) / 1e9,
+        time_to_first_chunk=first_chunk,
+        gaps=() if first_chunk is None else _thinned(call.chunk_timing.gaps),
+        usage=answer.usage,
+        phases=[(phase.name, phase.source, phase.duration) for phase in result.phases],
+        causes=[verdict.cause for verdict in result.verdicts],
+        errors=[(p.name, p.source, abs(p.blind.error)) for p in result.phases if p.blind is not None],
+        context=set_span_in_context(state.span),
     )
+    meters.record(measurements)
+    if measurements.errors:
+        finalizers.soon(partial(meters.record_errors, measurements))
 
 
 def _thinned(gaps: Sequence[int]) -> list[float]:

@@ -1,5 +1,7 @@
 """Ends that no pull and no close brings: dropped streams, a provider's flush and shutdown, the process's exit.
 
+And what can wait until the application has its answer: the same thread does it, and the same flush waits for it.
+
 A destructor runs anywhere, also inside the exporter that holds a lock which ending the call would take. So it never
 ends a call: it puts it before ``_worker``, a thread of its own. A flush ends what was dropped, and nothing that lives.
 """
@@ -26,7 +28,20 @@ def end_unread(call: Call) -> None:
     call.finish(calls.ABANDONED if seen else calls.NEVER_CONSUMED, call.last_seen())
 
 
-_worker = Worker("llmtrace-finalizer", end_unread)
+def _take(item: Call | Callable[[], None]) -> None:
+    if isinstance(item, Call):
+        end_unread(item)
+    else:
+        item()
+
+
+_worker = Worker("llmtrace-finalizer", _take)
+
+
+def soon(action: Callable[[], None]) -> None:
+    """Have ``action`` done on the worker's thread, before the next flush or shutdown is over. Not for destructors."""
+    _worker.start()
+    _worker.put(action)
 
 
 def guard(call: Call) -> Guard:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from llmtrace.calls.services import Services
 from llmtrace.calls.state import CallState
 from llmtrace.estimate.hits import NOTHING_TOLD, Told
-from llmtrace.estimate.sample import sample_of
+from llmtrace.estimate.sample import Sample, sample_of
 from llmtrace.observe.answer import Answer
 from llmtrace.observe.call import Call
-from llmtrace.phases.model import Estimate, Phase
+from llmtrace.phases.model import Estimate, Phase, Unknown
 from llmtrace.phases.observation import Observation
 from llmtrace.phases.timeline import split
 
@@ -31,12 +31,23 @@ def split_call(services: Services, call: Call, state: CallState, answer: Answer,
     """The phases of an ended call; it is then part of its route's history."""
     estimate = None
     if state.in_flight is not None:
-        sample = sample_of(seen, call.first_chunk)
+        sample = _blindly(seen, call, answer)
         estimate = services.baselines.end(state.route, state.in_flight, seen.end, sample)
     phases, complaint = split(seen, estimate)
     expected = _expected(services, call, state, answer)
     made = estimate if isinstance(estimate, Estimate) else None
     return Split(phases, complaint, made, expected, _hit(services, state, seen))
+
+
+def _blindly(seen: Observation, call: Call, answer: Answer) -> Sample | Unknown:
+    """The call as the estimate takes it in: without what the engine says of its own work, so that this grades it."""
+    usage = seen.usage
+    if answer.cached_by_timings and usage is not None:
+        seen.usage = replace(usage, cached_tokens=None)
+    try:
+        return sample_of(seen, call.first_chunk)
+    finally:
+        seen.usage = usage
 
 
 def _expected(services: Services, call: Call, state: CallState, answer: Answer) -> int | None:

@@ -12,26 +12,22 @@ from llmtrace.observe.call import Call
 from llmtrace.phases.arrival import first_token
 from llmtrace.phases.observation import Observation
 from llmtrace.phases.stagger import stagger_spans
+from llmtrace.providers.timings import read_processing_time
 
 
 def read_answer(call: Call, state: CallState, server_timings: bool) -> Answer:
     """The answer, as far as it was received. Where it shows how the call really ended, the call's outcome follows.
 
-    ``server_timings``: the setting. Without it nothing that the engine reports of its own work is looked at, the count
-    of cached tokens that stands among its timings neither.
+    ``server_timings``: the setting. Without it nothing that the engine or the provider reports of its own work is
+    looked at, neither the count of cached tokens that stands among its timings nor the headers that tell of its time.
     """
     call.chunk_timing.fold(call.returned)
     try:
         answer = _read(call, state)
-        if not server_timings:
-            answer.timings = None
-        elif state.operation.complete is not None:
-            state.operation.complete(state.request, answer)
+        _complete(call, state, answer, server_timings)
     except Exception as error:
         internal_errors.note("reading an answer", error)
         answer = Answer()
-    if answer.timings is not None and answer.usage.cached_tokens is None:
-        answer.usage.cached_tokens = answer.timings.cached_tokens
     _locate(call, state, answer)
     every_choice_ended = len(answer.finish_reasons) >= state.request.choices
     if call.outcome in (calls.CLOSED_EARLY, calls.ABANDONED) and every_choice_ended:
@@ -39,6 +35,23 @@ def read_answer(call: Call, state: CallState, server_timings: bool) -> Answer:
     if answer.failed is not None and call.outcome == calls.COMPLETED:
         call.outcome = calls.ERROR  # it said so in a regular answer, which the client handed over as such
     return answer
+
+
+def _complete(call: Call, state: CallState, answer: Answer, server_timings: bool) -> None:
+    """Complete the answer by what the request knows, and by what the engine and the provider say of their own work."""
+    told = answer.usage.cached_tokens
+    if not server_timings:
+        answer.timings = None
+    if state.operation.complete is not None:
+        state.operation.complete(state.request, answer)
+    if not server_timings:
+        answer.timings, answer.usage.cached_tokens = None, told
+        return
+    if answer.timings is not None and answer.usage.cached_tokens is None:
+        answer.usage.cached_tokens = answer.timings.cached_tokens
+    answer.cached_by_timings = told is None and answer.usage.cached_tokens is not None
+    if call.attempts:
+        answer.processing_time = read_processing_time(call.attempts[-1].headers)
 
 
 def observe(call: Call, answer: Answer) -> Observation:
@@ -58,6 +71,7 @@ def observe(call: Call, answer: Answer) -> Observation:
         first_output=call.first_output,
         last_chunk=chunks.last_arrival,
         chunks=chunks.total,
+        gaps=chunks.gaps,
         waited=chunks.total > 0 or call.outcome in (calls.ERROR, calls.TIMED_OUT, calls.CANCELLED),
         consumer_wait=chunks.consumer_wait / 1e9,
         usage=answer.usage,

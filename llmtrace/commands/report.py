@@ -77,7 +77,7 @@ def add(app: Any) -> None:
     @_taking
     def report(  # pyright: ignore[reportUnusedFunction]
         name: Annotated[
-            str, typer.Argument(metavar="NAME", help="phases, causes, cost, cancellations, floor or models.")
+            str, typer.Argument(metavar="NAME", help="phases, causes, cost, cancellations, floor, models or accuracy.")
         ],
         sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help=_SOURCES)],
         top: Annotated[int, typer.Option(min=1, help="Rows of a list.")] = 20,
@@ -89,7 +89,7 @@ def add(app: Any) -> None:
         *,
         given: Given,
     ) -> None:
-        """What many traces say together: phases, causes, cost, cancellations, floor or models."""
+        """What many traces say together: phases, causes, cost, cancellations, floor, models or accuracy."""
         with needs("analyze"):
             from llmtrace.analyze import reports
             from llmtrace.analyze.book import Book

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from llmtrace.diagnosis.repetition import Repetition
-from llmtrace.phases.observation import BUFFERED_CHUNKS, BUFFERED_MIN_S, BUFFERED_SHARE, BURST_SHARE, Observation
+from llmtrace.phases.observation import BURST_SHARE, Observation, came_at_once
 
 TAIL = 32
 """Gaps at a stream's end by which its evenness is judged: all of them, since thinned ones may skip the bursts."""
@@ -117,10 +117,7 @@ def symptoms_of(seen: Observation, gaps: Sequence[int] = ()) -> Symptoms:
 
 def _at_once(seen: Observation, symptoms: Symptoms) -> bool:
     """Whether the stream came at once to an application that took a moment with each chunk."""
-    return (
-        seen.chunks >= BUFFERED_CHUNKS
-        and seen.first_token_error is None
-        and symptoms.silence >= BUFFERED_MIN_S
-        and symptoms.consumer_wait < BURST_SHARE * symptoms.silence
-        and symptoms.reading - symptoms.consumer_wait < BUFFERED_SHARE * symptoms.silence
-    )
+    held = symptoms.consumer_wait
+    if seen.first_token_error is not None or held >= BURST_SHARE * symptoms.silence:
+        return False
+    return came_at_once(symptoms.silence, symptoms.reading - held, seen.chunks, ())

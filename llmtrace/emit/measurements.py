@@ -40,6 +40,8 @@ class Measurements:
     usage: Usage = field(default_factory=Usage)
     phases: Sequence[tuple[str, str, float]] = ()
     """Name, source and duration of each phase."""
+    errors: Sequence[tuple[str, str, float]] = ()
+    """Name and source of each phase that the engine told and the estimate was made of too, and how far that is off."""
     causes: Sequence[str] = ()
     """The causes that the diagnosis named."""
     context: Context | None = None

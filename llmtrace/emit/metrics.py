@@ -32,6 +32,9 @@ class Meters:
         meter = provider.get_meter("llmtrace", version)
         self._conventions = CONVENTIONS[semconv](meter)
         self._phase = histogram(meter, names.M_PHASE, "s", "Duration of one phase of a call.")
+        self._errors = histogram(
+            meter, names.M_ESTIMATE_ERROR, "s", "How far the blind estimate of a phase is off what the engine told."
+        )
         self._diagnoses = meter.create_counter(
             names.M_DIAGNOSES, unit="{call}", description="Calls with a diagnosis, once per cause."
         )
@@ -45,7 +48,7 @@ class Meters:
         )
 
     def record(self, measurements: Measurements) -> None:
-        """Record everything that one ended call adds to the metrics, before this returns."""
+        """Record what one ended call adds to the metrics, but for its ``errors``, before this returns."""
         series = self._series_of(measurements)
         self._conventions.record(measurements, series)
         context = measurements.context
@@ -54,6 +57,14 @@ class Meters:
             self._phase.record(seconds, attributes, context=context)
         for cause in measurements.causes:
             self._diagnoses.add(1, series.base.plus((names.CAUSE, cause)), context=context)
+
+    def record_errors(self, measurements: Measurements) -> None:
+        """Record how far the estimate is off. For another thread than the one that ended the call: on that, the
+        application would wait for a comparison that is of no use to it."""
+        series = self._series_of(measurements)
+        for name, source, seconds in measurements.errors:
+            attributes = series.base.plus((names.PHASE, name), (names.SOURCE, source))
+            self._errors.record(seconds, attributes, context=measurements.context)
 
     def _series_of(self, measurements: Measurements) -> Series:
         kind = Kind(

@@ -30,7 +30,9 @@ class ServerTimings:
     total: float | None = None
     """Arrival until the last token."""
     cached_tokens: int | None = None
-    """Prompt tokens served from the prefix cache, where they are reported beside the timings."""
+    """Prompt tokens served from the prefix cache, where this is told beside the timings."""
+    model_load: float | None = None
+    """Having the model ready, loading included where it was not loaded; a part of the queue."""
     device: bool = False
     """Whether the phases were timed on the accelerator itself (the reference runner on CUDA)."""
 
@@ -68,6 +70,10 @@ class Answer:
     provider: str | None = None
     """``gen_ai.provider.name`` where only the answer says it."""
     timings: ServerTimings | None = None
+    processing_time: float | None = None
+    """What a header says that the provider spent until it sent it, s: an upper bound at most, never a phase."""
+    cached_by_timings: bool = False
+    """How many prompt tokens were cached is told among the engine's timings alone."""
     failed: str | None = None
     """The provider's name for the error, where the answer itself says that it failed and nothing was raised."""
     extra: Mapping[str, Any] | None = None

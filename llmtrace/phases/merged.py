@@ -16,25 +16,42 @@ from llmtrace.phases.observation import Observation
 
 WHOLE_ANSWER = Unknown(NO_STREAM, "the call was not streamed; a stream would show when its first token came")
 ONLY_TOTAL = Unknown(NO_STREAM, "the server tells its total time only; a stream would show when its first token came")
-ONLY_FIRST_TOKEN = Unknown(AMBIGUOUS, "the server tells when the first token came, not what that time was made of")
-NOBODY_READ = Unknown(CUT_SHORT, "nobody read the stream, so nobody saw when its first token came")
-NO_TOKEN = Unknown(CUT_SHORT, "the call ended before its first token came")
+ONLY_FIRST_TOKEN = Unknown(
+    AMBIGUOUS,
+    "the server tells when the first token came, not what that time was made of; an engine that tells its queue or its "
+    "prefill would",
+)
+NOBODY_READ = Unknown(
+    CUT_SHORT, "nobody read the stream, so nobody saw when its first token came; reading it would show that"
+)
+NO_TOKEN = Unknown(CUT_SHORT, "the call ended before its first token came; a call that goes on until then shows more")
 USAGE_MISSING = Unknown(
     NO_USAGE,
-    "the provider counted no prompt tokens; usage in the stream (OpenAI's stream_options.include_usage, or the like) "
-    "would help to tell queue and prefill apart",
+    "the provider counted no prompt tokens; ask for usage with stream_options (include_usage, or the setting "
+    "request_usage)",
 )
 HIDDEN_REASONING = Unknown(
-    AMBIGUOUS, "the model reasoned before its first token, and the stream does not show when it began"
+    AMBIGUOUS,
+    "the model reasoned before its first token, and the stream does not show when it began; a stream that shows its "
+    "reasoning would, and so would server timings",
 )
-NOT_ESTIMATED = Unknown(AMBIGUOUS, "nothing was estimated for this call, and the server tells no timings")
-NOT_FITTED = Unknown(AMBIGUOUS, "there are enough calls on this route, but nothing has been fitted to them yet")
+NOT_ESTIMATED = Unknown(
+    AMBIGUOUS, "nothing was estimated for this call, and the server tells no timings; server timings would help"
+)
+NOT_FITTED = Unknown(
+    AMBIGUOUS, "there are enough calls on this route, but nothing has been fitted to them yet; the next calls will show"
+)
 MOSTLY_CACHED = Unknown(
     AMBIGUOUS,
-    "most of this prompt came from the cache, and too few calls on this route have shown what cached tokens cost",
+    "most of this prompt came from the cache, and too few calls on this route have shown what cached tokens cost; more "
+    "of them would, and so would server timings",
 )
 
-STEPS_UNSEEN = Unknown(AMBIGUOUS, "the steps in which the model in this process makes its tokens were not seen")
+STEPS_UNSEEN = Unknown(
+    AMBIGUOUS,
+    "the steps in which the model in this process makes its tokens were not seen; the library's own generate() shows "
+    "them",
+)
 
 
 def in_one_burst(seen: Observation) -> Unknown:

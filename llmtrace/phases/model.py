@@ -84,6 +84,19 @@ class Estimate:
 
 
 @dataclass(slots=True)
+class Blind:
+    """What the estimate says of a phase whose length the engine told. All in seconds."""
+
+    duration: float
+    low: float
+    """How much shorter the phase may have been, by the estimate's 90 % interval."""
+    high: float
+    """How much longer."""
+    error: float
+    """The estimate less what the engine told: above 0 where it says too much."""
+
+
+@dataclass(slots=True)
 class Part:
     """A stretch inside a phase: reasoning or output inside decode. Times are monotonic ns."""
 
@@ -121,6 +134,8 @@ class Phase:
     """queue_prefill, opaque: why their parts are not told apart; one of ``REASONS``."""
     merged_detail: str | None = None
     """The same in plain English, with the figures and what would help."""
+    blind: Blind | None = None
+    """queue, prefill that the engine told: what the estimate says of them, where one was made for the call."""
     parts: Sequence[Part] = ()
     extra: Mapping[str, Any] | None = None
     """Further span attributes, by name."""

@@ -31,7 +31,9 @@ def plausible(seen: Observation) -> tuple[ServerTimings | None, str | None]:
     if _plainly_fits(timings, window):
         return timings, None
     complaint: str | None = None
-    kept = ServerTimings(timings.engine, cached_tokens=timings.cached_tokens, device=timings.device)
+    kept = ServerTimings(
+        timings.engine, cached_tokens=timings.cached_tokens, model_load=timings.model_load, device=timings.device
+    )
     for name in ("queue", "kv_cache_hit", "prefill", "decode", "ttft", "total"):
         value = getattr(timings, name)
         if value is None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from llmtrace.observe.answer import ServerTimings
 from llmtrace.phases import merged
 from llmtrace.phases.describe import describe
+from llmtrace.phases.grade import grade
 from llmtrace.phases.model import (
     CLIENT,
     DECODE,
@@ -47,6 +48,8 @@ def split(seen: Observation, estimate: Estimate | Unknown | None = None) -> tupl
     phases = _lay(seen, _plan(seen, server, fitted, estimate if isinstance(estimate, Unknown) else None))
     stagger_phases(phases)
     describe(seen, server, phases, fitted)
+    if server is not None and fitted is not None:
+        grade(phases, fitted, seen.first_token_error or 0.0)
     return phases, complaint
 
 

@@ -16,7 +16,7 @@ from llmtrace.observe.call import NOTHING, OUTPUT, REASONING
 from llmtrace.providers.declare import Method, Operation, Provider, Request
 from llmtrace.providers.messages import chat_input, chat_output, system_text, tool_definitions
 from llmtrace.providers.safe import count, fields, get, items, sampling, text
-from llmtrace.providers.timings import read_model_load, read_ollama
+from llmtrace.providers.timings import read_ollama
 
 
 def read_request(body: Mapping[str, Any]) -> Request:
@@ -69,7 +69,6 @@ def read_response(response: Any, headers: Mapping[str, str] | None) -> Answer:
     the input tokens are not known. Cached tokens are never reported.
     """
     reason = text(get(response, "done_reason"))
-    load = read_model_load(fields(response))
     return Answer(
         model=text(get(response, "model")),
         finish_reasons=(reason,) if reason else (),
@@ -77,7 +76,6 @@ def read_response(response: Any, headers: Mapping[str, str] | None) -> Answer:
             input_tokens=count(get(response, "prompt_eval_count")), output_tokens=count(get(response, "eval_count"))
         ),
         timings=read_ollama(fields(response)),
-        extra={} if load is None else {"llmtrace.server.model_load": load},
     )
 
 

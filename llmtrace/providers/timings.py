@@ -425,16 +425,14 @@ def read_timings(
 def read_ollama(body: Mapping[str, Any]) -> ServerTimings | None:
     """The timings in the last object of an Ollama answer, in seconds, or None. Never raises."""
     try:
-        return _OLLAMA.read(body)
+        timings = _OLLAMA.read(body)
+        load = None if timings is None else _number(body.get("load_duration"))
+        if timings is not None and load is not None and load <= _LONGEST * _NS:
+            timings.model_load = load / _NS
+        return timings
     except Exception as error:
         note("reading server timings", error)
         return None
-
-
-def read_model_load(body: Mapping[str, Any]) -> float | None:
-    """Seconds that an Ollama server took to have the model ready: scheduling, and loading where it was not loaded."""
-    load = _number(body.get("load_duration"))
-    return load / _NS if load is not None and load <= _LONGEST * _NS else None
 
 
 def pick_headers(headers: Mapping[str, str] | None) -> dict[str, str]:

@@ -8,6 +8,7 @@ from typing import Any
 from llmtrace.analyze import contract
 from llmtrace.analyze.otlp import Span
 from llmtrace.emit import names
+from llmtrace.view import text
 
 FAMILIES = (
     "network", "gateway", "unattributed", "queue", "kv_cache_hit", "prefill", "decode", "merged", "attempt", "other",
@@ -95,15 +96,21 @@ def tokens(span: Span) -> int | None:
 
 def merged_because(span: Span) -> str | None:
     """Why a merged phase could not be told apart: ``12 of 30 calls on this route; ... (few_calls)``."""
-    listed = span.attributes.get(names.MERGED_BECAUSE)
-    reasons = (
-        [listed] if isinstance(listed, str) else list(map(str, listed)) if isinstance(listed, (list, tuple)) else []
+    return contract.because(span.attributes.get(names.MERGED_BECAUSE), span.attributes.get(names.MERGED_DETAIL))
+
+
+def blind(attributes: Mapping[str, Any]) -> str | None:
+    """Of a phase that the engine told, what the blind estimate said of it: ``the blind estimate said 120 ms ±40.0 ms,
+    the server 133 ms``. None where no estimate was made."""
+    said, error = (number(attributes.get(name)) for name in (names.ESTIMATE_DURATION, names.ESTIMATE_ERROR))
+    if said is None or error is None:
+        return None
+    half, low, high = (
+        number(attributes.get(name)) for name in (names.ESTIMATE_UNCERTAINTY, names.ESTIMATE_LOW, names.ESTIMATE_HIGH)
     )
-    meanings = [contract.REASONS[reason][0] for reason in reasons if reason in contract.REASONS]
-    detail = span.attributes.get(names.MERGED_DETAIL)
-    words = detail if isinstance(detail, str) and detail else " and ".join(meanings)
-    names_text = ", ".join(reasons)
-    return f"{words} ({names_text})" if words and names_text else words or names_text or None
+    off = text.give_or_take(low if low is not None else half or 0.0, high if high is not None else half or 0.0)
+    teller = "the accelerator" if attributes.get(names.SOURCE) == "device" else "the server"
+    return f"the blind estimate said {text.seconds(said)} {off}, {teller} {text.seconds(max(0.0, said - error))}"
 
 
 def number(item: Any) -> float | None:

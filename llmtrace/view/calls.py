@@ -108,6 +108,12 @@ def phases(call: Node) -> list[Node]:
     return []
 
 
+def merged_reasons(call: Node) -> str:
+    """The reasons for which phases of a call are merged, as words with commas; empty where none is."""
+    told = [contract.reasons(phase.span.attributes.get(names.MERGED_BECAUSE)) for phase in phases(call)]
+    return ", ".join(dict.fromkeys(word for words in told for word in words))
+
+
 def duration(call: Node) -> float:
     """The call's duration in seconds; an adopted span, another instrumentation's, may be longer or shorter."""
     call_duration = about.number(call.span.attributes.get(names.CALL_DURATION))
@@ -144,7 +150,9 @@ class CallFacts:
     diagnosis: str | None
     """Each cause with its evidence, separated by semicolons."""
     merged: str | None
-    """The reasons why some of its phases are merged."""
+    """Why some of its phases are one span."""
+    graded: str | None
+    """What the blind estimate said of the phases that an engine told."""
     attempts: int
 
 
@@ -167,6 +175,7 @@ def facts(call: Node) -> CallFacts:
         handled = about.tokens(decode.span) or output
         rate = (handled - 1) / decode.span.duration if handled and handled > 1 else None
     because = [about.merged_because(child.span) for child in inside]
+    graded = [(about.label(child.span), about.blind(child.span.attributes)) for child in inside]
     return CallFacts(
         model=_text(attributes, "response_model") or _text(attributes, "request_model"),
         provider=_text(attributes, "provider"),
@@ -183,6 +192,7 @@ def facts(call: Node) -> CallFacts:
         decode_rate=rate,
         diagnosis=_diagnosis(call),
         merged="; ".join(filter(None, because)) or None,
+        graded="; ".join(f"{phase}: {words}" for phase, words in graded if words) or None,
         attempts=sum(1 for child in call.children if child.span.name == names.ATTEMPT),
     )
 

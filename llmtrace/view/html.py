@@ -263,7 +263,12 @@ def _facts(call: tree.Node) -> str:
     wrong = f'<p class="wrong">{_e(facts.error)}</p>' if facts.error else ""
     why = f'<p class="why">Diagnosis: {_e(facts.diagnosis)}</p>' if facts.diagnosis else ""
     merged = f'<p class="apart">Not told apart: {_e(facts.merged)}</p>' if facts.merged else ""
-    return f'<ul class="facts">{"".join(items)}</ul>{wrong}{why}{merged}'
+    graded = f'<p class="apart">{_e(_capital(facts.graded))}</p>' if facts.graded else ""
+    return f'<ul class="facts">{"".join(items)}</ul>{wrong}{why}{merged}{graded}'
+
+
+def _capital(words: str) -> str:
+    return words[:1].upper() + words[1:]
 
 
 def _fall(trace: tree.Trace) -> str:
@@ -365,6 +370,8 @@ def _more(trace: tree.Trace, node: tree.Node, depth: int) -> str:
     because = about.merged_because(span)
     if because:
         parts.append(f'<p class="plainly">Not told apart: {_e(because)}</p>')
+    if blind := about.blind(span.attributes):
+        parts.append(f'<p class="plainly">{_e(_capital(blind))}</p>')
     wrong = about.error(span)
     if wrong:
         parts.append(f'<p class="wrong">{_e(wrong)}</p>')

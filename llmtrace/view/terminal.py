@@ -295,6 +295,8 @@ def _facts(call: tree.Node) -> list[tuple[str, str]]:
         parts.append((f"{text.seconds(facts.duration)} in the call itself", ""))
     if facts.merged:
         parts.append((f"not told apart: {text.clean(facts.merged)}", ""))
+    if facts.graded:
+        parts.append((text.clean(facts.graded), ""))
     if facts.diagnosis:
         parts.append((f"diagnosis: {text.clean(facts.diagnosis)}", "yellow"))
     if facts.error:

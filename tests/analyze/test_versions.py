@@ -193,8 +193,11 @@ def test_reasons_of_what_was_not_told_apart(both: tuple[Path, Path], shared: Pat
     found = {row["because"]: row for row in rows(report("phases", both[1]), "Not told apart")}
     assert {reason: row["calls"] for reason, row in found.items()} == {"few_calls": 2, "no_stream": 1}
     assert found["few_calls"]["of all"] == EXACT(2 / 8)
-    assert "12 of 30 calls" in found["few_calls"]["for instance"]
-    assert all(row["meaning"] and row["would help"] for row in found.values())
+    why = {reason: row["why, and what would help"] for reason, row in found.items()}
+    assert why == {
+        "few_calls": "12 of 30 calls on this route; 18 more, or a saved baseline, would help (few_calls)",
+        "no_stream": contract.because("no_stream"),
+    }
     floor = report("floor", both[1])
     assert any("by reason: few_calls 2, no_stream 1" in note for note in floor.notes)
     assert "Not told apart" not in {section.title for section in report("phases", both[0]).sections}

@@ -214,6 +214,10 @@ def _assert_phases(spans: Spans, parent: ReadableSpan) -> None:
         assert phase.status.status_code is StatusCode.UNSET or phase is phases[-1]
         assert (attrs.get("llmtrace.phase.merged_because") in REASONS) == (attrs["llmtrace.phase"] in MERGED), attrs
         assert bool(attrs.get("llmtrace.phase.merged_because.detail")) == (attrs["llmtrace.phase"] in MERGED), attrs
+        if estimated := {name for name in attrs if name.startswith("llmtrace.estimate.")}:
+            assert attrs["llmtrace.phase"] in ("queue", "prefill"), "no other phase is estimated"
+            assert attrs["llmtrace.phase.source"] in ("server", "device"), "graded is what an engine told"
+            assert estimated in (ESTIMATE, ESTIMATE | ESTIMATE_SIDES)
         low, high = (attrs.get(f"llmtrace.phase.uncertainty.{side}") for side in ("low", "high"))
         assert (low is None) == (high is None)
         if low is not None and high is not None:
@@ -269,7 +273,13 @@ _SECONDS = (
     "llmtrace.decode.stall.duration",
     "llmtrace.decode.consumer_wait",
     "llmtrace.kv_cache.time_saved",
+    "llmtrace.estimate.duration",
+    "llmtrace.estimate.uncertainty",
+    "llmtrace.estimate.uncertainty.low",
+    "llmtrace.estimate.uncertainty.high",
 )
+ESTIMATE = {f"llmtrace.estimate.{name}" for name in ("duration", "error", "uncertainty")}
+ESTIMATE_SIDES = {"llmtrace.estimate.uncertainty.low", "llmtrace.estimate.uncertainty.high"}
 
 
 def _assert_values(span: ReadableSpan, *, content: bool) -> None:
@@ -301,7 +311,8 @@ class Metrics:
         self.provider = MeterProvider(metric_readers=[self.reader])
 
     def collect(self) -> dict[str, Any]:
-        """Metrics by name."""
+        """Metrics by name, those too that a thread of ours adds."""
+        finalizers.settle()
         data = self.reader.get_metrics_data()
         if data is None:
             return {}

@@ -95,10 +95,15 @@ def test_why_phases_are_merged(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("told", "expected"),
     [
-        ({"llmtrace.phase.merged_because": "buffered"}, "the stream was held back and came at once (buffered)"),
+        (
+            {"llmtrace.phase.merged_because": "buffered"},
+            "the stream was held back and came at once; a way that does not buffer would help, or server timings "
+            "(buffered)",
+        ),
         (
             {"llmtrace.phase.merged_because": ("no_usage", "new_one")},
-            "nobody told how many tokens there were (no_usage, new_one)",
+            "nobody told how many tokens there were; ask for usage with stream_options (include_usage, or the setting "
+            "request_usage) (no_usage, new_one)",
         ),
         ({"llmtrace.phase.merged_because": "new_one"}, "new_one"),
         ({"llmtrace.phase.merged_because": "ambiguous", "llmtrace.phase.merged_because.detail": "b"}, "b (ambiguous)"),

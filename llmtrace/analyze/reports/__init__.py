@@ -10,7 +10,7 @@ from typing import Final
 from llmtrace.analyze.book import Book
 from llmtrace.analyze.report import Report
 
-NAMES: Final = ("phases", "causes", "cost", "cancellations", "floor", "models")
+NAMES: Final = ("phases", "causes", "cost", "cancellations", "floor", "models", "accuracy")
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,9 @@ from typing import Any
 
 import ibis
 
+from llmtrace.analyze import contract
 from llmtrace.analyze.book import Book
-from llmtrace.analyze.contract import MERGED, REASONS
+from llmtrace.analyze.contract import MERGED
 from llmtrace.analyze.expressions import first
 from llmtrace.analyze.report import Column, Section
 
@@ -22,32 +23,31 @@ def section(book: Book, whole: int) -> Section:
         calls=phases.count(),
         routes=phases.route.nunique(),
         seconds=phases.seconds.sum(),
-        detail=phases.merged_detail.max(),
+        detail=phases.merged_detail.argmax(phases.start_ns),
     )
     rows: list[list[Any]] = []
     reason_rows = book.rows(by_reason.order_by(ibis.desc("calls"), "why"))
     if all(row[0] == UNSAID for row in reason_rows):
         reason_rows = []
     for why, calls, routes, seconds, detail in reason_rows:
-        means, helps = described(why)
-        rows.append([why, calls, calls / whole, routes, seconds, means, helps, detail])
+        rows.append([why, calls, calls / whole, routes, seconds, sentence(why, detail)])
     return Section(
         "Not told apart",
         [
             Column("because"), Column("calls", "count"), Column("of all", "share"), Column("routes", "count"),
-            Column("time", "s"), Column("meaning"), Column("would help"), Column("for instance"),
+            Column("time", "s"), Column("why, and what would help"),
         ],
         rows,
-        "Calls whose queue and prefill (queue_prefill), or all of whose time (opaque), is one span.",
+        "Calls whose queue and prefill (queue_prefill), or all of whose time (opaque), is one span. The figures are "
+        "those of the last such call.",
     )  # fmt: skip
 
 
-def described(because: str) -> tuple[str, str]:
-    """The meaning of a reason and what would help; of several reasons, all of both."""
+def sentence(because: str, detail: str | None) -> str | None:
+    """Why phases were merged, and what would help, in a sentence."""
     if because == UNSAID:
-        return "spans of schema version 1 do not say it", ""
-    descriptions = [REASONS[reason] for reason in because.split(",") if reason in REASONS]
-    return "; ".join(means for means, _ in descriptions), "; ".join(helps for _, helps in descriptions)
+        return "spans of schema version 1 do not say it"
+    return contract.because(because, detail)
 
 
 def summed(reasons: Section) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
 
-from llmtrace.analyze.contract import OVERHEAD, REASONS
+from llmtrace.analyze.contract import OVERHEAD
 from llmtrace.phases.model import PHASES
 from llmtrace.view import about, palette
 
@@ -57,7 +57,6 @@ def _words() -> str:
         "PHASES": PHASES,
         "LABELS": about.LABELS,
         "SOURCES": about.SOURCES,
-        "REASONS": {reason: meaning for reason, (meaning, _) in REASONS.items()},
         "OVERHEAD": OVERHEAD,
     }
     return "".join(f"export const {name} = {json.dumps(value)};\n" for name, value in parts.items())

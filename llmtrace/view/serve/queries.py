@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import orjson
 
+from llmtrace.analyze import contract
 from llmtrace.analyze.contract import DETAILS, OVERHEAD_NOTE, are_mixed, figures
 from llmtrace.phases.model import PHASES
 from llmtrace.view.serve.bodies import RefusedError
@@ -39,12 +40,24 @@ _CALL_NAMES: Final = ("trace_id", "span_id", *_SHOWN)
 
 
 def call(row: tuple[Any, ...]) -> dict[str, Any]:
-    """A row of ``CALL_COLUMNS`` as JSON for the page."""
+    """A row of ``CALL_COLUMNS`` as the page wants it."""
     columns = dict(zip(_CALL_NAMES, row, strict=True))
-    columns["phases"] = orjson.Fragment(columns["phases"] or "[]")
+    columns["phases"] = _phases(columns["phases"] or "[]")
     columns["causes"] = columns["causes"] or []
     columns["confidence"] = [_number(text) for text in (columns["confidence"] or "").split(",") if text]
     return columns
+
+
+def _phases(text: str) -> orjson.Fragment | list[dict[str, Any]]:
+    """A call's phases; a merged one says in a sentence why it is."""
+    if "merged_because" not in text:
+        return orjson.Fragment(text)
+    phases = orjson.loads(text)
+    for phase in phases:
+        because = contract.because(phase.get("merged_because"), phase.get("merged_detail"))
+        if because is not None:
+            phase["because"] = because
+    return phases
 
 
 def calls(store: Store, pairs: Pairs) -> dict[str, Any]:

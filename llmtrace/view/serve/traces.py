@@ -10,6 +10,9 @@ from typing import Any, Final
 import numpy as np
 import orjson
 
+from llmtrace.analyze import contract
+from llmtrace.emit import names
+from llmtrace.view import about
 from llmtrace.view.serve.arrange import Arranged, arrange
 from llmtrace.view.serve.bodies import RefusedError
 from llmtrace.view.serve.filters import Pairs, count, only
@@ -166,6 +169,7 @@ def _span(row: dict[str, Any], start: int, at: int, arranged: Arranged, calls: s
         "has_children": arranged.descendants[at] > 0,
         "orphan": arranged.orphan[at],
         "call": row["span_id"] in calls,
+        **_in_words(row["attributes"] or ""),
         "attributes": orjson.Fragment(row["attributes"] or "{}"),
         "resource": orjson.Fragment(row["resource"] or "{}"),
         "events": [
@@ -174,6 +178,16 @@ def _span(row: dict[str, Any], start: int, at: int, arranged: Arranged, calls: s
         ],
         "links": orjson.Fragment(row["links"] or "[]"),
     }
+
+
+def _in_words(attributes: str) -> dict[str, str]:
+    """What a phase's attributes say that wants a sentence; nothing for most spans, whose text is not read."""
+    if names.MERGED_BECAUSE not in attributes and names.ESTIMATE_ERROR not in attributes:
+        return {}
+    told = orjson.loads(attributes)
+    because = contract.because(told.get(names.MERGED_BECAUSE), told.get(names.MERGED_DETAIL))
+    said = {"because": because, "blind": about.blind(told)}
+    return {name: words for name, words in said.items() if words is not None}
 
 
 def _clocks(span_ids: Any, parent_ids: Any, has_parent: Any, starts: Any, ends: Any, services: Any) -> list[str]:

@@ -52,6 +52,10 @@ def test_why_phases_are_merged_and_uneven_intervals(both: Viewer) -> None:
     (merged,) = [phase for phase in cancelled["phases"] if phase["name"] == "queue_prefill"]
     assert merged["merged_because"] == "few_calls"
     assert merged["merged_detail"].startswith("12 of 30 calls")
+    sentence = "12 of 30 calls on this route; 18 more, or a saved baseline, would help (few_calls)"
+    assert merged["because"] == sentence
+    spans = both.get(f"/api/traces/{TRACE | 105:032x}")["spans"]
+    assert [span["because"] for span in spans if "because" in span] == [sentence]
     (adopted,) = calls_of(both, 201)
     (queue,) = [phase for phase in adopted["phases"] if phase["name"] == "queue"]
     assert (queue["shorter_s"], queue["longer_s"], queue["uncertainty_s"]) == (0.04, 0.13, 0.092)

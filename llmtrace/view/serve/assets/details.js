@@ -5,13 +5,12 @@ import * as phases from "./phases.js";
 
 /**
  * The pane's content. `off` is by how much the span may have been shorter and longer, `link(trace_id, span_id)` gives the
- * address of a linked span, `verdicts` are a call's, as an element.
+ * address of a linked span, `verdicts` are a call's, as an element, `graded` are the phases under it (or the span itself)
+ * that an engine told and the blind estimate was made of too.
  */
-export function details(span, { phase, off, link, verdicts }) {
+export function details(span, { phase, off, link, verdicts, graded }) {
   const source = span.source ?? span.attributes?.["llmtrace.phase.source"];
-  const told = span.attributes ?? {};
-  const merged = phases.because(told["llmtrace.phase.merged_because"], told["llmtrace.phase.merged_because.detail"]);
-  const own = told["llmtrace.call.duration"];
+  const own = span.attributes?.["llmtrace.call.duration"];
   const error = [span.attributes?.["error.type"], span.status_message].filter(Boolean);
   return h(
     "div",
@@ -40,7 +39,8 @@ export function details(span, { phase, off, link, verdicts }) {
             : "The interval from so much less to so much more holds the true length nine times in ten.",
         )
       : null,
-    merged ? h("p", {}, `Not told apart: ${merged}`) : null,
+    span.because ? h("p", {}, `Not told apart: ${span.because}`) : null,
+    graded.map((phase) => h("p", {}, `${span.call ? `${phases.label(phase.phase)}: ` : ""}${phase.blind}.`)),
     span.call && Math.abs(own - span.duration_s) > 0.005 * own
       ? h("p", {}, `The call itself took ${seconds(own)}; this span is another instrumentation's.`)
       : null,

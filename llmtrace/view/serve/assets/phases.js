@@ -1,6 +1,6 @@
 // How phases look: a colour and a name each, how each number is known, and bars of them.
 import { h } from "./dom.js";
-import { LABELS, OVERHEAD, PHASES, REASONS, SOURCES } from "/assets/words.js";
+import { LABELS, OVERHEAD, PHASES, SOURCES } from "/assets/words.js";
 import { DASH, count, giveOrTake, percent, seconds } from "./format.js";
 
 export { LABELS, OVERHEAD, PHASES, SOURCES };
@@ -32,14 +32,6 @@ export const dot = (phase, hollow) =>
 export function unsure({ uncertainty_s, shorter_s, longer_s }) {
   const ends = [shorter_s ?? uncertainty_s ?? 0, longer_s ?? uncertainty_s ?? 0];
   return ends.some((end) => end > 0) ? ends.map((end) => Math.max(0, end)) : null;
-}
-
-/** Why a merged phase was not told apart, in words. */
-export function because(reasons, detail) {
-  const all = Array.isArray(reasons) ? reasons : String(reasons ?? "").split(",").filter(Boolean);
-  const said = detail || all.map((reason) => REASONS[reason]).filter(Boolean).join(" and ");
-  const named = all.join(", ");
-  return said && named ? `${said} (${named})` : said || named || null;
 }
 
 /** How a number is known: a shape and its word. `off` is what `unsure` says. */
@@ -173,9 +165,7 @@ export function table(call) {
             { scope: "row", class: "text" },
             dot(phase.name),
             label(phase.name),
-            phase.merged_because
-              ? h("small", { class: "soft why" }, because(phase.merged_because, phase.merged_detail))
-              : null,
+            phase.because ? h("small", { class: "soft why" }, phase.because) : null,
           ),
           h("td", {}, seconds(phase.duration_s)),
           h("td", {}, percent(phase.duration_s, call.duration_s)),

@@ -429,6 +429,7 @@ class Trace {
         off: unsure(span),
         link: traceHref,
         verdicts: span.call ? this.verdicts(index, span) : null,
+        graded: (span.call ? this.inside(index, span) : [span]).filter((phase) => phase.blind),
       }),
     );
     this.pane.scrollTop = 0;
