@@ -1,90 +1,245 @@
-"""What the figures are held against, and whether they meet it."""
+"""What the figures are held against. Every bar is decided by the worst of the cells that it is about: none is pooled."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 from tests.evaluation.common.bars import Bar
-from tests.evaluation.phases import figures
-from tests.evaluation.phases.figures import Pairs
-from tests.evaluation.phases.methods import LLMTRACE
+from tests.evaluation.phases import scoring
+from tests.evaluation.phases.audit import wilson
+from tests.evaluation.phases.judged import Judged
+from tests.evaluation.phases.measured import DECODE, PREFILL, QUEUE
+from tests.evaluation.phases.methods import ALL_PREFILL, ENVELOPE
 
-MODERATE, HIGH = 0.08, 0.15
-"""Mean |error| of queue and of prefill over the mean TTFT, up to load 0.6 and at 0.9."""
-QUEUED = 0.25
-ENVELOPE = 0.5
-BASELINE = 0.5
-DECODE = 0.02
-COVERED = (0.85, 0.95)
+ALONE_ERROR, ALONE_ITSELF, ALONE_COVERED = 0.05, 0.12, (0.85, 0.95)
+SHARED_ERROR, COVERED, WIDEST, AGAINST = 0.10, (0.82, 0.96), 2.5, 0.5
+SPLIT = 0.8
+WHOLE = {QUEUE: 0.15, PREFILL: 0.30, DECODE: 0.20}
+"""Queue: of the mean total; the others: of themselves, medians."""
+SURE_AND_WRONG = 0.10
+"""What a 90 % interval may miss."""
+CALM_QUEUE = 0.08
+WITHOUT_USAGE = 1.5
+LEAST_COVERED = 0.80
 HITS, CLAIMS = 0.97, 0.05
 UPDATE_US, ROUTE_BYTES = 20.0, 8192.0
 """Of a call on the caller's thread; of a route."""
+FEWEST = 20
+"""Calls below which a cell decides nothing."""
+
+SOURCES = ("recorded", "simulation", "live")
 
 
-def of_engine(title: str, by_load: dict[float, dict[str, Pairs]], *, has_queue: bool) -> list[Bar]:
-    """The bars of one engine with one number of slots; ``by_load``: load -> method -> calls with claims."""
-    found: list[Bar] = []
-    moderate = {load: methods for load, methods in by_load.items() if load <= 0.6}
-    high = {load: methods for load, methods in by_load.items() if load > 0.6}
-    for name, part, limit in (("load <= 0.6", moderate, MODERATE), ("load 0.9", high, HIGH)):
-        pairs = _joined(part, LLMTRACE)
-        if not pairs:
-            continue
-        for phase in ("queue", "prefill") if has_queue else ("prefill",):
-            error = figures.errors(pairs, phase)
-            value, calls = (error.mean_share, error.calls) if error else (math.nan, 0)
-            found.append(Bar(f"{title}, {name}: {phase}", value, most=limit, calls=calls))
-    every = {method: _joined(by_load, method) for method in _methods(by_load)}
-    mine = every.get(LLMTRACE, [])
-    if has_queue:
-        calls, relative = figures.queued(mine)
-        found.append(Bar(f"{title}: queued calls, median relative error", relative, most=QUEUED, calls=calls))
-        found += _against(title, every)
-    decode = figures.errors(mine, "decode")
-    if decode is not None:
-        found.append(Bar(f"{title}: decode, of decode", decode.mean_relative, most=DECODE, calls=decode.calls))
-    for phase in ("queue", "prefill") if has_queue else ("prefill",):
-        inside = figures.coverage(mine, phase)
-        if inside is not None:
-            low, high = COVERED
-            found.append(Bar(f"{title}: 90 % interval of {phase} covers", inside.inside, low, high, calls=inside.calls))
-    return found
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One bar of the project, over every cell that it is about."""
+
+    group: str
+    what: str
+    cells: tuple[tuple[Judged, Bar], ...]
+
+    def deciding(self, source: str | None = None) -> tuple[Judged, Bar] | None:
+        """The worst cell that has evidence, of one source or of all; None where none has."""
+        known = [
+            (judged, bar)
+            for judged, bar in self.cells
+            if bar.met is not None and judged.cell.decides and source in (None, judged.cell.source)
+        ]
+        return max(known, key=lambda pair: excess(pair[1]), default=None)
+
+    @property
+    def met(self) -> bool | None:
+        """None where no cell has evidence."""
+        worst = self.deciding()
+        return None if worst is None else worst[1].met
+
+    def chance(self) -> bool:
+        """The worst cell misses a coverage by no more than what chance makes of so few calls."""
+        worst = self.deciding()
+        if worst is None or worst[1].met or "covers" not in self.what:
+            return False
+        bar = worst[1]
+        low, high = wilson(bar.value, bar.calls)
+        return (bar.least is None or high >= bar.least) and (bar.most is None or low <= bar.most)
 
 
-def _against(title: str, every: dict[str, Pairs]) -> list[Bar]:
-    """Against the simpler methods, on the calls that llmtrace split: its error over theirs."""
-    mine = every[LLMTRACE]
-    found: list[Bar] = []
-    for method, theirs in every.items():
-        if method == LLMTRACE:
-            continue
-        same = [(call, claim) for (call, claim), (_, own) in zip(theirs, mine, strict=True) if own.split]
-        own = [(call, claim) for call, claim in mine if claim.split]
-        if method == "envelope":
-            ratio = _ratio([figures.errors(own, "queue")], [figures.errors(same, "queue")])
-            found.append(
-                Bar(f"{title}: error of queue, to that of envelope", ratio, most=ENVELOPE, calls=len(own), unit="x")
-            )
-        ratio = _ratio(
-            [figures.errors(own, phase) for phase in ("queue", "prefill")],
-            [figures.errors(same, phase) for phase in ("queue", "prefill")],
-        )
-        what = f"{title}: error of queue + prefill, to that of {method}"
-        found.append(Bar(what, ratio, most=BASELINE, calls=len(own), unit="x"))
-    return found
+def excess(bar: Bar) -> float:
+    """By how much the figure is beyond its limits; negative: within."""
+    sides = [bar.value - bar.most if bar.most is not None else -math.inf]
+    sides.append(bar.least - bar.value if bar.least is not None else -math.inf)
+    return max(sides)
 
 
-def _ratio(own: Sequence[figures.Errors | None], theirs: Sequence[figures.Errors | None]) -> float:
-    if any(error is None for error in (*own, *theirs)):
-        return math.nan
-    total = sum(error.mean_share for error in theirs if error)
-    return sum(error.mean_share for error in own if error) / total if total > 0 else math.nan
+_Figure = Callable[[Judged], tuple[float, int]]
+"""A cell's figure, and the calls that it was made of."""
 
 
-def _methods(by_load: dict[float, dict[str, Pairs]]) -> list[str]:
-    return list(dict.fromkeys(method for methods in by_load.values() for method in methods))
+def lines(cells: Sequence[Judged]) -> list[Line]:
+    """Every bar, with the cells that it is about; one without cells is left out."""
+    by_key = {judged.cell.key: judged for judged in cells}
+
+    def of(*traffic: str, most_load: float = 1.0) -> list[Judged]:
+        return [each for each in cells if each.cell.traffic in traffic and each.cell.load <= most_load]
+
+    found = [
+        *_alone(of("alone", most_load=0.7), of("alone", "burst")),
+        *_shared("30 % of the load", of("share30")),
+        *_shared("5 % of the load*", of("share05")),
+        *_whole(of("whole"), of("whole30")),
+        *_conversations(of("chat", "chat30")),
+        *_without_usage(of("nousage", "nousage30"), by_key),
+    ]
+    for name, traffic in (
+        ("20 tenants", "tenants20"),
+        ("1 and 5 tenants*", "tenants1 tenants5"),
+        ("mixed features", "mixed"),
+        ("30 calls after a change", "regime"),
+    ):
+        some = of(*traffic.split())
+        found += [_covers(name, some, phase, LEAST_COVERED, None) for phase in (QUEUE, PREFILL)]
+    return [line for line in found if line.cells]
 
 
-def _joined(by_load: dict[float, dict[str, Pairs]], method: str) -> Pairs:
-    return [pair for methods in by_load.values() for pair in methods.get(method, [])]
+def _line(
+    group: str,
+    what: str,
+    cells: Iterable[Judged],
+    figure: _Figure,
+    least: float | None = None,
+    most: float | None = None,
+    unit: str = "%",
+) -> Line:
+    made: list[tuple[Judged, Bar]] = []
+    for judged in cells:
+        value, calls = figure(judged)
+        made.append((judged, Bar(judged.cell.title, value, least, most, calls, unit, FEWEST)))
+    return Line(group, what, tuple(made))
+
+
+def _alone(calm: Sequence[Judged], every: Sequence[Judged]) -> list[Line]:
+    group = "alone"
+    return [
+        _line(group, "queue, of mean TTFT (load <= 0.7)", calm, _share(QUEUE), most=ALONE_ERROR),
+        _line(group, "prefill, of mean TTFT (load <= 0.7)", calm, _share(PREFILL), most=ALONE_ERROR),
+        _line(group, "prefill, median of itself (load <= 0.7)", calm, _itself(PREFILL), most=ALONE_ITSELF),
+        _covers(group, every, QUEUE, *ALONE_COVERED),
+        _covers(group, every, PREFILL, *ALONE_COVERED),
+    ]
+
+
+def _shared(group: str, cells: Sequence[Judged]) -> list[Line]:
+    return [
+        _line(group, "queue, of mean TTFT", cells, _share(QUEUE), most=SHARED_ERROR),
+        _covers(group, cells, QUEUE, *COVERED),
+        _covers(group, cells, PREFILL, *COVERED),
+        _line(group, "half width of queue, over its mean |error|", cells, _ratio(QUEUE), most=WIDEST, unit="x"),
+        _line(group, "half width of prefill, over its mean |error|", cells, _ratio(PREFILL), most=WIDEST, unit="x"),
+        *(
+            _line(group, f"queue, to the error of {method}", cells, _against(method), most=AGAINST, unit="x")
+            for method in (ALL_PREFILL, ENVELOPE)
+        ),
+    ]
+
+
+def _whole(alone: Sequence[Judged], shared: Sequence[Judged]) -> list[Line]:
+    group = "whole answers, alone"
+    return [
+        _line(group, "split", alone, _split, least=SPLIT),
+        _line(group, "queue, of mean total", alone, _share(QUEUE), most=WHOLE[QUEUE]),
+        _line(group, "prefill, median of itself", alone, _itself(PREFILL), most=WHOLE[PREFILL]),
+        _line(group, "decode, median of itself", alone, _itself(DECODE), most=WHOLE[DECODE]),
+        *(_covers(group, alone, phase, *COVERED) for phase in (QUEUE, PREFILL, DECODE)),
+        _line("whole answers, shared", "sure and wrong", shared, _sure_and_wrong, most=SURE_AND_WRONG),
+    ]
+
+
+def _conversations(cells: Sequence[Judged]) -> list[Line]:
+    group = "conversations"
+    return [
+        _line(group, "split", cells, _split, least=SPLIT),
+        _line(group, "queue where none is, of TTFT", cells, _queue_where_none, most=CALM_QUEUE),
+        _covers(group, cells, QUEUE, *COVERED),
+        _covers(group, cells, PREFILL, *COVERED),
+    ]
+
+
+def _without_usage(cells: Sequence[Judged], by_key: dict[str, Judged]) -> list[Line]:
+    group = "no usage"
+
+    def to_twin(phase: str) -> _Figure:
+        def figure(judged: Judged) -> tuple[float, int]:
+            twin = by_key.get(judged.cell.twin)
+            own = scoring.errors(judged.pairs(), phase)
+            theirs = None if twin is None else scoring.errors(twin.pairs(), phase)
+            if own is None or theirs is None or theirs.share == 0:
+                return math.nan, 0
+            return own.share / theirs.share, own.calls
+
+        return figure
+
+    return [
+        _line(group, "split", cells, _split, least=SPLIT),
+        *(
+            _line(group, f"{phase}, to the error with usage", cells, to_twin(phase), most=WITHOUT_USAGE, unit="x")
+            for phase in (QUEUE, PREFILL)
+        ),
+        _covers(group, cells, QUEUE, *COVERED),
+        _covers(group, cells, PREFILL, *COVERED),
+    ]
+
+
+def _covers(group: str, cells: Sequence[Judged], phase: str, least: float, most: float | None) -> Line:
+    def figure(judged: Judged) -> tuple[float, int]:
+        inside = scoring.coverage(judged.pairs(), phase)
+        return (math.nan, 0) if inside is None else (inside.inside, inside.calls)
+
+    return _line(group, f"90 % interval of {phase} covers", cells, figure, least, most)
+
+
+def _share(phase: str) -> _Figure:
+    def figure(judged: Judged) -> tuple[float, int]:
+        error = scoring.errors(judged.pairs(), phase)
+        return (math.nan, 0) if error is None else (error.share, error.calls)
+
+    return figure
+
+
+def _itself(phase: str) -> _Figure:
+    def figure(judged: Judged) -> tuple[float, int]:
+        error = scoring.errors(judged.pairs(), phase)
+        return (math.nan, 0) if error is None else (error.of_itself, error.calls)
+
+    return figure
+
+
+def _ratio(phase: str) -> _Figure:
+    def figure(judged: Judged) -> tuple[float, int]:
+        inside = scoring.coverage(judged.pairs(), phase)
+        return (math.nan, 0) if inside is None else (inside.ratio, inside.calls)
+
+    return figure
+
+
+def _against(method: str) -> _Figure:
+    def figure(judged: Judged) -> tuple[float, int]:
+        own, theirs = (scoring.errors(judged.pairs(*which), QUEUE) for which in ((), (method,)))
+        if own is None or theirs is None or theirs.share == 0:
+            return math.nan, 0
+        return own.share / theirs.share, own.calls
+
+    return figure
+
+
+def _split(judged: Judged) -> tuple[float, int]:
+    return 1.0 - scoring.refused(judged.pairs()), len(judged.warm)
+
+
+def _sure_and_wrong(judged: Judged) -> tuple[float, int]:
+    return scoring.sure_and_wrong(judged.pairs()), len(judged.warm)
+
+
+def _queue_where_none(judged: Judged) -> tuple[float, int]:
+    calls, share = scoring.queue_where_none(judged.pairs())
+    return share, calls
