@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from tests.evaluation.common.bars import Bar
 from tests.evaluation.phases import scoring
 from tests.evaluation.phases.audit import wilson
 from tests.evaluation.phases.judged import Judged
 from tests.evaluation.phases.measured import DECODE, PREFILL, QUEUE
-from tests.evaluation.phases.methods import ALL_PREFILL, ENVELOPE
+from tests.evaluation.phases.methods import ALL_PREFILL, ENVELOPE, LLMTRACE
 
 ALONE_ERROR, ALONE_ITSELF, ALONE_COVERED = 0.05, 0.12, (0.85, 0.95)
 SHARED_ERROR, COVERED, WIDEST, AGAINST = 0.10, (0.82, 0.96), 2.5, 0.5
@@ -25,6 +26,7 @@ WITHOUT_USAGE = 1.5
 LEAST_COVERED = 0.80
 HITS, CLAIMS = 0.97, 0.05
 UPDATE_US, ROUTE_BYTES = 20.0, 8192.0
+UPDATE = "update of a call"
 """Of a call on the caller's thread; of a route."""
 FEWEST = 20
 """Calls below which a cell decides nothing."""
@@ -33,46 +35,67 @@ SOURCES = ("recorded", "simulation", "live")
 
 
 @dataclass(frozen=True, slots=True)
+class Figure:
+    """One cell's figure beside its limits."""
+
+    where: str
+    source: str
+    bar: Bar
+    decides: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Line:
     """One bar of the project, over every cell that it is about."""
 
     group: str
     what: str
-    cells: tuple[tuple[Judged, Bar], ...]
+    figures: tuple[Figure, ...]
 
-    def deciding(self, source: str | None = None) -> tuple[Judged, Bar] | None:
+    @property
+    def title(self) -> str:
+        """What is held against what."""
+        return f"{self.group}: {self.what}"
+
+    def known(self) -> list[Figure]:
+        """The figures that decide, worst first."""
+        deciding = [figure for figure in self.figures if figure.decides and figure.bar.met is not None]
+        return sorted(deciding, key=lambda figure: -excess(figure.bar))
+
+    def worst(self, source: str | None = None) -> Figure | None:
         """The worst cell that has evidence, of one source or of all; None where none has."""
-        known = [
-            (judged, bar)
-            for judged, bar in self.cells
-            if bar.met is not None and judged.cell.decides and source in (None, judged.cell.source)
-        ]
-        return max(known, key=lambda pair: excess(pair[1]), default=None)
+        return next((figure for figure in self.known() if source in (None, figure.source)), None)
 
     @property
     def met(self) -> bool | None:
         """None where no cell has evidence."""
-        worst = self.deciding()
-        return None if worst is None else worst[1].met
+        worst = self.worst()
+        return None if worst is None else worst.bar.met
 
-    def chance(self) -> bool:
-        """The worst cell misses a coverage by no more than what chance makes of so few calls."""
-        worst = self.deciding()
-        if worst is None or worst[1].met or "covers" not in self.what:
-            return False
-        bar = worst[1]
-        low, high = wilson(bar.value, bar.calls)
-        return (bar.least is None or high >= bar.least) and (bar.most is None or low <= bar.most)
+    def verdict(self) -> str:
+        """Met, or missed and by how much."""
+        worst = self.worst()
+        if worst is None:
+            return "no evidence"
+        return worst.bar.verdict() + (", within chance" if "covers" in self.what and within_chance(worst.bar) else "")
+
+
+def within_chance(bar: Bar) -> bool:
+    """The share misses its limits by no more than what chance makes of so few calls, 90 times in 100."""
+    if bar.met is not False:
+        return False
+    low, high = wilson(bar.value, bar.calls)
+    return (bar.least is None or high >= bar.least) and (bar.most is None or low <= bar.most)
 
 
 def excess(bar: Bar) -> float:
     """By how much the figure is beyond its limits; negative: within."""
-    sides = [bar.value - bar.most if bar.most is not None else -math.inf]
-    sides.append(bar.least - bar.value if bar.least is not None else -math.inf)
-    return max(sides)
+    above = bar.value - bar.most if bar.most is not None else -math.inf
+    below = bar.least - bar.value if bar.least is not None else -math.inf
+    return max(above, below)
 
 
-_Figure = Callable[[Judged], tuple[float, int]]
+_Measure = Callable[[Judged], tuple[float, int]]
 """A cell's figure, and the calls that it was made of."""
 
 
@@ -83,7 +106,7 @@ def lines(cells: Sequence[Judged]) -> list[Line]:
     def of(*traffic: str, most_load: float = 1.0) -> list[Judged]:
         return [each for each in cells if each.cell.traffic in traffic and each.cell.load <= most_load]
 
-    found = [
+    made = [
         *_alone(of("alone", most_load=0.7), of("alone", "burst")),
         *_shared("30 % of the load", of("share30")),
         *_shared("5 % of the load*", of("share05")),
@@ -98,24 +121,38 @@ def lines(cells: Sequence[Judged]) -> list[Line]:
         ("30 calls after a change", "regime"),
     ):
         some = of(*traffic.split())
-        found += [_covers(name, some, phase, LEAST_COVERED, None) for phase in (QUEUE, PREFILL)]
-    return [line for line in found if line.cells]
+        made += [_covers(name, some, phase, LEAST_COVERED, None) for phase in (QUEUE, PREFILL)]
+    what = "queue + prefill, to the error of the best simpler method"
+    made.append(_line("every cell*", what, cells, _to_the_best, most=1.0, unit="x"))
+    return [line for line in made if line.figures]
+
+
+def _to_the_best(judged: Judged) -> tuple[float, int]:
+    own = _both(judged, LLMTRACE)
+    best = min(_both(judged, method) for method in judged.methods if method != LLMTRACE)
+    return (own / best if best > 0 else math.nan), len(judged.warm)
+
+
+def _both(judged: Judged, method: str) -> float:
+    some = [scoring.errors(judged.pairs(method), phase) for phase in (QUEUE, PREFILL)]
+    return sum(error.share for error in some if error is not None)
 
 
 def _line(
     group: str,
     what: str,
     cells: Iterable[Judged],
-    figure: _Figure,
+    measure: _Measure,
     least: float | None = None,
     most: float | None = None,
     unit: str = "%",
 ) -> Line:
-    made: list[tuple[Judged, Bar]] = []
+    figures: list[Figure] = []
     for judged in cells:
-        value, calls = figure(judged)
-        made.append((judged, Bar(judged.cell.title, value, least, most, calls, unit, FEWEST)))
-    return Line(group, what, tuple(made))
+        (value, calls), cell = measure(judged), judged.cell
+        bar = Bar(cell.title, value, least, most, calls, unit, FEWEST)
+        figures.append(Figure(f"{cell.engine}, {cell.slots}, {cell.name}", cell.source, bar, cell.decides))
+    return Line(group, what, tuple(figures))
 
 
 def _alone(calm: Sequence[Judged], every: Sequence[Judged]) -> list[Line]:
@@ -168,8 +205,8 @@ def _conversations(cells: Sequence[Judged]) -> list[Line]:
 def _without_usage(cells: Sequence[Judged], by_key: dict[str, Judged]) -> list[Line]:
     group = "no usage"
 
-    def to_twin(phase: str) -> _Figure:
-        def figure(judged: Judged) -> tuple[float, int]:
+    def to_twin(phase: str) -> _Measure:
+        def measure(judged: Judged) -> tuple[float, int]:
             twin = by_key.get(judged.cell.twin)
             own = scoring.errors(judged.pairs(), phase)
             theirs = None if twin is None else scoring.errors(twin.pairs(), phase)
@@ -177,7 +214,7 @@ def _without_usage(cells: Sequence[Judged], by_key: dict[str, Judged]) -> list[L
                 return math.nan, 0
             return own.share / theirs.share, own.calls
 
-        return figure
+        return measure
 
     return [
         _line(group, "split", cells, _split, least=SPLIT),
@@ -191,45 +228,45 @@ def _without_usage(cells: Sequence[Judged], by_key: dict[str, Judged]) -> list[L
 
 
 def _covers(group: str, cells: Sequence[Judged], phase: str, least: float, most: float | None) -> Line:
-    def figure(judged: Judged) -> tuple[float, int]:
+    def measure(judged: Judged) -> tuple[float, int]:
         inside = scoring.coverage(judged.pairs(), phase)
         return (math.nan, 0) if inside is None else (inside.inside, inside.calls)
 
-    return _line(group, f"90 % interval of {phase} covers", cells, figure, least, most)
+    return _line(group, f"90 % interval of {phase} covers", cells, measure, least, most)
 
 
-def _share(phase: str) -> _Figure:
-    def figure(judged: Judged) -> tuple[float, int]:
+def _share(phase: str) -> _Measure:
+    def measure(judged: Judged) -> tuple[float, int]:
         error = scoring.errors(judged.pairs(), phase)
         return (math.nan, 0) if error is None else (error.share, error.calls)
 
-    return figure
+    return measure
 
 
-def _itself(phase: str) -> _Figure:
-    def figure(judged: Judged) -> tuple[float, int]:
+def _itself(phase: str) -> _Measure:
+    def measure(judged: Judged) -> tuple[float, int]:
         error = scoring.errors(judged.pairs(), phase)
         return (math.nan, 0) if error is None else (error.of_itself, error.calls)
 
-    return figure
+    return measure
 
 
-def _ratio(phase: str) -> _Figure:
-    def figure(judged: Judged) -> tuple[float, int]:
+def _ratio(phase: str) -> _Measure:
+    def measure(judged: Judged) -> tuple[float, int]:
         inside = scoring.coverage(judged.pairs(), phase)
         return (math.nan, 0) if inside is None else (inside.ratio, inside.calls)
 
-    return figure
+    return measure
 
 
-def _against(method: str) -> _Figure:
-    def figure(judged: Judged) -> tuple[float, int]:
+def _against(method: str) -> _Measure:
+    def measure(judged: Judged) -> tuple[float, int]:
         own, theirs = (scoring.errors(judged.pairs(*which), QUEUE) for which in ((), (method,)))
         if own is None or theirs is None or theirs.share == 0:
             return math.nan, 0
         return own.share / theirs.share, own.calls
 
-    return figure
+    return measure
 
 
 def _split(judged: Judged) -> tuple[float, int]:
@@ -243,3 +280,33 @@ def _sure_and_wrong(judged: Judged) -> tuple[float, int]:
 def _queue_where_none(judged: Judged) -> tuple[float, int]:
     calls, share = scoring.queue_where_none(judged.pairs())
     return share, calls
+
+
+def of_hits(rows: Sequence[dict[str, Any]]) -> list[Line]:
+    """Accuracy where the whole prompt was sent often before, for providers that cache; claims for those that do not."""
+    caching, others = list[Figure](), list[Figure]()
+    for row in rows:
+        groups = 2 * (row["calls"] // 2 - 40) // 3
+        if not row["caching"]:
+            bar = Bar("", row["claimed"], most=CLAIMS, calls=row["calls"])
+            others.append(Figure(row["provider"], "recorded", bar))
+        elif row["condition"].startswith("whole prompt"):
+            bar = Bar("", row["filtered"], least=HITS, calls=groups)
+            caching.append(Figure(row["provider"], "recorded", bar))
+    made = [
+        Line("cache hits from timing", "accuracy, three calls", tuple(caching)),
+        Line("cache hits from timing", "claimed where nothing is cached", tuple(others)),
+    ]
+    return [line for line in made if line.figures]
+
+
+def of_cost(cost: dict[str, Any]) -> list[Line]:
+    """What an update costs, and a route."""
+    if not cost:
+        return []
+    update = Bar("", cost["microseconds"][UPDATE]["median"], most=UPDATE_US, calls=1_000, unit=" µs")
+    route = Bar("", cost["bytes"]["a route"], most=ROUTE_BYTES, calls=100, unit=" bytes")
+    return [
+        Line("cost", "of an update on the caller's thread, median", (Figure("this machine", "simulation", update),)),
+        Line("cost", "memory of a route", (Figure("the largest route", "simulation", route),)),
+    ]

@@ -6,7 +6,7 @@ left out, and time is the recording's.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -66,12 +66,24 @@ class Place:
     """See ``claims.claim_of``."""
 
 
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """For who looks on while calls are played."""
+
+    began: Callable[[CallTracer], None]
+    """Told of the tracer, before its first call."""
+    ended: Callable[[int], None]
+    """Told after each call's end how many have ended before it. Fits are then not waited for."""
+    opened: Callable[[Call], None]
+    """Told of each call as it begins."""
+
+
 class _Client:
     def __init__(self, port: int) -> None:
         self._base_url = SimpleNamespace(host="127.0.0.1", port=port, scheme="http")
 
 
-def play(trips: Sequence[Trip], cell: str, warm_up: int, place: Place) -> list[Measured]:
+def play(trips: Sequence[Trip], cell: str, warm_up: int, place: Place, watch: Watch | None = None) -> list[Measured]:
     """The calls as llmtrace judged them, blind and on a route without history, each with the engine's truth."""
     claims: dict[int, Claim] = {}
     numbers: dict[int, int] = {}
@@ -86,6 +98,8 @@ def play(trips: Sequence[Trip], cell: str, warm_up: int, place: Place) -> list[M
         seen = {_BEGIN: trip.begin, _HEADERS: trip.headers, _EVENT: trip.event, _FIRST: trip.first, _END: trip.end}
         moments += [(at, what, number) for what, at in seen.items() if at is not None]
     made = CallTracer(settings({"server_timings": False}, {}), TracerProvider())
+    if watch is not None:
+        watch.began(made)
     client = _Client(place.port)
     tracer.listeners.append(listen)
     try:
@@ -95,9 +109,14 @@ def play(trips: Sequence[Trip], cell: str, warm_up: int, place: Place) -> list[M
                 if what == _BEGIN:
                     open_calls[number] = _begin(made, client, trips[number], clock.at)
                     numbers[id(open_calls[number])] = number
+                    if watch is not None:
+                        watch.opened(open_calls[number])
                 elif what == _END:
                     _finish(made, open_calls[number], trips[number], clock.at)
-                    made.services.baselines.settle()  # fits run beside the application; here nobody waits for them
+                    if watch is None:  # fits run beside the application; here nobody waits for them
+                        made.services.baselines.settle()
+                    else:
+                        watch.ended(len(claims) - 1)
                     del open_calls[number]
                 else:
                     _go_on(open_calls[number], what, clock.at)

@@ -2,19 +2,44 @@
 
 from __future__ import annotations
 
+import random
+import tempfile
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from tests.evaluation.phases import audit, cost, offline, recorded, simulated
+from tests.evaluation.phases import audit, cost, engines, live, offline, recorded, simulated
 from tests.evaluation.phases.cells import Cell
 from tests.evaluation.phases.measured import Measured
 
 OFFLINE = ("recorded", "simulation")
-PARTS = ("cost", "audit", *OFFLINE)
+LIVE = tuple(engines.ENGINES)
+PARTS = ("cost", "audit", *OFFLINE, *LIVE)
 """The short ones first: a run that is stopped has them."""
 LEFT_OUT = "left out of this run"
+DONE = "done: "
+"""What ``say`` is told begins so where a cell is done."""
+_SHARES = {"reference": 1.0, "vllm": 1.0, "llama": 0.25}
+"""Measuring time of an engine beside the others'."""
+_STARTING = {"reference": 8.0, "vllm": 55.0, "llama": 5.0}
+"""Seconds until it answers."""
+_FIXED = 16.0
+"""Seconds of an engine beside its plan: capacities, the end."""
+_PER_CELL = 3.0
+"""Seconds of a cell beside its arrivals: the strangers' start, the last calls."""
+_LEAST = 20.0
+"""Seconds below which an engine is not worth starting."""
+QUICK = ("audit", *OFFLINE, "reference")
+"""The parts of a rehearsal."""
+_QUICK_CELLS = {
+    "recorded": ("share30_load60",),
+    "simulation": ("alone 0.7", "share30 0.6", "whole 0.7"),
+    "live": ("alone 0.7", "share30 0.9"),
+}
+_QUICK_FEWEST = 12
+"""Calls of a live cell in a rehearsal."""
 
 Say = Callable[[str, float], None]
 """What goes on, and seconds of it done since the last word."""
@@ -33,8 +58,10 @@ class Asked:
 
     def wants(self, cell: Cell) -> bool:
         """Whether this cell is to be measured."""
-        if self.quick and cell.source == "simulation" and cell.slots != next(iter(simulated.ENGINES)):
-            return False
+        if self.quick:
+            first = cell.source != "simulation" or cell.slots == next(iter(simulated.ENGINES))
+            if not first or cell.name not in _QUICK_CELLS[cell.source]:
+                return False
         return not self.only or any(word == cell.traffic or word in cell.title for word in self.only)
 
 
@@ -51,7 +78,9 @@ class Run:
 
     def go(self, say: Say) -> None:
         """Measure everything that was asked for. One part's failure leaves the others' figures alone."""
+        until = time.monotonic() + self.asked.seconds
         self.not_run = {part: LEFT_OUT for part in PARTS if part not in self.asked.parts}
+        left = [part for part in self.asked.parts if part in LIVE]
         measure = {
             "cost": lambda: self.cost.update(cost.measure(say)),
             "audit": lambda: self._judge_hits(say),
@@ -60,7 +89,14 @@ class Run:
         }
         for part in self.asked.parts:
             try:
-                measure[part]()
+                if part in LIVE:
+                    self._against(part, _part_of(until - time.monotonic(), left), say)
+                    left.remove(part)
+                else:
+                    measure[part]()
+            except engines.NotHere as why:
+                left.remove(part)
+                self.not_run[part] = str(why)
             except Exception as error:
                 self.not_run[part] = f"broke off ({type(error).__name__}: {error})"
 
@@ -75,16 +111,44 @@ class Run:
             "not_run": self.not_run,
         }
 
+    def _against(self, part: str, seconds: float, say: Say) -> None:
+        """Every wanted cell of one engine, in ``seconds``."""
+        wanted = [(cell, weight) for cell, weight in live.cells(part) if self.asked.wants(cell)]
+        if not wanted:
+            self.not_run[part] = LEFT_OUT
+            return
+        if seconds < _LEAST and not self.asked.quick:
+            self.not_run[part] = "no time was left"
+            return
+        draw = random.Random(f"{self.asked.seed} {part}")
+        with (
+            tempfile.TemporaryDirectory(prefix="llmtrace-accuracy-") as folder,
+            engines.ENGINES[part](Path(folder)) as engine,
+        ):
+            say(f"started {engine.title}", _STARTING[part])
+            kinds = sorted({live.kind_of(cell.traffic) for cell, _ in wanted})
+            words, able = live.capacities(engine, kinds, draw, say)
+            arrivals = max(1.0, seconds - _PER_CELL * len(wanted))
+            planned, left_out = live.plan(wanted, able, arrivals, _QUICK_FEWEST if self.asked.quick else None)
+            self.not_run.update({f"{part}, {cell.name}": "there was no time for enough calls" for cell in left_out})
+            draw.shuffle(planned)
+            for each in planned:
+                try:
+                    self._take([live.play(engine, each, words, random.Random(f"{draw.random()}"), say)], say)
+                except Exception as error:
+                    self.not_run[f"{part}, {each.cell.name}"] = f"broke off ({type(error).__name__}: {error})"
+
     def _play_recordings(self, say: Say) -> None:
         self.not_run.update(recorded.missing())
         self._take(offline.recordings(self.asked.wants), say)
 
     def _take(self, measured: Iterable[tuple[Cell, list[Measured]]], say: Say) -> None:
+        """Keep each cell as it is done; live ones have told the time that they took themselves."""
         last = time.monotonic()
         for cell, calls in measured:
             self.cells.append(cell)
             self.calls += calls
-            say(cell.title, time.monotonic() - last)
+            say(f"{DONE}{cell.title}", 0.0 if cell.source == "live" else time.monotonic() - last)
             last = time.monotonic()
 
     def _judge_hits(self, say: Say) -> None:
@@ -96,3 +160,9 @@ class Run:
         for path in paths[:3] if self.asked.quick else paths:
             say("cache hits from timing", 0.3)
             self.audit.append(audit.judge(path).as_json())
+
+
+def _part_of(seconds: float, left: list[str]) -> float:
+    """Seconds of measuring for the first of the engines that are ``left``, of ``seconds`` for all of them."""
+    fixed = sum(_STARTING[part] + _FIXED for part in left)
+    return (seconds - fixed) * _SHARES[left[0]] / sum(_SHARES[part] for part in left)

@@ -161,6 +161,18 @@ def _coverage(pairs: Pairs, phase: str, value: Callable[[Claim], float | None]) 
     )
 
 
+def lower_bounds(pairs: Pairs) -> float:
+    """Of the calls that were split, the share whose queue was called a lower bound."""
+    return mean(float(claim.lower_bound) for _, claim in pairs if claim.split)
+
+
+def network_error(pairs: Pairs) -> float:
+    """Median |error|, s, of all that lies in front of the queue, where the engine tells when a request arrived."""
+    return quantile(
+        (abs(claim.network - call.truth.network) for call, claim in pairs if call.truth.network is not None), 0.5
+    )
+
+
 def sure_and_wrong(pairs: Pairs) -> float:
     """Share of all calls that were split, with a queue, prefill or decode that its interval excludes by far."""
     return mean(float(any(_wrong(call, claim, phase) for phase in (QUEUE, PREFILL, DECODE))) for call, claim in pairs)

@@ -1,8 +1,8 @@
 """A simulated engine whose truth is known, for what real engines cannot be made to do on one machine.
 
 Twenty tenants, images, a change of regime; and every other kind of traffic, so that a table comes out in a minute.
-The engine is ``tests.support.engine_sim``: slots, a queue, steps that take in prompts (whole, or in chunks beside others'
-tokens) and make tokens. Its calls are played through llmtrace as recorded ones are.
+The engine is ``tests.support.engine_sim``: slots, a queue, steps that take in prompts (whole, or in chunks beside
+others' tokens) and make tokens. Its calls are played through llmtrace as recorded ones are.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ from tests.support.engine_sim import Engine, Simulated
 ENGINES = {
     "whole prompts, 4 slots": Engine(slots=4, budget=1 << 20),
     "chunks of 256, 8 slots": Engine(slots=8, budget=256),
+    "chunks of 512, free slots": Engine(budget=512),
 }
+_FIRST = next(iter(ENGINES))
 SHORTEST, LONGEST = 32, 2048
 """Prompt tokens, log-uniform."""
 ANSWERS = (8, 16, 32, 64)
@@ -33,6 +35,9 @@ CALLS = 150
 AFTER = 30
 """Calls that count after a change of regime."""
 _TO_SEND = 0.0006
+_ONE_LENGTH = 300
+_STANDING = 12
+"""Calls that wait when a standing queue begins."""
 _CONVERSATIONS, _TURNS = 6, 8
 _CACHED_COST = 0.03
 """What a cached token costs, of an uncached one."""
@@ -61,8 +66,13 @@ PLAN = (
     ("nousage30", 0.6, 0.3),
     ("mixed", 0.2, 1.0),
     ("regime", 0.6, 1.0),
+    ("onelength", 0.6, 1.0),
+    ("standing", 1.0, 1.0),
 )
 """Kinds of traffic, load, this client's share."""
+_FREE = ("alone", "burst", "share30")
+"""With free slots nothing queues for one: these tell whether a queue is made up."""
+_UNSPLITTABLE = ("onelength", "standing")
 _SAME_CALLS = {"nousage": "alone", "nousage30": "share30"}
 """Without usage the very same calls are played as with it."""
 
@@ -85,6 +95,10 @@ def cells() -> Iterator[Cell]:
     """Every simulated cell."""
     for engine in ENGINES:
         for traffic, load, share in PLAN:
+            if (ENGINES[engine].slots > 100 and traffic not in _FREE) or (
+                engine != _FIRST and traffic in _UNSPLITTABLE
+            ):
+                continue
             name = f"{traffic} {load:g}"
             made = Cell("simulation", "engine", engine, name, traffic, load, share)
             twin = _SAME_CALLS.get(traffic)
@@ -121,7 +135,7 @@ def skipped(cell: Cell) -> int:
 def capacity(engine: Engine, traffic: str, seed: int) -> float:
     """Calls/s that the engine completes of this traffic when all are there at once."""
     draw = random.Random(seed)
-    asked = _asked("alone" if traffic == "regime" else traffic, 1.0, 1e6, 400, draw)
+    asked = _asked("alone" if traffic in ("regime", "standing") else traffic, 1.0, 1e6, 400, draw)
     ran = [Simulated(sent=0.0, uncached=max(1, round(one.work)), output=one.output) for one in asked]
     engine.run(ran, seed)
     return len(ran) / max(call.end for call in ran)
@@ -131,7 +145,11 @@ def _asked(traffic: str, share: float, rate: float, count: int, draw: random.Ran
     """``count`` calls of this client among as many of others as its share leaves to them; ``rate``: all, calls/s."""
     arrivals = bursty if traffic == "burst" else poisson
     mine = arrivals(draw, rate * share, count)
+    if traffic == "standing":  # as many as wait at first keep waiting: calls come as fast as they are done
+        mine = [max(0, number - _STANDING) / rate + number * 1e-4 for number in range(count)]
     made = _conversations(mine, draw) if traffic.startswith("chat") else [_single(at, draw) for at in mine]
+    if traffic == "onelength":
+        made = [replace(one, prompt=_ONE_LENGTH, work=_ONE_LENGTH) for one in made]
     if traffic == "mixed":
         made = [_with_image(one, draw) if draw.random() < 0.3 else one for one in made]
     if traffic == "regime":

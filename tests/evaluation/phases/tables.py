@@ -20,20 +20,11 @@ def summary(lines: Sequence[Line]) -> Table:
 
 
 def _summed_up(line: Line) -> list[str]:
-    worst = line.deciding()
-    _, figure, limit, verdict, _ = line.cells[0][1].cells() if worst is None else worst[1].cells()
-    by_source = [deciding[1].cells()[1] if (deciding := line.deciding(source)) else "-" for source in SOURCES]
-    if worst is None:
-        return [f"{line.group}: {line.what}", limit, *by_source, "no evidence", "-"]
-    chance = ", within chance" if line.chance() else ""
-    where = worst[0].cell
-    return [
-        f"{line.group}: {line.what}",
-        limit,
-        *by_source,
-        verdict + chance,
-        f"{figure}: {where.engine}, {where.slots}, {where.name} ({worst[1].calls} calls)",
-    ]
+    worst = line.worst()
+    bar = (worst or line.figures[0]).bar
+    by_source = [figure.bar.cells()[1] if (figure := line.worst(source)) else "-" for source in SOURCES]
+    decided = "-" if worst is None else f"{worst.source} {worst.where} ({bar.calls} calls)"
+    return [line.title, bar.cells()[2], *by_source, line.verdict(), decided]
 
 
 def errors(cells: Sequence[Judged]) -> Table:
@@ -85,7 +76,8 @@ def against(cells: Sequence[Judged]) -> Table:
 def more(cells: Sequence[Judged]) -> Table:
     """What else there is to know of each cell."""
     head = ["cell", "queue where none is, of TTFT", "queue's interval excludes a short one, where none is"]
-    head += ["sure and wrong", "merged span off by", "merged because", "decode, of itself", "covers"]
+    head += ["sure and wrong", "merged span off by", "merged because", "lower bound", "decode, of itself", "covers"]
+    head += ["network, median ms"]
     rows: list[list[str]] = []
     for judged in cells:
         pairs = judged.pairs()
@@ -99,8 +91,10 @@ def more(cells: Sequence[Judged]) -> Table:
                 share(scoring.sure_and_wrong(pairs)),
                 share(scoring.merged_error(pairs)),
                 _because(judged),
+                share(scoring.lower_bounds(pairs)),
                 share(decode.of_itself) if decode else "-",
                 share(decode_covers.inside) if decode_covers else "-",
+                ms(scoring.network_error(pairs)),
             ]
         )
     return Table("Refusals, false queues, decode", head, rows)
