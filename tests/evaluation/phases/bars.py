@@ -1,4 +1,4 @@
-"""What the figures are held against. Every bar is decided by the worst of the cells that it is about: none is pooled."""
+"""What the figures are held against. Each bar is decided by the worst of the cells that it is about: none is pooled."""
 
 from __future__ import annotations
 

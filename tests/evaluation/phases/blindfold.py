@@ -1,7 +1,7 @@
 """The transport beneath the traced client: takes the engine's word out of each answer before the client sees it.
 
-So what is traced can't know the truth, and the truth is known of streams without usage too: these ask for it here, below
-the client, and what comes of it goes no further.
+So what is traced can't know the truth, and the truth is known of streams without usage too: these ask for it here,
+below the client, and what comes of it goes no further.
 """
 
 from __future__ import annotations

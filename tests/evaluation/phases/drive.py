@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import httpx2
 import openai
@@ -25,7 +26,7 @@ class Driver:
         self.usage = usage
         self.blindfold = Blindfold()
         # Open loop: no call may wait for a connection.
-        self._client = openai.AsyncOpenAI(
+        self.client = openai.AsyncOpenAI(
             base_url=base_url,
             api_key="none-needed",
             max_retries=0,
@@ -39,12 +40,12 @@ class Driver:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._client.close()
+        await self.client.close()
 
     async def ask(self, ask: Ask) -> str | None:
         """One call, read to its end as fast as it comes. Returns the answer's id."""
-        create = self._client.chat.completions.create
-        body = {
+        create: Any = self.client.chat.completions.create
+        body: dict[str, Any] = {
             "model": self.model,
             "messages": list(ask.messages),
             "max_tokens": ask.max_tokens,

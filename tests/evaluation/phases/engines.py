@@ -43,8 +43,8 @@ class Engine:
 
 DEFINITIONS = {
     "reference": "Reference server. Queue: from the request's arrival, before it is parsed, until the scheduler begins "
-    "with it (the step that was running then is in it, tokenising too). Prefill: from there to the first token, copying "
-    "a cached prefix included.",
+    "with it (the step that was running then is in it, tokenising too). Prefill: from there to the first token, "
+    "copying a cached prefix included.",
     "vllm": "vLLM on the CPU. Queue: from the engine core's taking the request in until it is scheduled, so without "
     "tokenising and without the step that was running when it came. Prefill: scheduled to first token.",
     "llama": "llama-server. No queue is told, so only prefill and decode are scored. Prefill: `prompt_ms`, the "

@@ -110,7 +110,7 @@ class Measured:
 
 def from_json(row: dict[str, Any]) -> Measured:
     """The call that ``as_json`` wrote."""
-    claim = {**row["claim"], "merged_of": tuple(row["claim"]["merged_of"])}
+    claim: dict[str, Any] = {**row["claim"], "merged_of": tuple(row["claim"]["merged_of"])}
     claim["ranges"] = {phase: (low, high) for phase, (low, high) in claim["ranges"].items()}
     return Measured(**{**row, "truth": Truth(**row["truth"]), "claim": Claim(**claim)})
 

@@ -31,38 +31,42 @@ _READING = f"""## How to read it
 
 A **cell** is one kind of traffic at one load against one engine, on a route that starts without history. Its first
 {WARM_UP} calls are warm-up ({WARM_UP_WHOLE} of whole answers): they are made and learned from, but not counted. Calls
-arrive open-loop, at their moment, whatever became of those before. A load is a share of the calls per second that
-the engine completed for callers without pause; the strangers' part of it is sent by another process, without llmtrace.
+arrive open-loop, at their moment, whatever became of those before. A load is a share of the calls per second that the
+engine completed for callers without pause; the strangers' part of it is sent by another process, without llmtrace.
 
-**A bar is decided by its worst cell**; nothing is pooled. *Within chance*: a coverage that misses its bar by no more than
-what so few calls can miss it by (90 % Wilson interval).
+**A bar is decided by its worst cell**; nothing is pooled. *Within chance*: a coverage that misses its bar by no more
+than what so few calls can miss it by (90 % Wilson interval).
 
-**Errors** are mean |error| over the mean time to first token (TTFT), of whole answers over the mean total; *of itself* is
-the median over the calls of |error| over the true length.
+**Errors** are mean |error| over the mean time to first token (TTFT), of whole answers over the mean total; *of
+itself* is the median over the calls of |error| over the true length.
 
-**A refusal counts.** A merged span says how long its phases took together, and of each of them only that it lies between
-nothing and the whole. It counts as equal parts: `queue_prefill` as half queue and half prefill, `opaque` as a third
-each of queue, prefill and decode; the error is that minus the truth. *Split only* leaves these calls out. *Merged span
-off by*: the span against what its phases truly took together. Intervals are those of the calls that were split.
+**A refusal counts.** A merged span says how long its phases took together, and of each of them only that it lies
+between nothing and the whole. It counts as equal parts: `queue_prefill` as half queue and half prefill, `opaque` as a
+third each of queue, prefill and decode; the error is that minus the truth. *Split only* leaves these calls out.
+*Merged span off by*: the span against what its phases truly took together. Intervals are those of the calls that were
+split.
 
-**Coverage**: how often the truth lay inside the 90 % interval that stands on the span. *half/err*: its mean half width
-over the mean |error| of the same calls. Where most true queues are 0, an interval that ends there holds them all.
+**Coverage**: how often the truth lay inside the 90 % interval that stands on the span. *half/err*: its mean half
+width over the mean |error| of the same calls. Where most true queues are 0, an interval that ends there holds them
+all.
 
-**Queue** is `llm.queue` as it is exported: from the engine's door until the prompt is taken up, so the wait for the step that
-was running when the call came is in it; `llmtrace.queue.step_wait` on that span is the one place that says how much of
-it that is. *Engine's own queue*: the same by the engine's definition, below: less the step wait for vLLM, and with
-half of `llmtrace.unattributed.admission` (the way in) for the reference server.
+**Queue** is `llm.queue` as it is exported: from the engine's door until the prompt is taken up, so the wait for the
+step that was running when the call came is in it; `llmtrace.queue.step_wait` on that span is the one place that says
+how much of it that is. *Engine's own queue*: the same by the engine's definition, below: less the step wait for vLLM,
+and with half of `llmtrace.unattributed.admission` (the way in) for the reference server.
 
-**Queue where none is**: the mean queue ascribed to split calls whose true queue is under 10 % of their TTFT. *Sure and wrong*: a
-phase lies outside its interval and is off by over 15 % of the TTFT (or total).
+**Queue where none is**: the mean queue ascribed to split calls whose true queue is under 10 % of their TTFT. *Sure
+and wrong*: a phase lies outside its interval and is off by over 15 % of the TTFT (or total).
 
-**The simpler methods** see all calls of a cell at once, which flatters them; llmtrace has only those before. *All prefill*: the
-TTFT less network is prefill. *No queue*: queue is 0, prefill the least-squares curve. *By headers*: queue until the
-headers less a round trip. *Least squares*: prefill is the curve 1, u, u² over uncached tokens u (of whole answers with
-the output tokens beside), queue what lies above. *Envelope*: the same curve through the 10 % quantile.
+**The simpler methods** see all calls of a cell at once, which flatters them; llmtrace has only those before. *All
+prefill*: the TTFT less network is prefill. *No queue*: queue is 0, prefill the least-squares curve. *By headers*:
+queue until the headers less a round trip. *Least squares*: prefill is the curve 1, u, u² over uncached tokens u (of
+whole answers with the output tokens beside), queue what lies above. *Envelope*: the same curve through the 10 %
+quantile.
 
-**The client is blind**: `server_timings=False`, and the engine's word is taken out of the answer beneath the client, at its
-transport. Streams without usage ask for usage there too, so that their truth is known; the client never sees it.
+**The client is blind**: `server_timings=False`, and the engine's word is taken out of the answer beneath the client,
+at its transport. Streams without usage ask for usage there too, so that their truth is known; the client never sees
+it.
 """
 
 
@@ -145,7 +149,8 @@ def _reason(judged: Judged, what: str) -> str:
     known: list[str] = []
     if error is not None:
         known.append(
-            f"{phase} truly {tables.ms(error.truth)} ms of {tables.ms(judged.scale())} ms, bias {tables.ms(error.bias)} ms"
+            f"{phase} truly {tables.ms(error.truth)} ms of {tables.ms(judged.scale())} ms, "
+            f"bias {tables.ms(error.bias)} ms"
         )
     if refused := scoring.refused(pairs):
         known.append(f"{tables.share(refused)} not split")
@@ -267,8 +272,8 @@ def _cost(cost: dict[str, Any]) -> list[str]:
     held = "; ".join(f"{what}: {count:,}" for what, count in cost["bytes"].items())
     return [
         "## What it costs\n",
-        "Thread time on the caller's thread, with 25 routes in turn; an update is a call's setting out and its end, the "
-        "split included. Fits run on a thread of their own and are not in it.\n",
+        "Thread time on the caller's thread, with 25 routes in turn; an update is a call's setting out and its end, "
+        "the split included. Fits run on a thread of their own and are not in it.\n",
         Table("", ["work, µs", "median", "mean", "p90"], rows).grid(),
         f"Bytes remembered, of the largest of those routes: {held}.\n",
     ]

@@ -1,11 +1,11 @@
 """The arithmetic of the page: errors, refusals, intervals. All durations in seconds, all shares as fractions.
 
 How a refusal counts. A merged span says how long its phases took together, and of each of them only that it lies
-somewhere between nothing and the whole. Whoever needs one number for one phase can do no better than to give each an equal
-part: the middle, for two. So a call whose phases were merged counts with each phase as the span's length divided by
-how many it merges, and its error is that minus the truth. Not to split is therefore never cheaper than a good split,
-and it is cheaper than a bad one. Merged spans have no intervals of their parts, so coverage is of the calls that were split; the
-share that was not stands beside it.
+somewhere between nothing and the whole. Whoever needs one number for one phase can do no better than to give each an
+equal part: the middle, for two. So a call whose phases were merged counts with each phase as the span's length
+divided by how many it merges, and its error is that minus the truth. Not to split is therefore never cheaper than a
+good split, and it is cheaper than a bad one. Merged spans have no intervals of their parts, so coverage is of the
+calls that were split; the share that was not stands beside it.
 """
 
 from __future__ import annotations

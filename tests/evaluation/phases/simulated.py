@@ -72,7 +72,10 @@ PLAN = (
 """Kinds of traffic, load, this client's share."""
 _FREE = ("alone", "burst", "share30")
 """With free slots nothing queues for one: these tell whether a queue is made up."""
+_MANY = 100
+"""So many slots are never all taken."""
 _UNSPLITTABLE = ("onelength", "standing")
+"""One engine shows it."""
 _SAME_CALLS = {"nousage": "alone", "nousage30": "share30"}
 """Without usage the very same calls are played as with it."""
 
@@ -93,14 +96,13 @@ class Asked:
 
 def cells() -> Iterator[Cell]:
     """Every simulated cell."""
-    for engine in ENGINES:
+    for slots, engine in ENGINES.items():
         for traffic, load, share in PLAN:
-            if (ENGINES[engine].slots > 100 and traffic not in _FREE) or (
-                engine != _FIRST and traffic in _UNSPLITTABLE
-            ):
+            if engine.slots > _MANY and traffic not in _FREE:
                 continue
-            name = f"{traffic} {load:g}"
-            made = Cell("simulation", "engine", engine, name, traffic, load, share)
+            if slots != _FIRST and traffic in _UNSPLITTABLE:
+                continue
+            made = Cell("simulation", "engine", slots, f"{traffic} {load:g}", traffic, load, share)
             twin = _SAME_CALLS.get(traffic)
             yield replace(made, twin=replace(made, name=f"{twin} {load:g}").key if twin else "")
 

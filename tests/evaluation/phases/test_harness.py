@@ -1,4 +1,4 @@
-"""Arrivals, cells, calls that are played, the client that is kept from the truth, the page, and a run that is stopped."""
+"""Arrivals, cells, calls that are played, the client that is kept from the truth, the page, a run that is stopped."""
 
 from __future__ import annotations
 
@@ -351,11 +351,9 @@ def test_a_client_is_kept_from_the_truth(replay: Replay, usage: bool, together: 
     async def ask() -> dict[str, Any]:
         async with Driver(f"{replay.url}/v1", "tiny", usage=usage) as driver:
             options = {"stream_options": {"include_usage": True}} if usage else {}
-            messages: Any = [{"role": "user", "content": "x"}]
-            stream: Any = await driver._client.chat.completions.create(
-                model="tiny", messages=messages, stream=True, **options
-            )
-            async for chunk in stream:
+            create: Any = driver.client.chat.completions.create
+            messages = [{"role": "user", "content": "x"}]
+            async for chunk in await create(model="tiny", messages=messages, stream=True, **options):
                 seen.append(chunk)
             return dict(driver.blindfold.words)
 
