@@ -135,7 +135,7 @@ def _to_the_best(judged: Judged) -> tuple[float, int]:
 
 def _both(judged: Judged, method: str) -> float:
     some = [scoring.errors(judged.pairs(method), phase) for phase in (QUEUE, PREFILL)]
-    return sum(error.share for error in some if error is not None)
+    return sum(error.share for error in some if error is not None) if any(some) else math.inf
 
 
 def _line(

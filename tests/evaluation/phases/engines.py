@@ -93,6 +93,17 @@ ENGINES: dict[str, Callable[[Path], AbstractContextManager[Engine]]] = {
 """How each is started; a folder for its files."""
 
 
+def missing(key: str) -> str | None:
+    """What to do where an engine is not installed; None where it is."""
+    try:
+        with _or_not_here():
+            if key != "reference":
+                servers.python_of(f"e2e-{key}")
+    except NotHere as why:
+        return str(why)
+    return None
+
+
 @contextmanager
 def _or_not_here() -> Iterator[None]:
     try:

@@ -47,15 +47,15 @@ PLANS: dict[str, tuple[tuple[str, float, float, float], ...]] = {
         ("alone", 0.3, 1.0, 1),
         ("alone", 0.7, 1.0, 1),
         ("alone", 0.9, 1.0, 1),
-        ("share30", 0.6, 0.3, 1),
-        ("share30", 0.9, 0.3, 1),
+        ("share30", 0.6, 0.3, 2),
+        ("share30", 0.9, 0.3, 2),
         ("whole", 0.7, 1.0, 1),
-        ("whole30", 0.6, 0.3, 1),
+        ("whole30", 0.6, 0.3, 1.5),
         ("chat", 0.6, 1.0, 1),
-        ("chat30", 0.6, 0.3, 1),
+        ("chat30", 0.6, 0.3, 1.5),
         ("nousage", 0.7, 1.0, 1),
         ("burst", 0.6, 1.0, 1),
-        ("share05", 0.7, 0.05, 3),
+        ("share05", 0.7, 0.05, 1),
     ),
     "llama": (
         ("alone", 0.3, 1.0, 1),
@@ -109,31 +109,35 @@ def plan(
 ) -> tuple[list[Planned], list[Cell]]:
     """As many calls of each cell as fit into ``seconds``, and the cells that there is no time for.
 
-    Every cell gets the same time by its weight, as far as it can use it; what some leave goes to the others.
+    Each cell has its fewest calls; what time is left goes to all of them by their weights, as far as they can use it.
     ``fewest``: calls of each cell in all (default: its warm-up and ``FEWEST`` that count).
     """
+
+    def within(some: Sequence[tuple[Cell, float]], each: float) -> list[Planned]:
+        return [_planned(cell, capacity, each * weight, fewest) for cell, weight in some]
+
+    def taken(made: Sequence[Planned]) -> float:
+        return sum(one.seconds for one in made)
+
+    kept, left_out = list(wanted), list[Cell]()
+    while taken(dearest := within(kept, 0.0)) > seconds:
+        worst = max(dearest, key=lambda one: one.seconds).cell.key
+        left_out += [cell for cell, _ in kept if cell.key == worst]
+        kept = [(cell, weight) for cell, weight in kept if cell.key != worst]
     low, high = 0.0, seconds
     for _ in range(40):
         middle = (low + high) / 2
-        made = [_planned(cell, capacity, middle * weight) for cell, weight in wanted]
-        low, high = (middle, high) if sum(each.seconds for each in made) <= seconds else (low, middle)
-    made = [_planned(cell, capacity, low * weight) for cell, weight in wanted]
-    lacking = {
-        each.cell.key: (warm_up(each.cell.traffic) + FEWEST if fewest is None else fewest) - each.count for each in made
-    }
-    if any(lack > 0 for lack in lacking.values()):  # the one that lacks most goes, and the others share its time
-        worst = max(made, key=lambda each: lacking[each.cell.key])
-        rest = [(cell, weight) for cell, weight in wanted if cell.key != worst.cell.key]
-        planned, left_out = plan(rest, capacity, seconds, fewest)
-        return planned, [worst.cell, *left_out]
-    return made, []
+        low, high = (middle, high) if taken(within(kept, middle)) <= seconds else (low, middle)
+    return within(kept, low), left_out
 
 
-def _planned(cell: Cell, capacity: dict[str, float], seconds: float) -> Planned:
+def _planned(cell: Cell, capacity: dict[str, float], seconds: float, fewest: int | None) -> Planned:
     able = capacity[kind_of(cell.traffic)]
     rate = able * cell.load * cell.share
-    count = min(int(seconds * rate), warm_up(cell.traffic) + MOST)
-    return Planned(replace(cell, capacity=able), rate, able * cell.load * (1 - cell.share), max(count, 1))
+    warm = warm_up(cell.traffic)
+    least = warm + FEWEST if fewest is None else fewest
+    count = min(max(int(seconds * rate), least), warm + MOST)
+    return Planned(replace(cell, capacity=able), rate, able * cell.load * (1 - cell.share), count)
 
 
 def kind_of(traffic: str) -> str:

@@ -41,9 +41,13 @@ def no_queue(calls: Calls, admitted: bool) -> list[Claim]:
 
 
 def by_headers(calls: Calls, admitted: bool) -> list[Claim]:
-    """Queue = time to headers less one round trip; prefill = headers to first token."""
+    """Queue = time to headers less one round trip; prefill = headers to first token. Of streams alone: the headers of
+    a whole answer come with it."""
     claims: list[Claim] = []
     for call in calls:
+        if call.first is None:
+            claims.append(Claim(call.arrived, None, None))
+            continue
         headers = min(call.headers if call.headers is not None else call.arrived, call.scale)
         network = min(headers, (call.sent or 0.0) + (call.rtt or 0.0))
         claims.append(Claim(network, headers - network, call.scale - headers, _seen_decode(call)))

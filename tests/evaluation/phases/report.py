@@ -58,6 +58,9 @@ and with half of `llmtrace.unattributed.admission` (the way in) for the referenc
 **Queue where none is**: the mean queue ascribed to split calls whose true queue is under 10 % of their TTFT. *Sure
 and wrong*: a phase lies outside its interval and is off by over 15 % of the TTFT (or total).
 
+*Unexplained rest*: what the engine's own phases leave of the TTFT (or total): the way there and back, HTTP, tokenising.
+*Network, median ms*: the error of all that lies in front of the queue, where the engine tells when a request arrived.
+
 **The simpler methods** see all calls of a cell at once, which flatters them; llmtrace has only those before. *All
 prefill*: the TTFT less network is prefill. *No queue*: queue is 0, prefill the least-squares curve. *By headers*:
 queue until the headers less a round trip. *Least squares*: prefill is the curve 1, u, u² over uncached tokens u (of

@@ -80,22 +80,24 @@ class Run:
         """Measure everything that was asked for. One part's failure leaves the others' figures alone."""
         until = time.monotonic() + self.asked.seconds
         self.not_run = {part: LEFT_OUT for part in PARTS if part not in self.asked.parts}
-        left = [part for part in self.asked.parts if part in LIVE]
+        absent = {part: why for part in self.asked.parts if part in LIVE and (why := engines.missing(part))}
+        self.not_run.update(absent)
+        left = [part for part in self.asked.parts if part in LIVE and part not in absent]
         measure = {
             "cost": lambda: self.cost.update(cost.measure(say)),
             "audit": lambda: self._judge_hits(say),
             "recorded": lambda: self._play_recordings(say),
             "simulation": lambda: self._take(offline.simulations(self.asked.wants, self.asked.seed), say),
         }
-        for part in self.asked.parts:
+        for part in [part for part in self.asked.parts if part not in absent]:
             try:
-                if part in LIVE:
-                    self._against(part, _part_of(until - time.monotonic(), left), say)
+                if part in left:
+                    seconds = _part_of(until - time.monotonic(), left)
                     left.remove(part)
+                    self._against(part, seconds, say)
                 else:
                     measure[part]()
             except engines.NotHere as why:
-                left.remove(part)
                 self.not_run[part] = str(why)
             except Exception as error:
                 self.not_run[part] = f"broke off ({type(error).__name__}: {error})"

@@ -173,6 +173,17 @@ def network_error(pairs: Pairs) -> float:
     )
 
 
+def rest(pairs: Pairs) -> float:
+    """What the engine's own phases leave of the TTFT (or total): the way there and back, HTTP, tokenising and, where
+    its queue leaves it out, the step that was running. Mean over the mean TTFT (or total)."""
+    rows: list[tuple[float, float]] = []
+    for call, _ in pairs:
+        decode = (call.truth.decode or 0.0) if call.first is None else 0.0
+        if call.truth.queue is not None and call.truth.prefill is not None:
+            rows.append((call.scale - call.truth.queue - call.truth.prefill - decode, call.scale))
+    return _over_scale(rows)
+
+
 def sure_and_wrong(pairs: Pairs) -> float:
     """Share of all calls that were split, with a queue, prefill or decode that its interval excludes by far."""
     return mean(float(any(_wrong(call, claim, phase) for phase in (QUEUE, PREFILL, DECODE))) for call, claim in pairs)

@@ -77,7 +77,7 @@ def more(cells: Sequence[Judged]) -> Table:
     """What else there is to know of each cell."""
     head = ["cell", "queue where none is, of TTFT", "queue's interval excludes a short one, where none is"]
     head += ["sure and wrong", "merged span off by", "merged because", "lower bound", "decode, of itself", "covers"]
-    head += ["network, median ms"]
+    head += ["network, median ms", "unexplained rest"]
     rows: list[list[str]] = []
     for judged in cells:
         pairs = judged.pairs()
@@ -95,6 +95,7 @@ def more(cells: Sequence[Judged]) -> Table:
                 share(decode.of_itself) if decode else "-",
                 share(decode_covers.inside) if decode_covers else "-",
                 ms(scoring.network_error(pairs)),
+                share(scoring.rest(pairs)),
             ]
         )
     return Table("Refusals, false queues, decode", head, rows)

@@ -89,6 +89,13 @@ def test_cells_without_time_for_enough_calls_are_left_out() -> None:
     assert all(each.count >= warm_up(each.cell.traffic) + live.FEWEST for each in planned)
 
 
+def test_the_dearest_cells_get_their_fewest_calls_first() -> None:
+    planned, left_out = live.plan(list(live.cells("vllm")), {"alone": 9.0, "chat": 11.0}, 530.0)
+    assert not left_out
+    (dear,) = [each for each in planned if each.cell.traffic == "share05"]
+    assert dear.count == warm_up("share05") + live.FEWEST
+
+
 def test_every_kind_of_traffic_is_in_a_plan() -> None:
     live_kinds = {cell.traffic for engine in live.PLANS for cell, _ in live.cells(engine)}
     assert live_kinds | {cell.traffic for cell in simulated.cells()} == set(TRAFFIC)

@@ -59,6 +59,9 @@ def error(calls: list[Measured], claims: list[Claim], phase: str) -> float:
 def test_the_pieces_add_up(name: str, streamed: bool) -> None:
     calls = made_up(0.3) if streamed else whole(made_up(0.3))
     for call, claim in zip(calls, methods.METHODS[name](calls, True), strict=True):
+        if name == methods.BY_HEADERS and not streamed:
+            assert (claim.queue, claim.prefill) == (None, None), "a whole answer's headers tell nothing"
+            continue
         assert claim.queue is not None
         assert claim.prefill is not None
         assert claim.decode is not None
