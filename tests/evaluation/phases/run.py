@@ -135,8 +135,9 @@ class Run:
             self.not_run.update({f"{part}, {cell.name}": "there was no time for enough calls" for cell in left_out})
             draw.shuffle(planned)
             for each in planned:
+                own = random.Random(f"{self.asked.seed} {each.cell.twin or each.cell.key}")  # twins ask the same
                 try:
-                    self._take([live.play(engine, each, words, random.Random(f"{draw.random()}"), say)], say)
+                    self._take([live.play(engine, each, words, own, say)], say)
                 except Exception as error:
                     self.not_run[f"{part}, {each.cell.name}"] = f"broke off ({type(error).__name__}: {error})"
 
