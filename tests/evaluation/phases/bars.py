@@ -12,7 +12,7 @@ from tests.evaluation.phases import scoring
 from tests.evaluation.phases.audit import wilson
 from tests.evaluation.phases.judged import Judged
 from tests.evaluation.phases.measured import DECODE, PREFILL, QUEUE
-from tests.evaluation.phases.methods import ALL_PREFILL, ENVELOPE, LLMTRACE
+from tests.evaluation.phases.methods import ALL_PREFILL, ENVELOPE, LLMTRACE, SO_FAR
 
 ALONE_ERROR, ALONE_ITSELF, ALONE_COVERED = 0.05, 0.12, (0.85, 0.95)
 SHARED_ERROR, COVERED, WIDEST, AGAINST = 0.10, (0.82, 0.96), 2.5, 0.5
@@ -175,7 +175,7 @@ def _shared(group: str, cells: Sequence[Judged]) -> list[Line]:
         _line(group, "half width of prefill, over its mean |error|", cells, _ratio(PREFILL), most=WIDEST, unit="x"),
         *(
             _line(group, f"queue, to the error of {method}", cells, _against(method), most=AGAINST, unit="x")
-            for method in (ALL_PREFILL, ENVELOPE)
+            for method in (ALL_PREFILL, ENVELOPE, SO_FAR)
         ),
     ]
 

@@ -33,6 +33,8 @@ class Driver:
             timeout=120,
             http_client=httpx2.AsyncClient(transport=self.blindfold, timeout=120),
         )
+        self.asked = 0
+        """Calls made so far."""
         self.failed: list[str] = []
         """What went wrong with calls."""
 
@@ -44,6 +46,7 @@ class Driver:
 
     async def ask(self, ask: Ask) -> str | None:
         """One call, read to its end as fast as it comes. Returns the answer's id."""
+        self.asked += 1
         create: Any = self.client.chat.completions.create
         body: dict[str, Any] = {
             "model": self.model,

@@ -68,7 +68,7 @@ PLANS: dict[str, tuple[tuple[str, float, float, float], ...]] = {
 """Kind of traffic, load, this client's share of it, and how much of the time the cell may take beside others."""
 FEWEST, MOST = 25, 120
 """Calls of a cell past its warm-up."""
-_CAPACITY_S = 6.0
+_CAPACITY_S, _WARMING_S = 6.0, 1.5
 _LONGEST = 1.5
 """A cell's calls are given up after so many times its plan: a machine busy otherwise makes them wait."""
 _GRACE_S = 20.0
@@ -155,8 +155,9 @@ def capacities(engine: Engine, kinds: Sequence[str], draw: random.Random, say: S
             for kind in kinds:
                 say(f"{engine.title}: capacity", 0.0)
                 asks = Prompts(draw, words).of(kind)
+                await driver.capacity(asks, 2 * SLOTS, _WARMING_S)  # what is slow the first time is no capacity
                 able[kind] = await driver.capacity(asks, 2 * SLOTS, _CAPACITY_S)
-                say(f"{engine.title}: capacity", _CAPACITY_S)
+                say(f"{engine.title}: capacity", _CAPACITY_S + _WARMING_S)
             return words, able
 
     return asyncio.run(measure())
@@ -174,7 +175,7 @@ def play(engine: Engine, planned: Planned, words: float, draw: random.Random, sa
     )
     with strangers.sending(
         engine.base_url, engine.model, kind_of(cell.traffic), planned.others, words, seeds[1], LONGEST
-    ):
+    ) as sent:
         llmtrace.instrument("openai", tracer_provider=provider, server_timings=False)
         tracer.listeners.append(listener)
         try:
@@ -188,6 +189,8 @@ def play(engine: Engine, planned: Planned, words: float, draw: random.Random, sa
         arrived = engine.arrivals()
     calls = listener.calls(cell, driver.blindfold.words, arrived, planned.count)
     lost = planned.count - len(calls)
+    if sent.calls:
+        cell = replace(cell, note=f"strangers sent {sent.calls} calls, of which {sent.failed} failed")
     return replace(cell, failed=lost, why=next(iter(driver.failed), "")), calls
 
 

@@ -1,6 +1,6 @@
 """The simpler methods that llmtrace is held against, on the same calls.
 
-All are given every call of the cell at once, which flatters them: llmtrace has only the calls before.
+All but the last are given every call of the cell at once, which flatters them: llmtrace has only the calls before.
 """
 
 from __future__ import annotations
@@ -19,8 +19,11 @@ ALL_PREFILL, NO_QUEUE, BY_HEADERS, LEAST_SQUARES, ENVELOPE = (
     "least squares",
     "envelope",
 )
+SO_FAR = "envelope so far"
 QUANTILE = 0.1
 _STEPS = 60
+_FIRST_FIT, _REFIT = 12, 8
+"""Calls before the first curve that knows no later ones, and between two of them."""
 
 Calls = Sequence[Measured]
 Method = Callable[[Calls, bool], list[Claim]]
@@ -64,18 +67,34 @@ def least_squares(calls: Calls, admitted: bool) -> list[Claim]:
 def envelope(calls: Calls, admitted: bool) -> list[Claim]:
     """Prefill is the 10 % quantile curve 1, u, u² of the wait; what is above it is queue."""
     waits, rows = _regression(calls, admitted)
+    return _above(calls, waits, rows, _lower_edge(waits, rows))
+
+
+def envelope_so_far(calls: Calls, admitted: bool) -> list[Claim]:
+    """The same through the calls before alone, as whoever asks at that moment has it; until there are a few of them,
+    all is prefill."""
+    waits, rows = _regression(calls, admitted)
+    claims = all_prefill(calls[:_FIRST_FIT], admitted)
+    for begin in range(_FIRST_FIT, len(calls), _REFIT):
+        some = slice(begin, begin + _REFIT)
+        claims += _above(calls[some], waits[some], rows[some], _lower_edge(waits[:begin], rows[:begin]))
+    return claims
+
+
+def _lower_edge(waits: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """The 10 % quantile curve, by iteratively reweighted least squares on the check loss."""
     scale = np.abs(rows).max(axis=0)
     scale = np.where(scale > 0, scale, 1.0)
     unit = rows / scale
     weights = np.ones(len(waits))
     floor = max(1e-9, float(waits.max()) * 1e-5)
     curve = np.zeros(unit.shape[1])
-    for _ in range(_STEPS):  # iteratively reweighted least squares on the check loss
+    for _ in range(_STEPS):
         root = np.sqrt(weights)[:, None]
         curve, *_ = np.linalg.lstsq(unit * root, waits * root[:, 0], rcond=None)
         off = waits - unit @ curve
         weights = np.where(off > 0, QUANTILE, 1 - QUANTILE) / np.maximum(np.abs(off), floor)
-    return _above(calls, waits, rows, curve / scale)
+    return curve / scale
 
 
 METHODS: dict[str, Method] = {
@@ -84,6 +103,7 @@ METHODS: dict[str, Method] = {
     BY_HEADERS: by_headers,
     LEAST_SQUARES: least_squares,
     ENVELOPE: envelope,
+    SO_FAR: envelope_so_far,
 }
 
 

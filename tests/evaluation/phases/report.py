@@ -27,6 +27,9 @@ call; the client is kept from it, and afterwards its word is laid beside the eng
 
 _REHEARSAL = "**A rehearsal (`--quick`): too few calls of too few cells to say anything.**\n"
 
+_NAMED = 3
+"""So many cells that miss a bar are named."""
+
 _READING = f"""## How to read it
 
 A **cell** is one kind of traffic at one load against one engine, on a route that starts without history. Its first
@@ -61,11 +64,11 @@ and wrong*: a phase lies outside its interval and is off by over 15 % of the TTF
 *Unexplained rest*: what the engine's own phases leave of the TTFT (or total): the way there and back, HTTP, tokenising.
 *Network, median ms*: the error of all that lies in front of the queue, where the engine tells when a request arrived.
 
-**The simpler methods** see all calls of a cell at once, which flatters them; llmtrace has only those before. *All
-prefill*: the TTFT less network is prefill. *No queue*: queue is 0, prefill the least-squares curve. *By headers*:
-queue until the headers less a round trip. *Least squares*: prefill is the curve 1, u, u² over uncached tokens u (of
-whole answers with the output tokens beside), queue what lies above. *Envelope*: the same curve through the 10 %
-quantile.
+**The simpler methods** see all calls of a cell at once, which flatters them; llmtrace has only those before, and
+*envelope so far* too. *All prefill*: the TTFT less network is prefill. *No queue*: queue is 0, prefill the
+least-squares curve. *By headers*: queue until the headers less a round trip. *Least squares*: prefill is the curve 1,
+u, u² over uncached tokens u (of whole answers with the output tokens beside), queue what lies above. *Envelope*: the
+same curve through the 10 % quantile.
 
 **The client is blind**: `server_timings=False`, and the engine's word is taken out of the answer beneath the client,
 at its transport. Streams without usage ask for usage there too, so that their truth is known; the client never sees
@@ -133,8 +136,8 @@ def _missed(lines: Sequence[Line], cells: Sequence[Judged]) -> list[str]:
             continue
         known = line.known()
         beyond = [figure for figure in known if not figure.bar.met]
-        words = ", ".join(f"{figure.source} {figure.where} {figure.bar.cells()[1]}" for figure in beyond[:4])
-        more = f" and {len(beyond) - 4} more" if len(beyond) > 4 else ""
+        words = ", ".join(f"{figure.source} {figure.where} {figure.bar.cells()[1]}" for figure in beyond[:_NAMED])
+        more = f" and {len(beyond) - _NAMED} more" if len(beyond) > _NAMED else ""
         judged = by_title.get(worst.bar.what)
         reason = "" if judged is None else f" The worst: {_reason(judged, line.what)}."
         missed.append(
@@ -159,7 +162,8 @@ def _reason(judged: Judged, what: str) -> str:
         known.append(f"{tables.share(refused)} not split")
     if inside is not None:
         known.append(
-            f"the interval covers {tables.share(inside.inside)} at {tables.times(inside.ratio)} the error's half width"
+            f"the interval covers {tables.share(inside.inside)}, "
+            f"its half width is {tables.times(inside.ratio)} the error"
         )
     return "; ".join(known)
 

@@ -25,9 +25,9 @@ _SHARES = {"reference": 1.0, "vllm": 1.0, "llama": 0.25}
 """Measuring time of an engine beside the others'."""
 _STARTING = {"reference": 8.0, "vllm": 55.0, "llama": 5.0}
 """Seconds until it answers."""
-_FIXED = 16.0
+_FIXED = 20.0
 """Seconds of an engine beside its plan: capacities, the end."""
-_PER_CELL = 3.0
+_PER_CELL = 4.0
 """Seconds of a cell beside its arrivals: the strangers' start, the last calls."""
 _LEAST = 20.0
 """Seconds below which an engine is not worth starting."""

@@ -20,7 +20,7 @@ import pytest
 
 from tests.evaluation.common.places import ROOT
 from tests.evaluation.phases import __main__ as command
-from tests.evaluation.phases import audit, live, measured, offline, recorded, report, simulated
+from tests.evaluation.phases import audit, live, measured, offline, recorded, report, simulated, strangers
 from tests.evaluation.phases import replay as played
 from tests.evaluation.phases.arrivals import ARRIVALS, Ask, Prompts
 from tests.evaluation.phases.cells import TRAFFIC, Cell, warm_up
@@ -28,6 +28,7 @@ from tests.evaluation.phases.drive import Driver
 from tests.evaluation.phases.measured import DECODE, PREFILL, QUEUE, Measured, Truth
 from tests.evaluation.phases.truths import truth_of
 from tests.support.replay import Replay, Script
+from tests.support.waiting import wait_for
 
 
 # --- what is asked ----------------------------------------------------------------------------------------------------
@@ -388,6 +389,31 @@ def test_a_whole_answer_loses_its_timings(replay: Replay) -> None:
     name, words = asyncio.run(ask())
     assert name == "two"
     assert words["two"].truth == Truth(0.005, 0.02, 0.1)
+
+
+def answer_of_nothing() -> Script:
+    events = [event(choices=choices("a")), event(usage=USAGE, metrics=METRICS), b"data: [DONE]\n\n"]
+    return Script(headers={"content-type": "text/event-stream"}, parts=[(0.0, part) for part in events])
+
+
+def test_strangers_send_until_they_are_stopped_and_are_not_traced(replay: Replay) -> None:
+    replay.serve(answer_of_nothing())
+    with strangers.sending(replay.base_url, "tiny", "chat", 50.0, 1.0, 7, 200) as sent:
+        wait_for(lambda: len(replay.requests) >= 8)
+    assert sent.calls >= 8
+    assert sent.failed == 0
+    bodies = [json.loads(request.body) for request in replay.requests[:8]]
+    assert [len(body["messages"]) for body in bodies] == [1, 1, 1, 1, 1, 1, 3, 3]
+    assert not any("traceparent" in request.headers for request in replay.requests)
+
+
+def test_strangers_that_end_early_are_not_overlooked() -> None:
+    no_length = -1
+    with (
+        pytest.raises(RuntimeError, match="ended early"),
+        strangers.sending("http://127.0.0.1:9/v1", "tiny", "alone", 1.0, 1.0, 7, no_length) as sent,
+    ):
+        wait_for(sent.ended)
 
 
 # --- the page ---------------------------------------------------------------------------------------------------------

@@ -76,6 +76,14 @@ def test_the_envelope_finds_the_edge_below_the_queue() -> None:
     assert error(calls, claims, "prefill") < 0.01
 
 
+def test_the_envelope_so_far_knows_no_later_calls() -> None:
+    calls = made_up(0.4)
+    claims = methods.envelope_so_far(calls, True)
+    assert methods.envelope_so_far(calls[:200], True) == claims[:200]
+    assert methods.envelope(calls[:200], True) != methods.envelope(calls, True)[:200]
+    assert error(calls[100:], claims[100:], "queue") < 0.01
+
+
 def test_least_squares_is_biased_by_the_queue() -> None:
     calls = made_up(0.4)
     assert error(calls, methods.least_squares(calls, True), "prefill") > 0.1
