@@ -24,6 +24,7 @@ _PAUSE = 0.5
 _UNTIMED = "the recording has no moments: played one after the other, so the client's other calls are missing"
 
 NOT_HERE = "its recordings are not beside this checkout"
+_NO_CAPACITY = "the recording tells no capacity: its load is an estimate"
 _ALONE = {"seqs4_rate4": 0.2, "seqs4_rate12": 0.6, "unlimited_rate4": 0.2, "unlimited_rate18": 0.9}
 """Recordings that tell no capacity: about what share of it they used."""
 _SHARED = {
@@ -81,7 +82,7 @@ def _cell(engine: str, name: str, slots: str, traffic: str, load: float, share: 
         share=share,
         admitted=name in _ALONE,
         decides=not whole,
-        note=_UNTIMED if whole else "",
+        note=_UNTIMED if whole else _NO_CAPACITY if name in _ALONE else "",
     )
 
 
