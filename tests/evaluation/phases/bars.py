@@ -163,6 +163,7 @@ def _alone(calm: Sequence[Judged], every: Sequence[Judged]) -> list[Line]:
         _line(group, "prefill, median of itself (load <= 0.7)", calm, _itself(PREFILL), most=ALONE_ITSELF),
         _covers(group, every, QUEUE, *ALONE_COVERED),
         _covers(group, every, PREFILL, *ALONE_COVERED),
+        *_by_the_engine(group, calm, ALONE_ERROR, ALONE_COVERED),
     ]
 
 
@@ -177,6 +178,25 @@ def _shared(group: str, cells: Sequence[Judged]) -> list[Line]:
             _line(group, f"queue, to the error of {method}", cells, _against(method), most=AGAINST, unit="x")
             for method in (ALL_PREFILL, ENVELOPE, SO_FAR)
         ),
+        *_by_the_engine(group, cells, SHARED_ERROR, COVERED),
+    ]
+
+
+def _by_the_engine(group: str, cells: Sequence[Judged], most: float, covered: tuple[float, float]) -> list[Line]:
+    """The queue as each engine counts it, beside what is exported; starred, since bars are about what is exported."""
+
+    def error(judged: Judged) -> tuple[float, int]:
+        own = scoring.engine_queue_errors(judged.pairs())
+        return (math.nan, 0) if own is None else (own.share, own.calls)
+
+    def covers(judged: Judged) -> tuple[float, int]:
+        own = scoring.engine_queue_coverage(judged.pairs())
+        return (math.nan, 0) if own is None else (own.inside, own.calls)
+
+    told = [judged for judged in cells if judged.cell.source != "simulation"]
+    return [
+        _line(f"{group.rstrip('*')}*", "the engine's own queue, of mean TTFT", told, error, most=most),
+        _line(f"{group.rstrip('*')}*", "90 % interval of the engine's own queue covers", told, covers, *covered),
     ]
 
 

@@ -40,6 +40,8 @@ _QUICK_CELLS = {
 }
 _QUICK_FEWEST = 12
 """Calls of a live cell in a rehearsal."""
+_QUICK_ARRIVALS = 12.0
+"""Seconds in which live calls arrive in a rehearsal, at least."""
 
 Say = Callable[[str, float], None]
 """What goes on, and seconds of it done since the last word."""
@@ -130,7 +132,7 @@ class Run:
             say(f"started {engine.title}", _STARTING[part])
             kinds = sorted({live.kind_of(cell.traffic) for cell, _ in wanted})
             words, able = live.capacities(engine, kinds, draw, say)
-            arrivals = max(1.0, seconds - _PER_CELL * len(wanted))
+            arrivals = max(_QUICK_ARRIVALS if self.asked.quick else 1.0, seconds - _PER_CELL * len(wanted))
             planned, left_out = live.plan(wanted, able, arrivals, _QUICK_FEWEST if self.asked.quick else None)
             self.not_run.update({f"{part}, {cell.name}": "there was no time for enough calls" for cell in left_out})
             draw.shuffle(planned)

@@ -49,8 +49,8 @@ def errors(pairs: Pairs, phase: str) -> Errors | None:
 
 
 def engine_queue_errors(pairs: Pairs) -> Errors | None:
-    """Errors of the queue by the engine's own definition, over the calls that were split."""
-    return _errors(pairs, QUEUE, lambda claim: claim.engine_queue)
+    """Errors of the queue by the engine's own definition; a merged span counts as it does for the exported one."""
+    return _errors(pairs, QUEUE, lambda claim: claim.value(QUEUE) if claim.engine_queue is None else claim.engine_queue)
 
 
 def _errors(pairs: Pairs, phase: str, value: Callable[[Claim], float | None]) -> Errors | None:

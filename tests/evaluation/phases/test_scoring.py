@@ -113,9 +113,9 @@ def test_the_engines_own_queue_takes_its_interval_along() -> None:
     assert exported is not None
     assert own is not None
     assert (exported.inside, own.inside) == (0.0, 1.0)
-    errors = scoring.engine_queue_errors(pairs)
+    errors = scoring.engine_queue_errors([*pairs, (call(2.0, 0.2, 1.7), MERGED)])
     assert errors is not None
-    assert errors.share == pytest.approx(0.05)
+    assert errors.share == pytest.approx((0.05 + 0.8) / 2 / 1.5)
 
 
 def test_queue_where_none_is() -> None:
