@@ -43,7 +43,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--quick", action="store_true", help="a rehearsal of under a minute; its page goes to .accuracy"
     )
-    parser.add_argument("--minutes", type=float, default=25.0, help="about how long the whole may take (default 25)")
+    parser.add_argument("--minutes", type=float, default=24.0, help="about how long the whole may take (default 24)")
     parser.add_argument("--seed", type=int, help="of prompts and arrivals (default: a new one, printed)")
     parser.add_argument("--out", type=Path, help="folder of accuracy.md and its plots (default: docs)")
     parser.add_argument("--calls", type=Path, help="where every call measured goes (default: .accuracy/calls.jsonl)")

@@ -132,16 +132,27 @@ class Run:
             say(f"started {engine.title}", _STARTING[part])
             kinds = sorted({live.kind_of(cell.traffic) for cell, _ in wanted})
             words, able = live.capacities(engine, kinds, draw, say)
-            arrivals = max(_QUICK_ARRIVALS if self.asked.quick else 1.0, seconds - _PER_CELL * len(wanted))
-            planned, left_out = live.plan(wanted, able, arrivals, _QUICK_FEWEST if self.asked.quick else None)
-            self.not_run.update({f"{part}, {cell.name}": "there was no time for enough calls" for cell in left_out})
-            draw.shuffle(planned)
-            for each in planned:
-                own = random.Random(f"{self.asked.seed} {each.cell.twin or each.cell.key}")  # twins ask the same
-                try:
-                    self._take([live.play(engine, each, words, own, say)], say)
-                except Exception as error:
-                    self.not_run[f"{part}, {each.cell.name}"] = f"broke off ({type(error).__name__}: {error})"
+            draw.shuffle(wanted)
+            until = time.monotonic() + seconds
+            while wanted:
+                # Planned anew before each cell: what one took longer is taken from those still to come.
+                least, fewest = (_QUICK_ARRIVALS, _QUICK_FEWEST) if self.asked.quick else (1.0, None)
+                arrivals = max(least, until - time.monotonic() - _PER_CELL * len(wanted))
+                planned, left_out = live.plan(wanted, able, arrivals, fewest)
+                self.not_run.update({f"{part}, {cell.name}": "there was no time for enough calls" for cell in left_out})
+                if planned:
+                    self._send(engine, planned[0], words, say)
+                done = {each.cell.key for each in planned[:1]} | {cell.key for cell in left_out}
+                wanted = [(cell, weight) for cell, weight in wanted if cell.key not in done]
+
+    def _send(self, engine: engines.Engine, planned: live.Planned, words: float, say: Say) -> None:
+        """The calls of one cell; if they break off, the others go on."""
+        cell = planned.cell
+        own = random.Random(f"{self.asked.seed} {cell.twin or cell.key}")  # twins ask the same
+        try:
+            self._take([live.play(engine, planned, words, own, say)], say)
+        except Exception as error:
+            self.not_run[f"{engine.key}, {cell.name}"] = f"broke off ({type(error).__name__}: {error})"
 
     def _play_recordings(self, say: Say) -> None:
         self.not_run.update(recorded.missing())

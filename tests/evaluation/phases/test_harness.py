@@ -25,9 +25,10 @@ from tests.evaluation.phases import replay as played
 from tests.evaluation.phases.arrivals import ARRIVALS, Ask, Prompts
 from tests.evaluation.phases.cells import TRAFFIC, Cell, warm_up
 from tests.evaluation.phases.drive import Driver
+from tests.evaluation.phases.engines import Engine
 from tests.evaluation.phases.measured import DECODE, PREFILL, QUEUE, Measured, Truth
 from tests.evaluation.phases.truths import truth_of
-from tests.support.replay import Replay, Script
+from tests.support.replay import After, Replay, Request, Script
 from tests.support.waiting import wait_for
 
 
@@ -391,8 +392,9 @@ def test_a_whole_answer_loses_its_timings(replay: Replay) -> None:
     assert words["two"].truth == Truth(0.005, 0.02, 0.1)
 
 
-def answer_of_nothing() -> Script:
-    events = [event(choices=choices("a")), event(usage=USAGE, metrics=METRICS), b"data: [DONE]\n\n"]
+def answer_of_nothing(name: str = "one") -> Script:
+    events = [event(id=name, choices=choices("a")), event(id=name, choices=choices("b", "length"))]
+    events += [event(id=name, usage=USAGE, metrics=METRICS), b"data: [DONE]\n\n"]
     return Script(headers={"content-type": "text/event-stream"}, parts=[(0.0, part) for part in events])
 
 
@@ -414,6 +416,34 @@ def test_strangers_that_end_early_are_not_overlooked() -> None:
         strangers.sending("http://127.0.0.1:9/v1", "tiny", "alone", 1.0, 1.0, 7, no_length) as sent,
     ):
         wait_for(sent.ended)
+
+
+@pytest.mark.parametrize("traffic", ["share30", "nousage"])
+def test_a_cell_is_sent_and_its_calls_meet_their_truth(replay: Replay, traffic: str) -> None:
+    """Real clients over real sockets, strangers beside: what llmtrace said of each call stands beside what was told."""
+    share = 0.3 if traffic == "share30" else 1.0
+
+    def strangers_are_there() -> bool:
+        return share == 1.0 or any("traceparent" not in request.headers for request in replay.requests)
+
+    def answer(request: Request) -> Script:
+        return replace(answer_of_nothing(f"answer {request.arrived}"), before=After(strangers_are_there))
+
+    replay.serve(answer)
+    engine = Engine("reference", "Replay", replay.base_url, "tiny", whole_queue=True, admitted=True)
+    cell = Cell("live", "reference", "4 slots", traffic, traffic, 0.6, share)
+    planned = live.Planned(cell, 40.0, 40.0 if share < 1 else 0.0, 12)
+    done, some = live.play(engine, planned, 1.0, random.Random(3), lambda what, seconds: None)
+    assert (done.failed, done.why) == (0, "")
+    assert [call.warm for call in some] == [False] * 6 + [True] * 6
+    for call in some:
+        assert (call.truth.queue, call.truth.prefill, call.truth.decode) == (0.005, 0.02, 0.1)
+        assert (call.prompt, call.cached, call.output) == (40, 16, 3), "known of streams without usage too"
+        assert not call.claim.split, "so few calls teach nothing"
+    traced = ["traceparent" in request.headers for request in replay.requests]
+    assert traced.count(True) == 12
+    assert (traced.count(False) > 0) == (share < 1)
+    assert ("strangers sent" in done.note) == (share < 1)
 
 
 # --- the page ---------------------------------------------------------------------------------------------------------
