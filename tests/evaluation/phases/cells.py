@@ -48,8 +48,6 @@ class Cell:
     """This client's share of the load."""
     admitted: bool = True
     """The engine's headers come when a request is admitted, and were recorded."""
-    has_queue: bool = True
-    """The engine tells its queue."""
     decides: bool = True
     """Its figures count for the bars."""
     note: str = ""

@@ -35,8 +35,6 @@ class Engine:
     """Its queue begins with the request's arrival: tokenising and the wait for the step that was running are in it."""
     admitted: bool
     """Its headers come when the request is admitted, not with the first token."""
-    has_queue: bool = True
-    """It reports its queue."""
     arrivals: Callable[[], dict[str, float]] = field(default=dict)
     """When each request reached the server, epoch s by trace id; empty where it does not tell."""
 
@@ -82,7 +80,7 @@ def vllm(folder: Path) -> Iterator[Engine]:
 def llama(folder: Path) -> Iterator[Engine]:
     """llama.cpp's server."""
     with _or_not_here(), servers.llama_server(folder, "-c", str(_CONTEXT * SLOTS), slots=SLOTS) as server:
-        yield Engine("llama", "llama-server", f"{server.url}/v1", "tiny", True, False, has_queue=False)
+        yield Engine("llama", "llama-server", f"{server.url}/v1", "tiny", True, False)
 
 
 ENGINES: dict[str, Callable[[Path], AbstractContextManager[Engine]]] = {

@@ -165,7 +165,7 @@ def capacities(engine: Engine, kinds: Sequence[str], draw: random.Random, say: S
 
 def play(engine: Engine, planned: Planned, words: float, draw: random.Random, say: Say) -> tuple[Cell, list[Measured]]:
     """The calls of one cell, with strangers beside them where it has any."""
-    cell = replace(planned.cell, admitted=engine.admitted, has_queue=engine.has_queue)
+    cell = replace(planned.cell, admitted=engine.admitted)
     listener = Listener(whole_queue=engine.whole_queue)
     seeds = draw.randrange(1 << 30), draw.randrange(1 << 30)
     mine = random.Random(seeds[0])

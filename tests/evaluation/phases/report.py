@@ -27,6 +27,8 @@ call; the client is kept from it, and afterwards its word is laid beside the eng
 
 _REHEARSAL = "**A rehearsal (`--quick`): too few calls of too few cells to say anything.**\n"
 
+_IN_CLOUDS = ("alone", "share30")
+"""Kinds of traffic whose calls are plotted one by one."""
 _NAMED = 3
 """So many cells that miss a bar are named."""
 
@@ -198,6 +200,10 @@ def draw(cells: Sequence[Judged], audit: Sequence[dict[str, Any]]) -> dict[str, 
         if any(math.isfinite(value) for group in covers.values() for value in group.values()):
             words = f"{title}: how often the 90 % interval holds the truth (red: 90 %)"
             pictures[f"{name}-covers.svg"] = plots.bars(words, covers, dict.fromkeys(covers, 0.9), top=1.0)
+        clouds = {judged.cell.name: cloud for judged in mine if (cloud := _queues(judged))}
+        if clouds:
+            words = f"{title}: queue, call by call"
+            pictures[f"{name}-calls.svg"] = plots.points(words, "truth, ms", "llmtrace, blind, ms", clouds)
     whole = [row for row in audit if row["condition"].startswith("whole prompt")]
     if whole:
         shown = {
@@ -211,6 +217,17 @@ def draw(cells: Sequence[Judged], audit: Sequence[dict[str, Any]]) -> dict[str, 
         marks = {_short(row["provider"]): HITS for row in whole if row["caching"]}
         pictures["hits.svg"] = plots.bars("Cache hits told from timing (red: the bar to be met)", shown, marks)
     return pictures
+
+
+def _queues(judged: Judged) -> list[tuple[float, float]]:
+    """(true, claimed) queue of each streamed call that was split, where the client is alone or has a good share."""
+    if judged.cell.traffic not in _IN_CLOUDS:
+        return []
+    return [
+        (call.truth.queue, claim.queue)
+        for call, claim in judged.pairs()
+        if call.truth.queue is not None and claim.queue is not None
+    ]
 
 
 def _label(judged: Judged) -> str:
