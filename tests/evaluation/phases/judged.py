@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tests.evaluation.common.quantiles import mean, quantile
-from tests.evaluation.phases.cells import Cell
+from tests.evaluation.phases.cells import TRAFFIC, Cell
 from tests.evaluation.phases.measured import Claim, Measured
 from tests.evaluation.phases.methods import LLMTRACE, split_all
 from tests.evaluation.phases.scoring import Pairs
@@ -45,5 +45,12 @@ class Judged:
 
 
 def judge(cells: Sequence[Cell], calls: Sequence[Measured]) -> list[Judged]:
-    """Every cell that has calls which count."""
-    return [judged for judged in (Judged(cell, calls) for cell in cells) if judged.warm and judged.methods]
+    """Every cell that has calls which count, by engine, kind of traffic and load: they ran in a drawn order."""
+    engines = list(dict.fromkeys((cell.source, cell.engine, cell.slots) for cell in cells))
+    kinds = list(TRAFFIC)
+
+    def place(cell: Cell) -> tuple[int, int, float]:
+        return engines.index((cell.source, cell.engine, cell.slots)), kinds.index(cell.traffic), cell.load
+
+    made = (Judged(cell, calls) for cell in sorted(cells, key=place))
+    return [judged for judged in made if judged.warm and judged.methods]
