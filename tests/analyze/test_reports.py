@@ -259,7 +259,9 @@ def test_other_tracers_files_say_what_they_lack(name: str, writer: Writer, repor
     made = report(name, writer)
     assert made.sections or made.notes
     text = json.dumps(as_json(made))
-    if name in ("phases", "causes", "cancellations", "floor"):
+    if name == "accuracy":
+        assert any("no engine told its queue or its prefill" in note for note in made.notes)
+    elif name in ("phases", "causes", "cancellations", "floor"):
         assert any("another tracer" in note or "no phase" in note or "No span here" in note for note in made.notes)
     else:
         assert "gpt-4o-mini" in text

@@ -4,71 +4,98 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Hashable
-from statistics import median
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
-from llmtrace.estimate.baselines import Baselines
+from llmtrace.calls.tracer import CallTracer
 from llmtrace.estimate.hits import RouteHits
 from llmtrace.estimate.prefixes import Prefixes
-from llmtrace.estimate.sample import Sample
-from tests.support.engine_sim import Engine, poisson
+from tests.evaluation.common.quantiles import mean, quantile
+from tests.evaluation.phases import replay, simulated
+from tests.evaluation.phases.bars import UPDATE
+from tests.evaluation.phases.cells import Cell
 from tests.support.memory import size
 
-ROUTES, RATE = 100, 1_000.0
-"""Routes that take turns, and calls/s over all of them."""
+ROUTES = 25
+"""Routes that take turns."""
 _CALLS = 120
 """Of each route."""
-_SETTLED = 40
+_SETTLED = 60
 """Calls of each route before they are timed: until then there is no curve."""
 CHARACTERS = (1_000, 20_000, 200_000)
 """Lengths of the prompts that are marked."""
-_BASE = 10**12
+
+
+class _Timed:
+    """Stands before an object and adds up what its methods take on the calling thread, ns."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+        self.spent = 0
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._inner, name)
+        if not callable(method):
+            return method
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            begun = time.thread_time_ns()
+            try:
+                return method(*args, **kwargs)
+            finally:
+                self.spent += time.thread_time_ns() - begun
+
+        return timed
 
 
 def measure(say: Callable[[str, float], None]) -> dict[str, Any]:
-    """Microseconds of thread time by kind of work and bytes."""
+    """Microseconds of thread time by kind of work, and bytes."""
     say("cost of an update", 0.0)
-    baselines = Baselines()
-    asked: list[Hashable] = []
-    baselines._fitter.ask = asked.append  # type: ignore[method-assign]  # fitted below: not on this thread's bill
-    moments: list[tuple[float, int, int, int]] = []
-    routes = [poisson(number, _CALLS, RATE / ROUTES) for number in range(ROUTES)]
-    for route, calls in enumerate(routes):
-        Engine(slots=4).run(calls, route)
-        for number, call in enumerate(calls):
-            moments += [(call.sent, 0, route, number), (call.first, 1, route, number), (call.end, 2, route, number)]
-    all_in_flight: dict[tuple[int, int], Any] = {}
-    spent: dict[tuple[int, int], int] = {}
-    for at, kind, route, number in sorted(moments):
-        call, mine, ns = routes[route][number], (route, number), _BASE + int(at * 1e9)
-        if kind == 0:
-            begun = time.thread_time_ns()
-            all_in_flight[mine] = baselines.begin(route, ns, 4 * call.uncached)
-            spent[mine] = time.thread_time_ns() - begun
-        elif kind == 1:
-            all_in_flight[mine].first_token_came(ns)
-        else:
-            sent, headers, first = (_BASE + int(s * 1e9) for s in (call.sent, call.headers, call.first))
-            sample = Sample(sent, first, ns, call.uncached, headers=headers, event=first, tokens=call.output)
-            begun = time.thread_time_ns()
-            baselines.end(route, all_in_flight.pop(mine), ns, sample)
-            spent[mine] += time.thread_time_ns() - begun
-            while asked:
-                baselines._fit(asked.pop())
-    found = {"update of a call": _summary([ns for (_, number), ns in spent.items() if number >= _SETTLED])}
+    spent, largest = _updates()
+    costs = {UPDATE: _summary(spent)}
     prefixes, hits = Prefixes(), RouteHits()
     for length in CHARACTERS:
-        found[f"marks of a prompt of {length:,} characters"] = _summary(_marking(prefixes, length))
-    found["verdict on a hit, where the provider counts none"] = _summary(_judging(hits))
-    say("cost of an update", 10.0)
+        costs[f"marks of a prompt of {length:,} characters"] = _summary(_marking(prefixes, length))
+    costs["verdict on a hit, where the provider counts none"] = _summary(_judging(hits))
+    say("cost of an update", 15.0)
     return {
-        "microseconds": found,
-        "bytes": {
-            "a route": max(size(baselines.route(route)) for route in range(ROUTES)),
-            "more, where hits are told from timing": size(hits._routes[0]),
-        },
+        "microseconds": costs,
+        "bytes": {"a route": largest, "more, where hits are told from timing": size(hits._routes.known(0))},
     }
+
+
+def _updates() -> tuple[list[int], int]:
+    """What a call's setting out and its end take together, split included, ns; the bytes of the largest route."""
+    cell = Cell("simulation", "engine", next(iter(simulated.ENGINES)), "cost", "alone", 0.7, 1.0)
+    trips: list[replay.Trip] = []
+    for route in range(ROUTES):
+        own = simulated.trips(cell, route)[:_CALLS]
+        trips += [replace(trip, params={"model": f"model {route}"}) for trip in own]
+    trips.sort(key=lambda trip: trip.begin)
+    spent: list[int] = []
+    largest = 0
+    made: list[CallTracer] = []
+
+    def watch(tracer: CallTracer) -> None:
+        made.append(tracer)
+        tracer.services.baselines = _Timed(tracer.services.baselines)  # type: ignore[assignment]
+
+    def ended(number: int) -> None:
+        nonlocal largest
+        timed: Any = made[0].services.baselines
+        if number == ROUTES * _SETTLED:
+            timed.settle()
+        if number >= ROUTES * _SETTLED:
+            spent.append(timed.spent)
+        timed.spent = 0
+        if number == len(trips) - 1:
+            largest = max(size(timed.route(route)) for route in routes)
+
+    routes: set[Any] = set()
+    looking = replay.Watch(watch, ended, lambda call: routes.add(call.state.route))
+    replay.play(trips, "cost", 0, replay.Place(), looking)
+    return spent, largest
 
 
 def _marking(prefixes: Prefixes, length: int) -> list[int]:
@@ -95,9 +122,5 @@ def _judging(hits: RouteHits) -> list[int]:
 
 
 def _summary(spent: list[int]) -> dict[str, float]:
-    ordered = sorted(spent)
-    return {
-        "median": median(ordered) / 1e3,
-        "mean": sum(ordered) / len(ordered) / 1e3,
-        "p90": ordered[len(ordered) * 9 // 10] / 1e3,
-    }
+    taken = [ns / 1e3 for ns in spent]
+    return {"median": quantile(taken, 0.5), "mean": mean(taken), "p90": quantile(taken, 0.9)}

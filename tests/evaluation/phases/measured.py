@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-PLACE = "|"
-"""Between engine, slots and load in a call's cell."""
+QUEUE, PREFILL, DECODE, NETWORK = "queue", "prefill", "decode", "network"
+PHASES = (QUEUE, PREFILL, DECODE)
+"""What is scored against bars."""
+
+Range = tuple[float, float]
+"""Lower and upper end of a 90 % interval."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,15 +30,23 @@ class Truth:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """One method's split of one call; queue and prefill None where it declared them unidentifiable."""
+    """One method's split of one call, as its spans say it. A phase is None where it lies in a merged span."""
 
     network: float
     queue: float | None
     prefill: float | None
+    """The copying of a cached prefix included."""
     decode: float | None = None
-    queue_half: float | None = None
-    """Half width of the 90 % interval, None where the method has none."""
-    prefill_half: float | None = None
+    ranges: dict[str, Range] = field(default_factory=dict[str, Range])
+    """The 90 % interval by phase, of those phases that have one."""
+    merged: float = 0.0
+    """Length of the merged span, where there is one."""
+    merged_of: tuple[str, ...] = ()
+    """The phases that it merges."""
+    because: str | None = None
+    """Why it is merged, in llmtrace's word for it."""
+    engine_queue: float | None = None
+    """The queue by the engine's own definition, where that differs from what is exported."""
     lower_bound: bool = False
     """The method says that there may be more queue than it can see."""
 
@@ -43,22 +55,30 @@ class Claim:
         """Whether queue and prefill were told apart."""
         return self.queue is not None and self.prefill is not None
 
+    def value(self, phase: str) -> float | None:
+        """The length that the claim gives ``phase``: its own, else its equal part of the merged span it lies in."""
+        own: float | None = getattr(self, phase)
+        if own is not None or phase not in self.merged_of:
+            return own
+        return self.merged / len(self.merged_of)
+
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One streamed call. Moments are seconds since the call began, None where not seen."""
+    """One call. Moments are seconds since the call began, None where not seen."""
 
     cell: str
+    """The key of the cell that it belongs to."""
     began: float
     """On the run's clock."""
     warm: bool
-    """Past the warm-up: counts in the error figures."""
+    """Past the warm-up: counts in the figures."""
     sent: float | None
     headers: float | None
     event: float | None
     """First event of the stream, with or without a token."""
-    first: float
-    """First token: the time to first token."""
+    first: float | None
+    """First token: the time to first token. None: the answer was not streamed."""
     end: float
     rtt: float | None
     prompt: int
@@ -74,9 +94,14 @@ class Measured:
         return max(0, self.prompt - self.cached)
 
     @property
+    def scale(self) -> float:
+        """What errors are shares of: the time to first token; of a whole answer the total."""
+        return self.end if self.first is None else self.first
+
+    @property
     def arrived(self) -> float:
         """When the request reached the server, as far as the client can tell."""
-        return min((self.sent or 0.0) + (self.rtt or 0.0) / 2, self.first)
+        return min((self.sent or 0.0) + (self.rtt or 0.0) / 2, self.scale)
 
     def as_json(self) -> dict[str, Any]:
         """For the file of calls."""
@@ -85,7 +110,9 @@ class Measured:
 
 def from_json(row: dict[str, Any]) -> Measured:
     """The call that ``as_json`` wrote."""
-    return Measured(**{**row, "truth": Truth(**row["truth"]), "claim": Claim(**row["claim"])})
+    claim: dict[str, Any] = {**row["claim"], "merged_of": tuple(row["claim"]["merged_of"])}
+    claim["ranges"] = {phase: (low, high) for phase, (low, high) in claim["ranges"].items()}
+    return Measured(**{**row, "truth": Truth(**row["truth"]), "claim": Claim(**claim)})
 
 
 def write(path: Path, facts: dict[str, Any], calls: Iterable[Measured]) -> None:

@@ -1,135 +1,151 @@
-"""Recorded calls played through llmtrace's own engine, moment by moment, on a clock of their own.
+"""Recordings of engines that knew the truth, made into calls to play. The folders lie beside a checkout, or are absent.
 
-Everything from the beginning of a call to its phases is the product's code; only the client library and the wire are
-left out, and time is the recording's.
+``vllm_runs``: the client alone on vLLM. ``shared_engine_runs``: vLLM and the reference server, with an untraced process
+that sends the rest of the load.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-from opentelemetry.sdk.trace import TracerProvider
+from tests.evaluation.phases.cells import Cell
+from tests.evaluation.phases.measured import Truth
+from tests.evaluation.phases.replay import Place, Trip
+from tests.evaluation.phases.truths import truth_of
+from tests.support.replay import shared_folder
 
-from llmtrace.calls import tracer
-from llmtrace.calls.result import Result
-from llmtrace.calls.tracer import CallTracer
-from llmtrace.config import settings
-from llmtrace.observe.call import COMPLETED, Call
-from llmtrace.observe.transport import Attempt
-from llmtrace.providers.openai import CHAT, OPENAI
-from tests.evaluation.common.clock import START, Clock
-from tests.evaluation.phases.listen import claim
-from tests.evaluation.phases.measured import Claim, Measured, Truth
-
-_TO_SEND, _RTT = 0.0004, 0.00005
+_TO_SEND = 0.0004
 _CHARS_PER_TOKEN = 3
+_PAUSE = 0.5
+"""Seconds between whole answers whose recordings say how long they took, but not when they began."""
+_UNTIMED = "the recording has no moments: played one after the other, so the client's other calls are missing"
+
+NOT_HERE = "its recordings are not beside this checkout"
+_NO_CAPACITY = "the recording tells no capacity: its load is an estimate"
+_ALONE = {"seqs4_rate4": 0.2, "seqs4_rate12": 0.6, "unlimited_rate4": 0.2, "unlimited_rate18": 0.9}
+"""Recordings that tell no capacity: about what share of it they used."""
+_SHARED = {
+    "alone_load70": ("alone", 0.7, 1.0),
+    "share30_load60": ("share30", 0.6, 0.3),
+    "share30_load90": ("share30", 0.9, 0.3),
+    "whole_alone_load70": ("whole", 0.7, 1.0),
+    "whole_share30_load60": ("whole30", 0.6, 0.3),
+    "vllm_alone_load60": ("alone", 0.6, 1.0),
+    "vllm_share30_load60": ("share30", 0.6, 0.3),
+    "vllm_share30_load90": ("share30", 0.9, 0.3),
+    "vllm_share05_load70": ("share05", 0.7, 0.05),
+    "vllm_chat_alone_load60": ("chat", 0.6, 1.0),
+    "vllm_chat_share30_load60": ("chat30", 0.6, 0.3),
+    "vllm_whole_alone_load60": ("whole", 0.6, 1.0),
+}
+"""File -> kind of traffic, load, this client's share of it."""
 
 
-class _Client:
-    _base_url = SimpleNamespace(host="127.0.0.1", port=8000, scheme="http")
+def data(name: str) -> Path | None:
+    """A folder of recordings beside this checkout, or None."""
+    shared = shared_folder()
+    return None if shared is None or not (shared / name).is_dir() else shared / name
 
 
-def read(path: Path) -> list[dict[str, Any]]:
-    """One row per call, in the order of their sending."""
+def missing() -> dict[str, str]:
+    """The folders that are not there, with a word on it."""
+    names = ("shared_engine_runs", "vllm_runs")
+    return {f"recorded, {name}": NOT_HERE for name in names if data(name) is None}
+
+
+def cells() -> Iterator[tuple[Cell, Path]]:
+    """Every recording that is there, as a cell."""
+    alone, shared = data("vllm_runs"), data("shared_engine_runs")
+    for name, load in _ALONE.items() if alone else ():
+        assert alone is not None
+        slots = "4 slots" if name.startswith("seqs4") else "free slots"
+        rate = name.partition("rate")[2]
+        yield _cell("vllm", name, f"{slots}, {rate} calls/s", "alone", load, 1.0), alone / f"{name}.jsonl"
+    for name, (traffic, load, share) in _SHARED.items() if shared else ():
+        assert shared is not None
+        engine = "vllm" if name.startswith("vllm") else "reference"
+        yield _cell(engine, name, "4 slots", traffic, load, share), shared / f"{name}.jsonl"
+
+
+def _cell(engine: str, name: str, slots: str, traffic: str, load: float, share: float) -> Cell:
+    whole = traffic.startswith("whole")
+    return Cell(
+        source="recorded",
+        engine=engine,
+        slots=slots,
+        name=name,
+        traffic=traffic,
+        load=load,
+        share=share,
+        admitted=name in _ALONE,
+        decides=not whole,
+        note=_UNTIMED if whole else _NO_CAPACITY if name in _ALONE else "",
+    )
+
+
+def read(path: Path) -> list[Trip]:
+    """One trip per call, in the order of their sending."""
     rows = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
-    return sorted(rows, key=lambda row: row["sent_s"])
-
-
-def play(rows: Sequence[dict[str, Any]], cell: str, warm_up: int) -> list[Measured]:
-    """The calls as llmtrace judged them, blind, each with the engine's truth."""
-    said: dict[int, Claim] = {}
-    open_calls: dict[int, Call] = {}
-    clock = Clock()
-
-    def listen(ended: Result) -> None:
-        number = next(number for number, call in open_calls.items() if call is ended.call)
-        said[number] = claim(ended, whole_queue=False)
-
-    moments: list[tuple[float, int, int]] = []
-    for number, row in enumerate(rows):
-        moments += [(row["sent_s"], 0, number), (row["headers_s"], 1, number), (row["first_event_s"], 2, number)]
-        moments += [(row["first_content_s"], 3, number), (row["last_content_s"], 4, number)]
-    made = CallTracer(settings({"server_timings": False}, {}), TracerProvider())
-    client = _Client()
-    tracer.listeners.append(listen)
-    try:
-        with clock.installed():
-            for at, what, number in sorted(moments):
-                clock.at = START + int(at * 1e9)
-                if what == 0:
-                    open_calls[number] = _begin(made, client, rows[number], clock.at)
-                else:
-                    _go_on(open_calls[number], what, rows[number], clock.at)
-                if what == 4:
-                    made.services.baselines.settle()  # fits run beside the application; here nobody waits for them
-                    del open_calls[number]
-    finally:
-        tracer.listeners.remove(listen)
-    return [_measured(row, said[number], cell, number >= warm_up) for number, row in enumerate(rows)]
-
-
-def _begin(made: CallTracer, client: _Client, row: dict[str, Any], at: int) -> Call:
-    # Each prompt of its own, unless the recording says what it was.
-    content = row.get("text") or str(at).ljust(_CHARS_PER_TOKEN * row["prompt_tokens"], "x")
-    body = {"model": "tiny", "stream": True, "messages": [{"role": "user", "content": content}]}
-    call = made.begin(OPENAI, CHAT, client, body)
-    assert isinstance(call, Call)
-    attempt = Attempt(at)
-    attempt.sent, attempt.rtt = at + int(_TO_SEND * 1e9), _RTT
-    call.attempts.append(attempt)
-    return call
-
-
-def _go_on(call: Call, what: int, row: dict[str, Any], at: int) -> None:
-    if what == 1:
-        call.attempts[-1].headers_at = call.returned = at
-        return
-    block = call.chunk_timing.block
-    asked = block[-1] if block else call.returned or at
-    if what == 2:
-        block += [asked, at]
-        call.look({"choices": [{"index": 0, "delta": {"role": "assistant"}}]}, at)
-    elif what == 3:
-        block += [asked, at]
-        call.look({"choices": [{"index": 0, "delta": {"content": "x"}}]}, at)
+    if "sent_s" in rows[0]:
+        trips = [_with_headers(row) for row in rows]
     else:
-        chunks = row["content_chunks"] - 1
-        for step in range(1, chunks + 1):
-            came = asked + (at - asked) * step // chunks
-            block += [block[-1], came]
-        call.recent.append(
-            {
-                "choices": [],
-                "usage": {
-                    "prompt_tokens": row["prompt_tokens"],
-                    "completion_tokens": row["completion_tokens"],
-                    "prompt_tokens_details": {"cached_tokens": row["cached_tokens"]},
-                },
-            }
-        )
-        call.finish(COMPLETED, at)
+        at, trips = 0.0, list[Trip]()
+        origin = min((row["truth"].get("start", 0.0) for row in rows), default=0.0)
+        for row in rows:
+            trips.append(_of_truth(row, at, origin))
+            at = trips[-1].end + _PAUSE
+    return sorted(trips, key=lambda trip: trip.begin)
 
 
-def _measured(row: dict[str, Any], said: Claim, cell: str, warm: bool) -> Measured:
-    start, truth = row["sent_s"], row["truth"]
-    return Measured(
-        cell=cell,
-        began=start,
-        warm=warm,
-        sent=_TO_SEND,
-        headers=row["headers_s"] - start,
-        event=row["first_event_s"] - start,
-        first=row["first_content_s"] - start,
-        end=row["last_content_s"] - start,
-        rtt=_RTT,
+def place(cell: Cell) -> Place:
+    """Where the recorded calls went."""
+    return Place(port=8000, whole_queue=False) if cell.engine == "vllm" else Place()
+
+
+def _with_headers(row: dict[str, Any]) -> Trip:
+    told = row["truth"]
+    return Trip(
+        begin=row["sent_s"],
+        sent=row["sent_s"] + _TO_SEND,
+        headers=row["headers_s"],
+        event=row["first_event_s"],
+        first=row["first_content_s"],
+        end=row["last_content_s"],
+        chunks=row["content_chunks"],
         prompt=row["prompt_tokens"],
         cached=row["cached_tokens"],
         output=row["completion_tokens"],
-        truth=Truth(queue=truth["queue_ms"] / 1e3, prefill=truth["prefill_ms"] / 1e3, decode=truth["decode_ms"] / 1e3),
-        claim=replace(said),
+        truth=Truth(told["queue_ms"] / 1e3, told["prefill_ms"] / 1e3, told["decode_ms"] / 1e3),
+        messages=_own_text(row["sent_s"], row["prompt_tokens"]),
     )
+
+
+def _of_truth(row: dict[str, Any], at: float, origin: float) -> Trip:
+    """``at``: when it began, if the recording does not say; ``origin``: the moment that counts as 0."""
+    told = row["truth"]
+    usage, truth = told["usage"], truth_of({"metrics": told})
+    assert truth is not None
+    begin = told["start"] - origin if "start" in told else at
+    end = told["end"] - origin if "end" in told else at + told["total"]
+    # What the client saw as network then lies in front of the request's last byte: this project's own account of it.
+    wire = row["phases"].get("network", [_TO_SEND])[0]
+    return Trip(
+        begin=begin,
+        sent=begin + wire,
+        headers=None,
+        first=begin + told["ttft"] if "ttft" in told else None,
+        end=end,
+        prompt=usage["prompt_tokens"],
+        cached=(usage.get("prompt_tokens_details") or {}).get("cached_tokens"),
+        output=usage["completion_tokens"],
+        truth=truth,
+        messages=_own_text(begin, usage["prompt_tokens"]),
+    )
+
+
+def _own_text(begin: float, tokens: int) -> tuple[dict[str, Any], ...]:
+    """A prompt that begins like no other: the recordings do not hold what was asked."""
+    return ({"role": "user", "content": f"{begin!r} ".ljust(_CHARS_PER_TOKEN * tokens, "x")},)

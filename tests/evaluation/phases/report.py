@@ -7,202 +7,203 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.evaluation.common import bars as limits
 from tests.evaluation.common import freshness, provenance
-from tests.evaluation.common.bars import Bar
 from tests.evaluation.common.tables import Table
-from tests.evaluation.phases import figures, plots, tables
-from tests.evaluation.phases.bars import CLAIMS, HIGH, HITS, MODERATE, ROUTE_BYTES, UPDATE_US
+from tests.evaluation.phases import bars, plots, scoring, tables
+from tests.evaluation.phases.bars import HITS, SOURCES, Line
+from tests.evaluation.phases.cells import TRAFFIC, WARM_UP, WARM_UP_WHOLE, Cell
 from tests.evaluation.phases.engines import DEFINITIONS
-from tests.evaluation.phases.measured import Measured
-from tests.evaluation.phases.methods import LLMTRACE
-from tests.evaluation.phases.tables import Run
+from tests.evaluation.phases.judged import Judged, judge
+from tests.evaluation.phases.measured import PREFILL, QUEUE, Measured
+from tests.evaluation.phases.methods import ALL_PREFILL, ENVELOPE, LEAST_SQUARES, LLMTRACE
 
 _INTRO = """# Accuracy
 
 How right are the phases that llmtrace infers where the provider reports none? Each engine here knows the truth of every
-call. The client is the real `openai` client over real sockets, told to ignore what the engine reports
-(`server_timings=False`); afterwards its word is laid beside the engine's. This page is written by the run:
+call; the client is kept from it, and afterwards its word is laid beside the engine's. This page is written by the run:
 
     make accuracy
-
-Calls arrive open-loop: at their moment, whatever became of those before. Prompts are log-uniform between 32 and about
-1,900 tokens; every second one shares its beginning with earlier ones. A load is a share of what the server completed
-per second for callers without pause. The first 30 calls on a route are warm-up: they are made, but not in the figures.
-Client and server share one machine.
-
-The simpler methods see all calls of a run at once, which flatters them; llmtrace has only those before.
-*All prefill*: the time to first token (TTFT) less network. *By headers*: queue until the headers less a round trip,
-prefill from there. *Least squares*: prefill is the curve 1, u, u² over uncached tokens u, queue what lies above.
-*Envelope*: the same curve through the 10 % quantile.
 """
 
-_READING = """## How to read it
+_REHEARSAL = "**A rehearsal (`--quick`): too few calls of too few cells to say anything.**\n"
 
-- **Mean |error| over mean TTFT** is the figure that the bars are set on: most true queues are 0, and a median would
-  flatter.
-- **Queued calls** are those whose true queue is over 10 % of their TTFT.
-- **Not split**: calls for which llmtrace said `queue_prefill`. *Rightly*: the share of those where the envelope's split
-  would have been off by more than 15 % of the TTFT.
-- **Unexplained rest**: what the engine's queue and prefill leave of the TTFT: the way there and back, HTTP, tokenising
-  and, where the queue leaves it out, waiting for the step that was running.
-- **Queue** is compared as each engine defines it, see below. What llmtrace shows as `llm.queue` holds the wait for the
-  step that was running; what lies between a request's arrival and the scheduler (HTTP, tokenising) is in
-  `llm.unattributed`. Both stand on the spans as attributes, and are counted here where the engine counts them: of
-  the latter half, since the engine does not see the way back, and the client cannot tell the two apart.
-- **Network** has a truth only where the engine tells when a request reached it, on this machine's clock.
-- **Coverage**: most true queues are 0, and an interval that ends there holds them all; with free slots the interval of
-  queue therefore covers nearly every call, however narrow it is.
-- **Queue said where none was**: calls without a true queue to which one of over 10 % of the TTFT was ascribed.
+_IN_CLOUDS = ("alone", "share30")
+"""Kinds of traffic whose calls are plotted one by one."""
+_NAMED = 3
+"""So many cells that miss a bar are named."""
+
+_READING = f"""## How to read it
+
+A **cell** is one kind of traffic at one load against one engine, on a route that starts without history. Its first
+{WARM_UP} calls are warm-up ({WARM_UP_WHOLE} of whole answers): they are made and learned from, but not counted. Calls
+arrive open-loop, at their moment, whatever became of those before. A load is a share of the calls per second that the
+engine completed for callers without pause; the strangers' part of it is sent by another process, without llmtrace.
+
+**A bar is decided by its worst cell**; nothing is pooled. *Within chance*: a coverage that misses its bar by no more
+than what so few calls can miss it by (90 % Wilson interval).
+
+**Errors** are mean |error| over the mean time to first token (TTFT), of whole answers over the mean total; *of
+itself* is the median over the calls of |error| over the true length.
+
+**A refusal counts.** A merged span says how long its phases took together, and of each of them only that it lies
+between nothing and the whole. It counts as equal parts: `queue_prefill` as half queue and half prefill, `opaque` as a
+third each of queue, prefill and decode; the error is that minus the truth. *Split only* leaves these calls out.
+*Merged span off by*: the span against what its phases truly took together. Intervals are those of the calls that were
+split.
+
+**Coverage**: how often the truth lay inside the 90 % interval that stands on the span. *half/err*: its mean half
+width over the mean |error| of the same calls. Where most true queues are 0, an interval that ends there holds them
+all.
+
+**Queue** is `llm.queue` as it is exported: from the engine's door until the prompt is taken up, so the wait for the
+step that was running when the call came is in it; `llmtrace.queue.step_wait` on that span is the one place that says
+how much of it that is. *Engine's own queue*: the same by the engine's definition, below: less the step wait for vLLM,
+and with half of `llmtrace.unattributed.admission` (the way in) for the reference server.
+
+**Queue where none is**: the mean queue ascribed to split calls whose true queue is under 10 % of their TTFT. *Sure
+and wrong*: a phase lies outside its interval and is off by over 15 % of the TTFT (or total).
+
+*Unexplained rest*: what the engine's own phases leave of the TTFT (or total): the way there and back, HTTP, tokenising.
+*Network, median ms*: the error of all that lies in front of the queue, where the engine tells when a request arrived.
+
+**The simpler methods** see all calls of a cell at once, which flatters them; llmtrace has only those before, and
+*envelope so far* too. *All prefill*: the TTFT less network is prefill. *No queue*: queue is 0, prefill the
+least-squares curve. *By headers*: queue until the headers less a round trip. *Least squares*: prefill is the curve 1,
+u, u² over uncached tokens u (of whole answers with the output tokens beside), queue what lies above. *Envelope*: the
+same curve through the 10 % quantile.
+
+**The client is blind**: `server_timings=False`, and the engine's word is taken out of the answer beneath the client,
+at its transport. Streams without usage ask for usage there too, so that their truth is known; the client never sees
+it.
 """
 
 
 def page(facts: dict[str, Any], calls: Sequence[Measured], plots_at: str = "accuracy") -> tuple[str, dict[str, str]]:
     """The page's text, and its plots by file name."""
-    runs = [run for run in (Run(each, calls) for each in facts["runs"]) if run.warm]
-    found = [bar for run in runs for bar in run.bars()] + audit_bars(facts["audit"]) + cost_bars(facts)
-    pictures = draw(runs, facts["audit"])
+    cells = judge([Cell(**cell) for cell in facts["cells"]], calls)
+    lines = all_lines(facts, cells)
+    pictures = draw(cells, facts["audit"])
     where = facts["machine"]
-    lines = [
+    parts = [
         _INTRO,
+        *([_REHEARSAL] if facts.get("quick") else []),
         *freshness.stamp("phases", where["commit"], where["code"]),
         f"{provenance.sentence(where, facts['seed'])} A new seed is drawn for each run; "
         '`ARGS="--seed N"` repeats one.\n',
-        *(f"Not run: {part}: {why}.\n" for part, why in facts["not_run"].items()),
     ]
-    if found:
-        known = [bar for bar in found if bar.met is not None]
-        lines += [
+    if lines:
+        known = [line for line in lines if line.met is not None]
+        parts += [
             "## In short\n",
-            f"{sum(1 for bar in known if bar.met)} of {len(known)} bars met.\n",
-            limits.table(found).grid(),
+            f"{sum(1 for line in known if line.met)} of {len(known)} bars met, each decided by its worst cell. "
+            "*: no bar was set; held to the one that is nearest.\n",
+            tables.summary(lines).grid(),
         ]
-    lines += _missed(runs, found, facts["audit"])
-    lines += [f"![{name.removesuffix('.svg')}]({plots_at}/{name})\n" for name in pictures]
-    lines.append(_READING)
-    if runs:
-        lines.append("What each engine's numbers mean:\n")
-        for key in dict.fromkeys(run.facts["engine"] for run in runs):
-            title = next(run.facts["title"] for run in runs if run.facts["engine"] == key)
-            lines.append(f"- **{title}**: {DEFINITIONS[key]}")
-        lines.append("")
-    for run in runs:
-        lines += _run(run)
-    refused = [row for run in runs for row in run.without_evidence()]
-    if refused:
-        lines += [
-            "## Where no split is possible\n",
-            "Prompts of one length: fixed cost and cost per token cannot be told apart, and nothing may be split. "
-            "A queue that never empties: a part of it looks like fixed cost; a split has to be called a lower bound. "
-            "Each on a route that starts without history, after its first 30 calls.\n",
-            Table("", ["what", "calls", "not split", "lower bound", "queue: mean error / mean TTFT"], refused).grid(),
-        ]
+    parts += [f"Not run: {part}: {why}.\n" for part, why in facts["not_run"].items()]
+    parts += _missed(lines, cells)
+    parts += [f"![{name.removesuffix('.svg')}]({plots_at}/{name})\n" for name in pictures]
+    parts.append(_READING)
+    if cells:
+        parts += ["The kinds of traffic:\n", *_traffic(cells), "", "What each engine's numbers mean:\n"]
+        parts += [f"- {DEFINITIONS[key]}" for key in dict.fromkeys(judged.cell.engine for judged in cells)]
+        parts.append("")
+    for source in SOURCES:
+        some = [judged for judged in cells if judged.cell.source == source]
+        if some:
+            parts += _section(source, some)
     if facts["audit"]:
-        lines += _audit(facts["audit"])
+        parts += _audit(facts["audit"])
     if facts.get("cost"):
-        lines += _cost(facts["cost"])
-    return "\n".join(lines), pictures
+        parts += _cost(facts["cost"])
+    return "\n".join(parts), pictures
 
 
-def _missed(runs: Sequence[Run], found: Sequence[Bar], audit: Sequence[dict[str, Any]]) -> list[str]:
-    """For each missed bar what the run knows of the reason."""
-    lines: list[str] = []
-    for bar in found:
-        if bar.met is not False:
+def all_lines(facts: dict[str, Any], cells: Sequence[Judged]) -> list[Line]:
+    """Every bar of the page."""
+    return bars.lines(cells) + bars.of_hits(facts["audit"]) + bars.of_cost(facts["cost"])
+
+
+def _traffic(cells: Sequence[Judged]) -> list[str]:
+    kinds = dict.fromkeys(judged.cell.traffic for judged in cells)
+    return [f"- *{kind}*: {words}." for kind, words in TRAFFIC.items() if kind in kinds]
+
+
+def _missed(lines: Sequence[Line], cells: Sequence[Judged]) -> list[str]:
+    """For each missed bar by how much, in how many of its cells, and what the run knows of the reason."""
+    by_title = {judged.cell.title: judged for judged in cells}
+    missed: list[str] = []
+    for line in lines:
+        worst = line.worst()
+        if worst is None or worst.bar.met:
             continue
-        run = next((run for run in runs if bar.what.startswith(run.title)), None)
-        row = next((row for row in audit if row["condition"].startswith("whole") and row["provider"] in bar.what), None)
-        reason = "" if run is None else _reason(run, bar)
-        if bar.what.startswith("cost"):
-            reason = "measured on the machine above; python's own pace and what else runs there are in it"
-        if row is not None:
-            reason = (
-                f"the best threshold on the fastest of three calls, chosen with hindsight, reaches {row['best']:.3f}; "
-                f"90 % interval of the figure {row['low']:.2f} to {row['high']:.2f}"
-            )
-        lines.append(f"- **{bar.what}**: {bar.cells()[1]}, bar {bar.cells()[2]}. {reason[:1].upper()}{reason[1:]}.")
-    return ["## Where a bar is missed\n", *lines, ""] if lines else []
-
-
-def _reason(run: Run, bar: Bar) -> str:
-    """What to know of a figure that misses its bar."""
-    pairs = run.pairs(LLMTRACE)
-    if "decode" in bar.what:
-        error = figures.errors(pairs, "decode")
-        late = "-" if error is None else f"median {tables.ms(error.median)} ms, p90 {tables.ms(error.p90)} ms"
-        return (
-            f"a token takes this engine {tables.ms(run.per_token())} ms; from the first token to the last, engine and "
-            f"client differ by {late}. The client's decode is between two arrivals: an engine that shares its cores "
-            "with its server hands a token over when the step under way lets it, which may be another request's "
-            "prefill, and where a token takes no longer than reading it, the reading shows"
+        known = line.known()
+        beyond = [figure for figure in known if not figure.bar.met]
+        words = ", ".join(f"{figure.source} {figure.where} {figure.bar.cells()[1]}" for figure in beyond[:_NAMED])
+        more = f" and {len(beyond) - _NAMED} more" if len(beyond) > _NAMED else ""
+        judged = by_title.get(worst.bar.what)
+        reason = "" if judged is None else f" The worst: {_reason(judged, line.what)}."
+        missed.append(
+            f"- **{line.title}** ({worst.bar.cells()[2]}): missed in {len(beyond)} of {len(known)} cells: "
+            f"{words}{more}.{reason}"
         )
-    if "covers" in bar.what:
-        phase = "queue" if "queue" in bar.what else "prefill"
-        inside = figures.coverage(pairs, phase)
-        width = "-" if inside is None else tables.share(inside.width)
-        return f"the interval is {width} of the TTFT wide, so it is too {'narrow' if bar.value < 0.9 else 'wide'}"
-    if bar.unit == "x":
-        return (
-            "that method is this good here: "
-            + ", ".join(
-                f"{method} {tables.share(error.mean_share)}"
-                for method in run.methods
-                if (error := figures.errors(run.pairs(method), "queue")) is not None
-            )
-            + " (mean error of queue / mean TTFT)"
+    return ["## Where a bar is missed\n", *missed, ""] if missed else []
+
+
+def _reason(judged: Judged, what: str) -> str:
+    """What to know of the cell that misses a bar."""
+    pairs = judged.pairs()
+    phase = next((phase for phase in (QUEUE, PREFILL, "decode") if phase in what), QUEUE)
+    error, inside = scoring.errors(pairs, phase), scoring.coverage(pairs, phase)
+    known: list[str] = []
+    if error is not None:
+        known.append(
+            f"{phase} truly {tables.ms(error.truth)} ms of {tables.ms(judged.scale())} ms, "
+            f"bias {tables.ms(error.bias)} ms"
         )
-    phase = "prefill" if "prefill" in bar.what else "queue"
-    error = figures.errors(pairs, phase)
-    bias = "-" if error is None else tables.ms(error.bias)
-    return (
-        f"over all loads its bias is {bias} ms; {tables.share(figures.rest(run.warm)[1])} of the TTFT is in neither "
-        "the engine's queue nor its prefill, and the client cannot see where that lies"
-    )
+    if refused := scoring.refused(pairs):
+        known.append(f"{tables.share(refused)} not split")
+    if inside is not None:
+        known.append(
+            f"the interval covers {tables.share(inside.inside)}, "
+            f"its half width is {tables.times(inside.ratio)} the error"
+        )
+    return "; ".join(known)
 
 
-def audit_bars(rows: Sequence[dict[str, Any]]) -> list[Bar]:
-    """Accuracy where the whole prompt was sent often before, for those that cache; claims for those that do not."""
-    found: list[Bar] = []
-    for row in rows:
-        groups = 2 * (row["calls"] // 2 - 40) // 3
-        if not row["caching"]:
-            found.append(Bar(f"hits, {row['provider']}: claimed", row["claimed"], most=CLAIMS, calls=row["calls"]))
-        elif row["condition"].startswith("whole prompt"):
-            found.append(
-                Bar(f"hits, {row['provider']}: accuracy, three calls", row["filtered"], least=HITS, calls=groups)
-            )
-    return found
-
-
-def cost_bars(facts: dict[str, Any]) -> list[Bar]:
-    """What an update costs, and a route."""
-    cost = facts.get("cost")
-    if not cost:
-        return []
-    update = cost["microseconds"]["update of a call"]["median"]
-    return [
-        Bar("cost of an update on the caller's thread, median", update, most=UPDATE_US, calls=1_000, unit=" µs"),
-        Bar("memory of a route", cost["bytes"]["a route"], most=ROUTE_BYTES, calls=100, unit=" bytes"),
-    ]
-
-
-def draw(runs: Sequence[Run], audit: Sequence[dict[str, Any]]) -> dict[str, str]:
+def draw(cells: Sequence[Judged], audit: Sequence[dict[str, Any]]) -> dict[str, str]:
     """The plots, by file name."""
     pictures: dict[str, str] = {}
-    for key in dict.fromkeys(run.facts["engine"] for run in runs):
-        mine = [run for run in runs if run.facts["engine"] == key]
-        if key == "recorded":
-            continue
-        title = mine[0].facts["title"]
-        for phase in ("queue", "prefill"):
-            groups, limits = _groups([run for run in mine if run.has_queue or phase == "prefill"], phase)
-            if groups:
-                words = f"{title}: error of {phase}, mean |error| over mean TTFT (red: the bar to be met)"
-                pictures[f"{key}-{phase}.svg"] = plots.bars(words, groups, limits, top=1.0)
-        clouds = {run.facts["slots"]: run.waits() for run in mine if run.waits()}
+    groups = dict.fromkeys((judged.cell.source, judged.cell.engine) for judged in cells)
+    for source, engine in groups:
+        mine = [judged for judged in cells if (judged.cell.source, judged.cell.engine) == (source, engine)]
+        if source == "simulation":
+            continue  # its tables say it: there are too many cells for a plot
+        title, name = f"{source} {engine}", f"{source}-{engine}"
+        errors = {
+            _label(judged): {
+                method: error.share if (error := scoring.errors(judged.pairs(method), QUEUE)) else math.nan
+                for method in (LLMTRACE, ALL_PREFILL, LEAST_SQUARES, ENVELOPE)
+            }
+            for judged in mine
+            if scoring.errors(judged.pairs(), QUEUE) is not None
+        }
+        if errors:
+            words = f"{title}: error of queue, mean |error| over mean TTFT (or total)"
+            pictures[f"{name}-queue.svg"] = plots.bars(words, errors, {}, top=1.0)
+        covers = {
+            _label(judged): {
+                phase: inside.inside if (inside := scoring.coverage(judged.pairs(), phase)) else math.nan
+                for phase in (QUEUE, PREFILL)
+            }
+            for judged in mine
+        }
+        if any(math.isfinite(value) for group in covers.values() for value in group.values()):
+            words = f"{title}: how often the 90 % interval holds the truth (red: 90 %)"
+            pictures[f"{name}-covers.svg"] = plots.bars(words, covers, dict.fromkeys(covers, 0.9), top=1.0)
+        clouds = {judged.cell.name: cloud for judged in mine if (cloud := _queues(judged))}
         if clouds:
             words = f"{title}: queue, call by call"
-            pictures[f"{key}-calls.svg"] = plots.points(words, "truth, ms", "llmtrace, blind, ms", clouds)
+            pictures[f"{name}-calls.svg"] = plots.points(words, "truth, ms", "llmtrace, blind, ms", clouds)
     whole = [row for row in audit if row["condition"].startswith("whole prompt")]
     if whole:
         shown = {
@@ -218,49 +219,51 @@ def draw(runs: Sequence[Run], audit: Sequence[dict[str, Any]]) -> dict[str, str]
     return pictures
 
 
-def _groups(runs: Sequence[Run], phase: str) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
-    """Each load's errors by method, and its bar."""
-    groups: dict[str, dict[str, float]] = {}
-    limits: dict[str, float] = {}
-    for run in runs:
-        for cell in run.cells:
-            label = "\n".join((run.facts["slots"], *cell.rsplit(" ", 1)))
-            groups[label] = {}
-            for method in run.methods:
-                error = figures.errors(run.pairs(method, cell), phase)
-                groups[label][method] = error.mean_share if error else math.nan
-            limits[label] = MODERATE if tables.load_of(cell) <= 0.6 else HIGH
-    return groups, limits
+def _queues(judged: Judged) -> list[tuple[float, float]]:
+    """(true, claimed) queue of each streamed call that was split, where the client is alone or has a good share."""
+    if judged.cell.traffic not in _IN_CLOUDS:
+        return []
+    return [
+        (call.truth.queue, claim.queue)
+        for call, claim in judged.pairs()
+        if call.truth.queue is not None and claim.queue is not None
+    ]
+
+
+def _label(judged: Judged) -> str:
+    return judged.cell.name.replace("vllm_", "").replace(" ", "\n").replace("_", "\n")
 
 
 def write(folder: Path, facts: dict[str, Any], calls: Sequence[Measured]) -> Path:
-    """Write the page and its plots into ``folder``; returns the page's path."""
+    """Write the page and its plots into ``folder``; returns the page's path. The page is whole or not there."""
     text, pictures = page(facts, calls)
     at = folder / "accuracy"
     at.mkdir(parents=True, exist_ok=True)
-    for old in at.glob("*.svg"):
-        old.unlink()
     for name, drawing in pictures.items():
         (at / name).write_text(drawing)
     target = folder / "accuracy.md"
-    target.write_text(text.rstrip() + "\n")
+    partial = target.with_suffix(".partial")
+    partial.write_text(text.rstrip() + "\n")
+    partial.replace(target)
+    for old in at.glob("*.svg"):
+        if old.name not in pictures:
+            old.unlink()
     return target
 
 
-def _run(run: Run) -> list[str]:
-    facts = run.facts
-    failed = (
-        f" {facts['failed']} calls failed ({facts['why'] or 'no timings in the answer'})." if facts["failed"] else ""
-    )
-    if facts.get("left_out"):
-        failed += f" No time was left for {', '.join(facts['left_out'])}."
-    most = f"{facts['capacity']:.2f} calls/s at most" if math.isfinite(facts["capacity"]) else "capacity not measured"
-    return [
-        f"## {run.title}\n",
-        f"{facts['slot_count']} slots, {most}; {len(run.calls)} calls, {len(run.warm)} of them past the "
-        f"warm-up. A token after the first takes this engine {tables.ms(run.per_token())} ms (median).{failed}\n",
-        *(table.markdown() for table in (run.errors(), run.against(), run.more()) if table.rows),
-    ]
+def _section(source: str, cells: Sequence[Judged]) -> list[str]:
+    """Every table of one source."""
+    notes = [f"- {judged.cell.name}: {judged.cell.note}." for judged in cells if judged.cell.note]
+    for judged in cells:
+        cell = judged.cell
+        if cell.failed:
+            why = f" (the first: {cell.why})" if cell.why else ""
+            notes.append(f"- {cell.engine}, {cell.name}: {cell.failed} calls had no answer or no truth{why}.")
+    able = {f"{judged.cell.engine} {judged.cell.capacity:.1f} calls/s" for judged in cells if judged.cell.capacity}
+    if able:
+        notes.append(f"- Capacities measured: {', '.join(sorted(able))}.")
+    some = (tables.errors(cells), tables.against(cells), tables.more(cells))
+    return [f"## {source.capitalize()}\n", *notes, "", *(table.markdown() for table in some)]
 
 
 def _audit(rows: Sequence[dict[str, Any]]) -> list[str]:
@@ -293,8 +296,8 @@ def _cost(cost: dict[str, Any]) -> list[str]:
     held = "; ".join(f"{what}: {count:,}" for what, count in cost["bytes"].items())
     return [
         "## What it costs\n",
-        "Thread time on the caller's thread, 100 routes in turn as at 1,000 calls/s; an update is a call's setting out "
-        "and its end, the split included. Fits run on a thread of their own and are not in it.\n",
+        "Thread time on the caller's thread, with 25 routes in turn; an update is a call's setting out and its end, "
+        "the split included. Fits run on a thread of their own and are not in it.\n",
         Table("", ["work, µs", "median", "mean", "p90"], rows).grid(),
         f"Bytes remembered, of the largest of those routes: {held}.\n",
     ]

@@ -1,4 +1,4 @@
-"""The measured calls as tables of text, and the plots' numbers."""
+"""The judged cells as tables of text."""
 
 from __future__ import annotations
 
@@ -6,145 +6,107 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from tests.evaluation.common.bars import Bar
-from tests.evaluation.common.quantiles import quantile
 from tests.evaluation.common.tables import Table
-from tests.evaluation.phases import figures
-from tests.evaluation.phases.bars import of_engine
-from tests.evaluation.phases.figures import PHASES, Pairs
-from tests.evaluation.phases.measured import PLACE, Claim, Measured
-from tests.evaluation.phases.methods import LLMTRACE, split_all
-
-SPECIAL = ("one length", "standing queue")
-"""Cells on routes of their own, that cannot be split."""
+from tests.evaluation.phases import scoring
+from tests.evaluation.phases.bars import SOURCES, Line
+from tests.evaluation.phases.judged import Judged
+from tests.evaluation.phases.measured import DECODE, PREFILL, QUEUE
 
 
-class Run:
-    """One engine with one number of slots: its calls, and every method's claims for them."""
+def summary(lines: Sequence[Line]) -> Table:
+    """A row per bar: the worst cell of each source, and the worst of all, which decides."""
+    head = ["what", "bar", *SOURCES, "", "decided by"]
+    return Table("Bars", head, [_summed_up(line) for line in lines])
 
-    def __init__(self, facts: dict[str, Any], calls: Sequence[Measured]) -> None:
-        self.facts = facts
-        self.title = f"{facts['title']}, {facts['slots']}"
-        self.has_queue: bool = facts["has_queue"]
-        prefix = f"{facts['engine']}{PLACE}{facts['slots']}{PLACE}"
-        mine = [call for call in calls if call.cell.startswith(prefix)]
-        self.special = {name: [call for call in mine if call.cell == prefix + name and call.warm] for name in SPECIAL}
-        self.calls = sorted((c for c in mine if c.cell[len(prefix) :] not in SPECIAL), key=lambda c: c.began)
-        self.warm = [call for call in self.calls if call.warm]
-        self._claims = split_all(self.calls, facts["admitted"]) if len(self.calls) >= 10 else {}
-        self.cells = sorted(dict.fromkeys(call.cell[len(prefix) :] for call in self.warm), key=_order)
-        self._prefix = prefix
 
-    def pairs(self, method: str, cell: str | None = None) -> Pairs:
-        """Warm calls with ``method``'s claims, of one cell or of all."""
-        claims: Sequence[Claim] = self._claims.get(method, [])
-        wanted = None if cell is None else self._prefix + cell
-        return [
-            (call, claim)
-            for call, claim in zip(self.calls, claims, strict=False)
-            if call.warm and (wanted is None or call.cell == wanted)
-        ]
+def _summed_up(line: Line) -> list[str]:
+    worst = line.worst()
+    bar = (worst or line.figures[0]).bar
+    by_source = [figure.bar.cells()[1] if (figure := line.worst(source)) else "-" for source in SOURCES]
+    decided = "-" if worst is None else f"{worst.source} {worst.where} ({bar.calls} calls)"
+    return [line.title, bar.cells()[2], *by_source, line.verdict(), decided]
 
-    def per_token(self) -> float:
-        """Median true seconds of a token after the first."""
-        return quantile(
-            (call.truth.decode / (call.output - 1) for call in self.warm if call.truth.decode and call.output > 1), 0.5
+
+def errors(cells: Sequence[Judged]) -> Table:
+    """llmtrace in each cell: errors, refusals, intervals."""
+    head = ["cell", "calls", "TTFT", "true queue", "not split", "queue", "split only", "covers", "half/err"]
+    head += ["prefill", "of itself", "covers", "half/err", "engine's own queue", "covers"]
+    rows: list[list[str]] = []
+    for judged in cells:
+        pairs = judged.pairs()
+        queue, prefill = scoring.errors(pairs, QUEUE), scoring.errors(pairs, PREFILL)
+        own, own_covers = scoring.engine_queue_errors(pairs), scoring.engine_queue_coverage(pairs)
+        rows.append(
+            [
+                judged.cell.title,
+                str(len(pairs)),
+                ms(judged.scale()),
+                ms(queue.truth) if queue else "-",
+                share(scoring.refused(pairs)),
+                share(queue.share) if queue else "-",
+                share(queue.split_share) if queue else "-",
+                *_interval(scoring.coverage(pairs, QUEUE)),
+                share(prefill.share) if prefill else "-",
+                share(prefill.of_itself) if prefill else "-",
+                *_interval(scoring.coverage(pairs, PREFILL)),
+                share(own.share) if own else "-",
+                share(own_covers.inside) if own_covers else "-",
+            ]
         )
+    return Table("llmtrace, blind (ms; errors of the mean TTFT, of whole answers of the mean total)", head, rows)
 
-    @property
-    def methods(self) -> list[str]:
-        """llmtrace first."""
-        return list(self._claims)
 
-    def bars(self) -> list[Bar]:
-        """The figures beside their limits."""
-        by_load: dict[float, dict[str, Pairs]] = {}
-        for cell in self.cells:
-            methods = by_load.setdefault(load_of(cell), {})
-            for method in self.methods:
-                methods[method] = [*methods.get(method, []), *self.pairs(method, cell)]
-        return of_engine(self.title, by_load, has_queue=self.has_queue) if by_load else []
+def _interval(inside: scoring.Coverage | None) -> list[str]:
+    return ["-", "-"] if inside is None else [share(inside.inside), times(inside.ratio)]
 
-    # --- tables ---------------------------------------------------------------------------------------------------
-    def errors(self) -> Table:
-        """llmtrace's errors, a row per load and phase."""
-        head = ["load", "phase", "calls", "truth, mean", "bias", "error, median", "p90", "of TTFT, median", "p90"]
-        head += ["mean error / mean TTFT"]
-        rows: list[list[str]] = []
-        for cell in [*self.cells, None]:
-            for phase in PHASES:
-                found = figures.errors(self.pairs(LLMTRACE, cell), phase)
-                if found is None:
-                    continue
-                rows.append(
-                    [
-                        cell or "all",
-                        phase,
-                        str(found.calls),
-                        *(ms(value) for value in (found.truth, found.bias, found.median, found.p90)),
-                        *(share(value) for value in (found.median_share, found.p90_share, found.mean_share)),
-                    ]
-                )
-        return Table("Errors of llmtrace, blind (times in ms)", head, rows)
 
-    def against(self) -> Table:
-        """Every method on the same calls: queue / prefill."""
-        head = ["load", "calls", "TTFT, median", *self.methods]
-        rows: list[list[str]] = []
-        for cell in [*self.cells, None]:
-            pairs = self.pairs(LLMTRACE, cell)
-            row = [cell or "all", str(len(pairs)), ms(quantile((call.first for call, _ in pairs), 0.5))]
-            for method in self.methods:
-                both = [figures.errors(self.pairs(method, cell), phase) for phase in ("queue", "prefill")]
-                row.append(" / ".join(share(found.mean_share) if found else "-" for found in both))
-            rows.append(row)
-        return Table("Mean |error| over mean TTFT of each method, queue / prefill", head, rows)
+def against(cells: Sequence[Judged]) -> Table:
+    """Every method in every cell: queue / prefill."""
+    methods = list(dict.fromkeys(method for judged in cells for method in judged.methods))
+    rows: list[list[str]] = []
+    for judged in cells:
+        row = [judged.cell.title]
+        for method in methods:
+            both = [scoring.errors(judged.pairs(method), phase) for phase in (QUEUE, PREFILL)]
+            row.append(" / ".join(share(error.share) if error else "-" for error in both))
+        rows.append(row)
+    return Table("Every method, mean |error| over mean TTFT (or total): queue / prefill", ["cell", *methods], rows)
 
-    def more(self) -> Table:
-        """Queued calls, false queues, intervals, refusals, and the rest that nobody reports."""
-        head = ["load", "queued calls", "median relative error", "queue said where none was", "queue interval covers"]
-        head += ["width / TTFT", "prefill interval covers", "width / TTFT", "not split", "rightly", "unexplained rest"]
-        rows: list[list[str]] = []
-        for cell in [*self.cells, None]:
-            pairs, plain = self.pairs(LLMTRACE, cell), [claim for _, claim in self.pairs("envelope", cell)]
-            queued, relative = figures.queued(pairs)
-            calm, false = figures.false_queue(pairs)
-            row = [cell or "all", str(queued), share(relative) if queued else "-", share(false) if calm else "-"]
-            for phase in ("queue", "prefill"):
-                inside = figures.coverage(pairs, phase)
-                row += ["-", "-"] if inside is None else [share(inside.inside), share(inside.width)]
-            refused = figures.refusals(pairs, plain)
-            row += [share(refused.share), share(refused.right)]
-            row.append(share(figures.rest([call for call, _ in pairs])[1]))
-            rows.append(row)
-        return Table("Queued calls, intervals, calls not split", head, rows)
 
-    def without_evidence(self) -> list[list[str]]:
-        """Rows: what was tried, calls, share not split, share of those split given as a lower bound."""
-        rows: list[list[str]] = []
-        for name, calls in self.special.items():
-            if calls:
-                pairs = [(call, call.claim) for call in calls]
-                found = figures.refusals(pairs, [call.claim for call in calls])
-                error = figures.errors(pairs, "queue")
-                rows.append(
-                    [
-                        f"{self.title}: {name}",
-                        str(len(calls)),
-                        share(found.share),
-                        share(found.bounds),
-                        share(error.mean_share) if error else "-",
-                    ]
-                )
-        return rows
+def more(cells: Sequence[Judged]) -> Table:
+    """What else there is to know of each cell."""
+    head = ["cell", "queue where none is, of TTFT", "queue's interval excludes a short one, where none is"]
+    head += ["sure and wrong", "merged span off by", "merged because", "lower bound", "decode, of itself", "covers"]
+    head += ["network, median ms", "unexplained rest"]
+    rows: list[list[str]] = []
+    for judged in cells:
+        pairs = judged.pairs()
+        calm, where_none = scoring.queue_where_none(pairs)
+        decode, decode_covers = scoring.errors(pairs, DECODE), scoring.coverage(pairs, DECODE)
+        rows.append(
+            [
+                judged.cell.title,
+                share(where_none) if calm else "-",
+                share(scoring.falsely_queued(pairs)),
+                share(scoring.sure_and_wrong(pairs)),
+                share(scoring.merged_error(pairs)),
+                _because(judged),
+                share(scoring.lower_bounds(pairs)),
+                share(decode.of_itself) if decode else "-",
+                share(decode_covers.inside) if decode_covers else "-",
+                ms(scoring.network_error(pairs)),
+                share(scoring.rest(pairs)),
+            ]
+        )
+    return Table("Refusals, false queues, decode", head, rows)
 
-    def waits(self) -> list[tuple[float, float]]:
-        """(true, claimed) queue of each call that was split."""
-        return [
-            (call.truth.queue, claim.queue)
-            for call, claim in self.pairs(LLMTRACE)
-            if call.truth.queue is not None and claim.queue is not None
-        ]
+
+def _because(judged: Judged) -> str:
+    counts: dict[str, int] = {}
+    for _, claim in judged.pairs():
+        if claim.because is not None:
+            counts[claim.because] = counts.get(claim.because, 0) + 1
+    return ", ".join(f"{count} {why}" for why, count in sorted(counts.items(), key=lambda item: -item[1])) or "-"
 
 
 def audit(rows: Sequence[dict[str, Any]]) -> list[Table]:
@@ -204,15 +166,6 @@ def audit(rows: Sequence[dict[str, Any]]) -> list[Table]:
     ]
 
 
-def load_of(cell: str) -> float:
-    """The load at the end of a cell's name."""
-    return float(cell.rsplit(" ", 1)[-1])
-
-
-def _order(cell: str) -> tuple[str, float]:
-    return cell.rsplit(" ", 1)[0], load_of(cell)
-
-
 def ms(seconds: float) -> str:
     """Milliseconds."""
     return f"{seconds * 1e3:.1f}" if math.isfinite(seconds) else "-"
@@ -221,3 +174,8 @@ def ms(seconds: float) -> str:
 def share(value: float) -> str:
     """Per cent."""
     return f"{value * 100:.1f} %" if math.isfinite(value) else "-"
+
+
+def times(value: float) -> str:
+    """A ratio."""
+    return f"{value:.1f}x" if math.isfinite(value) else "-"
