@@ -42,9 +42,39 @@ def pytest_configure() -> None:
     settings.load_profile("unhurried")
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int | None:
+    """One worker more than there are cores: a test often waits for a socket, a process or a clock."""
+    return None if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ else (os.cpu_count() or 1) + 1
+
+
+LONGEST = (
+    "providers/test_contract.py",
+    "instrumentation/test_process_ends.py",
+    "demo/test_demo.py",
+    "examples/test_programs.py",
+    "view/serve/test_store.py",
+    "providers/test_recordings_by_funnel.py",
+    "instrumentation/test_process.py",
+    "analyze/test_reports.py",
+    "analyze/test_versions.py",
+    "view/serve/test_files.py",
+    "test_cli.py",
+    "reference/test_server.py",
+    "reference/test_roofline.py",
+    "reference/test_batching.py",
+    "reference/test_load.py",
+)
+"""The files that take longest, most of the suite's time together. A worker takes whole files: with a long one for the
+last, it would work on while the others have nothing left."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     from tests.support.replay import NO_SHARED, shared_folder
 
+    folder = Path(__file__).parent
+    place = {folder / name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path, len(LONGEST)))
     if shared_folder() is None:
         for item in items:
             if item.get_closest_marker("shared"):
