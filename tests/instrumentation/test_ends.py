@@ -677,7 +677,7 @@ async def test_a_task_group_cancels_its_other_calls(aclient: openai.AsyncOpenAI,
 def test_closed_from_another_thread_during_a_pull(make_api: Any, replay: Replay, spans: Spans) -> None:
     """The stop button of a chat: the reader is blocked in ``next`` while another thread closes the stream."""
     replay.play(play.hang_mid_stream(itl=0.002))
-    api = make_api("sync", timeout=1.5)  # which the blocked reader still has to sit out
+    api = make_api("sync", timeout=4.0)  # which the blocked reader still has to sit out
     stream = api.stream()
     api.take(stream, 4)
     reader = threading.current_thread()
