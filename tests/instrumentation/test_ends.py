@@ -442,7 +442,7 @@ def test_read_timeout_of_the_client(kind: str, make_api: Any, replay: Replay, sp
 
 def test_read_timeout_mid_stream(kind: str, make_api: Any, replay: Replay, spans: Spans) -> None:
     replay.play(play.hang_mid_stream())
-    api = make_api(kind, timeout=0.5)  # of which the chunks before it need next to nothing
+    api = make_api(kind, timeout=2.0)  # of which the chunks before it need next to nothing
     stream = api.stream()
     with pytest.raises(LOST):
         api.drain(stream)
