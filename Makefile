@@ -37,8 +37,8 @@ demo: $(STAMP)
 	$(BIN)/llmtrace demo $(ARGS)
 
 test: $(STAMP)
-	# A file at a time on each core, each test once. ARGS="-n 0" runs all in one process.
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
+	# A file at a time for each worker, the longest first, each test once. ARGS="-n 0" runs all in one process.
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import LONGEST
+
 ROOT = Path(__file__).parent.parent
 FILES = ["Makefile", "pyproject.toml", "noxfile.py", ".ci/run"]
 SECOND_CHANCE = re.compile(r"reruns?\b|rerunfailures|flaky", re.IGNORECASE)
@@ -15,3 +17,8 @@ SECOND_CHANCE = re.compile(r"reruns?\b|rerunfailures|flaky", re.IGNORECASE)
 @pytest.mark.parametrize("name", FILES)
 def test_nothing_runs_a_failed_test_again(name: str) -> None:
     assert SECOND_CHANCE.findall((ROOT / name).read_text()) == []
+
+
+@pytest.mark.parametrize("name", LONGEST)
+def test_what_goes_first_is_there(name: str) -> None:
+    assert (ROOT / "tests" / name).is_file()

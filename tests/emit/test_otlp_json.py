@@ -21,6 +21,7 @@ from opentelemetry.trace import Link, SpanKind, Status, StatusCode
 
 from llmtrace.emit.otlp_json import OtlpJsonFileExporter
 from llmtrace.errors import LlmtraceError
+from tests.support.waiting import wait_for
 
 
 def make(path: Path) -> tuple[TracerProvider, OtlpJsonFileExporter]:
@@ -154,7 +155,6 @@ from llmtrace.emit.otlp_json import OtlpJsonFileExporter
 provider = TracerProvider()
 provider.add_span_processor(SimpleSpanProcessor(OtlpJsonFileExporter(sys.argv[1])))
 tracer = provider.get_tracer("t")
-print("on", flush=True)
 while True:
     tracer.start_span("s", attributes={"text": "x" * 20000}).end()
 """
@@ -163,16 +163,14 @@ while True:
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_a_killed_process_leaves_whole_lines(tmp_path: Path, how: signal.Signals) -> None:
     path = tmp_path / "t.jsonl"
-    process = subprocess.Popen(
-        [sys.executable, "-c", ENDLESS, str(path)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    )
-    assert process.stdout is not None
-    process.stdout.readline()
-    while not path.exists() or path.stat().st_size < 1_000_000:
-        assert process.poll() is None
-    process.send_signal(how)
-    process.wait(120)
-    process.stdout.close()
+    with subprocess.Popen([sys.executable, "-c", ENDLESS, str(path)], stderr=subprocess.DEVNULL) as process:
+        try:
+            wait_for(lambda: process.poll() is not None or (path.exists() and path.stat().st_size > 1_000_000))
+            assert process.poll() is None
+            process.send_signal(how)
+            process.wait(120)
+        finally:
+            process.kill()
     text = path.read_text()
     assert text.endswith("\n")
     assert all(spans_of(line) for line in text.splitlines())

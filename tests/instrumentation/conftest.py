@@ -10,15 +10,6 @@ import pytest
 from opentelemetry import trace
 
 
-@pytest.fixture(scope="session", autouse=True)
-def cheap_collections() -> None:
-    """Hundreds of tests run the collector; what the libraries made at import need not be looked at each time."""
-    import openai.types.chat  # noqa: F401
-
-    gc.collect()
-    gc.freeze()
-
-
 @pytest.fixture(autouse=True)
 def nothing_leaks(request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     """No current span, no failed detach, and (unless marked ``internal_errors``) no swallowed failure of ours."""

@@ -443,7 +443,7 @@ def test_read_timeout_of_the_client(kind: str, make_api: Any, replay: Replay, sp
 
 def test_read_timeout_mid_stream(kind: str, make_api: Any, replay: Replay, spans: Spans) -> None:
     replay.play(play.hang_mid_stream())
-    api = make_api(kind, timeout=0.5)  # of which the chunks before it need next to nothing
+    api = make_api(kind, timeout=2.0)  # of which the chunks before it need next to nothing
     stream = api.stream()
     with pytest.raises(LOST):
         api.drain(stream)
@@ -678,7 +678,7 @@ async def test_a_task_group_cancels_its_other_calls(aclient: openai.AsyncOpenAI,
 def test_closed_from_another_thread_during_a_pull(make_api: Any, replay: Replay, spans: Spans) -> None:
     """The stop button of a chat: the reader is blocked in ``next`` while another thread closes the stream."""
     replay.play(play.hang_mid_stream(itl=0.002))
-    api = make_api("sync", timeout=1.5)  # which the blocked reader still has to sit out
+    api = make_api("sync", timeout=4.0)  # which the blocked reader still has to sit out
     stream = api.stream()
     api.take(stream, 4)
     reader = threading.current_thread()
