@@ -85,17 +85,13 @@ def test_a_file_that_cannot_be_read_is_told_in_a_line(tmp_path: Path) -> None:
     assert len(result.stderr.splitlines()) == 1
 
 
-class Seen:
-    first_token: int | None = None
-
-
 def saved(path: Path, tokens: list[int]) -> str:
     """A baseline that was saved after calls with prompts of these lengths."""
     baselines = Baselines(30, 4.0, background=False, path=path)
     at = 0
     for each in tokens:
         at += 1000 * MS
-        in_flight = baselines.begin(KEY, Seen(), at)
+        in_flight = baselines.begin(KEY, at)
         first = at + (20 + each // 10) * MS
         sample = Sample(start=at, first=first, end=first + 100 * MS, uncached=each, tokens=11)
         baselines.end(KEY, in_flight, sample.end, sample)
