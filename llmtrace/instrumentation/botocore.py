@@ -19,6 +19,7 @@ from opentelemetry.trace import Span
 
 from llmtrace.calls import finalizers
 from llmtrace.calls.current import Making, being_made
+from llmtrace.calls.own_requests import Own
 from llmtrace.calls.tracer import CallTracer
 from llmtrace.instrumentation.methods import timed
 from llmtrace.instrumentation.patching import Patches
@@ -41,7 +42,7 @@ def patch(patches: Patches, tracer: CallTracer, provider: Provider, service: Bot
         if call is None:
             return wrapped(*args, **kwargs)
         try:
-            with Making(call, tracer.settings.propagate):
+            with Making(call, tracer.settings.propagate, Own(instance, path=service.path)):
                 result = wrapped(*args, **kwargs)
         except BaseException as error:
             tracer.failed(call, error)
@@ -55,7 +56,7 @@ def patch(patches: Patches, tracer: CallTracer, provider: Provider, service: Bot
         if call is None:
             return await wrapped(*args, **kwargs)
         try:
-            with Making(call, tracer.settings.propagate):
+            with Making(call, tracer.settings.propagate, Own(instance, path=service.path)):
                 result = await wrapped(*args, **kwargs)
         except BaseException as error:
             tracer.failed(call, error)

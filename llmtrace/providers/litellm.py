@@ -169,4 +169,11 @@ LITELLM = Provider(
     ),
     provider_name=lambda client, host: "litellm",
     base_url=lambda client: None,
+    posts={
+        "litellm.llms.custom_httpx.http_handler": (
+            "HTTPHandler.post",
+            "AsyncHTTPHandler.post",
+            "AsyncHTTPHandler.single_connection_post_request",
+        )
+    },
 )

@@ -153,5 +153,6 @@ OLLAMA = Provider(
         )
     ),
     provider_name=lambda client, host: "ollama",
+    senders=lambda client: [client._client],
     base_url=lambda client: client._client.base_url,
 )
