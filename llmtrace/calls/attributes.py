@@ -82,7 +82,7 @@ def call_attributes(result: Result) -> dict[str, Any]:
             for modality, tokens in (by_modality or {}).items():
                 if tokens and modality in counts:
                     attributes[counts[modality]] = tokens
-        if reasons := finish_reasons(result):
+        if result.asked and (reasons := finish_reasons(result)):
             attributes[names.FINISH_REASONS] = reasons
         if state.endpoint.url is None and state.endpoint.host is not None:  # the client did not know at the start
             attributes[names.SERVER_ADDRESS], attributes[names.SERVER_PORT] = state.endpoint.host, state.endpoint.port
@@ -98,7 +98,7 @@ def call_attributes(result: Result) -> dict[str, Any]:
     attributes[names.OUTCOME] = call.outcome
     if result.seen.first_token is not None:
         attributes[names.TTFT] = (result.seen.first_token - call.start) / 1e9
-    if chunk_timing.total:
+    if chunk_timing.total and result.asked:
         attributes[names.CHUNKS] = chunk_timing.total
     if answer.timings is not None:
         attributes[names.ENGINE] = answer.timings.engine
@@ -121,7 +121,7 @@ def call_attributes(result: Result) -> dict[str, Any]:
         attributes[names.ROUTE] = route
     if headers and (spent := read_processing_time(headers)) is not None:
         attributes[names.PROCESSING_TIME] = spent
-    if call.streaming and call.outcome in _CUT_SHORT:
+    if call.streaming and result.asked and call.outcome in _CUT_SHORT:
         attributes.update(cancellation_attributes(result))
     if result.verdicts:
         attributes.update(attributes_of(result.verdicts))
@@ -141,7 +141,7 @@ def _beside(call: Call, state: CallState) -> dict[str, Any]:
 def first_chunk(result: Result) -> float | None:
     """Seconds from the request to the first chunk's arrival, which may be before a late application read it."""
     call, token = result.call, result.seen.first_token
-    if call.first_chunk is None:
+    if call.first_chunk is None or not result.asked:
         return None
     return ((call.first_chunk if token is None else min(call.first_chunk, token)) - call.start) / 1e9
 

@@ -19,6 +19,7 @@ from llmtrace.calls.verdict import LAST_CHUNKS
 from llmtrace.emit import names
 from llmtrace.emit.values import safe_attributes, text
 from llmtrace.estimate.prefixes import CACHE_IF_ASKED
+from llmtrace.observe import internal_errors
 from llmtrace.observe.address import address_of
 from llmtrace.observe.call import Call, ChoiceEnds, start_time
 from llmtrace.observe.chunk_timing import LAST
@@ -92,6 +93,7 @@ class Beginning:
             state = CallState(
                 operation, request, endpoint, span or above, tracer, owns, recording, units.baggage_attributes()
             )
+            state.over_http = _over_http(provider, client)
             state.adopted, state.spoken_for = adopted is not None, place.spoken_for
             if later:
                 state.find_span = partial(self._find_span, above, links)
@@ -168,6 +170,17 @@ class Beginning:
         endpoint = Endpoint(url, asked or provider.provider_name(client, host), host, port)
         self._endpoints[key] = endpoint
         return endpoint
+
+
+def _over_http(provider: Provider, client: Any) -> bool:
+    """Whether the client's requests are seen: not where it sends with something of the application's own make."""
+    if provider.in_process:
+        return False
+    try:
+        return provider.senders is None or bool(provider.senders(client))
+    except Exception as error:
+        internal_errors.note("finding a client's HTTP clients", error)
+        return False
 
 
 def _start(

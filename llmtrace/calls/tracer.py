@@ -23,9 +23,11 @@ from llmtrace.calls.verdict import diagnose
 from llmtrace.config import Settings
 from llmtrace.observe import call as calls
 from llmtrace.observe import internal_errors
+from llmtrace.observe.answer import Answer
 from llmtrace.observe.call import Call
 from llmtrace.observe.clock import now
 from llmtrace.observe.stream import cause_of
+from llmtrace.phases.observation import Observation
 from llmtrace.providers.declare import Operation, Provider
 from llmtrace.tasks import prices, units
 
@@ -138,6 +140,8 @@ class CallTracer:
     def _judge(self, call: Call, state: CallState) -> Result:
         """Everything that the spans and metrics will say."""
         answer = read_answer(call, state, self.settings.server_timings)
+        if state.over_http and not call.attempts:
+            return self._asked_nobody(call, state, answer)
         seen = observe(call, answer)
         split = split_call(self.services, call, state, answer, seen)
         verdicts = (
@@ -158,6 +162,15 @@ class CallTracer:
             split.hit,
             verdicts,
         )
+
+    def _asked_nobody(self, call: Call, state: CallState, answer: Answer) -> Result:
+        """The result of a call that no request was made for: how it ended and how long it took, which is all that there
+        is to be known of it. What its answer counts was spent by another call, or by none.
+        """
+        self.drop(state)
+        seen = Observation(call.start, call.end or call.start, call.streaming)
+        failure = attributes.failure(call, answer)
+        return Result(call, state, Answer(), seen, [], None, failure, None, asked=False)
 
     def _remember(self, result: Result) -> None:
         """A failed call, for the one that may ask for the same again."""
