@@ -50,9 +50,10 @@ class Own:
             if self.built is not None:
                 if request is self.built:
                     return True
-                # A client may rebuild it on the way: to sign it, or to send it elsewhere in the same words.
-                same = self.built is not NOT_YET and sender is getattr(self.client, "_client", self)
-                return same and str(getattr(self.built, "url", None)) == str(url)
+                if self.funnel is None or self.client is not None:
+                    # A client may rebuild it on the way: to sign it, or to send it elsewhere in the same words.
+                    same = self.built is not NOT_YET and sender is getattr(self.client, "_client", self)
+                    return same and str(getattr(self.built, "url", None)) == str(url)
             if asks_beside(method, headers):
                 return False
             if self._path and self._path not in str(url):

@@ -191,10 +191,11 @@ class _Method:
                 continue
             self._funnelled = True
             if not self._patches.holds(owner, name):
-                self._patches.wrap_method(owner, name, _apost if inspect.iscoroutinefunction(original) else _post)
+                posting = _apost if inspect.iscoroutinefunction(original) else _post
+                self._patches.wrap_method(owner, name, _built if name == "_build_request" else posting)
 
     def _own(self, client: Any) -> Own:
-        own = Own(client, self._provider.senders)
+        own = Own(None if self._funnelled else client, self._provider.senders)
         if self._funnelled:
             own.funnel = 0
         return own
@@ -283,6 +284,15 @@ class _InFunnel:
 def _post(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     with _InFunnel():
         return wrapped(*args, **kwargs)
+
+
+def _built(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The request that a client beneath has built, whether that client is traced itself or not."""
+    request = wrapped(*args, **kwargs)
+    being = being_made()
+    if being is not None and being.own.funnel is not None:
+        being.own.built = request
+    return request
 
 
 async def _apost(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

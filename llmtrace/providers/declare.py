@@ -154,7 +154,7 @@ class Provider:
     """The HTTP clients (or sessions) that the client object sends its own requests with; one that is not there yet is
     None. None of them, or no such function: not known."""
     posts: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
-    """Where HTTP clients come and go: the functions through which every request of the library's to a model goes, by
-    module."""
+    """Where HTTP clients come and go: the functions through which every request of the library's to a model goes, or by
+    which a client beneath builds it, by module."""
     services: tuple[Botocore, ...] = ()
     """Of botocore: the services whose calls are traced, instead of hooks."""

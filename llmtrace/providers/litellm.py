@@ -174,6 +174,7 @@ LITELLM = Provider(
             "HTTPHandler.post",
             "AsyncHTTPHandler.post",
             "AsyncHTTPHandler.single_connection_post_request",
-        )
+        ),
+        "openai._base_client": ("BaseClient._build_request",),
     },
 )
