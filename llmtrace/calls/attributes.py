@@ -13,7 +13,7 @@ from llmtrace.calls.state import CallState
 from llmtrace.calls.verdict import attributes_of
 from llmtrace.emit import names
 from llmtrace.observe import call as calls
-from llmtrace.observe.answer import Answer
+from llmtrace.observe.answer import Answer, Hop, ToldAttempt
 from llmtrace.observe.call import Call
 from llmtrace.observe.chunk_timing import ChunkTiming
 from llmtrace.observe.transport import Attempt
@@ -119,6 +119,8 @@ def call_attributes(result: Result) -> dict[str, Any]:
     headers = call.attempts[-1].headers if call.attempts else None
     if route := _route(answer, headers):
         attributes[names.ROUTE] = route
+    if answer.hop is not None:
+        attributes.update(_crossed(answer.hop))
     if headers and (spent := read_processing_time(headers)) is not None:
         attributes[names.PROCESSING_TIME] = spent
     if call.streaming and result.asked and call.outcome in _CUT_SHORT:
@@ -126,6 +128,31 @@ def call_attributes(result: Result) -> dict[str, Any]:
     if result.verdicts:
         attributes.update(attributes_of(result.verdicts))
     return attributes
+
+
+def _crossed(hop: Hop) -> dict[str, Any]:
+    """What the call's span says of the gateway that it went through."""
+    told = {
+        names.GATEWAY_NAME: hop.gateway,
+        names.GATEWAY_RETRIES: hop.retries,
+        names.GATEWAY_FALLBACKS: hop.fallbacks,
+        names.GATEWAY_CACHE: "hit" if hop.cached else None,
+        names.COST: hop.cost,
+    }
+    return {name: value for name, value in told.items() if value is not None}
+
+
+def told_attempt(told: ToldAttempt) -> dict[str, Any]:
+    """An attempt of a gateway's own: what it came to, as far as that is told."""
+    known = {
+        names.ATTEMPT_TOLD: True,
+        names.UPSTREAM: told.upstream,
+        names.REQUEST_MODEL: told.model,
+        names.STATUS_CODE: told.status,
+        names.OUTCOME: calls.ERROR,
+        names.ERROR_TYPE: None if told.status is None else str(told.status),
+    }
+    return {name: value for name, value in known.items() if value is not None}
 
 
 def _beside(call: Call, state: CallState) -> dict[str, Any]:
@@ -161,6 +188,12 @@ def _route(answer: Answer, headers: Mapping[str, str] | None) -> str:
         parts.append(f"model={answer.model}")
     if answer.fingerprint:
         parts.append(f"fingerprint={answer.fingerprint}")
+    hop = answer.hop
+    if hop is not None:
+        where = (("upstream", hop.upstream), ("deployment", hop.deployment), ("region", hop.region))
+        parts.extend(f"{name}={value}" for name, value in where if value)
+        if hop.model and hop.model != answer.model:
+            parts.append(f"upstream_model={hop.model}")
     if headers:
         parts.extend(f"{name}={value}" for name, value in sorted(read_route(headers).items()))
     return ";".join(parts)

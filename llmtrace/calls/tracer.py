@@ -146,7 +146,7 @@ class CallTracer:
         split = split_call(self.services, call, state, answer, seen)
         verdicts = (
             diagnose(self.services.diagnoser, call, state, answer, seen, split.expected_cached)
-            if self.settings.diagnosis
+            if self.settings.diagnosis and seen.computed
             else ()
         )
         return Result(
@@ -188,8 +188,12 @@ class CallTracer:
 
 
 def _cost(result: Result) -> float:
-    """USD that the call's tokens cost; 0 where the tokens or their price are not known."""
-    usage, state = result.answer.usage, result.state
+    """USD that the call cost, as the provider or a gateway tells it; else what its tokens cost by the price list, 0
+    where the tokens or their price are not known.
+    """
+    usage, state, hop = result.answer.usage, result.state, result.answer.hop
+    if hop is not None and hop.cost is not None:
+        return hop.cost
     try:
         known = prices.price(state.endpoint.provider, result.answer.model or state.request.model)
     except ImportError as error:

@@ -16,6 +16,7 @@ from llmtrace.diagnosis.history import MIN_CALLS
 from llmtrace.diagnosis.route import CHANGED_FOR, Route
 from llmtrace.diagnosis.symptoms import Symptoms
 from llmtrace.diagnosis.timings import network, pace, wait
+from llmtrace.diagnosis.upstreams import Upstreams
 from llmtrace.diagnosis.verdict import NETWORK, NOISY_NEIGHBOR, QUEUEING, ROUTE_CHANGE, Verdict, sure
 
 _STRONGEST: Final = 4.0
@@ -24,13 +25,17 @@ _FORGET: Final = 2.0
 _ENOUGH: Final = 5.0
 
 
-def judge(route: Route, symptoms: Symptoms) -> list[Verdict]:
+def judge(route: Route, symptoms: Symptoms, own: Route | None = None) -> list[Verdict]:
     """The verdicts on a call of ``route``, most certain first; then the call is part of the route's history.
 
-    ``symptoms.others_open`` has been filled in; ``alongside`` is set here.
+    ``symptoms.others_open`` has been filled in; ``alongside`` is set here. ``own``: where a gateway told who answered,
+    the history of the calls that this upstream answered, by which the call's times are judged.
     """
-    symptoms.alongside = symptoms.others_open + route.ended(symptoms.begin, symptoms.end)
-    verdicts = _judge(route, symptoms)
+    timed = route if own is None else own
+    symptoms.alongside = symptoms.others_open + timed.ended(symptoms.begin, symptoms.end)
+    verdicts = _judge(route, timed, symptoms)
+    if symptoms.upstream is not None:
+        verdicts = _elsewhere(route, symptoms.upstream, symptoms, verdicts)
     for verdict in verdicts:
         verdict.history = route.calls
     route.calls += 1
@@ -43,7 +48,19 @@ def _confidence(verdict: Verdict) -> float:
     return verdict.confidence
 
 
-def _judge(route: Route, symptoms: Symptoms) -> list[Verdict]:
+def _elsewhere(route: Route, upstream: str, symptoms: Symptoms, verdicts: list[Verdict]) -> list[Verdict]:
+    """The verdicts, with what the upstreams' names say: where those changed, the times did for that reason."""
+    if route.upstreams is None:
+        route.upstreams = Upstreams()
+    change = route.upstreams.changed(upstream, symptoms.wait)
+    if change is None:
+        return verdicts
+    by_time = (QUEUEING, NETWORK, NOISY_NEIGHBOR, ROUTE_CHANGE)
+    return [change, *(verdict for verdict in verdicts if verdict.cause not in by_time)]
+
+
+def _judge(route: Route, timed: Route, symptoms: Symptoms) -> list[Verdict]:
+    """``timed``: the history by which the call's times are judged."""
     swapped = model_swap(route, symptoms)
     found = [] if swapped is None else [swapped]
     # What most calls have nothing of is looked at only where there is something of it.
@@ -51,13 +68,13 @@ def _judge(route: Route, symptoms: Symptoms) -> list[Verdict]:
         slow_consumer(symptoms) if symptoms.consumer_wait else None,
         retry_storm(route, symptoms) if symptoms.attempts > 1 or route.retries else None,
         repetition_loop(symptoms) if symptoms.repetition is not None else None,
-        buffered_stream(route, symptoms),
+        buffered_stream(timed, symptoms),
     ):
         if verdict is not None:
             found.append(verdict)
     if swapped is None:  # another model's times say nothing of this route's
-        found += _times(route, symptoms)
-    beside, crowd = float(symptoms.alongside), route.alongside
+        found += _times(timed, symptoms)
+    beside, crowd = float(symptoms.alongside), timed.alongside
     if not crowd.calm(beside):
         crowd.learn(beside, crowd.score(beside) >= 1.0)
     return found

@@ -52,6 +52,45 @@ class Usage:
     """The same of the cached tokens."""
 
 
+@dataclass(frozen=True, slots=True)
+class ToldAttempt:
+    """An attempt of a gateway's own that came to nothing, as far as the gateway tells of it."""
+
+    upstream: str | None = None
+    model: str | None = None
+    status: int | None = None
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class Hop:
+    """What a gateway between client and engine said of the call's way. Durations in seconds."""
+
+    gateway: str | None
+    """Its name: ``litellm``, ``openrouter``, ...; None: only the answer's price is told."""
+    upstream: str | None = None
+    """Who answered: a provider's name, or a host."""
+    deployment: str | None = None
+    region: str | None = None
+    model: str | None = None
+    """The model that the upstream was asked for."""
+    spent: float | None = None
+    """The gateway's own time."""
+    retries: int | None = None
+    fallbacks: int | None = None
+    attempts: tuple[ToldAttempt, ...] = ()
+    """Those before the one that answered."""
+    cached: bool = False
+    """The answer came from the gateway's own cache: no engine computed anything for this call."""
+    cost: float | None = None
+    """USD, as told."""
+
+    @property
+    def who(self) -> str | None:
+        """Who answered, in one word for the diagnosis; None where that is not told."""
+        parts = [part for part in (self.upstream, self.deployment) if part]
+        return " ".join(parts) or None
+
+
 @dataclass(slots=True, eq=False, repr=False)
 class Answer:
     """What a response (or a stream's kept chunks) said about itself."""
@@ -68,6 +107,8 @@ class Answer:
     provider: str | None = None
     """``gen_ai.provider.name`` where only the answer says it."""
     timings: ServerTimings | None = None
+    hop: Hop | None = None
+    """What a gateway said of the way."""
     failed: str | None = None
     """The provider's name for what failed, where the answer itself says that it failed (and nothing was raised)."""
     extra: Mapping[str, Any] | None = None

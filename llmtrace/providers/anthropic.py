@@ -15,6 +15,7 @@ from llmtrace import conventions
 from llmtrace.observe.answer import Answer, Usage
 from llmtrace.observe.call import NOTHING, OUTPUT, REASONING
 from llmtrace.providers.declare import Operation, Provider, Request, Stainless
+from llmtrace.providers.gateways import read_body
 from llmtrace.providers.messages import blocks_input, blocks_output, system_text, tool_definitions
 from llmtrace.providers.openai import provider_of
 from llmtrace.providers.safe import count, extras, get, sampling, text
@@ -132,6 +133,7 @@ def _describe(
     answer: Answer, message: Any, usage: Any, unmodelled: Mapping[str, Any], headers: Mapping[str, str] | None
 ) -> None:
     answer.timings = read_timings(unmodelled, {}, headers)
+    answer.hop = read_body(unmodelled, usage)
     answer.service_tier = text(get(usage, "service_tier"))
     missed = get(get(message, "diagnostics"), "cache_miss_reason")
     told = {

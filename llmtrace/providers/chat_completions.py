@@ -13,6 +13,7 @@ from llmtrace import conventions
 from llmtrace.observe.answer import Answer, Usage
 from llmtrace.observe.call import NOTHING, OUTPUT, REASONING
 from llmtrace.providers.declare import Operation, Request
+from llmtrace.providers.gateways import read_body
 from llmtrace.providers.messages import chat_input, chat_output, prompt_input, tool_definitions
 from llmtrace.providers.safe import by_modality, count, fields, get, items, sampling, set_finish_reasons, text
 from llmtrace.providers.timings import read_timings
@@ -163,6 +164,7 @@ def _account(answer: Answer, usage: Any, told: Mapping[str, Any], headers: Mappi
     if usage is not None:
         answer.usage = read_usage(usage)
     answer.timings = read_timings(told, fields(usage), headers)
+    answer.hop = read_body(told, usage)
     told_of = {
         conventions.SYSTEM_FINGERPRINT: answer.fingerprint,
         conventions.SERVICE_TIER: answer.service_tier,

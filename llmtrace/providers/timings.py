@@ -22,6 +22,7 @@ from typing import Any, Final, NamedTuple
 
 from llmtrace.observe.answer import ServerTimings
 from llmtrace.observe.internal_errors import note
+from llmtrace.providers import gateways
 
 _LONGEST: Final = 1e6
 """Seconds. No call takes eleven days: more than that is a wrong unit or a timestamp (llama.cpp once sent 5.7e9 ms)."""
@@ -395,7 +396,7 @@ _PROCESSING_HEADERS: Final = ("openai-processing-ms", "x-envoy-upstream-service-
 _FRONT_END: Final = r"\bgfet4t7\s*;\s*dur=(\d+(?:\.\d+)?)"
 """Google's front end in ``Server-Timing``: from its receiving the request to the first byte of the answer, in ms."""
 
-_WANTED: Final = _TIMING_HEADERS | {*_ROUTE_HEADERS, _EDGE, *_PROCESSING_HEADERS}
+_WANTED: Final = _TIMING_HEADERS | {*_ROUTE_HEADERS, _EDGE, *_PROCESSING_HEADERS} | gateways.HEADERS
 _WANTED_RAW: Final = {name.encode(): name for name in _WANTED}
 
 
