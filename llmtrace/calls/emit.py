@@ -68,8 +68,8 @@ def _emit_attempts(children: Children, result: Result) -> SpanContext | None:
         marks, failed = attributes.attempt_attributes(result, number)
         status = Status(StatusCode.ERROR, failed) if failed is not None else Status(StatusCode.UNSET)
         last = number == len(call.attempts) - 1
-        end = call.end if last else attempt.end
-        context = children.add(names.ATTEMPT, attempt.start, end or attempt.start, marks, status=status)
+        start, end = (result.seen.start, call.end) if last else (attempt.start, attempt.end)
+        context = children.add(names.ATTEMPT, start, end or start, marks, status=status)
     return context
 
 
