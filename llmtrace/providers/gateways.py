@@ -249,6 +249,8 @@ def _routed(hop: Hop, metadata: Any) -> None:
             _word(_get(each, "model")),
             status if isinstance(status, int) and not isinstance(status, bool) and 100 <= status < 1000 else None,
         )
+        if told == ToldAttempt():
+            continue
         if told.status is None or told.status >= 400:
             failed.append(told)
         else:
