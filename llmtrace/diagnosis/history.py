@@ -35,6 +35,8 @@ ALARM = 1.5
 """The CUSUM: each score (cut at 1.2) adds what it has beyond ``DRIFT``; an alarm is raised at ``ALARM``."""
 REFRESH = 32
 """Calls between two looks at the whole window, at most; fewer while it is short."""
+TINY = 1e-9
+"""Of a history without any spread, whose usual value is 0 besides: no room is narrower, so that scores stay numbers."""
 _QUARTILE = 0.6745
 """Half the interquartile range of the standard normal distribution."""
 
@@ -156,7 +158,7 @@ class Habit(Generic[T]):
         if count < FEW_CALLS:
             return
         far = 1 if count >= MANY else 0
-        least = max(self._floor, self._share * abs(usual))
+        least = max(self._floor, self._share * abs(usual), TINY)
         wide = self._sigmas * (1 + 10 / count) / _QUARTILE  # few values: their quartiles are uncertain themselves
         self.room = max(wide * (ordered[count * 3 // 4] - mid), self._reach * (ordered[-1 - far] - mid), least)
         self.below = max(wide * (mid - ordered[count // 4]), self._reach * (mid - ordered[far]), least)

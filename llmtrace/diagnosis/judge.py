@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
 
 from llmtrace.diagnosis.causes import (
     buffered_stream,
@@ -18,6 +19,10 @@ from llmtrace.diagnosis.symptoms import Symptoms
 from llmtrace.diagnosis.timings import network, pace, wait
 from llmtrace.diagnosis.upstreams import Upstreams
 from llmtrace.diagnosis.verdict import NETWORK, NOISY_NEIGHBOR, QUEUEING, ROUTE_CHANGE, Verdict, sure
+from llmtrace.observe.internal_errors import note
+
+T = TypeVar("T")
+_NONE: Final[list[Verdict]] = []
 
 _STRONGEST: Final = 4.0
 _FORGET: Final = 2.0
@@ -61,23 +66,32 @@ def _elsewhere(route: Route, upstream: str, symptoms: Symptoms, verdicts: list[V
 
 def _judge(route: Route, timed: Route, symptoms: Symptoms) -> list[Verdict]:
     """``timed``: the history by which the call's times are judged."""
-    swapped = model_swap(route, symptoms)
+    swapped = _alone(None, model_swap, route, symptoms)
     found = [] if swapped is None else [swapped]
     # What most calls have nothing of is looked at only where there is something of it.
     for verdict in (
-        slow_consumer(symptoms) if symptoms.consumer_wait else None,
-        retry_storm(route, symptoms) if symptoms.attempts > 1 or route.retries else None,
-        repetition_loop(symptoms) if symptoms.repetition is not None else None,
-        buffered_stream(timed, symptoms),
+        _alone(None, slow_consumer, symptoms) if symptoms.consumer_wait else None,
+        _alone(None, retry_storm, route, symptoms) if symptoms.attempts > 1 or route.retries else None,
+        _alone(None, repetition_loop, symptoms) if symptoms.repetition is not None else None,
+        _alone(None, buffered_stream, timed, symptoms),
     ):
         if verdict is not None:
             found.append(verdict)
     if swapped is None:  # another model's times say nothing of this route's
-        found += _times(timed, symptoms)
+        found += _alone(_NONE, _times, timed, symptoms)
     beside, crowd = float(symptoms.alongside), timed.alongside
     if not crowd.calm(beside):
         crowd.learn(beside, crowd.score(beside) >= 1.0)
     return found
+
+
+def _alone(nothing: T, detector: Callable[..., T], *evidence: Any) -> T:
+    """What a detector says; ``nothing`` where it fails, which is its own affair and not the others'."""
+    try:
+        return detector(*evidence)
+    except Exception as error:
+        note("diagnosing a call", error)
+        return nothing
 
 
 def _times(route: Route, symptoms: Symptoms) -> list[Verdict]:
@@ -95,10 +109,9 @@ def _times(route: Route, symptoms: Symptoms) -> list[Verdict]:
         and symptoms.uncached is not None
     ):
         envelope = _either_way(route.waits.score(float(symptoms.uncached), symptoms.wait))
-    found, inside = network(route, symptoms)
-    found += wait(route, symptoms, inside)
-    slower, score = pace(route, symptoms)
-    found += slower
+    seen, inside = _alone((_NONE, 0.0), network, route, symptoms)
+    slower, score = _alone((_NONE, 0.0), pace, route, symptoms)
+    found = [*seen, *_alone(_NONE, wait, route, symptoms, inside), *slower]
     if asked and route.pace.ready:
         envelope = max(envelope, _either_way(score))
     return _changed(route, found, evidence, round_trip, envelope)

@@ -250,8 +250,8 @@ def pace(route: Route, symptoms: Symptoms) -> tuple[list[Verdict], float]:
     if not odd:
         return [], score
     excess = (each - usual) * (count - 1)
-    if excess < LEAST_S or each < (1 + PACE_SHARE) * usual:
-        return [], score
+    if excess < LEAST_S or each < (1 + PACE_SHARE) * usual or usual <= 0:
+        return [], score  # of streams that come in one piece nobody knows the pace
     crowd = route.alongside
     if crowd.ready and crowd.score(symptoms.alongside) >= 1.0:
         return [], score  # the application's own calls share the batch
