@@ -134,6 +134,8 @@ class _Engine:
     cached_tokens: str = ""
     mark: tuple[str, str] | None = None
     """Field and value that tell this engine from others that use the same key."""
+    own: tuple[str, ...] = ()
+    """Fields that only this engine sends: without any of them, its other fields are somebody else's."""
     on_device: tuple[str, str] | None = None
     """Field and value that say that the accelerator's own clock was read."""
     formulas: tuple[tuple[str, _Formula], ...] = field(init=False)
@@ -154,6 +156,8 @@ class _Engine:
             return None
         get = _getter(source)
         if self.mark and get(self.mark[0]) != self.mark[1]:
+            return None
+        if self.own and all(get(key) is None for key in self.own):
             return None
         durations: dict[str, Any] = {}
         for name, formula in self.formulas:
@@ -184,6 +188,7 @@ _GROQ = _Engine(
     prefill="prompt_time",
     decode="completion_time",
     total="queue_time + total_time",
+    own=("prompt_time", "completion_time"),
 )
 
 # cerebras_cloud_sdk types/chat/chat_completion.py. `time_info` beside `usage`. Float s. `total_time` is wider than the
@@ -254,10 +259,11 @@ _OLLAMA = _Engine(
 
 # sambanova SDK types/chat/chat_completion_stream_response.py. In `usage` (a stream's last chunk; whether that needs
 # include_usage: UNVERIFIED). Float s. Neither queue nor prefill apart; `start_time` and `end_time` are the server's
-# wall clock.
+# wall clock. oMLX has a `time_to_first_token` in its usage as well, and no `total_latency`.
 _SAMBANOVA = _Engine(
     "sambanova",
     _S,
+    own=("total_latency",),
     decode="total_latency - time_to_first_token",
     ttft="time_to_first_token",
     total="total_latency",
