@@ -24,7 +24,7 @@ from llmtrace.observe.address import address_of
 from llmtrace.observe.call import Call, ChoiceEnds, start_time
 from llmtrace.observe.chunk_timing import LAST
 from llmtrace.providers.anchors import before_prefill
-from llmtrace.providers.declare import Operation, Provider, Request
+from llmtrace.providers.declare import Operation, Provider, Request, Stainless
 from llmtrace.providers.prompt import asks_for_caching, prompt_texts
 from llmtrace.tasks import units
 
@@ -173,8 +173,10 @@ class Beginning:
 
 
 def _over_http(provider: Provider, client: Any) -> bool:
-    """Whether the client's requests are seen: not where it sends with something of the application's own make."""
-    if provider.in_process:
+    """Whether a call without a request asked nobody: not where it sends with something of the application's own make.
+    (A client of Stainless's make has no answers of its own: it asks, whether that is seen or not.)
+    """
+    if provider.in_process or any(isinstance(hook, Stainless) for hook in provider.hooks):
         return False
     try:
         return provider.senders is None or bool(provider.senders(client))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from contextvars import ContextVar
 from typing import Any
 
@@ -49,10 +50,8 @@ class Beside:
         self._token = _current.set(None)
 
     def __exit__(self, *raised: object) -> None:
-        try:
+        with contextlib.suppress(ValueError, RuntimeError):  # in another context nothing was set
             _current.reset(self._token)
-        except (ValueError, RuntimeError):
-            pass  # it goes on in another context, where nothing was set
 
 
 RESPONSE_KEY = "llmtrace.call"
@@ -78,6 +77,9 @@ class Making:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: Any) -> None:
         self._current.over = True
+        call = self._current.call
+        if isinstance(call, Call) and call.state is not None and _current.get() is not self._current:
+            call.state.over_http = False  # it went on in another context, in which its requests were not seen
         if kind is GeneratorExit or self._attached is None:
             return  # dropped while suspended, perhaps in another context: there is nothing to give back here
         try:

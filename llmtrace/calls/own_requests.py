@@ -1,12 +1,13 @@
 """Which HTTP requests are a call's own, of all that are sent while it is being made.
 
-An application has requests of its own beneath a client: an event hook that posts to an audit log, a transport that asks a
-guard, a token provider, an auth flow. None of them is an attempt, gets the trace's identity, or may be taken for the answer.
+An application has requests of its own beneath a client: an event hook that posts to an audit log, a transport that asks
+a guard, a token provider, an auth flow. None of them is an attempt, gets the trace's identity, or may be taken for the
+answer.
 
 What is known of the client decides, the surest first: the very request object that a client of Stainless's make built;
-the HTTP client object that the library sends with; the path that all of an API's requests have. And while one request is
-under way, another one in the same context is never the call's, but for the very same on its way through a transport that
-is another HTTP library's.
+the HTTP client object that the library sends with; the path that all of an API's requests have. And while one request
+is under way, another one in the same context is never the call's, but for the very same on its way through a transport
+that is another HTTP library's.
 """
 
 from __future__ import annotations

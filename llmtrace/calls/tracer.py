@@ -95,6 +95,10 @@ class CallTracer:
         if not isinstance(call, Call):
             return
         try:
+            _keep_whole(call)
+        except Exception as ours:
+            internal_errors.note("reading a response", ours)
+        try:
             call.finish(cause_of(error), error=error)
         except Exception as ours:
             internal_errors.note("ending a call", ours)
@@ -185,6 +189,16 @@ class CallTracer:
                 result.failure,
                 (call.end or call.start) / 1e9,
             )
+
+
+def _keep_whole(call: Call) -> None:
+    """Keep the body of a whole answer that the client took and then raised (what it is to be parsed into is not in it,
+    its length ran out): it is paid for all the same.
+    """
+    response = call.attempts[-1].take_response() if call.attempts and not call.streaming else None
+    if response is not None and response.is_success and response.is_stream_consumed:
+        call.body = RawBody()
+        call.body.keep(now(), response.content)
 
 
 def _cost(result: Result) -> float:

@@ -39,8 +39,12 @@ def patch(patches: Patches) -> None:
         return result
 
     async def send(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        result = await wrapped(*args, **kwargs)
         attempt = _attempt()
+        if attempt is not None:
+            # Here, for a connection that is used again: with a short answer it is given back before the answer is.
+            attempt.sending = now()
+            _sends_on(attempt, args[0] if args else kwargs.get("conn"))
+        result = await wrapped(*args, **kwargs)
         if attempt is not None:
             attempt.sent = now()
         return result
@@ -158,6 +162,16 @@ def _begin(being: Current, where: Any, kwargs: dict[str, Any]) -> tuple[Attempt 
     except Exception as error:
         internal_errors.note("watching a request", error)
         return None, kwargs
+
+
+def _sends_on(attempt: Attempt, connection: Any) -> None:
+    """Note the socket that a request is about to be sent on."""
+    try:
+        transport = getattr(connection, "transport", None)
+        if transport is not None:
+            attempt.socket = transport.get_extra_info("socket")
+    except Exception as error:
+        internal_errors.note("looking at a connection", error)
 
 
 def _connecting() -> Attempt | None:

@@ -15,6 +15,7 @@ from llmtrace import conventions
 from llmtrace.observe.answer import Answer, Usage
 from llmtrace.observe.call import NOTHING, OUTPUT, REASONING
 from llmtrace.providers.declare import Operation, Provider, Request, Stainless
+from llmtrace.providers.failures import failure_in
 from llmtrace.providers.gateways import read_body
 from llmtrace.providers.messages import blocks_input, blocks_output, system_text, tool_definitions
 from llmtrace.providers.openai import provider_of
@@ -100,6 +101,8 @@ def read_chunks(chunks: Sequence[Any], headers: Mapping[str, str] | None) -> Ans
 def read_response(response: Any, headers: Mapping[str, str] | None) -> Answer:
     """The answer that a whole message tells of."""
     answer = Answer(id=text(get(response, "id")), model=text(get(response, "model")))
+    if get(response, "type") == "error":
+        answer.failed = failure_in(response) or "error"
     _ends(answer, response)
     usage = get(response, "usage")
     answer.usage = _usage(usage, usage, count(get(usage, "output_tokens")))
