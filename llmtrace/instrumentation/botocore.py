@@ -96,6 +96,8 @@ def _returned(tracer: CallTracer, call: Call, result: Any) -> None:
         elif (raw := getattr(body, "_raw_stream", None) or getattr(body, "__wrapped__", None)) is not None:
             call.returned = now()
             call.answer = {**result, "body": b""}
+            if not isinstance(body, wrapt.ObjectProxy):
+                body.close = _closing(body, call)  # urllib3's own close is its destructor's too
             _tap(raw, call)
             return
     except Exception as error:
@@ -153,6 +155,7 @@ def _tap(raw: Any, call: Call) -> None:
     """Look at what is read off ``raw``: urllib3's response, or aiohttp's, all of whose methods end in one ``read``."""
     reading = _Reading(call)
     if "content" in vars(raw):
+        raw.close = _closing(raw, call)
         raw.content = _Content(raw.content, reading)
         return
     read, alive = type(raw).read, weakref.ref(raw)
@@ -169,6 +172,21 @@ def _tap(raw: Any, call: Call) -> None:
         return piece
 
     raw.read = tapped
+
+
+def _closing(body: Any, call: Call) -> Any:
+    """Closes ``body``, and with it the call of one that was not read to its end."""
+    close, alive = type(body).close, weakref.ref(body)
+
+    def closing() -> Any:
+        try:
+            call.finish(calls.CLOSED_EARLY)
+        except Exception as error:
+            internal_errors.note("seeing a body close", error)
+        response = alive()
+        return None if response is None else close(response)
+
+    return closing
 
 
 class _Content(wrapt.ObjectProxy):  # pyright: ignore[reportMissingTypeArgument]
