@@ -1,4 +1,4 @@
-"""Calls that nobody was asked for: LiteLLM's cache, an answer that a test gave it, a call that fails before its request.
+"""Calls that asked nobody: LiteLLM's cache, an answer that a test gave it, a call that fails before its request.
 
 They have an outcome and a duration and nothing else, and their route learns nothing from them.
 """

@@ -281,8 +281,13 @@ def test_odd_bodies(odd: dict[str, Any], client: openai.OpenAI, replay: Replay, 
 
 
 def litellm_of(deployment: str, ttft: float) -> play.Script:
-    return stream(LITELLM | {"x-litellm-model-id": deployment, "x-litellm-attempted-retries": "0",
-                             "x-litellm-attempted-fallbacks": "0", "x-litellm-overhead-duration-ms": "0.1"}, ttft=ttft)  # fmt: skip
+    own = {
+        "x-litellm-model-id": deployment,
+        "x-litellm-attempted-retries": "0",
+        "x-litellm-attempted-fallbacks": "0",
+        "x-litellm-overhead-duration-ms": "0.1",
+    }
+    return stream(LITELLM | own, ttft=ttft)
 
 
 def openrouter_of(provider: str, ttft: float) -> play.Script:

@@ -1,4 +1,4 @@
-"""Answers that come in one token-bearing chunk: their route is diagnosed as every other, and no detector takes another."""
+"""Answers in one token-bearing chunk: their route is diagnosed as every other, and no detector takes another."""
 
 from __future__ import annotations
 

@@ -16,8 +16,6 @@ from tests.support.by_method import MODEL
 from tests.support.spans import attributes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from tests.support.replay import Replay
     from tests.support.spans import Spans
 
@@ -26,11 +24,11 @@ PATH = "/v1/chat/completions"
 
 
 @pytest.fixture
-def audit(replay: Replay, traced: Any) -> Iterator[str]:
+def audit(replay: Replay, traced: Any) -> str:
     """Where the application keeps its books: an API of its own that takes JSON, on the very same host."""
     replay.serve(play.json_answer({"id": "audit", "usage": {"prompt_tokens": 9999}}), path="/v1/audit")
     replay.serve(play.openai_body(), path=PATH)
-    yield f"{replay.url}/v1/audit"
+    return f"{replay.url}/v1/audit"
 
 
 def post_by_httpx(url: str) -> None:
@@ -152,7 +150,7 @@ async def test_the_same_asynchronously(place: str, post: Any, audit: str, replay
         await post(audit)
         return "k"
 
-    hooks = {"event_hooks": {place.split()[0]: [ask]}} if place != "key" else {}
+    hooks = {"event_hooks": {place.split(maxsplit=1)[0]: [ask]}} if place != "key" else {}
     async with openai.AsyncOpenAI(
         base_url=replay.base_url,
         api_key=ask if place == "key" else "k",
