@@ -13,7 +13,7 @@ from llmtrace.calls.state import CallState
 from llmtrace.calls.verdict import attributes_of
 from llmtrace.emit import names
 from llmtrace.observe import call as calls
-from llmtrace.observe.answer import Answer
+from llmtrace.observe.answer import Answer, Hop, ToldAttempt
 from llmtrace.observe.call import Call
 from llmtrace.observe.chunk_timing import ChunkTiming
 from llmtrace.observe.transport import Attempt
@@ -82,7 +82,7 @@ def call_attributes(result: Result) -> dict[str, Any]:
             for modality, tokens in (by_modality or {}).items():
                 if tokens and modality in counts:
                     attributes[counts[modality]] = tokens
-        if reasons := finish_reasons(result):
+        if result.asked and (reasons := finish_reasons(result)):
             attributes[names.FINISH_REASONS] = reasons
         if state.endpoint.url is None and state.endpoint.host is not None:  # the client did not know at the start
             attributes[names.SERVER_ADDRESS], attributes[names.SERVER_PORT] = state.endpoint.host, state.endpoint.port
@@ -98,7 +98,7 @@ def call_attributes(result: Result) -> dict[str, Any]:
     attributes[names.OUTCOME] = call.outcome
     if result.seen.first_token is not None:
         attributes[names.TTFT] = (result.seen.first_token - call.start) / 1e9
-    if chunk_timing.total:
+    if chunk_timing.total and result.asked:
         attributes[names.CHUNKS] = chunk_timing.total
     if answer.timings is not None:
         attributes[names.ENGINE] = answer.timings.engine
@@ -121,13 +121,40 @@ def call_attributes(result: Result) -> dict[str, Any]:
     headers = call.attempts[-1].headers if call.attempts else None
     if route := _route(answer, headers):
         attributes[names.ROUTE] = route
+    if answer.hop is not None:
+        attributes.update(_crossed(answer.hop))
     if answer.processing_time is not None:
         attributes[names.PROCESSING_TIME] = answer.processing_time
-    if call.streaming and call.outcome in _CUT_SHORT:
+    if call.streaming and result.asked and call.outcome in _CUT_SHORT:
         attributes.update(cancellation_attributes(result))
     if result.verdicts:
         attributes.update(attributes_of(result.verdicts))
     return attributes
+
+
+def _crossed(hop: Hop) -> dict[str, Any]:
+    """What the call's span says of the gateway that it went through."""
+    told = {
+        names.GATEWAY_NAME: hop.gateway,
+        names.GATEWAY_RETRIES: hop.retries,
+        names.GATEWAY_FALLBACKS: hop.fallbacks,
+        names.GATEWAY_CACHE: "hit" if hop.cached else None,
+        names.COST: hop.cost,
+    }
+    return {name: value for name, value in told.items() if value is not None}
+
+
+def told_attempt(told: ToldAttempt) -> dict[str, Any]:
+    """An attempt of a gateway's own: what it came to, as far as that is told."""
+    known = {
+        names.ATTEMPT_TOLD: True,
+        names.UPSTREAM: told.upstream,
+        names.REQUEST_MODEL: told.model,
+        names.STATUS_CODE: told.status,
+        names.OUTCOME: calls.ERROR,
+        names.ERROR_TYPE: None if told.status is None else str(told.status),
+    }
+    return {name: value for name, value in known.items() if value is not None}
 
 
 def _beside(call: Call, state: CallState) -> dict[str, Any]:
@@ -143,7 +170,7 @@ def _beside(call: Call, state: CallState) -> dict[str, Any]:
 def first_chunk(result: Result) -> float | None:
     """Seconds from the request to the first chunk's arrival, which may be before a late application read it."""
     call, token = result.call, result.seen.first_token
-    if call.first_chunk is None:
+    if call.first_chunk is None or not result.asked:
         return None
     return ((call.first_chunk if token is None else min(call.first_chunk, token)) - call.start) / 1e9
 
@@ -163,6 +190,12 @@ def _route(answer: Answer, headers: Mapping[str, str] | None) -> str:
         parts.append(f"model={answer.model}")
     if answer.fingerprint:
         parts.append(f"fingerprint={answer.fingerprint}")
+    hop = answer.hop
+    if hop is not None:
+        where = (("upstream", hop.upstream), ("deployment", hop.deployment), ("region", hop.region))
+        parts.extend(f"{name}={value}" for name, value in where if value)
+        if hop.model and hop.model != answer.model:
+            parts.append(f"upstream_model={hop.model}")
     if headers:
         parts.extend(f"{name}={value}" for name, value in sorted(read_route(headers).items()))
     return ";".join(parts)

@@ -19,11 +19,12 @@ from llmtrace.calls.verdict import LAST_CHUNKS
 from llmtrace.emit import names
 from llmtrace.emit.values import safe_attributes, text
 from llmtrace.estimate.prefixes import CACHE_IF_ASKED
+from llmtrace.observe import internal_errors
 from llmtrace.observe.address import address_of
 from llmtrace.observe.call import Call, ChoiceEnds, start_time
 from llmtrace.observe.chunk_timing import LAST
 from llmtrace.providers.anchors import before_prefill
-from llmtrace.providers.declare import Operation, Provider, Request
+from llmtrace.providers.declare import Operation, Provider, Request, Stainless
 from llmtrace.providers.prompt import asks_for_caching, prompt_texts
 from llmtrace.tasks import units
 
@@ -92,6 +93,7 @@ class Beginning:
             state = CallState(
                 operation, request, endpoint, span or above, tracer, owns, recording, units.baggage_attributes()
             )
+            state.over_http = _over_http(provider, client)
             state.adopted, state.spoken_for = adopted is not None, place.spoken_for
             if later:
                 state.find_span = partial(self._find_span, above, links)
@@ -168,6 +170,19 @@ class Beginning:
         endpoint = Endpoint(url, asked or provider.provider_name(client, host), host, port)
         self._endpoints[key] = endpoint
         return endpoint
+
+
+def _over_http(provider: Provider, client: Any) -> bool:
+    """Whether a call without a request asked nobody: not where it sends with something of the application's own make.
+    (A client of Stainless's make has no answers of its own: it asks, whether that is seen or not.)
+    """
+    if provider.in_process or any(isinstance(hook, Stainless) for hook in provider.hooks):
+        return False
+    try:
+        return provider.senders is None or bool(provider.senders(client))
+    except Exception as error:
+        internal_errors.note("finding a client's HTTP clients", error)
+        return False
 
 
 def _start(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from contextvars import ContextVar
 from typing import Any
 
 from opentelemetry.trace import Span, set_span_in_context
 
+from llmtrace.calls.own_requests import Own
 from llmtrace.emit.attached import Attached
 from llmtrace.observe import internal_errors
 from llmtrace.observe.call import Call
@@ -15,15 +17,17 @@ from llmtrace.observe.call import Call
 class Current:
     """The call being made."""
 
-    __slots__ = ("call", "over", "propagate")
+    __slots__ = ("call", "over", "own", "propagate")
 
-    def __init__(self, call: Call | Span, propagate: str) -> None:
+    def __init__(self, call: Call | Span, propagate: str, own: Own | None = None) -> None:
         self.call = call
         """Its bare span where nothing is recorded of it (unsampled, no metrics)."""
         self.propagate = propagate
         """The setting of that name: to which hosts ``traceparent`` is sent."""
         self.over = False
         """The client's request has come back. A task that was started within it keeps its context, and this."""
+        self.own = Own() if own is None else own
+        """Which requests are the call's own."""
 
 
 _current: ContextVar[Current | None] = ContextVar("llmtrace_call", default=None)
@@ -37,6 +41,19 @@ def being_made() -> Current | None:
     return current
 
 
+class Beside:
+    """While it lasts, no call is being made: what is sent is the application's own affair. Never raises."""
+
+    __slots__ = ("_token",)
+
+    def __enter__(self) -> None:
+        self._token = _current.set(None)
+
+    def __exit__(self, *raised: object) -> None:
+        with contextlib.suppress(ValueError, RuntimeError):  # in another context nothing was set
+            _current.reset(self._token)
+
+
 RESPONSE_KEY = "llmtrace.call"
 """Where an httpx response's ``extensions`` hold its call."""
 
@@ -46,8 +63,8 @@ class Making:
 
     __slots__ = ("_attached", "_current")
 
-    def __init__(self, call: Call | Span, propagate: str) -> None:
-        self._current = Current(call, propagate)
+    def __init__(self, call: Call | Span, propagate: str, own: Own | None = None) -> None:
+        self._current = Current(call, propagate, own)
         self._attached: Attached | None = None
 
     def __enter__(self) -> None:
@@ -60,6 +77,9 @@ class Making:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: Any) -> None:
         self._current.over = True
+        call = self._current.call
+        if isinstance(call, Call) and call.state is not None and _current.get() is not self._current:
+            call.state.over_http = False  # it went on in another context, in which its requests were not seen
         if kind is GeneratorExit or self._attached is None:
             return  # dropped while suspended, perhaps in another context: there is nothing to give back here
         try:

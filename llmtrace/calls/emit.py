@@ -41,7 +41,8 @@ def emit_spans(result: Result, settings: Settings) -> None:
                 state.span.add_event(names.DIAGNOSIS, safe_attributes(evidence_of(verdict)), middle)
     result.pace = pace_of(result, settings.tokenizer)
     children = Children(state.tracer, state.span, call.epoch_offset)
-    under = _emit_attempts(children, result) if len(call.attempts) > 1 else None
+    told = _emit_told(children, result)
+    under = _emit_attempts(children, result) if told or len(call.attempts) > 1 else None
     for phase in result.phases:
         marks = attributes.phase_attributes(result, phase)
         middle = (phase.start + phase.end) // 2
@@ -68,9 +69,20 @@ def _emit_attempts(children: Children, result: Result) -> SpanContext | None:
         marks, failed = attributes.attempt_attributes(result, number)
         status = Status(StatusCode.ERROR, failed) if failed is not None else Status(StatusCode.UNSET)
         last = number == len(call.attempts) - 1
-        end = call.end if last else attempt.end
-        context = children.add(names.ATTEMPT, attempt.start, end or attempt.start, marks, status=status)
+        start, end = (result.seen.start, call.end) if last else (attempt.start, attempt.end)
+        context = children.add(names.ATTEMPT, start, end or start, marks, status=status)
     return context
+
+
+def _emit_told(children: Children, result: Result) -> bool:
+    """One span per attempt of a gateway's own that came to nothing; whether there was any. When it was, and how long it
+    took, nobody tells: it has no length, and stands where the answering attempt begins.
+    """
+    hop, start = result.answer.hop, result.seen.start
+    for told in () if hop is None else hop.attempts:
+        status = Status(StatusCode.ERROR, "" if told.status is None else f"HTTP {told.status}")
+        children.add(names.ATTEMPT, start, start, attributes.told_attempt(told), status=status)
+    return hop is not None and bool(hop.attempts)
 
 
 def _emit_content(result: Result, own: dict[str, Any], settings: Settings) -> None:

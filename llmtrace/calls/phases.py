@@ -30,6 +30,12 @@ class Split:
 def split_call(services: Services, call: Call, state: CallState, answer: Answer, seen: Observation) -> Split:
     """The phases of an ended call; it is then part of its route's history."""
     estimate = None
+    if not seen.computed:
+        if state.in_flight is not None:
+            services.baselines.drop(state.route, state.in_flight)
+            state.in_flight = None
+        phases, complaint = split(seen, None)
+        return Split(phases, complaint, None, None, NOTHING_TOLD)
     if state.in_flight is not None:
         sample = _blindly(seen, call, answer)
         estimate = services.baselines.end(state.route, state.in_flight, seen.end, sample)

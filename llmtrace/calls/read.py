@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from llmtrace.calls.state import CallState, Endpoint
 from llmtrace.observe import call as calls
 from llmtrace.observe import internal_errors
-from llmtrace.observe.answer import Answer
+from llmtrace.observe.answer import Answer, Usage
 from llmtrace.observe.call import Call
 from llmtrace.phases.arrival import first_token
 from llmtrace.phases.observation import Observation
 from llmtrace.phases.stagger import stagger_spans
+from llmtrace.providers import gateways
 from llmtrace.providers.timings import read_processing_time
 
 
@@ -28,6 +29,7 @@ def read_answer(call: Call, state: CallState, server_timings: bool) -> Answer:
     except Exception as error:
         internal_errors.note("reading an answer", error)
         answer = Answer()
+    _cross(call, state, answer, server_timings)
     _locate(call, state, answer)
     every_choice_ended = len(answer.finish_reasons) >= state.request.choices
     if call.outcome in (calls.CLOSED_EARLY, calls.ABANDONED) and every_choice_ended:
@@ -54,6 +56,22 @@ def _complete(call: Call, state: CallState, answer: Answer, server_timings: bool
         answer.processing_time = read_processing_time(call.attempts[-1].headers)
 
 
+def _cross(call: Call, state: CallState, answer: Answer, server_timings: bool) -> None:
+    """Take in what a gateway on the way said of it. What its cache answered was computed for another call, which the
+    counts and timings in it are about.
+    """
+    headers = call.attempts[-1].headers if call.attempts else None
+    answer.hop = hop = gateways.joined(answer.hop, gateways.read_headers(headers, call.streaming))
+    if hop is None:
+        return
+    if hop.gateway is None and state.endpoint.provider == gateways.OPENROUTER:
+        hop.gateway = gateways.OPENROUTER
+    if not server_timings:
+        hop.spent = None
+    if hop.cached:
+        answer.usage, answer.timings = Usage(), None
+
+
 def observe(call: Call, answer: Answer) -> Observation:
     """What was seen of the call, of its last attempt where there were several."""
     if len(call.attempts) > 1:
@@ -76,6 +94,8 @@ def observe(call: Call, answer: Answer) -> Observation:
         consumer_wait=chunks.consumer_wait / 1e9,
         usage=answer.usage,
         server=answer.timings,
+        gateway=None if answer.hop is None else answer.hop.spent,
+        computed=answer.hop is None or not answer.hop.cached,
     )
     if attempt is not None:
         seen.take_transport(attempt)

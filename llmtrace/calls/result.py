@@ -36,5 +36,7 @@ class Result:
     """Whether the prompt's beginning came from the cache, by timing alone; where that is not told, but can be."""
     verdicts: Sequence[Verdict] = ()
     """The causes that the diagnosis found, most certain first."""
+    asked: bool = True
+    """Somebody was asked. False where the client answered by itself: from its cache, from what a test gave it."""
     pace: Pace | None = None
     """What its chunks say of its tokens; only where spans are recorded."""

@@ -64,6 +64,8 @@ class CallState:
     """Where in the program it was made: see ``retry_links.scope``."""
     prompt: Prompt | None = None
     """What the prompt has in common with earlier ones."""
+    over_http: bool = False
+    """Whoever is asked is asked by HTTP requests that are seen."""
     judge: Callable[[Call, CallState], Result] | None = None
     """Makes the result of the ended call, where that is not the timeline's work (a model in this process)."""
 

@@ -23,9 +23,11 @@ from llmtrace.calls.verdict import diagnose
 from llmtrace.config import Settings
 from llmtrace.observe import call as calls
 from llmtrace.observe import internal_errors
+from llmtrace.observe.answer import Answer
 from llmtrace.observe.call import Call
 from llmtrace.observe.clock import now
 from llmtrace.observe.stream import cause_of
+from llmtrace.phases.observation import Observation
 from llmtrace.providers.declare import Operation, Provider
 from llmtrace.tasks import prices, units
 
@@ -93,6 +95,10 @@ class CallTracer:
         if not isinstance(call, Call):
             return
         try:
+            _keep_whole(call)
+        except Exception as ours:
+            internal_errors.note("reading a response", ours)
+        try:
             call.finish(cause_of(error), error=error)
         except Exception as ours:
             internal_errors.note("ending a call", ours)
@@ -138,11 +144,13 @@ class CallTracer:
     def _judge(self, call: Call, state: CallState) -> Result:
         """Everything that the spans and metrics will say."""
         answer = read_answer(call, state, self.settings.server_timings)
+        if state.over_http and not call.attempts:
+            return self._asked_nobody(call, state, answer)
         seen = observe(call, answer)
         split = split_call(self.services, call, state, answer, seen)
         verdicts = (
             diagnose(self.services.diagnoser, call, state, answer, seen, split.expected_cached)
-            if self.settings.diagnosis
+            if self.settings.diagnosis and seen.computed
             else ()
         )
         return Result(
@@ -159,6 +167,15 @@ class CallTracer:
             verdicts,
         )
 
+    def _asked_nobody(self, call: Call, state: CallState, answer: Answer) -> Result:
+        """The result of a call that no request was made for: how it ended and how long it took, which is all that there
+        is to be known of it. What its answer counts was spent by another call, or by none.
+        """
+        self.drop(state)
+        seen = Observation(call.start, call.end or call.start, call.streaming)
+        failure = attributes.failure(call, answer)
+        return Result(call, state, Answer(), seen, [], None, failure, None, asked=False)
+
     def _remember(self, result: Result) -> None:
         """A failed call, for the one that may ask for the same again."""
         call, state = result.call, result.state
@@ -174,9 +191,23 @@ class CallTracer:
             )
 
 
+def _keep_whole(call: Call) -> None:
+    """Keep the body of a whole answer that the client took and then raised (what it is to be parsed into is not in it,
+    its length ran out): it is paid for all the same.
+    """
+    response = call.attempts[-1].take_response() if call.attempts and not call.streaming else None
+    if response is not None and response.is_success and response.is_stream_consumed:
+        call.body = RawBody()
+        call.body.keep(now(), response.content)
+
+
 def _cost(result: Result) -> float:
-    """USD that the call's tokens cost; 0 where the tokens or their price are not known."""
-    usage, state = result.answer.usage, result.state
+    """USD that the call cost, as the provider or a gateway tells it; else what its tokens cost by the price list, 0
+    where the tokens or their price are not known.
+    """
+    usage, state, hop = result.answer.usage, result.state, result.answer.hop
+    if hop is not None and hop.cost is not None:
+        return hop.cost
     try:
         known = prices.price(state.endpoint.provider, result.answer.model or state.request.model)
     except ImportError as error:

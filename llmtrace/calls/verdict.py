@@ -37,7 +37,10 @@ class Diagnoser:
     def judge(self, key: Hashable, symptoms: Symptoms) -> list[Verdict]:
         """The verdicts on a call of route ``key``, most certain first; then the call is part of its history."""
         with self._routes.lock:
-            return judge(self._routes.route(key), symptoms)
+            route, own = self._routes.route(key), None
+            if symptoms.upstream is not None:
+                own = self._routes.route((key, symptoms.upstream))
+            return judge(route, symptoms, own)
 
 
 def diagnose(
@@ -48,6 +51,7 @@ def diagnose(
         symptoms = symptoms_of(seen, call.chunk_timing.gaps)
         symptoms.expected_cached = expected
         symptoms.asked, symptoms.answered, symptoms.fingerprint = state.request.model, answer.model, answer.fingerprint
+        symptoms.upstream = None if answer.hop is None else answer.hop.who
         symptoms.others_open = open_count()
         symptoms.repetition = _repetition(call, state, answer)
         _attempts(call, symptoms)

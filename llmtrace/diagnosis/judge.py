@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
 
 from llmtrace.diagnosis.causes import (
     buffered_stream,
@@ -16,7 +17,12 @@ from llmtrace.diagnosis.history import MIN_CALLS
 from llmtrace.diagnosis.route import CHANGED_FOR, Route
 from llmtrace.diagnosis.symptoms import Symptoms
 from llmtrace.diagnosis.timings import network, pace, wait
+from llmtrace.diagnosis.upstreams import Upstreams
 from llmtrace.diagnosis.verdict import NETWORK, NOISY_NEIGHBOR, QUEUEING, ROUTE_CHANGE, Verdict, sure
+from llmtrace.observe.internal_errors import note
+
+T = TypeVar("T")
+_NONE: Final[list[Verdict]] = []
 
 _STRONGEST: Final = 4.0
 _FORGET: Final = 2.0
@@ -24,13 +30,17 @@ _FORGET: Final = 2.0
 _ENOUGH: Final = 5.0
 
 
-def judge(route: Route, symptoms: Symptoms) -> list[Verdict]:
+def judge(route: Route, symptoms: Symptoms, own: Route | None = None) -> list[Verdict]:
     """The verdicts on a call of ``route``, most certain first; then the call is part of the route's history.
 
-    ``symptoms.others_open`` has been filled in; ``alongside`` is set here.
+    ``symptoms.others_open`` has been filled in; ``alongside`` is set here. ``own``: where a gateway told who answered,
+    the history of the calls that this upstream answered, by which the call's times are judged.
     """
-    symptoms.alongside = symptoms.others_open + route.ended(symptoms.begin, symptoms.end)
-    verdicts = _judge(route, symptoms)
+    timed = route if own is None else own
+    symptoms.alongside = symptoms.others_open + timed.ended(symptoms.begin, symptoms.end)
+    verdicts = _judge(route, timed, symptoms)
+    if symptoms.upstream is not None:
+        verdicts = _elsewhere(route, symptoms.upstream, symptoms, verdicts)
     for verdict in verdicts:
         verdict.history = route.calls
     route.calls += 1
@@ -43,24 +53,45 @@ def _confidence(verdict: Verdict) -> float:
     return verdict.confidence
 
 
-def _judge(route: Route, symptoms: Symptoms) -> list[Verdict]:
-    swapped = model_swap(route, symptoms)
+def _elsewhere(route: Route, upstream: str, symptoms: Symptoms, verdicts: list[Verdict]) -> list[Verdict]:
+    """The verdicts, with what the upstreams' names say: where those changed, the times did for that reason."""
+    if route.upstreams is None:
+        route.upstreams = Upstreams()
+    change = route.upstreams.changed(upstream, symptoms.wait)
+    if change is None:
+        return verdicts
+    by_time = (QUEUEING, NETWORK, NOISY_NEIGHBOR, ROUTE_CHANGE)
+    return [change, *(verdict for verdict in verdicts if verdict.cause not in by_time)]
+
+
+def _judge(route: Route, timed: Route, symptoms: Symptoms) -> list[Verdict]:
+    """``timed``: the history by which the call's times are judged."""
+    swapped = _alone(None, model_swap, route, symptoms)
     found = [] if swapped is None else [swapped]
     # What most calls have nothing of is looked at only where there is something of it.
     for verdict in (
-        slow_consumer(symptoms) if symptoms.consumer_wait else None,
-        retry_storm(route, symptoms) if symptoms.attempts > 1 or route.retries else None,
-        repetition_loop(symptoms) if symptoms.repetition is not None else None,
-        buffered_stream(route, symptoms),
+        _alone(None, slow_consumer, symptoms) if symptoms.consumer_wait else None,
+        _alone(None, retry_storm, route, symptoms) if symptoms.attempts > 1 or route.retries else None,
+        _alone(None, repetition_loop, symptoms) if symptoms.repetition is not None else None,
+        _alone(None, buffered_stream, timed, symptoms),
     ):
         if verdict is not None:
             found.append(verdict)
     if swapped is None:  # another model's times say nothing of this route's
-        found += _times(route, symptoms)
-    beside, crowd = float(symptoms.alongside), route.alongside
+        found += _alone(_NONE, _times, timed, symptoms)
+    beside, crowd = float(symptoms.alongside), timed.alongside
     if not crowd.calm(beside):
         crowd.learn(beside, crowd.score(beside) >= 1.0)
     return found
+
+
+def _alone(nothing: T, detector: Callable[..., T], *evidence: Any) -> T:
+    """What a detector says; ``nothing`` where it fails, which is its own affair and not the others'."""
+    try:
+        return detector(*evidence)
+    except Exception as error:
+        note("diagnosing a call", error)
+        return nothing
 
 
 def _times(route: Route, symptoms: Symptoms) -> list[Verdict]:
@@ -78,10 +109,9 @@ def _times(route: Route, symptoms: Symptoms) -> list[Verdict]:
         and symptoms.uncached is not None
     ):
         envelope = _either_way(route.waits.score(float(symptoms.uncached), symptoms.wait))
-    found, inside = network(route, symptoms)
-    found += wait(route, symptoms, inside)
-    slower, score = pace(route, symptoms)
-    found += slower
+    seen, inside = _alone((_NONE, 0.0), network, route, symptoms)
+    slower, score = _alone((_NONE, 0.0), pace, route, symptoms)
+    found = [*seen, *_alone(_NONE, wait, route, symptoms, inside), *slower]
     if asked and route.pace.ready:
         envelope = max(envelope, _either_way(score))
     return _changed(route, found, evidence, round_trip, envelope)

@@ -8,6 +8,7 @@ from math import log
 from typing import Final
 
 from llmtrace.diagnosis.history import Changes, Level, Line
+from llmtrace.diagnosis.upstreams import Upstreams
 
 LEAST_S: Final = 0.02
 """No cause is named for less than this much time, s."""
@@ -48,6 +49,7 @@ class Route:
         "retries",
         "rtt",
         "setup",
+        "upstreams",
         "waits",
         "waits_untold",
     )
@@ -84,6 +86,8 @@ class Route:
         """The application's own calls at the same time."""
         self.fingerprints = Changes()
         self.answers = Changes()
+        self.upstreams: Upstreams | None = None
+        """Who answered behind a gateway, where one tells that."""
         self.change = 0.0
         """The evidence that the route changed, added up."""
         self.changed: int | None = None

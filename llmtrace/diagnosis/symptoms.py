@@ -65,6 +65,8 @@ class Symptoms:
     asked: str | None = None
     answered: str | None = None
     fingerprint: str | None = None
+    upstream: str | None = None
+    """Who answered behind a gateway, as that tells it."""
     repetition: Repetition | None = None
 
     @property

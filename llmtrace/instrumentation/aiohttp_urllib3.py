@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from llmtrace.calls.current import being_made
-from llmtrace.instrumentation.http import asks_beside, failed, may_propagate, propagate
+from llmtrace.calls.current import Beside, Current, being_made
+from llmtrace.instrumentation.http import UnderWay, failed, may_propagate, propagate
 from llmtrace.instrumentation.patching import Patches
 from llmtrace.observe import internal_errors
 from llmtrace.observe.call import Call
@@ -18,18 +18,19 @@ def patch(patches: Patches) -> None:
     """Hook both libraries, whichever of them is or will be imported."""
 
     async def request(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        url, method = (
+        where, method = (
             args[1] if len(args) > 1 else kwargs.get("str_or_url"),
             args[0] if args else kwargs.get("method"),
         )
-        attempt, kwargs = _begin(url, method, kwargs)
-        try:
-            response = await wrapped(*args, **kwargs)
-        except BaseException as error:
-            failed(attempt, error)
-            raise
-        _answered(attempt, response)
-        return response
+        being = being_made()
+        if being is None or being.own.is_on_its_way(_joined(instance, where)):
+            return await _aseen(_attempt(), wrapped, args, kwargs)
+        if not being.own.is_sent_by(instance, None, method, kwargs.get("headers"), where):
+            with Beside():
+                return await wrapped(*args, **kwargs)
+        attempt, kwargs = _begin(being, where, kwargs)
+        with UnderWay(being.own, _joined(instance, where)):
+            return await _aseen(attempt, wrapped, args, kwargs)
 
     async def connect(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         attempt = _connecting()
@@ -38,21 +39,28 @@ def patch(patches: Patches) -> None:
         return result
 
     async def send(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        result = await wrapped(*args, **kwargs)
         attempt = _attempt()
+        if attempt is not None:
+            # Here, for a connection that is used again: with a short answer it is given back before the answer is.
+            attempt.sending = now()
+            _sends_on(attempt, args[0] if args else kwargs.get("conn"))
+        result = await wrapped(*args, **kwargs)
         if attempt is not None:
             attempt.sent = now()
         return result
 
     def make_request(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        attempt, kwargs = _begin(instance, args[1] if len(args) > 1 else kwargs.get("method"), kwargs)
-        try:
-            response = wrapped(*args, **kwargs)
-        except BaseException as error:
-            failed(attempt, error)
-            raise
-        _answered(attempt, response)
-        return response
+        being = being_made()
+        where = _pooled(instance, args[2] if len(args) > 2 else kwargs.get("url"))
+        if being is None or being.own.is_on_its_way(where):
+            return _seen(_attempt(), wrapped, args, kwargs)
+        method = args[1] if len(args) > 1 else kwargs.get("method")
+        if not being.own.is_sent_by(instance, None, method, kwargs.get("headers"), where):
+            with Beside():
+                return wrapped(*args, **kwargs)
+        attempt, kwargs = _begin(being, instance, kwargs)
+        with UnderWay(being.own, where):
+            return _seen(attempt, wrapped, args, kwargs)
 
     def new_connection(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         attempt = _connecting()
@@ -102,16 +110,46 @@ def _attempt() -> Attempt | None:
     return being.call.attempts[-1]
 
 
-def _begin(url: Any, method: Any, kwargs: dict[str, Any]) -> tuple[Attempt | None, dict[str, Any]]:
-    """Begin an attempt; return it with the arguments to call on with. ``url``: text, or an object with a ``host``."""
-    being = being_made()
-    if being is None or asks_beside(method, kwargs.get("headers")):
-        return None, kwargs
-    outer_attempt = _attempt()
-    if outer_attempt is not None and outer_attempt.end is None:
-        return outer_attempt, kwargs  # an httpx client's, whose transport this is
+def _joined(session: Any, where: Any) -> Any:
+    """The URL of a request of aiohttp's, which may have been given as a path beneath the session's."""
+    build = getattr(session, "_build_url", None)
     try:
-        if may_propagate(being.propagate, url):
+        return where if build is None else build(where)
+    except Exception:  # no URL at all: aiohttp will say so itself
+        return where
+
+
+def _pooled(pool: Any, path: Any) -> str:
+    """The URL of a request of urllib3's, which a pool of one host's connections is given the path of."""
+    scheme, host, port = pool.scheme, pool.host, pool.port
+    place = host if port is None or port == {"http": 80, "https": 443}.get(scheme) else f"{host}:{port}"
+    return f"{scheme}://{place}{path}"
+
+
+def _seen(attempt: Attempt | None, wrapped: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    try:
+        response = wrapped(*args, **kwargs)
+    except BaseException as error:
+        failed(attempt, error)
+        raise
+    _answered(attempt, response)
+    return response
+
+
+async def _aseen(attempt: Attempt | None, wrapped: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    try:
+        response = await wrapped(*args, **kwargs)
+    except BaseException as error:
+        failed(attempt, error)
+        raise
+    _answered(attempt, response)
+    return response
+
+
+def _begin(being: Current, where: Any, kwargs: dict[str, Any]) -> tuple[Attempt | None, dict[str, Any]]:
+    """A new attempt, and the arguments to go on with. ``where``: a URL or something with a ``host``."""
+    try:
+        if may_propagate(being.propagate, where):
             headers: Any = kwargs.get("headers")
             headers = dict(headers) if headers is not None else {}
             propagate(headers)
@@ -124,6 +162,16 @@ def _begin(url: Any, method: Any, kwargs: dict[str, Any]) -> tuple[Attempt | Non
     except Exception as error:
         internal_errors.note("watching a request", error)
         return None, kwargs
+
+
+def _sends_on(attempt: Attempt, connection: Any) -> None:
+    """Note the socket that a request is about to be sent on."""
+    try:
+        transport = getattr(connection, "transport", None)
+        if transport is not None:
+            attempt.socket = transport.get_extra_info("socket")
+    except Exception as error:
+        internal_errors.note("looking at a connection", error)
 
 
 def _connecting() -> Attempt | None:

@@ -19,6 +19,7 @@ from opentelemetry.trace import Span
 
 from llmtrace.calls import finalizers
 from llmtrace.calls.current import Making, being_made
+from llmtrace.calls.own_requests import Own
 from llmtrace.calls.tracer import CallTracer
 from llmtrace.instrumentation.methods import timed
 from llmtrace.instrumentation.patching import Patches
@@ -41,7 +42,7 @@ def patch(patches: Patches, tracer: CallTracer, provider: Provider, service: Bot
         if call is None:
             return wrapped(*args, **kwargs)
         try:
-            with Making(call, tracer.settings.propagate):
+            with Making(call, tracer.settings.propagate, Own(instance, path=service.path)):
                 result = wrapped(*args, **kwargs)
         except BaseException as error:
             tracer.failed(call, error)
@@ -55,7 +56,7 @@ def patch(patches: Patches, tracer: CallTracer, provider: Provider, service: Bot
         if call is None:
             return await wrapped(*args, **kwargs)
         try:
-            with Making(call, tracer.settings.propagate):
+            with Making(call, tracer.settings.propagate, Own(instance, path=service.path)):
                 result = await wrapped(*args, **kwargs)
         except BaseException as error:
             tracer.failed(call, error)
@@ -95,6 +96,8 @@ def _returned(tracer: CallTracer, call: Call, result: Any) -> None:
         elif (raw := getattr(body, "_raw_stream", None) or getattr(body, "__wrapped__", None)) is not None:
             call.returned = now()
             call.answer = {**result, "body": b""}
+            if not isinstance(body, wrapt.ObjectProxy):
+                body.close = _closing(body, call)  # urllib3's own close is its destructor's too
             _tap(raw, call)
             return
     except Exception as error:
@@ -152,6 +155,7 @@ def _tap(raw: Any, call: Call) -> None:
     """Collect the bytes read off ``raw``, a response of urllib3 or aiohttp, whose methods all end in one ``read``."""
     reading = _Reading(call)
     if "content" in vars(raw):
+        raw.close = _closing(raw, call)
         raw.content = _Content(raw.content, reading)
         return
     read, response_reference = type(raw).read, weakref.ref(raw)
@@ -168,6 +172,21 @@ def _tap(raw: Any, call: Call) -> None:
         return piece
 
     raw.read = tapped
+
+
+def _closing(body: Any, call: Call) -> Any:
+    """Closes ``body``, and with it the call of one that was not read to its end."""
+    close, alive = type(body).close, weakref.ref(body)
+
+    def closing() -> Any:
+        try:
+            call.finish(calls.CLOSED_EARLY)
+        except Exception as error:
+            internal_errors.note("seeing a body close", error)
+        response = alive()
+        return None if response is None else close(response)
+
+    return closing
 
 
 class _Content(wrapt.ObjectProxy):  # pyright: ignore[reportMissingTypeArgument]

@@ -8,7 +8,8 @@ from typing import Any
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from llmtrace.calls.byte_taps import put
-from llmtrace.calls.current import RESPONSE_KEY, being_made
+from llmtrace.calls.current import RESPONSE_KEY, Beside, Current, being_made
+from llmtrace.calls.own_requests import Own, plain
 from llmtrace.instrumentation.patching import Patches
 from llmtrace.observe import internal_errors
 from llmtrace.observe.address import address_of, is_private
@@ -27,41 +28,53 @@ def patch(patches: Patches) -> None:
 
     def send(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         being = being_made()
-        if being is None or _asks_beside(args, kwargs):
+        if being is None:
             return wrapped(*args, **kwargs)
+        if not _is_own(being, instance, args, kwargs):
+            with Beside():
+                return wrapped(*args, **kwargs)
         call = being.call
         if not isinstance(call, Call):
             _propagate(being.propagate, args, kwargs)
-            return wrapped(*args, **kwargs)
+            with UnderWay(being.own, _url(args, kwargs)):
+                return wrapped(*args, **kwargs)
         attempt = _begin(being.propagate, call, args, kwargs, False)
         try:
-            response = wrapped(*args, **kwargs)
+            with UnderWay(being.own, _url(args, kwargs)):
+                response = wrapped(*args, **kwargs)
         except BaseException as error:
             failed(attempt, error)
             raise
         _answered(call, attempt, response)
         return response
 
-    async def send_traced(
-        call: Call, propagate: str, wrapped: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
-        attempt = _begin(propagate, call, args, kwargs, True)
+    async def send_traced(being: Current, wrapped: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        call = being.call
+        if not isinstance(call, Call):
+            _propagate(being.propagate, args, kwargs)
+            with UnderWay(being.own, _url(args, kwargs)):
+                return await wrapped(*args, **kwargs)
+        attempt = _begin(being.propagate, call, args, kwargs, True)
         try:
-            response = await wrapped(*args, **kwargs)
+            with UnderWay(being.own, _url(args, kwargs)):
+                response = await wrapped(*args, **kwargs)
         except BaseException as error:
             failed(attempt, error)
             raise
         _answered(call, attempt, response)
         return response
+
+    async def send_beside(wrapped: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        with Beside():
+            return await wrapped(*args, **kwargs)
 
     def asend(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         being = being_made()
-        if being is None or _asks_beside(args, kwargs):
+        if being is None:
             return wrapped(*args, **kwargs)
-        if isinstance(being.call, Call):
-            return send_traced(being.call, being.propagate, wrapped, args, kwargs)
-        _propagate(being.propagate, args, kwargs)
-        return wrapped(*args, **kwargs)
+        if _is_own(being, instance, args, kwargs):
+            return send_traced(being, wrapped, args, kwargs)
+        return send_beside(wrapped, args, kwargs)
 
     def close(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         end = _closing(instance)
@@ -118,24 +131,32 @@ def _request(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return args[0] if args else kwargs["request"]
 
 
-def _asks_beside(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+def _url(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return getattr(args[0] if args else kwargs.get("request"), "url", None)
+
+
+def _is_own(being: Current, sender: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     request = args[0] if args else kwargs.get("request")
-    return asks_beside(getattr(request, "method", None), getattr(request, "headers", None))
+    method, headers = getattr(request, "method", None), getattr(request, "headers", None)
+    return being.own.is_sent_by(sender, request, method, headers, getattr(request, "url", None))
 
 
-def asks_beside(method: Any, headers: Any) -> bool:
-    """Whether a request goes to something else than a model, as when a client fetches a token before its call.
+class UnderWay:
+    """While it lasts, ``own`` has a request under way to ``url``. Never raises."""
 
-    Requests to models are POST, and their body is not a form.
-    """
-    try:
-        if str(method).upper() != "POST":
-            return True
-        kind = None if headers is None else headers.get("content-type") or headers.get("Content-Type")
-        return "x-www-form-urlencoded" in str(kind)
-    except Exception as error:
-        internal_errors.note("looking at a request", error)
-        return False
+    __slots__ = ("_own", "_url")
+
+    def __init__(self, own: Own, url: Any) -> None:
+        self._own, self._url = own, url
+
+    def __enter__(self) -> None:
+        try:
+            self._own.url = plain(self._url)
+        except Exception as error:
+            internal_errors.note("reading a URL", error)
+
+    def __exit__(self, *raised: object) -> None:
+        self._own.url = None
 
 
 def may_propagate(mode: str, url: Any) -> bool:

@@ -18,6 +18,7 @@ from opentelemetry.trace import Span
 
 from llmtrace.calls import finalizers
 from llmtrace.calls.current import Making, being_made
+from llmtrace.calls.own_requests import Own
 from llmtrace.calls.tracer import CallTracer
 from llmtrace.instrumentation.iterator_timing import watch
 from llmtrace.instrumentation.patching import Patches
@@ -65,6 +66,9 @@ class _Method:
         self._method = method
         self.managed = method.managed
         self._propagate = tracer.settings.propagate
+        self._funnelled = False
+        for module in provider.posts:
+            patches.when_imported(module, self._hook_posts)
 
     def call(self, wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Wraps a function, which makes the request itself or (``lazy``) when its stream is first pulled."""
@@ -74,7 +78,7 @@ class _Method:
         if call is None:
             return wrapped(*args, **kwargs)
         try:
-            with Making(call, self._propagate):
+            with Making(call, self._propagate, self._own(instance)):
                 result = wrapped(*args, **kwargs)
         except BaseException as error:
             self._tracer.failed(call, error)
@@ -92,7 +96,7 @@ class _Method:
         if call is None:
             return await wrapped(*args, **kwargs)
         try:
-            with Making(call, self._propagate):
+            with Making(call, self._propagate, self._own(instance)):
                 result = await wrapped(*args, **kwargs)
         except BaseException as error:
             self._tracer.failed(call, error)
@@ -127,7 +131,7 @@ class _Method:
         if call is None:
             return (yield from gen)
         try:
-            with Making(call, self._propagate):
+            with Making(call, self._propagate, self._own(instance)):
                 entered = next(gen)
         except BaseException as error:
             self._tracer.failed(call, error)
@@ -150,7 +154,7 @@ class _Method:
             if call is None:
                 entered = await anext(gen)
             else:
-                with Making(call, self._propagate):
+                with Making(call, self._propagate, self._own(instance)):
                     entered = await anext(gen)
         except BaseException as error:
             if call is not None:
@@ -178,6 +182,25 @@ class _Method:
         except Exception as error:
             internal_errors.note("beginning a call", error)
             return None
+
+    def _hook_posts(self, module: Any) -> None:
+        """Every request of the library's own to a model goes through one of these functions."""
+        for path in self._provider.posts[module.__name__]:
+            owner_path, _, name = path.rpartition(".")
+            owner = getattr(module, owner_path, None)
+            original = None if owner is None else vars(owner).get(name)
+            if original is None:
+                continue
+            self._funnelled = True
+            if not self._patches.holds(owner, name):
+                posting = _apost if inspect.iscoroutinefunction(original) else _post
+                self._patches.wrap_method(owner, name, _built if name == "_build_request" else posting)
+
+    def _own(self, client: Any) -> Own:
+        own = Own(None if self._funnelled else client, self._provider.senders)
+        if self._funnelled:
+            own.funnel = 0
+        return own
 
     def _streams(self, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         try:
@@ -216,14 +239,14 @@ class _Method:
         call = self._begin(instance, args, kwargs)
         if call is None:
             return _Opened(None, (inner,))
-        making = first(inner, call)
+        making = first(inner, call, instance)
         if not isinstance(call, Call):
             return _Opened(None, (inner, making))
         return _Opened(call, (inner, making, timed(call, making, splicing)))
 
-    def _first(self, inner: Iterator[Any], call: Call | Span) -> Iterator[Any]:
-        """Yields from ``inner``. During the first pull, in which the client makes its request, ``call`` is current."""
-        with Making(call, self._propagate):
+    def _first(self, inner: Iterator[Any], call: Call | Span, instance: Any) -> Iterator[Any]:
+        """``inner``; in its first pull, in which the client makes its request, ``call`` is the current one."""
+        with Making(call, self._propagate, self._own(instance)):
             first = next(inner, _END)
         if isinstance(call, Call):
             call.returned = now()
@@ -231,8 +254,8 @@ class _Method:
             yield first
             yield from inner
 
-    async def _afirst(self, inner: AsyncIterator[Any], call: Call | Span) -> AsyncIterator[Any]:
-        with Making(call, self._propagate):
+    async def _afirst(self, inner: AsyncIterator[Any], call: Call | Span, instance: Any) -> AsyncIterator[Any]:
+        with Making(call, self._propagate, self._own(instance)):
             first = await anext(inner, _END)
         if isinstance(call, Call):
             call.returned = now()
@@ -240,6 +263,43 @@ class _Method:
             yield first
             async for item in inner:
                 yield item
+
+
+class _InFunnel:
+    """While it lasts, one of the library's own functions for posting is under way."""
+
+    __slots__ = ("_own",)
+
+    def __init__(self) -> None:
+        being = being_made()
+        self._own = None if being is None or being.own.funnel is None else being.own
+
+    def __enter__(self) -> None:
+        if self._own is not None and self._own.funnel is not None:
+            self._own.funnel += 1
+
+    def __exit__(self, *raised: object) -> None:
+        if self._own is not None and self._own.funnel is not None:
+            self._own.funnel -= 1
+
+
+def _post(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    with _InFunnel():
+        return wrapped(*args, **kwargs)
+
+
+def _built(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The request that a client beneath has built, whether that client is traced itself or not."""
+    request = wrapped(*args, **kwargs)
+    being = being_made()
+    if being is not None and being.own.funnel is not None:
+        being.own.built = request
+    return request
+
+
+async def _apost(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    with _InFunnel():
+        return await wrapped(*args, **kwargs)
 
 
 class _Opened(NamedTuple):

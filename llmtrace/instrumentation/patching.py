@@ -16,6 +16,7 @@ from typing import Any
 
 import wrapt
 
+from llmtrace.instrumentation import namespaces
 from llmtrace.observe import internal_errors
 
 _ABSENT: Any = object()
@@ -83,7 +84,20 @@ class Patches:
         if module in sys.modules:
             self._attempt(action, sys.modules[module])
         else:
-            wrapt.register_post_import_hook(lambda imported: self._attempt(action, imported), module)
+            wrapt.register_post_import_hook(once := self._once(action), module)
+            if len(module.split(".", 2)) < 3:  # a client's package, not a module of its own inside
+                namespaces.when_imported(module, once)
+                self._when_undone.append(lambda: namespaces.forget(module, once))
+
+    def _once(self, action: Callable[[Any], None]) -> Callable[[Any], None]:
+        """``action``, for two who may both tell of the same import."""
+        todo = [action]
+
+        def imported(module: Any) -> None:
+            if todo:
+                self._attempt(todo.pop(), module)
+
+        return imported
 
     def wrap(self, module: Any, path: str, hook: Hook) -> None:
         """Wrap ``Class.method`` or a function of ``module``; skipped where a version does not have it."""

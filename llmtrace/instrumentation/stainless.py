@@ -19,6 +19,7 @@ from opentelemetry.trace import Span
 
 from llmtrace.calls import finalizers
 from llmtrace.calls.current import RESPONSE_KEY, Making, being_made
+from llmtrace.calls.own_requests import NOT_YET, Own
 from llmtrace.calls.tracer import CallTracer
 from llmtrace.instrumentation.patching import Patches
 from llmtrace.observe import internal_errors, stream
@@ -39,10 +40,11 @@ def patch(patches: Patches, tracer: CallTracer, provider: Provider, client: Stai
         def request(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             begun = _begin(tracer, provider, client, covers, instance, args, kwargs)
             if begun is None:
-                return wrapped(*args, **kwargs)
+                with _Beneath(instance):
+                    return wrapped(*args, **kwargs)
             call, args, kwargs = begun
             try:
-                with Making(call, _propagation(tracer, instance)):
+                with Making(call, _propagation(tracer, instance), Own(instance, built=NOT_YET)):
                     result = wrapped(*args, **kwargs)
             except BaseException as error:
                 tracer.failed(call, error)
@@ -53,10 +55,11 @@ def patch(patches: Patches, tracer: CallTracer, provider: Provider, client: Stai
         async def arequest(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             begun = _begin(tracer, provider, client, covers, instance, args, kwargs)
             if begun is None:
-                return await wrapped(*args, **kwargs)
+                with _Beneath(instance):
+                    return await wrapped(*args, **kwargs)
             call, args, kwargs = begun
             try:
-                with Making(call, _propagation(tracer, instance)):
+                with Making(call, _propagation(tracer, instance), Own(instance, built=NOT_YET)):
                     result = await wrapped(*args, **kwargs)
             except BaseException as error:
                 tracer.failed(call, error)
@@ -65,6 +68,13 @@ def patch(patches: Patches, tracer: CallTracer, provider: Provider, client: Stai
             return result
 
         return request, arequest
+
+    def build(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        request = wrapped(*args, **kwargs)
+        being = being_made()
+        if being is not None and being.own.client is instance:
+            being.own.built = request
+        return request
 
     def opened(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         wrapped(*args, **kwargs)
@@ -83,6 +93,11 @@ def patch(patches: Patches, tracer: CallTracer, provider: Provider, client: Stai
                 covers = hasattr(vars(owner).get(method), "__wrapped__")
                 patches.wrap_method(owner, method, wrappers(covers)[position])
 
+        base = getattr(module, "BaseClient", None)
+        # Azure's client builds in a method of its own, and then the base's.
+        for owner in [base, *_subclasses(base)] if base is not None else []:
+            patches.wrap_method(owner, "_build_request", build)
+
     def spans_itself(base: Any) -> bool:
         """Whether the client's ``request`` opens a span of its own and calls ``_request`` beneath it."""
         return client.own_spans and "_request" in vars(base)
@@ -99,6 +114,27 @@ def patch(patches: Patches, tracer: CallTracer, provider: Provider, client: Stai
     stream.iterating_packages.add(client.stream_module.partition(".")[0])
     patches.when_imported(client.client_module, hook_clients)
     patches.when_imported(client.stream_module, hook_streams)
+
+
+class _Beneath:
+    """A client's request beneath a call of something above it (LiteLLM): its requests are that call's."""
+
+    __slots__ = ("_before", "_client", "_own")
+
+    def __init__(self, client: Any) -> None:
+        being = being_made()
+        self._own = None if being is None or being.own.built is not None else being.own
+        self._client = client
+
+    def __enter__(self) -> None:
+        own = self._own
+        if own is not None:
+            self._before = own.client, own.built
+            own.client, own.built = self._client, NOT_YET
+
+    def __exit__(self, *raised: object) -> None:
+        if self._own is not None:
+            self._own.client, self._own.built = self._before
 
 
 _RAW = "X-Stainless-Raw-Response"

@@ -54,6 +54,45 @@ class Usage:
     """The cached tokens by modality, as far as the provider tells."""
 
 
+@dataclass(frozen=True, slots=True)
+class ToldAttempt:
+    """An attempt of a gateway's own that came to nothing, as far as the gateway tells of it."""
+
+    upstream: str | None = None
+    model: str | None = None
+    status: int | None = None
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class Hop:
+    """What a gateway between client and engine said of the call's way. Durations in seconds."""
+
+    gateway: str | None
+    """Its name: ``litellm``, ``openrouter``, ...; None: only the answer's price is told."""
+    upstream: str | None = None
+    """Who answered: a provider's name, or a host."""
+    deployment: str | None = None
+    region: str | None = None
+    model: str | None = None
+    """The model that the upstream was asked for."""
+    spent: float | None = None
+    """The gateway's own time."""
+    retries: int | None = None
+    fallbacks: int | None = None
+    attempts: tuple[ToldAttempt, ...] = ()
+    """Those before the one that answered."""
+    cached: bool = False
+    """The answer came from the gateway's own cache: no engine computed anything for this call."""
+    cost: float | None = None
+    """USD, as told."""
+
+    @property
+    def who(self) -> str | None:
+        """Who answered, in one word for the diagnosis; None where that is not told."""
+        parts = [part for part in (self.upstream, self.deployment) if part]
+        return " ".join(parts) or None
+
+
 @dataclass(slots=True, eq=False, repr=False)
 class Answer:
     """The facts in a response, or in a stream's kept chunks."""
@@ -74,6 +113,8 @@ class Answer:
     """What a header says that the provider spent until it sent it, s: an upper bound at most, never a phase."""
     cached_by_timings: bool = False
     """How many prompt tokens were cached is told among the engine's timings alone."""
+    hop: Hop | None = None
+    """What a gateway said of the way."""
     failed: str | None = None
     """The provider's name for the error, where the answer itself says that it failed and nothing was raised."""
     extra: Mapping[str, Any] | None = None

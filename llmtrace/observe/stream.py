@@ -165,7 +165,8 @@ def cause_of(error: BaseException) -> str:
     if isinstance(error, asyncio.CancelledError):
         return calls.TIMED_OUT if _cancelled_by_timeout(error) else calls.CANCELLED
     if not isinstance(error, Exception):
-        return calls.CANCELLED  # KeyboardInterrupt, SystemExit, trio's and curio's cancellations
+        # trio's cancellation says what it came from (since 0.31); KeyboardInterrupt, SystemExit and curio's do not.
+        return calls.TIMED_OUT if getattr(error, "source", None) == "deadline" else calls.CANCELLED
     # A client may have made something else of a timeout; some keep it in an attribute of their own.
     original = getattr(error, "original_exception", None)
     return calls.TIMED_OUT if any(map(_is_timeout, (error, error.__cause__, original))) else calls.ERROR

@@ -54,6 +54,8 @@ class Observation:
     server: ServerTimings | None = None
     gateway: float | None = None
     """What a gateway between client and provider says that it spent itself, s."""
+    computed: bool = True
+    """An engine computed the answer. False where it came from a gateway's cache."""
     connect_start: int | None = None
     connect_end: int | None = None
     tls_start: int | None = None

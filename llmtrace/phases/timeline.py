@@ -84,7 +84,10 @@ class _Plan:
 
 def _plan(seen: Observation, server: ServerTimings | None, estimate: Estimate | None, unknown: Unknown | None) -> _Plan:
     plan, wire = _Plan(), wire_of(seen)
-    if server is not None and server.prefill is not None and server.decode is not None and held_back(seen, server):
+    if not seen.computed:
+        _outside(plan, seen, wire, (seen.end - seen.start) / 1e9)
+        _unattributed(plan, wire)
+    elif server is not None and server.prefill is not None and server.decode is not None and held_back(seen, server):
         _engine_phases(plan, seen, wire, server, until=seen.end, decode=server.decode)
     elif seen.streaming and seen.first_token is not None and (server is not None or not seen.buffered):
         first_token = min(max(seen.first_token, seen.start), seen.end)

@@ -15,6 +15,8 @@ from llmtrace import conventions
 from llmtrace.observe.answer import Answer, Usage
 from llmtrace.observe.call import NOTHING, OUTPUT, REASONING
 from llmtrace.providers.declare import Operation, Provider, Request, Stainless
+from llmtrace.providers.failures import failure_in
+from llmtrace.providers.gateways import read_body
 from llmtrace.providers.messages import blocks_input, blocks_output, system_text, tool_definitions
 from llmtrace.providers.openai import provider_of
 from llmtrace.providers.safe import count, extras, get, sampling, text
@@ -99,6 +101,8 @@ def read_chunks(chunks: Sequence[Any], headers: Mapping[str, str] | None) -> Ans
 def read_response(response: Any, headers: Mapping[str, str] | None) -> Answer:
     """The answer in a whole message."""
     answer = Answer(id=text(get(response, "id")), model=text(get(response, "model")))
+    if get(response, "type") == "error":
+        answer.failed = failure_in(response) or "error"
     _ends(answer, response)
     usage = get(response, "usage")
     answer.usage = _usage(usage, usage, count(get(usage, "output_tokens")))
@@ -134,6 +138,7 @@ def _describe(
     answer: Answer, message: Any, usage: Any, unmodelled: Mapping[str, Any], headers: Mapping[str, str] | None
 ) -> None:
     answer.timings = read_timings(unmodelled, {}, headers)
+    answer.hop = read_body(unmodelled, usage)
     answer.service_tier = text(get(usage, "service_tier"))
     missed = get(get(message, "diagnostics"), "cache_miss_reason")
     attributes = {

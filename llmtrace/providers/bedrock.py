@@ -216,7 +216,7 @@ def _operation(name: str, params: Mapping[str, Any]) -> Operation | None:
     return CHAT if isinstance(body, (bytes, bytearray)) and b'"messages"' in body else COMPLETION
 
 
-RUNTIME = Botocore(service="bedrock-runtime", operation=_operation)
+RUNTIME = Botocore(service="bedrock-runtime", path="/model/", operation=_operation)
 BEDROCK = Provider(
     hooks=(),
     services=(RUNTIME,),

@@ -13,6 +13,8 @@ from llmtrace import conventions
 from llmtrace.observe.answer import Answer, Usage
 from llmtrace.observe.call import NOTHING, OUTPUT, REASONING
 from llmtrace.providers.declare import Operation, Request
+from llmtrace.providers.failures import failure_in
+from llmtrace.providers.gateways import read_body
 from llmtrace.providers.messages import chat_input, chat_output, prompt_input, tool_definitions
 from llmtrace.providers.safe import by_modality, count, fields, get, items, sampling, set_finish_reasons, text
 from llmtrace.providers.timings import read_timings
@@ -117,6 +119,7 @@ def read_chunks(chunks: Sequence[Any], headers: Mapping[str, str] | None) -> Ans
         own = fields(chunk)
         chunk_fields.update(own)
         _identify(answer, own)
+        answer.failed = failure_in(chunk) or answer.failed
         for place, choice in enumerate(items(get(chunk, "choices"))):
             if reason := text(get(choice, "finish_reason")):
                 reasons[_position(choice, place)] = reason
@@ -135,6 +138,7 @@ def read_response(response: Any, headers: Mapping[str, str] | None) -> Answer:
     answer = Answer()
     own = fields(response)
     _identify(answer, own)
+    answer.failed = failure_in(response)
     reasons = {
         _position(choice, place): reason
         for place, choice in enumerate(items(get(response, "choices")))
@@ -165,6 +169,7 @@ def _add_usage_and_timings(
     if usage is not None:
         answer.usage = read_usage(usage)
     answer.timings = read_timings(body_fields, fields(usage), headers)
+    answer.hop = read_body(body_fields, usage)
     attributes = {
         conventions.SYSTEM_FINGERPRINT: answer.fingerprint,
         conventions.SERVICE_TIER: answer.service_tier,

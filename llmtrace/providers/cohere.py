@@ -169,5 +169,6 @@ def _streamed(client: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> 
 COHERE = Provider(
     hooks=(*_methods("v2.raw_client", "RawV2Client"), *_methods("raw_base_client", "RawBaseCohere")),
     provider_name=lambda client, host: "cohere",
+    senders=lambda client: [client._client_wrapper.httpx_client.httpx_client],
     base_url=lambda client: client._client_wrapper.get_base_url(),
 )

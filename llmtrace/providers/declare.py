@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from llmtrace.observe.answer import Answer
@@ -73,6 +73,8 @@ class Botocore:
 
     service: str
     """As in ``boto3.client(service)``."""
+    path: str = ""
+    """What the path of each request of these calls holds."""
     asynchronous: bool = False
     """Whether it is aiobotocore's rather than botocore's own."""
     operation: Callable[[str, Mapping[str, Any]], Operation | None]
@@ -149,5 +151,11 @@ class Provider:
     """Whether the client may open a GenAI span of its own beneath the methods that are patched: each call's span is
     looked for, and only then made, as its request is sent. (For a client that Stainless generated:
     ``Stainless.own_spans``.)"""
+    senders: Callable[[Any], Sequence[Any]] | None = None
+    """The HTTP clients (or sessions) that the client object sends its own requests with; one that is not there yet is
+    None. None of them, or no such function: not known."""
+    posts: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
+    """Where HTTP clients come and go: the functions through which every request of the library's to a model goes, or by
+    which a client beneath builds it, by module."""
     services: tuple[Botocore, ...] = ()
     """The services of botocore whose calls are traced; they stand instead of hooks."""

@@ -219,6 +219,12 @@ def _method(cls: str, name: str, operation: Operation = GENERATE) -> Method:
     )
 
 
+def _senders(client: Any) -> list[Any]:
+    """Its httpx clients, and the session of aiohttp that its asynchronous calls go through where that is installed."""
+    api = client._api_client
+    return [getattr(api, name, None) for name in ("_httpx_client", "_async_httpx_client", "_aiohttp_session")]
+
+
 GOOGLE_GENAI = Provider(
     hooks=tuple(
         method
@@ -230,5 +236,6 @@ GOOGLE_GENAI = Provider(
         )
     ),
     provider_name=lambda client, host: "gcp.vertex_ai" if client._api_client.vertexai else "gcp.gemini",
+    senders=_senders,
     base_url=lambda client: client._api_client._http_options.base_url,
 )

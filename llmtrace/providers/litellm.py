@@ -170,4 +170,12 @@ LITELLM = Provider(
     ),
     provider_name=lambda client, host: "litellm",
     base_url=lambda client: None,
+    posts={
+        "litellm.llms.custom_httpx.http_handler": (
+            "HTTPHandler.post",
+            "AsyncHTTPHandler.post",
+            "AsyncHTTPHandler.single_connection_post_request",
+        ),
+        "openai._base_client": ("BaseClient._build_request",),
+    },
 )

@@ -135,6 +135,14 @@ def _base_url(client: Any) -> str:
     return client.sdk_configuration.get_server_details()[0]
 
 
+def _senders(client: Any) -> list[Any]:
+    """Both are httpx's, unless the application gave one of its own make, which may send with whatever it likes."""
+    config = client.sdk_configuration
+    clients = [getattr(config, name, None) for name in ("client", "async_client")]
+    own_make = any(each is not None and not hasattr(each, "_transport") for each in clients)
+    return [] if own_make else clients
+
+
 def _provider_name(client: Any, host: str | None) -> str:
     module = type(client).__module__
     if "azure" in module:
@@ -155,6 +163,7 @@ MISTRALAI = Provider(
         for method in _methods(f"{layout}.{module}", cls, operation)
     ),
     provider_name=_provider_name,
+    senders=_senders,
     base_url=_base_url,
     own_spans=True,
 )

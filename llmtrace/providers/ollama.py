@@ -155,5 +155,6 @@ OLLAMA = Provider(
         )
     ),
     provider_name=lambda client, host: "ollama",
+    senders=lambda client: [client._client],
     base_url=lambda client: client._client.base_url,
 )

@@ -13,6 +13,7 @@ from llmtrace import conventions
 from llmtrace.observe.answer import Answer, Usage
 from llmtrace.observe.call import NOTHING, OUTPUT, REASONING
 from llmtrace.providers.declare import Operation, Request
+from llmtrace.providers.gateways import read_body
 from llmtrace.providers.messages import instructions, tool_definitions
 from llmtrace.providers.safe import by_modality, count, extras, fields, get, items, sampling, text
 from llmtrace.providers.timings import read_timings
@@ -106,6 +107,7 @@ def read_response(response: Any, headers: Mapping[str, str] | None) -> Answer:
         ),
         service_tier=text(get(response, "service_tier")),
         timings=read_timings(extras(response), fields(usage), headers),
+        hop=read_body(extras(response), usage),
     )
     if status == "failed":
         answer.failed = text(get(get(response, "error"), "code")) or "failed"

@@ -22,6 +22,7 @@ from typing import Any, Final, NamedTuple
 
 from llmtrace.observe.answer import ServerTimings
 from llmtrace.observe.internal_errors import note
+from llmtrace.providers import gateways
 
 _LONGEST: Final = 1e6
 """Seconds. No call takes eleven days: more than that is a wrong unit or a timestamp (llama.cpp once sent 5.7e9 ms)."""
@@ -133,6 +134,8 @@ class _Engine:
     cached_tokens: str = ""
     mark: tuple[str, str] | None = None
     """Field and value that tell this engine from others that use the same key."""
+    own: tuple[str, ...] = ()
+    """Fields that only this engine sends: without any of them, its other fields are somebody else's."""
     on_device: tuple[str, str] | None = None
     """Field and value that say that the accelerator's own clock was read."""
     formulas: tuple[tuple[str, _Formula], ...] = field(init=False)
@@ -153,6 +156,8 @@ class _Engine:
             return None
         get = _getter(source)
         if self.mark and get(self.mark[0]) != self.mark[1]:
+            return None
+        if self.own and all(get(key) is None for key in self.own):
             return None
         durations: dict[str, Any] = {}
         for name, formula in self.formulas:
@@ -183,6 +188,7 @@ _GROQ = _Engine(
     prefill="prompt_time",
     decode="completion_time",
     total="queue_time + total_time",
+    own=("prompt_time", "completion_time"),
 )
 
 # cerebras_cloud_sdk types/chat/chat_completion.py. `time_info` beside `usage`. Float s. `total_time` is wider than the
@@ -253,10 +259,11 @@ _OLLAMA = _Engine(
 
 # sambanova SDK types/chat/chat_completion_stream_response.py. In `usage` (a stream's last chunk; whether that needs
 # include_usage: UNVERIFIED). Float s. Neither queue nor prefill apart; `start_time` and `end_time` are the server's
-# wall clock.
+# wall clock. oMLX has a `time_to_first_token` in its usage as well, and no `total_latency`.
 _SAMBANOVA = _Engine(
     "sambanova",
     _S,
+    own=("total_latency",),
     decode="total_latency - time_to_first_token",
     ttft="time_to_first_token",
     total="total_latency",
@@ -395,7 +402,7 @@ _PROCESSING_HEADERS: Final = ("openai-processing-ms", "x-envoy-upstream-service-
 _FRONT_END: Final = r"\bgfet4t7\s*;\s*dur=(\d+(?:\.\d+)?)"
 """Google's front end in ``Server-Timing``: from its receiving the request to the first byte of the answer, in ms."""
 
-_WANTED: Final = _TIMING_HEADERS | {*_ROUTE_HEADERS, _EDGE, *_PROCESSING_HEADERS}
+_WANTED: Final = _TIMING_HEADERS | {*_ROUTE_HEADERS, _EDGE, *_PROCESSING_HEADERS} | gateways.HEADERS
 _WANTED_RAW: Final = {name.encode(): name for name in _WANTED}
 
 

@@ -250,6 +250,26 @@ def test_models(writer: Writer, report: Reader) -> None:
     assert len(chart.bars) == 6
 
 
+def test_models_behind_a_gateway(writer: Writer, report: Reader) -> None:
+    hour = 3_600_000
+    for number in range(6):
+        upstream = "Groq" if number < 4 else "Azure"
+        who = {"llmtrace.route.fingerprint": f"model=m;upstream={upstream};deployment=d1", "llmtrace.cost.usd": 0.25}
+        writer.call(number * hour, CALM, answered="m", marks=who)
+    made = report("models", writer)
+    rows = {row["upstream"]: row for row in table(made, "Who answered")}
+    assert {upstream: row["calls"] for upstream, row in rows.items()} == {"Groq": 4, "Azure": 2}
+    assert rows["Groq"]["fingerprint"] == "deployment=d1"
+    (change,) = table(made, "Changes")
+    assert (change["from"], change["to"], change["how"]) == (
+        "m Groq deployment=d1",
+        "m Azure deployment=d1",
+        "replaced",
+    )
+    (row,) = table(report("cost", writer), "By model")
+    assert row["cost"] == pytest.approx(1.5), "what was told counts, not the price list"
+
+
 @pytest.mark.parametrize("name", reports.NAMES)
 def test_other_tracers_files_say_what_they_lack(name: str, writer: Writer, report: Reader) -> None:
     said = {"gen_ai.operation.name": "chat", "gen_ai.system": "openai", "gen_ai.request.model": "gpt-4o-mini"}

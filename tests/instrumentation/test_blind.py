@@ -22,7 +22,8 @@ from llmtrace.observe import transport
 from tests.support import ndjson
 from tests.support import replay as play
 from tests.support.apis import sync_client
-from tests.support.clock import Clock, pace
+from tests.support.clock import Clock
+from tests.support.paced import pace
 from tests.support.replay import Replay
 from tests.support.spans import Metrics, Spans, attributes
 

@@ -20,7 +20,8 @@ from llmtrace.emit.otlp_json import OtlpJsonFileExporter
 from llmtrace.observe import transport
 from llmtrace.view import html, terminal, tree
 from tests.support import replay as play
-from tests.support.clock import Clock, pace
+from tests.support.clock import Clock
+from tests.support.paced import pace
 from tests.support.replay import Replay
 from tests.support.spans import Metrics, Spans, attributes, seconds
 

@@ -11,7 +11,8 @@ from llmtrace.phases.observation import Observation
 from llmtrace.phases.timeline import split
 from tests.support import replay as play
 from tests.support.apis import Sync
-from tests.support.clock import Clock, pace
+from tests.support.clock import Clock
+from tests.support.paced import pace
 from tests.support.replay import Replay, openai_stream, shared_folder
 from tests.support.spans import Spans
 

@@ -389,6 +389,20 @@ def test_bedrock_body_is_the_applications(replay: Replay, tracing: Tracing, span
     assert (attrs.get("gen_ai.response.id") == "id-1") == (way not in ("never", "half"))
 
 
+@pytest.mark.parametrize("way", ["half", "never", "read"])
+def test_bedrock_body_that_is_closed(replay: Replay, tracing: Tracing, spans: Spans, way: str) -> None:
+    """At the close, and not when the response happens to be collected."""
+    opened = BedrockInvoke("sync", replay.url)
+    tracing.on(opened.name)
+    body = b'{"id": "id-1", "content": [], "stop_reason": "end_turn"}'
+    replay.serve(json_answer(body))
+    answer = opened.client.invoke_model(modelId="a-model", body="{}")
+    if way != "never":
+        answer["body"].read(5 if way == "half" else None)
+    answer["body"].close()
+    spans.one("completed" if way == "read" else "closed_early")
+
+
 @pytest.mark.parametrize("way", ["read", "pieces", "lines", "raw", "never", "half"])
 def test_the_same_over_asyncio(replay: Replay, tracing: Tracing, spans: Spans, way: str) -> None:
     opened = AioBedrockInvoke("async", replay.url)

@@ -137,11 +137,15 @@ def test_recording(folder: str, file: Path, kind: str, replay: Replay, spans: Sp
     finally:
         driver.shut()
     refused = recording.status != 200
-    attrs = attributes(spans.one("error" if refused else "completed"))
+    failed = any(isinstance(body, dict) and body.get("error") for body in bodies(recording))
+    attrs = attributes(spans.one("error" if refused or failed else "completed"))
     assert attrs["gen_ai.request.model"] == seen.model
     if refused:
         assert attrs["error.type"] == str(recording.status)
         assert "gen_ai.response.id" not in attrs
+        return
+    if failed:
+        assert attrs["gen_ai.response.finish_reasons"] == ("error",), "in an HTTP 200, in the place of any choice"
         return
     read = said.messages if folder == "anthropic" else SAID.get(operation, said.completions)
     told = read(bodies(recording))

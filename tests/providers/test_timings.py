@@ -195,6 +195,20 @@ class TestSamples:
         assert (timings.engine, timings.cached_tokens) == ("llama.cpp", 60)
         assert told(timings) == seconds(prefill=0.043237, decode=0.23874)
 
+    def test_omlx_is_not_sambanova(self) -> None:
+        usage = {
+            "prompt_tokens": 42,
+            "completion_tokens": 128,
+            "time_to_first_token": 0.11,
+            "total_time": 0.9,
+            "prompt_eval_duration": 0.1,
+            "generation_duration": 0.79,
+            "model_load_duration": 0.0,
+        }
+        assert read_timings({}, usage) is None
+        assert read_timings({}, {"time_to_first_token": 0.11}) is None
+        assert read_timings({}, {"queue_time": 0.1, "total_time": 0.9}) is None
+
     def test_sambanova(self) -> None:
         timings = read_timings({}, SAMBANOVA)
         assert timings is not None

@@ -31,13 +31,13 @@ def make(book: Book, options: Options) -> Report:
     for row in rows:
         totals[row[0]] = totals.get(row[0], 0) + row[4]
     table = [
-        [route, answer, _short(fingerprint), count, count / totals[route], first, last, p50, ttft]
-        for route, _, answer, fingerprint, count, first, last, p50, ttft in rows
+        [route, answer, _upstream(who), _short(who), count, count / totals[route], first, last, p50, ttft]
+        for route, _, answer, who, count, first, last, p50, ttft in rows
     ]
     versions = Section(
         "Who answered",
         [
-            Column("route"), Column("answered"), Column("fingerprint"), Column("calls", "count"),
+            Column("route"), Column("answered"), Column("upstream"), Column("fingerprint"), Column("calls", "count"),
             Column("of the route", "share"), Column("first seen", "time"), Column("last seen", "time"),
             Column("p50", "s"), Column("TTFT p50", "s"),
         ],
@@ -55,9 +55,20 @@ def make(book: Book, options: Options) -> Report:
     return report
 
 
-def _short(fingerprint: str) -> str:
-    """The fingerprint without the model, which has a column of its own."""
-    return ";".join(part for part in fingerprint.split(";") if not part.startswith("model=")) or NOTHING
+def _short(who: str) -> str:
+    """The fingerprint without the model and the upstream, which have columns of their own."""
+    return ";".join(part for part in who.split(";") if not part.startswith(("model=", "upstream="))) or NOTHING
+
+
+def _upstream(who: str) -> str:
+    """Who answered behind a gateway, as far as one told."""
+    return next((part.removeprefix("upstream=") for part in who.split(";") if part.startswith("upstream=")), NOTHING)
+
+
+def _named(answered: str, who: str) -> str:
+    """One of a route's answering parties, in a word."""
+    parts = (answered, _upstream(who), _short(who))
+    return " ".join(part for part in parts if part != NOTHING) or NOTHING
 
 
 def _over_time(book: Book, answered: Any) -> Stack | None:
@@ -83,7 +94,7 @@ def _changes(rows: list[tuple[Any, ...]]) -> Section:
         for before, after in pairwise(route_rows):
             overlap = before[6] > after[5]
             changes.append(
-                [route, after[5], f"{before[2]} {_short(before[3])}", f"{after[2]} {_short(after[3])}",
+                [route, after[5], _named(before[2], before[3]), _named(after[2], after[3]),
                  "both answer" if overlap else "replaced"]
             )  # fmt: skip
     changes.sort(key=lambda change: change[1])

@@ -1,0 +1,312 @@
+"""What gateways say of a call's way: who answered, their own time and attempts, their cache, the price.
+
+A gateway stands between client and engine: the LiteLLM proxy, OpenRouter, a CDN. Each is one entry of the fields that
+it tells, most of them response headers; ``timings.py`` is the same for engines. docs/gateways.md has them as a table,
+which a test holds against this module.
+
+A gateway is claimed by a mark of its own: a header or field that nobody else sends. What no page or source of a gateway
+confirms is not read. Left out on purpose: Azure's model router (the model that answered stands in the body's ``model``,
+which everybody's reader takes; the fields of its ``routing_trace`` are UNVERIFIED), Bifrost's upstream latency (which
+interval of a stream it spans is UNVERIFIED), LiteLLM's response duration (the same).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from llmtrace.observe.answer import Hop, ToldAttempt
+from llmtrace.observe.internal_errors import note
+
+_LONGEST_MS: Final = 1e9
+_MOST_ATTEMPTS: Final = 100
+"""More than that is no count of attempts."""
+_DEAREST: Final = 1e6
+"""USD. No call costs a million."""
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class _Gateway:
+    """One gateway's response headers, in lower case. Of several names for one thing, the first that is there counts."""
+
+    name: str
+    marks: tuple[str, ...]
+    """Headers that only this gateway sends: any of them claims it."""
+    upstream: tuple[str, ...] = ()
+    """Who answered: a provider's name, or a URL, of which only the host is kept."""
+    deployment: tuple[str, ...] = ()
+    region: tuple[str, ...] = ()
+    model: tuple[str, ...] = ()
+    spent: tuple[str, ...] = ()
+    """The gateway's own time, ms."""
+    retries: tuple[str, ...] = ()
+    """Attempts beyond the first."""
+    attempts: tuple[str, ...] = ()
+    """All attempts, the one that answered too."""
+    fallbacks: tuple[str, ...] = ()
+    """How many others were asked before the one that answered."""
+    cache: tuple[str, ...] = ()
+    """Whether the answer came from the gateway's cache: one of ``hits``."""
+    hits: tuple[str, ...] = ()
+    """The values that say so, in lower case; empty: any value does."""
+    cost: tuple[str, ...] = ()
+    """USD."""
+
+    def headers(self) -> set[str]:
+        """Every header that is read."""
+        groups = (
+            self.marks, self.upstream, self.deployment, self.region, self.model, self.spent, self.retries,
+            self.attempts, self.fallbacks, self.cache, self.cost,
+        )  # fmt: skip
+        return {name for group in groups for name in group}
+
+
+# docs.litellm.ai "Response Headers"; litellm 1.110 proxy/common_request_processing.py. A header whose value is unknown
+# is left out. `overhead` is the total less the provider's time. The upstream's own headers come with `llm_provider-` in
+# front. The cache key is there where the answer came from the cache. The cost is that of the answer, which a stream's
+# headers come before: then it is not believed.
+_LITELLM = _Gateway(
+    name="litellm",
+    marks=("x-litellm-call-id", "x-litellm-version", "x-litellm-model-id", "x-litellm-model-api-base"),
+    upstream=("x-litellm-model-api-base",),
+    deployment=("x-litellm-model-id",),
+    region=("x-litellm-model-region", "llm_provider-x-ms-region", "llm_provider-x-groq-region"),
+    model=("x-litellm-model-name",),
+    spent=("x-litellm-overhead-duration-ms",),
+    retries=("x-litellm-attempted-retries",),
+    fallbacks=("x-litellm-attempted-fallbacks",),
+    cache=("x-litellm-cache-key",),
+    cost=("x-litellm-response-cost",),
+)
+
+# docs.getbifrost.ai "Response Headers"; transports/bifrost-http/lib/responseheaders.go. Before the first chunk, in
+# streams too. The older names mirror fields that are deprecated. The fallback's index counts from 1.
+_BIFROST = _Gateway(
+    name="bifrost",
+    marks=("x-bifrost-request-id", "x-bifrost-request-type", "x-bifrost-routing-info-provider", "x-bifrost-provider"),
+    upstream=("x-bifrost-routing-info-provider", "x-bifrost-provider"),
+    model=("x-bifrost-routing-info-model", "x-bifrost-resolved-model"),
+    fallbacks=("x-bifrost-fallback-index",),
+)
+
+# ngrok.com/docs/ai-gateway "Response headers" (2026-09): the count of upstream attempts, the model that answered.
+_NGROK = _Gateway(
+    name="ngrok",
+    marks=("ngrok-aig-request-id", "ngrok-aig-attempts"),
+    model=("ngrok-aig-model",),
+    attempts=("ngrok-aig-attempts",),
+)
+
+# portkey.ai/docs "Response Schema". The first request is not counted among the attempts: 3 means four. The option's
+# index is a path into the user's config.
+_PORTKEY = _Gateway(
+    name="portkey",
+    marks=("x-portkey-trace-id", "x-portkey-cache-status", "x-portkey-last-used-option-index"),
+    deployment=("x-portkey-last-used-option-index",),
+    retries=("x-portkey-retry-attempt-count",),
+    cache=("x-portkey-cache-status",),
+    hits=("hit", "semantic hit"),
+)
+
+# developers.cloudflare.com/ai-gateway "Caching", "Fallbacks": step 0 is the primary provider, 1 the first fallback.
+_CLOUDFLARE = _Gateway(
+    name="cloudflare",
+    marks=("cf-aig-log-id", "cf-aig-step", "cf-aig-cache-status"),
+    deployment=("cf-aig-step",),
+    fallbacks=("cf-aig-step",),
+    cache=("cf-aig-cache-status",),
+    hits=("hit",),
+)
+
+# Kong core/handler.lua: whole ms that were spent in Kong before the request went to the upstream (its own retries
+# included, developer.konghq.com). A response of Kong's own has another header and no upstream.
+_KONG = _Gateway(
+    name="kong",
+    marks=("x-kong-proxy-latency", "x-kong-upstream-latency"),
+    spent=("x-kong-proxy-latency",),
+)
+
+GATEWAYS: Final = (_LITELLM, _BIFROST, _NGROK, _PORTKEY, _CLOUDFLARE, _KONG)
+
+# CloudFront developer guide, "Server-Timing header": `cdn-downstream-fbl` runs from the request's last byte to the
+# answer's first, `cdn-upstream-fbl` is the part of it in which the origin was waited for. Whole ms. What is left is the
+# CDN's, its connection to the origin included.
+_CLOUDFRONT: Final = "cloudfront"
+_CDN: Final = r"\b(cdn-(?:up|down)stream-fbl)\s*(?:;\s*dur)?\s*=\s*(\d+(?:\.\d+)?)"
+_CDN_POP: Final = r'\bcdn-pop\s*;\s*desc\s*=\s*"?([\w-]+)'
+_SERVER_TIMING: Final = "server-timing"
+
+# openrouter.ai/docs "Router Metadata"; openrouter SDK components/openroutermetadata.py, routerattempt.py, chatusage.py.
+# `provider` stands at the top of a body and of each chunk, without asking. `openrouter_metadata` comes with the last
+# chunk where the request's header X-OpenRouter-Metadata asks for it. `usage.cost` is in USD.
+OPENROUTER: Final = "openrouter"
+_METADATA: Final = "openrouter_metadata"
+_PROVIDER: Final = "provider"
+_COST: Final = "cost"
+_ID: Final = "gen-"
+"""How OpenRouter's ids begin (``GET /generation?id=gen-...``)."""
+BODY_FIELDS: Final = (_PROVIDER, _METADATA, "usage.cost")
+"""What is read of bodies and chunks."""
+
+HEADERS: Final = frozenset[str]().union(*(gateway.headers() for gateway in GATEWAYS))
+"""Every response header that is read here, ``Server-Timing`` aside."""
+
+
+def read_headers(headers: Mapping[str, str] | None, streaming: bool) -> Hop | None:
+    """The hop that response headers (names in lower case) tell of, None where they name no gateway. Never raises."""
+    if not headers:
+        return None
+    try:
+        for gateway in GATEWAYS:
+            if any(mark in headers for mark in gateway.marks):
+                return _hop(gateway, headers, streaming)
+        timing = headers.get(_SERVER_TIMING)
+        return _cdn(timing) if isinstance(timing, str) and "cdn-" in timing and len(timing) < 10_000 else None
+    except Exception as error:
+        note("reading a gateway's headers", error)
+        return None
+
+
+def read_body(fields: Mapping[str, Any], usage: Any) -> Hop | None:
+    """The hop that a body's (or the last chunks') top-level fields tell of, and its usage. Never raises."""
+    try:
+        metadata = fields.get(_METADATA)
+        upstream, cost = _word(fields.get(_PROVIDER)), _dollars(_get(usage, _COST))
+        if upstream is None and cost is None and metadata is None:
+            return None
+        named = metadata is not None or (upstream is not None and str(fields.get("id")).startswith(_ID))
+        hop = Hop(OPENROUTER if named else None, upstream=upstream, cost=cost)
+        if metadata is not None:
+            _routed(hop, metadata)
+        return hop
+    except Exception as error:
+        note("reading a gateway's fields", error)
+        return None
+
+
+def joined(body: Hop | None, headers: Hop | None) -> Hop | None:
+    """What both tell: the body speaks of the answer itself, so it counts where both say something."""
+    if body is None or headers is None:
+        return headers if body is None else body
+    for name in ("upstream", "deployment", "region", "model", "spent", "cost"):
+        if getattr(body, name) is None:
+            setattr(body, name, getattr(headers, name))
+    if not body.attempts:
+        body.attempts = headers.attempts
+        body.retries, body.fallbacks = headers.retries, headers.fallbacks
+    # Who is nearest to the client is the one that says who it is in its headers.
+    body.gateway = headers.gateway or body.gateway
+    body.cached = body.cached or headers.cached
+    return body
+
+
+def _hop(gateway: _Gateway, headers: Mapping[str, str], streaming: bool) -> Hop:
+    def first(names: tuple[str, ...]) -> str | None:
+        return next((value for name in names if isinstance(value := headers.get(name), str) and value), None)
+
+    hop = Hop(gateway.name)
+    hop.upstream = _host(first(gateway.upstream))
+    hop.deployment, hop.region = _word(first(gateway.deployment)), _word(first(gateway.region))
+    hop.model = _word(first(gateway.model))
+    spent = _number(first(gateway.spent))
+    if spent is not None and spent <= _LONGEST_MS:
+        hop.spent = spent / 1e3
+    hop.retries, hop.fallbacks = _count(first(gateway.retries)), _count(first(gateway.fallbacks))
+    tried = _count(first(gateway.attempts))
+    if tried:
+        hop.retries = tried - 1
+    hop.attempts = (ToldAttempt(),) * min((hop.retries or 0) + (hop.fallbacks or 0), _MOST_ATTEMPTS)
+    said = first(gateway.cache)
+    hop.cached = said is not None and (not gateway.hits or said.strip().lower() in gateway.hits)
+    if not streaming:
+        hop.cost = _dollars(first(gateway.cost))
+    return hop
+
+
+def _cdn(timing: str) -> Hop:
+    hop = Hop(_CLOUDFRONT)
+    told = {name: float(value) for name, value in re.findall(_CDN, timing)}
+    down, up = told.get("cdn-downstream-fbl"), told.get("cdn-upstream-fbl")
+    hop.cached = re.search(r"\bcdn-cache-hit\b", timing) is not None
+    if down is not None and down <= _LONGEST_MS and (up is not None or hop.cached):
+        hop.spent = max(0.0, down - (up or 0.0)) / 1e3
+    pop = re.search(_CDN_POP, timing)
+    hop.region = pop[1] if pop else None
+    return hop
+
+
+def _routed(hop: Hop, metadata: Any) -> None:
+    hop.region = _word(_get(metadata, "region"))
+    failed: list[ToldAttempt] = []
+    attempts = _get(metadata, "attempts")
+    for each in attempts[:_MOST_ATTEMPTS] if isinstance(attempts, list) else ():
+        status = _get(each, "status")
+        told = ToldAttempt(
+            _word(_get(each, "provider")),
+            _word(_get(each, "model")),
+            status if isinstance(status, int) and not isinstance(status, bool) and 100 <= status < 1000 else None,
+        )
+        if told == ToldAttempt():
+            continue
+        if told.status is None or told.status >= 400:
+            failed.append(told)
+        else:
+            hop.upstream, hop.model = hop.upstream or told.upstream, told.model
+    number = _count(_get(metadata, "attempt"))
+    if not failed and number and number > 1:
+        failed = [ToldAttempt()] * min(number - 1, _MOST_ATTEMPTS)
+    hop.attempts = tuple(failed)
+    hop.retries = len(failed) if failed or number else None
+
+
+# ---- reading one value -----------------------------------------------------------------------------------------------
+
+
+def _get(source: Any, name: str) -> Any:
+    return source.get(name) if isinstance(source, Mapping) else getattr(source, name, None)
+
+
+def _word(value: Any) -> str | None:
+    """``value`` if it is a name: short, printable, without the signs that part a fingerprint's entries."""
+    if not isinstance(value, str) or not 0 < len(value) <= 200 or not value.isprintable():
+        return None
+    return value.replace(";", ",")
+
+
+def _host(value: str | None) -> str | None:
+    """A URL's host and port, a name as it is: a path may hold an account's name."""
+    if value is None or "://" not in value:
+        return _word(value)
+    try:
+        parts = urlsplit(value)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        return None
+    return _word(host if port is None else f"{host}:{port}") if host else None
+
+
+def _number(value: Any) -> float | None:
+    """``value`` as a float that is finite and not negative: numbers and numeric text, but no bool."""
+    if isinstance(value, str):
+        if len(value) > 40 or "_" in value:
+            return None
+    elif isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if 0.0 <= number < float("inf") else None
+
+
+def _count(value: Any) -> int | None:
+    number = _number(value)
+    return int(number) if number is not None and number.is_integer() and number <= _MOST_ATTEMPTS else None
+
+
+def _dollars(value: Any) -> float | None:
+    number = _number(value)
+    return number if number is not None and number <= _DEAREST else None

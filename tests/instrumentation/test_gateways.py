@@ -1,0 +1,326 @@
+"""Gateways between the client and the engine, played by the replay server: who answered, when, at what price."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import llmtrace
+from tests.support import replay as play
+from tests.support.spans import attributes
+
+if TYPE_CHECKING:
+    import openai
+
+    from tests.support.replay import Replay
+    from tests.support.spans import Spans
+
+pytestmark = pytest.mark.usefixtures("traced")
+MESSAGES: Any = [{"role": "user", "content": "hello"}]
+
+LITELLM = {
+    "x-litellm-call-id": "c0ffee",
+    "x-litellm-model-id": "deployment-a",
+    "x-litellm-model-api-base": "https://eu.example.openai.azure.com/openai/deployments/secret-account/",
+    "x-litellm-model-region": "eu",
+    "x-litellm-model-name": "azure/gpt-4o-mini",
+    "x-litellm-overhead-duration-ms": "12.5",
+    "x-litellm-attempted-retries": "1",
+    "x-litellm-attempted-fallbacks": "1",
+    "x-litellm-response-cost": "0.0123",
+    "x-litellm-version": "1.110.2",
+    "x-litellm-key-spend": "99.5",
+}
+METADATA = {
+    "requested": "openai/gpt-4o-mini",
+    "strategy": "direct",
+    "region": "iad",
+    "summary": "available=2, selected=Azure",
+    "attempt": 2,
+    "attempts": [
+        {"model": "openai/gpt-4o-mini", "provider": "OpenAI", "status": 502},
+        {"model": "openai/gpt-4o-mini", "provider": "Azure", "status": 200},
+    ],
+    "endpoints": {"total": 2, "available": []},
+    "is_byok": False,
+    "generation_time": 5,
+}
+
+
+def ask(client: openai.OpenAI, streaming: bool = False, model: str = "gpt-4o-mini") -> None:
+    if not streaming:
+        client.chat.completions.create(model=model, messages=MESSAGES)
+        return
+    options: Any = {"include_usage": True}
+    for _ in client.chat.completions.create(model=model, messages=MESSAGES, stream=True, stream_options=options):
+        pass
+
+
+def whole(headers: dict[str, str], pause: float = 0.03, **extra: Any) -> play.Script:
+    """An answer that takes a while: a gateway's own time has to fit into the call."""
+    return play.json_answer(play.completion(**extra), headers=headers, before=pause)
+
+
+def stream(headers: dict[str, str] | None = None, usage: Any = None, ttft: float = 0.0, **every: Any) -> play.Script:
+    """A stream whose every chunk has these further fields."""
+    chunks = [chunk | every for chunk in play.openai_chunks(["a", "b", "c", "d"], usage or play.USAGE)]
+    events = play.sse(*chunks)
+    return play.Script(200, play.SSE_HEADERS | (headers or {}), [(ttft, events[0]), *((0.001, e) for e in events[1:])])
+
+
+def one(spans: Spans) -> Any:
+    (span,) = spans.parents()
+    return span
+
+
+def test_the_litellm_proxy(client: openai.OpenAI, replay: Replay, spans: Spans) -> None:
+    replay.serve(whole(LITELLM))
+    ask(client)
+    span = spans.one("completed")
+    said = attributes(span)
+    who = said["llmtrace.route.fingerprint"].split(";")
+    assert {"upstream=eu.example.openai.azure.com", "deployment=deployment-a", "region=eu"} <= set(who)
+    assert "upstream_model=azure/gpt-4o-mini" in who
+    assert "secret-account" not in span.to_json(), "a path may hold an account's name"
+    assert "99.5" not in span.to_json()
+    assert said["llmtrace.gateway.name"] == "litellm"
+    assert (said["llmtrace.gateway.retries"], said["llmtrace.gateway.fallbacks"]) == (1, 1)
+    assert said["llmtrace.cost.usd"] == 0.0123
+    attempts = spans.children(span)
+    assert [each.name for each in attempts] == ["llm.attempt"] * 3
+    told = [attributes(each).get("llmtrace.attempt.told") for each in attempts]
+    assert told == [True, True, None], "two of the gateway's own, and the request itself"
+    gateway = spans.phases(span)["gateway"]
+    assert attributes(gateway)["llmtrace.phase.source"] == "server"
+    assert gateway.end_time - gateway.start_time == pytest.approx(12.5e6, abs=1e4)
+
+
+def test_a_stream_of_the_litellm_proxy_has_no_price_in_its_headers(
+    client: openai.OpenAI, replay: Replay, spans: Spans
+) -> None:
+    replay.serve(stream(LITELLM | {"x-litellm-response-cost": "0.0"}, ttft=0.03))
+    ask(client, streaming=True)
+    span = spans.one("completed")
+    assert "llmtrace.cost.usd" not in attributes(span)
+    assert "gateway" in spans.phases(span)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_openrouter(streaming: bool, client: openai.OpenAI, replay: Replay, spans: Spans) -> None:
+    usage = play.USAGE | {"cost": 0.00014}
+    named: Any = {"id": "gen-1790000000-abc", "provider": "Azure"}
+    if streaming:
+        script = stream(usage=usage, **named)
+        last = script.parts[-2]
+        more = play.event(play.chunk(None, usage=usage) | named | {"openrouter_metadata": METADATA})
+        replay.serve(play.Script(200, script.headers, [*script.parts[:-2], (last[0], more), script.parts[-1]]))
+    else:
+        replay.serve(whole({}, usage=usage, openrouter_metadata=METADATA, **named))
+    ask(client, streaming)
+    span = spans.one("completed")
+    said = attributes(span)
+    assert {"upstream=Azure", "region=iad"} <= set(said["llmtrace.route.fingerprint"].split(";"))
+    assert said["llmtrace.gateway.name"] == "openrouter"
+    assert said["llmtrace.cost.usd"] == 0.00014
+    failed, answering = spans.children(span)
+    assert attributes(failed)["llmtrace.attempt.told"] is True
+    assert attributes(failed)["llmtrace.attempt.upstream"] == "OpenAI"
+    assert attributes(failed)["http.response.status_code"] == 502
+    assert "llmtrace.attempt.told" not in attributes(answering)
+
+
+def test_openrouter_without_asking(client: openai.OpenAI, replay: Replay, spans: Spans) -> None:
+    replay.serve(stream(id="gen-1", provider="Groq"))
+    ask(client, streaming=True)
+    span = spans.one("completed")
+    assert "upstream=Groq" in attributes(span)["llmtrace.route.fingerprint"].split(";")
+    assert not [each for each in spans.children(span) if each.name == "llm.attempt"]
+
+
+TOLD: dict[str, tuple[dict[str, str], dict[str, Any]]] = {
+    "bifrost": (
+        {
+            "x-bifrost-request-id": "r",
+            "x-bifrost-routing-info-provider": "groq",
+            "x-bifrost-provider": "groq",
+            "x-bifrost-routing-info-model": "llama-3.3-70b",
+            "x-bifrost-fallback-index": "1",
+        },
+        {"route": ["upstream=groq", "upstream_model=llama-3.3-70b"], "attempts": 1},
+    ),
+    "ngrok": (
+        {"ngrok-aig-request-id": "rq_2", "ngrok-aig-attempts": "3", "ngrok-aig-model": "gemini-3.6-flash"},
+        {"route": ["upstream_model=gemini-3.6-flash"], "attempts": 2},
+    ),
+    "portkey": (
+        {
+            "x-portkey-trace-id": "t",
+            "x-portkey-retry-attempt-count": "3",
+            "x-portkey-cache-status": "MISS",
+            "x-portkey-last-used-option-index": "config.targets[1]",
+        },
+        {"route": ["deployment=config.targets[1]"], "attempts": 3},
+    ),
+    "cloudflare": (
+        {"cf-aig-log-id": "01M", "cf-aig-step": "1", "cf-aig-cache-status": "MISS"},
+        {"route": ["deployment=1"], "attempts": 1},
+    ),
+    "kong": ({"x-kong-proxy-latency": "7", "x-kong-upstream-latency": "20"}, {"spent": 0.007}),
+    "cloudfront": (
+        {
+            "server-timing": 'cdn-upstream-layer;desc="EDGE",cdn-upstream-dns;dur=0,cdn-upstream-connect;dur=3,'
+            'cdn-upstream-fbl;dur=18,cdn-cache-miss,cdn-pop;desc="PHX50-C2",cdn-rid;desc="x==",cdn-downstream-fbl;dur=24'
+        },
+        {"route": ["region=PHX50-C2"], "spent": 0.006},
+    ),
+}
+
+
+@pytest.mark.parametrize("gateway", TOLD)
+def test_what_others_tell(gateway: str, client: openai.OpenAI, replay: Replay, spans: Spans) -> None:
+    headers, expected = TOLD[gateway]
+    replay.serve(whole(headers))
+    ask(client)
+    span = spans.one("completed")
+    said = attributes(span)
+    assert said["llmtrace.gateway.name"] == gateway
+    assert set(expected.get("route", ())) <= set(said["llmtrace.route.fingerprint"].split(";"))
+    told = [each for each in spans.children(span) if attributes(each).get("llmtrace.attempt.told")]
+    assert len(told) == expected.get("attempts", 0)
+    phases = spans.phases(span)
+    if "spent" in expected:
+        length = phases["gateway"].end_time - phases["gateway"].start_time  # type: ignore[operator]
+        assert length == pytest.approx(expected["spent"] * 1e9, abs=1e4)
+    else:
+        assert "gateway" not in phases
+
+
+HITS = {
+    "litellm": LITELLM
+    | {
+        "x-litellm-cache-key": "0ae5fd",
+        "x-litellm-response-cost": "0.0",
+        "x-litellm-attempted-retries": "0",
+        "x-litellm-attempted-fallbacks": "0",
+    },
+    "portkey": {"x-portkey-trace-id": "t", "x-portkey-cache-status": "SEMANTIC HIT"},
+    "cloudflare": {"cf-aig-log-id": "01M", "cf-aig-cache-status": "HIT"},
+}
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("gateway", HITS)
+def test_an_answer_from_the_gateways_cache(
+    gateway: str, streaming: bool, client: openai.OpenAI, replay: Replay, spans: Spans, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from llmtrace.calls import tracer
+    from llmtrace.estimate.baselines import Baselines
+
+    learned: list[str] = []
+    monkeypatch.setattr(Baselines, "end", lambda *_: learned.append("end"))
+    monkeypatch.setattr(tracer, "diagnose", lambda *_: learned.append("diagnose"))
+    replay.serve(stream(HITS[gateway], ttft=0.03) if streaming else whole(HITS[gateway]))
+    ask(client, streaming)
+    span = spans.one("completed")
+    said = attributes(span)
+    assert said["llmtrace.gateway.cache"] == "hit"
+    assert set(spans.phases(span)) <= {"network", "gateway", "unattributed"}
+    assert not [name for name in said if name.startswith("gen_ai.usage")], "counted when it was computed"
+    assert not learned
+
+
+def test_a_told_price_counts_for_tasks(client: openai.OpenAI, replay: Replay, spans: Spans) -> None:
+    replay.serve(whole(LITELLM, pause=0.0))
+    with llmtrace.task("answer", budget=0.01) as task:
+        ask(client)
+        assert task.spent == 0.0123
+        assert task.over_budget
+
+
+ODD: list[dict[str, str]] = [
+    {"x-litellm-call-id": "c", "x-litellm-overhead-duration-ms": "nan", "x-litellm-response-cost": "-1"},
+    {"x-litellm-call-id": "c", "x-litellm-overhead-duration-ms": "1e400", "x-litellm-response-cost": "inf"},
+    {"x-litellm-call-id": "c", "x-litellm-attempted-retries": "99999999999999999", "x-litellm-response-cost": "a"},
+    {"x-litellm-call-id": "c", "x-litellm-attempted-retries": "-1", "x-litellm-model-api-base": "https://[::1"},
+    {"x-litellm-call-id": "c", "x-litellm-overhead-duration-ms": "3600000"},
+    {"x-litellm-call-id": "c", "x-litellm-model-id": "a;fingerprint=b", "x-litellm-model-region": "x" * 300},
+    {"server-timing": "cdn-downstream-fbl;dur=-3,cdn-upstream-fbl;dur=x,cdn-pop"},
+]
+
+
+@pytest.mark.parametrize("headers", ODD)
+def test_odd_headers(headers: dict[str, str], client: openai.OpenAI, replay: Replay, spans: Spans) -> None:
+    replay.serve(whole(headers))
+    ask(client)
+    span = spans.one("completed")
+    assert "llmtrace.cost.usd" not in attributes(span)
+    assert "gateway" not in spans.phases(span)
+    assert not [each for each in spans.children(span) if each.name == "llm.attempt"]
+    assert "fingerprint=b" not in attributes(span)["llmtrace.route.fingerprint"].split(";")
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"provider": ["Azure"], "openrouter_metadata": "text"},
+        {"provider": {"name": "Azure"}, "openrouter_metadata": {"attempts": [1, "a", None, {"status": "x"}]}},
+        {"provider": "", "openrouter_metadata": {"attempt": "many", "attempts": {}, "region": 7}},
+        {"provider": "\x1b[31m", "openrouter_metadata": []},
+    ],
+)
+def test_odd_bodies(odd: dict[str, Any], client: openai.OpenAI, replay: Replay, spans: Spans) -> None:
+    replay.serve(whole({}, usage=play.USAGE | {"cost": {"total": 1}}, **odd))
+    ask(client)
+    said = attributes(spans.one("completed"))
+    assert "upstream" not in said["llmtrace.route.fingerprint"]
+    assert "llmtrace.cost.usd" not in said
+
+
+# ---- the diagnosis ---------------------------------------------------------------------------------------------------
+
+
+def litellm_of(deployment: str, ttft: float) -> play.Script:
+    own = {
+        "x-litellm-model-id": deployment,
+        "x-litellm-attempted-retries": "0",
+        "x-litellm-attempted-fallbacks": "0",
+        "x-litellm-overhead-duration-ms": "0.1",
+    }
+    return stream(LITELLM | own, ttft=ttft)
+
+
+def openrouter_of(provider: str, ttft: float) -> play.Script:
+    return stream(ttft=ttft, id="gen-1", provider=provider)
+
+
+@pytest.mark.parametrize("script", [litellm_of, openrouter_of])
+def test_another_upstream_is_a_change_of_route_and_no_queue(
+    script: Any, client: openai.OpenAI, replay: Replay, spans: Spans
+) -> None:
+    replay.serve(script("first", 0.005))
+    for _ in range(40):
+        ask(client, streaming=True)
+    before = spans.parents()
+    assert not [span for span in before if "route_change" in attributes(span).get("llmtrace.diagnosis", ())]
+    spans.clear()
+    replay.serve(script("second", 0.15))
+    for _ in range(28):
+        ask(client, streaming=True)
+    causes = [attributes(span).get("llmtrace.diagnosis", ()) for span in spans.parents()]
+    assert all("queueing" not in each for each in causes), causes
+    assert all(each[0] == "route_change" for each in causes[:16]), causes
+    for span in spans.parents()[:16]:
+        (evidence,) = [event.attributes for event in span.events if event.name == "llmtrace.diagnosis"]
+        assert evidence["llmtrace.diagnosis.quantity"] == "upstream"
+        assert "second" in str(evidence["llmtrace.diagnosis.observed"])
+        assert "first" in str(evidence["llmtrace.diagnosis.expected"])
+
+
+def test_upstreams_that_take_turns_are_no_change(client: openai.OpenAI, replay: Replay, spans: Spans) -> None:
+    scripts = [openrouter_of("first", 0.001), openrouter_of("second", 0.03), openrouter_of("first", 0.001)]
+    for number in range(60):
+        replay.serve(scripts[number % 3])
+        ask(client, streaming=True)
+    causes = [cause for span in spans.parents() for cause in attributes(span).get("llmtrace.diagnosis", ())]
+    assert "route_change" not in causes
