@@ -13,11 +13,10 @@ from collections import OrderedDict
 from collections.abc import Hashable
 from pathlib import Path
 
-from llmtrace.estimate import route as routes
-from llmtrace.estimate import store
+from llmtrace.estimate import fitting, store
 from llmtrace.estimate.concurrency import InFlight, Watched
 from llmtrace.estimate.prefixes import COUNTS, Expected, Prompt, expected
-from llmtrace.estimate.route import Route
+from llmtrace.estimate.route import WINDOW, Route
 from llmtrace.estimate.sample import Sample
 from llmtrace.estimate.worker import Fitter
 from llmtrace.observe.process import Lock, after_fork, at_exit
@@ -84,7 +83,7 @@ class Baselines:
         in_flight = InFlight(call, start, size)
         with self._lock:
             route = self._route(key)
-            if before is not None and not route.points and route.curve is None:
+            if before is not None and not route.points and route.model is None:
                 route.anchors.headers, route.anchors.event = before
             route.all_in_flight[id(in_flight)] = in_flight
         return in_flight
@@ -144,7 +143,7 @@ class Baselines:
             self._saved_at = time.monotonic()
             told = ((key, route.news()) for key, route in self._routes.items() if isinstance(key, tuple))
             news = {key: gained for key, gained in told if gained is not None}
-        if not news or store.add(self.path, news, routes.COLUMNS, COUNTS, routes.WINDOW, ROUTES):
+        if not news or store.add(self.path, news, fitting.COLUMNS, COUNTS, WINDOW, ROUTES):
             return True
         with self._lock:
             for key, gained in news.items():
@@ -153,7 +152,7 @@ class Baselines:
         return False
 
     def _load(self, path: Path) -> None:
-        for key, saved in store.load(path, routes.COLUMNS, COUNTS).items():
+        for key, saved in store.load(path, fitting.COLUMNS, COUNTS).items():
             route = self._routes[key] = Route()
             route.adopt(saved)
             if route.points >= self._first_fit and self._background:
@@ -186,7 +185,7 @@ class Baselines:
             window = None if route is None else route.snapshot()
         if window is None:
             return
-        fitted = routes.fit(window, self._first_fit, self.min_spread, self.least_per_token)
+        fitted = fitting.fit(window, self._first_fit, self.min_spread, self.least_per_token)
         with self._lock:
             route = self._routes.get(key)
             if route is not None:

@@ -1,60 +1,48 @@
 """One route's memory and what it makes of a call: where its time to the first token went, and how sure that is.
 
-Bounded: a window of calls for the curve, a ring of ended calls for the traffic, a handful of numbers. Everything a
-call costs here is a scan of that ring and a few dozen operations; curves are fitted elsewhere.
+Bounded: a window of calls that the model is fitted to, a few earlier ones that did not wait, a ring of ended calls for
+the traffic, a handful of numbers. Everything a call costs here is a scan of that ring and some dozen operations;
+models are fitted elsewhere (``estimate/fitting.py``).
 """
 
 from __future__ import annotations
 
 from array import array
-from dataclasses import dataclass, replace
-from math import sqrt
+from math import hypot, log, sqrt
 
-from llmtrace.estimate import curve as curves
 from llmtrace.estimate.anchors import Anchors
 from llmtrace.estimate.concurrency import Concurrency, InFlight, Ring, concurrency
 from llmtrace.estimate.curve import Curve
+from llmtrace.estimate.fitting import COLUMNS, MOMENTS, Fitted, Model, Window
+from llmtrace.estimate.limit import Limit
+from llmtrace.estimate.mixture import BUSY, HOT, Wait, posterior
 from llmtrace.estimate.prefixes import Survival
 from llmtrace.estimate.sample import Sample
 from llmtrace.estimate.store import Saved
-from llmtrace.phases.merged import MOSTLY_CACHED, NOT_FITTED, few_calls, narrow_spread
+from llmtrace.phases.merged import NOT_FITTED, few_calls, narrow_spread
 from llmtrace.phases.model import Estimate, Unknown
 
 WINDOW = 96
-"""Calls that the curve is fitted to."""
+"""Calls that the model is fitted to."""
 FIT_EVERY = 16
-IDLE, BUSY, AFTER = 0, 1, 2
-"""How a call's own stretch began: on an idle engine (as far as the client knows), while others ran, or right after
-another call's first token or end, so that the way to and from the engine cancels out."""
-_TAKEN_UP = 0.75
+_TAKEN_UP = 0.6
 """A call cannot have been taken up so late that less than this share of its curve's cost was left."""
-MOST_SLOTS = 48
-"""The greatest limit on concurrency that is looked for."""
-_BELIEVED, _DOUBTED, _SIGNS_MOST = -1.5, -0.5, 8.0
-"""A limit is believed once it explains the times of so many calls (wholly; more in part) that nothing else does, and
-no longer when so few are left; more than the last are not remembered, so that it can go again."""
-_SIGNS_FADE = 0.98
-_MANY_AHEAD = 12
-"""With more calls ahead, one in four is looked at for the limit: each possible one costs a step."""
-_NOISE = 3.0
-_STRETCH = 4.0
-_DISPATCH_LEAST, _DISPATCH_MOST = 0.25, 0.75
-"""The way from the headers' sender to the engine and back, as a share of the headers' own delay."""
-_ALONE = 0.1
-"""Up to this share of the calls that found no other of this client's may have waited, for it to count as alone."""
-_OWN, _WAY, _UNEXPLAINED = 0.35, 0.7, 0.3
-"""How sure a stretch is that was seen: one standard deviation, as shares of the curve's scatter, of the way's jitter,
-and of what the stretch has beyond curve and scatter."""
 _CERTAIN = 1.645
 """Half width of the 90 % interval of a normal distribution, in standard deviations."""
-_SHIFTED_DOWN = 8
-_SHIFTED_UP = 24
-"""So many calls in a row on one side of the curve, and the route is another than it was."""
+_WAY = 0.7
+"""Of the way's jitter that the headers show, so much is on the way behind them."""
+_BUSY_PACE = 1.5
+"""A call whose tokens came so much slower than on a calm engine shared it with others."""
+_SHIFTED_DOWN, _SHIFTED_UP = 4, 6
+"""So many calls in a row on one side of the curve, and the route may be another than it was."""
+_FAR = 2.5
+"""A call so many standard deviations below the curve was faster than the route is believed to be."""
+_ODD = 4.0
+"""A row of calls that waited is odd once the route's own habits make it less likely than 1 in 50 (e^4): until it has
+been looked at, each of them may as well have been slow."""
+_CACHED = 0.05
+"""What a cached token costs beside an uncached one where the route has not shown it: 5 % in vLLM's recorded runs."""
 _STEP_NS = 1_000_000
-COLUMNS = 9
-# Uncached, cached, others' tokens beside; seconds from its begin to the first token and how it began; seconds per
-# output token; delays of headers, first event and first token.
-_U, _K, _O, _S, _HOW, _ITL, _HEAD, _EVENT, _TOTAL = range(COLUMNS)
 
 
 class Route:
@@ -63,22 +51,23 @@ class Route:
     __slots__ = (
         "_above",
         "_below",
+        "_calm",
         "_cells",
         "_learned",
         "_next",
+        "_odds",
         "_per_char",
-        "_recalled",
-        "_signs",
+        "_waited",
+        "_waited_at",
         "all_in_flight",
-        "alone",
         "anchors",
         "calm_step",
-        "curve",
-        "dispatch_latency",
         "fit_due",
+        "hop",
         "jitter",
-        "limit",
+        "limits",
         "lower_bound",
+        "model",
         "points",
         "ring",
         "spread",
@@ -88,6 +77,8 @@ class Route:
 
     def __init__(self) -> None:
         self._cells = array("f", bytes(4 * COLUMNS * WINDOW))
+        self._calm = array("f")
+        """Calls that did not wait, from before the window."""
         self.points = 0
         """Calls in the window."""
         self.unsaved = 0
@@ -101,24 +92,34 @@ class Route:
         self.all_in_flight: dict[int, InFlight] = {}
         """Calls on their way, by identity."""
         self.anchors = Anchors()
-        self.curve: Curve | None = None
-        self.dispatch_latency = 0.0
-        """To the engine and back, beyond what the admission anchor shows, s: it is in every call's time but in none
-        of those that began right after another one."""
+        self.model: Model | None = None
+        self.hop = 0.0
+        """To the engine and back, beyond what the admission anchor shows, s."""
         self.jitter = 0.0
         """Of the way there and back, s: one standard deviation of the headers' delay, where they are an anchor."""
         self.calm_step = 0.0
         """One step of an engine that is not busy, s: the low end of the seconds per output token."""
         self.lower_bound = False
-        self.alone = False
-        """Calls that found no other of this client's there did not wait: no other client shares the engine."""
         self.survival = Survival()
         self._per_char = 0.25
-        self._recalled = False  # the limit is from a file
-        self.limit: int | None = None
-        """Calls that the engine runs at once, where that has shown."""
-        self._signs = array("f", bytes(4 * (MOST_SLOTS + 1)))  # for (below 0) and against each limit
+        self.limits = Limit()
         self._below = self._above = 0
+        self._odds = 0.0
+        """How unlikely the row of calls that waited is: minus the logarithm of its probability."""
+        self._waited = 0.0
+        """Probability that the last call waited."""
+        self._waited_at = 0
+        """When that one got its first token, ns."""
+
+    @property
+    def curve(self) -> Curve | None:
+        """What a prompt costs; None before the first fit."""
+        return None if self.model is None else self.model.curve
+
+    @property
+    def limit(self) -> int | None:
+        """Calls that the engine runs at once, where that has shown."""
+        return self.limits.known
 
     # --- a call's end ---------------------------------------------------------------------------------------------
     def end(
@@ -139,114 +140,112 @@ class Route:
             max(_STEP_NS, int(self.calm_step * 5e8)),
             self._per_char,
         )
-        curve = self.curve
-        own = 0.0 if curve is None else curve.cost(sample.uncached, sample.cached)
-        began, how, freed = self._taken_up(sample, around, ready, own)
-        if curve is not None and around.beside:
-            own += curve.per_token * around.beside
+        model = self.model
+        work = 0.0
+        if model is not None:
+            work = model.curve.cost(sample.uncached, sample.cached, around.beside)
+        moments, freed = self._moments(sample, around, ready, work)
+        kind = self._kind(sample, around, ready, freed)
+        wait: Wait | None = None
+        if model is not None:
+            wait = self._wait(model, sample, around, ready, moments, work, kind)
         estimate: Estimate | Unknown
-        if self.points < least:
-            estimate = few_calls(self.points, least)
-        elif curve is None:
+        if self._learned < least:
+            estimate = few_calls(self._learned, least)
+        elif model is None or wait is None:
             estimate = narrow_spread(self.spread, least_spread) if self.spread < least_spread else NOT_FITTED
-        elif not curve.knows_cached and curves.mostly_cached(sample.uncached, sample.cached):
-            estimate = MOSTLY_CACHED
         else:
-            estimate = self._split(curve, sample, around, ready, began, how, freed, own)
+            estimate = self._split(model, wait, sample, around, ready, work)
         if sample.exact:
-            self._learn(sample, around, ready, began, how, own, in_flight)
+            self._learn(sample, around, ready, moments, kind, work, wait, in_flight)
         return estimate
 
-    def _taken_up(self, sample: Sample, around: Concurrency, ready: int, own: float) -> tuple[int, int, int | None]:
-        """When the call's own stretch began, how, and when the slot that it waited for was freed (None: it had one).
-
-        ``own``: what the call costs by the curve, s.
-        """
+    def _moments(self, sample: Sample, around: Concurrency, ready: int, work: float) -> tuple[list[float], bool]:
+        """When the call may have been taken up, by this client's own traffic: s after it was ready, the last ones; and
+        whether it was waiting for a slot that one of this client's calls had."""
         freed: int | None = None
         if self.limit is not None and around.ahead >= self.limit:
             must_end = around.ahead - self.limit
             if must_end < len(around.ends):
                 freed = max(ready, around.ends[must_end])
-        latest = sample.first - int(_TAKEN_UP * own * 1e9)
+        latest = sample.first - int(_TAKEN_UP * work * 1e9)
         earliest = ready if freed is None else freed
+        moments: list[float] = []
         for moment in reversed(around.firsts):
-            if moment <= latest:
-                if moment > earliest:
-                    return moment, AFTER, freed
+            if moment <= earliest or len(moments) >= MOMENTS - (freed is not None):
                 break
-        if freed is not None:
-            return min(freed, sample.first), AFTER, freed
-        return ready, (BUSY if around.ahead else IDLE), None
+            if moment <= latest:
+                moments.append((moment - ready) / 1e9)
+        if freed is not None and freed <= sample.first:
+            moments.append((freed - ready) / 1e9)
+        return moments, freed is not None
 
-    def _split(
+    def _kind(self, sample: Sample, around: Concurrency, ready: int, freed: bool) -> int:
+        """The call's class: see ``mixture.CLASSES``."""
+        kind = BUSY if around.ahead else 0
+        pace = _pace(sample)
+        if freed or (self.calm_step and pace > _BUSY_PACE * self.calm_step):
+            kind |= HOT
+        elif self._waited > 0.5 and ready - self._waited_at < sample.first - ready:
+            kind |= HOT
+        return kind
+
+    def _wait(
         self,
-        curve: Curve,
+        model: Model,
         sample: Sample,
         around: Concurrency,
         ready: int,
-        began: int,
-        how: int,
-        freed: int | None,
-        own: float,
-    ) -> Estimate:
+        moments: list[float],
+        work: float,
+        kind: int,
+    ) -> Wait:
+        rest = max(0, sample.first - ready) / 1e9 - work
+        hop = self.hop
+        sd = hypot(model.sd(work), model.curve_sd(sample.uncached, sample.cached))
+        if not model.curve.knows_cached:
+            sd = hypot(sd, _CACHED * model.curve.per_token * sample.cached)
+        moments = [max(0.0, moment - hop) for moment in moments]
+        # The step that ran when it came: another's prompt, which ended with that one's first token, or a plain one, of
+        # which half was left on average.
+        step = max(self.calm_step, _pace(sample)) / 2
         limit = self.limit
+        if around.firsts and around.ahead > around.decoding and (limit is None or around.decoding < limit):
+            step = (around.firsts[0] - ready) / 1e9
+        return posterior(rest, work, sd, moments, model.habits[kind], model.shape, step)
+
+    def _split(
+        self, model: Model, wait: Wait, sample: Sample, around: Concurrency, ready: int, work: float
+    ) -> Estimate:
         whole = max(0, sample.first - sample.start) / 1e9
-        admission = min(whole, (ready - sample.start) / 1e9)
         left = max(0, sample.first - ready) / 1e9
-        dispatch_latency = min(self.dispatch_latency, left)
-        spread = curve.scatter * own
-        noise = _NOISE * spread
-        running_step = max(self.calm_step, _pace(sample))
-        step_wait = queue = 0.0
-        doubt = 0.0  # one standard deviation of where prefill began
-        if how == AFTER:
-            waited = max(0.0, (began - ready) / 1e9)
-            prefill = left - waited
-            # The step that ran when it came: another's prompt, which ended with that one's first token, or a plain
-            # one, of which half was left on average.
-            seen = next((moment for moment in around.firsts if moment <= began), None)
-            computing = around.ahead > around.decoding and (limit is None or around.decoding < limit)
-            step_wait = (seen - ready) / 1e9 if seen is not None and computing else running_step / 2
-            step_wait = min(step_wait, waited)
-            queue = waited - step_wait
-            # Whether the step in between counts as queue, and how much of the running one was left, engines differ in.
-            doubt = 0.3 * self.calm_step + (0.5 * running_step if around.decoding else 0.0)
-            unexplained = prefill - own
-        else:
-            admission, left = admission + dispatch_latency, left - dispatch_latency
-            prefill = left
-            excess = prefill - own
-            doubt = 0.4 * dispatch_latency
-            if how == BUSY and around.decoding:
-                step_wait = max(0.0, min(excess, running_step))
-                prefill -= step_wait
-                excess -= step_wait
-                doubt = sqrt(doubt * doubt + (running_step / 3.4) ** 2)
-            unexplained = excess
-            if excess > noise and not (how == BUSY and self.alone):
-                # Nothing of this client's own explains it. An engine busy with others' prompts shows in the call's
-                # own decode too: its prefill is taken to be stretched as much.
-                stretch = min(_STRETCH, running_step / self.calm_step) if self.calm_step else 1.0
-                stretched = own * stretch if stretch > 1.5 else own
-                queue = prefill - stretched if prefill - stretched > noise else 0.0
-                prefill -= queue
-                unexplained -= queue
-                doubt = sqrt(doubt * doubt + spread * spread + (0.3 * (stretched - own)) ** 2)
-        # What is longer than the curve says, and not known to be a queue, may be one all the same.
-        more = _UNEXPLAINED * unexplained if unexplained > noise else 0.0
-        doubt = sqrt(doubt * doubt + (_OWN * spread) ** 2 + (_WAY * self.jitter) ** 2 + more * more)
+        hop = min(self.hop, left)
+        admission = min(whole, (ready - sample.start) / 1e9 + hop)
+        left -= hop
+        length = min(wait.mean, left)
+        step_wait = min(length, wait.step)
+        # Whether the step that ran counts as queue, and how long the way was, nobody saw.
+        edge = _CERTAIN * sqrt((0.4 * hop) ** 2 + (_WAY * self.jitter) ** 2 + (0.3 * self.calm_step) ** 2)
+        low = length if self._odds > _ODD else length - min(wait.low, length) + edge
+        high = max(length, min(wait.high, left)) - length + edge
+        if self.lower_bound:  # what is the same for all calls may be a wait of all of them
+            high += max(0.0, min(model.curve.fixed - hop - self.calm_step, left - length - high))
         return Estimate(
-            prefill=prefill,
-            queue=queue,
+            prefill=left - length,
+            queue=length - step_wait,
             step_wait=step_wait,
-            admission=min(admission, whole),
-            admission_uncertainty=_CERTAIN * 0.4 * dispatch_latency,
-            per_token=curve.per_token,
-            uncertainty=_CERTAIN * doubt,
-            queue_uncertainty=_CERTAIN * doubt,
+            admission=admission,
+            admission_uncertainty=_CERTAIN * 0.4 * hop,
+            per_token=model.curve.per_token,
+            uncertainty=max(low, high),
+            queue_uncertainty=max(low, high),
+            queue_low=low,
+            queue_high=high,
+            prefill_low=high,
+            prefill_high=low,
             calls=self.points,
             lower_bound=self.lower_bound,
-            limit=limit,
+            limit=self.limit,
             anchor=self.anchors.name,
         )
 
@@ -256,14 +255,16 @@ class Route:
         sample: Sample,
         around: Concurrency,
         ready: int,
-        began: int,
-        how: int,
-        own: float,
+        moments: list[float],
+        kind: int,
+        work: float,
+        wait: Wait | None,
         in_flight: InFlight | None,
     ) -> None:
         start, first, headers, event = sample.start, sample.first, sample.headers, sample.event
-        seconds = max(0, first - began) / 1e9
+        seconds = max(0, first - ready) / 1e9
         base = self._next * COLUMNS
+        told = [*moments, -1.0, -1.0, -1.0]
         self._cells[base : base + COLUMNS] = array(
             "f",
             (
@@ -271,11 +272,15 @@ class Route:
                 sample.cached,
                 around.beside,
                 seconds,
-                how,
+                kind,
                 _pace(sample),
                 -1.0 if headers is None else (headers - start) / 1e9,
                 -1.0 if event is None else (event - start) / 1e9,
                 max(0, first - start) / 1e9,
+                *told[:MOMENTS],
+                0.0,
+                0.0,
+                0.0,
             ),
         )
         self._next = (self._next + 1) % WINDOW
@@ -284,50 +289,27 @@ class Route:
         self.unsaved = min(self.unsaved + 1, WINDOW)
         if in_flight is not None and in_flight.size and sample.uncached:
             self._per_char += 0.1 * ((sample.uncached + sample.cached) / in_flight.size - self._per_char)
-        if self.curve is not None:
-            ahead = around.ahead
-            if ahead and around.whole and (ahead <= _MANY_AHEAD or not self._learned & 3):
-                self._watch_limit(self.curve, sample, around, ready, own)
-            if how != AFTER:
-                self._watch_shift(self.curve, seconds, own, how)
+        model = self.model
+        if model is None or wait is None:
+            return
+        self._waited, self._waited_at = wait.waited, first
+        if around.ahead and around.whole and self.limits.looks(around.ahead, self._learned):
+            self.limits.watch(around, ready, first, work, work * (1 + model.noise) + self.calm_step)
+        self._watch_shift(model, wait, work, kind)
 
-    def _watch_limit(self, curve: Curve, sample: Sample, around: Concurrency, ready: int, own: float) -> None:
-        """For each possible limit: does it explain when this call was taken up better than no limit does?"""
-        ahead, ends, first = around.ahead, around.ends, sample.first
-        due = first - own * 1e9
-        scale = 1e9 * (own * (1 + curve.scatter) + self.dispatch_latency + self.calm_step)
-        latest = first - _TAKEN_UP * 1e9 * own
-        free = ready
-        for moment in around.firsts:
-            if moment > latest:
-                break
-            free = moment
-        without = min(1.0, abs(due - free) / scale)
-        signs = self._signs
-        known, best, least = self.limit, None, 0.0
-        if known is not None and known > ahead:
-            best, least = known, signs[known]
-        ended = len(ends)
-        for limit in range(1, min(ahead, MOST_SLOTS) + 1):
-            off = 1.0
-            if (must_end := ahead - limit) < ended:
-                moment = ends[must_end]
-                off = abs(due - (moment if moment > free else free)) / scale
-                off = min(off, 1.0)
-            sign = signs[limit] * _SIGNS_FADE + off - without
-            if sign < least:
-                best, least = limit, sign
-            signs[limit] = sign if -_SIGNS_MOST < sign < _SIGNS_MOST else (_SIGNS_MOST if sign > 0 else -_SIGNS_MOST)
-        self.limit = best if least <= (_BELIEVED if known is None else _DOUBTED) else None
-
-    def _watch_shift(self, curve: Curve, seconds: float, own: float, how: int) -> None:
+    def _watch_shift(self, model: Model, wait: Wait, work: float, kind: int) -> None:
         """Count calls in a row that lie on one side of the curve by more than scatter can explain."""
-        usual = own + self.dispatch_latency
-        band = max(_NOISE * curve.scatter, 0.1) * usual
-        self._below = self._below + 1 if seconds < usual - band else 0
-        if how == IDLE:
-            self._above = self._above + 1 if seconds > usual + band else 0
-        if self._below >= _SHIFTED_DOWN or self._above >= _SHIFTED_UP:
+        if wait.surprise > _FAR:
+            self._below += 1
+        elif model.noise * work > model.floor:  # of a shorter one, the scatter says nothing
+            self._below = 0
+        if wait.waited - wait.own > 0.8:
+            habits = model.habits[kind]
+            self._above += 1
+            self._odds -= log(max(1e-3, habits.brief + habits.long))
+        else:
+            self._above, self._odds = 0, 0.0
+        if self._below >= _SHIFTED_DOWN or (self._above >= _SHIFTED_UP and self._odds > _ODD):
             self.fit_due = 0
 
     @property
@@ -343,31 +325,30 @@ class Route:
         """What a fit needs, copied."""
         shifted = 0
         if self._below >= _SHIFTED_DOWN:
-            shifted = self._below
-        elif self._above >= _SHIFTED_UP:
-            shifted = self._above
+            shifted = -self._below
+        elif self._above >= _SHIFTED_UP and self._odds > _ODD:
+            shifted = min(self._above, self.points)
         turn = self._next * COLUMNS if self.points == WINDOW else 0
         cells = self._cells[turn : self.points * COLUMNS] + self._cells[:turn]
-        return Window(cells, shifted, self.curve, self.dispatch_latency, self.anchors)
+        return Window(cells, self._calm[:], shifted, self.model, self.hop, self.calm_step, self.anchors)
 
     def take(self, fitted: Fitted) -> None:
         """Use what a fit found."""
-        self.curve, self.dispatch_latency, self.calm_step = fitted.curve, fitted.dispatch_latency, fitted.calm_step
+        self.model, self.hop, self.calm_step = fitted.model, fitted.hop, fitted.calm_step
         self.spread = fitted.spread
         self.jitter = fitted.anchors.jitter
-        self.lower_bound, self.anchors, self.alone = fitted.lower_bound, fitted.anchors, fitted.alone
+        self.lower_bound, self.anchors = fitted.lower_bound, fitted.anchors
+        self._calm = fitted.calm
+        if fitted.shifted:
+            self._below, self._above, self._odds = 0, 0, 0.0
         if fitted.forget:
-            self._below = self._above = 0
             keep = min(self.points, fitted.forget)
             rows = [self._row((self._next - keep + i) % WINDOW) for i in range(keep)]
             for i, row in enumerate(rows):
                 self._cells[i * COLUMNS : (i + 1) * COLUMNS] = row
             self.points, self._next = keep, keep % WINDOW
             self.unsaved = min(self.unsaved, keep)
-            self._forget_limit()
-
-    def _forget_limit(self) -> None:
-        self.limit, self._signs = None, array("f", bytes(4 * (MOST_SLOTS + 1)))
+            self.limits = Limit()
 
     def news(self) -> Saved | None:
         """What is in no file yet; from now on it counts as saved. None: nothing."""
@@ -376,11 +357,10 @@ class Route:
             return None
         rows = [self._row((self._next - self.unsaved + i) % WINDOW).tolist() for i in range(self.unsaved)]
         self.unsaved = 0
-        limit = self.limit
         return Saved(
             0.0,
             [[float(f"{cell:.6g}") for cell in row] for row in rows],
-            0 if limit is None and self._recalled else limit,
+            self.limits.news(),
             survival,
             self.survival.block,
         )
@@ -393,9 +373,8 @@ class Route:
     def adopt(self, saved: Saved) -> None:
         """Begin with what a file holds, as if it had been seen."""
         rows = saved.rows
-        if saved.limit and saved.limit <= MOST_SLOTS:
-            self.limit, self._recalled = saved.limit, True
-            self._signs[saved.limit] = 2 * _BELIEVED
+        if saved.limit:
+            self.limits.recall(saved.limit)
         if saved.survival:
             self.survival.recall(saved.survival, saved.block)
         for i, row in enumerate(rows[-WINDOW:]):
@@ -405,76 +384,6 @@ class Route:
 
     def _row(self, at: int) -> array[float]:
         return self._cells[at * COLUMNS : (at + 1) * COLUMNS]
-
-
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
-class Window:
-    """What one fit works on."""
-
-    cells: array[float]
-    """Oldest call first."""
-    shifted: int
-    """The last so many lie all on one side of the curve (0: they do not)."""
-    curve: Curve | None
-    dispatch_latency: float
-    anchors: Anchors
-
-
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
-class Fitted:
-    """What one fit found."""
-
-    curve: Curve | None
-    dispatch_latency: float
-    calm_step: float
-    lower_bound: bool
-    anchors: Anchors
-    alone: bool = False
-    forget: int = 0
-    """Only the last so many calls still count (0: all)."""
-    spread: float = float("inf")
-    """Of the calls' uncached tokens, 90th over 10th percentile."""
-
-
-def fit(window: Window, min_calls: int, min_spread: float, least_per_token: float = 0.0) -> Fitted:
-    """Fit curve, dispatch_latency and anchors to a window of calls. Takes a few ms; for a thread of its own."""
-    flat, forget = window.cells.tolist(), 0
-    rows = [tuple(flat[at : at + COLUMNS]) for at in range(0, len(flat), COLUMNS)]
-    if window.shifted:
-        rows, forget = rows[-window.shifted :], window.shifted
-        min_calls = min(min_calls, _SHIFTED_DOWN)
-    paces = sorted(row[_ITL] for row in rows if row[_ITL] > 0)
-    calm = paces[len(paces) // 10] if paces else 0.0
-    anchors = replace(window.anchors)
-    uncached = [row[_U] for row in rows]
-    spread = curves.spread(uncached)
-    if len(rows) < min_calls or spread < min_spread:
-        kept = window.curve if window.curve is not None and window.shifted else None
-        return Fitted(kept, window.dispatch_latency, calm, False, anchors, spread=spread)
-    anchors.learn([(row[_U], row[_HEAD], row[_EVENT], row[_TOTAL]) for row in rows])
-    idle = [row for row in rows if row[_HOW] == IDLE]
-    chosen, dispatch_latency = rows, window.dispatch_latency
-    if len(idle) >= max(12, min_calls // 2) and curves.spread([row[_U] for row in idle]) >= min_spread / 2:
-        chosen = idle
-    points = [(r[_U], r[_K], r[_O], r[_S] + (dispatch_latency if r[_HOW] == AFTER else 0.0)) for r in chosen]
-    curve = curves.fit(points, least_per_token)
-    alone = chosen is idle and curve.queued <= _ALONE
-    if window.curve is not None and window.shifted and curve.per_token < 1.15 * window.curve.per_token:
-        old, now = window.curve, curve.fixed
-        if now > old.fixed + window.dispatch_latency:
-            # The same slope on a higher level: not other hardware but a queue that does not empty.
-            return Fitted(old, window.dispatch_latency, calm, True, anchors)
-    # One step is the least that a prompt can cost; what the fixed part holds beyond it is the way on to the engine and
-    # back. The headers have come through the same server: about half of their time is taken to be the scale of it.
-    over = max(0.0, curve.fixed - calm) if calm else 0.0
-    dispatch_latency = 0.0
-    if anchors.headers_are_admission and calm:
-        dispatch_latency = min(
-            max(over, _DISPATCH_LEAST * anchors.admission), _DISPATCH_MOST * anchors.admission, curve.fixed
-        )
-    bound = over - dispatch_latency > max(0.5 * calm, 0.2 * curve.cost(sorted(uncached)[len(uncached) // 2]))
-    shifted = replace(curve, fixed=max(0.0, curve.fixed - dispatch_latency))
-    return Fitted(shifted, dispatch_latency, calm, bound, anchors, alone, forget)
 
 
 def _pace(sample: Sample) -> float:

@@ -73,6 +73,12 @@ class Estimate:
     """Half width of the 90 % interval of prefill."""
     queue_uncertainty: float = 0.0
     """Half width of the 90 % interval of ``step_wait`` + ``queue``."""
+    queue_low: float | None = None
+    queue_high: float | None = None
+    """How much shorter and longer they may have been, where the interval has two sides."""
+    prefill_low: float | None = None
+    prefill_high: float | None = None
+    """The same of prefill."""
     calls: int = 0
     """Calls of the route that it rests on."""
     lower_bound: bool = False
