@@ -31,7 +31,10 @@ def split_call(services: Services, call: Call, state: CallState, answer: Answer,
     """The phases of an ended call; it is then part of its route's history."""
     estimate = None
     if state.in_flight is not None:
-        sample = sample_of(seen, call.first_chunk)
+        tokens = services.baselines.tokens(
+            state.route, state.prompt, state.endpoint.provider, answer.usage, 0 if call.answer else seen.chunks
+        )
+        sample = sample_of(seen, call.first_chunk, tokens)
         estimate = services.baselines.end(state.route, state.in_flight, seen.end, sample)
     phases, complaint = split(seen, estimate)
     expected = _expected(services, call, state, answer)

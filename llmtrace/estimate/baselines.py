@@ -18,7 +18,9 @@ from llmtrace.estimate.concurrency import InFlight, Watched
 from llmtrace.estimate.prefixes import COUNTS, Expected, Prompt, expected
 from llmtrace.estimate.route import WINDOW, Route
 from llmtrace.estimate.sample import Sample
+from llmtrace.estimate.tokens import Ratios, Tokens, reckon
 from llmtrace.estimate.worker import Fitter
+from llmtrace.observe.answer import Usage
 from llmtrace.observe.process import Lock, after_fork, at_exit
 from llmtrace.phases.merged import NOT_ESTIMATED
 from llmtrace.phases.model import Estimate, Unknown
@@ -59,6 +61,8 @@ class Baselines:
         """Calls before the first fit: earlier than anything is said, so that the limit can show meanwhile."""
         self._background = background
         self._routes: OrderedDict[Hashable, Route] = OrderedDict()
+        self._ratios: dict[str, Ratios] = {}
+        """By provider, for its routes whose calls have not told any."""
         self._lock = Lock()
         self._fitter = Fitter(self._fit)
         _living.add(self)
@@ -113,6 +117,20 @@ class Baselines:
             else:
                 self._fit(key)
         return estimate
+
+    def tokens(self, key: Hashable, prompt: Prompt | None, provider: str, usage: Usage, chunks: int) -> Tokens | None:
+        """The tokens of a call that has ended, told or reckoned; None where neither is possible. What was told is
+        learned from.
+
+        ``provider``: ``gen_ai.provider.name``; ``chunks``: of the stream, 0 where it was none.
+        """
+        with self._lock:
+            route = self._route(key)
+            elsewhere = self._ratios.setdefault(provider, Ratios()) if len(self._ratios) < ROUTES else Ratios()
+            characters = 0 if prompt is None else prompt.size
+            route.ratios.learn(characters, chunks, usage)
+            elsewhere.learn(characters, chunks, usage)
+            return reckon(usage, prompt, chunks, route.ratios, elsewhere, route.survival, provider)
 
     def cached(
         self, key: Hashable, prompt: Prompt, provider: str, input_tokens: int, cached_tokens: int | None

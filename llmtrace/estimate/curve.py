@@ -74,8 +74,8 @@ def weighted_nonnegative(
 
 
 def covariance(rows: Sequence[Row], weights: Sequence[float], coefficients: Sequence[float]) -> tuple[float, ...]:
-    """How sure a fit's coefficients are: their covariance, row by row, where each of ``weights`` is one over the variance
-    of its value. Of coefficients that were held at their bound it is 0: they were not fitted."""
+    """How sure a fit's coefficients are: their covariance, row by row, where each of ``weights`` is one over the
+    variance of its value. Of coefficients that were held at their bound it is 0: they were not fitted."""
     width = len(coefficients)
     free = [i for i in range(width) if coefficients[i] > 0]
     columns = [[row[i] for row in rows] for i in free]

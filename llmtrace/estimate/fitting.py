@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import exp, hypot, log, sqrt
 from operator import mul
 
@@ -19,7 +19,7 @@ COLUMNS = 15
 # Uncached, cached, others' tokens beside; seconds from readiness to the first token (whole answers: to the end); class;
 # seconds per output token; delays of headers, first event and first token; the waits until moments of the client's own
 # traffic (below 0: none); output tokens of a whole answer (0: a stream); others in flight while it was answered.
-U, K, O, S, CLASS, PACE, HEAD, EVENT, TOTAL, M1, M2, M3, N, B, X = range(COLUMNS)
+U, K, BESIDE, S, CLASS, PACE, HEAD, EVENT, TOTAL, M1, M2, M3, N, B, X = range(COLUMNS)
 
 _ROUNDS = 12
 """Rounds of expectation and maximization. After 8 the figures of the recorded runs no longer move by 1 %."""
@@ -46,7 +46,7 @@ class Model:
     floor: float
     """The same, s, whatever the prompt."""
     habits: tuple[Habits, ...] = (Habits(),) * CLASSES
-    shape: Shape = Shape()
+    shape: Shape = field(default_factory=Shape)
 
     doubt: tuple[float, ...] = ()
     """Covariance of the curve's coefficients: fixed, per token, per square, and per cached token where it has one."""
@@ -183,7 +183,7 @@ def fit_model(
 
 def _design(row: Row, reused: bool) -> tuple[float, ...]:
     u = row[U]
-    return (1.0, u + row[O], u * u, row[K]) if reused else (1.0, u + row[O], u * u)
+    return (1.0, u + row[BESIDE], u * u, row[K]) if reused else (1.0, u + row[BESIDE], u * u)
 
 
 def _dot(coefficients: Sequence[float], x: Sequence[float]) -> float:
@@ -201,7 +201,8 @@ def _habits(sums: Sequence[Sequence[float]], tried: Sequence[float], scale: floa
     usual = (seconds + 0.5 * scale) / (long + 0.5)
     made: list[Habits] = []
     for tally, seen in zip(sums, tried, strict=True):
-        parts = _shares(*(of + _SHRINK * all_of for of, all_of in zip(tally, whole, strict=False)), seen + _SHRINK)
+        near, own, brief, long, slow = (mine + _SHRINK * all_of for mine, all_of in zip(tally, whole, strict=False))
+        parts = _shares(near, own, brief, long, slow, seen + _SHRINK)
         made.append(Habits(*parts, max(1e-3, (tally[5] + 2 * usual) / (tally[3] + 2))))
     return made
 
@@ -320,7 +321,7 @@ def _changed(rows: Sequence[Row], shifted: int, model: Model) -> float | None:
     if not shifted:
         return None
     last = rows[-abs(shifted) :]
-    cost = [max(1e-5, model.curve.cost(row[U], row[K], row[O])) for row in last]
+    cost = [max(1e-5, model.curve.cost(row[U], row[K], row[BESIDE])) for row in last]
     share = sorted(row[S] / c for row, c in zip(last, cost, strict=True))
     factor = share[len(share) // 2]
     if shifted < 0:
@@ -345,9 +346,9 @@ def _standing(rows: Sequence[Row], model: Model) -> bool:
     last = rows[-_LAST:]
     extra: list[float] = []
     for row in last:
-        work = model.curve.cost(row[U], row[K], row[O])
+        work = model.curve.cost(row[U], row[K], row[BESIDE])
         extra.append((row[S] - work) / model.sd(work))
-    seconds = sorted(row[S] - model.curve.cost(row[U], row[K], row[O]) for row in last)
+    seconds = sorted(row[S] - model.curve.cost(row[U], row[K], row[BESIDE]) for row in last)
     low, middle, high = (seconds[len(seconds) * tenth // 10] for tenth in (1, 5, 9))
     return len(last) == _LAST and sorted(extra)[len(extra) // 10] > 3 and high - low < 0.5 * middle
 
@@ -388,8 +389,8 @@ def _calm(
     """
     kept = dict.fromkeys(tuple(row) for row in calm)
     for row in rows:
-        work = max(1e-5, model.curve.cost(row[U], row[K], row[O]))
-        if before is not None and work > _CALM_RISE * before.curve.cost(row[U], row[K], row[O]):
+        work = max(1e-5, model.curve.cost(row[U], row[K], row[BESIDE]))
+        if before is not None and work > _CALM_RISE * before.curve.cost(row[U], row[K], row[BESIDE]):
             continue
         moments = [max(0.0, m - hop) for m in row[M1 : M1 + MOMENTS] if m >= 0]
         way = model.habits[int(row[CLASS])]

@@ -10,9 +10,9 @@ a call. A wait only adds. It was one of these:
 - long: other clients were served first; spread exponentially too, on a scale of its own;
 - no wait but slow work: others' tokens in the same steps stretch a prompt by a share of itself.
 
-The last one differs from those before in how it goes with the prompt's length, which only many calls together show. How often each of
-them happens on a route, and how long it is, is learned (``estimate/fitting.py``); the posterior of one call is in
-closed form.
+The last one differs from those before in how it goes with the prompt's length, which only many calls together show.
+How often each of them happens on a route, and how long it is, is learned (``estimate/fitting.py``); the posterior of
+one call is in closed form.
 
 Source of the densities: a normal plus an exponential variable, Grushka, Analytical Chemistry 44 (1972) 1733; given the
 sum, the exponential part is a normal one cut off at zero.
@@ -39,7 +39,7 @@ _NODES = tuple(_NORMAL.inv_cdf(rank) for rank in _RANKS)
 _SIDE = 1.645
 """A wait until a seen moment is stood for by its middle and by points so many standard deviations beside it."""
 _STRETCHES = ((0.2, 0.35), (0.9, 0.4), (2.28, 0.25))
-"""An exponential variable of mean 1 is stood for by these values and weights: mean 1, and its 95 % point with the rest."""
+"""An exponential variable of mean 1 is stood for by these values and weights."""
 _NEGLIGIBLE = 1e-3
 _UNCUT = 2.0
 """So many standard deviations above zero, the cut at zero no longer shows in those quantiles."""
@@ -66,7 +66,7 @@ class Shape:
     stretch: float = 0.3
     """Mean of what slow work takes beyond the curve, as a share of it."""
     blur: float = 0.003
-    """Standard deviation of the time between a moment of the client's own traffic and the step that it stands for, s."""
+    """Standard deviation of the time between a moment of the client's own traffic and the step that it means, s."""
     brief: float = 0.005
     """Mean of a brief wait, s."""
 
@@ -166,21 +166,26 @@ def posterior(
         for moment, weight in zip(moments, until, strict=True):
             if weight < _NEGLIGIBLE:
                 continue
-            moment = max(0.0, moment + drawn * (rest - moment))
-            nodes += (max(0.0, moment - side), 0.3 * weight), (moment, 0.4 * weight), (moment + side, 0.3 * weight)
-            mean += weight * moment
+            until_then = max(0.0, moment + drawn * (rest - moment))
+            nodes += [
+                (max(0.0, until_then - side), 0.3 * weight),
+                (until_then, 0.4 * weight),
+                (until_then + side, 0.3 * weight),
+            ]
+            mean += weight * until_then
             own += weight
-            step += weight * min(step_seen, moment)
+            step += weight * min(step_seen, until_then)
             if weight > best:
-                best, at = weight, moment
+                best, at = weight, until_then
     slow = habits.stretched / max(habits.none + habits.stretched, 1e-9)
-    for weight, scale in ((brief, shape.brief), (long, habits.scale)):
-        if weight < _NEGLIGIBLE:
+    for whole, scale in ((brief, shape.brief), (long, habits.scale)):
+        if whole < _NEGLIGIBLE:
             continue
+        weight = whole
         middle = rest - noise * noise / scale
         if slow:
             # On a busy engine the work that follows a wait is stretched as well, as often as without one.
-            length, part = shape.stretch * work, weight * slow
+            length, part = shape.stretch * work, whole * slow
             weight -= part
             for side, share in _STRETCHES:
                 node = max(0.0, middle - side * length)

@@ -19,6 +19,7 @@ from llmtrace.estimate.mixture import BUSY, HOT, Wait, posterior
 from llmtrace.estimate.prefixes import Survival
 from llmtrace.estimate.sample import Sample
 from llmtrace.estimate.store import Saved
+from llmtrace.estimate.tokens import PER_CHAR, Ratios
 from llmtrace.phases.merged import NOT_FITTED, few_calls, narrow_spread
 from llmtrace.phases.model import Estimate, Unknown
 
@@ -56,7 +57,6 @@ class Route:
         "_learned",
         "_next",
         "_odds",
-        "_per_char",
         "_waited",
         "_waited_at",
         "all_in_flight",
@@ -69,6 +69,7 @@ class Route:
         "lower_bound",
         "model",
         "points",
+        "ratios",
         "ring",
         "spread",
         "survival",
@@ -101,7 +102,7 @@ class Route:
         """One step of an engine that is not busy, s: the low end of the seconds per output token."""
         self.lower_bound = False
         self.survival = Survival()
-        self._per_char = 0.25
+        self.ratios = Ratios()
         self.limits = Limit()
         self._below = self._above = 0
         self._odds = 0.0
@@ -138,7 +139,7 @@ class Route:
             ready,
             sample.first,
             max(_STEP_NS, int(self.calm_step * 5e8)),
-            self._per_char,
+            self.ratios.per_char or PER_CHAR,
         )
         model = self.model
         work = 0.0
@@ -157,7 +158,7 @@ class Route:
         else:
             estimate = self._split(model, wait, sample, around, ready, work)
         if sample.exact:
-            self._learn(sample, around, ready, moments, kind, work, wait, in_flight)
+            self._learn(sample, around, ready, moments, kind, work, wait)
         return estimate
 
     def _moments(self, sample: Sample, around: Concurrency, ready: int, work: float) -> tuple[list[float], bool]:
@@ -183,10 +184,9 @@ class Route:
     def _kind(self, sample: Sample, around: Concurrency, ready: int, freed: bool) -> int:
         """The call's class: see ``mixture.CLASSES``."""
         kind = BUSY if around.ahead else 0
-        pace = _pace(sample)
-        if freed or (self.calm_step and pace > _BUSY_PACE * self.calm_step):
-            kind |= HOT
-        elif self._waited > 0.5 and ready - self._waited_at < sample.first - ready:
+        crowded = bool(self.calm_step) and _pace(sample) > _BUSY_PACE * self.calm_step
+        after = self._waited > 0.5 and ready - self._waited_at < sample.first - ready
+        if freed or crowded or after:
             kind |= HOT
         return kind
 
@@ -259,7 +259,6 @@ class Route:
         kind: int,
         work: float,
         wait: Wait | None,
-        in_flight: InFlight | None,
     ) -> None:
         start, first, headers, event = sample.start, sample.first, sample.headers, sample.event
         seconds = max(0, first - ready) / 1e9
@@ -287,8 +286,6 @@ class Route:
         self.points = min(self.points + 1, WINDOW)
         self._learned += 1
         self.unsaved = min(self.unsaved + 1, WINDOW)
-        if in_flight is not None and in_flight.size and sample.uncached:
-            self._per_char += 0.1 * ((sample.uncached + sample.cached) / in_flight.size - self._per_char)
         model = self.model
         if model is None or wait is None:
             return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from llmtrace.observe.answer import Usage
+from llmtrace.estimate.tokens import Tokens
 from llmtrace.phases.merged import NO_TOKEN, USAGE_MISSING, why_unsplit
 from llmtrace.phases.model import Unknown
 from llmtrace.phases.observation import Observation
@@ -31,28 +31,27 @@ class Sample:
     """The first token was seen as it came."""
 
 
-def sample_of(seen: Observation, event: int | None) -> Sample | Unknown:
+def sample_of(seen: Observation, event: int | None, tokens: Tokens | None) -> Sample | Unknown:
     """The call as the baselines take it in, or why it says nothing about queue and prefill.
 
-    ``event``: the stream's first event, be it without a token.
+    ``event``: the stream's first event, be it without a token; ``tokens``: told or reckoned, None where they cannot be.
     """
     why = why_unsplit(seen)
     if why is not None:
         return why
-    uncached, usage = seen.uncached_tokens, seen.usage or Usage()
     if seen.first_token is None:
         return NO_TOKEN
-    if uncached is None:
+    if tokens is None:
         return USAGE_MISSING
     arrived = seen.request_arrived
     return Sample(
         start=seen.start if arrived is None else arrived,
         first=seen.first_token,
         end=seen.end if seen.last_chunk is None else seen.last_chunk,
-        uncached=uncached,
-        cached=usage.cached_tokens or 0,
+        uncached=tokens.uncached,
+        cached=tokens.cached,
         headers=seen.headers,
         event=event,
-        tokens=usage.output_tokens or 0,
+        tokens=tokens.output,
         exact=seen.first_token_error is None,
     )

@@ -21,8 +21,8 @@ NOBODY_READ = Unknown(CUT_SHORT, "nobody read the stream, so nobody saw when its
 NO_TOKEN = Unknown(CUT_SHORT, "the call ended before its first token came")
 USAGE_MISSING = Unknown(
     NO_USAGE,
-    "the provider counted no prompt tokens; usage in the stream (OpenAI's stream_options.include_usage, or the like) "
-    "would help to tell queue and prefill apart",
+    "the provider counted no prompt tokens, and the prompt could not be read; usage in the stream (OpenAI's "
+    "stream_options.include_usage, or the like) would help to tell queue and prefill apart",
 )
 HIDDEN_REASONING = Unknown(
     AMBIGUOUS, "the model reasoned before its first token, and the stream does not show when it began"
@@ -76,8 +76,6 @@ def why_unsplit(seen: Observation) -> Unknown | None:
     if seen.buffered:
         return in_one_burst(seen)
     usage = seen.usage
-    if usage is None or usage.input_tokens is None:
-        return USAGE_MISSING
-    if usage.reasoning_tokens and seen.first_reasoning is None:
+    if usage is not None and usage.reasoning_tokens and seen.first_reasoning is None:
         return HIDDEN_REASONING
     return None

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from llmtrace.observe.answer import ServerTimings, Usage
 from llmtrace.phases.merged import WHOLE_ANSWER
+from llmtrace.estimate.sample import sample_of
 from llmtrace.phases.model import PHASES, REASONS, SOURCES, Estimate, Phase, Unknown
 from llmtrace.phases.observation import Observation
 from llmtrace.phases.stagger import call_start
@@ -349,10 +350,20 @@ def test_never_read_says_nothing_of_the_wait() -> None:
 
 
 @pytest.mark.parametrize("usage", [None, Usage(None, 60)])
-def test_without_counted_prompt_tokens_nothing_can_be_told_apart(usage: Usage | None) -> None:
-    wait = named(split(streamed(usage=usage), Unknown("few_calls", "12 of 30"))[0])["queue_prefill"]
+def test_without_counted_prompt_tokens_nor_a_prompt_nothing_can_be_told_apart(usage: Usage | None) -> None:
+    seen = streamed(usage=usage)
+    why = sample_of(seen, None, None)
+    assert isinstance(why, Unknown)
+    wait = named(split(seen, why)[0])["queue_prefill"]
     assert wait.merged_because == "no_usage"
     assert "include_usage" in (wait.merged_detail or "")
+
+
+@pytest.mark.parametrize("usage", [None, Usage(None, 60)])
+def test_without_counted_prompt_tokens_an_estimate_is_used_all_the_same(usage: Usage | None) -> None:
+    phases = named(split(streamed(usage=usage), Estimate(prefill=0.1, queue=0.05))[0])
+    assert phases["prefill"].source == "estimate"
+    assert phases["prefill"].tokens is None, "reckoned tokens are not told as if they had been counted"
 
 
 def test_hidden_reasoning_is_ambiguous() -> None:

@@ -1,0 +1,73 @@
+"""How many tokens a call had, also where nobody counts them: from the prompt's characters and the stream's chunks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llmtrace.estimate.prefixes import Prompt, Survival, expected
+from llmtrace.observe.answer import Usage
+
+PER_CHAR = 0.25
+"""Tokens per character where nothing has shown it: OpenAI documents about four characters of English for a token. A
+route's own curve is learned in the same tokens, so that a wrong ratio stretches the unit and not the split."""
+_PER_CHUNK = 1.0
+_NEW = 0.1
+"""Weight of the latest call in a route's ratios: they follow within some ten calls; one odd call moves them little."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """A call's tokens, as far as they are known or can be reckoned."""
+
+    uncached: int
+    cached: int = 0
+    output: int = 0
+
+
+class Ratios:
+    """Tokens per character of prompt and per chunk of answer, from the calls whose usage was told."""
+
+    __slots__ = ("per_char", "per_chunk")
+
+    def __init__(self) -> None:
+        self.per_char: float | None = None
+        self.per_chunk: float | None = None
+
+    def learn(self, characters: int, chunks: int, usage: Usage) -> None:
+        """Take in a call whose usage was told."""
+        if usage.input_tokens and characters:
+            self.per_char = _moved(self.per_char, usage.input_tokens / characters)
+        if usage.output_tokens and chunks:
+            self.per_chunk = _moved(self.per_chunk, usage.output_tokens / chunks)
+
+
+def _moved(known: float | None, latest: float) -> float:
+    return latest if known is None else known + _NEW * (latest - known)
+
+
+def reckon(
+    usage: Usage,
+    prompt: Prompt | None,
+    chunks: int,
+    route: Ratios,
+    elsewhere: Ratios,
+    survival: Survival,
+    provider: str,
+) -> Tokens | None:
+    """The tokens of a call: those that ``usage`` tells, else by the ratios of its ``route``, else of the provider's
+    other routes (``elsewhere``). Cached tokens that nobody tells come from this client's own history of prompts.
+
+    Returns None where there is neither usage nor a prompt that could be read.
+    """
+    total = usage.input_tokens
+    if total is None:
+        if prompt is None or not prompt.size:
+            return None
+        total = max(1, round(prompt.size * (route.per_char or elsewhere.per_char or PER_CHAR)))
+    cached = usage.cached_tokens
+    if cached is None:
+        cached = 0 if prompt is None else expected(prompt, survival, provider, total).tokens
+    output = usage.output_tokens
+    if output is None:
+        output = round(chunks * (route.per_chunk or elsewhere.per_chunk or _PER_CHUNK))
+    return Tokens(max(0, total - cached), min(cached, total), output)
