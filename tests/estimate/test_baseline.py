@@ -224,12 +224,12 @@ def test_a_prompt_from_the_cache_is_estimated_before_the_route_knows_what_that_c
     known = Baselines(background=False)
     for number in range(40):
         _asked(known, number, 100 + 50 * (number % 20))
-    cached = _asked(known, 41, 10, cached=2000, later=8_000_000)
-    assert isinstance(cached, Estimate)
-    assert cached.queue + cached.step_wait - (cached.queue_low or 0) <= 0.0, "8 ms may be what 2,000 cached tokens cost"
-    plain = _asked(known, 40, 10, later=8_000_000)
+    plain = _asked(known, 40, 10, later=20_000_000)
+    cached = _asked(known, 41, 10, cached=2000, later=20_000_000)
     assert isinstance(plain, Estimate)
-    assert plain.queue + plain.step_wait - (plain.queue_low or 0) > 0.0, "without them they are not"
+    assert isinstance(cached, Estimate)
+    assert cached.prefill > plain.prefill + 0.002, "some of 20 ms may be what 2,000 cached tokens cost"
+    assert (cached.prefill_high or 0) > (plain.prefill_high or 0)
 
 
 def test_what_was_learned_is_shared_through_a_file(tmp_path: Path) -> None:

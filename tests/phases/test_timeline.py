@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llmtrace.estimate.sample import sample_of
 from llmtrace.observe.answer import ServerTimings, Usage
 from llmtrace.phases.merged import WHOLE_ANSWER
-from llmtrace.estimate.sample import sample_of
 from llmtrace.phases.model import PHASES, REASONS, SOURCES, Estimate, Phase, Unknown
 from llmtrace.phases.observation import Observation
 from llmtrace.phases.stagger import call_start
