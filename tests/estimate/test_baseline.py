@@ -229,7 +229,6 @@ def test_a_prompt_from_the_cache_is_estimated_before_the_route_knows_what_that_c
     assert isinstance(plain, Estimate)
     assert isinstance(cached, Estimate)
     assert cached.prefill > plain.prefill + 0.002, "some of 20 ms may be what 2,000 cached tokens cost"
-    assert (cached.prefill_high or 0) > (plain.prefill_high or 0)
 
 
 def test_what_was_learned_is_shared_through_a_file(tmp_path: Path) -> None:
