@@ -15,6 +15,7 @@ from pathlib import Path
 
 from llmtrace.estimate import fitting, store
 from llmtrace.estimate.concurrency import InFlight, Watched
+from llmtrace.estimate.expectation import COLUMNS
 from llmtrace.estimate.prefixes import COUNTS, Expected, Prompt, expected
 from llmtrace.estimate.route import WINDOW, Route
 from llmtrace.estimate.sample import Sample
@@ -107,7 +108,7 @@ class Baselines:
                 route.ring.add(in_flight.start, in_flight.call.first_token, end, 0)
             else:
                 estimate = route.end(sample, in_flight, self.min_calls, self.min_spread)
-                route.ring.add(in_flight.start, sample.first, end, sample.uncached)
+                route.ring.add(in_flight.start, None if sample.whole else sample.first, end, sample.uncached)
                 due = route.points >= self._first_fit and route.due
             if due:
                 route.asked()
@@ -161,7 +162,7 @@ class Baselines:
             self._saved_at = time.monotonic()
             told = ((key, route.news()) for key, route in self._routes.items() if isinstance(key, tuple))
             news = {key: gained for key, gained in told if gained is not None}
-        if not news or store.add(self.path, news, fitting.COLUMNS, COUNTS, WINDOW, ROUTES):
+        if not news or store.add(self.path, news, COLUMNS, COUNTS, WINDOW, ROUTES):
             return True
         with self._lock:
             for key, gained in news.items():
@@ -170,7 +171,7 @@ class Baselines:
         return False
 
     def _load(self, path: Path) -> None:
-        for key, saved in store.load(path, fitting.COLUMNS, COUNTS).items():
+        for key, saved in store.load(path, COLUMNS, COUNTS).items():
             route = self._routes[key] = Route()
             route.adopt(saved)
             if route.points >= self._first_fit and self._background:

@@ -1,11 +1,12 @@
-"""What a route's window of calls says of its own cost: prefill = a + b x tokens + c x tokens², none of them negative.
+"""What a call costs by itself: a sum of terms, none of them negative, and the least squares that find it.
 
-A queue only ever adds, so prefill runs along the lower edge of the cloud. Two passes: a low-quantile curve finds that
-edge, and the median of the calls that lie near it is the curve itself, free of the quantile's bias.
+A queue only ever adds, so the cost runs along the lower edge of the cloud of calls: a low-quantile curve finds it where
+nothing is known yet (``estimate/expectation.py`` goes on from there).
 """
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -73,7 +74,7 @@ def weighted_nonnegative(
     return tuple(c / scale + low for c, scale, low in zip(found, scales, least, strict=True))
 
 
-def covariance(rows: Sequence[Row], weights: Sequence[float], coefficients: Sequence[float]) -> tuple[float, ...]:
+def covariance(rows: Sequence[Row], weights: Sequence[float], coefficients: Sequence[float]) -> array[float]:
     """How sure a fit's coefficients are: their covariance, row by row, where each of ``weights`` is one over the
     variance of its value. Of coefficients that were held at their bound it is 0: they were not fitted."""
     width = len(coefficients)
@@ -91,7 +92,7 @@ def covariance(rows: Sequence[Row], weights: Sequence[float], coefficients: Sequ
             continue
         for i, cell in zip(free, solved, strict=True):
             whole[i * width + at] = cell / scales[free.index(i)] / scales[j]
-    return tuple(whole)
+    return array("d", whole)
 
 
 def _nonnegative(columns: Columns, values: list[float], weights: list[float]) -> tuple[float, ...]:
@@ -164,9 +165,28 @@ def _solve(matrix: list[list[float]], right: list[float]) -> list[float] | None:
     return solved
 
 
+TERMS = 8
+"""Of a curve: fixed, per uncached token, per its square, per cached token, per image or the like; then of the answer:
+per output token, per output token and other call in flight, per token that others had computed meanwhile."""
+CACHED, ANSWER = 3, 5
+"""Which term is the cached tokens', and the first of the answer's."""
+
+
+def terms(tokens: float, cached: float, beside: float = 0.0, media: float = 0.0) -> tuple[float, ...]:
+    """What a prompt's work is made of, term by term: see ``Curve.cost``."""
+    return (1.0, tokens + beside, tokens * tokens, cached, media)
+
+
+def answer_terms(output: float, shared: float, joined: float) -> tuple[float, ...]:
+    """The same of an answer alone: ``output`` tokens after the first, with so many other calls in flight, while
+    ``joined`` tokens of others' prompts were computed."""
+    return (output, output * shared, joined)
+
+
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Curve:
-    """Seconds that a prompt costs on this route, from the moment it is taken up until its first token."""
+    """Seconds that a prompt costs on this route, from the moment it is taken up until its first token, and its answer
+    after that."""
 
     fixed: float
     """s, whatever the prompt."""
@@ -179,18 +199,50 @@ class Curve:
     scatter: float
     """Spread of the calls that did not wait, as a share of the curve (one standard deviation)."""
     queued: float
-    """Share of the calls that lie above that spread."""
+    """Share of the calls that waited, or were slow."""
     knows_cached: bool = True
     """There were calls with cached tokens to learn ``per_cached`` from."""
+    per_media: float = 0.0
+    """s per image, or the like."""
+    per_output: float = 0.0
+    """s per output token after the first, alone."""
+    per_shared: float = 0.0
+    """s per such token and other call that was in flight meanwhile."""
+    per_joined: float = 0.0
+    """s per uncached token of a call that began meanwhile."""
+    knows_answers: bool = False
+    """There were calls to learn the last three from."""
 
-    def cost(self, tokens: float, cached: float = 0.0, beside: float = 0.0) -> float:
+    @classmethod
+    def of(
+        cls, coefficients: Sequence[float], scatter: float, queued: float, knows_cached: bool, knows_answers: bool
+    ) -> Curve:
+        """The curve with these coefficients, as many as it has terms."""
+        fixed, token, square, cached, media, output, shared, joined = coefficients
+        return cls(
+            fixed, token, square, cached, scatter, queued, knows_cached, media, output, shared, joined, knows_answers
+        )
+
+    def coefficients(self) -> tuple[float, ...]:
+        """One for each term."""
+        return (
+            self.fixed, self.per_token, self.per_square, self.per_cached, self.per_media,
+            self.per_output, self.per_shared, self.per_joined,
+        )  # fmt: skip
+
+    def cost(self, tokens: float, cached: float = 0.0, beside: float = 0.0, media: float = 0.0) -> float:
         """Seconds for so many uncached and cached tokens, with ``beside`` tokens of others in the same step."""
         return (
             self.fixed
             + self.per_token * (tokens + beside)
             + self.per_square * tokens * tokens
             + self.per_cached * cached
+            + self.per_media * media
         )
+
+    def answer(self, output: float, shared: float, joined: float) -> float:
+        """Seconds of an answer: see ``answer_terms``."""
+        return output * (self.per_output + self.per_shared * shared) + self.per_joined * joined
 
 
 def spread(tokens: Sequence[float]) -> float:

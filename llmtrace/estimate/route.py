@@ -10,17 +10,20 @@ from __future__ import annotations
 from array import array
 from math import hypot, log, sqrt
 
+from llmtrace.estimate import curve as curves
 from llmtrace.estimate.anchors import Anchors
 from llmtrace.estimate.concurrency import Concurrency, InFlight, Ring, concurrency
 from llmtrace.estimate.curve import Curve
-from llmtrace.estimate.fitting import COLUMNS, MOMENTS, Fitted, Model, Window
+from llmtrace.estimate.expectation import COLUMNS, MOMENTS, WHOLE, Model
+from llmtrace.estimate.fitting import Fitted, Window
+from llmtrace.estimate.joined import Ended
 from llmtrace.estimate.limit import Limit
 from llmtrace.estimate.mixture import BUSY, HOT, Wait, posterior
 from llmtrace.estimate.prefixes import Survival
 from llmtrace.estimate.sample import Sample
 from llmtrace.estimate.store import Saved
 from llmtrace.estimate.tokens import PER_CHAR, Ratios
-from llmtrace.phases.merged import NOT_FITTED, few_calls, narrow_spread
+from llmtrace.phases.merged import ANSWERS_ALIKE, NOT_FITTED, few_calls, narrow_spread
 from llmtrace.phases.model import Estimate, Unknown
 
 WINDOW = 96
@@ -41,8 +44,8 @@ _FAR = 2.5
 _ODD = 4.0
 """A row of calls that waited is odd once the route's own habits make it less likely than 1 in 50 (e^4): until it has
 been looked at, each of them may as well have been slow."""
-_CACHED = 0.05
-"""What a cached token costs beside an uncached one where the route has not shown it: 5 % in vLLM's recorded runs."""
+_NEW = 0.05
+"""Weight of the latest call in the usual prompt's length: that of some 20 calls."""
 _STEP_NS = 1_000_000
 
 
@@ -54,9 +57,11 @@ class Route:
         "_below",
         "_calm",
         "_cells",
+        "_ended",
         "_learned",
         "_next",
         "_odds",
+        "_usual",
         "_waited",
         "_waited_at",
         "all_in_flight",
@@ -104,6 +109,9 @@ class Route:
         self.survival = Survival()
         self.ratios = Ratios()
         self.limits = Limit()
+        self._ended = Ended()
+        self._usual = 0.0
+        """Uncached tokens of a usual prompt."""
         self._below = self._above = 0
         self._odds = 0.0
         """How unlikely the row of calls that waited is: minus the logarithm of its probability."""
@@ -130,7 +138,7 @@ class Route:
 
         ``least``: calls asked for; ``least_spread``: how far their uncached tokens have to spread.
         """
-        ready = self.anchors.ready(sample.start, sample.headers, sample.event, sample.first)
+        ready = self._ready(sample)
         around = concurrency(
             self.ring,
             self.all_in_flight.values(),
@@ -142,44 +150,75 @@ class Route:
             self.ratios.per_char or PER_CHAR,
         )
         model = self.model
-        work = 0.0
+        work = answer = 0.0
         if model is not None:
-            work = model.curve.cost(sample.uncached, sample.cached, around.beside)
-        moments, freed = self._moments(sample, around, ready, work)
-        kind = self._kind(sample, around, ready, freed)
+            work = model.curve.cost(sample.uncached, sample.cached, around.beside, sample.media)
+        freed = self._freed(around, ready)
+        beside, joined = self._meanwhile(sample, around, ready if freed is None else freed)
+        if model is not None and sample.whole:
+            answer = model.curve.answer(max(0, sample.tokens - 1), beside, joined)
+        moments = self._moments(sample, around, ready, freed, work + answer)
+        kind = self._kind(sample, around, ready, freed is not None)
         wait: Wait | None = None
-        if model is not None:
-            wait = self._wait(model, sample, around, ready, moments, work, kind)
+        if model is not None and (model.curve.knows_answers or not sample.whole):
+            wait = self._wait(model, sample, around, ready, moments, work, answer, (beside, joined), kind)
         estimate: Estimate | Unknown
         if self._learned < least:
             estimate = few_calls(self._learned, least)
-        elif model is None or wait is None:
+        elif model is None:
             estimate = narrow_spread(self.spread, least_spread) if self.spread < least_spread else NOT_FITTED
+        elif wait is None:
+            estimate = ANSWERS_ALIKE
+        elif sample.whole:
+            estimate = self._split_whole(model, wait, sample, ready, work, answer)
         else:
             estimate = self._split(model, wait, sample, around, ready, work)
         if sample.exact:
-            self._learn(sample, around, ready, moments, kind, work, wait)
+            self._learn(sample, around, ready, moments, kind, work + answer, wait, (beside, joined))
+        self._ended.add(sample.start if in_flight is None else in_flight.start, sample.end, sample.uncached)
         return estimate
 
-    def _moments(self, sample: Sample, around: Concurrency, ready: int, work: float) -> tuple[list[float], bool]:
-        """When the call may have been taken up, by this client's own traffic: s after it was ready, the last ones; and
-        whether it was waiting for a slot that one of this client's calls had."""
-        freed: int | None = None
+    def _ready(self, sample: Sample) -> int:
+        """When the request was at the engine's door, as far as known; a whole answer's headers do not tell."""
+        if sample.whole:
+            return min(sample.start + int(self.anchors.admission * 1e9), sample.first)
+        return self.anchors.ready(sample.start, sample.headers, sample.event, sample.first)
+
+    def _freed(self, around: Concurrency, ready: int) -> int | None:
+        """When the slot was freed that the call had to wait for; None where it had one, or the limit is not known."""
         if self.limit is not None and around.ahead >= self.limit:
             must_end = around.ahead - self.limit
             if must_end < len(around.ends):
-                freed = max(ready, around.ends[must_end])
+                return max(ready, around.ends[must_end])
+        return None
+
+    def _meanwhile(self, sample: Sample, around: Concurrency, began: int) -> tuple[float, float]:
+        """What else went on while the call's answer was made: other calls in flight on average, and the uncached
+        tokens of those that began then. Of this client's own calls; of a limited engine, those that had a slot."""
+        if not sample.whole:
+            began = sample.first
+        most = float("inf") if self.limit is None else self.limit - 1
+        ahead = around.ahead - sum(1 for end in around.ends if end <= began)
+        now = min(most, len(self.all_in_flight))
+        tokens, gone = self._ended.since(began, sample.start)
+        ahead_still = max(0, ahead - gone)
+        joined = tokens + max(0.0, now - ahead_still) * self._usual
+        return (min(most, ahead) + now) / 2, joined
+
+    def _moments(self, sample: Sample, around: Concurrency, ready: int, freed: int | None, work: float) -> list[float]:
+        """When the call may have been taken up, by this client's own traffic: s after it was ready, the last ones."""
         latest = sample.first - int(_TAKEN_UP * work * 1e9)
         earliest = ready if freed is None else freed
+        seen = around.ends if sample.whole else around.firsts
         moments: list[float] = []
-        for moment in reversed(around.firsts):
+        for moment in reversed(seen):
             if moment <= earliest or len(moments) >= MOMENTS - (freed is not None):
                 break
             if moment <= latest:
                 moments.append((moment - ready) / 1e9)
         if freed is not None and freed <= sample.first:
             moments.append((freed - ready) / 1e9)
-        return moments, freed is not None
+        return moments
 
     def _kind(self, sample: Sample, around: Concurrency, ready: int, freed: bool) -> int:
         """The call's class: see ``mixture.CLASSES``."""
@@ -198,13 +237,16 @@ class Route:
         ready: int,
         moments: list[float],
         work: float,
+        answer: float,
+        meanwhile: tuple[float, float],
         kind: int,
     ) -> Wait:
-        rest = max(0, sample.first - ready) / 1e9 - work
+        rest = max(0, sample.first - ready) / 1e9 - work - answer
         hop = self.hop
-        sd = hypot(model.sd(work), model.curve_sd(sample.uncached, sample.cached))
-        if not model.curve.knows_cached:
-            sd = hypot(sd, _CACHED * model.curve.per_token * sample.cached)
+        x = curves.terms(sample.uncached, sample.cached, around.beside, sample.media)
+        if sample.whole:
+            x += curves.answer_terms(max(0, sample.tokens - 1), *meanwhile)
+        sd = hypot(model.sd(work, answer), model.curve_sd(x))
         moments = [max(0.0, moment - hop) for moment in moments]
         # The step that ran when it came: another's prompt, which ended with that one's first token, or a plain one, of
         # which half was left on average.
@@ -212,7 +254,7 @@ class Route:
         limit = self.limit
         if around.firsts and around.ahead > around.decoding and (limit is None or around.decoding < limit):
             step = (around.firsts[0] - ready) / 1e9
-        return posterior(rest, work, sd, moments, model.habits[kind], model.shape, step)
+        return posterior(rest, work + answer, sd, moments, model.habits[kind], model.shape, step)
 
     def _split(
         self, model: Model, wait: Wait, sample: Sample, around: Concurrency, ready: int, work: float
@@ -249,6 +291,48 @@ class Route:
             anchor=self.anchors.name,
         )
 
+    def _split_whole(
+        self, model: Model, wait: Wait, sample: Sample, ready: int, work: float, answer: float
+    ) -> Estimate:
+        """The parts of a whole answer, of which only the end was seen: what did not wait is shared out between prompt and
+        answer as the curve says, and what it does not explain as each of them is unsure."""
+        left = max(0, sample.first - ready) / 1e9
+        hop = min(self.hop, left)
+        admission = (ready - sample.start) / 1e9 + hop
+        left -= hop
+        length = min(wait.mean, left)
+        prompt_square = model.sd(work) ** 2
+        answer_square = (model.pace_noise * answer) ** 2 + 1e-9
+        share = prompt_square / (prompt_square + answer_square)
+        over = left - length - work - answer
+        prefill = min(max(0.0, work + over * share), left - length)
+        decode = left - length - prefill
+        either = _CERTAIN * sqrt(prompt_square * answer_square / (prompt_square + answer_square))
+        low = length if self._odds > _ODD else length - min(wait.low, length)
+        high = max(length, min(wait.high, left)) - length
+        edge = _CERTAIN * self.calm_step
+        return Estimate(
+            prefill=prefill,
+            queue=length - min(length, wait.step),
+            step_wait=min(length, wait.step),
+            admission=admission,
+            admission_uncertainty=_CERTAIN * 0.4 * hop,
+            per_token=model.curve.per_token,
+            uncertainty=max(low, high) * share + either + edge,
+            queue_uncertainty=max(low, high) + edge,
+            queue_low=low + edge,
+            queue_high=high + edge,
+            prefill_low=high * share + either + edge,
+            prefill_high=low * share + either + edge,
+            decode=decode,
+            decode_low=high * (1 - share) + either + edge,
+            decode_high=low * (1 - share) + either + edge,
+            calls=self.points,
+            lower_bound=self.lower_bound,
+            limit=self.limit,
+            anchor=self.anchors.name,
+        )
+
     # --- learning -------------------------------------------------------------------------------------------------
     def _learn(
         self,
@@ -259,6 +343,7 @@ class Route:
         kind: int,
         work: float,
         wait: Wait | None,
+        meanwhile: tuple[float, float],
     ) -> None:
         start, first, headers, event = sample.start, sample.first, sample.headers, sample.event
         seconds = max(0, first - ready) / 1e9
@@ -272,16 +357,17 @@ class Route:
                 around.beside,
                 seconds,
                 kind,
-                _pace(sample),
+                WHOLE if sample.whole else _pace(sample),
                 -1.0 if headers is None else (headers - start) / 1e9,
                 -1.0 if event is None else (event - start) / 1e9,
                 max(0, first - start) / 1e9,
                 *told[:MOMENTS],
-                0.0,
-                0.0,
-                0.0,
+                max(0, sample.tokens - 1),
+                *meanwhile,
+                sample.media,
             ),
         )
+        self._usual += (sample.uncached - self._usual) * max(_NEW, 1 / (self._learned + 1))
         self._next = (self._next + 1) % WINDOW
         self.points = min(self.points + 1, WINDOW)
         self._learned += 1
@@ -385,6 +471,6 @@ class Route:
 
 def _pace(sample: Sample) -> float:
     """Seconds per output token of a call, 0 where it is not known."""
-    if sample.tokens < 2 or sample.end <= sample.first:
+    if sample.whole or sample.tokens < 2 or sample.end <= sample.first:
         return 0.0
     return (sample.end - sample.first) / 1e9 / (sample.tokens - 1)

@@ -12,12 +12,12 @@ from llmtrace.phases.observation import Observation
 
 @dataclass(slots=True, eq=False, repr=False)
 class Sample:
-    """One streamed call as the estimator needs it. Moments are monotonic ns, None where not seen."""
+    """One call as the estimator needs it. Moments are monotonic ns, None where not seen."""
 
     start: int
     """When the request had arrived, as far as known; else when the call began."""
     first: int
-    """First token."""
+    """First token; of a whole answer, its end."""
     end: int
     uncached: int
     """Prompt tokens that had to be computed."""
@@ -27,6 +27,10 @@ class Sample:
     """First event of the stream, be it without a token."""
     tokens: int = 0
     """Output tokens (0: not known)."""
+    whole: bool = False
+    """The answer came as a whole."""
+    media: int = 0
+    """Images and the like in the prompt."""
     exact: bool = True
     """The first token was seen as it came."""
 

@@ -29,11 +29,11 @@ HIDDEN_REASONING = Unknown(
 )
 NOT_ESTIMATED = Unknown(AMBIGUOUS, "nothing was estimated for this call, and the server tells no timings")
 NOT_FITTED = Unknown(AMBIGUOUS, "there are enough calls on this route, but nothing has been fitted to them yet")
-MOSTLY_CACHED = Unknown(
-    AMBIGUOUS,
-    "most of this prompt came from the cache, and too few calls on this route have shown what cached tokens cost",
+ANSWERS_ALIKE = Unknown(
+    NARROW_SPREAD,
+    "the calls on this route have not shown what an output token takes: answers of different lengths would, or some "
+    "streamed calls",
 )
-
 STEPS_UNSEEN = Unknown(AMBIGUOUS, "the steps in which the model in this process makes its tokens were not seen")
 
 

@@ -52,7 +52,7 @@ class Unknown:
 
 @dataclass(slots=True, eq=False, repr=False)
 class Estimate:
-    """Where one call's time from the request's arrival to its first token went, by the route's earlier calls.
+    """Where one call's time from the request's arrival to its first token (of a whole answer: to its end) went, by the route's earlier calls.
 
     All durations in seconds.
     """
@@ -79,6 +79,11 @@ class Estimate:
     prefill_low: float | None = None
     prefill_high: float | None = None
     """The same of prefill."""
+    decode: float | None = None
+    """A whole answer's time after its first token, which nobody saw; None of a stream."""
+    decode_low: float = 0.0
+    decode_high: float = 0.0
+    """How much shorter and longer that may have been."""
     calls: int = 0
     """Calls of the route that it rests on."""
     lower_bound: bool = False
