@@ -294,8 +294,8 @@ class Route:
     def _split_whole(
         self, model: Model, wait: Wait, sample: Sample, ready: int, work: float, answer: float
     ) -> Estimate:
-        """The parts of a whole answer, of which only the end was seen: what did not wait is shared out between prompt and
-        answer as the curve says, and what it does not explain as each of them is unsure."""
+        """The parts of a whole answer, of which only the end was seen: what did not wait is shared out between prompt
+        and answer as the curve says, and what it does not explain as each of them is unsure."""
         left = max(0, sample.first - ready) / 1e9
         hop = min(self.hop, left)
         admission = (ready - sample.start) / 1e9 + hop

@@ -43,11 +43,17 @@ def sample_of(seen: Observation, event: int | None, tokens: Tokens | None) -> Sa
     why = why_unsplit(seen)
     if why is not None:
         return why
-    if seen.first_token is None:
+    if seen.first_token is None and seen.streaming:
         return NO_TOKEN
     if tokens is None:
         return USAGE_MISSING
     arrived = seen.request_arrived
+    if seen.first_token is None:
+        # Where the server told how long it had the call, what is longer was not the engine's.
+        start = seen.start if arrived is None else arrived
+        told = seen.server.total if seen.server is not None else None
+        end = seen.end if told is None else min(seen.end, start + max(0, int(told * 1e9)))
+        return Sample(start, end, end, tokens.uncached, tokens.cached, tokens=tokens.output, whole=True)
     return Sample(
         start=seen.start if arrived is None else arrived,
         first=seen.first_token,

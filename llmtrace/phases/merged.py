@@ -70,7 +70,7 @@ def narrow_spread(spread: float, least: float) -> Unknown:
 def why_unsplit(seen: Observation) -> Unknown | None:
     """What there is in the call itself that keeps queue and prefill from being told apart; None: nothing."""
     if not seen.streaming:
-        return WHOLE_ANSWER
+        return None if _answered(seen) else WHOLE_ANSWER
     if seen.first_token is None:
         return NO_TOKEN if seen.waited else NOBODY_READ
     if seen.buffered:
@@ -79,3 +79,8 @@ def why_unsplit(seen: Observation) -> Unknown | None:
     if usage is not None and usage.reasoning_tokens and seen.first_reasoning is None:
         return HIDDEN_REASONING
     return None
+
+
+def _answered(seen: Observation) -> bool:
+    """Whether a whole answer came: its usage counts what it holds."""
+    return seen.usage is not None and bool(seen.usage.output_tokens)

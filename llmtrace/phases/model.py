@@ -52,7 +52,8 @@ class Unknown:
 
 @dataclass(slots=True, eq=False, repr=False)
 class Estimate:
-    """Where one call's time from the request's arrival to its first token (of a whole answer: to its end) went, by the route's earlier calls.
+    """Where one call's time from the request's arrival to its first token (of a whole answer: to its end) went, by the
+    route's earlier calls.
 
     All durations in seconds.
     """
