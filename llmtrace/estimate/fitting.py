@@ -106,6 +106,7 @@ def fit(window: Window, min_calls: int, min_spread: float, least_per_token: floa
     anchors.learn([(row[U], row[HEAD], row[EVENT], row[TOTAL]) for row in rows if row[PACE] != WHOLE])
     model = fit_model(rows, calm, before, window.hop, 0.5 * calm_step, least_per_token)
     curve = model.curve
+    calm_step = calm_step or curve.per_output
     # One step is the least that a prompt can cost; what the fixed part holds beyond it is the way on to the engine and
     # back. The headers have come through the same server: about half of their time is taken to be the scale of it.
     over = max(0.0, curve.fixed - calm_step) if calm_step else 0.0

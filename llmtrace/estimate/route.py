@@ -209,7 +209,9 @@ class Route:
         """When the call may have been taken up, by this client's own traffic: s after it was ready, the last ones."""
         latest = sample.first - int(_TAKEN_UP * work * 1e9)
         earliest = ready if freed is None else freed
-        seen = around.ends if sample.whole else around.firsts
+        seen = around.firsts
+        if sample.whole:  # of an engine whose limit is known, only the slot that it waited for
+            seen = around.ends if self.limit is None else []
         moments: list[float] = []
         for moment in reversed(seen):
             if moment <= earliest or len(moments) >= MOMENTS - (freed is not None):
@@ -301,7 +303,8 @@ class Route:
         admission = (ready - sample.start) / 1e9 + hop
         left -= hop
         length = min(wait.mean, left)
-        prompt_square = model.sd(work) ** 2
+        prompt = curves.terms(sample.uncached, sample.cached, 0.0, sample.media)
+        prompt_square = model.sd(work) ** 2 + model.curve_sd(prompt) ** 2
         answer_square = (model.pace_noise * answer) ** 2 + 1e-9
         share = prompt_square / (prompt_square + answer_square)
         over = left - length - work - answer
