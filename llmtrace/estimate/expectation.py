@@ -42,6 +42,9 @@ USUAL_NOISE = 0.12
 """What is believed of the noise before anything was seen."""
 _USUAL_PACE = 0.25
 """The same of an answer's time: it depends on what others do meanwhile."""
+_FIXED_STEPS = 2.0
+"""The fixed part of a prompt in steps that make one token: one computes it, one more is the way there and back. In the
+recorded runs it is 1 to 2.5."""
 _ODD = 2.0
 """An answer so many standard deviations from what is expected counts the less, the further it is."""
 _CACHED = 0.05
@@ -175,10 +178,14 @@ class _Learner:
 
     def learn(self) -> Model:
         design = [call.x for call in self.calls] + [x for x, _ in self.answers]
+        belief = [0.0] * curves.TERMS
+        belief[0], belief[curves.ANSWER] = 1.0, -_FIXED_STEPS
+        design.append(tuple(belief))
         for _ in range(_ROUNDS):
             targets, self.trust = self._round()
             answers, trust = self._answers()
-            self.edge = curves.weighted_nonnegative(design, targets + answers, self.trust + trust, self.least)
+            trust.append(self._sure_of_fixed())
+            self.edge = curves.weighted_nonnegative(design, [*targets, *answers, 0.0], self.trust + trust, self.least)
             self.trust += trust
             self._place()
         none = sum(habit.none for habit in self.habits) / len(self.habits)
@@ -249,12 +256,22 @@ class _Learner:
         self.habits = _habits(sums, tried, self.usual_scale)
         self.noise, self.floor = _noise(below, self.noise, self.most_floor)
         self.pace_noise = self._pace_noise(behind)
+        if len(below) < len(behind):  # whole answers do not show which of the two it was
+            self.noise = min(_MOST_NOISE, max(self.noise, self.pace_noise))
         self.shape = Shape(
             min(2.0, max(0.05, stretched / stretches)),
             min(max(self.least_blur, sqrt(moved_square / moved)), 4 * self.least_blur + 2e-3),
             min(2 * self.usual_step, max(1e-3, brief_seconds / briefs)),
         )
         return targets, trust
+
+    def _sure_of_fixed(self) -> float:
+        """How sure it is beforehand that the fixed part is some steps long: as sure as a few calls that differ from it
+        by half a usual prompt's time. Streams show it themselves; whole answers leave it to be mixed up with the rest.
+        """
+        if len(self.answers) >= curves.REUSED or not any(call.answer for call in self.calls):
+            return 0.0
+        return _FEW / self.usual_step**2
 
     def _answers(self) -> tuple[list[float], list[float]]:
         """The times of the streams' answers, and how far each is trusted."""

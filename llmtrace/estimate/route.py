@@ -23,7 +23,7 @@ from llmtrace.estimate.prefixes import Survival
 from llmtrace.estimate.sample import Sample
 from llmtrace.estimate.store import Saved
 from llmtrace.estimate.tokens import PER_CHAR, Ratios
-from llmtrace.phases.merged import ANSWERS_ALIKE, NOT_FITTED, few_calls, narrow_spread
+from llmtrace.phases.merged import ANSWERS_ALIKE, NOT_FITTED, few_calls, narrow_spread, undecided
 from llmtrace.phases.model import Estimate, Unknown
 
 WINDOW = 96
@@ -44,6 +44,9 @@ _FAR = 2.5
 _ODD = 4.0
 """A row of calls that waited is odd once the route's own habits make it less likely than 1 in 50 (e^4): until it has
 been looked at, each of them may as well have been slow."""
+_UNDECIDED = 0.8
+"""Where the 90 % interval of the wait spans so much of the stretch that it lies in, the two are not told apart: a number
+that may be anything is none."""
 _NEW = 0.05
 """Weight of the latest call in the usual prompt's length: that of some 20 calls."""
 _STEP_NS = 1_000_000
@@ -260,7 +263,7 @@ class Route:
 
     def _split(
         self, model: Model, wait: Wait, sample: Sample, around: Concurrency, ready: int, work: float
-    ) -> Estimate:
+    ) -> Estimate | Unknown:
         whole = max(0, sample.first - sample.start) / 1e9
         left = max(0, sample.first - ready) / 1e9
         hop = min(self.hop, left)
@@ -274,6 +277,8 @@ class Route:
         high = max(length, min(wait.high, left)) - length + edge
         if self.lower_bound:  # what is the same for all calls may be a wait of all of them
             high += max(0.0, min(model.curve.fixed - hop - self.calm_step, left - length - high))
+        if min(low, length) + min(high, left - length) - 2 * edge > _UNDECIDED * left:
+            return undecided(length - low, length + high, left, self.points)
         return Estimate(
             prefill=left - length,
             queue=length - step_wait,
@@ -295,7 +300,7 @@ class Route:
 
     def _split_whole(
         self, model: Model, wait: Wait, sample: Sample, ready: int, work: float, answer: float
-    ) -> Estimate:
+    ) -> Estimate | Unknown:
         """The parts of a whole answer, of which only the end was seen: what did not wait is shared out between prompt
         and answer as the curve says, and what it does not explain as each of them is unsure."""
         left = max(0, sample.first - ready) / 1e9
@@ -314,6 +319,8 @@ class Route:
         low = length if self._odds > _ODD else length - min(wait.low, length)
         high = max(length, min(wait.high, left)) - length
         edge = _CERTAIN * self.calm_step
+        if min(low, length) + min(high, left - length) > _UNDECIDED * left:
+            return undecided(length - low, length + high, left, self.points)
         return Estimate(
             prefill=prefill,
             queue=length - min(length, wait.step),
