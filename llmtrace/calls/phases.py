@@ -34,7 +34,7 @@ def split_call(services: Services, call: Call, state: CallState, answer: Answer,
         tokens = services.baselines.tokens(
             state.route, state.prompt, state.endpoint.provider, answer.usage, 0 if call.answer else seen.chunks
         )
-        sample = sample_of(seen, call.first_chunk, tokens)
+        sample = sample_of(seen, call.first_chunk, tokens, state.media)
         estimate = services.baselines.end(state.route, state.in_flight, seen.end, sample)
     phases, complaint = split(seen, estimate)
     expected = _expected(services, call, state, answer)

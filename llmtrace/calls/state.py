@@ -64,6 +64,8 @@ class CallState:
     """Where in the program it was made: see ``retry_links.scope``."""
     prompt: Prompt | None = None
     """What the prompt has in common with earlier ones."""
+    media: int = 0
+    """Images, recordings and files in the prompt, as far as they have to be computed."""
     judge: Callable[[Call, CallState], Result] | None = None
     """Makes the result of the ended call, where that is not the timeline's work (a model in this process)."""
 

@@ -128,7 +128,7 @@ class Baselines:
         with self._lock:
             route = self._route(key)
             elsewhere = self._ratios.setdefault(provider, Ratios()) if len(self._ratios) < ROUTES else Ratios()
-            characters = 0 if prompt is None else prompt.size
+            characters = 0 if prompt is None or prompt.aside else prompt.text_size
             route.ratios.learn(characters, chunks, usage)
             elsewhere.learn(characters, chunks, usage)
             return reckon(usage, prompt, chunks, route.ratios, elsewhere, route.survival, provider)

@@ -45,8 +45,8 @@ _ODD = 4.0
 """A row of calls that waited is odd once the route's own habits make it less likely than 1 in 50 (e^4): until it has
 been looked at, each of them may as well have been slow."""
 _UNDECIDED = 0.8
-"""Where the 90 % interval of the wait spans so much of the stretch that it lies in, the two are not told apart: a number
-that may be anything is none."""
+"""Where the 90 % interval of the wait spans so much of the stretch that it lies in, the two are not told apart: what
+may be anything is no estimate."""
 _NEW = 0.05
 """Weight of the latest call in the usual prompt's length: that of some 20 calls."""
 _STEP_NS = 1_000_000

@@ -35,10 +35,11 @@ class Sample:
     """The first token was seen as it came."""
 
 
-def sample_of(seen: Observation, event: int | None, tokens: Tokens | None) -> Sample | Unknown:
+def sample_of(seen: Observation, event: int | None, tokens: Tokens | None, media: int = 0) -> Sample | Unknown:
     """The call as the baselines take it in, or why it says nothing about queue and prefill.
 
-    ``event``: the stream's first event, be it without a token; ``tokens``: told or reckoned, None where they cannot be.
+    ``event``: the stream's first event, be it without a token; ``tokens``: told or reckoned, None where they cannot be;
+    ``media``: images and the like in the prompt.
     """
     why = why_unsplit(seen)
     if why is not None:
@@ -53,7 +54,7 @@ def sample_of(seen: Observation, event: int | None, tokens: Tokens | None) -> Sa
         start = seen.start if arrived is None else arrived
         told = seen.server.total if seen.server is not None else None
         end = seen.end if told is None else min(seen.end, start + max(0, int(told * 1e9)))
-        return Sample(start, end, end, tokens.uncached, tokens.cached, tokens=tokens.output, whole=True)
+        return Sample(start, end, end, tokens.uncached, tokens.cached, tokens=tokens.output, whole=True, media=media)
     return Sample(
         start=seen.start if arrived is None else arrived,
         first=seen.first_token,
@@ -63,5 +64,6 @@ def sample_of(seen: Observation, event: int | None, tokens: Tokens | None) -> Sa
         headers=seen.headers,
         event=event,
         tokens=tokens.output,
+        media=media,
         exact=seen.first_token_error is None,
     )

@@ -61,9 +61,9 @@ def reckon(
     """
     total = usage.input_tokens
     if total is None:
-        if prompt is None or not prompt.size:
+        if prompt is None or not prompt.text_size:
             return None
-        total = max(1, round(prompt.size * (route.per_char or elsewhere.per_char or PER_CHAR)))
+        total = max(1, round(prompt.text_size * (route.per_char or elsewhere.per_char or PER_CHAR)))
     cached = usage.cached_tokens
     if cached is None:
         cached = 0 if prompt is None else expected(prompt, survival, provider, total).tokens

@@ -71,8 +71,8 @@ def undecided(least: float, most: float, stretch: float, calls: int) -> Unknown:
     """Any wait from ``least`` to ``most`` s would explain the ``stretch``, by the route's last ``calls``."""
     return Unknown(
         AMBIGUOUS,
-        f"by {calls} calls on this route, anything from {max(0.0, least) * 1e3:.0f} to {min(most, stretch) * 1e3:.0f} of "
-        f"these {stretch * 1e3:.0f} ms may have been queue; calls at quieter times, or server timings, would help",
+        f"by {calls} calls on this route, anything from {max(0.0, least) * 1e3:.0f} to {min(most, stretch) * 1e3:.0f} "
+        f"of these {stretch * 1e3:.0f} ms may have been queue; calls at quieter times, or server timings, would help",
     )
 
 

@@ -158,7 +158,7 @@ def test_memory_is_bounded() -> None:
     assert route is not None
     assert route.points == WINDOW
     assert not route.all_in_flight
-    assert size(route) <= 16384
+    assert size(route) <= 20480
     assert RING <= 64
 
 
@@ -276,6 +276,27 @@ def test_a_file_that_is_none_of_ours_is_no_trouble(tmp_path: Path, text: str) ->
     file = tmp_path / "learned.json"
     file.write_text(text)
     assert Baselines(background=False, path=file).route(("r",)) is None
+
+
+def test_a_file_of_the_version_before_goes_on_being_read(tmp_path: Path) -> None:
+    file, key = tmp_path / "learned.json", ("vllm", "h", 1, "m", "chat")
+    rows = [
+        [float(tokens), 0.0, 0.0, 0.01 + 1e-4 * tokens, float(number % 3), 0.005, 0.004, -1.0, 0.014 + 1e-4 * tokens]
+        for number, tokens in enumerate(range(50, 2050, 50))
+    ]
+    file.write_text(json.dumps({"version": 1, "routes": [{"route": key, "used": time.time(), "rows": rows}]}))
+    known = Baselines(background=False, path=file)
+    route = known.route(key)
+    assert route is not None
+    assert route.curve is not None
+    assert route.curve.per_token == pytest.approx(1e-4, rel=0.1)
+
+
+def test_a_file_of_another_version_is_refused_with_a_word(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = tmp_path / "learned.json"
+    file.write_text(json.dumps({"version": 99, "routes": []}))
+    assert Baselines(background=False, path=file).route(("r",)) is None
+    assert "version 99" in caplog.text
 
 
 def test_a_prior_bounds_the_slope_from_below() -> None:
