@@ -210,7 +210,10 @@ def _estimated_answer(plan: _Plan, seen: Observation, estimate: Estimate, decode
         plan.add(KV_CACHE_HIT, 0.0, ESTIMATE, estimate.prefill)
     plan.add(PREFILL, estimate.prefill * fit, ESTIMATE)
     plan.unsure(*_sides_of(estimate.uncertainty, estimate.prefill_low, estimate.prefill_high))
-    plan.rest(DECODE, ESTIMATE)
+    if plan.stretch < 0:
+        plan.rest(DECODE, ESTIMATE)
+    else:
+        plan.add(DECODE, decode * fit, ESTIMATE)
     plan.unsure(estimate.decode_low, estimate.decode_high)
 
 
