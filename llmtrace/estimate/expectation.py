@@ -13,6 +13,7 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import hypot, sqrt
+from operator import mul
 
 from llmtrace.estimate import curve as curves
 from llmtrace.estimate.curve import Curve
@@ -73,16 +74,33 @@ class Model:
         """Standard deviation of a prompt's ``work`` and of its ``answer``, s, on a curve that is known."""
         return sqrt((self.noise * work) ** 2 + self.floor**2 + (self.pace_noise * answer) ** 2)
 
-    def curve_sd(self, x: Sequence[float]) -> float:
-        """Standard deviation of what the curve says at ``x`` (its terms, or only the prompt's), s."""
-        total, doubt = 0.0, self.doubt
+    def prompt_sd(self, tokens: float, cached: float, media: float) -> float:
+        """Standard deviation of what the curve says of a prompt, s. Written out, for it is asked of each call."""
+        doubt = self.doubt
         if not doubt:
             return 0.0
-        for i, one in enumerate(x):
-            if one:
-                row = i * curves.TERMS
-                for j, other in enumerate(x):
-                    total += one * other * doubt[row + j]
+        fixed, token, square, hit, image = doubt[0], doubt[9], doubt[18], doubt[27], doubt[36]
+        squared = tokens * tokens
+        total = (
+            fixed
+            + tokens * (2 * doubt[1] + tokens * token)
+            + squared * (2 * (doubt[2] + tokens * doubt[10]) + squared * square)
+        )
+        if cached:
+            total += cached * (2 * (doubt[3] + tokens * doubt[11] + squared * doubt[19]) + cached * hit)
+        if media:
+            total += media * (2 * (doubt[4] + tokens * doubt[12] + squared * doubt[20]) + media * image)
+            total += 2 * media * cached * doubt[28]
+        if cached and not self.curve.knows_cached:
+            total += (_CACHED * self.curve.per_token * cached) ** 2
+        return sqrt(total) if total > 0 else 0.0
+
+    def answer_sd(self, x: Sequence[float]) -> float:
+        """The same of a whole answer, with all the curve's terms, ``x``."""
+        total, doubt, size = 0.0, self.doubt, curves.TERMS
+        for at in range(0, len(doubt), size):
+            if one := x[at // size]:
+                total += one * sum(map(mul, doubt[at : at + size], x))
         more = 0.0 if self.curve.knows_cached else _CACHED * self.curve.per_token * x[curves.CACHED]
         return hypot(sqrt(total) if total > 0 else 0.0, more)
 

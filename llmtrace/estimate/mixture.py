@@ -31,18 +31,14 @@ BUSY, HOT = 1, 2
 _ROOT2, _ROOT2PI = sqrt(2.0), sqrt(2.0 * pi)
 _LEAST = 1e-290
 _NORMAL = NormalDist()
-_RANKS = (0.025, 0.125, 0.3, 0.5, 0.7, 0.875, 0.975)
-_SHARES = (0.05, 0.15, 0.2, 0.2, 0.2, 0.15, 0.05)
-"""A continuous part of a posterior is stood for by these quantiles of it, with these weights: its mean and its 5 and
-95 % points come out within 0.05 standard deviations."""
-_NODES = tuple(_NORMAL.inv_cdf(rank) for rank in _RANKS)
 _SIDE = 1.645
-"""A wait until a seen moment is stood for by its middle and by points so many standard deviations beside it."""
-_STRETCHES = ((0.2, 0.35), (0.9, 0.4), (2.28, 0.25))
-"""An exponential variable of mean 1 is stood for by these values and weights."""
-_NEGLIGIBLE = 1e-3
+"""A normal part of a posterior is stood for by its middle (weight 0.4) and by its 5 and 95 % points, so many standard
+deviations beside it (0.3 each); an exponential one by its 5, 50 and 95 % points (0.35, 0.4, 0.25: its mean to 4 %)."""
+_CERTAIN = 0.99
+"""A call that is so sure not to have waited needs no quantiles: the 95 % one is 0."""
+_NEGLIGIBLE = 0.01
 _UNCUT = 2.0
-"""So many standard deviations above zero, the cut at zero no longer shows in those quantiles."""
+"""So many standard deviations above zero, the cut at zero no longer shows in those points."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +67,7 @@ class Shape:
     """Mean of a brief wait, s."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Wait:
     """The posterior of one call's wait, s."""
 
@@ -157,6 +153,10 @@ def posterior(
     """
     none, brief, long, stretched, until = weights(rest, work, noise, moments, habits, shape)
     zero = none + stretched
+    surprise = -rest / noise if rest < 0 else 0.0
+    if zero > _CERTAIN:
+        mean = (1 - zero) * max(0.0, rest)
+        return Wait(mean, 0.0, 0.0, 0.0, 1.0 - zero, 0.0, 0.0, mean, surprise)
     nodes: list[tuple[float, float]] = []
     mean = step = own = best = at = 0.0
     if until:
@@ -181,36 +181,41 @@ def posterior(
     for whole, scale in ((brief, shape.brief), (long, habits.scale)):
         if whole < _NEGLIGIBLE:
             continue
-        weight = whole
         middle = rest - noise * noise / scale
-        if slow:
+        weight = whole * (1.0 - slow)
+        if middle > _UNCUT * noise:
+            side = _SIDE * noise
+            nodes += [(middle - side, 0.3 * weight), (middle, 0.4 * weight), (middle + side, 0.3 * weight)]
+            part = weight * middle
+        else:
+            few, half, many = _cut_quantiles(middle, noise)
+            nodes += [(few, 0.35 * weight), (half, 0.4 * weight), (many, 0.25 * weight)]
+            part = weight * (0.35 * few + 0.4 * half + 0.25 * many)
+        if slow > _NEGLIGIBLE:
             # On a busy engine the work that follows a wait is stretched as well, as often as without one.
-            length, part = shape.stretch * work, whole * slow
-            weight -= part
-            for side, share in _STRETCHES:
-                node = max(0.0, middle - side * length)
-                nodes.append((node, part * share))
-                mean += part * share * node
-        for node, share in zip(_cut_nodes(middle, noise), _SHARES, strict=True):
-            nodes.append((node, weight * share))
-            mean += weight * share * node
-            if scale == shape.brief:
-                step += weight * share * node
+            length, weight = shape.stretch * work, whole * slow
+            near, far = middle - 0.5 * length, middle - 2.2 * length
+            near, far = near if near > 0.0 else 0.0, far if far > 0.0 else 0.0
+            nodes += [(near, 0.7 * weight), (far, 0.3 * weight)]
+            part += weight * (0.7 * near + 0.3 * far)
+        mean += part
+        if scale == shape.brief:
+            step += part
     nodes.sort()
     low, median, high = _quantiles(nodes, zero)
     step += long * shape.brief
-    return Wait(mean, median, low, high, 1.0 - zero, own, at, min(step, mean), max(0.0, -rest / noise))
+    return Wait(mean, median, low, high, 1.0 - zero, own, at, min(step, mean), surprise)
 
 
-def _cut_nodes(mean: float, sd: float) -> list[float]:
-    if mean > _UNCUT * sd:
-        return [mean + sd * node for node in _NODES]
+def _cut_quantiles(mean: float, sd: float) -> tuple[float, float, float]:
+    """The 5, 50 and 95 % points of a normal variable that is cut off at zero."""
     below = 0.5 * erfc(mean / sd / _ROOT2)
-    if below > 1 - 1e-9:
-        usual = sd * sd / -mean if mean < 0 else sd
-        return [usual * node for node in (0.025, 0.134, 0.357, 0.693, 1.204, 2.079, 3.689)]
+    if below > 1 - 1e-9:  # by the tail's expansion, which is exponential
+        usual = sd * sd / -mean
+        return 0.051 * usual, 0.693 * usual, 2.996 * usual
     inverse, left = _NORMAL.inv_cdf, 1 - below
-    return [max(0.0, mean + sd * inverse(below + rank * left)) for rank in _RANKS]
+    few, half, many = (mean + sd * inverse(below + rank * left) for rank in (0.05, 0.5, 0.95))
+    return max(0.0, few), max(0.0, half), max(0.0, many)
 
 
 def _quantiles(nodes: Sequence[tuple[float, float]], zero: float) -> tuple[float, float, float]:

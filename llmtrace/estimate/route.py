@@ -47,6 +47,8 @@ been looked at, each of them may as well have been slow."""
 _UNDECIDED = 0.8
 """Where the 90 % interval of the wait spans so much of the stretch that it lies in, the two are not told apart: what
 may be anything is no estimate."""
+_ANSWERS = 3
+"""Of so many streams, one is looked at for what went on beside its answer: in the window are enough of them then."""
 _NEW = 0.05
 """Weight of the latest call in the usual prompt's length: that of some 20 calls."""
 _STEP_NS = 1_000_000
@@ -157,7 +159,12 @@ class Route:
         if model is not None:
             work = model.curve.cost(sample.uncached, sample.cached, around.beside, sample.media)
         freed = self._freed(around, ready)
-        beside, joined = self._meanwhile(sample, around, ready if freed is None else freed)
+        beside = joined = 0.0
+        output = sample.tokens - 1
+        if sample.whole or not self._learned % _ANSWERS:
+            beside, joined = self._meanwhile(sample, around, ready if freed is None else freed)
+        else:
+            output = 0  # nothing is learned from this stream's answer
         if model is not None and sample.whole:
             answer = model.curve.answer(max(0, sample.tokens - 1), beside, joined)
         moments = self._moments(sample, around, ready, freed, work + answer)
@@ -177,7 +184,7 @@ class Route:
         else:
             estimate = self._split(model, wait, sample, around, ready, work)
         if sample.exact:
-            self._learn(sample, around, ready, moments, kind, work + answer, wait, (beside, joined))
+            self._learn(sample, around, ready, moments, kind, work + answer, wait, (max(0, output), beside, joined))
         self._ended.add(sample.start if in_flight is None else in_flight.start, sample.end, sample.uncached)
         return estimate
 
@@ -248,10 +255,13 @@ class Route:
     ) -> Wait:
         rest = max(0, sample.first - ready) / 1e9 - work - answer
         hop = self.hop
-        x = curves.terms(sample.uncached, sample.cached, around.beside, sample.media)
         if sample.whole:
+            x = curves.terms(sample.uncached, sample.cached, around.beside, sample.media)
             x += curves.answer_terms(max(0, sample.tokens - 1), *meanwhile)
-        sd = hypot(model.sd(work, answer), model.curve_sd(x))
+            doubt = model.answer_sd(x)
+        else:
+            doubt = model.prompt_sd(sample.uncached + around.beside, sample.cached, sample.media)
+        sd = hypot(model.sd(work, answer), doubt)
         moments = [max(0.0, moment - hop) for moment in moments]
         # The step that ran when it came: another's prompt, which ended with that one's first token, or a plain one, of
         # which half was left on average.
@@ -308,8 +318,8 @@ class Route:
         admission = (ready - sample.start) / 1e9 + hop
         left -= hop
         length = min(wait.mean, left)
-        prompt = curves.terms(sample.uncached, sample.cached, 0.0, sample.media)
-        prompt_square = model.sd(work) ** 2 + model.curve_sd(prompt) ** 2
+        doubt = model.prompt_sd(sample.uncached, sample.cached, sample.media)
+        prompt_square = model.sd(work) ** 2 + doubt * doubt
         answer_square = (model.pace_noise * answer) ** 2 + 1e-9
         share = prompt_square / (prompt_square + answer_square)
         over = left - length - work - answer
@@ -353,7 +363,7 @@ class Route:
         kind: int,
         work: float,
         wait: Wait | None,
-        meanwhile: tuple[float, float],
+        answer: tuple[float, float, float],
     ) -> None:
         start, first, headers, event = sample.start, sample.first, sample.headers, sample.event
         seconds = max(0, first - ready) / 1e9
@@ -372,8 +382,7 @@ class Route:
                 -1.0 if event is None else (event - start) / 1e9,
                 max(0, first - start) / 1e9,
                 *told[:MOMENTS],
-                max(0, sample.tokens - 1),
-                *meanwhile,
+                *answer,
                 sample.media,
             ),
         )
