@@ -13,6 +13,7 @@ from llmtrace.observe.call import Call
 from llmtrace.phases.model import Estimate, Phase
 from llmtrace.phases.observation import Observation
 from llmtrace.phases.timeline import split
+from llmtrace.providers.prompt import prompt_texts
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -35,6 +36,8 @@ def split_call(services: Services, call: Call, state: CallState, answer: Answer,
             state.route, state.prompt, state.endpoint.provider, answer.usage, 0 if call.answer else seen.chunks
         )
         sample = sample_of(seen, call.first_chunk, tokens, state.media)
+        if answer.usage.input_tokens is None and services.baselines.wants_text(state.route, state.request.model):
+            services.baselines.take_text(state.route, state.request.model, prompt_texts(state.request.params))
         estimate = services.baselines.end(state.route, state.in_flight, seen.end, sample)
     phases, complaint = split(seen, estimate)
     expected = _expected(services, call, state, answer)

@@ -99,7 +99,7 @@ def fit(window: Window, min_calls: int, min_spread: float, least_per_token: floa
     paces = sorted(row[PACE] for row in every if row[PACE] > 0)
     calm_step = paces[len(paces) // 10] if paces else 0.0
     anchors = replace(window.anchors)
-    spread = _spread(every)
+    spread = _spread(every) if every else float("inf")
     if len(every) < min_calls or spread < min_spread:
         kept = _flat(calm)
         return Fitted(before, window.hop, calm_step, False, anchors, kept, bool(window.shifted), forget, spread)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from llmtrace.estimate.prefixes import Prompt, Survival, expected
@@ -11,6 +13,8 @@ PER_CHAR = 0.25
 """Tokens per character where nothing has shown it: OpenAI documents about four characters of English for a token. A
 route's own curve is learned in the same tokens, so that a wrong ratio stretches the unit and not the split."""
 _PER_CHUNK = 1.0
+_COUNTED = 16
+"""Of so many calls without usage, one prompt is counted: the ratio moves slowly."""
 _NEW = 0.1
 """Weight of the latest call in a route's ratios: they follow within some ten calls; one odd call moves them little."""
 
@@ -27,11 +31,14 @@ class Tokens:
 class Ratios:
     """Tokens per character of prompt and per chunk of answer, from the calls whose usage was told."""
 
-    __slots__ = ("per_char", "per_chunk")
+    __slots__ = ("_asked", "per_char", "per_chunk", "text")
 
     def __init__(self) -> None:
         self.per_char: float | None = None
         self.per_chunk: float | None = None
+        self.text: tuple[Sequence[str], str | None] | None = None
+        """A prompt that waits to be counted, and its model: one at a time, until the next fit."""
+        self._asked = 0
 
     def learn(self, characters: int, chunks: int, usage: Usage) -> None:
         """Take in a call whose usage was told."""
@@ -39,6 +46,32 @@ class Ratios:
             self.per_char = _moved(self.per_char, usage.input_tokens / characters)
         if usage.output_tokens and chunks:
             self.per_chunk = _moved(self.per_chunk, usage.output_tokens / chunks)
+
+    def wants_text(self) -> bool:
+        """Whether the prompt of a call without usage is to be counted: each so many-th is."""
+        self._asked += 1
+        return self.text is None and self._asked % _COUNTED == 1
+
+    def counted(self, characters: int, tokens: int) -> None:
+        """A tokenizer counted a prompt: its ratio weighs as much as those of some calls that told."""
+        if tokens > 0 and characters > 0:
+            ratio = tokens / characters
+            self.per_char = ratio if self.per_char is None else (self.per_char + ratio) / 2
+
+
+def loaded_tokenizer(model: str | None) -> Callable[[str], int] | None:
+    """tiktoken, where the application has loaded an encoding of it; None elsewhere. Nothing is imported for it, and
+    nothing fetched."""
+    registry, models = sys.modules.get("tiktoken.registry"), sys.modules.get("tiktoken.model")
+    encodings = getattr(registry, "ENCODINGS", None)
+    if not encodings:
+        return None
+    try:
+        name = getattr(models, "encoding_name_for_model")(model)  # noqa: B009
+    except Exception:  # not one of OpenAI's models
+        name = None
+    encoding = encodings.get(name) or next(iter(encodings.values()))
+    return lambda text: len(encoding.encode_ordinary(text))
 
 
 def _moved(known: float | None, latest: float) -> float:

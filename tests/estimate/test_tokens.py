@@ -6,7 +6,7 @@ import pytest
 
 from llmtrace.estimate.baselines import Baselines
 from llmtrace.estimate.prefixes import Prefixes, Prompt
-from llmtrace.estimate.tokens import PER_CHAR
+from llmtrace.estimate.tokens import PER_CHAR, loaded_tokenizer
 from llmtrace.observe.answer import Usage
 
 KEY = ("somebody", "host", 1, "model", "/chat")
@@ -59,3 +59,41 @@ def test_cached_tokens_that_nobody_tells_come_from_the_history_of_prompts() -> N
 def test_without_usage_or_a_prompt_nothing_is_known() -> None:
     assert Baselines(background=False).tokens(KEY, None, "openai", Usage(None, 5), 3) is None
     assert Baselines(background=False).tokens(KEY, prompt(0), "openai", Usage(), 3) is None
+
+
+def test_a_tokenizer_tells_the_ratio_where_no_usage_does() -> None:
+    known = Baselines(background=False, tokenizer=lambda text: len(text) // 2)
+    assert known.wants_text(KEY, None)
+    known.take_text(KEY, None, ["a" * 100, "b" * 99])
+    route = known.route(KEY)
+    assert route is not None
+    assert not known.wants_text(KEY, None), "one at a time"
+    known._fit(KEY)
+    assert route.ratios.text is None, "the text is let go of"
+    tokens = known.tokens(KEY, prompt(3000), "openai", Usage(), 10)
+    assert tokens is not None
+    assert tokens.uncached == pytest.approx(1500, rel=0.02)
+
+
+def test_a_tokenizer_that_fails_changes_nothing() -> None:
+    known = Baselines(background=False, tokenizer=lambda text: len(text) // 0)
+    assert known.wants_text(KEY, None)
+    known.take_text(KEY, None, ["a" * 100])
+    known._fit(KEY)
+    tokens = known.tokens(KEY, prompt(3000), "openai", Usage(), 10)
+    assert tokens is not None
+    assert tokens.uncached == 3000 * PER_CHAR
+
+
+def test_tiktoken_is_used_only_where_the_application_has_loaded_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    tiktoken = pytest.importorskip("tiktoken")
+    registry = pytest.importorskip("tiktoken.registry")
+    monkeypatch.setattr(registry, "ENCODINGS", {})
+    assert loaded_tokenizer("gpt-4o") is None
+    byte_by_byte = tiktoken.Encoding(
+        "bytes", pat_str=".", mergeable_ranks={bytes([value]): value for value in range(256)}, special_tokens={}
+    )
+    monkeypatch.setattr(registry, "ENCODINGS", {"bytes": byte_by_byte})
+    counter = loaded_tokenizer("a model of somebody else's")
+    assert counter is not None
+    assert counter("twelve chars") == 12
