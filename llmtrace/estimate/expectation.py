@@ -46,6 +46,10 @@ _USUAL_PACE = 0.25
 _FIXED_STEPS = 2.0
 """The fixed part of a prompt in steps that make one token: one computes it, one more is the way there and back. In the
 recorded runs it is 1 to 2.5."""
+_CERTAIN = 1.645
+"""Half width of the 90 % interval of a normal distribution, in standard deviations."""
+_ENOUGH, _WIDEST = 12, 2.0
+"""Calls below the curve that an interval is calibrated by, and how far at most."""
 _ODD = 2.0
 """An answer so many standard deviations from what is expected counts the less, the further it is."""
 _CACHED = 0.05
@@ -206,10 +210,25 @@ class _Learner:
             self.edge = curves.weighted_nonnegative(design, [*targets, *answers, 0.0], self.trust + trust, self.least)
             self.trust += trust
             self._place()
+        wider = self._wider()
         none = sum(habit.none for habit in self.habits) / len(self.habits)
         curve = Curve.of(self.edge, self.noise, 1.0 - none, self.knows_cached, self._knows_answers())
         doubt = curves.covariance(design, self.trust, self.edge)
-        return Model(curve, self.noise, self.floor, self.pace_noise, tuple(self.habits), self.shape, doubt)
+        noise, floor, pace_noise = wider * self.noise, wider * self.floor, wider * self.pace_noise
+        return Model(curve, noise, floor, pace_noise, tuple(self.habits), self.shape, doubt)
+
+    def _wider(self) -> float:
+        """By how much the noise has to be wider for its 90 % interval to hold 90 % of the calls below the curve, which
+        cannot have waited (split conformal prediction: Lei et al., JASA 113 (2018)). 1 where it holds them."""
+        off: list[float] = []
+        for call in self.calls:
+            r = call.time - call.prompt - call.answer
+            if r < 0:
+                square = (self.noise * call.prompt) ** 2 + self.floor**2 + (self.pace_noise * call.answer) ** 2
+                off.append(-r / sqrt(square))
+        off.sort()
+        at = int(0.9 * (len(off) + 1))
+        return min(_WIDEST, max(1.0, off[at] / _CERTAIN)) if len(off) >= _ENOUGH else 1.0
 
     def _round(self) -> tuple[list[float], list[float]]:
         """One round: what each call's work took, and how far to trust that (one over its variance). Noise, habits and
