@@ -285,6 +285,10 @@ class Route:
         edge = _CERTAIN * sqrt((0.4 * hop) ** 2 + (_WAY * self.jitter) ** 2 + (0.3 * self.calm_step) ** 2)
         low = length if self._odds > _ODD else length - min(wait.low, length) + edge
         high = max(length, min(wait.high, left)) - length + edge
+        if around.beside:
+            # Those whose first tokens came in the same step may have begun before it joined them: their tokens then
+            # cost it less than all that they took.
+            high += min(model.curve.per_token * around.beside, left - length)
         if self.lower_bound:  # what is the same for all calls may be a wait of all of them
             high += max(0.0, min(model.curve.fixed - hop - self.calm_step, left - length - high))
         if min(low, length) + min(high, left - length) - 2 * edge > _UNDECIDED * left:
