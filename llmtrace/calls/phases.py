@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from llmtrace.calls.services import Services
 from llmtrace.calls.state import CallState
 from llmtrace.estimate.hits import NOTHING_TOLD, Told
-from llmtrace.estimate.sample import sample_of
+from llmtrace.estimate.sample import Sample, sample_of
 from llmtrace.observe.answer import Answer
 from llmtrace.observe.call import Call
+from llmtrace.phases.merged import WHOLE_ANSWER
 from llmtrace.phases.model import Estimate, Phase
 from llmtrace.phases.observation import Observation
 from llmtrace.phases.timeline import split
@@ -36,6 +37,8 @@ def split_call(services: Services, call: Call, state: CallState, answer: Answer,
             state.route, state.prompt, state.endpoint.provider, answer.usage, 0 if call.answer else seen.chunks
         )
         sample = sample_of(seen, call.first_chunk, tokens, state.media)
+        if isinstance(sample, Sample) and sample.whole and state.request.choices != 1:
+            sample = WHOLE_ANSWER  # several answers, made side by side, and their tokens told in all
         if answer.usage.input_tokens is None and services.baselines.wants_text(state.route, state.request.model):
             services.baselines.take_text(state.route, state.request.model, prompt_texts(state.request.params))
         estimate = services.baselines.end(state.route, state.in_flight, seen.end, sample)

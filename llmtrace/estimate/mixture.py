@@ -34,6 +34,9 @@ _NORMAL = NormalDist()
 _SIDE = 1.645
 """A normal part of a posterior is stood for by its middle (weight 0.4) and by its 5 and 95 % points, so many standard
 deviations beside it (0.3 each); an exponential one by its 5, 50 and 95 % points (0.35, 0.4, 0.25: its mean to 4 %)."""
+_SHARED = 0.25
+"""Of what a brief wait explains, so much may as well have been a step that the call had begun in and shared with
+others' prompts: which it was, no client sees."""
 _CERTAIN = 0.99
 """A call that is so sure not to have waited needs no quantiles: the 95 % one is 0."""
 _NEGLIGIBLE = 0.01
@@ -178,7 +181,9 @@ def posterior(
             if weight > best:
                 best, at = weight, until_then
     slow = habits.stretched / max(habits.none + habits.stretched, 1e-9)
-    for whole, scale in ((brief, shape.brief), (long, habits.scale)):
+    shared = _SHARED * brief
+    zero += shared
+    for whole, scale in ((brief - shared, shape.brief), (long, habits.scale)):
         if whole < _NEGLIGIBLE:
             continue
         middle = rest - noise * noise / scale
