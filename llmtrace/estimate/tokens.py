@@ -13,6 +13,8 @@ PER_CHAR = 0.25
 """Tokens per character where nothing has shown it: OpenAI documents about four characters of English for a token. A
 route's own curve is learned in the same tokens, so that a wrong ratio stretches the unit and not the split."""
 _PER_CHUNK = 1.0
+_MOST = 10**8
+"""No prompt and no answer is longer: a provider may claim any count."""
 _COUNTED = 16
 """Of so many calls without usage, one prompt is counted: the ratio moves slowly."""
 _NEW = 0.1
@@ -93,7 +95,9 @@ def reckon(
     Returns None where there is neither usage nor a prompt that could be read.
     """
     total = usage.input_tokens
-    if total is None:
+    if total is not None:
+        total = max(0, min(total, _MOST))
+    else:
         if prompt is None or not prompt.text_size:
             return None
         total = max(1, round(prompt.text_size * (route.per_char or elsewhere.per_char or PER_CHAR)))
@@ -103,4 +107,5 @@ def reckon(
     output = usage.output_tokens
     if output is None:
         output = round(chunks * (route.per_chunk or elsewhere.per_chunk or _PER_CHUNK))
-    return Tokens(max(0, total - cached), min(cached, total), output)
+    cached = max(0, min(cached, total))
+    return Tokens(total - cached, cached, max(0, min(output, _MOST)))
