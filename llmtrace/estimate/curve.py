@@ -17,6 +17,7 @@ _STEPS = 10
 REUSED = 4
 """Calls with cached tokens before their cost is told apart."""
 _TRIED = 4
+"""Of up to so many coefficients every set is tried: 15 small systems."""
 
 Row = tuple[float, ...]
 Columns = list[list[float]]

@@ -5,6 +5,8 @@ the curve, what lies below the curve gives the noise, and the waits give the rou
 
 One curve holds for streams and whole answers. A stream shows the time to its first token and the time of its answer; a
 whole answer shows their sum, and the spread of prompt and output tokens tells them apart.
+
+What halving and doubling the constants in here does: ``python -m tests.estimate.sensitivity``.
 """
 
 from __future__ import annotations
@@ -39,10 +41,13 @@ _SHRINK = 6.0
 _FEW = 4.0
 """What is believed beforehand of a route's shape counts as so many calls."""
 _LEAST_NOISE, _MOST_NOISE = 0.02, 0.35
+"""A noise outside of these is none: below, no clock and no network is so even; above, what was taken for noise is a wait.
+"""
 USUAL_NOISE = 0.12
 """What is believed of the noise before anything was seen."""
 _USUAL_PACE = 0.25
-"""The same of an answer's time: it depends on what others do meanwhile."""
+"""The same of an answer's time: it depends on what others do meanwhile. Both lie between the calm and the busy of the
+recorded runs (prompts 0.06 to 0.25, answers 0.1 to 0.5), and give way to a route's own calls after a few of them."""
 _FIXED_STEPS = 2.0
 """The fixed part of a prompt in steps that make one token: one computes it, one more is the way there and back. In the
 recorded runs it is 1 to 2.5."""

@@ -41,12 +41,16 @@ from llmtrace.estimate.mixture import weights
 CALM = 48
 """Calls that did not wait, kept from before the window: the curve's floor outlasts a busy hour."""
 _CALM_SURE = 0.6
+"""A call is calm that is so sure not to have waited: likelier than not, with room for a posterior that is a little off."""
 _CALM_RISE = 1.3
+"""Unless a new model makes it cost so much more than the one before: a curve may rise with its engine, but step by step,
+and only a change of engine that was looked for moves it further."""
 _SURE = 3.0
 """So much likelier (natural logarithm) an explanation has to be before a route's model changes for it: 20 to 1."""
 _TELLING = 2.0
 """Work that spreads by less (90th over 10th percentile) does not show whether an excess goes with it."""
 _LAST = 24
+"""Calls in which a queue that does not empty has to show."""
 _HOP_LEAST, _HOP_MOST = 0.25, 0.75
 """The way from the headers' sender to the engine and back, as a share of the headers' own delay."""
 

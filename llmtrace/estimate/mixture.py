@@ -40,6 +40,7 @@ others' prompts: which it was, no client sees."""
 _CERTAIN = 0.99
 """A call that is so sure not to have waited needs no quantiles: the 95 % one is 0."""
 _NEGLIGIBLE = 0.01
+"""A part that is less likely than this is left out of the quantiles, which it cannot reach."""
 _UNCUT = 2.0
 """So many standard deviations above zero, the cut at zero no longer shows in those points."""
 

@@ -13,6 +13,7 @@ PER_CHAR = 0.25
 """Tokens per character where nothing has shown it: OpenAI documents about four characters of English for a token. A
 route's own curve is learned in the same tokens, so that a wrong ratio stretches the unit and not the split."""
 _PER_CHUNK = 1.0
+"""Engines send a chunk for each token, as long as nothing holds the stream back."""
 _MOST = 10**8
 """No prompt and no answer is longer: a provider may claim any count."""
 _COUNTED = 16
