@@ -41,16 +41,16 @@ _SHRINK = 6.0
 _FEW = 4.0
 """What is believed beforehand of a route's shape counts as so many calls."""
 _LEAST_NOISE, _MOST_NOISE = 0.02, 0.35
-"""A noise outside of these is none: below, no clock and no network is so even; above, what was taken for noise is a wait.
-"""
+"""A noise outside of these is none: below, no clock and no network is so even; above, what was taken for noise is a
+wait."""
 USUAL_NOISE = 0.12
 """What is believed of the noise before anything was seen."""
 _USUAL_PACE = 0.25
-"""The same of an answer's time: it depends on what others do meanwhile. Both lie between the calm and the busy of the
-recorded runs (prompts 0.06 to 0.25, answers 0.1 to 0.5), and give way to a route's own calls after a few of them."""
+"""The same of an answer's time: it depends on what others do meanwhile. Both give way to a route's own calls after a
+few of them."""
 _FIXED_STEPS = 2.0
-"""The fixed part of a prompt in steps that make one token: one computes it, one more is the way there and back. In the
-recorded runs it is 1 to 2.5."""
+"""The fixed part of a prompt in steps that make one token: one computes it, one more is the way there and back. Without
+that way it is about 1 step in the reference server's recorded runs, 1.5 in vLLM's."""
 _CERTAIN = 1.645
 """Half width of the 90 % interval of a normal distribution, in standard deviations."""
 _ENOUGH, _WIDEST = 12, 2.0

@@ -41,10 +41,10 @@ from llmtrace.estimate.mixture import weights
 CALM = 48
 """Calls that did not wait, kept from before the window: the curve's floor outlasts a busy hour."""
 _CALM_SURE = 0.6
-"""A call is calm that is so sure not to have waited: likelier than not, with room for a posterior that is a little off."""
+"""A call is calm that is so sure not to have waited: likelier than not, and some room for a posterior that is off."""
 _CALM_RISE = 1.3
-"""Unless a new model makes it cost so much more than the one before: a curve may rise with its engine, but step by step,
-and only a change of engine that was looked for moves it further."""
+"""Unless a new model makes it cost so much more than the one before: a curve may rise with its engine, but step by
+step; only a change of engine that was looked for moves it further."""
 _SURE = 3.0
 """So much likelier (natural logarithm) an explanation has to be before a route's model changes for it: 20 to 1."""
 _TELLING = 2.0

@@ -1,7 +1,7 @@
 """``python -m tests.estimate.sensitivity``: what halving or doubling each constant of the estimate does to its figures.
 
-Prints, for each constant, the mean queue error over the mean time to first token, the mean and the least coverage of the
-90 % interval, and the share that is not split, over the recorded runs of shared engines and some simulated ones. A
+Prints, for each constant, the mean queue error over the mean time to first token, the mean and the least coverage of
+the 90 % interval, and the share that is not split, over the recorded runs of shared engines and some simulated ones. A
 constant that moves them little needs no better source; one that moves them much must not be changed without these.
 """
 
