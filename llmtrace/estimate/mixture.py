@@ -37,6 +37,10 @@ deviations beside it (0.3 each); an exponential one by its 5, 50 and 95 % points
 _SHARED = 0.25
 """Of what a brief wait explains, so much may as well have been a step that the call had begun in and shared with
 others' prompts: which it was, no client sees."""
+_BEHIND = 0.3
+"""After a long wait behind others, work is stretched at least so often: there always are others then. In the recorded
+run of a standing queue the interval of prefill covers 76 % without it and 84 % with it; elsewhere it changes little.
+"""
 _CERTAIN = 0.99
 """A call that is so sure not to have waited needs no quantiles: the 95 % one is 0."""
 _NEGLIGIBLE = 0.01
@@ -181,7 +185,7 @@ def posterior(
             step += weight * min(step_seen, until_then)
             if weight > best:
                 best, at = weight, until_then
-    slow = habits.stretched / max(habits.none + habits.stretched, 1e-9)
+    slow = max(_BEHIND * long, habits.stretched / max(habits.none + habits.stretched, 1e-9))
     shared = _SHARED * brief
     zero += shared
     for whole, scale in ((brief - shared, shape.brief), (long, habits.scale)):
