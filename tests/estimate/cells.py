@@ -1,9 +1,9 @@
 """``python -m tests.estimate.cells``: errors and coverage of the estimate, cell by cell, offline and within a minute.
 
 A quick look while working on the estimate; ``make accuracy`` measures real servers. Errors are means over the mean
-time to first token (of a whole answer, over its mean total); ``self`` is the median error over the phase itself,
-``w/e`` the mean half width of the interval over the mean error. vLLM's own queue leaves out the wait for the running step:
-there ``queue`` is without it on both sides.
+time to first token (of a whole answer, over its mean total). ``self`` is the median error over the phase itself, and
+``w/e`` the mean half width of the interval over the mean error. vLLM's own queue leaves out the wait for the running
+step: there ``queue`` is without it on both sides.
 """
 
 from __future__ import annotations
