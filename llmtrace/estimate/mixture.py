@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import erfc, exp, pi, sqrt
+from math import erfc, exp, log, pi, sqrt
 from statistics import NormalDist
 
 CLASSES = 4
@@ -37,10 +37,9 @@ deviations beside it (0.3 each); an exponential one by its 5, 50 and 95 % points
 _SHARED = 0.25
 """Of what a brief wait explains, so much may as well have been a step that the call had begun in and shared with
 others' prompts: which it was, no client sees."""
-_BEHIND = 0.3
-"""After a long wait behind others, work is stretched at least so often: there always are others then. In the recorded
-run of a standing queue the interval of prefill covers 76 % without it and 84 % with it; elsewhere it changes little.
-"""
+_BEHIND = 0.25
+"""After a long wait behind others, work is stretched at least so often: there always are others then. It widens the
+interval of a standing queue, and changes little elsewhere."""
 _CERTAIN = 0.99
 """A call that is so sure not to have waited needs no quantiles: the 95 % one is 0."""
 _NEGLIGIBLE = 0.01
@@ -203,8 +202,10 @@ def posterior(
             part = weight * (0.35 * few + 0.4 * half + 0.25 * many)
         if slow > _NEGLIGIBLE:
             # On a busy engine the work that follows a wait is stretched as well, as often as without one.
+            # Two points stand for it: one in 20 is longer than the far one, and their mean is the stretch's.
             length, weight = shape.stretch * work, whole * slow
-            near, far = middle - 0.5 * length, middle - 2.2 * length
+            far = max(1.0, log(20.0 * slow))
+            near, far = middle - (1.0 - 0.3 * far) / 0.7 * length, middle - far * length
             near, far = near if near > 0.0 else 0.0, far if far > 0.0 else 0.0
             nodes += [(near, 0.7 * weight), (far, 0.3 * weight)]
             part += weight * (0.7 * near + 0.3 * far)

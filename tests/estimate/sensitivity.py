@@ -44,7 +44,7 @@ CONSTANTS: tuple[tuple[ModuleType, str, float, float], ...] = (
     (route, "_UNDECIDED", 0.7, 0.9),
     (route, "_WAY", 0.35, 1.4),
     (mixture, "_SHARED", 0.0, 0.5),
-    (mixture, "_BEHIND", 0.15, 0.6),
+    (mixture, "_BEHIND", 0.12, 0.5),
 )
 
 
