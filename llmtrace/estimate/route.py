@@ -38,9 +38,12 @@ _WAY = 0.7
 _BUSY_PACE = 1.5
 """A call whose tokens came so much slower than on a calm engine shared it with others."""
 _SHIFTED_DOWN, _SHIFTED_UP = 4, 6
-"""So many calls in a row on one side of the curve, and the route may be another than it was."""
+"""So many calls on one side of the curve, one soon after the other, and the route may be another than it was."""
 _FAR = 2.5
-"""A call so many standard deviations below the curve was faster than the route is believed to be."""
+"""A call so many standard deviations below the curve was faster than the route is believed to be; twice as many count
+twice."""
+_NEAR = 0.5
+"""One that is no further below it speaks against that."""
 _ODD = 4.0
 """A row of calls that waited is odd once the route's own habits make it less likely than 1 in 50 (e^4): until it has
 been looked at, each of them may as well have been slow."""
@@ -406,9 +409,9 @@ class Route:
     def _watch_shift(self, model: Model, wait: Wait, work: float, kind: int) -> None:
         """Count calls in a row that lie on one side of the curve by more than scatter can explain."""
         if wait.surprise > _FAR:
-            self._below += 1
-        elif model.noise * work > model.floor:  # of a shorter one, the scatter says nothing
-            self._below = 0
+            self._below += 1 if wait.surprise < 2 * _FAR else 2
+        elif wait.surprise < _NEAR and model.noise * work > model.floor:  # of a shorter one, the scatter says nothing
+            self._below = max(0, self._below - 1)
         if wait.waited - wait.own > 0.8:
             habits = model.habits[kind]
             self._above += 1
