@@ -47,6 +47,8 @@ _CALM_RISE = 1.3
 step; only a change of engine that was looked for moves it further."""
 _SURE = 3.0
 """So much likelier (natural logarithm) an explanation has to be before a route's model changes for it: 20 to 1."""
+_YOUNG = 60
+"""Calls below the curve of a route that has seen no more than this mean that it began in a queue."""
 _TELLING = 2.0
 """Work that spreads by less (90th over 10th percentile) does not show whether an excess goes with it."""
 _LAST = 24
@@ -93,7 +95,10 @@ def fit(window: Window, min_calls: int, min_spread: float, least_per_token: floa
     rows, calm = _rows(window.cells), _rows(window.calm)
     before, forget = window.model, 0
     factor = None if before is None else _changed(rows, window.shifted, before)
-    if before is not None and factor is not None:
+    if window.shifted < 0 and len(rows) < _YOUNG:
+        # Not a faster engine, but a curve that was learned while every call waited: begin anew.
+        before, calm = None, []
+    elif before is not None and factor is not None:
         # Other hardware: what is known of the old one stays true but for its speed, until its own calls say more.
         forget = abs(window.shifted)
         calm = _calm(rows[:-forget], calm, before, window.hop)
