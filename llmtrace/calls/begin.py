@@ -26,6 +26,7 @@ from llmtrace.observe.chunk_timing import LAST
 from llmtrace.providers.anchors import before_prefill
 from llmtrace.providers.declare import Operation, Provider, Request, Stainless
 from llmtrace.providers.prompt import asks_for_caching, prompt_texts
+from llmtrace.providers.variants import media, variant
 from llmtrace.tasks import units
 
 _CLOSING = 4
@@ -72,7 +73,8 @@ class Beginning:
         adopted = place.adopted
         later = place is adoption.OWN and (covers or provider.own_spans) and settings.parent != "own"
         owns = adopted is None and not later and (settings.parent != "existing" or place.spoken_for)
-        route = (endpoint.provider, endpoint.host, endpoint.port, request.model, operation.path or operation.name)
+        asked = operation.path or operation.name
+        route = (endpoint.provider, endpoint.host, endpoint.port, request.model, asked, *variant(request.params))
         links = None
         if owns or later:
             links = services.retry_links.links(above, operation.name, request.params, route, start / 1e9)
@@ -113,6 +115,7 @@ class Beginning:
         state.scope, state.route = scope(above), route
         explicit = state.endpoint.provider in CACHE_IF_ASKED and asks_for_caching(request.params)
         prompt = self._services.prefixes.look(route, prompt_texts(request.params), start / 1e9, explicit)
+        state.media, prompt.aside = media(request.params, last_only=prompt.known > 0)
         state.prompt = prompt
         call = Call(
             self._ended,
@@ -128,7 +131,7 @@ class Beginning:
         if state.recording and settings.capture_content != "no_content":
             call.kept = []
         before = before_prefill(state.endpoint.provider, operation)
-        state.in_flight = self._services.baselines.begin(route, start, prompt.size, before)
+        state.in_flight = self._services.baselines.begin(route, start, prompt.text_size, before)
         call.on_first_token = state.in_flight.first_token_came
         return call
 

@@ -10,9 +10,11 @@ from llmtrace.estimate.hits import NOTHING_TOLD, Told
 from llmtrace.estimate.sample import Sample, sample_of
 from llmtrace.observe.answer import Answer
 from llmtrace.observe.call import Call
+from llmtrace.phases.merged import WHOLE_ANSWER
 from llmtrace.phases.model import Estimate, Phase, Unknown
 from llmtrace.phases.observation import Observation
 from llmtrace.phases.timeline import split
+from llmtrace.providers.prompt import prompt_texts
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -37,7 +39,7 @@ def split_call(services: Services, call: Call, state: CallState, answer: Answer,
         phases, complaint = split(seen, None)
         return Split(phases, complaint, None, None, NOTHING_TOLD)
     if state.in_flight is not None:
-        sample = _blindly(seen, call, answer)
+        sample = _blindly(services, call, state, answer, seen)
         estimate = services.baselines.end(state.route, state.in_flight, seen.end, sample)
     phases, complaint = split(seen, estimate)
     expected = _expected(services, call, state, answer)
@@ -45,15 +47,30 @@ def split_call(services: Services, call: Call, state: CallState, answer: Answer,
     return Split(phases, complaint, made, expected, _hit(services, state, seen))
 
 
-def _blindly(seen: Observation, call: Call, answer: Answer) -> Sample | Unknown:
-    """The call as the estimate takes it in: without what the engine says of its own work, so that this grades it."""
-    usage = seen.usage
+def _blindly(services: Services, call: Call, state: CallState, answer: Answer, seen: Observation) -> Sample | Unknown:
+    """The call as the estimate takes it in: without what the engine says of its own phases, so that this grades it."""
+    usage, server = seen.usage, seen.server
     if answer.cached_by_timings and usage is not None:
         seen.usage = replace(usage, cached_tokens=None)
+    if server is not None and (server.queue is not None or server.prefill is not None):
+        seen.server = None
+    baselines = services.baselines
     try:
-        return sample_of(seen, call.first_chunk)
+        tokens = baselines.tokens(
+            state.route,
+            state.prompt,
+            state.endpoint.provider,
+            seen.usage or answer.usage,
+            0 if call.answer else seen.chunks,
+        )
+        sample = sample_of(seen, call.first_chunk, tokens, state.media)
     finally:
-        seen.usage = usage
+        seen.usage, seen.server = usage, server
+    if isinstance(sample, Sample) and sample.whole and state.request.choices != 1:
+        return WHOLE_ANSWER  # several answers, made side by side, and their tokens told in all
+    if answer.usage.input_tokens is None and baselines.wants_text(state.route, state.request.model):
+        baselines.take_text(state.route, state.request.model, prompt_texts(state.request.params))
+    return sample
 
 
 def _expected(services: Services, call: Call, state: CallState, answer: Answer) -> int | None:

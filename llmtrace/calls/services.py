@@ -84,6 +84,7 @@ class Services:
             settings.min_spread,
             path=settings.baseline_path or None,
             least_per_token=seconds_per_prefill_token(settings.baseline_prior),
+            tokenizer=settings.tokenizer,
         )
         self.diagnoser = Diagnoser()
         self.prefixes = Prefixes()

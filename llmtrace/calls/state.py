@@ -66,6 +66,8 @@ class CallState:
     """What the prompt has in common with earlier ones."""
     over_http: bool = False
     """Whoever is asked is asked by HTTP requests that are seen."""
+    media: int = 0
+    """Images, recordings and files in the prompt, as far as they have to be computed."""
     judge: Callable[[Call, CallState], Result] | None = None
     """Makes the result of the ended call, where that is not the timeline's work (a model in this process)."""
 

@@ -10,16 +10,19 @@ import os
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 
-from llmtrace.estimate import route as routes
-from llmtrace.estimate import store
+from llmtrace.estimate import fitting, store
 from llmtrace.estimate.concurrency import InFlight
+from llmtrace.estimate.expectation import COLUMNS
 from llmtrace.estimate.prefixes import COUNTS, Expected, Prompt, expected
-from llmtrace.estimate.route import Route
+from llmtrace.estimate.route import WINDOW, Route
 from llmtrace.estimate.sample import Sample
+from llmtrace.estimate.tokens import Ratios, Tokens, loaded_tokenizer, reckon
 from llmtrace.estimate.worker import Fitter
+from llmtrace.observe import internal_errors
+from llmtrace.observe.answer import Usage
 from llmtrace.observe.process import Lock, after_fork, at_exit
 from llmtrace.phases.merged import NOT_ESTIMATED
 from llmtrace.phases.model import Estimate, Unknown
@@ -33,6 +36,8 @@ _LEAST = 8
 ROUTES = 256
 """Routes remembered; the least recently used one goes first."""
 _SAVE_EVERY_S = 30.0
+_MOST_TEXT = 65_536
+"""Characters of a prompt that are counted at most."""
 
 
 class Baselines:
@@ -46,20 +51,25 @@ class Baselines:
         background: bool = True,
         path: str | os.PathLike[str] | None = None,
         least_per_token: float = 0.0,
+        tokenizer: Callable[[str], int] | None = None,
     ) -> None:
         """``background``: fit on a thread of its own; else in ``end``, for tests and replays that want one order.
 
         ``path``: a file to begin with and to save to. ``least_per_token``: s per prompt token that the hardware needs
-        at least, measured elsewhere.
+        at least, measured elsewhere. ``tokenizer``: counts a text's tokens, on the thread that fits; without it
+        tiktoken does, where the application has loaded it.
         """
         self.path = None if path is None else Path(path)
         self.least_per_token = least_per_token
         self.min_calls = min_calls
         self.min_spread = min_spread
+        self._tokenizer = tokenizer
         self._first_fit = max(_LEAST, min_calls // 2)
         """Calls before the first fit: earlier than anything is said, so that the limit can show meanwhile."""
         self._background = background
         self._routes: OrderedDict[Hashable, Route] = OrderedDict()
+        self._ratios: dict[str, Ratios] = {}
+        """By provider, for its routes whose calls have not told any."""
         self._lock = Lock()
         self._fitter = Fitter(self._fit)
         _living.add(self)
@@ -84,7 +94,7 @@ class Baselines:
         """
         with self._lock:
             route = self._route(key)
-            if before is not None and not route.points and route.curve is None:
+            if before is not None and not route.points and route.model is None:
                 route.anchors.headers, route.anchors.event = before
             return route.traffic.begin(start, size)
 
@@ -102,7 +112,7 @@ class Baselines:
                 route.traffic.end(in_flight, None, end, 0)
             else:
                 estimate = route.end(sample, in_flight, self.min_calls, self.min_spread)
-                route.traffic.end(in_flight, sample.first, end, sample.uncached)
+                route.traffic.end(in_flight, None if sample.whole else sample.first, end, sample.uncached)
                 due = route.points >= self._first_fit and route.due
             if due:
                 route.asked()
@@ -112,6 +122,55 @@ class Baselines:
             else:
                 self._fit(key)
         return estimate
+
+    def tokens(self, key: Hashable, prompt: Prompt | None, provider: str, usage: Usage, chunks: int) -> Tokens | None:
+        """The tokens of a call that has ended, told or reckoned; None where neither is possible. What was told is
+        learned from.
+
+        ``provider``: ``gen_ai.provider.name``; ``chunks``: of the stream, 0 where it was none.
+        """
+        with self._lock:
+            route = self._route(key)
+            elsewhere = self._ratios.setdefault(provider, Ratios()) if len(self._ratios) < ROUTES else Ratios()
+            characters = 0 if prompt is None or prompt.aside else prompt.text_size
+            route.ratios.learn(characters, chunks, usage)
+            elsewhere.learn(characters, chunks, usage)
+            return reckon(usage, prompt, chunks, route.ratios, elsewhere, route.survival, provider)
+
+    def wants_text(self, key: Hashable, model: str | None) -> bool:
+        """Whether this call's prompt is to be counted, for a route whose calls tell no usage."""
+        if self._tokenizer is None and loaded_tokenizer(model) is None:
+            return False
+        with self._lock:
+            return self._route(key).ratios.wants_text()
+
+    def take_text(self, key: Hashable, model: str | None, texts: Sequence[str]) -> None:
+        """Have a prompt counted at the next fit. Its text is let go of then."""
+        if sum(map(len, texts)) <= _MOST_TEXT:
+            with self._lock:
+                self._route(key).ratios.text = texts, model
+
+    def _count(self, key: Hashable) -> None:
+        """Count the prompt that waits for it."""
+        with self._lock:
+            route = self._routes.get(key)
+            waiting = None if route is None else route.ratios.text
+            if route is not None:
+                route.ratios.text = None
+        if waiting is None:
+            return
+        texts, model = waiting
+        tokenizer = self._tokenizer or loaded_tokenizer(model)
+        if tokenizer is None:
+            return
+        try:
+            tokens = tokenizer("\n".join(texts))
+        except Exception as error:
+            internal_errors.note("counting a prompt's tokens", error)
+            return
+        with self._lock:
+            if (route := self._routes.get(key)) is not None:
+                route.ratios.counted(sum(map(len, texts)), tokens)
 
     def cached(
         self, key: Hashable, prompt: Prompt, provider: str, input_tokens: int, cached_tokens: int | None
@@ -142,7 +201,7 @@ class Baselines:
             self._saved_at = time.monotonic()
             told = ((key, route.news()) for key, route in self._routes.items() if isinstance(key, tuple))
             news = {key: gained for key, gained in told if gained is not None}
-        if not news or store.add(self.path, news, routes.COLUMNS, COUNTS, routes.WINDOW, ROUTES):
+        if not news or store.add(self.path, news, COLUMNS, COUNTS, WINDOW, ROUTES):
             return True
         with self._lock:
             for key, gained in news.items():
@@ -151,7 +210,7 @@ class Baselines:
         return False
 
     def _load(self, path: Path) -> None:
-        for key, saved in store.load(path, routes.COLUMNS, COUNTS).items():
+        for key, saved in store.load(path, COLUMNS, COUNTS).items():
             route = self._routes[key] = Route()
             route.adopt(saved)
             if route.points >= self._first_fit and self._background:
@@ -179,12 +238,13 @@ class Baselines:
         return route
 
     def _fit(self, key: Hashable) -> None:
+        self._count(key)
         with self._lock:
             route = self._routes.get(key)
             window = None if route is None else route.snapshot()
         if window is None:
             return
-        fitted = routes.fit(window, self._first_fit, self.min_spread, self.least_per_token)
+        fitted = fitting.fit(window, self._first_fit, self.min_spread, self.least_per_token)
         with self._lock:
             route = self._routes.get(key)
             if route is not None:

@@ -1,24 +1,23 @@
-"""What a route's window of calls says of its own cost: prefill = a + b x tokens + c x tokens², none of them negative.
+"""What a call costs by itself: a sum of terms, none of them negative, and the least squares that find it.
 
-A queue only ever adds, so prefill runs along the lower edge of the cloud. Two passes: a low-quantile curve finds that
-edge, and the median of the calls that lie near it is the curve itself, free of the quantile's bias.
+A queue only ever adds, so the cost runs along the lower edge of the cloud of calls: a low-quantile curve finds it where
+nothing is known yet (``estimate/expectation.py`` goes on from there).
 """
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from operator import mul
 from time import sleep
 
-QUANTILE = 0.1
 _STEPS = 10
-_CURVED = 0.6
-"""A curve must fit by so much better than a line before it is believed."""
-
-_REUSED = 8
-"""Calls with cached tokens before their cost is told apart; until then mostly cached calls teach nothing."""
+REUSED = 4
+"""Calls with cached tokens before their cost is told apart."""
+_TRIED = 4
+"""Of up to so many coefficients every set is tried: 15 small systems."""
 
 Row = tuple[float, ...]
 Columns = list[list[float]]
@@ -58,8 +57,51 @@ def quantile_curve(
     return tuple(c / scale + low for c, scale, low in zip(found, scales, least, strict=True))
 
 
+def weighted_nonnegative(
+    rows: Sequence[Row], values: Sequence[float], weights: Sequence[float], least: Row | None = None
+) -> tuple[float, ...]:
+    """Weighted least squares whose coefficients are none of them below ``least`` (default 0)."""
+    width = len(rows[0])
+    least = least or (0.0,) * width
+    columns: Columns = [list(column) for column in zip(*rows, strict=True)]
+    scales = [max(map(abs, column)) or 1.0 for column in columns]
+    columns = [[cell / scale for cell in column] for column, scale in zip(columns, scales, strict=True)]
+    rest = list(values)
+    for low, scale, column in zip(least, scales, columns, strict=True):
+        if low:
+            rest = [value - low * scale * cell for value, cell in zip(rest, column, strict=True)]
+    found = _nonnegative(columns, rest, list(weights))
+    sleep(0)
+    return tuple(c / scale + low for c, scale, low in zip(found, scales, least, strict=True))
+
+
+def covariance(rows: Sequence[Row], weights: Sequence[float], coefficients: Sequence[float]) -> array[float]:
+    """How sure a fit's coefficients are: their covariance, row by row, where each of ``weights`` is one over the
+    variance of its value. Of coefficients that were held at their bound it is 0: they were not fitted."""
+    width = len(coefficients)
+    free = [i for i in range(width) if coefficients[i] > 0]
+    columns = [[row[i] for row in rows] for i in free]
+    scales = [max(map(abs, column)) or 1.0 for column in columns]
+    columns = [[cell / scale for cell in column] for column, scale in zip(columns, scales, strict=True)]
+    moments = [[sum(map(mul, map(mul, weights, one), other)) for other in columns] for one in columns]
+    for i in range(len(free)):
+        moments[i][i] *= 1 + 1e-9
+    whole = [0.0] * (width * width)
+    for j, at in enumerate(free):
+        solved = _solve(moments, [1.0 if i == j else 0.0 for i in range(len(free))])
+        if solved is None:
+            continue
+        for i, cell in zip(free, solved, strict=True):
+            whole[i * width + at] = cell / scales[free.index(i)] / scales[j]
+    return array("d", whole)
+
+
 def _nonnegative(columns: Columns, values: list[float], weights: list[float]) -> tuple[float, ...]:
-    """Weighted least squares with coefficients >= 0: with at most four of them, every set of free ones is tried."""
+    """Weighted least squares with coefficients >= 0.
+
+    Of up to four of them every set of free ones is tried; of more, the most negative one is held at zero until none is
+    left: not always the very best set, but one whose gradient points out of the allowed ones.
+    """
     width = len(columns)
     moments = [[0.0] * width for _ in range(width)]
     products = [0.0] * width
@@ -68,6 +110,8 @@ def _nonnegative(columns: Columns, values: list[float], weights: list[float]) ->
         products[i] = sum(map(mul, weighted, values))
         for j in range(i, width):
             moments[i][j] = moments[j][i] = sum(map(mul, weighted, columns[j]))
+    if width > _TRIED:
+        return _active_set(moments, products)
     best, best_gain = (0.0,) * width, 0.0
     for size in range(width, 0, -1):
         for free in combinations(range(width), size):
@@ -83,6 +127,24 @@ def _nonnegative(columns: Columns, values: list[float], weights: list[float]) ->
         if best_gain > 0 and size == width:
             break  # the unconstrained optimum is feasible
     return best
+
+
+def _active_set(moments: list[list[float]], products: list[float]) -> tuple[float, ...]:
+    width = len(products)
+    free = [i for i in range(width) if moments[i][i] > 0]
+    while free:
+        solved = _solve([[moments[i][j] for j in free] for i in free], [products[i] for i in free])
+        if solved is None:
+            free.pop()
+            continue
+        worst = min(range(len(free)), key=solved.__getitem__)
+        if solved[worst] >= 0:
+            full = [0.0] * width
+            for c, i in zip(solved, free, strict=True):
+                full[i] = c
+            return tuple(full)
+        free.pop(worst)
+    return (0.0,) * width
 
 
 def _solve(matrix: list[list[float]], right: list[float]) -> list[float] | None:
@@ -104,9 +166,28 @@ def _solve(matrix: list[list[float]], right: list[float]) -> list[float] | None:
     return solved
 
 
+TERMS = 8
+"""Of a curve: fixed, per uncached token, per its square, per cached token, per image or the like; then of the answer:
+per output token, per output token and other call in flight, per token that others had computed meanwhile."""
+CACHED, ANSWER = 3, 5
+"""Which term is the cached tokens', and the first of the answer's."""
+
+
+def terms(tokens: float, cached: float, beside: float = 0.0, media: float = 0.0) -> tuple[float, ...]:
+    """What a prompt's work is made of, term by term: see ``Curve.cost``."""
+    return (1.0, tokens + beside, tokens * tokens, cached, media)
+
+
+def answer_terms(output: float, shared: float, joined: float) -> tuple[float, ...]:
+    """The same of an answer alone: ``output`` tokens after the first, with so many other calls in flight, while
+    ``joined`` tokens of others' prompts were computed."""
+    return (output, output * shared, joined)
+
+
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Curve:
-    """Seconds that a prompt costs on this route, from the moment it is taken up until its first token."""
+    """Seconds that a prompt costs on this route, from the moment it is taken up until its first token, and its answer
+    after that."""
 
     fixed: float
     """s, whatever the prompt."""
@@ -119,18 +200,50 @@ class Curve:
     scatter: float
     """Spread of the calls that did not wait, as a share of the curve (one standard deviation)."""
     queued: float
-    """Share of the calls that lie above that spread."""
+    """Share of the calls that waited, or were slow."""
     knows_cached: bool = True
     """There were calls with cached tokens to learn ``per_cached`` from."""
+    per_media: float = 0.0
+    """s per image, or the like."""
+    per_output: float = 0.0
+    """s per output token after the first, alone."""
+    per_shared: float = 0.0
+    """s per such token and other call that was in flight meanwhile."""
+    per_joined: float = 0.0
+    """s per uncached token of a call that began meanwhile."""
+    knows_answers: bool = False
+    """There were calls to learn the last three from."""
 
-    def cost(self, tokens: float, cached: float = 0.0, beside: float = 0.0) -> float:
+    @classmethod
+    def of(
+        cls, coefficients: Sequence[float], scatter: float, queued: float, knows_cached: bool, knows_answers: bool
+    ) -> Curve:
+        """The curve with these coefficients, as many as it has terms."""
+        fixed, token, square, cached, media, output, shared, joined = coefficients
+        return cls(
+            fixed, token, square, cached, scatter, queued, knows_cached, media, output, shared, joined, knows_answers
+        )
+
+    def coefficients(self) -> tuple[float, ...]:
+        """One for each term."""
+        return (
+            self.fixed, self.per_token, self.per_square, self.per_cached, self.per_media,
+            self.per_output, self.per_shared, self.per_joined,
+        )  # fmt: skip
+
+    def cost(self, tokens: float, cached: float = 0.0, beside: float = 0.0, media: float = 0.0) -> float:
         """Seconds for so many uncached and cached tokens, with ``beside`` tokens of others in the same step."""
         return (
             self.fixed
             + self.per_token * (tokens + beside)
             + self.per_square * tokens * tokens
             + self.per_cached * cached
+            + self.per_media * media
         )
+
+    def answer(self, output: float, shared: float, joined: float) -> float:
+        """Seconds of an answer: see ``answer_terms``."""
+        return output * (self.per_output + self.per_shared * shared) + self.per_joined * joined
 
 
 def spread(tokens: Sequence[float]) -> float:
@@ -142,64 +255,3 @@ def spread(tokens: Sequence[float]) -> float:
 def mostly_cached(uncached: float, cached: float) -> bool:
     """Most of the prompt came from the cache."""
     return cached > uncached
-
-
-def fit(calls: Sequence[tuple[float, float, float, float]], least_per_token: float = 0.0) -> Curve:
-    """The curve through the lower edge of ``calls``: (uncached, cached, tokens of others beside, seconds) each.
-
-    ``least_per_token``: s per token below which the hardware cannot go.
-    """
-    reused = sum(1 for _, cached, _, _ in calls if cached > 0) >= _REUSED
-    if not reused:
-        calls = [call for call in calls if not mostly_cached(call[0], call[1])] or calls
-    values = [seconds for *_, seconds in calls]
-    curved, best = _edge(calls, values, True, reused, least_per_token)
-    straight, plain = _edge(calls, values, False, reused, least_per_token)
-    edge = curved if best < _CURVED * plain else straight
-    # The nearer half of the calls did not wait: their median distance is the scatter. What lies within three of it
-    # is the cloud along the edge, and its median is the curve.
-    off = [seconds / max(edge.cost(u, k, o), 1e-9) - 1 for u, k, o, seconds in calls]
-    near = sorted(abs(share) for share in off)
-    scatter = max(1.5 * near[len(near) // 4], 0.01)
-    inside = [call for call, share in zip(calls, off, strict=True) if -3 * scatter <= share <= 4 * scatter]
-    if len(inside) >= 12 and spread([u for u, *_ in inside]) >= 2:
-        square = edge.per_square > 0
-        rows = [_row(u, k, o, square, reused) for u, k, o, _ in inside]
-        middle = quantile_curve(
-            rows, [s for *_, s in inside], 0.5, _row(0.0, 0.0, 0.0, square, reused, least_per_token)
-        )
-        edge = _curve(middle, square, reused)
-        off = [seconds / max(edge.cost(u, k, o), 1e-9) - 1 for u, k, o, seconds in calls]
-        width = sorted(abs(s / max(edge.cost(u, k, o), 1e-9) - 1) for u, k, o, s in inside)
-        scatter = max(1.4826 * width[len(width) // 2], 0.01)
-    queued = sum(1 for share in off if share > 3 * scatter) / len(off)
-    return Curve(edge.fixed, edge.per_token, edge.per_square, edge.per_cached, scatter, queued, reused)
-
-
-def _row(u: float, k: float, o: float, square: bool, reused: bool, least: float | None = None) -> Row:
-    if least is not None:
-        return (0.0, least, *((0.0,) if square else ()), *((0.0,) if reused else ()))
-    return (1.0, u + o, *((u * u,) if square else ()), *((k,) if reused else ()))
-
-
-def _curve(found: tuple[float, ...], square: bool, reused: bool) -> Curve:
-    more = list(found[2:])
-    return Curve(
-        found[0], found[1], more.pop(0) if square else 0.0, more.pop(0) if reused else 0.0, scatter=0.0, queued=0.0
-    )
-
-
-def _edge(
-    calls: Sequence[tuple[float, float, float, float]],
-    values: Sequence[float],
-    square: bool,
-    reused: bool,
-    least: float,
-) -> tuple[Curve, float]:
-    rows = [_row(u, k, o, square, reused) for u, k, o, _ in calls]
-    found = quantile_curve(rows, values, QUANTILE, _row(0.0, 0.0, 0.0, square, reused, least))
-    loss = 0.0
-    for row, value in zip(rows, values, strict=True):
-        off = value - sum(c * x for c, x in zip(found, row, strict=True))
-        loss += QUANTILE * off if off > 0 else (QUANTILE - 1) * off
-    return _curve(found, square, reused), loss

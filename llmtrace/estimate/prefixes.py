@@ -52,6 +52,8 @@ class Prompt:
     marks: list[int]
     size: int
     """Characters in all."""
+    aside: int = 0
+    """Of these, what is no text: images and the like."""
     known: int = 0
     """Characters of its beginning that an earlier call of the route had too."""
     gap: float = 0.0
@@ -61,6 +63,11 @@ class Prompt:
     prefix: int | None = None
     """The mark that names the beginning that an earlier call of the route had too (of a long one, its first 4,096
     characters); None where no call began alike."""
+
+    @property
+    def text_size(self) -> int:
+        """Characters of its text."""
+        return max(0, self.size - self.aside)
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

@@ -8,6 +8,7 @@ whole in the file's place in one step.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import tempfile
@@ -20,7 +21,10 @@ from typing import Any, TypeGuard
 
 from llmtrace.observe import internal_errors
 
-VERSION = 1
+_log = logging.getLogger("llmtrace")
+VERSION = 2
+_PLAIN = 9
+"""Numbers in a row of version 1, which knew streams and their first tokens only."""
 _OLD_S = 7 * 86400.0
 """Routes not used for so long are left out: their hardware may be another by now."""
 _LOCK_TRIES = 200
@@ -58,7 +62,14 @@ def load(path: Path, columns: int, counts: int) -> dict[Key, Saved]:
     except (OSError, ValueError) as error:
         internal_errors.note("reading the baselines' file", error)
         return {}
-    if not isinstance(whole, dict) or whole.get("version") != VERSION or not isinstance(whole.get("routes"), list):
+    if not isinstance(whole, dict) or not isinstance(whole.get("routes"), list):
+        return {}
+    version = whole.get("version")
+    if version not in (1, VERSION):
+        _log.warning(
+            "The baselines' file %s is of version %s, and this llmtrace reads 1 and %d: it begins without it.",
+            path, version, VERSION,
+        )  # fmt: skip
         return {}
     found: dict[Key, Saved] = {}
     oldest = time.time() - _OLD_S
@@ -68,12 +79,19 @@ def load(path: Path, columns: int, counts: int) -> dict[Key, Saved]:
             continue
         if used < oldest or not all(isinstance(part, (str, int, type(None))) for part in route):
             continue
+        if version == 1:
+            rows = [_upgraded(row, columns) for row in rows if _numbers(row, _PLAIN)]
         saved = found[tuple(route)] = Saved(float(used), [row for row in rows if _numbers(row, columns)])
         limit, survival, block = (entry.get(name) for name in ("limit", "survival", "block"))
         saved.limit = limit if isinstance(limit, int) and 0 <= limit < 1 << 20 else None
         saved.survival = [max(0.0, float(cell)) for cell in survival] if _numbers(survival, counts) else []
         saved.block = block if isinstance(block, int) and 0 <= block < 1 << 20 else 0
     return found
+
+
+def _upgraded(row: list[float], columns: int) -> list[float]:
+    """A row of version 1 as one of today: a stream whose class, moments and answer are not known."""
+    return [*row[:4], 0.0, *row[5:], -1.0, -1.0, -1.0, *((0.0,) * (columns - _PLAIN - 3))]
 
 
 def _numbers(row: Any, columns: int) -> TypeGuard[list[float]]:

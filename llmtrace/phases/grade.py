@@ -21,10 +21,10 @@ def grade(phases: Sequence[Phase], estimate: Estimate, late: float = 0.0) -> Non
         if phase.source not in _TOLD:
             continue
         if phase.name == QUEUE:
-            length, half, told = estimate.step_wait + estimate.queue, estimate.queue_uncertainty, phase.duration
+            length, sides, told = estimate.step_wait + estimate.queue, estimate.queue_sides(), phase.duration
         elif phase.name == PREFILL:
-            length, half, told = estimate.prefill, estimate.uncertainty, phase.duration + hit
+            length, sides, told = estimate.prefill, estimate.prefill_sides(), phase.duration + hit
         else:
             continue
-        half += late
-        phase.blind = Blind(length, min(half, length), half, length - told)
+        low, high = sides
+        phase.blind = Blind(length, min(low + late, length), high + late, length - told)

@@ -27,8 +27,8 @@ NOBODY_READ = Unknown(
 NO_TOKEN = Unknown(CUT_SHORT, "the call ended before its first token came; a call that goes on until then shows more")
 USAGE_MISSING = Unknown(
     NO_USAGE,
-    "the provider counted no prompt tokens; ask for usage with stream_options (include_usage, or the setting "
-    "request_usage)",
+    "the provider counted no prompt tokens, and the prompt could not be read; ask for usage with stream_options "
+    "(include_usage, or the setting request_usage)",
 )
 HIDDEN_REASONING = Unknown(
     AMBIGUOUS,
@@ -41,16 +41,16 @@ NOT_ESTIMATED = Unknown(
 NOT_FITTED = Unknown(
     AMBIGUOUS, "there are enough calls on this route, but nothing has been fitted to them yet; the next calls will show"
 )
-MOSTLY_CACHED = Unknown(
-    AMBIGUOUS,
-    "most of this prompt came from the cache, and too few calls on this route have shown what cached tokens cost; more "
-    "of them would, and so would server timings",
-)
 
 STEPS_UNSEEN = Unknown(
     AMBIGUOUS,
     "the steps in which the model in this process makes its tokens were not seen; the library's own generate() shows "
     "them",
+)
+ANSWERS_ALIKE = Unknown(
+    NARROW_SPREAD,
+    "the calls on this route have not shown what an output token takes; answers of different lengths would, or some "
+    "streamed calls",
 )
 
 
@@ -84,17 +84,29 @@ def narrow_spread(spread: float, least: float) -> Unknown:
     )
 
 
+def undecided(least: float, most: float, stretch: float, calls: int) -> Unknown:
+    """Any wait from ``least`` to ``most`` s would explain the ``stretch``, by the route's last ``calls``."""
+    return Unknown(
+        AMBIGUOUS,
+        f"by {calls} calls on this route, anything from {max(0.0, least) * 1e3:.0f} to {min(most, stretch) * 1e3:.0f} "
+        f"of these {stretch * 1e3:.0f} ms may have been queue; calls at quieter times, or server timings, would help",
+    )
+
+
 def why_unsplit(seen: Observation) -> Unknown | None:
     """What there is in the call itself that keeps queue and prefill from being told apart; None: nothing."""
     if not seen.streaming:
-        return WHOLE_ANSWER
+        return None if _answered(seen) else WHOLE_ANSWER
     if seen.first_token is None:
         return NO_TOKEN if seen.waited else NOBODY_READ
     if seen.buffered:
         return in_one_burst(seen)
     usage = seen.usage
-    if usage is None or usage.input_tokens is None:
-        return USAGE_MISSING
-    if usage.reasoning_tokens and seen.first_reasoning is None:
+    if usage is not None and usage.reasoning_tokens and seen.first_reasoning is None:
         return HIDDEN_REASONING
     return None
+
+
+def _answered(seen: Observation) -> bool:
+    """Whether a whole answer came: its usage counts what it holds."""
+    return seen.usage is not None and bool(seen.usage.output_tokens)

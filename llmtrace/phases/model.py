@@ -52,7 +52,8 @@ class Unknown:
 
 @dataclass(slots=True, eq=False, repr=False)
 class Estimate:
-    """Where one call's time from the request's arrival to its first token went, by the route's earlier calls.
+    """Where one call's time from the request's arrival to its first token (of a whole answer: to its end) went, by the
+    route's earlier calls.
 
     All durations in seconds.
     """
@@ -73,6 +74,17 @@ class Estimate:
     """Half width of the 90 % interval of prefill."""
     queue_uncertainty: float = 0.0
     """Half width of the 90 % interval of ``step_wait`` + ``queue``."""
+    queue_low: float | None = None
+    queue_high: float | None = None
+    """How much shorter and longer they may have been, where the interval has two sides."""
+    prefill_low: float | None = None
+    prefill_high: float | None = None
+    """The same of prefill."""
+    decode: float | None = None
+    """A whole answer's time after its first token, which nobody saw; None of a stream."""
+    decode_low: float = 0.0
+    decode_high: float = 0.0
+    """How much shorter and longer that may have been."""
     calls: int = 0
     """Calls of the route that it rests on."""
     lower_bound: bool = False
@@ -81,6 +93,19 @@ class Estimate:
     """Calls that the engine runs at once, as far as this client has seen it."""
     anchor: str = "first_token"
     """The first moment that the client sees with prefill in front of it: headers, first_event or first_token."""
+
+    def queue_sides(self) -> tuple[float, float]:
+        """How much shorter and longer ``step_wait`` + ``queue`` may be, s."""
+        return _sides(self.queue_uncertainty, self.queue_low, self.queue_high)
+
+    def prefill_sides(self) -> tuple[float, float]:
+        """How much shorter and longer prefill may be, s."""
+        return _sides(self.uncertainty, self.prefill_low, self.prefill_high)
+
+
+def _sides(half: float, low: float | None, high: float | None) -> tuple[float, float]:
+    """Both sides of an interval: its half width where they are not told."""
+    return half if low is None else low, half if high is None else high
 
 
 @dataclass(slots=True)

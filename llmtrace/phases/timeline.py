@@ -96,7 +96,7 @@ def _plan(seen: Observation, server: ServerTimings | None, estimate: Estimate | 
     elif server is not None and server.prefill is not None and server.decode is not None and not seen.streaming:
         _engine_phases(plan, seen, wire, server, until=seen.end, decode=server.decode)
     else:
-        _without_first_token(plan, seen, wire, server)
+        _without_first_token(plan, seen, wire, server, estimate, unknown)
     return plan
 
 
@@ -130,10 +130,14 @@ def _until_first_token(
     left = _prepared(plan, wire, _outside(plan, seen, wire, room))
     left = _admitted(plan, seen, wire, estimate, left)
     unread = late or 0.0
-    plan.add(QUEUE, min(estimate.step_wait + estimate.queue, left), ESTIMATE, estimate.queue_uncertainty + unread)
+    plan.add(QUEUE, min(estimate.step_wait + estimate.queue, left), ESTIMATE)
+    low, high = estimate.queue_sides()
+    plan.unsure(low + unread, high + unread)
     if seen.usage is not None and seen.usage.cached_tokens:
         plan.add(KV_CACHE_HIT, 0.0, ESTIMATE, estimate.prefill)
-    plan.rest(PREFILL, ESTIMATE, estimate.uncertainty + unread)
+    plan.rest(PREFILL, ESTIMATE)
+    low, high = estimate.prefill_sides()
+    plan.unsure(low + unread, high + unread)
 
 
 def _engine_phases(
@@ -169,22 +173,54 @@ def _engine_phases(
         plan.add(DECODE, decode * fit, source)
 
 
-def _without_first_token(plan: _Plan, seen: Observation, wire: Wire, server: ServerTimings | None) -> None:
+def _without_first_token(
+    plan: _Plan,
+    seen: Observation,
+    wire: Wire,
+    server: ServerTimings | None,
+    estimate: Estimate | None,
+    unknown: Unknown | None,
+) -> None:
     room = (seen.end - seen.start) / 1e9
     if server is not None and server.total is not None and not seen.streaming:
         told = min(server.total, room)
         _outside(plan, seen, wire, room - told)
         _unattributed(plan, wire)
-        _merge_told(plan, OPAQUE, merged.ONLY_TOTAL, told, server)
+        if estimate is not None and estimate.decode is not None:
+            _estimated_answer(plan, seen, estimate, estimate.decode, told)
+        else:
+            _merge_told(plan, OPAQUE, merged.ONLY_TOTAL, told, server)
         return
     left = _outside(plan, seen, wire, room)
+    if estimate is not None and estimate.decode is not None and not seen.streaming:
+        left = _prepared(plan, wire, left)
+        left = _admitted(plan, seen, wire, estimate, left)
+        _estimated_answer(plan, seen, estimate, estimate.decode, left)
+        return
     if seen.never_asked:
         plan.rest(UNATTRIBUTED, CLIENT)
         return
     _prepared(plan, wire, left)
-    why = merged.why_unsplit(seen) or merged.NOT_ESTIMATED
+    why = merged.why_unsplit(seen) or unknown or merged.NOT_ESTIMATED
     waiting = seen.streaming and seen.waited and not seen.buffered
     plan.merge(QUEUE_PREFILL if waiting else OPAQUE, why, CLIENT)
+
+
+def _estimated_answer(plan: _Plan, seen: Observation, estimate: Estimate, decode: float, room: float) -> None:
+    """The phases of a whole answer, in ``room`` s, by the estimate."""
+    whole = estimate.step_wait + estimate.queue + estimate.prefill + decode
+    fit = room / whole if whole > 0 else 1.0
+    plan.add(QUEUE, (estimate.step_wait + estimate.queue) * fit, ESTIMATE)
+    plan.unsure(*estimate.queue_sides())
+    if seen.usage is not None and seen.usage.cached_tokens:
+        plan.add(KV_CACHE_HIT, 0.0, ESTIMATE, estimate.prefill)
+    plan.add(PREFILL, estimate.prefill * fit, ESTIMATE)
+    plan.unsure(*estimate.prefill_sides())
+    if plan.stretch < 0:
+        plan.rest(DECODE, ESTIMATE)
+    else:
+        plan.add(DECODE, decode * fit, ESTIMATE)
+    plan.unsure(estimate.decode_low, estimate.decode_high)
 
 
 # --- what stands in front -----------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llmtrace.estimate.sample import sample_of
 from llmtrace.observe.answer import ServerTimings, Usage
 from llmtrace.phases.merged import WHOLE_ANSWER
 from llmtrace.phases.model import PHASES, REASONS, SOURCES, Estimate, Phase, Unknown
@@ -63,6 +64,37 @@ def whole(**given: object) -> Observation:
     for name, value in given.items():
         setattr(seen, name, value)
     return seen
+
+
+# --- whole answers, by the estimate ---------------------------------------------------------------------------------
+def test_a_whole_answer_is_split_by_the_estimate() -> None:
+    estimate = Estimate(
+        prefill=0.2, queue=0.1, step_wait=0.05, admission=0.01, queue_low=0.1, queue_high=0.2, prefill_low=0.05,
+        prefill_high=0.06, decode=0.62, decode_low=0.3, decode_high=0.1,
+    )  # fmt: skip
+    phases, complaint = split(whole(usage=Usage(1000, 61, 200)), estimate)
+    assert complaint is None
+    assert names(phases) == ["network", "unattributed", "queue", "kv_cache_hit", "prefill", "decode"]
+    by = named(phases)
+    left = 1.0 - by["network"].duration - by["unattributed"].duration
+    assert by["queue"].duration == near(0.15 * left / 0.97)
+    assert by["decode"].duration == near(0.62 * left / 0.97)
+    assert (by["queue"].uncertainty_low, by["queue"].uncertainty_high) == (0.1, 0.2)
+    assert (by["decode"].uncertainty_low, by["decode"].uncertainty_high) == (0.3, 0.1)
+    assert {by[name].source for name in ("queue", "prefill", "decode")} == {"estimate"}
+    assert by["decode"].tokens == 61
+
+
+def test_where_the_server_tells_its_total_the_estimate_splits_that() -> None:
+    estimate = Estimate(prefill=0.2, queue=0.1, decode=0.5)
+    seen = whole(usage=Usage(1000, 61, 0), server=ServerTimings("openai", total=0.4))
+    by = named(split(seen, estimate)[0])
+    assert by["queue"].duration + by["prefill"].duration + by["decode"].duration == near(0.4)
+    assert by["prefill"].duration == near(0.1)
+
+
+def test_an_estimate_without_an_answer_splits_no_whole_call() -> None:
+    assert "opaque" in names(split(whole(usage=Usage(1000, 61, 0)), Estimate(prefill=0.2, queue=0.1))[0])
 
 
 # --- what was measured as wire, and what nobody accounts for -------------------------------------------------------
@@ -349,10 +381,20 @@ def test_never_read_says_nothing_of_the_wait() -> None:
 
 
 @pytest.mark.parametrize("usage", [None, Usage(None, 60)])
-def test_without_counted_prompt_tokens_nothing_can_be_told_apart(usage: Usage | None) -> None:
-    wait = named(split(streamed(usage=usage), Unknown("few_calls", "12 of 30"))[0])["queue_prefill"]
+def test_without_counted_prompt_tokens_nor_a_prompt_nothing_can_be_told_apart(usage: Usage | None) -> None:
+    seen = streamed(usage=usage)
+    why = sample_of(seen, None, None)
+    assert isinstance(why, Unknown)
+    wait = named(split(seen, why)[0])["queue_prefill"]
     assert wait.merged_because == "no_usage"
     assert "include_usage" in (wait.merged_detail or "")
+
+
+@pytest.mark.parametrize("usage", [None, Usage(None, 60)])
+def test_without_counted_prompt_tokens_an_estimate_is_used_all_the_same(usage: Usage | None) -> None:
+    phases = named(split(streamed(usage=usage), Estimate(prefill=0.1, queue=0.05))[0])
+    assert phases["prefill"].source == "estimate"
+    assert phases["prefill"].tokens is None, "reckoned tokens are not told as if they had been counted"
 
 
 def test_hidden_reasoning_is_ambiguous() -> None:
@@ -428,6 +470,7 @@ observations = st.builds(
     tls_end=moment,
     sending=moment,
 )
+sides = st.one_of(st.none(), st.floats(0, 10))
 estimates = st.one_of(
     st.none(),
     st.builds(Unknown, st.sampled_from(REASONS), st.just("because")),
@@ -441,6 +484,13 @@ estimates = st.one_of(
         per_token=st.floats(0, 1),
         uncertainty=st.floats(0, 10),
         queue_uncertainty=st.floats(0, 10),
+        queue_low=sides,
+        queue_high=sides,
+        prefill_low=sides,
+        prefill_high=sides,
+        decode=st.one_of(st.none(), st.floats(0, 100)),
+        decode_low=st.floats(0, 10),
+        decode_high=st.floats(0, 10),
         calls=st.just(40),
     ),
 )
