@@ -41,6 +41,8 @@ class Told:
     headers: Callable[[float], Mapping[str, str]] = lambda factor: {}
     usage: Callable[[float], Mapping[str, Any]] = lambda factor: {}
     """Fields of the usage."""
+    who: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Fields of the last chunk that say who answered, which is looked at however the setting stands."""
 
 
 def vllm(factor: float) -> dict[str, float]:
@@ -122,7 +124,9 @@ ENGINES = {
             "x-total-time": str(int(13 * factor)),
         }
     ),
-    "openrouter": Told(last=lambda factor: {"openrouter_metadata": {"generation_time": int(9 * factor)}}),
+    "openrouter": Told(
+        last=lambda factor: {"openrouter_metadata": {"generation_time": int(9 * factor)}}, who={"openrouter_metadata": {}}
+    ),
     "openai-processing-ms": Told(headers=lambda factor: {"openai-processing-ms": str(int(11 * factor))}),
     "envoy": Told(headers=lambda factor: {"x-envoy-upstream-service-time": str(int(11 * factor))}),
     "google's front end": Told(headers=lambda factor: {"server-timing": f"gfet4t7; dur={int(11 * factor)}"}),
@@ -238,7 +242,7 @@ def test_nothing_that_an_engine_reports_of_itself_changes_anything(
     assert blind[0].sources == {"estimate"}, "and it has estimated"
     seeing = [played(True, told, factor) for factor in (1.0, 2.0)]
     assert seeing[0].spans != seeing[1].spans, "the numbers are where they are looked for"
-    silent = played(False, Told(), 1.0)
+    silent = played(False, Told(last=lambda factor: told.who), 1.0)
     assert silent.spans == blind[0].spans, "nor whether it reports at all"
     assert silent.points == blind[0].points
 
