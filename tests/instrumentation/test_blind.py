@@ -125,7 +125,8 @@ ENGINES = {
         }
     ),
     "openrouter": Told(
-        last=lambda factor: {"openrouter_metadata": {"generation_time": int(9 * factor)}}, who={"openrouter_metadata": {}}
+        last=lambda factor: {"openrouter_metadata": {"generation_time": int(9 * factor)}},
+        who={"openrouter_metadata": {}},
     ),
     "openai-processing-ms": Told(headers=lambda factor: {"openai-processing-ms": str(int(11 * factor))}),
     "envoy": Told(headers=lambda factor: {"x-envoy-upstream-service-time": str(int(11 * factor))}),

@@ -21,7 +21,7 @@ from llmtrace.providers import CLIENTS
 from llmtrace.providers.openai import provider_name
 from tests.conftest import Tracing
 from tests.support.apis import http
-from tests.support.by_funnel import KEY, MESSAGES, Anthropic, Fireworks, Groq, OpenAI, Responses, Together, named
+from tests.support.by_funnel import KEY, MESSAGES, Anthropic, Fireworks, Groq, OpenAI, Responses, Together, typed_events
 from tests.support.by_method import EVENT_STREAM, MODEL, WORDS, AioBedrockInvoke, BedrockInvoke, Mistral
 from tests.support.replay import Replay, Script, json_answer, paced
 from tests.support.spans import Spans, attributes
@@ -64,7 +64,7 @@ def test_reasoning(responses: Responses, replay: Replay, spans: Spans, shown: bo
     item = {"id": "rs", "type": "reasoning", "summary": []}
     thought: dict[str, Any] = {"type": "response.output_item.added", "output_index": 0, "item": item}
     more = {"type": "response.reasoning_summary_text.delta", "item_id": "rs", "output_index": 0, "summary_index": 0}
-    between = named(
+    between = typed_events(
         *({"sequence_number": 1, **each} for each in [thought, *([more | {"delta": "hm"}] if shown else [])])
     )
     replay.serve(responses.script(paced([*events[:2], *between, *events[2:]], 0.01, 0.03)))
@@ -80,7 +80,7 @@ def test_the_stream_helper_of_responses(responses: Responses, replay: Replay, sp
         {"type": "response.content_part.added", "item_id": "m", "content_index": 0},
     ]
     opened[1]["part"] = {"type": "output_text", "text": "", "annotations": []}
-    between = named(*({"sequence_number": 2, "output_index": 0, **each} for each in opened))
+    between = typed_events(*({"sequence_number": 2, "output_index": 0, **each} for each in opened))
     replay.serve(responses.script(paced([*events[:2], *between, *events[2:]], 0.01, 0.001)))
     with responses.client.responses.stream(model=MODEL, input="PROMPT-SENTINEL") as stream:
         kinds = [event.type for event in stream]
