@@ -34,6 +34,8 @@ _TAKEN_UP = 0.6
 """A call cannot have been taken up so late that less than this share of its curve's cost was left."""
 _CERTAIN = 1.645
 """Half width of the 90 % interval of a normal distribution, in standard deviations."""
+_CERTAIN_SIDE = 0.95
+"""The end of a 90 % interval that has one side."""
 _WAY = 0.7
 """Of the way's jitter that the headers show, so much is on the way behind them."""
 _BUSY_PACE = 1.5
@@ -280,15 +282,18 @@ class Route:
         step_wait = min(length, wait.step)
         # Whether the step that ran counts as queue, and how long the way was, nobody saw.
         edge = _CERTAIN * sqrt((0.4 * hop) ** 2 + (_WAY * self.jitter) ** 2 + (0.3 * self.calm_step) ** 2)
+        # Nor how much of what every call costs, beyond one step, was the way in front of the prompt's step: of anything
+        # between none, as is estimated, and all of it, 95 % is the interval's end.
+        later = hypot(edge, _CERTAIN_SIDE * max(0.0, model.curve.fixed - hop - self.calm_step))
         low = length if self._odds > _ODD else length - min(wait.low, length) + edge
-        high = max(length, min(wait.high, left)) - length + edge
+        high = max(length, min(wait.high, left)) - length + later
         if around.beside:
             # Those whose first tokens came in the same step may have begun before it joined them: their tokens then
             # cost it less than all that they took.
             high += min(model.curve.per_token * around.beside, left - length)
         if self.lower_bound:  # what is the same for all calls may be a wait of all of them
             high += max(0.0, min(model.curve.fixed - hop - self.calm_step, left - length - high))
-        if min(low, length) + min(high, left - length) - 2 * edge > _UNDECIDED * left:
+        if min(low, length) + min(high, left - length) - edge - later > _UNDECIDED * left:
             return undecided(length - low, length + high, left, self.points)
         return Estimate(
             prefill=left - length,
