@@ -21,7 +21,7 @@ from llmtrace.emit.spans import Children
 from llmtrace.emit.values import safe_attributes
 from llmtrace.observe import internal_errors
 
-_MOST_GAPS = 64
+_MOST_GAPS = 16
 """Gaps between a stream's chunks that become metric values."""
 
 
