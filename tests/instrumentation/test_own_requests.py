@@ -239,9 +239,13 @@ def test_ollamas_hooks(tracing: Any, replay: Replay, spans: Spans) -> None:
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
-def test_what_litellms_callbacks_post(asynchronous: bool, tracing: Any, replay: Replay, spans: Spans) -> None:
+def test_what_litellms_callbacks_post(
+    asynchronous: bool, tracing: Any, replay: Replay, spans: Spans, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import litellm
 
+    # LiteLLM calls functions only once it has set functions up, which it does with the first callbacks of a process.
+    monkeypatch.setattr(litellm.utils, "callback_list", [])
     tracing.on()
     tracing.off()
     tracing.on("litellm", "openai")
