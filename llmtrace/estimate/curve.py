@@ -35,13 +35,7 @@ def quantile_curve(
     """
     width = len(rows[0])
     least = least or (0.0,) * width
-    columns: Columns = [list(column) for column in zip(*rows, strict=True)]
-    scales = [max(map(abs, column)) or 1.0 for column in columns]
-    columns = [[cell / scale for cell in column] for column, scale in zip(columns, scales, strict=True)]
-    rest = list(values)
-    for low, scale, column in zip(least, scales, columns, strict=True):
-        if low:
-            rest = [value - low * scale * cell for value, cell in zip(rest, column, strict=True)]
+    columns, scales, rest = _scaled(rows, values, least)
     weights = [1.0] * len(rows)
     floor = max(1e-9, max(map(abs, rest), default=0.0) * 1e-4)
     above, below = quantile, 1 - quantile
@@ -63,6 +57,14 @@ def weighted_nonnegative(
     """Weighted least squares whose coefficients are none of them below ``least`` (default 0)."""
     width = len(rows[0])
     least = least or (0.0,) * width
+    columns, scales, rest = _scaled(rows, values, least)
+    found = _nonnegative(columns, rest, list(weights))
+    sleep(0)
+    return tuple(c / scale + low for c, scale, low in zip(found, scales, least, strict=True))
+
+
+def _scaled(rows: Sequence[Row], values: Sequence[float], least: Row) -> tuple[Columns, list[float], list[float]]:
+    """The rows' columns, each by its largest cell; those cells; and what ``values`` have beyond the ``least``."""
     columns: Columns = [list(column) for column in zip(*rows, strict=True)]
     scales = [max(map(abs, column)) or 1.0 for column in columns]
     columns = [[cell / scale for cell in column] for column, scale in zip(columns, scales, strict=True)]
@@ -70,9 +72,7 @@ def weighted_nonnegative(
     for low, scale, column in zip(least, scales, columns, strict=True):
         if low:
             rest = [value - low * scale * cell for value, cell in zip(rest, column, strict=True)]
-    found = _nonnegative(columns, rest, list(weights))
-    sleep(0)
-    return tuple(c / scale + low for c, scale, low in zip(found, scales, least, strict=True))
+    return columns, scales, rest
 
 
 def covariance(rows: Sequence[Row], weights: Sequence[float], coefficients: Sequence[float]) -> array[float]:
