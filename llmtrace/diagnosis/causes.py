@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from llmtrace.diagnosis.models import same_model
-from llmtrace.diagnosis.route import CHANGED_FOR, LEAST_S, Route
+from llmtrace.diagnosis.route import Route
 from llmtrace.diagnosis.symptoms import Symptoms
 from llmtrace.diagnosis.verdict import (
     BUFFERED_STREAM,
+    CHANGED_FOR,
+    LEAST_S,
     MODEL_SWAP,
     REPETITION_LOOP,
     RETRY_STORM,

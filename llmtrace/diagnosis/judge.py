@@ -14,11 +14,11 @@ from llmtrace.diagnosis.causes import (
     slow_consumer,
 )
 from llmtrace.diagnosis.history import MIN_CALLS
-from llmtrace.diagnosis.route import CHANGED_FOR, Route
+from llmtrace.diagnosis.route import Route
 from llmtrace.diagnosis.symptoms import Symptoms
 from llmtrace.diagnosis.timings import network, pace, wait
 from llmtrace.diagnosis.upstreams import Upstreams
-from llmtrace.diagnosis.verdict import NETWORK, NOISY_NEIGHBOR, QUEUEING, ROUTE_CHANGE, Verdict, sure
+from llmtrace.diagnosis.verdict import CHANGED_FOR, NETWORK, NOISY_NEIGHBOR, QUEUEING, ROUTE_CHANGE, Verdict, sure
 from llmtrace.observe.internal_errors import note
 
 T = TypeVar("T")

@@ -9,19 +9,16 @@ from typing import Final
 
 from llmtrace.diagnosis.history import Changes, Level, Line
 from llmtrace.diagnosis.upstreams import Upstreams
+from llmtrace.diagnosis.verdict import LEAST_S
 
-LEAST_S: Final = 0.02
-"""No cause is named for less than this much time, s."""
 PACE_SHARE: Final = 0.2
-"""Nor for a pace that rose by less than this share."""
+"""No cause is named for a pace that rose by less than this share."""
 SURGE: Final = 3.0
 """Nor for a prompt with less than so many times the usual fresh tokens."""
 WILD: Final = 12.0
 """Standard deviations of room for what the network does: its delays have long tails."""
 ENDS: Final = 64
 """Calls that ended meanwhile are counted up to so many."""
-CHANGED_FOR: Final = 16
-"""A change is told for so many calls."""
 
 
 class Route:

@@ -10,9 +10,18 @@ from math import log
 from typing import Final
 
 from llmtrace.diagnosis.history import FEW_CALLS, Level
-from llmtrace.diagnosis.route import LEAST_S, PACE_SHARE, Route
+from llmtrace.diagnosis.route import PACE_SHARE, Route
 from llmtrace.diagnosis.symptoms import Symptoms
-from llmtrace.diagnosis.verdict import COLD_KV_CACHE, NETWORK, NOISY_NEIGHBOR, PREFILL_SURGE, QUEUEING, Verdict, sure
+from llmtrace.diagnosis.verdict import (
+    COLD_KV_CACHE,
+    LEAST_S,
+    NETWORK,
+    NOISY_NEIGHBOR,
+    PREFILL_SURGE,
+    QUEUEING,
+    Verdict,
+    sure,
+)
 
 LEAST_MISS: Final = 64
 """Tokens missing from the cache below which nobody asks why."""

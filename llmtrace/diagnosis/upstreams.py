@@ -12,7 +12,7 @@ from math import log
 from typing import Final
 
 from llmtrace.diagnosis.history import Changes, Level
-from llmtrace.diagnosis.verdict import ROUTE_CHANGE, Verdict, sure
+from llmtrace.diagnosis.verdict import CHANGED_FOR, LEAST_S, ROUTE_CHANGE, Verdict, sure
 
 FEW: Final = 20
 """Calls before which nobody is news."""
@@ -20,9 +20,6 @@ ENOUGH: Final = 5.0
 """The evidence that makes a change: a likelihood ratio's logarithm, e^5 to one."""
 BY_TIME: Final = 3.0
 """What a call adds at most by its time, if that is unusual for the route."""
-TOLD_FOR: Final = 16
-"""A change is told for so many calls to whom it led."""
-_LEAST_S: Final = 0.02
 
 
 class Upstreams:
@@ -32,7 +29,7 @@ class Upstreams:
 
     def __init__(self) -> None:
         self.names = Changes()
-        self._waits = Level(_LEAST_S, 0.25)
+        self._waits = Level(LEAST_S, 0.25)
         """Time to the first token, whoever answered, s."""
         self._cusum = 0.0
         self._usual = ""
@@ -58,7 +55,7 @@ class Upstreams:
             self._waits.take(wait)
         if self._told is None or name == self._usual:
             return None
-        if self._since >= TOLD_FOR:
+        if self._since >= CHANGED_FOR:
             self._told = None
             return None
         since, self._since = self._since, self._since + 1

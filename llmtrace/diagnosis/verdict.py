@@ -17,6 +17,11 @@ MODEL_SWAP: Final = "model_swap"
 REPETITION_LOOP: Final = "repetition_loop"
 BUFFERED_STREAM: Final = "buffered_stream"
 
+LEAST_S: Final = 0.02
+"""No cause is named for less than this much time, s."""
+CHANGED_FOR: Final = 16
+"""A change is told for so many calls."""
+
 CAUSES: Final = (
     PREFILL_SURGE,
     COLD_KV_CACHE,

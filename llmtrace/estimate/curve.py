@@ -250,8 +250,3 @@ def spread(tokens: Sequence[float]) -> float:
     """90th over 10th percentile."""
     ordered = sorted(tokens)
     return ordered[len(ordered) * 9 // 10] / max(ordered[len(ordered) // 10], 1.0)
-
-
-def mostly_cached(uncached: float, cached: float) -> bool:
-    """Most of the prompt came from the cache."""
-    return cached > uncached
