@@ -11,6 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from llmtrace.commands.common import guarded
+from llmtrace.launch.destinations import choose, say
 
 _NOT_FOUND, _NOT_RUNNABLE = 127, 126
 _SITE = Path(__file__).parent.parent / "launch" / "site"
@@ -40,10 +41,8 @@ def add(app: Any) -> None:
         With no option the first of these is used: OTEL_EXPORTER_OTLP_ENDPOINT, a viewer that runs, a collector on port
         4318, a viewer started now, a file. Settings come from LLMTRACE_* variables, as ever.
         """
-        from llmtrace.launch.destinations import choose
-
         destination = choose(view=view, otlp=otlp, file=file, console=console)
-        print(f"llmtrace: {destination.sentence}", file=sys.stderr, flush=True)
+        say(destination.sentence)
         ahead = os.environ.get("PYTHONPATH")
         start(
             command,
@@ -59,13 +58,14 @@ def start(command: Sequence[str], environ: dict[str, str]) -> NoReturn:
     """Become the program: it has our process, so its signals, terminal and exit code are its own."""
     program = shutil.which(command[0], path=environ.get("PATH"))
     if program is None:
-        print(f"llmtrace: {command[0]}: no such program", file=sys.stderr)
-        raise SystemExit(_NOT_FOUND)
+        there = os.path.dirname(command[0]) and os.path.exists(command[0])
+        say(f"{command[0]}: {'it cannot be executed' if there else 'no such program'}")
+        raise SystemExit(_NOT_RUNNABLE if there else _NOT_FOUND)
     sys.stdout.flush()
     if os.name == "nt":  # where a process cannot become another
         raise SystemExit(subprocess.run([program, *command[1:]], env=environ, check=False).returncode)
     try:
         os.execve(program, list(command), environ)
     except OSError as error:
-        print(f"llmtrace: {command[0]}: {error.strerror}", file=sys.stderr)
+        say(f"{command[0]}: {error.strerror}")
         raise SystemExit(_NOT_RUNNABLE) from None

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import logging
+import base64
 import os
 import urllib.request
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from llmtrace.config import is_disabled
 from llmtrace.errors import LlmtraceError
-from llmtrace.launch.destinations import GRPC_PORT, VIEWER, Destination, choose
+from llmtrace.launch.destinations import GRPC_PORT, VIEWER, Destination, choose, say, without_credentials
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from llmtrace.instrumentation.switch import Given
 
-_log = logging.getLogger("llmtrace")
 _SEND_EVERY_MS = 1000
 """Spans are sent after a second at most, so that a page that is looked at keeps up."""
 _METRICS_TIMEOUT_S = 2
@@ -119,9 +118,12 @@ def _takes_metrics(place: str) -> bool:
     """Whether the endpoint answers an empty batch of metrics: Jaeger, for one, takes spans only."""
     if urlsplit(place).port == GRPC_PORT:
         return False
-    request = urllib.request.Request(
-        f"{place}/v1/metrics", data=b"", headers={"content-type": "application/x-protobuf"}, method="POST"
-    )
+    headers = {"content-type": "application/x-protobuf"}
+    user, at, _ = urlsplit(place).netloc.rpartition("@")
+    if at:
+        headers["authorization"] = f"Basic {base64.b64encode(unquote(user).encode()).decode()}"
+    address = f"{without_credentials(place)}/v1/metrics"
+    request = urllib.request.Request(address, data=b"", headers=headers, method="POST")
     try:
         with urllib.request.urlopen(request, timeout=_METRICS_TIMEOUT_S) as response:
             return response.status == 200
@@ -131,11 +133,9 @@ def _takes_metrics(place: str) -> bool:
 
 def in_a_launched_program(destination: Destination) -> None:
     """Set up at the start of a program that ``llmtrace run`` has started. Raises nothing: the program comes first."""
-    import sys
-
     try:
         set_up(destination)
     except LlmtraceError as error:
-        print(f"llmtrace: not tracing: {error}", file=sys.stderr)
+        say(f"not tracing: {error}")
     except Exception as error:
-        print(f"llmtrace: not tracing: {type(error).__name__}: {error}", file=sys.stderr)
+        say(f"not tracing: {type(error).__name__}: {error}")

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, TextIO
 from urllib.parse import urlsplit
 
 from llmtrace.errors import LlmtraceError
@@ -75,7 +75,7 @@ def choose(
     """
     environ = os.environ if environ is None else environ
     if sum((view, otlp is not None, file is not None, console)) > 1:
-        raise LlmtraceError("--view, --otlp, --file and --console exclude each other: give one of them")
+        raise LlmtraceError("view, otlp, file and console exclude each other: give one of them")
     if console:
         return Destination("console", "", "each call is printed here as it ends")
     if file is not None:
@@ -90,9 +90,12 @@ def choose(
         return viewer()
     if listens(COLLECTOR) and _can_export():
         return endpoint(COLLECTOR)
-    if _can_export() and _can_view():
-        return viewer()
-    return _file(Path(DEFAULT_FILE))
+    if _can_export() and _can_view() and not listens(VIEWER):  # else the port is somebody else's
+        try:
+            return viewer()
+        except LlmtraceError as error:
+            return _instead(str(error))
+    return _instead()
 
 
 def endpoint(url: str) -> Destination:
@@ -101,17 +104,26 @@ def endpoint(url: str) -> Destination:
     Raises:
         LlmtraceError: ``url`` is no address, or the exporter is not installed.
     """
-    parts = urlsplit(url if "://" in url else f"http://{url}")
-    if parts.scheme not in ("http", "https") or not re.fullmatch(r"[^\s/]+", parts.netloc):
-        raise LlmtraceError(f"--otlp takes an address such as {COLLECTOR}, not {url!r}")
+    try:
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        if parts.scheme not in ("http", "https") or not re.fullmatch(r"[^\s/]+", parts.netloc) or parts.port == 0:
+            raise ValueError(url)
+    except (TypeError, ValueError):  # no text, a port beyond 65535, half of an IPv6 address
+        raise LlmtraceError(f"otlp takes an address such as {COLLECTOR}, not {url!r}") from None
     if not _can_export():
         raise LlmtraceError(f"sending spans needs the OTLP exporter: {install_hint('otlp')}")
     path = parts.path.rstrip("/").removesuffix("/v1/traces")
     place = f"{parts.scheme}://{parts.netloc}{path}"
+    shown = without_credentials(place)
     if not listens(place):
-        instead = _file(Path(DEFAULT_FILE))
-        return Destination("file", instead.place, f"nothing listens at {place}; {instead.sentence}")
-    return Destination("otlp", place, f"spans go to {place}")
+        return _instead(f"nothing listens at {shown}")
+    return Destination("otlp", place, f"spans go to {shown}")
+
+
+def without_credentials(url: str) -> str:
+    """``url`` as it may be shown: without the user and password in it."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 def viewer() -> Destination:
@@ -128,6 +140,13 @@ def viewer() -> Destination:
         raise LlmtraceError(f"the viewer needs a few packages more: {install_hint('view')}; or use --file")
     pid = _start_viewer()
     return Destination("otlp", VIEWER, f"the trace is at {VIEWER} (llmtrace view, started as process {pid})")
+
+
+def say(sentence: str) -> None:
+    """Tell people on stderr; nobody where that is closed: the program's own output is not the place."""
+    stream: TextIO | None = sys.stderr
+    if stream is not None:
+        print(f"llmtrace: {sentence}", file=stream, flush=True)
 
 
 def listens(url: str) -> bool:
@@ -153,10 +172,22 @@ def is_viewer(url: str) -> bool:
         return False
 
 
+def _instead(why: str = "") -> Destination:
+    """A file in the working directory, or where that cannot be written to, among the temporary files."""
+    try:
+        file = _file(Path(DEFAULT_FILE))
+    except LlmtraceError:
+        file = _file(Path(tempfile.gettempdir(), DEFAULT_FILE))
+    return Destination("file", file.place, f"{why}; {file.sentence}" if why else file.sentence)
+
+
 def _file(path: Path) -> Destination:
     if not _can_export():
         raise LlmtraceError(f"a file of spans needs the OTLP encoder: {install_hint('otlp')}; or use --console")
     absolute = path.expanduser().absolute()
+    folder = next(parent for parent in absolute.parents if parent.exists())  # the others are made
+    if absolute.is_dir() or not os.access(absolute if absolute.exists() else folder, os.W_OK):
+        raise LlmtraceError(f"{path} cannot be written to: name a file that can")
     return Destination("file", str(absolute), f"spans go into {path}: llmtrace show {path}")
 
 

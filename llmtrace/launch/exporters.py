@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TextIO
 from urllib.parse import urlsplit
 
 from opentelemetry.sdk.trace import ReadableSpan
@@ -13,7 +13,7 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from llmtrace import conventions
 from llmtrace.emit import names
-from llmtrace.launch.destinations import GRPC_PORT, listens
+from llmtrace.launch.destinations import GRPC_PORT, listens, without_credentials
 
 _log = logging.getLogger("llmtrace")
 _TIMEOUT_S = 2
@@ -35,7 +35,7 @@ class Impatient(SpanExporter):
             return self._inner.export(spans)
         if not self._complained:
             self._complained = True
-            _log.warning("nobody listens at %s any more: spans are dropped", self._endpoint)
+            _log.warning("nobody listens at %s any more: spans are dropped", without_credentials(self._endpoint))
         return SpanExportResult.FAILURE
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
@@ -65,7 +65,8 @@ class ConsoleExporter(SpanExporter):
     """Prints each call as it ends, with its phases, on stderr."""
 
     def __init__(self, write: Callable[[str], object] | None = None) -> None:
-        self._write = write or sys.stderr.write
+        stream: TextIO | None = sys.stderr
+        self._write = write or (stream.write if stream is not None else lambda text: None)
         self._children: dict[int, list[ReadableSpan]] = {}
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:

@@ -254,3 +254,53 @@ def test_the_typed_settings_are_those_of_instrument() -> None:
     assert set(fields) == set(config.known_settings)
     parameters = inspect.signature(switch.instrument).parameters
     assert fields == {name: parameters[name].annotation.replace('"', "'") for name in fields}
+
+
+def test_a_port_that_is_somebody_elses_does_not_keep_the_program_from_running(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with closing(Replay()) as other:
+        monkeypatch.setattr(destinations, "VIEWER", other.url)
+        monkeypatch.setattr(destinations, "COLLECTOR", refused_url())
+        chosen = choose(environ={})
+    assert (chosen.kind, chosen.place) == ("file", str(tmp_path / destinations.DEFAULT_FILE))
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:99999", "http://[::1", "http://127.0.0.1:0"])
+def test_an_impossible_address_is_refused_in_one_line(url: str, tmp_path: Path) -> None:
+    done = run("--otlp", url, "true", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "takes an address such as" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_credentials_are_used_and_never_shown(provider: Replay, app: Path, tmp_path: Path) -> None:
+    with closing(Replay()) as collector:
+        collector.serve(json_answer({}))
+        url = collector.url.replace("//", "//user:sec%40ret@")
+        done = run("--otlp", url, "--", sys.executable, app, provider.base_url, cwd=tmp_path)
+        assert done.stderr == f"llmtrace: spans go to {collector.url}\n"
+        assert {request.path for request in collector.requests} == {"/v1/traces", "/v1/metrics"}
+        sent = {request.headers["authorization"] for request in collector.requests}
+        assert sent == {"Basic dXNlcjpzZWNAcmV0"}
+    done = run("--otlp", refused_url().replace("//", "//user:secret@"), "true", cwd=tmp_path)
+    assert "secret" not in done.stderr
+
+
+def test_a_closed_stderr_leaves_the_output_alone(provider: Replay, app: Path, tmp_path: Path) -> None:
+    for option in (["--console"], ["--file", "t.jsonl"]):
+        line = [sys.executable, "-m", "llmtrace.cli", "run", *option, sys.executable, str(app), provider.base_url]
+        done = subprocess.run(
+            ["sh", "-c", 'exec "$@" 2>&-', "sh", *line],
+            env=BARE, cwd=tmp_path, stdout=subprocess.PIPE, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert (done.returncode, done.stdout) == (7, "the answer is here\n")
+
+
+def test_what_is_there_and_cannot_be_run_or_written_is_said_first(app: Path, tmp_path: Path) -> None:
+    assert run("--console", f"./{app.name}", cwd=tmp_path).returncode == 126
+    refused = run("--file", tmp_path, "true", cwd=tmp_path)
+    assert refused.returncode == 1
+    assert "cannot be written to" in refused.stderr
+    assert "spans go" not in refused.stderr
