@@ -109,7 +109,8 @@ def endpoint(url: str) -> Destination:
         if parts.scheme not in ("http", "https") or not re.fullmatch(r"[^\s/]+", parts.netloc) or parts.port == 0:
             raise ValueError(url)
     except (TypeError, ValueError):  # no text, a port beyond 65535, half of an IPv6 address
-        raise LlmtraceError(f"otlp takes an address such as {COLLECTOR}, not {url!r}") from None
+        shown = re.sub(r"//[^/]*@", "//", str(url))  # no password, even of an address that is none
+        raise LlmtraceError(f"otlp takes an address such as {COLLECTOR}, not {shown!r}") from None
     if not _can_export():
         raise LlmtraceError(f"sending spans needs the OTLP exporter: {install_hint('otlp')}")
     path = parts.path.rstrip("/").removesuffix("/v1/traces")

@@ -286,6 +286,9 @@ def test_credentials_are_used_and_never_shown(provider: Replay, app: Path, tmp_p
         assert sent == {"Basic dXNlcjpzZWNAcmV0"}
     done = run("--otlp", refused_url().replace("//", "//user:secret@"), "true", cwd=tmp_path)
     assert "secret" not in done.stderr
+    with pytest.raises(LlmtraceError, match="takes an address such as") as refused:
+        choose(otlp="http://user:secret@127.0.0.1:99999", environ={})
+    assert "secret" not in str(refused.value)
 
 
 def test_a_closed_stderr_leaves_the_output_alone(provider: Replay, app: Path, tmp_path: Path) -> None:
