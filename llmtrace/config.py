@@ -89,6 +89,15 @@ def _file(value: Any) -> str:
     return str(text)
 
 
+def _prior(value: Any) -> str:
+    path = _file(value)
+    try:
+        seconds_per_prefill_token(path)
+    except LlmtraceError:
+        raise ValueError('a JSON file that can be read and says {"seconds_per_prefill_token": ...}, in s') from None
+    return path
+
+
 def seconds_per_prefill_token(path: str) -> float:
     """Seconds for each prefill token from the file of the setting ``baseline_prior``; 0 where that is not set.
 
@@ -141,7 +150,7 @@ _PARSERS: Mapping[str, Callable[[Any], Any]] = {
     "min_calls": _at_least(int, 2),
     "min_spread": _at_least(float, 1),
     "baseline_path": _file,
-    "baseline_prior": _file,
+    "baseline_prior": _prior,
     "flush_on_sigterm": _boolean,
     "tokenizer": _function,
 }

@@ -6,10 +6,10 @@ import io
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,8 @@ from rich.console import Console
 
 from llmtrace import doctor
 from llmtrace.version import VERSION
+from tests.support.grpc_collector import GrpcCollector
+from tests.support.replay import Replay, json_answer
 
 SPAN = {
     "traceId": "4bf92f3577b34da6a3ce929d0e0e4736",
@@ -47,10 +49,11 @@ def llmtrace(*arguments: str | Path, **changes: str) -> subprocess.CompletedProc
     )
 
 
-def examined(**changes: str) -> subprocess.CompletedProcess[str]:
+def examined(everything: bool = True, **changes: str) -> subprocess.CompletedProcess[str]:
     """What ``llmtrace doctor`` prints in this environment, without the seconds that a process of its own takes."""
     out = io.StringIO()
-    code = doctor.run(Console(file=out, width=80, no_color=True, highlight=False), environment(**changes))
+    console = Console(file=out, width=80, no_color=True, highlight=False)
+    code = doctor.run(console, environment(**changes), everything=everything)
     return subprocess.CompletedProcess(["doctor"], code, out.getvalue(), "")
 
 
@@ -222,11 +225,22 @@ def test_serve_without_the_reference_extra(missing: str) -> None:
 
 
 def test_doctor_says_what_is_there() -> None:
-    result = llmtrace("doctor")
+    result = llmtrace("doctor", "--all")
     assert result.returncode == 0, result.stdout
     assert result.stderr == ""
     for words in ("opentelemetry-sdk", "openai", "sampler", "http://localhost:4318", "Tracing is possible here."):
         assert words in result.stdout
+
+
+def test_doctor_says_only_what_is_wrong_unless_asked_for_all() -> None:
+    fine = examined(everything=False)
+    assert fine.stdout.startswith("Traced: "), "what is not installed and not needed is nothing wrong"
+    assert "Spans: under llmtrace run, " in fine.stdout
+    assert "sampler" not in fine.stdout
+    wrong = examined(everything=False, LLMTRACE_MIN_CALLS="x")
+    assert "! LLMTRACE_MIN_CALLS  its value is ignored; it takes a number of at least 2" in wrong.stdout
+    assert "unset LLMTRACE_MIN_CALLS  # LLMTRACE_MIN_CALLS" in wrong.stdout
+    assert wrong.returncode == 0, "what is ignored keeps nothing from being traced"
 
 
 def test_doctor_never_prints_a_secret() -> None:
@@ -248,7 +262,7 @@ def test_doctor_never_prints_a_secret() -> None:
     assert "good name" in result.stdout
     assert "LLMTRACE_API_KEY" in result.stdout
     assert "auto or always or never" in result.stdout
-    assert result.returncode == 1
+    assert result.returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -280,16 +294,49 @@ def test_doctor_tells_of_doubtful_settings() -> None:
     assert "parentbased_traceidratio 0.25" in result.stdout
 
 
-def test_doctor_asks_whether_the_endpoint_answers() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-        assert (
-            f"http://127.0.0.1:{port} answers"
-            in examined(OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{port}").stdout
+def test_doctor_tries_an_export() -> None:
+    with closing(Replay()) as collector:
+        collector.serve(json_answer({}))
+        tried = examined(
+            OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, OTEL_EXPORTER_OTLP_HEADERS="authorization=Bearer%20k"
         )
+        assert f"OTEL_EXPORTER_OTLP_ENDPOINT  {collector.url} over HTTP took an empty export" in tried.stdout
+        assert [(request.path, request.headers["authorization"]) for request in collector.requests] == [
+            ("/v1/traces", "Bearer k")
+        ]
+    with closing(Replay()) as collector:
+        collector.serve(json_answer({}, status=401))
+        tried = examined(False, OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=f"{collector.url}/exact")
+        assert "401, it wants credentials: set OTEL_EXPORTER_OTLP_HEADERS" in tried.stdout
+        assert [request.path for request in collector.requests] == ["/exact"]
     for wrong in ("http://", "http://host:notaport", "::::"):
-        result = examined(OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=wrong)
+        result = examined(False, OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=wrong)
         assert result.returncode == 0
+        assert "the endpoint is not a URL" in result.stdout
+
+
+def test_doctor_tries_an_export_over_grpc() -> None:
+    collector = GrpcCollector()
+    try:
+        over_grpc = {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}
+        tried = examined(False, OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, **over_grpc)
+        assert f"Spans: {collector.url} over gRPC took an empty export" in " ".join(tried.stdout.split())
+        assert collector.exports == 1
+    finally:
+        collector.close()
+    with closing(Replay()) as http_only:
+        tried = examined(False, OTEL_EXPORTER_OTLP_ENDPOINT=http_only.url, **over_grpc)
+        assert "UNAVAILABLE, it does not speak gRPC" in tried.stdout
+
+
+def test_doctor_under_llmtrace_run(tmp_path: Path) -> None:
+    arguments = ["run", "--file", tmp_path / "t.jsonl", "--", sys.executable, "-m", "llmtrace", "doctor"]
+    inside = llmtrace(*arguments)
+    assert f"sends them: {tmp_path / 't.jsonl'}" in " ".join(inside.stdout.split())
+    everything = llmtrace(*arguments, "--all").stdout
+    assert "openai 3." not in everything or "patched in this process as soon as it is imported" in everything
+    assert "LLMTRACE_RUN_KIND" in everything
+    assert "unknown" not in everything
 
 
 def test_doctor_without_torch_and_the_client() -> None:

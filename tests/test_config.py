@@ -51,6 +51,23 @@ def test_a_bad_value_in_the_environment_is_told_and_passed_over(
     assert [record.getMessage() for record in caplog.records] == [message], "once, not once for each client"
 
 
+def test_a_prior_that_cannot_be_read_is_passed_over_from_the_environment_and_refused_as_an_argument(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(config, "_slips_told", set[str]())
+    missing, empty = tmp_path / "none.json", tmp_path / "empty.json"
+    empty.write_text("{}")
+    for path in (missing, empty):
+        assert settings({}, {"LLMTRACE_BASELINE_PRIOR": str(path)}).baseline_prior == ""
+        with pytest.raises(
+            llmtrace.LlmtraceError, match="it takes a JSON file that can be read"
+        ):
+            settings({"baseline_prior": path}, {})
+    assert "the value of LLMTRACE_BASELINE_PRIOR is ignored" in caplog.text
+    empty.write_text('{"seconds_per_prefill_token": 1e-5}')
+    assert settings({"baseline_prior": empty}, {}).baseline_prior == str(empty)
+
+
 def test_a_content_mode_that_others_understand_is_passed_over_quietly(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("DEBUG")
     environ = {"OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT": "true"}

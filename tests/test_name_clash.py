@@ -69,7 +69,7 @@ MEND = f'pip uninstall -y llmtrace && pip install --force-reinstall --no-deps "{
 
 
 def test_the_other_package_beside_ours_is_told_with_what_mends_it(both: Path) -> None:
-    result = run(both, OUR_SCRIPT, "doctor")
+    result = run(both, OUR_SCRIPT, "doctor", "--all")
     assert result.returncode == 0, result.stderr
     assert re.search(rf"! llmtrace +0\.1\.4, another package, is installed beside {DISTRIBUTION}", result.stdout)
     assert re.search(rf"✓ {DISTRIBUTION} +0\.1\.0", result.stdout)

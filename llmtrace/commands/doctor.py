@@ -20,12 +20,13 @@ def add(app: Any) -> None:
                 help="Spans as OTLP/JSON: of each route in them, what keeps its phases merged.", show_default=False
             ),
         ] = None,
+        everything: Annotated[bool, typer.Option("--all", help="List what is fine as well.")] = False,
     ) -> None:
-        """Tell what is installed and patched, where spans go, what is missing, and why phases are merged."""
+        """Tell what is traced, where spans go, and what is wrong, with the command that mends it."""
         from rich.console import Console
 
         from llmtrace import doctor as module
 
-        code = module.run(Console(highlight=False), traces=file)
+        code = module.run(Console(highlight=False), traces=file, everything=everything)
         if code:
             raise SystemExit(code)

@@ -59,7 +59,10 @@ def load(path: Path, columns: int, counts: int) -> dict[Key, Saved]:
         whole: Any = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        internal_errors.note_surroundings("reading the baselines' file", error)
+        return {}
+    except ValueError as error:
         internal_errors.note("reading the baselines' file", error)
         return {}
     if not isinstance(whole, dict) or not isinstance(whole.get("routes"), list):
@@ -127,7 +130,7 @@ def add(path: Path, news: Mapping[Key, Saved], columns: int, counts: int, window
             routes = [{"route": list(route)} | asdict(entry) for route, entry in latest]
             _replace(path, json.dumps({"version": VERSION, "routes": routes}))
     except OSError as error:
-        internal_errors.note("saving the baselines", error)
+        internal_errors.note_surroundings("saving the baselines", error)
         return False
     return True
 

@@ -117,6 +117,13 @@ def instrument(
             instrumentor.instrument(skip_dep_check=True, settings=configured, **providers)
 
 
+def instrumented() -> str:
+    """The clients that are traced now, by name and with commas between."""
+    from llmtrace.instrumentation.instrumentors import INSTRUMENTORS
+
+    return ", ".join(name for name in INSTRUMENTORS if INSTRUMENTORS[name]().is_instrumented_by_opentelemetry)
+
+
 def uninstrument(*clients: str) -> None:
     """Take tracing out of the named client libraries, or of all; their functions are the very ones from before.
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import base64
+import logging
 import os
-import urllib.request
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
 
 from llmtrace.config import is_disabled
 from llmtrace.errors import LlmtraceError
-from llmtrace.launch.destinations import GRPC_PORT, VIEWER, Destination, choose, say, without_credentials
+from llmtrace.launch.destinations import Destination, choose, say
+from llmtrace.launch.probe import refusal
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -20,6 +19,9 @@ if TYPE_CHECKING:
 _SEND_EVERY_MS = 1000
 """Spans are sent after a second at most, so that a page that is looked at keeps up."""
 _METRICS_TIMEOUT_S = 2
+_log = logging.getLogger("llmtrace")
+_in_force: list[Any] = []
+"""The providers that an earlier call made here."""
 
 
 def configure(
@@ -36,6 +38,9 @@ def configure(
     The providers are llmtrace's own: what the program sets up for itself, before or after, stays its own. With none of
     ``view``, ``otlp``, ``file`` and ``console`` the first place that is there is taken: the endpoint in
     ``OTEL_EXPORTER_OTLP_ENDPOINT``, a running viewer, a collector on port 4318, a viewer started now, a file.
+
+    A second call takes the place of the first. Clients that ``llmtrace.instrument`` or ``opentelemetry-instrument``
+    traces already stay with the providers that they have, which is logged.
 
     Args:
         clients: names of client libraries, for instance ``"openai"``.
@@ -64,27 +69,48 @@ def set_up(destination: Destination, *clients: str, service_name: str | None = N
     """Make the providers for ``destination`` and switch tracing on with them."""
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor
 
-    from llmtrace.instrumentation.switch import instrument
-    from llmtrace.launch import exporters
+    from llmtrace.instrumentation import switch
 
+    if _in_force:
+        switch.uninstrument()
+        _end(_in_force)
+    elif taken := switch.instrumented():
+        _log.warning("traced already, and so not by configure(): %s. Call llmtrace.uninstrument() before", taken)
     resource = Resource.create(_own_resource(service_name))
     tracer_provider = TracerProvider(resource=resource)
-    if destination.kind == "console":
-        tracer_provider.add_span_processor(SimpleSpanProcessor(exporters.ConsoleExporter()))
-    elif destination.kind == "file":
-        from llmtrace.emit.otlp_json import OtlpJsonFileExporter
-
-        processor = BatchSpanProcessor(OtlpJsonFileExporter(destination.place), schedule_delay_millis=_SEND_EVERY_MS)
-        tracer_provider.add_span_processor(processor)
-    else:
-        processor = BatchSpanProcessor(exporters.otlp(destination.place), schedule_delay_millis=_SEND_EVERY_MS)
-        tracer_provider.add_span_processor(processor)
+    tracer_provider.add_span_processor(_processor(destination))
     meter_provider = _meter_provider(destination, resource)
     if meter_provider is None:
         settings.setdefault("metrics", False)
-    instrument(*clients, tracer_provider=tracer_provider, meter_provider=meter_provider, **settings)
+    switch.instrument(*clients, tracer_provider=tracer_provider, meter_provider=meter_provider, **settings)
+    _in_force[:] = [provider for provider in (tracer_provider, meter_provider) if provider is not None]
+
+
+def _end(providers: list[Any]) -> None:
+    """Send what the providers of an earlier call still hold."""
+    for provider in providers:
+        try:
+            provider.shutdown()
+        except Exception as error:  # whatever an exporter raises
+            _log.debug("an earlier provider did not end well", exc_info=error)
+    providers.clear()
+
+
+def _processor(destination: Destination) -> Any:
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor
+
+    from llmtrace.launch import exporters
+
+    if destination.kind == "console":
+        return SimpleSpanProcessor(exporters.ConsoleExporter())
+    if destination.kind == "file":
+        from llmtrace.emit.otlp_json import OtlpJsonFileExporter
+
+        exporter: Any = OtlpJsonFileExporter(destination.place)
+    else:
+        exporter = exporters.otlp(destination)
+    return BatchSpanProcessor(exporter, schedule_delay_millis=_SEND_EVERY_MS)
 
 
 def _own_resource(service_name: str | None) -> dict[str, str]:
@@ -103,32 +129,19 @@ def _own_resource(service_name: str | None) -> dict[str, str]:
 
 
 def _meter_provider(destination: Destination, resource: Any) -> Any:
-    """A provider that sends metrics where they are taken; None where they are not."""
-    if destination.kind != "otlp" or destination.place == VIEWER or not _takes_metrics(destination.place):
+    """A provider that sends metrics where they are taken; None where they are not: Jaeger takes spans only."""
+    address = destination.metrics_address
+    if address is None:
         return None
     from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
     from opentelemetry.sdk.metrics import MeterProvider
-    from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+    from opentelemetry.sdk.metrics.export import MetricsData, PeriodicExportingMetricReader
 
-    exporter = OTLPMetricExporter(endpoint=f"{destination.place}/v1/metrics", timeout=_METRICS_TIMEOUT_S)
+    exporter = OTLPMetricExporter(endpoint=address, timeout=_METRICS_TIMEOUT_S)
+    if refusal(lambda: exporter.export(MetricsData([]))) is not None:
+        exporter.shutdown()
+        return None
     return MeterProvider(metric_readers=[PeriodicExportingMetricReader(exporter)], resource=resource)
-
-
-def _takes_metrics(place: str) -> bool:
-    """Whether the endpoint answers an empty batch of metrics: Jaeger, for one, takes spans only."""
-    if urlsplit(place).port == GRPC_PORT:
-        return False
-    headers = {"content-type": "application/x-protobuf"}
-    user, at, _ = urlsplit(place).netloc.rpartition("@")
-    if at:
-        headers["authorization"] = f"Basic {base64.b64encode(unquote(user).encode()).decode()}"
-    address = f"{without_credentials(place)}/v1/metrics"
-    request = urllib.request.Request(address, data=b"", headers=headers, method="POST")
-    try:
-        with urllib.request.urlopen(request, timeout=_METRICS_TIMEOUT_S) as response:
-            return response.status == 200
-    except (OSError, ValueError):
-        return False
 
 
 def in_a_launched_program(destination: Destination) -> None:

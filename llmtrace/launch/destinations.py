@@ -12,7 +12,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final, Literal, TextIO
@@ -25,13 +25,17 @@ VIEWER: Final = "http://127.0.0.1:4319"
 COLLECTOR: Final = "http://127.0.0.1:4318"
 """Where a collector or Jaeger listens for OTLP over HTTP by default."""
 DEFAULT_FILE: Final = "traces.otlp.jsonl"
-GRPC_PORT: Final = 4317
+_GRPC_PORT: Final = 4317
+_TRACES, _METRICS = "/v1/traces", "/v1/metrics"
 _CONNECT_S = 0.25
 _VIEWER_STARTS_WITHIN_S = 20.0
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+_PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 _KIND, _PLACE = "LLMTRACE_RUN_KIND", "LLMTRACE_RUN_PLACE"
+VARIABLES: Final = (_KIND, _PLACE)
+"""Those by which a program is told of its destination."""
 
-Kind = Literal["otlp", "file", "console"]
+Kind = Literal["otlp", "otlp_grpc", "file", "console"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +44,17 @@ class Destination:
 
     kind: Kind
     place: str = ""
-    """The endpoint's address without a path, or the file's absolute path."""
+    """The address that spans are sent to, or the file's absolute path."""
     sentence: str = ""
     """Where the trace can be seen, for people."""
+
+    @property
+    def metrics_address(self) -> str | None:
+        """Where the same endpoint takes metrics, None where that cannot be known."""
+        parts = urlsplit(self.place)
+        if self.kind != "otlp" or not parts.path.endswith(_TRACES) or self.place.startswith(VIEWER):
+            return None
+        return parts._replace(path=parts.path.removesuffix(_TRACES) + _METRICS).geturl()
 
     def to_environ(self) -> dict[str, str]:
         """The variables by which a child process is told of it."""
@@ -51,10 +63,11 @@ class Destination:
 
 def from_environ(environ: Mapping[str, str]) -> Destination | None:
     """The destination that ``to_environ`` wrote, None where there is none."""
-    kind = environ.get(_KIND)
-    if kind not in ("otlp", "file", "console"):
+    kind, place = environ.get(_KIND), environ.get(_PLACE, "")
+    if kind not in ("otlp", "otlp_grpc", "file", "console"):
         return None
-    return Destination(kind, environ.get(_PLACE, ""))
+    shown = without_credentials(place) if kind.startswith("otlp") else place
+    return Destination(kind, place, f"spans go where the llmtrace run around this one sends them: {shown or 'stderr'}")
 
 
 def choose(
@@ -67,8 +80,9 @@ def choose(
 ) -> Destination:
     """The destination that was asked for; where none was, the first that is there.
 
-    In this order: the endpoint that ``OTEL_EXPORTER_OTLP_ENDPOINT`` names, a viewer that is running, a collector or
-    Jaeger on its default port, a viewer started now, a file in the working directory.
+    In this order: where an ``llmtrace run`` around this one sends them, the endpoint that
+    ``OTEL_EXPORTER_OTLP_ENDPOINT`` names, a viewer that is running, a collector or Jaeger on its default port, a viewer
+    started now, a file in the working directory.
 
     Raises:
         LlmtraceError: several were asked for, an address is none, or what it needs is not installed.
@@ -84,13 +98,15 @@ def choose(
         return endpoint(otlp)
     if view:
         return viewer()
-    if named := next((environ[name] for name in _ENDPOINTS if environ.get(name)), None):
-        return endpoint(named)
+    if (around := from_environ(environ)) is not None:
+        return around
+    if named := next((name for name in _ENDPOINTS if environ.get(name)), None):
+        return endpoint(environ[named], protocol(environ), exact=named == _ENDPOINTS[0])
     if is_viewer(VIEWER):
         return viewer()
-    if listens(COLLECTOR) and _can_export():
+    if _collector_listens():
         return endpoint(COLLECTOR)
-    if _can_export() and _can_view() and not listens(VIEWER):  # else the port is somebody else's
+    if _can_start_viewer():
         try:
             return viewer()
         except LlmtraceError as error:
@@ -98,8 +114,28 @@ def choose(
     return _instead()
 
 
-def endpoint(url: str) -> Destination:
+def foresee(environ: Mapping[str, str]) -> str:
+    """What ``choose`` would say where nothing is asked for; starts nothing.
+
+    Raises:
+        LlmtraceError: as ``choose`` does.
+    """
+    named = from_environ(environ) is not None or any(environ.get(name) for name in _ENDPOINTS)
+    if not named and not is_viewer(VIEWER) and not _collector_listens() and _can_start_viewer():
+        return f"the trace is at {VIEWER}, where a viewer is started"
+    return choose(environ=environ).sentence
+
+
+def protocol(environ: Mapping[str, str]) -> str:
+    """The protocol that the environment asks for, empty where it asks for none."""
+    return next((environ[name].strip() for name in _PROTOCOLS if environ.get(name, "").strip()), "")
+
+
+def endpoint(url: str, protocol: str = "", *, exact: bool = False) -> Destination:
     """An OTLP endpoint that somebody else runs; where nobody listens there, a file, so that nothing is lost.
+
+    ``protocol``: ``grpc``, or else HTTP; empty: gRPC on its own port, HTTP on every other. ``exact``: the address is
+    that of the traces themselves, not one below which they have their path.
 
     Raises:
         LlmtraceError: ``url`` is no address, or the exporter is not installed.
@@ -113,12 +149,21 @@ def endpoint(url: str) -> Destination:
         raise LlmtraceError(f"otlp takes an address such as {COLLECTOR}, not {shown!r}") from None
     if not _can_export():
         raise LlmtraceError(f"sending spans needs the OTLP exporter: {install_hint('otlp')}")
-    path = parts.path.rstrip("/").removesuffix("/v1/traces")
-    place = f"{parts.scheme}://{parts.netloc}{path}"
-    shown = without_credentials(place)
+    kind: Kind = "otlp_grpc" if protocol == "grpc" or (not protocol and parts.port == _GRPC_PORT) else "otlp"
+    if kind == "otlp_grpc":
+        if not _installed("opentelemetry.exporter.otlp.proto.grpc"):
+            command = "pip install opentelemetry-exporter-otlp-proto-grpc"
+            raise LlmtraceError(
+                f"sending spans over gRPC needs its exporter: {command}; or use the endpoint's HTTP port"
+            )
+        parts = parts._replace(path="", query="")
+    elif not exact:
+        parts = parts._replace(path=parts.path.rstrip("/").removesuffix(_TRACES) + _TRACES)
+    place = parts._replace(fragment="").geturl()
+    shown = without_credentials(place).removesuffix(_TRACES)
     if not listens(place):
         return _instead(f"nothing listens at {shown}")
-    return Destination("otlp", place, f"spans go to {shown}")
+    return Destination(kind, place, f"spans go to {shown}")
 
 
 def without_credentials(url: str) -> str:
@@ -136,11 +181,11 @@ def viewer() -> Destination:
     if not _can_export():
         raise LlmtraceError(f"sending spans to the viewer needs the OTLP exporter: {install_hint('otlp')}")
     if is_viewer(VIEWER):
-        return Destination("otlp", VIEWER, f"the trace is at {VIEWER}")
+        return Destination("otlp", VIEWER + _TRACES, f"the trace is at {VIEWER}")
     if not _can_view():
         raise LlmtraceError(f"the viewer needs a few packages more: {install_hint('view')}; or use --file")
     pid = _start_viewer()
-    return Destination("otlp", VIEWER, f"the trace is at {VIEWER} (llmtrace view, started as process {pid})")
+    return Destination("otlp", VIEWER + _TRACES, f"the trace is at {VIEWER} (llmtrace view, started as process {pid})")
 
 
 def say(sentence: str) -> None:
@@ -179,7 +224,7 @@ def _instead(why: str = "") -> Destination:
         file = _file(Path(DEFAULT_FILE))
     except LlmtraceError:
         file = _file(Path(tempfile.gettempdir(), DEFAULT_FILE))
-    return Destination("file", file.place, f"{why}; {file.sentence}" if why else file.sentence)
+    return replace(file, sentence=f"{why}; {file.sentence}") if why else file
 
 
 def _file(path: Path) -> Destination:
@@ -198,6 +243,14 @@ def _can_export() -> bool:
 
 def _can_view() -> bool:
     return all(map(_installed, ("starlette", "uvicorn", "duckdb")))
+
+
+def _collector_listens() -> bool:
+    return listens(COLLECTOR) and _can_export()
+
+
+def _can_start_viewer() -> bool:
+    return _can_export() and _can_view() and not listens(VIEWER)  # else the port is somebody else's
 
 
 def _installed(module: str) -> bool:

@@ -6,14 +6,13 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TextIO
-from urllib.parse import urlsplit
 
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from llmtrace import conventions
 from llmtrace.emit import names
-from llmtrace.launch.destinations import GRPC_PORT, listens, without_credentials
+from llmtrace.launch.destinations import Destination, listens, without_credentials
 
 _log = logging.getLogger("llmtrace")
 _TIMEOUT_S = 2
@@ -47,18 +46,19 @@ class Impatient(SpanExporter):
         self._inner.shutdown()
 
 
-def otlp(endpoint: str) -> SpanExporter:
-    """An exporter to ``endpoint``: over gRPC where its port is gRPC's, else over HTTP."""
+def otlp(destination: Destination) -> SpanExporter:
+    """An exporter to an OTLP endpoint, over the protocol that it takes."""
+    place = destination.place
     inner: Any
-    if urlsplit(endpoint).port == GRPC_PORT:
+    if destination.kind == "otlp_grpc":
         from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as Grpc
 
-        inner = Grpc(endpoint=endpoint, insecure=endpoint.startswith("http://"), timeout=_TIMEOUT_S)
+        inner = Grpc(endpoint=place, insecure=place.startswith("http://"), timeout=_TIMEOUT_S)
     else:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as Http
 
-        inner = Http(endpoint=f"{endpoint}/v1/traces", timeout=_TIMEOUT_S)
-    return Impatient(inner, endpoint)
+        inner = Http(endpoint=place, timeout=_TIMEOUT_S)
+    return Impatient(inner, place)
 
 
 class ConsoleExporter(SpanExporter):

@@ -18,6 +18,7 @@ import pytest
 from llmtrace.errors import LlmtraceError
 from llmtrace.launch import destinations
 from llmtrace.launch.destinations import choose
+from tests.support.grpc_collector import GrpcCollector
 from tests.support.replay import Replay, json_answer, openai_stream, refused_url
 
 APP = """
@@ -96,6 +97,83 @@ def test_an_endpoint_gets_spans_and_metrics_if_it_takes_them(provider: Replay, a
         paths = [request.path for request in jaeger.requests]
         assert paths.count("/v1/metrics") == 1, "asked once whether it takes metrics, and left alone then"
         assert "/v1/traces" in paths
+
+
+def test_grpc_is_spoken_where_the_environment_asks_for_it(provider: Replay, app: Path, tmp_path: Path) -> None:
+    with closing(GrpcCollector()) as collector:
+        where = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}
+        done = run("--", sys.executable, app, provider.base_url, cwd=tmp_path, **where)
+        assert done.stderr == f"llmtrace: spans go to {collector.url}\n"
+        assert "chat m" in collector.names
+
+
+def test_the_address_of_the_traces_is_used_as_it_stands(provider: Replay, app: Path, tmp_path: Path) -> None:
+    with closing(Replay()) as collector:
+        collector.serve(json_answer({}))
+        where = {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": f"{collector.url}/take?team=a"}
+        run("--", sys.executable, app, provider.base_url, cwd=tmp_path, **where)
+        assert {request.path for request in collector.requests} == {"/take?team=a"}
+    with closing(Replay()) as collector:
+        collector.serve(json_answer({}))
+        run("--otlp", f"{collector.url}/in?team=a", sys.executable, app, provider.base_url, cwd=tmp_path)
+        assert {request.path for request in collector.requests} == {"/in/v1/traces?team=a", "/in/v1/metrics?team=a"}
+
+
+def test_metrics_are_sent_where_they_need_a_key(provider: Replay, app: Path, tmp_path: Path) -> None:
+    with closing(Replay()) as collector:
+        collector.serve(json_answer({}))
+        key = {"OTEL_EXPORTER_OTLP_HEADERS": "x-key=secret"}
+        run("--otlp", collector.url, sys.executable, app, provider.base_url, cwd=tmp_path, **key)
+        assert {request.path for request in collector.requests} == {"/v1/traces", "/v1/metrics"}
+        assert {request.headers["x-key"] for request in collector.requests} == {"secret"}
+
+
+def test_a_run_inside_another_goes_where_the_outer_one_sends(provider: Replay, app: Path, tmp_path: Path) -> None:
+    inner = [sys.executable, "-m", "llmtrace", "run"]
+    outer = tmp_path / "outer.jsonl"
+    done = run("--file", outer, "--", *inner, "--", sys.executable, app, provider.base_url, cwd=tmp_path)
+    assert done.returncode == 7
+    assert f"the llmtrace run around this one sends them: {outer}" in done.stderr
+    assert names_in(outer).count("chat m") == 1
+    chosen = tmp_path / "inner.jsonl"
+    run("--file", outer, "--", *inner, "--file", chosen, sys.executable, app, provider.base_url, cwd=tmp_path)
+    assert "chat m" in names_in(chosen), "what is asked for nearest to the program holds"
+
+
+TWICE = """
+import sys, openai, llmtrace
+def call():
+    client = openai.OpenAI(base_url=sys.argv[1], api_key="k", http_client=openai.DefaultHttpxClient(verify=False))
+    for chunk in client.chat.completions.create(
+        model=sys.argv[-1], stream=True, messages=[{"role": "user", "content": "hello"}]
+    ):
+        pass
+"""
+
+
+def test_a_second_configure_takes_the_place_of_the_first(provider: Replay, tmp_path: Path) -> None:
+    app = tmp_path / "app.py"
+    app.write_text(
+        TWICE
+        + "for name in ('a', 'b', 'b'):\n    print(llmtrace.configure('openai', file=name + '.jsonl'))\n    call()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, str(app), provider.base_url, "m"],
+        env=BARE, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.stderr == ""
+    assert [names_in(tmp_path / name).count("chat m") for name in ("a.jsonl", "b.jsonl")] == [1, 2]
+
+
+def test_configure_says_so_where_something_else_traces_already(provider: Replay, tmp_path: Path) -> None:
+    app = tmp_path / "app.py"
+    app.write_text(TWICE + "llmtrace.instrument('openai')\nllmtrace.configure('openai', file='a.jsonl')\ncall()\n")
+    done = subprocess.run(
+        [sys.executable, str(app), provider.base_url, "m"],
+        env=BARE, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0
+    assert "traced already, and so not by configure(): openai. Call llmtrace.uninstrument() before" in done.stderr
 
 
 def test_where_nobody_listens_nothing_is_lost(provider: Replay, app: Path, tmp_path: Path) -> None:

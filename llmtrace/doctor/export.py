@@ -1,0 +1,178 @@
+"""Where spans go: shown by an export of nothing, over the protocol and with the headers that are in force."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from importlib.metadata import entry_points
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+from llmtrace.doctor.findings import Finding, Mark, plain
+from llmtrace.errors import LlmtraceError
+from llmtrace.launch import destinations
+from llmtrace.launch.probe import refusal
+from llmtrace.version import install_hint
+
+_TIMEOUT_S = 2
+_TRACES_ENDPOINT, _ENDPOINT = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"
+_GRPC = "pip install opentelemetry-exporter-otlp-proto-grpc"
+
+
+class Spans(NamedTuple):
+    """What is known of where spans go."""
+
+    findings: list[Finding]
+    summary: str
+    """One sentence."""
+
+
+def examine(environ: Mapping[str, str]) -> Spans:
+    """The sampler, the exporter, and whether its endpoint takes an export."""
+    findings: list[Finding] = []
+    if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        findings.append(Finding("broken", "OTEL_SDK_DISABLED", "true: no span is made", "unset OTEL_SDK_DISABLED"))
+    findings += _sampler(environ)
+    destination = destinations.from_environ(environ)
+    if destination is not None:
+        findings.append(_launched(destination, environ))
+        summary = f"Spans: {destination.sentence}."
+    else:
+        chosen = list(_exporters(environ, _is_launched_by_opentelemetry() or _says_where(environ)))
+        findings += chosen
+        summary = _summary(chosen, environ)
+    findings += [
+        Finding("note", name, f"sends {_header_names(environ[name])} (values not shown)")
+        for name in sorted(environ)
+        if name.startswith("OTEL_") and name.endswith("HEADERS")
+    ]
+    return Spans(findings, summary)
+
+
+def _is_launched_by_opentelemetry() -> bool:
+    return "opentelemetry.instrumentation.auto_instrumentation" in sys.modules
+
+
+def _says_where(environ: Mapping[str, str]) -> bool:
+    """Whether the environment says where spans are to go; else the defaults hurt nobody who uses ``llmtrace run``."""
+    return any(environ.get(name, "").strip() for name in ("OTEL_TRACES_EXPORTER", _TRACES_ENDPOINT, _ENDPOINT))
+
+
+def _summary(chosen: list[Finding], environ: Mapping[str, str]) -> str:
+    if _is_launched_by_opentelemetry() or _says_where(environ):
+        return "Spans: " + "; ".join(finding.detail for finding in chosen if finding.name != "distribution") + "."
+    try:
+        return f"Spans: under llmtrace run, {destinations.foresee(environ)}."
+    except LlmtraceError as error:
+        return f"Spans: under llmtrace run, nowhere: {error}."
+
+
+def _sampler(environ: Mapping[str, str]) -> Iterator[Finding]:
+    sampler = environ.get("OTEL_TRACES_SAMPLER", "").strip().lower()
+    ratio = environ.get("OTEL_TRACES_SAMPLER_ARG", "").strip()
+    never = sampler in ("always_off", "parentbased_always_off")
+    if sampler.endswith("traceidratio"):
+        try:
+            never = ratio != "" and float(ratio) <= 0
+        except ValueError:
+            yield Finding("missing", "OTEL_TRACES_SAMPLER_ARG", "is not a number: the SDK samples everything")
+    if never:
+        yield Finding("broken", "OTEL_TRACES_SAMPLER", "samples nothing", "unset OTEL_TRACES_SAMPLER")
+    elif sampler:
+        yield Finding("ok", "sampler", f"{plain(sampler)}{f' {plain(ratio)}' if ratio else ''}")
+    else:
+        yield Finding("ok", "sampler", "parentbased_always_on (the default)")
+
+
+def _launched(destination: destinations.Destination, environ: Mapping[str, str]) -> Finding:
+    """What an ``llmtrace run`` around this process has chosen."""
+    if not destination.kind.startswith("otlp"):
+        return Finding("ok", "llmtrace run", destination.sentence)
+    return _tried("llmtrace run", destination.place, destination.kind == "otlp_grpc", environ, "missing")
+
+
+def _exporters(environ: Mapping[str, str], meant: bool) -> Iterator[Finding]:
+    """What OpenTelemetry's launcher and programs that read its variables send by. ``meant``: somebody relies on it."""
+    amiss: Mark = "missing" if meant else "note"
+    if not entry_points(group="opentelemetry_configurator"):
+        yield Finding(
+            "missing" if _is_launched_by_opentelemetry() else "note",
+            "distribution",
+            "none: opentelemetry-instrument sets no SDK up, and spans go nowhere unless the program does it",
+            "pip install opentelemetry-distro",
+        )
+    exporters = environ.get("OTEL_TRACES_EXPORTER", "")
+    names = [name.strip() for name in (exporters or "otlp").split(",") if name.strip()]
+    if names == ["none"]:
+        yield Finding(
+            "missing", "OTEL_TRACES_EXPORTER", "none: spans are made and dropped", "unset OTEL_TRACES_EXPORTER"
+        )
+        return
+    available = {entry.name for entry in entry_points(group="opentelemetry_traces_exporter")}
+    for name in names:
+        if name == "none":
+            continue
+        if name not in ("otlp", "otlp_proto_http", "otlp_proto_grpc"):
+            there = name in available
+            detail = f"{plain(name)}{'' if there else ' (OTEL_TRACES_EXPORTER) is not installed'}"
+            yield Finding("ok" if there else "broken", "exporter", detail)
+            continue
+        grpc = name == "otlp_proto_grpc" or (name == "otlp" and destinations.protocol(environ) == "grpc")
+        if f"otlp_proto_{'grpc' if grpc else 'http'}" in available:
+            variable, url = _endpoint(environ, grpc)
+            yield _tried(variable, url, grpc, environ, amiss)
+        else:
+            mark: Mark = "broken" if exporters else "missing"
+            yield Finding(mark, "exporter", f"{plain(name)} is not installed", _GRPC if grpc else install_hint("otlp"))
+
+
+def _endpoint(environ: Mapping[str, str], grpc: bool) -> tuple[str, str]:
+    """The variable that names the endpoint, and the address that traces are sent to."""
+    if url := environ.get(_TRACES_ENDPOINT, "").strip():
+        return _TRACES_ENDPOINT, url
+    url = environ.get(_ENDPOINT, "").strip()
+    name = _ENDPOINT if url else "endpoint"
+    url = url or ("http://localhost:4317" if grpc else "http://localhost:4318")
+    return name, url if grpc else f"{url.rstrip('/')}/v1/traces"
+
+
+def _tried(name: str, url: str, grpc: bool, environ: Mapping[str, str], amiss: Mark) -> Finding:
+    """Send an empty export there. ``amiss``: how a failure is marked."""
+    try:
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        host, port = parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
+    except ValueError:
+        host, port, parts = None, 0, urlsplit("")
+    if not host:
+        return Finding(amiss, name, "the endpoint is not a URL")
+    default = " (the default)" if name == "endpoint" else ""
+    shown = f"{plain(parts.scheme)}://{host}:{port}{default} over {'gRPC' if grpc else 'HTTP'}"
+    if not destinations.listens(url if "://" in url else f"http://{url}"):
+        return Finding(amiss, name, f"{shown}: nobody listens", f"unset {name}" if name.startswith("OTEL_") else "")
+    exporter = _exporter(url, grpc, environ)
+    why = refusal(lambda: exporter.export([]))
+    exporter.shutdown()
+    if why is None:
+        return Finding("ok", name, f"{shown} took an empty export")
+    return Finding(amiss, name, f"{shown}: {why}")
+
+
+def _exporter(url: str, grpc: bool, environ: Mapping[str, str]) -> Any:
+    from opentelemetry.util.re import parse_env_headers
+
+    sent = environ.get("OTEL_EXPORTER_OTLP_TRACES_HEADERS") or environ.get("OTEL_EXPORTER_OTLP_HEADERS") or ""
+    headers = dict(parse_env_headers(sent, liberal=True))
+    if grpc:
+        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as Grpc
+
+        return Grpc(endpoint=url, headers=headers, timeout=_TIMEOUT_S)
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as Http
+
+    return Http(endpoint=url, headers=headers, timeout=_TIMEOUT_S)
+
+
+def _header_names(value: str) -> str:
+    names = [pair.split("=")[0].strip() for pair in value.split(",") if "=" in pair]
+    safe = [name for name in names if re.fullmatch(r"[A-Za-z0-9-]{1,40}", name)]
+    return ", ".join(safe) if safe and len(safe) == len(names) else "headers"

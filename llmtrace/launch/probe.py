@@ -1,0 +1,55 @@
+"""An export of nothing, to see whether an endpoint takes it: with the exporter, protocol and headers of a real one."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from typing import Any
+
+_STATUS = re.compile(r"\bcode: (\d{3})\b|\bStatusCode\.([A-Z_]+)")
+_MEANS = {
+    "401": "it wants credentials: set OTEL_EXPORTER_OTLP_HEADERS",
+    "403": "it refuses these credentials",
+    "404": "nothing takes spans at this path",
+    "405": "nothing takes spans at this path",
+    "UNAUTHENTICATED": "it wants credentials: set OTEL_EXPORTER_OTLP_HEADERS",
+    "PERMISSION_DENIED": "it refuses these credentials",
+    "UNIMPLEMENTED": "nothing takes spans there",
+    "UNAVAILABLE": "it does not speak gRPC, or is not ready",
+}
+
+
+def refusal(export: Callable[[], Any]) -> str | None:
+    """Why an export fails, in words; None where it succeeds. The exporter's own log lines are kept from the log."""
+    with _overheard() as lines:
+        try:
+            outcome = export()
+        except Exception as error:  # whatever an exporter raises
+            lines.append(f"{type(error).__name__}: {error}")
+            outcome = None
+    if getattr(outcome, "name", "") == "SUCCESS":
+        return None
+    for line in lines:
+        if status := _STATUS.search(line):
+            code = status[1] or status[2]
+            return f"{code}, {_MEANS[code]}" if code in _MEANS else code
+    return "the export failed" + (f" ({' '.join(lines[-1].split())[:100]})" if lines else "")
+
+
+@contextmanager
+def _overheard() -> Generator[list[str]]:
+    """What OpenTelemetry logs meanwhile, instead of in the application's log."""
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())
+    logger = logging.getLogger("opentelemetry")
+    before = logger.propagate
+    logger.addHandler(handler)
+    logger.propagate = False
+    try:
+        yield lines
+    finally:
+        logger.propagate = before
+        logger.removeHandler(handler)
