@@ -59,9 +59,7 @@ def test_a_prior_that_cannot_be_read_is_passed_over_from_the_environment_and_ref
     empty.write_text("{}")
     for path in (missing, empty):
         assert settings({}, {"LLMTRACE_BASELINE_PRIOR": str(path)}).baseline_prior == ""
-        with pytest.raises(
-            llmtrace.LlmtraceError, match="it takes a JSON file that can be read"
-        ):
+        with pytest.raises(llmtrace.LlmtraceError, match="it takes a JSON file that can be read"):
             settings({"baseline_prior": path}, {})
     assert "the value of LLMTRACE_BASELINE_PRIOR is ignored" in caplog.text
     empty.write_text('{"seconds_per_prefill_token": 1e-5}')

@@ -11,6 +11,7 @@ import typer
 
 from llmtrace.commands.common import fail, guarded, needs
 
+_PORT = 4319
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
@@ -27,7 +28,7 @@ def add(app: Any) -> None:
         host: Annotated[
             str, typer.Option(help="Address to listen on; another than this machine's own lets others in.")
         ] = "127.0.0.1",
-        port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 4319,
+        port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = _PORT,
         store: Annotated[
             Path | None,
             typer.Option(
@@ -50,32 +51,46 @@ def add(app: Any) -> None:
             list[str] | None,
             typer.Option(metavar="NAME", help="A further name that this server goes by; may be repeated."),
         ] = None,
+        default_ports: Annotated[
+            bool | None,
+            typer.Option(
+                "--default-ports/--no-default-ports",
+                help="Listen on OTLP's own ports 4317 and 4318 too, where they are free. Default: with port 4319.",
+                show_default=False,
+            ),
+        ] = None,
         open: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
     ) -> None:
-        """Receive spans by OTLP/HTTP, or open files, and show them as a page."""
+        """Receive spans by OTLP, or open files, and show them as a page."""
         if memory and store is not None:
             fail("--memory and --store exclude each other")
         if jaeger is not None and not re.match(r"https?://[^/\s]+", jaeger):
             fail(f"--jaeger takes an address such as http://localhost:16686, not {jaeger!r}")
         with needs("view"):
-            from llmtrace.view.serve.run import Options, is_loopback, run
+            from llmtrace.view.serve.run import Options, Ready, is_loopback, run
         if not is_loopback(host):
             print(
                 f"llmtrace: warning: with --host {host} everyone who reaches this machine can read and send spans",
                 file=sys.stderr,
             )
 
-        def ready(url: str, place: str) -> None:
-            print(f"The page: {url}   ({place})")
-            print("Send spans here with:")
-            print(f"  export OTEL_EXPORTER_OTLP_ENDPOINT={url}")
-            print("  export OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf")
-            print("  export OTEL_METRICS_EXPORTER=none OTEL_LOGS_EXPORTER=none")
+        def ready(up: Ready) -> None:
+            print(f"The page: {up.url}   ({up.place})")
+            print("A program's LLM calls come here with: llmtrace run -- COMMAND")
+            if up.ports:
+                print(f"Programs that send OTLP by default do so already (port {' and '.join(map(str, up.ports))}).")
+            print("Other programs send here with:")
+            print(f"  export OTEL_EXPORTER_OTLP_ENDPOINT={up.url}")
+            if not up.grpc:
+                print("  export OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf")
             print("Ctrl-C ends it.", flush=True)
             if open:
                 import webbrowser
 
-                webbrowser.open(url)
+                webbrowser.open(up.url)
+
+        def note(sentence: str) -> None:
+            print(f"llmtrace: {sentence}", file=sys.stderr, flush=True)
 
         options = Options(
             files=files or (),
@@ -86,9 +101,10 @@ def add(app: Any) -> None:
             max_bytes=_bytes(max_size),
             jaeger_url=jaeger.rstrip("/") if jaeger else None,
             names=tuple(allow_host or ()),
+            default_ports=port == _PORT if default_ports is None else default_ports,
         )
         with needs("view"), _progress() as tell:
-            run(options, ready, tell)
+            run(options, ready, tell, note)
 
 
 @contextmanager

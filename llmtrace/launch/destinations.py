@@ -265,7 +265,13 @@ def _start_viewer() -> int:
     log = Path(tempfile.gettempdir()) / f"llmtrace-view-{os.getpid()}.log"
     with log.open("wb") as output:
         started = subprocess.Popen(
-            [sys.executable, "-m", "llmtrace.cli", "view"],
+            [
+                sys.executable,
+                "-m",
+                "llmtrace",
+                "view",
+                "--no-default-ports",  # these are for a viewer that is started by hand, and ended by hand
+            ],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

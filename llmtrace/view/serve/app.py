@@ -29,7 +29,6 @@ LIVE_S: Final = 0.5
 _SILENCE_S: Final = 15.0
 _ANSWERS: Final = 128
 _LARGEST_KEPT: Final = 1 << 20
-_TRACES_ONLY: Final = "llmtrace view keeps traces only: set OTEL_METRICS_EXPORTER=none and OTEL_LOGS_EXPORTER=none"
 
 Ask = Callable[[Pairs], dict[str, Any]]
 
@@ -40,7 +39,8 @@ def create(state: State, *, loopback: bool = True, names: tuple[str, ...] = ()) 
     app = Starlette(
         routes=[
             Route("/v1/traces", receive.traces, methods=["POST"]),
-            Route("/v1/{other}", _other_signal, methods=["POST"]),
+            Route("/v1/metrics", receive.dropped, methods=["POST"]),
+            Route("/v1/logs", receive.dropped, methods=["POST"]),
             Route("/api/status", answers.fresh(state.status)),
             Route("/api/calls", answers.of(queries.calls)),
             Route("/api/facets", answers.of(queries.facets)),
@@ -110,10 +110,6 @@ def _json(body: bytes, status: int = 200) -> Response:
 
 def _error(status: int, reason: str) -> Response:
     return _json(orjson.dumps({"error": reason}), status)
-
-
-async def _other_signal(request: Request) -> Response:
-    return _error(404, _TRACES_ONLY)
 
 
 async def _live(request: Request) -> Response:

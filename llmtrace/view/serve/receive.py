@@ -24,7 +24,7 @@ _DRAINED: Final = 8 * BODY_BYTES
 async def traces(request: Request) -> Response:
     """Answer an export request: store its spans, or refuse it."""
     writer: Writer = request.app.state.writer
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    kind = _kind(request)
     binary = kind == PROTOBUF
     try:
         if kind not in (PROTOBUF, JSON):
@@ -43,6 +43,24 @@ async def traces(request: Request) -> Response:
     except LlmtraceError as error:
         return _refusal(400, str(error), binary, writer)
     return Response(_answer(taken, binary), media_type=PROTOBUF if binary else JSON)
+
+
+async def dropped(request: Request) -> Response:
+    """Answer an export of metrics or logs as if it were kept: its sender has nothing to mend."""
+    try:
+        await _body(request)
+    except RefusedError as error:
+        return _refusal(error.status, str(error), _is_binary(request), request.app.state.writer)
+    body = request.app.state.state.notes.dropped()
+    return Response(body, media_type=PROTOBUF) if _is_binary(request) else Response(b"{}", media_type=JSON)
+
+
+def _is_binary(request: Request) -> bool:
+    return _kind(request) == PROTOBUF
+
+
+def _kind(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 async def _body(request: Request) -> bytes:

@@ -14,18 +14,26 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import uvicorn
 
 from llmtrace import listening
+from llmtrace.errors import LlmtraceError
 from llmtrace.view.serve import app as application
+from llmtrace.view.serve import over_grpc
+from llmtrace.view.serve.notes import Notes
 from llmtrace.view.serve.state import Loading, State
 from llmtrace.view.serve.store import Store, default_path
 from llmtrace.view.serve.writer import Writer
 
 if TYPE_CHECKING:
     from llmtrace.view.serve.files import Reader
+
+
+_GRPC_PORT: Final = 4317
+_HTTP_PORT: Final = 4318
+"""OTLP's own ports, to which programs send that are told nothing else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,17 +49,33 @@ class Options:
     max_bytes: int = 2 << 30
     jaeger_url: str | None = None
     names: tuple[str, ...] = ()
+    default_ports: bool = False
+    """Listen on OTLP's own ports too, where they are free."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """What is said once the viewer takes requests."""
+
+    url: str
+    place: str
+    """Where spans are kept, in words."""
+    grpc: bool
+    """Whether it understands gRPC."""
+    ports: tuple[int, ...]
+    """Those of OTLP's own ports that it listens on."""
 
 
 def run(
     options: Options,
-    ready: Callable[[str, str], None],
+    ready: Callable[[Ready], None],
     tell: Callable[[Loading | None], None] = lambda loading: None,
+    note: Callable[[str], None] = lambda sentence: None,
 ) -> None:
     """Serve until SIGINT or SIGTERM.
 
-    ``ready`` is called with the page's address and the place of the store once requests are taken, ``tell`` with
-    how far the reading of files is, None at its end.
+    ``ready`` is called once requests are taken, ``tell`` with how far the reading of files is, None at its end,
+    ``note`` with what people are told once.
 
     Raises:
         LlmtraceError: the port is taken, the store cannot be opened, a file does not exist.
@@ -64,7 +88,8 @@ def run(
         store = Store(place, options.max_bytes)
         stack.callback(store.close)
         writer = Writer(store)
-        state = State(store, writer, options.jaeger_url)
+        notes = Notes(note)
+        state = State(store, writer, options.jaeger_url, notes)
         reader = _reader(options, state, tell)
         writer.start()
         stack.callback(writer.stop)
@@ -72,6 +97,14 @@ def run(
         names = (*options.names, *(() if loopback else (socket.gethostname(),)))
         app = application.create(state, loopback=loopback, names=names)
         url = listening.url(options.host, listener)
+        listeners = [listener, *(stack.enter_context(contextlib.closing(more)) for more in _http_port(options))]
+        grpc_server = _grpc_server(options, writer, notes)
+        if grpc_server is not None:
+            stack.callback(grpc_server.stop)
+        kept = "spans in memory" if place is None else f"spans in {place}"
+        ports = ((_GRPC_PORT,) if grpc_server is not None and grpc_server.taken else ()) + (_HTTP_PORT,) * (
+            len(listeners) - 1
+        )
 
         class Server(uvicorn.Server):
             """Tells when it is ready; ends live tails before it waits for requests."""
@@ -79,7 +112,7 @@ def run(
             async def startup(self, sockets: list[socket.socket] | None = None) -> None:
                 await super().startup(sockets=sockets)
                 if self.started:
-                    ready(url, "spans in memory" if place is None else f"spans in {place}")
+                    ready(Ready(url, kept, grpc_server is not None, ports))
                     threading.Thread(target=_warm, daemon=True).start()
                     if reader is not None:
                         reader.start()
@@ -99,8 +132,26 @@ def run(
                 server_header=False,
                 timeout_graceful_shutdown=3,
                 h11_max_incomplete_event_size=64 << 10,
+                http=over_grpc.protocol(None if grpc_server is None else grpc_server.port, notes),
             )
-        ).run(sockets=[listener])
+        ).run(sockets=listeners)
+
+
+def _http_port(options: Options) -> list[socket.socket]:
+    """OTLP's own port over HTTP, if it is wanted and free."""
+    if not options.default_ports:
+        return []
+    try:
+        return [listening.bind(options.host, _HTTP_PORT, backlog=128)]
+    except LlmtraceError:
+        return []
+
+
+def _grpc_server(options: Options, writer: Writer, notes: Notes) -> over_grpc.GrpcServer | None:
+    if not over_grpc.is_installed():
+        return None
+    host = f"[{options.host}]" if ":" in options.host else options.host
+    return over_grpc.GrpcServer(writer, notes, (f"{host}:{_GRPC_PORT}",) if options.default_ports else ())
 
 
 def _ended(number: int, frame: object) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llmtrace.version import VERSION
+from llmtrace.view.serve.notes import Notes
 from llmtrace.view.serve.store import Store
 from llmtrace.view.serve.traces import Traces
 from llmtrace.view.serve.writer import Writer
@@ -41,6 +42,7 @@ class State:
     store: Store
     writer: Writer
     jaeger_url: str | None = None
+    notes: Notes = field(default_factory=Notes)
     sources: list[Source] = field(default_factory=list[Source])
     loading: Loading | None = None
     warnings: list[str] = field(default_factory=list[str])
@@ -73,6 +75,7 @@ class State:
             if loading is None
             else {"path": loading.path, "done_bytes": loading.done_bytes, "total_bytes": loading.total_bytes},
             "warnings": [*self.warnings, *self._warnings()],
+            "notes": self.notes.sentences,
         }
 
     def live(self) -> dict[str, Any]:

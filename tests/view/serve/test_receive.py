@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import http.client
 import json
+import socket
 import zlib
 from collections.abc import Iterator
 from typing import Any
 
+import grpc
 import pytest
+from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter as GrpcMetricExporter
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GrpcSpanExporter
 from opentelemetry.exporter.otlp.proto.http import Compression
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
+from opentelemetry.sdk.metrics.export import MetricExportResult, MetricsData
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExportResult
 from opentelemetry.trace import Link, Status, StatusCode
 
 from llmtrace.view.serve.bodies import BODY_BYTES, UNPACKED_BYTES
@@ -231,10 +237,81 @@ def test_foreign_names_and_pages_are_refused(taking: Viewer, headers: dict[str, 
         assert code == 200 or json.loads(answer)["error"]
 
 
-def test_other_signals_are_told_what_to_set(taking: Viewer) -> None:
-    code, _, answer = taking.ask("/v1/metrics", b"", PROTOBUF)
-    assert code == 404
-    assert "OTEL_METRICS_EXPORTER=none" in json.loads(answer)["error"]
+def test_other_signals_are_taken_and_dropped_with_one_note(taking: Viewer) -> None:
+    for path in ("/v1/metrics", "/v1/logs", "/v1/metrics"):
+        code, answered, answer = taking.ask(path, b"", PROTOBUF)
+        assert (code, answered["content-type"], answer) == (200, "application/x-protobuf", b"")
+        assert taking.ask(path, b"{}", JSON)[::2] == (200, b"{}")
+    assert taking.get("/api/status")["notes"] == ["metrics and logs are taken and dropped: this viewer shows traces"]
+
+
+def test_the_same_port_takes_grpc(taking: Viewer) -> None:
+    provider = TracerProvider(resource=Resource({"service.name": "over-grpc"}))
+    provider.add_span_processor(SimpleSpanProcessor(GrpcSpanExporter(taking.url, insecure=True)))
+    with provider.get_tracer("t").start_as_current_span("sent over grpc") as span:
+        trace = span.get_span_context().trace_id
+    provider.shutdown()
+    assert arrived(taking, trace, spans=1)["spans"][0]["name"] == "sent over grpc"
+    assert GrpcMetricExporter(taking.url, insecure=True).export(MetricsData([])) is MetricExportResult.SUCCESS
+
+
+def test_a_large_batch_over_grpc_arrives_whole(taking: Viewer) -> None:
+    sent: list[ReadableSpan] = []
+    provider = TracerProvider()
+    with provider.get_tracer("t").start_as_current_span("root") as root:
+        trace = root.get_span_context().trace_id
+        for _ in range(2000):
+            span = provider.get_tracer("t").start_span("child", attributes={"text": "x" * 2000})
+            span.end()
+            assert isinstance(span, ReadableSpan)
+            sent.append(span)
+    exporter = GrpcSpanExporter(taking.url, insecure=True)
+    assert exporter.export(sent) is SpanExportResult.SUCCESS
+    exporter.shutdown()
+    assert arrived(taking, trace, spans=2000)["total"] == 2000
+
+
+def test_what_is_no_otlp_is_refused_over_grpc(taking: Viewer) -> None:
+    with grpc.insecure_channel(f"127.0.0.1:{taking.port}") as channel:
+        export = channel.unary_unary("/opentelemetry.proto.collector.trace.v1.TraceService/Export")
+        with pytest.raises(grpc.RpcError) as refused:
+            export(b"\xff\xff", timeout=30)
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT  # type: ignore[attr-defined]
+
+
+def test_without_grpcio_a_program_that_speaks_grpc_is_told_of() -> None:
+    prelude = "import llmtrace.view.serve.over_grpc as over_grpc\nover_grpc.is_installed = lambda: False"
+    with viewer("--memory", prelude=prelude) as made:
+        assert "OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf" in "".join(made.said)
+        for _ in range(2):
+            with socket.create_connection(("127.0.0.1", made.port)) as connection:
+                connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+                assert connection.recv(1) == b"", "closed, and nothing of HTTP/1 answered"
+        assert "grpcio" in made.get("/api/status")["notes"][0]
+        made.stop()
+        assert made.errors.count("OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf") == 1
+
+
+def test_otlps_own_ports_are_taken_where_they_are_free() -> None:
+    before = {port: free(port) for port in (4317, 4318)}
+    with viewer("--memory", "--default-ports") as made:
+        taken = [port for port in (4317, 4318) if before[port]]
+        said = "".join(made.said)
+        assert not taken or f"(port {' and '.join(map(str, taken))})" in said
+        for port in taken:
+            assert not free(port)
+    with viewer("--memory") as made:
+        assert "(port" not in "".join(made.said), "not beside a port of one's own choice"
+
+
+def free(port: int) -> bool:
+    with contextlib.closing(socket.socket()) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
 
 
 def test_the_live_tail(taking: Viewer) -> None:

@@ -149,6 +149,7 @@ function foot() {
       parts.map((part, at) => [at ? " · " : null, part]),
     ),
     ...(status.warnings ?? []).map((warning) => h("p", { class: "warn" }, `! ${warning}`)),
+    ...(status.notes ?? []).map((note) => h("p", {}, note)),
   );
 }
 

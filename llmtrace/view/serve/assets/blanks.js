@@ -4,12 +4,7 @@ import { bytes, percent } from "./format.js";
 
 /** No span has come: says how to send some, with this page's own address. */
 export function empty(status) {
-  const lines = [
-    `export OTEL_EXPORTER_OTLP_ENDPOINT=${location.origin}`,
-    "export OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf",
-    "export OTEL_METRICS_EXPORTER=none OTEL_LOGS_EXPORTER=none",
-    "opentelemetry-instrument python app.py",
-  ];
+  const lines = [`llmtrace run --otlp ${location.origin} -- python app.py`];
   const copy = h("button", { type: "button", class: "quiet" }, "Copy");
   copy.addEventListener("click", async () => {
     try {
