@@ -222,7 +222,7 @@ def _diagnosis(call: Node) -> str | None:
         else []
     )
     evidence = {event.get(names.CAUSE): event for event in _verdicts(call)}
-    return "; ".join(_why(cause, evidence.get(cause, {})) for cause in causes if cause) or None
+    return "; ".join(_in_words(cause, evidence.get(cause, {})) for cause in causes if cause) or None
 
 
 def _verdicts(call: Node) -> Iterator[Mapping[str, Any]]:
@@ -235,8 +235,14 @@ def _verdicts(call: Node) -> Iterator[Mapping[str, Any]]:
                 yield event.attributes
 
 
-def _why(cause: str, evidence: Mapping[str, Any]) -> str:
+def _in_words(cause: str, evidence: Mapping[str, Any]) -> str:
     """``queueing: 1.43 s more than usual, beside 4 calls of the application's own (97 % sure)``."""
+    words = why(evidence)
+    return f"{cause}: {words}" if words and not words.startswith("(") else f"{cause} {words}".rstrip()
+
+
+def why(evidence: Mapping[str, Any]) -> str:
+    """A verdict's evidence, the attributes of its event, in words; empty where it has none."""
     parts: list[str] = []
     observed, expected = evidence.get(names.OBSERVED), evidence.get(names.EXPECTED)
     if isinstance(observed, str) and isinstance(expected, str):
@@ -250,9 +256,9 @@ def _why(cause: str, evidence: Mapping[str, Any]) -> str:
     reason = evidence.get(names.REASON)
     if isinstance(reason, str) and reason:
         parts.append(reason)
-    sentence = f"{cause}: {', '.join(parts)}" if parts else cause
+    sentence = ", ".join(parts)
     sure = about.number(evidence.get(names.CONFIDENCE))
-    return sentence if sure is None else f"{sentence} ({sure:.0%} sure)"
+    return sentence if sure is None else f"{sentence} ({sure:.0%} sure)".lstrip()
 
 
 def _server(attributes: Mapping[str, Any]) -> str | None:

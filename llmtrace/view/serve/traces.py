@@ -16,6 +16,7 @@ from llmtrace.view import about
 from llmtrace.view.serve.arrange import Arranged, arrange
 from llmtrace.view.serve.bodies import RefusedError
 from llmtrace.view.serve.filters import Pairs, count, only
+from llmtrace.view.serve.headline import headline
 from llmtrace.view.serve.queries import ids
 from llmtrace.view.serve.store import Store
 
@@ -76,6 +77,7 @@ class Traces:
                 span
                 for (span,) in cursor.execute("SELECT span_id FROM calls WHERE trace_id = ?::UUID", [trace]).fetchall()
             }
+            brief = headline(cursor, trace) if offset == 0 or "around" in parameters else None
         start, end, _ = whole.state
         spans: list[dict[str, Any]] = []
         size = 0
@@ -92,6 +94,7 @@ class Traces:
             "start_us": start // 1000,
             "duration_s": (end - start) / 1e9,
             "total": len(whole.span_ids),
+            "headline": brief,
             "offset": offset,
             "services": whole.services,
             "orphans": sum(whole.arranged.orphan),

@@ -17,6 +17,16 @@ def test_status(asked: Viewer) -> None:
     assert status["warnings"] == []
 
 
+def test_a_trace_begins_with_its_call_in_brief(asked: Viewer) -> None:
+    brief = asked.get(f"/api/traces/{4:032x}")["headline"]
+    assert (brief["outcome"], brief["input_tokens"], brief["output_tokens"]) == ("error", 1000, 101)
+    assert brief["tokens_per_s"] == pytest.approx(100 / 0.1)
+    assert brief["cost_usd"] > 0
+    assert [verdict["cause"] for verdict in brief["verdicts"]] == ["queueing", "network"]
+    assert (brief["calls"], brief["failed"]) == (1, 1)
+    assert asked.get(f"/api/traces/{1:032x}")["headline"]["verdicts"] == []
+
+
 def test_calls_newest_first_with_their_phases(asked: Viewer) -> None:
     answer = asked.get("/api/calls", limit=2)
     assert answer["total"] == 40

@@ -78,6 +78,17 @@ def test_calls_that_others_tell_of_too(both: Viewer) -> None:
     assert [span["name"] for span in trace["spans"] if span["call"]] == ["llm.call"]
 
 
+@pytest.mark.parametrize(("number", "phase"), [(2, None), (102, "prefill")])
+def test_a_trace_begins_with_its_verdict(both: Viewer, number: int, phase: str | None) -> None:
+    """Its evidence lies on the call's span in version 1, on the guilty phase's since."""
+    brief = both.get(f"/api/traces/{TRACE | number:032x}")["headline"]
+    (verdict,) = brief["verdicts"]
+    assert (verdict["cause"], verdict["phase"]) == ("prefill_surge", phase)
+    assert "more than usual" in verdict["why"]
+    (merged,) = both.get(f"/api/traces/{TRACE | 105:032x}")["headline"]["merged"]
+    assert merged["because"].startswith("12 of 30 calls")
+
+
 def test_two_calls_of_different_versions_are_compared_by_what_both_mean(both: Viewer) -> None:
     def compared(one: int, other: int) -> dict:
         a, b = (f"{call['trace_id']}:{call['span_id']}" for number in (one, other) for call in calls_of(both, number))

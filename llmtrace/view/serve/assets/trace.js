@@ -4,6 +4,7 @@ import { get, silent } from "./api.js";
 import { href, traceHref } from "./address.js";
 import { failed, skeleton } from "./blanks.js";
 import { details } from "./details.js";
+import { headline } from "./headline.js";
 import { h, later, say } from "./dom.js";
 import { Folds } from "./folds.js";
 import { count, date, clock, exact, plural, seconds, tick, timeTicks } from "./format.js";
@@ -236,6 +237,7 @@ class Trace {
           h("h1", {}, root?.name || call?.name || "Trace"),
           h("div", { class: "total num" }, seconds(about.duration_s)),
         ),
+        headline(about.headline, (span) => this.goTo(span)),
         h(
           "div",
           { class: "facts" },
@@ -372,6 +374,19 @@ class Trace {
       if (at !== null) this.select(at);
     };
     return list(found, call, lead);
+  }
+
+  /** Chooses a span by its id; one that is not loaded yet through the page's address. */
+  goTo(span_id) {
+    for (const [page, spans] of this.pages) {
+      const at = spans.findIndex((span) => span?.span_id === span_id);
+      if (at < 0) continue;
+      this.rows.focus(this.folds.row(page * PAGE + at));
+      this.select(page * PAGE + at);
+      return;
+    }
+    location.hash = traceHref(this.id, span_id);
+    location.reload();
   }
 
   whereIs(from, span) {
