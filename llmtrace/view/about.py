@@ -44,6 +44,7 @@ LABELS = {
     "opaque": "not told apart",
     "merged": "merged",
     "attempt": "attempt",
+    "retry": "retries",
     "call": "call",
     "other": "other span",
 }

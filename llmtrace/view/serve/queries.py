@@ -11,6 +11,7 @@ import orjson
 
 from llmtrace.analyze import contract
 from llmtrace.analyze.contract import DETAILS, OVERHEAD_NOTE, are_mixed, figures
+from llmtrace.analyze.critical import RETRY
 from llmtrace.phases.model import PHASES
 from llmtrace.view.serve.bodies import RefusedError
 from llmtrace.view.serve.columns import CALL_TYPES
@@ -31,6 +32,9 @@ SAMPLE: Final = 50_000
 _PAGE: Final = 100
 _LARGEST_PAGE: Final = 1000
 _SHARES: Final = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
+_BEYOND: Final = 3
+"""A percentile is told where so many calls may be expected beyond it: p90 of 30 calls, p95 of 60, p99 of 300."""
+_NO_TTFT: Final[dict[str, float | None]] = {"p50": None, "p95": None}
 _ERROR: Final = "(status = 'error' OR outcome IN ('error', 'timed_out'))"
 _SHOWN: Final = tuple(CALL_TYPES)[2 : -3 * len(PHASES)]
 CALL_COLUMNS: Final = (
@@ -42,17 +46,21 @@ _CALL_NAMES: Final = ("trace_id", "span_id", *_SHOWN)
 def call(row: tuple[Any, ...]) -> dict[str, Any]:
     """A row of ``CALL_COLUMNS`` as the page wants it."""
     columns = dict(zip(_CALL_NAMES, row, strict=True))
-    columns["phases"] = _phases(columns["phases"] or "[]")
+    columns["phases"] = _phases(columns["phases"] or "[]", columns["attempts"] or 0)
     columns["causes"] = columns["causes"] or []
     columns["confidence"] = [_number(text) for text in (columns["confidence"] or "").split(",") if text]
     return columns
 
 
-def _phases(text: str) -> orjson.Fragment | list[dict[str, Any]]:
-    """A call's phases; a merged one says in a sentence why it is."""
-    if "merged_because" not in text:
+def _phases(text: str, attempts: int) -> orjson.Fragment | list[dict[str, Any]]:
+    """A call's phases: a merged one says in a sentence why it is, and failed attempts with their waits come first."""
+    if "merged_because" not in text and attempts < 2:
         return orjson.Fragment(text)
     phases = orjson.loads(text)
+    before = phases[0]["start_s"] if phases and attempts > 1 else 0.0
+    if before > 0:
+        retries = {"start_s": 0.0, "duration_s": before, "source": "client", "uncertainty_s": None}
+        phases.insert(0, {"name": RETRY, **retries})
     for phase in phases:
         because = contract.because(phase.get("merged_because"), phase.get("merged_detail"))
         if because is not None:
@@ -81,12 +89,32 @@ def calls(store: Store, pairs: Pairs) -> dict[str, Any]:
             f"ORDER BY key_ DESC, calls.trace_id DESC, calls.span_id DESC",
             [*values, *at],
         ).fetchall()
+        roots = _roots(cursor, [row[0] for row in rows[:limit]])
     page = rows[:limit]
     following = None
     if len(rows) > limit:
         last = page[-1]
         following = base64.urlsafe_b64encode(json.dumps([last[-1], last[0], int(last[1], 16)]).encode()).decode()
-    return {"calls": [call(row[:-1]) for row in page], "next": following, "total": total}
+    return {
+        "calls": [{**call(row[:-1]), "root": roots.get(row[0])} for row in page],
+        "next": following,
+        "total": total,
+    }
+
+
+def _roots(cursor: Any, traces: list[str]) -> dict[str, str]:
+    """The name of each trace's first span without a parent."""
+    if not traces:
+        return {}
+    wanted = "SELECT trace_id, start_ns FROM traces WHERE trace_id IN (SELECT unnest(?::UUID[]))"
+    rows = cursor.execute(
+        f"WITH w AS ({wanted}), bounds AS (SELECT min(start_ns) AS first, max(start_ns) AS last FROM w) "
+        "SELECT replace(s.trace_id::VARCHAR, '-', ''), min(s.name) FROM spans s, bounds, w "
+        "WHERE s.trace_id = w.trace_id AND s.start_ns = w.start_ns AND s.parent_id IS NULL "
+        "AND s.start_ns BETWEEN bounds.first AND bounds.last GROUP BY s.trace_id",
+        [traces],
+    ).fetchall()
+    return dict(rows)
 
 
 def _cursor(text: str) -> list[Any]:
@@ -122,7 +150,9 @@ def percentiles(store: Store, pairs: Pairs) -> dict[str, Any]:
     buckets = count("buckets", rest.get("buckets"), 60, 500)
     where, values = filters.where()
     shares = f"[{', '.join(map(str, _SHARES.values()))}]"
-    parts = [f"quantile_cont({name}, {shares}) FILTER (drawn)" for name in ("duration_s", "ttft_s")]
+    parts: list[str] = []
+    for name in ("duration_s", "ttft_s"):
+        parts += [f"quantile_cont({name}, {shares}) FILTER (drawn)", f"count({name})"]
     with store.reading() as cursor:
         ((call_count, versions),) = cursor.execute(
             f"SELECT count(*), list(DISTINCT schema_version) FROM calls WHERE {where}", values
@@ -137,19 +167,19 @@ def percentiles(store: Store, pairs: Pairs) -> dict[str, Any]:
         row = cursor.execute(
             f"SELECT count(*), min(start_us), max(start_us), {', '.join(parts)} FROM {drawn} WHERE {where}", values
         ).fetchone()
-        count_, first, last, duration, ttft, *figures_row = row
+        count_, first, last, duration, timed, ttft, with_ttft, *figures_row = row
         phases: list[dict[str, Any]] = []
         for at, phase in enumerate(members_by_figure):
             spread, n, total, sources, uncertainty = figures_row[5 * at : 5 * at + 5]
             if n:
                 about = {"sum_s": total, "sources": dict(sources), "uncertainty_s": uncertainty}
-                phases.append({"name": phase, "count": n, **_spread(spread), **about})
+                phases.append({"name": phase, "count": n, **_spread(spread, n), **about})
         spent = {str(part["name"]): _of("s", members_by_figure[str(part["name"])]) for part in phases}
         over_time = _over_time(cursor, filters, drawn, first, last, buckets, spent)
     return {
         "count": count_,
-        "duration": _spread(duration),
-        "ttft": _spread(ttft),
+        "duration": _spread(duration, timed),
+        "ttft": _spread(ttft, with_ttft),
         "phases": phases,
         "over_time": over_time,
         "note": OVERHEAD_NOTE if mixed else None,
@@ -194,15 +224,20 @@ def _over_time(
             "width_us": width,
             "count": n,
             "errors": errors,
-            "ttft": {"p50": ttft[0], "p95": ttft[1]} if ttft else {"p50": None, "p95": None},
+            "ttft": {"p50": ttft[0], "p95": ttft[1] if n * 0.05 >= _BEYOND else None} if ttft else _NO_TTFT,
             "phases": {phase: value for phase, value in zip(phases, phase_medians, strict=True) if value is not None},
         }
         for bucket, n, errors, ttft, *phase_medians in rows
     ]
 
 
-def _spread(values: list[float] | None) -> dict[str, float | None]:
-    return dict(zip(_SHARES, values or [None] * len(_SHARES), strict=True))
+def _spread(values: list[float] | None, calls: int) -> dict[str, float | None]:
+    """Percentiles by name, None for those that so few calls do not tell."""
+    given = zip(_SHARES.items(), values or [None] * len(_SHARES), strict=True)
+    return {
+        name: value if name == "p50" or calls * (1 - share) >= _BEYOND - 1e-9 else None
+        for (name, share), value in given
+    }
 
 
 def compare(store: Store, pairs: Pairs) -> dict[str, Any]:
@@ -213,6 +248,8 @@ def compare(store: Store, pairs: Pairs) -> dict[str, Any]:
     (left_s, left), (right_s, right) = of_a, of_b
     mixed = are_mixed(one["schema_version"] for one in (a, b) if one["schema_version"] is not None)
     spent = {name: (_sum(left_s, members), _sum(right_s, members)) for name, members in figures(mixed).items()}
+    if RETRY in {*left_s, *right_s}:  # a call that was not retried spent no time on it
+        spent = {RETRY: (left_s.get(RETRY, 0.0), right_s.get(RETRY, 0.0)), **spent}
     phases = [
         {"name": name, "a_s": a_s, "b_s": b_s, "difference_s": _difference(a_s, b_s)}
         for name, (a_s, b_s) in spent.items()
@@ -256,7 +293,9 @@ def _one(cursor: Any, name: str, text: str | None) -> tuple[dict[str, Any], dict
         "SELECT attributes, events FROM spans WHERE start_ns BETWEEN ? AND ? AND trace_id = ?::UUID AND span_id = ?",
         [start, start + 999, *call_ids],
     ).fetchone()
-    phases = orjson.loads(row[_CALL_NAMES.index("phases")] or "[]")
+    phases = facts["phases"]
+    if not isinstance(phases, list):
+        phases = orjson.loads(row[_CALL_NAMES.index("phases")] or "[]")
     seconds = {part["name"]: part["duration_s"] for part in phases}
     return facts, seconds, _everything(*span) if span else {}
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.analyze.writing import EPOCH
-from tests.view.serve.running import Viewer
+from tests.analyze.writing import EPOCH, Writer
+from tests.view.serve.running import Viewer, viewer
 
 
 def test_status(asked: Viewer) -> None:
@@ -15,6 +15,16 @@ def test_status(asked: Viewer) -> None:
     assert 0 < status["bytes"] < status["max_bytes"] == 2 << 30
     assert status["loading"] is None
     assert status["warnings"] == []
+
+
+def test_percentiles_are_told_of_calls_enough(asked: Viewer) -> None:
+    all_calls = asked.get("/api/percentiles")
+    assert all_calls["duration"]["p90"] is not None, "40 calls"
+    assert (all_calls["duration"]["p95"], all_calls["ttft"]["p99"]) == (None, None)
+    ten = asked.get("/api/percentiles", model="gpt-4o")
+    assert ten["duration"]["p50"] is not None
+    assert ten["duration"]["p90"] is None
+    assert {phase["p90"] for phase in ten["phases"]} == {None}
 
 
 def test_a_trace_begins_with_its_call_in_brief(asked: Viewer) -> None:
@@ -92,7 +102,7 @@ def test_percentiles(asked: Viewer) -> None:
     assert phases["queue"]["p50"] == pytest.approx(0.005)
     assert phases["queue"]["sources"] == {"client": 30}
     assert phases["decode"]["sum_s"] == pytest.approx(3.0)
-    assert phases["prefill"]["p99"] <= 0.088
+    assert phases["prefill"]["p90"] <= 0.088
     assert sum(bucket["count"] for bucket in answer["over_time"]) == 30
     assert all(bucket["errors"] == 0 for bucket in answer["over_time"])
     assert len(answer["over_time"]) == 4
@@ -101,6 +111,7 @@ def test_percentiles(asked: Viewer) -> None:
 
 def test_compare_two_calls(asked: Viewer) -> None:
     a, b = asked.get("/api/calls", limit=2)["calls"]
+    assert [call.pop("root") for call in (a, b)] == ["chat gpt-4o", "chat gpt-4o-mini"]
     names = [f"{call['trace_id']}:{call['span_id']}" for call in (a, b)]
     answer = asked.get("/api/compare", a=names[0], b=names[1])
     assert answer["a"] == a
@@ -147,3 +158,25 @@ def test_the_page_and_its_files(asked: Viewer) -> None:
     assert (code, headers["content-type"]) == (200, "text/css; charset=utf-8")
     for wrong in ("/assets/nothing.js", "/assets/../app.py", "/assets/%2e%2e%2fapp.py"):
         assert asked.ask(wrong)[0] == 404
+
+
+def test_time_lost_to_retries_has_a_row() -> None:
+    writer = Writer()
+    marks = {"gen_ai.operation.name": "chat", "llmtrace.call.outcome": "completed", "llmtrace.schema_version": 1}
+    own = writer.span("chat gpt-4o-mini", 0.0, 200.0, marks, trace=1, kind=3)
+    writer.span("llm.attempt", 0.0, 50.0, {"http.response.status_code": 429}, trace=1, parent=own)
+    second = writer.span("llm.attempt", 90.0, 200.0, {}, trace=1, parent=own)
+    for name, start, end in (("network", 90.0, 100.0), ("decode", 100.0, 200.0)):
+        part = {"llmtrace.phase": name, "llmtrace.phase.source": "client"}
+        writer.span(f"llm.{name}", start, end, part, trace=1, parent=second)
+    writer.call(1000.0, [("network", 10.0), ("decode", 100.0)], trace=2)
+    with viewer("--memory") as made:
+        made.send(writer.document())
+        made.until(lambda status: status["calls"] == 2)
+        plain, retried = made.get("/api/calls")["calls"]
+        assert [phase["name"] for phase in retried["phases"]] == ["retry", "network", "decode"]
+        names = [f"{call['trace_id']}:{call['span_id']}" for call in (retried, plain)]
+        answer = made.get("/api/compare", a=names[0], b=names[1])
+    rows = {phase["name"]: phase["difference_s"] for phase in answer["phases"]}
+    assert rows["retry"] < 0
+    assert sum(rows.values()) == pytest.approx(answer["duration_difference_s"]), "the rows add up to the total"

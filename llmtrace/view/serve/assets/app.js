@@ -85,6 +85,7 @@ let waiting = null;
 
 whenSilent(() => {
   if (waiting) return;
+  button.hidden = true; // nothing is live while nobody answers
   let pause = 1;
   const trouble = document.getElementById("trouble");
   const words = h("span", {});
@@ -102,6 +103,7 @@ whenSilent(() => {
     trouble.replaceChildren();
     say("The server answers again.");
     tail();
+    liveButton();
     await refreshStatus().catch(() => {});
     if (view?.again) view.again();
     else show({ afresh: true });

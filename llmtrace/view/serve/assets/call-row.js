@@ -66,10 +66,10 @@ export function headings({ scale, order, sort }) {
 export function callRow(call, { index, mark, scale, tip }) {
   const model = call.answered_model || call.model;
   const about = [
+    call.task ?? (call.root !== call.name ? call.root : null),
     call.model && !call.name?.includes(call.model) ? call.model : null,
     call.service,
     call.provider !== call.service ? call.provider : null,
-    call.task,
     call.answered_model && call.answered_model !== call.model ? `answered by ${call.answered_model}` : null,
   ].filter(Boolean);
   const causes = call.causes ?? [];

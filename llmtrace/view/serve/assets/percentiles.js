@@ -115,7 +115,7 @@ class Percentiles {
         { class: "card tile" },
         h("h2", {}, name),
         h("p", { class: "big num" }, seconds(one?.p50), h("small", {}, " median")),
-        h("p", { class: "soft num" }, `p90 ${seconds(one?.p90)} · p95 ${seconds(one?.p95)} · p99 ${seconds(one?.p99)}`),
+        h("p", { class: "soft num" }, spread(one)),
       );
     const summed = answer.phases.reduce((sum, phase) => sum + (phase.sum_s ?? 0), 0);
     const sourced = answer.phases.some((phase) => phase.sources);
@@ -180,7 +180,7 @@ class Percentiles {
         h(
           "p",
           { class: "note" },
-          "A phase's percentiles are over the calls that have it. An estimate is fitted from earlier calls; how sure it is shows in each call.",
+          "A phase's percentiles are over the calls that have it; p90 is told from 30 calls on, p95 from 60, p99 from 300. An estimate is fitted from earlier calls; how sure it is shows in each call.",
         ),
         answer.note ? h("p", { class: "note" }, `${answer.note[0].toUpperCase()}${answer.note.slice(1)}.`) : null,
       ),
@@ -260,6 +260,12 @@ class Percentiles {
       this.charts.map((chart) => chart.element),
     );
   }
+}
+
+/** The percentiles that there are calls enough for. */
+function spread(one) {
+  const told = ["p90", "p95", "p99"].filter((name) => one?.[name] != null);
+  return told.length ? told.map((name) => `${name} ${seconds(one[name])}`).join(" · ") : "too few calls for percentiles";
 }
 
 /** The answer leaves out moments without calls: here they are, so that they show as gaps. */

@@ -18,6 +18,7 @@ const CLASSES = {
   "decode.output": "d",
   queue_prefill: "m stripe",
   opaque: "m stripe blind",
+  retry: "a",
 };
 
 /** The classes that give a phase its colour or stripes. */
