@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from typing import Final
+from zlib import decompressobj
 
 from llmtrace.errors import LlmtraceError
 
@@ -13,6 +14,7 @@ UNPACKED_BYTES: Final = 64 << 20
 """The most bytes of an unpacked body."""
 ENCODINGS: Final = ("gzip", "deflate", "identity")
 _STEP: Final = 1 << 20
+_PIECE: Final = 4096
 
 
 class RefusedError(LlmtraceError):
@@ -50,13 +52,18 @@ def unpack(body: bytes, encoding: str) -> bytes:
 
 
 def _inflate(body: bytes, window: int) -> bytes:
-    """Every member of the data; never more memory than the limit and a step."""
+    """Every member of the data; never more memory than the limit and a step.
+
+    The data goes in by small pieces: what a member leaves over is copied, and a body may be made of very many.
+    """
     whole = bytearray()
-    while body:
-        machine = zlib.decompressobj(window)
-        while body and not machine.eof:
-            whole += machine.decompress(body, _STEP)
-            body = machine.unconsumed_tail
+    view, at = memoryview(body), 0
+    while at < len(view):
+        machine = decompressobj(window)
+        while at < len(view) and not machine.eof:
+            piece = machine.unconsumed_tail or view[at : at + _PIECE]
+            whole += machine.decompress(piece, _STEP)
+            at += len(piece) - len(machine.unconsumed_tail) - len(machine.unused_data)
             if len(whole) > UNPACKED_BYTES:
                 raise RefusedError(
                     413,
@@ -66,5 +73,6 @@ def _inflate(body: bytes, window: int) -> bytes:
             whole += machine.flush()
             if not machine.eof:
                 raise EOFError
-        body = machine.unused_data.lstrip(b"\0") if machine.eof else b""
+        while at < len(view) and view[at] == 0:  # padding
+            at += 1
     return bytes(whole)

@@ -64,8 +64,11 @@ class Guard:
 
     def _is_own(self, host: str) -> bool:
         try:
-            name = (urlsplit(f"//{host}").hostname or "").rstrip(".")
+            parts = urlsplit(f"//{host}")
+            name = (parts.hostname or "").rstrip(".")
         except ValueError:
+            return False
+        if "@" in host or parts.netloc != host:  # a header has a name and a port, and nothing else of an address
             return False
         if name in self._names or name.endswith(".localhost"):
             return True

@@ -17,6 +17,7 @@ from llmtrace.view.serve.writer import Taken, Writer
 
 PROTOBUF: Final = "application/x-protobuf"
 JSON: Final = "application/json"
+_SENT_WITHIN_S: Final = 30.0
 _DRAINED: Final = 8 * BODY_BYTES
 """The most bytes of an oversize body that are read and thrown away, so that its sender reads the answer."""
 
@@ -64,6 +65,13 @@ def _kind(request: Request) -> str:
 
 
 async def _body(request: Request) -> bytes:
+    try:
+        return await asyncio.wait_for(_read(request), _SENT_WITHIN_S)
+    except asyncio.TimeoutError as error:
+        raise RefusedError(408, f"the body did not come within {_SENT_WITHIN_S:.0f} s") from error
+
+
+async def _read(request: Request) -> bytes:
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length) > _DRAINED:
         raise too_long()
@@ -95,7 +103,12 @@ def _answer(taken: Taken, binary: bool) -> bytes:
 def _refusal(code: int, reason: str, binary: bool, writer: Writer) -> Response:
     if code != 503:
         writer.reject(f"{code}: {reason}", 1)
-    headers = {413: {"connection": "close"}, 415: {"accept-encoding": ", ".join(ENCODINGS)}, 503: {"retry-after": "2"}}
+    headers = {
+        408: {"connection": "close"},
+        413: {"connection": "close"},
+        415: {"accept-encoding": ", ".join(ENCODINGS)},
+        503: {"retry-after": "2"},
+    }
     return Response(
         status(reason) if binary else orjson.dumps({"error": reason}),
         code,

@@ -85,6 +85,8 @@ class State:
 
     def _warnings(self) -> Sequence[str]:
         warnings: list[str] = []
+        if self.writer.catching_up:
+            warnings.append("spans that came before the last, sudden end are still being read: they will be here soon")
         if self.writer.trouble:
             warnings.append(f"nothing can be stored just now: {self.writer.trouble}")
         warnings += [

@@ -75,11 +75,14 @@ class Writer:
         self._held = Held()
         self._unsettled = True
         self._settle_at = 0.0
+        self.catching_up = False
+        """Whether bodies from before a sudden end are not among the spans yet."""
 
     def start(self) -> None:
         """Start the thread; it begins with the bodies that were acknowledged before a sudden end of the process."""
         for body, protobuf in self.store.kept():
             self._held.read(body, protobuf)
+            self.catching_up = True
         self._held.through = self.store.last_id
         self._thread.start()
 
@@ -202,7 +205,7 @@ class Writer:
             if held.through or len(held):
                 self._store_held(held)
             changed = self.store.settle()
-            self._unsettled = False
+            self._unsettled = self.catching_up = False
         except Exception as error:  # the thread must live on
             self.trouble = str(error)
             self._settle_at = time.monotonic() + _REST_S

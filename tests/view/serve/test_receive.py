@@ -24,6 +24,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExportResult
 from opentelemetry.trace import Link, Status, StatusCode
 
+from llmtrace.view.serve import bodies
 from llmtrace.view.serve.bodies import BODY_BYTES, UNPACKED_BYTES
 from tests.analyze.writing import MS, Writer
 from tests.view.serve.running import Viewer, viewer
@@ -218,6 +219,8 @@ def test_numbers_and_times_at_their_ends(taking: Viewer) -> None:
     [
         ({"Host": "evil.example"}, 421),
         ({"Host": "evil.example:4319"}, 421),
+        ({"Host": "evil.example@127.0.0.1"}, 421),
+        ({"Host": "127.0.0.1/evil.example"}, 421),
         ({"Host": ""}, 421),
         ({"Host": "127.0.0.1.evil.example"}, 421),
         ({"Host": "192.168.1.7"}, 421),
@@ -277,6 +280,39 @@ def test_what_is_no_otlp_is_refused_over_grpc(taking: Viewer) -> None:
         with pytest.raises(grpc.RpcError) as refused:
             export(b"\xff\xff", timeout=30)
     assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT  # type: ignore[attr-defined]
+
+
+def test_a_body_of_very_many_members_is_not_copied_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[int] = []
+
+    class Counted:
+        """zlib's machine, which copies what a member leaves of what it was given."""
+
+        def __init__(self, window: int) -> None:
+            self._machine = zlib.decompressobj(window)
+
+        def decompress(self, piece: bytes, most: int) -> bytes:
+            given.append(len(piece))
+            return self._machine.decompress(piece, most)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._machine, name)
+
+    monkeypatch.setattr(bodies, "decompressobj", Counted)
+    members = 20_000
+    assert bodies.unpack(gzip.compress(b"x", mtime=0) * members, "gzip") == b"x" * members
+    assert len(given) == members
+    assert max(given) <= 4096, "20,000 times the rest of 420 kB would be 4 GB"
+
+
+def test_a_body_that_does_not_come_is_not_waited_for() -> None:
+    prelude = "import llmtrace.view.serve.receive as receive\nreceive._SENT_WITHIN_S = 0.3"
+    with viewer("--memory", prelude=prelude) as made, socket.create_connection(("127.0.0.1", made.port)) as half:
+        half.sendall(b"POST /v1/traces HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n")
+        half.sendall(b"Content-Length: 50\r\n\r\n{")
+        half.settimeout(60)
+        answer = half.makefile("rb").read()  # to its end: the connection is closed
+    assert answer.startswith(b"HTTP/1.1 408")
 
 
 def test_without_grpcio_a_program_that_speaks_grpc_is_told_of() -> None:
