@@ -51,6 +51,8 @@ class Stats:
     skewed: int = 0
     """Children of another service that begin before or end after their parent by over a millisecond: clocks that
     disagree. Durations are used, which they do not touch."""
+    notes: list[str] = field(default_factory=list[str])
+    """What was left unread, a sentence each."""
     versions: list[int] = field(default_factory=list[int])
     """The versions of the span contract that the spans have."""
 
@@ -111,7 +113,7 @@ def _files(sources: Iterable[str], scratch: Path, window: dict[str, Any], stats:
     for source in sources:
         stats.sources.append(source)
         if source.startswith(("http://", "https://")):
-            yield remote.fetch(source, scratch, **window)
+            yield remote.fetch(source, scratch, notes=stats.notes, **window)
             continue
         if _is_table(source):
             raise LlmtraceError(f"{source} is a table: name it alone")

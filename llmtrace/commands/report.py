@@ -16,7 +16,10 @@ from llmtrace.commands.common import guarded, needs
 from llmtrace.errors import LlmtraceError
 
 Format = Literal["text", "json"]
-_SOURCES = "Trace files (OTLP/JSON, .gz too), folders of them, Jaeger's or Tempo's address, or a table's ibis URL."
+_SOURCES = (
+    "Trace files (OTLP/JSON, .gz too), folders of them, the address of llmtrace view, of Jaeger or of Tempo, or a "
+    "table's ibis URL."
+)
 
 
 @dataclass(frozen=True)
@@ -30,11 +33,9 @@ class Given:
     cache: Annotated[
         bool, typer.Option("--cache/--no-cache", help="Keep the tables made of large files, and use kept ones.")
     ] = True
-    service: Annotated[str | None, typer.Option(help="Jaeger, Tempo: only this service.", show_default=False)] = None
-    hours: Annotated[float, typer.Option(min=0.0, help="Jaeger, Tempo: how far back.")] = 1.0
-    limit: Annotated[int, typer.Option(min=1, help="Jaeger, Tempo: most traces to ask for (Jaeger: per service).")] = (
-        1000
-    )
+    service: Annotated[str | None, typer.Option(help="By address: only this service.", show_default=False)] = None
+    hours: Annotated[float, typer.Option(min=0.0, help="By address: how far back.")] = 1.0
+    limit: Annotated[int, typer.Option(min=1, help="By address: most traces to read (Jaeger: per service).")] = 1000
     query: Annotated[
         str | None, typer.Option(help="Tempo: the TraceQL query that picks the traces.", show_default=False)
     ] = None

@@ -38,7 +38,7 @@ def show(report: Report, console: Any) -> None:
 
 def faults(stats: Stats) -> list[str]:
     """The faults of the input, a sentence each; everything else was used."""
-    sentences: list[str] = []
+    sentences = list(stats.notes)
     if stats.problem_count:
         first = stats.problems[:3]
         sentences.append(f"skipped {stats.problem_count:,} broken part(s) of the input, the first: {'; '.join(first)}")

@@ -6,6 +6,8 @@ import gzip
 import json
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -13,11 +15,14 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from llmtrace.analyze import chunks
+from llmtrace.analyze import chunks, remote
 from llmtrace.analyze.load import Stats, Traces, load
 from llmtrace.errors import LlmtraceError
 from tests.analyze.writing import Writer
+from tests.view.serve.running import viewer
 
+AGES = 50_000.0
+"""Hours back, over the writer's spans."""
 PHASES = [("network", 10), ("queue", 20), ("prefill", 100), ("decode", 400)]
 
 
@@ -209,11 +214,14 @@ class Backend(BaseHTTPRequestHandler):
 
     writer: Writer
     flavour: str
+    status = 200
+    asked: list[str]
 
     def do_GET(self) -> None:
         url = urlsplit(self.path)
-        answer = self.answer(url.path, parse_qs(url.query))
-        self.send_response(404 if answer is None else 200)
+        self.asked.append(self.path)
+        answer = self.answer(url.path, parse_qs(url.query)) if self.status == 200 else {"error": "no"}
+        self.send_response(404 if answer is None else self.status)
         self.send_header("content-type", "application/json")
         self.end_headers()
         self.wfile.write(json.dumps(answer).encode())
@@ -222,9 +230,13 @@ class Backend(BaseHTTPRequestHandler):
         traces: dict[str, list[Any]] = {}
         for span in self.writer.spans:
             traces.setdefault(span["traceId"], []).append(span)
+        if self.flavour == "jaeger 2":
+            return self.jaeger_2(path, query, traces)
         if self.flavour == "jaeger":
             if path == "/api/services":
                 return {"data": ["app"]}
+            if path != "/api/traces":
+                return None
             assert query["service"] == ["app"]
             return {"data": [self.jaeger(trace, spans) for trace, spans in traces.items()]}
         if path == "/api/search":
@@ -235,6 +247,25 @@ class Backend(BaseHTTPRequestHandler):
             resource = {"attributes": [{"key": "service.name", "value": {"stringValue": "app"}}]}
             return {"batches": [{"resource": resource, "scopeSpans": [{"spans": spans}]}]}
         return None
+
+    @staticmethod
+    def jaeger_2(path: str, query: dict[str, list[str]], traces: dict[str, list[Any]]) -> Any:
+        """``/api/v3`` alone: the interface of before is gone. The newest traces of the window, as many as asked for."""
+        if path == "/api/v3/services":
+            return {"services": ["app"]}
+        if path != "/api/v3/traces":
+            return None
+        assert query["query.service_name"] == ["app"]
+        first, last = (
+            datetime.fromisoformat(query[f"query.start_time_{end}"][0]).timestamp() * 1e9 for end in ("min", "max")
+        )
+        begun = {trace: min(int(span["startTimeUnixNano"]) for span in spans) for trace, spans in traces.items()}
+        inside = sorted((trace for trace in traces if first <= begun[trace] <= last), key=lambda trace: -begun[trace])
+        chosen = [span for trace in inside[: int(query["query.search_depth"][0])] for span in traces[trace]]
+        resource = {"attributes": [{"key": "service.name", "value": {"stringValue": "app"}}]}
+        if not chosen:
+            return None
+        return {"result": {"resourceSpans": [{"resource": resource, "scopeSpans": [{"spans": chosen}]}]}}
 
     @staticmethod
     def jaeger(trace: str, spans: list[Any]) -> Any:
@@ -265,25 +296,70 @@ class Backend(BaseHTTPRequestHandler):
         pass
 
 
-@pytest.fixture(params=["jaeger", "tempo"])
-def backend(request: pytest.FixtureRequest, writer: Writer) -> Iterator[str]:
-    handler = type("Handler", (Backend,), {"writer": writer, "flavour": request.param})
+@contextmanager
+def serving(writer: Writer, flavour: str, **more: Any) -> Iterator[str]:
+    handler = type("Handler", (Backend,), {"asked": [], "writer": writer, "flavour": flavour, **more})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
 
 
+@pytest.fixture(params=["jaeger", "jaeger 2", "tempo"])
+def backend(request: pytest.FixtureRequest, writer: Writer) -> Iterator[str]:
+    with serving(writer, request.param) as url:
+        yield url
+
+
 def test_jaeger_and_tempo_say_what_the_file_says(backend: str, writer: Writer, tmp_path: Path) -> None:
     plain, _ = read(writer.save(tmp_path / "t.jsonl"))
-    found, stats = read(backend)
+    found, stats = read(backend, hours=AGES)
     assert found == plain
     assert stats.sources == [backend]
 
 
+def test_the_viewer_says_what_the_file_says(writer: Writer, tmp_path: Path) -> None:
+    plain, _ = read(writer.save(tmp_path / "t.jsonl"))
+    with viewer("--memory") as running:
+        running.send(writer.document())
+        running.until(lambda status: status["spans"] == len(writer.spans))
+        rows, stats = read(running.url, hours=AGES)
+        assert rows == plain
+        assert stats.notes == []
+        few, cut = read(running.url, hours=AGES, limit=2)
+        assert len({row["trace_id"] for row in few}) == 2
+        assert cut.notes == [f"{running.url}: 2 traces were read, and there are more: --limit reads more of them"]
+        with pytest.raises(LlmtraceError, match="no spans in"):
+            read(running.url, hours=AGES, service="nobody")
+
+
+def test_what_lies_beyond_one_answer_is_asked_for_too(
+    writer: Writer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "_AT_ONCE", 2)
+    plain, _ = read(writer.save(tmp_path / "t.jsonl"))
+    asked: list[str] = []
+    with serving(writer, "jaeger 2", asked=asked) as url:
+        rows, stats = read(url, hours=AGES)
+        assert rows == plain
+        assert stats.notes == []
+        assert len(asked) > 5
+        _, cut = read(url, hours=AGES, limit=3)
+        assert "there are more: --limit reads more of them" in cut.notes[0]
+
+
+@pytest.mark.parametrize(("status", "words"), [(401, "wants credentials"), (500, "fewer hours"), (503, "not ready")])
+def test_what_a_status_means(writer: Writer, status: int, words: str) -> None:
+    with serving(writer, "jaeger", status=status) as url:
+        secret = url.replace("//", "//me:secret@")
+        with pytest.raises(LlmtraceError, match=f"answers {status}: .*{words}") as refused:
+            read(secret)
+        assert "me:secret" not in str(refused.value)
+
+
 def test_a_download_from_jaegers_page(writer: Writer, tmp_path: Path) -> None:
     plain, _ = read(writer.save(tmp_path / "t.jsonl"))
-    handler = type("Handler", (Backend,), {"writer": writer, "flavour": "jaeger"})
+    handler = type("Handler", (Backend,), {"asked": [], "writer": writer, "flavour": "jaeger"})
     answer = handler.answer(handler.__new__(handler), "/api/traces", {"service": ["app"]})
     path = tmp_path / "download.json"
     path.write_text(json.dumps(answer, indent=1))

@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from llmtrace.view.serve import page, queries, receive
+from llmtrace.view.serve import otlp, page, queries, receive
 from llmtrace.view.serve.bodies import RefusedError
 from llmtrace.view.serve.filters import Pairs, only
 from llmtrace.view.serve.guard import Guard
@@ -47,6 +47,7 @@ def create(state: State, *, loopback: bool = True, names: tuple[str, ...] = ()) 
             Route("/api/percentiles", answers.of(queries.percentiles)),
             Route("/api/compare", answers.of(queries.compare)),
             Route("/api/traces/{trace_id}", answers.trace),
+            Route("/api/otlp", _otlp),
             Route("/api/live", _live),
             Route("/", _asset),
             Route("/assets/{name}", _asset),
@@ -110,6 +111,11 @@ def _json(body: bytes, status: int = 200) -> Response:
 
 def _error(status: int, reason: str) -> Response:
     return _json(orjson.dumps({"error": reason}), status)
+
+
+def _otlp(request: Request) -> Response:
+    lines = otlp.lines(request.app.state.state.store, request.query_params.multi_items())
+    return StreamingResponse(lines, headers={"cache-control": "no-store"}, media_type="application/x-ndjson")
 
 
 async def _live(request: Request) -> Response:
