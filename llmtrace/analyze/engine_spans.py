@@ -34,6 +34,11 @@ _RUST_UNITS: Final = {"ns": 1e9, "µs": 1e6, "us": 1e6, "ms": 1e3, "s": 1.0}
 _TRITON: Final = "triton.model_name"
 _COMPUTE: Final = "compute"
 """Triton's span of a model's computing, beneath that of its request: newer versions put the moments there."""
+_COUNTS: Final = (
+    ("gen_ai.usage.completion_tokens", names.OUTPUT_TOKENS),
+    ("gen_ai.usage.prompt_tokens", names.INPUT_TOKENS),
+    ("gen_ai.usage.cached_tokens", names.CACHE_READ_TOKENS),
+)
 _UNITS: Final = (1.0, 1e3, 1e6, 1e9)
 """Parts of a second that engines have counted in; vLLM's constants say s, some of its builds wrote ns."""
 _SLACK_SHARE: Final = 0.05
@@ -135,7 +140,7 @@ def expanded(spans: Sequence[otlp.Span]) -> list[otlp.Span]:
         if found is None:
             continue
         result[-1] = replace(span, attributes={**found.attributes(), **span.attributes})
-        for own, name, piece, attributes in spans_of(found, span.trace_id, span.span_id):
+        for own, name, piece, attributes in spans_of(found, span.trace_id, span.span_id, span.attributes):
             result.append(
                 replace(
                     span, span_id=own, parent_id=span.span_id, name=name, kind="internal", start_ns=piece.start_ns,
@@ -143,6 +148,10 @@ def expanded(spans: Sequence[otlp.Span]) -> list[otlp.Span]:
                 )
             )  # fmt: skip
     return result
+
+
+def _json(value: Any) -> dict[str, Any]:
+    return {"stringValue": value} if isinstance(value, str) else {"intValue": value}
 
 
 def expanded_json(
@@ -170,19 +179,34 @@ def expanded_json(
         {
             "traceId": span["traceId"], "spanId": own, "parentSpanId": span["spanId"], "name": name, "kind": 1,
             "startTimeUnixNano": piece.start_ns, "endTimeUnixNano": piece.end_ns,
-            "attributes": [{"key": key, "value": {"stringValue": value}} for key, value in known.items()],
+            "attributes": [{"key": key, "value": _json(value)} for key, value in known.items()],
         }
-        for own, name, piece, known in spans_of(found, span["traceId"].lower(), span["spanId"].lower())
+        for own, name, piece, known in spans_of(
+            found, span["traceId"].lower(), span["spanId"].lower(), attributes
+        )
     ]  # fmt: skip
     return found.attributes(), made
 
 
-def spans_of(told_of: Told, trace_id: str, span_id: str) -> Iterable[tuple[str, str, Piece, dict[str, Any]]]:
+def spans_of(
+    told_of: Told, trace_id: str, span_id: str, attributes: Mapping[str, Any]
+) -> Iterable[tuple[str, str, Piece, dict[str, Any]]]:
     """The spans to be made beneath an engine's: id, name, piece, attributes. The same id whenever it is read."""
+    made, asked, cached = (_count(attributes, *keys) for keys in _COUNTS)
+    fresh = None if asked is None else max(0, asked - (cached or 0))
+    handled = {DECODE: made, PREFILL: fresh, QUEUE_PREFILL: fresh}
     for piece in told_of.pieces:
         seed = f"{trace_id}:{span_id}:{piece.name}".encode()
         own = hashlib.blake2b(seed, digest_size=8).hexdigest()
-        yield own, names.SPAN_PREFIX + piece.name, piece, {names.PHASE: piece.name, names.SOURCE: SERVER}
+        about: dict[str, Any] = {names.PHASE: piece.name, names.SOURCE: SERVER}
+        if (tokens := handled.get(piece.name)) is not None:
+            about[names.TOKENS] = tokens
+        yield own, names.SPAN_PREFIX + piece.name, piece, about
+
+
+def _count(attributes: Mapping[str, Any], *keys: str) -> int | None:
+    values = (attributes.get(key) for key in keys)
+    return next((value for value in values if type(value) is int and 0 <= value < 1 << 63), None)
 
 
 # ---- one engine each -------------------------------------------------------------------------------------------------

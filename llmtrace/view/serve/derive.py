@@ -11,10 +11,11 @@ from llmtrace.tasks.prices import Priced
 from llmtrace.view.serve.columns import CALL_TYPES, IDS, TAKEN
 
 
-def calls_sql(prices: Sequence[Priced], paired: bool) -> str:
+def calls_sql(prices: Sequence[Priced], paired: bool, engines: bool) -> str:
     """The statement that appends the calls of ``touched`` to ``calls``.
 
-    ``prices``: the prices of the models that answered; ``paired``: whether some of the calls are in two spans.
+    ``prices``: the prices of the models that answered; ``paired``: whether some of the calls are in two spans;
+    ``engines``: whether there are engines' own spans.
     """
     import ibis
 
@@ -24,8 +25,8 @@ def calls_sql(prices: Sequence[Priced], paired: bool) -> str:
     own = {"UUID": "uuid", "UBIGINT": "uint64"}
     types = {column.name: own[IDS[column.name]] if column.name in IDS else kinds[column.kind] for column in TAKEN}
     touched: Any = ibis.table(types, name="touched")
-    calls = ibis.to_sql(tables.calls(touched, prices, paired), dialect="duckdb")
-    phases = ibis.to_sql(tables.owned_phases(touched), dialect="duckdb")
+    calls = ibis.to_sql(tables.calls(touched, prices, paired, engines), dialect="duckdb")
+    phases = ibis.to_sql(tables.owned_phases(touched, engines=engines), dialect="duckdb")
     columns = {
         f"{name}_{phase}": f"{what} FILTER (p.phase = '{phase}')"
         for name, what in (("s", "sum(p.seconds)"), ("source", "max(p.source)"), ("uncertainty", "max(p.uncertainty)"))
@@ -59,5 +60,5 @@ FROM c LEFT JOIN parts ON parts.part_trace = c.trace_id AND parts.part_of = c.sp
 ASKED_SQL = """SELECT DISTINCT coalesce(provider, ''), coalesce(response_model, request_model, '')
 FROM touched WHERE operation IS NOT NULL OR outcome IS NOT NULL"""
 """Asks which providers and models need prices."""
-PAIRED_SQL = f"SELECT count(*) FROM touched WHERE name = '{names.CALL}'"
-"""Counts the calls that are in two spans."""
+PAIRED_SQL = f"SELECT count(*) FILTER (name = '{names.CALL}'), count(engine_span) FROM touched"
+"""Counts the calls that are in two spans, and engines' own spans."""
