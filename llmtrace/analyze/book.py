@@ -60,10 +60,10 @@ class Book:
         return self.hold(phases.select(*_OF_PHASES))
 
     @cached_property
-    def _engines(self) -> bool:
-        """Whether there are engines' own spans."""
+    def _engines(self) -> Any | None:
+        """The calls that engines' own spans belong to; None where there are no such spans."""
         ((count,),) = self.rows(self.spans.aggregate(n=self.spans.engine_span.count()))
-        return count > 0
+        return self.hold(tables.owners(self.spans)) if count else None
 
     @cached_property
     def _prices(self) -> list[prices.Priced]:

@@ -41,8 +41,8 @@ _COUNTS: Final = (
 )
 _UNITS: Final = (1.0, 1e3, 1e6, 1e9)
 """Parts of a second that engines have counted in; vLLM's constants say s, some of its builds wrote ns."""
-_SLACK_SHARE: Final = 0.05
-_SLACK_S: Final = 0.01
+SLACK_SHARE: Final = 0.05
+SLACK_S: Final = 0.01
 """How much longer than the span itself its numbers may be: clocks are read one after the other."""
 
 
@@ -292,4 +292,4 @@ def _triton(attributes: Mapping[str, Any], at: Mapping[str, int], start_ns: int)
 
 
 def _most(seconds: float) -> float:
-    return seconds * (1 + _SLACK_SHARE) + _SLACK_S
+    return seconds * (1 + SLACK_SHARE) + SLACK_S

@@ -28,13 +28,13 @@ def _is_call(spans: Any) -> Any:
     )
 
 
-def calls(spans: Any, prices: Sequence[Priced] | None = None, paired: bool = True, engines: bool = True) -> Any:
+def calls(spans: Any, prices: Sequence[Priced] | None = None, paired: bool = True, engines: Any | None = None) -> Any:
     """One row for each call: its attributes, duration, seconds in each phase (``s_<phase>``) and attempts.
 
     ``began_ns`` is when the call began, where ``start_ns`` is when its span did: an adopted span has times of its own.
     ``prices``: prices by provider and model, for ``cost`` (USD, None where neither the provider told it nor the price
     is known). ``paired``: whether some calls may be in two spans; if not, the statement takes less time to plan.
-    ``engines``: the same of engines' own spans.
+    ``engines``: ``owners``, where there are engines' own spans.
     """
     call_spans = spans.filter(_is_call(spans) & spans.engine_span.isnull())
     inner = (
@@ -47,9 +47,8 @@ def calls(spans: Any, prices: Sequence[Priced] | None = None, paired: bool = Tru
     )
     if paired:
         call_spans = pairs.joined(call_spans, spans)
-    owned = engine_calls.owners(spans, _is_call) if engines else None
-    if owned is not None:
-        alone = engine_calls.is_own_call(spans, owned)
+    if engines is not None:
+        alone = engine_calls.is_own_call(spans, engines)
         call_spans = call_spans.union(alone.select(*call_spans.columns))
     attempts = spans.filter(spans.name == names.ATTEMPT)
     tried = attempts.group_by("trace_id", "parent_id").agg(attempts=attempts.count())
@@ -76,7 +75,7 @@ def _route(table: Any) -> Any:
     return when(table.address.notnull(), where + " @ " + table.address, where)
 
 
-def _phases_by_call(spans: Any, attempts: Any, engines: bool) -> Any:
+def _phases_by_call(spans: Any, attempts: Any, engines: Any | None) -> Any:
     phases = owned_phases(spans, attempts, engines)
     sums = {
         f"s_{name}": when(phases.phase == name, phases.seconds, 0.0).sum() for name in PHASES
@@ -87,10 +86,10 @@ def _phases_by_call(spans: Any, attempts: Any, engines: bool) -> Any:
     )
 
 
-def owned_phases(spans: Any, attempts: Any | None = None, engines: bool = True) -> Any:
+def owned_phases(spans: Any, attempts: Any | None = None, engines: Any | None = None) -> Any:
     """The phase spans, each with its ``owner`` (the call's span id) and ``seconds``. The parts of decode are left out.
 
-    ``engines``: whether some phases are told by engines' own spans.
+    ``engines``: ``owners``, where there are engines' own spans, which tell phases too.
     """
     tried: Any = spans.filter(spans.name == names.ATTEMPT) if attempts is None else attempts
     above = tried.select(above_trace="trace_id", above_span="span_id", above_parent="parent_id")
@@ -103,7 +102,12 @@ def owned_phases(spans: Any, attempts: Any | None = None, engines: bool = True) 
         seconds=length(phases),
         source=when(phases.source.isin(SOURCES), phases.source, "?"),
     ).drop("above_trace", "above_span", "above_parent")
-    return engine_calls.joined(phases, spans, engine_calls.owners(spans, _is_call)) if engines else phases
+    return phases if engines is None else engine_calls.joined(phases, spans, engines)
+
+
+def owners(spans: Any) -> Any:
+    """The calls that engines' own spans belong to: computed once, and handed to ``calls`` and ``owned_phases``."""
+    return engine_calls.owners(spans, _is_call)
 
 
 def _priced(table: Any, prices: Sequence[Priced]) -> Any:

@@ -50,7 +50,7 @@ def make(book: Book, options: Options) -> Report:
 def _told(book: Book) -> Any:
     """The phases that an engine told, each with its call's route and with what was estimated of it."""
     calls = book.calls.select(call_trace="trace_id", call_span="span_id", route="route")
-    phases = tables.owned_phases(book.spans, engines=False)
+    phases = tables.owned_phases(book.spans)
     phases = phases.filter(phases.phase.isin(GRADED) & phases.source.isin((SERVER, DEVICE)))
     phases = phases.inner_join(calls, [("trace_id", "call_trace"), ("owner", "call_span")])
     error, half = phases.estimate_error, phases.estimate_uncertainty

@@ -25,8 +25,13 @@ def calls_sql(prices: Sequence[Priced], paired: bool, engines: bool) -> str:
     own = {"UUID": "uuid", "UBIGINT": "uint64"}
     types = {column.name: own[IDS[column.name]] if column.name in IDS else kinds[column.kind] for column in TAKEN}
     touched: Any = ibis.table(types, name="touched")
-    calls = ibis.to_sql(tables.calls(touched, prices, paired, engines), dialect="duckdb")
-    phases = ibis.to_sql(tables.owned_phases(touched, engines=engines), dialect="duckdb")
+    owned: Any = None
+    before = ""
+    if engines:
+        owned = ibis.table(tables.owners(touched).schema(), name="owned")
+        before = f"owned AS MATERIALIZED ({ibis.to_sql(tables.owners(touched), dialect='duckdb')}), "
+    calls = ibis.to_sql(tables.calls(touched, prices, paired, owned), dialect="duckdb")
+    phases = ibis.to_sql(tables.owned_phases(touched, engines=owned), dialect="duckdb")
     columns = {
         f"{name}_{phase}": f"{what} FILTER (p.phase = '{phase}')"
         for name, what in (("s", "sum(p.seconds)"), ("source", "max(p.source)"), ("uncertainty", "max(p.uncertainty)"))
@@ -39,7 +44,7 @@ def calls_sql(prices: Sequence[Priced], paired: bool, engines: bool) -> str:
     rarely = """'shorter_s': p.uncertainty_low, 'longer_s': p.uncertainty_high,
       'merged_because': p.merged_because, 'merged_detail': p.merged_detail"""
     return f"""
-WITH c AS ({calls}), p AS ({phases}), parts AS (
+WITH {before}c AS ({calls}), p AS ({phases}), parts AS (
   SELECT p.trace_id AS part_trace, p.owner AS part_of, {parts},
     to_json(list(CASE WHEN coalesce(p.uncertainty_low, p.uncertainty_high) IS NULL AND p.merged_because IS NULL
       THEN to_json({{{always}}}) ELSE to_json({{{always}, {rarely}}}) END ORDER BY p.start_ns, p.end_ns))::VARCHAR
