@@ -151,6 +151,8 @@ class CallFacts:
     model: str | None
     provider: str | None
     server: str | None
+    upstream: str | None
+    """Who answered behind a gateway."""
     outcome: str | None
     error: str | None
     duration: float
@@ -196,6 +198,7 @@ def facts(call: Node) -> CallFacts:
         model=_text(attributes, "response_model") or _text(attributes, "request_model"),
         provider=_text(attributes, "provider"),
         server=_server(attributes),
+        upstream=contract.upstream(_text(attributes, "fingerprint")),
         outcome=_text(attributes, "outcome") or ("error" if span.status.code == "error" else None),
         error=about.error(span),
         duration=duration(call),

@@ -53,7 +53,9 @@ WITH {before}c AS ({calls}), p AS ({phases}), parts AS (
 )
 INSERT INTO calls ({", ".join(CALL_TYPES)})
 SELECT c.trace_id, c.span_id, c.name, c.service, c.provider, coalesce(c.request_model, c.response_model),
-  c.response_model, c.route, c.operation, c.start_ns // 1000, c.duration, c.ttft,
+  c.response_model,
+  nullif(regexp_extract(c.fingerprint, '(?:^|;)upstream=([^;]*)', 1), ''),
+  c.route, c.operation, c.start_ns // 1000, c.duration, c.ttft,
   coalesce(c.outcome, CASE WHEN c.status = 'error' THEN 'error' END), c.status, c.error_type,
   CASE WHEN c.diagnosis = '' THEN NULL ELSE string_split(c.diagnosis, ',') END, c.confidence, parts.phases,
   c.input_tokens, c.cached_tokens, c.output_tokens, c.cost, c.attempts, c.streamed, coalesce(c.task_name, c.task_id),

@@ -37,4 +37,6 @@ def from_2(connection: Any) -> None:
     """Upgrade from version 2: engines' own spans that it holds stay what they were, other spans."""
     for name in columns.SINCE_3:
         connection.execute(f"ALTER TABLE spans ADD COLUMN IF NOT EXISTS {name} {columns.TYPES[name]}")
+    for name, kind in columns.CALL_TYPES.items():
+        connection.execute(f"ALTER TABLE calls ADD COLUMN IF NOT EXISTS {name} {kind}")
     connection.execute("UPDATE state SET version = 3")
