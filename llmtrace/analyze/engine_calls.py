@@ -94,14 +94,13 @@ def joined(phases: Any, spans: Any, owned: Any) -> Any:
     kept = plain.left_join(sums, [("trace_id", "sum_trace"), ("owner", "sum_call")])
     replaced = kept.sum_call.notnull() & kept.phase.isin((QUEUE_PREFILL, OPAQUE))
     left = most(kept.seconds - kept.told, 0.0)
+    without = {"merged_because": "string", "merged_detail": "string", "phase_tokens": "int64"}
     kept = kept.mutate(
         phase=when(replaced, UNATTRIBUTED, kept.phase),
         source=when(replaced, CLIENT, kept.source),
         end_ns=when(replaced, kept.start_ns + (left * 1e9).cast("int64"), kept.end_ns),
         seconds=when(replaced, left, kept.seconds),
-        merged_because=when(replaced, ibis.null("string"), kept.merged_because),
-        merged_detail=when(replaced, ibis.null("string"), kept.merged_detail),
-        phase_tokens=when(replaced, ibis.null("int64"), kept.phase_tokens),
+        **{name: when(replaced, ibis.null(kind), kept[name]) for name, kind in without.items() if name in kept.columns},
     ).select(*phases.columns)
     return kept.union(placed)
 
