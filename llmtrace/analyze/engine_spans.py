@@ -34,6 +34,7 @@ _RUST_UNITS: Final = {"ns": 1e9, "µs": 1e6, "us": 1e6, "ms": 1e3, "s": 1.0}
 _TRITON: Final = "triton.model_name"
 _COMPUTE: Final = "compute"
 """Triton's span of a model's computing, beneath that of its request: newer versions put the moments there."""
+_MOST_TOLD: Final = 1e18
 _COUNTS: Final = (
     ("gen_ai.usage.completion_tokens", names.OUTPUT_TOKENS),
     ("gen_ai.usage.prompt_tokens", names.INPUT_TOKENS),
@@ -223,9 +224,11 @@ def _latencies(attributes: Mapping[str, Any], start_ns: int, end_ns: int) -> dic
     values = {
         key.removeprefix(_LATENCY): float(value)
         for key, value in attributes.items()
-        if key.startswith(_LATENCY) and isinstance(value, (int, float)) and not isinstance(value, bool)
+        if key.startswith(_LATENCY)
+        and isinstance(value, (int, float))
+        and not isinstance(value, bool)
+        and 0 <= value < _MOST_TOLD
     }
-    values = {key: value for key, value in values.items() if 0 <= value < 1e18}
     if not values:
         return {}
     most = _most((end_ns - start_ns) / 1e9)

@@ -92,6 +92,15 @@ class TestAlone:
         count, phases = reported(tmp_path, [told])
         assert (count, phases) == (1, by_server({"queue": 0.2, "prefill": 0.31, "decode": 0.41}))
 
+    @pytest.mark.parametrize("odd", [10**400, -1, float("nan"), float("inf"), True, "0.2"])
+    def test_one_odd_number_costs_itself_only(self, odd: Any, tmp_path: Path) -> None:
+        told = engines.vllm(time_in_queue=None)
+        value = {"intValue": str(odd)} if type(odd) is int else engines.attributes({"x": odd})[0]["value"]
+        told.spans[0]["attributes"].append({"key": "gen_ai.latency.time_in_queue", "value": value})
+        (call,) = TestShow().nodes(str(told.save(tmp_path / "odd.jsonl")))
+        found = [each.span.attributes["llmtrace.phase"] for each in calls.phases(call)]
+        assert found == ["prefill", "decode"]
+
     def test_only_the_first_tokens_time(self, tmp_path: Path) -> None:
         told = engines.vllm(**dict.fromkeys(engines.LATENCIES) | {"time_to_first_token": 0.51})
         assert reported(tmp_path, [told]) == (1, by_server({"queue_prefill": 0.51, "decode": 0.41}))
