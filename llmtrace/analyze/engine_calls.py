@@ -112,13 +112,13 @@ def _of_engines(phases: Any, spans: Any, owned: Any) -> Any:
     lines = near.select(at_trace="trace_id", at_span="span_id", at_parent="parent_id")
     step = phases.semi_join(requests.select(near_trace="req_trace").distinct(), [("trace_id", "near_trace")])
     step = step.select(led_trace="trace_id", led_span="span_id", at="owner")
-    found: list[Any] = []
+    led_parts: list[Any] = []
     for _ in range(_TO_STAGES):
         met = step.inner_join(requests, [("led_trace", "req_trace"), ("at", "req_span")])
-        found.append(met.select("led_trace", "led_span", led_call="req_call"))
+        led_parts.append(met.select("led_trace", "led_span", led_call="req_call"))
         missed = step.anti_join(requests, [("led_trace", "req_trace"), ("at", "req_span")])
         missed = missed.inner_join(lines, [("led_trace", "at_trace"), ("at", "at_span")])
         step = missed.filter(missed.at_parent.notnull()).select("led_trace", "led_span", at="at_parent")
-    led = ibis.union(*found)
+    led = ibis.union(*led_parts)
     whole = phases.inner_join(led, [("trace_id", "led_trace"), ("span_id", "led_span")])
     return whole.mutate(owner=whole.led_call).select(*phases.columns)

@@ -109,7 +109,7 @@ def told(
         return None
     if scope.startswith(_OURS):
         return Told("llmtrace-reference")  # its phases are spans already
-    return _by_latencies("sglang" if sglang else _named(scope, service), latencies, start_ns, end_ns)
+    return _by_latencies("sglang" if sglang else _named(name, scope, service), latencies, start_ns, end_ns)
 
 
 MARKS: Final = frozenset(
@@ -137,11 +137,11 @@ def expanded(spans: Sequence[otlp.Span]) -> list[otlp.Span]:
             for one in (span, *(each for each in spans if each.parent_id == span.span_id and each.name == _COMPUTE)):
                 yield from ((event.name, event.time_ns) for event in one.events)
 
-        found = told(span.name, span.kind, scope, service, span.attributes, events, span.start_ns, span.end_ns)
-        if found is None:
+        reading = told(span.name, span.kind, scope, service, span.attributes, events, span.start_ns, span.end_ns)
+        if reading is None:
             continue
-        result[-1] = replace(span, attributes={**found.attributes(), **span.attributes})
-        for own, name, piece, attributes in spans_of(found, span.trace_id, span.span_id, span.attributes):
+        result[-1] = replace(span, attributes={**reading.attributes(), **span.attributes})
+        for own, name, piece, attributes in spans_of(reading, span.trace_id, span.span_id, span.attributes):
             result.append(
                 replace(
                     span, span_id=own, parent_id=span.span_id, name=name, kind="internal", start_ns=piece.start_ns,
@@ -173,8 +173,8 @@ def expanded_json(
 
     start, end = int(span["startTimeUnixNano"]), int(span["endTimeUnixNano"])
     kind = otlp.KINDS[span.get("kind", 0)]
-    found = told(span.get("name", ""), kind, scope, service, attributes, events, start, end)
-    if found is None:
+    reading = told(span.get("name", ""), kind, scope, service, attributes, events, start, end)
+    if reading is None:
         return {}, []
     made = [
         {
@@ -183,10 +183,10 @@ def expanded_json(
             "attributes": [{"key": key, "value": _json(value)} for key, value in known.items()],
         }
         for own, name, piece, known in spans_of(
-            found, span["traceId"].lower(), span["spanId"].lower(), attributes
+            reading, span["traceId"].lower(), span["spanId"].lower(), attributes
         )
     ]  # fmt: skip
-    return found.attributes(), made
+    return reading.attributes(), made
 
 
 def spans_of(
@@ -213,10 +213,12 @@ def _count(attributes: Mapping[str, Any], *keys: str) -> int | None:
 # ---- one engine each -------------------------------------------------------------------------------------------------
 
 
-def _named(scope: str, service: str) -> str:
-    """Who wrote a span with latencies, where it says so; they are vLLM's names, which others took over."""
+def _named(name: str, scope: str, service: str) -> str:
+    """Who wrote a span with latencies, as far as it says so; they are vLLM's names, which others took over."""
     words = f"{scope} {service}".lower()
-    return "tensorrt-llm" if "tensorrt" in words or "trtllm" in words or "trt-llm" in words else "vllm"
+    if "tensorrt" in words or "trtllm" in words or "trt-llm" in words:
+        return "tensorrt-llm"
+    return "vllm" if "vllm" in words or name == "llm_request" else "engine"
 
 
 def _latencies(attributes: Mapping[str, Any], start_ns: int, end_ns: int) -> dict[str, float]:

@@ -285,19 +285,19 @@ def phase_attributes(result: Result, phase: Phase) -> dict[str, Any]:
 def _told_of(result: Result, phase: str | None) -> dict[str, Any]:
     """What the engine told beside its timings, of one phase; None: of those that the call has no phase for."""
     answer = result.answer
-    told: dict[str, dict[str, Any]] = {}
+    by_phase: dict[str, dict[str, Any]] = {}
     if answer.queue_depth is not None:
-        told[QUEUE] = {names.QUEUE_DEPTH: answer.queue_depth}
+        by_phase[QUEUE] = {names.QUEUE_DEPTH: answer.queue_depth}
     if answer.cached_by_tier:
-        told[KV_CACHE_HIT] = {names.CACHE_TIERS[tier]: tokens for tier, tokens in answer.cached_by_tier.items()}
+        by_phase[KV_CACHE_HIT] = {names.CACHE_TIERS[tier]: tokens for tier, tokens in answer.cached_by_tier.items()}
     if (draft := answer.speculation) is not None:
-        told[DECODE] = {names.DRAFTED: draft.drafted, names.DRAFT_ACCEPTED: draft.accepted}
+        by_phase[DECODE] = {names.DRAFTED: draft.drafted, names.DRAFT_ACCEPTED: draft.accepted}
         if draft.accepted_per_step is not None:
-            told[DECODE][names.ACCEPTED_PER_STEP] = draft.accepted_per_step
-    if phase is not None or not told:
-        return told.get(phase or "", {})
+            by_phase[DECODE][names.ACCEPTED_PER_STEP] = draft.accepted_per_step
+    if phase is not None or not by_phase:
+        return by_phase.get(phase or "", {})
     laid = {each.name for each in result.phases}
-    return {name: value for of, values in told.items() if of not in laid for name, value in values.items()}
+    return {name: value for of, values in by_phase.items() if of not in laid for name, value in values.items()}
 
 
 def _graded(blind: Blind, attributes: dict[str, Any]) -> None:

@@ -178,11 +178,11 @@ def _tokens(logarithm: float) -> float:
 def _missing(route: Route, symptoms: Symptoms) -> float:
     """Prompt tokens that should have come from the cache and did not; 0 for the usual few."""
     prompt, cached = symptoms.input_tokens or 0, _cached(route, symptoms)
-    told = float(min(symptoms.cache_missed or 0, prompt))  # the provider itself knows best
-    if told < LEAST_MISS:
-        told = 0.0
+    missed = float(min(symptoms.cache_missed or 0, prompt))  # the provider itself knows best
+    if missed < LEAST_MISS:
+        missed = 0.0
     if cached is None:
-        return told
+        return missed
     habit = route.cached
     expected = habit.mid - habit.below if habit.count >= FEW_CALLS else 0.0  # what every call since the first hit had
     if expected > prompt:
@@ -190,7 +190,7 @@ def _missing(route: Route, symptoms: Symptoms) -> float:
     if symptoms.expected_cached is not None:
         expected = max(expected, float(min(symptoms.expected_cached, prompt)))
     missing = expected - cached
-    return max(told, missing if missing >= max(LEAST_MISS, MISS_SHARE * expected) else 0.0)
+    return max(missed, missing if missing >= max(LEAST_MISS, MISS_SHARE * expected) else 0.0)
 
 
 def _cost(route: Route, over: float, tokens: float, of: float) -> float:

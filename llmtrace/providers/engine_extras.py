@@ -45,9 +45,9 @@ def _speculation(fields: Mapping[str, Any]) -> Speculation | None:
     vLLM counts the steps that verified a draft. llama.cpp (tools/server, ``timings``) counts tokens only: each of its
     steps makes one token itself, so that the steps are the tokens that no draft brought.
     """
-    told = get(fields.get("metrics"), "speculative_decoding")
-    drafted, accepted = count(get(told, "num_draft_tokens")), count(get(told, "num_accepted_draft_tokens"))
-    steps = count(get(told, "num_spec_steps"))
+    counts = get(fields.get("metrics"), "speculative_decoding")
+    drafted, accepted = count(get(counts, "num_draft_tokens")), count(get(counts, "num_accepted_draft_tokens"))
+    steps = count(get(counts, "num_spec_steps"))
     if drafted is None and accepted is None:
         timings = fields.get("timings")
         drafted, accepted = count(get(timings, "draft_n")), count(get(timings, "draft_n_accepted"))

@@ -126,11 +126,11 @@ def _diagnose(answer: Answer, diagnostics: Any) -> None:
         return
     answer.cache_miss = text(get(diagnostics, "reason"))
     answer.cache_missed_tokens = count(get(diagnostics, "cache_missed_tokens"))
-    told = {
+    known = {
         "openai.response.cache_miss_reason": answer.cache_miss,
         "openai.response.cache_missed_input_tokens": answer.cache_missed_tokens,
     }
-    answer.extra = {name: value for name, value in told.items() if value is not None}
+    answer.extra = {name: value for name, value in known.items() if value is not None}
 
 
 def input_messages(request: Request) -> list[dict[str, Any]]:
