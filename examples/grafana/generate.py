@@ -20,6 +20,11 @@ SPANS = 'service_name=~"$service"'
 """The metrics made of spans carry no model below the call, so the service alone chooses."""
 WINDOW = "[$__rate_interval]"
 CALLS = "traces_span_metrics_calls_total"
+THROUGH = 'llmtrace_route_fingerprint=~"(.*;)?upstream=.*"'
+"""Calls of which a gateway told who answered."""
+UPSTREAM = 'label_replace({}, "upstream", "$1", "llmtrace_route_fingerprint", "(?:.*;)?upstream=([^;]*).*")'
+"""A rate of such calls, with the upstream as a label of its own."""
+ANSWERED = f"rate({CALLS}{{{SPANS}, {THROUGH}}}{WINDOW})"
 KEPT = "Counted in the traces that were kept, so read it where calm calls are not sampled away, or as a trend."
 
 Panel = dict[str, Any]
@@ -303,6 +308,13 @@ CAUSES = [
         "Model versions and fingerprints that answered. A change here is a change of the model, not of your code.",
         stack=True,
     ),
+    panel(
+        "Who answers behind a gateway",
+        promql((f"sum by (upstream) ({UPSTREAM.format(ANSWERED)})", "{{upstream}}")),
+        "ops",
+        "Calls by the upstream that the gateway named. A change here is the gateway's choice, not the engine's queue.",
+        stack=True,
+    ),
     traces(
         "Calls with a diagnosis",
         '{ span.llmtrace.diagnosis != nil && resource.service.name =~ "$service" }'
@@ -376,6 +388,18 @@ def hits(window: str) -> str:
 
 ROUTES = f'{CALLS}{{llmtrace_route_fingerprint!=""}}'
 
+BEHIND = f"sum by (service_name, gen_ai_request_model) (rate({CALLS}{{{THROUGH}}}"
+
+
+def share(offset: str) -> str:
+    """Each upstream's share of a model's calls in a quarter of an hour, as far as a gateway told who answered."""
+    by_upstream = UPSTREAM.format(f"rate({CALLS}{{{THROUGH}}}[15m]{offset})")
+    return (
+        f"sum by (service_name, gen_ai_request_model, upstream) ({by_upstream}) "
+        f"/ on (service_name, gen_ai_request_model) group_left () {BEHIND}[15m]{offset}))"
+    )
+
+
 ALERTS = [
     alert(
         "LLMPrefillSurge",
@@ -399,6 +423,14 @@ ALERTS = [
         "0m",
         "Another version of {{ $labels.gen_ai_request_model }} answers {{ $labels.service_name }}",
         "A fingerprint that an hour ago was not there. Compare before and after: llmtrace compare.",
+    ),
+    alert(
+        "LLMUpstreamChange",
+        f"({share('')} - ({share(' offset 1h')} or 0 * {share('')})) > 0.3 "
+        f"and on (service_name, gen_ai_request_model) {BEHIND}[15m] offset 1h)) > 0",
+        "5m",
+        "{{ $labels.upstream }} answers more of {{ $labels.gen_ai_request_model }} for {{ $labels.service_name }}",
+        "Its share of the calls behind the gateway rose by 30 points in an hour. See 'Who answers behind a gateway'.",
     ),
     alert(
         "LLMRetryStorm",

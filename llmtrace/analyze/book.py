@@ -36,12 +36,13 @@ class Book:
     @cached_property
     def calls(self) -> Any:
         """``tables.calls``, computed once and held by the engine."""
-        expression = tables.calls(self.spans, self._prices)
+        expression = tables.calls(self.spans, self._prices, engines=self._engines)
         table = self.hold(expression)
         if self.rows(table.aggregate(n=table.count())) == [(0,)]:
             raise LlmtraceError(
                 f"no LLM calls in {', '.join(self.stats.sources)}: {self.stats.spans} spans, none of which says "
-                "gen_ai.operation.name (chat, text_completion, generate_content, embeddings) or is one of llmtrace's"
+                "gen_ai.operation.name (chat, text_completion, generate_content, embeddings), is one of llmtrace's, "
+                "or an engine's own (vLLM, SGLang, TGI, Triton)"
             )
         return table
 
@@ -52,11 +53,17 @@ class Book:
         Where versions are ``mixed``, network and unattributed are one (``contract.OVERHEAD``).
         """
         calls = self.calls.select(call_trace="trace_id", call_span="span_id", route="route")
-        phases = tables.owned_phases(self.spans)
+        phases = tables.owned_phases(self.spans, engines=self._engines)
         phases = phases.inner_join(calls, [("trace_id", "call_trace"), ("owner", "call_span")])
         if self.mixed:
             phases = _overhead_as_one(phases)
         return self.hold(phases.select(*_OF_PHASES))
+
+    @cached_property
+    def _engines(self) -> Any | None:
+        """The calls that engines' own spans belong to; None where there are no such spans."""
+        ((count,),) = self.rows(self.spans.aggregate(n=self.spans.engine_span.count()))
+        return self.hold(tables.owners(self.spans)) if count else None
 
     @cached_property
     def _prices(self) -> list[prices.Priced]:

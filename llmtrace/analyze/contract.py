@@ -52,6 +52,12 @@ REASONS: Final = {
 """For each reason why phases are merged: what it means, and what would help."""
 
 
+def upstream(fingerprint: str | None) -> str | None:
+    """Who answered behind a gateway, by ``llmtrace.route.fingerprint``; None where none told."""
+    parts = (fingerprint or "").split(";")
+    return next((part.removeprefix("upstream=") for part in parts if part.startswith("upstream=")), None)
+
+
 def reasons(told: object) -> list[str]:
     """The words of ``llmtrace.phase.merged_because``: a text, a list, or a list as text with commas."""
     if isinstance(told, str):

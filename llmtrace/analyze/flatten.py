@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
-from llmtrace.analyze import jaeger, otlp, whole_span
+from llmtrace.analyze import engine_spans, jaeger, otlp, whole_span
 from llmtrace.analyze.contract import DETAILS
 from llmtrace.analyze.schema import FIXED, Column
 
 _KINDS = dict(enumerate(otlp.KINDS))
 _STATUSES = dict(enumerate(otlp.STATUSES))
+_ENGINE = (-1, False)
+"""Marks the attributes of engines' own spans that fill no column."""
 _ODD = (KeyError, TypeError, ValueError, AttributeError)
 Row = tuple[Any, ...]
 """A span's values of ``FIXED``."""
@@ -34,6 +37,12 @@ class Sparse:
         self.rows.append(row)
         self.values.append(value)
 
+    def fill(self, row: int, value: Any) -> None:
+        """Fill ``row`` unless it is filled."""
+        if not self.rows or self.rows[-1] != row:
+            self.rows.append(row)
+            self.values.append(value)
+
 
 class Flattener:
     """Collects documents and returns them as columns; what cannot be read is listed in ``problems``."""
@@ -48,6 +57,8 @@ class Flattener:
         for place, column in enumerate(self._asked):
             for rank, attribute in enumerate(column.attributes):
                 self._places.setdefault(attribute, (place, rank == 0))
+        for mark in engine_spans.MARKS:
+            self._places.setdefault(mark, _ENGINE)
         self._clear()
 
     def _clear(self) -> None:
@@ -69,7 +80,7 @@ class Flattener:
             self.cut(rows_before)
             spans: list[otlp.Span] = []
             otlp.read_document(document, line, spans, self.problems)
-            for span in spans:
+            for span in engine_spans.expanded(spans):
                 self._from_span(span)
 
     def cut(self, length: int) -> None:
@@ -96,8 +107,11 @@ class Flattener:
             service = _service(resource.get("resource"))
             about = whole_span.resource_text(resource.get("resource")) if self._whole else ""
             for scope in resource["scopeSpans"]:
-                maker = whole_span.scope_text(scope.get("scope")) if self._whole else ""
-                for span in scope["spans"]:
+                maker = whole_span.scope_text(scope.get("scope"))
+                may_tell = engine_spans.may_tell(maker, service or "")
+                made: list[dict[str, Any]] = []  # by what engines' own spans tell
+                for span in chain(scope["spans"], made):
+                    engine = may_tell
                     trace, own = span["traceId"], span["spanId"]
                     start, end = int(span["startTimeUnixNano"]), int(span["endTimeUnixNano"])
                     if len(trace) != 32 or len(own) != 16 or not 0 < start < 1 << 63 or not 0 < end < 1 << 63:
@@ -126,11 +140,25 @@ class Flattener:
                             where = places.get(attribute["key"])
                             if where is not None:
                                 place, best = where
+                                if place < 0:
+                                    engine = True
+                                    continue
                                 ((kind, value),) = attribute["value"].items()
                                 read = _READ.get(kind)
                                 sparse[place].put(row, value if read is None else read(value), best)
                     if self._whole:
                         self._texts.append(whole_span.texts(span, about, maker))
+                    if engine:
+                        known, beneath = engine_spans.expanded_json(span, scope["spans"], maker, service or "")
+                        self._know(row, known)
+                        made.extend(beneath)
+
+    def _know(self, row: int, known: Mapping[str, Any]) -> None:
+        """Fill in what an engine's span is known by, where its own attributes say nothing of it."""
+        for name, value in known.items():
+            where = self._places.get(name)
+            if where is not None:
+                self._sparse[where[0]].fill(row, value)
 
     def _from_span(self, span: otlp.Span) -> None:
         service = span.resource.get("service.name")

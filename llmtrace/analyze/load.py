@@ -406,7 +406,10 @@ def _table(source: str, extra: tuple[str, ...]) -> Traces:
     except Exception as error:  # each engine raises its own
         raise LlmtraceError(f"cannot open the table {source}: {type(error).__name__}: {error}") from error
     missing = [column.name for column in schema.with_extra(extra) if column.name not in table.columns]
-    table = table.mutate(**{name: ibis.null().cast("float64") for name in missing if name in schema.SINCE_4})
+    kinds: dict[str, Any] = {
+        column.name: "string" if column.kind == "text" else "float64" for column in schema.FROM_ATTRIBUTES
+    }
+    table = table.mutate(**{name: ibis.null().cast(kinds[name]) for name in missing if name in schema.SINCE_4})
     if missing := [name for name in missing if name not in schema.SINCE_4]:
         raise LlmtraceError(
             f"the table {source} lacks the columns {', '.join(missing)}; `llmtrace report ... --save FILE.parquet` "

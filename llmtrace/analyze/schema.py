@@ -10,11 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from llmtrace.analyze.engine_spans import ENGINE_SPAN
 from llmtrace.emit import names
 
 Kind = Literal["text", "int", "float", "bool"]
 
-VERSION: Final = 4
+VERSION: Final = 5
 """Changes with the columns: tables cached by an older version are made anew."""
 
 
@@ -52,7 +53,11 @@ FROM_ATTRIBUTES: Final = (
     Column(
         "output_tokens", "int", (names.OUTPUT_TOKENS, "gen_ai.usage.completion_tokens", "llm.token_count.completion")
     ),
-    Column("cached_tokens", "int", (names.CACHE_READ_TOKENS, "llm.token_count.prompt_details.cache_read")),
+    Column(
+        "cached_tokens",
+        "int",
+        (names.CACHE_READ_TOKENS, "gen_ai.usage.cached_tokens", "llm.token_count.prompt_details.cache_read"),
+    ),
     Column("cache_write_tokens", "int", (names.CACHE_WRITE_TOKENS, "llm.token_count.prompt_details.cache_write")),
     Column("reasoning_tokens", "int", (names.REASONING_TOKENS, "llm.token_count.completion_details.reasoning")),
     Column("max_tokens", "int", ("gen_ai.request.max_tokens",)),
@@ -73,6 +78,7 @@ FROM_ATTRIBUTES: Final = (
     Column("billed_upper", "int", (names.BILLED_UPPER,)),
     Column("delivered_tokens", "int", (names.DELIVERED_TOKENS,)),
     Column("delivered_basis", "text", (names.DELIVERED_BASIS,)),
+    Column("engine_span", "text", (ENGINE_SPAN,)),
     # a phase or an attempt
     Column("phase", "text", (names.PHASE,)),
     Column("source", "text", (names.SOURCE,)),
@@ -102,7 +108,9 @@ FROM_ATTRIBUTES: Final = (
 )
 
 COLUMNS: Final = (*FIXED, *FROM_ATTRIBUTES)
-SINCE_4: Final = frozenset(column.name for column in FROM_ATTRIBUTES if column.name.startswith("estimate_"))
+SINCE_4: Final = frozenset(
+    column.name for column in FROM_ATTRIBUTES if column.name.startswith("estimate_") or column.name == "engine_span"
+)
 """Columns that a table may lack which an older llmtrace made: nothing stands there."""
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from llmtrace.analyze import pairs
+from llmtrace.analyze import engine_calls, pairs
 from llmtrace.analyze.expressions import count_of, first, most, nothing, when
 from llmtrace.emit import names
 from llmtrace.phases.model import PHASES, SOURCES
@@ -28,14 +28,15 @@ def _is_call(spans: Any) -> Any:
     )
 
 
-def calls(spans: Any, prices: Sequence[Priced] | None = None, paired: bool = True) -> Any:
+def calls(spans: Any, prices: Sequence[Priced] | None = None, paired: bool = True, engines: Any | None = None) -> Any:
     """One row for each call: its attributes, duration, seconds in each phase (``s_<phase>``) and attempts.
 
     ``began_ns`` is when the call began, where ``start_ns`` is when its span did: an adopted span has times of its own.
     ``prices``: prices by provider and model, for ``cost`` (USD, None where neither the provider told it nor the price
     is known). ``paired``: whether some calls may be in two spans; if not, the statement takes less time to plan.
+    ``engines``: ``owners``, where there are engines' own spans.
     """
-    call_spans = spans.filter(_is_call(spans))
+    call_spans = spans.filter(_is_call(spans) & spans.engine_span.isnull())
     inner = (
         call_spans.filter(call_spans.parent_id.notnull()).select(inner_trace="trace_id", outer="parent_id").distinct()
     )
@@ -46,10 +47,13 @@ def calls(spans: Any, prices: Sequence[Priced] | None = None, paired: bool = Tru
     )
     if paired:
         call_spans = pairs.joined(call_spans, spans)
+    if engines is not None:
+        alone = engine_calls.is_own_call(spans, engines)
+        call_spans = call_spans.union(alone.select(*call_spans.columns))
     attempts = spans.filter(spans.name == names.ATTEMPT)
     tried = attempts.group_by("trace_id", "parent_id").agg(attempts=attempts.count())
     tried = tried.rename(attempt_trace="trace_id", attempt_of="parent_id")
-    parts = _phases_by_call(spans, attempts)
+    parts = _phases_by_call(spans, attempts, engines)
     joined = call_spans.left_join(tried, [("trace_id", "attempt_trace"), ("span_id", "attempt_of")])
     joined = joined.left_join(parts, [("trace_id", "phase_trace"), ("span_id", "phase_of")])
     whole = joined.mutate(
@@ -71,8 +75,8 @@ def _route(table: Any) -> Any:
     return when(table.address.notnull(), where + " @ " + table.address, where)
 
 
-def _phases_by_call(spans: Any, attempts: Any) -> Any:
-    phases = owned_phases(spans, attempts)
+def _phases_by_call(spans: Any, attempts: Any, engines: Any | None) -> Any:
+    phases = owned_phases(spans, attempts, engines)
     sums = {
         f"s_{name}": when(phases.phase == name, phases.seconds, 0.0).sum() for name in PHASES
     }  # fmt: skip
@@ -82,20 +86,28 @@ def _phases_by_call(spans: Any, attempts: Any) -> Any:
     )
 
 
-def owned_phases(spans: Any, attempts: Any | None = None) -> Any:
-    """The phase spans, each with its ``owner`` (the call's span id) and ``seconds``. The parts
-    of decode are left out."""
+def owned_phases(spans: Any, attempts: Any | None = None, engines: Any | None = None) -> Any:
+    """The phase spans, each with its ``owner`` (the call's span id) and ``seconds``. The parts of decode are left out.
+
+    ``engines``: ``owners``, where there are engines' own spans, which tell phases too.
+    """
     tried: Any = spans.filter(spans.name == names.ATTEMPT) if attempts is None else attempts
     above = tried.select(above_trace="trace_id", above_span="span_id", above_parent="parent_id")
     phases = spans.filter(spans.phase.isin(PHASES) & spans.parent_id.notnull())
     phases = phases.left_join(
         above, [("trace_id", "above_trace"), ("parent_id", "above_span")]
     )  # fmt: skip
-    return phases.mutate(
+    phases = phases.mutate(
         owner=first(phases.above_parent, phases.parent_id),
         seconds=length(phases),
         source=when(phases.source.isin(SOURCES), phases.source, "?"),
     ).drop("above_trace", "above_span", "above_parent")
+    return phases if engines is None else engine_calls.joined(phases, spans, engines)
+
+
+def owners(spans: Any) -> Any:
+    """The calls that engines' own spans belong to: computed once, and handed to ``calls`` and ``owned_phases``."""
+    return engine_calls.owners(spans, _is_call)
 
 
 def _priced(table: Any, prices: Sequence[Priced]) -> Any:

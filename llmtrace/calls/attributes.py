@@ -108,6 +108,7 @@ def call_attributes(result: Result) -> dict[str, Any]:
         attributes[names.ANCHOR] = result.estimate.anchor
     if result.expected_cached and not any(phase.name == KV_CACHE_HIT for phase in result.phases):
         attributes[names.EXPECTED_TOKENS] = result.expected_cached
+    attributes.update(_told_of(result, None))
     if result.hit.hit is not None:
         attributes[names.HIT_PROBABILITY] = result.hit.hit
     if result.hit.prefix is not None:
@@ -275,9 +276,28 @@ def phase_attributes(result: Result, phase: Phase) -> dict[str, Any]:
             attributes[names.TIME_SAVED] = phase.time_saved
         if result.expected_cached is not None:
             attributes[names.EXPECTED_TOKENS] = result.expected_cached
+    attributes.update(_told_of(result, phase.name))
     if phase.extra:
         attributes.update(phase.extra)
     return attributes
+
+
+def _told_of(result: Result, phase: str | None) -> dict[str, Any]:
+    """What the engine told beside its timings, of one phase; None: of those that the call has no phase for."""
+    answer = result.answer
+    by_phase: dict[str, dict[str, Any]] = {}
+    if answer.queue_depth is not None:
+        by_phase[QUEUE] = {names.QUEUE_DEPTH: answer.queue_depth}
+    if answer.cached_by_tier:
+        by_phase[KV_CACHE_HIT] = {names.CACHE_TIERS[tier]: tokens for tier, tokens in answer.cached_by_tier.items()}
+    if (draft := answer.speculation) is not None:
+        by_phase[DECODE] = {names.DRAFTED: draft.drafted, names.DRAFT_ACCEPTED: draft.accepted}
+        if draft.accepted_per_step is not None:
+            by_phase[DECODE][names.ACCEPTED_PER_STEP] = draft.accepted_per_step
+    if phase is not None or not by_phase:
+        return by_phase.get(phase or "", {})
+    laid = {each.name for each in result.phases}
+    return {name: value for of, values in by_phase.items() if of not in laid for name, value in values.items()}
 
 
 def _graded(blind: Blind, attributes: dict[str, Any]) -> None:

@@ -48,6 +48,7 @@ def _complete(call: Call, state: CallState, answer: Answer, server_timings: bool
         state.operation.complete(state.request, answer)
     if not server_timings:
         answer.timings, answer.usage.cached_tokens = None, told
+        _forget(answer)
         return
     if answer.timings is not None and answer.usage.cached_tokens is None:
         answer.usage.cached_tokens = answer.timings.cached_tokens
@@ -70,6 +71,13 @@ def _cross(call: Call, state: CallState, answer: Answer, server_timings: bool) -
         hop.spent = None
     if hop.cached:
         answer.usage, answer.timings = Usage(), None
+        _forget(answer)
+
+
+def _forget(answer: Answer) -> None:
+    """Drop what an engine tells of its work beside its timings."""
+    answer.speculation = answer.queue_depth = answer.cached_by_tier = None
+    answer.cache_miss = answer.cache_missed_tokens = None
 
 
 def observe(call: Call, answer: Answer) -> Observation:

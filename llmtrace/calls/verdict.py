@@ -50,6 +50,7 @@ def diagnose(
     try:
         symptoms = symptoms_of(seen, call.chunk_timing.gaps)
         symptoms.expected_cached = expected
+        symptoms.cache_miss, symptoms.cache_missed = answer.cache_miss, answer.cache_missed_tokens
         symptoms.asked, symptoms.answered, symptoms.fingerprint = state.request.model, answer.model, answer.fingerprint
         symptoms.upstream = None if answer.hop is None else answer.hop.who
         symptoms.others_open = open_count()

@@ -38,6 +38,10 @@ class Symptoms:
     cached_tokens: int | None = None
     expected_cached: int | None = None
     """What the client's own prefix history says should have come from the cache."""
+    cache_miss: str | None = None
+    """Why the provider says that its prompt cache missed."""
+    cache_missed: int | None = None
+    """And for how many tokens."""
     decode: float | None = None
     """First token until last, without the time in which the application held the stream."""
     tokens: int = 0

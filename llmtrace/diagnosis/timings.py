@@ -178,8 +178,11 @@ def _tokens(logarithm: float) -> float:
 def _missing(route: Route, symptoms: Symptoms) -> float:
     """Prompt tokens that should have come from the cache and did not; 0 for the usual few."""
     prompt, cached = symptoms.input_tokens or 0, _cached(route, symptoms)
+    missed = float(min(symptoms.cache_missed or 0, prompt))  # the provider itself knows best
+    if missed < LEAST_MISS:
+        missed = 0.0
     if cached is None:
-        return 0.0
+        return missed
     habit = route.cached
     expected = habit.mid - habit.below if habit.count >= FEW_CALLS else 0.0  # what every call since the first hit had
     if expected > prompt:
@@ -187,7 +190,7 @@ def _missing(route: Route, symptoms: Symptoms) -> float:
     if symptoms.expected_cached is not None:
         expected = max(expected, float(min(symptoms.expected_cached, prompt)))
     missing = expected - cached
-    return missing if missing >= max(LEAST_MISS, MISS_SHARE * expected) else 0.0
+    return max(missed, missing if missing >= max(LEAST_MISS, MISS_SHARE * expected) else 0.0)
 
 
 def _cost(route: Route, over: float, tokens: float, of: float) -> float:
@@ -204,10 +207,11 @@ def _cost(route: Route, over: float, tokens: float, of: float) -> float:
 def _cold(route: Route, symptoms: Symptoms, missing: float, cost: float) -> Verdict:
     cached = float(symptoms.cached_tokens or 0)
     reason = f"idle for {route.idle:.0f} s" if route.idle >= IDLE_S else "evicted, or sent elsewhere"
+    if symptoms.cache_miss is not None:
+        reason = f"the provider says: {symptoms.cache_miss}"
     score = max(1.5, cost / max(LEAST_S, 0.25 * route.waits.ref))
-    verdict = Verdict(
-        COLD_KV_CACHE, sure(COLD_KV_CACHE, score), "cached_tokens", cached, cached + round(missing), cost, reason=reason
-    )
+    confidence = sure(COLD_KV_CACHE, score, told=symptoms.cache_miss is not None)
+    verdict = Verdict(COLD_KV_CACHE, confidence, "cached_tokens", cached, cached + round(missing), cost, reason=reason)
     verdict.per_token = cost / missing
     return verdict
 

@@ -62,8 +62,12 @@ WRONG: Final = {NETWORK: 0.5, QUEUEING: 0.2, NOISY_NEIGHBOR: 0.15}
 """The share of verdicts that turn out wrong where the evidence just reaches its threshold, by what was injected and
 what was named (docs/diagnosis.md, "Confidence"): what is on the way is the hardest to tell from what waits."""
 _WRONG_ELSE: Final = 0.1
+_MOST: Final = 0.99
 
 
-def sure(cause: str, score: float) -> float:
-    """The confidence, from the score: the distance from the usual by the threshold's. Errors fall with it."""
-    return min(0.99, 1 - WRONG.get(cause, _WRONG_ELSE) / max(1.0, score))
+def sure(cause: str, score: float, told: bool = False) -> float:
+    """The confidence, from the score: the distance from the usual by the threshold's. Errors fall with it.
+
+    ``told``: the provider itself names the cause.
+    """
+    return _MOST if told else min(_MOST, 1 - WRONG.get(cause, _WRONG_ELSE) / max(1.0, score))

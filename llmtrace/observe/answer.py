@@ -93,6 +93,21 @@ class Hop:
         return " ".join(parts) or None
 
 
+@dataclass(frozen=True, slots=True)
+class Speculation:
+    """Tokens that a draft proposed and that the model took over, as the engine counts them."""
+
+    drafted: int
+    accepted: int
+    steps: int | None
+    """The engine's steps that these are spread over."""
+
+    @property
+    def accepted_per_step(self) -> float | None:
+        """Draft tokens taken over a step; the step's own token is not among them."""
+        return None if self.steps is None else self.accepted / self.steps
+
+
 @dataclass(slots=True, eq=False, repr=False)
 class Answer:
     """The facts in a response, or in a stream's kept chunks."""
@@ -113,6 +128,14 @@ class Answer:
     """What a header says that the provider spent until it sent it, s: an upper bound at most, never a phase."""
     cached_by_timings: bool = False
     """How many prompt tokens were cached is told among the engine's timings alone."""
+    speculation: Speculation | None = None
+    queue_depth: int | None = None
+    """Requests that waited in the server's queue when this one came, as the server says."""
+    cached_by_tier: Mapping[str, int] | None = None
+    """The cached tokens by where they lay: ``device``, ``host``, ``storage``."""
+    cache_miss: str | None = None
+    """Why the provider's prompt cache missed, in its own word."""
+    cache_missed_tokens: int | None = None
     hop: Hop | None = None
     """What a gateway said of the way."""
     failed: str | None = None

@@ -15,12 +15,12 @@ from llmtrace import conventions
 from llmtrace.observe.answer import Answer, Usage
 from llmtrace.observe.call import NOTHING, OUTPUT, REASONING
 from llmtrace.providers.declare import Operation, Provider, Request, Stainless
+from llmtrace.providers.engine_extras import add_engine
 from llmtrace.providers.failures import failure_in
 from llmtrace.providers.gateways import read_body
 from llmtrace.providers.messages import blocks_input, blocks_output, system_text, tool_definitions
 from llmtrace.providers.openai import provider_of
 from llmtrace.providers.safe import count, extras, get, sampling, text
-from llmtrace.providers.timings import read_timings
 
 
 def read_request(body: Mapping[str, Any]) -> Request:
@@ -137,15 +137,19 @@ def _usage(first: Any, last: Any, output: int | None) -> Usage:
 def _describe(
     answer: Answer, message: Any, usage: Any, unmodelled: Mapping[str, Any], headers: Mapping[str, str] | None
 ) -> None:
-    answer.timings = read_timings(unmodelled, {}, headers)
+    add_engine(answer, unmodelled, {}, headers)
     answer.hop = read_body(unmodelled, usage)
     answer.service_tier = text(get(usage, "service_tier"))
     missed = get(get(message, "diagnostics"), "cache_miss_reason")
+    reason = text(get(missed, "type"))
+    if reason is not None and reason.endswith("_changed"):  # the others say that it could not be found out
+        answer.cache_miss = reason
+        answer.cache_missed_tokens = count(get(missed, "cache_missed_input_tokens"))
     attributes = {
         "anthropic.response.service_tier": answer.service_tier,
         "anthropic.response.inference_geo": text(get(usage, "inference_geo")),
         "anthropic.response.speed": text(get(usage, "speed")),
-        "anthropic.response.cache_miss_reason": text(get(missed, "type")),
+        "anthropic.response.cache_miss_reason": reason,
         "anthropic.response.cache_missed_input_tokens": count(get(missed, "cache_missed_input_tokens")),
     }
     for field in ("ephemeral_5m_input_tokens", "ephemeral_1h_input_tokens"):

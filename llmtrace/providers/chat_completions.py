@@ -13,11 +13,11 @@ from llmtrace import conventions
 from llmtrace.observe.answer import Answer, Usage
 from llmtrace.observe.call import NOTHING, OUTPUT, REASONING
 from llmtrace.providers.declare import Operation, Request
+from llmtrace.providers.engine_extras import add_engine
 from llmtrace.providers.failures import failure_in
 from llmtrace.providers.gateways import read_body
 from llmtrace.providers.messages import chat_input, chat_output, prompt_input, tool_definitions
 from llmtrace.providers.safe import by_modality, count, fields, get, items, sampling, set_finish_reasons, text
-from llmtrace.providers.timings import read_timings
 
 
 def read_request(body: Mapping[str, Any]) -> Request:
@@ -168,7 +168,7 @@ def _add_usage_and_timings(
 ) -> None:
     if usage is not None:
         answer.usage = read_usage(usage)
-    answer.timings = read_timings(body_fields, fields(usage), headers)
+    add_engine(answer, body_fields, fields(usage), headers)
     answer.hop = read_body(body_fields, usage)
     attributes = {
         conventions.SYSTEM_FINGERPRINT: answer.fingerprint,

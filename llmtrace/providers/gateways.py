@@ -1,7 +1,7 @@
 """What gateways say of a call's way: who answered, their own time and attempts, their cache, the price.
 
 A gateway stands between client and engine: the LiteLLM proxy, OpenRouter, a CDN. Each is one entry of the fields that
-it tells, most of them response headers; ``timings.py`` is the same for engines. docs/gateways.md has them as a table,
+it tells, most of them response headers; ``engines.py`` is the same for engines. docs/gateways.md has them as a table,
 which a test holds against this module.
 
 A gateway is claimed by a mark of its own: a header or field that nobody else sends. What no page or source of a gateway

@@ -13,10 +13,10 @@ from llmtrace import conventions
 from llmtrace.observe.answer import Answer, Usage
 from llmtrace.observe.call import NOTHING, OUTPUT, REASONING
 from llmtrace.providers.declare import Operation, Request
+from llmtrace.providers.engine_extras import add_engine
 from llmtrace.providers.gateways import read_body
 from llmtrace.providers.messages import instructions, tool_definitions
 from llmtrace.providers.safe import by_modality, count, extras, fields, get, items, sampling, text
-from llmtrace.providers.timings import read_timings
 
 _UNDER_WAY = ("queued", "in_progress")
 
@@ -106,17 +106,31 @@ def read_response(response: Any, headers: Mapping[str, str] | None) -> Answer:
             output_by_modality=by_modality(output_details),
         ),
         service_tier=text(get(response, "service_tier")),
-        timings=read_timings(extras(response), fields(usage), headers),
         hop=read_body(extras(response), usage),
     )
+    add_engine(answer, extras(response), fields(usage), headers)
+    _diagnose(answer, get(response, "prompt_cache_diagnostics"))
     if status == "failed":
         answer.failed = text(get(get(response, "error"), "code")) or "failed"
     if status is not None and status not in _UNDER_WAY:
         why = text(get(get(response, "incomplete_details"), "reason")) if status == "incomplete" else None
         answer.finish_reasons = (why or status,)
     if answer.service_tier and status not in _UNDER_WAY:
-        answer.extra = {conventions.SERVICE_TIER: answer.service_tier}
+        answer.extra = {**(answer.extra or {}), conventions.SERVICE_TIER: answer.service_tier}
     return answer
+
+
+def _diagnose(answer: Answer, diagnostics: Any) -> None:
+    """Why the prompt cache missed: openai-python ``types/responses/response.py``, PromptCacheDiagnosticsCacheMiss."""
+    if get(diagnostics, "type") != "cache_miss":
+        return
+    answer.cache_miss = text(get(diagnostics, "reason"))
+    answer.cache_missed_tokens = count(get(diagnostics, "cache_missed_tokens"))
+    known = {
+        "openai.response.cache_miss_reason": answer.cache_miss,
+        "openai.response.cache_missed_input_tokens": answer.cache_missed_tokens,
+    }
+    answer.extra = {name: value for name, value in known.items() if value is not None}
 
 
 def input_messages(request: Request) -> list[dict[str, Any]]:

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmtrace.analyze import contract
+from llmtrace.analyze.engine_spans import ENGINE_SPAN
 from llmtrace.analyze.otlp import Span
 from llmtrace.analyze.schema import FROM_ATTRIBUTES
 from llmtrace.emit import names
 from llmtrace.view import about, text
-from llmtrace.view.tree import Node
+from llmtrace.view.tree import Node, walk
 
 _NOT_CALLS = {"execute_tool", "retrieval", "create_agent", "invoke_agent", "invoke_workflow"}
 _HOPS = 3
@@ -26,6 +27,8 @@ def is_call(node: Node) -> bool:
     Where another instrumentation's span and the ``llm.call`` beneath it are one call, ``llm.call`` is the one.
     """
     span = node.span
+    if ENGINE_SPAN in span.attributes:
+        return not _is_beneath_a_call(node)
     if span.kind == "server" or about.phase(span) is not None or span.name == names.ATTEMPT:
         return False
     if span.name == names.CALL:
@@ -38,6 +41,16 @@ def is_call(node: Node) -> bool:
     if _is_llm_span(span):
         return not _lower_halves(node)
     return names.OPERATION in attributes
+
+
+def _is_beneath_a_call(node: Node) -> bool:
+    """Whether an engine's own span was made for a call above it, or is part of another engine's."""
+    above = node.parent
+    while above is not None:
+        if ENGINE_SPAN in above.span.attributes or is_call(above):
+            return True
+        above = above.parent
+    return False
 
 
 def calls(roots: list[Node]) -> Iterator[Node]:
@@ -101,6 +114,9 @@ def phases(call: Node) -> list[Node]:
     direct = [child for child in call.children if about.phase(child.span) is not None]
     if direct:
         return direct
+    if ENGINE_SPAN in call.span.attributes:
+        stages = [node for node, _ in walk(call.children) if about.phase(node.span) is not None]
+        return sorted(stages, key=lambda stage: stage.span.start_ns)
     for attempt in reversed([child for child in call.children if child.span.name == names.ATTEMPT]):
         inside = [child for child in attempt.children if about.phase(child.span) is not None]
         if inside:
@@ -135,6 +151,8 @@ class CallFacts:
     model: str | None
     provider: str | None
     server: str | None
+    upstream: str | None
+    """Who answered behind a gateway."""
     outcome: str | None
     error: str | None
     duration: float
@@ -180,6 +198,7 @@ def facts(call: Node) -> CallFacts:
         model=_text(attributes, "response_model") or _text(attributes, "request_model"),
         provider=_text(attributes, "provider"),
         server=_server(attributes),
+        upstream=contract.upstream(_text(attributes, "fingerprint")),
         outcome=_text(attributes, "outcome") or ("error" if span.status.code == "error" else None),
         error=about.error(span),
         duration=duration(call),

@@ -230,6 +230,7 @@ def _card(trace: tree.Trace, title: str | None) -> str:
         name = only.span.name if title else ""
         model = facts.model if facts.model and facts.model not in (name or heading) else ""
         sub = [item for item in (name, model, facts.provider, facts.server) if item]
+        sub += [f"via {facts.upstream}"] if facts.upstream else []
     elif trace_calls:
         sub = [text.plural(len(trace_calls), "call")]
     sub.append(f"trace {trace.trace_id[:16]}")

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from llmtrace.analyze import otlp
+from llmtrace.analyze import engine_spans, otlp
 from llmtrace.view import text, tree
 
 
@@ -41,7 +41,7 @@ def select(
 ) -> Selection:
     """Read a file and select its traces: those whose id begins with ``trace``, of these the last ``limit``."""
     file = otlp.read(path, strict=strict)
-    traces = tree.build(file.spans)
+    traces = tree.build(engine_spans.expanded(file.spans))
     if trace is not None:
         prefix = trace.lower().removeprefix("0x")
         matching = [one for one in traces if one.trace_id.startswith(prefix)]

@@ -279,6 +279,8 @@ def _facts(call: tree.Node) -> list[tuple[str, str]]:
         parts.append((text.clean(facts.outcome.replace("_", " ")), _OUTCOMES.get(facts.outcome, "")))
     if facts.model:
         parts.append((text.clean(facts.model, 60), ""))
+    if facts.upstream:
+        parts.append((f"via {text.clean(facts.upstream, 60)}", ""))
     if facts.ttft is not None:
         parts.append((f"{'first chunk' if facts.ttft_is_chunk else 'TTFT'} {text.seconds(facts.ttft)}", ""))
     if facts.input_tokens is not None:

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict
 from llmtrace.observe import internal_errors
 from llmtrace.observe.answer import ServerTimings
 from llmtrace.providers import timings as module
+from llmtrace.providers.engines import ENGINES
 from llmtrace.providers.timings import pick_headers, read_processing_time, read_route, read_timings
 from tests.support.replay import shared_folder
 
@@ -205,7 +206,9 @@ class TestSamples:
             "generation_duration": 0.79,
             "model_load_duration": 0.0,
         }
-        assert read_timings({}, usage) is None
+        timings = read_timings({}, usage)
+        assert timings is not None
+        assert timings.engine == "omlx"
         assert read_timings({}, {"time_to_first_token": 0.11}) is None
         assert read_timings({}, {"queue_time": 0.1, "total_time": 0.9}) is None
 
@@ -282,7 +285,8 @@ class TestTraps:
         assert timings.total == pytest.approx(GROQ["total_time"] + GROQ["queue_time"])
 
     def test_groq_without_a_queue_time_has_no_total(self) -> None:
-        assert told(read_timings({}, GROQ | {"queue_time": None})) == seconds(prefill=0.0049, decode=0.0402)
+        timings = read_timings({"x_groq": {"id": "req_x"}}, GROQ | {"queue_time": None})
+        assert told(timings) == seconds(prefill=0.0049, decode=0.0402)
 
     def test_cerebras_total_is_not_the_sum(self) -> None:
         durations = told(read_timings({"time_info": CEREBRAS}, {}))
@@ -507,8 +511,7 @@ class TestRoute:
         assert read_processing_time(headers) == expected
 
 
-ENGINES = [value for value in vars(module).values() if isinstance(value, module._Engine)]
-KEYS = sorted(set[str]().union(*(engine.reads() for engine in ENGINES)) | {"engine", "timed_by"})
+KEYS = sorted(set[str]().union(*(engine.reads() | engine.marks() for engine in ENGINES)) | {"timed_by", "extra"})
 HEADERS = sorted(module._WANTED)
 
 leaves = (
@@ -560,6 +563,7 @@ class TestAnything:
     @given(st.sampled_from(ENGINES), st.data())
     def test_every_engine_with_numbers_of_every_kind(self, engine: Any, data: st.DataObject) -> None:
         source = data.draw(st.dictionaries(st.sampled_from(sorted(engine.reads())), leaves, min_size=1))
+        source |= dict.fromkeys([*engine.own, *engine.all_of], 0.25) | source
         if engine.mark:
             source[engine.mark[0]] = engine.mark[1]
         timings = engine.read(source)

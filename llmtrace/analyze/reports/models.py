@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
+from llmtrace.analyze import contract
 from llmtrace.analyze.book import Book
 from llmtrace.analyze.expressions import first
 from llmtrace.analyze.report import NOTHING, Column, Report, Section, Stack, cell
@@ -62,7 +63,7 @@ def _short(who: str) -> str:
 
 def _upstream(who: str) -> str:
     """Who answered behind a gateway, as far as one told."""
-    return next((part.removeprefix("upstream=") for part in who.split(";") if part.startswith("upstream=")), NOTHING)
+    return contract.upstream(who) or NOTHING
 
 
 def _named(answered: str, who: str) -> str:

@@ -9,7 +9,7 @@ from llmtrace.analyze.schema import Column
 from llmtrace.emit import names
 from llmtrace.phases.model import PHASES
 
-VERSION: Final = 2
+VERSION: Final = 3
 """The version of the store's tables. A newer store is not opened; an older one is upgraded to this version."""
 
 SINCE_2: Final = (
@@ -17,10 +17,12 @@ SINCE_2: Final = (
     "merged_because", "merged_detail", "cost_usd",
 )  # fmt: skip
 """Columns of spans that version 1 of the store did not have."""
+SINCE_3: Final = ("engine_span", "fingerprint")
+"""Those that version 2 did not have."""
 _ASKED: Final = {
     "operation", "provider", "request_model", "response_model", "address", "input_tokens", "output_tokens",
     "cached_tokens", "cache_write_tokens", "error_type", "outcome", "ttft", "diagnosis", "phase", "source",
-    "uncertainty", "itl_p50", "consumer_wait", "task_id", "task_name", *SINCE_2,
+    "uncertainty", "itl_p50", "consumer_wait", "task_id", "task_name", *SINCE_2, *SINCE_3,
 }  # fmt: skip
 TAKEN: Final = (
     *schema.FIXED,
@@ -44,6 +46,7 @@ CALL_TYPES: Final = {
     "provider": "VARCHAR",
     "model": "VARCHAR",
     "answered_model": "VARCHAR",
+    "upstream": "VARCHAR",
     "route": "VARCHAR",
     "operation": "VARCHAR",
     "start_us": "BIGINT",
@@ -67,9 +70,9 @@ CALL_TYPES: Final = {
     **{f"source_{phase}": "VARCHAR" for phase in PHASES},
     **{f"uncertainty_{phase}": "DOUBLE" for phase in PHASES},
 }
-"""``schema_version`` is that of the span contract. ``phases`` is JSON; ``s_PHASE``, ``source_PHASE`` and
-``uncertainty_PHASE`` are a phase's seconds, how they are known and how surely, absent where the call has no such
-phase."""
+"""``upstream`` is who answered behind a gateway, ``schema_version`` that of the span contract. ``phases`` is JSON;
+``s_PHASE``, ``source_PHASE`` and ``uncertainty_PHASE`` are a phase's seconds, how they are known and how surely, absent
+where the call has no such phase."""
 
 INBOX_TYPES: Final = {"id": "BIGINT", "protobuf": "BOOLEAN", "body": "BLOB"}
 """Bodies as they came, acknowledged and not yet among the spans: to commit one costs a tenth of what its spans cost."""

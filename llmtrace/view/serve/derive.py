@@ -11,10 +11,11 @@ from llmtrace.tasks.prices import Priced
 from llmtrace.view.serve.columns import CALL_TYPES, IDS, TAKEN
 
 
-def calls_sql(prices: Sequence[Priced], paired: bool) -> str:
+def calls_sql(prices: Sequence[Priced], paired: bool, engines: bool) -> str:
     """The statement that appends the calls of ``touched`` to ``calls``.
 
-    ``prices``: the prices of the models that answered; ``paired``: whether some of the calls are in two spans.
+    ``prices``: the prices of the models that answered; ``paired``: whether some of the calls are in two spans;
+    ``engines``: whether there are engines' own spans.
     """
     import ibis
 
@@ -24,8 +25,13 @@ def calls_sql(prices: Sequence[Priced], paired: bool) -> str:
     own = {"UUID": "uuid", "UBIGINT": "uint64"}
     types = {column.name: own[IDS[column.name]] if column.name in IDS else kinds[column.kind] for column in TAKEN}
     touched: Any = ibis.table(types, name="touched")
-    calls = ibis.to_sql(tables.calls(touched, prices, paired), dialect="duckdb")
-    phases = ibis.to_sql(tables.owned_phases(touched), dialect="duckdb")
+    owned: Any = None
+    before = ""
+    if engines:
+        owned = ibis.table(tables.owners(touched).schema(), name="owned")
+        before = f"owned AS MATERIALIZED ({ibis.to_sql(tables.owners(touched), dialect='duckdb')}), "
+    calls = ibis.to_sql(tables.calls(touched, prices, paired, owned), dialect="duckdb")
+    phases = ibis.to_sql(tables.owned_phases(touched, engines=owned), dialect="duckdb")
     columns = {
         f"{name}_{phase}": f"{what} FILTER (p.phase = '{phase}')"
         for name, what in (("s", "sum(p.seconds)"), ("source", "max(p.source)"), ("uncertainty", "max(p.uncertainty)"))
@@ -38,7 +44,7 @@ def calls_sql(prices: Sequence[Priced], paired: bool) -> str:
     rarely = """'shorter_s': p.uncertainty_low, 'longer_s': p.uncertainty_high,
       'merged_because': p.merged_because, 'merged_detail': p.merged_detail"""
     return f"""
-WITH c AS ({calls}), p AS ({phases}), parts AS (
+WITH {before}c AS ({calls}), p AS ({phases}), parts AS (
   SELECT p.trace_id AS part_trace, p.owner AS part_of, {parts},
     to_json(list(CASE WHEN coalesce(p.uncertainty_low, p.uncertainty_high) IS NULL AND p.merged_because IS NULL
       THEN to_json({{{always}}}) ELSE to_json({{{always}, {rarely}}}) END ORDER BY p.start_ns, p.end_ns))::VARCHAR
@@ -47,7 +53,9 @@ WITH c AS ({calls}), p AS ({phases}), parts AS (
 )
 INSERT INTO calls ({", ".join(CALL_TYPES)})
 SELECT c.trace_id, c.span_id, c.name, c.service, c.provider, coalesce(c.request_model, c.response_model),
-  c.response_model, c.route, c.operation, c.start_ns // 1000, c.duration, c.ttft,
+  c.response_model,
+  nullif(regexp_extract(c.fingerprint, '(?:^|;)upstream=([^;]*)', 1), ''),
+  c.route, c.operation, c.start_ns // 1000, c.duration, c.ttft,
   coalesce(c.outcome, CASE WHEN c.status = 'error' THEN 'error' END), c.status, c.error_type,
   CASE WHEN c.diagnosis = '' THEN NULL ELSE string_split(c.diagnosis, ',') END, c.confidence, parts.phases,
   c.input_tokens, c.cached_tokens, c.output_tokens, c.cost, c.attempts, c.streamed, coalesce(c.task_name, c.task_id),
@@ -59,5 +67,5 @@ FROM c LEFT JOIN parts ON parts.part_trace = c.trace_id AND parts.part_of = c.sp
 ASKED_SQL = """SELECT DISTINCT coalesce(provider, ''), coalesce(response_model, request_model, '')
 FROM touched WHERE operation IS NOT NULL OR outcome IS NOT NULL"""
 """Asks which providers and models need prices."""
-PAIRED_SQL = f"SELECT count(*) FROM touched WHERE name = '{names.CALL}'"
-"""Counts the calls that are in two spans."""
+PAIRED_SQL = f"SELECT count(*) FILTER (name = '{names.CALL}'), count(engine_span) FROM touched"
+"""Counts the calls that are in two spans, and engines' own spans."""

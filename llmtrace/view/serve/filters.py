@@ -50,7 +50,7 @@ class Filters:
         return " AND ".join(parts), values
 
     def _text(self, parts: list[str], values: list[Any]) -> None:
-        either = [f"contains(lower({column}), ?)" for column in ("name", "model", "answered_model", "task")]
+        either = [f"contains(lower({column}), ?)" for column in ("name", "model", "answered_model", "upstream", "task")]
         values.extend([self.q] * len(either))
         plain = self.q.removeprefix("0x").replace("-", "")
         if _HEX.fullmatch(plain):

@@ -185,7 +185,7 @@ def _warm() -> None:
     import_module("pyarrow.dataset")
     from llmtrace.view.serve import derive
 
-    derive.calls_sql([], paired=False)
+    derive.calls_sql([], paired=False, engines=False)
 
 
 def is_loopback(host: str) -> bool:

@@ -78,7 +78,7 @@ class Store:
         self._readers = 0
         self._closed = False
         self._prices: dict[tuple[str, str], prices.Price | None] = {}
-        self._calls_sql: dict[bool, str] = {}
+        self._calls_sql: dict[tuple[bool, bool], str] = {}
         self._sound = True
         self._last_id = 0
         self._connection = self._open()
@@ -140,8 +140,9 @@ class Store:
                 f"{self.path} was written by a newer llmtrace: {install_hint('view', upgrade=True)}, or name another "
                 "file with --store"
             )
-        if row[0] < columns.VERSION:
-            upgrade.from_1(connection)
+        for version, step in enumerate((upgrade.from_1, upgrade.from_2), 1):
+            if row[0] <= version:
+                step(connection)
         self.dropped = row[1]
         ((last,),) = connection.execute("SELECT coalesce(max(id), 0) FROM inbox").fetchall()
         self._last_id = max(self._last_id, last)
@@ -340,12 +341,12 @@ class Store:
         if unknown:
             self._prices.update({(provider, model): price for provider, model, price in prices.priced(unknown)})
             self._calls_sql.clear()
-        ((halves,),) = connection.execute(derive.PAIRED_SQL).fetchall()
-        paired = halves > 0
-        if paired not in self._calls_sql:
+        ((halves, engines),) = connection.execute(derive.PAIRED_SQL).fetchall()
+        kind = (halves > 0, engines > 0)
+        if kind not in self._calls_sql:
             priced = [(*pair, price) for pair, price in self._prices.items()]
-            self._calls_sql[paired] = derive.calls_sql(priced, paired)
-        return self._calls_sql[paired]
+            self._calls_sql[kind] = derive.calls_sql(priced, *kind)
+        return self._calls_sql[kind]
 
     def _count(self, connection: Any) -> None:
         spans, since, until, traces = connection.execute(

@@ -31,3 +31,12 @@ def from_1(connection: Any) -> None:
         "(SELECT trace_id FROM spans WHERE schema_version > 1 OR name = 'llm.call')"
     )
     connection.execute("UPDATE state SET version = 2")
+
+
+def from_2(connection: Any) -> None:
+    """Upgrade from version 2: engines' own spans that it holds stay what they were, other spans."""
+    for name in columns.SINCE_3:
+        connection.execute(f"ALTER TABLE spans ADD COLUMN IF NOT EXISTS {name} {columns.TYPES[name]}")
+    for name, kind in columns.CALL_TYPES.items():
+        connection.execute(f"ALTER TABLE calls ADD COLUMN IF NOT EXISTS {name} {kind}")
+    connection.execute("UPDATE state SET version = 3")

@@ -71,6 +71,7 @@ export function callRow(call, { index, mark, scale, tip }) {
     call.service,
     call.provider !== call.service ? call.provider : null,
     call.answered_model && call.answered_model !== call.model ? `answered by ${call.answered_model}` : null,
+    call.upstream ? `via ${call.upstream}` : null,
   ].filter(Boolean);
   const causes = call.causes ?? [];
   const confidences = Array.isArray(call.confidence) ? call.confidence : [call.confidence];

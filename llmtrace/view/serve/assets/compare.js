@@ -160,6 +160,7 @@ function card(letter, call) {
       { class: "soft" },
       [
         call.answered_model || call.model,
+        call.upstream ? `via ${call.upstream}` : null,
         call.provider,
         call.service,
         `${date(call.start_us)}, ${clock(call.start_us)}`,

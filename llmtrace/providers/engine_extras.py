@@ -1,0 +1,71 @@
+"""What engines tell beside their timings: speculative decoding, the tiers of their cache, how long their queue was.
+
+``fields`` are a body's (or a stream's last chunks') top-level fields. Nothing here raises for odd values: what is no
+count is not there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from llmtrace.observe.answer import Answer, Speculation
+from llmtrace.observe.internal_errors import note
+from llmtrace.providers.safe import count, get, items
+from llmtrace.providers.timings import read_timings
+
+TIERS: Final = ("device", "host", "storage")
+"""Where SGLang's cached tokens lay: in the accelerator's memory, the machine's, or beyond."""
+_PLACES: Final = frozenset({"metrics", "timings", "nvext", "sglext", "meta_info", "choices"})
+
+
+def add_engine(
+    answer: Answer, fields: Mapping[str, Any], usage: Mapping[str, Any], headers: Mapping[str, str] | None
+) -> None:
+    """Put what the engine tells of its own work into ``answer``: its timings, and what stands beside them."""
+    answer.timings = read_timings(fields, usage, headers)
+    if _PLACES.isdisjoint(fields):
+        return
+    try:
+        answer.speculation = _speculation(fields)
+        # Dynamo lib/llm/src/protocols/common/timing.rs: requests in the router's queue when this one was routed.
+        answer.queue_depth = count(get(get(fields.get("nvext"), "timing"), "router_queue_depth"))
+        tiers = _tiers(fields)
+        if tiers:
+            answer.cached_by_tier = tiers
+            if answer.usage.cached_tokens is None:
+                answer.usage.cached_tokens = sum(tiers.values())
+    except Exception as error:  # somebody's model that raises when it is read
+        note("reading what an engine tells", error)
+
+
+def _speculation(fields: Mapping[str, Any]) -> Speculation | None:
+    """Speculative decoding as vLLM tells it (docs/features/speculative_decoding/acceptance_metrics.md), else llama.cpp.
+
+    vLLM counts the steps that verified a draft. llama.cpp (tools/server, ``timings``) counts tokens only: each of its
+    steps makes one token itself, so that the steps are the tokens that no draft brought.
+    """
+    counts = get(fields.get("metrics"), "speculative_decoding")
+    drafted, accepted = count(get(counts, "num_draft_tokens")), count(get(counts, "num_accepted_draft_tokens"))
+    steps = count(get(counts, "num_spec_steps"))
+    if drafted is None and accepted is None:
+        timings = fields.get("timings")
+        drafted, accepted = count(get(timings, "draft_n")), count(get(timings, "draft_n_accepted"))
+        predicted = count(get(timings, "predicted_n"))
+        steps = predicted - accepted if predicted is not None and accepted is not None else None
+    if drafted is None or accepted is None or accepted > drafted:
+        return None
+    return Speculation(drafted, accepted, steps if steps is not None and steps > 0 else None)
+
+
+def _tiers(fields: Mapping[str, Any]) -> dict[str, int]:
+    """sglang srt: ``sglext`` of the body or of a chunk of its own (request: return_cached_tokens_details), else
+    ``meta_info``."""
+    meta, choices = fields.get("meta_info"), items(fields.get("choices"))
+    first_meta, first_choice = next(iter(items(meta)), None), next(iter(choices), None)
+    for source in (fields.get("sglext"), meta, first_meta, get(first_choice, "meta_info")):
+        details = get(source, "cached_tokens_details")
+        tiers = {tier: tokens for tier in TIERS if (tokens := count(get(details, tier))) is not None}
+        if tiers:
+            return tiers
+    return {}

@@ -1,0 +1,161 @@
+"""What providers say themselves of a prompt cache that missed: on the call, and as evidence of a cold cache."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.support import replay as play
+from tests.support.spans import attributes
+
+if TYPE_CHECKING:
+    from tests.conftest import Tracing
+    from tests.support.replay import Replay
+    from tests.support.spans import Spans
+
+PROMPT = 2000
+WARM, COLD = 0.03, 0.6
+"""Seconds until the answer."""
+
+
+def response(cached: int, diagnostics: Any) -> dict[str, Any]:
+    message = {"id": "msg_1", "type": "message", "role": "assistant", "status": "completed"}
+    usage = {
+        "input_tokens": PROMPT,
+        "input_tokens_details": {"cached_tokens": cached, "cache_write_tokens": 0},
+        "output_tokens": 4,
+        "output_tokens_details": {"reasoning_tokens": 0},
+        "total_tokens": PROMPT + 4,
+    }
+    return {
+        "id": "resp_1",
+        "object": "response",
+        "created_at": 1790000000.0,
+        "status": "completed",
+        "model": "gpt-5.6",
+        "output": [message | {"content": [{"type": "output_text", "text": "Hello.", "annotations": []}]}],
+        "parallel_tool_calls": True,
+        "tool_choice": "auto",
+        "tools": [],
+        "usage": usage,
+        "prompt_cache_diagnostics": diagnostics,
+    }
+
+
+def anthropic_message(cached: int, reason: Any) -> dict[str, Any]:
+    return {
+        "id": "msg_1",
+        "type": "message",
+        "role": "assistant",
+        "model": "claude-x",
+        "content": [{"type": "text", "text": "Hello."}],
+        "stop_reason": "end_turn",
+        "stop_sequence": None,
+        "usage": {"input_tokens": PROMPT - cached, "cache_read_input_tokens": cached, "output_tokens": 4},
+        "diagnostics": {"cache_miss_reason": reason},
+    }
+
+
+def ask_openai(replay: Replay, body: dict[str, Any], pause: float) -> None:
+    import openai
+
+    replay.serve(play.json_answer(body, before=pause))
+    with openai.OpenAI(api_key="x", base_url=replay.base_url, max_retries=0) as client:
+        client.responses.create(model="gpt-5.6", input="hello")
+
+
+def ask_openai_stream(replay: Replay, body: dict[str, Any], pause: float) -> None:
+    import openai
+
+    begun = body | {"status": "in_progress", "output": [], "usage": None, "prompt_cache_diagnostics": None}
+    delta = {"item_id": "msg_1", "output_index": 0, "content_index": 0, "delta": "Hello.", "logprobs": []}
+    events: list[dict[str, Any]] = [
+        {"type": "response.created", "sequence_number": 0, "response": begun},
+        {"type": "response.output_text.delta", "sequence_number": 1, **delta},
+        {"type": "response.completed", "sequence_number": 2, "response": body},
+    ]
+    replay.serve(play.events_script(*events, done=False, ttft=pause))
+    with openai.OpenAI(api_key="x", base_url=replay.base_url, max_retries=0) as client:
+        for _ in client.responses.create(model="gpt-5.6", input="hello", stream=True):
+            pass
+
+
+def ask_anthropic(replay: Replay, body: dict[str, Any], pause: float) -> None:
+    import anthropic
+
+    replay.serve(play.json_answer(body, before=pause))
+    with anthropic.Anthropic(api_key="x", base_url=replay.url, max_retries=0) as client:
+        client.messages.create(model="claude-x", max_tokens=16, messages=[{"role": "user", "content": "hello"}])
+
+
+OPENAI_MISS = {"type": "cache_miss", "reason": "tools_changed", "cache_missed_tokens": 1900}
+
+
+@pytest.mark.parametrize("ask", [ask_openai, ask_openai_stream])
+def test_openais_word_on_a_miss(ask: Any, traced: Tracing, replay: Replay, spans: Spans) -> None:
+    ask(replay, response(0, OPENAI_MISS), 0.0)
+    call = attributes(spans.one("completed"))
+    assert call["openai.response.cache_miss_reason"] == "tools_changed"
+    assert call["openai.response.cache_missed_input_tokens"] == 1900
+
+
+@pytest.mark.parametrize(
+    "odd", [None, {"type": "cache_hit"}, {"type": "unavailable"}, {"type": "comparison_response_not_found"}, [], "miss"]
+)
+def test_no_miss_is_no_miss(odd: Any, traced: Tracing, replay: Replay, spans: Spans) -> None:
+    ask_openai(replay, response(0, odd), 0.0)
+    assert not [name for name in attributes(spans.one("completed")) if "cache_miss" in name]
+
+
+def test_openais_word_is_evidence(traced: Tracing, replay: Replay, spans: Spans) -> None:
+    for _ in range(12):
+        ask_openai_stream(replay, response(1900, {"type": "cache_hit"}), WARM)
+    ask_openai_stream(replay, response(0, OPENAI_MISS), COLD)
+    _tells(spans, "the provider says: tools_changed")
+
+
+def test_anthropics_word_is_evidence(tracing: Tracing, replay: Replay, spans: Spans) -> None:
+    tracing.on("anthropic")
+    for number in range(13):
+        last = number == 12
+        reason = {"type": "system_changed", "cache_missed_input_tokens": 1900} if last else None
+        body = anthropic_message(0 if last else 1900, reason)
+        begun = body | {"content": [], "stop_reason": None}
+        events: list[dict[str, Any]] = [
+            {"type": "message_start", "message": begun},
+            {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+            {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "Hello."}},
+            {"type": "content_block_stop", "index": 0},
+            {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 4}},
+            {"type": "message_stop"},
+        ]
+        parts = [f"event: {event['type']}\n".encode() + play.event(event) for event in events]
+        replay.serve(play.Script(200, play.SSE_HEADERS, play.paced(parts, COLD if last else WARM)))
+        _ask_anthropic_stream(replay)
+    _tells(spans, "the provider says: system_changed")
+
+
+def _ask_anthropic_stream(replay: Replay) -> None:
+    import anthropic
+
+    with anthropic.Anthropic(api_key="x", base_url=replay.url, max_retries=0) as client:
+        messages: Any = [{"role": "user", "content": "hello"}]
+        for _ in client.messages.create(model="claude-x", max_tokens=16, messages=messages, stream=True):
+            pass
+
+
+def test_a_message_that_was_not_found_is_no_evidence(tracing: Tracing, replay: Replay, spans: Spans) -> None:
+    tracing.on("anthropic")
+    ask_anthropic(replay, anthropic_message(0, {"type": "previous_message_not_found"}), 0.0)
+    assert attributes(spans.one("completed"))["anthropic.response.cache_miss_reason"] == "previous_message_not_found"
+
+
+def _tells(spans: Spans, reason: str) -> None:
+    """The last call's cache was cold, for that reason, and nothing is surer."""
+    last = spans.parents()[-1]
+    assert attributes(last)["llmtrace.diagnosis.cause"] == "cold_kv_cache"
+    assert attributes(last)["llmtrace.diagnosis.confidence"][0] == 0.99
+    events = [dict(event.attributes or {}) for phase in spans.phases(last).values() for event in phase.events]
+    (evidence,) = [each for each in events if each.get("llmtrace.diagnosis.cause") == "cold_kv_cache"]
+    assert evidence["llmtrace.diagnosis.reason"] == reason
