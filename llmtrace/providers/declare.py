@@ -117,7 +117,8 @@ class Method:
     bare generator for a stream."""
     read_stream: Callable[[Any], Sequence[Any]] | None = None
     """Given for a stream object without an inner iterator that timing could go into: its own ``__next__`` and
-    ``__anext__`` are timed. What the function reads off that object goes to ``read_chunks`` after the chunks."""
+    ``__anext__`` are timed. What the function reads off that object goes to ``read_chunks`` after the chunks. (Where
+    the method returns a bare generator all the same, that is timed as one.)"""
     lazy: bool = False
     """Whether the method is a function that returns a generator which makes the request when it is first pulled. (A
     method that is itself a generator does not need this.)"""
