@@ -72,7 +72,7 @@ def _cross(call: Call, state: CallState, answer: Answer, server_timings: bool) -
         answer.usage, answer.timings = Usage(), None
 
 
-def observe(call: Call, answer: Answer) -> Observation:
+def observe(call: Call, state: CallState, answer: Answer) -> Observation:
     """What was seen of the call, of its last attempt where there were several."""
     if len(call.attempts) > 1:
         _stagger(call)
@@ -82,7 +82,7 @@ def observe(call: Call, answer: Answer) -> Observation:
     seen = Observation(
         start=attempt.start if attempt is not None and len(call.attempts) > 1 else call.start,
         end=call.end or call.start,
-        streaming=call.streaming,
+        streaming=call.streaming and state.operation.in_tokens,
         first_token=arrival,
         first_token_error=arrival_error,
         first_reasoning=call.first_reasoning,

@@ -47,6 +47,9 @@ class Operation:
     """Whether a chunk ends one of several choices, which may be long before the stream's end."""
     announces: bool = False
     """Whether a stream's first event comes at once, before the prompt is computed."""
+    in_tokens: bool = True
+    """Whether the pieces of a stream are tokens of a model. Where they are not (a picture half done, sound), there is
+    no first token that could part prefill from decode."""
     reroutes: bool = False
     """Whether a call's attempts may ask different models: each attempt then says which."""
     ask_for_usage: Callable[[Mapping[str, Any]], Mapping[str, Any] | None] = lambda body: None
