@@ -12,6 +12,7 @@ from llmtrace.providers.chat_completions import CHAT, COMPLETION
 from llmtrace.providers.declare import Provider, Stainless
 from llmtrace.providers.embeddings import EMBEDDINGS
 from llmtrace.providers.openai_media import MEDIA
+from llmtrace.providers.openai_realtime import CONVERSATIONS
 from llmtrace.providers.responses import RESPONSES
 
 _HOSTS = {
@@ -89,6 +90,7 @@ OPENAI = Provider(
             stream_module="openai._streaming",
             operations=(CHAT, RESPONSES, COMPLETION, EMBEDDINGS, *MEDIA),
         ),
+        *CONVERSATIONS,
     ),
     provider_name=provider_name,
 )
