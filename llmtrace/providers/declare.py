@@ -74,12 +74,10 @@ def _own_url(client: Any) -> Any:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class Botocore:
-    """A service of botocore's or aiobotocore's, all of whose calls go through one method."""
+    """Services of botocore's or aiobotocore's, all of whose calls go through one method."""
 
-    service: str
-    """As in ``boto3.client(service)``."""
-    path: str = ""
-    """What the path of each request of these calls holds."""
+    paths: Mapping[str, str]
+    """By service, as in ``boto3.client(service)``: what the path of each request of these calls holds."""
     asynchronous: bool = False
     """Whether it is aiobotocore's rather than botocore's own."""
     operation: Callable[[str, Mapping[str, Any]], Operation | None]

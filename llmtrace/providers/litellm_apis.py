@@ -14,7 +14,7 @@ from llmtrace.observe.answer import Answer, Usage
 from llmtrace.observe.call import NOTHING, OUTPUT, REASONING
 from llmtrace.providers import anthropic, responses
 from llmtrace.providers.event_stream import events_in
-from llmtrace.providers.safe import get, items, text
+from llmtrace.providers.safe import get, items
 
 _WORDS = ((b"thinking_delta", REASONING), (b"signature_delta", REASONING), (b"content_block_delta", OUTPUT))
 """By which a piece with no whole event in it is known."""

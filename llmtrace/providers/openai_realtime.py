@@ -201,9 +201,7 @@ def _of(module: str) -> Conversation:
     return Conversation(
         module=module,
         opens=tuple(
-            f"{kind}RealtimeConnectionManager.{name}"
-            for kind in kinds
-            for name in ("__enter__", "__aenter__", "enter")
+            f"{kind}RealtimeConnectionManager.{name}" for kind in kinds for name in ("__enter__", "__aenter__", "enter")
         ),
         opened=_opened,
         sends=tuple(f"{kind}RealtimeConnection.{name}" for kind in kinds for name in ("send", "send_raw")),

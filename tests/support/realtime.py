@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from websockets.exceptions import ConnectionClosed
@@ -56,15 +58,16 @@ def expect(kind: str) -> Expect:
 class Conversations:
     """The server. ``script`` is played to whoever connects."""
 
-    def __init__(self, script: Sequence[Step] = ()) -> None:
+    def __init__(self, script: Sequence[Step] = (), tls: bool = False) -> None:
+        """``tls``: with the certificate in ``localhost.pem``, for a client that speaks nothing else."""
         self.script = script
         self.received: list[dict[str, Any]] = []
         self.paths: list[str] = []
         self.raw: list[bytes] = []
         """The events that were sent, as they went over the wire."""
-        self._server = serve(self._play, "127.0.0.1", 0, compression=None)
+        self._server = serve(self._play, "127.0.0.1", 0, compression=None, ssl=_tls() if tls else None)
         self.port: int = self._server.socket.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"http{'s' if tls else ''}://127.0.0.1:{self.port}"
         self._thread = threading.Thread(target=self._server.serve_forever, name="conversations", daemon=True)
         self._thread.start()
 
@@ -104,6 +107,16 @@ class Conversations:
         else:
             connection.socket.shutdown(socket.SHUT_RDWR)
         return False
+
+
+LOCALHOST = Path(__file__).parent / "localhost.pem"
+"""The key and certificate of a server on this machine: no secret."""
+
+
+def _tls() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(LOCALHOST)
+    return context
 
 
 def _wait(delay: Delay) -> None:
