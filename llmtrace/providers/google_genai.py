@@ -68,7 +68,7 @@ def _chunk_text(chunk: Any) -> tuple[str, int | None]:
 
 
 def read_usage(usage: Any) -> Usage:
-    """The token counts. The prompt's count includes what the cache held; the candidates' count excludes the thoughts."""
+    """The token counts. The prompt's includes what the cache held; the candidates' leaves out the thoughts."""
     counts = {
         name: count(get(usage, f"{name}_token_count"))
         for name in ("prompt", "tool_use_prompt", "candidates", "thoughts", "cached_content")

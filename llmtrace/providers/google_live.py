@@ -151,7 +151,8 @@ def _output(messages: Sequence[Any] | Any, streamed: bool) -> list[dict[str, Any
         if spoken := _spoken(message):
             parts.append({"text": spoken})
         parts += [{"function_call": call} for call in items(get(get(message, "tool_call"), "function_calls"))]
-        written.append({"candidates": [{"content": {"parts": parts}}]})
+        if parts:
+            written.append({"candidates": [{"content": {"parts": parts}}]})
     (output,) = google_genai.GENERATE.output_messages(written, True)
     return [output | {"finish_reason": (_read_chunks(items(messages), None).finish_reasons or ("error",))[0]}]
 
@@ -164,6 +165,7 @@ LIVE = replace(
     chunk_text=_chunk_text,
     ends=None,
     read_chunks=_read_chunks,
+    input_messages=lambda request: google_genai.GENERATE.input_messages(request) if request.params["contents"] else [],
     output_messages=_output,
 )
 

@@ -1,7 +1,7 @@
 """OpenAI's images, audio and moderation: plain calls, whose engines tell nothing that a phase could be made of.
 
 The GenAI conventions (v0.1.0) name none of these operations; the names are ours. Field names: openai-python's
-``types/images_response``, ``types/image_gen_completed_event``, ``types/audio`` and ``types/moderation_create_response``.
+``types/images_response``, ``types/image_gen_completed_event``, ``types/audio``, ``types/moderation_create_response``.
 Of what is sent and answered only the model, counts and ids are read: no prompt, no sound, no picture.
 """
 

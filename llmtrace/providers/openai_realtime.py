@@ -1,6 +1,6 @@
 """OpenAI's Realtime API: events over a websocket, each response a call.
 
-Field names: openai-python's ``types/realtime`` (and ``types/beta/realtime``, whose events have other names for the same).
+Field names: openai-python's ``types/realtime`` and ``types/beta/realtime``, whose events have other names for the same.
 The operation's name is the one that the GenAI conventions are getting after v0.1.0 (their page on realtime spans).
 Sound is not kept: of items and events only text and transcripts.
 """

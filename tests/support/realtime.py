@@ -1,7 +1,7 @@
 """A websocket server that plays scripted conversations at a set pace, over real sockets.
 
-A script is a list of steps, played for each connection from its beginning: ``Expect`` waits for an event of the client's,
-``Send`` writes one, ``Close`` closes the connection in good order, ``Cut`` lets it break.
+A script is a list of steps, played for each connection from its beginning: ``Expect`` waits for an event of the
+client's, ``Send`` writes one, ``Close`` closes the connection in good order, ``Cut`` lets it break.
 """
 
 from __future__ import annotations
