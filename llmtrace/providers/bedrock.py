@@ -46,7 +46,7 @@ _WRITES = ("cacheWriteInputTokens", "cacheWriteInputTokenCount", "cache_creation
 _THINKING = (("output_tokens_details", "thinking_tokens"), ("completion_tokens_details", "reasoning_tokens"))
 """Anthropic's, and that of the models in OpenAI's shape."""
 _ANSWERS = "ResponseMetadata"
-"""What botocore knows of a response: the request's id is in it, which is the answer's where that has none."""
+"""What botocore knows of a response: the id under which AWS knows the request is in it."""
 _HEADER = "x-amzn-bedrock-{}-token-count"
 
 
@@ -172,8 +172,9 @@ def _read(documents: Sequence[Any], headers: Mapping[str, Any]) -> Answer:
 
 
 def _named(answer: Answer, response: Any) -> Answer:
-    """``answer``, by the request's id where its model gave none."""
-    answer.id = answer.id or text(get(get(response, _ANSWERS), "RequestId"))
+    """``answer``, with the id of its request."""
+    if request_id := text(get(get(response, _ANSWERS), "RequestId")):
+        answer.extra = {conventions.AWS_REQUEST: request_id}
     return answer
 
 
