@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from llmtrace import config, name_clash, unsplit
 from llmtrace.observe import internal_errors
+from llmtrace.providers.declare import operations
 from llmtrace.version import DISTRIBUTION, install_hint
 
 Mark = Literal["ok", "note", "missing", "broken"]
@@ -200,7 +201,11 @@ def _clients(environ: Mapping[str, str]) -> Iterator[Finding]:
         if entry.name in disabled or "*" in disabled:
             yield Finding("missing", client, "switched off by OTEL_PYTHON_DISABLED_INSTRUMENTATIONS")
         else:
-            yield _client(client, entry)
+            finding = _client(client, entry)
+            yield finding
+            if finding.mark == "ok":
+                traced = operations(entry.load()().client.load())
+                yield Finding("note", client, f"traced there: {', '.join(traced)}")
         for other in others:
             if client in other.name:
                 package = other.dist.name if other.dist else other.value

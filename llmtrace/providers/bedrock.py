@@ -268,7 +268,11 @@ def _unnamed(body: Mapping[str, Any]) -> Operation:
     return EMBEDDINGS if only_text or any(name in body for name in _EMBEDDED) else COMPLETION
 
 
-RUNTIME = Botocore(paths={"bedrock-runtime": "/model/", "bedrock-agent-runtime": "/rerank"}, operation=_operation)
+RUNTIME = Botocore(
+    paths={"bedrock-runtime": "/model/", "bedrock-agent-runtime": "/rerank"},
+    operations=(CHAT, COMPLETION, EMBEDDINGS, RERANK),
+    operation=_operation,
+)
 BEDROCK = Provider(
     hooks=(),
     services=(RUNTIME,),

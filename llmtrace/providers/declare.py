@@ -80,6 +80,8 @@ class Botocore:
     """By service, as in ``boto3.client(service)``: what the path of each request of these calls holds."""
     asynchronous: bool = False
     """Whether it is aiobotocore's rather than botocore's own."""
+    operations: tuple[Operation, ...]
+    """All that there are."""
     operation: Callable[[str, Mapping[str, Any]], Operation | None]
     """The operation that an API call is, from its name (``Converse``) and parameters; None: no call to trace. Its
     ``read_request`` gets the parameters, and the name as ``operation``."""
@@ -234,3 +236,16 @@ class Provider:
     which a client beneath builds it, by module."""
     services: tuple[Botocore, ...] = ()
     """The services of botocore whose calls are traced; they stand instead of hooks."""
+
+
+def operations(provider: Provider) -> list[str]:
+    """The names of all operations that are traced of a client library, each once."""
+    traced: list[Operation] = [operation for service in provider.services for operation in service.operations]
+    for hook in provider.hooks:
+        if isinstance(hook, Stainless):
+            traced += hook.operations
+        elif isinstance(hook, Generate):
+            traced += (hook.chat, hook.completion)
+        else:
+            traced.append(hook.operation)
+    return list(dict.fromkeys(operation.name for operation in traced))
