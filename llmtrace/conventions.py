@@ -112,8 +112,6 @@ M_OPERATION_DURATION: Final = _metric("GEN_AI_CLIENT_OPERATION_DURATION", "gen_a
 """In v0.1.0 of operations that are neither inference nor embeddings; in v1.41 of all."""
 TOKEN_MODALITY: Final = "gen_ai.token.modality"
 SERVICE_TIER: Final = "openai.response.service_tier"
-AWS_REQUEST: Final = "aws.request_id"
-"""Of the conventions for AWS's SDKs."""
 SYSTEM_FINGERPRINT: Final = "openai.response.system_fingerprint"
 
 SECONDS_BUCKETS: Final = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)

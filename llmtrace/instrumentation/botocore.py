@@ -96,8 +96,6 @@ def _returned(tracer: CallTracer, call: Call, result: Any) -> None:
     try:
         body = result.get("stream") or result.get("body")
         if hasattr(body, "_event_generator"):
-            facts = {"ResponseMetadata": result.get("ResponseMetadata")}
-            call.more = lambda: (facts,)
             _splice(body, call)
         elif (raw := getattr(body, "_raw_stream", None) or getattr(body, "__wrapped__", None)) is not None:
             call.returned = now()

@@ -332,12 +332,14 @@ def _unsent(talk: _Talk, answering: _Answering | None, error: BaseException) -> 
 
 
 def _broken(talk: _Talk, error: BaseException, asked: int) -> None:
-    """Receiving raised ``error``. Who only gave up waiting may wait again."""
+    """Receiving raised ``error``. The connection goes on where only the waiting was given up, or an event could not be
+    read, or another task is receiving already.
+    """
     try:
         talk.waited(asked, now())
-        if isinstance(error, Exception) and not isinstance(error, TimeoutError):
+        if isinstance(error, Exception) and not isinstance(error, (TimeoutError, ValueError, RuntimeError)):
             closed = type(error).__name__ == "ConnectionClosedOK"
-            talk.ended(calls.CLOSED_EARLY if closed else cause_of(error), None if closed else error)
+            talk.ended(calls.CLOSED_EARLY if closed else calls.ERROR, None if closed else error)
     except Exception as ours:
         internal_errors.note("ending a conversation", ours)
 

@@ -45,8 +45,6 @@ _READS = ("cacheReadInputTokens", "cacheReadInputTokenCount", "cache_read_input_
 _WRITES = ("cacheWriteInputTokens", "cacheWriteInputTokenCount", "cache_creation_input_tokens")
 _THINKING = (("output_tokens_details", "thinking_tokens"), ("completion_tokens_details", "reasoning_tokens"))
 """Anthropic's, and that of the models in OpenAI's shape."""
-_ANSWERS = "ResponseMetadata"
-"""What botocore knows of a response: the id under which AWS knows the request is in it."""
 _HEADER = "x-amzn-bedrock-{}-token-count"
 
 
@@ -171,16 +169,8 @@ def _read(documents: Sequence[Any], headers: Mapping[str, Any]) -> Answer:
     return answer
 
 
-def _named(answer: Answer, response: Any) -> Answer:
-    """``answer``, with the id of its request."""
-    if request_id := text(get(get(response, _ANSWERS), "RequestId")):
-        answer.extra = {conventions.AWS_REQUEST: request_id}
-    return answer
-
-
 def _read_chunks(events: Sequence[Any], headers: Mapping[str, str] | None) -> Answer:
-    documents = [_event_document(event) for event in events if get(event, _ANSWERS) is None]
-    return _named(_read(documents, {}) if documents else Answer(), events[-1] if events else None)
+    return _read([_event_document(event) for event in events], {})
 
 
 def _response_document(response: Any) -> Any:
@@ -189,8 +179,7 @@ def _response_document(response: Any) -> Any:
 
 
 def _read_response(response: Any, headers: Mapping[str, str] | None) -> Answer:
-    answer = _read([_response_document(response)], fields(get(get(response, _ANSWERS), "HTTPHeaders")))
-    return _named(answer, response)
+    return _read([_response_document(response)], fields(get(get(response, "ResponseMetadata"), "HTTPHeaders")))
 
 
 def _tools(request: Request) -> list[dict[str, Any]]:

@@ -20,6 +20,9 @@ from llmtrace.providers.safe import fields, get, items, text
 _RENAMED = {"response_token_count": "candidates_token_count", "response_tokens_details": "candidates_tokens_details"}
 """Fields of a conversation's usage, and what the same is called for a single answer."""
 
+_MOST_CONTENTS = 256
+"""Contents of one request that are kept for the next call."""
+
 
 class _Live(Protocol):
     """The messages of one session. What is sent here is a method's name and its arguments."""
@@ -37,6 +40,7 @@ class _Live(Protocol):
         asks = _asks(name, arguments)
         said = [value for key in ("turns", "input", "text", "function_responses") if (value := arguments.get(key))]
         self._contents += [content for value in said for content in (items(value) or (value,))]
+        del self._contents[:-_MOST_CONTENTS]
         if not asks or self._asked:
             return None
         self._asked = True

@@ -21,6 +21,7 @@ from tests.support.realtime import (
     Close,
     Conversations,
     Cut,
+    Raw,
     Send,
     Step,
     answer,
@@ -356,6 +357,20 @@ def test_giving_up_to_wait_ends_nothing(tracing: Tracing, spans: Spans) -> None:
 
     talk("async", [session(), expect("response.create"), created("r1"), *deltas("r1", delay=gate), done("r1")], act)
     assert attributes(spans.one("completed"))["llmtrace.stream.chunks"] == 6
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_event_that_is_no_json_ends_nothing(kind: str, tracing: Tracing, spans: Spans) -> None:
+    def act(talking: Talk) -> None:
+        talking.ask()
+        talking.read_until("response.created")
+        with pytest.raises(ValueError, match=r"JSON|Expecting"):
+            talking.read()
+        talking.read_until()
+
+    tracing.on("openai")
+    talk(kind, [session(), expect("response.create"), created("r1"), Raw("{broken"), *deltas("r1"), done("r1")], act)
+    spans.one("completed")
 
 
 @pytest.mark.parametrize("kind", KINDS)

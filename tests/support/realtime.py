@@ -38,6 +38,13 @@ class Send:
 
 
 @dataclass(frozen=True)
+class Raw:
+    """Something that is no event."""
+
+    text: str
+
+
+@dataclass(frozen=True)
 class Close:
     code: int = 1000
 
@@ -47,7 +54,7 @@ class Cut:
     """The connection is gone, without a word."""
 
 
-Step = Expect | Send | Close | Cut
+Step = Expect | Send | Raw | Close | Cut
 
 
 def expect(kind: str) -> Expect:
@@ -101,6 +108,9 @@ class Conversations:
             text = json.dumps(step.event)
             self.raw.append(text.encode())
             connection.send(text)
+            return True
+        if isinstance(step, Raw):
+            connection.send(step.text)
             return True
         if isinstance(step, Close):
             connection.close(step.code)
