@@ -264,8 +264,8 @@ def test_an_interaction_in_the_background_and_one_that_failed(replay: Replay, tr
 def test_golden_trees(replay: Replay, tracing: Tracing, spans: Spans) -> None:
     tracing.on("google-genai")
     live([has("client_content"), *TURN], ask)
-    assert_golden("gemini_live", shape(spans, spans.one("completed")))
+    assert_golden("gemini_live", shape(spans, spans.one("completed"), in_step=False))
     spans.clear()
     replay.serve(Script(200, {"content-type": "text/event-stream"}, paced(sse(*EVENTS, done=False), 0.02, 0.01)))
     interact("sync", replay.url, stream=True)
-    assert_golden("interaction", shape(spans, spans.one("completed")))
+    assert_golden("interaction", shape(spans, spans.one("completed"), in_step=False))

@@ -147,7 +147,7 @@ def test_golden_trees(made: type[by_library.LiteLLM], replay: Replay, tracing: T
     tracing.on("litellm")
     replay.serve(driver.script(paced(driver.events(), 0.02, 0.005), lockstep=True))
     driver.read()
-    tree = shape(spans, spans.one("completed"))
+    tree = shape(spans, spans.one("completed"), in_step=False)
     driver.shut()
     assert_golden(made.__name__.lower(), tree)
     assert json.dumps(tree).count('"llm.decode"') == 1
