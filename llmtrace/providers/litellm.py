@@ -181,7 +181,6 @@ class _Api(NamedTuple):
 
     modules: tuple[str, ...]
     functions: tuple[str, ...]
-    """Each a function's name, or its path in the module."""
     operation: Operation
     parameters: tuple[str, ...]
     """The positional ones, as far as we need them."""
