@@ -21,6 +21,7 @@ from llmtrace.observe.chunk_timing import BLOCK
 from llmtrace.observe.clock import now
 from llmtrace.observe.stream import Guard, failed
 from llmtrace.providers.declare import Operation
+from llmtrace.providers.event_stream import events_in
 
 _HEAD = 256 * 1024
 _TAIL = 64 * 1024
@@ -74,7 +75,7 @@ class RawBody:
                 whole = {}  # cut off, longer than what is kept, or no JSON at all
             return operation.read_response(whole, headers)
         chunks = self._events(operation, call)
-        recent = [event for _, event in _parse(tail)]
+        recent = [event for _, event in events_in(tail)]
         return operation.read_chunks([*chunks, *recent], headers)
 
     def _events(self, operation: Operation, call: Call) -> list[Any]:
@@ -86,7 +87,7 @@ class RawBody:
         events: list[Any] = []
         ahead = iter(ends)
         upto, at = next(ahead, (0, 0))
-        for offset, event in _parse(b"".join(piece for _, piece in self._head)):
+        for offset, event in events_in(b"".join(piece for _, piece in self._head)):
             while offset > upto:
                 upto, at = next(ahead, (sys.maxsize, at))
             events.append(event)
@@ -100,25 +101,6 @@ class RawBody:
             else:
                 call.first_output = call.first_output or at
         return events
-
-
-def _parse(body: bytes) -> Iterator[tuple[int, Any]]:
-    """The JSON events of an event stream, each with the offset at which it ends; what does not parse is passed over."""
-    offset = 0
-    begun = b""  # of an event whose data is in several lines
-    for line in body.splitlines(keepends=True):
-        offset += len(line)
-        if not line.startswith(b"data:"):
-            begun = begun if line.strip() else b""
-            continue
-        try:
-            event = json.loads(begun + line[5:])
-        except ValueError:
-            begun += line[5:]
-            continue
-        begun = b""
-        if isinstance(event, dict):
-            yield offset, event
 
 
 TAP_KEY = "llmtrace.tap"

@@ -11,7 +11,10 @@ from llmtrace.emit import names
 from llmtrace.observe import call as calls
 from llmtrace.observe.call import Call
 
-_LOST = ("RemoteProtocolError", "ReadError", "WriteError", "ConnectionError", "ConnectError", "NetworkError")
+_LOST = (
+    *("RemoteProtocolError", "ReadError", "WriteError", "ConnectionError", "ConnectError", "NetworkError"),
+    "ConnectionClosed",  # a websocket's
+)
 
 
 def cancellation_attributes(result: Result) -> dict[str, Any]:
@@ -51,6 +54,8 @@ def cause(call: Call) -> str:
     if call.outcome in (calls.ABANDONED, calls.NEVER_CONSUMED):
         return "dropped"
     error = call.error
+    if call.outcome == calls.CANCELLED and error is None:
+        return "answer_cancelled"  # the server says so: it was asked to, or the user began to speak
     if call.outcome == calls.CANCELLED:
         return "interrupted" if isinstance(error, (KeyboardInterrupt, SystemExit)) else "task_cancelled"
     kinds = set[str]()

@@ -80,7 +80,7 @@ def _forget(answer: Answer) -> None:
     answer.cache_miss = answer.cache_missed_tokens = None
 
 
-def observe(call: Call, answer: Answer) -> Observation:
+def observe(call: Call, state: CallState, answer: Answer) -> Observation:
     """What was seen of the call, of its last attempt where there were several."""
     if len(call.attempts) > 1:
         _stagger(call)
@@ -90,7 +90,7 @@ def observe(call: Call, answer: Answer) -> Observation:
     seen = Observation(
         start=attempt.start if attempt is not None and len(call.attempts) > 1 else call.start,
         end=call.end or call.start,
-        streaming=call.streaming,
+        streaming=call.streaming and state.operation.in_tokens,
         first_token=arrival,
         first_token_error=arrival_error,
         first_reasoning=call.first_reasoning,

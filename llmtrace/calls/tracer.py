@@ -146,7 +146,7 @@ class CallTracer:
         answer = read_answer(call, state, self.settings.server_timings)
         if state.over_http and not call.attempts:
             return self._asked_nobody(call, state, answer)
-        seen = observe(call, answer)
+        seen = observe(call, state, answer)
         split = split_call(self.services, call, state, answer, seen)
         verdicts = (
             diagnose(self.services.diagnoser, call, state, answer, seen, split.expected_cached)

@@ -9,6 +9,7 @@ from typing import Any
 
 from llmtrace.doctor.findings import Finding, installed_version, one_line
 from llmtrace.observe import internal_errors
+from llmtrace.providers.declare import operations
 from llmtrace.version import install_hint
 
 
@@ -24,7 +25,11 @@ def examine(environ: Mapping[str, str]) -> Iterator[Finding]:
         if entry.name in disabled or "*" in disabled:
             yield Finding("missing", client, "switched off by OTEL_PYTHON_DISABLED_INSTRUMENTATIONS")
         else:
-            yield _client(client, entry)
+            finding = _client(client, entry)
+            yield finding
+            if finding.mark == "ok":
+                traced = operations(entry.load()().client.load())
+                yield Finding("note", client, f"traced there: {', '.join(traced)}")
         for other in others:
             if client in other.name:
                 package = other.dist.name if other.dist else other.value

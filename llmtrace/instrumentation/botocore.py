@@ -35,14 +35,14 @@ _LARGEST = 4 * 1024 * 1024
 
 
 def patch(patches: Patches, tracer: CallTracer, provider: Provider, service: Botocore) -> None:
-    """Patch the calls of ``service``, now or when botocore is imported."""
+    """Patch the calls of the services in ``service``, now or when botocore is imported."""
 
     def api_call(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         call = _begin(tracer, provider, service, instance, *args, **kwargs)
         if call is None:
             return wrapped(*args, **kwargs)
         try:
-            with Making(call, tracer.settings.propagate, Own(instance, path=service.path)):
+            with Making(call, tracer.settings.propagate, _own(service, instance)):
                 result = wrapped(*args, **kwargs)
         except BaseException as error:
             tracer.failed(call, error)
@@ -56,7 +56,7 @@ def patch(patches: Patches, tracer: CallTracer, provider: Provider, service: Bot
         if call is None:
             return await wrapped(*args, **kwargs)
         try:
-            with Making(call, tracer.settings.propagate, Own(instance, path=service.path)):
+            with Making(call, tracer.settings.propagate, _own(service, instance)):
                 result = await wrapped(*args, **kwargs)
         except BaseException as error:
             tracer.failed(call, error)
@@ -73,11 +73,15 @@ def patch(patches: Patches, tracer: CallTracer, provider: Provider, service: Bot
     patches.when_imported(module, lambda module: patches.wrap(module, f"{name}._make_api_call", wrapper))
 
 
+def _own(service: Botocore, client: Any) -> Own:
+    return Own(client, path=service.paths.get(client.meta.service_model.service_name, ""))
+
+
 def _begin(
     tracer: CallTracer, provider: Provider, service: Botocore, client: Any, operation_name: str, api_params: Any
 ) -> Call | Span | None:
     try:
-        if client.meta.service_model.service_name != service.service:
+        if client.meta.service_model.service_name not in service.paths:
             return None
         operation = service.operation(operation_name, api_params)
         if operation is None or being_made() is not None or not is_instrumentation_enabled():

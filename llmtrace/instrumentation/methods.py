@@ -217,7 +217,8 @@ class _Method:
         returned = result
         try:
             inner_name, read_stream = self._method.inner, self._method.read_stream
-            if read_stream is not None and call.streaming and call.is_open:
+            bare = inspect.isgenerator(result) or inspect.isasyncgen(result)
+            if read_stream is not None and call.streaming and call.is_open and not bare:
                 watch(self._patches, result, call, self._propagate, read_stream)
             elif call.streaming and call.is_open:
                 inner = getattr(result, inner_name) if inner_name else result
@@ -225,8 +226,8 @@ class _Method:
                 if inner_name:
                     setattr(result, inner_name, ours)
                 else:
-                    bare = _StandIn(inner, lambda: _Opened(call, (inner, ours)))
-                    returned = bare.agenerator() if splicing is asplice else bare.generator()
+                    stand_in = _StandIn(inner, lambda: _Opened(call, (inner, ours)))
+                    returned = stand_in.agenerator() if splicing is asplice else stand_in.generator()
         except Exception as error:
             internal_errors.note("timing a stream", error)
         self._tracer.returned(call, result)

@@ -10,7 +10,7 @@ from llmtrace.config import Settings
 from llmtrace.instrumentation import shared
 from llmtrace.instrumentation.patching import Patches
 from llmtrace.providers import Client
-from llmtrace.providers.declare import Generate, Provider, Stainless
+from llmtrace.providers.declare import Conversation, Generate, Provider, Stainless
 
 
 class Traced:
@@ -44,6 +44,10 @@ def _hook(patches: Patches, tracer: CallTracer, provider: Provider) -> None:
             from llmtrace.instrumentation import transformers
 
             transformers.patch(patches, tracer, provider, hook)
+        elif isinstance(hook, Conversation):
+            from llmtrace.instrumentation import conversations
+
+            conversations.patch(patches, tracer, provider, hook)
         else:
             from llmtrace.instrumentation import methods
 

@@ -43,6 +43,8 @@ _OUTPUTS = (
 )
 _READS = ("cacheReadInputTokens", "cacheReadInputTokenCount", "cache_read_input_tokens")
 _WRITES = ("cacheWriteInputTokens", "cacheWriteInputTokenCount", "cache_creation_input_tokens")
+_THINKING = (("output_tokens_details", "thinking_tokens"), ("completion_tokens_details", "reasoning_tokens"))
+"""Anthropic's, and that of the models in OpenAI's shape."""
 _HEADER = "x-amzn-bedrock-{}-token-count"
 
 
@@ -139,8 +141,15 @@ def _usage(sources: Sequence[Any], headers: Mapping[str, Any]) -> Usage:
     total = _first(sources, ("totalTokens", "total_tokens"))
     if inputs is not None and (total != inputs + (outputs or 0) or cached > inputs):
         inputs += cached
-    details = [get(get(source, "prompt_tokens_details"), "cached_tokens") for source in sources]
-    return Usage(inputs, outputs, read if read is not None else _first([{"c": d} for d in details], ("c",)), write)
+    if read is None:
+        read = _detail(sources, "prompt_tokens_details", "cached_tokens")
+    thinking = next((tokens for place in _THINKING if (tokens := _detail(sources, *place)) is not None), None)
+    return Usage(inputs, outputs, read, write, thinking)
+
+
+def _detail(sources: Sequence[Any], details: str, name: str) -> int | None:
+    """The first count of that name in the sources' details."""
+    return _first([get(source, details) for source in sources], (name,))
 
 
 def _read(documents: Sequence[Any], headers: Mapping[str, Any]) -> Answer:
@@ -199,24 +208,60 @@ CHAT = Operation(
     output_messages=_output,
 )
 COMPLETION = replace(CHAT, name="text_completion")
-EMBEDDINGS = replace(CHAT, name="embeddings", input_messages=lambda request: None, output_messages=lambda *_: None)
+_SILENT = replace(CHAT, input_messages=lambda request: None, output_messages=lambda *_: None)
+EMBEDDINGS = replace(_SILENT, name="embeddings")
+
+
+def _rerank_request(body: Mapping[str, Any]) -> Request:
+    """Of Agents for Amazon Bedrock, which name the model by its ARN; in InvokeModel it is as for any other."""
+    configuration = get(get(body.get("rerankingConfiguration"), "bedrockRerankingConfiguration"), "modelConfiguration")
+    arn = text(get(configuration, "modelArn"))
+    return Request(text(body.get("modelId")) or (arn.rpartition("/")[2] if arn else None), False, body)
+
+
+RERANK = replace(_SILENT, name="rerank", read_request=_rerank_request)
+"""The conventions (v0.1.0) have no name for it."""
 
 
 def _operation(name: str, params: Mapping[str, Any]) -> Operation | None:
     """The operation of an API call, for InvokeModel by its model or body; None for calls that are not traced."""
     if name in ("Converse", "ConverseStream"):
         return CHAT
+    if name == "Rerank":
+        return RERANK
     if name not in ("InvokeModel", "InvokeModelWithResponseStream"):
         return None
-    if "embed" in str(params.get("modelId")):
+    model = str(params.get("modelId"))
+    if "embed" in model:
         return EMBEDDINGS
+    if "rerank" in model:
+        return RERANK
     body: Any = params.get("body")
-    if isinstance(body, str):
-        return CHAT if '"messages"' in body else COMPLETION
-    return CHAT if isinstance(body, (bytes, bytearray)) and b'"messages"' in body else COMPLETION
+    words = body.encode(errors="replace") if isinstance(body, str) else body
+    if not isinstance(words, (bytes, bytearray)):
+        return COMPLETION
+    if b'"messages"' in words:
+        return CHAT
+    return _unnamed(parsed(words)) if model.startswith("arn:") else COMPLETION
 
 
-RUNTIME = Botocore(service="bedrock-runtime", path="/model/", operation=_operation)
+_EMBEDDED = ("texts", "images", "inputImage", "embeddingTypes", "embeddingConfig", "singleEmbeddingParams")
+"""Fields that only a model of embeddings is sent: Cohere's, Titan's, Nova's."""
+
+
+def _unnamed(body: Mapping[str, Any]) -> Operation:
+    """The operation behind an inference profile, whose ARN does not name its model: by what is sent."""
+    if "query" in body and "documents" in body:
+        return RERANK
+    only_text = "inputText" in body and "textGenerationConfig" not in body  # Titan's older model of embeddings
+    return EMBEDDINGS if only_text or any(name in body for name in _EMBEDDED) else COMPLETION
+
+
+RUNTIME = Botocore(
+    paths={"bedrock-runtime": "/model/", "bedrock-agent-runtime": "/rerank"},
+    operations=(CHAT, COMPLETION, EMBEDDINGS, RERANK),
+    operation=_operation,
+)
 BEDROCK = Provider(
     hooks=(),
     services=(RUNTIME,),

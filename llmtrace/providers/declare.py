@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from llmtrace.observe.answer import Answer
+from llmtrace.observe.call import COMPLETED
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -47,6 +49,9 @@ class Operation:
     """Whether a chunk ends one of several choices, which may be long before the stream's end."""
     announces: bool = False
     """Whether a stream's first event comes at once, before the prompt is computed."""
+    in_tokens: bool = True
+    """Whether the pieces of a stream are tokens of a model. Where they are not (a picture half done, sound), there is
+    no first token that could part prefill from decode."""
     reroutes: bool = False
     """Whether a call's attempts may ask different models: each attempt then says which."""
     ask_for_usage: Callable[[Mapping[str, Any]], Mapping[str, Any] | None] = lambda body: None
@@ -69,14 +74,14 @@ def _own_url(client: Any) -> Any:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class Botocore:
-    """A service of botocore's or aiobotocore's, all of whose calls go through one method."""
+    """Services of botocore's or aiobotocore's, all of whose calls go through one method."""
 
-    service: str
-    """As in ``boto3.client(service)``."""
-    path: str = ""
-    """What the path of each request of these calls holds."""
+    paths: Mapping[str, str]
+    """By service, as in ``boto3.client(service)``: what the path of each request of these calls holds."""
     asynchronous: bool = False
     """Whether it is aiobotocore's rather than botocore's own."""
+    operations: tuple[Operation, ...]
+    """All that there are."""
     operation: Callable[[str, Mapping[str, Any]], Operation | None]
     """The operation that an API call is, from its name (``Converse``) and parameters; None: no call to trace. Its
     ``read_request`` gets the parameters, and the name as ``operation``."""
@@ -117,13 +122,85 @@ class Method:
     bare generator for a stream."""
     read_stream: Callable[[Any], Sequence[Any]] | None = None
     """Given for a stream object without an inner iterator that timing could go into: its own ``__next__`` and
-    ``__anext__`` are timed. What the function reads off that object goes to ``read_chunks`` after the chunks."""
+    ``__anext__`` are timed. What the function reads off that object goes to ``read_chunks`` after the chunks. (Where
+    the method returns a bare generator all the same, that is timed as one.)"""
     lazy: bool = False
     """Whether the method is a function that returns a generator which makes the request when it is first pulled. (A
     method that is itself a generator does not need this.)"""
     managed: bool = False
     """Whether the method is a function that ``contextlib`` made of a generator: it returns a context manager, which
     makes the request when it is entered and then gives the stream object."""
+
+
+BEGIN, CHUNK, END, REFUSED = "begin", "chunk", "end", "refused"
+
+
+class Mark(NamedTuple):
+    """What an event of a conversation means for the calls in it."""
+
+    kind: str
+    """``BEGIN``: an answer is asked for, or begins unasked. ``CHUNK``: a piece of an answer. ``END``: its last one.
+    ``REFUSED``: what was asked for last will not be answered."""
+    id: str = ""
+    """The answer's id, where several may be under way; empty until it has one."""
+    body: Mapping[str, Any] | None = None
+    """With ``BEGIN``: the request as one mapping."""
+    outcome: str = COMPLETED
+    """With ``END``: how the answer ended."""
+    event: Any = None
+    """With any but ``BEGIN``: the event, as the operation's functions read it."""
+    content: bool = True
+    """Whether content capture needs the event (it does not need sound)."""
+
+
+class Protocol(abc.ABC):
+    """One conversation over one connection: told of every event in order, it says what each means. It keeps no times,
+    and of what is said no more than the next request's mapping."""
+
+    @abc.abstractmethod
+    def sent(self, event: Any) -> Mark | None:
+        """The application has sent ``event``."""
+
+    @abc.abstractmethod
+    def received(self, event: Any) -> Mark | None:
+        """``event`` has come. ``CHUNK`` with an id that no call has yet is of the call that was asked for first; where
+        none was, a call begins with it."""
+
+    @abc.abstractmethod
+    def body(self) -> Mapping[str, Any]:
+        """The request of an answer that nobody asked for (the user's silence did), as one mapping."""
+
+
+class Opened(NamedTuple):
+    """A conversation that was just opened."""
+
+    client: Any
+    """The client object: calls' provider and address are found by it."""
+    url: Any
+    """Where the connection goes, None: to the client's base URL."""
+    protocol: Protocol
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class Conversation:
+    """A connection (of websockets) over which a model is asked again and again: each answer is a call."""
+
+    module: str
+    """Module that defines its classes."""
+    opens: tuple[str, ...]
+    """The methods that open a connection and return it, or whose context managers give it: ``Manager.__enter__``."""
+    opened: Callable[[Any, tuple[Any, ...], Mapping[str, Any]], Opened | None]
+    """The conversation, from the object and the arguments that one of ``opens`` was called with; None: none to
+    trace."""
+    sends: tuple[str, ...]
+    """The connection's methods that send an event."""
+    sent: Callable[[str, tuple[Any, ...], Mapping[str, Any]], Any]
+    """The event, from a method's name in ``sends`` and its arguments."""
+    receives: tuple[str, ...]
+    """The connection's methods that return the next event. Where one calls another, the outermost counts."""
+    closes: tuple[str, ...]
+    """The connection's methods that close it."""
+    operation: Operation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
@@ -140,7 +217,7 @@ class Generate:
 class Provider:
     """How one client library is traced. The line in ``llmtrace.providers.CLIENTS`` says which library that is."""
 
-    hooks: tuple[Stainless | Method | Generate, ...]
+    hooks: tuple[Stainless | Method | Generate | Conversation, ...]
     provider_name: Callable[[Any, str | None], str]
     """``gen_ai.provider.name``, from the client object and the host it talks to."""
     in_process: bool = False
@@ -159,3 +236,16 @@ class Provider:
     which a client beneath builds it, by module."""
     services: tuple[Botocore, ...] = ()
     """The services of botocore whose calls are traced; they stand instead of hooks."""
+
+
+def operations(provider: Provider) -> list[str]:
+    """The names of all operations that are traced of a client library, each once."""
+    traced: list[Operation] = [operation for service in provider.services for operation in service.operations]
+    for hook in provider.hooks:
+        if isinstance(hook, Stainless):
+            traced += hook.operations
+        elif isinstance(hook, Generate):
+            traced += (hook.chat, hook.completion)
+        else:
+            traced.append(hook.operation)
+    return list(dict.fromkeys(operation.name for operation in traced))

@@ -1,4 +1,4 @@
-"""Google's client (google-genai), for the Gemini API and Vertex AI: content generation and embeddings.
+"""Content generation and embeddings of Google's client (google-genai): how to read a request, a chunk, an answer.
 
 Field names: google-genai's ``types.py`` (GenerateContentResponse, GenerateContentResponseUsageMetadata). Automatic
 function calling makes several requests of one ``generate_content``: each is a call of its own here.
@@ -12,7 +12,7 @@ from typing import Any
 from llmtrace import conventions
 from llmtrace.observe.answer import Answer, Usage
 from llmtrace.observe.call import NOTHING, OUTPUT, REASONING
-from llmtrace.providers.declare import Method, Operation, Provider, Request
+from llmtrace.providers.declare import Operation, Request
 from llmtrace.providers.messages import instructions, tool
 from llmtrace.providers.safe import count, fields, get, items, number, sampling, set_finish_reasons, text
 
@@ -67,8 +67,8 @@ def _chunk_text(chunk: Any) -> tuple[str, int | None]:
     return "".join(text(get(part, "text")) or "" for part in _parts(chunk)), None
 
 
-def _read_usage(usage: Any) -> Usage:
-    """The prompt's count includes what the cache held; the candidates' count excludes the thoughts."""
+def read_usage(usage: Any) -> Usage:
+    """The token counts. The prompt's includes what the cache held; the candidates' leaves out the thoughts."""
     counts = {
         name: count(get(usage, f"{name}_token_count"))
         for name in ("prompt", "tool_use_prompt", "candidates", "thoughts", "cached_content")
@@ -92,7 +92,7 @@ def _by_modality(usage: Any, *fields: str) -> dict[str, int]:
     """Tokens of each modality, whose names are Google's in small letters: text, image, audio, video, document."""
     tokens_by_modality: dict[str, int] = {}
     for part in (part for field in fields for part in items(get(usage, field))):
-        name, tokens = text(get(part, "modality")), count(get(part, "token_count"))
+        name, tokens = text(get(part, "modality")), count(get(part, "token_count") or get(part, "tokens"))
         if name and tokens and name != "MODALITY_UNSPECIFIED":
             tokens_by_modality[name.lower()] = tokens_by_modality.get(name.lower(), 0) + tokens
     return tokens_by_modality
@@ -109,7 +109,7 @@ def _read_chunks(chunks: Sequence[Any], headers: Mapping[str, str] | None) -> An
                 index = count(get(candidate, "index"))
                 reasons[place if index is None else index] = reason
         if (usage := get(chunk, "usage_metadata")) is not None:
-            answer.usage = _read_usage(usage)
+            answer.usage = read_usage(usage)
     set_finish_reasons(answer, reasons)
     return answer
 
@@ -206,36 +206,4 @@ EMBED = Operation(
     classify_chunk=lambda chunk: NOTHING,
     read_chunks=_read_chunks,
     read_response=_read_embeddings,
-)
-
-
-def _method(cls: str, name: str, operation: Operation = GENERATE) -> Method:
-    streaming = name.endswith("_stream")
-    return Method(
-        module="google.genai.models",
-        path=f"{cls}.{name}",
-        operation=operation,
-        body=lambda client, args, kwargs: {**kwargs, "stream": streaming},
-    )
-
-
-def _senders(client: Any) -> list[Any]:
-    """Its httpx clients, and the session of aiohttp that its asynchronous calls go through where that is installed."""
-    api = client._api_client
-    return [getattr(api, name, None) for name in ("_httpx_client", "_async_httpx_client", "_aiohttp_session")]
-
-
-GOOGLE_GENAI = Provider(
-    hooks=tuple(
-        method
-        for cls in ("Models", "AsyncModels")
-        for method in (
-            _method(cls, "_generate_content"),
-            _method(cls, "_generate_content_stream"),
-            _method(cls, "embed_content", EMBED),
-        )
-    ),
-    provider_name=lambda client, host: "gcp.vertex_ai" if client._api_client.vertexai else "gcp.gemini",
-    senders=_senders,
-    base_url=lambda client: client._api_client._http_options.base_url,
 )

@@ -7,14 +7,14 @@ usage it may hand out at the end can be its own count of the text. Only what was
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from llmtrace.observe.answer import Answer, Usage
 from llmtrace.observe.call import NOTHING, OUTPUT
-from llmtrace.providers import openai
-from llmtrace.providers.declare import Method, Provider, Request
+from llmtrace.providers import litellm_apis, openai
+from llmtrace.providers.declare import Method, Operation, Provider, Request
 from llmtrace.providers.safe import extras, get, items, text
 
 _PROVIDERS = {
@@ -115,6 +115,32 @@ def _set_provider(answer: Answer, source: Any) -> Answer:
     return answer
 
 
+def _of_its_own(operation: Operation) -> Operation:
+    """An operation of another API, with the provider that LiteLLM chose for the model."""
+
+    def chunks_read(chunks: Sequence[Any], headers: Mapping[str, str] | None) -> Answer:
+        stream_facts = [chunk for chunk in chunks if _is_facts(chunk)]
+        answer = operation.read_chunks([chunk for chunk in chunks if not _is_facts(chunk)], headers)
+        return _set_provider(answer, stream_facts[-1] if stream_facts else None)
+
+    def response_read(response: Any, headers: Mapping[str, str] | None) -> Answer:
+        return _set_provider(operation.read_response(response, headers), getattr(response, "_hidden_params", None))
+
+    return replace(
+        operation, read_request=read_request, read_chunks=chunks_read, read_response=response_read, reroutes=True
+    )
+
+
+def _is_facts(chunk: Any) -> bool:
+    """Whether ``read_provider`` has made it: none of an answer's events is a mapping of that one field."""
+    return isinstance(chunk, dict) and _PROVIDER_FIELD in chunk
+
+
+def read_provider(stream: Any) -> list[dict[str, Any]]:
+    """One mapping with the provider, as the stream object of another API names it."""
+    return [{_PROVIDER_FIELD: get(stream, _PROVIDER_FIELD)}]
+
+
 CHAT = replace(
     openai.CHAT,
     path="",
@@ -141,33 +167,85 @@ EMBED = replace(
 )
 
 
+RESPONSES = _of_its_own(litellm_apis.RESPONSES)
+MESSAGES = _of_its_own(litellm_apis.MESSAGES)
+
+
 def _arguments(*names: str) -> Callable[[Any, tuple[Any, ...], Mapping[str, Any]], Mapping[str, Any]]:
     """A call's arguments as one mapping; ``names`` are those of the positional ones."""
     return lambda client, args, kwargs: {**dict(zip(names, args, strict=False)), **kwargs}
 
 
-_FUNCTIONS = (
-    ("completion", CHAT, ("model", "messages")),
-    ("text_completion", TEXT, ("prompt", "model")),
-    ("embedding", EMBED, ("model", "input")),
-)
+class _Api(NamedTuple):
+    """One of LiteLLM's APIs: its functions, in all places where they can be called."""
+
+    modules: tuple[str, ...]
+    functions: tuple[str, ...]
+    operation: Operation
+    parameters: tuple[str, ...]
+    """The positional ones, as far as we need them."""
+    read_stream: Callable[[Any], Sequence[Any]] = read_stream
+
+
 # The public functions, and those of the same names that they lead to, by which LiteLLM's own parts call each other.
-_PLACES = (("litellm", ""), ("litellm.main", ""))
-_ROUTERS = (("litellm.router_rust.core", "RustCore."), ("litellm.router", "Router."))
+_MAIN = ("litellm", "litellm.main")
+_ROUTERS = ("litellm.router_rust.core", "litellm.router")
+_APIS = (
+    _Api(_MAIN, ("completion", "acompletion"), CHAT, ("model", "messages")),
+    _Api(_MAIN, ("text_completion", "atext_completion"), TEXT, ("prompt", "model")),
+    _Api(_MAIN, ("embedding", "aembedding"), EMBED, ("model", "input")),
+    _Api(
+        ("litellm", "litellm.responses.dispatch", "litellm.responses.main"),
+        ("responses", "aresponses"),
+        RESPONSES,
+        ("input", "model"),
+        read_provider,
+    ),
+    _Api(
+        (
+            *("litellm", "litellm.messages", "litellm.messages.dispatch"),
+            "litellm.llms.anthropic.messages.native.handler",
+            "litellm.llms.anthropic.experimental_pass_through.messages.handler",
+        ),
+        ("anthropic_messages", "anthropic_messages_handler"),
+        MESSAGES,
+        ("max_tokens", "messages", "model"),
+        read_provider,
+    ),
+    _Api(
+        ("litellm.anthropic_interface.messages",),
+        ("create", "acreate"),
+        MESSAGES,
+        ("max_tokens", "messages", "model"),
+        read_provider,
+    ),
+)
+_ROUTED = (
+    _Api(_ROUTERS, ("completion", "acompletion"), CHAT, ("model", "messages")),
+    _Api(_ROUTERS, ("text_completion", "atext_completion"), TEXT, ("model", "prompt")),
+    _Api(_ROUTERS, ("embedding", "aembedding"), EMBED, ("model", "input")),
+    _Api(_ROUTERS, ("aresponses",), RESPONSES, ("model", "input"), read_provider),
+    _Api(_ROUTERS, ("anthropic_messages", "aanthropic_messages"), MESSAGES, (), read_provider),
+)
+
+
+def _methods(apis: Sequence[_Api], owners: tuple[str, ...] = ("",)) -> Iterator[Method]:
+    """The methods of ``apis``; ``owners``: the classes that they may lie in, each with a dot."""
+    for api in apis:
+        for module in api.modules:
+            for owner in owners:
+                for name in api.functions:
+                    yield Method(
+                        module=module,
+                        path=owner + name,
+                        operation=replace(api.operation, read_request=read_routed) if owner else api.operation,
+                        body=_arguments(*api.parameters),
+                        read_stream=api.read_stream,
+                    )
+
 
 LITELLM = Provider(
-    hooks=tuple(
-        Method(
-            module=module,
-            path=f"{owner}{prefix}{name}",
-            operation=replace(operation, read_request=read_routed) if owner else operation,
-            body=_arguments(*names),
-            read_stream=read_stream,
-        )
-        for module, owner in (*_PLACES, *_ROUTERS)
-        for name, operation, names in _FUNCTIONS
-        for prefix in ("", "a")
-    ),
+    hooks=(*_methods(_APIS), *_methods(_ROUTED, ("RustCore.", "Router."))),
     provider_name=lambda client, host: "litellm",
     base_url=lambda client: None,
     posts={

@@ -11,6 +11,8 @@ from typing import Any
 from llmtrace.providers.chat_completions import CHAT, COMPLETION
 from llmtrace.providers.declare import Provider, Stainless
 from llmtrace.providers.embeddings import EMBEDDINGS
+from llmtrace.providers.openai_media import MEDIA
+from llmtrace.providers.openai_realtime import CONVERSATIONS
 from llmtrace.providers.responses import RESPONSES
 
 _HOSTS = {
@@ -86,8 +88,9 @@ OPENAI = Provider(
         Stainless(
             client_module="openai._base_client",
             stream_module="openai._streaming",
-            operations=(CHAT, RESPONSES, COMPLETION, EMBEDDINGS),
+            operations=(CHAT, RESPONSES, COMPLETION, EMBEDDINGS, *MEDIA),
         ),
+        *CONVERSATIONS,
     ),
     provider_name=provider_name,
 )

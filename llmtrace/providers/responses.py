@@ -88,23 +88,28 @@ def read_chunks(chunks: Sequence[Any], headers: Mapping[str, str] | None) -> Ans
     return answer
 
 
+def read_usage(usage: Any) -> Usage:
+    """The token counts of a response."""
+    input_details, output_details = get(usage, "input_tokens_details"), get(usage, "output_tokens_details")
+    return Usage(
+        input_tokens=count(get(usage, "input_tokens")),
+        output_tokens=count(get(usage, "output_tokens")),
+        cached_tokens=count(get(input_details, "cached_tokens")),
+        cache_write_tokens=count(get(input_details, "cache_write_tokens")),
+        reasoning_tokens=count(get(output_details, "reasoning_tokens")),
+        input_by_modality=by_modality(input_details),
+        output_by_modality=by_modality(output_details),
+    )
+
+
 def read_response(response: Any, headers: Mapping[str, str] | None) -> Answer:
     """The answer in a response. One in the background may still be queued: it has neither usage nor finish reason."""
     usage = get(response, "usage")
     status = text(get(response, "status"))
-    input_details, output_details = get(usage, "input_tokens_details"), get(usage, "output_tokens_details")
     answer = Answer(
         id=text(get(response, "id")),
         model=text(get(response, "model")),
-        usage=Usage(
-            input_tokens=count(get(usage, "input_tokens")),
-            output_tokens=count(get(usage, "output_tokens")),
-            cached_tokens=count(get(input_details, "cached_tokens")),
-            cache_write_tokens=count(get(input_details, "cache_write_tokens")),
-            reasoning_tokens=count(get(output_details, "reasoning_tokens")),
-            input_by_modality=by_modality(input_details),
-            output_by_modality=by_modality(output_details),
-        ),
+        usage=read_usage(usage),
         service_tier=text(get(response, "service_tier")),
         hop=read_body(extras(response), usage),
     )

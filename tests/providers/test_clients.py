@@ -106,8 +106,8 @@ def test_in_the_background_and_what_is_left_alone(responses: Responses, replay: 
     assert "gen_ai.usage.input_tokens" not in attrs
     client.responses.retrieve("resp_1")
     client.responses.cancel("resp_1")
-    replay.serve(json_answer({"id": "m", "model": "omni", "results": []}))
-    client.moderations.create(input="x")
+    replay.serve(json_answer({"object": "list", "data": []}))
+    client.models.list()
     assert len(spans.parents()) == 1
 
 

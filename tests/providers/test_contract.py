@@ -30,7 +30,7 @@ from tests.support.replay import Replay, Script, json_answer, paced
 from tests.support.spans import Spans, attributes
 from tests.support.waiting import PATIENCE, LoopTime, until
 
-DRIVERS = (*by_funnel.DRIVERS, *by_method.DRIVERS, *by_library.DRIVERS)
+DRIVERS = (*by_funnel.DRIVERS, *by_method.DRIVERS, *by_library.DRIVERS, *by_library.LITELLM_APIS)
 CASES = [(driver, kind) for driver in DRIVERS for kind in driver.kinds]
 ELSEWHERE = {
     "llama-cpp-python": "a model in this process: nothing goes over a wire; tests/e2e/test_llama_python.py",

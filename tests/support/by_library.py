@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from typing import Any
 
-from tests.support import ndjson
+from tests.support import by_funnel, ndjson
 from tests.support.by_method import MODEL, TIMEOUT, WORDS, Driver
 from tests.support.replay import USAGE, Part, Script, completion, json_answer, openai_chunks, sse
 
@@ -117,4 +118,47 @@ class LiteLLMHandler(LiteLLM):
         return {"max_retries": 0}
 
 
+class LiteLLMResponses(LiteLLM):
+    """The Responses API, of a model whose stream LiteLLM passes on as it comes."""
+
+    model = "openai/gpt-4o"
+    finish = "completed"
+    exempt = {"test_retried": "its handlers do not retry"}
+
+    def ask(self, streaming: bool) -> Any:
+        function = self.client.responses if self.kind == "sync" else self.client.aresponses
+        place = {"api_base": f"{self.url}/v1", "api_key": KEY, "timeout": TIMEOUT}
+        return function(model=self.model, input="PROMPT-SENTINEL", stream=streaming, **place)
+
+    def answers(self) -> by_funnel.Responses:
+        return by_funnel.Responses.__new__(by_funnel.Responses)
+
+    def whole(self, **extra: Any) -> Script:
+        return self.answers().whole(**extra)
+
+    def events(self, words: Sequence[str] = WORDS, usage: bool = True, **extra: Any) -> list[bytes]:
+        return self.answers().events(words, usage, **extra)
+
+
+class LiteLLMMessages(LiteLLM):
+    """Anthropic's Messages API, of a model that LiteLLM asks through another one: a stream of bytes."""
+
+    model = f"groq/{MODEL}"
+    finish = "end_turn"
+    exempt = {
+        "test_retried": "its handlers do not retry",
+        "test_missing_usage_and_unknown_fields": "its translation fails where an answer has no usage",
+    }
+
+    def ask(self, streaming: bool) -> Any:
+        messages = self.client.anthropic.messages
+        function = messages.create if self.kind == "sync" else messages.acreate
+        place = {"api_base": f"{self.url}/v1", "api_key": KEY, "timeout": TIMEOUT}
+        return function(model=self.model, messages=MESSAGES, max_tokens=9, stream=streaming, **place)
+
+    def plain(self, item: Any) -> Any:
+        return re.sub(rb"msg_[-0-9a-f]+", b"", item) if isinstance(item, bytes) else item
+
+
+LITELLM_APIS: tuple[type[Driver], ...] = (LiteLLMResponses, LiteLLMMessages)
 DRIVERS: tuple[type[Driver], ...] = (Ollama, HuggingFace, LiteLLM, LiteLLMHandler)

@@ -333,14 +333,21 @@ def spent(metrics: Metrics, kind: str) -> int:
 GOLDEN = Path(__file__).resolve().parents[1] / "instrumentation" / "golden"
 
 
-def shape(spans: Spans, span: ReadableSpan) -> dict[str, Any]:
-    """What the contract pins of a span and everything below it."""
+_OF_THE_PACE = ("llmtrace.decode.", "llmtrace.diagnosis")
+
+
+def shape(spans: Spans, span: ReadableSpan, in_step: bool = True) -> dict[str, Any]:
+    """What the contract pins of a span and everything below it.
+
+    ``in_step``: server and reader kept step. Else what depends on whether they did is left out.
+    """
+    names = [name for name in attributes(span) if in_step or not name.startswith(_OF_THE_PACE)]
     return {
         "name": span.name,
         "kind": span.kind.name,
         "status": span.status.status_code.name,
-        "attributes": sorted(attributes(span)),
-        "children": [shape(spans, child) for child in spans.children(span)],
+        "attributes": sorted(names),
+        "children": [shape(spans, child, in_step) for child in spans.children(span)],
     }
 
 
