@@ -35,6 +35,9 @@ def prepare(framework: Framework) -> Path:
 
 def versions(python: Path, distributions: Sequence[str]) -> dict[str, str]:
     """The installed version of each distribution."""
-    script = "import json, sys; from importlib.metadata import version as v; print(json.dumps({n: v(n) for n in sys.argv[1:]}))"
+    script = (
+        "import json, sys; from importlib.metadata import version;"
+        "print(json.dumps({name: version(name) for name in sys.argv[1:]}))"
+    )
     shown = subprocess.run([str(python), "-c", script, *distributions], check=True, capture_output=True, text=True)
     return json.loads(shown.stdout)

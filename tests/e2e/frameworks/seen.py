@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,9 +38,9 @@ class Span:
         return "llmtrace.call.outcome" in self.attributes
 
     @property
-    def tells_usage(self) -> bool:
-        """Whether a report that adds tokens up would count it."""
-        return any(name in self.attributes for name in _USAGE)
+    def told_tokens(self) -> int | None:
+        """How many tokens it says went in."""
+        return next((self.attributes[name] for name in _USAGE if name in self.attributes), None)
 
 
 def read(file: Path) -> list[Span]:
@@ -116,30 +117,30 @@ class Beside:
     """Calls whose span is the other's."""
     beneath: int
     """Calls of ours that say nothing twice (``llm.call``), beneath the other's span."""
+    silent: int
+    """Answers that told their tokens, which no span does."""
     doubled: int
-    """Calls that two spans or more tell the tokens of, and that are one in the other's view."""
-    others: Mapping[str, int]
+    """Answers whose tokens more spans of model calls tell than there are calls."""
+    others: dict[str, int]
     """The other's spans, by name."""
 
 
-def beside(spans: Sequence[Span]) -> Beside:
+def beside(spans: Sequence[Span], answers: Sequence[Answer], hops: int) -> Beside:
     """Who has what, where another instrumentation was on too."""
     calls = [span for span in spans if span.is_call]
-    by_id = {span.id: span for span in spans}
-    doubled = 0
-    for call in calls:
-        above = by_id.get(call.parent)
-        if call.tells_usage and above is not None and not above.is_ours and above.tells_usage and _of_a_model(above):
-            doubled += 1
-    others: dict[str, int] = {}
-    for span in spans:
-        if not span.is_ours:
-            others[span.name] = others.get(span.name, 0) + 1
+    # No two answers of a run have the same count.
+    tellers = Counter(tokens for span in spans if _is_model_call(span) for tokens in {span.told_tokens} - {None})
+    told = [answer.input_tokens for answer in answers if answer.told_usage]
     return Beside(
-        len(calls), sum(not call.is_ours for call in calls), sum(call.name == "llm.call" for call in calls), doubled, others
+        calls=len(calls),
+        adopted=sum(not call.is_ours for call in calls),
+        beneath=sum(call.name == "llm.call" for call in calls),
+        silent=sum(not tellers[tokens] for tokens in told),
+        doubled=sum(tellers[tokens] > hops for tokens in told),
+        others=dict(Counter(span.name for span in spans if not span.is_ours)),
     )
 
 
-def _of_a_model(span: Span) -> bool:
+def _is_model_call(span: Span) -> bool:
     kind = span.attributes.get("openinference.span.kind")
     return kind == "LLM" or span.attributes.get("gen_ai.operation.name") in ("chat", "text_completion")

@@ -138,7 +138,13 @@ FRAMEWORKS: tuple[Framework, ...] = (
         text=f"Thought: I now can give a great answer\nFinal Answer: {TEXT}",
     ),
     Framework(
-        "litellm-proxy", ("litellm[proxy]",), ("litellm",), "openai before it, litellm in it", "", "`callbacks: [otel]`", hops=2
+        "litellm-proxy",
+        ("litellm[proxy]",),
+        ("litellm",),
+        "openai before it, litellm in it",
+        "",
+        "`callbacks: [otel]`",
+        hops=2,
     ),
     Framework(
         "aider",

@@ -7,9 +7,7 @@ from playing import KEY, MODEL, QUESTION, play, weather
 
 
 def model(url):
-    return dspy.LM(
-        f"openai/{MODEL}", api_base=url, api_key=KEY, cache=False, num_retries=0, engine="litellm"
-    )
+    return dspy.LM(f"openai/{MODEL}", api_base=url, api_key=KEY, cache=False, num_retries=0, engine="litellm")
 
 
 def whole(url):

@@ -12,9 +12,7 @@ MESSAGES = [ChatMessage.from_user(QUESTION)]
 
 
 def generator(url, **options):
-    return OpenAIChatGenerator(
-        api_key=Secret.from_token(KEY), model=MODEL, api_base_url=url, max_retries=0, **options
-    )
+    return OpenAIChatGenerator(api_key=Secret.from_token(KEY), model=MODEL, api_base_url=url, max_retries=0, **options)
 
 
 def run(url, **options):

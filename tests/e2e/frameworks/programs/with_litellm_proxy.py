@@ -65,9 +65,7 @@ def main():
 
     def ask(url, **options):
         case = url.split("/")[-2]
-        return client.chat.completions.create(
-            model=case, messages=[{"role": "user", "content": QUESTION}], **options
-        )
+        return client.chat.completions.create(model=case, messages=[{"role": "user", "content": QUESTION}], **options)
 
     def whole(url):
         return ask(url).choices[0].message.content
