@@ -38,9 +38,9 @@ def _cells(result: Result) -> list[str]:
             framework.name,
             versions,
             framework.beneath,
-            f"differs or does not run: {reason}",
+            f"a fault: {reason}",
             "",
-            framework.own,
+            framework.own or "none",
             "",
         ]
     counts = f"{len(result.traced.given)}, {len(result.traced.answers)}"

@@ -1,4 +1,4 @@
-"""The scripted provider that every framework asks: OpenAI-shaped, each answer with an id and a token count of its own."""
+"""The scripted provider that every framework asks: OpenAI-shaped, each answer with its own id and token counts."""
 
 from __future__ import annotations
 

@@ -1,9 +1,7 @@
 """DSPy, which calls by LiteLLM."""
 
-import asyncio
-
 import dspy
-from playing import KEY, MODEL, QUESTION, play, weather
+from playing import KEY, MODEL, QUESTION, play
 
 
 def model(url):
