@@ -233,7 +233,7 @@ def _named_by(headers: Mapping[str, Any], current: Span) -> SpanContext | None:
     An application that propagates by hand names its current span, or one above that. The spans that it could name from
     further up cannot be told from another instrumentation's, so this counts only beside that one's key.
     """
-    carrier = {name.lower(): value for name, value in headers.items() if isinstance(value, str)}
+    carrier = _lowered(headers)
     if "traceparent" not in carrier:
         return None
     named = trace_api.get_current_span(_W3C.extract(carrier, Context())).get_span_context()
@@ -243,6 +243,10 @@ def _named_by(headers: Mapping[str, Any], current: Span) -> SpanContext | None:
     if named.span_id in (here.span_id, getattr(getattr(current, "parent", None), "span_id", None)):
         return None
     return SpanContext(named.trace_id, named.span_id, False, named.trace_flags, named.trace_state)
+
+
+def _lowered(headers: Mapping[Any, Any]) -> dict[str, str]:
+    return {str(name).lower(): value for name, value in headers.items() if isinstance(value, str)}
 
 
 def _span_of_run(operation: Operation, request: Request) -> Span | None:
@@ -317,6 +321,15 @@ def _exported_together(span: Any, tracer: Any) -> bool:
     """
     theirs, ours = getattr(span, "resource", None), getattr(tracer, "resource", None)
     return theirs is None or ours is None or theirs is ours
+
+
+def served_by(current: Span, request: Request) -> Span:
+    """What the call goes beneath: ``current`` or, where nothing traces the server that the call is made in, the span
+    that the request which is being served names in its ``traceparent``."""
+    if request.served is None or current.get_span_context().is_valid:
+        return current
+    named = trace_api.get_current_span(_W3C.extract(_lowered(request.served), Context()))
+    return named if named.get_span_context().is_valid else current
 
 
 def was_dropped(span: Span) -> bool:

@@ -1,6 +1,7 @@
 """The real LiteLLM proxy between a traced client and two deployments: its retries, its fallback, its cache, its price.
 
-LLMTRACE_LITELLM names its command, from an environment of its own: pip install "litellm[proxy]".
+LLMTRACE_LITELLM names its command, from an environment of its own: pip install "litellm[proxy]". Without it the one
+that ``make frameworks`` made is taken; it has llmtrace beside it, with which the proxy itself is traced.
 """
 
 from __future__ import annotations
@@ -9,24 +10,30 @@ import json
 import os
 import secrets
 import shutil
-import socket
 import subprocess
-import time
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
 import openai
 import pytest
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 
+from llmtrace.emit.otlp_json import OtlpJsonFileExporter
+from tests.e2e import servers
+from tests.e2e.frameworks import seen
 from tests.support import replay as play
 from tests.support.replay import Replay
 from tests.support.spans import Spans, attributes
 
-COMMAND = os.environ.get("LLMTRACE_LITELLM") or shutil.which("litellm")
+_MADE = servers.VENVS / "framework-litellm-proxy" / "bin" / "litellm"
+COMMAND = Path(
+    os.environ.get("LLMTRACE_LITELLM") or (_MADE if _MADE.exists() else shutil.which("litellm") or "litellm")
+)
 KEY = "sk-" + secrets.token_hex(32)
-STARTS_WITHIN = 120.0
+STARTS_WITHIN = 240.0
 """s. It imports a lot of itself first."""
 
 
@@ -37,14 +44,14 @@ def second() -> Iterator[Replay]:
         yield server
 
 
-@pytest.fixture
-def proxy(replay: Replay, second: Replay, tmp_path: Path) -> Iterator[str]:
-    if not COMMAND:
+@contextmanager
+def running_proxy(
+    deployments: Sequence[tuple[str, str, Replay]], tmp_path: Path, launcher: Sequence[str] = (), **settings: Any
+) -> Iterator[str]:
+    """The proxy before ``deployments`` (the name that is asked for, the deployment's id, its server), started by
+    ``launcher``; ``settings`` are of its configuration."""
+    if not COMMAND.exists():
         pytest.skip("no litellm command: pip install 'litellm[proxy]' somewhere, and LLMTRACE_LITELLM")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    deployments = [("chat", "dep-a", replay), ("spare", "dep-b", second)]
     config = {
         "model_list": [
             {
@@ -54,33 +61,26 @@ def proxy(replay: Replay, second: Replay, tmp_path: Path) -> Iterator[str]:
             }
             for name, deployment, server in deployments
         ],
-        "router_settings": {"fallbacks": [{"chat": ["spare"]}], "num_retries": 1, "retry_after": 0},
         "general_settings": {"master_key": KEY},
-        "litellm_settings": {"cache": True, "cache_params": {"type": "local"}},
+        **settings,
     }
-    file, log = tmp_path / "config.yaml", tmp_path / "proxy.log"
+    file, port = tmp_path / "config.yaml", servers.free_port()
     file.write_text(json.dumps(config))
-    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    env["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
-    command = [COMMAND, "--config", str(file), "--host", "127.0.0.1", "--port", str(port)]
-    with log.open("w") as out, subprocess.Popen(command, env=env, stdout=out, stderr=subprocess.STDOUT) as running:
-        url = f"http://127.0.0.1:{port}"
+    env = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "PYTHONPATH": ""}
+    command = [*launcher, str(COMMAND), "--config", str(file), "--host", "127.0.0.1", "--port", str(port)]
+    with servers.running(command, tmp_path, port, "/health/liveliness", STARTS_WITHIN, env) as server:
+        yield f"{server.url}/v1"
 
-        def answers() -> bool:
-            assert running.poll() is None, log.read_text()[-2000:]
-            try:
-                return httpx.get(f"{url}/health/liveliness", timeout=2).is_success
-            except httpx.HTTPError:
-                return False
 
-        try:
-            until = time.monotonic() + STARTS_WITHIN
-            while not answers():
-                assert time.monotonic() < until, log.read_text()[-2000:]
-                time.sleep(0.2)
-            yield f"{url}/v1"
-        finally:
-            running.terminate()
+@pytest.fixture
+def proxy(replay: Replay, second: Replay, tmp_path: Path) -> Iterator[str]:
+    with running_proxy(
+        [("chat", "dep-a", replay), ("spare", "dep-b", second)],
+        tmp_path,
+        router_settings={"fallbacks": [{"chat": ["spare"]}], "num_retries": 1, "retry_after": 0},
+        litellm_settings={"cache": True, "cache_params": {"type": "local"}},
+    ) as url:
+        yield url
 
 
 def route(said: dict[str, Any]) -> dict[str, str]:
@@ -131,3 +131,54 @@ def test_the_proxy(proxy: str, replay: Replay, second: Replay, spans: Spans, tra
     assert attributes(streamed)["gen_ai.usage.output_tokens"] == play.USAGE["completion_tokens"]
     assert "llmtrace.gateway.cache" not in attributes(streamed)
     assert attributes(ask("streamed", **options))["llmtrace.gateway.cache"] == "hit"
+
+
+# ---- traced itself ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def client_file(tracing: Any, spans: Spans, tmp_path: Path) -> Path:
+    """Where the client's own spans go, beside ``spans``."""
+    file = tmp_path / "client.jsonl"
+    spans.provider.add_span_processor(SimpleSpanProcessor(OtlpJsonFileExporter(file)))
+    tracing.on()
+    return file
+
+
+@pytest.fixture
+def proxy_file(tmp_path: Path) -> Path:
+    return tmp_path / "proxy.jsonl"
+
+
+@pytest.fixture
+def launcher(proxy_file: Path) -> list[str]:
+    """What the proxy is started by, so that it is traced into ``proxy_file``."""
+    beside = COMMAND.parent / "llmtrace"
+    if not beside.exists():
+        pytest.skip(f"no llmtrace beside {COMMAND}")
+    return [str(beside), "run", "--file", str(proxy_file), "--"]
+
+
+def report(name: str, *files: Path) -> Any:
+    command = [sys.executable, "-m", "llmtrace.cli", "report", name, "--format", "json", *map(str, files)]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def test_client_and_proxy_in_one_trace(
+    launcher: list[str], replay: Replay, tmp_path: Path, spans: Spans, client_file: Path, proxy_file: Path
+) -> None:
+    replay.serve(lambda asked: play.openai_stream(usage=play.USAGE) if asked.json.get("stream") else play.openai_body())
+    with running_proxy([("chat", "dep-a", replay)], tmp_path, launcher) as url:
+        client = openai.OpenAI(base_url=url, api_key=KEY, max_retries=0)
+        question: Any = {"model": "chat", "messages": [{"role": "user", "content": "Hello"}]}
+        client.chat.completions.create(**question)
+        assert list(client.chat.completions.create(**question, stream=True, stream_options={"include_usage": True}))
+    outer, inner = [[span for span in seen.read(file) if span.is_call] for file in (client_file, proxy_file)]
+    for span in outer + inner:
+        print(span)
+    assert len(outer) == len(inner) == 2
+    for above, below in zip(outer, inner, strict=True):
+        assert below.trace == above.trace
+        assert below.parent == above.id
+    for name in ("phases", "cost", "models"):
+        print(name, json.dumps(report(name, client_file, proxy_file))[:1500])
