@@ -29,9 +29,8 @@ from tests.support.replay import Replay
 from tests.support.spans import Spans, attributes
 
 _MADE = servers.VENVS / "framework-litellm-proxy" / "bin" / "litellm"
-COMMAND = Path(
-    os.environ.get("LLMTRACE_LITELLM") or (_MADE if _MADE.exists() else shutil.which("litellm") or "litellm")
-)
+_FOUND = _MADE if _MADE.exists() else shutil.which("litellm") or "litellm"
+COMMAND = Path(os.environ.get("LLMTRACE_LITELLM") or _FOUND)
 KEY = "sk-" + secrets.token_hex(32)
 STARTS_WITHIN = 240.0
 """s. It imports a lot of itself first."""
@@ -66,7 +65,8 @@ def running_proxy(
     }
     file, port = tmp_path / "config.yaml", servers.free_port()
     file.write_text(json.dumps(config))
-    env = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "PYTHONPATH": ""}
+    # Its server ends the process by the signal that stopped it.
+    env = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "PYTHONPATH": "", "LLMTRACE_FLUSH_ON_SIGTERM": "true"}
     command = [*launcher, str(COMMAND), "--config", str(file), "--host", "127.0.0.1", "--port", str(port)]
     with servers.running(command, tmp_path, port, "/health/liveliness", STARTS_WITHIN, env) as server:
         yield f"{server.url}/v1"

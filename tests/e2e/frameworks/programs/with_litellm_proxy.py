@@ -5,6 +5,7 @@ With FRAMEWORK_SPANS the proxy's own ``otel`` callback is on, in the proxy's pro
 
 import json
 import os
+import secrets
 import socket
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from playing import KEY, MODEL, QUESTION, both, play
 
+MASTER = "sk-" + secrets.token_hex(32)
 CASES = ("whole", "streamed", "asked")
 
 
@@ -39,12 +41,16 @@ def start():
             }
             for case in CASES
         ],
+        "general_settings": {"master_key": MASTER},
         "litellm_settings": {"callbacks": ["otel"] if os.environ.get("FRAMEWORK_SPANS") else []},
     }
     file = Path(os.environ["HOME"]) / "config.yaml"
     file.write_text(json.dumps(config))
     command = [sys.executable, __file__, "serve", "--config", str(file), "--host", "127.0.0.1", "--port", str(port)]
-    proxy = subprocess.Popen(command, stdout=(file.parent / "proxy.log").open("w"), stderr=subprocess.STDOUT)
+    # Its server ends the process by the signal that stops it.
+    env = {**os.environ, "LLMTRACE_FLUSH_ON_SIGTERM": "true"}
+    log = (file.parent / "proxy.log").open("w")
+    proxy = subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT)
     until = time.monotonic() + 240
     while True:
         try:
@@ -61,7 +67,7 @@ def main():
     proxy, address = start()
     import openai
 
-    client = openai.OpenAI(base_url=address, api_key=KEY, max_retries=0)
+    client = openai.OpenAI(base_url=address, api_key=MASTER, max_retries=0)
 
     def ask(url, **options):
         case = url.split("/")[-2]
