@@ -1,7 +1,8 @@
 """From spans to calls, in ibis expressions: the same on DuckDB, on Spark and on whatever else ibis speaks to.
 
 A call is a client's LLM span. Where two tracers wrote one each, the inner one counts; where ours is only half of one
-(``pairs``), both together. Where a gateway is traced too, the client's call counts and the gateway's own does not. Its phases are its children, or the children of its attempts.
+(``pairs``), both together; where a gateway is traced too, the client's and not the gateway's own. Its phases are its
+children, or the children of its attempts.
 """
 
 from __future__ import annotations

@@ -32,7 +32,9 @@ _MADE = servers.VENVS / "framework-litellm-proxy" / "bin" / "litellm"
 _FOUND = _MADE if _MADE.exists() else shutil.which("litellm") or "litellm"
 COMMAND = Path(os.environ.get("LLMTRACE_LITELLM") or _FOUND)
 KEY = "sk-" + secrets.token_hex(32)
-STARTS_WITHIN = 240.0
+SLOW = 1.0
+"""s more to the first token, once a deployment has become slow."""
+STARTS_WITHIN = 400.0
 """s. It imports a lot of itself first."""
 
 
@@ -164,21 +166,54 @@ def report(name: str, *files: Path) -> Any:
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
+def calls_in(file: Path) -> list[seen.Span]:
+    return [span for span in seen.read(file) if span.is_call]
+
+
 def test_client_and_proxy_in_one_trace(
-    launcher: list[str], replay: Replay, tmp_path: Path, spans: Spans, client_file: Path, proxy_file: Path
+    launcher: list[str],
+    replay: Replay,
+    second: Replay,
+    tmp_path: Path,
+    spans: Spans,
+    client_file: Path,
+    proxy_file: Path,
 ) -> None:
-    replay.serve(lambda asked: play.openai_stream(usage=play.USAGE) if asked.json.get("stream") else play.openai_body())
-    with running_proxy([("chat", "dep-a", replay)], tmp_path, launcher) as url:
+    """The proxy's own call lies beneath the client's, and both count once; two deployments, of which one gets slow."""
+    slow = 0.0
+
+    def answer(asked: play.Request, wait: float = 0.0) -> play.Script:
+        if not asked.json.get("stream"):
+            return play.openai_body(model=asked.json["model"])
+        return play.openai_stream(usage=play.USAGE, ttft=wait)
+
+    replay.serve(answer)
+    second.serve(lambda asked: answer(asked, slow))
+    with running_proxy([("chat", "dep-a", replay), ("chat", "dep-b", second)], tmp_path, launcher) as url:
         client = openai.OpenAI(base_url=url, api_key=KEY, max_retries=0)
         question: Any = {"model": "chat", "messages": [{"role": "user", "content": "Hello"}]}
         client.chat.completions.create(**question)
-        assert list(client.chat.completions.create(**question, stream=True, stream_options={"include_usage": True}))
-    outer, inner = [[span for span in seen.read(file) if span.is_call] for file in (client_file, proxy_file)]
-    for span in outer + inner:
-        print(span)
-    assert len(outer) == len(inner) == 2
-    for above, below in zip(outer, inner, strict=True):
-        assert below.trace == above.trace
-        assert below.parent == above.id
-    for name in ("phases", "cost", "models"):
-        print(name, json.dumps(report(name, client_file, proxy_file))[:1500])
+
+        def ask() -> dict[str, Any]:
+            spans.clear()
+            options: Any = {"stream": True, "stream_options": {"include_usage": True}}
+            assert list(client.chat.completions.create(**question, **options))
+            return attributes(spans.one("completed"))
+
+        before = [ask() for _ in range(60)]
+        slow = SLOW
+        after = [ask() for _ in range(40)]
+    assert {route(each)["deployment"] for each in before} == {"dep-a", "dep-b"}
+    outer, inner = calls_in(client_file), calls_in(proxy_file)
+    assert len(outer) == len(inner) == 101
+    served = {span.parent: span for span in inner}
+    for above in outer:
+        assert served[above.id].trace == above.trace
+        assert served[above.id].attributes["gen_ai.usage.input_tokens"] == play.USAGE["prompt_tokens"]
+    models = report("models", client_file, proxy_file)
+    (tmp_path / "models.json").write_text(json.dumps(models))
+    slowed = [each for each in after if each["llmtrace.call.ttft"] > SLOW]
+    assert {route(each)["deployment"] for each in slowed} == {"dep-b"}
+    told = [each.get("llmtrace.diagnosis.cause") for each in slowed]
+    print("slowed:", told, "others:", [each.get("llmtrace.diagnosis.cause") for each in after if each not in slowed])
+    assert told.count(None) <= len(told) // 4, told
