@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from tests.e2e.frameworks import seen
@@ -33,7 +34,8 @@ def _cells(result: Result) -> list[str]:
     framework = result.framework
     versions = ", ".join(f"{name} {version}" for name, version in result.versions.items())
     if result.faults or result.traced is None:
-        reason = " ".join("; ".join(result.faults).split())[-300:].replace("|", "/").replace("<", "&lt;")
+        reason = re.sub(r"/\S+/", "", " ".join("; ".join(result.faults).split()))
+        reason = reason[-300:].replace("|", "/").replace("<", "&lt;")
         return [
             framework.name,
             versions,
@@ -49,13 +51,15 @@ def _cells(result: Result) -> list[str]:
         versions,
         framework.beneath,
         counts,
-        _usage(result.traced, framework.usage),
+        _usage(result.traced, framework.usage, framework.hops),
         framework.own or "none",
         _both(seen.beside(result.both.spans, result.both.answers, framework.hops)) if result.both else "",
     ]
 
 
-def _usage(traced: Run, switch: str) -> str:
+def _usage(traced: Run, switch: str, hops: int) -> str:
+    if hops == 2:
+        return switch
     by_case = {answer.case: answer for answer in traced.answers if answer.streamed}
     if (plain := by_case.get("streamed")) is None:
         return "no streams"

@@ -142,7 +142,7 @@ FRAMEWORKS: tuple[Framework, ...] = (
         ("litellm[proxy]",),
         ("litellm",),
         "openai before it, litellm in it",
-        "",
+        'by the proxy itself; the client is told with `stream_options={"include_usage": True}`',
         "`callbacks: [otel]`",
         hops=2,
     ),
