@@ -185,7 +185,7 @@ def test_client_and_proxy_in_one_trace(
     def answer(asked: play.Request, wait: float = 0.0) -> play.Script:
         if not asked.json.get("stream"):
             return play.openai_body(model=asked.json["model"])
-        return play.openai_stream(usage=play.USAGE, ttft=wait)
+        return play.openai_stream(usage=play.USAGE, ttft=wait, itl=0.02)
 
     replay.serve(answer)
     second.serve(lambda asked: answer(asked, slow))
@@ -216,4 +216,4 @@ def test_client_and_proxy_in_one_trace(
     assert {route(each)["deployment"] for each in slowed} == {"dep-b"}
     told = [each.get("llmtrace.diagnosis.cause") for each in slowed]
     print("slowed:", told, "others:", [each.get("llmtrace.diagnosis.cause") for each in after if each not in slowed])
-    assert told.count(None) <= len(told) // 4, told
+    assert sum(cause in ("queueing", "route_change") for cause in told) > len(told) / 2, told
