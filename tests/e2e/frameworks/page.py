@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from tests.e2e.frameworks import seen
@@ -82,6 +83,9 @@ def _both(beside: seen.Beside) -> str:
 
 def _listed(others: dict[str, int]) -> str:
     """Some of the other's spans, the most frequent first."""
-    names = sorted(others, key=lambda name: -others[name])
+    counts: Counter[str] = Counter()
+    for name, count in others.items():
+        counts[re.sub(r"_[0-9a-f-]{36}", "", name)] += count  # a crew's own id
+    names = [name for name, _ in counts.most_common()]
     shown = ", ".join(f"`{name}`" for name in names[:4]) or "no spans"
     return shown + (" ..." if len(names) > 4 else "")
