@@ -161,9 +161,11 @@ def launcher(proxy_file: Path) -> list[str]:
     return [str(beside), "run", "--file", str(proxy_file), "--"]
 
 
-def report(name: str, *files: Path) -> Any:
-    command = [sys.executable, "-m", "llmtrace.cli", "report", name, "--format", "json", *map(str, files)]
-    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+def who_answered(*files: Path) -> list[list[Any]]:
+    """The rows of ``llmtrace report models``: the fourth cell is the fingerprint, the fifth counts the calls."""
+    command = [sys.executable, "-m", "llmtrace.cli", "report", "models", "--format", "json", *map(str, files)]
+    shown = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return shown["sections"][0]["rows"]
 
 
 def calls_in(file: Path) -> list[seen.Span]:
@@ -210,8 +212,9 @@ def test_client_and_proxy_in_one_trace(
     for above in outer:
         assert served[above.id].trace == above.trace
         assert served[above.id].attributes["gen_ai.usage.input_tokens"] == play.USAGE["prompt_tokens"]
-    models = report("models", client_file, proxy_file)
-    (tmp_path / "models.json").write_text(json.dumps(models))
+    counted = {row[3].partition("deployment=")[2][:5]: row[4] for row in who_answered(client_file, proxy_file)}
+    assert counted.keys() == {"dep-a", "dep-b"}
+    assert sum(counted.values()) == len(outer)
     slowed = [each for each in after if each["llmtrace.call.ttft"] > SLOW]
     assert {route(each)["deployment"] for each in slowed} == {"dep-b"}
     told = [each.get("llmtrace.diagnosis.cause") for each in slowed]
