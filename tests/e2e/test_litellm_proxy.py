@@ -218,5 +218,4 @@ def test_client_and_proxy_in_one_trace(
     slowed = [each for each in after if each["llmtrace.call.ttft"] > SLOW]
     assert {route(each)["deployment"] for each in slowed} == {"dep-b"}
     told = [each.get("llmtrace.diagnosis.cause") for each in slowed]
-    print("slowed:", told, "others:", [each.get("llmtrace.diagnosis.cause") for each in after if each not in slowed])
     assert sum(cause in ("queueing", "route_change") for cause in told) > len(told) / 2, told
