@@ -68,7 +68,7 @@ def _usage(traced: Run, switch: str, hops: int) -> str:
         return "asked for by itself"
     if (asked := by_case.get("asked")) is not None and asked.told_usage:
         return switch
-    return "only by `LLMTRACE_REQUEST_USAGE`"
+    return "not asked for"
 
 
 def _both(beside: seen.Beside) -> str:
