@@ -21,6 +21,7 @@ help:
 	@echo "make figures  the notes under the figures in docs: on which commit, and whether the code has changed since"
 	@echo "make sdist   build the source distribution, unpack it and collect its tests"
 	@echo "make e2e     other people's engines and a trace viewer: heavy installs (docs/engines.md)"
+	@echo "make frameworks  agent frameworks, bare and traced: heavy installs (docs/frameworks.md)"
 	@echo "make ends    how the last spans of a process fare, by how it ends (docs/process-ends.md)"
 	@echo "make browser the page of llmtrace view in a real Chromium: every page and state (docs/view.md)"
 	@echo "make pictures  the pictures of the demo and of the viewer in README and docs, taken anew: needs Chromium"
@@ -91,6 +92,10 @@ sdist: $(STAMP)
 e2e: $(STAMP)
 	tests/e2e/setup.sh
 	LLMTRACE_E2E=1 $(BIN)/python -m pytest tests/e2e $(ARGS)
+
+.PHONY: frameworks
+frameworks: $(STAMP)  # LangChain, DSPy, CrewAI ...: each in an environment of its own; ARGS="dspy aider" for some of them
+	$(BIN)/python -m tests.e2e.frameworks $(ARGS)
 
 .PHONY: ends
 ends: $(STAMP)  # installs Celery, gunicorn and uvicorn into .venvs/ends; ARGS="python3.10 python3.13" takes these too

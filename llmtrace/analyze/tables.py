@@ -1,7 +1,8 @@
 """From spans to calls, in ibis expressions: the same on DuckDB, on Spark and on whatever else ibis speaks to.
 
 A call is a client's LLM span. Where two tracers wrote one each, the inner one counts; where ours is only half of one
-(``pairs``), both together. Its phases are its children, or the children of its attempts.
+(``pairs``), both together; where a gateway is traced too, the client's and not the gateway's own. Its phases are its
+children, or the children of its attempts.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def calls(spans: Any, prices: Sequence[Priced] | None = None, paired: bool = Tru
     is known). ``paired``: whether some calls may be in two spans; if not, the statement takes less time to plan.
     ``engines``: ``owners``, where there are engines' own spans.
     """
-    call_spans = spans.filter(_is_call(spans) & spans.engine_span.isnull())
+    call_spans = _without_relayed(spans.filter(_is_call(spans) & spans.engine_span.isnull()))
     inner = (
         call_spans.filter(call_spans.parent_id.notnull()).select(inner_trace="trace_id", outer="parent_id").distinct()
     )
@@ -68,6 +69,24 @@ def calls(spans: Any, prices: Sequence[Priced] | None = None, paired: bool = Tru
     if prices is not None:
         whole = _priced(whole, prices)
     return whole
+
+
+def _without_relayed(call_spans: Any) -> Any:
+    """``call_spans`` without those that a gateway made to serve another one of them.
+
+    The client's call says whom the gateway asked, what it cost and how long all of it took. A gateway's own call is
+    the one right beneath it, or one with the same answer, whatever other spans lie between.
+    """
+    told = call_spans.fingerprint.contains("upstream=") | call_spans.fingerprint.contains("deployment=")
+    served = call_spans.filter(call_spans.outcome.notnull() & told)
+    above = served.select(served_trace="trace_id", served_span="span_id")
+    answers = served.group_by(answer_trace=served.trace_id, answer=served.response_id).agg(
+        answer_ns=served.start_ns.min()
+    )
+    others = call_spans.anti_join(above, [("trace_id", "served_trace"), ("parent_id", "served_span")])
+    others = others.left_join(answers, [("trace_id", "answer_trace"), ("response_id", "answer")])
+    others = others.filter(others.answer_ns.isnull() | (others.start_ns <= others.answer_ns))
+    return others.drop("answer_trace", "answer", "answer_ns")
 
 
 def _route(table: Any) -> Any:

@@ -39,6 +39,8 @@ _NO_OPERATIONS: frozenset[str] = frozenset()
 _OPENINFERENCE = "openinference.span.kind"
 _OPENINFERENCE_KINDS = {"LLM": _GENERATING, "EMBEDDING": frozenset(("embeddings",))}
 """OpenInference's name for each kind of model call, and the operations that it stands for."""
+_OPENINFERENCE_MESSAGES = ("llm.input_messages.", "llm.output_messages.")
+"""How its attributes of each message begin: a dozen for one message, so that a long conversation fills a span."""
 _TRACELOOP_TYPE = "llm.request.type"
 _TRACELOOP_TYPES = {"completion": "text_completion", "embedding": "embeddings"}
 """Traceloop's older names for operations, where they are not the conventions'."""
@@ -172,6 +174,8 @@ def _place(
     if run is not None and (not operations or _started_beneath(run, current)):
         place = _claimed(run, tracer, parent)
     elif not operations:
+        if operation.name in _GENERATING and _is_overfull(current, attributes) and _exported_together(current, tracer):
+            return Place(spoken_for=_claims.take(_identity(current.get_span_context())))
         return _spoken_for(current, operation, headers)
     elif operation.name in operations and _same_model(attributes, (), request.model):
         place = _claimed(current, tracer, parent)
@@ -191,6 +195,16 @@ def _claimed(span: Span, tracer: Tracer, parent: str) -> Place:
     if _attributes(span) or not _claims.take(_identity(span.get_span_context())):
         return OWN  # it has ended, and only its context is still there; or it has had its call
     return Place(above=span, spoken_for=True)
+
+
+def _is_overfull(span: Span, attributes: Mapping[str, Any]) -> bool:
+    """Whether ``span`` is a model's whose messages have pushed out what says so: the SDK drops the oldest attributes.
+
+    Nothing is to be written on it: that would push out more.
+    """
+    return bool(getattr(span, "dropped_attributes", 0)) and any(
+        name.startswith(_OPENINFERENCE_MESSAGES) for name in attributes
+    )
 
 
 def _spoken_for(current: Span, operation: Operation, headers: Mapping[str, Any] | None) -> Place:
@@ -219,7 +233,7 @@ def _named_by(headers: Mapping[str, Any], current: Span) -> SpanContext | None:
     An application that propagates by hand names its current span, or one above that. The spans that it could name from
     further up cannot be told from another instrumentation's, so this counts only beside that one's key.
     """
-    carrier = {name.lower(): value for name, value in headers.items() if isinstance(value, str)}
+    carrier = _lowered(headers)
     if "traceparent" not in carrier:
         return None
     named = trace_api.get_current_span(_W3C.extract(carrier, Context())).get_span_context()
@@ -229,6 +243,10 @@ def _named_by(headers: Mapping[str, Any], current: Span) -> SpanContext | None:
     if named.span_id in (here.span_id, getattr(getattr(current, "parent", None), "span_id", None)):
         return None
     return SpanContext(named.trace_id, named.span_id, False, named.trace_flags, named.trace_state)
+
+
+def _lowered(headers: Mapping[Any, Any]) -> dict[str, str]:
+    return {str(name).lower(): value for name, value in headers.items() if isinstance(value, str)}
 
 
 def _span_of_run(operation: Operation, request: Request) -> Span | None:
@@ -303,6 +321,15 @@ def _exported_together(span: Any, tracer: Any) -> bool:
     """
     theirs, ours = getattr(span, "resource", None), getattr(tracer, "resource", None)
     return theirs is None or ours is None or theirs is ours
+
+
+def served_by(current: Span, request: Request) -> Span:
+    """What the call goes beneath: ``current`` or, where nothing traces the server that the call is made in, the span
+    that the request which is being served names in its ``traceparent``."""
+    if request.served is None or current.get_span_context().is_valid:
+        return current
+    named = trace_api.get_current_span(_W3C.extract(_lowered(request.served), Context()))
+    return named if named.get_span_context().is_valid else current
 
 
 def was_dropped(span: Span) -> bool:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from llmtrace.calls.cancellation import cancellation_attributes
 from llmtrace.calls.finish_reasons import finish_reasons
+from llmtrace.calls.model_sent import model_sent
 from llmtrace.calls.result import Result
 from llmtrace.calls.state import CallState
 from llmtrace.calls.verdict import attributes_of
@@ -235,11 +235,7 @@ def _rerouted(attempt: Attempt) -> dict[str, Any]:
     host, port = attempt.address
     if host is not None:
         attributes[names.SERVER_ADDRESS], attributes[names.SERVER_PORT] = host, port
-    try:
-        model = json.loads(attempt.request.content).get("model")
-    except (ValueError, AttributeError, RuntimeError):  # no JSON, none that is an object, a body that was streamed
-        return attributes
-    if isinstance(model, str):
+    if (model := model_sent(attempt)) is not None:
         attributes[names.REQUEST_MODEL] = model
     return attributes
 

@@ -68,7 +68,8 @@ class Beginning:
         endpoint = self._endpoint(provider, client, url, request.provider)
         start, offset = start_time()
         tracer = services.telemetry.tracer()
-        above = trace_api.get_current_span()
+        current = trace_api.get_current_span()
+        above = adoption.served_by(current, request)
         place = adoption.place(above, operation, request, tracer, headers, settings.parent)
         adopted = place.adopted
         later = place is adoption.OWN and (covers or provider.own_spans) and settings.parent != "own"
@@ -80,7 +81,8 @@ class Beginning:
             links = services.retry_links.links(above, operation.name, request.params, route, start / 1e9)
         span = adopted
         if owns:
-            context = None if place.above is None else trace_api.set_span_in_context(place.above)
+            beneath = place.above or (None if above is current else above)
+            context = None if beneath is None else trace_api.set_span_in_context(beneath)
             if place.spoken_for:
                 span = adoption.start_beneath(tracer, start + offset, links, context)
             else:

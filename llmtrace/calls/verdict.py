@@ -6,6 +6,7 @@ from collections.abc import Hashable, Sequence
 from itertools import islice
 from typing import Any
 
+from llmtrace.calls.model_sent import model_sent
 from llmtrace.calls.state import CallState
 from llmtrace.diagnosis.judge import judge
 from llmtrace.diagnosis.repetition import Repetition, repetition
@@ -52,6 +53,8 @@ def diagnose(
         symptoms.expected_cached = expected
         symptoms.cache_miss, symptoms.cache_missed = answer.cache_miss, answer.cache_missed_tokens
         symptoms.asked, symptoms.answered, symptoms.fingerprint = state.request.model, answer.model, answer.fingerprint
+        if state.operation.reroutes and call.attempts:  # a router's name for it is the application's own
+            symptoms.asked = model_sent(call.attempts[0]) or symptoms.asked
         symptoms.upstream = None if answer.hop is None else answer.hop.who
         symptoms.others_open = open_count()
         symptoms.repetition = _repetition(call, state, answer)

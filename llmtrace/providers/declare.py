@@ -22,6 +22,8 @@ class Request:
     choices: int = 1
     provider: str | None = None
     """``gen_ai.provider.name`` where the request, not the client, decides it."""
+    served: Mapping[str, Any] | None = None
+    """The headers of the request that the application is serving with this call, where it hands them on: a gateway."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)

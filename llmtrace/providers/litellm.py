@@ -66,12 +66,19 @@ def read_request(body: Mapping[str, Any]) -> Request:
         request.provider = _PROVIDERS.get(provider, provider)
     else:
         request.provider = next((name for start, name in _BARE.items() if model.startswith(start)), "litellm")
+    request.served = _served(body)
     return request
 
 
 def read_routed(body: Mapping[str, Any]) -> Request:
     """The request of a router, whose model names are the application's own and name no provider."""
-    return replace(openai.CHAT.read_request(body), provider="litellm")
+    return replace(openai.CHAT.read_request(body), provider="litellm", served=_served(body))
+
+
+def _served(body: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The headers of the request that LiteLLM's proxy answers with this call."""
+    headers = get(body.get("proxy_server_request"), "headers")
+    return headers if isinstance(headers, Mapping) else None
 
 
 def read_stream(stream: Any) -> list[dict[str, Any]]:

@@ -101,6 +101,22 @@ def test_two_tracers_count_a_call_once(writer: Writer, report: Reader) -> None:
     assert route["calls"] == 1
 
 
+@pytest.mark.parametrize("between", [False, True])
+def test_a_gateways_own_call_is_the_clients(writer: Writer, report: Reader, between: bool) -> None:
+    """Counted once, as the client saw it: only the client's call knows the price that the gateway told."""
+    where = {"llmtrace.route.fingerprint": "model=m;upstream=eu;deployment=dep-a", "llmtrace.cost.usd": 0.5}
+    outer = writer.call(0, CALM, trace=9, marks={"gen_ai.response.id": "same", **where})
+    if between:
+        outer = writer.span("POST /v1/chat/completions", 5, 500, {}, trace=9, parent=outer)
+    writer.call(10, CALM[1:], trace=9, parent=outer, marks={"gen_ai.response.id": "same"})
+    writer.call(2000, CALM, trace=9, marks={"gen_ai.response.id": "another"})
+    (route,) = table(report("phases", writer), "By route")
+    assert route["calls"] == 2
+    (model,) = table(report("cost", writer), "By model")
+    assert model["calls"] == 2
+    assert model["cost"] > 0.5
+
+
 def test_causes(writer: Writer, report: Reader) -> None:
     for number in range(9):
         writer.call(number * 1000, CALM)

@@ -1,6 +1,7 @@
 """The real LiteLLM proxy between a traced client and two deployments: its retries, its fallback, its cache, its price.
 
-LLMTRACE_LITELLM names its command, from an environment of its own: pip install "litellm[proxy]".
+LLMTRACE_LITELLM names its command, from an environment of its own: pip install "litellm[proxy]". Without it the one
+that ``make frameworks`` made is taken; it has llmtrace beside it, with which the proxy itself is traced.
 """
 
 from __future__ import annotations
@@ -9,24 +10,31 @@ import json
 import os
 import secrets
 import shutil
-import socket
 import subprocess
-import time
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
 import openai
 import pytest
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 
+from llmtrace.emit.otlp_json import OtlpJsonFileExporter
+from tests.e2e import servers
+from tests.e2e.frameworks import seen
 from tests.support import replay as play
 from tests.support.replay import Replay
 from tests.support.spans import Spans, attributes
 
-COMMAND = os.environ.get("LLMTRACE_LITELLM") or shutil.which("litellm")
+_MADE = servers.VENVS / "framework-litellm-proxy" / "bin" / "litellm"
+_FOUND = _MADE if _MADE.exists() else shutil.which("litellm") or "litellm"
+COMMAND = Path(os.environ.get("LLMTRACE_LITELLM") or _FOUND)
 KEY = "sk-" + secrets.token_hex(32)
-STARTS_WITHIN = 120.0
+SLOW = 1.0
+"""s more to the first token, once a deployment has become slow."""
+STARTS_WITHIN = 400.0
 """s. It imports a lot of itself first."""
 
 
@@ -37,14 +45,14 @@ def second() -> Iterator[Replay]:
         yield server
 
 
-@pytest.fixture
-def proxy(replay: Replay, second: Replay, tmp_path: Path) -> Iterator[str]:
-    if not COMMAND:
+@contextmanager
+def running_proxy(
+    deployments: Sequence[tuple[str, str, Replay]], tmp_path: Path, launcher: Sequence[str] = (), **settings: Any
+) -> Iterator[str]:
+    """The proxy before ``deployments`` (the name that is asked for, the deployment's id, its server), started by
+    ``launcher``; ``settings`` are of its configuration."""
+    if not COMMAND.exists():
         pytest.skip("no litellm command: pip install 'litellm[proxy]' somewhere, and LLMTRACE_LITELLM")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    deployments = [("chat", "dep-a", replay), ("spare", "dep-b", second)]
     config = {
         "model_list": [
             {
@@ -54,33 +62,27 @@ def proxy(replay: Replay, second: Replay, tmp_path: Path) -> Iterator[str]:
             }
             for name, deployment, server in deployments
         ],
-        "router_settings": {"fallbacks": [{"chat": ["spare"]}], "num_retries": 1, "retry_after": 0},
         "general_settings": {"master_key": KEY},
-        "litellm_settings": {"cache": True, "cache_params": {"type": "local"}},
+        **settings,
     }
-    file, log = tmp_path / "config.yaml", tmp_path / "proxy.log"
+    file, port = tmp_path / "config.yaml", servers.free_port()
     file.write_text(json.dumps(config))
-    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    env["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
-    command = [COMMAND, "--config", str(file), "--host", "127.0.0.1", "--port", str(port)]
-    with log.open("w") as out, subprocess.Popen(command, env=env, stdout=out, stderr=subprocess.STDOUT) as running:
-        url = f"http://127.0.0.1:{port}"
+    # Its server ends the process by the signal that stopped it.
+    env = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "PYTHONPATH": "", "LLMTRACE_FLUSH_ON_SIGTERM": "true"}
+    command = [*launcher, str(COMMAND), "--config", str(file), "--host", "127.0.0.1", "--port", str(port)]
+    with servers.running(command, tmp_path, port, "/health/liveliness", STARTS_WITHIN, env) as server:
+        yield f"{server.url}/v1"
 
-        def answers() -> bool:
-            assert running.poll() is None, log.read_text()[-2000:]
-            try:
-                return httpx.get(f"{url}/health/liveliness", timeout=2).is_success
-            except httpx.HTTPError:
-                return False
 
-        try:
-            until = time.monotonic() + STARTS_WITHIN
-            while not answers():
-                assert time.monotonic() < until, log.read_text()[-2000:]
-                time.sleep(0.2)
-            yield f"{url}/v1"
-        finally:
-            running.terminate()
+@pytest.fixture
+def proxy(replay: Replay, second: Replay, tmp_path: Path) -> Iterator[str]:
+    with running_proxy(
+        [("chat", "dep-a", replay), ("spare", "dep-b", second)],
+        tmp_path,
+        router_settings={"fallbacks": [{"chat": ["spare"]}], "num_retries": 1, "retry_after": 0},
+        litellm_settings={"cache": True, "cache_params": {"type": "local"}},
+    ) as url:
+        yield url
 
 
 def route(said: dict[str, Any]) -> dict[str, str]:
@@ -131,3 +133,89 @@ def test_the_proxy(proxy: str, replay: Replay, second: Replay, spans: Spans, tra
     assert attributes(streamed)["gen_ai.usage.output_tokens"] == play.USAGE["completion_tokens"]
     assert "llmtrace.gateway.cache" not in attributes(streamed)
     assert attributes(ask("streamed", **options))["llmtrace.gateway.cache"] == "hit"
+
+
+# ---- traced itself ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def client_file(tracing: Any, spans: Spans, tmp_path: Path) -> Path:
+    """Where the client's own spans go, beside ``spans``."""
+    file = tmp_path / "client.jsonl"
+    spans.provider.add_span_processor(SimpleSpanProcessor(OtlpJsonFileExporter(file)))
+    tracing.on()
+    return file
+
+
+@pytest.fixture
+def proxy_file(tmp_path: Path) -> Path:
+    return tmp_path / "proxy.jsonl"
+
+
+@pytest.fixture
+def launcher(proxy_file: Path) -> list[str]:
+    """What the proxy is started by, so that it is traced into ``proxy_file``."""
+    beside = COMMAND.parent / "llmtrace"
+    if not beside.exists():
+        pytest.skip(f"no llmtrace beside {COMMAND}")
+    return [str(beside), "run", "--file", str(proxy_file), "--"]
+
+
+def who_answered(*files: Path) -> list[list[Any]]:
+    """The rows of ``llmtrace report models``: the fourth cell is the fingerprint, the fifth counts the calls."""
+    command = [sys.executable, "-m", "llmtrace.cli", "report", "models", "--format", "json", *map(str, files)]
+    shown = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return shown["sections"][0]["rows"]
+
+
+def calls_in(file: Path) -> list[seen.Span]:
+    return [span for span in seen.read(file) if span.is_call]
+
+
+def test_client_and_proxy_in_one_trace(
+    launcher: list[str],
+    replay: Replay,
+    second: Replay,
+    tmp_path: Path,
+    spans: Spans,
+    client_file: Path,
+    proxy_file: Path,
+) -> None:
+    """The proxy's own call lies beneath the client's, and both count once; two deployments, of which one gets slow."""
+    slow = 0.0
+
+    def answer(asked: play.Request, wait: float = 0.0) -> play.Script:
+        if not asked.json.get("stream"):
+            return play.openai_body(model=asked.json["model"])
+        return play.openai_stream(usage=play.USAGE, ttft=wait, itl=0.02)
+
+    replay.serve(answer)
+    second.serve(lambda asked: answer(asked, slow))
+    with running_proxy([("chat", "dep-a", replay), ("chat", "dep-b", second)], tmp_path, launcher) as url:
+        client = openai.OpenAI(base_url=url, api_key=KEY, max_retries=0)
+        question: Any = {"model": "chat", "messages": [{"role": "user", "content": "Hello"}]}
+        client.chat.completions.create(**question)
+
+        def ask() -> dict[str, Any]:
+            spans.clear()
+            options: Any = {"stream": True, "stream_options": {"include_usage": True}}
+            assert list(client.chat.completions.create(**question, **options))
+            return attributes(spans.one("completed"))
+
+        before = [ask() for _ in range(60)]
+        slow = SLOW
+        after = [ask() for _ in range(40)]
+    assert {route(each)["deployment"] for each in before} == {"dep-a", "dep-b"}
+    outer, inner = calls_in(client_file), calls_in(proxy_file)
+    assert len(outer) == len(inner) == 101
+    served = {span.parent: span for span in inner}
+    for above in outer:
+        assert served[above.id].trace == above.trace
+        assert served[above.id].attributes["gen_ai.usage.input_tokens"] == play.USAGE["prompt_tokens"]
+    counted = {row[3].partition("deployment=")[2][:5]: row[4] for row in who_answered(client_file, proxy_file)}
+    assert counted.keys() == {"dep-a", "dep-b"}
+    assert sum(counted.values()) == len(outer)
+    slowed = [each for each in after if each["llmtrace.call.ttft"] > SLOW]
+    assert {route(each)["deployment"] for each in slowed} == {"dep-b"}
+    told = [each.get("llmtrace.diagnosis.cause") for each in slowed]
+    assert sum(cause in ("queueing", "route_change") for cause in told) > len(told) / 2, told

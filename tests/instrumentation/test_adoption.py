@@ -128,6 +128,29 @@ def counted(metrics: Metrics) -> int:
 # ---- B4 -------------------------------------------------------------------------------------------------------------
 
 
+def test_a_conversation_that_has_filled_the_span(api: Sync, asked: Replay, foreign: Any, spans: Spans) -> None:
+    """OpenInference's attributes of a long one push out the kind of its span, which the SDK drops as the oldest."""
+    kind = {"openinference.span.kind": "LLM", "llm.model_name": MODEL}
+    messages = {f"llm.input_messages.{i}.message.content": "Hello" for i in range(128)}
+    with foreign(attributes=kind | messages):
+        api.create()
+        api.create()
+    span = theirs(spans)
+    assert set(attributes(span)) == set(messages), "nothing of theirs made room for ours"
+    (first,) = finished(spans, "llm.call")
+    (second,) = own(spans)
+    assert first.parent == second.parent == span.context
+    assert "gen_ai.usage.input_tokens" not in attributes(first), "the other tells it"
+    assert attributes(second)["gen_ai.usage.input_tokens"] == USAGE["prompt_tokens"], "another call than the other's"
+
+
+def test_a_span_that_is_full_and_no_models(api: Sync, asked: Replay, foreign: Any, spans: Spans) -> None:
+    with foreign(attributes={f"step.{i}": i for i in range(140)}):
+        api.create()
+    (call,) = own(spans)
+    assert attributes(call)["gen_ai.usage.input_tokens"] == USAGE["prompt_tokens"]
+
+
 def test_a_retry_loop(api: Sync, asked: Replay, foreign: Any, spans: Spans, metrics: Metrics) -> None:
     """A loop of three attempts in one foreign span: the first is its call, the others are calls beneath."""
     asked.play(server_error(), server_error(), openai_body())

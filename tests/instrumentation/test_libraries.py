@@ -15,7 +15,7 @@ from tests.support import by_library
 from tests.support.by_library import KEY, MESSAGES
 from tests.support.by_method import MODEL, Driver
 from tests.support.clock import Clock
-from tests.support.replay import Replay, Request, Script, json_answer, paced
+from tests.support.replay import Replay, Request, Script, json_answer, openai_body, paced
 from tests.support.spans import Spans, attributes
 
 SLACK = 5_000_000
@@ -195,6 +195,45 @@ def test_a_router_that_retries(wire: by_library.LiteLLM, replay: Replay, spans: 
     router = wire.client.Router(model_list=deployments(replay, "first"), num_retries=1, retry_after=0)
     asked(wire, router.completion if wire.loop is None else router.acompletion, False, model="first")
     check(spans, [500, 200])
+
+
+@pytest.mark.parametrize("answering", ["first-served", "another"])
+def test_a_routers_own_name_for_a_model_is_no_swap(
+    wire: by_library.LiteLLM, replay: Replay, spans: Spans, answering: str
+) -> None:
+    replay.serve(openai_body(model=answering))
+    router = wire.client.Router(model_list=deployments(replay, "first"))
+    asked(wire, router.completion if wire.loop is None else router.acompletion, False, model="first")
+    causes = attributes(spans.one("completed")).get("llmtrace.diagnosis", ())
+    assert ("model_swap" in causes) is (answering == "another")
+
+
+@pytest.mark.parametrize("place", ["function", "router"])
+def test_a_gateways_call_is_beneath_the_one_that_it_serves(
+    wire: by_library.LiteLLM, replay: Replay, spans: Spans, place: str
+) -> None:
+    """LiteLLM's proxy hands the headers of the request on to the call; nothing need trace its server."""
+    replay.serve(wire.whole())
+    served = {"proxy_server_request": {"headers": {"Traceparent": f"00-{'ab' * 16}-{'cd' * 8}-01"}}}
+    if place == "router":
+        router = wire.client.Router(model_list=deployments(replay, "first"))
+        function, arguments = router.completion if wire.loop is None else router.acompletion, {"model": "first"}
+    else:
+        function = wire.client.completion if wire.loop is None else wire.client.acompletion
+        arguments = {"api_base": f"{wire.url}/v1", "api_key": KEY, "model": f"groq/{MODEL}"}
+    asked(wire, function, False, **arguments, **served)
+    alone = spans.one("completed")
+    assert alone.context.trace_id == int("ab" * 16, 16)
+    assert alone.parent is not None
+    assert (alone.parent.span_id, alone.parent.is_remote) == (int("cd" * 8, 16), True)
+    spans.clear()
+    with spans.provider.get_tracer("a server's").start_as_current_span("POST /chat/completions") as server:
+        asked(wire, function, False, **arguments, **served)
+    assert spans.one("completed").parent == server.get_span_context(), "whoever traces the server has read the header"
+    spans.clear()
+    for odd in ({"headers": None}, {"headers": {"traceparent": "00-1-2-3", 5: b"x"}}, None):
+        asked(wire, function, False, **arguments, proxy_server_request=odd)
+    assert [span.parent for span in spans.parents()] == [None] * 3
 
 
 def test_a_router_that_finds_nobody(wire: by_library.LiteLLM, replay: Replay, spans: Spans) -> None:

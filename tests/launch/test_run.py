@@ -242,6 +242,20 @@ assert trace.get_tracer_provider() is mine
     assert "chat m" in names_in(tmp_path / "t.jsonl")
 
 
+@pytest.mark.parametrize("launcher", ["run --file t.jsonl", "run --file t.jsonl --", "opentelemetry-instrument --"])
+def test_a_programs_own_config_option_stays_its_own(launcher: str, tmp_path: Path) -> None:
+    """As docs/frameworks.md says it: ``opentelemetry-instrument`` has options that begin so, and needs the ``--``."""
+    program = [sys.executable, "-c", "import sys; print(sys.argv[1:])", "--config", "a.yml", "--file", "b"]
+    name, *options = launcher.split()
+    if name == "run":
+        done = run(*options, *program, cwd=tmp_path)
+    else:
+        command = [str(Path(sys.executable).with_name(name)), *options, *program]
+        none = dict.fromkeys(("OTEL_TRACES_EXPORTER", "OTEL_METRICS_EXPORTER", "OTEL_LOGS_EXPORTER"), "none")
+        done = subprocess.run(command, cwd=tmp_path, env=BARE | none, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "['--config', 'a.yml', '--file', 'b']\n"), done.stderr
+
+
 def test_what_cannot_be_run_is_said_as_a_shell_says_it(tmp_path: Path) -> None:
     done = run("--console", "no-such-program-here", cwd=tmp_path)
     assert done.returncode == 127
