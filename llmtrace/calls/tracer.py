@@ -84,7 +84,7 @@ class CallTracer:
             if getattr(result, "http_response", None) is None or response is None:
                 call.answer = result
             else:
-                call.body = RawBody()
+                call.body = RawBody(whole=call.kept is not None)
                 call.body.keep(call.returned, response.content)
         except Exception as error:
             internal_errors.note("reading a response", error)
@@ -197,7 +197,7 @@ def _keep_whole(call: Call) -> None:
     """
     response = call.attempts[-1].take_response() if call.attempts and not call.streaming else None
     if response is not None and response.is_success and response.is_stream_consumed:
-        call.body = RawBody()
+        call.body = RawBody(whole=call.kept is not None)
         call.body.keep(now(), response.content)
 
 
