@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,15 @@ def captured(attrs: dict[str, Any]) -> dict[str, Any]:
             if part["type"] in PARTS:
                 validate(part, {"$ref": f"#/$defs/{PARTS[part['type']]}"})
     return {name.removeprefix("gen_ai."): value for name, value in values.items()}
+
+
+def completed(spans: Spans) -> dict[str, Any]:
+    """The attributes of the only call's span, which has content on it."""
+    (span,) = spans.parents()
+    spans.check(span, content=True)
+    attrs = attributes(span)
+    assert attrs["llmtrace.call.outcome"] == "completed"
+    return attrs
 
 
 Reader = Callable[[Sequence[Any], bool], list[Told]]
@@ -179,7 +189,12 @@ def reader_of(driver: Driver) -> Reader:
     ):
         if isinstance(driver, kind):
             return reader
-    return contents.completions
+    return of_mistral if isinstance(driver, by_method.Mistral) else contents.completions
+
+
+def of_mistral(answers: Sequence[Any], streamed: bool) -> list[Told]:
+    """Its client drops what its models do not know, so that nobody sees it."""
+    return [replace(told, reasoning="", refusal="") for told in contents.completions(answers, streamed)]
 
 
 def documents(driver: Driver, events: Sequence[bytes]) -> list[Any]:
@@ -206,12 +221,12 @@ def test_rich_answers(driver: type[Driver], kind: str, replay: Replay, spans: Sp
     try:
         replay.serve(json_answer(whole))
         opened.call()
-        told = captured(attributes(spans.one("completed")))
+        told = captured(completed(spans))
         assert [contents.boiled(message) for message in told["output.messages"]] == read([whole], False)
         spans.clear()
         replay.serve(opened.script(paced(events)))
         opened.drain(opened.stream())
-        told = captured(attributes(spans.one("completed")))
+        told = captured(completed(spans))
         assert [contents.boiled(message) for message in told["output.messages"]] == read(
             documents(opened, events), True
         )

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from tests.conftest import Tracing
-from tests.providers.test_content_of_recordings import captured
+from tests.providers.test_content_of_recordings import captured, completed
 from tests.support import by_funnel, by_library, by_method, contents, ndjson
 from tests.support.by_method import Driver, aws_event
 from tests.support.contents import Told
 from tests.support.replay import Replay, chunk, completion, json_answer, sse
-from tests.support.spans import Spans, attributes
+from tests.support.spans import Spans
 
 
 def call(city: str, **more: Any) -> dict[str, Any]:
@@ -34,18 +34,18 @@ def said_of(
         tracing.on(opened.name, capture_content="span_only")
         replay.serve(opened.script([(0.0, part) for part in parts]))
         opened.drain(opened.stream())
-        (message,) = captured(attributes(spans.one("completed")))["output.messages"]
+        (message,) = captured(completed(spans))["output.messages"]
         return contents.boiled(message)
     finally:
         opened.shut()
 
 
 BOTH = [("weather", '{"city": "Oslo"}'), ("weather", '{"city": "Rome"}')]
+CALLED = [{"function": {"name": "weather", "arguments": {"city": city}}} for city in ("Oslo", "Rome")]
 OLLAMA = [
-    ndjson.line("/api/chat", "")
-    | {"message": {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "weather", "arguments": {"city": city}}}]}}
-    for city in ("Oslo", "Rome")
-]  # fmt: skip
+    ndjson.line("/api/chat", "", message={"role": "assistant", "content": "", "tool_calls": [called]})
+    for called in CALLED
+]
 THINKING = [{"type": "thinking", "thinking": [{"type": "text", "text": "12 "}]}, {"type": "text", "text": "1"}]
 CONVERSE = [
     ("messageStart", {"role": "assistant"}),
@@ -148,7 +148,7 @@ def test_choices_stay_apart(replay: Replay, spans: Spans, tracing: Tracing) -> N
     tracing.on(opened.name, capture_content="span_only")
     replay.serve(json_answer({"candidates": candidates}))
     opened.call()
-    messages = captured(attributes(spans.one("completed")))["output.messages"]
+    messages = captured(completed(spans))["output.messages"]
     assert [contents.boiled(message).text for message in messages] == ["one", "two"]
     opened.shut()
 
@@ -169,7 +169,7 @@ def test_an_answer_that_the_application_takes_raw(
     tracing.on(opened.name, capture_content="span_only")
     replay.serve(opened.script([(0.0, b"".join(opened.events()))]) if streaming else opened.whole())
     see(opened, streaming, way)
-    (message,) = captured(attributes(spans.one("completed")))["output.messages"]
+    (message,) = captured(completed(spans))["output.messages"]
     assert contents.boiled(message).text == "".join(by_method.WORDS)
     opened.shut()
 
@@ -179,25 +179,27 @@ def test_an_answer_that_the_application_takes_raw(
 BYTES = bytes(range(256)) * 64
 DATA = base64.b64encode(BYTES).decode()
 URL = f"data:image/png;base64,{DATA}"
+PDF = f"data:application/pdf;base64,{DATA}"
 SMALL = base64.b64encode(b"\x89PNG tiny").decode()
 IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": DATA}}
 TINY = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": SMALL}}
+PLAIN = {"type": "text", "media_type": "text/plain", "data": "A chart."}
 RESULT = [{"type": "text", "text": "A chart."}, IMAGE, TINY, {"deep": [{"er": {"inline": DATA}}]}]
 USER = {"role": "user"}
 
 OPENAI_SENT = [
     {**USER, "content": [{"type": "image_url", "image_url": {"url": URL, "detail": "low"}}]},
     {**USER, "content": [{"type": "input_audio", "input_audio": {"data": SMALL, "format": "wav"}}]},
-    {**USER, "content": [{"type": "file", "file": {"filename": "a.pdf", "file_data": f"data:application/pdf;base64,{DATA}"}}]},
+    {**USER, "content": [{"type": "file", "file": {"filename": "a.pdf", "file_data": PDF}}]},
     {"role": "assistant", "tool_calls": [call("Oslo", id="a")]},
     {"role": "tool", "tool_call_id": "a", "content": json.dumps({"text": "A chart.", "png": DATA, "also": URL})},
     {"role": "tool", "tool_call_id": "a", "content": f"A chart. ![it]({URL})"},
-]  # fmt: skip
+]
 ANTHROPIC_SENT = [
-    {**USER, "content": [IMAGE, {"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": "A chart."}}]},
+    {**USER, "content": [IMAGE, {"type": "document", "source": PLAIN}]},
     {"role": "assistant", "content": [{"type": "tool_use", "id": "t", "name": "look", "input": {"image": URL}}]},
     {**USER, "content": [{"type": "tool_result", "tool_use_id": "t", "content": RESULT}]},
-]  # fmt: skip
+]
 CONVERSE_SENT = [
     {**USER, "content": [{"image": {"format": "png", "source": {"bytes": BYTES}}}, {"text": "A chart."}]},
     {"role": "assistant", "content": [{"toolUse": {"toolUseId": "t", "name": "look", "input": {"a": 1}}}]},
@@ -214,12 +216,12 @@ CONVERSE_SENT = [
     },
 ]
 RESPONSES_SENT = [
-    {**USER, "content": [{"type": "input_image", "image_url": URL, "detail": "low"}, {"type": "input_text", "text": "A chart."}]},
+    {**USER, "content": [{"type": "input_image", "image_url": URL}, {"type": "input_text", "text": "A chart."}]},
     {**USER, "content": [{"type": "input_file", "filename": "a.pdf", "file_data": URL}]},
     {"type": "function_call", "call_id": "c", "name": "look", "arguments": "{}"},
     {"type": "function_call_output", "call_id": "c", "output": [{"type": "input_image", "image_url": URL}]},
     {"type": "computer_call_output", "call_id": "c", "output": {"type": "computer_screenshot", "image_url": URL}},
-]  # fmt: skip
+]
 OLLAMA_SENT = [{**USER, "content": "A chart.", "images": [DATA]}]
 SENT: dict[str, tuple[type[Driver], dict[str, Any]]] = {
     "openai": (by_funnel.OpenAI, {"messages": OPENAI_SENT}),
@@ -247,7 +249,7 @@ def test_binary_data_is_left_out(name: str, kind: str, replay: Replay, spans: Sp
     replay.serve(opened.whole())
     opened.call()
     assert DATA in replay.last.body.decode(), "it was sent"
-    check_binary(attributes(spans.one("completed")))
+    check_binary(completed(spans))
     opened.shut()
 
 
@@ -256,7 +258,7 @@ def test_binary_data_is_left_out_of_converse(replay: Replay, spans: Spans, traci
     tracing.on(opened.name, capture_content="span_only")
     replay.serve(opened.whole())
     opened.client.converse(modelId="m", messages=CONVERSE_SENT, system=[{"text": "Be brief."}])
-    messages = check_binary(attributes(spans.one("completed")))
+    messages = check_binary(completed(spans))
     assert contents.boiled(messages[1]).calls == [("look", '{"a": 1}')]
     assert contents.boiled(messages[2]).results[0].startswith("A chart.")
 
@@ -270,7 +272,7 @@ def test_binary_data_is_left_out_of_gemini(replay: Replay, spans: Spans, tracing
     image = types.Part.from_bytes(data=BYTES, mime_type="image/png")
     result = types.Part.from_function_response(name="look", response={"text": "A chart.", "png": DATA})
     opened.client.models.generate_content(model="m", contents=["See.", image, result])
-    (message,) = check_binary(attributes(spans.one("completed")))
+    (message,) = check_binary(completed(spans))
     assert [part["type"] for part in message["parts"]] == ["text", "inline_data", "tool_call_response"]
     assert message["parts"][1]["modality"] == "image"
 
@@ -280,7 +282,7 @@ def test_binary_data_is_left_out_of_ollama(replay: Replay, spans: Spans, tracing
     tracing.on(opened.name, capture_content="span_only")
     replay.serve(opened.whole())
     opened.client.chat(model="m", messages=OLLAMA_SENT)
-    (message,) = check_binary(attributes(spans.one("completed")))
+    (message,) = check_binary(completed(spans))
     assert [part["type"] for part in message["parts"]] == ["text", "image"]
 
 
@@ -293,7 +295,7 @@ def test_what_only_looks_like_data_stays(replay: Replay, spans: Spans, tracing: 
     tracing.on(opened.name, capture_content="span_only")
     replay.serve(json_answer(completion()))
     opened.call()
-    first, second = captured(attributes(spans.one("completed")))["input.messages"]
+    first, second = captured(completed(spans))["input.messages"]
     assert first["parts"][0]["response"] == result
     assert second["parts"] == [{"type": "text", "content": f"Read {URL}"}]
     opened.shut()
@@ -309,7 +311,7 @@ def test_links_and_uploaded_files_are_told(replay: Replay, spans: Spans, tracing
     tracing.on(opened.name, capture_content="span_only")
     replay.serve(json_answer(completion()))
     opened.call()
-    (message,) = captured(attributes(spans.one("completed")))["input.messages"]
+    (message,) = captured(completed(spans))["input.messages"]
     assert message["parts"] == [
         {"type": "uri", "modality": "image", "uri": "https://example.com/a.png"},
         {"type": "file", "modality": "document", "file_id": "file-1"},

@@ -112,7 +112,7 @@ def spoken_to(message: Any) -> Told:
         return Told(results=[flat(message.get("content"))])
     told = blocks(Told(), at(message, "content"))
     told.reasoning = word(at(message, "reasoning_content")) or word(at(message, "reasoning")) or told.reasoning
-    told.reasoning += word(at(message, "thinking")) + word(at(message, "tool_plan"))
+    told.reasoning = word(at(message, "tool_plan")) + told.reasoning + word(at(message, "thinking"))
     told.refusal += word(at(message, "refusal"))
     told.transcript = word(at(message, "audio", "transcript"))
     for call in listed(at(message, "tool_calls")):
