@@ -223,6 +223,8 @@ def test_rich_answers(driver: type[Driver], kind: str, replay: Replay, spans: Sp
         opened.call()
         told = captured(completed(spans))
         assert [contents.boiled(message) for message in told["output.messages"]] == read([whole], False)
+        if isinstance(opened, by_method.Mistral):
+            return  # its client takes no call in pieces
         spans.clear()
         replay.serve(opened.script(paced(events)))
         opened.drain(opened.stream())
