@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -12,6 +12,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Link, Span, SpanKind, Tracer
 
 from llmtrace.calls import adoption
+from llmtrace.calls.repairs import REPAIR, link_to
 from llmtrace.calls.retry_links import scope
 from llmtrace.calls.services import Services
 from llmtrace.calls.state import CallState, Endpoint
@@ -78,6 +79,15 @@ class Beginning:
         links = None
         if owns or later:
             links = services.retry_links.links(above, operation.name, request.params, route, start / 1e9)
+        marks = units.baggage_attributes()
+        texts = prompt_texts(request.params)
+        hashes = services.repairs.hashes(scope(above), operation.name, texts)
+        told = marks.get(names.STEP_KIND) == REPAIR
+        repaired = services.repairs.repaired(hashes, request.params, start / 1e9, told)
+        if repaired is not None and adopted is None:
+            links = [*(links or ()), link_to(repaired)]
+        elif repaired is not None and adopted is not None and hasattr(adopted, "add_link"):  # since 1.23
+            adopted.add_link(repaired.span, {names.LINK_KIND: REPAIR})
         span = adopted
         if owns:
             context = None if place.above is None else trace_api.set_span_in_context(place.above)
@@ -92,20 +102,21 @@ class Beginning:
         if not recording and services.telemetry.meters() is None:
             return span
         try:
-            state = CallState(
-                operation, request, endpoint, span or above, tracer, owns, recording, units.baggage_attributes()
-            )
+            state = CallState(operation, request, endpoint, span or above, tracer, owns, recording, marks)
+            state.hashes, state.repairs = hashes, repaired.repairs + 1 if repaired is not None else int(told)
             state.over_http = _over_http(provider, client)
             state.adopted, state.spoken_for = adopted is not None, place.spoken_for
             if later:
                 state.find_span = partial(self._find_span, above, links)
-            return self._open(state, start, offset, above, route)
+            return self._open(state, start, offset, above, route, texts)
         except BaseException:
             if owns and span is not None:
                 span.end()  # what was started is not left open, whatever failed after it
             raise
 
-    def _open(self, state: CallState, start: int, offset: int, above: Span, route: tuple[Any, ...]) -> Call:
+    def _open(
+        self, state: CallState, start: int, offset: int, above: Span, route: tuple[Any, ...], texts: Sequence[str]
+    ) -> Call:
         """The recorder of the call, with what its way through the client and its end will need."""
         settings, operation, request = self._services.settings, state.operation, state.request
         several = request.choices > 1
@@ -114,7 +125,7 @@ class Beginning:
         state.closing = recent if several else closing
         state.scope, state.route = scope(above), route
         explicit = state.endpoint.provider in CACHE_IF_ASKED and asks_for_caching(request.params)
-        prompt = self._services.prefixes.look(route, prompt_texts(request.params), start / 1e9, explicit)
+        prompt = self._services.prefixes.look(route, texts, start / 1e9, explicit)
         state.media, prompt.aside = media(request.params, last_only=prompt.known > 0)
         state.prompt = prompt
         call = Call(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +62,10 @@ class CallState:
     """The call as the others of its route see it."""
     scope: Hashable = None
     """Where in the program it was made: see ``retry_links.scope``."""
+    hashes: Sequence[int] = ()
+    """The hash of its prompt up to each text of it: see ``repairs``."""
+    repairs: int = 0
+    """How many answers were found wanting before it was made, one repair after the other."""
     prompt: Prompt | None = None
     """What the prompt has in common with earlier ones."""
     over_http: bool = False

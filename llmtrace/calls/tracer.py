@@ -136,6 +136,8 @@ class CallTracer:
         finally:
             if state.owns_span:
                 state.span.end(call.to_epoch(call.end or call.start))
+        if state.repairs and state.baggage_attributes:
+            units.repaired(state.baggage_attributes)
         if state.baggage_attributes and units.has_budget(state.baggage_attributes):
             units.spent(state.baggage_attributes, _cost(result))
         for listener in listeners:
@@ -177,8 +179,11 @@ class CallTracer:
         return Result(call, state, Answer(), seen, [], None, failure, None, asked=False)
 
     def _remember(self, result: Result) -> None:
-        """A failed call, for the one that may ask for the same again."""
+        """A call, for the one that may ask for the same again because it failed, or because its answer did."""
         call, state = result.call, result.state
+        if result.failure is None:
+            ended = (call.end or call.start) / 1e9
+            self.services.repairs.answered(state.hashes, state.span.get_span_context(), state.repairs, ended)
         if result.failure is not None and state.owns_span:
             self.services.retry_links.failed(
                 state.scope,
