@@ -34,8 +34,8 @@ _AGAIN = re.compile(
 )
 """Words that ask for another answer."""
 _OPENS = re.compile(
-    r"\W*(?:\w*error|validation|invalid|(?:your|the) (?:\w+ )?(?:answer|response|output|reply|json)|json|failed|could not"
-    r"|cannot|exception|traceback|\d+ validation errors?)\b",
+    r"\W*(?:\w*error|validation|invalid|(?:your|the) (?:\w+ )?(?:answer|response|output|reply|json)|json|failed"
+    r"|could not|cannot|exception|traceback|\d+ validation errors?)\b",
     re.IGNORECASE,
 )
 """How a message begins that is about the answer before it, as a person's question is not."""

@@ -32,18 +32,22 @@ PARTS = {
 what its own definition says."""
 
 
-def validate(value: Any, schema: dict[str, Any]) -> None:
-    jsonschema.validate(value, {"$defs": SCHEMAS["$defs"], **schema})
+def validator(schema: dict[str, Any]) -> Any:
+    return jsonschema.Draft7Validator({"$defs": SCHEMAS["$defs"], **schema})
+
+
+ROOTS = {name: validator(schema) for name, schema in SCHEMAS["roots"].items()}
+BY_TYPE = {kind: validator({"$ref": f"#/$defs/{name}"}) for kind, name in PARTS.items()}
 
 
 def captured(attrs: dict[str, Any]) -> dict[str, Any]:
     """The content on a span, each value valid by its schema."""
     values = {name: json.loads(attrs[name]) for name in SCHEMAS["roots"] if name in attrs}
     for name, value in values.items():
-        validate(value, SCHEMAS["roots"][name])
+        ROOTS[name].validate(value)
         for part in (part for message in value if name.endswith("messages") for part in message["parts"]):
-            if part["type"] in PARTS:
-                validate(part, {"$ref": f"#/$defs/{PARTS[part['type']]}"})
+            if part["type"] in BY_TYPE:
+                BY_TYPE[part["type"]].validate(part)
     return {name.removeprefix("gen_ai."): value for name, value in values.items()}
 
 
