@@ -138,7 +138,7 @@ def _tasks(book: Book, tasks: Any, options: Options) -> Section:
     sums = both.group_by("owner").agg(
         calls=both.n.sum(),
         attempts=both.tries.sum(),
-        repairs=both.repairs.sum(),
+        repaired=both.repairs.sum(),
         **{f"usd_{name}": when(both.component == name, both.usd, 0.0).sum() for name in COMPONENTS[:-1]},
     )
     spans = owned(book.spans.select("trace_id", "task_id")).group_by("owner").agg(spans=lambda t: t.count())
@@ -155,7 +155,7 @@ def _tasks(book: Book, tasks: Any, options: Options) -> Section:
         p50=tables.length(joined).median(),
         calls=joined.calls.sum(),
         attempts=joined.attempts.sum(),
-        repairs=joined.repairs.sum(),
+        repaired=joined.repaired.sum(),
         spans=joined.spans.sum(),
         **{name: joined[f"usd_{name}"].sum() for name in COMPONENTS},
     )
