@@ -12,7 +12,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Link, Span, SpanKind, Tracer
 
 from llmtrace.calls import adoption
-from llmtrace.calls.repairs import REPAIR, link_to
+from llmtrace.calls.repairs import REPAIR
 from llmtrace.calls.retry_links import scope
 from llmtrace.calls.services import Services
 from llmtrace.calls.state import CallState, Endpoint
@@ -79,15 +79,13 @@ class Beginning:
         links = None
         if owns or later:
             links = services.retry_links.links(above, operation.name, request.params, route, start / 1e9)
-        marks = units.baggage_attributes()
-        texts = prompt_texts(request.params)
-        hashes = services.repairs.hashes(scope(above), operation.name, texts)
+        marks, where, texts = units.baggage_attributes(), scope(above), prompt_texts(request.params)
         told = marks.get(names.STEP_KIND) == REPAIR
-        repaired = services.repairs.repaired(hashes, request.params, start / 1e9, told)
-        if repaired is not None and adopted is None:
-            links = [*(links or ()), link_to(repaired)]
-        elif repaired is not None and adopted is not None and hasattr(adopted, "add_link"):  # since 1.23
-            adopted.add_link(repaired.span, {names.LINK_KIND: REPAIR})
+        question = services.repairs.asked(where, operation.name, request.params, texts, start / 1e9, told)
+        if adopted is None:
+            links = question.links(links)
+        else:
+            question.link_from(adopted)
         span = adopted
         if owns:
             context = None if place.above is None else trace_api.set_span_in_context(place.above)
@@ -103,27 +101,25 @@ class Beginning:
             return span
         try:
             state = CallState(operation, request, endpoint, span or above, tracer, owns, recording, marks)
-            state.hashes, state.repairs = hashes, repaired.repairs + 1 if repaired is not None else int(told)
+            state.scope, state.question = where, question
             state.over_http = _over_http(provider, client)
             state.adopted, state.spoken_for = adopted is not None, place.spoken_for
             if later:
                 state.find_span = partial(self._find_span, above, links)
-            return self._open(state, start, offset, above, route, texts)
+            return self._open(state, start, offset, route, texts)
         except BaseException:
             if owns and span is not None:
                 span.end()  # what was started is not left open, whatever failed after it
             raise
 
-    def _open(
-        self, state: CallState, start: int, offset: int, above: Span, route: tuple[Any, ...], texts: Sequence[str]
-    ) -> Call:
+    def _open(self, state: CallState, start: int, offset: int, route: tuple[Any, ...], texts: Sequence[str]) -> Call:
         """The recorder of the call, with what its way through the client and its end will need."""
         settings, operation, request = self._services.settings, state.operation, state.request
         several = request.choices > 1
         closing = _CLOSING + 2 * min(request.choices, _MOST_CHOICES) if several else _CLOSING
         recent = max(closing, LAST_CHUNKS if settings.diagnosis and operation.chunk_text else LAST)
         state.closing = recent if several else closing
-        state.scope, state.route = scope(above), route
+        state.route = route
         explicit = state.endpoint.provider in CACHE_IF_ASKED and asks_for_caching(request.params)
         prompt = self._services.prefixes.look(route, texts, start / 1e9, explicit)
         state.media, prompt.aside = media(request.params, last_only=prompt.known > 0)
@@ -146,7 +142,7 @@ class Beginning:
         call.on_first_token = state.in_flight.first_token_came
         return call
 
-    def _find_span(self, above: Span, links: list[Link] | None, call: Call) -> None:
+    def _find_span(self, above: Span, links: Sequence[Link] | None, call: Call) -> None:
         """The span of a call that may have got one by now, from its client or from another instrumentation beneath:
         that, if it has, else one of ours.
 
@@ -206,7 +202,7 @@ def _start(
     request: Request,
     endpoint: Endpoint,
     started: int,
-    links: list[Link] | None,
+    links: Sequence[Link] | None,
     context: Context | None = None,
 ) -> Span:
     """The call's own span, with the attributes that samplers decide by. ``started``: epoch ns."""

@@ -12,7 +12,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from opentelemetry.trace import Link, SpanContext
+from opentelemetry.trace import Link, Span, SpanContext
 
 from llmtrace.emit import names
 from llmtrace.estimate.prefixes import chain
@@ -20,6 +20,7 @@ from llmtrace.observe.process import Lock
 from llmtrace.providers.reask import is_reask
 
 REPAIR = "repair"
+_KIND = {names.LINK_KIND: REPAIR}
 _MOST = 256
 _FOR_S = 600.0
 _QUICK_S = 2.0
@@ -38,6 +39,32 @@ class Asked:
     """When its answer ended, monotonic s."""
 
 
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Question:
+    """What a call that begins asks, and whether it repairs an answer by that."""
+
+    hashes: Sequence[int]
+    """The hash of its prompt up to each text of it; none for an operation that repairs nothing."""
+    earlier: Asked | None
+    """The call whose answer it repairs, if that is known."""
+    told: bool
+    """The application says that it repairs one."""
+
+    @property
+    def repairs(self) -> int:
+        """How many repairs led to it, itself counted; 0: it is none."""
+        return int(self.told) if self.earlier is None else self.earlier.repairs + 1
+
+    def links(self, others: Sequence[Link] | None) -> Sequence[Link] | None:
+        """``others`` and the link to the call whose answer it repairs, as a span takes them."""
+        return others if self.earlier is None else [*(others or ()), Link(self.earlier.span, _KIND)]
+
+    def link_from(self, span: Span) -> None:
+        """Link a span that there is already, where its API can (since 1.23)."""
+        if self.earlier is not None and hasattr(span, "add_link"):
+            span.add_link(self.earlier.span, _KIND)
+
+
 class Repairs:
     """The last 256 answered calls, for ten minutes, by the hash of where they were made and of their whole prompt.
 
@@ -48,37 +75,32 @@ class Repairs:
         self._asked: OrderedDict[int, Asked] = OrderedDict()
         self._lock = Lock()
 
-    def hashes(self, where: Hashable, operation: str, texts: Sequence[str]) -> list[int]:
-        """The hash of the prompt up to each of its texts; none for an operation that repairs nothing.
+    def asked(
+        self, where: Hashable, operation: str, params: Mapping[str, Any], texts: Sequence[str], now: float, told: bool
+    ) -> Question:
+        """What a call that begins ``now`` (monotonic s) asks.
 
-        ``where``: what ``retry_links.scope`` says.
+        ``where``: what ``retry_links.scope`` says; ``texts``: those of ``params``, in their order; ``told``: the
+        application says that it repairs an answer, so that the earlier call alone is looked for.
         """
-        return chain((where, operation), texts) if operation in _OPERATIONS else []
+        hashes = chain((where, operation), texts) if operation in _OPERATIONS else ()
+        return Question(hashes, self._earlier(hashes, params, now, told) if self._asked else None, told)
 
-    def answered(self, hashes: Sequence[int], span: SpanContext, repairs: int, at: float) -> None:
+    def answered(self, question: Question, span: SpanContext, at: float) -> None:
         """Remember a call whose answer ended at ``at`` (monotonic s)."""
-        if not hashes:
+        if not question.hashes:
             return
+        whole = question.hashes[-1]
         with self._lock:
-            self._asked[hashes[-1]] = Asked(span, repairs, at)
-            self._asked.move_to_end(hashes[-1])
+            self._asked[whole] = Asked(span, question.repairs, at)
+            self._asked.move_to_end(whole)
             if len(self._asked) > _MOST:
                 self._asked.popitem(last=False)
 
-    def repaired(self, hashes: Sequence[int], params: Mapping[str, Any], now: float, told: bool) -> Asked | None:
-        """The call whose answer this one repairs. ``now``: monotonic s; ``told``: the application says that it repairs,
-        so that the earlier call alone is looked for.
-        """
-        if not self._asked:
-            return None
+    def _earlier(self, hashes: Sequence[int], params: Mapping[str, Any], now: float, told: bool) -> Asked | None:
         with self._lock:
             known = (self._asked.get(each) for each in reversed(hashes[:-1]))
             earlier = next((asked for asked in known if asked is not None), None)
         if earlier is None or now - earlier.at > _FOR_S:
             return None
         return earlier if told or is_reask(params, now - earlier.at < _QUICK_S) else None
-
-
-def link_to(asked: Asked) -> Link:
-    """The link from a repair to the call whose answer it repairs."""
-    return Link(asked.span, {names.LINK_KIND: REPAIR})

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.trace import Span, Tracer
 
+from llmtrace.calls.repairs import Question
 from llmtrace.estimate.baselines import InFlight
 from llmtrace.estimate.prefixes import Prompt
 from llmtrace.observe.call import Call
@@ -62,10 +63,8 @@ class CallState:
     """The call as the others of its route see it."""
     scope: Hashable = None
     """Where in the program it was made: see ``retry_links.scope``."""
-    hashes: Sequence[int] = ()
-    """The hash of its prompt up to each text of it: see ``repairs``."""
-    repairs: int = 0
-    """How many answers were found wanting before it was made, one repair after the other."""
+    question: Question | None = None
+    """What it asks, and whether it repairs an answer by that."""
     prompt: Prompt | None = None
     """What the prompt has in common with earlier ones."""
     over_http: bool = False

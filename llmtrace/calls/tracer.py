@@ -136,7 +136,7 @@ class CallTracer:
         finally:
             if state.owns_span:
                 state.span.end(call.to_epoch(call.end or call.start))
-        if state.repairs and state.baggage_attributes:
+        if state.baggage_attributes and state.question is not None and state.question.repairs:
             units.repaired(state.baggage_attributes)
         if state.baggage_attributes and units.has_budget(state.baggage_attributes):
             units.spent(state.baggage_attributes, _cost(result))
@@ -181,9 +181,9 @@ class CallTracer:
     def _remember(self, result: Result) -> None:
         """A call, for the one that may ask for the same again because it failed, or because its answer did."""
         call, state = result.call, result.state
-        if result.failure is None:
+        if result.failure is None and state.question is not None:
             ended = (call.end or call.start) / 1e9
-            self.services.repairs.answered(state.hashes, state.span.get_span_context(), state.repairs, ended)
+            self.services.repairs.answered(state.question, state.span.get_span_context(), ended)
         if result.failure is not None and state.owns_span:
             self.services.retry_links.failed(
                 state.scope,
