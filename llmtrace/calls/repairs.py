@@ -68,7 +68,7 @@ class Question:
 class Repairs:
     """The last 256 answered calls, for ten minutes, by the hash of where they were made and of their whole prompt.
 
-    Two calls belong together if they were made in the same trace, or outside of any by the same thread and task.
+    Two calls belong together if they were made in the same trace, or outside of any by the same thread.
     """
 
     def __init__(self) -> None:
@@ -83,6 +83,7 @@ class Repairs:
         ``where``: what ``retry_links.scope`` says; ``texts``: those of ``params``, in their order; ``told``: the
         application says that it repairs an answer, so that the earlier call alone is looked for.
         """
+        where = where[0] if isinstance(where, tuple) else where  # the thread: agents ask from tasks that they start
         hashes = chain((where, operation), texts) if operation in _OPERATIONS else ()
         return Question(hashes, self._earlier(hashes, params, now, told) if self._asked else None, told)
 

@@ -15,6 +15,8 @@ from llmtrace.providers.safe import get, items, text
 
 _MOST = 4000
 """Characters of the error message that are looked at."""
+_MOST_MESSAGES = 8
+"""Messages after an answer, beyond which they are no error message."""
 _ERROR = re.compile(
     r"validation ?errors?|validation (?:feedback|failed|failure)|(?:failed|did not pass) (?:the )?validation"
     r"|did not validate|jsondecodeerror|expecting value: line|expecting property name|unterminated string"
@@ -52,22 +54,22 @@ def is_reask(params: Mapping[str, Any], quick: bool) -> bool:
     """
     history = next((value for name in _HISTORY if (value := items(params.get(name)))), ())
     answers: list[Any] = []
-    complaint = ""
+    complaints: list[str] = []
     for message in reversed(history):
         if _is_answer(message):
             answers.append(message)
         elif answers:
             break
         else:
-            complaint = _text_of(message) + "\n" + complaint
-            if len(complaint) > _MOST:
-                break
-    complaint = complaint[:_MOST]
+            complaints.append(_text_of(message)[:_MOST])
+            if len(complaints) > _MOST_MESSAGES:
+                return False
+    complaint = "\n".join(complaints)
     if not _ERROR.search(complaint):
         return False
     again = _AGAIN.search(complaint) is not None
     if _asks_for_structure(params) or any(map(_is_structure, answers)):
-        return again or (quick and _OPENS.match(complaint) is not None)
+        return again or (quick and any(map(_OPENS.match, complaints)))
     return again and quick and _OF_ANSWER.search(complaint) is not None
 
 

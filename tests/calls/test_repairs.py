@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from opentelemetry.trace import SpanKind
 
 import llmtrace
 from llmtrace.tasks import units
@@ -264,3 +265,41 @@ def test_instructor(mode: str, traced: Tracing, client: Any, replay: Replay, spa
     )
     assert person.age == 12
     assert repairs(spans) == [NONE, (1, [0]), (2, [1])]
+
+
+@pytest.mark.parametrize("output", ["tool", "native"])
+async def test_pydantic_ai(output: str, traced: Tracing, aclient: Any, replay: Replay, spans: Spans) -> None:
+    pytest.importorskip("pydantic_ai")
+    from pydantic import BaseModel
+    from pydantic_ai import Agent, NativeOutput
+    from pydantic_ai.models.openai import OpenAIChatModel
+    from pydantic_ai.providers.openai import OpenAIProvider
+
+    class Person(BaseModel):
+        name: str
+        age: int
+
+    def turn(arguments: str) -> Any:
+        return play.tool_turn("final_result", arguments) if output == "tool" else play.openai_body(arguments)
+
+    replay.play(turn('{"name": "Ann"}'), turn('{"name": "Ann", "age": 12}'))
+    model = OpenAIChatModel("gpt-4o", provider=OpenAIProvider(openai_client=aclient))
+    agent = Agent(model, output_type=Person if output == "tool" else NativeOutput(Person), retries=2)
+    assert (await agent.run("Who is it?")).output.age == 12
+    assert repairs(spans) == [NONE, (1, [0])]
+
+
+def test_on_a_span_that_another_instrumentation_opened(
+    tracing: Tracing, api: Sync, replay: Replay, spans: Spans
+) -> None:
+    tracing.on(parent="auto")
+    tracer = spans.provider.get_tracer("opentelemetry.instrumentation.openai_v2")
+    with spans.provider.get_tracer("application").start_as_current_span("work"):
+        for messages in (ASKED, TOLD["instructor, in JSON"][0]):
+            about = {"gen_ai.operation.name": "chat", "gen_ai.request.model": "gpt-4o-mini"}
+            with tracer.start_as_current_span("chat m", kind=SpanKind.CLIENT, attributes=about):
+                ask(api, replay, messages)
+    first, second = (span for span in spans.finished() if "llmtrace.call.outcome" in attributes(span))
+    assert attributes(second)["llmtrace.call.adopted"]
+    assert attributes(second)["llmtrace.call.repairs"] == 1
+    assert [link.context.span_id for link in second.links] == [first.context.span_id]
