@@ -80,8 +80,8 @@ class Beginning:
         if owns or later:
             links = services.retry_links.links(above, operation.name, request.params, route, start / 1e9)
         marks, where, texts = units.baggage_attributes(), scope(above), prompt_texts(request.params)
-        told = marks.get(names.STEP_KIND) == REPAIR
-        question = services.repairs.asked(where, operation.name, request.params, texts, start / 1e9, told)
+        declared = marks.get(names.STEP_KIND) == REPAIR
+        question = services.repairs.asked(where, operation.name, request.params, texts, start / 1e9, declared)
         if adopted is None:
             links = question.links(links)
         else:

@@ -47,13 +47,13 @@ class Question:
     """The hash of its prompt up to each text of it; none for an operation that repairs nothing."""
     earlier: Asked | None
     """The call whose answer it repairs, if that is known."""
-    told: bool
+    declared: bool
     """The application says that it repairs one."""
 
     @property
     def repairs(self) -> int:
         """How many repairs led to it, itself counted; 0: it is none."""
-        return int(self.told) if self.earlier is None else self.earlier.repairs + 1
+        return int(self.declared) if self.earlier is None else self.earlier.repairs + 1
 
     def links(self, others: Sequence[Link] | None) -> Sequence[Link] | None:
         """``others`` and the link to the call whose answer it repairs, as a span takes them."""
@@ -76,16 +76,22 @@ class Repairs:
         self._lock = Lock()
 
     def asked(
-        self, where: Hashable, operation: str, params: Mapping[str, Any], texts: Sequence[str], now: float, told: bool
+        self,
+        where: Hashable,
+        operation: str,
+        params: Mapping[str, Any],
+        texts: Sequence[str],
+        now: float,
+        declared: bool,
     ) -> Question:
         """What a call that begins ``now`` (monotonic s) asks.
 
-        ``where``: what ``retry_links.scope`` says; ``texts``: those of ``params``, in their order; ``told``: the
+        ``where``: what ``retry_links.scope`` says; ``texts``: those of ``params``, in their order; ``declared``: the
         application says that it repairs an answer, so that the earlier call alone is looked for.
         """
         where = where[0] if isinstance(where, tuple) else where  # the thread: agents ask from tasks that they start
         hashes = chain((where, operation), texts) if operation in _OPERATIONS else ()
-        return Question(hashes, self._earlier(hashes, params, now, told) if self._asked else None, told)
+        return Question(hashes, self._earlier(hashes, params, now, declared) if self._asked else None, declared)
 
     def answered(self, question: Question, span: SpanContext, at: float) -> None:
         """Remember a call whose answer ended at ``at`` (monotonic s)."""
@@ -98,10 +104,10 @@ class Repairs:
             if len(self._asked) > _MOST:
                 self._asked.popitem(last=False)
 
-    def _earlier(self, hashes: Sequence[int], params: Mapping[str, Any], now: float, told: bool) -> Asked | None:
+    def _earlier(self, hashes: Sequence[int], params: Mapping[str, Any], now: float, declared: bool) -> Asked | None:
         with self._lock:
             known = (self._asked.get(each) for each in reversed(hashes[:-1]))
             earlier = next((asked for asked in known if asked is not None), None)
         if earlier is None or now - earlier.at > _FOR_S:
             return None
-        return earlier if told or is_reask(params, now - earlier.at < _QUICK_S) else None
+        return earlier if declared or is_reask(params, now - earlier.at < _QUICK_S) else None

@@ -75,24 +75,24 @@ def _is_keyed(block: Any) -> bool:
 
 def keyed_parts(block: Any) -> list[Part]:
     """The parts of a block of Converse's."""
-    found: list[Part] = []
+    made: list[Part] = []
     for name, value in fields(block).items():
         if value is None or name in _SILENT or name.startswith("_"):
             continue
         if name == "text":
-            found += parts.texts(value)
+            made += parts.texts(value)
         elif name == "toolUse":
-            found.append(parts.tool_call(get(value, "toolUseId"), get(value, "name"), get(value, "input")))
+            made.append(parts.tool_call(get(value, "toolUseId"), get(value, "name"), get(value, "input")))
         elif name == "toolResult":
-            found.append(parts.tool_result(get(value, "toolUseId"), get(value, "content")))
+            made.append(parts.tool_result(get(value, "toolUseId"), get(value, "content")))
         elif name == "reasoningContent":
             thought = parts.reasonings(get(get(value, "reasoningText"), "text"))
-            found += thought or [{"type": "redacted_thinking"}]
+            made += thought or [{"type": "redacted_thinking"}]
         elif name == "guardContent":
             guarded = get(value, "text")
-            found += parts.texts(get(guarded, "text")) if guarded is not None else [parts.other(name, value)]
+            made += parts.texts(get(guarded, "text")) if guarded is not None else [parts.other(name, value)]
         elif name == "citationsContent":
-            found += [part for cited in items(get(value, "content")) for part in parts.texts(get(cited, "text"))]
+            made += [part for cited in items(get(value, "content")) for part in parts.texts(get(cited, "text"))]
         elif isinstance(value, Mapping):
-            found.append(parts.other(name, value))
-    return found
+            made.append(parts.other(name, value))
+    return made

@@ -155,8 +155,8 @@ def _part(part: Any) -> parts.Part | None:
     if (code := _field(part, "executable_code")) is not None:
         return parts.server_call(get(code, "id"), "code_execution", {name: get(code, name) for name in _CODE})
     if (outcome := _field(part, "code_execution_result")) is not None:
-        told = {name: get(outcome, name) for name in _OUTCOME}
-        return parts.server_result(get(outcome, "id"), "code_execution", told)
+        details = {name: get(outcome, name) for name in _OUTCOME}
+        return parts.server_result(get(outcome, "id"), "code_execution", details)
     if written := text(get(part, "text")):
         return (parts.reasonings if get(part, "thought") else parts.texts)(written)[0]
     mime_type = next((_field(_field(part, name), "mime_type") for name in _MEDIA if _field(part, name)), None)

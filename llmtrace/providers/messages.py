@@ -105,8 +105,8 @@ def message_parts(message: Any) -> list[Part]:
 
 def spoken(transcript: str | None, id: str | None) -> Part:
     """What a model spoke: its transcript, if there is one, without the sound."""
-    told = {"id": id, "transcript": transcript}
-    return {"type": "audio", "modality": "audio", **{name: value for name, value in told.items() if value}}
+    details = {"id": id, "transcript": transcript}
+    return {"type": "audio", "modality": "audio", **{name: value for name, value in details.items() if value}}
 
 
 def _join(chunks: Sequence[Any]) -> list[dict[str, Any]]:

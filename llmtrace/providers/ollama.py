@@ -92,9 +92,9 @@ def chat_input(request: Request) -> list[dict[str, Any]]:
     """The messages sent. A tool's result names the tool and has no id; the images of a message lie beside its text."""
     messages: list[dict[str, Any]] = []
     for message in items(request.params.get("messages")):
-        told = chat_message(message)
-        told["parts"] = [*parts.reasonings(get(message, "thinking")), *told["parts"], *_images(message)]
-        messages.append(told)
+        converted = chat_message(message)
+        converted["parts"] = [*parts.reasonings(get(message, "thinking")), *converted["parts"], *_images(message)]
+        messages.append(converted)
     return messages
 
 
