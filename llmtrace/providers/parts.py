@@ -66,8 +66,10 @@ _FORMATS = frozenset(
     ]
 )
 _MEDIA = ("image", "audio", "video", "document", "file", "media")
-_RESERVED = {"text", "reasoning", "tool_call", "tool_call_response", "server_tool_call", "server_tool_call_response"}
-_RESERVED |= {"blob", "file", "uri", "compaction"}
+_RESERVED = frozenset(
+    {"text", "reasoning", "tool_call", "tool_call_response", "server_tool_call", "server_tool_call_response"}
+    | {"blob", "file", "uri", "compaction"}
+)
 """Types whose fields the conventions set down."""
 _URLS = ("url", "uri", "file_uri", "fileUri", "file_url", "image_url", "document_url", "video_url", "audio_url")
 _FILE_IDS = ("file_id", "fileId")
