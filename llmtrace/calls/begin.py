@@ -12,7 +12,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Link, Span, SpanKind, Tracer
 
 from llmtrace.calls import adoption
-from llmtrace.calls.repairs import REPAIR
+from llmtrace.calls.repairs import REPAIR, Question
 from llmtrace.calls.retry_links import scope
 from llmtrace.calls.services import Services
 from llmtrace.calls.state import CallState, Endpoint
@@ -79,13 +79,17 @@ class Beginning:
         links = None
         if owns or later:
             links = services.retry_links.links(above, operation.name, request.params, route, start / 1e9)
-        marks, where, texts = units.baggage_attributes(), scope(above), prompt_texts(request.params)
+        marks, where, params = units.baggage_attributes(), scope(above), request.params
         declared = marks.get(names.STEP_KIND) == REPAIR
-        question = services.repairs.asked(where, operation.name, request.params, texts, start / 1e9, declared)
-        if adopted is None:
-            links = question.links(links)
-        else:
-            question.link_from(adopted)
+        texts: Sequence[str] | None = None
+        question: Question | None = None
+        if declared or services.repairs.any:  # else there is nothing to repair, and a call that nobody records is cheap
+            texts = prompt_texts(params)
+            question = services.repairs.asked(where, operation.name, params, texts, start / 1e9, declared)
+            if adopted is None:
+                links = question.links(links)
+            else:
+                question.link_from(adopted)
         span = adopted
         if owns:
             context = None if place.above is None else trace_api.set_span_in_context(place.above)
@@ -101,6 +105,9 @@ class Beginning:
             return span
         try:
             state = CallState(operation, request, endpoint, span or above, tracer, owns, recording, marks)
+            if texts is None or question is None:
+                texts = prompt_texts(params)
+                question = services.repairs.asked(where, operation.name, params, texts, start / 1e9, declared)
             state.scope, state.question = where, question
             state.over_http = _over_http(provider, client)
             state.adopted, state.spoken_for = adopted is not None, place.spoken_for

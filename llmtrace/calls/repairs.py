@@ -75,6 +75,11 @@ class Repairs:
         self._asked: OrderedDict[int, Asked] = OrderedDict()
         self._lock = Lock()
 
+    @property
+    def any(self) -> bool:
+        """Whether any answered call is remembered."""
+        return bool(self._asked)
+
     def asked(
         self,
         where: Hashable,
