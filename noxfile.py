@@ -156,6 +156,13 @@ def zero_code(session: nox.Session) -> None:
     _test(session, "zero code", names, "tests/instrumentation/test_process.py", "-k", "zero_code")
 
 
+@nox.session
+def reasks(session: nox.Session) -> None:
+    """Libraries that ask again when an answer does not pass a check."""
+    _install(session, "openai", "anthropic", "instructor", "pydantic-ai-slim[openai]", "hypothesis")
+    session.run("python", "-m", "pytest", "tests/calls/test_repairs.py", *session.posargs)
+
+
 SESSIONS = [f"{client} {age}" for client, age in RUNS]
 SESSIONS += [f"{client} {age}" for client, age in IN_PROCESS] + ["zero code"]
 SESSIONS += [f"openai beside {other}" for other in OTHERS] + [f"OpenTelemetry {age}" for _, age in OTEL]

@@ -104,12 +104,15 @@ FROM_ATTRIBUTES: Final = (
     Column("task_resolved", "bool", (names.TASK_RESOLVED,)),
     Column("task_budget", "float", (names.TASK_BUDGET,)),
     Column("step_kind", "text", (names.STEP_KIND,)),
+    Column("repairs", "int", (names.REPAIRS,)),
     Column("cost_usd", "float", (names.COST,)),
 )
 
 COLUMNS: Final = (*FIXED, *FROM_ATTRIBUTES)
 SINCE_4: Final = frozenset(
-    column.name for column in FROM_ATTRIBUTES if column.name.startswith("estimate_") or column.name == "engine_span"
+    column.name
+    for column in FROM_ATTRIBUTES
+    if column.name.startswith("estimate_") or column.name in ("engine_span", "repairs")
 )
 """Columns that a table may lack which an older llmtrace made: nothing stands there."""
 

@@ -94,6 +94,8 @@ def call_attributes(result: Result) -> dict[str, Any]:
             attributes.update(answer.extra)
     if state.baggage_attributes:
         attributes.update(state.baggage_attributes)
+    if state.question is not None and state.question.repairs:
+        attributes[names.REPAIRS] = state.question.repairs
     attributes[names.SCHEMA] = SCHEMA_VERSION
     attributes[names.OUTCOME] = call.outcome
     if result.seen.first_token is not None:

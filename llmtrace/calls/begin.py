@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -12,6 +12,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Link, Span, SpanKind, Tracer
 
 from llmtrace.calls import adoption
+from llmtrace.calls.repairs import REPAIR, Question
 from llmtrace.calls.retry_links import scope
 from llmtrace.calls.services import Services
 from llmtrace.calls.state import CallState, Endpoint
@@ -79,6 +80,17 @@ class Beginning:
         links = None
         if owns or later:
             links = services.retry_links.links(above, operation.name, request.params, route, start / 1e9)
+        marks, where, params = units.baggage_attributes(), scope(above), request.params
+        declared = marks.get(names.STEP_KIND) == REPAIR
+        texts: Sequence[str] | None = None
+        question: Question | None = None
+        if declared or services.repairs.any:  # else there is nothing to repair, and a call that nobody records is cheap
+            texts = prompt_texts(params)
+            question = services.repairs.asked(where, operation.name, params, texts, start / 1e9, declared)
+            if adopted is None:
+                links = question.links(links)
+            else:
+                question.link_from(adopted)
         span = adopted
         if owns:
             beneath = place.above or (None if above is current else above)
@@ -94,29 +106,31 @@ class Beginning:
         if not recording and services.telemetry.meters() is None:
             return span
         try:
-            state = CallState(
-                operation, request, endpoint, span or above, tracer, owns, recording, units.baggage_attributes()
-            )
+            state = CallState(operation, request, endpoint, span or above, tracer, owns, recording, marks)
+            if texts is None or question is None:
+                texts = prompt_texts(params)
+                question = services.repairs.asked(where, operation.name, params, texts, start / 1e9, declared)
+            state.scope, state.question = where, question
             state.over_http = _over_http(provider, client)
             state.adopted, state.spoken_for = adopted is not None, place.spoken_for
             if later:
                 state.find_span = partial(self._find_span, above, links)
-            return self._open(state, start, offset, above, route)
+            return self._open(state, start, offset, route, texts)
         except BaseException:
             if owns and span is not None:
                 span.end()  # what was started is not left open, whatever failed after it
             raise
 
-    def _open(self, state: CallState, start: int, offset: int, above: Span, route: tuple[Any, ...]) -> Call:
+    def _open(self, state: CallState, start: int, offset: int, route: tuple[Any, ...], texts: Sequence[str]) -> Call:
         """The recorder of the call, with what its way through the client and its end will need."""
         settings, operation, request = self._services.settings, state.operation, state.request
         several = request.choices > 1
         closing = _CLOSING + 2 * min(request.choices, _MOST_CHOICES) if several else _CLOSING
         recent = max(closing, LAST_CHUNKS if settings.diagnosis and operation.chunk_text else LAST)
         state.closing = recent if several else closing
-        state.scope, state.route = scope(above), route
+        state.route = route
         explicit = state.endpoint.provider in CACHE_IF_ASKED and asks_for_caching(request.params)
-        prompt = self._services.prefixes.look(route, prompt_texts(request.params), start / 1e9, explicit)
+        prompt = self._services.prefixes.look(route, texts, start / 1e9, explicit)
         state.media, prompt.aside = media(request.params, last_only=prompt.known > 0)
         state.prompt = prompt
         call = Call(
@@ -137,7 +151,7 @@ class Beginning:
         call.on_first_token = state.in_flight.first_token_came
         return call
 
-    def _find_span(self, above: Span, links: list[Link] | None, call: Call) -> None:
+    def _find_span(self, above: Span, links: Sequence[Link] | None, call: Call) -> None:
         """The span of a call that may have got one by now, from its client or from another instrumentation beneath:
         that, if it has, else one of ours.
 
@@ -197,7 +211,7 @@ def _start(
     request: Request,
     endpoint: Endpoint,
     started: int,
-    links: list[Link] | None,
+    links: Sequence[Link] | None,
     context: Context | None = None,
 ) -> Span:
     """The call's own span, with the attributes that samplers decide by. ``started``: epoch ns."""

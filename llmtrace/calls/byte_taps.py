@@ -37,12 +37,16 @@ Pieces = list[tuple[int, bytes]]
 class RawBody:
     """The first and last bytes of a raw body, with the time of each piece of the head."""
 
-    __slots__ = ("_decode", "_head", "_head_size", "_most", "_tail", "_tail_size")
+    __slots__ = ("_decode", "_head", "_head_size", "_most", "_tail", "_tail_size", "documents")
 
-    def __init__(self, decode: Callable[[Pieces], Pieces] | None = None) -> None:
-        """``decode`` undoes the body's compression, if it has one."""
+    def __init__(self, decode: Callable[[Pieces], Pieces] | None = None, whole: bool = False) -> None:
+        """``decode`` undoes the body's compression, if it has one; ``whole``: all of the body is kept, for its content
+        is to be captured.
+        """
         self._decode = decode
-        self._most = _HEAD if decode is None else _CODED
+        self._most = sys.maxsize if whole else _HEAD if decode is None else _CODED
+        self.documents: list[Any] = []
+        """The JSON objects that were read: the one of a whole answer, or the events that were kept of a stream."""
         self._head: Pieces = []
         self._head_size = 0
         self._tail: deque[bytes] = deque()
@@ -73,10 +77,12 @@ class RawBody:
                 whole = json.loads(head + tail)
             except ValueError:
                 whole = {}  # cut off, longer than what is kept, or no JSON at all
+            self.documents = [whole]
             return operation.read_response(whole, headers)
         chunks = self._events(operation, call)
         recent = [event for _, event in events_in(tail)]
-        return operation.read_chunks([*chunks, *recent], headers)
+        self.documents = [*chunks, *recent]
+        return operation.read_chunks(self.documents, headers)
 
     def _events(self, operation: Operation, call: Call) -> list[Any]:
         ends: list[tuple[int, int]] = []
@@ -133,7 +139,8 @@ def tap(response: Any, call: Call) -> bool:
     del response.extensions[TAP_KEY]
     tap.open(call)
     coding = response.headers.get("content-encoding")
-    call.body = RawBody(partial(_decoded, _library(response), coding) if coding else None)
+    decode = partial(_decoded, _library(response), coding) if coding else None
+    call.body = RawBody(decode, whole=call.kept is not None)
     call.begin_chunks()
     return True
 

@@ -20,6 +20,7 @@ from llmtrace.emit.metrics import Measurements
 from llmtrace.emit.spans import Children
 from llmtrace.emit.values import safe_attributes
 from llmtrace.observe import internal_errors
+from llmtrace.observe.call import Call
 
 _MOST_GAPS = 16
 """Gaps between a stream's chunks that become metric values."""
@@ -89,12 +90,12 @@ def _emit_content(result: Result, own: dict[str, Any], settings: Settings) -> No
     call, state, mode = result.call, result.state, settings.capture_content
     try:
         operation, request = state.operation, state.request
-        streamed = call.answer is None
+        received, streamed = _received(call)
         captured = content.Content(
             operation.system_instructions(request),
             operation.tool_definitions(request),
             operation.input_messages(request),
-            operation.output_messages(call.kept if streamed else call.answer, streamed),
+            operation.output_messages(received, streamed),
         ).attributes(settings.semconv)
         if mode in ("span_only", "span_and_event") and state.is_genai_span:
             content.on_span(state.span, captured)
@@ -102,6 +103,16 @@ def _emit_content(result: Result, own: dict[str, Any], settings: Settings) -> No
             content.as_event(state.span, call.to_epoch(call.end or call.start), own, captured)
     except Exception as error:
         internal_errors.note("capturing content", error)
+
+
+def _received(call: Call) -> tuple[Any, bool]:
+    """What was received, and whether that is the chunks of a stream; as JSON where the application read the bytes."""
+    if call.answer is not None:
+        return call.answer, False
+    if call.body is not None and call.running is None:
+        documents = call.body.documents
+        return (documents, True) if call.streaming else (documents[0] if documents else None, False)
+    return call.kept, True
 
 
 def emit_metrics(result: Result, services: Services) -> None:

@@ -8,6 +8,7 @@ from opentelemetry import metrics as metrics_api
 from opentelemetry import trace as trace_api
 from opentelemetry._logs import get_logger_provider
 
+from llmtrace.calls.repairs import Repairs
 from llmtrace.calls.retry_links import RetryLinks
 from llmtrace.calls.verdict import Diagnoser
 from llmtrace.config import Settings, seconds_per_prefill_token
@@ -90,6 +91,7 @@ class Services:
         self.prefixes = Prefixes()
         self.hits = RouteHits()
         self.retry_links = RetryLinks()
+        self.repairs = Repairs()
 
     def providers(self) -> list[Any]:
         """Where these calls' telemetry goes: what has to export before the process ends."""

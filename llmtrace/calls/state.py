@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry.trace import Span, Tracer
 
+from llmtrace.calls.repairs import Question
 from llmtrace.estimate.baselines import InFlight
 from llmtrace.estimate.prefixes import Prompt
 from llmtrace.observe.call import Call
@@ -62,6 +63,8 @@ class CallState:
     """The call as the others of its route see it."""
     scope: Hashable = None
     """Where in the program it was made: see ``retry_links.scope``."""
+    question: Question | None = None
+    """What it asks, and whether it repairs an answer by that."""
     prompt: Prompt | None = None
     """What the prompt has in common with earlier ones."""
     over_http: bool = False

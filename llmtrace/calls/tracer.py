@@ -84,7 +84,7 @@ class CallTracer:
             if getattr(result, "http_response", None) is None or response is None:
                 call.answer = result
             else:
-                call.body = RawBody()
+                call.body = RawBody(whole=call.kept is not None)
                 call.body.keep(call.returned, response.content)
         except Exception as error:
             internal_errors.note("reading a response", error)
@@ -136,6 +136,8 @@ class CallTracer:
         finally:
             if state.owns_span:
                 state.span.end(call.to_epoch(call.end or call.start))
+        if state.baggage_attributes and state.question is not None and state.question.repairs:
+            units.repaired(state.baggage_attributes)
         if state.baggage_attributes and units.has_budget(state.baggage_attributes):
             units.spent(state.baggage_attributes, _cost(result))
         for listener in listeners:
@@ -177,8 +179,11 @@ class CallTracer:
         return Result(call, state, Answer(), seen, [], None, failure, None, asked=False)
 
     def _remember(self, result: Result) -> None:
-        """A failed call, for the one that may ask for the same again."""
+        """A call, for the one that may ask for the same again because it failed, or because its answer did."""
         call, state = result.call, result.state
+        if result.failure is None and state.question is not None:
+            ended = (call.end or call.start) / 1e9
+            self.services.repairs.answered(state.question, state.span.get_span_context(), ended)
         if result.failure is not None and state.owns_span:
             self.services.retry_links.failed(
                 state.scope,
@@ -197,7 +202,7 @@ def _keep_whole(call: Call) -> None:
     """
     response = call.attempts[-1].take_response() if call.attempts and not call.streaming else None
     if response is not None and response.is_success and response.is_stream_consumed:
-        call.body = RawBody()
+        call.body = RawBody(whole=call.kept is not None)
         call.body.keep(now(), response.content)
 
 

@@ -41,6 +41,7 @@ CALL_STREAMING: Final = "llmtrace.call.streaming"
 CALL_DURATION: Final = "llmtrace.call.duration"
 CALL_START: Final = "llmtrace.call.start_time_unix_nano"
 
+REPAIRS: Final = "llmtrace.call.repairs"
 LINK_KIND: Final = "llmtrace.link.kind"
 
 # --- ours: the diagnosis --------------------------------------------------------------------------------------
@@ -151,6 +152,7 @@ TASK_ID: Final = "llmtrace.task.id"
 TASK_RESOLVED: Final = "llmtrace.task.resolved"
 TASK_BUDGET: Final = "llmtrace.task.budget"
 TASK_SPENT: Final = "llmtrace.task.spent"
+TASK_REPAIRS: Final = "llmtrace.task.repairs"
 STEP_KIND: Final = "llmtrace.step.kind"
 COST: Final = "llmtrace.cost.usd"
 

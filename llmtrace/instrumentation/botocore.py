@@ -101,7 +101,9 @@ def _returned(tracer: CallTracer, call: Call, result: Any) -> None:
             call.returned = now()
             call.answer = {**result, "body": b""}
             if not isinstance(body, wrapt.ObjectProxy):
-                body.close = _closing(body, call)  # urllib3's own close is its destructor's too
+                body.close = _closing(body, call)
+                if hasattr(type(body), "__enter__"):
+                    raw.close = _closing(raw, call, weakref.ref(body))  # what leaving ``with body`` closes
             _tap(raw, call)
             return
     except Exception as error:
@@ -178,13 +180,18 @@ def _tap(raw: Any, call: Call) -> None:
     raw.read = tapped
 
 
-def _closing(body: Any, call: Call) -> Any:
-    """Closes ``body``, and with it the call of one that was not read to its end."""
+def _closing(body: Any, call: Call, owner: weakref.ref[Any] | None = None) -> Any:
+    """Closes ``body``, and with it the call of one that was not read to its end.
+
+    ``owner``: what the application has in its hands. When that is gone it is a destructor that closes, not the
+    application; urllib3's destructor does so by the method that is replaced here.
+    """
     close, alive = type(body).close, weakref.ref(body)
 
     def closing() -> Any:
         try:
-            call.finish(calls.CLOSED_EARLY)
+            if owner is None or owner() is not None:
+                call.finish(calls.CLOSED_EARLY)
         except Exception as error:
             internal_errors.note("seeing a body close", error)
         response = alive()

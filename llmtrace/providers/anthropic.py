@@ -14,11 +14,12 @@ from typing import Any
 from llmtrace import conventions
 from llmtrace.observe.answer import Answer, Usage
 from llmtrace.observe.call import NOTHING, OUTPUT, REASONING
+from llmtrace.providers.block_streams import blocks_output
 from llmtrace.providers.declare import Operation, Provider, Request, Stainless
 from llmtrace.providers.engine_extras import add_engine
 from llmtrace.providers.failures import failure_in
 from llmtrace.providers.gateways import read_body
-from llmtrace.providers.messages import blocks_input, blocks_output, system_text, tool_definitions
+from llmtrace.providers.messages import chat_input, prompt_input, system_text, tool_definitions
 from llmtrace.providers.openai import provider_of
 from llmtrace.providers.safe import count, extras, get, sampling, text
 
@@ -177,10 +178,10 @@ MESSAGES = Operation(
     read_response=read_response,
     system_instructions=system_text,
     tool_definitions=tool_definitions,
-    input_messages=blocks_input,
+    input_messages=chat_input,
     output_messages=blocks_output,
 )
-COMPLETE = replace(MESSAGES, name="text_completion", path="/v1/complete")
+COMPLETE = replace(MESSAGES, name="text_completion", path="/v1/complete", input_messages=prompt_input)
 """The older text completions API, which some versions of the client still have."""
 
 ANTHROPIC = Provider(

@@ -14,9 +14,11 @@ from typing import Any
 from llmtrace import conventions
 from llmtrace.observe.answer import Answer, Usage
 from llmtrace.observe.call import NOTHING, OUTPUT, REASONING
+from llmtrace.providers.block_streams import blocks_output, converse_output, is_blocks, is_converse
+from llmtrace.providers.content_blocks import content_parts
 from llmtrace.providers.declare import Botocore, Operation, Provider, Request
 from llmtrace.providers.generic_json import alternatives, generic_input, generic_output, own_text
-from llmtrace.providers.messages import instructions, tool
+from llmtrace.providers.messages import chat_output, tool
 from llmtrace.providers.safe import count, fields, get, items, number, parsed, text
 from llmtrace.providers.timings import read_bedrock
 
@@ -190,9 +192,18 @@ def _tools(request: Request) -> list[dict[str, Any]]:
 
 
 def _output(answer: Any, streamed: bool) -> list[dict[str, Any]]:
+    """The messages received, by the shape of the answer: Converse's, Anthropic's, OpenAI's, or another maker's."""
     documents = [_event_document(event) for event in items(answer)] if streamed else [_response_document(answer)]
     reasons = _read(documents, {}).finish_reasons if documents else ()
-    return generic_output(documents, (reasons or ("error",))[0])
+    end = reasons[0] if reasons else None
+    if any(map(is_converse, documents)):
+        return converse_output(documents, end)
+    if any(map(is_blocks, documents)):
+        return blocks_output(documents if streamed else documents[0], streamed)
+    choices = [choice for document in documents for choice in items(get(document, "choices"))]
+    if any(get(choice, "message" if not streamed else "delta") is not None for choice in choices):
+        return chat_output(documents if streamed else documents[0], streamed)
+    return generic_output(documents, reasons)
 
 
 CHAT = Operation(
@@ -202,7 +213,7 @@ CHAT = Operation(
     classify_chunk=_classify_chunk,
     read_chunks=_read_chunks,
     read_response=_read_response,
-    system_instructions=lambda request: instructions(_request_document(request).get("system")),
+    system_instructions=lambda request: content_parts(_request_document(request).get("system")),
     tool_definitions=_tools,
     input_messages=lambda request: generic_input(_request_document(request)),
     output_messages=_output,

@@ -13,9 +13,11 @@ from typing import Any
 from llmtrace import conventions
 from llmtrace.observe.answer import Answer, Usage
 from llmtrace.observe.call import NOTHING, OUTPUT, REASONING
+from llmtrace.providers import parts
 from llmtrace.providers.declare import Method, Operation, Provider, Request
-from llmtrace.providers.messages import chat_input, instructions, tool_definitions
-from llmtrace.providers.safe import count, get, items, sampling, text
+from llmtrace.providers.messages import chat_input, instructions, message_parts, tool_definitions, user_message
+from llmtrace.providers.safe import count, fields, get, items, sampling, text
+from llmtrace.providers.stream_messages import ChoiceMessage
 
 
 def _read_request(body: Mapping[str, Any]) -> Request:
@@ -100,26 +102,67 @@ def _v1_id(source: Any) -> str | None:
 
 
 def _input(request: Request) -> list[dict[str, Any]]:
-    prompt = text(request.params.get("message")) or text(request.params.get("prompt"))
-    return [{"role": "user", "parts": [{"type": "text", "content": prompt}]}] if prompt else chat_input(request)
+    """The messages sent; of v1 the history, the message, and the results of tools."""
+    params = request.params
+    messages = chat_input(request)
+    for turn in items(params.get("chat_history")):
+        made = [*parts.texts(get(turn, "message")), *_calls(turn), *_results(get(turn, "tool_results"))]
+        messages.append({"role": (text(get(turn, "role")) or "user").lower(), "parts": made})
+    messages += user_message(params.get("message") or params.get("prompt"))
+    if results := _results(params.get("tool_results")):
+        messages.append({"role": "tool", "parts": results})
+    return messages
+
+
+def _calls(source: Any) -> list[parts.Part]:
+    """The tool calls of a message of v1."""
+    calls = items(get(source, "tool_calls"))
+    return [parts.tool_call(None, get(call, "name"), get(call, "parameters")) for call in calls]
+
+
+def _results(results: Any) -> list[parts.Part]:
+    """The results of tools, as v1 is sent them."""
+    return [parts.tool_result(None, get(result, "outputs")) for result in items(results)]
 
 
 def _output(answer: Sequence[Any] | Any, streamed: bool) -> list[dict[str, Any]]:
-    sources = items(answer) if streamed else [get(answer, "_data")]
-    written: list[str] = []
-    for source in sources:
-        message = get(get(source, "delta"), "message") if streamed else get(source, "message")
+    whole: Any = None if streamed else get(answer, "_data")
+    events = items(answer) if streamed else ()
+    for event in events:
+        whole = get(event, "response") or whole  # v1 and generate: the last event holds all
+    generations = items(get(whole, "generations"))
+    if generations:
+        return [_message(parts.texts(get(each, "text")), get(each, "finish_reason")) for each in generations]
+    end = next(iter((_read_chunks if streamed else _read_response)(answer, None).finish_reasons), None)
+    message = get(whole, "message")
+    if message is not None:
+        thought = parts.reasonings(get(message, "tool_plan"))
+        return [_message([*thought, *message_parts(message)], end)]
+    if whole is not None:
+        return [_message([*parts.texts(get(whole, "text")), *_calls(whole)], end)]
+    return [_message(_joined(events), end)]
+
+
+def _message(made: list[parts.Part], end: Any) -> dict[str, Any]:
+    return {"role": "assistant", "parts": made, "finish_reason": (text(end) or "error").lower()}
+
+
+def _joined(events: Sequence[Any]) -> list[parts.Part]:
+    """The parts that the events of a stream make; of a v1 stream those up to where it was cut short."""
+    made: list[parts.Part] = []
+    choice = ChoiceMessage()
+    for event in events:
+        for part in parts.texts(get(event, "text")):
+            parts.append(made, part)
+        message = get(get(event, "delta"), "message")
         content = get(message, "content")
-        for part in (
-            source,
-            *items(content),
-            *items(get(source, "generations")),
-            *([] if items(content) else [content]),
-        ):
-            written.append(text(get(part, "text")) or "")
-    read = (_read_chunks if streamed else _read_response)(answer, None)
-    parts = [{"type": "text", "content": "".join(written)}]
-    return [{"role": "assistant", "parts": parts, "finish_reason": (read.finish_reasons or ("error",))[0].lower()}]
+        thought = parts.reasonings(get(message, "tool_plan")) + parts.reasonings(get(content, "thinking"))
+        for part in (*thought, *parts.texts(get(content, "text"))):
+            parts.append(made, part)
+        for call in [calls] if (calls := get(message, "tool_calls")) and not items(calls) else items(calls):
+            choice.add_call({**fields(call), "index": get(event, "index")})
+        made += _calls(event)
+    return made + [parts.tool_call(call.id, call.name, call.arguments) for call in choice.calls]
 
 
 CHAT = Operation(

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llmtrace.providers.safe import get, items, text
+from llmtrace.providers.messages import chat_message, user_message
+from llmtrace.providers.parts import texts
+from llmtrace.providers.safe import count, get, items, text
 
 _ALTERNATIVES = ("results", "generations", "completions", "choices", "outputs")
 _TEXT_FIELDS = ("text", "outputText", "generation", "completion", "content")
@@ -22,28 +24,30 @@ def own_text(source: Any) -> str | None:
     return next((string for name in _TEXT_FIELDS if (string := text(get(source, name)))), None)
 
 
-def _all_text(source: Any) -> str:
-    """The text in ``source``, its message or delta, the parts of its content and its alternatives."""
-    if string := own_text(source):
-        return string
-    inner = [get(source, "delta"), get(source, "message"), get(get(source, "output"), "message")]
-    inner += [get(source, "contentBlockDelta"), *items(get(source, "content")), *alternatives(source)]
-    return "".join(_all_text(part) for part in inner if part is not None)
-
-
-def _message(role: Any, content: str, **more: str) -> dict[str, Any]:
-    return {"role": text(role) or "user", "parts": [{"type": "text", "content": content}], **more}
-
-
 def generic_input(body: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The messages sent, or the prompt; only the text of each."""
-    messages = items(body.get("messages"))
-    if messages:
-        return [_message(get(message, "role"), _all_text(message)) for message in messages]
+    """The messages sent, or the prompt; of Cohere's the history before it."""
+    messages = [chat_message(message) for message in items(body.get("messages"))]
+    for turn in items(body.get("chat_history")):
+        role = (text(get(turn, "role")) or "user").lower()
+        messages.append({"role": role, "parts": texts(get(turn, "message"))})
     prompt = next((string for name in _PROMPT_FIELDS if (string := text(body.get(name)))), None)
-    return [_message("user", prompt)] if prompt else []
+    return messages if body.get("messages") else messages + user_message(prompt)
 
 
-def generic_output(documents: Sequence[Any], reason: str) -> list[dict[str, Any]]:
-    """One message with all text of an answer, or of a stream's events."""
-    return [_message("assistant", "".join(_all_text(document) for document in documents), finish_reason=reason)]
+def generic_output(documents: Sequence[Any], reasons: Sequence[str]) -> list[dict[str, Any]]:
+    """The text of each alternative of an answer, or of a stream's events, as a message.
+
+    ``reasons``: why they ended, in their order.
+    """
+    written: dict[int, str] = {}
+    for document in documents:
+        for place, alternative in enumerate(alternatives(document) or [document]):
+            index = count(get(alternative, "index"))
+            index = place if index is None else index
+            written[index] = written.get(index, "") + (
+                own_text(alternative) or own_text(get(alternative, "data")) or ""
+            )
+    return [
+        {"role": "assistant", "parts": texts(written[index]), "finish_reason": (*reasons[place:], "error")[0]}
+        for place, index in enumerate(sorted(written))
+    ]

@@ -12,6 +12,7 @@ from typing import Any
 from llmtrace import conventions
 from llmtrace.observe.answer import Answer, Usage
 from llmtrace.observe.call import NOTHING, OUTPUT, REASONING
+from llmtrace.providers import parts
 from llmtrace.providers.declare import Operation, Request
 from llmtrace.providers.messages import instructions, tool
 from llmtrace.providers.safe import count, fields, get, items, number, sampling, set_finish_reasons, text
@@ -129,25 +130,70 @@ def _read_embeddings(response: Any, headers: Mapping[str, str] | None) -> Answer
 
 def _message(content: Any, role: str) -> dict[str, Any]:
     if isinstance(content, str):
-        return {"role": role, "parts": [{"type": "text", "content": content}]}
-    parts: list[dict[str, Any]] = []
-    for part in items(get(content, "parts")) or [content]:
-        call, written = get(part, "function_call"), text(get(part, "text"))
-        if call is not None:
-            arguments = get(call, "args")
-            parts.append(
-                {"type": "tool_call", "id": get(call, "id"), "name": get(call, "name"), "arguments": arguments}
-            )
-        elif written:
-            parts.append({"type": "reasoning" if get(part, "thought") else "text", "content": written})
-        else:
-            parts.append({"type": "blob" if get(part, "inline_data") is not None else "other"})
-    return {"role": text(get(content, "role")) or role, "parts": parts}
+        return {"role": role, "parts": parts.texts(content)}
+    held = get(content, "parts")
+    blocks = items(held) if held is not None or get(content, "role") is not None else (content,)
+    made = [_part(part) for part in blocks]
+    return {"role": text(get(content, "role")) or role, "parts": [part for part in made if part is not None]}
+
+
+def _field(source: Any, name: str) -> Any:
+    """A field by its name, or by the name that the API itself has for it: ``inlineData``."""
+    value = get(source, name)
+    first, *rest = name.split("_")
+    return get(source, first + "".join(map(str.capitalize, rest))) if value is None and rest else value
+
+
+def _part(part: Any) -> parts.Part | None:
+    """One part of a content; None for one that has nothing in it."""
+    if isinstance(part, str):
+        return next(iter(parts.texts(part)), None)
+    if (call := _field(part, "function_call")) is not None:
+        return parts.tool_call(get(call, "id"), get(call, "name"), get(call, "args"))
+    if (result := _field(part, "function_response")) is not None:
+        return parts.tool_result(get(result, "id") or get(result, "name"), get(result, "response"))
+    if (code := _field(part, "executable_code")) is not None:
+        return parts.server_call(get(code, "id"), "code_execution", {name: get(code, name) for name in _CODE})
+    if (outcome := _field(part, "code_execution_result")) is not None:
+        details = {name: get(outcome, name) for name in _OUTCOME}
+        return parts.server_result(get(outcome, "id"), "code_execution", details)
+    if written := text(get(part, "text")):
+        return (parts.reasonings if get(part, "thought") else parts.texts)(written)[0]
+    mime_type = next((_field(_field(part, name), "mime_type") for name in _MEDIA if _field(part, name)), None)
+    modality = (text(mime_type) or "").partition("/")[0]
+    marks = {"modality": modality if modality in ("image", "audio", "video") else "document"}
+    marks |= {"mime_type": mime_type} if text(mime_type) else {}
+    if text(uri := _field(_field(part, "file_data") or part, "file_uri") or get(part, "uri")):
+        return {"type": "uri", **marks, "uri": uri}
+    if _field(part, "inline_data") is not None:
+        return {"type": "inline_data", **marks}
+    if not isinstance(part, Mapping) and not hasattr(type(part), "model_fields"):
+        return None if part is None else {"type": type(part).__name__}  # an image of another library's
+    named = (name for name, value in fields(part).items() if value is not None and name not in _NO_PART)
+    kind = next(named, None)
+    return None if kind is None else parts.other(kind, get(part, kind))
+
+
+_CODE = ("language", "code")
+_OUTCOME = ("outcome", "output")
+_MEDIA = ("inline_data", "file_data")
+_NO_PART = frozenset({"text", "thought", "thought_signature", "thoughtSignature"})
+"""Fields that are no part by themselves: an empty text, say."""
 
 
 def _input(request: Request) -> list[dict[str, Any]]:
+    """The messages sent. Texts and parts that stand alone are one message, as the client sends them."""
     contents = request.params.get("contents")
-    return [_message(content, "user") for content in items(contents) or [contents]]
+    messages: list[dict[str, Any]] = []
+    alone = False
+    for content in items(contents) or [contents]:
+        message = _message(content, "user")
+        was_alone, alone = alone, get(content, "parts") is None and get(content, "role") is None
+        if alone and was_alone:
+            messages[-1]["parts"] += message["parts"]
+        else:
+            messages.append(message)
+    return messages
 
 
 def _instructions(request: Request) -> list[dict[str, Any]]:
@@ -173,16 +219,21 @@ def _tools(request: Request) -> list[dict[str, Any]]:
 
 
 def _output(answer: Sequence[Any] | Any, streamed: bool) -> list[dict[str, Any]]:
-    chunks = items(answer) if streamed else [answer]
-    reasons = _read_chunks(chunks, None).finish_reasons
-    parts = [part for chunk in chunks for part in _message({"parts": _parts(chunk)}, "assistant")["parts"]]
-    joined: list[dict[str, Any]] = []
-    for part in parts:
-        if joined and "content" in part and joined[-1]["type"] == part["type"]:
-            joined[-1]["content"] += part["content"]
-        else:
-            joined.append(part)
-    return [{"role": "assistant", "parts": joined, "finish_reason": (reasons or ("error",))[0].lower()}]
+    """One message for each candidate, from a whole answer or joined from all chunks of a stream."""
+    made: dict[int, list[parts.Part]] = {}
+    ends: dict[int, str] = {}
+    for chunk in items(answer) if streamed else (answer,):
+        for place, candidate in enumerate(items(get(chunk, "candidates"))):
+            index = count(get(candidate, "index"))
+            index = place if index is None else index
+            for part in _message(get(candidate, "content") or {"parts": ()}, "assistant")["parts"]:
+                parts.append(made.setdefault(index, []), part)
+            if reason := text(get(candidate, "finish_reason")):
+                ends[index] = reason.lower()
+    return [
+        {"role": "assistant", "parts": made.get(index, []), "finish_reason": ends.get(index, "error")}
+        for index in sorted({*made, *ends})
+    ]
 
 
 GENERATE = Operation(

@@ -12,6 +12,7 @@ from typing import Any
 from llmtrace.observe.answer import Answer, Usage
 from llmtrace.observe.call import NOTHING, OUTPUT
 from llmtrace.providers.declare import Method, Operation, Provider, Request
+from llmtrace.providers.messages import user_message
 from llmtrace.providers.openai import CHAT
 from llmtrace.providers.safe import count, get, sampling, text
 from llmtrace.providers.timings import read_timings
@@ -58,8 +59,7 @@ def read_text(response: Any, headers: Mapping[str, str] | None) -> Answer:
 
 def text_input(request: Request) -> list[dict[str, Any]]:
     """The prompt sent, as a message."""
-    prompt = text(request.params.get("prompt"))
-    return [{"role": "user", "parts": [{"type": "text", "content": prompt}]}] if prompt else []
+    return user_message(request.params.get("prompt"))
 
 
 def text_output(answer: Sequence[Any] | Any, streamed: bool) -> list[dict[str, Any]]:

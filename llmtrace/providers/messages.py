@@ -8,18 +8,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from llmtrace.providers import parts
+from llmtrace.providers.content_blocks import content_parts
 from llmtrace.providers.declare import Request
+from llmtrace.providers.parts import Part
 from llmtrace.providers.safe import get, items, text
+from llmtrace.providers.stream_messages import ChoiceMessage, place_of, reasoning_of
 
 
-def instructions(system: Any) -> list[dict[str, Any]]:
+def instructions(system: Any) -> list[Part]:
     """System instructions as parts of a message, from a text or from a list of texts and text blocks."""
     blocks = [system] if isinstance(system, str) else items(system)
     texts = (block if isinstance(block, str) else text(get(block, "text")) for block in blocks)
     return [{"type": "text", "content": string} for string in texts if string]
 
 
-def system_text(request: Request) -> list[dict[str, Any]]:
+def system_text(request: Request) -> list[Part]:
     """The field ``system`` of a request, as parts."""
     return instructions(request.params.get("system"))
 
@@ -41,22 +45,27 @@ def tool(definition: Any) -> dict[str, Any]:
     return {"type": kind, "name": name or text(getattr(definition, "__name__", None)) or kind}
 
 
+def user_message(prompt: Any) -> list[dict[str, Any]]:
+    """A prompt that is one text, as a message; no message where it is none."""
+    return [{"role": "user", "parts": written}] if (written := parts.texts(prompt)) else []
+
+
 def chat_input(request: Request) -> list[dict[str, Any]]:
     """The messages sent: ``[{"role": ..., "parts": [...]}, ...]``."""
-    return [
-        {"role": text(get(message, "role")) or "user", "parts": _parts(message)}
-        for message in items(request.params.get("messages"))
-    ]
+    return [chat_message(message) for message in items(request.params.get("messages"))]
+
+
+def chat_message(message: Any) -> dict[str, Any]:
+    """One message of a history; ``name`` is its author's, where there is one."""
+    author = {"name": name} if (name := text(get(message, "name"))) else {}
+    return {"role": text(get(message, "role")) or "user", "parts": message_parts(message), **author}
 
 
 def prompt_input(request: Request) -> list[dict[str, Any]]:
     """The prompts of a text completion, as messages."""
     prompt = request.params.get("prompt")
-    prompts = [prompt] if isinstance(prompt, str) else items(prompt)
     return [
-        {"role": "user", "parts": [{"type": "text", "content": string}]}
-        for string in prompts
-        if isinstance(string, str)
+        message for each in ([prompt] if isinstance(prompt, str) else items(prompt)) for message in user_message(each)
     ]
 
 
@@ -67,131 +76,51 @@ def chat_output(answer: Sequence[Any] | Any, streamed: bool) -> list[dict[str, A
     return [
         {
             "role": text(get(get(choice, "message"), "role")) or "assistant",
-            "parts": _parts(get(choice, "message")) or _text(choice),
+            "parts": message_parts(get(choice, "message")) or parts.texts(get(choice, "text")),
             "finish_reason": text(get(choice, "finish_reason")) or "error",
         }
         for choice in items(get(answer, "choices"))
     ]
 
 
-def _text(choice: Any) -> list[dict[str, Any]]:
-    """The text of a text completion's choice, as parts of a message."""
-    return [{"type": "text", "content": written}] if (written := text(get(choice, "text"))) else []
-
-
-def _parts(message: Any) -> list[dict[str, Any]]:
-    parts: list[dict[str, Any]] = []
+def message_parts(message: Any) -> list[Part]:
+    """The parts of a message in OpenAI's shape: what was thought, said, refused, spoken and called, in this order."""
     content = get(message, "content")
-    if isinstance(content, str):
-        if get(message, "role") == "tool":
-            return [{"type": "tool_call_response", "id": get(message, "tool_call_id"), "response": content}]
-        parts.append({"type": "text", "content": content})
-    for part in items(content):
-        written = text(get(part, "text"))
-        parts.append({"type": "text", "content": written} if written else {"type": str(get(part, "type"))})
-    if reasoning := text(get(message, "reasoning_content")):
-        parts.append({"type": "reasoning", "content": reasoning})
+    if get(message, "role") in ("tool", "function"):
+        return [parts.tool_result(get(message, "tool_call_id"), content)]
+    made = [*parts.reasonings(reasoning_of(message)), *content_parts(content), *parts.refusals(get(message, "refusal"))]
+    if (audio := get(message, "audio")) is not None:
+        made.append(spoken(text(get(audio, "transcript")), text(get(audio, "id"))))
     for call in items(get(message, "tool_calls")):
         function = get(call, "function")
-        parts.append(
-            {
-                "type": "tool_call",
-                "id": get(call, "id"),
-                "name": get(function, "name"),
-                "arguments": get(function, "arguments"),
-            }
-        )
-    return parts
+        if function is not None:
+            made.append(parts.tool_call(get(call, "id"), get(function, "name"), get(function, "arguments")))
+        else:
+            custom = get(call, "custom")
+            made.append(parts.tool_call(get(call, "id"), get(custom, "name"), get(custom, "input")))
+    if (older := get(message, "function_call")) is not None:
+        made.append(parts.tool_call(None, get(older, "name"), get(older, "arguments")))
+    return made
+
+
+def spoken(transcript: str | None, id: str | None) -> Part:
+    """What a model spoke: its transcript, if there is one, without the sound."""
+    details = {"id": id, "transcript": transcript}
+    return {"type": "audio", "modality": "audio", **{name: value for name, value in details.items() if value}}
 
 
 def _join(chunks: Sequence[Any]) -> list[dict[str, Any]]:
-    choices: dict[int, dict[str, Any]] = {}
+    choices: dict[int, ChoiceMessage] = {}
     for chunk in chunks:
-        for choice in items(get(chunk, "choices")):
-            index = get(choice, "index") or 0
-            whole = choices.setdefault(
-                index, {"role": "assistant", "text": [], "reasoning": [], "calls": {}, "end": ""}
-            )
-            delta = get(choice, "delta")
-            whole["role"] = text(get(delta, "role")) or whole["role"]
-            whole["text"].append(text(get(delta, "content")) or text(get(choice, "text")) or "")
-            whole["reasoning"].append(text(get(delta, "reasoning_content")) or "")
-            whole["end"] = text(get(choice, "finish_reason")) or whole["end"]
-            for call in items(get(delta, "tool_calls")):
-                function = get(call, "function")
-                entry = whole["calls"].setdefault(get(call, "index") or 0, {"id": None, "name": None, "arguments": ""})
-                entry["id"] = get(call, "id") or entry["id"]
-                entry["name"] = get(function, "name") or entry["name"]
-                entry["arguments"] += text(get(function, "arguments")) or ""
-    messages: list[dict[str, Any]] = []
-    for _, whole in sorted(choices.items()):
-        parts: list[dict[str, Any]] = []
-        if reasoning := "".join(whole["reasoning"]):
-            parts.append({"type": "reasoning", "content": reasoning})
-        if written := "".join(whole["text"]):
-            parts.append({"type": "text", "content": written})
-        parts.extend({"type": "tool_call", **entry} for entry in whole["calls"].values())
-        messages.append({"role": whole["role"], "parts": parts, "finish_reason": whole["end"] or "error"})
-    return messages
+        for place, choice in enumerate(items(get(chunk, "choices"))):
+            choices.setdefault(place_of(choice, place), ChoiceMessage()).add(choice)
+    return [joined_message(choice) for _, choice in sorted(choices.items())]
 
 
-# ---- Anthropic's shape: a message is a list of typed blocks ----------------------------------------------------------
-
-
-def blocks_input(request: Request) -> list[dict[str, Any]]:
-    """The messages sent."""
-    messages = [
-        (text(get(message, "role")) or "user", get(message, "content"))
-        for message in items(request.params.get("messages"))
-    ]
-    if prompt := text(request.params.get("prompt")):
-        messages.append(("user", prompt))
-    return [{"role": role, "parts": _blocks(content)} for role, content in messages]
-
-
-def blocks_output(answer: Sequence[Any] | Any, streamed: bool) -> list[dict[str, Any]]:
-    """The message received, from all events of a stream or from the whole message."""
-    content: Any = get(answer, "content")
-    end = text(get(answer, "stop_reason"))
-    if streamed:
-        built: dict[int, dict[str, Any]] = {}
-        for event in items(answer):
-            block, delta = get(event, "content_block"), get(event, "delta")
-            if block is not None:
-                block_fields = ("type", "text", "thinking", "id", "name", "content", "tool_use_id")
-                built[get(event, "index") or 0] = {name: get(block, name) for name in block_fields} | {"input": ""}
-            end = text(get(delta, "stop_reason")) or end
-            whole = built.get(get(event, "index") or 0) if get(event, "type") == "content_block_delta" else None
-            if whole is not None:
-                for delta_field, name in (("text", "text"), ("thinking", "thinking"), ("partial_json", "input")):
-                    whole[name] = (whole.get(name) or "") + (text(get(delta, delta_field)) or "")
-        content = [block for _, block in sorted(built.items())]
-    return [{"role": "assistant", "parts": _blocks(content), "finish_reason": end or "error"}]
-
-
-def _blocks(content: Any) -> list[dict[str, Any]]:
-    if isinstance(content, str):
-        return [{"type": "text", "content": content}]
-    return [_block(block) for block in items(content)]
-
-
-def _block(block: Any) -> dict[str, Any]:
-    kind = get(block, "type")
-    if kind == "text":
-        return {"type": "text", "content": get(block, "text")}
-    if kind == "thinking":
-        return {"type": "reasoning", "content": get(block, "thinking")}
-    if kind == "server_tool_use":
-        name = text(get(block, "name")) or "unknown"
-        call = {"type": name, "arguments": get(block, "input")}
-        return {"type": "server_tool_call", "id": get(block, "id"), "name": name, "server_tool_call": call}
-    if kind == "tool_use":
-        return {
-            "type": "tool_call",
-            "id": get(block, "id"),
-            "name": get(block, "name"),
-            "arguments": get(block, "input"),
-        }
-    if kind == "tool_result":
-        return {"type": "tool_call_response", "id": get(block, "tool_use_id"), "response": get(block, "content")}
-    return {"type": str(kind)}
+def joined_message(choice: ChoiceMessage) -> dict[str, Any]:
+    """The message that the chunks of one choice make."""
+    made = [*choice.reasoning, *choice.content, *choice.refusal]
+    if choice.spoke:
+        made.append(spoken("".join(choice.transcript), choice.audio_id))
+    made += [parts.tool_call(call.id, call.name, call.arguments) for call in choice.calls]
+    return {"role": choice.role, "parts": made, "finish_reason": choice.end or "error"}

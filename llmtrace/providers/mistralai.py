@@ -15,7 +15,7 @@ from llmtrace.observe.answer import Answer
 from llmtrace.observe.call import NOTHING, OUTPUT, REASONING
 from llmtrace.providers import chat_completions as openai
 from llmtrace.providers.declare import Method, Operation, Provider, Request
-from llmtrace.providers.messages import chat_output
+from llmtrace.providers.messages import chat_output, user_message
 from llmtrace.providers.safe import count, get, items, text
 
 _LAYOUTS = (
@@ -100,8 +100,7 @@ def _streamed(client: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> 
 
 
 def _prompt(request: Request) -> Any:
-    prompt = text(request.params.get("prompt"))
-    return [{"role": "user", "parts": [{"type": "text", "content": prompt}]}] if prompt else None
+    return user_message(request.params.get("prompt"))
 
 
 CHAT = replace(

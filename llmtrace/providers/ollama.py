@@ -13,8 +13,9 @@ from typing import Any
 from llmtrace import conventions
 from llmtrace.observe.answer import Answer, Usage
 from llmtrace.observe.call import NOTHING, OUTPUT, REASONING
+from llmtrace.providers import parts
 from llmtrace.providers.declare import Method, Operation, Provider, Request
-from llmtrace.providers.messages import chat_input, chat_output, system_text, tool_definitions
+from llmtrace.providers.messages import chat_message, chat_output, system_text, tool_definitions, user_message
 from llmtrace.providers.safe import count, fields, get, items, sampling, text
 from llmtrace.providers.timings import read_ollama
 
@@ -81,8 +82,25 @@ def read_response(response: Any, headers: Mapping[str, str] | None) -> Answer:
 
 def generate_input(request: Request) -> list[dict[str, Any]]:
     """The prompt sent, as a message."""
-    prompt = text(request.params.get("prompt"))
-    return [{"role": "user", "parts": [{"type": "text", "content": prompt}]}] if prompt else []
+    messages = user_message(request.params.get("prompt"))
+    if messages:
+        messages[0]["parts"] += _images(request.params)
+    return messages
+
+
+def chat_input(request: Request) -> list[dict[str, Any]]:
+    """The messages sent. A tool's result names the tool and has no id; the images of a message lie beside its text."""
+    messages: list[dict[str, Any]] = []
+    for message in items(request.params.get("messages")):
+        converted = chat_message(message)
+        converted["parts"] = [*parts.reasonings(get(message, "thinking")), *converted["parts"], *_images(message)]
+        messages.append(converted)
+    return messages
+
+
+def _images(source: Any) -> list[parts.Part]:
+    """One part for each image, without its data."""
+    return [{"type": "image", "modality": "image"} for _ in items(get(source, "images"))]
 
 
 def output_messages(answer: Sequence[Any] | Any, streamed: bool) -> list[dict[str, Any]]:
@@ -104,15 +122,11 @@ def _openai_message(source: Any) -> dict[str, Any]:
     """The message of a chat answer, or the text of a generate answer, in OpenAI's shape."""
     inner = get(source, "message")
     message = source if inner is None else inner
-    calls = [
-        {"index": index, "id": None, "function": get(call, "function")}
-        for index, call in enumerate(items(get(message, "tool_calls")))
-    ]
     return {
         "role": get(message, "role"),
         "content": get(message, "content") or get(message, "response"),
         "reasoning_content": get(message, "thinking"),
-        "tool_calls": calls,
+        "tool_calls": items(get(message, "tool_calls")),
     }
 
 

@@ -16,6 +16,7 @@ from llmtrace.providers.declare import Operation, Request
 from llmtrace.providers.engine_extras import add_engine
 from llmtrace.providers.gateways import read_body
 from llmtrace.providers.messages import instructions, tool_definitions
+from llmtrace.providers.response_items import input_messages, streamed_items, whole_message
 from llmtrace.providers.safe import by_modality, count, extras, fields, get, items, sampling, text
 
 _UNDER_WAY = ("queued", "in_progress")
@@ -138,51 +139,17 @@ def _diagnose(answer: Answer, diagnostics: Any) -> None:
     answer.extra = {name: value for name, value in known.items() if value is not None}
 
 
-def input_messages(request: Request) -> list[dict[str, Any]]:
-    """The input sent, as messages."""
-    prompt = request.params.get("input")
-    if isinstance(prompt, str):
-        return [{"role": "user", "parts": [{"type": "text", "content": prompt}]}]
-    return [{"role": text(get(item, "role")) or "user", "parts": _parts(item)} for item in items(prompt)]
-
-
 def output_messages(answer: Sequence[Any] | Any, streamed: bool) -> list[dict[str, Any]]:
-    """The message received, from the last state of the response; of a stream cut short, from its deltas."""
-    if streamed:
-        states = [response for event in items(answer) if (response := get(event, "response")) is not None]
-        if states and items(get(states[-1], "output")):
-            return output_messages(states[-1], False)
-        written = "".join(
-            text(get(event, "delta")) or ""
-            for event in items(answer)
-            if get(event, "type") == "response.output_text.delta"
-        )
-        return [{"role": "assistant", "parts": [{"type": "text", "content": written}], "finish_reason": "error"}]
-    parts = [part for item in items(get(answer, "output")) for part in _parts(item)]
-    end = read_response(answer, None).finish_reasons
-    return [{"role": "assistant", "parts": parts, "finish_reason": end[0] if end else "error"}]
-
-
-def _parts(item: Any) -> list[dict[str, Any]]:
-    """One item of an input or an output, as parts of a message."""
-    kind = text(get(item, "type")) or "message"
-    if kind == "function_call":
-        call = {"id": get(item, "call_id"), "name": get(item, "name"), "arguments": get(item, "arguments")}
-        return [{"type": "tool_call", **call}]
-    if kind == "function_call_output":
-        return [{"type": "tool_call_response", "id": get(item, "call_id"), "response": get(item, "output")}]
-    if kind == "reasoning":
-        blocks = [*items(get(item, "summary")), *items(get(item, "content"))]
-        return [{"type": "reasoning", "content": string} for part in blocks if (string := text(get(part, "text")))]
-    content = get(item, "content")
-    if isinstance(content, str):
-        return [{"type": "text", "content": content}]
-    return [
-        {"type": "text", "content": string}
-        if (string := text(get(part, "text")) or text(get(part, "refusal")))
-        else {"type": str(get(part, "type"))}
-        for part in items(content)
-    ] or ([] if kind == "message" else [{"type": kind}])
+    """The message received, from a response or from the events of a stream."""
+    latest: Any = None if streamed else answer
+    for event in items(answer) if streamed else ():
+        latest = get(event, "response") or latest
+    if streamed and not (items(get(latest, "output")) and get(latest, "status") not in _UNDER_WAY):
+        output = streamed_items(items(answer))  # cut short, or a server that does not say it all again at the end
+    else:
+        output = items(get(latest, "output"))
+    reasons = read_response(latest, None).finish_reasons
+    return [whole_message(output, reasons[0] if reasons else "error")]
 
 
 RESPONSES = Operation(

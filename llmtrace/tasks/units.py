@@ -30,7 +30,7 @@ from llmtrace.observe import internal_errors
 from llmtrace.observe.process import Lock
 from llmtrace.version import VERSION
 
-KINDS: Final = ("retrieval", "rerank", "tool", "guardrail", "evaluation", "human_review", "other")
+KINDS: Final = ("retrieval", "rerank", "tool", "guardrail", "evaluation", "human_review", "repair", "other")
 _OPERATIONS = {"retrieval": "retrieval", "tool": "execute_tool"}
 """Kinds for which the GenAI conventions have an operation."""
 _MARKS = (names.TASK_ID, names.STEP_KIND)
@@ -74,6 +74,13 @@ def spent(marked: Mapping[str, Any], usd: float) -> None:
     task = _live.get(str(marked.get(names.TASK_ID)))
     if task is not None:
         task.add_cost(usd)
+
+
+def repaired(marked: Mapping[str, Any]) -> None:
+    """Count a call that repairs an answer, for the task in ``marked``, if the task lives in this process."""
+    task = _live.get(str(marked.get(names.TASK_ID)))
+    if task is not None:
+        task.add_repair()
 
 
 def has_budget(marked: Mapping[str, Any]) -> bool:
@@ -162,6 +169,7 @@ class Task(_Unit):
         """USD that the task may cost; None: no limit. Nothing is stopped at the limit: ``over_budget`` tells."""
         self._resolved: bool | None = None
         self._spent = 0.0
+        self._repairs = 0
         self._lock = Lock()
         attributes: dict[str, Any] = {names.TASK_NAME: name, names.TASK_ID: self.id}
         if budget is not None:
@@ -185,6 +193,16 @@ class Task(_Unit):
         with self._lock:
             self._spent += usd
 
+    def add_repair(self) -> None:
+        """Count one call that asked again because an answer did not pass a check."""
+        with self._lock:
+            self._repairs += 1
+
+    @property
+    def repairs(self) -> int:
+        """Calls so far in this process that asked again because an answer did not pass a check."""
+        return self._repairs
+
     @property
     def spent(self) -> float:
         """USD so far in this process: steps, and (where there is a budget) calls whose tokens and price are known."""
@@ -202,6 +220,8 @@ class Task(_Unit):
             self.span.set_attribute(names.TASK_RESOLVED, bool(resolved) and not isinstance(error, Exception))
         if self._spent:
             self.span.set_attribute(names.TASK_SPENT, self._spent)
+        if self._repairs:
+            self.span.set_attribute(names.TASK_REPAIRS, self._repairs)
 
 
 class Step(_Unit):
@@ -254,7 +274,7 @@ def step(name: str, *, kind: str = "other", cost_usd: float | None = None) -> St
 
     Args:
         name: the step's name, which names the span.
-        kind: retrieval, rerank, tool, guardrail, evaluation, human_review or other.
+        kind: retrieval, rerank, tool, guardrail, evaluation, human_review, repair or other.
         cost_usd: its cost in USD; ``.cost(usd)`` can set it later.
 
     Raises:

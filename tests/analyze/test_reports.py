@@ -170,6 +170,22 @@ def test_cost_of_failures_goes_to_retries_and_cancellations(writer: Writer, repo
     assert row["per resolved"] is None
 
 
+def test_repairs_stand_apart(writer: Writer, report: Reader) -> None:
+    task = writer.span("task t", 0, 9000, {"llmtrace.task.name": "t", "llmtrace.task.id": "x"}, trace=5)
+    writer.call(0, CALM, trace=5, parent=task, tokens=(1_000_000, 0, 0))
+    for number in (1, 2):
+        marks = {"llmtrace.call.repairs": number}
+        writer.call(1000 * number, CALM, trace=5, parent=task, tokens=(2_000_000, 0, 100), marks=marks)
+    made = report("cost", writer)
+    (model,), (row,) = table(made, "By model"), table(made, "By task")
+    cost = 2 * (2 * 0.15 + 100 * 0.6e-6)
+    assert (model["calls"], model["repairs"], model["repair tokens"]) == (3, 2, 4_000_200)
+    assert model["repair cost"] == pytest.approx(cost)
+    assert model["cost"] == pytest.approx(cost + 0.15)
+    assert (row["repair"], row["model"]) == pytest.approx((cost, 0.15))
+    assert row["repairs/task"] == 2
+
+
 def test_models_without_a_price_are_named(writer: Writer, report: Reader) -> None:
     writer.call(0, CALM, model="no-such-model", answered="no-such-model")
     made = report("cost", writer)

@@ -390,6 +390,32 @@ def test_bedrock_body_is_the_applications(replay: Replay, tracing: Tracing, span
 
 
 @pytest.mark.parametrize("way", ["half", "never", "read"])
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_bedrock_body_whose_block_is_left(replay: Replay, tracing: Tracing, spans: Spans, way: str, kind: str) -> None:
+    """``with answer["body"] as raw``: at the block's end."""
+    opened = AioBedrockInvoke(kind, replay.url) if kind == "async" else BedrockInvoke(kind, replay.url)
+    tracing.on(opened.name)
+    replay.serve(json_answer(b'{"id": "id-1", "content": [], "stop_reason": "end_turn"}'))
+    amount = {"half": 5, "never": 0, "read": None}[way]
+
+    async def ask() -> Any:
+        answer = await opened.client.invoke_model(modelId="a-model", body="{}")
+        async with answer["body"] as raw:
+            await (raw.read(amount) if way == "half" else raw.read() if way == "read" else asyncio.sleep(0))
+        return answer
+
+    if opened.loop:
+        answer = opened.run(ask)
+    else:
+        answer = opened.client.invoke_model(modelId="a-model", body="{}")
+        with answer["body"] as raw:
+            raw.read(amount)
+    spans.one("completed" if way == "read" else "closed_early")
+    del answer
+    opened.shut()
+
+
+@pytest.mark.parametrize("way", ["half", "never", "read"])
 def test_bedrock_body_that_is_closed(replay: Replay, tracing: Tracing, spans: Spans, way: str) -> None:
     """At the close, and not when the response happens to be collected."""
     opened = BedrockInvoke("sync", replay.url)

@@ -83,7 +83,15 @@ class Event:
 
 
 def _text(head: bytes, data: Any, tail: bytes) -> bytes:
-    return head + (b"" if data is None else json.dumps(data, ensure_ascii=False).encode()) + tail
+    return head + (b"" if data is None else dumped(data)) + tail
+
+
+def dumped(data: Any) -> bytes:
+    """JSON in UTF-8; escaped where there is no UTF-8 for it (half of a surrogate pair)."""
+    try:
+        return json.dumps(data, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return json.dumps(data).encode()
 
 
 def read_sse(event: bytes) -> Event:
@@ -117,7 +125,7 @@ def _chunk(head: bytes, data: Any, tail: bytes) -> bytes:
 
 
 def _aws(head: bytes, data: Any, tail: bytes) -> bytes:
-    payload = json.dumps(data, ensure_ascii=False).encode()
+    payload = dumped(data)
     prelude = struct.pack("!II", 16 + len(head) + len(payload), len(head))
     prelude += struct.pack("!I", zlib.crc32(prelude))
     whole = prelude + head + payload

@@ -18,8 +18,8 @@ from llmtrace.analyze.reports import Options
 from llmtrace.analyze.reports.cancellations import CUT_SHORT
 
 COMPONENTS: Final = (
-    "model", "retries", "cancelled", "retrieval", "rerank", "tool", "guardrail", "evaluation", "human_review", "other",
-    "telemetry",
+    "model", "retries", "cancelled", "repair", "retrieval", "rerank", "tool", "guardrail", "evaluation", "human_review",
+    "other", "telemetry",
 )  # fmt: skip
 _FAILED = ("error", "timed_out")
 
@@ -41,6 +41,7 @@ def make(book: Book, options: Options) -> Report:
 
 def _models(book: Book, options: Options) -> Section:
     calls = book.calls
+    repairs = _is_repair(calls)
     by_model = calls.group_by("provider", model=first(calls.response_model, calls.request_model, "?")).agg(
         calls=calls.count(),
         input=calls.input_tokens.sum(),
@@ -51,11 +52,15 @@ def _models(book: Book, options: Options) -> Section:
         saved=(calls.cached_tokens.fill_null(0) * (calls.usd_input - calls.usd_cached)).sum(),
         cut=when(calls.outcome.isin(CUT_SHORT), calls.cost, 0.0).sum(),
         attempts=calls.attempts.sum(),
+        repairs=count_of(repairs),
+        repair_tokens=when(repairs, calls.input_tokens.fill_null(0) + calls.output_tokens.fill_null(0), 0).sum(),
+        repair_usd=when(repairs, calls.cost, 0.0).sum(),
     )
     rows = [
         [provider, model, n, into, cached, out, usd, usd / n * 1000 if usd is not None else None, saved, cut, tries / n,
-         unknown]
-        for provider, model, n, into, cached, out, unknown, usd, saved, cut, tries in book.rows(
+         repairs, repair_tokens, repair_usd, unknown]
+        for provider, model, n, into, cached, out, unknown, usd, saved, cut, tries, repairs, repair_tokens, repair_usd
+        in book.rows(
             by_model.order_by(ibis.desc("usd"), ibis.desc("calls")).limit(options.top)
         )
     ]  # fmt: skip
@@ -66,12 +71,18 @@ def _models(book: Book, options: Options) -> Section:
             Column("provider"), Column("model"), Column("calls", "count"), Column("input", "count"),
             Column("cached", "count"), Column("output", "count"), Column("cost", "usd"),
             Column("per 1,000 calls", "usd"), Column("saved by cache", "usd"), Column("cut short", "usd"),
-            Column("attempts/call", "number"), Column("not priced", "count"),
+            Column("attempts/call", "number"), Column("repairs", "count"), Column("repair tokens", "count"),
+            Column("repair cost", "usd"), Column("not priced", "count"),
         ],
         rows,
-        "not priced: calls whose model genai-prices does not know, or whose tokens nobody told.",
+        "repairs: calls that asked again because an answer did not pass a check; their tokens and cost are in the sums "
+        "before. not priced: calls whose model genai-prices does not know, or whose tokens nobody told.",
         Stack("Cost by model", "usd", bars) if bars else None,
     )  # fmt: skip
+
+
+def _is_repair(calls: Any) -> Any:
+    return calls.repairs.fill_null(0) > 0
 
 
 def _say(book: Book, report: Report) -> None:
@@ -106,17 +117,28 @@ def _tasks(book: Book, tasks: Any, options: Options) -> Section:
 
     calls = owned(book.calls)
     cut = calls.outcome.isin(CUT_SHORT) & ~calls.outcome.isin(_FAILED)
-    within = first(calls.step_kind, "model")
+    repairs = _is_repair(calls)
+    within = when(repairs, "repair", first(calls.step_kind, "model"))
     component = when(calls.outcome.isin(_FAILED), "retries", when(cut, "cancelled", within))
-    spent = calls.select("owner", component=component, usd=calls.cost, tries="attempts", n=1, seconds="duration")
+    spent = calls.select(
+        "owner",
+        component=component,
+        usd=calls.cost,
+        tries="attempts",
+        n=1,
+        repairs=when(repairs, 1, 0),
+        seconds="duration",
+    )
     steps = owned(tables.steps(book.spans).filter(lambda t: t.cost_usd.notnull()))
     stepped = steps.select(
-        "owner", component=steps.step_kind, usd=steps.cost_usd, tries=0, n=0, seconds=ibis.literal(0.0)
+        "owner", component=steps.step_kind, usd=steps.cost_usd, tries=0, n=0, repairs=0, seconds=ibis.literal(0.0)
     )
-    both = spent.cast({"tries": "int64", "n": "int64"}).union(stepped.cast({"tries": "int64", "n": "int64"}))
+    counts = {"tries": "int64", "n": "int64", "repairs": "int64"}
+    both = spent.cast(counts).union(stepped.cast(counts))
     sums = both.group_by("owner").agg(
         calls=both.n.sum(),
         attempts=both.tries.sum(),
+        repaired=both.repairs.sum(),
         **{f"usd_{name}": when(both.component == name, both.usd, 0.0).sum() for name in COMPONENTS[:-1]},
     )
     spans = owned(book.spans.select("trace_id", "task_id")).group_by("owner").agg(spans=lambda t: t.count())
@@ -133,28 +155,32 @@ def _tasks(book: Book, tasks: Any, options: Options) -> Section:
         p50=tables.length(joined).median(),
         calls=joined.calls.sum(),
         attempts=joined.attempts.sum(),
+        repaired=joined.repaired.sum(),
         spans=joined.spans.sum(),
         **{name: joined[f"usd_{name}"].sum() for name in COMPONENTS},
     )
     rows: list[list[Any]] = []
     bars: list[tuple[str, dict[str, float]]] = []
-    for name, n, solved, usd, over, p50, calls_, attempts, spans_, *parts in book.rows(
+    for name, n, solved, usd, over, p50, calls_, attempts, repaired, spans_, *parts in book.rows(
         by_task.order_by(ibis.desc("usd")).limit(options.top)
     ):
         per = usd / solved if solved else None
         amplified = attempts / calls_ if calls_ else None
-        rows.append([name, n, solved, usd, per, over, p50, (calls_ or 0) / n, amplified, (spans_ or 0) / n, *parts])
+        per_task = [(calls_ or 0) / n, amplified, (repaired or 0) / n, (spans_ or 0) / n]
+        rows.append([name, n, solved, usd, per, over, p50, *per_task, *parts])
         bars.append((name, {part: value for part, value in zip(COMPONENTS, parts, strict=True) if value}))
     return Section(
         "By task",
         [
             Column("task"), Column("tasks", "count"), Column("resolved", "count"), Column("cost", "usd"),
             Column("per resolved", "usd"), Column("over budget", "count"), Column("took p50", "s"),
-            Column("calls/task", "number"), Column("attempts/call", "number"), Column("spans/task", "number"),
+            Column("calls/task", "number"), Column("attempts/call", "number"), Column("repairs/task", "number"),
+            Column("spans/task", "number"),
             *(Column(name, "usd") for name in COMPONENTS),
         ],
         rows,
         "per resolved: the cost of all tasks, also of those that came to nothing, over the resolved ones. retries: "
-        "calls that failed and whose tokens are known. cancelled: calls that were cut short, by what their usage told.",
+        "calls that failed and whose tokens are known. cancelled: calls that were cut short, by what their usage told. "
+        "repair: calls that asked again because an answer did not pass a check.",
         Stack("Cost of tasks by component", "usd", bars),
     )  # fmt: skip

@@ -43,7 +43,7 @@ def _lines(store: Store, since_ns: int, until_ns: int, service: str, limit: int)
         traces = cursor.execute(_TRACES, [since_ns, until_ns, service, service, limit + 1]).fetchall()
         for trace, start, end in traces[:limit]:
             rows = cursor.execute(_SPANS, [start, end, trace]).fetchall()
-            spans = [dict(zip(_COLUMNS, row, strict=True)) for row in rows]
+            spans: list[dict[str, Any]] = [dict(zip(_COLUMNS, row, strict=True)) for row in rows]
             yield orjson.dumps({"resourceSpans": [_document(trace.hex, span) for span in spans]}) + b"\n"
         if len(traces) > limit:
             yield b'{"more": true}\n'

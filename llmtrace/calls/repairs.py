@@ -1,0 +1,118 @@
+"""Answers that the program found wanting: a call that asks again, with the answer and what is wrong with it, is linked
+to the one that it repairs.
+
+No HTTP client makes these retries and no attempt shows them. They are told by the beginning of the prompt, which is the
+whole prompt of an earlier call: of that one only a hash is kept (``estimate.prefixes.chain``).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from opentelemetry.trace import Link, Span, SpanContext
+
+from llmtrace.emit import names
+from llmtrace.estimate.prefixes import chain
+from llmtrace.observe.process import Lock
+from llmtrace.providers.reask import is_reask
+
+REPAIR = "repair"
+_KIND = {names.LINK_KIND: REPAIR}
+_MOST = 256
+_FOR_S = 600.0
+_QUICK_S = 2.0
+"""Seconds in which no person reads an answer and writes what is wrong with it."""
+_OPERATIONS = frozenset({"chat", "generate_content", "text_completion"})
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Asked:
+    """A call that was answered."""
+
+    span: SpanContext
+    repairs: int
+    """How many repairs led to it; 0: it was no repair itself."""
+    at: float
+    """When its answer ended, monotonic s."""
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Question:
+    """What a call that begins asks, and whether it repairs an answer by that."""
+
+    hashes: Sequence[int]
+    """The hash of its prompt up to each text of it; none for an operation that repairs nothing."""
+    earlier: Asked | None
+    """The call whose answer it repairs, if that is known."""
+    declared: bool
+    """The application says that it repairs one."""
+
+    @property
+    def repairs(self) -> int:
+        """How many repairs led to it, itself counted; 0: it is none."""
+        return int(self.declared) if self.earlier is None else self.earlier.repairs + 1
+
+    def links(self, others: Sequence[Link] | None) -> Sequence[Link] | None:
+        """``others`` and the link to the call whose answer it repairs, as a span takes them."""
+        return others if self.earlier is None else [*(others or ()), Link(self.earlier.span, _KIND)]
+
+    def link_from(self, span: Span) -> None:
+        """Link a span that there is already, where its API can (since 1.23)."""
+        if self.earlier is not None and hasattr(span, "add_link"):
+            span.add_link(self.earlier.span, _KIND)
+
+
+class Repairs:
+    """The last 256 answered calls, for ten minutes, by the hash of where they were made and of their whole prompt.
+
+    Two calls belong together if they were made in the same trace, or outside of any by the same thread.
+    """
+
+    def __init__(self) -> None:
+        self._asked: OrderedDict[int, Asked] = OrderedDict()
+        self._lock = Lock()
+
+    @property
+    def any(self) -> bool:
+        """Whether any answered call is remembered."""
+        return bool(self._asked)
+
+    def asked(
+        self,
+        where: Hashable,
+        operation: str,
+        params: Mapping[str, Any],
+        texts: Sequence[str],
+        now: float,
+        declared: bool,
+    ) -> Question:
+        """What a call that begins ``now`` (monotonic s) asks.
+
+        ``where``: what ``retry_links.scope`` says; ``texts``: those of ``params``, in their order; ``declared``: the
+        application says that it repairs an answer, so that the earlier call alone is looked for.
+        """
+        where = where[0] if isinstance(where, tuple) else where  # the thread: agents ask from tasks that they start
+        hashes = chain((where, operation), texts) if operation in _OPERATIONS else ()
+        return Question(hashes, self._earlier(hashes, params, now, declared) if self._asked else None, declared)
+
+    def answered(self, question: Question, span: SpanContext, at: float) -> None:
+        """Remember a call whose answer ended at ``at`` (monotonic s)."""
+        if not question.hashes:
+            return
+        whole = question.hashes[-1]
+        with self._lock:
+            self._asked[whole] = Asked(span, question.repairs, at)
+            self._asked.move_to_end(whole)
+            if len(self._asked) > _MOST:
+                self._asked.popitem(last=False)
+
+    def _earlier(self, hashes: Sequence[int], params: Mapping[str, Any], now: float, declared: bool) -> Asked | None:
+        with self._lock:
+            known = (self._asked.get(each) for each in reversed(hashes[:-1]))
+            earlier = next((asked for asked in known if asked is not None), None)
+        if earlier is None or now - earlier.at > _FOR_S:
+            return None
+        return earlier if declared or is_reask(params, now - earlier.at < _QUICK_S) else None

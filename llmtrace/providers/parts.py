@@ -1,0 +1,213 @@
+"""The parts of a message in the GenAI conventions' shapes, and the leaving out of binary data at any depth.
+
+Only used where content capture is on.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import is_dataclass
+from typing import Any, Final
+
+from llmtrace.providers.safe import fields, get, items, text
+
+Part = dict[str, Any]
+
+LEFT_OUT: Final = "<binary data left out>"
+"""What stands where binary data was."""
+_DEEPEST = 64
+_LONG = 512
+"""Characters from which a text that could be base64 is looked at more closely."""
+_LETTERS = 24
+"""Different characters that so much base64 has at least; a text of one repeated letter, or of DNA, has fewer."""
+_DATA_URL = re.compile(r"data:[\w.+-]+/[\w.+-]+(?:;[\w.+=-]+)*;base64,[A-Za-z0-9+/=_-]*")
+_BASE64 = re.compile(r"[A-Za-z0-9+/_\-\r\n]+={0,2}\s*")
+_MIME_TYPES = ("mime_type", "mimeType", "media_type", "mediaType", "content_type", "contentType")
+_TEXT_TYPES = ("text/", "application/json", "application/xml")
+_DATA_FIELDS = frozenset(
+    {"data", "bytes", "blob", "base64", "b64_json", "file_data", "fileData", "image", "audio", "video", "image_data"}
+    | {"image_base64", "image_url", "input_audio", "document_url", "file", "encrypted_content", "signature"}
+)
+_BINARY_TYPES = frozenset(
+    {"base64", "blob", "image", "input_image", "audio", "input_audio", "video", "file", "input_file", "document"}
+)
+_FORMATS = frozenset(
+    [
+        "png",
+        "jpeg",
+        "jpg",
+        "gif",
+        "webp",
+        "bmp",
+        "tiff",
+        "wav",
+        "mp3",
+        "flac",
+        "ogg",
+        "opus",
+        "aac",
+        "m4a",
+        "pcm",
+        "pcm16",
+        "g711_ulaw",
+        "g711_alaw",
+        "mp4",
+        "mov",
+        "mkv",
+        "webm",
+        "mpeg",
+        "mpg",
+        "wmv",
+        "flv",
+        "three_gp",
+        "pdf",
+    ]
+)
+_MEDIA = ("image", "audio", "video", "document", "file", "media")
+_RESERVED = frozenset(
+    {"text", "reasoning", "tool_call", "tool_call_response", "server_tool_call", "server_tool_call_response"}
+    | {"blob", "file", "uri", "compaction"}
+)
+"""Types whose fields the conventions set down."""
+_URLS = ("url", "uri", "file_uri", "fileUri", "file_url", "image_url", "document_url", "video_url", "audio_url")
+_FILE_IDS = ("file_id", "fileId")
+
+
+def texts(content: Any) -> list[Part]:
+    """A text as a part; none for what is empty or no text."""
+    return [{"type": "text", "content": string}] if (string := text(content)) else []
+
+
+def reasonings(content: Any) -> list[Part]:
+    """What a model thought, as a part; none for what is empty or no text."""
+    return [{"type": "reasoning", "content": string}] if (string := text(content)) else []
+
+
+def refusals(content: Any) -> list[Part]:
+    """Why a model refused, as a part; none for what is empty or no text."""
+    return [{"type": "refusal", "content": string}] if (string := text(content)) else []
+
+
+def tool_call(id: Any, name: Any, arguments: Any) -> Part:
+    """A tool call of the model's. ``arguments`` stay as the API has them: JSON text or a structure."""
+    whole = {"id": text(id), "name": text(name) or "unknown", "arguments": without_binary(arguments)}
+    return {"type": "tool_call", **whole}
+
+
+def tool_result(id: Any, response: Any) -> Part:
+    """The result of a tool call, sent to the model."""
+    return {"type": "tool_call_response", "id": text(id), "response": without_binary(response)}
+
+
+def server_call(id: Any, name: Any, arguments: Any) -> Part:
+    """A call of a tool that the provider runs itself."""
+    tool = text(name) or "unknown"
+    details = {"type": tool, "arguments": without_binary(arguments)}
+    return {"type": "server_tool_call", "id": text(id), "name": tool, "server_tool_call": details}
+
+
+def server_result(id: Any, kind: str, response: Any) -> Part:
+    """The result of such a call. ``kind``: what the API calls it."""
+    details = {"type": kind, "response": without_binary(response)}
+    return {"type": "server_tool_call_response", "id": text(id), "server_tool_call_response": details}
+
+
+def other(kind: str, source: Any) -> Part:
+    """A part of any other kind, with its fields but for binary data.
+
+    Images, recordings and files that lie elsewhere are told by where: as ``uri`` or ``file``.
+    """
+    if any(word in kind for word in _MEDIA):
+        modality = next((word for word in ("image", "audio", "video") if word in kind), "document")
+        holders = [source, get(source, "source"), get(source, kind), get(get(source, "source"), "s3Location")]
+        mime = {"mime_type": value} if (value := _first(holders, _MIME_TYPES)) else {}
+        place = _first(holders, _URLS) or text(get(source, kind)) or text(get(source, "source"))
+        if place and "://" in place[:16]:
+            return {"type": "uri", "modality": modality, **mime, "uri": place}
+        if file_id := _first(holders, _FILE_IDS):
+            return {"type": "file", "modality": modality, **mime, "file_id": file_id}
+    stripped = without_binary(source)
+    inner = stripped if isinstance(stripped, dict) else {}
+    return {**inner, "type": f"provider_{kind}" if kind in _RESERVED else kind}
+
+
+def _first(holders: list[Any], names: tuple[str, ...]) -> str | None:
+    return next((value for holder in holders for name in names if (value := text(get(holder, name)))), None)
+
+
+def append(parts: list[Part], part: Part) -> None:
+    """Add a part to those before it; text or reasoning goes on where the last part is of the same type."""
+    if parts and "content" in part and parts[-1]["type"] == part["type"] in ("text", "reasoning", "refusal"):
+        parts[-1]["content"] += part["content"]
+    else:
+        parts.append(part)
+
+
+def parsed_arguments(arguments: str) -> Any:
+    """The structure that a stream brought as JSON text; the text itself where it is cut short."""
+    try:
+        return json.loads(arguments) if arguments else {}
+    except ValueError:
+        return arguments
+
+
+def without_binary(value: Any, depth: int = 0) -> Any:
+    """A copy of a structure in which ``LEFT_OUT`` stands for each image, recording or file, and for encrypted data.
+
+    Binary are bytes, data URLs (also within a text), the data of what names its format, and long base64. JSON within a
+    text is looked into. Objects of a client's become mappings.
+    """
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    if isinstance(value, str):
+        return _text_without_binary(value, depth)
+    if isinstance(value, (bytes, bytearray, memoryview)) or depth > _DEEPEST:
+        return LEFT_OUT
+    if isinstance(value, (list, tuple)):
+        return [without_binary(inner, depth + 1) for inner in items(value)]
+    known: Any = value if isinstance(value, Mapping) else _object_fields(value)
+    if known is None:
+        return f"<{type(value).__name__}>"
+    whole: Mapping[Any, Any] = known
+    binary = _holds_binary(whole)
+    return {
+        str(name): LEFT_OUT
+        if binary and name in _DATA_FIELDS and isinstance(inner, str) and "://" not in inner[:16]
+        else without_binary(inner, depth + 1)
+        for name, inner in whole.items()
+    }
+
+
+def _object_fields(value: Any) -> Mapping[str, Any] | None:
+    """The fields that an object of a client's has a value for; None for an object of any other make."""
+    if not (hasattr(type(value), "model_fields") or (is_dataclass(value) and not isinstance(value, type))):
+        return None
+    return {name: inner for name, inner in fields(value).items() if inner is not None and not name.startswith("_")}
+
+
+def _holds_binary(whole: Mapping[Any, Any]) -> bool:
+    mime = next((value for name in _MIME_TYPES if isinstance(value := whole.get(name), str)), None)
+    if mime is not None:
+        return not mime.startswith(_TEXT_TYPES)
+    kind, form = whole.get("type"), whole.get("format")
+    return (isinstance(kind, str) and kind in _BINARY_TYPES) or (isinstance(form, str) and form in _FORMATS)
+
+
+def _text_without_binary(value: str, depth: int) -> str:
+    string = str.__str__(value)
+    if "base64," in string:
+        string = LEFT_OUT if string.startswith("data:") else _DATA_URL.sub(LEFT_OUT, string)
+    if len(string) < _LONG:
+        return string
+    if string[0] in "[{" and depth < _DEEPEST:
+        try:
+            whole = json.loads(string)
+        except (ValueError, RecursionError):
+            return string
+        stripped = without_binary(whole, depth + 1)
+        return string if stripped == whole else json.dumps(stripped, ensure_ascii=False)
+    if len(set(string[:_LONG])) >= _LETTERS and _BASE64.fullmatch(string):
+        return LEFT_OUT
+    return string

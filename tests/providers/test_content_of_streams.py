@@ -1,0 +1,319 @@
+"""Content capture of what servers send in odd pieces, and of binary data, which is left out at any depth."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+import pytest
+
+from tests.conftest import Tracing
+from tests.providers.test_content_of_recordings import captured, completed
+from tests.support import by_funnel, by_library, by_method, contents, ndjson
+from tests.support.by_method import Driver, aws_event
+from tests.support.contents import Told
+from tests.support.replay import Replay, chunk, completion, json_answer, sse
+from tests.support.spans import Spans
+
+
+def call(city: str, **more: Any) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": "weather", "arguments": json.dumps({"city": city})}, **more}
+
+
+def tools(*pieces: dict[str, Any]) -> list[bytes]:
+    return sse(*(chunk({"tool_calls": [piece]}) for piece in pieces), chunk({}, finish="tool_calls"))
+
+
+def said_of(
+    driver: type[Driver], parts: list[bytes], kind: str, replay: Replay, spans: Spans, tracing: Tracing
+) -> Told:
+    """What the span says of a stream of these parts."""
+    opened = driver(kind, replay.url)
+    try:
+        tracing.on(opened.name, capture_content="span_only")
+        replay.serve(opened.script([(0.0, part) for part in parts]))
+        opened.drain(opened.stream())
+        (message,) = captured(completed(spans))["output.messages"]
+        return contents.boiled(message)
+    finally:
+        opened.shut()
+
+
+BOTH = [("weather", '{"city": "Oslo"}'), ("weather", '{"city": "Rome"}')]
+CALLED = [{"function": {"name": "weather", "arguments": {"city": city}}} for city in ("Oslo", "Rome")]
+OLLAMA = [
+    ndjson.line("/api/chat", "", message={"role": "assistant", "content": "", "tool_calls": [called]})
+    for called in CALLED
+]
+THINKING = [{"type": "thinking", "thinking": [{"type": "text", "text": "12 "}]}, {"type": "text", "text": "1"}]
+CONVERSE = [
+    ("messageStart", {"role": "assistant"}),
+    ("contentBlockDelta", {"contentBlockIndex": 0, "delta": {"reasoningContent": {"text": "Hm."}}}),
+    ("contentBlockStart", {"contentBlockIndex": 1, "start": {"toolUse": {"toolUseId": "t", "name": "weather"}}}),
+    ("contentBlockDelta", {"contentBlockIndex": 1, "delta": {"toolUse": {"input": '{"city": '}}}),
+    ("contentBlockDelta", {"contentBlockIndex": 1, "delta": {"toolUse": {"input": '"Oslo"}'}}}),
+    ("messageStop", {"stopReason": "tool_use"}),
+    ("metadata", {"metrics": {"latencyMs": 5}}),
+]
+COHERE = [
+    {"id": "id-1", "type": "message-start", "delta": {"message": {"role": "assistant", "tool_plan": ""}}},
+    {"type": "tool-plan-delta", "delta": {"message": {"tool_plan": "Look."}}},
+    *(
+        event
+        for index, city in enumerate(("Oslo", "Rome"))
+        for event in (
+            {"type": "tool-call-start", "index": index, "delta": {"message": {"tool_calls": call("", id=f"c{index}")}}},
+            {
+                "type": "tool-call-delta",
+                "index": index,
+                "delta": {"message": {"tool_calls": {"function": {"arguments": json.dumps({"city": city})}}}},
+            },
+            {"type": "tool-call-end", "index": index},
+        )
+    ),
+    {"type": "message-end", "delta": {"finish_reason": "TOOL_CALL"}},
+]
+for _event in COHERE:
+    if _event["type"] == "tool-call-start":
+        _event["delta"]["message"]["tool_calls"]["function"]["arguments"] = ""
+
+STREAMS: dict[str, tuple[type[Driver], list[bytes], Told]] = {
+    "ollama's calls in chunks of their own": (
+        by_library.Ollama,
+        ndjson.lines([*OLLAMA, ndjson.line("/api/chat", "", done=True)]),
+        Told(calls=BOTH),
+    ),
+    "every call at index 0": (
+        by_funnel.OpenAI,
+        tools(call("Oslo", id="a", index=0), call("Rome", id="b", index=0)),
+        Told(calls=BOTH),
+    ),
+    "calls without an index": (by_funnel.OpenAI, tools(call("Oslo", id="a"), call("Rome", id="b")), Told(calls=BOTH)),
+    "calls without index and id": (by_funnel.OpenAI, tools(call("Oslo"), call("Rome")), Told(calls=BOTH)),
+    "a call in pieces that all name it": (
+        by_funnel.OpenAI,
+        tools(
+            {"index": 0, "id": "a", "function": {"name": "weather", "arguments": '{"city": '}},
+            {"index": 0, "id": "a", "function": {"name": "weather", "arguments": '"Oslo"}'}},
+            call("Rome", id="b", index=1),
+        ),
+        Told(calls=BOTH),
+    ),
+    "mistral's lists of thinking and text": (
+        by_method.Mistral,
+        sse(chunk({"role": "assistant", "content": THINKING}), chunk({"content": "44"}), chunk({}, finish="stop")),
+        Told(text="144", reasoning="12 "),
+    ),
+    "converse's calls and reasoning": (
+        by_method.Bedrock,
+        [aws_event(name, payload) for name, payload in CONVERSE],
+        Told(reasoning="Hm.", calls=BOTH[:1]),
+    ),
+    "cohere's calls and plan": (by_method.Cohere, sse(*COHERE), Told(reasoning="Look.", calls=BOTH)),
+    "a refusal and a transcript": (
+        by_funnel.OpenAI,
+        sse(
+            chunk({"role": "assistant", "refusal": "I ca"}),
+            chunk({"refusal": "n't."}),
+            chunk({"audio": {"id": "a", "transcript": "Hel"}}),
+            chunk({"audio": {"data": "AAAA", "transcript": "lo"}}),
+            chunk({}, finish="stop"),
+        ),
+        Told(refusal="I can't.", transcript="Hello"),
+    ),
+    "reasoning by the name that Groq has for it": (
+        by_funnel.Groq,
+        sse(chunk({"reasoning": "Hm."}), chunk({"content": "Yes."}), chunk({}, finish="stop")),
+        Told(text="Yes.", reasoning="Hm."),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+@pytest.mark.parametrize("name", [*STREAMS])
+def test_streams(name: str, kind: str, replay: Replay, spans: Spans, tracing: Tracing) -> None:
+    driver, parts, told = STREAMS[name]
+    if kind not in driver.kinds:
+        driver = by_method.AioBedrock
+    assert said_of(driver, parts, kind, replay, spans, tracing) == told
+
+
+def test_choices_stay_apart(replay: Replay, spans: Spans, tracing: Tracing) -> None:
+    opened = by_method.Google("sync", replay.url)
+    candidates = [
+        {"content": {"role": "model", "parts": [{"text": word}]}, "index": index, "finishReason": "STOP"}
+        for index, word in enumerate(("one", "two"))
+    ]
+    tracing.on(opened.name, capture_content="span_only")
+    replay.serve(json_answer({"candidates": candidates}))
+    opened.call()
+    messages = captured(completed(spans))["output.messages"]
+    assert [contents.boiled(message).text for message in messages] == ["one", "two"]
+    opened.shut()
+
+
+WAYS = ["with_raw_response", "with_streaming_response"]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_an_answer_that_the_application_takes_raw(
+    kind: str, way: str, streaming: bool, replay: Replay, spans: Spans, tracing: Tracing
+) -> None:
+    """LangChain asks so."""
+    from tests.providers.test_mutants import see
+
+    opened = by_funnel.OpenAI(kind, replay.url)
+    tracing.on(opened.name, capture_content="span_only")
+    replay.serve(opened.script([(0.0, b"".join(opened.events()))]) if streaming else opened.whole())
+    see(opened, streaming, way)
+    (message,) = captured(completed(spans))["output.messages"]
+    assert contents.boiled(message).text == "".join(by_method.WORDS)
+    opened.shut()
+
+
+# ---- binary data -----------------------------------------------------------------------------------------------------
+
+BYTES = bytes(range(256)) * 64
+DATA = base64.b64encode(BYTES).decode()
+URL = f"data:image/png;base64,{DATA}"
+PDF = f"data:application/pdf;base64,{DATA}"
+SMALL = base64.b64encode(b"\x89PNG tiny").decode()
+IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": DATA}}
+TINY = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": SMALL}}
+PLAIN = {"type": "text", "media_type": "text/plain", "data": "A chart."}
+RESULT = [{"type": "text", "text": "A chart."}, IMAGE, TINY, {"deep": [{"er": {"inline": DATA}}]}]
+USER = {"role": "user"}
+
+OPENAI_SENT = [
+    {**USER, "content": [{"type": "image_url", "image_url": {"url": URL, "detail": "low"}}]},
+    {**USER, "content": [{"type": "input_audio", "input_audio": {"data": SMALL, "format": "wav"}}]},
+    {**USER, "content": [{"type": "file", "file": {"filename": "a.pdf", "file_data": PDF}}]},
+    {"role": "assistant", "tool_calls": [call("Oslo", id="a")]},
+    {"role": "tool", "tool_call_id": "a", "content": json.dumps({"text": "A chart.", "png": DATA, "also": URL})},
+    {"role": "tool", "tool_call_id": "a", "content": f"A chart. ![it]({URL})"},
+]
+ANTHROPIC_SENT = [
+    {**USER, "content": [IMAGE, {"type": "document", "source": PLAIN}]},
+    {"role": "assistant", "content": [{"type": "tool_use", "id": "t", "name": "look", "input": {"image": URL}}]},
+    {**USER, "content": [{"type": "tool_result", "tool_use_id": "t", "content": RESULT}]},
+]
+CONVERSE_SENT = [
+    {**USER, "content": [{"image": {"format": "png", "source": {"bytes": BYTES}}}, {"text": "A chart."}]},
+    {"role": "assistant", "content": [{"toolUse": {"toolUseId": "t", "name": "look", "input": {"a": 1}}}]},
+    {
+        **USER,
+        "content": [
+            {
+                "toolResult": {
+                    "toolUseId": "t",
+                    "content": [{"text": "A chart."}, {"image": {"format": "png", "source": {"bytes": BYTES}}}],
+                }
+            }
+        ],
+    },
+]
+RESPONSES_SENT = [
+    {**USER, "content": [{"type": "input_image", "image_url": URL}, {"type": "input_text", "text": "A chart."}]},
+    {**USER, "content": [{"type": "input_file", "filename": "a.pdf", "file_data": URL}]},
+    {"type": "function_call", "call_id": "c", "name": "look", "arguments": "{}"},
+    {"type": "function_call_output", "call_id": "c", "output": [{"type": "input_image", "image_url": URL}]},
+    {"type": "computer_call_output", "call_id": "c", "output": {"type": "computer_screenshot", "image_url": URL}},
+]
+OLLAMA_SENT = [{**USER, "content": "A chart.", "images": [DATA]}]
+SENT: dict[str, tuple[type[Driver], dict[str, Any]]] = {
+    "openai": (by_funnel.OpenAI, {"messages": OPENAI_SENT}),
+    "responses": (by_funnel.Responses, {"input": RESPONSES_SENT}),
+    "anthropic": (by_funnel.Anthropic, {"messages": ANTHROPIC_SENT, "max_tokens": 9}),
+}
+
+
+def check_binary(attrs: dict[str, Any]) -> list[Any]:
+    told = captured(attrs)
+    whole = json.dumps(told)
+    assert DATA[:64] not in whole
+    assert SMALL not in whole
+    assert len(whole) < 3_000
+    assert "A chart." in whole, "what is no data is there"
+    return told["input.messages"]
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+@pytest.mark.parametrize("name", [*SENT])
+def test_binary_data_is_left_out(name: str, kind: str, replay: Replay, spans: Spans, tracing: Tracing) -> None:
+    made, sent = SENT[name]
+    opened = type(made.__name__, (made,), {"sent": sent})(kind, replay.url)
+    tracing.on(opened.name, capture_content="span_only")
+    replay.serve(opened.whole())
+    opened.call()
+    assert DATA in replay.last.body.decode(), "it was sent"
+    check_binary(completed(spans))
+    opened.shut()
+
+
+def test_binary_data_is_left_out_of_converse(replay: Replay, spans: Spans, tracing: Tracing) -> None:
+    opened = by_method.Bedrock("sync", replay.url)
+    tracing.on(opened.name, capture_content="span_only")
+    replay.serve(opened.whole())
+    opened.client.converse(modelId="m", messages=CONVERSE_SENT, system=[{"text": "Be brief."}])
+    messages = check_binary(completed(spans))
+    assert contents.boiled(messages[1]).calls == [("look", '{"a": 1}')]
+    assert contents.boiled(messages[2]).results[0].startswith("A chart.")
+
+
+def test_binary_data_is_left_out_of_gemini(replay: Replay, spans: Spans, tracing: Tracing) -> None:
+    from google.genai import types
+
+    opened = by_method.Google("sync", replay.url)
+    tracing.on(opened.name, capture_content="span_only")
+    replay.serve(opened.whole())
+    image = types.Part.from_bytes(data=BYTES, mime_type="image/png")
+    result = types.Part.from_function_response(name="look", response={"text": "A chart.", "png": DATA})
+    opened.client.models.generate_content(model="m", contents=["See.", image, result])
+    (message,) = check_binary(completed(spans))
+    assert [part["type"] for part in message["parts"]] == ["text", "inline_data", "tool_call_response"]
+    assert message["parts"][1]["modality"] == "image"
+
+
+def test_binary_data_is_left_out_of_ollama(replay: Replay, spans: Spans, tracing: Tracing) -> None:
+    opened = by_library.Ollama("sync", replay.url)
+    tracing.on(opened.name, capture_content="span_only")
+    replay.serve(opened.whole())
+    opened.client.chat(model="m", messages=OLLAMA_SENT)
+    (message,) = check_binary(completed(spans))
+    assert [part["type"] for part in message["parts"]] == ["text", "image"]
+
+
+def test_what_only_looks_like_data_stays(replay: Replay, spans: Spans, tracing: Tracing) -> None:
+    """A result without a space in it, a link, and a text about the data itself."""
+    long, link = "x" * 5_000, "https://example.com/" + "a/" * 400
+    result = json.dumps({"data": "plain", "long": long, "url": link, "format": "json"})
+    sent = [{"role": "tool", "tool_call_id": "a", "content": result}, {**USER, "content": f"Read {URL}"}]
+    opened = type("OpenAI", (by_funnel.OpenAI,), {"sent": {"messages": sent}})("sync", replay.url)
+    tracing.on(opened.name, capture_content="span_only")
+    replay.serve(json_answer(completion()))
+    opened.call()
+    first, second = captured(completed(spans))["input.messages"]
+    assert first["parts"][0]["response"] == result
+    assert second["parts"] == [{"type": "text", "content": f"Read {URL}"}]
+    opened.shut()
+
+
+def test_links_and_uploaded_files_are_told(replay: Replay, spans: Spans, tracing: Tracing) -> None:
+    parts = [
+        {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}},
+        {"type": "file", "file": {"file_id": "file-1"}},
+    ]
+    sent = {"messages": [{**USER, "content": parts}]}
+    opened = type("OpenAI", (by_funnel.OpenAI,), {"sent": sent})("sync", replay.url)
+    tracing.on(opened.name, capture_content="span_only")
+    replay.serve(json_answer(completion()))
+    opened.call()
+    (message,) = captured(completed(spans))["input.messages"]
+    assert message["parts"] == [
+        {"type": "uri", "modality": "image", "uri": "https://example.com/a.png"},
+        {"type": "file", "modality": "document", "file_id": "file-1"},
+    ]
+    opened.shut()
