@@ -11,7 +11,7 @@ comes after a pause in proportion to it, and makes up for it. After a pause of t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, median, pstdev
 
@@ -134,7 +134,7 @@ def _between_tokens(
     pairs = sorted((gap / 1e9 / tokens, tokens) for gap, tokens in held if gap is not None)
     if whole and pairs:
         found.p50, found.p99, found.longest = _weighted(pairs, 0.5), _weighted(pairs, 0.99), pairs[-1][0]
-    elif _is_steady(pulls.gaps):
+    elif _is_steady(pulls.ordered()):
         quantiles = pulls.quantiles(0.5, 0.99)
         assert quantiles is not None
         found.p50, found.p99, found.longest = quantiles[0] / each, quantiles[1] / each, pulls.gap_max / 1e9 / each
@@ -153,16 +153,20 @@ def _weighted(pairs: Sequence[tuple[float, float]], rank: float) -> float:
 
 
 def _groups(pulls: ChunkTiming) -> list[tuple[int, int]]:
-    """Chunks that came together, as (ns since those before, how many): of all gaps, or of a thinned sample none."""
-    gaps = pulls.gaps
+    """Chunks that came together, as (ns since those before, how many).
+
+    None where no two of them came together, and none of a thinned sample of gaps, in which neighbours are missing.
+    """
     if not pulls.every_gap or not pulls.gap_count:
         return []
     usual = pulls.gap_sum / pulls.gap_count
     if usual < _SLOWEST * READY_NS:
         return []
     ready = max(READY_NS, min(usual / _READY_SHARE, _READY_MOST_NS))
+    if pulls.ordered()[0] >= ready:
+        return []
     groups: list[tuple[int, int]] = []
-    for gap in gaps:
+    for gap in pulls.gaps:
         if gap >= ready:
             groups.append((gap, 1))
         elif groups:
@@ -182,7 +186,7 @@ def _rhythm(
     several = sorted(gap for gap, size in groups if size > 1)
     if len(groups) >= _LEAST and len(several) >= 2:
         return _together(groups)
-    if several or each is None or each < _SEVERAL or len(with_tokens) < _LEAST or not _is_steady(pulls.gaps):
+    if several or each is None or each < _SEVERAL or len(with_tokens) < _LEAST or not _is_steady(pulls.ordered()):
         return None
     weights = [piece.weight for piece in with_tokens]
     varied = _VARIED if counted is not None else _CHARACTERS / each**0.5
@@ -201,12 +205,12 @@ def _together(groups: Sequence[tuple[int, int]]) -> str | None:
     more = fmean(size for _, size in many) / fmean(size for _, size in few)
     if longer >= 1 + 0.5 * (more - 1):
         return COALESCED
-    steady = _is_steady([gap for gap, _ in groups])
+    steady = _is_steady(sorted(gap for gap, _ in groups))
     return SPECULATIVE if steady and fmean(sizes) >= _SEVERAL and longer <= 1 + 0.2 * (more - 1) else None
 
 
-def _is_steady(times: Iterable[int]) -> bool:
-    ordered = sorted(times)
+def _is_steady(ordered: Sequence[int]) -> bool:
+    """Whether times differ little; ``ordered``: the shortest first."""
     top = len(ordered) - 1
     if top < _LEAST - 1:
         return False
