@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, Protocol
 from opentelemetry import context as otel
 from opentelemetry import trace as trace_api
 from opentelemetry.context import Context
-from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind, Tracer
+from opentelemetry.trace import INVALID_SPAN, Link, NonRecordingSpan, Span, SpanContext, SpanKind, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from llmtrace.calls.current import being_made
@@ -148,6 +148,8 @@ def place(
     somebody's span or run cannot be read, the call has a span of its own.
     """
     try:
+        if current is INVALID_SPAN and not otel.get_current() and not framework_runs.get():
+            return OWN  # there is neither a span, nor a key, nor a run
         return _place(current, operation, request, tracer, headers, parent)
     except Exception as error:
         internal_errors.note("looking at another instrumentation's span", error)

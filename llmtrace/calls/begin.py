@@ -73,10 +73,9 @@ class Beginning:
         adopted = place.adopted
         later = place is adoption.OWN and (covers or provider.own_spans) and settings.parent != "own"
         owns = adopted is None and not later and (settings.parent != "existing" or place.spoken_for)
-        asked = operation.path or operation.name
-        route = (endpoint.provider, endpoint.host, endpoint.port, request.model, asked, *variant(request.params))
         links = None
-        if owns or later:
+        if (owns or later) and services.retry_links:
+            route = _route(endpoint, operation, request)
             links = services.retry_links.links(above, operation.name, request.params, route, start / 1e9)
         span = adopted
         if owns:
@@ -99,20 +98,20 @@ class Beginning:
             state.adopted, state.spoken_for = adopted is not None, place.spoken_for
             if later:
                 state.find_span = partial(self._find_span, above, links)
-            return self._open(state, start, offset, above, route)
+            return self._open(state, start, offset, above)
         except BaseException:
             if owns and span is not None:
                 span.end()  # what was started is not left open, whatever failed after it
             raise
 
-    def _open(self, state: CallState, start: int, offset: int, above: Span, route: tuple[Any, ...]) -> Call:
+    def _open(self, state: CallState, start: int, offset: int, above: Span) -> Call:
         """The recorder of the call, with what its way through the client and its end will need."""
         settings, operation, request = self._services.settings, state.operation, state.request
         several = request.choices > 1
         closing = _CLOSING + 2 * min(request.choices, _MOST_CHOICES) if several else _CLOSING
         recent = max(closing, LAST_CHUNKS if settings.diagnosis and operation.chunk_text else LAST)
         state.closing = recent if several else closing
-        state.scope, state.route = scope(above), route
+        state.scope, state.route = scope(above), (route := _route(state.endpoint, operation, request))
         explicit = state.endpoint.provider in CACHE_IF_ASKED and asks_for_caching(request.params)
         prompt = self._services.prefixes.look(route, prompt_texts(request.params), start / 1e9, explicit)
         state.media, prompt.aside = media(request.params, last_only=prompt.known > 0)
@@ -173,6 +172,12 @@ class Beginning:
         endpoint = Endpoint(url, asked or provider.provider_name(client, host), host, port)
         self._endpoints[key] = endpoint
         return endpoint
+
+
+def _route(endpoint: Endpoint, operation: Operation, request: Request) -> tuple[Any, ...]:
+    """What the baselines know the call's route by."""
+    asked = operation.path or operation.name
+    return (endpoint.provider, endpoint.host, endpoint.port, request.model, asked, *variant(request.params))
 
 
 def _over_http(provider: Provider, client: Any) -> bool:

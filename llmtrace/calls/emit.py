@@ -15,7 +15,7 @@ from llmtrace.calls.services import Services
 from llmtrace.calls.verdict import evidence_of
 from llmtrace.config import Settings
 from llmtrace.diagnosis.guilty import guilty_phase
-from llmtrace.emit import content, names
+from llmtrace.emit import names
 from llmtrace.emit.metrics import Measurements
 from llmtrace.emit.spans import Children
 from llmtrace.emit.values import safe_attributes
@@ -86,6 +86,8 @@ def _emit_told(children: Children, result: Result) -> bool:
 
 
 def _emit_content(result: Result, own: dict[str, Any], settings: Settings) -> None:
+    from llmtrace.emit import content  # here, since most programs capture none
+
     call, state, mode = result.call, result.state, settings.capture_content
     try:
         operation, request = state.operation, state.request

@@ -6,7 +6,6 @@ from typing import Any
 
 from opentelemetry import metrics as metrics_api
 from opentelemetry import trace as trace_api
-from opentelemetry._logs import get_logger_provider
 
 from llmtrace.calls.retry_links import RetryLinks
 from llmtrace.calls.verdict import Diagnoser
@@ -95,5 +94,7 @@ class Services:
         """Where these calls' telemetry goes: what has to export before the process ends."""
         providers = self.telemetry.providers()
         if self.settings.capture_content in ("event_only", "span_and_event"):
+            from opentelemetry._logs import get_logger_provider  # here, since most programs capture no content
+
             providers.append(get_logger_provider())
         return providers

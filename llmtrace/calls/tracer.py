@@ -29,7 +29,7 @@ from llmtrace.observe.clock import now
 from llmtrace.observe.stream import cause_of
 from llmtrace.phases.observation import Observation
 from llmtrace.providers.declare import Operation, Provider
-from llmtrace.tasks import prices, units
+from llmtrace.tasks import units
 
 listeners: list[Callable[[Result], None]] = []
 """Called with each result, after its spans: for tools that compare (the demo, the accuracy runs)."""
@@ -208,6 +208,8 @@ def _cost(result: Result) -> float:
     usage, state, hop = result.answer.usage, result.state, result.answer.hop
     if hop is not None and hop.cost is not None:
         return hop.cost
+    from llmtrace.tasks import prices  # here, since few calls are made within a budget
+
     try:
         known = prices.price(state.endpoint.provider, result.answer.model or state.request.model)
     except ImportError as error:

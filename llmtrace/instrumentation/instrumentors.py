@@ -6,6 +6,7 @@ import logging
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
+from opentelemetry.instrumentation.dependencies import DependencyConflict
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
 
 from llmtrace.config import Settings, is_disabled, settings
@@ -34,6 +35,7 @@ class ClientInstrumentor(BaseInstrumentor):
         tracer_provider = kwargs.pop("tracer_provider", None)
         meter_provider = kwargs.pop("meter_provider", None)
         kwargs.pop("skip_dep_check", None)
+        checked: bool = kwargs.pop("supported", False)
         kwargs.pop("raise_exception_on_conflict", None)
         configured: Settings = kwargs.pop("settings", None) or settings(kwargs)
         if is_disabled():
@@ -44,7 +46,7 @@ class ClientInstrumentor(BaseInstrumentor):
             patches.when_undone(process_ends.take_sigterm())
 
         def imported(package: Any) -> None:
-            if (conflict := self.unsupported()) is not None:
+            if not checked and (conflict := self.unsupported()) is not None:
                 # Not a warning: the user of a program can do nothing about it, and the calls may be traced through
                 # another client. `llmtrace doctor` reports it.
                 _log.debug("%s is not traced: %s", self.client.name, conflict)
@@ -53,10 +55,9 @@ class ClientInstrumentor(BaseInstrumentor):
 
         patches.when_imported(self.client.package, imported)
 
-    def unsupported(self) -> str | None:
-        """What is wrong with the installed version; None where it is supported."""
-        conflict: Any = self._check_dependency_conflicts()
-        return None if conflict is None else str(conflict)
+    def unsupported(self) -> DependencyConflict | None:
+        """What is wrong with the installed version; None where it is supported. Reads the distribution's metadata."""
+        return self._check_dependency_conflicts()
 
     @property
     def patches(self) -> Patches | None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
-import importlib.metadata
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
-from llmtrace.errors import LlmtraceError
+from llmtrace.errors import LlmtraceError, did_you_mean
 from llmtrace.version import install_hint
 
 if TYPE_CHECKING:
@@ -16,7 +14,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
     from typing_extensions import TypedDict
 
-    from llmtrace.providers import Client
+    from llmtrace.instrumentation.instrumentors import ClientInstrumentor
 
     class Given(TypedDict, total=False):
         """The settings that ``instrument`` takes, each of which may be left out."""
@@ -109,12 +107,10 @@ def instrument(
     for name in clients or tuple(INSTRUMENTORS):
         instrumentor = INSTRUMENTORS[name]()
         if clients:  # of all of them, those that the program never imports need no looking at
-            _check_installed(instrumentor.client)
-            if (conflict := instrumentor.unsupported()) is not None:
-                raise LlmtraceError(f"{name} is not supported in this version: {conflict}")
+            _check_version(instrumentor)
         if not is_disabled() and not instrumentor.is_instrumented_by_opentelemetry:
             providers: dict[str, Any] = {"tracer_provider": tracer_provider, "meter_provider": meter_provider}
-            instrumentor.instrument(skip_dep_check=True, settings=configured, **providers)
+            instrumentor.instrument(skip_dep_check=True, supported=bool(clients), settings=configured, **providers)
 
 
 def uninstrument(*clients: str) -> None:
@@ -137,13 +133,14 @@ def _check_names(clients: tuple[str, ...]) -> None:
 
     for name in clients:
         if name not in INSTRUMENTORS:
-            close = difflib.get_close_matches(name, INSTRUMENTORS, 1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
+            hint = did_you_mean(name, INSTRUMENTORS, "'")
             raise LlmtraceError(f"unknown client {name!r}.{hint} Known clients: {', '.join(INSTRUMENTORS)}.")
 
 
-def _check_installed(client: Client) -> None:
-    try:
-        importlib.metadata.distribution(client.distribution)
-    except importlib.metadata.PackageNotFoundError:
-        raise LlmtraceError(f"{client.name} is not installed: {install_hint(client.name)}") from None
+def _check_version(instrumentor: ClientInstrumentor) -> None:
+    conflict, name = instrumentor.unsupported(), instrumentor.client.name
+    if conflict is None:
+        return
+    if conflict.found is None:
+        raise LlmtraceError(f"{name} is not installed: {install_hint(name)}")
+    raise LlmtraceError(f"{name} is not supported in this version: {conflict}")

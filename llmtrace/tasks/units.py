@@ -6,7 +6,6 @@ with them, in this process and in every one that the baggage reaches.
 
 from __future__ import annotations
 
-import difflib
 import os
 import uuid
 from collections.abc import Callable, Mapping
@@ -25,7 +24,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from llmtrace.emit import names
 from llmtrace.emit.attached import Attached
-from llmtrace.errors import LlmtraceError
+from llmtrace.errors import LlmtraceError, did_you_mean
 from llmtrace.observe import internal_errors
 from llmtrace.observe.process import Lock
 from llmtrace.version import VERSION
@@ -261,8 +260,7 @@ def step(name: str, *, kind: str = "other", cost_usd: float | None = None) -> St
         LlmtraceError: an unknown kind, or a cost that is no amount.
     """
     if kind not in KINDS:
-        close = difflib.get_close_matches(str(kind), KINDS, 1)
-        hint = f" Did you mean {close[0]}?" if close else ""
+        hint = did_you_mean(str(kind), KINDS)
         raise LlmtraceError(f"unknown kind of step {kind!r}.{hint} Known kinds: {', '.join(KINDS)}.")
     return Step(name, kind, None if cost_usd is None else _dollars(cost_usd, "cost_usd"))
 
