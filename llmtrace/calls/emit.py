@@ -17,7 +17,7 @@ from llmtrace.config import Settings
 from llmtrace.diagnosis.guilty import guilty_phase
 from llmtrace.emit import names
 from llmtrace.emit.metrics import Measurements
-from llmtrace.emit.spans import Children
+from llmtrace.emit.spans import Children, Event
 from llmtrace.emit.values import safe_attributes
 from llmtrace.observe import internal_errors
 
@@ -31,12 +31,13 @@ def emit_spans(result: Result, settings: Settings) -> None:
     if state.adopted and not state.span.is_recording():
         adoption.stand_in(call, state)
     own = attributes.call_attributes(result)
+    blamed = [(verdict, guilty_phase(verdict, result.phases)) for verdict in result.verdicts] if result.verdicts else ()
     if state.span.is_recording():
         if result.failure is not None and state.owns_span:
             state.span.set_status(Status(StatusCode.ERROR, attributes.kind(call.error)))
         state.span.set_attributes(safe_attributes(own))
-        for verdict in result.verdicts:
-            if guilty_phase(verdict, result.phases) is None:  # it is about the call as a whole
+        for verdict, guilty in blamed:
+            if guilty is None:  # it is about the call as a whole
                 middle = call.to_epoch((call.start + (call.end or call.start)) // 2)
                 state.span.add_event(names.DIAGNOSIS, safe_attributes(evidence_of(verdict)), middle)
     result.pace = pace_of(result, settings.tokenizer)
@@ -45,12 +46,10 @@ def emit_spans(result: Result, settings: Settings) -> None:
     under = _emit_attempts(children, result) if told or len(call.attempts) > 1 else None
     for phase in result.phases:
         marks = attributes.phase_attributes(result, phase)
-        middle = (phase.start + phase.end) // 2
-        events = [
-            (names.DIAGNOSIS, evidence_of(verdict), middle)
-            for verdict in result.verdicts
-            if guilty_phase(verdict, result.phases) is phase
-        ]
+        events: Sequence[Event] = ()
+        if blamed:
+            middle = (phase.start + phase.end) // 2
+            events = [(names.DIAGNOSIS, evidence_of(verdict), middle) for verdict, guilty in blamed if guilty is phase]
         context = children.add(
             names.SPAN_PREFIX + phase.name, phase.start, phase.end, marks, under=under, events=events
         )
@@ -127,13 +126,20 @@ def emit_metrics(result: Result, services: Services) -> None:
         gaps=() if first_chunk is None else _thinned(call.chunk_timing.gaps),
         usage=answer.usage,
         phases=[(phase.name, phase.source, phase.duration) for phase in result.phases],
-        causes=[verdict.cause for verdict in result.verdicts],
-        errors=[(p.name, p.source, abs(p.blind.error)) for p in result.phases if p.blind is not None],
+        causes=[verdict.cause for verdict in result.verdicts] if result.verdicts else (),
+        errors=_errors(result),
         context=set_span_in_context(state.span),
     )
     meters.record(measurements)
     if measurements.errors:
         finalizers.soon(partial(meters.record_errors, measurements))
+
+
+def _errors(result: Result) -> Sequence[tuple[str, str, float]]:
+    """Name and source of each phase that the engine told, and how far the estimate is off (s)."""
+    if result.estimate is None:
+        return ()
+    return [(p.name, p.source, abs(p.blind.error)) for p in result.phases if p.blind is not None]
 
 
 def _thinned(gaps: Sequence[int]) -> list[float]:

@@ -51,16 +51,23 @@ def safe(value: Any) -> AttributeValue | None:
     return None
 
 
-def safe_attributes(attributes: Mapping[str, Any]) -> dict[str, AttributeValue]:
-    """``attributes`` as they can be exported, without those that cannot be."""
-    cleaned: dict[str, AttributeValue] = {}
+def safe_attributes(attributes: Mapping[str, Any]) -> Mapping[str, AttributeValue]:
+    """``attributes`` as they can be exported, without those that cannot be: the very mapping where all of them can."""
+    cleaned: dict[str, AttributeValue] | None = None
     for name, value in attributes.items():
         kind = type(value)
-        if kind is float or kind is bool or (kind is str and value.isascii()):
-            cleaned[name] = value
-        elif (usable := safe(value)) is not None:
+        if kind is float or (kind is str and value.isascii()) or kind is bool:
+            continue
+        if kind is int and _LEAST <= value <= _MOST:
+            continue
+        usable = safe(value)
+        if cleaned is None:
+            cleaned = dict(attributes)
+        if usable is None:
+            del cleaned[name]
+        else:
             cleaned[name] = usable
-    return cleaned
+    return attributes if cleaned is None else cleaned
 
 
 def safe_structure(value: Any) -> Any:
