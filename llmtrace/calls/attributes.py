@@ -12,6 +12,7 @@ from llmtrace.calls.result import Result
 from llmtrace.calls.state import CallState
 from llmtrace.calls.verdict import attributes_of
 from llmtrace.emit import names
+from llmtrace.emit.values import class_name
 from llmtrace.observe import call as calls
 from llmtrace.observe.answer import Answer, Hop, ToldAttempt
 from llmtrace.observe.call import Call
@@ -41,17 +42,12 @@ def failure(call: Call, answer: Answer) -> str | None:
         return str(status)
     if call.outcome == calls.TIMED_OUT and not isinstance(error, Exception):
         return "TimeoutError"  # the application's deadline, which asyncio delivers as a cancellation
-    return _qualified(error)
+    return class_name(error)
 
 
 def kind(error: BaseException | None) -> str | None:
     """The exception's type. Its message stays out: it holds the provider's answer, which may quote the prompt."""
     return None if error is None else type(error).__name__
-
-
-def _qualified(error: BaseException) -> str:
-    cls = type(error)
-    return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
 
 
 def call_attributes(result: Result) -> dict[str, Any]:
@@ -224,7 +220,7 @@ def attempt_attributes(result: Result, number: int) -> tuple[dict[str, Any], str
     marks[names.OUTCOME] = outcome
     if outcome not in (calls.ERROR, calls.TIMED_OUT):
         return marks, None
-    marks[names.ERROR_TYPE] = str(attempt.status) if refused or error is None else _qualified(error)
+    marks[names.ERROR_TYPE] = str(attempt.status) if refused or error is None else class_name(error)
     return marks, kind(error) or f"HTTP {attempt.status}"
 
 

@@ -74,9 +74,11 @@ class Beginning:
         later = place is adoption.OWN and (covers or provider.own_spans) and settings.parent != "own"
         owns = adopted is None and not later and (settings.parent != "existing" or place.spoken_for)
         links = None
-        if (owns or later) and services.retry_links:
+        if (owns or later or adopted is not None) and services.retry_links:
             route = _route(endpoint, operation, request)
             links = services.retry_links.links(above, operation.name, request.params, route, start / 1e9)
+            for link in links or () if adopted is not None else ():
+                adopted.add_link(link.context, link.attributes)
         span = adopted
         if owns:
             context = None if place.above is None else trace_api.set_span_in_context(place.above)

@@ -57,6 +57,8 @@ def emit_spans(result: Result, settings: Settings) -> None:
             # No llmtrace.phase: whoever sums spans by phase would count decode twice.
             marks = {names.PART: part.name, names.SOURCE: phase.source}
             children.add(f"llm.{phase.name}.{part.name}", part.start, part.end, marks, under=context)
+    if result.failure is not None and isinstance(call.error, Exception) and state.is_genai_span:
+        _emit_exception(result, call.error)
     if settings.capture_content != "no_content":
         _emit_content(result, own, settings)
 
@@ -82,6 +84,15 @@ def _emit_told(children: Children, result: Result) -> bool:
         status = Status(StatusCode.ERROR, "" if told.status is None else f"HTTP {told.status}")
         children.add(names.ATTEMPT, start, start, attributes.told_attempt(told), status=status)
     return hop is not None and bool(hop.attempts)
+
+
+def _emit_exception(result: Result, error: Exception) -> None:
+    try:
+        from llmtrace.emit import events  # here, since it is wanted by calls that fail only
+
+        events.exception(result.state.span, result.call.to_epoch(result.call.end or result.call.start), error)
+    except Exception as ours:
+        internal_errors.note("reporting an exception", ours)
 
 
 def _emit_content(result: Result, own: dict[str, Any], settings: Settings) -> None:

@@ -177,9 +177,9 @@ class CallTracer:
         return Result(call, state, Answer(), seen, [], None, failure, None, asked=False)
 
     def _remember(self, result: Result) -> None:
-        """A failed call, for the one that may ask for the same again."""
+        """A failed call, for the one that may ask for the same again: on its own span or on an adopted one."""
         call, state = result.call, result.state
-        if result.failure is not None and state.owns_span:
+        if result.failure is not None and (state.owns_span or state.adopted):
             self.services.retry_links.failed(
                 state.scope,
                 state.operation.name,

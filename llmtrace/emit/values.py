@@ -26,6 +26,12 @@ def text(value: str) -> str:
         return value.encode("utf-8", "replace").decode()
 
 
+def class_name(error: BaseException) -> str:
+    """The exception's class with its module, as ``error.type`` and ``exception.type`` want it."""
+    cls = type(error)
+    return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
+
+
 def safe(value: Any) -> AttributeValue | None:
     """``value`` as it can be exported; None where it cannot be: a count beyond 64 bits, a list of mixed types."""
     kind = type(value)

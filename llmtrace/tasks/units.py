@@ -24,13 +24,15 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from llmtrace.emit import names
 from llmtrace.emit.attached import Attached
+from llmtrace.emit.metrics import Meters
 from llmtrace.errors import LlmtraceError, did_you_mean
 from llmtrace.observe import internal_errors
+from llmtrace.observe.clock import now
 from llmtrace.observe.process import Lock
 from llmtrace.version import VERSION
 
 KINDS: Final = ("retrieval", "rerank", "tool", "guardrail", "evaluation", "human_review", "other")
-_OPERATIONS = {"retrieval": "retrieval", "tool": "execute_tool"}
+_OPERATIONS = {"retrieval": "retrieval", "tool": names.EXECUTE_TOOL}
 """Kinds for which the GenAI conventions have an operation."""
 _MARKS = (names.TASK_ID, names.STEP_KIND)
 _PROPAGATORS = (TraceContextTextMapPropagator(), W3CBaggagePropagator())
@@ -40,6 +42,8 @@ _unit: ContextVar[Any] = ContextVar("llmtrace_unit", default=None)
 T = TypeVar("T")
 _providers: list[trace_api.TracerProvider] = []
 """Where the spans go: the last provider given to ``llmtrace.instrument`` that is still in use, else the global one."""
+_meters: list[Callable[[], Meters | None]] = []
+"""Give the instruments of the clients that are traced, the last one's last; None where there is no MeterProvider."""
 _live: WeakValueDictionary[str, Task] = WeakValueDictionary()
 
 
@@ -54,6 +58,17 @@ def leave_provider(provider: trace_api.TracerProvider) -> None:
         if _providers[position] is provider:
             del _providers[position]
             return
+
+
+def use_meters(meters: Callable[[], Meters | None]) -> None:
+    """Record how long tools take with the instruments that ``meters`` gives, where it gives some."""
+    _meters.append(meters)
+
+
+def leave_meters(meters: Callable[[], Meters | None]) -> None:
+    """Undo one ``use_meters(meters)``."""
+    if meters in _meters:
+        _meters.remove(meters)
 
 
 def _provider() -> trace_api.TracerProvider:
@@ -88,6 +103,7 @@ class _Unit:
         self._title, self._attributes, self._carried = title, attributes, carried
         self._attached: Attached | None = None
         self._context: Context | None = None
+        self._began = 0
         self.span: Span = trace_api.INVALID_SPAN
         """The OpenTelemetry span, for attributes of your own."""
 
@@ -97,6 +113,7 @@ class _Unit:
             task_id = baggage.get_baggage(names.TASK_ID, parent)
             if task_id is not None:
                 self._attributes.setdefault(names.TASK_ID, task_id)
+            self._began = now()
             tracer = _provider().get_tracer("llmtrace", VERSION)
             self.span = tracer.start_span(self._title, context=parent, attributes=self._attributes)
             context = set_span_in_context(self.span, parent)
@@ -227,6 +244,9 @@ class Step(_Unit):
         self.cost_usd = _dollars(usd, "cost")
 
     def _close(self, error: BaseException | None) -> None:
+        if self.kind == "tool" and _meters and (meters := _meters[-1]()) is not None:
+            failure = type(error).__qualname__ if isinstance(error, Exception) else None
+            meters.record_tool(self.name, (now() - self._began) / 1e9, failure, set_span_in_context(self.span))
         if self.cost_usd is not None:
             self.span.set_attribute(names.COST, self.cost_usd)
             spent(self._attributes, self.cost_usd)
