@@ -130,25 +130,25 @@ def call_attributes(result: Result) -> dict[str, Any]:
 
 def _crossed(hop: Hop) -> dict[str, Any]:
     """What the call's span says of the gateway that it went through."""
-    told = {
+    known = {
         names.GATEWAY_NAME: hop.gateway,
         names.GATEWAY_RETRIES: hop.retries,
         names.GATEWAY_FALLBACKS: hop.fallbacks,
         names.GATEWAY_CACHE: "hit" if hop.cached else None,
         names.COST: hop.cost,
     }
-    return {name: value for name, value in told.items() if value is not None}
+    return {name: value for name, value in known.items() if value is not None}
 
 
-def told_attempt(told: ToldAttempt) -> dict[str, Any]:
+def told_attempt(attempt: ToldAttempt) -> dict[str, Any]:
     """An attempt of a gateway's own: what it came to, as far as that is told."""
     known = {
         names.ATTEMPT_TOLD: True,
-        names.UPSTREAM: told.upstream,
-        names.REQUEST_MODEL: told.model,
-        names.STATUS_CODE: told.status,
+        names.UPSTREAM: attempt.upstream,
+        names.REQUEST_MODEL: attempt.model,
+        names.STATUS_CODE: attempt.status,
         names.OUTCOME: calls.ERROR,
-        names.ERROR_TYPE: None if told.status is None else str(told.status),
+        names.ERROR_TYPE: None if attempt.status is None else str(attempt.status),
     }
     return {name: value for name, value in known.items() if value is not None}
 

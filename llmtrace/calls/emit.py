@@ -42,8 +42,8 @@ def emit_spans(result: Result, settings: Settings) -> None:
                 state.span.add_event(names.DIAGNOSIS, safe_attributes(evidence_of(verdict)), middle)
     result.pace = pace_of(result, settings.tokenizer)
     children = Children(state.tracer, state.span, call.epoch_offset)
-    told = _emit_told(children, result)
-    under = _emit_attempts(children, result) if told or len(call.attempts) > 1 else None
+    failed_behind_gateway = _emit_told(children, result)
+    under = _emit_attempts(children, result) if failed_behind_gateway or len(call.attempts) > 1 else None
     for phase in result.phases:
         marks = attributes.phase_attributes(result, phase)
         events: Sequence[Event] = ()
@@ -80,9 +80,9 @@ def _emit_told(children: Children, result: Result) -> bool:
     took, nobody tells: it has no length, and stands where the answering attempt begins.
     """
     hop, start = result.answer.hop, result.seen.start
-    for told in () if hop is None else hop.attempts:
-        status = Status(StatusCode.ERROR, "" if told.status is None else f"HTTP {told.status}")
-        children.add(names.ATTEMPT, start, start, attributes.told_attempt(told), status=status)
+    for attempt in () if hop is None else hop.attempts:
+        status = Status(StatusCode.ERROR, "" if attempt.status is None else f"HTTP {attempt.status}")
+        children.add(names.ATTEMPT, start, start, attributes.told_attempt(attempt), status=status)
     return hop is not None and bool(hop.attempts)
 
 

@@ -50,7 +50,7 @@ class Piece:
     gap: int | None
     """Time since the chunk before it, ns; None: the application made it, or it is the first one seen."""
     weight: float
-    """Its tokens or, where nobody counts them, its characters; 0: it with_tokens none."""
+    """Its tokens or, where nobody counts them, its characters; 0: it brought none."""
 
 
 @dataclass(slots=True)
@@ -58,7 +58,7 @@ class Pace:
     """What the chunks of one stream say of its tokens. Times in s; None where that cannot be said."""
 
     per_chunk: float | None = None
-    """Tokens by chunks that with_tokens some."""
+    """Tokens by chunks that brought some."""
     p50: float | None = None
     p99: float | None = None
     longest: float | None = None
@@ -77,21 +77,21 @@ def pace(pulls: ChunkTiming, last: Sequence[Piece], chunks: int, tokens: int | N
     token on; ``tokens``: those that the stream showed, by usage; ``counted``: what the weights were counted by
     (logprobs, tokenizer), None where they are characters.
     """
-    found = Pace()
+    stream_pace = Pace()
     with_tokens = [piece for piece in last if piece.weight > 0]
     bringing = chunks - (len(last) - len(with_tokens))
-    found.per_chunk, found.basis = _per_chunk(with_tokens, bringing, tokens, counted)
-    each = found.per_chunk
+    stream_pace.per_chunk, stream_pace.basis = _per_chunk(with_tokens, bringing, tokens, counted)
+    each = stream_pace.per_chunk
     if each is not None and pulls.gaps:
-        _between_tokens(found, pulls, with_tokens, each, counted, whole=len(last) >= chunks)
-    if found.p50 is None:
-        found.basis = None
+        _between_tokens(stream_pace, pulls, with_tokens, each, counted, whole=len(last) >= chunks)
+    if stream_pace.p50 is None:
+        stream_pace.basis = None
     groups = _groups(pulls)
-    found.pattern = _rhythm(groups, pulls, with_tokens, each, counted)
-    if found.pattern == COALESCED:
+    stream_pace.pattern = _rhythm(groups, pulls, with_tokens, each, counted)
+    if stream_pace.pattern == COALESCED:
         bar = pulls.stall_bar()
-        found.made_up = sum(gap > bar and size > 1 for gap, size in groups)
-    return found
+        stream_pace.made_up = sum(gap > bar and size > 1 for gap, size in groups)
+    return stream_pace
 
 
 def is_one_each(tokens: int, bringing: int) -> bool:
@@ -102,7 +102,7 @@ def is_one_each(tokens: int, bringing: int) -> bool:
 def _per_chunk(
     with_tokens: Sequence[Piece], bringing: int, tokens: int | None, counted: str | None
 ) -> tuple[float | None, str | None]:
-    """Tokens per chunk that with_tokens some, and how that is known."""
+    """Tokens per chunk that brought some, and how that is known."""
     if counted == LOGPROBS and with_tokens:
         each = fmean(piece.weight for piece in with_tokens)
         if tokens and bringing > len(with_tokens):
@@ -118,13 +118,19 @@ def _per_chunk(
 
 
 def _between_tokens(
-    found: Pace, pulls: ChunkTiming, with_tokens: Sequence[Piece], each: float, counted: str | None, *, whole: bool
+    stream_pace: Pace,
+    pulls: ChunkTiming,
+    with_tokens: Sequence[Piece],
+    each: float,
+    counted: str | None,
+    *,
+    whole: bool,
 ) -> None:
     """Fill in the times between tokens: those of a chunk share the time since the chunk before."""
     if each == 1.0 and not whole:
         quantiles = pulls.quantiles(0.5, 0.99)
         assert quantiles is not None
-        (found.p50, found.p99), found.longest = quantiles, pulls.gap_max / 1e9
+        (stream_pace.p50, stream_pace.p99), stream_pace.longest = quantiles, pulls.gap_max / 1e9
         return
     if each < 1 - _ALIKE:
         return  # pieces of tokens, or chunks without any: which, nobody says
@@ -133,13 +139,21 @@ def _between_tokens(
     held = [(piece.gap, 1.0 if each == 1 else max(1.0, piece.weight * scale)) for piece in with_tokens]
     pairs = sorted((gap / 1e9 / tokens, tokens) for gap, tokens in held if gap is not None)
     if whole and pairs:
-        found.p50, found.p99, found.longest = _weighted(pairs, 0.5), _weighted(pairs, 0.99), pairs[-1][0]
+        stream_pace.p50, stream_pace.p99, stream_pace.longest = (
+            _weighted(pairs, 0.5),
+            _weighted(pairs, 0.99),
+            pairs[-1][0],
+        )
     elif _is_steady(pulls.ordered()):
         quantiles = pulls.quantiles(0.5, 0.99)
         assert quantiles is not None
-        found.p50, found.p99, found.longest = quantiles[0] / each, quantiles[1] / each, pulls.gap_max / 1e9 / each
+        stream_pace.p50, stream_pace.p99, stream_pace.longest = (
+            quantiles[0] / each,
+            quantiles[1] / each,
+            pulls.gap_max / 1e9 / each,
+        )
     elif len(pairs) >= _LEAST:
-        found.p50 = _weighted(pairs, 0.5)  # the tail is not seen in so few
+        stream_pace.p50 = _weighted(pairs, 0.5)  # the tail is not seen in so few
 
 
 def _weighted(pairs: Sequence[tuple[float, float]], rank: float) -> float:
