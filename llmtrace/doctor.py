@@ -233,7 +233,7 @@ def _client(client: str, entry: EntryPoint) -> Finding:
             f'pip install "{library.distribution}{supported}"',
         )
     state = "supported, patched by opentelemetry-instrument or llmtrace.instrument()"
-    if instrumentor.is_instrumented_by_opentelemetry:  # so it is under opentelemetry-instrument
+    if instrumentor.patches is not None:  # so it is under opentelemetry-instrument
         failed = internal_errors.counts[f"patching {library.package}"]
         state = "cannot be patched: see the log" if failed else _hooked(instrumentor)
     return Finding("ok", client, f"{library.distribution} {version}: {state}")
@@ -241,7 +241,7 @@ def _client(client: str, entry: EntryPoint) -> Finding:
 
 def _hooked(instrumentor: Any) -> str:
     """What is really wrapped now: what was meant to be says little (a package may be imported and not be hooked)."""
-    functions = instrumentor.patches.functions() if instrumentor.patches is not None else []
+    functions = instrumentor.patches.functions()
     if functions:
         return f"patched in this process ({len(functions)} functions)"
     if instrumentor.client.package in sys.modules:

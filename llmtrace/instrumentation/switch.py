@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
     from typing_extensions import TypedDict
 
-    from llmtrace.instrumentation.instrumentors import ClientInstrumentor
+    from llmtrace.instrumentation.clients import ClientTracing
 
     class Given(TypedDict, total=False):
         """The settings that ``instrument`` takes, each of which may be left out."""
@@ -100,17 +101,16 @@ def instrument(
         "tokenizer": tokenizer,
     }
     from llmtrace.config import is_disabled, settings
-    from llmtrace.instrumentation.instrumentors import INSTRUMENTORS
+    from llmtrace.instrumentation.clients import TRACING
 
     configured = settings(keywords)
     _check_names(clients)
-    for name in clients or tuple(INSTRUMENTORS):
-        instrumentor = INSTRUMENTORS[name]()
+    for name in clients or tuple(TRACING):
+        tracing = TRACING[name]
         if clients:  # of all of them, those that the program never imports need no looking at
-            _check_version(instrumentor)
-        if not is_disabled() and not instrumentor.is_instrumented_by_opentelemetry:
-            providers: dict[str, Any] = {"tracer_provider": tracer_provider, "meter_provider": meter_provider}
-            instrumentor.instrument(skip_dep_check=True, supported=bool(clients), settings=configured, **providers)
+            _check_version(tracing)
+        if not is_disabled():
+            tracing.on(configured, tracer_provider, meter_provider, supported=bool(clients))
 
 
 def uninstrument(*clients: str) -> None:
@@ -119,28 +119,32 @@ def uninstrument(*clients: str) -> None:
     Raises:
         LlmtraceError: an unknown client.
     """
-    from llmtrace.instrumentation.instrumentors import INSTRUMENTORS
+    from llmtrace.instrumentation.clients import TRACING
 
     _check_names(clients)
-    for name in clients or tuple(INSTRUMENTORS):
-        instrumentor = INSTRUMENTORS[name]()
-        if instrumentor.is_instrumented_by_opentelemetry:
-            instrumentor.uninstrument()
+    instrumentors: Any = sys.modules.get("llmtrace.instrumentation.instrumentors")
+    for name in clients or tuple(TRACING):
+        if instrumentors is not None:
+            instrumentor = instrumentors.INSTRUMENTORS[name]()
+            if instrumentor.is_instrumented_by_opentelemetry:  # by ``opentelemetry-instrument``, say
+                instrumentor.uninstrument()
+        TRACING[name].off()
 
 
 def _check_names(clients: tuple[str, ...]) -> None:
-    from llmtrace.instrumentation.instrumentors import INSTRUMENTORS
+    from llmtrace.providers import CLIENTS
 
+    known = [client.name for client in CLIENTS]
     for name in clients:
-        if name not in INSTRUMENTORS:
-            hint = did_you_mean(name, INSTRUMENTORS, "'")
-            raise LlmtraceError(f"unknown client {name!r}.{hint} Known clients: {', '.join(INSTRUMENTORS)}.")
+        if name not in known:
+            hint = did_you_mean(name, known, "'")
+            raise LlmtraceError(f"unknown client {name!r}.{hint} Known clients: {', '.join(known)}.")
 
 
-def _check_version(instrumentor: ClientInstrumentor) -> None:
-    conflict, name = instrumentor.unsupported(), instrumentor.client.name
+def _check_version(tracing: ClientTracing) -> None:
+    conflict, name = tracing.unsupported(), tracing.client.name
     if conflict is None:
         return
-    if conflict.found is None:
+    if tracing.installed() is None:
         raise LlmtraceError(f"{name} is not installed: {install_hint(name)}")
     raise LlmtraceError(f"{name} is not supported in this version: {conflict}")
