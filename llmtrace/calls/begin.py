@@ -77,8 +77,9 @@ class Beginning:
         if (owns or later or adopted is not None) and services.retry_links:
             route = _route(endpoint, operation, request)
             links = services.retry_links.links(above, operation.name, request.params, route, start / 1e9)
-            for link in links or () if adopted is not None else ():
-                adopted.add_link(link.context, link.attributes)
+            if adopted is not None:  # it has been started already
+                for link in links or ():
+                    adopted.add_link(link.context, link.attributes)
         span = adopted
         if owns:
             context = None if place.above is None else trace_api.set_span_in_context(place.above)
