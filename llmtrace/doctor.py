@@ -233,7 +233,7 @@ def _client(client: str, entry: EntryPoint) -> Finding:
             f'pip install "{library.distribution}{supported}"',
         )
     state = "supported, patched by opentelemetry-instrument or llmtrace.instrument()"
-    if instrumentor.patches is not None:  # so it is under opentelemetry-instrument
+    if instrumentor.patches is not None:  # traced in this process: under opentelemetry-instrument, say
         failed = internal_errors.counts[f"patching {library.package}"]
         state = "cannot be patched: see the log" if failed else _hooked(instrumentor)
     return Finding("ok", client, f"{library.distribution} {version}: {state}")

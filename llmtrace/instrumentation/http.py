@@ -137,7 +137,11 @@ def _url(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 def _says_nothing(being: Current, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Whether nothing is recorded of the call being made, and this request may carry nothing of its trace either."""
-    return not isinstance(being.call, Call) and not may_propagate(being.propagate, _url(args, kwargs))
+    try:
+        return not isinstance(being.call, Call) and not may_propagate(being.propagate, _url(args, kwargs))
+    except Exception as error:
+        internal_errors.note("looking at a request", error)
+        return False
 
 
 def _is_own(being: Current, sender: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
