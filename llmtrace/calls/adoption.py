@@ -78,7 +78,7 @@ framework_runs: ContextVar[Iterable[Run]] = ContextVar("llmtrace_framework_runs"
 
 
 class Claims:
-    """What has had its call already: each thing is claimed once, whichever thread is first.
+    """The spans and contexts of others that a call has claimed. Each is claimed once, by whichever thread is first.
 
     A span that shows its attributes is marked. Of the others, the last 4096 are remembered.
     """
@@ -247,7 +247,7 @@ def _span_of_run(operation: Operation, request: Request) -> Span | None:
 
 
 def _attributes(span: Span) -> Mapping[str, Any]:
-    """What ``span`` shows of itself; nothing where it does not."""
+    """The attributes of ``span``; an empty mapping where it does not show them."""
     attributes = getattr(span, "attributes", None)
     return attributes if type(attributes) is MappingProxyType or isinstance(attributes, Mapping) else _NOTHING
 
@@ -299,7 +299,7 @@ def opened_beneath(span: Span, above: Span, tracer: Tracer, parent: str) -> bool
 
 
 def _exported_together(span: Any, tracer: Any) -> bool:
-    """Whether ``span`` goes where ours do, and not into a pipeline of the client's own, to its maker.
+    """Whether ``span`` is exported where ours are, and not through a pipeline of the client's own.
 
     Spans of one provider share its resource object. Where either does not show one, they are taken to go together.
     """

@@ -141,7 +141,7 @@ def _crossed(hop: Hop) -> dict[str, Any]:
 
 
 def told_attempt(attempt: ToldAttempt) -> dict[str, Any]:
-    """An attempt of a gateway's own: what it came to, as far as that is told."""
+    """The attributes of an attempt that a gateway made and reported."""
     known = {
         names.ATTEMPT_TOLD: True,
         names.UPSTREAM: attempt.upstream,
@@ -154,7 +154,7 @@ def told_attempt(attempt: ToldAttempt) -> dict[str, Any]:
 
 
 def _beside(call: Call, state: CallState) -> dict[str, Any]:
-    """What another instrumentation's span does not say of the call, or says of a time of its own."""
+    """The attributes that another instrumentation's span lacks, or has for times that it measured itself."""
     attributes: dict[str, Any] = {names.CALL_STREAMING: call.streaming}
     if state.adopted:
         attributes[names.CALL_ADOPTED] = True

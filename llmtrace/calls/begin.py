@@ -184,8 +184,8 @@ def _route(endpoint: Endpoint, operation: Operation, request: Request) -> tuple[
 
 
 def _over_http(provider: Provider, client: Any) -> bool:
-    """Whether a call without a request asked nobody: not where it sends with something of the application's own make.
-    (A client of Stainless's make has no answers of its own: it asks, whether that is seen or not.)
+    """Whether a call for which no HTTP request was seen asked nobody. Not so for a client that sends with something of
+    the application's own make, nor for one that Stainless generated, which never answers by itself.
     """
     if provider.in_process or any(isinstance(hook, Stainless) for hook in provider.hooks):
         return False

@@ -76,8 +76,8 @@ def _emit_attempts(children: Children, result: Result) -> SpanContext | None:
 
 
 def _emit_told(children: Children, result: Result) -> bool:
-    """One span per attempt of a gateway's own that came to nothing; whether there was any. When it was, and how long it
-    took, nobody tells: it has no length, and stands where the answering attempt begins.
+    """Emit one span for each attempt of a gateway's own that failed; returns whether there was any. Its times are not
+    known: the span has no length, and stands where the answering attempt begins.
     """
     hop, start = result.answer.hop, result.seen.start
     for attempt in () if hop is None else hop.attempts:

@@ -64,7 +64,7 @@ def _late_reading(call: Call) -> Arrival | None:
 
 
 def _lay_ready(call: Call, asked: int) -> bool:
-    """Whether the kernel took in nothing between that pull and the first token: that was there already, then.
+    """Whether the first token lay in the kernel's buffer when it was asked for: no data came in after that.
 
     Seen of a pull that took long although its chunk lay ready: a process's first, in which the client loads a lot of
     itself, or any on a busy machine.
@@ -74,7 +74,7 @@ def _lay_ready(call: Call, asked: int) -> bool:
 
 
 def _bound(call: Call, earliest: int, asked: int) -> tuple[int, bool]:
-    """The latest moment at which data can have come, and whether the kernel told it."""
+    """The latest moment at which data can have come in, and whether the kernel reported it."""
     idle = call.idle.get(asked)
     return (asked, False) if idle is None else (max(earliest, asked - int(idle * 1e9)), True)
 

@@ -50,7 +50,7 @@ class Piece:
     gap: int | None
     """Time since the chunk before it, ns; None: the application made it, or it is the first one seen."""
     weight: float
-    """Its tokens or, where nobody counts them, its characters; 0: it brought none."""
+    """The number of its tokens or, where nobody counts them, of its characters; 0 for a chunk without any."""
 
 
 @dataclass(slots=True)
@@ -58,7 +58,7 @@ class Pace:
     """What the chunks of one stream say of its tokens. Times in s; None where that cannot be said."""
 
     per_chunk: float | None = None
-    """Tokens by chunks that brought some."""
+    """The mean number of tokens in a chunk that has any."""
     p50: float | None = None
     p99: float | None = None
     longest: float | None = None
@@ -102,7 +102,7 @@ def is_one_each(tokens: int, bringing: int) -> bool:
 def _per_chunk(
     with_tokens: Sequence[Piece], bringing: int, tokens: int | None, counted: str | None
 ) -> tuple[float | None, str | None]:
-    """Tokens per chunk that brought some, and how that is known."""
+    """The mean number of tokens in a chunk that has any, and how that is known."""
     if counted == LOGPROBS and with_tokens:
         each = fmean(piece.weight for piece in with_tokens)
         if tokens and bringing > len(with_tokens):
@@ -208,7 +208,7 @@ def _rhythm(
 
 
 def _together(groups: Sequence[tuple[int, int]]) -> str | None:
-    """Of chunks that came several at once: does the time before them grow with their number?"""
+    """Why chunks came several at once, by whether the time before them grows with their number."""
     sizes = sorted(size for _, size in groups)
     edge = max(1, sizes[(len(sizes) - 1) // 2])
     few = [(gap, size) for gap, size in groups if size <= edge]
