@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import logging
 import os
@@ -11,7 +10,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from llmtrace.conventions import SEMCONVS, V0_1_0
-from llmtrace.errors import LlmtraceError
+from llmtrace.errors import LlmtraceError, did_you_mean
 
 _log = logging.getLogger("llmtrace")
 _slips_told: set[str] = set()
@@ -181,8 +180,7 @@ def settings(arguments: Mapping[str, Any], environ: Mapping[str, str] | None = N
     """
     for name in arguments:
         if name not in _PARSERS:
-            close = difflib.get_close_matches(name, known_settings, 1)
-            hint = f" Did you mean {close[0]}?" if close else ""
+            hint = did_you_mean(name, known_settings)
             raise LlmtraceError(f"unknown setting {name!r}.{hint} Known settings: {', '.join(known_settings)}.")
     environ = os.environ if environ is None else environ
     slips = environment_slips(environ)

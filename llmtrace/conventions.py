@@ -94,6 +94,8 @@ OUTPUT_MESSAGES: Final = "gen_ai.output.messages"
 SYSTEM_INSTRUCTIONS: Final = "gen_ai.system_instructions"
 TOOL_DEFINITIONS: Final = "gen_ai.tool.definitions"
 DETAILS_EVENT: Final = "gen_ai.client.inference.operation.details"
+EXCEPTION_EVENT: Final = "gen_ai.client.operation.exception"
+EXCEPTION_TYPE: Final = "exception.type"
 
 # --- metrics --------------------------------------------------------------------------------------------------
 M_DURATION: Final = "gen_ai.client.inference.duration"
@@ -110,6 +112,7 @@ M_EMBEDDINGS_DURATION: Final = "gen_ai.client.embeddings.duration"
 M_EMBEDDINGS_INPUT_TOKENS: Final = "gen_ai.client.embeddings.operation.input_tokens"
 M_OPERATION_DURATION: Final = _metric("GEN_AI_CLIENT_OPERATION_DURATION", "gen_ai.client.operation.duration")
 """In v0.1.0 of operations that are neither inference nor embeddings; in v1.41 of all."""
+M_TOOL_DURATION: Final = "gen_ai.execute_tool.duration"
 TOKEN_MODALITY: Final = "gen_ai.token.modality"
 SERVICE_TIER: Final = "openai.response.service_tier"
 SYSTEM_FINGERPRINT: Final = "openai.response.system_fingerprint"
@@ -129,6 +132,7 @@ TOKEN_TYPE: Final = _attribute("GEN_AI_TOKEN_TYPE", "gen_ai.token.type")
 INFERENCE: Final = frozenset({"chat", "generate_content", "text_completion"})
 """Operations that the conventions call inference."""
 EMBEDDINGS: Final = "embeddings"
+EXECUTE_TOOL: Final = "execute_tool"
 V0_1_0: Final = "v0.1.0"
 V1_41: Final = "v1.41"
 SEMCONVS: Final = (V0_1_0, V1_41)

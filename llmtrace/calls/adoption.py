@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, Protocol
 from opentelemetry import context as otel
 from opentelemetry import trace as trace_api
 from opentelemetry.context import Context
-from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind, Tracer
+from opentelemetry.trace import INVALID_SPAN, Link, NonRecordingSpan, Span, SpanContext, SpanKind, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from llmtrace.calls.current import being_made
@@ -80,7 +80,7 @@ framework_runs: ContextVar[Iterable[Run]] = ContextVar("llmtrace_framework_runs"
 
 
 class Claims:
-    """What has had its call already: each thing is claimed once, whichever thread is first.
+    """The spans and contexts of others that a call has claimed. Each is claimed once, by whichever thread is first.
 
     A span that shows its attributes is marked. Of the others, the last 4096 are remembered.
     """
@@ -150,6 +150,8 @@ def place(
     somebody's span or run cannot be read, the call has a span of its own.
     """
     try:
+        if current is INVALID_SPAN and not otel.get_current() and not framework_runs.get():
+            return OWN  # there is neither a span, nor a key, nor a run
         return _place(current, operation, request, tracer, headers, parent)
     except Exception as error:
         internal_errors.note("looking at another instrumentation's span", error)
@@ -263,7 +265,7 @@ def _span_of_run(operation: Operation, request: Request) -> Span | None:
 
 
 def _attributes(span: Span) -> Mapping[str, Any]:
-    """What ``span`` shows of itself; nothing where it does not."""
+    """The attributes of ``span``; an empty mapping where it does not show them."""
     attributes = getattr(span, "attributes", None)
     return attributes if type(attributes) is MappingProxyType or isinstance(attributes, Mapping) else _NOTHING
 
@@ -315,7 +317,7 @@ def opened_beneath(span: Span, above: Span, tracer: Tracer, parent: str) -> bool
 
 
 def _exported_together(span: Any, tracer: Any) -> bool:
-    """Whether ``span`` goes where ours do, and not into a pipeline of the client's own, to its maker.
+    """Whether ``span`` is exported where ours are, and not through a pipeline of the client's own.
 
     Spans of one provider share its resource object. Where either does not show one, they are taken to go together.
     """

@@ -12,6 +12,7 @@ from llmtrace.calls.result import Result
 from llmtrace.calls.state import CallState
 from llmtrace.calls.verdict import attributes_of
 from llmtrace.emit import names
+from llmtrace.emit.values import class_name
 from llmtrace.observe import call as calls
 from llmtrace.observe.answer import Answer, Hop, ToldAttempt
 from llmtrace.observe.call import Call
@@ -41,17 +42,12 @@ def failure(call: Call, answer: Answer) -> str | None:
         return str(status)
     if call.outcome == calls.TIMED_OUT and not isinstance(error, Exception):
         return "TimeoutError"  # the application's deadline, which asyncio delivers as a cancellation
-    return _qualified(error)
+    return class_name(error)
 
 
 def kind(error: BaseException | None) -> str | None:
     """The exception's type. Its message stays out: it holds the provider's answer, which may quote the prompt."""
     return None if error is None else type(error).__name__
-
-
-def _qualified(error: BaseException) -> str:
-    cls = type(error)
-    return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
 
 
 def call_attributes(result: Result) -> dict[str, Any]:
@@ -137,31 +133,31 @@ def call_attributes(result: Result) -> dict[str, Any]:
 
 def _crossed(hop: Hop) -> dict[str, Any]:
     """What the call's span says of the gateway that it went through."""
-    told = {
+    known = {
         names.GATEWAY_NAME: hop.gateway,
         names.GATEWAY_RETRIES: hop.retries,
         names.GATEWAY_FALLBACKS: hop.fallbacks,
         names.GATEWAY_CACHE: "hit" if hop.cached else None,
         names.COST: hop.cost,
     }
-    return {name: value for name, value in told.items() if value is not None}
+    return {name: value for name, value in known.items() if value is not None}
 
 
-def told_attempt(told: ToldAttempt) -> dict[str, Any]:
-    """An attempt of a gateway's own: what it came to, as far as that is told."""
+def told_attempt(attempt: ToldAttempt) -> dict[str, Any]:
+    """The attributes of an attempt that a gateway made and reported."""
     known = {
         names.ATTEMPT_TOLD: True,
-        names.UPSTREAM: told.upstream,
-        names.REQUEST_MODEL: told.model,
-        names.STATUS_CODE: told.status,
+        names.UPSTREAM: attempt.upstream,
+        names.REQUEST_MODEL: attempt.model,
+        names.STATUS_CODE: attempt.status,
         names.OUTCOME: calls.ERROR,
-        names.ERROR_TYPE: None if told.status is None else str(told.status),
+        names.ERROR_TYPE: None if attempt.status is None else str(attempt.status),
     }
     return {name: value for name, value in known.items() if value is not None}
 
 
 def _beside(call: Call, state: CallState) -> dict[str, Any]:
-    """What another instrumentation's span does not say of the call, or says of a time of its own."""
+    """The attributes that another instrumentation's span lacks, or has for times that it measured itself."""
     attributes: dict[str, Any] = {names.CALL_STREAMING: call.streaming}
     if state.adopted:
         attributes[names.CALL_ADOPTED] = True
@@ -227,7 +223,7 @@ def attempt_attributes(result: Result, number: int) -> tuple[dict[str, Any], str
     marks[names.OUTCOME] = outcome
     if outcome not in (calls.ERROR, calls.TIMED_OUT):
         return marks, None
-    marks[names.ERROR_TYPE] = str(attempt.status) if refused or error is None else _qualified(error)
+    marks[names.ERROR_TYPE] = str(attempt.status) if refused or error is None else class_name(error)
     return marks, kind(error) or f"HTTP {attempt.status}"
 
 

@@ -75,10 +75,9 @@ class Beginning:
         adopted = place.adopted
         later = place is adoption.OWN and (covers or provider.own_spans) and settings.parent != "own"
         owns = adopted is None and not later and (settings.parent != "existing" or place.spoken_for)
-        asked = operation.path or operation.name
-        route = (endpoint.provider, endpoint.host, endpoint.port, request.model, asked, *variant(request.params))
         links = None
-        if owns or later:
+        if (owns or later or adopted is not None) and services.retry_links:
+            route = _route(endpoint, operation, request)
             links = services.retry_links.links(above, operation.name, request.params, route, start / 1e9)
         marks, where, params = units.baggage_attributes(), scope(above), request.params
         declared = marks.get(names.STEP_KIND) == REPAIR
@@ -91,6 +90,9 @@ class Beginning:
                 links = question.links(links)
             else:
                 question.link_from(adopted)
+        if adopted is not None:  # it has been started already
+            for link in links or ():
+                adopted.add_link(link.context, link.attributes)
         span = adopted
         if owns:
             beneath = place.above or (None if above is current else above)
@@ -115,20 +117,20 @@ class Beginning:
             state.adopted, state.spoken_for = adopted is not None, place.spoken_for
             if later:
                 state.find_span = partial(self._find_span, above, links)
-            return self._open(state, start, offset, route, texts)
+            return self._open(state, start, offset, texts)
         except BaseException:
             if owns and span is not None:
                 span.end()  # what was started is not left open, whatever failed after it
             raise
 
-    def _open(self, state: CallState, start: int, offset: int, route: tuple[Any, ...], texts: Sequence[str]) -> Call:
+    def _open(self, state: CallState, start: int, offset: int, texts: Sequence[str]) -> Call:
         """The recorder of the call, with what its way through the client and its end will need."""
         settings, operation, request = self._services.settings, state.operation, state.request
         several = request.choices > 1
         closing = _CLOSING + 2 * min(request.choices, _MOST_CHOICES) if several else _CLOSING
         recent = max(closing, LAST_CHUNKS if settings.diagnosis and operation.chunk_text else LAST)
         state.closing = recent if several else closing
-        state.route = route
+        state.route = route = _route(state.endpoint, operation, request)
         explicit = state.endpoint.provider in CACHE_IF_ASKED and asks_for_caching(request.params)
         prompt = self._services.prefixes.look(route, texts, start / 1e9, explicit)
         state.media, prompt.aside = media(request.params, last_only=prompt.known > 0)
@@ -191,9 +193,15 @@ class Beginning:
         return endpoint
 
 
+def _route(endpoint: Endpoint, operation: Operation, request: Request) -> tuple[Any, ...]:
+    """What the baselines know the call's route by."""
+    asked = operation.path or operation.name
+    return (endpoint.provider, endpoint.host, endpoint.port, request.model, asked, *variant(request.params))
+
+
 def _over_http(provider: Provider, client: Any) -> bool:
-    """Whether a call without a request asked nobody: not where it sends with something of the application's own make.
-    (A client of Stainless's make has no answers of its own: it asks, whether that is seen or not.)
+    """Whether a call for which no HTTP request was seen asked nobody. Not so for a client that sends with something of
+    the application's own make, nor for one that Stainless generated, which never answers by itself.
     """
     if provider.in_process or any(isinstance(hook, Stainless) for hook in provider.hooks):
         return False

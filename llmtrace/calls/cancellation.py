@@ -18,7 +18,7 @@ _LOST = (
 
 
 def cancellation_attributes(result: Result) -> dict[str, Any]:
-    """What the call's span says of it."""
+    """The attributes of the call's span that tell of its cancellation."""
     call, usage = result.call, result.answer.usage
     attributes: dict[str, Any] = {names.CANCEL_PHASE: result.phases[-1].name, names.CANCEL_CAUSE: cause(call)}
     delivered: int | None = None

@@ -6,6 +6,8 @@ import contextlib
 from contextvars import ContextVar
 from typing import Any
 
+from opentelemetry import context as otel
+from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 from opentelemetry.trace import Span, set_span_in_context
 
 from llmtrace.calls.own_requests import Own
@@ -17,7 +19,7 @@ from llmtrace.observe.call import Call
 class Current:
     """The call being made."""
 
-    __slots__ = ("call", "over", "own", "propagate")
+    __slots__ = ("_attached", "call", "over", "own", "propagate")
 
     def __init__(self, call: Call | Span, propagate: str, own: Own | None = None) -> None:
         self.call = call
@@ -28,6 +30,7 @@ class Current:
         """The client's request has come back. A task that was started within it keeps its context, and this."""
         self.own = Own() if own is None else own
         """Which requests are the call's own."""
+        self._attached: Attached | None = None
 
 
 _current: ContextVar[Current | None] = ContextVar("llmtrace_call", default=None)
@@ -39,6 +42,13 @@ def being_made() -> Current | None:
     if current is None or current.over or (isinstance(current.call, Call) and not current.call.is_open):
         return None
     return current
+
+
+def may_begin() -> bool:
+    """Whether a call that an application makes now is one to trace: not within another one, nor while OpenTelemetry's
+    instrumentations are suppressed."""
+    # An empty context, which a program without spans of its own has, suppresses nothing.
+    return being_made() is None and (not otel.get_current() or is_instrumentation_enabled())
 
 
 class Beside:
@@ -58,27 +68,23 @@ RESPONSE_KEY = "llmtrace.call"
 """Where an httpx response's ``extensions`` hold its call."""
 
 
-class Making:
+class Making(Current):
     """Makes a call (unsampled: its bare span) the current one while the client's request runs. Never raises."""
 
-    __slots__ = ("_attached", "_current")
-
-    def __init__(self, call: Call | Span, propagate: str, own: Own | None = None) -> None:
-        self._current = Current(call, propagate, own)
-        self._attached: Attached | None = None
+    __slots__ = ()
 
     def __enter__(self) -> None:
-        call = self._current.call
+        call = self.call
         try:
             span = call.state.span if isinstance(call, Call) else call
-            self._attached = Attached(set_span_in_context(span), _current, self._current)
+            self._attached = Attached(set_span_in_context(span), _current, self)
         except Exception as error:
             internal_errors.note("making a call current", error)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: Any) -> None:
-        self._current.over = True
-        call = self._current.call
-        if isinstance(call, Call) and call.state is not None and _current.get() is not self._current:
+        self.over = True
+        call = self.call
+        if isinstance(call, Call) and call.state is not None and _current.get() is not self:
             call.state.over_http = False  # it went on in another context, in which its requests were not seen
         if kind is GeneratorExit or self._attached is None:
             return  # dropped while suspended, perhaps in another context: there is nothing to give back here

@@ -15,9 +15,9 @@ from llmtrace.calls.services import Services
 from llmtrace.calls.verdict import evidence_of
 from llmtrace.config import Settings
 from llmtrace.diagnosis.guilty import guilty_phase
-from llmtrace.emit import content, names
+from llmtrace.emit import names
 from llmtrace.emit.metrics import Measurements
-from llmtrace.emit.spans import Children
+from llmtrace.emit.spans import Children, Event
 from llmtrace.emit.values import safe_attributes
 from llmtrace.observe import internal_errors
 from llmtrace.observe.call import Call
@@ -32,26 +32,25 @@ def emit_spans(result: Result, settings: Settings) -> None:
     if state.adopted and not state.span.is_recording():
         adoption.stand_in(call, state)
     own = attributes.call_attributes(result)
+    blamed = [(verdict, guilty_phase(verdict, result.phases)) for verdict in result.verdicts] if result.verdicts else ()
     if state.span.is_recording():
         if result.failure is not None and state.owns_span:
             state.span.set_status(Status(StatusCode.ERROR, attributes.kind(call.error)))
         state.span.set_attributes(safe_attributes(own))
-        for verdict in result.verdicts:
-            if guilty_phase(verdict, result.phases) is None:  # it is about the call as a whole
+        for verdict, guilty in blamed:
+            if guilty is None:  # it is about the call as a whole
                 middle = call.to_epoch((call.start + (call.end or call.start)) // 2)
                 state.span.add_event(names.DIAGNOSIS, safe_attributes(evidence_of(verdict)), middle)
     result.pace = pace_of(result, settings.tokenizer)
     children = Children(state.tracer, state.span, call.epoch_offset)
-    told = _emit_told(children, result)
-    under = _emit_attempts(children, result) if told or len(call.attempts) > 1 else None
+    failed_behind_gateway = _emit_told(children, result)
+    under = _emit_attempts(children, result) if failed_behind_gateway or len(call.attempts) > 1 else None
     for phase in result.phases:
         marks = attributes.phase_attributes(result, phase)
-        middle = (phase.start + phase.end) // 2
-        events = [
-            (names.DIAGNOSIS, evidence_of(verdict), middle)
-            for verdict in result.verdicts
-            if guilty_phase(verdict, result.phases) is phase
-        ]
+        events: Sequence[Event] = ()
+        if blamed:
+            middle = (phase.start + phase.end) // 2
+            events = [(names.DIAGNOSIS, evidence_of(verdict), middle) for verdict, guilty in blamed if guilty is phase]
         context = children.add(
             names.SPAN_PREFIX + phase.name, phase.start, phase.end, marks, under=under, events=events
         )
@@ -59,6 +58,8 @@ def emit_spans(result: Result, settings: Settings) -> None:
             # No llmtrace.phase: whoever sums spans by phase would count decode twice.
             marks = {names.PART: part.name, names.SOURCE: phase.source}
             children.add(f"llm.{phase.name}.{part.name}", part.start, part.end, marks, under=context)
+    if result.failure is not None and isinstance(call.error, Exception) and state.is_genai_span:
+        _emit_exception(result, call.error)
     if settings.capture_content != "no_content":
         _emit_content(result, own, settings)
 
@@ -76,17 +77,28 @@ def _emit_attempts(children: Children, result: Result) -> SpanContext | None:
 
 
 def _emit_told(children: Children, result: Result) -> bool:
-    """One span per attempt of a gateway's own that came to nothing; whether there was any. When it was, and how long it
-    took, nobody tells: it has no length, and stands where the answering attempt begins.
+    """Emit one span for each attempt of a gateway's own that failed; returns whether there was any. Its times are not
+    known: the span has no length, and stands where the answering attempt begins.
     """
     hop, start = result.answer.hop, result.seen.start
-    for told in () if hop is None else hop.attempts:
-        status = Status(StatusCode.ERROR, "" if told.status is None else f"HTTP {told.status}")
-        children.add(names.ATTEMPT, start, start, attributes.told_attempt(told), status=status)
+    for attempt in () if hop is None else hop.attempts:
+        status = Status(StatusCode.ERROR, "" if attempt.status is None else f"HTTP {attempt.status}")
+        children.add(names.ATTEMPT, start, start, attributes.told_attempt(attempt), status=status)
     return hop is not None and bool(hop.attempts)
 
 
+def _emit_exception(result: Result, error: Exception) -> None:
+    try:
+        from llmtrace.emit import events  # here, since it is wanted by calls that fail only
+
+        events.exception(result.state.span, result.call.to_epoch(result.call.end or result.call.start), error)
+    except Exception as ours:
+        internal_errors.note("reporting an exception", ours)
+
+
 def _emit_content(result: Result, own: dict[str, Any], settings: Settings) -> None:
+    from llmtrace.emit import content  # here, since most programs capture none
+
     call, state, mode = result.call, result.state, settings.capture_content
     try:
         operation, request = state.operation, state.request
@@ -136,13 +148,20 @@ def emit_metrics(result: Result, services: Services) -> None:
         gaps=() if first_chunk is None else _thinned(call.chunk_timing.gaps),
         usage=answer.usage,
         phases=[(phase.name, phase.source, phase.duration) for phase in result.phases],
-        causes=[verdict.cause for verdict in result.verdicts],
-        errors=[(p.name, p.source, abs(p.blind.error)) for p in result.phases if p.blind is not None],
+        causes=[verdict.cause for verdict in result.verdicts] if result.verdicts else (),
+        errors=_errors(result),
         context=set_span_in_context(state.span),
     )
     meters.record(measurements)
     if measurements.errors:
         finalizers.soon(partial(meters.record_errors, measurements))
+
+
+def _errors(result: Result) -> Sequence[tuple[str, str, float]]:
+    """Name and source of each phase that the engine told, and how far the estimate is off (s)."""
+    if result.estimate is None:
+        return ()
+    return [(p.name, p.source, abs(p.blind.error)) for p in result.phases if p.blind is not None]
 
 
 def _thinned(gaps: Sequence[int]) -> list[float]:

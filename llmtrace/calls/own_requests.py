@@ -24,7 +24,11 @@ NOT_YET: Final = object()
 class Own:
     """What one call's own requests are known by."""
 
-    __slots__ = ("_path", "_senders", "built", "client", "funnel", "url")
+    # Defaults stand on the class: each call makes one of these.
+    funnel: int | None = None
+    """How many of a library's own functions for posting are under way; None: it is not known to have any."""
+    url: str | None = None
+    """Where the request under way goes; None while there is none."""
 
     def __init__(self, client: Any = None, senders: Any = None, path: str = "", built: Any = None) -> None:
         """``senders``: gives the HTTP clients that ``client`` sends with; ``path``: what its requests' paths hold;
@@ -35,10 +39,6 @@ class Own:
         self._path = path
         self.built = built
         """The request that a client of Stainless's make built last."""
-        self.funnel: int | None = None
-        """How many of a library's own functions for posting are under way; None: it is not known to have any."""
-        self.url: str | None = None
-        """Where the request under way goes; None while there is none."""
 
     def is_sent_by(self, sender: Any, request: Any, method: Any, headers: Any, url: Any) -> bool:
         """Whether a request that ``sender`` (a client, session or pool) is about to send is the call's own.

@@ -41,18 +41,18 @@ def read_answer(call: Call, state: CallState, server_timings: bool) -> Answer:
 
 def _complete(call: Call, state: CallState, answer: Answer, server_timings: bool) -> None:
     """Complete the answer by what the request knows, and by what the engine and the provider say of their own work."""
-    told = answer.usage.cached_tokens
+    counted = answer.usage.cached_tokens
     if not server_timings:
         answer.timings = None
     if state.operation.complete is not None:
         state.operation.complete(state.request, answer)
     if not server_timings:
-        answer.timings, answer.usage.cached_tokens = None, told
+        answer.timings, answer.usage.cached_tokens = None, counted
         _forget(answer)
         return
     if answer.timings is not None and answer.usage.cached_tokens is None:
         answer.usage.cached_tokens = answer.timings.cached_tokens
-    answer.cached_by_timings = told is None and answer.usage.cached_tokens is not None
+    answer.cached_by_timings = counted is None and answer.usage.cached_tokens is not None
     if call.attempts:
         answer.processing_time = read_processing_time(call.attempts[-1].headers)
 

@@ -43,6 +43,10 @@ class RetryLinks:
     def __init__(self) -> None:
         self._failed: deque[Failed] = deque(maxlen=_MOST)
 
+    def __bool__(self) -> bool:
+        """Whether any call has failed of late."""
+        return bool(self._failed)
+
     def failed(
         self,
         where: Hashable,
@@ -67,8 +71,6 @@ class RetryLinks:
 
         A failed call is repeated once: what is asked after that is a repetition of the repetition, or a new question.
         """
-        if not self._failed:
-            return None
         asked = (scope(above), operation, hash(tuple(prompt_texts(params))))
         for each in reversed(self._failed.copy()):
             if now - each.at > _FOR_S:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from opentelemetry import metrics as metrics_api
 from opentelemetry import trace as trace_api
-from opentelemetry._logs import get_logger_provider
 
 from llmtrace.calls.repairs import Repairs
 from llmtrace.calls.retry_links import RetryLinks
@@ -96,6 +96,6 @@ class Services:
     def providers(self) -> list[Any]:
         """Where these calls' telemetry goes: what has to export before the process ends."""
         providers = self.telemetry.providers()
-        if self.settings.capture_content in ("event_only", "span_and_event"):
-            providers.append(get_logger_provider())
+        if (logs := sys.modules.get("opentelemetry._logs")) is not None:  # else no event has been emitted
+            providers.append(logs.get_logger_provider())
         return providers

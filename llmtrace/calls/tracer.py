@@ -29,7 +29,7 @@ from llmtrace.observe.clock import now
 from llmtrace.observe.stream import cause_of
 from llmtrace.phases.observation import Observation
 from llmtrace.providers.declare import Operation, Provider
-from llmtrace.tasks import prices, units
+from llmtrace.tasks import units
 
 listeners: list[Callable[[Result], None]] = []
 """Called with each result, after its spans: for tools that compare (the demo, the accuracy runs)."""
@@ -184,7 +184,7 @@ class CallTracer:
         if result.failure is None and state.question is not None:
             ended = (call.end or call.start) / 1e9
             self.services.repairs.answered(state.question, state.span.get_span_context(), ended)
-        if result.failure is not None and state.owns_span:
+        if result.failure is not None and (state.owns_span or state.adopted):
             self.services.retry_links.failed(
                 state.scope,
                 state.operation.name,
@@ -213,6 +213,8 @@ def _cost(result: Result) -> float:
     usage, state, hop = result.answer.usage, result.state, result.answer.hop
     if hop is not None and hop.cost is not None:
         return hop.cost
+    from llmtrace.tasks import prices  # here, since few calls are made within a budget
+
     try:
         known = prices.price(state.endpoint.provider, result.answer.model or state.request.model)
     except ImportError as error:

@@ -70,7 +70,7 @@ def _client(client: str, entry: EntryPoint) -> Finding:
             f'pip install "{library.distribution}{supported}"',
         )
     name = f"{library.distribution} {version}"
-    if not instrumentor.is_instrumented_by_opentelemetry:
+    if instrumentor.patches is None:
         return Finding("ok", client, f"{name}: traced once something switches it on")
     if internal_errors.counts[f"patching {library.package}"]:
         return Finding("missing", client, f"{name} cannot be patched: see the log")
@@ -79,7 +79,7 @@ def _client(client: str, entry: EntryPoint) -> Finding:
 
 def _hooked(client: str, name: str, instrumentor: Any) -> Finding:
     """What is really wrapped now: what was meant to be says little (a package may be imported and not be hooked)."""
-    functions = instrumentor.patches.functions() if instrumentor.patches is not None else []
+    functions = instrumentor.patches.functions()
     if functions:
         return Finding("ok", client, f"{name}: patched in this process ({len(functions)} functions)")
     if instrumentor.client.package in sys.modules:

@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from opentelemetry._logs import LogRecord, SeverityNumber, get_logger
-from opentelemetry.trace import Span, set_span_in_context
-from opentelemetry.version import __version__ as api_version
+from opentelemetry.trace import Span
 
-from llmtrace.emit import names
-from llmtrace.emit.values import safe_attributes, safe_structure
-from llmtrace.version import VERSION
-
-_EVENTS_APART = tuple(int(part) for part in api_version.split(".")[:2]) < (1, 37)
-"""Before 1.37 an event goes through an API of its own: log records have no name, or the SDK does not take the API's."""
+from llmtrace.emit import events, names
+from llmtrace.emit.values import safe_structure
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -58,36 +51,4 @@ def as_event(span: Span, at: int, attributes: Mapping[str, Any], content: Mappin
 
     ``at``: the event's time in epoch nanoseconds.
     """
-    if _EVENTS_APART:
-        _as_old_event(span, at, attributes, content)
-        return
-    get_logger("llmtrace", VERSION).emit(
-        LogRecord(
-            timestamp=at,
-            observed_timestamp=time.time_ns(),
-            context=set_span_in_context(span),
-            severity_number=SeverityNumber.DEBUG,
-            event_name=names.DETAILS_EVENT,
-            attributes={**safe_attributes(attributes), **content},
-        )
-    )
-
-
-def _as_old_event(span: Span, at: int, attributes: Mapping[str, Any], content: Mapping[str, Any]) -> None:
-    """Emit the details event through the older API for events, in which structure goes into the body."""
-    from opentelemetry import _events as events  # type: ignore[attr-defined]  # gone from later versions
-
-    api: Any = events
-    context = span.get_span_context()
-    api.get_event_logger("llmtrace", VERSION).emit(
-        api.Event(
-            names.DETAILS_EVENT,
-            timestamp=at,
-            trace_id=context.trace_id,
-            span_id=context.span_id,
-            trace_flags=context.trace_flags,
-            severity_number=SeverityNumber.DEBUG,
-            attributes=safe_attributes(attributes),
-            body=dict(content),
-        )
-    )
+    events.emit(names.DETAILS_EVENT, span, at, events.DEBUG, attributes, content)

@@ -18,7 +18,7 @@ Pairs = tuple[tuple[str, str], ...]
 """Attributes that can be a key: name and value of each."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(slots=True, kw_only=True, eq=False, repr=False)
 class Measurements:
     """The values that one ended call adds to the metrics. Durations are in seconds."""
 

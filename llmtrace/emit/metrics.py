@@ -12,12 +12,14 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from opentelemetry import metrics as api
+from opentelemetry.context import Context
 from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
 
 from llmtrace.emit import names
 from llmtrace.emit.instruments import CONVENTIONS, histogram
 from llmtrace.emit.measurements import Kind, Measurements, Series
 from llmtrace.observe import internal_errors
+from llmtrace.observe.process import Lock
 
 __all__ = ["Measurements", "Meters", "is_idle", "meters_on"]
 
@@ -38,6 +40,9 @@ class Meters:
         self._diagnoses = meter.create_counter(
             names.M_DIAGNOSES, unit="{call}", description="Calls with a diagnosis, once per cause."
         )
+        # v1.41 knows no such metric.
+        described = "The duration of a single tool execution."
+        self._tool = histogram(meter, names.M_TOOL_DURATION, "s", described) if semconv == names.V0_1_0 else None
         self._series: dict[Kind, Series] = {}
         # Of a meter that has this one already (another ``Meters`` on it), the SDK returns that and drops ours.
         meter.create_observable_counter(
@@ -57,6 +62,15 @@ class Meters:
             self._phase.record(seconds, attributes, context=context)
         for cause in measurements.causes:
             self._diagnoses.add(1, series.base.plus((names.CAUSE, cause)), context=context)
+
+    def record_tool(self, tool: str, seconds: float, failure: str | None, context: Context | None) -> None:
+        """Record how long the execution of a tool took."""
+        if self._tool is None:
+            return
+        attributes = {names.OPERATION: names.EXECUTE_TOOL, names.TOOL_NAME: tool}
+        if failure is not None:
+            attributes[names.ERROR_TYPE] = failure
+        self._tool.record(seconds, attributes, context=context)
 
     def record_errors(self, measurements: Measurements) -> None:
         """Record how far the estimate is off. For another thread than the one that ended the call: on that, the
@@ -94,6 +108,7 @@ class _Registered(NamedTuple):
 
 
 _registered: dict[tuple[int, str], _Registered] = {}
+_making = Lock()
 
 
 def meters_on(provider: MeterProvider, version: str, semconv: str = names.V0_1_0) -> Meters:
@@ -110,9 +125,11 @@ def meters_on(provider: MeterProvider, version: str, semconv: str = names.V0_1_0
         owner = weakref.ref(provider, lambda _: _registered.pop(key, None))
     except TypeError:  # a class with slots and none for weak references
         owner = lambda: provider  # noqa: E731
-    # Two threads may come here at once: their instruments have the same names, and are the same to the SDK.
-    registered = _registered[key] = _Registered(owner, Meters(provider, version, semconv))
-    return registered.meters
+    with _making:
+        existing = _registered.get(key)
+        if existing is None or existing.owner() is not provider:  # no other thread was faster
+            existing = _registered[key] = _Registered(owner, Meters(provider, version, semconv))
+        return existing.meters
 
 
 def is_idle(provider: MeterProvider) -> bool:

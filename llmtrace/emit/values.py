@@ -26,6 +26,12 @@ def text(value: str) -> str:
         return value.encode("utf-8", "replace").decode()
 
 
+def class_name(error: BaseException) -> str:
+    """The exception's class with its module, as ``error.type`` and ``exception.type`` want it."""
+    cls = type(error)
+    return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
+
+
 def safe(value: Any) -> AttributeValue | None:
     """``value`` as it can be exported; None where it cannot be: a count beyond 64 bits, a list of mixed types."""
     kind = type(value)
@@ -51,16 +57,23 @@ def safe(value: Any) -> AttributeValue | None:
     return None
 
 
-def safe_attributes(attributes: Mapping[str, Any]) -> dict[str, AttributeValue]:
-    """``attributes`` as they can be exported, without those that cannot be."""
-    cleaned: dict[str, AttributeValue] = {}
+def safe_attributes(attributes: Mapping[str, Any]) -> Mapping[str, AttributeValue]:
+    """``attributes`` as they can be exported, without those that cannot be: the very mapping where all of them can."""
+    cleaned: dict[str, AttributeValue] | None = None
     for name, value in attributes.items():
         kind = type(value)
-        if kind is float or kind is bool or (kind is str and value.isascii()):
-            cleaned[name] = value
-        elif (usable := safe(value)) is not None:
+        if kind is float or (kind is str and value.isascii()) or kind is bool:
+            continue
+        if kind is int and _LEAST <= value <= _MOST:
+            continue
+        usable = safe(value)
+        if cleaned is None:
+            cleaned = dict(attributes)
+        if usable is None:
+            del cleaned[name]
+        else:
             cleaned[name] = usable
-    return cleaned
+    return attributes if cleaned is None else cleaned
 
 
 def safe_structure(value: Any) -> Any:

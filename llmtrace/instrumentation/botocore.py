@@ -14,11 +14,10 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import wrapt
-from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 from opentelemetry.trace import Span
 
 from llmtrace.calls import finalizers
-from llmtrace.calls.current import Making, being_made
+from llmtrace.calls.current import Making, may_begin
 from llmtrace.calls.own_requests import Own
 from llmtrace.calls.tracer import CallTracer
 from llmtrace.instrumentation.methods import timed
@@ -84,7 +83,7 @@ def _begin(
         if client.meta.service_model.service_name not in service.paths:
             return None
         operation = service.operation(operation_name, api_params)
-        if operation is None or being_made() is not None or not is_instrumentation_enabled():
+        if operation is None or not may_begin():
             return None
         return tracer.begin(provider, operation, client, {**api_params, "operation": operation_name})
     except Exception as error:

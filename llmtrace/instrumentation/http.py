@@ -12,7 +12,7 @@ from llmtrace.calls.current import RESPONSE_KEY, Beside, Current, being_made
 from llmtrace.calls.own_requests import Own, plain
 from llmtrace.instrumentation.patching import Patches
 from llmtrace.observe import internal_errors
-from llmtrace.observe.address import address_of, is_private
+from llmtrace.observe.address import host_of, is_private
 from llmtrace.observe.call import Call
 from llmtrace.observe.clock import now
 from llmtrace.observe.stream import closing
@@ -28,7 +28,7 @@ def patch(patches: Patches) -> None:
 
     def send(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         being = being_made()
-        if being is None:
+        if being is None or _says_nothing(being, args, kwargs):
             return wrapped(*args, **kwargs)
         if not _is_own(being, instance, args, kwargs):
             with Beside():
@@ -70,7 +70,7 @@ def patch(patches: Patches) -> None:
 
     def asend(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         being = being_made()
-        if being is None:
+        if being is None or _says_nothing(being, args, kwargs):
             return wrapped(*args, **kwargs)
         if _is_own(being, instance, args, kwargs):
             return send_traced(being, wrapped, args, kwargs)
@@ -135,6 +135,15 @@ def _url(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return getattr(args[0] if args else kwargs.get("request"), "url", None)
 
 
+def _says_nothing(being: Current, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether nothing is recorded of the call being made, and this request may carry nothing of its trace either."""
+    try:
+        return not isinstance(being.call, Call) and not may_propagate(being.propagate, _url(args, kwargs))
+    except Exception as error:
+        internal_errors.note("looking at a request", error)
+        return False
+
+
 def _is_own(being: Current, sender: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     request = args[0] if args else kwargs.get("request")
     method, headers = getattr(request, "method", None), getattr(request, "headers", None)
@@ -161,7 +170,7 @@ class UnderWay:
 
 def may_propagate(mode: str, url: Any) -> bool:
     """Whether ``traceparent`` may be sent to ``url``: always, never, or (``auto``) to private hosts."""
-    return mode != "never" and (mode != "auto" or is_private(address_of(url)[0]))
+    return mode != "never" and (mode != "auto" or is_private(host_of(url)))
 
 
 def propagate(headers: Any) -> None:

@@ -1,84 +1,47 @@
-"""The instrumentors that ``opentelemetry-instrument`` finds and ``llmtrace.instrument`` uses: one for each client."""
+"""The instrumentors that ``opentelemetry-instrument`` finds: one for each client."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Collection
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
 
 from llmtrace.config import Settings, is_disabled, settings
-from llmtrace.instrumentation import process_ends
+from llmtrace.instrumentation.clients import TRACING
 from llmtrace.instrumentation.patching import Patches
 from llmtrace.providers import Client, client_named
-
-if TYPE_CHECKING:
-    from llmtrace.instrumentation.traced import Traced
-
-_log = logging.getLogger("llmtrace")
 
 
 class ClientInstrumentor(BaseInstrumentor):
     """Instruments one client library. The classes below say which."""
 
     client: Client
-    _patches: Patches | None = None
-    _traced: Traced | None = None
 
     def instrumentation_dependencies(self) -> Collection[str]:
         """The client versions that are supported."""
-        return (f"{self.client.distribution} {self.client.versions}",)
+        return (self.client.requirement,)
 
     def _instrument(self, **kwargs: Any) -> None:
         tracer_provider = kwargs.pop("tracer_provider", None)
         meter_provider = kwargs.pop("meter_provider", None)
         kwargs.pop("skip_dep_check", None)
         kwargs.pop("raise_exception_on_conflict", None)
-        configured: Settings = kwargs.pop("settings", None) or settings(kwargs)
-        if is_disabled():
-            return
-        self._patches = patches = Patches()
-        if configured.flush_on_sigterm:
-            # Now, not when the client is imported: handlers can be set on the main thread only.
-            patches.when_undone(process_ends.take_sigterm())
+        configured: Settings = settings(kwargs)
+        if not is_disabled():
+            TRACING[self.client.name].on(configured, tracer_provider, meter_provider)
 
-        def imported(package: Any) -> None:
-            if (conflict := self.unsupported()) is not None:
-                # Not a warning: the user of a program can do nothing about it, and the calls may be traced through
-                # another client. `llmtrace doctor` reports it.
-                _log.debug("%s is not traced: %s", self.client.name, conflict)
-                return
-            self._traced = install(patches, self.client, configured, tracer_provider, meter_provider)
-
-        patches.when_imported(self.client.package, imported)
+    def _uninstrument(self, **kwargs: Any) -> None:
+        TRACING[self.client.name].off()
 
     def unsupported(self) -> str | None:
         """What is wrong with the installed version; None where it is supported."""
-        conflict: Any = self._check_dependency_conflicts()
-        return None if conflict is None else str(conflict)
+        return TRACING[self.client.name].unsupported()
 
     @property
     def patches(self) -> Patches | None:
         """The wrappers for this client; None while it is not instrumented."""
-        return self._patches
-
-    def _uninstrument(self, **kwargs: Any) -> None:
-        if self._patches is not None:
-            self._patches.undo()
-        if self._traced is not None:
-            self._traced.close()
-        self._traced = self._patches = None
-
-
-def install(patches: Patches, client: Client, *setup: Any) -> Traced:
-    """Load the code that traces a client and put its hooks in.
-
-    It is loaded this late to keep other programs' start quick.
-    """
-    from llmtrace.instrumentation.traced import Traced
-
-    return Traced(patches, client, *setup)
+        return TRACING[self.client.name].patches
 
 
 class OpenAIInstrumentor(ClientInstrumentor):

@@ -13,11 +13,10 @@ import weakref
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 from opentelemetry.trace import Span
 
 from llmtrace.calls import finalizers
-from llmtrace.calls.current import Making, being_made
+from llmtrace.calls.current import Making, being_made, may_begin
 from llmtrace.calls.own_requests import Own
 from llmtrace.calls.tracer import CallTracer
 from llmtrace.instrumentation.iterator_timing import watch
@@ -175,7 +174,7 @@ class _Method:
     def _begin(self, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | Span | None:
         """The call that starts here; None where it is not traced, or belongs to a call that is being made already."""
         try:
-            if being_made() is not None or not is_instrumentation_enabled():
+            if not may_begin():
                 return None
             body = self._method.body(instance, args, kwargs)
             return None if body is None else self._tracer.begin(self._provider, self._method.operation, instance, body)

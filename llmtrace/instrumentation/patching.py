@@ -90,7 +90,7 @@ class Patches:
                 self._when_undone.append(lambda: namespaces.forget(module, once))
 
     def _once(self, action: Callable[[Any], None]) -> Callable[[Any], None]:
-        """``action``, for two who may both tell of the same import."""
+        """``action`` as a hook that runs once, though two finders may report the same import."""
         todo = [action]
 
         def imported(module: Any) -> None:

@@ -23,6 +23,7 @@ def join(tracer: CallTracer) -> None:
     global _patches
     with _lock:
         _tracers.append(tracer)
+        units.use_meters(tracer.services.telemetry.meters)
         if tracer.services.tracer_provider is not None:
             units.use_provider(tracer.services.tracer_provider)  # a task's spans go where its calls' go
         if _patches is None:
@@ -39,6 +40,7 @@ def leave(tracer: CallTracer) -> None:
     with _lock:
         if tracer in _tracers:
             _tracers.remove(tracer)
+            units.leave_meters(tracer.services.telemetry.meters)
             if tracer.services.tracer_provider is not None:
                 units.leave_provider(tracer.services.tracer_provider)
         if not _tracers and _patches is not None:

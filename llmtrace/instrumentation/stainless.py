@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
-from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 from opentelemetry.trace import Span
 
 from llmtrace.calls import finalizers
-from llmtrace.calls.current import RESPONSE_KEY, Making, being_made
+from llmtrace.calls.current import RESPONSE_KEY, Making, being_made, may_begin
 from llmtrace.calls.own_requests import NOT_YET, Own
 from llmtrace.calls.tracer import CallTracer
 from llmtrace.instrumentation.patching import Patches
@@ -151,7 +150,12 @@ def _subclasses(base: type) -> list[type]:
 def _propagation(tracer: CallTracer, client: Any) -> str:
     """The setting ``propagate``; ``auto`` means ``never`` for a client that decides itself about its span's headers."""
     mode = tracer.settings.propagate
-    return "never" if mode == "auto" and hasattr(type(client), "open_telemetry") else mode
+    return "never" if mode == "auto" and _propagates_itself(type(client)) else mode
+
+
+@lru_cache(64)
+def _propagates_itself(cls: type) -> bool:
+    return hasattr(cls, "open_telemetry")
 
 
 def _begin(
@@ -167,7 +171,7 @@ def _begin(
     try:
         options: Any = args[1] if len(args) > 1 else kwargs.get("options")
         operation = _operation(client, options)
-        if operation is None or being_made() is not None or not is_instrumentation_enabled():
+        if operation is None or not may_begin():
             return None
         body: Any = options.json_data
         if tracer.settings.request_usage and isinstance(body, dict):

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
-import importlib.metadata
 import os
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
-from llmtrace.errors import LlmtraceError
+from llmtrace.errors import LlmtraceError, did_you_mean
 from llmtrace.version import install_hint
 
 if TYPE_CHECKING:
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
     from typing_extensions import TypedDict
 
-    from llmtrace.providers import Client
+    from llmtrace.instrumentation.clients import ClientTracing
 
     class Given(TypedDict, total=False):
         """The settings that ``instrument`` takes, each of which may be left out."""
@@ -102,26 +101,23 @@ def instrument(
         "tokenizer": tokenizer,
     }
     from llmtrace.config import is_disabled, settings
-    from llmtrace.instrumentation.instrumentors import INSTRUMENTORS
+    from llmtrace.instrumentation.clients import TRACING
 
     configured = settings(keywords)
     _check_names(clients)
-    for name in clients or tuple(INSTRUMENTORS):
-        instrumentor = INSTRUMENTORS[name]()
+    for name in clients or tuple(TRACING):
+        tracing = TRACING[name]
         if clients:  # of all of them, those that the program never imports need no looking at
-            _check_installed(instrumentor.client)
-            if (conflict := instrumentor.unsupported()) is not None:
-                raise LlmtraceError(f"{name} is not supported in this version: {conflict}")
-        if not is_disabled() and not instrumentor.is_instrumented_by_opentelemetry:
-            providers: dict[str, Any] = {"tracer_provider": tracer_provider, "meter_provider": meter_provider}
-            instrumentor.instrument(skip_dep_check=True, settings=configured, **providers)
+            _check_version(tracing)
+        if not is_disabled():
+            tracing.on(configured, tracer_provider, meter_provider, supported=bool(clients))
 
 
 def instrumented() -> str:
     """The clients that are traced now, by name and with commas between."""
-    from llmtrace.instrumentation.instrumentors import INSTRUMENTORS
+    from llmtrace.instrumentation.clients import TRACING
 
-    return ", ".join(name for name in INSTRUMENTORS if INSTRUMENTORS[name]().is_instrumented_by_opentelemetry)
+    return ", ".join(name for name, tracing in TRACING.items() if tracing.patches is not None)
 
 
 def uninstrument(*clients: str) -> None:
@@ -130,27 +126,32 @@ def uninstrument(*clients: str) -> None:
     Raises:
         LlmtraceError: an unknown client.
     """
-    from llmtrace.instrumentation.instrumentors import INSTRUMENTORS
+    from llmtrace.instrumentation.clients import TRACING
 
     _check_names(clients)
-    for name in clients or tuple(INSTRUMENTORS):
-        instrumentor = INSTRUMENTORS[name]()
-        if instrumentor.is_instrumented_by_opentelemetry:
-            instrumentor.uninstrument()
+    instrumentors: Any = sys.modules.get("llmtrace.instrumentation.instrumentors")
+    for name in clients or tuple(TRACING):
+        if instrumentors is not None:
+            instrumentor = instrumentors.INSTRUMENTORS[name]()
+            if instrumentor.is_instrumented_by_opentelemetry:  # by ``opentelemetry-instrument``, say
+                instrumentor.uninstrument()
+        TRACING[name].off()
 
 
 def _check_names(clients: tuple[str, ...]) -> None:
-    from llmtrace.instrumentation.instrumentors import INSTRUMENTORS
+    from llmtrace.providers import CLIENTS
 
+    known = [client.name for client in CLIENTS]
     for name in clients:
-        if name not in INSTRUMENTORS:
-            close = difflib.get_close_matches(name, INSTRUMENTORS, 1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
-            raise LlmtraceError(f"unknown client {name!r}.{hint} Known clients: {', '.join(INSTRUMENTORS)}.")
+        if name not in known:
+            hint = did_you_mean(name, known, "'")
+            raise LlmtraceError(f"unknown client {name!r}.{hint} Known clients: {', '.join(known)}.")
 
 
-def _check_installed(client: Client) -> None:
-    try:
-        importlib.metadata.distribution(client.distribution)
-    except importlib.metadata.PackageNotFoundError:
-        raise LlmtraceError(f"{client.name} is not installed: {install_hint(client.name)}") from None
+def _check_version(tracing: ClientTracing) -> None:
+    conflict, name = tracing.unsupported(), tracing.client.name
+    if conflict is None:
+        return
+    if tracing.installed() is None:
+        raise LlmtraceError(f"{name} is not installed: {install_hint(name)}")
+    raise LlmtraceError(f"{name} is not supported in this version: {conflict}")

@@ -20,15 +20,25 @@ def address_of(url: Any) -> Address:
     """
     try:
         parts = urlsplit(url) if isinstance(url, str) else url
-        host = getattr(parts, "host", None) or getattr(parts, "hostname", None)
-        if not isinstance(host, str) or not host:
+        host = _host(parts)
+        if host is None:
             return None, None
         port = getattr(parts, "port", None)
         if not isinstance(port, int):
             port = _PORTS.get(str(getattr(parts, "scheme", "")).lower(), 443)
-        return host.strip("[]"), port
+        return host, port
     except ValueError:  # a port that is no number, a bracket that does not close
         return None, None
+
+
+def host_of(url: Any) -> str | None:
+    """The host of ``address_of(url)`` alone, where the port is of no interest."""
+    return address_of(url)[0] if isinstance(url, str) else _host(url)
+
+
+def _host(parts: Any) -> str | None:
+    host = getattr(parts, "host", None) or getattr(parts, "hostname", None)
+    return host.strip("[]") or None if isinstance(host, str) else None
 
 
 @lru_cache(256)

@@ -68,6 +68,7 @@ class ChunkTiming:
         self.long_gaps: array[int] = array("q")
         """Every gap over 100 ms (at most SAMPLE of them): the candidates for stalls."""
         self._last: list[int] = []
+        self._ordered: list[int] | None = None
 
     @property
     def last_arrival(self) -> int | None:
@@ -122,7 +123,8 @@ class ChunkTiming:
         self.last_arrival_folded = arrived[-1]
         gaps = list(map(sub, arrived, chain((before,), arrived)))
         hold_sum = arrived[-1] - before - waited
-        if hold_sum > READY_NS:
+        # An application takes a few microseconds with each chunk: whether one of them took long is told without a loop.
+        if hold_sum > READY_NS and max(map(sub, asked, chain((before,), arrived))) > READY_NS:
             # Where the application paused while the next chunk lay ready, the gap is its own, not the model's.
             paced: list[int] = []
             for i, (gap, ask, arrive) in enumerate(zip(gaps, asked, arrived, strict=False)):
@@ -139,6 +141,7 @@ class ChunkTiming:
             self._take(gaps)
 
     def _take(self, gaps: list[int]) -> None:
+        self._ordered = None
         self.gap_count += len(gaps)
         self.gap_sum += sum(gaps)
         longest = max(gaps)
@@ -156,11 +159,17 @@ class ChunkTiming:
 
     def quantiles(self, *ranks: float) -> list[float] | None:
         """The quantiles of the gaps in seconds; None where the model set no gap."""
-        if not self.gaps:
+        ordered = self.ordered()
+        if not ordered:
             return None
-        ordered = sorted(self.gaps)
         top = len(ordered) - 1
         return [ordered[round(rank * top)] / 1e9 for rank in ranks]
+
+    def ordered(self) -> list[int]:
+        """The sampled gaps (ns) by length; sorted once, however often it is asked for after the stream's end."""
+        if self._ordered is None:
+            self._ordered = sorted(self.gaps)
+        return self._ordered
 
     @property
     def every_gap(self) -> bool:

@@ -24,13 +24,9 @@ def epoch_offset() -> int:
     It is in whole microseconds so that a monotonic time and the epoch time made of it have the same part below a
     microsecond (``llmtrace.phases.stagger`` chooses that part).
     """
-    width = best = 0
-    for attempt in range(_TRIES):
-        before = now()
-        wall = time_ns()
-        after = now()
-        if attempt == 0 or after - before < width:
-            width, best = after - before, wall - (before + after) // 2
-        if width <= _WIDE_NS:
-            break
-    return best - best % 1000
+    before, wall, after = now(), time_ns(), now()
+    if after - before > _WIDE_NS:
+        readings = [(before, wall, after), *((now(), time_ns(), now()) for _ in range(_TRIES - 1))]
+        before, wall, after = min(readings, key=lambda reading: reading[2] - reading[0])
+    offset = wall - (before + after) // 2
+    return offset - offset % 1000

@@ -35,14 +35,16 @@ def _late_start(call: Call) -> Arrival | None:
         return None
     headers = call.attempts[-1].headers_at if call.attempts else None
     earliest = handed_over if headers is None else headers
-    latest, told = _bound(call, earliest, asked)
+    latest, by_kernel = _bound(call, earliest, asked)
     # Where the kernel took in something after the headers, a chunk was there, however long the pull took.
-    ready = max(pulls.buffered_head, 1) if told and latest > earliest + _KERNEL_GRAIN_S * 1e9 else pulls.buffered_head
+    ready = (
+        max(pulls.buffered_head, 1) if by_kernel and latest > earliest + _KERNEL_GRAIN_S * 1e9 else pulls.buffered_head
+    )
     after = ready - 1 - call.first_token_index
     if after < 0:
         return _between(earliest, latest) if _lay_ready(call, asked) else None
     grain = _KERNEL_GRAIN_S / 2
-    if after == 0 and told:
+    if after == 0 and by_kernel:
         return latest, grain
     pace = pulls.quantiles(0.5) if ready < pulls.total else None
     if after > 0 and pace is not None:
@@ -62,7 +64,7 @@ def _late_reading(call: Call) -> Arrival | None:
 
 
 def _lay_ready(call: Call, asked: int) -> bool:
-    """Whether the kernel took in nothing between that pull and the first token: that was there already, then.
+    """Whether the first token lay in the kernel's buffer when it was asked for: no data came in after that.
 
     Seen of a pull that took long although its chunk lay ready: a process's first, in which the client loads a lot of
     itself, or any on a busy machine.
@@ -72,7 +74,7 @@ def _lay_ready(call: Call, asked: int) -> bool:
 
 
 def _bound(call: Call, earliest: int, asked: int) -> tuple[int, bool]:
-    """The latest moment at which data can have come, and whether the kernel told."""
+    """The latest moment at which data can have come in, and whether the kernel reported it."""
     idle = call.idle.get(asked)
     return (asked, False) if idle is None else (max(earliest, asked - int(idle * 1e9)), True)
 

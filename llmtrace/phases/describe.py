@@ -24,7 +24,7 @@ from llmtrace.phases.stagger import stagger_parts
 def describe(
     seen: Observation, server: ServerTimings | None, phases: Sequence[Phase], estimate: Estimate | None
 ) -> None:
-    """Fill in what the phases of the call that was ``seen`` say beside their times."""
+    """Fill in the fields of the phases beyond their times: tokens, time per token, intervals, parts of decode."""
     usage = seen.usage or Usage()
     for phase in phases:
         if phase.name == DECODE:
@@ -51,7 +51,7 @@ def describe(
 
 
 def _sides(phase: Phase, half: float) -> None:
-    """No phase can have been shorter than nothing: the lower side of its interval ends there."""
+    """Set both sides of a phase's interval; ``half``: its half width. The lower side is no longer than the phase."""
     low = half if phase.uncertainty_low is None else phase.uncertainty_low
     high = half if phase.uncertainty_high is None else phase.uncertainty_high
     if low > (length := phase.duration):

@@ -10,7 +10,7 @@ _TOLD = (SERVER, DEVICE)
 
 
 def grade(phases: Sequence[Phase], estimate: Estimate, late: float = 0.0) -> None:
-    """Put beside each of a call's ``phases`` that the engine told what ``estimate``, which knows nothing of that, says.
+    """Put the estimate's figures beside each of a call's ``phases`` that the engine reported itself.
 
     The estimate is as it would have been exported without the engine's word; ``late``: half width of the interval in
     which the first token came, s, which is then in the estimate's too. Its prefill takes in a cache hit, so it is
@@ -21,10 +21,10 @@ def grade(phases: Sequence[Phase], estimate: Estimate, late: float = 0.0) -> Non
         if phase.source not in _TOLD:
             continue
         if phase.name == QUEUE:
-            length, sides, told = estimate.step_wait + estimate.queue, estimate.queue_sides(), phase.duration
+            length, sides, reported = estimate.step_wait + estimate.queue, estimate.queue_sides(), phase.duration
         elif phase.name == PREFILL:
-            length, sides, told = estimate.prefill, estimate.prefill_sides(), phase.duration + hit
+            length, sides, reported = estimate.prefill, estimate.prefill_sides(), phase.duration + hit
         else:
             continue
         low, high = sides
-        phase.blind = Blind(length, min(low + late, length), high + late, length - told)
+        phase.blind = Blind(length, min(low + late, length), high + late, length - reported)

@@ -94,7 +94,7 @@ def undecided(least: float, most: float, stretch: float, calls: int) -> Unknown:
 
 
 def why_unsplit(seen: Observation) -> Unknown | None:
-    """What there is in the call itself that keeps queue and prefill from being told apart; None: nothing."""
+    """The reason, in the call itself, why queue and prefill cannot be told apart; None where there is none."""
     if not seen.streaming:
         return None if _answered(seen) else WHOLE_ANSWER
     if seen.first_token is None:

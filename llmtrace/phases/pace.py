@@ -11,7 +11,7 @@ comes after a pause in proportion to it, and makes up for it. After a pause of t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, median, pstdev
 
@@ -50,7 +50,7 @@ class Piece:
     gap: int | None
     """Time since the chunk before it, ns; None: the application made it, or it is the first one seen."""
     weight: float
-    """Its tokens or, where nobody counts them, its characters; 0: it with_tokens none."""
+    """The number of its tokens or, where nobody counts them, of its characters; 0 for a chunk without any."""
 
 
 @dataclass(slots=True)
@@ -58,7 +58,7 @@ class Pace:
     """What the chunks of one stream say of its tokens. Times in s; None where that cannot be said."""
 
     per_chunk: float | None = None
-    """Tokens by chunks that with_tokens some."""
+    """The mean number of tokens in a chunk that has any."""
     p50: float | None = None
     p99: float | None = None
     longest: float | None = None
@@ -77,21 +77,21 @@ def pace(pulls: ChunkTiming, last: Sequence[Piece], chunks: int, tokens: int | N
     token on; ``tokens``: those that the stream showed, by usage; ``counted``: what the weights were counted by
     (logprobs, tokenizer), None where they are characters.
     """
-    found = Pace()
+    stream_pace = Pace()
     with_tokens = [piece for piece in last if piece.weight > 0]
     bringing = chunks - (len(last) - len(with_tokens))
-    found.per_chunk, found.basis = _per_chunk(with_tokens, bringing, tokens, counted)
-    each = found.per_chunk
+    stream_pace.per_chunk, stream_pace.basis = _per_chunk(with_tokens, bringing, tokens, counted)
+    each = stream_pace.per_chunk
     if each is not None and pulls.gaps:
-        _between_tokens(found, pulls, with_tokens, each, counted, whole=len(last) >= chunks)
-    if found.p50 is None:
-        found.basis = None
+        _between_tokens(stream_pace, pulls, with_tokens, each, counted, whole=len(last) >= chunks)
+    if stream_pace.p50 is None:
+        stream_pace.basis = None
     groups = _groups(pulls)
-    found.pattern = _rhythm(groups, pulls, with_tokens, each, counted)
-    if found.pattern == COALESCED:
+    stream_pace.pattern = _rhythm(groups, pulls, with_tokens, each, counted)
+    if stream_pace.pattern == COALESCED:
         bar = pulls.stall_bar()
-        found.made_up = sum(gap > bar and size > 1 for gap, size in groups)
-    return found
+        stream_pace.made_up = sum(gap > bar and size > 1 for gap, size in groups)
+    return stream_pace
 
 
 def is_one_each(tokens: int, bringing: int) -> bool:
@@ -102,7 +102,7 @@ def is_one_each(tokens: int, bringing: int) -> bool:
 def _per_chunk(
     with_tokens: Sequence[Piece], bringing: int, tokens: int | None, counted: str | None
 ) -> tuple[float | None, str | None]:
-    """Tokens per chunk that with_tokens some, and how that is known."""
+    """The mean number of tokens in a chunk that has any, and how that is known."""
     if counted == LOGPROBS and with_tokens:
         each = fmean(piece.weight for piece in with_tokens)
         if tokens and bringing > len(with_tokens):
@@ -118,13 +118,19 @@ def _per_chunk(
 
 
 def _between_tokens(
-    found: Pace, pulls: ChunkTiming, with_tokens: Sequence[Piece], each: float, counted: str | None, *, whole: bool
+    stream_pace: Pace,
+    pulls: ChunkTiming,
+    with_tokens: Sequence[Piece],
+    each: float,
+    counted: str | None,
+    *,
+    whole: bool,
 ) -> None:
     """Fill in the times between tokens: those of a chunk share the time since the chunk before."""
     if each == 1.0 and not whole:
         quantiles = pulls.quantiles(0.5, 0.99)
         assert quantiles is not None
-        (found.p50, found.p99), found.longest = quantiles, pulls.gap_max / 1e9
+        (stream_pace.p50, stream_pace.p99), stream_pace.longest = quantiles, pulls.gap_max / 1e9
         return
     if each < 1 - _ALIKE:
         return  # pieces of tokens, or chunks without any: which, nobody says
@@ -133,13 +139,21 @@ def _between_tokens(
     held = [(piece.gap, 1.0 if each == 1 else max(1.0, piece.weight * scale)) for piece in with_tokens]
     pairs = sorted((gap / 1e9 / tokens, tokens) for gap, tokens in held if gap is not None)
     if whole and pairs:
-        found.p50, found.p99, found.longest = _weighted(pairs, 0.5), _weighted(pairs, 0.99), pairs[-1][0]
-    elif _is_steady(pulls.gaps):
+        stream_pace.p50, stream_pace.p99, stream_pace.longest = (
+            _weighted(pairs, 0.5),
+            _weighted(pairs, 0.99),
+            pairs[-1][0],
+        )
+    elif _is_steady(pulls.ordered()):
         quantiles = pulls.quantiles(0.5, 0.99)
         assert quantiles is not None
-        found.p50, found.p99, found.longest = quantiles[0] / each, quantiles[1] / each, pulls.gap_max / 1e9 / each
+        stream_pace.p50, stream_pace.p99, stream_pace.longest = (
+            quantiles[0] / each,
+            quantiles[1] / each,
+            pulls.gap_max / 1e9 / each,
+        )
     elif len(pairs) >= _LEAST:
-        found.p50 = _weighted(pairs, 0.5)  # the tail is not seen in so few
+        stream_pace.p50 = _weighted(pairs, 0.5)  # the tail is not seen in so few
 
 
 def _weighted(pairs: Sequence[tuple[float, float]], rank: float) -> float:
@@ -153,16 +167,20 @@ def _weighted(pairs: Sequence[tuple[float, float]], rank: float) -> float:
 
 
 def _groups(pulls: ChunkTiming) -> list[tuple[int, int]]:
-    """Chunks that came together, as (ns since those before, how many): of all gaps, or of a thinned sample none."""
-    gaps = pulls.gaps
+    """Chunks that came together, as (ns since those before, how many).
+
+    None where no two of them came together, and none of a thinned sample of gaps, in which neighbours are missing.
+    """
     if not pulls.every_gap or not pulls.gap_count:
         return []
     usual = pulls.gap_sum / pulls.gap_count
     if usual < _SLOWEST * READY_NS:
         return []
     ready = max(READY_NS, min(usual / _READY_SHARE, _READY_MOST_NS))
+    if pulls.ordered()[0] >= ready:
+        return []
     groups: list[tuple[int, int]] = []
-    for gap in gaps:
+    for gap in pulls.gaps:
         if gap >= ready:
             groups.append((gap, 1))
         elif groups:
@@ -182,7 +200,7 @@ def _rhythm(
     several = sorted(gap for gap, size in groups if size > 1)
     if len(groups) >= _LEAST and len(several) >= 2:
         return _together(groups)
-    if several or each is None or each < _SEVERAL or len(with_tokens) < _LEAST or not _is_steady(pulls.gaps):
+    if several or each is None or each < _SEVERAL or len(with_tokens) < _LEAST or not _is_steady(pulls.ordered()):
         return None
     weights = [piece.weight for piece in with_tokens]
     varied = _VARIED if counted is not None else _CHARACTERS / each**0.5
@@ -190,7 +208,7 @@ def _rhythm(
 
 
 def _together(groups: Sequence[tuple[int, int]]) -> str | None:
-    """Of chunks that came several at once: does the time before them grow with their number?"""
+    """Why chunks came several at once, by whether the time before them grows with their number."""
     sizes = sorted(size for _, size in groups)
     edge = max(1, sizes[(len(sizes) - 1) // 2])
     few = [(gap, size) for gap, size in groups if size <= edge]
@@ -201,12 +219,12 @@ def _together(groups: Sequence[tuple[int, int]]) -> str | None:
     more = fmean(size for _, size in many) / fmean(size for _, size in few)
     if longer >= 1 + 0.5 * (more - 1):
         return COALESCED
-    steady = _is_steady([gap for gap, _ in groups])
+    steady = _is_steady(sorted(gap for gap, _ in groups))
     return SPECULATIVE if steady and fmean(sizes) >= _SEVERAL and longer <= 1 + 0.2 * (more - 1) else None
 
 
-def _is_steady(times: Iterable[int]) -> bool:
-    ordered = sorted(times)
+def _is_steady(ordered: Sequence[int]) -> bool:
+    """Whether times differ little; ``ordered``: the shortest first."""
     top = len(ordered) - 1
     if top < _LEAST - 1:
         return False

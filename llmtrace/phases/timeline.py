@@ -116,10 +116,10 @@ def _until_first_token(
             _engine_phases(plan, seen, wire, server, until=first_token, decode=None)
             return
     elif server is not None and server.ttft is not None and server.ttft <= room + SLACK_S:
-        told = min(server.ttft, room)
-        _outside(plan, seen, wire, room - told)
+        reported = min(server.ttft, room)
+        _outside(plan, seen, wire, room - reported)
         _unattributed(plan, wire)
-        _merge_told(plan, QUEUE_PREFILL, merged.ONLY_FIRST_TOKEN, told, server)
+        _merge_told(plan, QUEUE_PREFILL, merged.ONLY_FIRST_TOKEN, reported, server)
         return
     late = seen.first_token_error
     if estimate is None:
@@ -183,13 +183,13 @@ def _without_first_token(
 ) -> None:
     room = (seen.end - seen.start) / 1e9
     if server is not None and server.total is not None and not seen.streaming:
-        told = min(server.total, room)
-        _outside(plan, seen, wire, room - told)
+        reported = min(server.total, room)
+        _outside(plan, seen, wire, room - reported)
         _unattributed(plan, wire)
         if estimate is not None and estimate.decode is not None:
-            _estimated_answer(plan, seen, estimate, estimate.decode, told)
+            _estimated_answer(plan, seen, estimate, estimate.decode, reported)
         else:
-            _merge_told(plan, OPAQUE, merged.ONLY_TOTAL, told, server)
+            _merge_told(plan, OPAQUE, merged.ONLY_TOTAL, reported, server)
         return
     left = _outside(plan, seen, wire, room)
     if estimate is not None and estimate.decode is not None and not seen.streaming:

@@ -27,6 +27,11 @@ class Client(NamedTuple):
     declaration: str
     """``module:NAME``, beneath ``llmtrace.providers``."""
 
+    @property
+    def requirement(self) -> str:
+        """The distribution and its supported versions, as a package requires them."""
+        return f"{self.distribution} {self.versions}"
+
     def load(self) -> Provider:
         """Import the declaration and return it."""
         module, _, name = self.declaration.partition(":")

@@ -6,7 +6,6 @@ with them, in this process and in every one that the baggage reaches.
 
 from __future__ import annotations
 
-import difflib
 import os
 import uuid
 from collections.abc import Callable, Mapping
@@ -25,13 +24,15 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from llmtrace.emit import names
 from llmtrace.emit.attached import Attached
-from llmtrace.errors import LlmtraceError
+from llmtrace.emit.metrics import Meters
+from llmtrace.errors import LlmtraceError, did_you_mean
 from llmtrace.observe import internal_errors
+from llmtrace.observe.clock import now
 from llmtrace.observe.process import Lock
 from llmtrace.version import VERSION
 
 KINDS: Final = ("retrieval", "rerank", "tool", "guardrail", "evaluation", "human_review", "repair", "other")
-_OPERATIONS = {"retrieval": "retrieval", "tool": "execute_tool"}
+_OPERATIONS = {"retrieval": "retrieval", "tool": names.EXECUTE_TOOL}
 """Kinds for which the GenAI conventions have an operation."""
 _MARKS = (names.TASK_ID, names.STEP_KIND)
 _PROPAGATORS = (TraceContextTextMapPropagator(), W3CBaggagePropagator())
@@ -41,6 +42,8 @@ _unit: ContextVar[Any] = ContextVar("llmtrace_unit", default=None)
 T = TypeVar("T")
 _providers: list[trace_api.TracerProvider] = []
 """Where the spans go: the last provider given to ``llmtrace.instrument`` that is still in use, else the global one."""
+_meters: list[Callable[[], Meters | None]] = []
+"""Give the instruments of the clients that are traced, the last one's last; None where there is no MeterProvider."""
 _live: WeakValueDictionary[str, Task] = WeakValueDictionary()
 
 
@@ -55,6 +58,17 @@ def leave_provider(provider: trace_api.TracerProvider) -> None:
         if _providers[position] is provider:
             del _providers[position]
             return
+
+
+def use_meters(meters: Callable[[], Meters | None]) -> None:
+    """Record how long tools take with the instruments that ``meters`` gives, where it gives some."""
+    _meters.append(meters)
+
+
+def leave_meters(meters: Callable[[], Meters | None]) -> None:
+    """Undo one ``use_meters(meters)``."""
+    if meters in _meters:
+        _meters.remove(meters)
 
 
 def _provider() -> trace_api.TracerProvider:
@@ -96,6 +110,7 @@ class _Unit:
         self._title, self._attributes, self._carried = title, attributes, carried
         self._attached: Attached | None = None
         self._context: Context | None = None
+        self._began = 0
         self.span: Span = trace_api.INVALID_SPAN
         """The OpenTelemetry span, for attributes of your own."""
 
@@ -105,6 +120,7 @@ class _Unit:
             task_id = baggage.get_baggage(names.TASK_ID, parent)
             if task_id is not None:
                 self._attributes.setdefault(names.TASK_ID, task_id)
+            self._began = now()
             tracer = _provider().get_tracer("llmtrace", VERSION)
             self.span = tracer.start_span(self._title, context=parent, attributes=self._attributes)
             context = set_span_in_context(self.span, parent)
@@ -248,6 +264,9 @@ class Step(_Unit):
         self.cost_usd = _dollars(usd, "cost")
 
     def _close(self, error: BaseException | None) -> None:
+        if self.kind == "tool" and _meters and (meters := _meters[-1]()) is not None:
+            failure = type(error).__qualname__ if isinstance(error, Exception) else None
+            meters.record_tool(self.name, (now() - self._began) / 1e9, failure, set_span_in_context(self.span))
         if self.cost_usd is not None:
             self.span.set_attribute(names.COST, self.cost_usd)
             spent(self._attributes, self.cost_usd)
@@ -281,8 +300,7 @@ def step(name: str, *, kind: str = "other", cost_usd: float | None = None) -> St
         LlmtraceError: an unknown kind, or a cost that is no amount.
     """
     if kind not in KINDS:
-        close = difflib.get_close_matches(str(kind), KINDS, 1)
-        hint = f" Did you mean {close[0]}?" if close else ""
+        hint = did_you_mean(str(kind), KINDS)
         raise LlmtraceError(f"unknown kind of step {kind!r}.{hint} Known kinds: {', '.join(KINDS)}.")
     return Step(name, kind, None if cost_usd is None else _dollars(cost_usd, "cost_usd"))
 

@@ -42,7 +42,8 @@ ATTRIBUTES = words(
     gen_ai.request.encoding_formats gen_ai.token.modality gen_ai.agent.id gen_ai.tool.name
     """
 )
-# The same pages' tables of contents, those of the inference metrics as the tag has them.
+# The same pages' tables of contents, those of the inference metrics as the tag has them; and from gen-ai-metrics.md the
+# one metric that a step of ours has.
 METRICS = words(
     """
     gen_ai.client.inference.duration gen_ai.client.inference.time_to_first_chunk
@@ -51,10 +52,10 @@ METRICS = words(
     gen_ai.client.inference.usage.cache_write.input_tokens gen_ai.client.inference.usage.reasoning.output_tokens
     gen_ai.client.inference.operation.input_tokens gen_ai.client.inference.operation.output_tokens
     gen_ai.client.embeddings.duration gen_ai.client.embeddings.operation.input_tokens
-    gen_ai.client.operation.duration
+    gen_ai.client.operation.duration gen_ai.execute_tool.duration
     """
 )
-EVENTS = {"gen_ai.client.inference.operation.details"}
+EVENTS = {"gen_ai.client.inference.operation.details", "gen_ai.client.operation.exception"}
 # semantic-conventions v1.41.0, docs/gen-ai/gen-ai-metrics.md: what v0.1.0 has renamed or removed.
 OLD = {
     "gen_ai.client.operation.time_to_first_chunk",

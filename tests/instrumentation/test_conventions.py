@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import anthropic
+import openai
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -308,6 +309,24 @@ def test_the_event(tracing: Tracing, api: Sync, replay: Replay, spans: Spans, ev
     assert told["gen_ai.output.messages"][0]["parts"][0]["content"] == "three"
     assert told["gen_ai.usage.input_tokens"] == 40
     assert content(spans) == {}
+
+
+def test_the_event_of_an_exception(
+    traced: Tracing, api: Sync, replay: Replay, spans: Spans, events: Callable[[], list[Any]]
+) -> None:
+    """Of severity WARN, in the context of the call's span; with the exception's type, and nothing of its message."""
+    replay.play(play.server_error(400), play.openai_body())
+    with pytest.raises(openai.BadRequestError):
+        api.create()
+    api.create()
+    (event,) = events()
+    failed, _ = spans.parents()
+    told = dict(event.attributes)
+    assert (getattr(event, "event_name", None) or told.pop("event.name")) == "gen_ai.client.operation.exception"
+    assert told == {"exception.type": "openai.BadRequestError"}
+    assert event.severity_number is SeverityNumber.WARN
+    assert (event.trace_id, event.span_id) == (failed.context.trace_id, failed.context.span_id)
+    assert event.timestamp == failed.end_time
 
 
 FIELDS = ["type", "name", "function", "text"]

@@ -132,3 +132,20 @@ def test_router_falls_back(tracing: Tracing, replay: Replay, second: Replay, spa
     (call,) = spans.parents()
     attempts = [dict(span.attributes or {}) for span in spans.children(call) if span.name == "llm.attempt"]
     assert [each["server.port"] for each in attempts] == [replay.port, second.port]
+
+
+def test_a_call_that_failed_under_anothers_span(make_api: Callable[..., Sync], replay: Replay, spans: Spans) -> None:
+    """A call whose span is another instrumentation's is remembered too, and linked itself where it repeats one."""
+    api = make_api("sync")
+    tracer = spans.provider.get_tracer("another")
+    theirs = {"gen_ai.operation.name": "chat", "gen_ai.request.model": request()["model"]}
+    replay.play(play.server_error(), play.server_error(), play.openai_body())
+    with tracer.start_as_current_span("work"):
+        for _ in range(2):
+            with tracer.start_as_current_span("chat", attributes=theirs):
+                fails(api)
+        api.create()
+    one, two = (span for span in spans.finished() if span.name == "chat")
+    (own,) = (span for span in spans.finished() if span.parent and span.name.startswith("chat "))
+    assert linked(two) == [(one.context.span_id, "retry", "500")]
+    assert linked(own) == [(two.context.span_id, "retry", "500")]

@@ -48,6 +48,31 @@ llmtrace.uninstrument()
 print(json.dumps([hooked, [type(each).__module__ for each in sys.meta_path]]))
 """
 
+LIGHTLY = """
+import json, sys
+import openai
+import llmtrace
+
+slow = "opentelemetry.instrumentation.instrumentor"
+llmtrace.instrument("openai")
+seen = [slow in sys.modules]
+from llmtrace.instrumentation.instrumentors import OpenAIInstrumentor
+
+instrumentor = OpenAIInstrumentor()
+def traced():
+    return bool(instrumentor.patches and instrumentor.patches.functions())
+seen.append(traced())
+instrumentor.instrument()
+seen.append(traced())
+llmtrace.uninstrument()
+seen.append(instrumentor.patches is not None)
+instrumentor.instrument()
+seen.append(traced())
+llmtrace.uninstrument("openai")
+seen.append(instrumentor.is_instrumented_by_opentelemetry)
+print(json.dumps(seen))
+"""
+
 MISTRAL = """
 import asyncio, json, sys
 from opentelemetry import trace
@@ -102,6 +127,11 @@ def test_every_client_is_hooked() -> None:
     assert set(hooked) >= {"openai", "mistralai"}
     assert not [name for name, functions in hooked.items() if not functions]
     assert "llmtrace.instrumentation.namespaces" not in finders, "and nothing stays behind"
+
+
+def test_what_is_slow_to_import_is_left_alone() -> None:
+    """Switched on and off by the program, and beside the instrumentor of ``opentelemetry-instrument``."""
+    assert _run([], LIGHTLY) == [False, True, True, False, True, False]
 
 
 @pytest.mark.parametrize("way", ["first", "launched"])

@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmtrace.observe.chunk_timing import BLOCK, SAMPLE, ChunkTiming
+from llmtrace.observe.chunk_timing import BLOCK, READY_NS, SAMPLE, ChunkTiming, ready_within
 
 MS = 1_000_000
 
@@ -39,6 +39,28 @@ def test_count_sum_and_maximum_are_exact(steps: list[tuple[int, int]]) -> None:
     assert pulls.gap_max == max(gaps, default=0)
     assert pulls.wait_sum == sum(wait for _, wait in steps)
     assert pulls.last_arrival == arrivals[-1]
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([0, 4_000, 300_000, 3 * MS, 90 * MS]), st.sampled_from([1000, 400_000, 2 * MS, 20 * MS])
+        ),
+        min_size=1,
+        max_size=700,
+    )
+)
+def test_whose_pause_each_gap_was(steps: list[tuple[int, int]]) -> None:
+    """A gap is the application's where it held the stream while the next chunk lay ready; however many chunks there
+    were, and whether it held any of them or none."""
+    pulls = ChunkTiming()
+    feed(pulls, steps)
+    own = [hold > READY_NS and wait < ready_within(hold) for hold, wait in steps[1:]]
+    gaps = [hold + wait for (hold, wait), mine in zip(steps[1:], own, strict=True) if not mine]
+    assert pulls.consumer_wait == sum(hold for (hold, _), mine in zip(steps[1:], own, strict=True) if mine)
+    assert (pulls.gap_count, pulls.gap_sum, pulls.gap_max) == (len(gaps), sum(gaps), max(gaps, default=0))
+    assert pulls.ordered() == sorted(pulls.gaps)
 
 
 def test_memory_does_not_grow_with_the_stream() -> None:

@@ -17,10 +17,11 @@ from opentelemetry.trace import StatusCode
 
 import llmtrace
 from llmtrace.tasks import units
+from tests.conftest import Tracing
 from tests.support import replay as play
 from tests.support.apis import Sync
 from tests.support.replay import Replay, openai_stream
-from tests.support.spans import Spans
+from tests.support.spans import Metrics, Spans, seconds
 
 
 @pytest.fixture(autouse=True)
@@ -206,3 +207,26 @@ def test_a_broken_provider_is_not_the_applications_affair(monkeypatch: pytest.Mo
     monkeypatch.setattr(units, "_providers", [Broken()])
     with llmtrace.task("goes on") as task, llmtrace.step("too"):
         task.resolved()
+
+
+def test_how_long_a_tool_takes_is_measured(tracing: Tracing, metrics: Metrics, spans: Spans) -> None:
+    """By the conventions' metric, where a client is traced with metrics; of no other kind of step."""
+    with llmtrace.step("lookup", kind="tool"):
+        pass
+    tracing.on("openai")
+    with llmtrace.step("lookup", kind="tool"), llmtrace.step("top five", kind="rerank"):
+        pass
+    with pytest.raises(KeyError), llmtrace.step("lookup", kind="tool"):
+        raise KeyError
+    answered, failed = sorted(metrics.points("gen_ai.execute_tool.duration"), key=lambda point: len(point.attributes))
+    common = {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": "lookup"}
+    assert (dict(answered.attributes), answered.count) == (common, 1)
+    assert (dict(failed.attributes), failed.count) == (common | {"error.type": "KeyError"}, 1)
+    first, second, third = (span for span in spans.finished() if span.name == "tool lookup")
+    assert [answered.sum, failed.sum] == pytest.approx([seconds(second), seconds(third)], abs=0.05)
+    assert seconds(first) >= 0
+    tracing.off()
+    tracing.on("openai", metrics=False)
+    with llmtrace.step("lookup", kind="tool"):
+        pass
+    assert sum(point.count for point in metrics.points("gen_ai.execute_tool.duration")) == 2

@@ -20,7 +20,7 @@ from tests.evaluation.common.pages import NoSection
 from tests.evaluation.common.places import ROOT
 from tests.evaluation.overhead import clients, concurrency, instructions, results, sockets, warm
 from tests.evaluation.overhead.environments import ENVS, prepare
-from tests.evaluation.overhead.outcome import NotMeasured, Plan, Row
+from tests.evaluation.overhead.outcome import NotMeasured, Outcome, Plan, Row
 from tests.evaluation.overhead.subjects import BARE
 
 ROWS = [
@@ -99,6 +99,21 @@ def main() -> int:
 def measure(row: Row, plan: Plan, left_out: dict[str, str], write: bool) -> bool:
     """One row, shown and written; False where it could not be measured."""
     started, load, code = time.time(), provenance.load_average(), freshness.code_hash(results.CODE)
+
+    def keep(outcome: Outcome) -> None:
+        if not write:
+            return
+        command = provenance.make_command("bench")
+        where: dict[str, Any] = provenance.machine(command, started, load) | {"code": code, "seed": plan.seed}
+        outcome.left_out |= {env: reason for env, reason in left_out.items() if env in row.envs}
+        where["versions"] = results.versions([env for env in plan.usable if env in row.envs])
+        results.save(row.name, where, outcome)
+        try:
+            results.publish(row.name, where, outcome)
+        except NoSection as error:
+            plan.console.print(f"[yellow]{error}[/yellow]")
+
+    plan.so_far = keep
     try:
         outcome = row.measure(plan)
     except NotMeasured as error:
@@ -112,16 +127,7 @@ def measure(row: Row, plan: Plan, left_out: dict[str, str], write: bool) -> bool
         plan.console.print(remark)
     if outcome.bars:
         limits.table(outcome.bars, f"{row.name}: figures beside their bars").show(plan.console)
-    if write:
-        command = provenance.make_command("bench")
-        where: dict[str, Any] = provenance.machine(command, started, load) | {"code": code, "seed": plan.seed}
-        outcome.left_out |= {env: reason for env, reason in left_out.items() if env in row.envs}
-        where["versions"] = results.versions([env for env in plan.usable if env in row.envs])
-        results.save(row.name, where, outcome)
-        try:
-            results.publish(row.name, where, outcome)
-        except NoSection as error:
-            plan.console.print(f"[yellow]{error}[/yellow]")
+    keep(outcome)
     return True
 
 

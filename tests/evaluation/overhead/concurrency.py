@@ -15,18 +15,23 @@ from typing import Any
 from tests.evaluation.common.bars import Bar
 from tests.evaluation.common.quantiles import median, quartiles
 from tests.evaluation.common.tables import Table
-from tests.evaluation.overhead.outcome import FEWEST_ROUNDS, Outcome, Plan
+from tests.evaluation.overhead.outcome import Outcome, Plan
 from tests.evaluation.overhead.processes import Broken, Child, Fleet
 from tests.evaluation.overhead.subjects import CONTROL, LLMTRACE, by_name
 
 ENVS = ("bare", "llmtrace")
 STREAMS = (10, 100, 500, 2000)
 QUICK_STREAMS = (10, 50)
-BUSY, MOST_CALLS_PER_SECOND = 0.4, 400.0
+BUSY, MOST_CALLS_PER_SECOND = 0.5, 400.0
 """The share of the time that the bare client is busy, which sets the server's pace; and how fast that may be."""
 CALLS, MOST_TURNS = 600, 40
 """Calls in one mode of a round, where there are fewer callers than that; and the most that one caller makes."""
-ROUNDS = 5
+ENOUGH_CALLS, LEAST_ROUNDS, MOST_ROUNDS = 2000, 2, 5
+"""Rounds of a number of callers: until there are so many calls in each mode."""
+SECONDS, QUICK_SECONDS = 240.0, 40.0
+"""The row's time: a round that would end after it is not begun, but each number of callers has one."""
+HANGS = 120.0
+"""A worker that takes so many seconds longer over a round than the traffic does is given up."""
 PER_CALL, LAG, SAME = 600.0, 1.2, 1.2
 """The bars: µs a call over the bare client; the longest lag over the bare client's; the dearest number of streams over
 the cheapest."""
@@ -67,7 +72,7 @@ def measure(plan: Plan) -> Outcome:
     wanted = plan.only or {LLMTRACE}
     subjects = [s for s in plan.subjects() if s.name in (wanted | {CONTROL} if plan.only else wanted)]
     sizes = plan.streams or (QUICK_STREAMS if plan.quick else STREAMS)
-    rounds = plan.rounds or (2 if plan.quick else ROUNDS)
+    until = time.monotonic() + (plan.seconds or (QUICK_SECONDS if plan.quick else SECONDS))
     cells = {(s.name, size): Cell(s.name, size, []) for s in subjects for size in sizes}
     with Fleet(subjects) as fleet, plan.console.status("concurrent streams") as status:
         failed = dict(fleet.failed)
@@ -75,19 +80,32 @@ def measure(plan: Plan) -> Outcome:
         for worker in fleet.workers.values():
             first = _ask(worker, min(_WARM_UP, max(sizes)), plan.seed, _FIRST_PACE)
             pace = min(pace, BUSY / (first["cpu_off"] / 1e9))
-        for turn in range(rounds):
+        for turn in range(max(plan.rounds or rounds(size) for size in sizes)):
             for size in sizes:
-                status.update(f"concurrent streams: {size:,}, round {turn + 1} of {rounds}")
+                if turn >= (plan.rounds or rounds(size)):
+                    continue
+                status.update(f"concurrent streams: {size:,}, round {turn + 1} of {plan.rounds or rounds(size)}")
                 for name, worker in fleet.workers.items():
-                    if name in failed:
+                    cell = cells[name, size]
+                    if name in failed or (cell.rounds and time.monotonic() + cell.rounds[-1]["wall_s"] > until):
                         continue
                     try:
-                        cells[name, size].rounds.append(_ask(worker, size, plan.seed + turn, pace))
+                        cell.rounds.append(_ask(worker, size, plan.seed + turn, pace))
                     except Broken as error:
                         failed[name] = str(error)
+            plan.so_far(_outcome(cells, pace, failed))
+    return _outcome(cells, pace, failed)
+
+
+def _outcome(cells: dict[tuple[str, int], Cell], pace: float, failed: dict[str, str]) -> Outcome:
     known = [cell for cell in cells.values() if cell.rounds]
     figures = {f"{cell.subject} {cell.streams}": cell.rounds for cell in known}
-    return Outcome([_table(known)], _bars(known), _remarks(known, pace), figures, failed)
+    return Outcome([_table(known)], _bars(known), _remarks(known, pace), figures, dict(failed))
+
+
+def rounds(streams: int) -> int:
+    """How many rounds a number of callers is to have."""
+    return max(LEAST_ROUNDS, min(MOST_ROUNDS, -(-ENOUGH_CALLS // (streams * turns(streams)))))
 
 
 def turns(streams: int) -> int:
@@ -99,7 +117,8 @@ def _ask(worker: Child, streams: int, seed: int, pace: float) -> dict[str, Any]:
     """A round in both modes, ``pace`` calls a second."""
     seconds = streams / pace
     began = time.monotonic()
-    answer = worker.ask(do="concurrent", streams=streams, turns=turns(streams), seconds=seconds, seed=seed)
+    within = HANGS + 2 * seconds * (turns(streams) + 1)
+    answer = worker.ask(within, do="concurrent", streams=streams, turns=turns(streams), seconds=seconds, seed=seed)
     return answer | {"wall_s": round(time.monotonic() - began, 1)}
 
 
@@ -128,13 +147,13 @@ def _bars(cells: list[Cell]) -> list[Bar]:
     mine = [cell for cell in cells if cell.subject == LLMTRACE]
     bars: list[Bar] = []
 
-    def held(what: str, value: float, most: float, unit: str, rounds: int) -> None:
-        bars.append(Bar(what, value, most=most, calls=rounds, unit=unit, fewest=FEWEST_ROUNDS))
+    def held(what: str, value: float, most: float, unit: str, number: int) -> None:
+        bars.append(Bar(what, value, most=most, calls=number, unit=unit, fewest=LEAST_ROUNDS))
 
     for cell in mine:
-        rounds, at_once = len(cell.rounds), f"{cell.streams:,} concurrent streams"
-        held(f"{at_once}: a call", median(cell.added), PER_CALL, " µs", rounds)
-        held(f"{at_once}: longest lag, to the bare client's", cell.lag_ratio, LAG, "x", rounds)
+        number, at_once = len(cell.rounds), f"{cell.streams:,} concurrent streams"
+        held(f"{at_once}: a call", median(cell.added), PER_CALL, " µs", number)
+        held(f"{at_once}: longest lag, to the bare client's", cell.lag_ratio, LAG, "x", number)
     if len(mine) > 1:
         costs = [median(cell.added) for cell in mine]
         ratio = max(costs) / min(costs) if min(costs) > 0 else float("nan")

@@ -26,12 +26,12 @@ from typing import NamedTuple
 from tests.evaluation.common.bars import Bar
 from tests.evaluation.common.places import ROOT
 from tests.evaluation.common.tables import Table
-from tests.evaluation.overhead import inmemory
+from tests.evaluation.overhead import inmemory, replayed
 from tests.evaluation.overhead.environments import surroundings
-from tests.evaluation.overhead.inmemory import ALL_PHASES, MODES, NO_METRICS, UNSAMPLED, Action
+from tests.evaluation.overhead.inmemory import ALL_PHASES, MODES, NO_METRICS, Action
 from tests.evaluation.overhead.outcome import NotMeasured, Outcome, Plan
 from tests.evaluation.overhead.sinks import Sinks
-from tests.evaluation.overhead.warm import BARE, DROPPED, SPANS, SPANS_RECORDS
+from tests.evaluation.overhead.warm import BARE, DROPPED, SAME, SAME_RECORDS, SPANS, SPANS_RECORDS, ratios
 
 OVER_FLOOR = 1.5
 """llmtrace's instructions over those of the SDK's own parent, four children and as many records."""
@@ -65,7 +65,7 @@ def measure(plan: Plan) -> Outcome:
     long, short = f"stream {CHUNKS}", "stream 0"
     read = [Job(long, *streams), Job(short, *streams)]
     read += [Job(f"concurrent {size}", *((1, 2) if size >= 500 else (2, 6))) for size in sizes]
-    own = [Job(what, few, many) for what in (BARE, SPANS, SPANS_RECORDS, DROPPED)]
+    own = [Job(what, few, many) for what in (BARE, SPANS, SPANS_RECORDS, SAME, SAME_RECORDS, DROPPED)]
     with plan.console.status("instructions of the bare client and the SDK") as status:
         bare = count("", [*own, *read])
         known = {job.what: bare[job.what] for job in own}
@@ -80,13 +80,12 @@ def measure(plan: Plan) -> Outcome:
                     what, at_once = f"concurrent {size}", f"{size:,} concurrent streams"
                     known[f"{at_once}: the bare client's own call"] = bare[what] / size
                     known[f"{at_once}: a call"] = (traced[what] - bare[what]) / size
-    floors = {ALL_PHASES: known[SPANS_RECORDS], NO_METRICS: known[SPANS], UNSAMPLED: known[DROPPED]}
-    rows = [[what, f"{n / 1e3:,.1f}", f"{n / floors[what]:.2f}" if what in floors else ""] for what, n in known.items()]
+    rows = [[what, f"{number / 1e3:,.1f}", *ratios(what, known)] for what, number in known.items()]
     bars = [
         Bar(f"instructions, {mode}, to {floor}", known[mode] / known[floor], most=OVER_FLOOR, calls=many, unit="x")
         for mode, floor in ((ALL_PHASES, SPANS_RECORDS), (NO_METRICS, SPANS))
     ]
-    table = Table("Instructions", ["what", "thousand instructions", "x the SDK's"], rows)
+    table = Table("Instructions", ["what", "thousand instructions", "x the SDK's", "x the SDK's for the same"], rows)
     return Outcome([table], bars, figures={"instructions": known})
 
 
@@ -137,6 +136,9 @@ def _once(what: str) -> Action:
     if what in (SPANS, SPANS_RECORDS):
         histogram_records = inmemory.records_of_a_call() if what == SPANS_RECORDS else 0
         return inmemory.sdk_spans(Sinks(sampled=True, with_metrics=True, everywhere=False), histogram_records)
+    if what in (SAME, SAME_RECORDS):
+        sinks = Sinks(sampled=True, with_metrics=True, everywhere=False)
+        return replayed.of_a_call(sinks, with_metrics=what == SAME_RECORDS)
     if what == DROPPED:
         return inmemory.dropped_span(Sinks(sampled=False, with_metrics=False, everywhere=False))
     return inmemory.call()

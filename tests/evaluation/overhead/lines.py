@@ -26,6 +26,15 @@ _INSIDE = f"{PACKAGE}/"
 
 def count(streams: int) -> dict[str, float]:
     """Lines a call, by ``file:function``."""
+    with inmemory.concurrent_calls(streams) as action:
+        for _ in range(1 + _KNOWN // streams):
+            action()
+        lines = run_by(action)
+    return {name: count / streams for name, count in lines.most_common()}
+
+
+def run_by(action: Callable[[], object]) -> Counter[str]:
+    """The lines of llmtrace that ``action`` runs, by ``file:function``."""
     lines: Counter[str] = Counter()
 
     def within(frame: FrameType, event: str, argument: Any) -> Callable[..., Any]:
@@ -37,15 +46,12 @@ def count(streams: int) -> dict[str, float]:
         return within if frame.f_code.co_filename.startswith(_INSIDE) else None
 
     before = sys.gettrace()
-    with inmemory.concurrent_calls(streams) as action:
-        for _ in range(1 + _KNOWN // streams):
-            action()
-        sys.settrace(everywhere)
-        try:
-            action()
-        finally:
-            sys.settrace(before)
-    return {name: count / streams for name, count in lines.most_common()}
+    sys.settrace(everywhere)
+    try:
+        action()
+    finally:
+        sys.settrace(before)
+    return lines
 
 
 def tables(lines: dict[str, float]) -> list[Table]:

@@ -30,6 +30,8 @@ class Plan:
     """Rounds of a row that counts them; None: its own."""
     streams: tuple[int, ...] | None = None
     """Concurrent streams of the row that has them; None: its own."""
+    so_far: Callable[[Outcome], None] = lambda outcome: None
+    """Told by a row that takes long what it knows by now, so that it is not lost where the row is stopped."""
 
     def subjects(self, *wanted: str) -> list[Subject]:
         """The subjects among ``wanted`` (all where none is named) that can be measured and were asked for."""

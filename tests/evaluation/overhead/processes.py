@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import threading
 from typing import Any, TextIO
@@ -12,6 +13,9 @@ from typing import Any, TextIO
 from tests.evaluation.common.places import ROOT
 from tests.evaluation.overhead.environments import python, surroundings
 from tests.evaluation.overhead.subjects import Subject
+
+LONGEST = 300.0
+"""Seconds that a process may take over an answer, where nobody says otherwise."""
 
 
 class Broken(Exception):
@@ -42,23 +46,28 @@ class Child:
         for line in self.process.stderr or ():
             self.errors = [*self.errors[-20:], line.rstrip()]
 
-    def line(self) -> str:
-        """The next line of its output."""
+    def line(self, within: float = LONGEST) -> str:
+        """The next line of its output, for which it has ``within`` seconds."""
+        watch = threading.Timer(within, self.process.kill)
+        watch.start()
         line = self.stdout.readline()
+        watch.cancel()
         if not line:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(5)
+            if watch.finished.is_set() and self.process.returncode == -signal.SIGKILL:
+                raise Broken(f"{self.name} gave no answer within {within:.0f} s")
             raise Broken(f"{self.name} ended: {self.errors[-1] if self.errors else self.process.returncode}")
         return line
 
-    def ask(self, **message: Any) -> dict[str, Any]:
-        """Send one request, wait for its answer."""
+    def ask(self, within: float = LONGEST, **message: Any) -> dict[str, Any]:
+        """Send one request, wait for its answer, ``within`` seconds at most."""
         try:
             self.stdin.write(json.dumps(message) + "\n")
             self.stdin.flush()
         except (BrokenPipeError, OSError):
             raise Broken(f"{self.name} ended: {self.errors[-1] if self.errors else 'no reason given'}") from None
-        return json.loads(self.line())
+        return json.loads(self.line(within))
 
     def pin(self, core: int | None) -> None:
         """Keep the process on one core, where the platform can."""

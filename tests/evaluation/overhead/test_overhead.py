@@ -8,7 +8,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +18,21 @@ from rich.console import Console
 import llmtrace
 from llmtrace.calls import tracer
 from llmtrace.calls.result import Result
+from llmtrace.observe import stream
+from llmtrace.observe.clock import now
 from tests.evaluation.common.bars import Bar
 from tests.evaluation.common.pages import read_section
 from tests.evaluation.common.places import DOCS, ROOT
 from tests.evaluation.common.tables import Table
 from tests.evaluation.overhead import __main__ as bench
-from tests.evaluation.overhead import concurrency, inmemory, lines, replay, results
+from tests.evaluation.overhead import concurrency, inmemory, lines, replay, replayed, results
 from tests.evaluation.overhead.concurrency import Cell
 from tests.evaluation.overhead.conversations import LONGEST, SHORTEST, Asker, tokens_of
 from tests.evaluation.overhead.figures import call, slope
 from tests.evaluation.overhead.loads import Loads
 from tests.evaluation.overhead.outcome import NotMeasured, Outcome, Plan, Row
 from tests.evaluation.overhead.rounds import Samples
+from tests.evaluation.overhead.sinks import Sinks
 
 
 @pytest.fixture
@@ -140,6 +143,51 @@ def test_lines_are_counted_by_function(results_of: list[Result]) -> None:
     packages, functions = lines.tables(counted)
     assert {"providers", "calls", "estimate"} <= {name for name, _ in packages.rows}
     assert len(functions.rows) == lines.SHOWN
+
+
+def test_a_call_that_is_not_sampled_runs_few_lines(results_of: list[Result]) -> None:
+    """Nothing is read for it but what the sampler decides by, and nothing is kept."""
+    inmemory.switched_on(inmemory.UNSAMPLED)
+    action = inmemory.call()
+    action()
+    run = lines.run_by(action)
+    assert run.total() < 200, run.most_common()
+    assert not [name for name in run if name.startswith(("estimate/", "phases/", "diagnosis/", "providers/variants"))]
+
+
+def test_a_long_stream_ends_without_a_loop_over_its_chunks(
+    results_of: list[Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """20 ms to each chunk, for which the application takes 5 us."""
+    inmemory.switched_on(inmemory.NO_METRICS)
+    action = inmemory.streamed_call(1000)
+    begin = now()
+    times = (begin + 20_000_000 * (step // 2) + (step % 2) * 19_995_000 for step in count())
+    monkeypatch.setattr(stream, "now", times.__next__)
+    run = lines.run_by(action)
+    assert len(results_of) == 1
+    at_the_end = {name for name, number in run.items() if name != "observe/stream.py:splice" and number > 500}
+    assert at_the_end <= {"providers/safe.py:get"}, "which reads the last chunks"
+
+
+def test_the_sdk_gets_what_llmtrace_gives_it(results_of: list[Result]) -> None:
+    """The floor of the same telemetry: as many spans and attributes, and as many values."""
+    sinks = inmemory.switched_on(inmemory.ALL_PHASES)
+    action = inmemory.call()
+    for _ in range(100):
+        action()
+    before = totals(sinks)
+    action()
+    given = [after - earlier for earlier, after in zip(before, totals(sinks), strict=True)]
+    llmtrace.uninstrument()
+    sinks = Sinks(sampled=True, with_metrics=True, everywhere=False)
+    replayed.of_a_call(sinks, with_metrics=True)()
+    assert totals(sinks) == given
+
+
+def totals(sinks: Sinks) -> list[int]:
+    """Spans, their attributes, and histogram records."""
+    return [sinks.dropper.spans, sinks.dropper.attributes, inmemory.records(sinks.collect())]
 
 
 def samples(bare: float, added: float, per_chunk: float = 0.0, rounds: int = 6) -> Samples:

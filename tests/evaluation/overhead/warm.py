@@ -27,7 +27,7 @@ from tests.evaluation.common.bars import Bar
 from tests.evaluation.common.places import ROOT
 from tests.evaluation.common.quantiles import median
 from tests.evaluation.common.tables import Table
-from tests.evaluation.overhead import inmemory
+from tests.evaluation.overhead import inmemory, replayed
 from tests.evaluation.overhead.environments import surroundings
 from tests.evaluation.overhead.inmemory import ALL_PHASES, MODES, NO_METRICS, UNSAMPLED, Action
 from tests.evaluation.overhead.outcome import FEWEST_ROUNDS, NotMeasured, Outcome, Plan
@@ -41,7 +41,10 @@ OVER_DROPPED = 15.0
 """µs of an unsampled call over the SDK's own dropped span."""
 BARE = "the bare client's own call"
 SPANS, SPANS_RECORDS = "SDK: parent and four children", "SDK: parent, four children and as many records"
+SAME, SAME_RECORDS = "SDK: the spans of a call as llmtrace makes them", "SDK: the spans and values that llmtrace makes"
 DROPPED = "SDK: a dropped span"
+FLOORS = {ALL_PHASES: (SPANS_RECORDS, SAME_RECORDS), NO_METRICS: (SPANS, SAME), UNSAMPLED: (DROPPED, DROPPED)}
+"""What each mode stands beside: a floor that stays as it is, and what the SDK takes for the very same telemetry."""
 CHUNK, ASYNC_CHUNK = "a chunk of 1,000, the client's own stream", "an async chunk of 1,000, the client's own stream"
 
 
@@ -54,9 +57,9 @@ def measure(plan: Plan) -> Outcome:
     if done.returncode:
         raise NotMeasured((done.stderr.splitlines() or ["no reason given"])[-1])
     known: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    floors = {ALL_PHASES: known[SPANS_RECORDS], NO_METRICS: known[SPANS], UNSAMPLED: known[DROPPED]}
-    rows = [[what, f"{us:.2f}", f"{us / floors[what]:.2f}" if what in floors else ""] for what, us in known.items()]
-    table = Table("In one warm process", ["what", "µs", "x the SDK's, after each call of the client"], rows)
+    rows = [[what, f"{us:.2f}", *ratios(what, known)] for what, us in known.items()]
+    head = ["what", "µs", "x the SDK's, after each call of the client", "x the SDK's for the same"]
+    table = Table("In one warm process", head, rows)
     over = known[UNSAMPLED] - known[DROPPED]
     bars = [
         _bar("unsampled, over the SDK's own dropped span", over, OVER_DROPPED, rounds),
@@ -64,6 +67,11 @@ def measure(plan: Plan) -> Outcome:
         _bar("an async chunk of 1,000, in one warm process", known[ASYNC_CHUNK], PER_CHUNK, rounds),
     ]
     return Outcome([table], bars, figures={"us": known, "rounds": rounds})
+
+
+def ratios(what: str, known: dict[str, float]) -> list[str]:
+    """Two cells: how many times its two floors a mode takes."""
+    return [f"{known[what] / known[floor]:.2f}" for floor in FLOORS[what]] if what in FLOORS else ["", ""]
 
 
 def _bar(what: str, value: float, most: float, rounds: int) -> Bar:
@@ -86,34 +94,40 @@ def calls(rounds: int) -> dict[str, float]:
     floors = {
         SPANS: inmemory.sdk_spans(sampled, 0),
         SPANS_RECORDS: inmemory.sdk_spans(sampled, histogram_records),
+        SAME: replayed.of_a_call(sampled, with_metrics=False),
+        SAME_RECORDS: replayed.of_a_call(sampled, with_metrics=True),
         DROPPED: inmemory.dropped_span(unsampled),
     }
-    floor_of = {ALL_PHASES: SPANS_RECORDS, NO_METRICS: SPANS, UNSAMPLED: DROPPED}
     bare: list[float] = []
     known: dict[str, float] = {}
     for mode in MODES:
         sinks = inmemory.switched_on(mode)
-        floor = floors[floor_of[mode]]
-
-        def call_and_floor(floor: Action = floor) -> None:
-            call()
-            floor()
-
         over: list[float] = []
-        beside: list[float] = []
+        beside: dict[str, list[float]] = {what: [] for what in FLOORS[mode]}
         for _ in range(rounds):
             with suppress_instrumentation():
                 without = per_call(call)
-                beside.append(per_call(call_and_floor) - without)
+                for what, times in beside.items():
+                    times.append(per_call(_after(call, floors[what])) - without)
             over.append(per_call(call) - without)
             bare.append(without)
         start = time.process_time_ns()
         sinks.collect()
         collected = (time.process_time_ns() - start) / (BATCH * rounds) / 1e3
         known[mode] = median(over) + collected
-        known[floor_of[mode]] = median(beside)
+        known |= {what: median(times) for what, times in beside.items()}
         llmtrace.uninstrument()
     return {BARE: median(bare)} | known
+
+
+def _after(call: Action, floor: Action) -> Action:
+    """``floor`` after each call of the client, which has swept the caches."""
+
+    def both() -> None:
+        call()
+        floor()
+
+    return both
 
 
 def client_chunks(rounds: int) -> dict[str, float]:
