@@ -12,7 +12,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Link, Span, SpanKind, Tracer
 
 from llmtrace.calls import adoption
-from llmtrace.calls.retry_links import scope
+from llmtrace.calls.retry_links import marks, scope
 from llmtrace.calls.services import Services
 from llmtrace.calls.state import CallState, Endpoint
 from llmtrace.calls.verdict import LAST_CHUNKS
@@ -205,6 +205,8 @@ def _start(
         if len(endpoint.openings) < _OPENINGS:
             endpoint.openings[operation.name, request.model] = opening
     title, attributes = opening
+    if (repeats := marks(links)) is not None:
+        attributes = attributes | repeats
     return tracer.start_span(title, context, kind, attributes, links, started)
 
 

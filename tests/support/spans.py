@@ -211,6 +211,7 @@ def _assert_phases(spans: Spans, parent: ReadableSpan) -> None:
         attrs = attributes(phase)
         assert phase.name == f"llm.{attrs['llmtrace.phase']}"
         assert attrs["llmtrace.phase.source"] in SOURCES
+        assert attrs["llmtrace.side"] == "client"
         assert phase.status.status_code is StatusCode.UNSET or phase is phases[-1]
         assert (attrs.get("llmtrace.phase.merged_because") in REASONS) == (attrs["llmtrace.phase"] in MERGED), attrs
         assert bool(attrs.get("llmtrace.phase.merged_because.detail")) == (attrs["llmtrace.phase"] in MERGED), attrs
