@@ -45,8 +45,8 @@ OTHERS: dict[str, dict[str, str]] = {
 
 
 def search(service: str, **query: str) -> str:
-    """The address of a search in the UI, over the last hour."""
-    return "/search?" + urlencode({"service": service, "lookback": "1h", "limit": "50", **query})
+    """The address of a search in the UI. Two days is what Jaeger looks back where it is not told from when to when."""
+    return "/search?" + urlencode({"service": service, "lookback": "2d", "limit": "50", **query})
 
 
 def item(label: str, url: str) -> dict[str, str]:
