@@ -124,7 +124,7 @@ def names_variable() -> Panel:
     return {
         "name": "names",
         "label": "metric names",
-        "description": "What LLMTRACE_SEMCONV says in the programs; v0.1.0 where it says nothing.",
+        "description": "What LLMTRACE_SEMCONV says in the chosen services; v0.1.0 where it says nothing.",
         "type": "custom",
         "query": ", ".join(f"{text} : {value}" for text, value in NAMES.items()),
         "options": options,
