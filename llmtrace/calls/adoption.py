@@ -26,6 +26,7 @@ from opentelemetry.trace import INVALID_SPAN, Link, NonRecordingSpan, Span, Span
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from llmtrace.calls.current import being_made
+from llmtrace.calls.retry_links import marks
 from llmtrace.calls.state import CallState
 from llmtrace.emit import names
 from llmtrace.observe import internal_errors
@@ -348,7 +349,7 @@ def make_current(span: Span) -> None:
 
 def start_beneath(tracer: Tracer, start: int, links: Sequence[Link] | None, context: Context | None) -> Span:
     """The span of a call whose GenAI span is another instrumentation's. ``start``: epoch ns."""
-    return tracer.start_span(names.CALL, context, SpanKind.INTERNAL, None, links, start)
+    return tracer.start_span(names.CALL, context, SpanKind.INTERNAL, marks(links), links, start)
 
 
 def stand_in(call: Call, state: CallState) -> None:

@@ -240,7 +240,7 @@ def _rerouted(attempt: Attempt) -> dict[str, Any]:
 
 def phase_attributes(result: Result, phase: Phase) -> dict[str, Any]:
     """One phase's attributes."""
-    attributes: dict[str, Any] = {names.PHASE: phase.name, names.SOURCE: phase.source}
+    attributes: dict[str, Any] = {names.PHASE: phase.name, names.SIDE: names.CLIENT_SIDE, names.SOURCE: phase.source}
     if phase.uncertainty is not None:
         attributes[names.UNCERTAINTY] = phase.uncertainty
         if phase.uncertainty_low is not None and phase.uncertainty_high is not None:

@@ -13,7 +13,7 @@ from opentelemetry.trace import Link, Span, SpanKind, Tracer
 
 from llmtrace.calls import adoption
 from llmtrace.calls.repairs import REPAIR, Question
-from llmtrace.calls.retry_links import scope
+from llmtrace.calls.retry_links import marks, scope
 from llmtrace.calls.services import Services
 from llmtrace.calls.state import CallState, Endpoint
 from llmtrace.calls.verdict import LAST_CHUNKS
@@ -79,8 +79,8 @@ class Beginning:
         if (owns or later or adopted is not None) and services.retry_links:
             route = _route(endpoint, operation, request)
             links = services.retry_links.links(above, operation.name, request.params, route, start / 1e9)
-        marks, where, params = units.baggage_attributes(), scope(above), request.params
-        declared = marks.get(names.STEP_KIND) == REPAIR
+        carried, where, params = units.baggage_attributes(), scope(above), request.params
+        declared = carried.get(names.STEP_KIND) == REPAIR
         texts: Sequence[str] | None = None
         question: Question | None = None
         if declared or services.repairs.any:  # else there is nothing to repair, and a call that nobody records is cheap
@@ -93,6 +93,7 @@ class Beginning:
         if adopted is not None:  # it has been started already
             for link in links or ():
                 adopted.add_link(link.context, link.attributes)
+            adopted.set_attributes(marks(links) or {})
         span = adopted
         if owns:
             beneath = place.above or (None if above is current else above)
@@ -108,7 +109,7 @@ class Beginning:
         if not recording and services.telemetry.meters() is None:
             return span
         try:
-            state = CallState(operation, request, endpoint, span or above, tracer, owns, recording, marks)
+            state = CallState(operation, request, endpoint, span or above, tracer, owns, recording, carried)
             if texts is None or question is None:
                 texts = prompt_texts(params)
                 question = services.repairs.asked(where, operation.name, params, texts, start / 1e9, declared)
@@ -229,6 +230,8 @@ def _start(
         if len(endpoint.openings) < _OPENINGS:
             endpoint.openings[operation.name, request.model] = opening
     title, attributes = opening
+    if (repeats := marks(links)) is not None:
+        attributes = attributes | repeats
     return tracer.start_span(title, context, kind, attributes, links, started)
 
 

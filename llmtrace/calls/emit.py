@@ -56,7 +56,7 @@ def emit_spans(result: Result, settings: Settings) -> None:
         )
         for part in phase.parts:
             # No llmtrace.phase: whoever sums spans by phase would count decode twice.
-            marks = {names.PART: part.name, names.SOURCE: phase.source}
+            marks = {names.PART: part.name, names.SIDE: names.CLIENT_SIDE, names.SOURCE: phase.source}
             children.add(f"llm.{phase.name}.{part.name}", part.start, part.end, marks, under=context)
     if result.failure is not None and isinstance(call.error, Exception) and state.is_genai_span:
         _emit_exception(result, call.error)

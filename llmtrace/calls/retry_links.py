@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from opentelemetry.trace import INVALID_SPAN, Link, Span, SpanContext
+from opentelemetry.trace import INVALID_SPAN, Link, Span, SpanContext, format_trace_id
 
 from llmtrace.emit import names
 from llmtrace.providers.prompt import prompt_texts
@@ -81,6 +81,15 @@ class RetryLinks:
                 kind = RETRY if each.route == route else FALLBACK
                 return [Link(each.span, {names.LINK_KIND: kind, names.ERROR_TYPE: each.failure})]
         return None
+
+
+def marks(links: Sequence[Link] | None) -> dict[str, Any] | None:
+    """What a span says of its link in attributes of its own: viewers show a link's ids, and drop its attributes."""
+    if not links:
+        return None
+    link = links[0]  # ``RetryLinks.links`` makes no more
+    kind = (link.attributes or {})[names.LINK_KIND]
+    return {names.LINK_KIND: kind, names.LINK_TRACE: format_trace_id(link.context.trace_id)}
 
 
 def scope(above: Span) -> Hashable:

@@ -27,6 +27,7 @@ from llmtrace.calls import tracer
 from llmtrace.demo.ledger import Ledger
 from llmtrace.demo.scenarios import ADAPTER, SCENARIOS, Stage
 from llmtrace.emit.otlp_json import OtlpJsonFileExporter
+from llmtrace.observe.host import host_name
 from llmtrace.view import html, terminal, tree
 
 LEARN = 36
@@ -118,7 +119,7 @@ def _adapter(folder: Path) -> list[str]:
 
 
 def _provider(traces: Path, sampler: Sampler) -> TracerProvider:
-    provider = TracerProvider(sampler=sampler, resource=Resource.create({"service.name": "llmtrace-demo"}))
+    provider = TracerProvider(sampler=sampler, resource=_resource())
     provider.add_span_processor(SimpleSpanProcessor(OtlpJsonFileExporter(traces)))
     if os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT") or os.environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"):
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -135,7 +136,11 @@ def _meters() -> MeterProvider:
     from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 
     reader = PeriodicExportingMetricReader(OTLPMetricExporter())
-    return MeterProvider([reader], resource=Resource.create({"service.name": "llmtrace-demo"}))
+    return MeterProvider([reader], resource=_resource())
+
+
+def _resource() -> Resource:
+    return Resource.create({"service.name": "llmtrace-demo", **host_name()})
 
 
 def _play(

@@ -43,6 +43,8 @@ CALL_START: Final = "llmtrace.call.start_time_unix_nano"
 
 REPAIRS: Final = "llmtrace.call.repairs"
 LINK_KIND: Final = "llmtrace.link.kind"
+"""On a link and on its span alike: Jaeger keeps no attributes of links."""
+LINK_TRACE: Final = "llmtrace.link.trace_id"
 
 # --- ours: the diagnosis --------------------------------------------------------------------------------------
 DIAGNOSIS: Final = "llmtrace.diagnosis"
@@ -75,6 +77,10 @@ GENERATE_SETUP: Final = "llmtrace.generate.setup"
 
 # --- ours: a phase --------------------------------------------------------------------------------------------
 PHASE: Final = "llmtrace.phase"
+SIDE: Final = "llmtrace.side"
+"""Who wrote a phase's span. Both sides of a call may be in one trace, under the same names."""
+CLIENT_SIDE: Final = "client"
+SERVER_SIDE: Final = "server"
 SOURCE: Final = "llmtrace.phase.source"
 PART: Final = "llmtrace.phase.part"
 UNCERTAINTY: Final = "llmtrace.phase.uncertainty"

@@ -10,6 +10,7 @@ from llmtrace.config import is_disabled
 from llmtrace.errors import LlmtraceError
 from llmtrace.launch.destinations import Destination, choose, say
 from llmtrace.launch.probe import refusal
+from llmtrace.observe.host import host_name
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -114,11 +115,10 @@ def _processor(destination: Destination) -> Any:
 
 
 def _own_resource(service_name: str | None) -> dict[str, str]:
-    """``service.name`` where neither the program nor its surroundings name it, and the host, which Jaeger needs."""
-    import socket
+    """``service.name`` where neither the program nor its surroundings name it, and the host."""
     import sys
 
-    attributes = {"host.name": socket.gethostname()}
+    attributes = host_name()
     if service_name is not None:
         attributes["service.name"] = service_name
     elif not os.environ.get("OTEL_SERVICE_NAME") and "service.name" not in os.environ.get(

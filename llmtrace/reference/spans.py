@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmtrace.emit import names
 from llmtrace.observe.clock import epoch_offset
+from llmtrace.observe.host import host_name
 from llmtrace.phases.stagger import call_start, falling, stagger_spans
 from llmtrace.reference.timings import Phase, Timings
 from llmtrace.version import install_hint
@@ -138,7 +139,7 @@ class ServerSpans:
 def _details(phase: Phase, timings: Timings, source: str) -> dict[str, Any]:
     """The attributes of a phase's span."""
     length = (phase.end - phase.start) / 1e9
-    details: dict[str, Any] = {names.PHASE: phase.name, names.SOURCE: source}
+    details: dict[str, Any] = {names.PHASE: phase.name, names.SIDE: names.SERVER_SIDE, names.SOURCE: source}
     if phase.name not in ("queue", "adapter_swap"):
         details[names.TOKENS] = phase.tokens
     if phase.name in ("prefill", "decode"):
@@ -214,7 +215,7 @@ def from_environment(fingerprint: str = "") -> ServerSpans | None:
     has_service_name = os.environ.get("OTEL_SERVICE_NAME") or "service.name=" in os.environ.get(
         "OTEL_RESOURCE_ATTRIBUTES", ""
     )
-    resource_attributes = {} if has_service_name else {"service.name": "llmtrace-reference"}
+    resource_attributes = host_name() | ({} if has_service_name else {"service.name": "llmtrace-reference"})
     if fingerprint:
         resource_attributes[names.MODEL_FINGERPRINT] = fingerprint
     resource = Resource.create(resource_attributes)

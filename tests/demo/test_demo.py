@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -15,6 +16,7 @@ import pytest
 from llmtrace.analyze import otlp
 from llmtrace.demo.run import _meters
 from llmtrace.view import tree
+from tests.support.jaeger import bar, critical_path
 from tests.support.replay import Replay, json_answer
 
 ROOT = Path(__file__).parents[2]
@@ -102,6 +104,16 @@ def test_server_phases_in_the_spans_are_what_the_server_told(
                 if phase == "prefill":  # in which the client's includes the swap before it
                     said += entry["server"].get("adapter_swap") or 0
                 assert abs(span.duration - said) < 0.001 + 0.05 * said
+
+
+def test_jaeger_draws_its_critical_path_through_every_phase(played: tuple[str, Path]) -> None:
+    """And keeps the spans together, since they say which machine they are of."""
+    spans = otlp.read(played[1] / "traces.otlp.jsonl").spans
+    passed = critical_path(bar(span.span_id, span.parent_id, span.start_ns, span.end_ns) for span in spans)
+    phases = [span for span in spans if "llmtrace.phase" in span.attributes and span.end_ns - span.start_ns > 2_000]
+    assert len(phases) > 20
+    assert [span.name for span in phases if span.span_id not in passed] == []
+    assert {span.resource["host.name"] for span in spans} == {socket.gethostname()}
 
 
 def test_the_retry_has_an_attempt_per_request(played: tuple[str, Path], truth: list[dict[str, Any]]) -> None:

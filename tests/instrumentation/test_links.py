@@ -28,7 +28,16 @@ def second() -> Iterator[Replay]:
 
 
 def linked(span: ReadableSpan) -> list[tuple[int, str, str]]:
-    """Span ids, kinds and error types of a span's links."""
+    """Span ids, kinds and error types of a span's links, of which the span itself tells what viewers drop."""
+    told = {name: value for name, value in (span.attributes or {}).items() if name.startswith("llmtrace.link.")}
+    assert told == {
+        name: value
+        for link in span.links
+        for name, value in (
+            ("llmtrace.link.kind", (link.attributes or {})["llmtrace.link.kind"]),
+            ("llmtrace.link.trace_id", f"{link.context.trace_id:032x}"),
+        )
+    }
     return [
         (link.context.span_id, link.attributes["llmtrace.link.kind"], link.attributes["error.type"])  # type: ignore[index]
         for link in span.links

@@ -12,32 +12,15 @@ from hypothesis import strategies as st
 from llmtrace.phases import stagger
 from llmtrace.phases.model import CLIENT, Part, Phase
 from llmtrace.phases.stagger import call_start, falling, stagger_phases, stagger_spans
+from tests.support.jaeger import bar, critical_path
 
 Span = tuple[int, int]
 
 
-# --- Jaeger, as its UI computes the critical path (CriticalPath/index.tsx), over spans that lie under one parent -----
-def in_microseconds(span: Span) -> Span:
-    """Start and duration, each cut by itself, as Jaeger's translator stores them; here as start and end."""
-    start, end = span
-    return start // 1000, start // 1000 + (end - start) // 1000
-
-
-def critical_path(parent: Span, children: Sequence[Span]) -> list[int]:
-    """The children (by number) on the critical path, last first."""
-    by_end = sorted(range(len(children)), key=lambda n: -in_microseconds(children[n])[1])
-    path: list[int] = []
-    before: int | None = None
-    while True:
-        last = next((n for n in by_end if before is None or in_microseconds(children[n])[1] < before), None)
-        if last is None:
-            return path
-        path.append(last)
-        before = in_microseconds(children[last])[0]
-
-
 def off_the_path(parent: Span, children: Sequence[Span]) -> list[int]:
-    return sorted(set(range(len(children))) - set(critical_path(parent, children)))
+    """The children, by number, that Jaeger's critical path misses."""
+    trace = [bar("parent", None, *parent), *(bar(number, "parent", *child) for number, child in enumerate(children))]
+    return sorted(set(range(len(children))) - critical_path(trace))
 
 
 # --- the starts -----------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -114,6 +115,7 @@ def test_spans_continue_the_trace_and_fill_their_parent(
             assert left.end_time == right.start_time
         phases = {span.attributes["llmtrace.phase"]: span.attributes for span in children}
         assert {attributes["llmtrace.phase.source"] for attributes in phases.values()} == {"server"}
+        assert {attributes["llmtrace.side"] for attributes in phases.values()} == {"server"}
         cached = response.usage.prompt_tokens_details.cached_tokens
         assert bool(cached) is hit
         assert phases["prefill"]["llmtrace.phase.tokens"] == response.usage.prompt_tokens - cached
@@ -174,19 +176,27 @@ def test_a_crash_is_an_error_and_a_request_that_left_is_cancelled(
 
 
 def test_the_environment_decides_whether_spans_are_sent(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_SERVICE_NAME"):
+    for name in (
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+        "OTEL_SERVICE_NAME",
+        "OTEL_RESOURCE_ATTRIBUTES",
+    ):
         monkeypatch.delenv(name, raising=False)
     assert spans.from_environment() is None
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
     writer = spans.from_environment("fp_123")
     assert writer is not None
     assert writer._provider.resource.attributes["service.name"] == "llmtrace-reference"
+    assert writer._provider.resource.attributes["host.name"] == socket.gethostname()
     assert writer._provider.resource.attributes["llmtrace.model.fingerprint"] == "fp_123"
     writer.shutdown()
     monkeypatch.setenv("OTEL_SERVICE_NAME", "mine")
+    monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "host.name=elsewhere")
     writer = spans.from_environment()
     assert writer is not None
     assert writer._provider.resource.attributes["service.name"] == "mine"
+    assert writer._provider.resource.attributes["host.name"] == "elsewhere"
     assert "llmtrace.model.fingerprint" not in writer._provider.resource.attributes
     writer.shutdown()
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "none")

@@ -19,6 +19,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 from llmtrace.calls import finalizers
+from tests.support.jaeger import off_the_path
 
 SECRETS = ("PROMPT-SENTINEL", "SYSTEM-SENTINEL", "sk-sentinel-key")
 """What the tests put into prompts and keys: none of it may reach a span or a metric unless a setting asks."""
@@ -211,6 +212,7 @@ def _assert_phases(spans: Spans, parent: ReadableSpan) -> None:
         attrs = attributes(phase)
         assert phase.name == f"llm.{attrs['llmtrace.phase']}"
         assert attrs["llmtrace.phase.source"] in SOURCES
+        assert attrs["llmtrace.side"] == "client"
         assert phase.status.status_code is StatusCode.UNSET or phase is phases[-1]
         assert (attrs.get("llmtrace.phase.merged_because") in REASONS) == (attrs["llmtrace.phase"] in MERGED), attrs
         assert bool(attrs.get("llmtrace.phase.merged_because.detail")) == (attrs["llmtrace.phase"] in MERGED), attrs
@@ -244,6 +246,7 @@ def _assert_falling(spans: Sequence[ReadableSpan]) -> None:
     if any(after - before < SHORTEST_NS for before, after in itertools.pairwise([*starts, spans[0].end_time or 0])):
         return
     assert [start % 1000 for start in starts] == sorted({start % 1000 for start in starts}, reverse=True)
+    assert off_the_path(spans) == [], "Jaeger's critical path passes through all that lasts"
 
 
 def assert_contiguous(holder: ReadableSpan, parts: Sequence[ReadableSpan]) -> None:
