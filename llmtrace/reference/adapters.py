@@ -107,6 +107,11 @@ class Adapters:
             raise RunnerError(f"no adapter {name!r}: this runner has {', '.join(self._known) or 'none'}")
         return self._known[name]
 
+    def number(self, name: str) -> int:
+        """The number of that adapter, from 1. Raises `RunnerError` where there is none."""
+        self.get(name)
+        return 1 + self.names.index(name)
+
     def is_active(self, name: str | None) -> bool:
         """Whether the next forward would use this adapter (None: the base model alone)."""
         return name == self.active and not self._unsure

@@ -151,7 +151,7 @@ class _Service:
         self._writer = writer
         self._faults = faults
         self._default_max_tokens = default_max_tokens
-        self._room = min(loaded.context, scheduler.runner.most_tokens or loaded.context)
+        self._room = min(loaded.context, scheduler.runner.most_tokens)
         self._started = int(time.time())
         self._last: deque[dict[str, Any]] = deque(maxlen=_REMEMBERED)
         self._encode_lock = asyncio.Lock()
@@ -275,6 +275,7 @@ class _Service:
                 "batch_sizes": list(timings.batch),
                 "preempted_s": [since(moment) for moment in timings.preempted],
                 "resumed_s": [since(moment) for moment in timings.resumed],
+                "cost_s": timings.cost / 1e9,
                 "cancelled_s": since(timings.cancelled),
                 "adapter": timings.adapter.name if timings.adapter is not None else None,
                 "adapter_swaps": [{"start_s": since(start), "end_s": since(end)} for start, end in timings.swaps],
@@ -325,7 +326,6 @@ class _Service:
             "model": self._loaded.name,
             "device": self._loaded.device,
             "dtype": self._loaded.dtype,
-            "batched": self._scheduler.runner.forward.batched,
             "running": self._scheduler.running,
             "waiting": self._scheduler.waiting,
         }

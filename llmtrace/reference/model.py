@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +40,6 @@ class LoadedModel:
     """End-of-sequence token ids."""
     fingerprint: str
     """A short hash of config, dtype and device: the `system_fingerprint` of the responses."""
-    takes: frozenset[str] = field(default_factory=frozenset)
-    """Names of the arguments of the model's forward."""
 
     @property
     def has_chat_template(self) -> bool:
@@ -144,7 +142,6 @@ def _load(path: Path, name: str, device: str, dtype: str) -> LoadedModel:
         vocabulary=int(getattr(text_config, "vocab_size", None) or len(tokenizer)),
         stop_ids=_stop_ids(weights, tokenizer),
         fingerprint=_fingerprint(config, dtype_name, device),
-        takes=_forward_arguments(weights),
     )
 
 
@@ -172,12 +169,6 @@ def _fingerprint(config: Any, dtype: str, device: str) -> str:
     shape.pop("transformers_version", None)
     text = json.dumps([shape, dtype, device], sort_keys=True, default=str)
     return "fp_" + hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def _forward_arguments(model: Any) -> frozenset[str]:
-    import inspect
-
-    return frozenset(inspect.signature(model.forward).parameters)
 
 
 def first_line(error: BaseException) -> str:

@@ -21,9 +21,8 @@ def render(scheduler: Scheduler) -> str:
     runner = scheduler.runner
     out.one("num_preemptions_total", "counter", "Requests that lost their place in the cache.", runner.preemptions)
     out.one("iterations_total", "counter", "Steps of the loop.", counters.steps)
-    out.one("kv_cache_used_tokens", "gauge", "Tokens of the cache for keys and values in use.", runner.slots.used)
-    if runner.slots.capacity is not None:
-        out.one("kv_cache_max_tokens", "gauge", "Tokens that it has room for.", runner.slots.capacity)
+    out.one("kv_cache_used_tokens", "gauge", "Tokens of the cache for keys and values in use.", runner.used_tokens)
+    out.one("kv_cache_max_tokens", "gauge", "Tokens that it has room for.", runner.most_tokens)
     out.one(
         "prefill_others_time_seconds_total",
         "counter",

@@ -119,21 +119,12 @@ def test_logits_of_an_adapter_after_a_hit_equal_cold_ones(runner: Runner) -> Non
 
 def first_logits(runner: Runner, request: Request) -> tuple[Timings, torch.Tensor]:
     seen: list[torch.Tensor] = []
-    generation = runner.start(request)
-    taken = generation.sampler.next
-
-    class Spy:
-        greedy = False
-
-        def next(self, logits: torch.Tensor) -> Any:
-            seen.append(logits.clone())
-            return taken(logits)
-
-    generation.sampler = Spy()  # pyright: ignore[reportAttributeAccessIssue]
-    assert runner.admit(generation)
-    while not generation.done:
-        runner.step(lambda _, __: None)
-    return generation.timings, seen[0]
+    hook = runner.loaded.model.lm_head.register_forward_hook(lambda _, __, logits: seen.append(logits.clone()))
+    try:
+        _, timings = tokens(runner, request)
+    finally:
+        hook.remove()
+    return timings, seen[-1][0, -1]
 
 
 def test_neighbours_with_different_adapters_each_get_their_own_answer(

@@ -80,7 +80,7 @@ def test_one_slot_serves_in_order_and_the_wait_is_queue(make) -> None:
     assert scheduler.counters.output_tokens == 48
 
 
-def test_two_rows_share_their_forwards(make) -> None:
+def test_two_requests_share_their_steps(make) -> None:
     scheduler = make(max_running=2)
     first, second = Listener(tokens=40), Listener(tokens=40)
     scheduler.submit(first.job, second.job)
@@ -88,8 +88,7 @@ def test_two_rows_share_their_forwards(make) -> None:
     second.wait()
     one, two = first.job.timings, second.job.timings
     shared = set(one.tokens) & set(two.tokens)
-    assert len(shared) >= 38, "one forward makes a token for each, at one moment"
-    assert one.batch[0] == two.batch[0] == 1
+    assert len(shared) >= 38, "one step makes a token for each, at one moment"
     assert one.batch.count(2) == two.batch.count(2) == len(shared)
     assert [piece.token for piece in first.pieces] == [piece.token for piece in second.pieces]
 
