@@ -19,6 +19,8 @@ class Blocks(cache.PagedAttentionCache):  # type: ignore[misc]
 
     def keep(self, settings: PrefixCache | None, vocabulary: int) -> None:
         """Keep ended requests' blocks by these settings (None: not at all)."""
+        self.write_only = False
+        """Whether our own attention reads the cache, so that the engine only writes to it."""
         self.owners: dict[str, int] = {}
         """Whose keys and values a request's are, by its id: 0 for the base model, 1 for the first adapter..."""
         self.matched: Callable[[str], None] | None = None
@@ -27,6 +29,15 @@ class Blocks(cache.PagedAttentionCache):  # type: ignore[misc]
         self._settings = settings
         self._vocabulary = vocabulary
         self._released: dict[tuple[int, int], int] = {}  # (allocator, block) -> when it was last used, ns
+
+    def update(self, key_states: Any, value_states: Any, layer_idx: int, kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        if not self.write_only:
+            return super().update(key_states, value_states, layer_idx, kwargs)
+        allocator = self.layer_to_allocator[layer_idx]
+        new = [states.squeeze(0).transpose(0, 1) for states in (key_states, value_states)]
+        at = allocator.index
+        allocator.update(*new, layer_idx, kwargs["read_index"][at], kwargs["write_index"][at])
+        return key_states, value_states
 
     def search_prefix_match(self, request_id: str, prompt_ids: list[int]) -> int:
         if self._settings is None:

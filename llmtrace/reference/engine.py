@@ -189,6 +189,11 @@ class _Turns(scheduler.FIFOScheduler):  # type: ignore[misc]
         """The most tokens of a step for a request by itself, where the device had no memory for more."""
 
     def schedule_batch(self, token_budget: int, cache_budget: int) -> Any:
+        batch = self._scheduled(token_budget, cache_budget)
+        # Where our own attention reads the cache, the engine need not: no token is to be read, as far as it knows.
+        return (*batch[:3], 0) if self.cache.write_only else batch
+
+    def _scheduled(self, token_budget: int, cache_budget: int) -> Any:
         batch = super().schedule_batch(token_budget, cache_budget)
         # The engine raises where nothing fits and nobody can give way. It is no error here: those who wait for room
         # may wait for requests whose turn it is not.
@@ -281,6 +286,7 @@ class Engine:
             model_supports_logits_to_keep=self._model._supports_logits_to_keep(),
         )
         cache.keep(prefix_cache, int(self._config.vocab_size))
+        cache.write_only = self._own_attention
         resolved.max_requests_per_batch = min(resolved.max_requests_per_batch, cache.max_batch_tokens)
         return continuous_api.ContinuousBatchProcessor(
             cache=cache,
@@ -358,8 +364,9 @@ class Engine:
             runner = self._processor.model_runner
             inputs = self._ios.get_model_kwargs(use_padding=runner.pad_inputs)
             if self._own_attention:
+                states = [(each.state, each.query_length) for each in self._ios.requests_in_batch]
                 paged_attention.lay_out(
-                    [(each.query_length, each.state.position_offset) for each in self._ios.requests_in_batch]
+                    self.cache, [(state.request_id, new, state.position_offset) for state, new in states]
                 )
             runner.compute_batch(self._model, inputs)
             end = mark()
