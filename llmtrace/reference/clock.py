@@ -113,9 +113,7 @@ class CudaClock:
     """`elapsed_time` is a float32 of milliseconds: beyond some 8 s it no longer tells microseconds apart, so a long
     stretch is measured from mark to mark."""
 
-    def __init__(
-        self, new_event: Callable[[], Any] | None = None, tries: int = TRIES, *, stream: Any = None
-    ) -> None:
+    def __init__(self, new_event: Callable[[], Any] | None = None, tries: int = TRIES, *, stream: Any = None) -> None:
         """`stream`: the one that computes (default: the current one)."""
         if new_event is None:
             import torch

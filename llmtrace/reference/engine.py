@@ -440,4 +440,3 @@ def _random_state_kept() -> Generator[None, None, None]:
 
     with torch.random.fork_rng(devices=[]):
         yield
-

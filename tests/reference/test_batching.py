@@ -293,9 +293,7 @@ def test_whatever_comes_everybody_gets_their_own(
     small: LoadedModel, asked: list[tuple[int, int, int, int]], room: int, chunk: int | None, block: int
 ) -> None:
     """Any lengths, arrivals and sizes of the cache; some leave early: the rest is as if each had been alone."""
-    runner = Runner(
-        small, max_running=3, cache_tokens=room, prefill_chunk=chunk, prefix_cache=PrefixCache(block=block)
-    )
+    runner = Runner(small, max_running=3, cache_tokens=room, prefill_chunk=chunk, prefix_cache=PrefixCache(block=block))
     crowd = Crowd(runner)
     at = 0
     made: list[Generation] = []

@@ -12,7 +12,7 @@ from llmtrace.observe.clock import now
 from llmtrace.reference import LoadedModel
 from llmtrace.reference.runner import Piece, Request, Runner
 from llmtrace.reference.sampling import Sampling
-from llmtrace.reference.scheduler import Job, QueueFull, Result, Scheduler
+from llmtrace.reference.scheduler import Job, QueueClosed, QueueFull, Result, Scheduler
 from llmtrace.reference.timings import Timings
 from tests.support.waiting import PATIENCE, wait_for
 
@@ -158,12 +158,40 @@ def test_stopping_ends_everything(make) -> None:
     assert listeners[0].held.wait(PATIENCE)
     stopping = threading.Thread(target=scheduler.stop)
     stopping.start()
-    wait_for(lambda: scheduler._stopping)
+    wait_for(lambda: scheduler.stopping)
     listeners[0].go.set()
     stopping.join()
     assert [each.wait() for each in listeners] == ["cancelled", "cancelled"]
-    with pytest.raises(QueueFull):
+    with pytest.raises(QueueClosed):
         scheduler.submit(Listener().job)
+
+
+def test_within_its_grace_what_runs_may_end_and_what_waits_may_not(make) -> None:
+    scheduler = make(max_running=1)
+    running, waiting = Listener(tokens=20, held_at=1), Listener()
+    scheduler.submit(running.job, waiting.job)
+    assert running.held.wait(PATIENCE)
+    stopping = threading.Thread(target=scheduler.stop, kwargs={"grace": PATIENCE})
+    stopping.start()
+    wait_for(lambda: scheduler.stopping)
+    running.go.set()
+    stopping.join()
+    assert [running.wait(), waiting.wait()] == ["completed", "cancelled"]
+
+
+def test_a_device_that_asserted_is_not_alive_any_more(make) -> None:
+    scheduler = make(max_running=1)
+    runner = scheduler.runner
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("CUDA error: device-side assert triggered\nand more")
+
+    runner._engine._processor.model_runner.compute_batch = broken
+    one = Listener()
+    scheduler.submit(one.job)
+    assert one.wait() == "error"
+    assert scheduler.broken == "RuntimeError: CUDA error: device-side assert triggered"
+    assert not scheduler.alive
 
 
 def test_the_counters_hold_every_phase(make) -> None:
