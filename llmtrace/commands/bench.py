@@ -100,6 +100,11 @@ def _print(console: Any, results: dict[str, Any]) -> None:
                 f"{name}: cached prefix of {row['tokens']} tokens ({row['bytes'] / 1e6:.2f} MB) found in "
                 f"{row['seconds'] * 1e3:.3f} ms; it is shared, not copied"
             )
+        if (row := measured.get("against")) and row["format"] != name:
+            notes.append(
+                f"{name}: the likeliest next token is that of {row['format']} for {row['top1']:.1%} of the text, "
+                f"KL {row['kl_nats']:.2g} nats"
+            )
         if row := measured.get("timing"):
             notes.append(f"{name}: decode with timing on / off, tokens/s: {_ratio(row)}")
         if row := measured.get("generate"):

@@ -27,8 +27,8 @@ from llmtrace.reference._errors import RunnerError
 from llmtrace.reference.adapters import Adapters
 from llmtrace.reference.exchange import Exchange
 from llmtrace.reference.faults import Fault, FaultBook
-from llmtrace.reference.guard import Guard
 from llmtrace.reference.grammar import BrokenGrammar, Grammar, Grammars
+from llmtrace.reference.guard import Guard
 from llmtrace.reference.model import LoadedModel
 from llmtrace.reference.prefix_cache import DEFAULT_BLOCK, DEFAULT_BYTES, PrefixCache
 from llmtrace.reference.protocol import (

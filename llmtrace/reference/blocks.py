@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 __all__ = ["Blocks"]
 
 
-class Blocks(cache.PagedAttentionCache):  # type: ignore[misc]
+_Cache: Any = cache.PagedAttentionCache
+
+
+class Blocks(_Cache):
     """The engine's cache; `keep` says what of it outlives its request."""
 
     def keep(self, settings: PrefixCache | None, vocabulary: int) -> None:

@@ -114,15 +114,20 @@ class Wanted:
     constraint: Constraint | None = None
 
 
-class _Chooser(cb_logits_processors.ContinuousBatchingLogitsProcessorList):  # type: ignore[misc]
-    """Chooses each row's token by its own request's parameters: the engine, which is greedy, takes the largest score."""
+_Processors: Any = cb_logits_processors.ContinuousBatchingLogitsProcessorList
+_Fifo: Any = scheduler.FIFOScheduler
+_Router: Any = continuous_api.OutputRouter
+
+
+class _Chooser(_Processors):
+    """Scores each row by its own request's parameters; the engine, which is greedy, takes the largest score."""
 
     def __init__(self, rows: int, vocabulary: int, device: str) -> None:
         super().__init__(LogitsProcessorList())
         self.tensors_required = 5
         self.wanted: Callable[[str], Wanted] | None = None
         self._vocabulary = vocabulary
-        self._nucleus = True
+        self._sampled = self._nucleus = True
         # A captured step does the same whoever is in it; elsewhere what no row asks for is left out.
         self._captured = device.startswith("cuda")
         self._banned: Any = None
@@ -178,7 +183,7 @@ class _Chooser(cb_logits_processors.ContinuousBatchingLogitsProcessorList):  # t
         return scores
 
 
-class _Turns(scheduler.FIFOScheduler):  # type: ignore[misc]
+class _Turns(_Fifo):
     """The engine's first come, first served, among those whose turn it is, a chunk of each prompt at a time."""
 
     def reset(self) -> None:
@@ -211,7 +216,7 @@ class _Turns(scheduler.FIFOScheduler):  # type: ignore[misc]
         super()._schedule_request(state, request_tokens, min((token_budget, *limits)), *more)
 
 
-class _Silent(continuous_api.OutputRouter):  # type: ignore[misc]
+class _Silent(_Router):
     """Tokens are read off the requests themselves: nothing is to be queued up."""
 
     def deliver(self, output: Any) -> None:
@@ -269,7 +274,7 @@ class Engine:
         self.captures = 0
         """Graphs that were captured in the middle of serving, since their shape had not come up before."""
         self._count_captures()
-        self._graphs = {None: self._ios.graphs}
+        self._graphs: dict[str | None, Any] = {None: self._ios.graphs}
 
     def _build(self, settings: Any, prefix_cache: PrefixCache | None) -> Any:
         # The manager settles what depends on the device: kind of attention, graphs, memory. Its thread is not started.

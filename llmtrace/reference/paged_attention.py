@@ -121,10 +121,7 @@ def _gather(store: Any, name: str) -> Any:
 
 def _read(store: Any, gathered: Any, sequence: _Sequence) -> Any:
     """The keys or the values of a sequence, `[1, heads, tokens, width]`; within one page they are not copied."""
-    if sequence.page is not None:
-        flat = store[sequence.page]
-    else:
-        flat = gathered[sequence.gathered :].flatten(0, 1)
+    flat = gathered[sequence.gathered :].flatten(0, 1) if sequence.page is None else store[sequence.page]
     return flat[: sequence.whole].transpose(0, 1)[None]
 
 

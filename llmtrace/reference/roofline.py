@@ -9,6 +9,8 @@ operations per second of a large matrix product in the weights' type. Then, by t
 - MBU = (bytes of weights + bytes of keys and values) / (time per step x copy bandwidth): what one decode step must
   read at least, as Databricks' "LLM Inference Performance Engineering" defines it;
 - how long it takes to find a prefix in the prefix cache;
+- what a weight format changes: on one text of random tokens, how often its likeliest next token is that of the first
+  format measured, and the mean KL divergence from it;
 - the runner with timing against itself without, and against `transformers.generate()` (see `comparisons`).
 """
 
@@ -18,7 +20,6 @@ import itertools
 import json
 import os
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,8 @@ __all__ = ["FORMATS", "SHAPES", "Bench", "Measured", "Plan", "Yardstick", "copy_
 
 NO_LAUNCHES = "not applicable: on this device a step is done when it returns, so the host always sets the pace"
 _REPEATS = 3
+_JUDGED = 128
+"""The tokens of the text on which formats are compared."""
 _ROOM = 256
 """Room is given in steps of so many tokens."""
 
@@ -235,6 +238,7 @@ class Bench:
         self._tell = tell
         self._out = out
         self._count = self._of = 0
+        self._reference: tuple[str, Any] | None = None  # the first format, and its chances
         self.results: dict[str, Any] = {
             "schema": 3,
             "model": model,
@@ -249,7 +253,7 @@ class Bench:
             import torch
         except ImportError as error:
             raise missing_extra(error) from error
-        per_format = 4 + len(plan.prompts) + len(plan.batches) * len(plan.contexts)
+        per_format = 5 + len(plan.prompts) + len(plan.batches) * len(plan.contexts)
         self._count, self._of = 0, 1 + per_format * len(plan.formats)
         self.results["torch"] = torch.__version__
         self.results["threads"] = torch.get_num_threads()
@@ -290,6 +294,7 @@ class Bench:
 
         self._now(f"{weights}: building the model")
         results["matrix_flops_per_second"] = matrix = matrix_rate(self.device, getattr(torch, BASE[weights]))
+        torch.manual_seed(0)  # random weights are the same ones in every format
         loaded = make_model(self._model, weights, self.device)
         yardstick = Yardstick(
             loaded,
@@ -312,6 +317,11 @@ class Bench:
             for context in plan.contexts:
                 self._now(f"{weights}: decode, batch {batch}, context {context}")
                 results["decode"].append(yardstick.decode(batch, context, plan.steps))
+        self._now(f"{weights}: what the format changes")
+        chances = next_chances(loaded, random_prompt(yardstick.runner, min(_JUDGED, plan.room)))
+        if self._reference is None:
+            self._reference = weights, chances
+        results["against"] = {"format": self._reference[0], **lost(self._reference[1], chances)}
         self._now(f"{weights}: prefix cache")
         if (lookup := yardstick.cache_hit(max(plan.prompts))) is not None:
             results["cache_hit"] = lookup
@@ -321,6 +331,21 @@ class Bench:
         self._now(f"{weights}: against generate()")
         ratio, equal = against_generate(yardstick.runner, prompt, tokens, plan.pairs)
         results["generate"] = {**ratio.as_json(), "tokens": tokens, "equal_tokens": equal}
+
+
+def next_chances(loaded: LoadedModel, tokens: Sequence[int]) -> Any:
+    """The logarithms of the next token's chances behind each of these tokens, `[tokens, vocabulary]` on the CPU."""
+    import torch
+
+    logits = loaded.model(torch.tensor([list(tokens)], device=loaded.device)).logits[0]
+    return torch.log_softmax(logits.float(), dim=-1).cpu()
+
+
+def lost(reference: Any, chances: Any) -> dict[str, float]:
+    """What one format's chances are off another's: how often the likeliest token is the same, and the mean KL, nats."""
+    same = (reference.argmax(-1) == chances.argmax(-1)).float().mean()
+    kl = (reference.exp() * (reference - chances)).sum(-1).mean()
+    return {"top1": float(same), "kl_nats": max(0.0, float(kl))}
 
 
 def _reason(error: BaseException) -> str:

@@ -18,7 +18,7 @@ import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llmtrace.observe.clock import now
 from llmtrace.reference._errors import OutOfMemory, RunnerError
@@ -338,10 +338,10 @@ class Runner:
     def _note_preempted(self, mark: Mark) -> None:
         """Note whom the engine made give way while it laid the step out."""
         for generation in self.running:
-            if generation.began and not generation.away and generation.furthest:
-                if self._engine.lost(generation.request_id):
-                    self.preemptions += 1
-                    generation.lost_its_place(mark)
+            computing = generation.began and not generation.away and generation.furthest
+            if computing and self._engine.lost(generation.request_id):
+                self.preemptions += 1
+                generation.lost_its_place(mark)
 
     def _note(self, work: Work, owners: dict[Generation, Own]) -> None:
         """Write a piece of work down with every request whose own work has begun."""

@@ -1,7 +1,7 @@
 """How the next token is chosen: the parameters of a request, and the draw on the device for all rows of a step.
 
-A draw is Gumbel's: noise is added to each token's logit, and the largest sum wins, which is a draw from the softmax. The
-noise is a hash of the request's seed, the number of the token and the token's id; so an answer depends on its seed
+A draw is Gumbel's: noise is added to each token's logit, and the largest sum wins, which is a draw from the softmax.
+The noise is a hash of the request's seed, the number of the token and the token's id; so an answer depends on its seed
 alone, not on who shares the step, nor on whether it lost its place and came back.
 """
 

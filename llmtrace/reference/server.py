@@ -53,8 +53,9 @@ def serve(
     `ready(base_url)` is called once requests are taken; without it a line says so on stderr. Port 0 takes a free one.
     `threads` is torch's thread count on the CPU (default: half of the cores, so that clients on this machine get
     theirs). `allow_hosts`: host names that the server goes by beside its addresses. `grace`: s from the signal to the
-    end; what runs may go on meanwhile, and is ended with an error. `max_running` (default: the runner's `DEFAULT_RUNNING`) and `app_options` go to `create_app`. Raises
-    `RunnerError` for everything that the caller can mend.
+    end; what runs may go on meanwhile, and is ended with an error. `max_running` (default: the runner's
+    `DEFAULT_RUNNING`) and `app_options` go to `create_app`. Raises `RunnerError` for everything that the caller can
+    mend.
     """
     try:
         import uvicorn

@@ -200,6 +200,22 @@ def test_the_truth_of_a_cancelled_stream_can_be_read_back(client: openai.OpenAI,
     caught.value.close()
 
 
+def test_every_ended_request_has_its_finish_reasons(server: ServerProcess) -> None:
+    """Also where the record is written before the answer has been put together."""
+
+    def ask(number: int) -> None:
+        with openai.OpenAI(base_url=server.base_url, api_key="unused", max_retries=20) as client:
+            headers = {"x-request-id": f"reasons-{number}"}
+            asked = chat(client, "x", max_tokens=2, n=1 + number % 2, stream=number % 3 == 0, extra_headers=headers)
+            if number % 3 == 0:
+                list(asked)
+
+    with concurrent.futures.ThreadPoolExecutor(6) as pool:
+        list(pool.map(ask, range(24)))
+    for number in range(24):
+        assert server.truth(f"reasons-{number}")["finish_reasons"] == ["length"] * (1 + number % 2)
+
+
 def test_completions_take_text_tokens_and_lists(client: openai.OpenAI) -> None:
     ask: dict[str, Any] = {"model": MODEL, "max_tokens": 4, "temperature": 0}
     [one] = client.completions.create(prompt="The queue is", **ask).choices

@@ -1,4 +1,4 @@
-"""``python -m tests.evaluation.gpu``: every check that needs a GPU, in one table, in one call under ten minutes.
+"""``python -m tests.evaluation.gpu``: every check that needs a GPU, in one table, in one call under eight minutes.
 
 Without CUDA the same code runs on the CPU with a tiny shape, as a rehearsal: what holds on any device is judged, what
 only a GPU can tell is listed as not measured. A check that fails with an error is reported, and the others go on. The
@@ -26,7 +26,7 @@ from llmtrace.reference.sampling import Sampling
 
 KERNELS = 200
 LENGTHS = (1, 63, 64, 65, 300, 513, 900)
-"""Prompts of the checks of equality, in tokens: around the steps in which graphs' shapes grow, and over several chunks."""
+"""Prompts of the checks of equality, in tokens: where the shapes of graphs change, and over several chunks."""
 TOKENS = 24
 """Output tokens of these."""
 
@@ -184,8 +184,11 @@ def equal(setup: Setup, device: str | None = None) -> tuple[str, bool, dict[str,
         prompts = [random_prompt(runner, length, length) for length in LENGTHS]
         found = together(runner, [Request(prompt, TOKENS, Sampling(0), ignore_eos=True) for prompt in prompts])
         wanted = [generate_tokens(runner.loaded.model, prompt, TOKENS) for prompt in prompts]
-        pairs = [(mine, theirs) for ours, right in zip(found, wanted, strict=True) for mine, theirs in zip(ours, right)]
-        seen[shape] = sum(mine == theirs for mine, theirs in pairs)
+        seen[shape] = sum(
+            mine == theirs
+            for ours, right in zip(found, wanted, strict=True)
+            for mine, theirs in zip(ours, right, strict=True)
+        )
     of = TOKENS * len(LENGTHS)
     return ", ".join(f"{name} {each} of {of}" for name, each in seen.items()), set(seen.values()) == {of}, seen
 
