@@ -63,6 +63,7 @@ HOOKS: dict[str, tuple[str, ...]] = {
         "active_requests",
         "waiting_requests",
         "starved_requests",
+        "block_new_requests",
         "add_waiting_request",
         "set_request_cancellation",
         "clear_cancelled_requests",
@@ -333,6 +334,9 @@ class Engine:
         self._scheduler.set_request_cancellation(request_id)
         for state in self._scheduler.clear_cancelled_requests():
             self._processor.offloading_manager.free_request_cpu_cache(state)
+        # Whoever gave way waits until a request has finished. The engine does not count one that was cancelled, and
+        # where that was the last one, they would wait for ever.
+        self._scheduler.block_new_requests = False
         self._scheduler.limits.pop(request_id, None)
         self.cache.owners.pop(request_id, None)
         self.cache.tidy()

@@ -282,6 +282,12 @@ def test_what_could_never_fit_is_refused(small: LoadedModel) -> None:
     chunk=st.sampled_from([None, 5, 64]),
     block=st.sampled_from([4, 8, 32]),
 )
+@example(
+    asked=[(74, 41, 0, 1), (24, 46, 3, 2), (109, 50, 9, 0), (87, 40, 12, 3), (87, 40, 12, 3)],
+    room=256,
+    chunk=None,
+    block=8,
+)
 @example(asked=[(47, 14, 4, 0), (87, 11, 6, 0), (107, 47, 2, 2), (107, 47, 2, 2)], room=256, chunk=None, block=8)
 @settings(
     max_examples=int(os.environ.get("LLMTRACE_RUNNER_EXAMPLES", "8")),
