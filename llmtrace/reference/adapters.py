@@ -58,6 +58,8 @@ class Adapters:
         except ImportError as error:
             missing = (error.name or "peft").partition(".")[0]
             raise RunnerError(f"adapters need {missing}, which is not installed: {install_hint('adapters')}") from error
+        self.loaded = loaded
+        """The model that they belong to."""
         self.active: str | None = None
         self._unsure = False
         self._merge = merge

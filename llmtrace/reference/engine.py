@@ -203,11 +203,12 @@ class _Turns(_Fifo):
         batch = super().schedule_batch(token_budget, cache_budget)
         # The engine raises where nothing fits and nobody can give way. It is no error here: those who wait for room
         # may wait for requests whose turn it is not.
-        if batch[0] is None and not self.starved_requests and self.active_requests:
-            if self.cache.evict_cached_blocks():
-                return super().schedule_batch(token_budget, cache_budget)
-            return [], *batch[1:]
-        return batch
+        if batch[0] is None and self._may_wait() and self.cache.evict_cached_blocks():
+            batch = super().schedule_batch(token_budget, cache_budget)
+        return ([], *batch[1:]) if batch[0] is None and self._may_wait() else batch
+
+    def _may_wait(self) -> bool:
+        return bool(self.active_requests) and not self.starved_requests
 
     def _process_candidates(self, candidates: Sequence[Any], *more: Any) -> Any:
         return super()._process_candidates([each for each in candidates if each.request_id in self.whose], *more)
