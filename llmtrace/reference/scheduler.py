@@ -23,6 +23,10 @@ __all__ = ["Job", "QueueClosed", "QueueFull", "Result", "Scheduler", "SchedulerC
 _log = logging.getLogger("llmtrace.reference")
 
 
+_BROKEN = ("device-side assert", "illegal memory access", "unspecified launch failure", "device is lost")
+"""What CUDA says where nothing more can be computed in this process."""
+
+
 class QueueFull(Exception):
     """The queue is full. `retry_after`: seconds until there may be room."""
 
@@ -193,7 +197,7 @@ class Scheduler:
     def _look_at(self, error: Exception) -> None:
         """Note an error that leaves the device unusable for this process: an assert in a kernel, a lost device."""
         says = str(error)
-        if type(error).__name__ == "AcceleratorError" or "device-side assert" in says or "CUDA error" in says:
+        if type(error).__name__ == "AcceleratorError" or any(each in says for each in _BROKEN):
             self.broken = f"{type(error).__name__}: {says.splitlines()[0][:200]}"
 
     def _drop_cancelled(self) -> None:
