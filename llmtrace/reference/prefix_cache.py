@@ -1,8 +1,8 @@
 """The prefix cache: which of the engine's blocks stay after their request has ended, how long, and what that brought.
 
 The engine keeps the blocks of ended requests in its pool and shares them with prompts that begin alike; under pressure
-it forgets all of them at once. Here the longest unused goes first, the end of a prefix before its beginning, within a
-bound in bytes and, where asked, a time to live.
+it forgets all of them at once. `blocks.py` lets the longest unused go first, the end of a prefix before its beginning,
+within a bound in bytes and, where asked, a time to live.
 """
 
 from __future__ import annotations

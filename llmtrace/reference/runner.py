@@ -26,7 +26,7 @@ from llmtrace.reference.adapters import Adapters
 from llmtrace.reference.clock import DeviceClock, Mark, make_clock
 from llmtrace.reference.generation import Generation, Own, Piece, Request, Work
 from llmtrace.reference.model import LoadedModel
-from llmtrace.reference.prefix_cache import DEFAULT_BLOCK, PrefixCache
+from llmtrace.reference.prefix_cache import DEFAULT_BLOCK, CacheCounters, PrefixCache
 from llmtrace.reference.sampling import Sampling
 from llmtrace.reference.timings import Timings
 
@@ -232,7 +232,7 @@ class Runner:
         self.busy = 0.0
         if self.prefix_cache is not None:
             self._engine.cache.evict_cached_blocks()
-            self.prefix_cache.counters.__init__()
+            self.prefix_cache.counters = CacheCounters()
 
     # One step
 

@@ -71,7 +71,6 @@ class Graphs:
         self.runner.pad_inputs = self.runner.use_cuda_graph_varlen = True
         self.replayed = 0
         self.fails: Exception | None = None
-        whole = self.runner._capture_graph  # counts
 
         def capture(work: Callable[..., None], stream: Any, *arguments: Any) -> None:
             if self.fails is not None:
@@ -81,7 +80,6 @@ class Graphs:
             engine._ios.set_graph(_Replay(self, lambda: work(*arguments)))
 
         self.runner._capture_graph = capture
-        self.counted = whole
 
 
 class _Replay:
