@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import socket
+from collections.abc import Collection
+from urllib.parse import urlsplit
 
 from llmtrace.errors import LlmtraceError
 
@@ -35,3 +38,35 @@ def url(host: str, listener: socket.socket) -> str:
     """The URL at which a client on this machine reaches ``listener``."""
     name = "127.0.0.1" if host in ("0.0.0.0", "::", "") else host
     return f"http://{f'[{name}]' if ':' in name else name}:{listener.getsockname()[1]}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach ``host``."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def is_own(header: str, *, loopback: bool, names: Collection[str]) -> bool:
+    """Whether a Host header names this server: an address, localhost, or one of ``names`` (lower case).
+
+    ``loopback``: whether only this machine can reach it, so that only loopback addresses are its own. Other names are
+    somebody else's, who can have made them point here (DNS rebinding).
+    """
+    try:
+        parts = urlsplit(f"//{header}")
+        name = (parts.hostname or "").rstrip(".")
+    except ValueError:
+        return False
+    if "@" in header or parts.netloc != header:  # it has a name and a port, and nothing else of an address
+        return False
+    if name == "localhost" or name in names or name.endswith(".localhost"):
+        return True
+    try:
+        address = ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return address.is_loopback or not loopback

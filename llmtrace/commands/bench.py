@@ -96,10 +96,14 @@ def _print(console: Any, results: dict[str, Any]) -> None:
             bound = "n/a" if row["launch_bound_ratio"] is None else f"{row['launch_bound_ratio']:.0%}"
             table.add_row(name, work, f"{row['tokens_per_second']:.0f}", f"MBU {row['mbu']:.0%}", bound, size)
         if row := measured.get("cache_hit"):
-            rate, share = row["bytes_per_second"] / 1e9, row["of_copy"]
             notes.append(
-                f"{name}: cached prefix of {row['tokens']} tokens ({row['bytes'] / 1e6:.2f} MB) copied in "
-                f"{row['seconds'] * 1e3:.3f} ms: {rate:.1f} GB/s, {share:.0%} of the copy bandwidth"
+                f"{name}: cached prefix of {row['tokens']} tokens ({row['bytes'] / 1e6:.2f} MB) found in "
+                f"{row['seconds'] * 1e3:.3f} ms; it is shared, not copied"
+            )
+        if (row := measured.get("against")) and row["format"] != name:
+            notes.append(
+                f"{name}: the likeliest next token is that of {row['format']} for {row['top1']:.1%} of the text, "
+                f"KL {row['kl_nats']:.2g} nats"
             )
         if row := measured.get("timing"):
             notes.append(f"{name}: decode with timing on / off, tokens/s: {_ratio(row)}")

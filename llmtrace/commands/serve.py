@@ -30,9 +30,11 @@ def add(app: Any) -> None:
         ] = 512,
         cache_tokens: Annotated[
             int | None,
-            typer.Option(min=256, help="Room for the keys and values of running requests.", show_default=False),
+            typer.Option(
+                min=256, help="Room for keys and values, of running requests and of prefixes.", show_default=False
+            ),
         ] = None,
-        block_size: Annotated[int, typer.Option(min=1, help="Tokens per block of the prefix cache.")] = 128,
+        block_size: Annotated[int, typer.Option(min=4, help="Tokens per block of keys and values.")] = 128,
         prefix_cache_ttl: Annotated[
             float | None,
             typer.Option(min=0.001, help="Seconds after which an unused block is dropped.", show_default=False),
@@ -47,6 +49,13 @@ def add(app: Any) -> None:
         merge_adapters: Annotated[
             bool, typer.Option("--merge-adapters", help="Merge the adapter in use into the weights.")
         ] = False,
+        allow_host: Annotated[
+            list[str] | None,
+            typer.Option(metavar="NAME", help="A host name that requests may use beside addresses; may be repeated."),
+        ] = None,
+        grace: Annotated[
+            float, typer.Option(min=0, help="Seconds from SIGTERM to the end, for requests that run.")
+        ] = 3.0,
         faults: Annotated[bool, typer.Option("--faults", help="Obey requests that ask for a fault (tests).")] = False,
     ) -> None:
         """Serve a real model with an OpenAI-compatible API and every phase measured."""
@@ -73,6 +82,8 @@ def add(app: Any) -> None:
                     chunk_spans=chunk_spans,
                     adapters=parse_adapters(adapter or []),
                     merge_adapters=merge_adapters,
+                    allow_hosts=allow_host or [],
+                    grace=grace,
                 )
         except expected as error:
             fail(str(error))

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from llmtrace.commands.common import fail, guarded, needs
+from llmtrace.listening import is_loopback
 
 _PORT = 4319
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
@@ -67,7 +68,7 @@ def add(app: Any) -> None:
         if jaeger is not None and not re.match(r"https?://[^/\s]+", jaeger):
             fail(f"--jaeger takes an address such as http://localhost:16686, not {jaeger!r}")
         with needs("view"):
-            from llmtrace.view.serve.run import Options, Ready, is_loopback, run
+            from llmtrace.view.serve.run import Options, Ready, run
         if not is_loopback(host):
             print(
                 f"llmtrace: warning: with --host {host} everyone who reaches this machine can read and send spans",

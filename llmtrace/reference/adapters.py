@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 from llmtrace.reference._errors import RunnerError
@@ -57,17 +58,22 @@ class Adapters:
         except ImportError as error:
             missing = (error.name or "peft").partition(".")[0]
             raise RunnerError(f"adapters need {missing}, which is not installed: {install_hint('adapters')}") from error
+        self.loaded = loaded
+        """The model that they belong to."""
         self.active: str | None = None
         self._unsure = False
         self._merge = merge
         self._model: Any = None
         self._known: dict[str, Adapter] = {}
+        self.load_seconds: dict[str, float] = {}
+        """How long each took to load, by name."""
         for name, path in paths.items():
             if name == loaded.name:
                 raise RunnerError(f"--adapter {name}: the model itself has this name; choose another")
             config = _config(peft, name, Path(path))
             if merge and (getattr(config, "use_dora", False) or getattr(config, "lora_bias", False)):
                 raise RunnerError(f"--adapter {name}: DoRA and biases cannot be merged; start without --merge-adapters")
+            begun = perf_counter()
             try:
                 if self._model is None:
                     self._model = peft.PeftModel.from_pretrained(
@@ -77,6 +83,7 @@ class Adapters:
                     self._model.load_adapter(path, adapter_name=name, autocast_adapter_dtype=False)
             except Exception as error:
                 raise RunnerError(f"cannot load the adapter at {path}: {first_line(error)}") from error
+            self.load_seconds[name] = perf_counter() - begun
             self._known[name] = Adapter(name, int(config.r), merge)
         # Weights as they were: [(layer, copy)]; the layer's own tensor is what a captured step reads.
         self._kept: list[tuple[Any, Any]] = []
@@ -106,6 +113,11 @@ class Adapters:
         if name not in self._known:
             raise RunnerError(f"no adapter {name!r}: this runner has {', '.join(self._known) or 'none'}")
         return self._known[name]
+
+    def number(self, name: str) -> int:
+        """The number of that adapter, from 1. Raises `RunnerError` where there is none."""
+        self.get(name)
+        return 1 + self.names.index(name)
 
     def is_active(self, name: str | None) -> bool:
         """Whether the next forward would use this adapter (None: the base model alone)."""

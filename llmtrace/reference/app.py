@@ -10,7 +10,7 @@ import os
 import time
 import uuid
 from collections import deque
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Collection, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -28,11 +28,20 @@ from llmtrace.reference.adapters import Adapters
 from llmtrace.reference.exchange import Exchange
 from llmtrace.reference.faults import Fault, FaultBook
 from llmtrace.reference.grammar import BrokenGrammar, Grammar, Grammars
+from llmtrace.reference.guard import Guard
 from llmtrace.reference.model import LoadedModel
 from llmtrace.reference.prefix_cache import DEFAULT_BLOCK, DEFAULT_BYTES, PrefixCache
-from llmtrace.reference.protocol import DEFAULT_MAX_TOKENS, ApiRequest, BadRequest, error_body, parse, prompts
+from llmtrace.reference.protocol import (
+    DEFAULT_MAX_TOKENS,
+    ApiRequest,
+    BadRequest,
+    error_body,
+    longest_token,
+    parse,
+    prompts,
+)
 from llmtrace.reference.runner import DEFAULT_BUDGET, DEFAULT_CHUNK, DEFAULT_RUNNING, Runner
-from llmtrace.reference.scheduler import Job, QueueFull, Result, Scheduler
+from llmtrace.reference.scheduler import Job, QueueClosed, QueueFull, Result, Scheduler
 
 if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
@@ -40,6 +49,8 @@ if TYPE_CHECKING:
 __all__ = ["create_app"]
 
 _MOST_BODY = 32 * 1024 * 1024
+_MOST_READ = 8 * _MOST_BODY
+"""The bytes of a body that is too large that are still read, and dropped, before it is answered."""
 _TOKENISE_IN_THREAD = 32 * 1024
 """The size of a body in bytes from which tokenising runs on a thread, off the event loop."""
 _REMEMBERED = 512
@@ -65,6 +76,9 @@ def create_app(
     default_max_tokens: int = DEFAULT_MAX_TOKENS,
     tracer_provider: TracerProvider | None = None,
     warm_up: bool = True,
+    names: Collection[str] | None = None,
+    loopback: bool = True,
+    grace: float = 0.0,
 ) -> Starlette:
     """The server as an ASGI application. Its scheduler runs from the application's startup to its shutdown.
 
@@ -73,6 +87,10 @@ def create_app(
     span under its prefill. `adapters`: folders of PEFT adapters by the name that requests ask for; with
     `merge_adapters` the one in use is merged into the weights. Raises `RunnerError` where the memory for keys and
     values is not there, or an adapter cannot be loaded.
+
+    `names`: host names that the server goes by beside its addresses, and `loopback` whether only this machine can reach
+    it; requests to other names and from pages are refused (None: no such check). `grace`: s that running requests have
+    at the shutdown before they are ended.
 
     Server spans go to `tracer_provider` if one is given, else to the OTLP endpoint of the environment, else nowhere.
     The application's `state.scheduler` is the `Scheduler`.
@@ -91,7 +109,9 @@ def create_app(
     )
     scheduler = Scheduler(runner, max_queue=max_queue)
     writer = (
-        spans.from_environment(loaded.fingerprint) if tracer_provider is None else spans.ServerSpans(tracer_provider)
+        spans.from_environment(loaded.fingerprint)
+        if tracer_provider is None
+        else spans.ServerSpans(tracer_provider, fingerprint=loaded.fingerprint)
     )
     if writer is not None:
         writer.chunks = chunk_spans
@@ -106,7 +126,7 @@ def create_app(
         try:
             yield
         finally:
-            await asyncio.to_thread(scheduler.stop)
+            await asyncio.to_thread(scheduler.stop, grace=grace)
             if writer is not None:
                 await asyncio.to_thread(writer.shutdown)
 
@@ -128,6 +148,8 @@ def create_app(
         },
         lifespan=lifespan,
     )
+    if names is not None:
+        app.add_middleware(Guard, loopback=loopback, names=names)
     app.add_middleware(_RequestId)
     app.state.scheduler = scheduler
     return app
@@ -151,7 +173,8 @@ class _Service:
         self._writer = writer
         self._faults = faults
         self._default_max_tokens = default_max_tokens
-        self._room = min(loaded.context, scheduler.runner.most_tokens or loaded.context)
+        self._room = min(loaded.context, scheduler.runner.most_tokens)
+        self._per_token = longest_token(self._encoding.tokenizer)
         self._started = int(time.time())
         self._last: deque[dict[str, Any]] = deque(maxlen=_REMEMBERED)
         self._encode_lock = asyncio.Lock()
@@ -186,9 +209,9 @@ class _Service:
         self._check_model(api_request.model)
         if len(raw) > _TOKENISE_IN_THREAD:
             async with self._encode_lock:
-                ids = await asyncio.to_thread(prompts, api_request, self._encoding, self._room)
+                ids = await asyncio.to_thread(prompts, api_request, self._encoding, self._room, self._per_token)
         else:
-            ids = prompts(api_request, self._encoding, self._room)
+            ids = prompts(api_request, self._encoding, self._room, self._per_token)
         grammar = await self._compile(api_request)
         headers = {key.lower(): value for key, value in request.headers.items()}
         request_id: str = request.scope["llmtrace.request_id"]
@@ -212,6 +235,8 @@ class _Service:
             exchange.submit()
         except QueueFull as full:
             return _too_many(f"the server is full: {full}; try again later", full.retry_after)
+        except QueueClosed as closed:
+            return JSONResponse(error_body(str(closed), code="stopping"), status_code=503)
         return exchange
 
     def _check_model(self, name: str) -> None:
@@ -275,6 +300,7 @@ class _Service:
                 "batch_sizes": list(timings.batch),
                 "preempted_s": [since(moment) for moment in timings.preempted],
                 "resumed_s": [since(moment) for moment in timings.resumed],
+                "cost_s": timings.cost / 1e9,
                 "cancelled_s": since(timings.cancelled),
                 "adapter": timings.adapter.name if timings.adapter is not None else None,
                 "adapter_swaps": [{"start_s": since(start), "end_s": since(end)} for start, end in timings.swaps],
@@ -319,17 +345,23 @@ class _Service:
         }
 
     async def health(self, _: Request) -> Response:
-        alive = self._scheduler.alive
+        scheduler = self._scheduler
+        status = "ok"
+        if scheduler.stopping:
+            status = "stopping"
+        elif scheduler.broken is not None:
+            status = f"the device has failed: restart the server ({scheduler.broken})"
+        elif not scheduler.alive:
+            status = "the model's thread has died: restart the server"
         body = {
-            "status": "ok" if alive else "the model's thread has died: restart the server",
+            "status": status,
             "model": self._loaded.name,
             "device": self._loaded.device,
             "dtype": self._loaded.dtype,
-            "batched": self._scheduler.runner.forward.batched,
             "running": self._scheduler.running,
             "waiting": self._scheduler.waiting,
         }
-        return JSONResponse(body, status_code=200 if alive else 503)
+        return JSONResponse(body, status_code=200 if status == "ok" else 503)
 
     async def metrics(self, _: Request) -> Response:
         return PlainTextResponse(prometheus.render(self._scheduler), media_type=prometheus.CONTENT_TYPE)
@@ -350,9 +382,14 @@ async def _body(request: Request) -> bytes:
     size = 0
     async for part in request.stream():
         size += len(part)
-        if size > _MOST_BODY:
-            raise BadRequest(f"the body is larger than {_MOST_BODY} bytes", status=413)
-        parts.append(part)
+        if size <= _MOST_BODY:
+            parts.append(part)
+        elif size > _MOST_READ:
+            break
+        else:
+            parts.clear()  # read on: who is still sending would see a reset instead of the answer
+    if size > _MOST_BODY:
+        raise BadRequest(f"the body is larger than {_MOST_BODY} bytes", status=413)
     return b"".join(parts)
 
 

@@ -100,7 +100,7 @@ class NoClock:
 
 
 class CudaClock:
-    """CUDA events on the current stream.
+    """CUDA events on the stream that computes.
 
     `new_event` and `tries` are for tests. Between two anchors device time is stretched evenly, so that a clock that
     runs fast or slow does no harm; `drift` says by how much it was stretched.
@@ -113,7 +113,8 @@ class CudaClock:
     """`elapsed_time` is a float32 of milliseconds: beyond some 8 s it no longer tells microseconds apart, so a long
     stretch is measured from mark to mark."""
 
-    def __init__(self, new_event: Callable[[], Any] | None = None, tries: int = TRIES) -> None:
+    def __init__(self, new_event: Callable[[], Any] | None = None, tries: int = TRIES, *, stream: Any = None) -> None:
+        """`stream`: the one that computes (default: the current one)."""
         if new_event is None:
             import torch
 
@@ -122,6 +123,7 @@ class CudaClock:
 
             new_event = timed_event
         self._new_event = new_event
+        self._on = () if stream is None else (stream,)
         self._tries = tries
         self._anchor: Anchor | None = None
         self._open: list[Mark] = []
@@ -138,7 +140,7 @@ class CudaClock:
             self.start()
         event = self._new_event()
         mark = Mark(now(), event=event)
-        event.record()
+        event.record(*self._on)
         self._open.append(mark)
         return mark
 
@@ -172,7 +174,7 @@ class CudaClock:
         return offsets
 
     def _take_anchor(self) -> Anchor:
-        return take_anchor(self._new_event, lambda event: event.record(), self._tries)
+        return take_anchor(self._new_event, lambda event: event.record(*self._on), self._tries)
 
 
 def launch_bound_ratio(marks: Sequence[Mark], slack_ns: int = 50_000) -> float | None:
@@ -185,12 +187,12 @@ def launch_bound_ratio(marks: Sequence[Mark], slack_ns: int = 50_000) -> float |
     return sum(late < slack_ns for late in reached) / len(reached) if reached else None
 
 
-def make_clock(device: str, *, timing: bool = True) -> DeviceClock:
-    """A fresh clock for the work of one thread on this device."""
+def make_clock(device: str, *, timing: bool = True, stream: Any = None) -> DeviceClock:
+    """A fresh clock for the work of one thread on this device; `stream` is the one that computes, on CUDA."""
     if not timing:
         return NoClock()
     if device.startswith("cuda"):
-        return CudaClock()
+        return CudaClock(stream=stream)
     if device == "mps":
         import torch
 

@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llmtrace.reference.clock import make_clock
 from llmtrace.reference.generation import Request
 from llmtrace.reference.runner import Runner
 from llmtrace.reference.sampling import Sampling
@@ -50,7 +49,7 @@ def timing_cost(runner: Runner, prompt: Sequence[int], tokens: int, pairs: int) 
     own_clock = runner.clock
 
     def decode(timing: bool) -> float:
-        runner.clock = make_clock(runner.loaded.device, timing=timing)
+        runner.clock = runner.new_clock(timing=timing)
         return _decode_seconds(runner, prompt, tokens)
 
     try:

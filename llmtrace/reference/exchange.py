@@ -18,7 +18,11 @@ from llmtrace.reference.runner import Piece, Request
 from llmtrace.reference.scheduler import Job, Result, Scheduler
 from llmtrace.reference.timings import Timings
 
-__all__ = ["Exchange"]
+__all__ = ["Exchange", "Stopping"]
+
+
+class Stopping(Exception):
+    """The server was told to end before the answer was complete."""
 
 
 class _Dropped(Exception):
@@ -57,6 +61,7 @@ class Exchange:
         self._tokens = 0
         self._texts: list[list[str]] = [[] for _ in range(len(prompts) * api_request.choices)]
         self._reasons: list[str | None] = [None] * len(self._texts)
+        self._finished: list[list[str]] = [[] for _ in prompts]
         self._open = len(self._texts)  # choices that have not finished
         self.jobs = [
             Job(
@@ -107,12 +112,12 @@ class Exchange:
 
     def _hear(self, number: int, news: Piece | Result) -> None:
         self._news.put_nowait((number, news))
-        if isinstance(news, Result):
+        if isinstance(news, Piece):
+            if news.finish is not None:
+                self._finished[number].append(news.finish)  # here, since nobody may read the news any more
+        else:
             # After the response has gone out: nothing that is written down may delay it.
-            job = self.jobs[number]
-            first = number * self._api_request.choices
-            reasons = [reason for reason in self._reasons[first : first + self._api_request.choices] if reason]
-            self._loop.call_soon(self._ended, job, news, reasons)
+            self._loop.call_soon(self._ended, self.jobs[number], news, self._finished[number])
 
     async def _watch(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":
@@ -130,6 +135,8 @@ class Exchange:
                 if news.error is not None:
                     raise news.error
                 if news.outcome == "cancelled":
+                    if self._scheduler.stopping:
+                        raise Stopping("the server is stopping: send the request again")
                     raise ConnectionAbortedError("the request was cancelled")
                 continue
             index = number * self._api_request.choices + news.choice
@@ -191,7 +198,7 @@ class Exchange:
         except OSError:
             raise
         except Exception as error:
-            status, body = 500, _failure(error)
+            status, body = 503 if isinstance(error, Stopping) else 500, _failure(error)
         raw = json.dumps(body, ensure_ascii=False).encode()
         await send(_start(status, b"application/json", (b"content-length", str(len(raw)).encode())))
         await send(_part(raw, more=False))
@@ -201,6 +208,8 @@ def _failure(error: BaseException) -> dict[str, Any]:
     says = " ".join(str(error).split())[:300] or type(error).__name__
     if isinstance(error, OutOfMemory):
         return error_body(says, code="out_of_memory")
+    if isinstance(error, Stopping):
+        return error_body(says, code="stopping")
     return error_body(f"the request failed: {says}", code="internal_error")
 
 

@@ -1,21 +1,19 @@
-"""One request in progress: its parameters, its state, and the work that was done meanwhile."""
+"""One request in progress: its parameters, its state, and the ledger of the work that was done meanwhile."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from llmtrace.observe.clock import now
 from llmtrace.reference.clock import DeviceClock, Mark, launch_bound_ratio
 from llmtrace.reference.detokenize import Detokenizer, StopFinder
 from llmtrace.reference.grammar import Constraint, Grammar
-from llmtrace.reference.kv import Place
 from llmtrace.reference.model import LoadedModel
-from llmtrace.reference.sampling import Sampler, Sampling
+from llmtrace.reference.sampling import Row, Sampling, new_seed
 from llmtrace.reference.timings import Chunk, Timings
 
-__all__ = ["Generation", "Piece", "Request", "Work"]
+__all__ = ["Generation", "Own", "Piece", "Request", "Work"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +30,7 @@ class Request:
     ignore_eos: bool = False
     """Whether to go on to `max_tokens` past the end-of-sequence token."""
     choices: int = 1
-    """The number of answers (OpenAI's `n`): one prefill, then one decode after the other."""
+    """The number of answers (OpenAI's `n`), one after the other."""
     adapter: str | None = None
     """Name of the adapter to generate with; None: the base model."""
     grammar: Grammar | None = None
@@ -54,21 +52,36 @@ class Piece:
 
 @dataclass(slots=True, eq=False)
 class Work:
-    """One piece of the model's work, between two marks."""
+    """One step of the engine, or one swap of adapters, between two marks."""
 
     kind: str
-    """`cache`: a prefix looked up and copied in; `prefill`: a chunk; `decode`: a token each; `store`: copied out;
-    `swap`: another adapter put in."""
+    """`prefill`: only prompts; `decode`: only next tokens; `mixed`: both; `swap`: another adapter put in."""
     start: Mark
     end: Mark
-    tokens: int
-    again: bool = False
-    """Whether it had been computed before, and was lost when the request was preempted."""
+    launched: Mark | None = None
+    """When the host had laid the step out, and the device began to compute."""
+    tokens: int = 0
+    """Tokens of all requests."""
+    prompt_tokens: int = 0
+    """Those of them that are prompts'."""
+    requests: int = 0
+    """How many requests had a part in it."""
 
     @property
     def length(self) -> int:
         """The duration in ns; 0 until the clock has resolved the marks."""
         return 0 if self.start.at is None or self.end.at is None else self.end.at - self.start.at
+
+
+@dataclass(frozen=True, slots=True)
+class Own:
+    """The part of one request in one piece of work."""
+
+    tokens: int = 0
+    prompt: bool = False
+    """Whether they are its prompt's (or, after a preemption, any earlier ones)."""
+    again: bool = False
+    """Whether they had been computed before, and were lost when the request was preempted."""
 
 
 class Generation:
@@ -81,23 +94,25 @@ class Generation:
         """Whether the generation is over: all tokens have been read, or it failed, or it left the runner."""
         self.cancelled = False
         """Whether it was cancelled: the runner does no more work for it."""
-        self.place: Place | None = None
-        """Its keys and values; None while it has none (not begun, preempted, ended)."""
-        self.token: Any = None
-        """The token chosen last, on the device; None where a choice has none yet."""
-        self.first_logits: Any = None
-        """With several choices: the logits after the prompt, from which each begins."""
-        self.launched = 0
-        """Tokens of this choice that have been chosen on the device."""
+        self.request_id = ""
+        """The engine's name for this choice."""
         self.output: list[int] = []
-        """Tokens of this choice that the host has read."""
+        """Tokens of this choice."""
         self.choice = 0
         self.began = False
-        """Whether its work has begun, since the start or since it was preempted."""
-        self.works: list[tuple[Work, bool]] = []
-        """Every piece of work of the model since its work began, and whether it was for this request."""
+        """Whether its work has begun."""
+        self.away = False
+        """Whether it was preempted, and waits for room."""
+        self.catching_up = True
+        """Whether earlier tokens are to be computed before the next one can be: a prompt, or what was lost."""
+        self.alone = False
+        """Whether a step that it was in has failed, so that it is to be tried by itself."""
+        self.works: list[tuple[Work, Own | None]] = []
+        """Every piece of work since its own began, and its part in it (None: it had none)."""
         self.furthest = 0
-        """The most tokens whose keys and values were ever in its place."""
+        """The most tokens of this choice that ever had keys and values."""
+        self.matched: Mark | None = None
+        """When its prefix was found in the cache."""
         timings.prompt_tokens = len(request.prompt)
         self._loaded = loaded
         self._produced = 0
@@ -111,10 +126,10 @@ class Generation:
         self._open_choice()
 
     def _open_choice(self) -> None:
-        self.launched = 0
         self.output = []
-        self.token = None
-        self.sampler = Sampler(self.request.sampling, self._loaded.device, self.choice)
+        self.furthest = 0
+        self.catching_up = True
+        self._seed = new_seed(self.request.sampling, self.choice)
         self._text = Detokenizer(self._loaded.tokenizer)
         self._stop = StopFinder(self.request.stops)
         self.constraint: Constraint | None = None
@@ -122,72 +137,46 @@ class Generation:
             self.constraint = self.request.grammar.begin()
             self.timings.mask_ns += self.constraint.mask_ns
 
-    # How far it is
-
     @property
-    def known(self) -> list[int]:
-        """The tokens whose keys and values must be there before the next one can be computed."""
-        return [*self.request.prompt, *self.output[:-1]]
-
-    @property
-    def wanted(self) -> int:
-        """The number of these tokens."""
-        return len(self.request.prompt) + max(0, self.launched - 1)
-
-    @property
-    def prefilling(self) -> bool:
-        """Whether prompt tokens (or, after a preemption, any earlier ones) are still to be computed."""
-        return not self.done and (self.place is None or self.place.tokens < self.wanted)
-
-    @property
-    def decoding(self) -> bool:
-        """Whether the next step can compute a token for it."""
-        return (
-            not self.done
-            and not self.cancelled
-            and self.place is not None
-            and self.place.tokens >= self.wanted
-            and self.launched < self.request.max_tokens
-        )
+    def row(self) -> Row:
+        """How its next token is drawn."""
+        sampling = self.request.sampling
+        return Row(sampling.temperature, sampling.top_p, self._seed, len(self.output))
 
     # What the runner tells it
 
-    def begin(self, mark: Mark) -> bool:
-        """Begin its work at `mark`; returns whether the queue ends here (False: a preemption ends)."""
+    def begin(self, mark: Mark) -> None:
+        """End its queue at `mark`: its work begins."""
         self.began = True
-        if self._begin is not None:
-            self._resumed.append(mark)
-            return False
         self._begin = mark
         self.timings.scheduled = mark.host
-        return True
 
     def swapped(self, mark: Mark) -> None:
         """Note that its adapter, which had to be put in before its prompt, is in use at `mark`."""
         self._swapped = mark
         self.timings.swap_done = mark.host
 
-    def cached(self, tokens: int, mark: Mark) -> None:
-        """Note that `tokens` of the prompt came from the prefix cache, and were copied by `mark`."""
-        self._cached = mark
+    def cached(self, tokens: int) -> None:
+        """Note that `tokens` of the prompt came from the prefix cache."""
+        self._cached = self.matched if tokens else None
         self.timings.cached_tokens = tokens
-        self.timings.cache_done = mark.host if tokens else self.timings.swap_done or self.timings.scheduled
+        found = self.matched.host if tokens and self.matched is not None else None
+        self.timings.cache_done = found or self.timings.swap_done or self.timings.scheduled
 
     def lost_its_place(self, mark: Mark) -> None:
-        """Note a preemption: the computed tokens are gone. If there were none, it is as if it had not been admitted."""
-        if self.began:
-            self._preempted.append(mark)
-            self.timings.preempted.append(mark.host)
-        self.place = None
-        self.began = False
+        """Note a preemption: it waits for room."""
+        self.away = self.catching_up = True
+        self._preempted.append(mark)
+        self.timings.preempted.append(mark.host)
 
-    def launch(self, token: Any) -> None:
-        """Set the next token, `[1]` or `[1, 1]` on the device."""
-        self.token = token
-        self.launched += 1
+    def resumed(self, mark: Mark) -> None:
+        """Note that it goes on."""
+        self.away = False
+        self._resumed.append(mark)
 
     def read(self, token: int, mark: Mark, batch: int) -> Piece:
-        """Add a token that the host has read; it was chosen at `mark` in a forward for `batch` requests."""
+        """Add a token that was chosen at `mark`, in a step of `batch` requests."""
+        self.catching_up = False
         self._tokens.append(mark)
         self.timings.tokens.append(mark.host)  # until the device's clock has been read
         self.timings.batch.append(batch)
@@ -256,33 +245,41 @@ class Generation:
         if self._swapped is not None:
             timings.swap_done = max(self._swapped.at or self._swapped.host, timings.scheduled)
             timings.host["swap_done"] = self._swapped.host
-        if self._cached is not None:
-            cached = self._cached if timings.cached_tokens else self._swapped or begin
-            timings.cache_done = max(cached.at or cached.host, timings.swap_done or timings.scheduled)
-            timings.host["cache_done"] = cached.host
-        floor = timings.cache_done or timings.scheduled
-        timings.tokens = [max(mark.at or mark.host, floor) for mark in self._tokens]
+        cached = self._cached or self._swapped or begin
+        timings.cache_done = max(cached.at or cached.host, timings.swap_done or timings.scheduled)
+        timings.host["cache_done"] = cached.host
+        timings.tokens = [max(mark.at or mark.host, timings.cache_done) for mark in self._tokens]
         if self._tokens:
             timings.host["first_token"] = self._tokens[0].host
         timings.preempted = [mark.at or mark.host for mark in self._preempted]
         timings.resumed = [mark.at or mark.host for mark in self._resumed]
-        timings.chunks = [
-            Chunk(work.start.at or 0, work.end.at or 0, work.tokens, work.again)
-            for work, mine in self.works
-            if mine and work.kind == "prefill"
-        ]
-        timings.swaps = [
-            (work.start.at or 0, work.end.at or 0) for work, mine in self.works if mine and work.kind == "swap"
-        ]
-        first = timings.first_token
-        for work, mine in self.works:
-            if mine or work.start.at is None:
-                continue
-            if first is None or work.start.at < first:
-                timings.prefill_others += work.length
+        for work, own in self.works:
+            start, end = work.start.at or 0, work.end.at or 0
+            if own is not None and work.kind == "swap":
+                timings.swaps.append((start, end))
+            elif own is not None and own.prompt:
+                timings.chunks.append(Chunk(start, end, own.tokens, own.again))
+            if timings.first_token is None or start < timings.first_token:
+                timings.prefill_others += _others(work, own, prefill=True)
             else:
-                timings.decode_others += work.length
+                timings.decode_others += _others(work, own, prefill=False)
+            if own is not None and work.tokens:
+                timings.cost += round(work.length * own.tokens / work.tokens)
         if timings.timed_by == "cuda":
             timings.launch_bound = launch_bound_ratio(
-                [work.end for work, mine in self.works if mine and work.kind == "decode"]
+                [work.end for work, own in self.works if own is not None and work.kind == "decode"]
             )
+
+
+def _others(work: Work, own: Own | None, *, prefill: bool) -> int:
+    """The ns of this work that went into others, as the request sees it that has this part in it.
+
+    All of what it has no part in. Of a step that it shares: while its own prompt is computed, the share of all others'
+    tokens; while it decodes, that of others' prompts, since next tokens of others ride along at hardly any cost.
+    """
+    if own is None:
+        return work.length
+    if not work.tokens:
+        return 0
+    others = work.tokens - own.tokens if prefill else work.prompt_tokens - (own.tokens if own.prompt else 0)
+    return round(work.length * others / work.tokens)

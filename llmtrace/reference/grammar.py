@@ -47,7 +47,8 @@ class Constraint:
     def __init__(self, matcher: Any, vocabulary: int) -> None:
         self._matcher = matcher
         self._vocabulary = vocabulary
-        self._banned: Any = None
+        self.banned: Any = None
+        """The tokens that must not come next, bool `[vocabulary]`."""
         self.mask_ns = 0
         """Nanoseconds spent so far on computing the tokens that may come next."""
         self._look()
@@ -64,10 +65,6 @@ class Constraint:
         self.mask_ns += perf_counter_ns() - began
         self._look()
 
-    def mask(self, logits: Any) -> Any:
-        """A copy of `[1, vocabulary]` in which only the tokens that may come next have a chance."""
-        return logits.masked_fill(self._banned.to(logits.device), float("-inf"))
-
     def _look(self) -> None:
         import torch
 
@@ -76,7 +73,7 @@ class Constraint:
             raise RunnerError(f"the grammar failed: {' '.join(self._matcher.get_error().split())[:200]}")
         if not self.ended:
             allowed = torch.frombuffer(bytearray(self._matcher.compute_logit_bias()), dtype=torch.uint8)
-            self._banned = allowed[: self._vocabulary] == 0
+            self.banned = allowed[: self._vocabulary] == 0
         self.mask_ns += perf_counter_ns() - began
 
 

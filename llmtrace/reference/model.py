@@ -7,8 +7,9 @@ import hashlib
 import json
 import os
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 from llmtrace.reference._errors import RunnerError, missing_extra
@@ -39,9 +40,9 @@ class LoadedModel:
     stop_ids: frozenset[int]
     """End-of-sequence token ids."""
     fingerprint: str
-    """A short hash of config, dtype and device: the `system_fingerprint` of the responses."""
-    takes: frozenset[str] = field(default_factory=frozenset)
-    """Names of the arguments of the model's forward."""
+    """A short hash of config, weights, dtype and device: the `system_fingerprint` of the responses."""
+    load_seconds: float = 0.0
+    """Seconds that reading it took."""
 
     @property
     def has_chat_template(self) -> bool:
@@ -120,6 +121,7 @@ def _load(path: Path, name: str, device: str, dtype: str) -> LoadedModel:
         from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
     except ImportError as error:
         raise missing_extra(error) from error
+    begun = perf_counter()
     try:
         with quiet():
             config: Any = AutoConfig.from_pretrained(path, local_files_only=True)
@@ -143,8 +145,8 @@ def _load(path: Path, name: str, device: str, dtype: str) -> LoadedModel:
         context=int(getattr(text_config, "max_position_embeddings", None) or 2048),
         vocabulary=int(getattr(text_config, "vocab_size", None) or len(tokenizer)),
         stop_ids=_stop_ids(weights, tokenizer),
-        fingerprint=_fingerprint(config, dtype_name, device),
-        takes=_forward_arguments(weights),
+        fingerprint=_fingerprint(config, weights, dtype_name, device),
+        load_seconds=perf_counter() - begun,
     )
 
 
@@ -167,17 +169,26 @@ def _stop_ids(model: Any, tokenizer: Any) -> frozenset[int]:
     return frozenset(int(token_id) for token_id in ids)
 
 
-def _fingerprint(config: Any, dtype: str, device: str) -> str:
+_SAMPLES = 64
+"""Values of each parameter that go into the fingerprint: as good as all of them to tell two checkpoints apart."""
+
+
+def _fingerprint(config: Any, model: Any, dtype: str, device: str) -> str:
+    import torch
+
     shape = {key: value for key, value in config.to_dict().items() if not key.startswith("_")}
     shape.pop("transformers_version", None)
     text = json.dumps([shape, dtype, device], sort_keys=True, default=str)
-    return "fp_" + hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def _forward_arguments(model: Any) -> frozenset[str]:
-    import inspect
-
-    return frozenset(inspect.signature(model.forward).parameters)
+    digest = hashlib.sha256(text.encode())
+    samples: list[Any] = []
+    with torch.inference_mode():
+        for name, weights in model.named_parameters():
+            digest.update(f"{name} {tuple(weights.shape)}".encode())
+            flat = weights.detach().reshape(-1)
+            samples.append(flat[:: max(1, flat.numel() // _SAMPLES)][:_SAMPLES].float())
+        if samples:
+            digest.update(torch.cat(samples).cpu().numpy().tobytes())
+    return "fp_" + digest.hexdigest()[:12]
 
 
 def first_line(error: BaseException) -> str:

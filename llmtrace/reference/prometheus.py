@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from llmtrace.reference.scheduler import Scheduler
 
 __all__ = ["CONTENT_TYPE", "render"]
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _PREFIX = "llmtrace:"
-_PHASES = ("queue", "kv_cache_hit", "prefill", "decode")
+_PHASES = ("queue", "adapter_swap", "kv_cache_hit", "prefill", "decode")
 
 
 def render(scheduler: Scheduler) -> str:
@@ -20,10 +22,15 @@ def render(scheduler: Scheduler) -> str:
     out.one("num_requests_max_running", "gauge", "Slots.", scheduler.max_running)
     runner = scheduler.runner
     out.one("num_preemptions_total", "counter", "Requests that lost their place in the cache.", runner.preemptions)
+    out.one("device_busy_seconds_total", "counter", "Seconds in which the device computed.", runner.busy)
+    out.many("step_seconds_total", "Seconds of the loop's steps, by what was in them.", "kind", runner.works)
+    out.one("graph_captures_total", "counter", "CUDA graphs captured in the middle of serving.", runner.captures)
+    out.one("model_load_seconds", "gauge", "Seconds that the model took to load.", runner.loaded.load_seconds)
+    adapters = {} if runner.adapters is None else runner.adapters.load_seconds
+    out.many("adapter_load_seconds", "Seconds that each adapter took to load.", "adapter", adapters, "gauge")
     out.one("iterations_total", "counter", "Steps of the loop.", counters.steps)
-    out.one("kv_cache_used_tokens", "gauge", "Tokens of the cache for keys and values in use.", runner.slots.used)
-    if runner.slots.capacity is not None:
-        out.one("kv_cache_max_tokens", "gauge", "Tokens that it has room for.", runner.slots.capacity)
+    out.one("kv_cache_used_tokens", "gauge", "Tokens of the cache for keys and values in use.", runner.used_tokens)
+    out.one("kv_cache_max_tokens", "gauge", "Tokens that it has room for.", runner.most_tokens)
     out.one(
         "prefill_others_time_seconds_total",
         "counter",
@@ -85,9 +92,9 @@ class _Text:
         self.head(name, kind, says)
         self.line(name, value)
 
-    def many(self, name: str, says: str, label: str, values: dict[str, int]) -> None:
-        self.head(name, "counter", says)
-        for key, value in sorted(values.items()):
+    def many(self, name: str, says: str, label: str, values: Mapping[str, float], kind: str = "counter") -> None:
+        self.head(name, kind, says)
+        for key, value in sorted(dict(values).items()):
             self.line(f'{name}{{{label}="{key}"}}', value)
 
     def text(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 import uuid
 from collections.abc import Sequence
@@ -13,12 +14,13 @@ from llmtrace.reference.model import LoadedModel
 from llmtrace.reference.sampling import Sampling
 from llmtrace.reference.timings import Timings
 
-__all__ = ["ApiRequest", "BadRequest", "Shapes", "error_body", "parse", "prompts", "usage"]
+__all__ = ["ApiRequest", "BadRequest", "Shapes", "error_body", "longest_token", "parse", "prompts", "usage"]
 
 DEFAULT_MAX_TOKENS = 256
 """Output tokens where the request names no limit (less where the context is nearly full)."""
 _MAX_CHOICES = 16
 _MAX_PROMPTS = 64
+_MAX_STOPS = 4
 
 
 class BadRequest(Exception):
@@ -69,14 +71,9 @@ class ApiRequest:
 
 def parse(raw: bytes, *, chat: bool) -> ApiRequest:
     """Check a request's body. Raises `BadRequest`."""
-    try:
-        decoded: Any = json.loads(raw)
-    except (ValueError, UnicodeDecodeError) as error:
-        raise BadRequest(f"the body is not valid JSON: {error}") from error
-    if not isinstance(decoded, dict):
-        raise BadRequest("the body must be a JSON object")
-    body = _Fields(cast(dict[str, Any], decoded))
-    _refuse_unsupported(body)
+    decoded = _decoded(raw)
+    _refuse_unsupported(decoded, chat=chat)
+    body = _Fields(decoded)
     stream = body.flag("stream")
     options = body.get("stream_options")
     if options is not None and not isinstance(options, dict):
@@ -103,6 +100,26 @@ def parse(raw: bytes, *, chat: bool) -> ApiRequest:
     if chat:
         return ApiRequest(chat=True, messages=_messages(body.get("messages")), tools=body.get("tools"), **common)
     return ApiRequest(chat=False, prompt=_prompt(body.get("prompt")), **common)
+
+
+_HALF = re.compile(rb"\\u[dD][89a-fA-F]")
+"""An escape that is half of a character: valid JSON, and no text where the other half is missing."""
+
+
+def _decoded(raw: bytes) -> dict[str, Any]:
+    try:
+        decoded: Any = json.loads(raw)
+        if _HALF.search(raw):
+            json.dumps(decoded, ensure_ascii=False).encode()
+    except RecursionError as error:
+        raise BadRequest("the body is not valid JSON: it is nested too deeply") from error
+    except UnicodeEncodeError as error:
+        raise BadRequest("the body holds half of a character (a lone surrogate)") from error
+    except ValueError as error:
+        raise BadRequest(f"the body is not valid JSON: {error}") from error
+    if not isinstance(decoded, dict):
+        raise BadRequest("the body must be a JSON object")
+    return cast(dict[str, Any], decoded)
 
 
 class _Fields:
@@ -147,18 +164,54 @@ class _Fields:
         return float(value)
 
 
-def _refuse_unsupported(body: _Fields) -> None:
-    """Raise `BadRequest` for a field that would change the answer and is not supported."""
-    for name in ("logprobs", "top_logprobs", "echo", "suffix", "functions", "modalities", "logit_bias"):
-        if body.get(name) not in (None, False, 0, "", [], {}, ["text"]):
-            raise BadRequest(f"{name} is not supported by the reference server", param=name)
-    for name in ("presence_penalty", "frequency_penalty"):
-        if body.get(name) not in (None, 0):
-            raise BadRequest(f"{name} is not supported by the reference server", param=name)
-    if body.get("tool_choice") not in (None, "auto", "none"):
-        raise BadRequest("tool_choice: this server cannot force a tool call", param="tool_choice")
-    if body.get("best_of") not in (None, 1):
-        raise BadRequest("best_of is not supported by the reference server", param="best_of")
+_BOTH = {
+    *("model", "max_tokens", "temperature", "top_p", "seed", "stop", "n", "stream", "stream_options"),
+    *("ignore_eos", "response_format", "guided_regex", "guided_grammar"),
+}
+_FIELDS = {
+    True: _BOTH | {"messages", "max_completion_tokens", "tools", "tool_choice", "parallel_tool_calls"},
+    False: _BOTH | {"prompt"},
+}
+"""The fields that are read, of a chat and of a completion."""
+_ASIDE = {
+    "user",
+    "metadata",
+    "store",
+    "service_tier",
+    "safety_identifier",
+    "prompt_cache_key",
+    "prompt_cache_retention",
+}
+"""Fields that say something about the request and change no answer."""
+_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "logprobs": (False, 0),
+    "top_logprobs": (0,),
+    "echo": (False,),
+    "suffix": ("",),
+    "functions": ([],),
+    "modalities": (["text"], []),
+    "logit_bias": ({},),
+    "presence_penalty": (0,),
+    "frequency_penalty": (0,),
+    "repetition_penalty": (1,),
+    "top_k": (-1, 0),
+    "min_p": (0,),
+    "min_tokens": (0,),
+    "best_of": (1,),
+    "tool_choice": ("auto", "none"),
+}
+"""Values that leave the answer as it is; any other one of these is refused."""
+
+
+def _refuse_unsupported(body: dict[str, Any], *, chat: bool) -> None:
+    """Raise `BadRequest` for every field that would be ignored, by its name."""
+    for name, value in body.items():
+        if value is None or name in _ASIDE or value in _NEUTRAL.get(name, ()):
+            continue
+        if name == "tool_choice":
+            raise BadRequest("tool_choice: this server cannot force a tool call", param=name)
+        if name not in _FIELDS[chat]:
+            raise BadRequest(f"{name[:80]} is not supported by the reference server", param=name[:80])
     tools = body.get("tools")
     if tools is not None and not isinstance(tools, list):
         raise BadRequest("tools must be a list", param="tools")
@@ -203,7 +256,10 @@ def _stops(value: Any) -> tuple[str, ...]:
     items: Any = [value] if isinstance(value, str) else value
     if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
         raise BadRequest("stop must be a string or a list of strings", param="stop")
-    return tuple(item for item in cast(list[str], items) if item)
+    stops = tuple(item for item in cast(list[str], items) if item)
+    if len(stops) > _MAX_STOPS:
+        raise BadRequest(f"at most {_MAX_STOPS} stop strings", param="stop")
+    return stops
 
 
 def _messages(value: Any) -> list[dict[str, Any]]:
@@ -248,12 +304,22 @@ def _prompt(value: Any) -> Any:
     raise BadRequest("prompt must be a string, a list of token ids, or a list of either", param="prompt")
 
 
-def prompts(api_request: ApiRequest, loaded: LoadedModel, room: int | None = None) -> list[list[int]]:
+def longest_token(tokenizer: Any) -> int:
+    """The most characters of text that one token can stand for, with room to spare."""
+    return max(64, *(len(token) for token in tokenizer.get_vocab()))
+
+
+def prompts(
+    api_request: ApiRequest, loaded: LoadedModel, room: int | None = None, per_token: int | None = None
+) -> list[list[int]]:
     """The token ids to begin from; one list, or one per prompt of a completion. Raises `BadRequest`.
 
     `room`: the longest sequence that the server's cache for keys and values can hold, where that is a limit.
+    `per_token`: the most characters of a token; a text that must be too long is refused before it is tokenised.
     """
     param = "messages" if api_request.chat else "prompt"
+    if per_token is not None:
+        _check_characters(api_request, param, min(loaded.context, room or loaded.context), per_token)
     if api_request.chat:
         if not loaded.has_chat_template:
             raise BadRequest(
@@ -293,6 +359,20 @@ def prompts(api_request: ApiRequest, loaded: LoadedModel, room: int | None = Non
                 code="context_length_exceeded",
             )
     return prompt_ids
+
+
+def _check_characters(api_request: ApiRequest, param: str, context: int, per_token: int) -> None:
+    texts = [message["content"] for message in api_request.messages] if api_request.chat else api_request.prompt
+    sizes = [sum(map(len, texts))] if api_request.chat else [len(text) for text in texts]
+    for size, text in zip(sizes, texts, strict=False):
+        least = -(-size // per_token) if isinstance(text, str) else size
+        if least > context:
+            raise BadRequest(
+                f"This model's maximum context length is {context} tokens. However, the {param} alone has at least "
+                f"{least} tokens. Please reduce the length of the {param}.",
+                param=param,
+                code="context_length_exceeded",
+            )
 
 
 def _encode(loaded: LoadedModel, text: str, *, special: bool) -> list[int]:

@@ -1,14 +1,16 @@
 """Measures a model's speed on this device against the device's own limits, for `llmtrace bench`.
 
 Two ceilings are measured first: bytes per second of a large copy (read and write counted), and floating-point
-operations per second of a large matrix product in the weights' type. Then, by the runner's own forwards,
+operations per second of a large matrix product in the weights' type. Then, by the runner's own steps,
 
 - MFU = (2 P t + 2 L d t^2) / (time x matrix rate): P parameters in matrix products (the input embeddings are only
   looked up), t prompt tokens, L layers, d the width of all heads together; the second term is causal attention, half of
   the 4 L d t^2 of PaLM (Chowdhery et al. 2022, appendix B);
 - MBU = (bytes of weights + bytes of keys and values) / (time per step x copy bandwidth): what one decode step must
   read at least, as Databricks' "LLM Inference Performance Engineering" defines it;
-- the copy of a prefix that was found in the prefix cache, against the copy bandwidth;
+- how long it takes to find a prefix in the prefix cache;
+- what a weight format changes: on one text of random tokens, how often its likeliest next token is that of the first
+  format measured, and the mean KL divergence from it;
 - the runner with timing against itself without, and against `transformers.generate()` (see `comparisons`).
 """
 
@@ -18,27 +20,30 @@ import itertools
 import json
 import os
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llmtrace.observe.clock import now
 from llmtrace.reference._errors import missing_extra
-from llmtrace.reference.clock import Mark, launch_bound_ratio, make_clock
+from llmtrace.reference.clock import Mark, make_clock
 from llmtrace.reference.comparisons import against_generate, random_prompt, timing_cost
-from llmtrace.reference.kv import Place, can_reuse
 from llmtrace.reference.model import LoadedModel, pick_device
-from llmtrace.reference.prefix_cache import PrefixCache
-from llmtrace.reference.runner import Runner
+from llmtrace.reference.prefix_cache import DEFAULT_BLOCK, LEAST_BLOCK, PrefixCache
+from llmtrace.reference.runner import Request, Runner
+from llmtrace.reference.sampling import Sampling
 from llmtrace.reference.shapes import BASE, FORMATS, SHAPES, check_name, estimate_bytes, make_model
+from llmtrace.reference.timings import Timings
 
 __all__ = ["FORMATS", "SHAPES", "Bench", "Measured", "Plan", "Yardstick", "copy_rate", "estimate_bytes", "matrix_rate"]
 
 NO_LAUNCHES = "not applicable: on this device a step is done when it returns, so the host always sets the pace"
 _REPEATS = 3
+_JUDGED = 128
+"""The tokens of the text on which formats are compared."""
 _ROOM = 256
-"""An arena's stretches grow in steps of so many tokens."""
+"""Room is given in steps of so many tokens."""
 
 Progress = Callable[[str, int, int], None]
 """Called with the name of the current measurement, the number of measurements done, and their number in all."""
@@ -64,7 +69,7 @@ class Plan:
     @property
     def room(self) -> int:
         """The most tokens that a sequence can have."""
-        longest = max((*self.prompts, *(context + self.steps + 2 for context in self.contexts)))
+        longest = max((*self.prompts, *(context + self.steps + 1 + max(self.batches) for context in self.contexts)))
         return -(-longest // _ROOM) * _ROOM
 
 
@@ -79,17 +84,6 @@ class Measured:
         """The duration of each run on the device, in seconds."""
         times = [mark.at or 0 for mark in self.marks]
         return [max(1, after - before) / 1e9 for before, after in itertools.pairwise(times)]
-
-    @property
-    def median(self) -> float:
-        """The median duration of a run, in seconds."""
-        return statistics.median(self.lengths)
-
-    @property
-    def host_median(self) -> float:
-        """The median time in seconds that the host needed to launch one run."""
-        hosts = [mark.host for mark in self.marks]
-        return statistics.median(after - before for before, after in itertools.pairwise(hosts)) / 1e9
 
 
 def measure(device: str, work: Callable[[], Any], repeats: int = _REPEATS) -> Measured:
@@ -127,15 +121,25 @@ def matrix_rate(device: str, dtype: Any) -> float:
 class Yardstick:
     """Measures how long the parts of a model take in the runner. Use it under `torch.inference_mode()`."""
 
-    def __init__(self, loaded: LoadedModel, *, rows: int, room: int, copy: float, matrix: float) -> None:
+    def __init__(
+        self, loaded: LoadedModel, *, rows: int, room: int, copy: float, matrix: float, block: int = DEFAULT_BLOCK
+    ) -> None:
         """`rows` sequences of at most `room` tokens; `copy` bytes and `matrix` operations per second are the ceilings.
 
-        Raises `ValueError` where the model's context is shorter than `room`, `RunnerError` where memory is short.
+        `block`: tokens per block of keys and values. Raises `ValueError` where the model's context is shorter than
+        `room`, `RunnerError` where memory is short.
         """
         if room > loaded.context:
             raise ValueError(f"{room} tokens are wanted and the model's context is {loaded.context}: ask for fewer")
-        self.runner = Runner(loaded, max_running=rows, cache_tokens=rows * room, prefill_chunk=None)
+        self.runner = Runner(
+            loaded,
+            max_running=rows,
+            cache_tokens=(rows + 1) * (room + block),
+            prefill_chunk=None,
+            prefix_cache=PrefixCache(block=block),
+        )
         self._loaded, self._copy, self._matrix = loaded, copy, matrix
+        self._seed = 0
         model, config = loaded.model, loaded.model.config
         embedded = model.get_input_embeddings().weight
         tied = bool(getattr(config, "tie_word_embeddings", False))
@@ -150,17 +154,8 @@ class Yardstick:
         self._per_token = 2 * layers * kv_heads * head * model.get_input_embeddings().weight.dtype.itemsize
 
     def prefill(self, tokens: int) -> dict[str, Any]:
-        """Measure a whole prompt in one forward."""
-        runner, ids, place = self.runner, self._ids(tokens), self._place(tokens)
-
-        def work() -> None:
-            runner.slots.rewind(place, 0)
-            runner.forward.prefill(place, ids)
-
-        try:
-            spent = measure(self._loaded.device, work).median
-        finally:
-            runner.slots.give_back(place)
+        """Measure a whole prompt, which no cache knows, in one step."""
+        spent = statistics.median([self._prefill_seconds(self._prompt(tokens)) for _ in range(1 + _REPEATS)][1:])
         flops = 2 * self._products * tokens + 2 * self._attention * tokens**2
         return {
             "tokens": tokens,
@@ -172,94 +167,64 @@ class Yardstick:
         }
 
     def decode(self, batch: int, context: int, steps: int) -> dict[str, Any]:
-        """Measure a step of the runner for `batch` sequences with `context` tokens behind them: a median."""
-        runner, ids = self.runner, self._ids(context)
-        forward, slots = runner.forward, runner.slots
-        places: list[Place] = []
+        """Measure a step of the runner for `batch` sequences with `context` tokens behind them: a median.
+
+        They begin one after another; the gaps between the last one's tokens are steps for all of them.
+        """
+        runner = self.runner
+        asked = [Request(self._prompt(context), steps + 1 + batch, Sampling(0), ignore_eos=True) for _ in range(batch)]
+        generations = [runner.start(request) for request in asked]
+        for generation in generations:
+            runner.admit(generation)
+        last = generations[-1]
         try:
-            for _ in range(batch):
-                places.append(self._place(context + steps + 1))
-            logits = forward.prefill(places[0], ids)
-            saved = slots.save(places[0], context)
-            for place in places[1:]:
-                if saved is None:
-                    forward.prefill(place, ids)
-                else:
-                    slots.load(place, [saved])
-            tokens = [logits.argmax(-1)] * batch
-
-            def step() -> None:
-                nonlocal tokens
-                tokens = list(forward.decode(places, tokens).argmax(-1).split(1))
-
-            measured = measure(self._loaded.device, step, steps)
+            while not last.done and len(last.output) <= steps:
+                runner.step(_raised)
         finally:
-            for place in places:
-                slots.give_back(place)
+            for generation in generations:
+                runner.leave(generation)
+        gaps = [max(1, after - before) / 1e9 for before, after in itertools.pairwise(last.timings.tokens)]
+        spent = statistics.median(gaps)
         least = self._read + self._per_token * batch * context
-        row: dict[str, Any] = {
+        return {
             "batch": batch,
             "context": context,
-            "batched": forward.batched,
-            "seconds_per_step": measured.median,
-            "tokens_per_second": batch / measured.median,
+            "seconds_per_step": spent,
+            "tokens_per_second": batch / spent,
             "flops": 2 * self._products * batch + 4 * self._attention * context * batch,
             "bytes": least,
-            "mbu": least / measured.median / self._copy,
-            "launch_bound_ratio": None,
+            "mbu": least / spent / self._copy,
+            "launch_bound_ratio": last.timings.launch_bound,
         }
-        if self._loaded.device.startswith("cuda"):
-            row["launch_bound_ratio"] = launch_bound_ratio(measured.marks[1:])
-            row["host_seconds_per_step"] = measured.host_median
-        return row
 
     def cache_hit(self, tokens: int) -> dict[str, Any] | None:
-        """Measure copying a cached prefix into a sequence's place; None where this architecture cannot reuse any.
-
-        Whole blocks of the runner's prefix cache, the last token left out, as for a prompt of `tokens` tokens.
-        """
-        slots = self.runner.slots
-        if not can_reuse(self._loaded.model.config):
+        """Measure how long it takes to find a prompt's prefix, which is shared and not copied; None without reuse."""
+        prompt, times, cached = self._prompt(tokens), list[float](), 0
+        self._prefill_seconds(prompt)
+        for _ in range(_REPEATS):
+            timings = Timings(arrived=now())
+            self._prefill_seconds(prompt, timings)
+            cached = timings.cached_tokens
+            times.append(timings.seconds().get("kv_cache_hit", 0.0))
+        if not cached:
             return None
-        block = min(128, max(1, tokens // 2))
-        cache, prompt = PrefixCache(block=block, max_bytes=1 << 40), random_prompt(self.runner, tokens)
-        place = self._place(tokens)
-        try:
-            self.runner.forward.prefill(place, self._ids(tokens))
-            cache.store(prompt, lambda end: slots.save(place, end))
-            begin = time.perf_counter()
-            prefix = cache.lookup(prompt)
-            looked = time.perf_counter() - begin
-            if not prefix:
-                return None
+        return {"tokens": cached, "bytes": cached * self._per_token, "seconds": statistics.median(times)}
 
-            def work() -> None:
-                slots.rewind(place, 0)
-                slots.load(place, prefix)
+    def _prefill_seconds(self, prompt: Sequence[int], timings: Timings | None = None) -> float:
+        timings = timings or Timings(arrived=now())
+        for _ in self.runner.generate(Request(prompt, 1, Sampling(0), ignore_eos=True), timings):
+            pass
+        return timings.seconds()["prefill"]
 
-            spent = measure(self._loaded.device, work, 5).median
-        finally:
-            slots.give_back(place)
-        size = sum(part.nbytes for part in prefix)
-        return {
-            "tokens": sum(part.tokens for part in prefix),
-            "bytes": size,
-            "lookup_seconds": looked,
-            "seconds": spent,
-            "bytes_per_second": 2 * size / spent,
-            "of_copy": 2 * size / spent / self._copy,
-        }
+    def _prompt(self, tokens: int) -> list[int]:
+        """A prompt that has not been before."""
+        self._seed += 1
+        return random_prompt(self.runner, tokens, self._seed)
 
-    def _place(self, tokens: int) -> Place:
-        place = self.runner.slots.take(tokens)
-        if place is None:
-            raise ValueError(f"no room for {tokens} tokens more")
-        return place
 
-    def _ids(self, tokens: int) -> Any:
-        import torch
-
-        return torch.tensor([random_prompt(self.runner, tokens)], device=self._loaded.device)
+def _raised(_: Any, news: Any) -> None:
+    if isinstance(news, Exception):
+        raise news
 
 
 class Bench:
@@ -273,8 +238,9 @@ class Bench:
         self._tell = tell
         self._out = out
         self._count = self._of = 0
+        self._reference: tuple[str, Any] | None = None  # the first format, and its chances
         self.results: dict[str, Any] = {
-            "schema": 2,
+            "schema": 3,
             "model": model,
             "device": self.device,
             "done": False,
@@ -287,7 +253,7 @@ class Bench:
             import torch
         except ImportError as error:
             raise missing_extra(error) from error
-        per_format = 4 + len(plan.prompts) + len(plan.batches) * len(plan.contexts)
+        per_format = 5 + len(plan.prompts) + len(plan.batches) * len(plan.contexts)
         self._count, self._of = 0, 1 + per_format * len(plan.formats)
         self.results["torch"] = torch.__version__
         self.results["threads"] = torch.get_num_threads()
@@ -328,6 +294,7 @@ class Bench:
 
         self._now(f"{weights}: building the model")
         results["matrix_flops_per_second"] = matrix = matrix_rate(self.device, getattr(torch, BASE[weights]))
+        torch.manual_seed(0)  # random weights are the same ones in every format
         loaded = make_model(self._model, weights, self.device)
         yardstick = Yardstick(
             loaded,
@@ -335,6 +302,7 @@ class Bench:
             room=plan.room,
             copy=self.results["copy_bytes_per_second"],
             matrix=matrix,
+            block=min(DEFAULT_BLOCK, max(LEAST_BLOCK, max(plan.prompts) // 2)),
         )
         results["weight_bytes"] = yardstick.weight_bytes
         results["prefill"] = []
@@ -349,15 +317,35 @@ class Bench:
             for context in plan.contexts:
                 self._now(f"{weights}: decode, batch {batch}, context {context}")
                 results["decode"].append(yardstick.decode(batch, context, plan.steps))
+        self._now(f"{weights}: what the format changes")
+        chances = next_chances(loaded, random_prompt(yardstick.runner, min(_JUDGED, plan.room)))
+        if self._reference is None:
+            self._reference = weights, chances
+        results["against"] = {"format": self._reference[0], **lost(self._reference[1], chances)}
         self._now(f"{weights}: prefix cache")
-        if (copied := yardstick.cache_hit(max(plan.prompts))) is not None:
-            results["cache_hit"] = copied
+        if (lookup := yardstick.cache_hit(max(plan.prompts))) is not None:
+            results["cache_hit"] = lookup
         prompt, tokens = random_prompt(yardstick.runner, min(plan.contexts)), max(2, plan.steps)
         self._now(f"{weights}: timing on and off")
         results["timing"] = timing_cost(yardstick.runner, prompt, tokens, plan.pairs).as_json()
         self._now(f"{weights}: against generate()")
         ratio, equal = against_generate(yardstick.runner, prompt, tokens, plan.pairs)
         results["generate"] = {**ratio.as_json(), "tokens": tokens, "equal_tokens": equal}
+
+
+def next_chances(loaded: LoadedModel, tokens: Sequence[int]) -> Any:
+    """The logarithms of the next token's chances behind each of these tokens, `[tokens, vocabulary]` on the CPU."""
+    import torch
+
+    logits = loaded.model(torch.tensor([list(tokens)], device=loaded.device)).logits[0]
+    return torch.log_softmax(logits.float(), dim=-1).cpu()
+
+
+def lost(reference: Any, chances: Any) -> dict[str, float]:
+    """What one format's chances are off another's: how often the likeliest token is the same, and the mean KL, nats."""
+    same = (reference.argmax(-1) == chances.argmax(-1)).float().mean()
+    kl = (reference.exp() * (reference - chances)).sum(-1).mean()
+    return {"top1": float(same), "kl_nats": max(0.0, float(kl))}
 
 
 def _reason(error: BaseException) -> str:

@@ -18,9 +18,13 @@ from llmtrace.reference.generation import Generation, Piece, Request
 from llmtrace.reference.runner import Runner
 from llmtrace.reference.timings import Timings
 
-__all__ = ["Job", "QueueFull", "Result", "Scheduler", "SchedulerCounters"]
+__all__ = ["Job", "QueueClosed", "QueueFull", "Result", "Scheduler", "SchedulerCounters"]
 
 _log = logging.getLogger("llmtrace.reference")
+
+
+_BROKEN = ("device-side assert", "illegal memory access", "unspecified launch failure", "device is lost")
+"""What CUDA says where nothing more can be computed in this process."""
 
 
 class QueueFull(Exception):
@@ -29,6 +33,10 @@ class QueueFull(Exception):
     def __init__(self, waiting: int, retry_after: float) -> None:
         super().__init__(f"{waiting} requests are waiting already")
         self.retry_after = retry_after
+
+
+class QueueClosed(Exception):
+    """The server is stopping, and takes nobody any more."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +93,11 @@ class Scheduler:
         self._waiting: deque[Job] = deque()
         self._running: dict[Generation, Job] = {}
         self._condition = threading.Condition()
-        self._stopping = False
+        self.stopping = False
+        """Whether it was told to stop: nobody is let in any more."""
+        self.broken: str | None = None
+        """The error after which the device computes nothing any more."""
+        self._deadline = 0
         self._usual_s = 0.5  # how long a request runs, s: a moving mean, for retry-after
         self._thread = threading.Thread(target=self._run, name="llmtrace-reference", daemon=True)
 
@@ -94,17 +106,22 @@ class Scheduler:
     def start(self) -> None:
         self._thread.start()
 
-    def stop(self, timeout: float = 5.0) -> None:
-        """Cancel everything and end the thread; waits at most `timeout` s for the step that is under way."""
+    def stop(self, timeout: float = 5.0, *, grace: float = 0.0) -> None:
+        """Admit nobody any more, end what waits at once and what runs after `grace` s, and end the thread.
+
+        Waits at most `timeout` s longer, for the step that is under way.
+        """
         with self._condition:
-            self._stopping = True
+            self.stopping = True
+            self._deadline = now() + round(grace * 1e9)
             self._condition.notify()
         if self._thread.is_alive():
-            self._thread.join(timeout)
+            self._thread.join(grace + timeout)
 
     @property
     def alive(self) -> bool:
-        return self._thread.is_alive()
+        """Whether the thread lives, and the device has not failed for good."""
+        return self._thread.is_alive() and self.broken is None
 
     @property
     def waiting(self) -> int:
@@ -118,7 +135,9 @@ class Scheduler:
         """Put the jobs at the end of the queue, all or none. Raises `QueueFull`."""
         with self._condition:
             free = self.max_running - len(self._running)
-            if self._stopping or len(self._waiting) + len(jobs) > self.max_queue + max(0, free):
+            if self.stopping:
+                raise QueueClosed("the server is stopping: send the request again")
+            if len(self._waiting) + len(jobs) > self.max_queue + max(0, free):
                 self.counters.rejected += 1
                 rounds = (len(self._waiting) + 1) / self.max_running
                 raise QueueFull(len(self._waiting), min(30.0, max(0.1, rounds * self._usual_s)))
@@ -146,10 +165,16 @@ class Scheduler:
     def _run(self) -> None:
         while True:
             with self._condition:
-                while not (self._waiting or self._running or self._stopping):
+                while not (self._waiting or self._running or self.stopping):
                     self._condition.wait()
-                if self._stopping:
+                if self.stopping and (not self._running or now() >= self._deadline):
                     break
+                turned_away = list(self._waiting) if self.stopping else []
+                for job in turned_away:
+                    self._take(job)
+            for job in turned_away:
+                job.timings.cancelled = job.timings.cancelled or now()
+                self._end(job, Result("cancelled"))
             self._drop_cancelled()
             self._let_in()
             if not self._running:
@@ -158,6 +183,7 @@ class Scheduler:
             try:
                 self.runner.step(self._pass_on)
             except Exception as error:  # a fault of ours, or a device in an error state: nobody may hang
+                self._look_at(error)
                 _log.exception("a step failed; the requests that were running end with an error")
                 for job in list(self._running.values()):
                     self._end(job, Result("error", error))
@@ -167,6 +193,12 @@ class Scheduler:
         for job in unfinished:
             job.timings.cancelled = job.timings.cancelled or now()
             self._end(job, Result("cancelled"))
+
+    def _look_at(self, error: Exception) -> None:
+        """Note an error that leaves the device unusable for this process: an assert in a kernel, a lost device."""
+        says = str(error)
+        if type(error).__name__ == "AcceleratorError" or any(each in says for each in _BROKEN):
+            self.broken = f"{type(error).__name__}: {says.splitlines()[0][:200]}"
 
     def _drop_cancelled(self) -> None:
         for job in [job for job in self._running.values() if job.cancelled]:
@@ -213,6 +245,7 @@ class Scheduler:
         if job is None:
             return
         if isinstance(news, Exception):
+            self._look_at(news)
             self._end(job, Result("error", news))
             return
         if job.cancelled:

@@ -8,9 +8,11 @@ import contextlib
 import json
 import logging
 import os
+import signal
 import socket
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Collection, Generator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,11 @@ from llmtrace.reference._errors import RunnerError, missing_extra
 from llmtrace.reference.adapters import parse_adapters
 from llmtrace.reference.tiny import Progress
 
-__all__ = ["main", "serve"]
+__all__ = ["DEFAULT_GRACE", "main", "serve"]
+
+DEFAULT_GRACE = 3.0
+_CLOSING = 1.0
+"""Seconds of the grace that are kept for sending the last events and closing connections."""
 
 
 def serve(
@@ -38,14 +44,18 @@ def serve(
     cache_dir: str | os.PathLike[str] | None = None,
     name: str | None = None,
     threads: int | None = None,
+    allow_hosts: Collection[str] = (),
+    grace: float = DEFAULT_GRACE,
     **app_options: Any,
 ) -> None:
     """Serve until SIGINT or SIGTERM.
 
     `ready(base_url)` is called once requests are taken; without it a line says so on stderr. Port 0 takes a free one.
     `threads` is torch's thread count on the CPU (default: half of the cores, so that clients on this machine get
-    theirs). `max_running` (default: the runner's `DEFAULT_RUNNING`) and `app_options` go to `create_app`. Raises
-    `RunnerError` for everything that the caller can mend.
+    theirs). `allow_hosts`: host names that the server goes by beside its addresses. `grace`: s from the signal to the
+    end; what runs may go on meanwhile, and is ended with an error. `max_running` (default: the runner's
+    `DEFAULT_RUNNING`) and `app_options` go to `create_app`. Raises `RunnerError` for everything that the caller can
+    mend.
     """
     try:
         import uvicorn
@@ -61,12 +71,25 @@ def serve(
         import torch
 
         torch.set_num_threads(threads or max(1, (os.cpu_count() or 2) // 2))
+        if ready is None:
+            print(f"loading {model or 'the tiny model'} on {target}", file=sys.stderr, flush=True)
         loaded = build_or_load(
             model, device=target, dtype=dtype, cache_dir=cache_dir, progress=progress or _ticker(), name=name
         )
+        if ready is None:
+            print(f"loaded in {loaded.load_seconds:.1f} s; making room and warming up", file=sys.stderr, flush=True)
         if max_running is not None:
             app_options["max_running"] = max_running
-        app = create_app(loaded, max_queue=max_queue, faults=faults, **app_options)
+        loopback = listening.is_loopback(host)
+        app = create_app(
+            loaded,
+            max_queue=max_queue,
+            faults=faults,
+            names=(*allow_hosts, *(() if loopback else (socket.gethostname(),))),
+            loopback=loopback,
+            grace=max(0.0, grace - _CLOSING),
+            **app_options,
+        )
         base_url = listening.url(host, listener)
 
         class Server(uvicorn.Server):
@@ -78,13 +101,27 @@ def serve(
                     (ready or _say_ready(loaded.name, loaded.device, loaded.dtype))(base_url)
 
             async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-                await asyncio.to_thread(app.state.scheduler.stop)
+                await asyncio.to_thread(app.state.scheduler.stop, grace=max(0.0, grace - _CLOSING))
                 await super().shutdown(sockets=sockets)
+
+            @contextlib.contextmanager
+            def capture_signals(self) -> Generator[None, None, None]:
+                """As uvicorn does it, but without raising the signal once more: who ends as asked exits with 0."""
+                if threading.current_thread() is not threading.main_thread():
+                    yield
+                    return
+                asked = (signal.SIGINT, signal.SIGTERM)
+                before = [signal.signal(each, self.handle_exit) for each in asked]
+                try:
+                    yield
+                finally:
+                    for each, handler in zip(asked, before, strict=True):
+                        signal.signal(each, handler)
 
         if faults:
             logging.getLogger("uvicorn.error").addFilter(_expected_drops)
         config = uvicorn.Config(
-            app, log_level=log_level, access_log=False, timeout_graceful_shutdown=2, lifespan="on", server_header=False
+            app, log_level=log_level, access_log=False, timeout_graceful_shutdown=1, lifespan="on", server_header=False
         )
         with contextlib.suppress(KeyboardInterrupt):
             Server(config).run(sockets=[listener])
@@ -138,6 +175,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--chunk-spans", action="store_true")
     parser.add_argument("--adapter", action="append", default=[], metavar="NAME=PATH")
     parser.add_argument("--merge-adapters", action="store_true")
+    parser.add_argument("--allow-host", action="append", default=[], dest="allow_hosts", metavar="NAME")
+    parser.add_argument("--grace", type=float)
     parser.add_argument("--state-file", help="told in JSON what goes on: building, ready")
     options = vars(parser.parse_args(arguments))
     state, adapters = options.pop("state_file"), options.pop("adapter")

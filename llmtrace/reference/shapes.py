@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from llmtrace.reference._errors import RunnerError
-from llmtrace.reference.model import LoadedModel, _forward_arguments, require_model
+from llmtrace.reference.model import LoadedModel, require_model
 from llmtrace.version import install_hint
 
 __all__ = ["FORMATS", "SHAPES", "check_name", "estimate_bytes", "make_model"]
@@ -113,7 +113,6 @@ def _make(model: str, weights: str, device: str) -> LoadedModel:
         vocabulary=int(built_model.config.vocab_size),
         stop_ids=frozenset(),
         fingerprint="",
-        takes=_forward_arguments(built_model),
     )
 
 

@@ -34,13 +34,15 @@ _LATENCIES = {"queue": "time_in_queue", "decode": "time_in_model_decode"}
 class ServerSpans:
     """Writes the spans of ended requests to a tracer provider."""
 
-    def __init__(self, provider: TracerProvider, *, owned: bool = False) -> None:
+    def __init__(self, provider: TracerProvider, *, owned: bool = False, fingerprint: str = "") -> None:
+        """`fingerprint`: the model's, which stands on every request's span."""
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
         self.chunks = False
         """Whether each chunk of a prompt gets a span under `llm.prefill`."""
         self._provider = provider
         self._owned = owned
+        self._fingerprint = fingerprint
         self._tracer = provider.get_tracer("llmtrace.reference")
         self._propagator = TraceContextTextMapPropagator()
 
@@ -74,6 +76,8 @@ class ServerSpans:
             "llmtrace.call.outcome": outcome,
             **_latencies(timings),
         }
+        if self._fingerprint:
+            attributes[names.MODEL_FINGERPRINT] = self._fingerprint
         if finish_reasons:
             attributes[names.FINISH_REASONS] = finish_reasons
         if error is not None:
@@ -221,4 +225,4 @@ def from_environment(fingerprint: str = "") -> ServerSpans | None:
     resource = Resource.create(resource_attributes)
     provider = TracerProvider(resource=resource)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-    return ServerSpans(provider, owned=True)
+    return ServerSpans(provider, owned=True, fingerprint=fingerprint)

@@ -12,7 +12,7 @@ __all__ = ["Chunk", "Phase", "Timings"]
 
 
 class Chunk(NamedTuple):
-    """One piece of a prompt, computed in one forward."""
+    """One piece of a prompt, and the step in which it was computed, from start to end."""
 
     start: int
     end: int
@@ -47,14 +47,14 @@ class Timings:
     swap_done: int | None = None
     """When its own adapter had been put in; None where it was in use already."""
     cache_done: int | None = None
-    """When cached keys and values had been found and copied: the start of prefill. Equal to `swap_done` or
+    """When cached keys and values had been found: the start of prefill. Equal to `swap_done` or
     `scheduled` where nothing was cached."""
     chunks: list[Chunk] = field(default_factory=list[Chunk])
     """The pieces of the prompt as they were computed."""
     tokens: list[int] = field(default_factory=list[int])
     """When each output token had been computed and chosen; the first ends prefill. Of all choices, where n > 1."""
     batch: list[int] = field(default_factory=list[int])
-    """For each output token, how many requests the forward that made it was for."""
+    """For each output token, how many requests had a part in the step that made it."""
     preempted: list[int] = field(default_factory=list[int])
     """When it lost its place in the cache to an older request; what it had computed was computed again later."""
     resumed: list[int] = field(default_factory=list[int])
@@ -65,7 +65,7 @@ class Timings:
     """When the server learned that the request was cancelled."""
     prompt_tokens: int = 0
     cached_tokens: int = 0
-    """Prompt tokens that were copied from the prefix cache."""
+    """Prompt tokens that came from the prefix cache."""
     adapter: Adapter | None = None
     """The adapter that it ran with; None: the base model."""
     swaps: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
@@ -78,9 +78,11 @@ class Timings:
     mask_ns: int = 0
     """Nanoseconds for computing the allowed next tokens, over the whole answer; inside prefill and decode."""
     prefill_others: int = 0
-    """The part of prefill in which other requests' tokens were computed, in ns."""
+    """The part of prefill that went into other requests' tokens, in ns."""
     decode_others: int = 0
-    """The part of decode in which other requests' prompts were computed or copied, in ns."""
+    """The part of decode that went into other requests' prompts, in ns."""
+    cost: int = 0
+    """Of the steps that it had a part in, its share by tokens, in ns; all requests' costs add up to the steps."""
     host: dict[str, int] = field(default_factory=dict[str, int])
     """When the host got to `scheduled`, `cache_done`, `first_token` and `finished`; the same on the CPU."""
     launch_bound: float | None = None
@@ -155,6 +157,7 @@ class Timings:
             "kv_cache_hit_time_ms": _ms(self.swap_done or scheduled, cached) if self.cached_tokens else 0.0,
             "prefill_others_time_ms": self.prefill_others / 1e6,
             "decode_others_time_ms": self.decode_others / 1e6,
+            "cost_time_ms": self.cost / 1e6,
             **self._adapter_metrics(),
             **self._grammar_metrics(),
             "prefill_chunks": len(self.chunks),

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+import os
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, Phase, example, given, settings
+from hypothesis import strategies as st
 
 from llmtrace.reference import LoadedModel, RunnerError, build_or_load
 from llmtrace.reference.adapters import Adapters, parse_adapters
@@ -119,21 +122,12 @@ def test_logits_of_an_adapter_after_a_hit_equal_cold_ones(runner: Runner) -> Non
 
 def first_logits(runner: Runner, request: Request) -> tuple[Timings, torch.Tensor]:
     seen: list[torch.Tensor] = []
-    generation = runner.start(request)
-    taken = generation.sampler.next
-
-    class Spy:
-        greedy = False
-
-        def next(self, logits: torch.Tensor) -> Any:
-            seen.append(logits.clone())
-            return taken(logits)
-
-    generation.sampler = Spy()  # pyright: ignore[reportAttributeAccessIssue]
-    assert runner.admit(generation)
-    while not generation.done:
-        runner.step(lambda _, __: None)
-    return generation.timings, seen[0]
+    hook = runner.loaded.model.lm_head.register_forward_hook(lambda _, __, logits: seen.append(logits.clone()))
+    try:
+        _, timings = tokens(runner, request)
+    finally:
+        hook.remove()
+    return timings, seen[-1][0, -1]
 
 
 def test_neighbours_with_different_adapters_each_get_their_own_answer(
@@ -158,6 +152,68 @@ def test_neighbours_with_different_adapters_each_get_their_own_answer(
         assert told[generation] == expected(base, folders[name] if name else None, prompt), name
         assert_adds_up(generation.timings)
         assert generation.timings.swaps
+
+
+@pytest.fixture(scope="module")
+def adapted(base: Path, folders: dict[str, Path]) -> Adapters:
+    return Adapters(build_or_load(base, device="cpu"), folders)
+
+
+@given(
+    asked=st.lists(
+        st.tuples(
+            st.sampled_from([None, "first", "second"]), st.integers(1, 90), st.integers(1, 40), st.integers(0, 9)
+        ),
+        min_size=2,
+        max_size=6,
+    ),
+    room=st.sampled_from([136, 256]),
+    leaves=st.integers(0, 20),
+)
+@example(asked=[("second", 51, 35, 2), ("second", 87, 20, 3), (None, 69, 4, 4)] * 2, room=136, leaves=5)
+@settings(
+    max_examples=int(os.environ.get("LLMTRACE_RUNNER_EXAMPLES", "6")),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    phases=[Phase.explicit, Phase.generate],
+)
+def test_in_a_small_room_everybody_gets_their_own(
+    adapted: Adapters, asked: list[tuple[str | None, int, int, int]], room: int, leaves: int
+) -> None:
+    """Requests of several adapters press each other out of the room, and one of them leaves."""
+    loaded = adapted.loaded
+    runner = Runner(loaded, prefix_cache=PrefixCache(block=8), max_running=3, cache_tokens=room, adapters=adapted)
+    waiting = [
+        (wait, runner.start(ask(prompt_of(runner, length, length), name, max_tokens=tokens)))
+        for name, length, tokens, wait in asked
+    ]
+    told: dict[Generation, list[int]] = {each: [] for _, each in waiting}
+    made = [each for _, each in waiting]
+    for number in range(5_000):
+        while waiting and waiting[0][0] <= number and runner.admit(waiting[0][1]):
+            waiting.pop(0)
+        if not waiting and not runner.running:
+            break
+        runner.step(lambda generation, news: told[generation].append(news.token))  # pyright: ignore
+        if number == leaves and runner.running:
+            runner.leave(runner.running[-1])
+    else:
+        pytest.fail("it never ends")
+    assert runner.used_tokens == 0
+    for generation, (name, length, _, _) in zip(made, asked, strict=True):
+        found = told[generation]
+        assert found == _alone(adapted, length, name)[: len(found)]
+        assert_adds_up(generation.timings)
+
+
+_known: dict[tuple[int, str | None], list[int]] = {}
+
+
+def _alone(adapted: Adapters, length: int, name: str | None) -> list[int]:
+    if (length, name) not in _known:
+        runner = Runner(adapted.loaded, adapters=adapted)
+        _known[length, name] = tokens(runner, ask(prompt_of(runner, length, length), name, max_tokens=40))[0]
+    return _known[length, name]
 
 
 def assert_adds_up(timings: Timings) -> None:

@@ -42,8 +42,10 @@ class Event:
     def __init__(self, device: Device) -> None:
         self._device = device
         self.at = 0
+        self.stream = ""
 
-    def record(self) -> None:
+    def record(self, stream: str = "current") -> None:
+        self.stream = stream
         self.at = self._device.now() + self._device.behind
 
     def synchronize(self) -> None:
@@ -54,6 +56,21 @@ class Event:
     def elapsed_time(self, end: Event) -> float:
         exact = (end.at - self.at) / 1e6
         return struct.unpack("f", struct.pack("f", exact))[0] if self._device.single else exact
+
+
+def test_every_mark_lies_on_the_stream_that_computes() -> None:
+    device = Device()
+    made: list[Event] = []
+
+    def event() -> Event:
+        made.append(device.event())
+        return made[-1]
+
+    clock = CudaClock(event, stream="computing on cuda:1")
+    clock.start()
+    clock.mark()
+    clock.resolve()
+    assert {each.stream for each in made} == {"computing on cuda:1"}
 
 
 def test_marks_wait_for_nothing_and_map_to_when_the_device_got_there() -> None:

@@ -79,13 +79,19 @@ def test_the_tiny_model_holds_long_contexts_and_writes_visible_text(loaded: Load
     assert "".join(piece.text for piece in pieces).isascii()
 
 
-def test_the_fingerprint_tells_dtypes_apart(small: LoadedModel, tmp_path: Path) -> None:
+def test_the_fingerprint_tells_dtypes_and_checkpoints_apart(small: LoadedModel, tmp_path: Path) -> None:
     small.model.save_pretrained(tmp_path)
     small.tokenizer.save_pretrained(tmp_path)
     again = build_or_load(tmp_path, device="cpu", name="mine")
     other = build_or_load(tmp_path, device="cpu", dtype="bfloat16")
     assert again.name == "mine"
     assert again.fingerprint == small.fingerprint != other.fingerprint
+    with torch.no_grad():
+        again.model.model.layers[0].mlp.up_proj.weight.mul_(1.001)
+    again.model.save_pretrained(tmp_path)
+    assert build_or_load(tmp_path, device="cpu").fingerprint != small.fingerprint, (
+        "another checkpoint, one architecture"
+    )
 
 
 def test_the_cache_folder_can_be_chosen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from llmtrace.observe.clock import now
 from llmtrace.reference import LoadedModel
 from llmtrace.reference.runner import Piece, Request, Runner
 from llmtrace.reference.sampling import Sampling
-from llmtrace.reference.scheduler import Job, QueueFull, Result, Scheduler
+from llmtrace.reference.scheduler import Job, QueueClosed, QueueFull, Result, Scheduler
 from llmtrace.reference.timings import Timings
 from tests.support.waiting import PATIENCE, wait_for
 
@@ -80,7 +80,7 @@ def test_one_slot_serves_in_order_and_the_wait_is_queue(make) -> None:
     assert scheduler.counters.output_tokens == 48
 
 
-def test_two_rows_share_their_forwards(make) -> None:
+def test_two_requests_share_their_steps(make) -> None:
     scheduler = make(max_running=2)
     first, second = Listener(tokens=40), Listener(tokens=40)
     scheduler.submit(first.job, second.job)
@@ -88,8 +88,7 @@ def test_two_rows_share_their_forwards(make) -> None:
     second.wait()
     one, two = first.job.timings, second.job.timings
     shared = set(one.tokens) & set(two.tokens)
-    assert len(shared) >= 38, "one forward makes a token for each, at one moment"
-    assert one.batch[0] == two.batch[0] == 1
+    assert len(shared) >= 38, "one step makes a token for each, at one moment"
     assert one.batch.count(2) == two.batch.count(2) == len(shared)
     assert [piece.token for piece in first.pieces] == [piece.token for piece in second.pieces]
 
@@ -159,12 +158,40 @@ def test_stopping_ends_everything(make) -> None:
     assert listeners[0].held.wait(PATIENCE)
     stopping = threading.Thread(target=scheduler.stop)
     stopping.start()
-    wait_for(lambda: scheduler._stopping)
+    wait_for(lambda: scheduler.stopping)
     listeners[0].go.set()
     stopping.join()
     assert [each.wait() for each in listeners] == ["cancelled", "cancelled"]
-    with pytest.raises(QueueFull):
+    with pytest.raises(QueueClosed):
         scheduler.submit(Listener().job)
+
+
+def test_within_its_grace_what_runs_may_end_and_what_waits_may_not(make) -> None:
+    scheduler = make(max_running=1)
+    running, waiting = Listener(tokens=20, held_at=1), Listener()
+    scheduler.submit(running.job, waiting.job)
+    assert running.held.wait(PATIENCE)
+    stopping = threading.Thread(target=scheduler.stop, kwargs={"grace": PATIENCE})
+    stopping.start()
+    wait_for(lambda: scheduler.stopping)
+    running.go.set()
+    stopping.join()
+    assert [running.wait(), waiting.wait()] == ["completed", "cancelled"]
+
+
+def test_a_device_that_asserted_is_not_alive_any_more(make) -> None:
+    scheduler = make(max_running=1)
+    runner = scheduler.runner
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("CUDA error: device-side assert triggered\nand more")
+
+    runner._engine._processor.model_runner.compute_batch = broken
+    one = Listener()
+    scheduler.submit(one.job)
+    assert one.wait() == "error"
+    assert scheduler.broken == "RuntimeError: CUDA error: device-side assert triggered"
+    assert not scheduler.alive
 
 
 def test_the_counters_hold_every_phase(make) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import concurrent.futures
 import json
 import random
-import signal
 import socket
 import time
 import urllib.error
@@ -170,7 +169,7 @@ def test_a_client_that_leaves_frees_its_slot_within_a_step(server: ServerProcess
         body = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 3000, "stream": asked}
         raw = json.dumps(body).encode()
         with socket.create_connection(("127.0.0.1", int(server.root_url.rsplit(":", 1)[1]))) as connection:
-            head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(raw)}\r\n\r\n"
+            head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: {len(raw)}\r\n\r\n"
             connection.sendall(head.encode() + raw)
             if asked:
                 connection.recv(100)
@@ -199,6 +198,22 @@ def test_the_truth_of_a_cancelled_stream_can_be_read_back(client: openai.OpenAI,
     with pytest.raises(urllib.error.HTTPError) as caught:
         server.truth("never-sent", timeout=0)
     caught.value.close()
+
+
+def test_every_ended_request_has_its_finish_reasons(server: ServerProcess) -> None:
+    """Also where the record is written before the answer has been put together."""
+
+    def ask(number: int) -> None:
+        with openai.OpenAI(base_url=server.base_url, api_key="unused", max_retries=20) as client:
+            headers = {"x-request-id": f"reasons-{number}"}
+            asked = chat(client, "x", max_tokens=2, n=1 + number % 2, stream=number % 3 == 0, extra_headers=headers)
+            if number % 3 == 0:
+                list(asked)
+
+    with concurrent.futures.ThreadPoolExecutor(6) as pool:
+        list(pool.map(ask, range(24)))
+    for number in range(24):
+        assert server.truth(f"reasons-{number}")["finish_reasons"] == ["length"] * (1 + number % 2)
 
 
 def test_completions_take_text_tokens_and_lists(client: openai.OpenAI) -> None:
@@ -273,6 +288,14 @@ async def test_the_asynchronous_client(server: ServerProcess) -> None:
         ({"response_format": {"type": "text"}, "guided_regex": 3}, "guided_regex", "as a string"),
         ({"tool_choice": "required"}, "tool_choice", "cannot force"),
         ({"logprobs": True}, "logprobs", "not supported"),
+        ({"top_k": 5}, "top_k", "not supported"),
+        ({"min_p": 0.1}, "min_p", "not supported"),
+        ({"repetition_penalty": 1.2}, "repetition_penalty", "not supported"),
+        ({"guided_json": {}}, "guided_json", "not supported"),
+        ({"min_tokens": 3}, "min_tokens", "not supported"),
+        ({"stop_token_ids": [1]}, "stop_token_ids", "not supported"),
+        ({"prompt": "x"}, "prompt", "not supported"),
+        ({"stop": list("abcde")}, "stop", "at most 4"),
         ({"max_tokens": 5000}, "messages", "maximum context length is 4096"),
     ],
 )
@@ -290,6 +313,39 @@ def test_a_prompt_that_is_too_long(client: openai.OpenAI) -> None:
     assert caught.value.code == "context_length_exceeded"
 
 
+def test_a_text_that_must_be_too_long_is_not_even_tokenised(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError, match="has at least") as caught:
+        chat(client, "word " * 1_000_000)
+    assert caught.value.code == "context_length_exceeded"
+
+
+def test_a_body_that_is_too_large_gets_its_answer(server: ServerProcess) -> None:
+    body = b'{"model": "' + b"x" * (36 << 20) + b'"}'
+    request = urllib.request.Request(f"{server.base_url}/chat/completions", data=body)
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(request)
+    with caught.value as answer:
+        assert answer.code == 413
+        assert "larger than" in json.loads(answer.read())["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"), [({"host": "evil.example"}, 421), ({"origin": "http://evil.example"}, 403)]
+)
+def test_foreign_names_and_pages_are_refused(server: ServerProcess, headers: dict[str, str], status: int) -> None:
+    request = urllib.request.Request(f"{server.root_url}/v1/models", headers=headers)
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(request)
+    with caught.value as answer:
+        assert answer.code == status
+        assert "error" in json.loads(answer.read())
+
+
+def test_fields_that_change_no_answer_are_taken(client: openai.OpenAI) -> None:
+    aside: dict[str, Any] = {"user": "me", "metadata": {"a": "b"}, "store": False, "logit_bias": {}, "n": 1}
+    assert chat(client, "x", extra_body={"top_k": -1}, presence_penalty=0, **aside).choices
+
+
 def test_an_unknown_model(client: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError, match="does not exist") as caught:
         chat(client, "x", model="gpt-9")
@@ -302,6 +358,8 @@ def test_an_unknown_model(client: openai.OpenAI) -> None:
         ("/v1/chat/completions", b"{", 400, "not valid JSON"),
         ("/v1/chat/completions", b"\xff\xfe", 400, "not valid JSON"),
         ("/v1/chat/completions", b"[]", 400, "must be a JSON object"),
+        ("/v1/chat/completions", b"[" * 200_000, 400, "nested too deeply"),
+        ("/v1/chat/completions", b'{"model": "\\ud800"}', 400, "half of a character"),
         ("/v1/chat/completions", None, 405, "Not allowed"),
         ("/v1/nowhere", None, 404, "Invalid URL"),
         ("/v1/models/gpt-9", None, 404, "does not exist"),
@@ -335,6 +393,10 @@ def test_health_and_metrics(server: ServerProcess) -> None:
         "request_queue_time_seconds_sum",
         "request_prefill_time_seconds_count",
         "request_decode_time_seconds_sum",
+        "device_busy_seconds_total",
+        "model_load_seconds",
+        "kv_cache_used_tokens",
+        'step_seconds_total{kind="decode"}',
     ):
         assert f"\nllmtrace:{name} " in text
     for line in text.splitlines():
@@ -391,7 +453,7 @@ def test_a_fault_that_nobody_knows(client: openai.OpenAI) -> None:
 
 def test_the_server_ends_when_told_also_in_the_middle_of_a_stream(server: ServerProcess) -> None:
     with (
-        ServerProcess(device="cpu", faults=False) as other,
+        ServerProcess(device="cpu", faults=False, arguments=["--grace", "0.5"]) as other,
         openai.OpenAI(base_url=other.base_url, api_key="unused", max_retries=0) as client,
     ):
         ignored = {"x-llmtrace-fault": "429"}
@@ -400,9 +462,10 @@ def test_the_server_ends_when_told_also_in_the_middle_of_a_stream(server: Server
         process = other._process
         assert process is not None
         other.stop(patience=120)  # after which it would be killed
-        assert process.returncode != -signal.SIGKILL
-        with pytest.raises(openai.APIConnectionError):
+        assert process.returncode == 0
+        with pytest.raises(openai.APIError, match="the server is stopping") as caught:
             list(stream)
+        assert caught.value.code == "stopping"
     assert "Traceback" not in other.log
 
 

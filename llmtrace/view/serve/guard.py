@@ -6,12 +6,12 @@ rebinding). So a Host header must be an address or one of this machine's names, 
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import orjson
+
+from llmtrace import listening
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -38,7 +38,7 @@ class Guard:
     def __init__(self, app: Any, loopback: bool, names: Iterable[str] = ()) -> None:
         self._app = app
         self._loopback = loopback
-        self._names = {"localhost", *(name.lower() for name in names)}
+        self._names = {name.lower() for name in names}
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         """Answer or refuse one request."""
@@ -53,7 +53,7 @@ class Guard:
 
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
         host, origin = headers.get(b"host", ""), headers.get(b"origin")
-        if not self._is_own(host):
+        if not listening.is_own(host, loopback=self._loopback, names=self._names):
             await _refuse(
                 guarded, 421, f"this server is not {host[:80]!r}: use its address, or start it with --allow-host NAME"
             )
@@ -61,22 +61,6 @@ class Guard:
             await _refuse(guarded, 403, f"pages of {origin[:80]!r} may not ask this server")
         else:
             await self._app(scope, receive, guarded)
-
-    def _is_own(self, host: str) -> bool:
-        try:
-            parts = urlsplit(f"//{host}")
-            name = (parts.hostname or "").rstrip(".")
-        except ValueError:
-            return False
-        if "@" in host or parts.netloc != host:  # a header has a name and a port, and nothing else of an address
-            return False
-        if name in self._names or name.endswith(".localhost"):
-            return True
-        try:
-            address = ipaddress.ip_address(name)
-        except ValueError:
-            return False
-        return address.is_loopback or not self._loopback
 
 
 async def _refuse(send: Send, status: int, reason: str) -> None:

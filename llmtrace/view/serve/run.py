@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import os
 import signal
 import socket
@@ -93,7 +92,7 @@ def run(
         reader = _reader(options, state, tell)
         writer.start()
         stack.callback(writer.stop)
-        loopback = is_loopback(options.host)
+        loopback = listening.is_loopback(options.host)
         names = (*options.names, *(() if loopback else (socket.gethostname(),)))
         app = application.create(state, loopback=loopback, names=names)
         url = listening.url(options.host, listener)
@@ -186,13 +185,3 @@ def _warm() -> None:
     from llmtrace.view.serve import derive
 
     derive.calls_sql([], paired=False, engines=False)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach ``host``."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

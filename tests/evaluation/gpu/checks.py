@@ -1,4 +1,4 @@
-"""``python -m tests.evaluation.gpu``: every check that needs a GPU, in one table, in one call under ten minutes.
+"""``python -m tests.evaluation.gpu``: every check that needs a GPU, in one table, in one call under eight minutes.
 
 Without CUDA the same code runs on the CPU with a tiny shape, as a rehearsal: what holds on any device is judged, what
 only a GPU can tell is listed as not measured. A check that fails with an error is reported, and the others go on. The
@@ -14,7 +14,6 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,14 @@ from rich.console import Console
 from rich.table import Table
 
 from llmtrace.reference.clock import make_clock
+from llmtrace.reference.runner import DEFAULT_CHUNK, Request, Runner
+from llmtrace.reference.sampling import Sampling
 
 KERNELS = 200
+LENGTHS = (1, 63, 64, 65, 300, 513, 900)
+"""Prompts of the checks of equality, in tokens: where the shapes of graphs change, and over several chunks."""
+TOKENS = 24
+"""Output tokens of these."""
 
 
 @dataclass(frozen=True)
@@ -69,15 +74,32 @@ class Setup:
                 raise
         return self._yardstick
 
-    def small(self, shape: str, weights: str, rows: int = 1) -> Any:
+    def small(
+        self,
+        shape: str,
+        weights: str,
+        rows: int = 1,
+        *,
+        device: str | None = None,
+        prefix_cache: Any = None,
+        chunk: int | None = DEFAULT_CHUNK,
+    ) -> Any:
         """A runner of a small shape, for checks of equality."""
         import torch
 
-        from llmtrace.reference.runner import Runner
         from llmtrace.reference.shapes import make_model
 
         torch.manual_seed(0)
-        return Runner(make_model(shape, weights, self.device), max_running=rows, cache_tokens=512 * rows)
+        runner = Runner(
+            make_model(shape, weights, device or self.device),
+            max_running=rows,
+            cache_tokens=4096 + 1024 * rows,
+            prefix_cache=prefix_cache,
+            prefill_chunk=chunk,
+        )
+        if self.cuda:
+            runner.warm_up()
+        return runner
 
 
 def clock_errors(device: str) -> tuple[list[float], float]:
@@ -152,71 +174,118 @@ def timing(setup: Setup) -> tuple[str, bool, dict[str, Any]]:
     return f"{lost:.2%} (quartiles {low:.2%} to {high:.2%})", lost < 0.01, found.as_json()
 
 
-def graph(setup: Setup) -> tuple[str, bool, dict[str, Any]]:
-    """The captured step's logits against the same step run uncaptured. A CPU captures nothing: there twice eager."""
+def equal(setup: Setup, device: str | None = None) -> tuple[str, bool, dict[str, Any]]:
+    """Greedy tokens against `generate()`'s, float32, both families: alone and in a batch, past every graph's shape."""
+    from llmtrace.reference.comparisons import generate_tokens, random_prompt
+
+    seen: dict[str, Any] = {}
+    for shape in ("tiny", "tiny-qwen2"):
+        runner = setup.small(shape, "fp32", rows=len(LENGTHS), device=device)
+        prompts = [random_prompt(runner, length, length) for length in LENGTHS]
+        found = together(runner, [Request(prompt, TOKENS, Sampling(0), ignore_eos=True) for prompt in prompts])
+        wanted = [generate_tokens(runner.loaded.model, prompt, TOKENS) for prompt in prompts]
+        seen[shape] = sum(
+            mine == theirs
+            for ours, right in zip(found, wanted, strict=True)
+            for mine, theirs in zip(ours, right, strict=True)
+        )
+    of = TOKENS * len(LENGTHS)
+    return ", ".join(f"{name} {each} of {of}" for name, each in seen.items()), set(seen.values()) == {of}, seen
+
+
+def together(runner: Any, asked: list[Request]) -> list[list[int]]:
+    """The tokens of all of these, run at once."""
+    generations = [runner.start(request) for request in asked]
+    told: dict[Any, list[int]] = {each: [] for each in generations}
+    for each in generations:
+        runner.admit(each)
+    while runner.running:
+        runner.step(lambda generation, piece: told[generation].append(piece.token))
+    return list(told.values())
+
+
+def second(setup: Setup) -> tuple[str, bool, dict[str, Any]]:
+    """The same on `cuda:1`, and that its marks lie on its own stream: they never decrease, and fill the request."""
     import torch
 
-    runner = setup.small("tiny", "bf16")
-    forward, slots = runner.forward, runner.slots
-    worst = 0.0
-    with torch.inference_mode():
-        place = slots.take(64)
-        logits = forward.prefill(place, torch.arange(1, 33, device=setup.device)[None])
-        for _ in range(8):
-            token = logits.argmax(-1)
-            logits = forward.decode([place], [token]).clone()
-            if setup.cuda:
-                again = forward.last_graph.eager()[:1]
-            else:
-                slots.rewind(place, place.tokens - 1)
-                again = forward.decode([place], [token])
-            worst = max(worst, float((logits - again).abs().max()))
-    return f"largest difference {worst:g}", worst == 0, {"largest_difference": worst}
+    if not setup.cuda or torch.cuda.device_count() < 2:
+        raise NotImplementedError("there is no second device")
+    return equal(setup, "cuda:1")
 
 
 def warm(setup: Setup) -> tuple[str, bool, dict[str, Any]]:
-    """Logits after a prefix that was copied from the cache against computed ones, in both types."""
-    import torch
-
+    """Logits behind a prefix from the cache against computed ones, in both types."""
+    from llmtrace.reference.comparisons import random_prompt
     from llmtrace.reference.prefix_cache import PrefixCache
 
     seen: dict[str, Any] = {}
     bars = {"fp32": 1e-4, "bf16": 2e-2}
     for weights in bars:
-        runner = setup.small("tiny", weights, 2)
-        forward, slots = runner.forward, runner.slots
-        ids = torch.arange(300, device=setup.device)[None] % runner.loaded.vocabulary
-        prompt, cache = ids[0].tolist(), PrefixCache()
-        with torch.inference_mode():
-            cold_place, warm_place = slots.take(300), slots.take(300)
-            cold = forward.prefill(cold_place, ids).float()
-            cache.store(prompt, partial(slots.save, cold_place))
-            slots.load(warm_place, cache.lookup(prompt))
-            if not 0 < warm_place.tokens < 300:
-                raise RuntimeError(f"{warm_place.tokens} of 300 tokens came from the cache")
-            again = forward.prefill(warm_place, ids[:, warm_place.tokens :]).float()
+        runner = setup.small("tiny", weights, prefix_cache=PrefixCache())
+        logits: list[Any] = []
+        keep = runner.loaded.model.lm_head.register_forward_hook(lambda _, __, out, kept=logits: kept.append(out[0, 0]))
+        asked = Request(random_prompt(runner, 300), 1, Sampling(0), ignore_eos=True)
+        for _ in range(2):
+            together(runner, [asked])
+        keep.remove()
+        if not runner.prefix_cache.counters.hits:
+            raise RuntimeError("nothing came from the cache")
+        cold, again = (each.float() for each in logits[-2:])
         seen[weights] = float((again - cold).norm() / cold.norm())
     return ", ".join(f"{name} {each:.1e}" for name, each in seen.items()), all(seen[k] <= bars[k] for k in bars), seen
 
 
-def greedy(setup: Setup) -> tuple[str, bool, dict[str, Any]]:
-    """The runner's tokens against `generate()`'s, float32, both families."""
-    from llmtrace.reference.comparisons import generate_tokens, random_prompt, runner_tokens
+def cancelled(setup: Setup) -> tuple[str, bool, dict[str, Any]]:
+    """One of two leaves in the middle: its room is free at once, and the other's tokens are what they are alone."""
+    from llmtrace.reference.comparisons import random_prompt
 
-    seen: dict[str, Any] = {}
-    for shape in ("tiny", "tiny-qwen2"):
-        runner = setup.small(shape, "fp32")
-        prompt = random_prompt(runner, 40)
-        pairs = zip(runner_tokens(runner, prompt, 24), generate_tokens(runner.loaded.model, prompt, 24), strict=True)
-        seen[shape] = sum(ours == theirs for ours, theirs in pairs)
-    return ", ".join(f"{name} {each} of 24" for name, each in seen.items()), all(n == 24 for n in seen.values()), seen
+    runner = setup.small("tiny", "fp32", rows=2)
+    stays, leaves = (Request(random_prompt(runner, 200, seed), 40, Sampling(0), ignore_eos=True) for seed in (1, 2))
+    [alone] = together(runner, [stays])
+    kept, gone = runner.start(stays), runner.start(leaves)
+    told: dict[Any, list[int]] = {kept: [], gone: []}
+    for each in (kept, gone):
+        runner.admit(each)
+    while runner.running:
+        runner.step(lambda generation, piece: told[generation].append(piece.token))
+        if len(told[gone]) == 5:
+            runner.leave(gone)
+    freed, same = runner.used_tokens == 0, told[kept] == alone
+    return f"room {'free' if freed else 'held'}, tokens {'equal' if same else 'differ'}", freed and same, {}
+
+
+def memory(setup: Setup) -> tuple[str, bool, dict[str, Any]]:
+    """A prompt for which the device has no memory fails by itself, and the next one is served."""
+    import torch
+
+    from llmtrace.reference._errors import OutOfMemory
+    from llmtrace.reference.comparisons import random_prompt
+
+    runner = setup.small("tiny", "fp32", rows=1, chunk=None)
+    short = Request(random_prompt(runner, 20), 4, Sampling(0), ignore_eos=True)
+    before = together(runner, [short])
+    if setup.cuda:
+        free = torch.cuda.mem_get_info()[0]
+        filler = torch.empty(free - (64 << 20), dtype=torch.uint8, device=setup.device)
+        try:
+            list(runner.generate(Request(random_prompt(runner, 4000), 1, Sampling(0), ignore_eos=True)))
+            outcome = "served in smaller chunks"
+        except OutOfMemory:
+            outcome = "refused"
+        del filler
+        torch.cuda.empty_cache()
+    else:
+        outcome = "not tried"
+    return outcome, together(runner, [short]) == before and runner.used_tokens == 0, {}
 
 
 CHECKS = (
     Check("clock against CUPTI, p99", "< 20 us", True, clock_error),
-    Check("captured step = eager", "equal", True, graph),
     Check("warm logits = cold, relative", "fp32 1e-4, bf16 2e-2", False, warm),
-    Check("greedy = generate()", "all tokens", False, greedy),
+    Check("greedy = generate(), past every graph", "all tokens", False, equal),
+    Check("the same on cuda:1", "all tokens", True, second),
+    Check("cancelled in the middle", "free, equal", False, cancelled),
+    Check("out of memory costs one request", "served again", True, memory),
     Check("decode, bf16, batch 1: MBU", ">= 80 %", True, decode),
     Check("prefill, bf16: MFU", ">= 50 %", True, prefill),
     Check("timing on against off, tokens/s lost", "< 1 %", True, timing),
@@ -234,6 +303,8 @@ def run(setup: Setup, told: Console, rows: list[dict[str, Any]]) -> None:
         try:
             with torch.inference_mode():
                 figure, met, seen = check.work(setup)
+        except NotImplementedError as error:
+            row |= {"verdict": "not measured", "error": str(error)}
         except Exception as error:
             row["verdict"] = "failed"
             row["error"] = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
