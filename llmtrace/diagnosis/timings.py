@@ -6,10 +6,11 @@ come from the cache, then the prompt's fresh tokens; what is left of the wait fo
 
 from __future__ import annotations
 
-from math import log
+from math import log, sqrt
 from typing import Final
 
 from llmtrace.diagnosis.history import FEW_CALLS, Level
+from llmtrace.diagnosis.queueing import own_crowd, queueing
 from llmtrace.diagnosis.route import PACE_SHARE, Route
 from llmtrace.diagnosis.symptoms import Symptoms
 from llmtrace.diagnosis.verdict import (
@@ -71,13 +72,13 @@ def _usual_wait(route: Route) -> float:
 
 def wait(route: Route, symptoms: Symptoms, inside_network: float) -> list[Verdict]:
     """Cold cache, surge and queue, from the time to the first token."""
-    found = _reported_queue(route, symptoms)
+    queue, found = queueing(route, symptoms, inside_network)
     if symptoms.wait is None:
         return found
-    taken = max(0.0, symptoms.wait - inside_network - (symptoms.server_queue or 0.0))
+    taken = max(0.0, symptoms.wait - inside_network - (queue or 0.0))
     uncached = symptoms.uncached
     if uncached is None:
-        return found + _untold(route, symptoms, taken)
+        return found + _untold(route, symptoms, taken) if queue is None else found
     line = route.waits
     tokens = float(uncached)
     missing = _missing(route, symptoms)
@@ -119,7 +120,7 @@ def wait(route: Route, symptoms: Symptoms, inside_network: float) -> list[Verdic
     odd = line.beyond(score)
     left = taken - line.usual(tokens)
     if odd and not line.lone and left >= LEAST_S and not (missing and found and not line.slope):
-        if symptoms.server_queue is None:
+        if queue is None or not route.queue.ready:
             found.append(
                 Verdict(
                     QUEUEING,
@@ -128,10 +129,10 @@ def wait(route: Route, symptoms: Symptoms, inside_network: float) -> list[Verdic
                     taken,
                     line.usual(tokens),
                     left,
-                    reason=_own(route, symptoms),
+                    reason=own_crowd(route, symptoms),
                 )
             )
-        else:
+        elif symptoms.server_queue is not None:
             found.append(
                 Verdict(
                     NOISY_NEIGHBOR,
@@ -212,13 +213,6 @@ def _cold(route: Route, symptoms: Symptoms, missing: float, cost: float) -> Verd
     return verdict
 
 
-def _reported_queue(route: Route, symptoms: Symptoms) -> list[Verdict]:
-    queue = symptoms.server_queue
-    if queue is None:
-        return []
-    return _judge(route, symptoms, route.queue, queue, "queue")
-
-
 def _untold(route: Route, symptoms: Symptoms, taken: float) -> list[Verdict]:
     return _judge(route, symptoms, route.waits_untold, taken, "wait")
 
@@ -231,39 +225,44 @@ def _judge(route: Route, symptoms: Symptoms, habit: Level, value: float, quantit
     if not habit.settle(value, score) or habit.lone or value - usual < LEAST_S:
         return []
     return [
-        Verdict(QUEUEING, sure(QUEUEING, score), quantity, value, usual, value - usual, reason=_own(route, symptoms))
+        Verdict(
+            QUEUEING, sure(QUEUEING, score), quantity, value, usual, value - usual, reason=own_crowd(route, symptoms)
+        )
     ]
-
-
-def _own(route: Route, symptoms: Symptoms) -> str | None:
-    usual = route.alongside
-    if usual.ready and usual.score(symptoms.alongside) >= 1.0:
-        return f"beside {symptoms.alongside} calls of the application's own"
-    return None
 
 
 def pace(route: Route, symptoms: Symptoms) -> tuple[list[Verdict], float]:
     """A slower decode that the application's own load does not explain; also the score, for changes of the route."""
     count = symptoms.tokens
-    if symptoms.decode is None or count < FEW_TOKENS or symptoms.consumer_wait > 0.2 * symptoms.reading:
+    if (
+        symptoms.decode is None
+        or symptoms.whole
+        or count < FEW_TOKENS
+        or symptoms.consumer_wait > 0.2 * symptoms.reading
+    ):
         return [], 0.0
     line = route.pace
     each = symptoms.decode / (count - 1)
     context = float(symptoms.input_tokens or 0)
     score = line.score(context, each)
+    usual = line.usual(context)
+    # The application's own calls share the batch: a call that had more of them beside it than usual tells nothing of
+    # others'. Those at its end are counted: how many came and went meanwhile grows with how slow it was. The mean of few
+    # gaps scatters more than that of many.
+    beside = route.beside
+    crowded = beside.count > 0 and symptoms.others_open > beside.mid
+    beside.take(float(symptoms.others_open))
+    high = usual > 0 and not crowded and route.high_pace.high((each / usual - 1) * sqrt(count))
     if line.near(context, each):
         line.take((context, each))
-        return [], score
-    usual = line.usual(context)
-    odd = line.settle((context, each), score)
-    if not odd:
+        odd = False
+    else:
+        odd = line.settle((context, each), score)
+    if crowded or not (odd or high):
         return [], score
     excess = (each - usual) * (count - 1)
     if excess < LEAST_S or each < (1 + PACE_SHARE) * usual or usual <= 0:
         return [], score  # of streams that come in one piece nobody knows the pace
-    crowd = route.alongside
-    if crowd.ready and crowd.score(symptoms.alongside) >= 1.0:
-        return [], score  # the application's own calls share the batch
     stalls = symptoms.gap is not None and symptoms.mean_gap is not None and symptoms.gap < 0.7 * symptoms.mean_gap
     reason = "stalls" if stalls else "every token took longer"
     return [
