@@ -9,7 +9,7 @@ from typing import Final
 
 from llmtrace.diagnosis.route import Route
 from llmtrace.diagnosis.symptoms import Symptoms
-from llmtrace.diagnosis.verdict import LEAST_S, NOISY_NEIGHBOR, QUEUEING, Verdict, sure
+from llmtrace.diagnosis.verdict import LATENESS, LEAST_S, NOISY_NEIGHBOR, QUEUEING, Verdict
 
 SHARE: Final = 0.1
 """No queue is named that made the time to the first token longer by less than this share."""
@@ -17,7 +17,7 @@ _FEW: Final = 3
 """Late answers before which nobody can tell what made them late."""
 _CLEARER: Final = 0.4
 """One explanation's scatter by the other's, from which on it is the better one."""
-EITHER: Final = "or its tokens were slow: an answer in one piece does not show which"
+_EITHER: Final = "or its tokens were slow: an answer in one piece does not show which"
 
 
 def queueing(route: Route, symptoms: Symptoms, inside_network: float) -> tuple[float | None, list[Verdict]]:
@@ -40,9 +40,10 @@ def queueing(route: Route, symptoms: Symptoms, inside_network: float) -> tuple[f
         return queue, []
     if symptoms.wait is not None and excess < SHARE * (symptoms.wait - excess):
         return queue, []
+    score = max(score, route.high_queue.strength)
     if symptoms.whole:
         return queue, [] if symptoms.queue_least <= usual else [_late(route, symptoms, score, queue, usual)]
-    verdict = Verdict(QUEUEING, sure(QUEUEING, score), "queue", queue, usual, excess)
+    verdict = Verdict(QUEUEING, score, "queue", queue, usual, excess)
     verdict.reason = own_crowd(route, symptoms)
     return queue, [verdict]
 
@@ -63,13 +64,10 @@ def _late(route: Route, symptoms: Symptoms, score: float, queue: float, usual: f
     waits, tokens = _scatter(route.late)
     if tokens < _CLEARER * waits:
         each = late / max(1, symptoms.tokens)
-        return Verdict(NOISY_NEIGHBOR, sure(NOISY_NEIGHBOR, score), "answer_time_per_token", each, 0.0, late)
-    verdict = Verdict(QUEUEING, sure(QUEUEING, score), "queue", queue, usual, late)
+        return Verdict(NOISY_NEIGHBOR, score, "answer_time_per_token", each, 0.0, late)
     if waits < _CLEARER * tokens:
-        verdict.reason = own_crowd(route, symptoms)
-    else:
-        verdict.reason = EITHER
-    return verdict
+        return Verdict(QUEUEING, score, "queue", queue, usual, late, reason=own_crowd(route, symptoms))
+    return Verdict(QUEUEING, score, LATENESS, queue, usual, late, reason=_EITHER)
 
 
 def _scatter(late: Sequence[tuple[float, int]]) -> tuple[float, float]:

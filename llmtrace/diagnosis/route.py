@@ -48,6 +48,7 @@ class Route:
         "idle",
         "last_end",
         "late",
+        "named",
         "outside",
         "pace",
         "queue",
@@ -105,7 +106,9 @@ class Route:
         self.changed: int | None = None
         """The number of the call at which it did."""
         self.changed_by: tuple[float, str] = (0.0, "")
-        """How sure that is, and which signs agreed."""
+        """By what score, and which signs agreed."""
+        self.named: dict[str, int] = {}
+        """In which of the last eight calls each cause was named, a bit each; nothing of those that were not."""
         self.retries = 0
         """Which of the last eight calls were retried, a bit each."""
 

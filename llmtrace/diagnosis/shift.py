@@ -15,11 +15,11 @@ WINDOW: Final = 128
 LEAST: Final = 24
 """Values before which nothing is told."""
 DRIFT: Final = 1.8
-"""What each call's evidence loses. The evidence is -log of the share of earlier values that were as high: by itself 1 on
-average, so that it adds up only where values stay among the highest sixth."""
+"""What each call's evidence loses. The evidence is -log of the share of earlier values that were as high: by itself
+1 on average, so that it adds up only where values stay among the highest sixth."""
 ALARM: Final = 9.0
-"""Evidence that is told. Of values drawn alike, one call in some 4,000 gets there: the mean evidence that a CUSUM gathers
-falls off as e^-0.73 (Wald's equation for exponential steps), and one call in six begins anew."""
+"""Evidence that is told. Of values drawn alike, one call in some 4,000 gets there: what a CUSUM gathers falls off as
+e^-0.73 for each unit (Wald's equation for exponential steps), and one call in six begins anew."""
 _MOST: Final = ALARM + 2.0
 """Evidence is not counted beyond this: an incident that has ended is forgotten within a few calls."""
 REGIME: Final = 48
@@ -43,6 +43,11 @@ class Shift:
         self.latest = 0.0
         """What the last value added."""
         self.alarmed = False
+
+    @property
+    def strength(self) -> float:
+        """The evidence by that of an alarm."""
+        return self.evidence / ALARM
 
     def high(self, value: float) -> bool:
         """Take in one call's value; whether it is one of several that are too high together."""

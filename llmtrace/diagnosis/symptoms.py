@@ -95,8 +95,7 @@ def symptoms_of(seen: Observation, gaps: Sequence[int] = (), estimate: Estimate 
     if seen.sent is not None and seen.headers is not None:
         symptoms.headers = (seen.headers - seen.sent) / 1e9
     if estimate is not None and symptoms.server_queue is None:
-        symptoms.queue = estimate.queue + estimate.step_wait
-        symptoms.queue_least = max(0.0, symptoms.queue - estimate.queue_sides()[0])
+        take_queue(symptoms, estimate)
     first = seen.first_token
     if not seen.streaming:
         return _of_whole_answer(symptoms, estimate)
@@ -128,6 +127,12 @@ def symptoms_of(seen: Observation, gaps: Sequence[int] = (), estimate: Estimate 
         symptoms.gap, symptoms.mean_gap = tail[len(tail) // 2] / 1e9, sum(tail) / len(tail) / 1e9
     symptoms.burst = tail[-1] / 1e9
     return symptoms
+
+
+def take_queue(symptoms: Symptoms, estimate: Estimate) -> None:
+    """Take what ``estimate`` says of the wait to be scheduled."""
+    symptoms.queue = estimate.queue + estimate.step_wait
+    symptoms.queue_least = max(0.0, symptoms.queue - estimate.queue_sides()[0])
 
 
 def _of_whole_answer(symptoms: Symptoms, estimate: Estimate | None) -> Symptoms:

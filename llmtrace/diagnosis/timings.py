@@ -21,7 +21,6 @@ from llmtrace.diagnosis.verdict import (
     PREFILL_SURGE,
     QUEUEING,
     Verdict,
-    sure,
 )
 
 LEAST_MISS: Final = 64
@@ -60,7 +59,7 @@ def network(route: Route, symptoms: Symptoms) -> tuple[list[Verdict], float]:
         excess = value - usual
         if excess >= (LEAST_S if quantity != "round_trip" else LEAST_S / 2):
             if best is None or excess > (best.excess or 0.0):
-                best = Verdict(NETWORK, sure(NETWORK, score), quantity, value, usual, excess)
+                best = Verdict(NETWORK, score, quantity, value, usual, excess)
             if waits:
                 inside = max(inside, excess)
     return ([] if best is None else [best]), inside
@@ -72,13 +71,13 @@ def _usual_wait(route: Route) -> float:
 
 def wait(route: Route, symptoms: Symptoms, inside_network: float) -> list[Verdict]:
     """Cold cache, surge and queue, from the time to the first token."""
-    queue, found = queueing(route, symptoms, inside_network)
+    queue, verdicts = queueing(route, symptoms, inside_network)
     if symptoms.wait is None:
-        return found
+        return verdicts
     taken = max(0.0, symptoms.wait - inside_network - (queue or 0.0))
     uncached = symptoms.uncached
     if uncached is None:
-        return found + _untold(route, symptoms, taken) if queue is None else found
+        return verdicts + _untold(route, symptoms, taken) if queue is None else verdicts
     line = route.waits
     tokens = float(uncached)
     missing = _missing(route, symptoms)
@@ -88,7 +87,7 @@ def wait(route: Route, symptoms: Symptoms, inside_network: float) -> list[Verdic
         route.fresh.take(size)
         line.take((tokens, taken))
         _learn_cached(route, symptoms, False)
-        return found
+        return verdicts
     usual_fresh = route.fresh.mid
     score_fresh = route.fresh.score(size)
     surged = route.fresh.beyond(score_fresh)
@@ -100,7 +99,7 @@ def wait(route: Route, symptoms: Symptoms, inside_network: float) -> list[Verdic
         if missing:
             cost = _cost(route, over, missing, missing + max(0.0, fresh - line.at))
             if cost >= worth and over > 0.75 * _noise(route):
-                found.append(_cold(route, symptoms, missing, cost))
+                verdicts.append(_cold(route, symptoms, missing, cost))
                 explained += cost
         if surged and line.ready:
             extra = fresh - max(line.at, 0.0)
@@ -108,23 +107,23 @@ def wait(route: Route, symptoms: Symptoms, inside_network: float) -> list[Verdic
             if cost >= worth:
                 verdict = Verdict(
                     PREFILL_SURGE,
-                    sure(PREFILL_SURGE, score_fresh),
+                    score_fresh,
                     "fresh_tokens",
                     fresh,
                     round(_tokens(usual_fresh)),
                     cost,
                 )
                 verdict.per_token = cost / extra
-                found.append(verdict)
+                verdicts.append(verdict)
     score = line.score(tokens, taken)
     odd = line.beyond(score)
     left = taken - line.usual(tokens)
-    if odd and not line.lone and left >= LEAST_S and not (missing and found and not line.slope):
+    if odd and not line.lone and left >= LEAST_S and not (missing and verdicts and not line.slope):
         if queue is None or not route.queue.ready:
-            found.append(
+            verdicts.append(
                 Verdict(
                     QUEUEING,
-                    sure(QUEUEING, score),
+                    score,
                     "wait_beyond_prefill",
                     taken,
                     line.usual(tokens),
@@ -133,10 +132,10 @@ def wait(route: Route, symptoms: Symptoms, inside_network: float) -> list[Verdic
                 )
             )
         elif symptoms.server_queue is not None:
-            found.append(
+            verdicts.append(
                 Verdict(
                     NOISY_NEIGHBOR,
-                    sure(NOISY_NEIGHBOR, score),
+                    score,
                     "prefill",
                     taken,
                     line.usual(tokens),
@@ -148,7 +147,7 @@ def wait(route: Route, symptoms: Symptoms, inside_network: float) -> list[Verdic
     # What a miss cost belongs to the line as every other prefill does; only what nothing explains is held back.
     line.learn((tokens, taken), odd)
     _learn_cached(route, symptoms, bool(missing))
-    return found
+    return verdicts
 
 
 def _learn_cached(route: Route, symptoms: Symptoms, odd: bool) -> None:
@@ -206,9 +205,7 @@ def _cold(route: Route, symptoms: Symptoms, missing: float, cost: float) -> Verd
     cached = float(symptoms.cached_tokens or 0)
     reason = f"idle for {route.idle:.0f} s" if route.idle >= IDLE_S else "evicted, or sent elsewhere"
     score = max(1.5, cost / max(LEAST_S, 0.25 * route.waits.ref))
-    verdict = Verdict(
-        COLD_KV_CACHE, sure(COLD_KV_CACHE, score), "cached_tokens", cached, cached + round(missing), cost, reason=reason
-    )
+    verdict = Verdict(COLD_KV_CACHE, score, "cached_tokens", cached, cached + round(missing), cost, reason=reason)
     verdict.per_token = cost / missing
     return verdict
 
@@ -224,11 +221,7 @@ def _judge(route: Route, symptoms: Symptoms, habit: Level, value: float, quantit
     score = habit.score(value)
     if not habit.settle(value, score) or habit.lone or value - usual < LEAST_S:
         return []
-    return [
-        Verdict(
-            QUEUEING, sure(QUEUEING, score), quantity, value, usual, value - usual, reason=own_crowd(route, symptoms)
-        )
-    ]
+    return [Verdict(QUEUEING, score, quantity, value, usual, value - usual, reason=own_crowd(route, symptoms))]
 
 
 def pace(route: Route, symptoms: Symptoms) -> tuple[list[Verdict], float]:
@@ -250,7 +243,7 @@ def pace(route: Route, symptoms: Symptoms) -> tuple[list[Verdict], float]:
     # others'. Those at its end are counted: how many came and went meanwhile grows with how slow it was. The mean of few
     # gaps scatters more than that of many.
     beside = route.beside
-    crowded = beside.count > 0 and symptoms.others_open > beside.mid
+    crowded = (beside.count > 0 and symptoms.others_open > beside.mid) or own_crowd(route, symptoms) is not None
     beside.take(float(symptoms.others_open))
     high = usual > 0 and not crowded and route.high_pace.high((each / usual - 1) * sqrt(count))
     if line.near(context, each):
@@ -265,6 +258,5 @@ def pace(route: Route, symptoms: Symptoms) -> tuple[list[Verdict], float]:
         return [], score  # of streams that come in one piece nobody knows the pace
     stalls = symptoms.gap is not None and symptoms.mean_gap is not None and symptoms.gap < 0.7 * symptoms.mean_gap
     reason = "stalls" if stalls else "every token took longer"
-    return [
-        Verdict(NOISY_NEIGHBOR, sure(NOISY_NEIGHBOR, score), "time_per_token", each, usual, excess, reason=reason)
-    ], score
+    strength = max(score, route.high_pace.strength)
+    return [Verdict(NOISY_NEIGHBOR, strength, "time_per_token", each, usual, excess, reason=reason)], score

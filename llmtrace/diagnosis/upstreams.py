@@ -12,7 +12,7 @@ from math import log
 from typing import Final
 
 from llmtrace.diagnosis.history import Changes, Level
-from llmtrace.diagnosis.verdict import CHANGED_FOR, LEAST_S, ROUTE_CHANGE, Verdict, sure
+from llmtrace.diagnosis.verdict import CHANGED_FOR, LEAST_S, ROUTE_CHANGE, Verdict
 
 FEW: Final = 20
 """Calls before which nobody is news."""
@@ -25,7 +25,7 @@ BY_TIME: Final = 3.0
 class Upstreams:
     """The upstreams of one route."""
 
-    __slots__ = ("_cusum", "_since", "_told", "_usual", "_waits", "names")
+    __slots__ = ("_cusum", "_score", "_since", "_usual", "_waits", "names")
 
     def __init__(self) -> None:
         self.names = Changes()
@@ -34,8 +34,8 @@ class Upstreams:
         self._cusum = 0.0
         self._usual = ""
         """Who answered before the change."""
-        self._told: float | None = None
-        """How sure the change is that is being told."""
+        self._score: float | None = None
+        """Of the change that is being told."""
         self._since = 0
 
     def changed(self, name: str, wait: float | None) -> Verdict | None:
@@ -45,7 +45,7 @@ class Upstreams:
         by_time = self._by_time(wait) if evidence > 0 else 0.0
         known = len(self.names.items)
         if evidence > 0 and known >= FEW and self._cusum + by_time >= ENOUGH:
-            self._told = sure(ROUTE_CHANGE, (self._cusum + by_time) / ENOUGH)
+            self._score = (self._cusum + by_time) / ENOUGH
             self._usual = max(self.names.counts, key=self.names.counts.__getitem__)
             self._since, self._cusum = 0, 0.0
             self.names.restart()
@@ -53,14 +53,14 @@ class Upstreams:
         self.names.learn(name)
         if wait is not None:
             self._waits.take(wait)
-        if self._told is None or name == self._usual:
+        if self._score is None or name == self._usual:
             return None
         if self._since >= CHANGED_FOR:
-            self._told = None
+            self._score = None
             return None
         since, self._since = self._since, self._since + 1
         reason = f"the gateway sends to another upstream, {since} calls since"
-        return Verdict(ROUTE_CHANGE, self._told, "upstream", name, self._usual, reason=reason)
+        return Verdict(ROUTE_CHANGE, self._score, "upstream", name, self._usual, reason=reason)
 
     def _evidence(self, name: str) -> float:
         """The likelihood ratio's logarithm: above 0 where ``name`` speaks for a change."""

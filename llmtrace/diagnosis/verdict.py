@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import exp, log
 from typing import Final
 
 PREFILL_SURGE: Final = "prefill_surge"
@@ -37,13 +38,17 @@ CAUSES: Final = (
 )
 
 
+LATENESS: Final = "lateness"
+"""The quantity of an answer in one piece that came late, where it does not show whether it waited."""
+
+
 @dataclass(slots=True)
 class Verdict:
     """One cause of one call, with its evidence. Times in seconds."""
 
     cause: str
-    confidence: float
-    """0 to 1: how often verdicts with such evidence are right, where one call in ten or so has a cause."""
+    score: float
+    """How far the evidence goes beyond what it takes to be told, by that: 1 where it just reaches it."""
     quantity: str
     """What was judged."""
     observed: float | str
@@ -56,14 +61,20 @@ class Verdict:
     reason: str | None = None
     history: int = 0
     """Calls that it was compared with."""
+    confidence: float = 0.0
+    """0 to 1: how often verdicts with such evidence are right, where one call in 200 has a cause."""
 
 
-WRONG: Final = {NETWORK: 0.5, QUEUEING: 0.2, NOISY_NEIGHBOR: 0.15}
-"""The share of verdicts that turn out wrong where the evidence just reaches its threshold, by what was injected and
-what was named (docs/diagnosis.md, "Confidence"): what is on the way is the hardest to tell from what waits."""
-_WRONG_ELSE: Final = 0.1
+_SURE: Final[dict[str, tuple[float, float, float]]] = {}
+_SURE_ELSE: Final = (0.0, 1.5, 1.0)
+_MOST_SCORE: Final = 8.0
+_MOST_CALLS: Final = 3
 
 
-def sure(cause: str, score: float) -> float:
-    """The confidence, from the score: the distance from the usual by the threshold's. Errors fall with it."""
-    return min(0.99, 1 - WRONG.get(cause, _WRONG_ELSE) / max(1.0, score))
+def sure(verdict: Verdict, lately: int) -> float:
+    """The confidence: the probability that the cause is what was wrong, by a logistic regression on the score's
+    logarithm and on ``lately``, the number of the route's last eight calls that the same cause was named in."""
+    key = LATENESS if verdict.quantity == LATENESS else verdict.cause
+    base, by_score, by_call = _SURE.get(key, _SURE_ELSE)
+    power = base + by_score * log(min(max(verdict.score, 1.0), _MOST_SCORE)) + by_call * min(lately, _MOST_CALLS)
+    return min(0.99, 1 / (1 + exp(-power)))
