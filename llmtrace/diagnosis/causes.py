@@ -29,7 +29,7 @@ BURSTS = 0.35
 KNOWN_ANSWERS = 10
 """Calls after which another model than ever before is news."""
 PLAIN, FAIR, WEAK = 4.0, 2.0, 1.0
-"""Scores of what is a fact and no matter of degree: another model than asked for, another than before, a new fingerprint."""
+"""Scores of what is a fact and no matter of degree: another model than asked for, than before, a new fingerprint."""
 NEW_FINGERPRINT = 8
 """Calls in a row with the same fingerprint, never seen before them, that make a swap."""
 

@@ -18,7 +18,7 @@ from llmtrace.diagnosis.route import Route
 from llmtrace.diagnosis.symptoms import Symptoms
 from llmtrace.diagnosis.timings import network, pace, wait
 from llmtrace.diagnosis.upstreams import Upstreams
-from llmtrace.diagnosis.verdict import CHANGED_FOR, NETWORK, NOISY_NEIGHBOR, QUEUEING, ROUTE_CHANGE, Verdict
+from llmtrace.diagnosis.verdict import CHANGED_FOR, NETWORK, NOISY_NEIGHBOR, QUEUEING, ROUTE_CHANGE, Verdict, sure
 from llmtrace.observe.internal_errors import note
 
 T = TypeVar("T")

@@ -240,8 +240,8 @@ def pace(route: Route, symptoms: Symptoms) -> tuple[list[Verdict], float]:
     score = line.score(context, each)
     usual = line.usual(context)
     # The application's own calls share the batch: a call that had more of them beside it than usual tells nothing of
-    # others'. Those at its end are counted: how many came and went meanwhile grows with how slow it was. The mean of few
-    # gaps scatters more than that of many.
+    # others'. Those at its end are counted: how many came and went meanwhile grows with how slow it was. The mean of
+    # few gaps scatters more than that of many.
     beside = route.beside
     crowded = (beside.count > 0 and symptoms.others_open > beside.mid) or own_crowd(route, symptoms) is not None
     beside.take(float(symptoms.others_open))

@@ -311,13 +311,12 @@ def single(cause: str, draw: random.Random, habits: Habits) -> Faults:
     if cause == causes.BUFFERED_STREAM:
         return Faults(buffered=draw.choice(("whole", "bursts")))
     if cause == causes.ROUTE_CHANGE:
-        return Faults(moved=_moved(draw, habits))
+        return Faults(moved=elsewhere(draw, habits, draw.choice((draw.uniform(0.45, 0.7), draw.uniform(1.4, 2.2)))))
     raise ValueError(cause)
 
 
-def _moved(draw: random.Random, habits: Habits) -> Habits:
-    """Other machines elsewhere: a fingerprint of their own, another round trip, another speed."""
-    factor = draw.choice((draw.uniform(0.45, 0.7), draw.uniform(1.4, 2.2)))
+def elsewhere(draw: random.Random, habits: Habits, factor: float) -> Habits:
+    """Other machines elsewhere: a fingerprint of their own, another round trip, ``factor`` times as long for everything."""
     old = habits.hardware
     hardware = replace(old, itl=old.itl * factor, fixed=old.fixed * factor, per_token=old.per_token * factor)
     away = max(0.004, habits.rtt + draw.choice((-1, 1)) * draw.uniform(0.03, 0.08))
