@@ -63,7 +63,12 @@ def scaled(trips: Sequence[Trip], factor: float) -> list[Trip]:
             event=longer(trip.event),
             first=longer(trip.first),
             end=factor * trip.end,
-            truth=Truth(*(longer(part) for part in (trip.truth.queue, trip.truth.prefill, trip.truth.decode, trip.truth.network))),
+            truth=Truth(
+                *(
+                    longer(part)
+                    for part in (trip.truth.queue, trip.truth.prefill, trip.truth.decode, trip.truth.network)
+                )
+            ),
         )
         for trip in trips
     ]

@@ -130,7 +130,9 @@ def fit(rows: list[Row]) -> dict[str, tuple[float, float, float]]:
 
 
 def _fitted(rows: list[Row]) -> tuple[float, float, float]:
-    data = [(log(min(max(row.score, 1.0), 8.0)), float(min(row.lately, 3)), float(row.right), row.weight) for row in rows]
+    data = [
+        (log(min(max(row.score, 1.0), 8.0)), float(min(row.lately, 3)), float(row.right), row.weight) for row in rows
+    ]
     data += [(0.0, 0.0, 0.0, 0.5), (0.0, 0.0, 1.0, 0.5)]
     base, by_score, by_call = 0.0, 1.0, 1.0
     total = sum(weight for *_, weight in data)

@@ -6,23 +6,16 @@ only where what it names did not happen to that call; what did happen is counted
 
 from __future__ import annotations
 
-import signal
-import statistics
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field, replace
-from multiprocessing import get_context
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from llmtrace.calls import tracer
 from llmtrace.calls.result import Result
 from llmtrace.calls.tracer import CallTracer
-from llmtrace.diagnosis.verdict import NOISY_NEIGHBOR, QUEUEING, Verdict
+from llmtrace.diagnosis.verdict import Verdict
 from llmtrace.estimate.baselines import Baselines
 from llmtrace.observe.call import Call
-from tests.evaluation.phases import recorded, replay, simulated
-from tests.evaluation.phases.cells import Cell
+from tests.evaluation.phases import replay
 from tests.evaluation.phases.replay import Place, Trip, Watch
 
 AT_ONCE = 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from llmtrace.diagnosis import verdict as causes
 from tests.evaluation.diagnosis.effects import SIZES

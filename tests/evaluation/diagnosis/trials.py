@@ -50,6 +50,10 @@ class Trial:
     calm_calls: int = 0
     false_alarms: Counter[str] = field(default_factory=Counter[str])
     stated: list[Stated] = field(default_factory=list[Stated])
+    where: str = ""
+    """The server, of real ones."""
+    size: float = 0.0
+    """Of a small effect: by how many times longer; 0: as large as it comes."""
 
     def note(self, found: Iterable[tuple[str, float]], faulty: bool) -> None:
         """Take in what was named of one call, with what confidence. ``faulty``: it is one of the episode's."""
