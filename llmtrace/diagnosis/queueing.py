@@ -15,7 +15,7 @@ SHARE: Final = 0.1
 """No queue is named that made the time to the first token longer by less than this share."""
 _FEW: Final = 3
 """Late answers before which nobody can tell what made them late."""
-_CLEARER: Final = 0.4
+_CLEARER: Final = 0.3
 """One explanation's scatter by the other's, from which on it is the better one."""
 _EITHER: Final = "or its tokens were slow: an answer in one piece does not show which"
 

@@ -127,7 +127,9 @@ def reality(
             target = here.servers.get(session.server)
             if target is None:
                 folder = open_servers.enter_context(tempfile.TemporaryDirectory(prefix="llmtrace-reality-"))
-                engine = open_servers.enter_context(vllm_server(Path(folder), "--max-num-seqs", str(SLOTS)))
+                engine = open_servers.enter_context(
+                    vllm_server(Path(folder), "--max-num-seqs", str(SLOTS), "--max-model-len", "4096")
+                )
                 target = here.servers[session.server] = Target(engine.url, "tiny", grammar=False)
             for trial in _played(here, target, session):
                 trials.append(trial)
