@@ -51,6 +51,7 @@ class Route:
         "named",
         "outside",
         "pace",
+        "passing",
         "queue",
         "retries",
         "rtt",
@@ -95,6 +96,8 @@ class Route:
         """The application's own calls at the same time."""
         self.beside = Level(1.0)
         """And those that were under way as a call ended."""
+        self.passing = Level(1.0)
+        """Calls beside each second of a call."""
         self.late = deque[tuple[float, int]](maxlen=LATE)
         """Of the last whole answers that came late: by how much, s, and how many tokens they had."""
         self.fingerprints = Changes()

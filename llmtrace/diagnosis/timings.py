@@ -239,12 +239,8 @@ def pace(route: Route, symptoms: Symptoms) -> tuple[list[Verdict], float]:
     context = float(symptoms.input_tokens or 0)
     score = line.score(context, each)
     usual = line.usual(context)
-    # The application's own calls share the batch: a call that had more of them beside it than usual tells nothing of
-    # others'. Those at its end are counted: how many came and went meanwhile grows with how slow it was. The mean of
-    # few gaps scatters more than that of many.
-    beside = route.beside
-    crowded = (beside.count > 0 and symptoms.others_open > beside.mid) or own_crowd(route, symptoms) is not None
-    beside.take(float(symptoms.others_open))
+    crowded = _crowded(route, symptoms)
+    # The mean of few gaps scatters more than that of many.
     high = usual > 0 and not crowded and route.high_pace.high((each / usual - 1) * sqrt(count))
     if line.near(context, each):
         line.take((context, each))
@@ -260,3 +256,19 @@ def pace(route: Route, symptoms: Symptoms) -> tuple[list[Verdict], float]:
     reason = "stalls" if stalls else "every token took longer"
     strength = max(score, route.high_pace.strength)
     return [Verdict(NOISY_NEIGHBOR, strength, "time_per_token", each, usual, excess, reason=reason)], score
+
+
+def _crowded(route: Route, symptoms: Symptoms) -> bool:
+    """Whether the application's own calls, which share the batch, were more than usual beside this one: then it tells
+    nothing of others' load.
+
+    Those at its end are counted, and those that came to theirs meanwhile for each second that it took: their bare number
+    grows with how slow it was.
+    """
+    beside, passing = route.beside, route.passing
+    now = float(symptoms.others_open)
+    rate = symptoms.alongside / max(1e-3, (symptoms.end - symptoms.begin) / 1e9)
+    crowded = beside.count > 0 and (now > beside.mid or rate > passing.mid)
+    beside.take(now)
+    passing.take(rate)
+    return crowded or own_crowd(route, symptoms) is not None

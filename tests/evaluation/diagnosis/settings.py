@@ -19,6 +19,7 @@ from pathlib import Path
 from llmtrace.calls import tracer
 from llmtrace.calls.result import Result
 from llmtrace.calls.tracer import CallTracer
+from llmtrace.diagnosis.history import WINDOW
 from llmtrace.diagnosis.verdict import NETWORK, NOISY_NEIGHBOR, QUEUEING, Verdict
 from llmtrace.estimate.baselines import Baselines
 from llmtrace.observe.call import Call
@@ -108,10 +109,11 @@ def _calm(job: _Job) -> Setting:
     cell = job[0]
     trips, place = _trips(job)
     setting = Setting(f"{cell.source}: {cell.traffic}", len(trips))
-    queue = statistics.median(trip.truth.queue or 0.0 for trip in trips)
-    for trip, verdicts in zip(trips, play(trips, place), strict=True):
+    waits = [_waited(trip) for trip in trips]
+    for number, (trip, verdicts) in enumerate(zip(trips, play(trips, place), strict=True)):
+        before = waits[max(0, number - WINDOW) : number] or waits[:1]
         for verdict in verdicts:
-            if _true(verdict, trip, queue, cell):
+            if _true(verdict, trip, waits[number] - statistics.median(before), cell):
                 setting.true[verdict.cause] += 1
             else:
                 setting.false[verdict.cause] += 1
@@ -119,10 +121,17 @@ def _calm(job: _Job) -> Setting:
     return setting
 
 
-def _true(verdict: Verdict, trip: Trip, usual_queue: float, cell: Cell) -> bool:
-    """Whether what ``verdict`` says happened to this call."""
+def _waited(trip: Trip) -> float:
+    """What a call really waited, s: all of the time to its first token that was not its own prefill. Engines' own words
+    for queue leave out the step that ran when it came."""
+    prefill, decode = trip.truth.prefill or 0.0, trip.truth.decode or 0.0
+    return trip.end - trip.begin - prefill - decode if trip.first is None else trip.first - trip.begin - prefill
+
+
+def _true(verdict: Verdict, trip: Trip, waited: float, cell: Cell) -> bool:
+    """Whether what ``verdict`` says happened to this call; ``waited``: beyond what its route's calls had before it, s."""
     if verdict.cause == QUEUEING:
-        return (trip.truth.queue or 0.0) - usual_queue >= _HALF * (verdict.excess or 0.0)
+        return waited >= _HALF * (verdict.excess or 0.0)
     # That the tokens of a stream came slower is plain to see; only neighbours who are there can have done it.
     return verdict.cause == NOISY_NEIGHBOR and cell.share < 1 and trip.first is not None
 
