@@ -1,22 +1,18 @@
-"""Whether a call waited longer to be scheduled than the route's calls do, by the server's word or by the estimate."""
+"""Whether a call waited longer to be scheduled than the route's calls do: by the server's word, by the estimate, or (of
+an answer in one piece) by how late it came.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from math import log
-from statistics import pvariance
 from typing import Final
 
 from llmtrace.diagnosis.route import Route
 from llmtrace.diagnosis.symptoms import Symptoms
 from llmtrace.diagnosis.verdict import LATENESS, LEAST_S, NOISY_NEIGHBOR, QUEUEING, Verdict
+from llmtrace.diagnosis.whole import is_late, slow_tokens
 
 SHARE: Final = 0.1
 """No queue is named that made the time to the first token longer by less than this share."""
-_FEW: Final = 3
-"""Late answers before which nobody can tell what made them late."""
-_CLEARER: Final = 0.3
-"""One explanation's scatter by the other's, from which on it is the better one."""
 _EITHER: Final = "or its tokens were slow: an answer in one piece does not show which"
 
 
@@ -27,6 +23,8 @@ def queueing(route: Route, symptoms: Symptoms, inside_network: float) -> tuple[f
     """
     queue = symptoms.server_queue
     if queue is None:
+        if symptoms.whole:
+            return symptoms.queue, _late(route, symptoms)
         if symptoms.queue is None:
             return None, []
         queue = max(0.0, symptoms.queue - inside_network)
@@ -41,11 +39,7 @@ def queueing(route: Route, symptoms: Symptoms, inside_network: float) -> tuple[f
     if symptoms.wait is not None and excess < SHARE * (symptoms.wait - excess):
         return queue, []
     score = max(score, route.high_queue.strength)
-    if symptoms.whole:
-        return queue, [] if symptoms.queue_least <= usual else [_late(route, symptoms, score, queue, usual)]
-    verdict = Verdict(QUEUEING, score, "queue", queue, usual, excess)
-    verdict.reason = own_crowd(route, symptoms)
-    return queue, [verdict]
+    return queue, [Verdict(QUEUEING, score, "queue", queue, usual, excess, reason=own_crowd(route, symptoms))]
 
 
 def own_crowd(route: Route, symptoms: Symptoms) -> str | None:
@@ -56,25 +50,23 @@ def own_crowd(route: Route, symptoms: Symptoms) -> str | None:
     return None
 
 
-def _late(route: Route, symptoms: Symptoms, score: float, queue: float, usual: float) -> Verdict:
-    """An answer in one piece that came late: it waited, or its tokens were slow. Several of them together show which: a
-    wait is as long for a short answer as for a long one."""
-    late = queue - usual
-    route.late.append((late, max(1, symptoms.tokens)))
-    waits, tokens = _scatter(route.late)
-    if tokens < _CLEARER * waits:
-        each = late / max(1, symptoms.tokens)
-        return Verdict(NOISY_NEIGHBOR, score, "answer_time_per_token", each, 0.0, late)
-    if waits < _CLEARER * tokens:
-        return Verdict(QUEUEING, score, "queue", queue, usual, late, reason=own_crowd(route, symptoms))
-    return Verdict(QUEUEING, score, LATENESS, queue, usual, late, reason=_EITHER)
-
-
-def _scatter(late: Sequence[tuple[float, int]]) -> tuple[float, float]:
-    """How unlike each other late answers are, in the time that they are late by and in that time by token: variances of
-    the logarithm. Both 0 where there are too few."""
-    if len(late) < _FEW:
-        return 0.0, 0.0
-    waits = pvariance([log(seconds) for seconds, _ in late])
-    tokens = pvariance([log(seconds / count) for seconds, count in late])
-    return waits, tokens
+def _late(route: Route, symptoms: Symptoms) -> list[Verdict]:
+    """An answer in one piece that came late: it waited, or its tokens were slow."""
+    tokens = symptoms.tokens
+    if not tokens:
+        return []
+    taken, prompt = (symptoms.end - symptoms.begin) / 1e9, float(symptoms.uncached or 0)
+    habit = route.totals
+    score, usual = habit.score(prompt, tokens, taken), habit.usual(prompt, tokens)
+    high = usual > 0 and route.high_queue.high(taken / usual)
+    odd = habit.settle((prompt, float(tokens), taken), score) and not habit.lone
+    late = taken - usual
+    if not (odd or high) or not is_late(late, usual):
+        return []
+    score = max(score, route.high_queue.strength)
+    route.late.append((late, tokens))
+    slow = slow_tokens(route.late)
+    if slow:
+        return [Verdict(NOISY_NEIGHBOR, score, "answer_time_per_token", taken / tokens, usual / tokens, late)]
+    quantity, reason = (LATENESS, _EITHER) if slow is None else ("total", own_crowd(route, symptoms))
+    return [Verdict(QUEUEING, score, quantity, taken, usual, late, reason=reason)]

@@ -12,6 +12,7 @@ from llmtrace.diagnosis.history import Changes, Level, Line
 from llmtrace.diagnosis.shift import Shift
 from llmtrace.diagnosis.upstreams import Upstreams
 from llmtrace.diagnosis.verdict import LEAST_S
+from llmtrace.diagnosis.whole import Plane
 
 PACE_SHARE: Final = 0.2
 """No cause is named for a pace that rose by less than this share."""
@@ -56,6 +57,7 @@ class Route:
         "retries",
         "rtt",
         "setup",
+        "totals",
         "upstreams",
         "waits",
         "waits_untold",
@@ -98,6 +100,8 @@ class Route:
         """And those that were under way as a call ended."""
         self.passing = Level(1.0)
         """Calls beside each second of a call."""
+        self.totals = Plane(LEAST_S, 0.25, every=59)
+        """Prompt and output tokens of an answer in one piece -> its time, s."""
         self.late = deque[tuple[float, int]](maxlen=LATE)
         """Of the last whole answers that came late: by how much, s, and how many tokens they had."""
         self.fingerprints = Changes()
@@ -132,7 +136,16 @@ class Route:
 
     def new_regime(self) -> None:
         """The route changed: what its timings were says nothing of what they are."""
-        for habit in (self.waits, self.waits_untold, self.queue, self.outside, self.headers, self.rtt, self.pace):
+        for habit in (
+            self.waits,
+            self.waits_untold,
+            self.queue,
+            self.outside,
+            self.headers,
+            self.rtt,
+            self.totals,
+            self.pace,
+        ):
             habit.restart()
         self.high_queue.restart()
         self.high_pace.restart()

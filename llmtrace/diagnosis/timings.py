@@ -77,7 +77,7 @@ def wait(route: Route, symptoms: Symptoms, inside_network: float) -> list[Verdic
     taken = max(0.0, symptoms.wait - inside_network - (queue or 0.0))
     uncached = symptoms.uncached
     if uncached is None:
-        return verdicts + _untold(route, symptoms, taken) if queue is None else verdicts
+        return verdicts + _untold(route, symptoms, taken) if queue is None and not symptoms.whole else verdicts
     line = route.waits
     tokens = float(uncached)
     missing = _missing(route, symptoms)
@@ -119,7 +119,7 @@ def wait(route: Route, symptoms: Symptoms, inside_network: float) -> list[Verdic
     odd = line.beyond(score)
     left = taken - line.usual(tokens)
     if odd and not line.lone and left >= LEAST_S and not (missing and verdicts and not line.slope):
-        if queue is None or not route.queue.ready:
+        if symptoms.server_queue is None and not symptoms.whole and not (queue is not None and route.queue.ready):
             verdicts.append(
                 Verdict(
                     QUEUEING,
