@@ -262,8 +262,8 @@ def _crowded(route: Route, symptoms: Symptoms) -> bool:
     """Whether the application's own calls, which share the batch, were more than usual beside this one: then it tells
     nothing of others' load.
 
-    Those at its end are counted, and those that came to theirs meanwhile for each second that it took: their bare number
-    grows with how slow it was.
+    Those at its end are counted, and those that came to theirs meanwhile for each second that it took: their bare
+    number grows with how slow it was.
     """
     beside, passing = route.beside, route.passing
     now = float(symptoms.others_open)

@@ -48,9 +48,8 @@ class Plane(Habit["tuple[float, float, float]"]):
         prompts, outputs, times = zip(*self.items, strict=True)
         count = len(times)
         means = [sum(values) / count for values in (prompts, outputs, times)]
-        p, n, t = (
-            [value - mean for value in values] for values, mean in zip((prompts, outputs, times), means, strict=True)
-        )
+        columns = zip((prompts, outputs, times), means, strict=True)
+        p, n, t = ([value - mean for value in values] for values, mean in columns)
         pp, nn, pn = _product(p, p) * (1 + _RIDGE) + 1e-9, _product(n, n) * (1 + _RIDGE) + 1e-9, _product(p, n)
         pt, nt = _product(p, t), _product(n, t)
         whole = pp * nn - pn * pn
@@ -83,7 +82,8 @@ def is_late(late: float, usual: float) -> bool:
 def slow_tokens(late: Sequence[tuple[float, int]]) -> bool | None:
     """Whether slow tokens made the last answers late; False: they waited; None: that does not show.
 
-    ``late``: by how much each was, s, and how many tokens it had. A wait is as long for a short answer as for a long one.
+    ``late``: by how much each was, s, and how many tokens it had. A wait is as long for a short answer as for a long
+    one.
     """
     if len(late) < FEW:
         return None

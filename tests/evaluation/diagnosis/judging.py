@@ -1,4 +1,4 @@
-"""The product's estimate and diagnosis over simulated calls: what ``calls/`` does at the end of each, without a client."""
+"""The product's estimate and diagnosis over simulated calls: what ``calls/`` does at a call's end, without a client."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ BETWEEN = 10
 LASTS = 8
 """Calls of an episode."""
 SMALL = (1.3, 1.5, 2.0)
-"""Sizes of the small effects: by how many times the usual time to the first token, or the time per token, gets longer."""
+"""Of the small effects: by how many times the usual time to the first token, or per token, gets longer."""
 _STREAMED = (
     causes.PREFILL_SURGE,
     causes.QUEUEING,

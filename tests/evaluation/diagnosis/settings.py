@@ -129,7 +129,7 @@ def _waited(trip: Trip) -> float:
 
 
 def _true(verdict: Verdict, trip: Trip, waited: float, cell: Cell) -> bool:
-    """Whether what ``verdict`` says happened to this call; ``waited``: beyond what its route's calls had before it, s."""
+    """Whether what ``verdict`` says happened to this call; ``waited``: s beyond what the calls before it did."""
     if verdict.cause == QUEUEING:
         return waited >= _HALF * (verdict.excess or 0.0)
     # That the tokens of a stream came slower is plain to see; only neighbours who are there can have done it.

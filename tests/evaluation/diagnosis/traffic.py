@@ -316,7 +316,7 @@ def single(cause: str, draw: random.Random, habits: Habits) -> Faults:
 
 
 def elsewhere(draw: random.Random, habits: Habits, factor: float) -> Habits:
-    """Other machines elsewhere: a fingerprint of their own, another round trip, ``factor`` times as long for everything."""
+    """Other machines: a fingerprint of their own, another round trip, everything takes ``factor`` times as long."""
     old = habits.hardware
     hardware = replace(old, itl=old.itl * factor, fixed=old.fixed * factor, per_token=old.per_token * factor)
     away = max(0.004, habits.rtt + draw.choice((-1, 1)) * draw.uniform(0.03, 0.08))
