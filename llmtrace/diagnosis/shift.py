@@ -20,8 +20,10 @@ DRIFT: Final = 1.8
 ALARM: Final = 9.0
 """Evidence that is told. Of values drawn alike, one call in some 4,000 gets there: what a CUSUM gathers falls off as
 e^-0.73 for each unit (Wald's equation for exponential steps), and one call in six begins anew."""
-_MOST: Final = ALARM + 2.0
-"""Evidence is not counted beyond this: an incident that has ended is forgotten within a few calls."""
+_MOST: Final = ALARM + 1.5
+"""Evidence is not counted beyond this."""
+_AFTER: Final = ALARM - 2.5
+"""The most that is left after a call that was not high: only one that is higher than all before raises the alarm again."""
 REGIME: Final = 48
 """Values in a row that are high are the new usual ones."""
 
@@ -29,7 +31,7 @@ REGIME: Final = 48
 class Shift:
     """The ranks of one quantity's values among those of the route."""
 
-    __slots__ = ("_held", "_ordered", "_values", "alarmed", "evidence", "latest")
+    __slots__ = ("_alarmed", "_held", "_ordered", "_values", "evidence", "latest")
 
     def __init__(self) -> None:
         self.restart()
@@ -42,7 +44,7 @@ class Shift:
         self.evidence = 0.0
         self.latest = 0.0
         """What the last value added."""
-        self.alarmed = False
+        self._alarmed = False
 
     @property
     def strength(self) -> float:
@@ -65,8 +67,8 @@ class Shift:
             self.evidence = 0.0
             self._learn(value)
             return False
-        self.evidence = min(evidence, _MOST)
-        self.alarmed = self.alarmed or evidence >= ALARM
+        self.evidence = min(evidence, _MOST if self.latest > 0.0 else _AFTER)
+        self._alarmed = self._alarmed or evidence >= ALARM
         self._held.append(value)
         if len(self._held) >= REGIME:
             held = self._held
@@ -78,10 +80,10 @@ class Shift:
 
     def _calm_again(self) -> None:
         """What was held back belongs to the usual values, unless it was an incident."""
-        if not self.alarmed:
+        if not self._alarmed:
             for value in self._held:
                 self._learn(value)
-        self._held, self.alarmed = [], False
+        self._held, self._alarmed = [], False
 
     def _learn(self, value: float) -> None:
         if len(self._values) >= WINDOW:

@@ -83,8 +83,8 @@ def details(played: Simulated) -> list[str]:
     return [
         "### How small an effect is found",
         "",
-        "Effects of eight calls on routes drawn at random, by how many times the usual time to the first token (of slow "
-        "tokens and a slow reader: the time per token) gets longer. Episodes in which the cause was named in half of "
+        "Effects of eight calls on routes drawn at random, by how many times the usual time to the first token (of "
+        "slow tokens and a slow reader: the time per token) gets longer. Episodes in which the cause was named in half of "
         "the calls; in one at least.",
         "",
         *_curve(played.curve, SIZED),
@@ -97,8 +97,8 @@ def details(played: Simulated) -> list[str]:
         "",
         "### False alarms",
         "",
-        "Per 1,000 calls; false: what was named did not happen to that call. True: it had really waited that much longer "
-        "than the route's calls before it, or strangers really slowed its tokens.",
+        "Per 1,000 calls; false: what was named did not happen to that call. True: it had really waited that much "
+        "longer than the route's calls before it, or strangers really slowed its tokens.",
         "",
         "| setting | calls | false | causes, confidence | true |",
         "|---|---|---|---|---|",
@@ -164,10 +164,14 @@ def real(trials: Sequence[Trial], missing: Sequence[str], where: dict[str, Any],
         *(
             f"| `{cause}` | {f'{size:g} times' if size else ''} | {place} | {sum(t.right for t in mine)} of {len(mine)} "
             f"| {listed(_wrong(mine))} |"
-            for cause, size, place in sorted({(t.truth[0], t.size, t.where) for t in trials})
-            for mine in ([t for t in trials if (t.truth[0], t.size, t.where) == (cause, size, place)],)
+            for cause, size, place in sorted({_kind(trial) for trial in trials})
+            for mine in ([trial for trial in trials if _kind(trial) == (cause, size, place)],)
         ),
     ]
+
+
+def _kind(trial: Trial) -> tuple[str, float, str]:
+    return trial.truth[0], trial.size, trial.where
 
 
 def _curve(points: Sequence[Point], causes: Sequence[str]) -> list[str]:
