@@ -23,7 +23,7 @@ e^-0.73 for each unit (Wald's equation for exponential steps), and one call in s
 _MOST: Final = ALARM + 1.5
 """Evidence is not counted beyond this."""
 _AFTER: Final = ALARM - 2.5
-"""The most that is left after a call that was not high: only one that is higher than all before raises the alarm again."""
+"""The most that is left after a call that was not high: one that is higher than all before raises the alarm again."""
 REGIME: Final = 48
 """Values in a row that are high are the new usual ones."""
 

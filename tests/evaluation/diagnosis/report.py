@@ -83,9 +83,9 @@ def details(played: Simulated) -> list[str]:
     return [
         "### How small an effect is found",
         "",
-        "Effects of eight calls on routes drawn at random, by how many times the usual time to the first token (of "
-        "slow tokens and a slow reader: the time per token) gets longer. Episodes in which the cause was named in half of "
-        "the calls; in one at least.",
+        "Effects of eight calls on routes drawn at random, by how many times the usual time to the first token "
+        "(of slow tokens and a slow reader: the time per token) gets longer. Episodes in which the cause was named in half "
+        "of the calls; in one at least.",
         "",
         *_curve(played.curve, SIZED),
         "",
