@@ -84,8 +84,8 @@ def details(played: Simulated) -> list[str]:
         "### How small an effect is found",
         "",
         "Effects of eight calls on routes drawn at random, by how many times the usual time to the first token "
-        "(of slow tokens and a slow reader: the time per token) gets longer. Episodes in which the cause was named in half "
-        "of the calls; in one at least.",
+        "(of slow tokens and a slow reader: the time per token) gets longer. Episodes in which the cause was named in "
+        "half of the calls; in one at least.",
         "",
         *_curve(played.curve, SIZED),
         "",
@@ -162,8 +162,8 @@ def real(trials: Sequence[Trial], missing: Sequence[str], where: dict[str, Any],
         "| injected | size | server | right | named besides or instead |",
         "|---|---|---|---|---|",
         *(
-            f"| `{cause}` | {f'{size:g} times' if size else ''} | {place} | {sum(t.right for t in mine)} of {len(mine)} "
-            f"| {listed(_wrong(mine))} |"
+            f"| `{cause}` | {f'{size:g} times' if size else ''} | {place} "
+            f"| {sum(t.right for t in mine)} of {len(mine)} | {listed(_wrong(mine))} |"
             for cause, size, place in sorted({_kind(trial) for trial in trials})
             for mine in ([trial for trial in trials if _kind(trial) == (cause, size, place)],)
         ),
