@@ -17,7 +17,10 @@ from llmtrace.diagnosis.verdict import CHANGED_FOR, LEAST_S, ROUTE_CHANGE, Verdi
 FEW: Final = 20
 """Calls before which nobody is news."""
 ENOUGH: Final = 5.0
-"""The evidence that makes a change: a likelihood ratio's logarithm, e^5 to one."""
+"""The evidence that makes a change to somebody new: a likelihood ratio's logarithm, e^5 to one."""
+ENOUGH_OF_KNOWN: Final = 10.0
+"""And to somebody who answered before: who is drawn at random comes in rows, and a change is told for many calls. With 5
+a gateway that draws from two was said to have changed once in 700 calls, with 10 never in 48,000."""
 BY_TIME: Final = 3.0
 """What a call adds at most by its time, if that is unusual for the route."""
 
@@ -44,8 +47,10 @@ class Upstreams:
         self._cusum = max(0.0, self._cusum + evidence)
         by_time = self._by_time(wait) if evidence > 0 else 0.0
         known = len(self.names.items)
-        if evidence > 0 and known >= FEW and self._cusum + by_time >= ENOUGH:
-            self._score = (self._cusum + by_time) / ENOUGH
+        is_new = name not in self.names.counts or name == self.names.fresh
+        enough = ENOUGH if is_new else ENOUGH_OF_KNOWN
+        if evidence > 0 and known >= FEW and self._cusum + by_time >= enough:
+            self._score = (self._cusum + by_time) / enough
             self._usual = max(self.names.counts, key=self.names.counts.__getitem__)
             self._since, self._cusum = 0, 0.0
             self.names.restart()

@@ -157,7 +157,7 @@ def _played(here: Site, target: Target, session: Session) -> list[Trial]:
                 return calls
 
             made += calm(WARM * (2 if session.whole else 1) + here.draw.randint(-4, 4))
-            for episode in session.episodes:
+            for number, episode in enumerate(session.episodes, 1):
                 usual = statistics.median(caller.taken[-BETWEEN:])
                 plain = replace(way)
                 inject = Inject(here, way, caller, episode.size, usual)
@@ -167,7 +167,7 @@ def _played(here: Site, target: Target, session: Session) -> list[Trial]:
                 ends.append((episode, made, made + LASTS))
                 made += LASTS
                 way.__dict__.update(plain.__dict__)
-                if episode is not session.episodes[-1]:
+                if number < len(session.episodes):
                     made += calm(BETWEEN)
     finally:
         llmtrace.uninstrument()
