@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 from llmtrace.diagnosis.causes import (
+    NEW_FINGERPRINT,
     buffered_stream,
     fingerprint_swap,
     model_swap,
@@ -82,14 +83,15 @@ def _judge(route: Route, timed: Route, symptoms: Symptoms) -> list[Verdict]:
     swapped = _alone(None, model_swap, route, symptoms)
     verdicts = [] if swapped is None else [swapped]
     # What most calls have nothing of is looked at only where there is something of it.
-    for verdict in (
-        _alone(None, slow_consumer, symptoms) if symptoms.consumer_wait else None,
-        _alone(None, retry_storm, route, symptoms) if symptoms.attempts > 1 or route.retries else None,
-        _alone(None, repetition_loop, symptoms) if symptoms.repetition is not None else None,
-        _alone(None, buffered_stream, timed, symptoms),
-    ):
-        if verdict is not None:
-            verdicts.append(verdict)
+    if symptoms.consumer_wait or symptoms.attempts > 1 or route.retries or symptoms.repetition is not None:
+        by_itself = (
+            _alone(None, slow_consumer, symptoms),
+            _alone(None, retry_storm, route, symptoms),
+            _alone(None, repetition_loop, symptoms),
+        )
+        verdicts += [verdict for verdict in by_itself if verdict is not None]
+    if (buffered := _alone(None, buffered_stream, timed, symptoms)) is not None:
+        verdicts.append(buffered)
     if swapped is None:  # another model's times say nothing of this route's
         verdicts += _alone(_NONE, _times, timed, symptoms)
     beside, crowd = float(symptoms.alongside), timed.alongside
@@ -174,6 +176,6 @@ def _changed(route: Route, verdicts: list[Verdict], names: float, round_trip: fl
             *rest,
             Verdict(ROUTE_CHANGE, score, "calls_since", float(since), reason=f"changed together: {signs}"),
         ]
-    if (stays := fingerprint_swap(route)) is not None:
+    if route.fingerprints.run >= NEW_FINGERPRINT and (stays := fingerprint_swap(route)) is not None:
         verdicts.append(stays)
     return verdicts

@@ -29,10 +29,13 @@ def queueing(route: Route, symptoms: Symptoms, inside_network: float) -> tuple[f
             return None, []
         queue = max(0.0, symptoms.queue - inside_network)
     habit = route.queue
+    high = route.high_queue.high(queue)
+    calm = habit.calm(queue)
+    if calm and not high:
+        return queue, []
     usual = habit.mid
     score = habit.score(queue)
-    high = route.high_queue.high(queue)
-    odd = habit.settle(queue, score) and not habit.lone
+    odd = not calm and habit.settle(queue, score) and not habit.lone
     excess = queue - usual
     if not (odd or high) or excess < LEAST_S:
         return queue, []

@@ -96,10 +96,10 @@ class Route:
         """Median gap by mean gap."""
         self.alongside = Level(1.0, 0.5, sigmas=3.0)
         """The application's own calls at the same time."""
-        self.beside = Level(1.0)
-        """And those that were under way as a call ended."""
-        self.passing = Level(1.0)
-        """Calls beside each second of a call."""
+        self.beside = 0.0
+        """Those that were under way as a call ended: the mean of the last ones."""
+        self.passing = 0.0
+        """And those beside a call for each second of it."""
         self.totals = Plane(LEAST_S, 0.25, every=59)
         """Prompt and output tokens of an answer in one piece -> its time, s."""
         self.late = deque[tuple[float, int]](maxlen=LATE)

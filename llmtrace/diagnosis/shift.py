@@ -55,8 +55,8 @@ class Shift:
         """Take in one call's value; whether it is one of several that are too high together."""
         ordered = self._ordered
         count = len(ordered)
-        if count < LEAST:
-            self._learn(value)
+        if count < LEAST or (not self.evidence and value < ordered[-1 - count // 6]):
+            self._learn(value)  # nor would anything come of it below the highest sixth
             return False
         above = count - bisect_left(ordered, value)
         self.latest = log((count + 1) / (above + 1)) - DRIFT

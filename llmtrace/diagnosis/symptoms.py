@@ -39,8 +39,6 @@ class Symptoms:
     """The answer came in one piece: its parts are known by the estimate alone."""
     queue: float | None = None
     """What the estimate says of the wait to be scheduled, where the server tells none."""
-    queue_least: float = 0.0
-    """The low end of its 90 % interval."""
     input_tokens: int | None = None
     cached_tokens: int | None = None
     expected_cached: int | None = None
@@ -132,7 +130,6 @@ def symptoms_of(seen: Observation, gaps: Sequence[int] = (), estimate: Estimate 
 def take_queue(symptoms: Symptoms, estimate: Estimate) -> None:
     """Take what ``estimate`` says of the wait to be scheduled."""
     symptoms.queue = estimate.queue + estimate.step_wait
-    symptoms.queue_least = max(0.0, symptoms.queue - estimate.queue_sides()[0])
 
 
 def _of_whole_answer(symptoms: Symptoms, estimate: Estimate | None) -> Symptoms:

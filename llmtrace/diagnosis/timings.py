@@ -32,6 +32,8 @@ EARLY: Final = 0.6
 way, or at the front end."""
 IDLE_S: Final = 240.0
 """After so long a pause of the route, an empty cache has expired."""
+_NEW: Final = 0.03
+"""Weight of the latest call in the usual number of the application's own calls: that of some 30."""
 FEW_TOKENS: Final = 16
 """Pace is not judged over fewer."""
 
@@ -177,6 +179,8 @@ def _tokens(logarithm: float) -> float:
 
 def _missing(route: Route, symptoms: Symptoms) -> float:
     """Prompt tokens that should have come from the cache and did not; 0 for the usual few."""
+    if not route.hit and not symptoms.expected_cached:
+        return 0.0  # nothing ever was cached here, nor should have been
     prompt, cached = symptoms.input_tokens or 0, _cached(route, symptoms)
     if cached is None:
         return 0.0
@@ -265,10 +269,12 @@ def _crowded(route: Route, symptoms: Symptoms) -> bool:
     Those at its end are counted, and those that came to theirs meanwhile for each second that it took: their bare
     number grows with how slow it was.
     """
-    beside, passing = route.beside, route.passing
-    now = float(symptoms.others_open)
-    rate = symptoms.alongside / max(1e-3, (symptoms.end - symptoms.begin) / 1e9)
-    crowded = beside.count > 0 and (now > beside.mid or rate > passing.mid)
-    beside.take(now)
-    passing.take(rate)
+    if not symptoms.alongside:
+        route.beside -= _NEW * route.beside
+        route.passing -= _NEW * route.passing
+        return False
+    now, rate = symptoms.others_open, symptoms.alongside / max(1e-3, (symptoms.end - symptoms.begin) / 1e9)
+    crowded = now > route.beside or rate > route.passing
+    route.beside += _NEW * (now - route.beside)
+    route.passing += _NEW * (rate - route.passing)
     return crowded or own_crowd(route, symptoms) is not None

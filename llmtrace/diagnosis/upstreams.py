@@ -19,8 +19,8 @@ FEW: Final = 20
 ENOUGH: Final = 5.0
 """The evidence that makes a change to somebody new: a likelihood ratio's logarithm, e^5 to one."""
 ENOUGH_OF_KNOWN: Final = 10.0
-"""And to somebody who answered before: who is drawn at random comes in rows, and a change is told for many calls. With 5
-a gateway that draws from two was said to have changed once in 700 calls, with 10 never in 48,000."""
+"""And to somebody who answered before: who is drawn at random comes in rows, and a change is told for many calls. With
+5 a gateway that draws from two was said to have changed once in 700 calls, with 10 never in 48,000."""
 BY_TIME: Final = 3.0
 """What a call adds at most by its time, if that is unusual for the route."""
 
