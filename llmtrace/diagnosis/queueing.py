@@ -13,6 +13,8 @@ from llmtrace.diagnosis.whole import is_late, slow_tokens
 
 SHARE: Final = 0.1
 """No queue is named that made the time to the first token longer by less than this share."""
+_NEW: Final = 0.03
+"""Weight of the latest call in the usual number of the application's own calls: that of some 30."""
 _EITHER: Final = "or its tokens were slow: an answer in one piece does not show which"
 
 
@@ -53,6 +55,24 @@ def own_crowd(route: Route, symptoms: Symptoms) -> str | None:
     return None
 
 
+def is_crowded(route: Route, symptoms: Symptoms) -> bool:
+    """Whether the application's own calls, which share the batch, were more than usual beside this one: then it tells
+    nothing of others' load.
+
+    Those at its end are counted, and those that came to theirs meanwhile for each second that it took: their bare
+    number grows with how slow it was.
+    """
+    if not symptoms.alongside:
+        route.beside -= _NEW * route.beside
+        route.passing -= _NEW * route.passing
+        return False
+    now, rate = symptoms.others_open, symptoms.alongside / max(1e-3, (symptoms.end - symptoms.begin) / 1e9)
+    crowded = now > route.beside or rate > route.passing
+    route.beside += _NEW * (now - route.beside)
+    route.passing += _NEW * (rate - route.passing)
+    return crowded or own_crowd(route, symptoms) is not None
+
+
 def _late(route: Route, symptoms: Symptoms) -> list[Verdict]:
     """An answer in one piece that came late: it waited, or its tokens were slow."""
     tokens = symptoms.tokens
@@ -61,10 +81,12 @@ def _late(route: Route, symptoms: Symptoms) -> list[Verdict]:
     taken, prompt = (symptoms.end - symptoms.begin) / 1e9, float(symptoms.uncached or 0)
     habit = route.totals
     score, usual = habit.score(prompt, tokens, taken), habit.usual(prompt, tokens)
-    high = usual > 0 and route.high_queue.high(taken / usual)
+    # Beside more calls of the application's own than usual it is late for them.
+    crowded = is_crowded(route, symptoms)
+    high = usual > 0 and not crowded and route.high_queue.high(taken / usual)
     odd = habit.settle((prompt, float(tokens), taken), score) and not habit.lone
     late = taken - usual
-    if not (odd or high) or not is_late(late, usual):
+    if crowded or not (odd or high) or not is_late(late, usual):
         return []
     score = max(score, route.high_queue.strength)
     route.late.append((late, tokens))

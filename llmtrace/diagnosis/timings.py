@@ -10,7 +10,7 @@ from math import log, sqrt
 from typing import Final
 
 from llmtrace.diagnosis.history import FEW_CALLS, Level
-from llmtrace.diagnosis.queueing import own_crowd, queueing
+from llmtrace.diagnosis.queueing import is_crowded, own_crowd, queueing
 from llmtrace.diagnosis.route import PACE_SHARE, Route
 from llmtrace.diagnosis.symptoms import Symptoms
 from llmtrace.diagnosis.verdict import (
@@ -32,8 +32,6 @@ EARLY: Final = 0.6
 way, or at the front end."""
 IDLE_S: Final = 240.0
 """After so long a pause of the route, an empty cache has expired."""
-_NEW: Final = 0.03
-"""Weight of the latest call in the usual number of the application's own calls: that of some 30."""
 FEW_TOKENS: Final = 16
 """Pace is not judged over fewer."""
 
@@ -243,7 +241,7 @@ def pace(route: Route, symptoms: Symptoms) -> tuple[list[Verdict], float]:
     context = float(symptoms.input_tokens or 0)
     score = line.score(context, each)
     usual = line.usual(context)
-    crowded = _crowded(route, symptoms)
+    crowded = is_crowded(route, symptoms)
     # The mean of few gaps scatters more than that of many.
     high = usual > 0 and not crowded and route.high_pace.high((each / usual - 1) * sqrt(count))
     if line.near(context, each):
@@ -260,21 +258,3 @@ def pace(route: Route, symptoms: Symptoms) -> tuple[list[Verdict], float]:
     reason = "stalls" if stalls else "every token took longer"
     strength = max(score, route.high_pace.strength)
     return [Verdict(NOISY_NEIGHBOR, strength, "time_per_token", each, usual, excess, reason=reason)], score
-
-
-def _crowded(route: Route, symptoms: Symptoms) -> bool:
-    """Whether the application's own calls, which share the batch, were more than usual beside this one: then it tells
-    nothing of others' load.
-
-    Those at its end are counted, and those that came to theirs meanwhile for each second that it took: their bare
-    number grows with how slow it was.
-    """
-    if not symptoms.alongside:
-        route.beside -= _NEW * route.beside
-        route.passing -= _NEW * route.passing
-        return False
-    now, rate = symptoms.others_open, symptoms.alongside / max(1e-3, (symptoms.end - symptoms.begin) / 1e9)
-    crowded = now > route.beside or rate > route.passing
-    route.beside += _NEW * (now - route.beside)
-    route.passing += _NEW * (rate - route.passing)
-    return crowded or own_crowd(route, symptoms) is not None

@@ -45,9 +45,9 @@ class Upstreams:
         """Take in a call that ``name`` answered after ``wait`` s; what it says of a change."""
         evidence = self._evidence(name)
         self._cusum = max(0.0, self._cusum + evidence)
-        by_time = self._by_time(wait) if evidence > 0 else 0.0
         known = len(self.names.items)
         is_new = name not in self.names.counts or name == self.names.fresh
+        by_time = self._by_time(wait) if is_new and evidence > 0 else 0.0
         enough = ENOUGH if is_new else ENOUGH_OF_KNOWN
         if evidence > 0 and known >= FEW and self._cusum + by_time >= enough:
             self._score = (self._cusum + by_time) / enough

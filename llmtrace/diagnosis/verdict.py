@@ -77,10 +77,11 @@ _SURE: Final[dict[str, tuple[float, float, float]]] = {
     RETRY_STORM: (1.71, 3.18, 1.68),
     ROUTE_CHANGE: (2.56, 1.72, 1.61),
     SLOW_CONSUMER: (0.43, 3.1, 1.38),
-    LATENESS: (0.6, 0.0, 0.0),
+    LATENESS: (0.3, 0.0, 0.0),
 }
 """Base, weight of the score's logarithm, weight of each call lately: fitted by ``make diagnose-eval ARGS=--fit`` to
-108,500 simulated calls of which one in 22 had a cause, weighted as if one in 200 had."""
+108,500 simulated calls of which one in 22 had a cause, weighted as if one in 200 had. Of an answer in one piece nobody
+can tell whether it waited: a little more than half, since waits are commoner."""
 _MOST_SCORE: Final = 8.0
 _MOST_CALLS: Final = 3
 
