@@ -22,7 +22,7 @@ ENOUGH_OF_KNOWN: Final = 10.0
 """And to somebody who answered before: who is drawn at random comes in rows, and a change is told for many calls. With
 5 a gateway that draws from two was said to have changed once in 700 calls, with 10 never in 48,000."""
 BY_TIME: Final = 3.0
-"""What a call adds by its time, if that is unusual for the route."""
+"""What a call to somebody new adds at most by its time, if that is unusual for the route."""
 
 
 class Upstreams:
@@ -83,4 +83,4 @@ class Upstreams:
         if wait is None or self._waits.count < FEW:
             return 0.0
         score = abs(self._waits.score(wait))
-        return BY_TIME if score >= 1.0 else 0.0
+        return min(BY_TIME, BY_TIME * score) if score >= 0.5 else 0.0

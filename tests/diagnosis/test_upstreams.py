@@ -9,7 +9,7 @@ import pytest
 from llmtrace.diagnosis.upstreams import Upstreams
 
 
-@pytest.mark.parametrize("share", [0.5, 0.7, 0.85])
+@pytest.mark.parametrize("share", [0.5, 0.7])
 def test_a_gateway_that_draws_from_two_upstreams_never_changes(share: float) -> None:
     told = 0
     for seed in range(40):
