@@ -1,4 +1,4 @@
-"""What is remembered of one route for the diagnosis: its habits, about 60 KiB when all windows are full."""
+"""What is remembered of one route for the diagnosis: its habits, about 75 KiB when all windows are full."""
 
 from __future__ import annotations
 

@@ -109,8 +109,8 @@ def test_a_lone_slow_decode_is_told_as_the_guess_that_it_is() -> None:
 
     for number in range(70):
         assert diagnoser.judge("route", call(number, 0.01)) == []
-    told = [verdicts for number in range(5) if (verdicts := diagnoser.judge("route", call(100 + number, 0.016)))]
-    assert told
-    sure_of = [verdicts[0].confidence for verdicts in told]
+    named = [verdicts for number in range(5) if (verdicts := diagnoser.judge("route", call(100 + number, 0.016)))]
+    assert named
+    sure_of = [verdicts[0].confidence for verdicts in named]
     assert sure_of[0] < 0.5
     assert sure_of[-1] > 0.9

@@ -252,11 +252,11 @@ def _ns(seconds: float) -> int:
 
 def _in_bursts(arrivals: list[float], size: int) -> list[float]:
     """A proxy that hands on several chunks at once: each waits for the last of its burst."""
-    found: list[float] = []
+    bursts: list[float] = []
     for first in range(0, len(arrivals), size):
         burst = arrivals[first : first + size]
-        found += [burst[-1] + 30e-6 * number for number in range(len(burst))]
-    return found
+        bursts += [burst[-1] + 30e-6 * number for number in range(len(burst))]
+    return bursts
 
 
 def _read(arrivals: list[float], hold: float) -> tuple[list[float], list[int], float]:
