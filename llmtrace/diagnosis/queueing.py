@@ -15,6 +15,8 @@ SHARE: Final = 0.1
 """No queue is named that made the time to the first token longer by less than this share."""
 _NEW: Final = 0.03
 """Weight of the latest call in the usual number of the application's own calls: that of some 30."""
+_FEW: Final = 0.8
+"""Of their mean: so many calls beside one are no more than usual. Counts are skewed, their median lies below it."""
 _EITHER: Final = "or its tokens were slow: an answer in one piece does not show which"
 
 
@@ -67,7 +69,7 @@ def is_crowded(route: Route, symptoms: Symptoms) -> bool:
         route.passing -= _NEW * route.passing
         return False
     now, rate = symptoms.others_open, symptoms.alongside / max(1e-3, (symptoms.end - symptoms.begin) / 1e9)
-    crowded = now > route.beside or rate > route.passing
+    crowded = now > _FEW * route.beside or rate > _FEW * route.passing
     route.beside += _NEW * (now - route.beside)
     route.passing += _NEW * (rate - route.passing)
     return crowded or own_crowd(route, symptoms) is not None
