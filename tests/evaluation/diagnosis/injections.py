@@ -37,6 +37,8 @@ class Target:
     model: str
     grammar: bool = True
     """It knows ``guided_regex``."""
+    words_per_token: float = 0.25
+    """Of its tokenizer, as measured."""
 
     @property
     def address(self) -> tuple[str, int]:
@@ -51,11 +53,10 @@ class Site:
     servers: dict[str, Target]
     model: str
     draw: random.Random
-    words_per_token: float = 0.25
 
-    def text(self, tokens: int) -> str:
-        """Random words of about so many tokens, never twice the same."""
-        return " ".join(self.draw.choice(WORDS) for _ in range(max(1, round(tokens * self.words_per_token))))
+    def text(self, tokens: int, target: Target) -> str:
+        """Random words of about so many of ``target``'s tokens, never twice the same."""
+        return " ".join(self.draw.choice(WORDS) for _ in range(max(1, round(tokens * target.words_per_token))))
 
 
 def renamed(old: str, new: str) -> tuple[bytes, bytes]:
@@ -69,7 +70,7 @@ class Caller:
 
     def __init__(self, here: Site, client: openai.OpenAI, server: Target, *, whole: bool) -> None:
         self.here, self.client, self.server, self.whole = here, client, server, whole
-        self._shared = here.text(_SHARED)
+        self._shared = here.text(_SHARED, server)
         self.taken: list[float] = []
         """Of each call, s until its first token; of a whole answer, until its end."""
 
@@ -90,7 +91,7 @@ class Caller:
         tokens = own if own is not None else draw.randint(*(OWN_WHOLE if self.whole else OWN))
         asked: dict[str, Any] = {
             "model": self.here.model if self.server.grammar else self.server.model,
-            "messages": [{"role": "user", "content": f"{self._shared}\n{self.here.text(tokens)}"}],
+            "messages": [{"role": "user", "content": f"{self._shared}\n{self.here.text(tokens, self.server)}"}],
             "max_tokens": answer or (draw.choice(_ANSWERS_WHOLE) if self.whole else _ANSWER),
             "temperature": 1.0,
             "seed": draw.getrandbits(31),
@@ -139,7 +140,7 @@ class Inject:
 
     def cold_kv_cache(self) -> None:
         for _ in range(2):  # other tenants' documents take the cache's room
-            self._neighbours.ask(self.here.text(_LONG), 1).join()
+            self._neighbours.ask(self.here.text(_LONG, self.caller.server), 1).join()
         self.caller.call()
 
     def queueing(self) -> None:
@@ -148,7 +149,7 @@ class Inject:
             self.caller.call()
             return
         for _ in range(SLOTS):
-            self._neighbours.begin(self.here.text(30), 90)
+            self._neighbours.begin(self.here.text(30, self.caller.server), 90)
         self.caller.call()
         self._neighbours.join()
 
@@ -157,7 +158,7 @@ class Inject:
             self.way.stretch = self.size
             self.caller.call()
             return
-        text = self.here.text(self._long)
+        text = self.here.text(self._long, self.caller.server)
         self.caller.call(at_first=lambda: self._neighbours.ask(text, 1))
         self._neighbours.join()
 

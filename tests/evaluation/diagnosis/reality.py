@@ -107,12 +107,18 @@ def site(draw: random.Random) -> Iterator[Site]:
             model = str(json.loads(first.get("/v1/models"))["data"][0]["id"])
             servers = {"first": Target(first.root_url, model), "second": Target(second.root_url, OTHER)}
             here = Site(servers, model, draw)
-            text = here.text(2000)
-            with openai.OpenAI(base_url=first.base_url, api_key="unused") as client:
-                asked = client.completions.create(model=model, prompt=text, max_tokens=1)
-            assert asked.usage is not None
-            here.words_per_token = len(text.split()) / asked.usage.prompt_tokens
+            for target in servers.values():
+                _measure(here, target)
             yield here
+
+
+def _measure(here: Site, target: Target) -> None:
+    """How many of these words make one of the server's tokens."""
+    text = here.text(1000, target)
+    with openai.OpenAI(base_url=f"{target.url}/v1", api_key="unused") as client:
+        asked = client.completions.create(model=target.model, prompt=text, max_tokens=1)
+    assert asked.usage is not None
+    target.words_per_token = len(text.split()) / asked.usage.prompt_tokens
 
 
 def reality(
@@ -131,6 +137,7 @@ def reality(
                     vllm_server(Path(folder), "--max-num-seqs", str(SLOTS), "--max-model-len", "4096")
                 )
                 target = here.servers[session.server] = Target(engine.url, "tiny", grammar=False)
+                _measure(here, target)
             for trial in _played(here, target, session):
                 trials.append(trial)
                 tell(trial)
