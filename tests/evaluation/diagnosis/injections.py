@@ -82,7 +82,7 @@ class Caller:
         headers: dict[str, str] | None = None,
         answer: int | None = None,
         pattern: str | None = None,
-        at_first: Callable[[], None] | None = None,
+        at_first: Callable[[], object] | None = None,
     ) -> None:
         """One call. ``own``: tokens of its own; ``pattern``: what the answer has to be like; ``at_first`` is
         called when its first token is there."""

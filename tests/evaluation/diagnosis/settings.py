@@ -10,11 +10,12 @@ import random
 import signal
 import statistics
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
+from typing import TypeVar
 
 from llmtrace.calls import tracer
 from llmtrace.calls.result import Result
@@ -29,6 +30,7 @@ from tests.evaluation.phases import recorded, replay, simulated
 from tests.evaluation.phases.cells import Cell
 from tests.evaluation.phases.replay import Place, Trip, Watch
 
+T = TypeVar("T")
 AT_ONCE = 2
 """Cells that are played at the same time."""
 SLOWER = 5.0
@@ -89,11 +91,11 @@ def over_recorded(seed: int, draws: int) -> list[Point]:
     return sorted(points.values(), key=lambda point: (point.cause, point.size))
 
 
-def _each(work: object, jobs: Sequence[_Job]) -> Iterator[object]:
+def _each(work: Callable[[_Job], T], jobs: Sequence[_Job]) -> Iterator[T]:
     context = get_context("spawn")  # a fork would inherit threads and locks in the middle of their work
     with ProcessPoolExecutor(AT_ONCE, context, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
         try:
-            yield from pool.map(work, jobs)  # type: ignore[arg-type]
+            yield from pool.map(work, jobs)
         finally:
             pool.shutdown(cancel_futures=True)
 
