@@ -151,7 +151,7 @@ class CallTracer:
         seen = observe(call, state, answer)
         split = split_call(self.services, call, state, answer, seen)
         verdicts = (
-            diagnose(self.services.diagnoser, call, state, answer, seen, split.expected_cached)
+            diagnose(self.services.diagnoser, call, state, answer, seen, split.expected_cached, split.estimate)
             if self.settings.diagnosis and seen.computed
             else ()
         )

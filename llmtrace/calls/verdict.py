@@ -19,6 +19,7 @@ from llmtrace.observe import call as calls
 from llmtrace.observe import internal_errors
 from llmtrace.observe.answer import Answer
 from llmtrace.observe.call import Call, open_count
+from llmtrace.phases.model import Estimate
 from llmtrace.phases.observation import Observation
 
 LAST_CHUNKS = 64
@@ -45,11 +46,18 @@ class Diagnoser:
 
 
 def diagnose(
-    diagnoser: Diagnoser, call: Call, state: CallState, answer: Answer, seen: Observation, expected: int | None
+    diagnoser: Diagnoser,
+    call: Call,
+    state: CallState,
+    answer: Answer,
+    seen: Observation,
+    expected: int | None,
+    estimate: Estimate | None,
 ) -> list[Verdict]:
-    """The verdicts on an ended call. ``expected``: prompt tokens that should have come from the cache."""
+    """The verdicts on an ended call. ``expected``: prompt tokens that should have come from the cache; ``estimate``: of
+    its phases, where one was made."""
     try:
-        symptoms = symptoms_of(seen, call.chunk_timing.gaps)
+        symptoms = symptoms_of(seen, call.chunk_timing.gaps, estimate)
         symptoms.expected_cached = expected
         symptoms.cache_miss, symptoms.cache_missed = answer.cache_miss, answer.cache_missed_tokens
         symptoms.asked, symptoms.answered, symptoms.fingerprint = state.request.model, answer.model, answer.fingerprint

@@ -14,7 +14,6 @@ from llmtrace.diagnosis.verdict import (
     RETRY_STORM,
     SLOW_CONSUMER,
     Verdict,
-    sure,
 )
 
 STORM = 3
@@ -29,6 +28,8 @@ BURSTS = 0.35
 """A median gap of less than this share of the mean: most chunks came together with others."""
 KNOWN_ANSWERS = 10
 """Calls after which another model than ever before is news."""
+PLAIN, FAIR, WEAK = 4.0, 2.0, 1.0
+"""Scores of what is a fact and no matter of degree: another model than asked for, than before, a new fingerprint."""
 NEW_FINGERPRINT = 8
 """Calls in a row with the same fingerprint, never seen before them, that make a swap."""
 
@@ -39,7 +40,7 @@ def slow_consumer(symptoms: Symptoms) -> Verdict | None:
     if held < LEAST_S or held < HELD_SHARE * symptoms.reading or held < OF_CALL * (symptoms.end - symptoms.begin) / 1e9:
         return None
     share = held / symptoms.reading if symptoms.reading > 0 else 1.0
-    return Verdict(SLOW_CONSUMER, sure(SLOW_CONSUMER, share / HELD_SHARE), "consumer_wait", held, 0.0, held)
+    return Verdict(SLOW_CONSUMER, share / HELD_SHARE, "consumer_wait", held, 0.0, held)
 
 
 def retry_storm(route: Route, symptoms: Symptoms) -> Verdict | None:
@@ -51,7 +52,7 @@ def retry_storm(route: Route, symptoms: Symptoms) -> Verdict | None:
     score = max(symptoms.attempts / (STORM - 1), lately / 2)
     return Verdict(
         RETRY_STORM,
-        sure(RETRY_STORM, score),
+        score,
         "attempts",
         float(symptoms.attempts),
         1.0,
@@ -62,20 +63,18 @@ def retry_storm(route: Route, symptoms: Symptoms) -> Verdict | None:
 
 def repetition_loop(symptoms: Symptoms) -> Verdict | None:
     """The stream's end is the same text over and over."""
-    found = symptoms.repetition
-    if found is None:
+    repetition = symptoms.repetition
+    if repetition is None:
         return None
-    reason = f"period of {found.period} characters"
-    return Verdict(
-        REPETITION_LOOP, sure(REPETITION_LOOP, found.rounds / 1.5), "rounds", found.rounds, 1.0, reason=reason
-    )
+    reason = f"period of {repetition.period} characters"
+    return Verdict(REPETITION_LOOP, repetition.rounds / 1.5, "rounds", repetition.rounds, 1.0, reason=reason)
 
 
 def buffered_stream(route: Route, symptoms: Symptoms) -> Verdict | None:
     """Silence and then everything at once, or chunks in bursts on a route where they came one by one."""
     if symptoms.buffered:
         return Verdict(
-            BUFFERED_STREAM, 0.95, "time_to_first_token", symptoms.silence, reason="the whole stream came at once"
+            BUFFERED_STREAM, PLAIN, "time_to_first_token", symptoms.silence, reason="the whole stream came at once"
         )
     if symptoms.gap is None or not symptoms.mean_gap:
         return None
@@ -92,7 +91,7 @@ def buffered_stream(route: Route, symptoms: Symptoms) -> Verdict | None:
         symptoms.wait = max(0.0, symptoms.wait - symptoms.burst)
     return Verdict(
         BUFFERED_STREAM,
-        sure(BUFFERED_STREAM, score * 1.5),
+        score * 1.5,
         "chunk_evenness",
         even,
         usual.mid,
@@ -112,12 +111,12 @@ def model_swap(route: Route, symptoms: Symptoms) -> Verdict | None:
         known = route.answers
         times = known.counts.get(answered, 0)
         if asked is not None and times < CHANGED_FOR and not same_model(asked, answered):
-            verdict = Verdict(MODEL_SWAP, 0.95, "model", answered, asked, reason="not the model asked for")
+            verdict = Verdict(MODEL_SWAP, PLAIN, "model", answered, asked, reason="not the model asked for")
         elif times < CHANGED_FOR and len(known.items) - times >= KNOWN_ANSWERS:
             usual = max(known.counts, key=known.counts.__getitem__)
             if usual != answered:
                 verdict = Verdict(
-                    MODEL_SWAP, 0.8, "model", answered, usual, reason="not the model that answered before"
+                    MODEL_SWAP, FAIR, "model", answered, usual, reason="not the model that answered before"
                 )
         known.learn(answered)
     return verdict
@@ -132,4 +131,4 @@ def fingerprint_swap(route: Route) -> Verdict | None:
     if len(prints.items) - run < KNOWN_ANSWERS:
         return None
     usual = max((name for name in prints.counts if name != fresh), key=prints.counts.__getitem__)
-    return Verdict(MODEL_SWAP, 0.5, "fingerprint", fresh, usual, reason="a new fingerprint that stays")
+    return Verdict(MODEL_SWAP, WEAK, "fingerprint", fresh, usual, reason="a new fingerprint that stays")

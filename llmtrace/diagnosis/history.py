@@ -33,6 +33,8 @@ REGIME = 48
 DRIFT = 0.5
 ALARM = 1.5
 """The CUSUM: each score (cut at 1.2) adds what it has beyond ``DRIFT``; an alarm is raised at ``ALARM``."""
+MEMORY = 0.5
+"""It goes no further beyond its alarm: one calm call after an incident, however long, ends the alarm."""
 REFRESH = 32
 """Calls between two looks at the whole window, at most; fewer while it is short."""
 TINY = 1e-9
@@ -112,7 +114,7 @@ class Habit(Generic[T]):
 
     def beyond(self, score: float) -> bool:
         """Whether a value of this score is too high, by itself or because the last ones were high too."""
-        self.cusum = max(0.0, self.cusum + min(max(score, 0.0), 1.2) - DRIFT)
+        self.cusum = min(self._alarm + MEMORY, max(0.0, self.cusum + min(max(score, 0.0), 1.2) - DRIFT))
         self.lone = len(self.items) < MANY and not self._run
         return len(self.items) >= MIN_CALLS and (score >= 1.0 or (self.cusum >= self._alarm and score > DRIFT))
 
@@ -325,6 +327,10 @@ class Changes:
 
     def learn(self, name: str) -> None:
         """Take in one call's name."""
+        at = self._next
+        if not self.run and len(self.items) == WINDOW and self.items[at] == name:
+            self._next = (at + 1) % WINDOW
+            return  # the name that goes is the one that comes
         if name == self.fresh:
             self.run += 1
         elif name in self.counts or not self.items:

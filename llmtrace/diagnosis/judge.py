@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 from llmtrace.diagnosis.causes import (
+    NEW_FINGERPRINT,
     buffered_stream,
     fingerprint_swap,
     model_swap,
@@ -24,6 +25,8 @@ from llmtrace.observe.internal_errors import note
 T = TypeVar("T")
 _NONE: Final[list[Verdict]] = []
 
+_LATELY: Final = 0xFF
+"""The last eight calls, a bit each."""
 _STRONGEST: Final = 4.0
 _FORGET: Final = 2.0
 """What the evidence of a changed route loses with each call."""
@@ -41,12 +44,23 @@ def judge(route: Route, symptoms: Symptoms, own: Route | None = None) -> list[Ve
     verdicts = _judge(route, timed, symptoms)
     if symptoms.upstream is not None:
         verdicts = _elsewhere(route, symptoms.upstream, symptoms, verdicts)
-    for verdict in verdicts:
-        verdict.history = route.calls
+    if verdicts or route.named:
+        _weigh(route, verdicts)
     route.calls += 1
     if len(verdicts) > 1:
         verdicts.sort(key=_confidence, reverse=True)
     return verdicts
+
+
+def _weigh(route: Route, verdicts: list[Verdict]) -> None:
+    """Set how sure each of ``verdicts`` is; then they are part of the route's history."""
+    named = route.named
+    for verdict in verdicts:
+        verdict.history = route.calls
+        verdict.confidence = sure(verdict, named.get(verdict.cause, 0).bit_count())
+    causes = {verdict.cause for verdict in verdicts}
+    latest = {cause: (named.get(cause, 0) << 1 | (cause in causes)) & _LATELY for cause in causes.union(named)}
+    route.named = {cause: calls for cause, calls in latest.items() if calls}
 
 
 def _confidence(verdict: Verdict) -> float:
@@ -67,22 +81,23 @@ def _elsewhere(route: Route, upstream: str, symptoms: Symptoms, verdicts: list[V
 def _judge(route: Route, timed: Route, symptoms: Symptoms) -> list[Verdict]:
     """``timed``: the history by which the call's times are judged."""
     swapped = _alone(None, model_swap, route, symptoms)
-    found = [] if swapped is None else [swapped]
+    verdicts = [] if swapped is None else [swapped]
     # What most calls have nothing of is looked at only where there is something of it.
-    for verdict in (
-        _alone(None, slow_consumer, symptoms) if symptoms.consumer_wait else None,
-        _alone(None, retry_storm, route, symptoms) if symptoms.attempts > 1 or route.retries else None,
-        _alone(None, repetition_loop, symptoms) if symptoms.repetition is not None else None,
-        _alone(None, buffered_stream, timed, symptoms),
-    ):
-        if verdict is not None:
-            found.append(verdict)
+    if symptoms.consumer_wait or symptoms.attempts > 1 or route.retries or symptoms.repetition is not None:
+        by_itself = (
+            _alone(None, slow_consumer, symptoms),
+            _alone(None, retry_storm, route, symptoms),
+            _alone(None, repetition_loop, symptoms),
+        )
+        verdicts += [verdict for verdict in by_itself if verdict is not None]
+    if (buffered := _alone(None, buffered_stream, timed, symptoms)) is not None:
+        verdicts.append(buffered)
     if swapped is None:  # another model's times say nothing of this route's
-        found += _alone(_NONE, _times, timed, symptoms)
+        verdicts += _alone(_NONE, _times, timed, symptoms)
     beside, crowd = float(symptoms.alongside), timed.alongside
     if not crowd.calm(beside):
         crowd.learn(beside, crowd.score(beside) >= 1.0)
-    return found
+    return verdicts
 
 
 def _alone(nothing: T, detector: Callable[..., T], *evidence: Any) -> T:
@@ -109,12 +124,12 @@ def _times(route: Route, symptoms: Symptoms) -> list[Verdict]:
         and symptoms.uncached is not None
     ):
         envelope = _either_way(route.waits.score(float(symptoms.uncached), symptoms.wait))
-    seen, inside = _alone((_NONE, 0.0), network, route, symptoms)
+    on_the_way, inside = _alone((_NONE, 0.0), network, route, symptoms)
     slower, score = _alone((_NONE, 0.0), pace, route, symptoms)
-    found = [*seen, *_alone(_NONE, wait, route, symptoms, inside), *slower]
+    by_time = [*on_the_way, *_alone(_NONE, wait, route, symptoms, inside), *slower]
     if asked and route.pace.ready:
         envelope = max(envelope, _either_way(score))
-    return _changed(route, found, evidence, round_trip, envelope)
+    return _changed(route, by_time, evidence, round_trip, envelope)
 
 
 def _names(route: Route, symptoms: Symptoms) -> float:
@@ -133,15 +148,15 @@ def _either_way(score: float) -> float:
     return min(_STRONGEST, 3 * size) if size >= 0.5 else 0.0
 
 
-def _changed(route: Route, found: list[Verdict], names: float, round_trip: float, envelope: float) -> list[Verdict]:
+def _changed(route: Route, verdicts: list[Verdict], names: float, round_trip: float, envelope: float) -> list[Verdict]:
     """A change of the route: names, round trip and envelope, at least two of them agreeing.
 
     Where the route tells fingerprints, one of the two has to be the fingerprint: a slow network and a long queue
     together are no change.
     """
-    told = bool(route.fingerprints.items)
+    tells_names = bool(route.fingerprints.items)
     agreeing = (names > 0) + (round_trip > 0) + (envelope > 0)
-    fits = agreeing >= 2 and (names > 0 or not told)
+    fits = agreeing >= 2 and (names > 0 or not tells_names)
     route.change = max(0.0, route.change + (names + round_trip + envelope if fits else 0.0) - _FORGET)
     since = None if route.changed is None else route.calls - route.changed
     if fits and route.change >= _ENOUGH and (since is None or since >= CHANGED_FOR):
@@ -149,18 +164,18 @@ def _changed(route: Route, found: list[Verdict], names: float, round_trip: float
         route.new_regime()
         since = 0
         route.changed_by = (
-            sure(ROUTE_CHANGE, 1.2 * score),
+            score,
             " and ".join(
                 name for name, sign in (("fingerprint", names), ("round trip", round_trip), ("times", envelope)) if sign
             ),
         )
     if since is not None and since < CHANGED_FOR:
-        confidence, signs = route.changed_by
-        rest = [verdict for verdict in found if verdict.cause not in (QUEUEING, NETWORK, NOISY_NEIGHBOR)]
+        score, signs = route.changed_by
+        rest = [verdict for verdict in verdicts if verdict.cause not in (QUEUEING, NETWORK, NOISY_NEIGHBOR)]
         return [
             *rest,
-            Verdict(ROUTE_CHANGE, confidence, "calls_since", float(since), reason=f"changed together: {signs}"),
+            Verdict(ROUTE_CHANGE, score, "calls_since", float(since), reason=f"changed together: {signs}"),
         ]
-    if (stays := fingerprint_swap(route)) is not None:
-        found.append(stays)
-    return found
+    if route.fingerprints.run >= NEW_FINGERPRINT and (stays := fingerprint_swap(route)) is not None:
+        verdicts.append(stays)
+    return verdicts

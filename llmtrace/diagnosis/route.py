@@ -1,15 +1,18 @@
-"""What is remembered of one route for the diagnosis: its habits, about 60 KiB when all windows are full."""
+"""What is remembered of one route for the diagnosis: its habits, about 75 KiB when all windows are full."""
 
 from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, insort
+from collections import deque
 from math import log
 from typing import Final
 
 from llmtrace.diagnosis.history import Changes, Level, Line
+from llmtrace.diagnosis.shift import Shift
 from llmtrace.diagnosis.upstreams import Upstreams
 from llmtrace.diagnosis.verdict import LEAST_S
+from llmtrace.diagnosis.whole import Plane
 
 PACE_SHARE: Final = 0.2
 """No cause is named for a pace that rose by less than this share."""
@@ -17,6 +20,8 @@ SURGE: Final = 3.0
 """Nor for a prompt with less than so many times the usual fresh tokens."""
 WILD: Final = 12.0
 """Standard deviations of room for what the network does: its delays have long tails."""
+LATE: Final = 6
+"""Whole answers that came late, by which is told whether they waited or their tokens were slow."""
 ENDS: Final = 64
 """Calls that ended meanwhile are counted up to so many."""
 
@@ -27,6 +32,7 @@ class Route:
     __slots__ = (
         "alongside",
         "answers",
+        "beside",
         "cached",
         "calls",
         "change",
@@ -37,15 +43,21 @@ class Route:
         "fingerprints",
         "fresh",
         "headers",
+        "high_pace",
+        "high_queue",
         "hit",
         "idle",
         "last_end",
+        "late",
+        "named",
         "outside",
         "pace",
+        "passing",
         "queue",
         "retries",
         "rtt",
         "setup",
+        "totals",
         "upstreams",
         "waits",
         "waits_untold",
@@ -63,7 +75,8 @@ class Route:
         self.waits_untold = Level(LEAST_S, 0.25)
         """The wait of calls without usage, s."""
         self.queue = Level(LEAST_S, 0.25)
-        """As reported by the server, s."""
+        """As the server reports it, or the estimate, s."""
+        self.high_queue = Shift()
         self.outside = Level(LEAST_S, 0.25, sigmas=WILD)
         """Of the wait, what the server's own times leave, s."""
         self.headers = Level(LEAST_S, 0.25, sigmas=WILD)
@@ -75,12 +88,22 @@ class Route:
         """Whether any call had cached tokens."""
         self.cached = Level(64.0)
         """Cached tokens."""
-        self.pace = Line(0.0, PACE_SHARE, reach=3.0, bend=0.5, every=53)
+        self.pace = Line(0.0, PACE_SHARE, reach=1.5, bend=0.5, every=53)
         """Prompt tokens -> decode time per token, s."""
+        self.high_pace = Shift()
+        """Decode time per token beyond the usual, as a share of that, by the root of the tokens."""
         self.evenness = Level(0.2, sigmas=3.0)
         """Median gap by mean gap."""
         self.alongside = Level(1.0, 0.5, sigmas=3.0)
         """The application's own calls at the same time."""
+        self.beside = 0.0
+        """Those that were under way as a call ended: the mean of the last ones."""
+        self.passing = 0.0
+        """And those beside a call for each second of it."""
+        self.totals = Plane(LEAST_S, 0.25, every=59)
+        """Prompt and output tokens of an answer in one piece -> its time, s."""
+        self.late = deque[tuple[float, int]](maxlen=LATE)
+        """Of the last whole answers that came late: by how much, s, and how many tokens they had."""
         self.fingerprints = Changes()
         self.answers = Changes()
         self.upstreams: Upstreams | None = None
@@ -90,7 +113,9 @@ class Route:
         self.changed: int | None = None
         """The number of the call at which it did."""
         self.changed_by: tuple[float, str] = (0.0, "")
-        """How sure that is, and which signs agreed."""
+        """By what score, and which signs agreed."""
+        self.named: dict[str, int] = {}
+        """In which of the last eight calls each cause was named, a bit each; nothing of those that were not."""
         self.retries = 0
         """Which of the last eight calls were retried, a bit each."""
 
@@ -111,8 +136,19 @@ class Route:
 
     def new_regime(self) -> None:
         """The route changed: what its timings were says nothing of what they are."""
-        for habit in (self.waits, self.waits_untold, self.queue, self.outside, self.headers, self.rtt, self.pace):
+        for habit in (
+            self.waits,
+            self.waits_untold,
+            self.queue,
+            self.outside,
+            self.headers,
+            self.rtt,
+            self.totals,
+            self.pace,
+        ):
             habit.restart()
+        self.high_queue.restart()
+        self.high_pace.restart()
         self.fingerprints.restart()
         self.change = 0.0
         self.changed = self.calls

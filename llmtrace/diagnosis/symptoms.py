@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from llmtrace.diagnosis.repetition import Repetition
+from llmtrace.phases.model import Estimate
 from llmtrace.phases.observation import BURST_SHARE, Observation, came_at_once
 
 TAIL = 32
@@ -34,6 +35,10 @@ class Symptoms:
     """TCP round trip as it is now (smoothed)."""
     server_queue: float | None = None
     server_prefill: float | None = None
+    whole: bool = False
+    """The answer came in one piece: its parts are known by the estimate alone."""
+    queue: float | None = None
+    """What the estimate says of the wait to be scheduled, where the server tells none."""
     input_tokens: int | None = None
     cached_tokens: int | None = None
     expected_cached: int | None = None
@@ -79,8 +84,9 @@ class Symptoms:
         return None if self.input_tokens is None else max(0, self.input_tokens - (self.cached_tokens or 0))
 
 
-def symptoms_of(seen: Observation, gaps: Sequence[int] = ()) -> Symptoms:
-    """The symptoms that an observation tells. ``gaps``: between its chunks, ns, the model's only."""
+def symptoms_of(seen: Observation, gaps: Sequence[int] = (), estimate: Estimate | None = None) -> Symptoms:
+    """The symptoms that an observation tells. ``gaps``: between its chunks, ns, the model's only; ``estimate``: of its
+    phases, from what the client alone saw."""
     symptoms = Symptoms(seen.start, seen.end)
     usage, server = seen.usage, seen.server
     if usage is not None:
@@ -90,8 +96,12 @@ def symptoms_of(seen: Observation, gaps: Sequence[int] = ()) -> Symptoms:
         symptoms.server_queue, symptoms.server_prefill = server.queue, server.prefill
     if seen.sent is not None and seen.headers is not None:
         symptoms.headers = (seen.headers - seen.sent) / 1e9
+    if estimate is not None and symptoms.server_queue is None:
+        take_queue(symptoms, estimate)
     first = seen.first_token
-    if not seen.streaming or first is None:
+    if not seen.streaming:
+        return _of_whole_answer(symptoms, estimate)
+    if first is None:
         return symptoms
     symptoms.silence = (first - seen.start) / 1e9
     symptoms.consumer_wait = seen.consumer_wait
@@ -118,6 +128,21 @@ def symptoms_of(seen: Observation, gaps: Sequence[int] = ()) -> Symptoms:
     elif len(tail) >= _FEW_GAPS:
         symptoms.gap, symptoms.mean_gap = tail[len(tail) // 2] / 1e9, sum(tail) / len(tail) / 1e9
     symptoms.burst = tail[-1] / 1e9
+    return symptoms
+
+
+def take_queue(symptoms: Symptoms, estimate: Estimate) -> None:
+    """Take what ``estimate`` says of the wait to be scheduled."""
+    symptoms.queue = estimate.queue + estimate.step_wait
+
+
+def _of_whole_answer(symptoms: Symptoms, estimate: Estimate | None) -> Symptoms:
+    """An answer in one piece: its headers come with it and say nothing of the way, and where its time went is known as
+    far as the estimate tells its parts apart."""
+    symptoms.headers, symptoms.whole = None, True
+    if estimate is not None and estimate.decode is not None:
+        symptoms.wait = (symptoms.queue or 0.0) + estimate.prefill
+        symptoms.decode = symptoms.reading = estimate.decode
     return symptoms
 
 

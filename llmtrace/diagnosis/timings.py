@@ -6,10 +6,11 @@ come from the cache, then the prompt's fresh tokens; what is left of the wait fo
 
 from __future__ import annotations
 
-from math import log
+from math import log, sqrt
 from typing import Final
 
 from llmtrace.diagnosis.history import FEW_CALLS, Level
+from llmtrace.diagnosis.queueing import is_crowded, own_crowd, queueing
 from llmtrace.diagnosis.route import PACE_SHARE, Route
 from llmtrace.diagnosis.symptoms import Symptoms
 from llmtrace.diagnosis.verdict import (
@@ -20,7 +21,6 @@ from llmtrace.diagnosis.verdict import (
     PREFILL_SURGE,
     QUEUEING,
     Verdict,
-    sure,
 )
 
 LEAST_MISS: Final = 64
@@ -59,7 +59,7 @@ def network(route: Route, symptoms: Symptoms) -> tuple[list[Verdict], float]:
         excess = value - usual
         if excess >= (LEAST_S if quantity != "round_trip" else LEAST_S / 2):
             if best is None or excess > (best.excess or 0.0):
-                best = Verdict(NETWORK, sure(NETWORK, score), quantity, value, usual, excess)
+                best = Verdict(NETWORK, score, quantity, value, usual, excess)
             if waits:
                 inside = max(inside, excess)
     return ([] if best is None else [best]), inside
@@ -71,13 +71,13 @@ def _usual_wait(route: Route) -> float:
 
 def wait(route: Route, symptoms: Symptoms, inside_network: float) -> list[Verdict]:
     """Cold cache, surge and queue, from the time to the first token."""
-    found = _reported_queue(route, symptoms)
+    queue, verdicts = queueing(route, symptoms, inside_network)
     if symptoms.wait is None:
-        return found
-    taken = max(0.0, symptoms.wait - inside_network - (symptoms.server_queue or 0.0))
+        return verdicts
+    taken = max(0.0, symptoms.wait - inside_network - (queue or 0.0))
     uncached = symptoms.uncached
     if uncached is None:
-        return found + _untold(route, symptoms, taken)
+        return verdicts + _untold(route, symptoms, taken) if queue is None and not symptoms.whole else verdicts
     line = route.waits
     tokens = float(uncached)
     missing = _missing(route, symptoms)
@@ -87,7 +87,7 @@ def wait(route: Route, symptoms: Symptoms, inside_network: float) -> list[Verdic
         route.fresh.take(size)
         line.take((tokens, taken))
         _learn_cached(route, symptoms, False)
-        return found
+        return verdicts
     usual_fresh = route.fresh.mid
     score_fresh = route.fresh.score(size)
     surged = route.fresh.beyond(score_fresh)
@@ -99,7 +99,7 @@ def wait(route: Route, symptoms: Symptoms, inside_network: float) -> list[Verdic
         if missing:
             cost = _cost(route, over, missing, missing + max(0.0, fresh - line.at))
             if cost >= worth and over > 0.75 * _noise(route):
-                found.append(_cold(route, symptoms, missing, cost))
+                verdicts.append(_cold(route, symptoms, missing, cost))
                 explained += cost
         if surged and line.ready:
             extra = fresh - max(line.at, 0.0)
@@ -107,35 +107,35 @@ def wait(route: Route, symptoms: Symptoms, inside_network: float) -> list[Verdic
             if cost >= worth:
                 verdict = Verdict(
                     PREFILL_SURGE,
-                    sure(PREFILL_SURGE, score_fresh),
+                    score_fresh,
                     "fresh_tokens",
                     fresh,
                     round(_tokens(usual_fresh)),
                     cost,
                 )
                 verdict.per_token = cost / extra
-                found.append(verdict)
+                verdicts.append(verdict)
     score = line.score(tokens, taken)
     odd = line.beyond(score)
     left = taken - line.usual(tokens)
-    if odd and not line.lone and left >= LEAST_S and not (missing and found and not line.slope):
-        if symptoms.server_queue is None:
-            found.append(
+    if odd and not line.lone and left >= LEAST_S and not (missing and verdicts and not line.slope):
+        if symptoms.server_queue is None and not symptoms.whole and not (queue is not None and route.queue.ready):
+            verdicts.append(
                 Verdict(
                     QUEUEING,
-                    sure(QUEUEING, score),
+                    score,
                     "wait_beyond_prefill",
                     taken,
                     line.usual(tokens),
                     left,
-                    reason=_own(route, symptoms),
+                    reason=own_crowd(route, symptoms),
                 )
             )
-        else:
-            found.append(
+        elif symptoms.server_queue is not None:
+            verdicts.append(
                 Verdict(
                     NOISY_NEIGHBOR,
-                    sure(NOISY_NEIGHBOR, score),
+                    score,
                     "prefill",
                     taken,
                     line.usual(tokens),
@@ -147,7 +147,7 @@ def wait(route: Route, symptoms: Symptoms, inside_network: float) -> list[Verdic
     # What a miss cost belongs to the line as every other prefill does; only what nothing explains is held back.
     line.learn((tokens, taken), odd)
     _learn_cached(route, symptoms, bool(missing))
-    return found
+    return verdicts
 
 
 def _learn_cached(route: Route, symptoms: Symptoms, odd: bool) -> None:
@@ -177,6 +177,8 @@ def _tokens(logarithm: float) -> float:
 
 def _missing(route: Route, symptoms: Symptoms) -> float:
     """Prompt tokens that should have come from the cache and did not; 0 for the usual few."""
+    if not route.hit and not symptoms.expected_cached and not symptoms.cache_missed:
+        return 0.0  # nothing ever was cached here, nor should have been
     prompt, cached = symptoms.input_tokens or 0, _cached(route, symptoms)
     missed = float(min(symptoms.cache_missed or 0, prompt))  # the provider itself knows best
     if missed < LEAST_MISS:
@@ -210,17 +212,10 @@ def _cold(route: Route, symptoms: Symptoms, missing: float, cost: float) -> Verd
     if symptoms.cache_miss is not None:
         reason = f"the provider says: {symptoms.cache_miss}"
     score = max(1.5, cost / max(LEAST_S, 0.25 * route.waits.ref))
-    confidence = sure(COLD_KV_CACHE, score, told=symptoms.cache_miss is not None)
-    verdict = Verdict(COLD_KV_CACHE, confidence, "cached_tokens", cached, cached + round(missing), cost, reason=reason)
+    verdict = Verdict(COLD_KV_CACHE, score, "cached_tokens", cached, cached + round(missing), cost, reason=reason)
+    verdict.told = symptoms.cache_miss is not None
     verdict.per_token = cost / missing
     return verdict
-
-
-def _reported_queue(route: Route, symptoms: Symptoms) -> list[Verdict]:
-    queue = symptoms.server_queue
-    if queue is None:
-        return []
-    return _judge(route, symptoms, route.queue, queue, "queue")
 
 
 def _untold(route: Route, symptoms: Symptoms, taken: float) -> list[Verdict]:
@@ -234,42 +229,38 @@ def _judge(route: Route, symptoms: Symptoms, habit: Level, value: float, quantit
     score = habit.score(value)
     if not habit.settle(value, score) or habit.lone or value - usual < LEAST_S:
         return []
-    return [
-        Verdict(QUEUEING, sure(QUEUEING, score), quantity, value, usual, value - usual, reason=_own(route, symptoms))
-    ]
-
-
-def _own(route: Route, symptoms: Symptoms) -> str | None:
-    usual = route.alongside
-    if usual.ready and usual.score(symptoms.alongside) >= 1.0:
-        return f"beside {symptoms.alongside} calls of the application's own"
-    return None
+    return [Verdict(QUEUEING, score, quantity, value, usual, value - usual, reason=own_crowd(route, symptoms))]
 
 
 def pace(route: Route, symptoms: Symptoms) -> tuple[list[Verdict], float]:
     """A slower decode that the application's own load does not explain; also the score, for changes of the route."""
     count = symptoms.tokens
-    if symptoms.decode is None or count < FEW_TOKENS or symptoms.consumer_wait > 0.2 * symptoms.reading:
+    if (
+        symptoms.decode is None
+        or symptoms.whole
+        or count < FEW_TOKENS
+        or symptoms.consumer_wait > 0.2 * symptoms.reading
+    ):
         return [], 0.0
     line = route.pace
     each = symptoms.decode / (count - 1)
     context = float(symptoms.input_tokens or 0)
     score = line.score(context, each)
+    usual = line.usual(context)
+    crowded = is_crowded(route, symptoms)
+    # The mean of few gaps scatters more than that of many.
+    high = usual > 0 and not crowded and route.high_pace.high((each / usual - 1) * sqrt(count))
     if line.near(context, each):
         line.take((context, each))
-        return [], score
-    usual = line.usual(context)
-    odd = line.settle((context, each), score)
-    if not odd:
+        odd = False
+    else:
+        odd = line.settle((context, each), score)
+    if crowded or not (odd or high):
         return [], score
     excess = (each - usual) * (count - 1)
     if excess < LEAST_S or each < (1 + PACE_SHARE) * usual or usual <= 0:
         return [], score  # of streams that come in one piece nobody knows the pace
-    crowd = route.alongside
-    if crowd.ready and crowd.score(symptoms.alongside) >= 1.0:
-        return [], score  # the application's own calls share the batch
     stalls = symptoms.gap is not None and symptoms.mean_gap is not None and symptoms.gap < 0.7 * symptoms.mean_gap
     reason = "stalls" if stalls else "every token took longer"
-    return [
-        Verdict(NOISY_NEIGHBOR, sure(NOISY_NEIGHBOR, score), "time_per_token", each, usual, excess, reason=reason)
-    ], score
+    strength = max(score, route.high_pace.strength)
+    return [Verdict(NOISY_NEIGHBOR, strength, "time_per_token", each, usual, excess, reason=reason)], score

@@ -166,10 +166,10 @@ def test_the_same_model_in_other_words(asked: str, answered: str, same: bool) ->
 
 
 def test_repetition() -> None:
-    found = repetition(["and ", "then ", "the river ", "turned. "] * 12)
-    assert found is not None
-    assert found.period == len("and then the river turned. ")
-    assert found.rounds >= 3
+    loop = repetition(["and ", "then ", "the river ", "turned. "] * 12)
+    assert loop is not None
+    assert loop.period == len("and then the river turned. ")
+    assert loop.rounds >= 3
     assert repetition([f"item {number}, " for number in range(40)]) is None
     assert repetition(["short "] * 3) is None
     assert repetition([]) is None
@@ -202,8 +202,8 @@ def test_a_network_of_two_modes_is_silent_from_its_first_visit_on() -> None:
         begin = number * 10**9
         wait = 0.3 + draw.uniform(0, 0.01) + 0.35 * slow
         facts = Symptoms(begin, begin + 10**8, wait=wait, input_tokens=100, headers=wait - 0.2)
-        found = diagnoser.judge("route", facts)
-        assert found == [] or (number < 64 and slow), (number, found)
+        verdicts = diagnoser.judge("route", facts)
+        assert verdicts == [] or (number < 64 and slow), (number, verdicts)
 
 
 def test_bursts_are_seen_through_an_application_that_takes_a_moment_with_each_chunk() -> None:

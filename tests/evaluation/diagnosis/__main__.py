@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import random
 import time
+from typing import TypeVar
 
 from rich.progress import Progress
 
@@ -12,75 +13,86 @@ from llmtrace.diagnosis.verdict import CAUSES
 from tests.evaluation.common import provenance
 from tests.evaluation.common.pages import write_section
 from tests.evaluation.common.places import DOCS
-from tests.evaluation.diagnosis import plot
+from tests.evaluation.diagnosis import plot, report, settings
+from tests.evaluation.diagnosis.population import fit, population
 from tests.evaluation.diagnosis.reality import reality
-from tests.evaluation.diagnosis.report import Results, page
+from tests.evaluation.diagnosis.sizes import curve
 from tests.evaluation.diagnosis.speed import microseconds
-from tests.evaluation.diagnosis.trials import PAIRS, Trial, calm, play
+from tests.evaluation.diagnosis.trials import PAIRS, calm, play
 from tests.evaluation.diagnosis.wire import over_sockets
 
+T = TypeVar("T")
 PAGE = DOCS / "diagnosis.md"
+SIMULATED, REAL = "simulated", "real"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="make diagnose-eval", description=__doc__)
     parser.add_argument("--seed", type=int, default=None, help="drawn anew each run unless given")
-    parser.add_argument("--trials", type=int, default=60, help="simulated, per cause; a third of it per pair")
-    parser.add_argument("--calm", type=int, default=20_000, help="calm calls, and as many on bimodal networks")
-    parser.add_argument("--rounds", type=int, default=2, help="episodes per cause on real servers; 0: none")
+    parser.add_argument("--only", choices=(SIMULATED, REAL), help="one half of it, and one half of the page")
+    parser.add_argument("--episodes", type=int, default=20, help="simulated, for each cause and size of the curve")
+    parser.add_argument("--draws", type=int, default=4, help="of each simulated calm setting, 180 calls each")
+    parser.add_argument("--routes", type=int, default=250, help="for the calibration, 300 calls each")
+    parser.add_argument("--trials", type=int, default=30, help="simulated, per cause; a third of it per pair")
+    parser.add_argument("--rounds", type=int, default=3, help="on real servers: 12 episodes each, and 9 or 18 more")
+    parser.add_argument("--fit", action="store_true", help="only print the constants of confidence, fitted anew")
     parser.add_argument("--no-write", action="store_true", help="leave docs/diagnosis.md as it is")
     chosen = parser.parse_args()
-    seed, started, load = provenance.new_seed(chosen.seed), time.time(), provenance.load_average()
+    seed = provenance.new_seed(chosen.seed)
     print(f"seed {seed}", flush=True)
-    draw = random.Random(seed)
-    each, routes = max(1, chosen.trials // 3), max(1, chosen.calm // 250)
-    speed = microseconds()
-    singles: list[Trial] = []
-    pairs: list[Trial] = []
-    quiet: list[Trial] = []
-    bimodal: list[Trial] = []
+    if chosen.fit:
+        for key, weights in fit(population(random.Random(seed), chosen.routes).rows).items():
+            print(f"{key}: {weights}")
+        return
     with Progress() as progress:
-        task = progress.add_task("Simulated", total=len(CAUSES) * chosen.trials + len(PAIRS) * each + 2 * routes)
-        for cause in CAUSES:
-            for _ in range(chosen.trials):
-                singles.append(play((cause,), draw))
-                progress.advance(task)
-        for pair in PAIRS:
-            for _ in range(each):
-                pairs.append(play(pair, draw))
-                progress.advance(task)
-        for _ in range(routes):
-            quiet.append(calm(draw, 250, False))
-            bimodal.append(calm(draw, 250, True))
-            progress.advance(task, 2)
-        wired = over_sockets(draw)
-        began, real = time.monotonic(), list[Trial]()
-        if chosen.rounds:
-            task = progress.add_task("On real servers", total=len(CAUSES) * chosen.rounds)
-            real = reality(draw, chosen.rounds, lambda done: progress.advance(task))
+        if chosen.only != REAL:
+            _simulated(chosen, seed, progress)
+        if chosen.only != SIMULATED:
+            _real(chosen, seed, progress)
+
+
+def _simulated(chosen: argparse.Namespace, seed: int, progress: Progress) -> None:
+    started, load, draw = time.time(), provenance.load_average(), random.Random(seed)
+    each = max(1, chosen.trials // 3)
+    task = progress.add_task("Simulated", total=8)
+
+    def done(result: list[T]) -> list[T]:
+        progress.advance(task)
+        return result
+
+    speed = microseconds()
+    points = done(curve(draw, chosen.episodes))
+    recorded = done(settings.over_recorded(seed, chosen.episodes // 2))
+    calm_settings = done(settings.calm(seed, chosen.draws))
+    many = population(draw, chosen.routes)
+    progress.advance(task)
+    singles = done([play((cause,), draw) for cause in CAUSES for _ in range(chosen.trials)])
+    pairs = done([play(pair, draw) for pair in PAIRS for _ in range(each)])
+    bimodal = done([calm(draw, 250, True) for _ in range(40)])
+    wired = done(over_sockets(draw))
     where = provenance.machine(provenance.make_command("diagnose-eval"), started, load)
-    found = Results(where, seed, speed, singles, pairs, quiet, bimodal, wired, real, time.monotonic() - began)
-    written = page(found)
-    print(written)
+    played = report.Simulated(where, seed, speed, points, recorded, calm_settings, many, singles, pairs, bimodal, wired)
+    _write("summary", report.summary(played), chosen)
+    _write("measured", report.details(played), chosen)
     if not chosen.no_write:
-        _write(found, written)
+        (DOCS / "diagnosis").mkdir(exist_ok=True)
+        title = f"Simulated, {len(singles)} episodes: % of those with this cause in which it was named"
+        (DOCS / "diagnosis" / "confusion.svg").write_text(plot.draw([(title, singles)]), encoding="utf-8")
 
 
-def _write(found: Results, written: str) -> None:
-    write_section(PAGE, "measured", [written])
-    (DOCS / "diagnosis").mkdir(exist_ok=True)
-    titles = (
-        (f"Simulated, {len(found.singles)} episodes", found.singles),
-        (f"On real servers, {len(found.real)} episodes", found.real),
-    )
-    svg = plot.draw(
-        [
-            (f"{title}: % of the episodes with this cause in which it was named", trials)
-            for title, trials in titles
-            if trials
-        ]
-    )
-    (DOCS / "diagnosis" / "confusion.svg").write_text(svg, encoding="utf-8")
+def _real(chosen: argparse.Namespace, seed: int, progress: Progress) -> None:
+    started, load = time.time(), provenance.load_average()
+    task = progress.add_task("On real servers", total=None)
+    trials, missing = reality(random.Random(seed), chosen.rounds, lambda _: progress.advance(task))
+    where = provenance.machine(provenance.make_command("diagnose-eval"), started, load)
+    _write("real", report.real(trials, missing, where, seed), chosen)
 
 
-main()
+def _write(section: str, lines: list[str], chosen: argparse.Namespace) -> None:
+    print("\n".join(lines), flush=True)
+    if not chosen.no_write:
+        write_section(PAGE, section, lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -15,14 +15,14 @@ _CELL, _LEFT, _TOP, _GAP = 30, 130, 170, 60
 
 def matrix(trials: Sequence[Trial]) -> dict[str, dict[str, float]]:
     """Injected -> named -> share of the episodes; an episode in which two causes were named counts in both."""
-    found: dict[str, dict[str, float]] = {}
+    shares: dict[str, dict[str, float]] = {}
     for cause in CAUSES:
         mine = [trial for trial in trials if trial.truth == (cause,)]
         for trial in mine:
             for name in trial.verdict or (NOTHING,):
-                row = found.setdefault(cause, {})
+                row = shares.setdefault(cause, {})
                 row[name] = row.get(name, 0.0) + 1 / len(mine)
-    return found
+    return shares
 
 
 def draw(parts: Sequence[tuple[str, Sequence[Trial]]]) -> str:
@@ -59,8 +59,8 @@ def _rows(columns: Sequence[str], shares: dict[str, dict[str, float]]) -> list[s
             edge = f'x="{x}" y="{y}" width="{_CELL}" height="{_CELL}"'
             out.append(f'<rect {edge} style="fill:none;stroke:var(--grid)"/>')
             if share:
-                told = f"<title>{cause} named {name}: {share:.0%}</title>"
-                out.append(f'<rect class="cell" {edge} fill-opacity="{0.15 + 0.85 * share:.2f}">{told}</rect>')
+                title = f"<title>{cause} named {name}: {share:.0%}</title>"
+                out.append(f'<rect class="cell" {edge} fill-opacity="{0.15 + 0.85 * share:.2f}">{title}</rect>')
                 dark = ' class="in"' if share > 0.5 else ""
                 out.append(
                     f'<text{dark} x="{x + _CELL / 2}" y="{y + 20}" text-anchor="middle">{100 * share:.0f}</text>'

@@ -8,58 +8,93 @@ from __future__ import annotations
 
 import json
 import random
+import statistics
 import tempfile
-import threading
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import openai
 
 import llmtrace
 from llmtrace.diagnosis import verdict as causes
-from llmtrace.diagnosis.verdict import CAUSES
 from llmtrace.reference.process import ServerProcess
 from llmtrace.reference.tiny import TinySpec, build_tiny
+from tests.e2e.servers import vllm_server
+from tests.evaluation.diagnosis.injections import OTHER, SLOTS, Caller, Inject, Site, Target, renamed
 from tests.evaluation.diagnosis.relay import Way, relay
-from tests.evaluation.diagnosis.traffic import WORDS
 from tests.evaluation.diagnosis.trials import Trial
+from tests.evaluation.phases import engines
 from tests.support.spans import Spans, attributes
 
-CALM = 40
-INJECTED = 6
-SLOTS = 2
-_SHARED, _OWN = 800, (60, 240)
-"""Tokens that an episode's prompts share, and their own, least and most."""
-_ANSWER = 28
-_LONG = 2400
-_OTHER = "llmtrace-else"
-"""The other model's name, as long as the first one's, so that a relay can put one in the other's place."""
+WARM = 44
+"""Calls of a route before its first episode; of whole answers, twice as many."""
+BETWEEN = 10
+"""Calm calls after each episode."""
+LASTS = 8
+"""Calls of an episode."""
+SMALL = (1.3, 1.5, 2.0)
+"""Of the small effects: by how many times the usual time to the first token, or per token, gets longer."""
+_STREAMED = (
+    causes.PREFILL_SURGE,
+    causes.QUEUEING,
+    causes.NOISY_NEIGHBOR,
+    causes.NETWORK,
+    causes.SLOW_CONSUMER,
+    causes.RETRY_STORM,
+    causes.REPETITION_LOOP,
+    causes.BUFFERED_STREAM,
+)
+_IN_SMALL = (causes.QUEUEING, causes.NETWORK, causes.NOISY_NEIGHBOR)
+"""Causes whose effect the relay can make as small as is wanted."""
 
 
-@dataclass
-class Site:
-    """Two servers, the second with another model, and a small prefix cache."""
+@dataclass(frozen=True)
+class Episode:
+    """What is to happen to some calls of a route."""
 
-    first: ServerProcess
-    second: ServerProcess
-    model: str
-    draw: random.Random
-    words_per_token: float = 0.25
+    cause: str
+    size: float = 0.0
+    """0: as large as the cause makes it."""
 
-    def text(self, tokens: int) -> str:
-        """Random words of about so many tokens, never twice the same."""
-        return " ".join(self.draw.choice(WORDS) for _ in range(max(1, round(tokens * self.words_per_token))))
+
+@dataclass(frozen=True)
+class Session:
+    """One route: calm calls, then its episodes with calm calls in between."""
+
+    server: str
+    """first, second or vllm."""
+    episodes: tuple[Episode, ...]
+    whole: bool = False
+
+
+def sessions(draw: random.Random, rounds: int, *, vllm: bool) -> list[Session]:
+    """``rounds`` routes of streams with each cause that can come and go, small effects among them, the last episode a
+    change that stays; one route for the cache, one of whole answers, and one to vLLM if that is there."""
+    made: list[Session] = []
+    for number in range(rounds):
+        episodes = [*map(Episode, _STREAMED), *(Episode(cause, draw.choice(SMALL)) for cause in _IN_SMALL)]
+        draw.shuffle(episodes)
+        stays = (causes.ROUTE_CHANGE, causes.MODEL_SWAP)[number % 2]
+        made.append(Session("first", (*episodes, Episode(stays))))
+    made.append(Session("second", (Episode(causes.COLD_KV_CACHE),) * 4))
+    whole = [Episode(causes.QUEUEING), Episode(causes.QUEUEING, 1.5), Episode(causes.QUEUEING, 2.0)]
+    made.append(Session("first", (*whole, Episode(causes.RETRY_STORM)), whole=True))
+    if vllm:
+        there = [Episode(cause) for cause in _STREAMED if cause not in (causes.RETRY_STORM, causes.REPETITION_LOOP)]
+        there += [Episode(cause, draw.choice(SMALL)) for cause in _IN_SMALL]
+        draw.shuffle(there)
+        made.append(Session("vllm", tuple(there)))
+    draw.shuffle(made)
+    return made
 
 
 @contextmanager
 def site(draw: random.Random) -> Iterator[Site]:
     """Start the servers; the second one's model is built first, which takes some seconds."""
     with tempfile.TemporaryDirectory(prefix="llmtrace-reality-") as folder:
-        other = Path(folder, _OTHER)
+        other = Path(folder, OTHER)
         build_tiny(other, spec=TinySpec(layers=8, frozen_layers=7, seed=1))
         small = [
             "--prefix-cache-bytes",
@@ -70,220 +105,96 @@ def site(draw: random.Random) -> Iterator[Site]:
             ServerProcess(other, max_running=SLOTS, faults=True, arguments=small) as second,
         ):
             model = str(json.loads(first.get("/v1/models"))["data"][0]["id"])
-            here = Site(first, second, model, draw)
-            text = here.text(2000)
-            with openai.OpenAI(base_url=first.base_url, api_key="unused") as client:
-                asked = client.completions.create(model=model, prompt=text, max_tokens=1)
-            assert asked.usage is not None
-            here.words_per_token = len(text.split()) / asked.usage.prompt_tokens
+            servers = {"first": Target(first.root_url, model), "second": Target(second.root_url, OTHER)}
+            here = Site(servers, model, draw)
+            for target in servers.values():
+                _measure(here, target)
             yield here
 
 
+def _measure(here: Site, target: Target) -> None:
+    """How many of these words make one of the server's tokens."""
+    text = here.text(1000, target)
+    with openai.OpenAI(base_url=f"{target.url}/v1", api_key="unused") as client:
+        asked = client.completions.create(model=target.model, prompt=text, max_tokens=1)
+    assert asked.usage is not None
+    target.words_per_token = len(text.split()) / asked.usage.prompt_tokens
+
+
 def reality(
-    draw: random.Random, rounds: int, tell: Callable[[Trial], None] = lambda done: None, only: tuple[str, ...] = CAUSES
-) -> list[Trial]:
-    """``rounds`` episodes of each cause, in an order drawn anew."""
-    found: list[Trial] = []
-    with site(draw) as here:
-        order = [cause for cause in only for _ in range(rounds)]
-        draw.shuffle(order)
-        for cause in order:
-            found.append(_episode(here, cause))
-            tell(found[-1])
-    return found
+    draw: random.Random, rounds: int, tell: Callable[[Trial], None] = lambda done: None
+) -> tuple[list[Trial], list[str]]:
+    """Every episode, and what could not be played."""
+    trials: list[Trial] = []
+    missing = engines.missing("vllm")
+    with ExitStack() as open_servers:
+        here = open_servers.enter_context(site(draw))
+        for session in sessions(draw, rounds, vllm=missing is None):
+            target = here.servers.get(session.server)
+            if target is None:
+                folder = open_servers.enter_context(tempfile.TemporaryDirectory(prefix="llmtrace-reality-"))
+                engine = open_servers.enter_context(
+                    vllm_server(Path(folder), "--max-num-seqs", str(SLOTS), "--max-model-len", "4096")
+                )
+                target = here.servers[session.server] = Target(engine.url, "tiny", grammar=False)
+                _measure(here, target)
+            for trial in _played(here, target, session):
+                trials.append(trial)
+                tell(trial)
+    return trials, [f"vLLM: {missing}"] if missing else []
 
 
-def _episode(here: Site, cause: str) -> Trial:
-    server = here.second if cause == causes.COLD_KV_CACHE else here.first
-    way, spans = Way(_address(server)), Spans()
-    if server is here.second:
-        way.asks, way.says = [_renamed(here.model, _OTHER)], [_renamed(_OTHER, here.model)]
-    calm_calls = here.draw.randint(CALM - 4, CALM + 4)
+def _played(here: Site, target: Target, session: Session) -> list[Trial]:
+    way, spans = Way(target.address, whole=session.whole), Spans()
+    if target is here.servers["second"]:
+        way.asks, way.says = [renamed(here.model, OTHER)], [renamed(OTHER, here.model)]
     llmtrace.instrument("openai", tracer_provider=spans.provider, server_timings=False)
+    ends: list[tuple[Episode, int, int]] = []
+    made = 0
     try:
         with (
             relay(way) as port,
             openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="unused", max_retries=4) as client,
         ):
-            caller = _Caller(here, client, server)
-            for _ in range(calm_calls):
-                caller.call()
-            inject = _Inject(here, way, caller)
-            for _ in range(INJECTED):
-                getattr(inject, cause)()
-            inject.over()
+            caller = Caller(here, client, target, whole=session.whole)
+
+            def calm(calls: int) -> int:
+                for _ in range(calls):
+                    caller.call()
+                return calls
+
+            made += calm(WARM * (2 if session.whole else 1) + here.draw.randint(-4, 4))
+            for number, episode in enumerate(session.episodes, 1):
+                usual = statistics.median(caller.taken[-BETWEEN:])
+                plain = replace(way)
+                inject = Inject(here, way, caller, episode.size, usual)
+                for _ in range(LASTS):
+                    getattr(inject, episode.cause)()
+                inject.over()
+                ends.append((episode, made, made + LASTS))
+                made += LASTS
+                way.__dict__.update(plain.__dict__)
+                if number < len(session.episodes):
+                    made += calm(BETWEEN)
     finally:
         llmtrace.uninstrument()
-    return _read(cause, calm_calls, spans)
+    return _read(ends, session, spans)
 
 
-def _read(cause: str, calm_calls: int, spans: Spans) -> Trial:
-    trial = Trial((cause,))
-    for number, span in enumerate(spans.parents()):
-        said = attributes(span)
-        found = zip(said.get("llmtrace.diagnosis", ()), said.get("llmtrace.diagnosis.confidence", ()), strict=True)
-        trial.note(found, number >= calm_calls)
-    return trial
-
-
-def _address(server: ServerProcess) -> tuple[str, int]:
-    host, _, port = server.root_url.rpartition("/")[2].partition(":")
-    return host, int(port)
-
-
-def _renamed(old: str, new: str) -> tuple[bytes, bytes]:
-    assert len(old) == len(new), (old, new)
-    return f'"{old}"'.encode(), f'"{new}"'.encode()
-
-
-class _Caller:
-    """The traced application: one call after the other, each with the same beginning and an end of its own."""
-
-    def __init__(self, here: Site, client: openai.OpenAI, server: ServerProcess) -> None:
-        self.here, self.client, self.server = here, client, server
-        self._shared = here.text(_SHARED)
-
-    def call(
-        self,
-        *,
-        own: int | None = None,
-        hold: float = 0.0,
-        headers: dict[str, str] | None = None,
-        answer: int = _ANSWER,
-        pattern: str | None = None,
-        at_first: Callable[[], None] | None = None,
-    ) -> None:
-        """One streamed call. ``own``: tokens of its own; ``pattern``: what the answer has to be like; ``at_first`` is
-        called when its first token is there."""
-        draw = self.here.draw
-        time.sleep(draw.uniform(0.01, 0.06))
-        tokens = own if own is not None else draw.randint(*_OWN)
-        stream: Any = self.client.chat.completions.create(
-            model=self.here.model,
-            messages=[{"role": "user", "content": f"{self._shared}\n{self.here.text(tokens)}"}],
-            max_tokens=answer,
-            temperature=1.0,
-            seed=draw.getrandbits(31),
-            stream=True,
-            stream_options={"include_usage": True},
-            extra_headers=headers,
-            extra_body={"guided_regex": pattern} if pattern else None,
-        )
-        with stream:
-            for chunk in stream:
-                if at_first is not None and chunk.choices and chunk.choices[0].delta.content:
-                    at_first()
-                    at_first = None
-                if hold:
-                    time.sleep(hold)
-
-
-class _Inject:
-    """One method per cause: a call with it."""
-
-    def __init__(self, here: Site, way: Way, caller: _Caller) -> None:
-        self.here, self.way, self.caller = here, way, caller
-        draw = here.draw
-        self._delay = draw.uniform(0.25, 0.6)
-        self._long = draw.randint(int(0.8 * _LONG), _LONG)
-        self._hold = draw.uniform(0.03, 0.08)
-        self._refusals = draw.choice((2, 2, 3))
-        self._bursts = draw.choice((-1, 8, 12))
-        self._neighbours = _Neighbours(caller.server, here.model if caller.server is here.first else _OTHER)
-
-    def over(self) -> None:
-        """Wait for the neighbours."""
-        self._neighbours.join()
-
-    def prefill_surge(self) -> None:
-        self.caller.call(own=self._long)
-
-    def cold_kv_cache(self) -> None:
-        for _ in range(2):  # other tenants' documents take the cache's room
-            self._neighbours.ask(self.here.text(_LONG), 1).join()
-        self.caller.call()
-
-    def queueing(self) -> None:
-        for _ in range(SLOTS):
-            self._neighbours.begin(self.here.text(30), 90)
-        self.caller.call()
-        self._neighbours.join()
-
-    def noisy_neighbor(self) -> None:
-        text = self.here.text(self._long)
-        self.caller.call(at_first=lambda: self._neighbours.ask(text, 1))
-        self._neighbours.join()
-
-    def network(self) -> None:
-        self.way.delay = self._delay
-        self.caller.call()
-
-    def route_change(self) -> None:
-        self._elsewhere(told=False)
-
-    def model_swap(self) -> None:
-        self._elsewhere(told=True)
-
-    def _elsewhere(self, *, told: bool) -> None:
-        self.way.upstream = _address(self.here.second)
-        self.way.asks = [_renamed(self.here.model, _OTHER)]
-        self.way.says = [] if told else [_renamed(_OTHER, self.here.model)]
-        self.caller.call()
-
-    def slow_consumer(self) -> None:
-        self.caller.call(hold=self._hold)
-
-    def retry_storm(self) -> None:
-        key = str(self.here.draw.random())
-        fault = f"429;times={self._refusals};retry-after=0.05"
-        self.caller.call(headers={"x-llmtrace-fault": fault, "x-llmtrace-fault-key": key})
-
-    def repetition_loop(self) -> None:
-        phrase = " ".join(self.here.draw.sample(WORDS, 5))
-        self.caller.call(answer=160, pattern=f"({phrase}, ){{40}}")  # a grammar that the model cannot leave
-
-    def buffered_stream(self) -> None:
-        self.way.bursts = self._bursts
-        self.caller.call()
-
-
-class _Neighbours:
-    """Other tenants of the server: plain requests, not traced, each in a thread of its own."""
-
-    def __init__(self, server: ServerProcess, model: str) -> None:
-        self._url, self._model = f"{server.base_url}/chat/completions", model
-        self._running: list[threading.Thread] = []
-
-    def ask(self, text: str, answer: int) -> threading.Thread:
-        """Send one request; does not wait."""
-        thread = threading.Thread(target=self._send, args=(text, answer, threading.Event()), daemon=True)
-        self._running.append(thread)
-        thread.start()
-        return thread
-
-    def begin(self, text: str, answer: int) -> None:
-        """Send one request and wait until its answer has begun."""
-        begun = threading.Event()
-        thread = threading.Thread(target=self._send, args=(text, answer, begun), daemon=True)
-        self._running.append(thread)
-        thread.start()
-        begun.wait(30)
-
-    def join(self) -> None:
-        """Wait for all of them."""
-        while self._running:
-            self._running.pop().join(60)
-
-    def _send(self, text: str, answer: int, begun: threading.Event) -> None:
-        import urllib.request
-
-        body = {
-            "model": self._model, "messages": [{"role": "user", "content": text}], "max_tokens": answer,
-            "temperature": 1.0, "stream": True,
-        }  # fmt: skip
-        request = urllib.request.Request(self._url, json.dumps(body).encode(), {"content-type": "application/json"})
-        with suppress(OSError), urllib.request.urlopen(request, timeout=60) as response:
-            for line in response:
-                if b'"content"' in line:
-                    begun.set()
-        begun.set()
+def _read(ends: list[tuple[Episode, int, int]], session: Session, spans: Spans) -> list[Trial]:
+    """A trial for each episode, with the calm calls in front of it."""
+    stated: list[list[tuple[str, float]]] = []
+    for span in spans.parents():
+        facts = attributes(span)
+        names, sure = facts.get("llmtrace.diagnosis", ()), facts.get("llmtrace.diagnosis.confidence", ())
+        stated.append(list(zip(names, sure, strict=True)))
+    trials: list[Trial] = []
+    at = 0
+    for episode, begin, end in ends:
+        where = f"{session.server}{', whole answers' if session.whole else ''}"
+        trial = Trial((episode.cause,), where=where, size=episode.size)
+        for number in range(at, end):
+            trial.note(stated[number], number >= begin)
+        trials.append(trial)
+        at = end
+    return trials

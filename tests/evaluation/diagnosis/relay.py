@@ -20,6 +20,12 @@ class Way:
     upstream: tuple[str, int]
     delay: float = 0.0
     """Added to every byte, half of it on each way, s."""
+    wait: float = 0.0
+    """Added to an answer behind its headers, as a queue in the engine does, s."""
+    whole: bool = False
+    """Answers come in one piece, their headers with them: ``wait`` is added to these too."""
+    stretch: float = 1.0
+    """By how many times the pauses between an answer's pieces get longer."""
     bursts: int = 0
     """The answer's pieces that are handed on together; 0: each as it comes, -1: all of an answer."""
     asks: list[tuple[bytes, bytes]] = field(default_factory=list[tuple[bytes, bytes]])
@@ -102,9 +108,19 @@ async def _answers(way: Way, reader: asyncio.StreamReader, writer: asyncio.Strea
             writer.write(b"".join(kept))
             kept.clear()
 
+    behind_headers, first, last = False, 0.0, 0.0
     with contextlib.suppress(OSError):
         while data := await reader.read(1 << 16):
-            if way.delay:
-                loop.call_later(way.delay / 2, hand_on, data)
+            now = loop.time()
+            due = now + way.delay / 2
+            if behind_headers or way.whole:
+                first = first or now
+                due += way.wait + (way.stretch - 1) * (now - first)
+            behind_headers = not data.endswith(_LAST)
+            if not behind_headers:
+                first = 0.0
+            last = max(due, last + 1e-6)
+            if last > now:
+                loop.call_at(last, hand_on, data)
             else:
                 hand_on(data)

@@ -1,4 +1,4 @@
-"""What came out, as the measured part of docs/diagnosis.md."""
+"""What came out, as the measured parts of docs/diagnosis.md: a summary of one screen, and the tables behind it."""
 
 from __future__ import annotations
 
@@ -11,80 +11,238 @@ from typing import Any
 
 from llmtrace.diagnosis.verdict import CAUSES
 from tests.evaluation.common import freshness, provenance
+from tests.evaluation.diagnosis.effects import SIZES
 from tests.evaluation.diagnosis.golden import slow_turn
 from tests.evaluation.diagnosis.plot import NOTHING
-from tests.evaluation.diagnosis.trials import PAIRS, Stated, Trial
+from tests.evaluation.diagnosis.population import BASE_RATE, Population, Row
+from tests.evaluation.diagnosis.settings import Setting
+from tests.evaluation.diagnosis.sizes import SIZED, Point
+from tests.evaluation.diagnosis.trials import PAIRS, Trial
 from tests.evaluation.diagnosis.wire import Wired
 
-_BINS = (0.0, 0.7, 0.8, 0.9, 0.95, 1.0)
+_BINS = (0.0, 0.5, 0.7, 0.85, 0.95, 1.0)
 
 
 @dataclass
-class Results:
-    """All that was played."""
+class Simulated:
+    """All that was played without a server."""
 
     where: dict[str, Any]
     """The machine, the commit and the command."""
     seed: int
     speed: tuple[float, float, float]
+    curve: list[Point]
+    recorded: list[Point]
+    settings: list[Setting]
+    population: Population
     singles: list[Trial]
     pairs: list[Trial]
-    calm: list[Trial]
     bimodal: list[Trial]
     wired: list[Wired]
-    real: list[Trial]
-    real_took: float
-    """Seconds."""
 
 
-def page(found: Results) -> str:
-    """Tables in Markdown."""
-    golden, simulated = slow_turn(), [*found.singles, *found.pairs]
-    lines = [
-        *freshness.stamp("diagnosis", found.where["commit"]),
-        f'{provenance.sentence(found.where, found.seed)} `ARGS="--seed {found.seed}"` plays the same episodes.',
+def summary(played: Simulated) -> list[str]:
+    """One screen."""
+    golden, calm = slow_turn(), played.settings
+    false = sum(setting.false.total() for setting in calm)
+    worst = max(calm, key=lambda setting: setting.false.total() / setting.calls)
+    alarmed = [row for row in played.population.rows if row.calm]
+    stated = [row.confidence for row in alarmed] + [each for setting in calm for each in setting.sure]
+    small = [point for point in played.curve if point.size == 1.3]
+    return [
+        *freshness.stamp("diagnosis", played.where["commit"]),
+        f'{provenance.sentence(played.where, played.seed)} `ARGS="--only simulated '
+        f'--seed {played.seed}"` plays the same.',
         "",
-        "| what | measured | bar |",
+        "| simulated and recorded traffic | measured | bar |",
         "|---|---|---|",
-        f"| single causes right, {len(found.singles)} episodes | {_share(found.singles)} | 95 % |",
-        f"| both of a pair and nothing else, {len(found.pairs)} episodes | {_share(found.pairs)} | 85 % |",
-        f"| false alarms per 1,000 calm calls, {_calls(found.calm):,} calls | {_alarms(found.calm)} | < 1 |",
-        f"| the same before the episodes, {_calls(simulated):,} calls | {_alarms(simulated)} | < 1 |",
-        f"| the same on a bimodal network, {_calls(found.bimodal):,} calls | {_alarms(found.bimodal)} | silent |",
-        f"| real servers: single causes right, {len(found.real)} episodes | {_share(found.real)} | 95 % |",
-        f"| real servers: false alarms per 1,000, {_calls(found.real):,} calls | {_alarms(found.real)} | < 1 |",
+        *(
+            f"| an effect of {size:g} times, named in half of its calls; at all | {_found(played.curve, size)} | |"
+            for size in SIZES
+        ),
+        f"| of 1.3 times, by cause | {', '.join(f'`{p.cause}` {_percent(p.half, p.episodes)}' for p in small)} | |",
+        f"| false alarms per 1,000 calls, {_total(calm):,} calls in {len(calm)} calm settings "
+        f"| {_rate(false, _total(calm))} | < 1 |",
+        f"| the same in the worst setting ({worst.title}, {worst.calls:,} calls) "
+        f"| {_rate(worst.false.total(), worst.calls)} | < 1 |",
+        f"| the same on routes drawn at random, {played.population.calm:,} calls "
+        f"| {_rate(len(alarmed), played.population.calm)} | < 1 |",
+        f"| median confidence of a false alarm | {_median(stated)} | < 0.6 |",
+        "| verdicts stated at 0.85 to 0.95: number, mean stated, right "
+        f"| {_bin(_within(played.population.rows, 0.85, 0.95))} | 0.90 |",
+        f"| large single causes, {len(played.singles)} episodes; pairs, {len(played.pairs)} "
+        f"| {share(played.singles)}; {share(played.pairs)} | 95 %; 85 % |",
         "| one verdict: mean CPU time; median and 99th percentile of wall time "
-        f"| {found.speed[0]:.1f}; {found.speed[1]:.1f}, {found.speed[2]:.1f} µs | 15 µs |",
+        f"| {played.speed[0]:.1f}; {played.speed[1]:.1f}, {played.speed[2]:.1f} µs | 15 µs |",
         f"| the slow turn | `{golden.cause}`, {1e6 * (golden.per_token or 0):.0f} µs per token | 94 µs |",
+    ]
+
+
+def details(played: Simulated) -> list[str]:
+    """The tables behind the summary."""
+    return [
+        "### How small an effect is found",
         "",
-        f"What was named in calm traffic: {_said(_false(found.calm))}; on the bimodal network: "
-        f"{_said(_false(found.bimodal))}; on real servers: {_said(_false(found.real))}.",
+        "Effects of eight calls on routes drawn at random, by how many times the usual time to the first token "
+        "(of slow tokens and a slow reader: the time per token) gets longer. Episodes in which the cause was named in "
+        "half of the calls; in one at least.",
+        "",
+        *_curve(played.curve, SIZED),
+        "",
+        "The same laid over recorded calls of clients that were alone on vLLM and the reference server. Their prompts "
+        "differ in length by a factor of 50 and their own calls queue behind each other, so that most small effects "
+        "lie within what is usual there.",
+        "",
+        *_curve(played.recorded, sorted({point.cause for point in played.recorded})),
+        "",
+        "### False alarms",
+        "",
+        "Per 1,000 calls; false: what was named did not happen to that call. True: it had really waited that much "
+        "longer than the route's calls before it, or strangers really slowed its tokens.",
+        "",
+        "| setting | calls | false | causes, confidence | true |",
+        "|---|---|---|---|---|",
+        *(
+            f"| {s.title} | {s.calls:,} | {_rate(s.false.total(), s.calls)} | {_falsely(s)} "
+            f"| {_rate(s.true.total(), s.calls)} |"
+            for s in played.settings
+        ),
+        f"| two modes of the network | {sum(t.calm_calls for t in played.bimodal):,} | {alarms(played.bimodal)} "
+        f"| {listed(false_of(played.bimodal))} | |",
+        "",
+        "### Confidence",
+        "",
+        f"Stated confidence against how often that was what was wrong with that call. {played.population.faulty:,} of "
+        f"{played.population.faulty + played.population.calm:,} calls had a cause; they are weighted as if it were one "
+        f"in {1 / BASE_RATE:.0f}, for which confidence is meant.",
+        "",
+        "| stated | verdicts, mean stated, right | false alarms among them |",
+        "|---|---|---|",
+        *(
+            f"| {low:.2f} to {high:.2f} | {_bin(rows)} | {sum(row.calm for row in rows)} |"
+            for low, high in pairwise(_BINS)
+            for rows in (_within(played.population.rows, low, high),)
+        ),
+        "",
+        "### Large effects, and two at once",
         "",
         "![Which cause was injected, and which was named](diagnosis/confusion.svg)",
         "",
-        "Precision and recall over the single causes, and the calls until it was named (0: in the first one).",
-        "",
-        "Simulated:",
-        "",
-        *_causes(found.singles),
+        *by_cause(played.singles),
         "",
         "| pair | right | named instead |",
         "|---|---|---|",
+        *(_pair(played.pairs, pair) for pair in PAIRS),
+        "",
+        "The simulated calls played to the real client over real sockets, from the spans:",
+        "",
+        "| injected | calls | named |",
+        "|---|---|---|",
+        *(f"| `{one.truth}` | {one.calls} | {listed(one.named)} |" for one in played.wired),
     ]
-    for pair in PAIRS:
-        mine = [trial for trial in found.pairs if trial.truth == pair]
-        lines.append(
-            f"| `{pair[0]}`, `{pair[1]}` | {sum(t.right for t in mine)} of {len(mine)} | {_said(_wrong(mine))} |"
-        )
-    lines += ["", f"On real servers, {found.real_took / 60:.0f} minutes:", "", *_causes(found.real)]
-    lines += ["", "The simulated calls played to the real client over real sockets, from the spans:", ""]
-    lines += ["| injected | calls | named |", "|---|---|---|"]
-    lines += [f"| `{one.truth}` | {one.calls} | {_said(one.named)} |" for one in found.wired]
-    lines += ["", "### Confidence", "", *_reliability(found), ""]
-    return "\n".join(lines)
 
 
-def _causes(trials: Sequence[Trial]) -> list[str]:
+def real(trials: Sequence[Trial], missing: Sequence[str], where: dict[str, Any], seed: int) -> list[str]:
+    """The episodes on real servers."""
+    small = [trial for trial in trials if trial.size]
+    wrong = [said for trial in trials for said in trial.stated if not said[2]]
+    places = {place: [t for t in trials if t.where == place] for place in dict.fromkeys(t.where for t in trials)}
+    return [
+        *freshness.stamp("diagnosis", where["commit"]),
+        f"{provenance.sentence(where, seed)}{''.join(f' Not played: {each}.' for each in missing)}",
+        "",
+        "| real servers | measured | bar |",
+        "|---|---|---|",
+        f"| episodes right, of {len(trials)} | {share(trials)} | 95 % |",
+        f"| small effects of 1.3 to 2 times among them, {len(small)} | {share(small)} | |",
+        *(f"| {place}, {len(mine)} | {share(mine)} | |" for place, mine in places.items()),
+        f"| false alarms per 1,000, {sum(t.calm_calls for t in trials):,} calm calls | {alarms(trials)} | < 1 |",
+        f"| median confidence of a wrong verdict, {len(wrong)} | {_median([said[1] for said in wrong])} | < 0.6 |",
+        "",
+        "| injected | size | server | right | named besides or instead |",
+        "|---|---|---|---|---|",
+        *(
+            f"| `{cause}` | {f'{size:g} times' if size else ''} | {place} "
+            f"| {sum(t.right for t in mine)} of {len(mine)} | {listed(_wrong(mine))} |"
+            for cause, size, place in sorted({_kind(trial) for trial in trials})
+            for mine in ([trial for trial in trials if _kind(trial) == (cause, size, place)],)
+        ),
+    ]
+
+
+def _kind(trial: Trial) -> tuple[str, float, str]:
+    return trial.truth[0], trial.size, trial.where
+
+
+def _curve(points: Sequence[Point], causes: Sequence[str]) -> list[str]:
+    lines = ["| cause | " + " | ".join(f"{size:g} times" for size in SIZES) + " | named besides, calls |"]
+    lines.append("|---" * (len(SIZES) + 2) + "|")
+    by_size = {(point.cause, point.size): point for point in points}
+    for cause in causes:
+        mine = [by_size.get((cause, size)) for size in SIZES]
+        cells = [f"{p.half}; {p.once} of {p.episodes}" if p else "" for p in mine]
+        besides = sum((p.besides for p in mine if p), Counter[str]())
+        lines.append(f"| `{cause}` | " + " | ".join(cells) + f" | {listed(besides)} |")
+    return lines
+
+
+def _found(points: Sequence[Point], size: float) -> str:
+    mine = [point for point in points if point.size == size]
+    episodes = sum(point.episodes for point in mine)
+    return f"{_percent(sum(p.half for p in mine), episodes)}; {_percent(sum(p.once for p in mine), episodes)}"
+
+
+def _falsely(setting: Setting) -> str:
+    if not setting.sure:
+        return NOTHING
+    return f"{listed(setting.false)}, {statistics.median(setting.sure):.2f}"
+
+
+def _pair(trials: Sequence[Trial], pair: tuple[str, str]) -> str:
+    mine = [trial for trial in trials if trial.truth == pair]
+    return f"| `{pair[0]}`, `{pair[1]}` | {sum(t.right for t in mine)} of {len(mine)} | {listed(_wrong(mine))} |"
+
+
+def _within(rows: Sequence[Row], low: float, high: float) -> list[Row]:
+    return [row for row in rows if low <= row.confidence < high]
+
+
+def _bin(rows: Sequence[Row]) -> str:
+    weight = sum(row.weight for row in rows)
+    if not rows:
+        return NOTHING
+    mean = sum(row.weight * row.confidence for row in rows) / weight
+    right = sum(row.weight * row.right for row in rows) / weight
+    return f"{len(rows):,}, {mean:.2f}, {right:.2f}"
+
+
+def _median(confidences: Sequence[float]) -> str:
+    return f"{statistics.median(confidences):.2f}" if confidences else "there was none"
+
+
+def _total(settings: Sequence[Setting]) -> int:
+    return sum(setting.calls for setting in settings)
+
+
+def _rate(count: int, calls: int) -> str:
+    return f"{1000 * count / max(1, calls):.2f}"
+
+
+def _percent(count: int, of: int) -> str:
+    return f"{100 * count / max(1, of):.0f} %"
+
+
+def false_of(trials: Sequence[Trial]) -> Counter[str]:
+    """What was named in calm calls."""
+    return sum((trial.false_alarms for trial in trials), Counter[str]())
+
+
+def alarms(trials: Sequence[Trial]) -> str:
+    """Per 1,000 calm calls."""
+    return _rate(false_of(trials).total(), sum(trial.calm_calls for trial in trials))
+
+
+def by_cause(trials: Sequence[Trial]) -> list[str]:
     lines = [
         "| injected | right | named besides or instead | precision | recall | delay, median and most |",
         "|---|---|---|---|---|---|",
@@ -96,64 +254,22 @@ def _causes(trials: Sequence[Trial]) -> list[str]:
         hits = sum(cause in trial.verdict for trial in mine)
         claimed = sum(cause in trial.verdict for trial in trials)
         delays = [trial.first for trial in mine if trial.first is not None]
-        told = f"{statistics.median(delays):.0f}, {max(delays)}" if delays else "never"
+        delay = f"{statistics.median(delays):.0f}, {max(delays)}" if delays else "never"
         precision = f"{hits / claimed:.3f}" if claimed else "none named"
         lines.append(
-            f"| `{cause}` | {sum(t.right for t in mine)} of {len(mine)} | {_said(_wrong(mine))} | {precision} "
-            f"| {hits / len(mine):.3f} | {told} |"
+            f"| `{cause}` | {sum(t.right for t in mine)} of {len(mine)} | {listed(_wrong(mine))} | {precision} "
+            f"| {hits / len(mine):.3f} | {delay} |"
         )
     return lines
-
-
-def _reliability(found: Results) -> list[str]:
-    """Stated confidence against how often the verdict was what had been injected."""
-    simulated = [*found.singles, *found.pairs, *found.calm, *found.bimodal]
-    lines = [
-        "Stated confidence against how often that cause had been injected into that very call. "
-        f"{_mix(simulated)} of the simulated calls and {_mix(found.real)} of the real ones had a cause.",
-        "",
-        "| stated | simulated: verdicts, mean stated, right | real: verdicts, mean stated, right |",
-        "|---|---|---|",
-    ]
-    for low, high in pairwise(_BINS):
-        cells: list[str] = []
-        for trials in (simulated, found.real):
-            cells.append(_bin([said for trial in trials for said in trial.stated if low <= said[1] < high]))
-        lines.append(f"| {low:.2f} to {high:.2f} | {cells[0]} | {cells[1]} |")
-    return lines
-
-
-def _bin(stated: Sequence[Stated]) -> str:
-    if not stated:
-        return "none"
-    mean, right = (sum(said[place] for said in stated) / len(stated) for place in (1, 2))
-    return f"{len(stated):,}, {mean:.2f}, {right:.2f}"
-
-
-def _mix(trials: Sequence[Trial]) -> str:
-    faulty = sum(trial.calls for trial in trials)
-    return f"{100 * faulty / max(1, faulty + _calls(trials)):.0f} %"
-
-
-def _calls(trials: Sequence[Trial]) -> int:
-    return sum(trial.calm_calls for trial in trials)
-
-
-def _false(trials: Sequence[Trial]) -> Counter[str]:
-    return sum((trial.false_alarms for trial in trials), Counter[str]())
-
-
-def _alarms(trials: Sequence[Trial]) -> str:
-    return f"{1000 * _false(trials).total() / max(1, _calls(trials)):.2f}"
 
 
 def _wrong(trials: Sequence[Trial]) -> Counter[str]:
     return Counter(" + ".join(trial.verdict) or NOTHING for trial in trials if not trial.right)
 
 
-def _share(trials: Sequence[Trial]) -> str:
+def share(trials: Sequence[Trial]) -> str:
     return f"{100 * sum(trial.right for trial in trials) / len(trials):.1f} %" if trials else "not played"
 
 
-def _said(counts: Counter[str]) -> str:
+def listed(counts: Counter[str]) -> str:
     return ", ".join(f"{name} {count}" for name, count in counts.most_common(4)) or NOTHING

@@ -34,16 +34,27 @@ def upstream() -> Iterator[tuple[str, int]]:
 def answer(port: int, data: bytes) -> bytes:
     with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
         connection.sendall(data)
-        found = b""
-        while not found.endswith(b"0\r\n\r\n"):
-            found += connection.recv(65536)
-        return found
+        answered = b""
+        while not answered.endswith(b"0\r\n\r\n"):
+            answered += connection.recv(65536)
+        return answered
 
 
 @pytest.mark.parametrize("bursts", [0, 4, -1])
 @pytest.mark.parametrize("delay", [0.0, 0.02])
-def test_bytes_come_through_whole_and_renamed(upstream: tuple[str, int], bursts: int, delay: float) -> None:
-    way = Way(upstream, delay=delay, bursts=bursts, asks=[(b"one", b"two")], says=[(b"two", b"six")])
+@pytest.mark.parametrize(("wait", "stretch"), [(0.0, 1.0), (0.02, 1.5)])
+def test_bytes_come_through_whole_and_renamed(
+    upstream: tuple[str, int], bursts: int, delay: float, wait: float, stretch: float
+) -> None:
+    way = Way(
+        upstream,
+        delay=delay,
+        wait=wait,
+        stretch=stretch,
+        bursts=bursts,
+        asks=[(b"one", b"two")],
+        says=[(b"two", b"six")],
+    )
     with relay(way) as port:
         assert answer(port, b"say one") == b"<say six>0\r\n\r\n"
         way.says = []

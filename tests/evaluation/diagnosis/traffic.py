@@ -60,6 +60,8 @@ class Habits:
     output: int
     pause: float
     fingerprints: tuple[str, ...]
+    upstreams: tuple[str, ...]
+    """Who answers behind a gateway that tells it; none: no gateway does."""
     hold: float
     """What the application does with each chunk, s."""
 
@@ -94,6 +96,7 @@ def draw_habits(draw: random.Random, bimodal: bool = False, told: bool | None = 
         output=draw.randint(30, 80),
         pause=draw.uniform(0.5, 4),
         fingerprints=tuple(f"fp_{draw.getrandbits(32):08x}" for _ in range(draw.choice((1, 1, 2, 3, 4)))),
+        upstreams=("alpha", "beta")[: draw.choice((0, 0, 0, 1, 2))],
         hold=draw.choice((0.0, 0.0, 0.0005)),
     )
 
@@ -237,6 +240,7 @@ class Traffic:
         facts.asked = "sim-large"
         facts.answered = faults.model or "sim-large-2026-01-15"
         facts.fingerprint = draw.choice(habits.fingerprints)
+        facts.upstream = draw.choice(habits.upstreams) if habits.upstreams else None
         facts.expected_cached = habits.shared if habits.expected else None
         facts.repetition = repetition(pieces[-64:]) if faults.loop or output >= 64 else None
         return Made(facts, truth, seen, gaps, pieces)
@@ -248,11 +252,11 @@ def _ns(seconds: float) -> int:
 
 def _in_bursts(arrivals: list[float], size: int) -> list[float]:
     """A proxy that hands on several chunks at once: each waits for the last of its burst."""
-    found: list[float] = []
+    bursts: list[float] = []
     for first in range(0, len(arrivals), size):
         burst = arrivals[first : first + size]
-        found += [burst[-1] + 30e-6 * number for number in range(len(burst))]
-    return found
+        bursts += [burst[-1] + 30e-6 * number for number in range(len(burst))]
+    return bursts
 
 
 def _read(arrivals: list[float], hold: float) -> tuple[list[float], list[int], float]:
@@ -311,15 +315,16 @@ def single(cause: str, draw: random.Random, habits: Habits) -> Faults:
     if cause == causes.BUFFERED_STREAM:
         return Faults(buffered=draw.choice(("whole", "bursts")))
     if cause == causes.ROUTE_CHANGE:
-        return Faults(moved=_moved(draw, habits))
+        return Faults(moved=elsewhere(draw, habits, draw.choice((draw.uniform(0.45, 0.7), draw.uniform(1.4, 2.2)))))
     raise ValueError(cause)
 
 
-def _moved(draw: random.Random, habits: Habits) -> Habits:
-    """Other machines elsewhere: a fingerprint of their own, another round trip, another speed."""
-    factor = draw.choice((draw.uniform(0.45, 0.7), draw.uniform(1.4, 2.2)))
+def elsewhere(draw: random.Random, habits: Habits, factor: float) -> Habits:
+    """Other machines: a fingerprint of their own, another round trip, everything takes ``factor`` times as long."""
     old = habits.hardware
     hardware = replace(old, itl=old.itl * factor, fixed=old.fixed * factor, per_token=old.per_token * factor)
+    if habits.upstreams:  # the gateway is where it was, and says who answers
+        return replace(habits, hardware=hardware, upstreams=("gamma",))
     away = max(0.004, habits.rtt + draw.choice((-1, 1)) * draw.uniform(0.03, 0.08))
     return replace(habits, hardware=hardware, rtt=away, fingerprints=(f"fp_{draw.getrandbits(32):08x}",))
 

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from llmtrace.calls.verdict import Diagnoser
 from llmtrace.diagnosis import verdict as causes
+from tests.evaluation.diagnosis.judging import Judging
 from tests.evaluation.diagnosis.traffic import Faults, Traffic, both, draw_habits, single
 
 PAIRS = (
@@ -50,11 +50,15 @@ class Trial:
     calm_calls: int = 0
     false_alarms: Counter[str] = field(default_factory=Counter[str])
     stated: list[Stated] = field(default_factory=list[Stated])
+    where: str = ""
+    """The server, of real ones."""
+    size: float = 0.0
+    """Of a small effect: by how many times longer; 0: as large as it comes."""
 
-    def note(self, found: Iterable[tuple[str, float]], faulty: bool) -> None:
+    def note(self, stated: Iterable[tuple[str, float]], faulty: bool) -> None:
         """Take in what was named of one call, with what confidence. ``faulty``: it is one of the episode's."""
         names: set[str] = set()
-        for cause, confidence in found:
+        for cause, confidence in stated:
             names.add(cause)
             self.stated.append((cause, confidence, faulty and cause in self.truth))
         if not faulty:
@@ -69,10 +73,10 @@ class Trial:
     @property
     def verdict(self) -> tuple[str, ...]:
         """The causes named in at least half of the episode's calls; a change of the route once is enough."""
-        found = {cause for cause, count in self.named.items() if 2 * count >= self.calls}
+        causes_named = {cause for cause, count in self.named.items() if 2 * count >= self.calls}
         if self.named[causes.ROUTE_CHANGE]:
-            found.add(causes.ROUTE_CHANGE)
-        return tuple(sorted(found))
+            causes_named.add(causes.ROUTE_CHANGE)
+        return tuple(sorted(causes_named))
 
     @property
     def right(self) -> bool:
@@ -85,28 +89,28 @@ def play(truth: tuple[str, ...], draw: random.Random) -> Trial:
     habits = draw_habits(draw)
     while causes.COLD_KV_CACHE in truth and not habits.shared:
         habits = draw_habits(draw)
-    traffic, diagnoser = Traffic(habits, draw), Diagnoser()
+    traffic, judging = Traffic(habits, draw), Judging()
     trial = Trial(truth)
     for _ in range(draw.randint(45, 110)):
-        trial.note(_judged(diagnoser, traffic, Faults()), False)
+        trial.note(_judged(judging, traffic, Faults()), False)
     faults = Faults()
     for cause in truth:
         faults = both(faults, single(cause, draw, habits))
     if faults.moved is not None:
         traffic.move(faults.moved)
     for _ in range(draw.randint(6, 14)):
-        trial.note(_judged(diagnoser, traffic, faults), True)
+        trial.note(_judged(judging, traffic, faults), True)
     return trial
 
 
 def calm(draw: random.Random, calls: int, bimodal: bool) -> Trial:
     """A calm route of ``calls`` calls; ``bimodal``: 14 % of them take 350 ms more on the way."""
-    traffic, diagnoser = Traffic(draw_habits(draw, bimodal=bimodal), draw), Diagnoser()
+    traffic, judging = Traffic(draw_habits(draw, bimodal=bimodal), draw), Judging()
     trial = Trial(())
     for _ in range(calls):
-        trial.note(_judged(diagnoser, traffic, Faults()), False)
+        trial.note(_judged(judging, traffic, Faults()), False)
     return trial
 
 
-def _judged(diagnoser: Diagnoser, traffic: Traffic, faults: Faults) -> list[tuple[str, float]]:
-    return [(found.cause, found.confidence) for found in diagnoser.judge("route", traffic.call(faults).facts)]
+def _judged(judging: Judging, traffic: Traffic, faults: Faults) -> list[tuple[str, float]]:
+    return [(verdict.cause, verdict.confidence) for verdict in judging.of(traffic.call(faults))]

@@ -1,0 +1,92 @@
+"""Whether the last calls' values lie higher than the route's did before: a CUSUM of ranks, which needs no distribution.
+
+One call far out is for a level to judge (``history``). What is told here is smaller and stays: a value that 95 % of the
+route's were below is little evidence by itself, and enough when four calls in a row bring one.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections import deque
+from math import log
+from typing import Final
+
+WINDOW: Final = 128
+LEAST: Final = 24
+"""Values before which nothing is told."""
+DRIFT: Final = 1.8
+"""What each call's evidence loses. The evidence is -log of the share of earlier values that were as high: by itself
+1 on average, so that it adds up only where values stay among the highest sixth."""
+ALARM: Final = 9.0
+"""Evidence that is told. Of values drawn alike, one call in some 4,000 gets there: what a CUSUM gathers falls off as
+e^-0.73 for each unit (Wald's equation for exponential steps), and one call in six begins anew."""
+_MOST: Final = ALARM + 1.5
+"""Evidence is not counted beyond this."""
+_AFTER: Final = ALARM - 2.5
+"""The most that is left after a call that was not high: one that is higher than all before raises the alarm again."""
+REGIME: Final = 48
+"""Values in a row that are high are the new usual ones."""
+
+
+class Shift:
+    """The ranks of one quantity's values among those of the route."""
+
+    __slots__ = ("_alarmed", "_held", "_ordered", "_values", "evidence", "latest")
+
+    def __init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget everything."""
+        self._ordered: list[float] = []
+        self._values: deque[float] = deque()
+        self._held: list[float] = []
+        self.evidence = 0.0
+        self.latest = 0.0
+        """What the last value added."""
+        self._alarmed = False
+
+    @property
+    def strength(self) -> float:
+        """The evidence by that of an alarm."""
+        return self.evidence / ALARM
+
+    def high(self, value: float) -> bool:
+        """Take in one call's value; whether it is one of several that are too high together."""
+        ordered = self._ordered
+        count = len(ordered)
+        if count < LEAST or (not self.evidence and value < ordered[-1 - count // 6]):
+            self._learn(value)  # nor would anything come of it below the highest sixth
+            return False
+        above = count - bisect_left(ordered, value)
+        self.latest = log((count + 1) / (above + 1)) - DRIFT
+        evidence = self.evidence + self.latest
+        if evidence <= 0.0:
+            if self._held:
+                self._calm_again()
+            self.evidence = 0.0
+            self._learn(value)
+            return False
+        self.evidence = min(evidence, _MOST if self.latest > 0.0 else _AFTER)
+        self._alarmed = self._alarmed or evidence >= ALARM
+        self._held.append(value)
+        if len(self._held) >= REGIME:
+            held = self._held
+            self.restart()
+            for each in held:
+                self._learn(each)
+            return False
+        return evidence >= ALARM and self.latest > 0.0
+
+    def _calm_again(self) -> None:
+        """What was held back belongs to the usual values, unless it was an incident."""
+        if not self._alarmed:
+            for value in self._held:
+                self._learn(value)
+        self._held, self._alarmed = [], False
+
+    def _learn(self, value: float) -> None:
+        if len(self._values) >= WINDOW:
+            del self._ordered[bisect_left(self._ordered, self._values.popleft())]
+        self._values.append(value)
+        insort(self._ordered, value)

@@ -1,0 +1,235 @@
+"""A traced application, other tenants of its server, and what goes wrong between them: one method for each cause."""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+import time
+import urllib.request
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import openai
+
+from tests.evaluation.diagnosis.relay import Way
+from tests.evaluation.diagnosis.traffic import WORDS
+
+SLOTS = 2
+_SHARED, OWN = 800, (60, 240)
+"""Tokens that a route's prompts share, and their own, least and most."""
+OWN_WHOLE = (60, 700)
+"""Whole answers show what a prompt costs only where prompts differ."""
+_ANSWER, _ANSWERS_WHOLE = 28, (8, 16, 28, 40)
+_LONG = 2400
+OTHER = "llmtrace-else"
+"""The other model's name, as long as the first one's, so that a relay can put one in the other's place."""
+
+
+@dataclass
+class Target:
+    """A server."""
+
+    url: str
+    """Base address without a path."""
+    model: str
+    grammar: bool = True
+    """It knows ``guided_regex``."""
+    words_per_token: float = 0.25
+    """Of its tokenizer, as measured."""
+
+    @property
+    def address(self) -> tuple[str, int]:
+        host, _, port = self.url.rpartition("/")[2].partition(":")
+        return host, int(port)
+
+
+@dataclass
+class Site:
+    """The reference server, a second one with another model and a small prefix cache, and others by name."""
+
+    servers: dict[str, Target]
+    model: str
+    draw: random.Random
+
+    def text(self, tokens: int, target: Target) -> str:
+        """Random words of about so many of ``target``'s tokens, never twice the same."""
+        return " ".join(self.draw.choice(WORDS) for _ in range(max(1, round(tokens * target.words_per_token))))
+
+
+def renamed(old: str, new: str) -> tuple[bytes, bytes]:
+    """What puts one name in another's place, of as many bytes."""
+    assert len(old) == len(new), (old, new)
+    return f'"{old}"'.encode(), f'"{new}"'.encode()
+
+
+class Caller:
+    """The traced application: one call after the other, each with the same beginning and an end of its own."""
+
+    def __init__(self, here: Site, client: openai.OpenAI, server: Target, *, whole: bool) -> None:
+        self.here, self.client, self.server, self.whole = here, client, server, whole
+        self._shared = here.text(_SHARED, server)
+        self.taken: list[float] = []
+        """Of each call, s until its first token; of a whole answer, until its end."""
+
+    def call(
+        self,
+        *,
+        own: int | None = None,
+        hold: float = 0.0,
+        headers: dict[str, str] | None = None,
+        answer: int | None = None,
+        pattern: str | None = None,
+        at_first: Callable[[], object] | None = None,
+    ) -> None:
+        """One call. ``own``: tokens of its own; ``pattern``: what the answer has to be like; ``at_first`` is
+        called when its first token is there."""
+        draw = self.here.draw
+        time.sleep(draw.uniform(0.01, 0.06))
+        tokens = own if own is not None else draw.randint(*(OWN_WHOLE if self.whole else OWN))
+        asked: dict[str, Any] = {
+            "model": self.here.model if self.server.grammar else self.server.model,
+            "messages": [{"role": "user", "content": f"{self._shared}\n{self.here.text(tokens, self.server)}"}],
+            "max_tokens": answer or (draw.choice(_ANSWERS_WHOLE) if self.whole else _ANSWER),
+            "temperature": 1.0,
+            "seed": draw.getrandbits(31),
+            "extra_headers": headers,
+            "extra_body": {"guided_regex": pattern} if pattern else {"ignore_eos": True},
+        }
+        create: Any = self.client.chat.completions.create
+        began = time.monotonic()
+        if self.whole:
+            create(**asked)
+            self.taken.append(time.monotonic() - began)
+            return
+        first = None
+        with create(**asked, stream=True, stream_options={"include_usage": True}) as stream:
+            for chunk in stream:
+                if first is None and chunk.choices and chunk.choices[0].delta.content:
+                    first = time.monotonic()
+                    if at_first is not None:
+                        at_first()
+                if hold:
+                    time.sleep(hold)
+        self.taken.append((first or time.monotonic()) - began)
+
+
+class Inject:
+    """One method per cause: a call with it."""
+
+    def __init__(self, here: Site, way: Way, caller: Caller, size: float, usual: float) -> None:
+        """``size``: by how many times what takes ``usual`` s is to take longer; 0: as large as the cause makes it."""
+        self.here, self.way, self.caller, self.size = here, way, caller, size
+        self._extra = (size - 1) * usual
+        draw = here.draw
+        self._delay = draw.uniform(0.25, 0.6)
+        self._long = draw.randint(int(0.8 * _LONG), _LONG)
+        self._hold = draw.uniform(0.03, 0.08)
+        self._refusals = draw.choice((2, 2, 3))
+        self._bursts = draw.choice((-1, 8, 12))
+        self._neighbours = _Neighbours(caller.server)
+
+    def over(self) -> None:
+        """Wait for the neighbours."""
+        self._neighbours.join()
+
+    def prefill_surge(self) -> None:
+        self.caller.call(own=self._long)
+
+    def cold_kv_cache(self) -> None:
+        for _ in range(2):  # other tenants' documents take the cache's room
+            self._neighbours.ask(self.here.text(_LONG, self.caller.server), 1).join()
+        self.caller.call()
+
+    def queueing(self) -> None:
+        if self.size:
+            self.way.wait = self._extra
+            self.caller.call()
+            return
+        for _ in range(SLOTS):
+            self._neighbours.begin(self.here.text(30, self.caller.server), 90)
+        self.caller.call()
+        self._neighbours.join()
+
+    def noisy_neighbor(self) -> None:
+        if self.size:
+            self.way.stretch = self.size
+            self.caller.call()
+            return
+        text = self.here.text(self._long, self.caller.server)
+        self.caller.call(at_first=lambda: self._neighbours.ask(text, 1))
+        self._neighbours.join()
+
+    def network(self) -> None:
+        self.way.delay = self._extra if self.size else self._delay
+        self.caller.call()
+
+    def route_change(self) -> None:
+        self._elsewhere(named=False)
+
+    def model_swap(self) -> None:
+        self._elsewhere(named=True)
+
+    def _elsewhere(self, *, named: bool) -> None:
+        self.way.upstream = self.here.servers["second"].address
+        self.way.asks = [renamed(self.here.model, OTHER)]
+        self.way.says = [] if named else [renamed(OTHER, self.here.model)]
+        self.caller.call()
+
+    def slow_consumer(self) -> None:
+        self.caller.call(hold=self._hold)
+
+    def retry_storm(self) -> None:
+        key = str(self.here.draw.random())
+        fault = f"429;times={self._refusals};retry-after=0.05"
+        self.caller.call(headers={"x-llmtrace-fault": fault, "x-llmtrace-fault-key": key})
+
+    def repetition_loop(self) -> None:
+        phrase = " ".join(self.here.draw.sample(WORDS, 5))
+        self.caller.call(answer=160, pattern=f"({phrase}, ){{40}}")  # a grammar that the model cannot leave
+
+    def buffered_stream(self) -> None:
+        self.way.bursts = self._bursts
+        self.caller.call()
+
+
+class _Neighbours:
+    """Other tenants of the server: plain requests, not traced, each in a thread of its own."""
+
+    def __init__(self, server: Target) -> None:
+        self._url, self._model = f"{server.url}/v1/chat/completions", server.model
+        self._running: list[threading.Thread] = []
+
+    def ask(self, text: str, answer: int) -> threading.Thread:
+        """Send one request; does not wait."""
+        thread = threading.Thread(target=self._send, args=(text, answer, threading.Event()), daemon=True)
+        self._running.append(thread)
+        thread.start()
+        return thread
+
+    def begin(self, text: str, answer: int) -> None:
+        """Send one request and wait until its answer has begun."""
+        begun = threading.Event()
+        thread = threading.Thread(target=self._send, args=(text, answer, begun), daemon=True)
+        self._running.append(thread)
+        thread.start()
+        begun.wait(30)
+
+    def join(self) -> None:
+        """Wait for all of them."""
+        while self._running:
+            self._running.pop().join(60)
+
+    def _send(self, text: str, answer: int, begun: threading.Event) -> None:
+        body = {
+            "model": self._model, "messages": [{"role": "user", "content": text}], "max_tokens": answer,
+            "temperature": 1.0, "stream": True, "ignore_eos": True,
+        }  # fmt: skip
+        request = urllib.request.Request(self._url, json.dumps(body).encode(), {"content-type": "application/json"})
+        with suppress(OSError), urllib.request.urlopen(request, timeout=60) as response:
+            for line in response:
+                if b'"content"' in line:
+                    begun.set()
+        begun.set()
