@@ -118,13 +118,10 @@ def cut_normal(mean: float, sd: float) -> tuple[float, float]:
     return mean + sd * hazard, max(0.0, sd * sd * (1 - hazard * (z + hazard)))
 
 
-def weights(
+def _densities(
     rest: float, work: float, noise: float, moments: Sequence[float], habits: Habits, shape: Shape
 ) -> tuple[float, float, float, float, list[float]]:
-    """Probabilities of: no wait, a brief one, a long one, stretched work, and a wait until each of ``moments`` (s).
-
-    ``rest``: what the call took beyond its ``work``, s; ``noise``: the work's standard deviation.
-    """
+    """What makes the weights: how likely each part is, times the density of ``rest`` under it."""
     z = rest / noise
     none = habits.none * exp(-z * z / 2) / noise / _ROOT2PI if abs(z) < 38 else 0.0
     brief = habits.brief * emg(rest, noise, shape.brief)
@@ -137,6 +134,23 @@ def weights(
         for moment in moments:
             z = (rest - moment) / sd
             until.append(share * exp(-z * z / 2) if abs(z) < 38 else 0.0)
+    return none, brief, long, stretched, until
+
+
+def density(rest: float, work: float, noise: float, moments: Sequence[float], habits: Habits, shape: Shape) -> float:
+    """The density of ``rest``, whatever the call was made of; arguments as of ``weights``."""
+    none, brief, long, stretched, until = _densities(rest, work, noise, moments, habits, shape)
+    return none + brief + long + stretched + sum(until)
+
+
+def weights(
+    rest: float, work: float, noise: float, moments: Sequence[float], habits: Habits, shape: Shape
+) -> tuple[float, float, float, float, list[float]]:
+    """Probabilities of: no wait, a brief one, a long one, stretched work, and a wait until each of ``moments`` (s).
+
+    ``rest``: what the call took beyond its ``work``, s; ``noise``: the work's standard deviation.
+    """
+    none, brief, long, stretched, until = _densities(rest, work, noise, moments, habits, shape)
     total = none + brief + long + stretched + sum(until)
     if total < _LEAST:
         # Nothing explains it: far above everything a long wait does, below the curve no wait.

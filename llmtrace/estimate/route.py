@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
-from math import hypot, log, sqrt
+from math import hypot, sqrt
 
 from llmtrace.estimate import curve as curves
 from llmtrace.estimate.anchors import Anchors
@@ -30,6 +30,8 @@ from llmtrace.phases.model import Estimate, Unknown
 WINDOW = 96
 """Calls that the model is fitted to."""
 FIT_EVERY = 16
+LOOK_EVERY = 4
+"""Calls between two looks whether the route has changed."""
 _TAKEN_UP = 0.6
 """A call cannot have been taken up so late that less than this share of its curve's cost was left."""
 _CERTAIN = 1.645
@@ -40,16 +42,6 @@ _WAY = 0.7
 """Of the way's jitter that the headers show, so much is on the way behind them."""
 _BUSY_PACE = 1.5
 """A call whose tokens came so much slower than on a calm engine shared it with others."""
-_SHIFTED_DOWN, _SHIFTED_UP = 4, 6
-"""So many calls on one side of the curve, one soon after the other, and the route may be another than it was."""
-_FAR = 2.5
-"""A call so many standard deviations below the curve was faster than the route is believed to be; twice as many count
-twice."""
-_NEAR = 0.5
-"""One that is no further below it speaks against that."""
-_ODD = 4.0
-"""A row of calls that waited is odd once the route's own habits make it less likely than 1 in 50 (e^4): until it has
-been looked at, each of them may as well have been slow."""
 _UNDECIDED = 0.8
 """Where the 90 % interval of the wait spans so much of the stretch that it lies in, the two are not told apart: what
 may be anything is no estimate."""
@@ -64,14 +56,12 @@ class Route:
     """What is remembered of one route."""
 
     __slots__ = (
-        "_above",
-        "_below",
         "_calm",
         "_cells",
         "_ended",
         "_learned",
+        "_look_due",
         "_next",
-        "_odds",
         "_usual",
         "_waited",
         "_waited_at",
@@ -80,9 +70,11 @@ class Route:
         "fit_due",
         "hop",
         "jitter",
+        "least",
         "limits",
         "lower_bound",
         "model",
+        "most",
         "points",
         "ratios",
         "spread",
@@ -120,9 +112,9 @@ class Route:
         self._ended = Ended()
         self._usual = 0.0
         """Uncached tokens of a usual prompt."""
-        self._below = self._above = 0
-        self._odds = 0.0
-        """How unlikely the row of calls that waited is: minus the logarithm of its probability."""
+        self.least = self.most = 1.0
+        """By which factor the work may be another than the model says, by the last calls."""
+        self._look_due = 0
         self._waited = 0.0
         """Probability that the last call waited."""
         self._waited_at = 0
@@ -285,7 +277,7 @@ class Route:
         # Nor how much of what every call costs, beyond one step, was the way in front of the prompt's step: of anything
         # between none, as is estimated, and all of it, 95 % is the interval's end.
         later = hypot(edge, _CERTAIN_SIDE * max(0.0, model.curve.fixed - hop - self.calm_step))
-        low = length if self._odds > _ODD else length - min(wait.low, length) + edge
+        low = length - min(wait.low, length) + edge
         high = max(length, min(wait.high, left)) - length + later
         if around.beside:
             # Those whose first tokens came in the same step may have begun before it joined them: their tokens then
@@ -293,6 +285,7 @@ class Route:
             high += min(model.curve.per_token * around.beside, left - length)
         if self.lower_bound:  # what is the same for all calls may be a wait of all of them
             high += max(0.0, min(model.curve.fixed - hop - self.calm_step, left - length - high))
+        low, high = max(low, (self.most - 1) * work), max(high, (1 - self.least) * work)
         if min(low, length) + min(high, left - length) - edge - later > _UNDECIDED * left:
             return undecided(length - low, length + high, left, self.points)
         return Estimate(
@@ -332,8 +325,9 @@ class Route:
         prefill = min(max(0.0, work + over * share), left - length)
         decode = left - length - prefill
         either = _CERTAIN * sqrt(prompt_square * answer_square / (prompt_square + answer_square))
-        low = length if self._odds > _ODD else length - min(wait.low, length)
+        low = length - min(wait.low, length)
         high = max(length, min(wait.high, left)) - length
+        low, high = max(low, (self.most - 1) * (work + answer)), max(high, (1 - self.least) * (work + answer))
         edge = _CERTAIN * self.calm_step
         if min(low, length) + min(high, left - length) > _UNDECIDED * left:
             return undecided(length - low, length + high, left, self.points)
@@ -403,42 +397,26 @@ class Route:
         self._waited, self._waited_at = wait.waited, first
         if around.ahead and around.whole and self.limits.looks(around.ahead, self._learned):
             self.limits.watch(around, ready, first, work, work * (1 + model.noise) + self.calm_step)
-        self._watch_shift(model, wait, work, kind)
-
-    def _watch_shift(self, model: Model, wait: Wait, work: float, kind: int) -> None:
-        """Count calls in a row that lie on one side of the curve by more than scatter can explain."""
-        if wait.surprise > _FAR:
-            self._below += 1 if wait.surprise < 2 * _FAR else 2
-        elif wait.surprise < _NEAR and model.noise * work > model.floor:  # of a shorter one, the scatter says nothing
-            self._below = max(0, self._below - 1)
-        if wait.waited - wait.own > 0.8:
-            habits = model.habits[kind]
-            self._above += 1
-            self._odds -= log(max(1e-3, habits.brief + habits.long))
-        else:
-            self._above, self._odds = 0, 0.0
-        if self._below >= _SHIFTED_DOWN or (self._above >= _SHIFTED_UP and self._odds > _ODD):
-            self.fit_due = 0
 
     @property
     def due(self) -> bool:
-        """Whether there is enough new for another fit."""
-        return self._learned >= self.fit_due
+        """Whether there is enough new for another fit, or for a look whether the route has changed."""
+        return self._learned >= self.fit_due or (self.model is not None and self._learned >= self._look_due)
 
     def asked(self) -> None:
-        """A fit has been asked for: the next one is due in a while."""
-        self.fit_due = self._learned + FIT_EVERY
+        """A fit, or a look, has been asked for: the next one is due in a while."""
+        self._look_due = self._learned + LOOK_EVERY
 
     def snapshot(self) -> Window:
         """What a fit needs, copied."""
-        shifted = 0
-        if self._below >= _SHIFTED_DOWN:
-            shifted = -self._below
-        elif self._above >= _SHIFTED_UP and self._odds > _ODD:
-            shifted = min(self._above, self.points)
+        due = self._learned >= self.fit_due
+        if due:
+            self.fit_due = self._learned + FIT_EVERY
         turn = self._next * COLUMNS if self.points == WINDOW else 0
         cells = self._cells[turn : self.points * COLUMNS] + self._cells[:turn]
-        return Window(cells, self._calm[:], shifted, self.model, self.hop, self.calm_step, self.anchors)
+        return Window(
+            cells, self._calm[:], due, self.model, self.hop, self.calm_step, self.lower_bound, self.spread, self.anchors
+        )
 
     def take(self, fitted: Fitted) -> None:
         """Use what a fit found."""
@@ -447,8 +425,7 @@ class Route:
         self.jitter = fitted.anchors.jitter
         self.lower_bound, self.anchors = fitted.lower_bound, fitted.anchors
         self._calm = fitted.calm
-        if fitted.shifted:
-            self._below, self._above, self._odds = 0, 0, 0.0
+        self.least, self.most = fitted.least, fitted.most
         if fitted.forget:
             keep = min(self.points, fitted.forget)
             rows = [self._row((self._next - keep + i) % WINDOW) for i in range(keep)]
