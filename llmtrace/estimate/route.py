@@ -19,9 +19,10 @@ from llmtrace.estimate.expectation import COLUMNS, MOMENTS, WHOLE, Model
 from llmtrace.estimate.fitting import Fitted, Window
 from llmtrace.estimate.joined import Ended
 from llmtrace.estimate.limit import Limit
-from llmtrace.estimate.mixture import BUSY, HOT, Wait, posterior
+from llmtrace.estimate.mixture import BUSY, HOT, Steps, Wait, posterior
 from llmtrace.estimate.prefixes import Survival
 from llmtrace.estimate.sample import Sample
+from llmtrace.estimate.sharing import Sharing
 from llmtrace.estimate.store import Saved
 from llmtrace.estimate.tokens import PER_CHAR, Ratios
 from llmtrace.phases.merged import ANSWERS_ALIKE, NOT_FITTED, few_calls, narrow_spread, undecided
@@ -77,6 +78,7 @@ class Route:
         "most",
         "points",
         "ratios",
+        "sharing",
         "spread",
         "survival",
         "traffic",
@@ -109,6 +111,7 @@ class Route:
         self.survival = Survival()
         self.ratios = Ratios()
         self.limits = Limit()
+        self.sharing = Sharing()
         self._ended = Ended()
         self._usual = 0.0
         """Uncached tokens of a usual prompt."""
@@ -260,7 +263,13 @@ class Route:
         limit = self.limit
         if around.firsts and around.ahead > around.decoding and (limit is None or around.decoding < limit):
             step = (around.firsts[0] - ready) / 1e9
-        return posterior(rest, work + answer, sd, moments, model.habits[kind], model.shape, step)
+        steps, sharing = None, self.sharing
+        if around.firsts and not sample.whole and around.beside == 0:
+            gap = (sample.first - around.firsts[-1]) / 1e9
+            sharing.watch(gap, work - hop, model.sd(work))
+        if (share := sharing.share) and sharing.step > 0.0:
+            steps = Steps(share, sharing.step, _pace(sample))
+        return posterior(rest, work + answer, sd, moments, model.habits[kind], model.shape, step, steps)
 
     def _split(
         self, model: Model, wait: Wait, sample: Sample, around: Concurrency, ready: int, work: float

@@ -1,0 +1,48 @@
+"""Whether an engine computes a part of one prompt in the same step as another's, and how long such a step is.
+
+An engine with a budget of tokens for each step begins a prompt where the one before it left off. Such a call was taken
+up a step before the other's first token came. It shows where a call got its own first token sooner after another's than
+its prompt alone takes.
+"""
+
+from __future__ import annotations
+
+_FADES = 0.97
+"""What each further call leaves of what earlier ones showed: some 30 calls count."""
+_APART = 2.5
+"""Sooner by so many standard deviations of the work is sooner."""
+_BEFORE = 4.0
+"""Calls that speak for whole prompts beforehand: most engines compute them so, or have room for them in a step."""
+_LEAST = 0.08
+"""A smaller share is none: so often noise alone is as far off."""
+
+
+class Sharing:
+    """What the calls of a route have shown of it."""
+
+    __slots__ = ("_alone", "_shared", "step")
+
+    def __init__(self) -> None:
+        self._alone = self._shared = 0.0
+        self.step = 0.0
+        """A full step of the engine, s."""
+
+    def watch(self, gap: float, work: float, noise: float) -> None:
+        """A call whose first token came ``gap`` s after another's; its prompt takes ``work`` s by itself."""
+        sooner = work - gap
+        if sooner < -_APART * noise:
+            return
+        self._alone *= _FADES
+        self._shared *= _FADES
+        self.step *= 0.99
+        if sooner > _APART * noise:
+            self._shared += 1
+            self.step = max(self.step, sooner)
+        else:
+            self._alone += 1
+
+    @property
+    def share(self) -> float:
+        """Of the calls that wait for another's prompt, how many begin in its last step."""
+        share = self._shared / (self._shared + self._alone + _BEFORE)
+        return share if share > _LEAST else 0.0
