@@ -34,7 +34,8 @@ from llmtrace.estimate.mixture import density
 LAST = 12
 """Calls in which a change has to show."""
 _FACTORS = (0.35, 0.5, 0.65, 0.8, 1.25, 1.5, 2.0, 2.7, 3.6)
-_FASTER = tuple(factor for factor in _FACTORS if factor < 1)
+_MOST = 2.0
+"""One call speaks for a change by no more than this (natural logarithm): a few odd ones make none."""
 _NEAR = (0.7, 1.4)
 """A change within these is left to the next fit; it only makes the interval wider."""
 _TELLING = 2.0
@@ -73,17 +74,24 @@ def look(rows: Sequence[Row], model: Model, hop: float) -> Change:
         return Change()
     usual = [likely(row, model, hop) for row in last]
     best, sure, least, most = Change(), -_RARE, 1.0, 1.0
+    changed = {
+        (factor, whole): [likely(row, model, hop, factor, whole) for row in last]
+        for factor in _FACTORS
+        for whole in (True, False)
+    }
     for calls in range(_FEWEST, len(last) + 1):
         some = last[-calls:]
         telling = spread([1e6 * _work(row, model, 1.0, True) for row in some]) >= _TELLING
-        without = max(sum(usual[-calls:]), _busy(some, model, hop))
-        for factor in _FACTORS if telling else _FASTER:
-            for whole in (True, False):
-                gained = sum(likely(row, model, hop, factor, whole) for row in some) - without - _RARE
-                if gained > sure and not _NEAR[0] < factor < _NEAR[1]:
-                    sure, best = gained, Change(factor, whole, calls)
-                if gained > -_POSSIBLE:
-                    least, most = min(least, factor), max(most, factor)
+        busy = _busy(some, model, hop)
+        for (factor, whole), every in changed.items():
+            if factor > 1 and not telling:
+                continue
+            gained = sum(min(_MOST, with_it - without) for with_it, without in zip(every[-calls:], usual[-calls:], strict=True))
+            gained = min(gained, sum(every[-calls:]) - busy) - _RARE
+            if gained > sure and not _NEAR[0] < factor < _NEAR[1]:
+                sure, best = gained, Change(factor, whole, calls)
+            if gained > -_POSSIBLE:
+                least, most = min(least, factor), max(most, factor)
     if sure < _SURE:
         return Change(least=least, most=most)
     return Change(best.factor, best.whole, best.calls, min(1.0, least / best.factor), max(1.0, most / best.factor))

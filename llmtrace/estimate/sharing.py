@@ -13,6 +13,8 @@ _APART = 2.5
 """Sooner by so many standard deviations of the work is sooner."""
 _BEFORE = 4.0
 """Calls that speak for whole prompts beforehand: most engines compute them so, or have room for them in a step."""
+_ODD = 1.5
+"""One that came sooner by more than so many steps is taken for one of that."""
 _LEAST = 0.08
 """A smaller share is none: so often noise alone is as far off."""
 
@@ -34,10 +36,11 @@ class Sharing:
             return
         self._alone *= _FADES
         self._shared *= _FADES
-        self.step *= 0.99
         if sooner > _APART * noise:
             self._shared += 1
-            self.step = max(self.step, sooner)
+            # Where in the step the call began may be anywhere: half of a step on average.
+            step = 2 * (sooner if not self.step else min(sooner, _ODD * self.step))
+            self.step += (step - self.step) * max(1 / (self._shared + 1), 1 - _FADES)
         else:
             self._alone += 1
 
