@@ -214,8 +214,12 @@ class Route:
         latest = sample.first - int(_TAKEN_UP * work * 1e9)
         earliest = ready if freed is None else freed
         seen = around.firsts
-        if sample.whole:  # of an engine whose limit is known, only the slot that it waited for
-            seen = around.ends if self.limit is None else []
+        if sample.whole and self.limit is not None:  # only the slot that it waited for, as far as that is sure
+            at, earliest = max(0, around.ahead - self.limit), ready
+            beside = [*around.ends[max(0, at - 1) : at], *around.ends[at + 1 : at + 2]]
+            seen = [] if self.limits.sure else beside
+        elif sample.whole:
+            seen = around.ends
         moments: list[float] = []
         for moment in reversed(seen):
             if moment <= earliest or len(moments) >= MOMENTS - (freed is not None):
@@ -336,6 +340,8 @@ class Route:
         either = _CERTAIN * sqrt(prompt_square * answer_square / (prompt_square + answer_square))
         low = length - min(wait.low, length)
         high = max(length, min(wait.high, left)) - length
+        if not self.anchors.headers_are_admission:  # how long the way in was, nobody saw
+            low = hypot(low, _CERTAIN_SIDE * hop)
         low, high = max(low, (self.most - 1) * (work + answer)), max(high, (1 - self.least) * (work + answer))
         edge = _CERTAIN * self.calm_step
         if min(low, length) + min(high, left - length) > _UNDECIDED * left:
@@ -404,8 +410,13 @@ class Route:
         if model is None or wait is None:
             return
         self._waited, self._waited_at = wait.waited, first
+        prompt = model.curve.cost(sample.uncached, sample.cached, around.beside, sample.media)
         if around.ahead and around.whole and self.limits.looks(around.ahead, self._learned):
-            self.limits.watch(around, ready, first, work, work * (1 + model.noise) + self.calm_step)
+            if sample.whole:  # by then its answer had been made too, which the curve knows well
+                scale = 2 * model.sd(prompt, work - prompt) + self.calm_step
+            else:
+                scale = work * (1 + model.noise) + self.calm_step
+            self.limits.watch(around, ready, first, work, scale)
 
     @property
     def due(self) -> bool:
