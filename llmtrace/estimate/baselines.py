@@ -99,9 +99,16 @@ class Baselines:
             return route.traffic.begin(start, size)
 
     def end(
-        self, key: Hashable, in_flight: InFlight, end: int, sample: Sample | Unknown = NOT_ESTIMATED
+        self,
+        key: Hashable,
+        in_flight: InFlight,
+        end: int,
+        sample: Sample | Unknown = NOT_ESTIMATED,
+        step_apart: bool = False,
     ) -> Estimate | Unknown:
         """The call is over. ``sample``: what was seen of it, or why nothing can be estimated and learned from it.
+
+        ``step_apart``: the engine's own queue leaves out the step that ran when the call came.
 
         Returns the split of its time to the first token, or why there is none.
         """
@@ -116,6 +123,8 @@ class Baselines:
                 due = route.points >= self._first_fit and route.due
             if due:
                 route.asked()
+        if isinstance(estimate, Estimate):
+            estimate.step_apart = step_apart
         if due:
             if self._background:
                 self._fitter.ask(key)

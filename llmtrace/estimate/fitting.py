@@ -122,8 +122,8 @@ def fit(window: Window, min_calls: int, min_spread: float, least_per_token: floa
     hop = 0.0
     if anchors.headers_are_admission and calm_step:
         hop = min(max(over, _HOP_LEAST * anchors.admission), _HOP_MOST * anchors.admission, curve.fixed)
-    elif not any(row[HEAD] >= 0 for row in rows):
-        hop = over  # whole answers: their headers tell nothing
+    elif all(row[PACE] == WHOLE for row in rows):
+        hop = over  # their headers tell nothing
     middle = sorted(row[U] for row in rows)[len(rows) // 2]
     bound = over - hop > max(0.5 * calm_step, 0.2 * curve.cost(middle)) or _standing(rows, model)
     kept = _flat(_calm(rows, calm, model, window.hop, before))

@@ -21,7 +21,7 @@ def grade(phases: Sequence[Phase], estimate: Estimate, late: float = 0.0) -> Non
         if phase.source not in _TOLD:
             continue
         if phase.name == QUEUE:
-            length, sides, told = estimate.step_wait + estimate.queue, estimate.queue_sides(), phase.duration
+            length, sides, told = estimate.queued, estimate.queue_sides(), phase.duration
         elif phase.name == PREFILL:
             length, sides, told = estimate.prefill, estimate.prefill_sides(), phase.duration + hit
         else:
