@@ -15,6 +15,8 @@ _BEFORE = 4.0
 """Calls that speak for whole prompts beforehand: most engines compute them so, or have room for them in a step."""
 _ODD = 1.5
 """One that came sooner by more than so many steps is taken for one of that."""
+_MIDDLE, _LONG = 0.5, 3.0
+"""A prompt's middle; and steps that make a long one."""
 _LEAST = 0.08
 """A smaller share is none: so often noise alone is as far off."""
 
@@ -36,7 +38,11 @@ class Sharing:
             return
         self._alone *= _FADES
         self._shared *= _FADES
-        if sooner > _APART * noise:
+        if sooner > max(_APART * noise, _MIDDLE * work):
+            # Another's first token came in the midst of this prompt. Of a long one that says that the engine turns to
+            # one prompt and then to the other; a short one may lie in a single step.
+            self._alone += work > _LONG * self.step
+        elif sooner > _APART * noise:
             self._shared += 1
             # Where in the step the call began may be anywhere: half of a step on average.
             step = 2 * (sooner if not self.step else min(sooner, _ODD * self.step))
