@@ -7,8 +7,8 @@ its prompt alone takes.
 
 from __future__ import annotations
 
-_FADES = 0.97
-"""What each further call leaves of what earlier ones showed: some 30 calls count."""
+_FADES = 0.98
+"""What each further call leaves of what earlier ones showed: some 50 calls count."""
 _APART = 2.5
 """Sooner by so many standard deviations of the work is sooner."""
 _BEFORE = 4.0
@@ -34,7 +34,7 @@ class Sharing:
     def watch(self, gap: float, work: float, noise: float) -> None:
         """A call whose first token came ``gap`` s after another's; its prompt takes ``work`` s by itself."""
         sooner = work - gap
-        if sooner < -_APART * noise:
+        if sooner < -noise:
             return
         self._alone *= _FADES
         self._shared *= _FADES
@@ -47,7 +47,7 @@ class Sharing:
             # Where in the step the call began may be anywhere: half of a step on average.
             step = 2 * (sooner if not self.step else min(sooner, _ODD * self.step))
             self.step += (step - self.step) * max(1 / (self._shared + 1), 1 - _FADES)
-        else:
+        elif abs(sooner) < noise:
             self._alone += 1
 
     @property
