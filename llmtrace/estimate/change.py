@@ -86,7 +86,9 @@ def look(rows: Sequence[Row], model: Model, hop: float) -> Change:
         for (factor, whole), every in changed.items():
             if factor > 1 and not telling:
                 continue
-            gained = sum(min(_MOST, with_it - without) for with_it, without in zip(every[-calls:], usual[-calls:], strict=True))
+            gained = sum(
+                min(_MOST, with_it - without) for with_it, without in zip(every[-calls:], usual[-calls:], strict=True)
+            )
             gained = min(gained, sum(every[-calls:]) - busy) - _RARE
             if gained > sure and not _NEAR[0] < factor < _NEAR[1]:
                 sure, best = gained, Change(factor, whole, calls)
@@ -104,7 +106,9 @@ def _busy(rows: Sequence[Row], model: Model, hop: float) -> float:
     mean = sum(extra) / len(rows)
     width = max(1e-3, sqrt(sum((each - mean) ** 2 for each in extra) / (len(rows) - 1)))
     standing = -len(rows) * (log(2.5066 * width) + 0.5)
-    ways = tuple(replace(way, none=0.1, brief=0.1, long=0.7, stretched=0.1, scale=max(mean, 1e-3)) for way in model.habits)
+    ways = tuple(
+        replace(way, none=0.1, brief=0.1, long=0.7, stretched=0.1, scale=max(mean, 1e-3)) for way in model.habits
+    )
     busy = replace(model, habits=ways)
     begun = sum(way.brief + way.long for way in model.habits) / len(model.habits)
     return log(max(_LEAST_BEGUN, begun)) + max(standing, sum(likely(row, busy, hop) for row in rows))

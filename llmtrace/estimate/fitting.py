@@ -14,6 +14,7 @@ from llmtrace.estimate import change as changes
 from llmtrace.estimate import curve as curves
 from llmtrace.estimate.anchors import Anchors
 from llmtrace.estimate.change import Change
+from llmtrace.estimate.doubt import least_factor
 from llmtrace.estimate.expectation import (
     BESIDE,
     CLASS,
@@ -67,6 +68,7 @@ class Window:
     calm_step: float
     lower_bound: bool
     spread: float
+    doubted: float
     anchors: Anchors
 
 
@@ -87,6 +89,8 @@ class Fitted:
     least: float = 1.0
     most: float = 1.0
     """By which factor the work may be another than the model says, by the last calls."""
+    doubted: float = 1.0
+    """The same by all of them: it may be less."""
 
 
 def fit(window: Window, min_calls: int, min_spread: float, least_per_token: float = 0.0) -> Fitted:
@@ -102,7 +106,7 @@ def fit(window: Window, min_calls: int, min_spread: float, least_per_token: floa
     elif not window.due:
         return Fitted(
             before, window.hop, window.calm_step, window.lower_bound, window.anchors, window.calm,
-            spread=window.spread, least=change.least, most=change.most,
+            spread=window.spread, least=change.least, most=change.most, doubted=window.doubted,
         )  # fmt: skip
     every = (*rows, *calm)
     paces = sorted(row[PACE] for row in every if row[PACE] > 0)
@@ -127,7 +131,8 @@ def fit(window: Window, min_calls: int, min_spread: float, least_per_token: floa
     middle = sorted(row[U] for row in rows)[len(rows) // 2]
     bound = over - hop > max(0.5 * calm_step, 0.2 * curve.cost(middle)) or _standing(rows, model)
     kept = _flat(_calm(rows, calm, model, window.hop, before))
-    return Fitted(model, hop, calm_step, bound, anchors, kept, forget, spread, change.least, change.most)
+    doubted = least_factor(rows, model, window.hop)
+    return Fitted(model, hop, calm_step, bound, anchors, kept, forget, spread, change.least, change.most, doubted)
 
 
 def _moved(

@@ -68,6 +68,7 @@ class Route:
         "_waited_at",
         "anchors",
         "calm_step",
+        "doubted",
         "fit_due",
         "hop",
         "jitter",
@@ -117,6 +118,7 @@ class Route:
         """Uncached tokens of a usual prompt."""
         self.least = self.most = 1.0
         """By which factor the work may be another than the model says, by the last calls."""
+        self.doubted = 1.0
         self._look_due = 0
         self._waited = 0.0
         """Probability that the last call waited."""
@@ -298,7 +300,7 @@ class Route:
             high += min(model.curve.per_token * around.beside, left - length)
         if self.lower_bound:  # what is the same for all calls may be a wait of all of them
             high += max(0.0, min(model.curve.fixed - hop - self.calm_step, left - length - high))
-        low, high = max(low, (self.most - 1) * work), max(high, (1 - self.least) * work)
+        low, high = max(low, (self.most - 1) * work), max(high, (1 - min(self.least, self.doubted)) * work)
         if min(low, length) + min(high, left - length) - edge - later > _UNDECIDED * left:
             return undecided(length - low, length + high, left, self.points)
         return Estimate(
@@ -435,7 +437,16 @@ class Route:
         turn = self._next * COLUMNS if self.points == WINDOW else 0
         cells = self._cells[turn : self.points * COLUMNS] + self._cells[:turn]
         return Window(
-            cells, self._calm[:], due, self.model, self.hop, self.calm_step, self.lower_bound, self.spread, self.anchors
+            cells,
+            self._calm[:],
+            due,
+            self.model,
+            self.hop,
+            self.calm_step,
+            self.lower_bound,
+            self.spread,
+            self.doubted,
+            self.anchors,
         )
 
     def take(self, fitted: Fitted) -> None:
@@ -445,7 +456,7 @@ class Route:
         self.jitter = fitted.anchors.jitter
         self.lower_bound, self.anchors = fitted.lower_bound, fitted.anchors
         self._calm = fitted.calm
-        self.least, self.most = fitted.least, fitted.most
+        self.least, self.most, self.doubted = fitted.least, fitted.most, fitted.doubted
         if fitted.forget:
             keep = min(self.points, fitted.forget)
             rows = [self._row((self._next - keep + i) % WINDOW) for i in range(keep)]
