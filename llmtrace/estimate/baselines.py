@@ -25,7 +25,7 @@ from llmtrace.observe import internal_errors
 from llmtrace.observe.answer import Usage
 from llmtrace.observe.process import Lock, after_fork, at_exit
 from llmtrace.phases.merged import NOT_ESTIMATED
-from llmtrace.phases.model import Estimate, Unknown
+from llmtrace.phases.model import Blind, Estimate, Unknown
 
 __all__ = ["MIN_CALLS", "MIN_SPREAD", "ROUTES", "Baselines", "InFlight"]
 
@@ -132,6 +132,12 @@ class Baselines:
                 self._fit(key)
         return estimate
 
+    def graded(self, key: Hashable, blind: Blind) -> None:
+        """The engine told the queue of a call that was estimated too: later intervals are calibrated by that."""
+        with self._lock:
+            if (route := self._routes.get(key)) is not None:
+                route.calibration.learn(blind.error, blind.low, blind.high)
+
     def tokens(self, key: Hashable, prompt: Prompt | None, provider: str, usage: Usage, chunks: int) -> Tokens | None:
         """The tokens of a call that has ended, told or reckoned; None where neither is possible. What was told is
         learned from.
@@ -190,10 +196,10 @@ class Baselines:
         """
         with self._lock:
             survival = self._route(key).survival
-            found = expected(prompt, survival, provider, input_tokens)
-            if found.possible and cached_tokens is not None:
-                survival.learn(prompt.gap, cached_tokens * 2 >= found.possible, cached_tokens)
-        return found
+            likely = expected(prompt, survival, provider, input_tokens)
+            if likely.possible and cached_tokens is not None:
+                survival.learn(prompt.gap, cached_tokens * 2 >= likely.possible, cached_tokens)
+        return likely
 
     def drop(self, key: Hashable, in_flight: InFlight) -> None:
         """The call is over and nothing is to be learned from it; does nothing where ``end`` was told already."""
@@ -208,8 +214,8 @@ class Baselines:
             return False
         with self._lock:
             self._saved_at = time.monotonic()
-            told = ((key, route.news()) for key, route in self._routes.items() if isinstance(key, tuple))
-            news = {key: gained for key, gained in told if gained is not None}
+            gains = ((key, route.news()) for key, route in self._routes.items() if isinstance(key, tuple))
+            news = {key: gained for key, gained in gains if gained is not None}
         if not news or store.add(self.path, news, COLUMNS, COUNTS, WINDOW, ROUTES):
             return True
         with self._lock:

@@ -29,7 +29,7 @@ from llmtrace.estimate.expectation import (
     U,
     X,
 )
-from llmtrace.estimate.mixture import density
+from llmtrace.estimate.mixture import CLASSES, HOT, Habits, density
 
 LAST = 12
 """Calls in which a change has to show."""
@@ -46,8 +46,8 @@ _RARE = 4.0
 """A change is this unlikely beforehand (natural logarithm): 1 in 50 looks."""
 _SURE = 3.0
 """And has to be so much likelier than none afterwards: 20 to 1."""
-_POSSIBLE = 2.2
-"""What is less likely than 1 in 10 by this much (natural logarithm) lies outside of a 90 % interval."""
+_POSSIBLE = 0.7
+"""One that is likelier than 1 in 3 is held for possible: of many that are tried, some look so by chance."""
 _ODD = 1e-3
 """The least density of any call, 1/s: one alone proves nothing."""
 
@@ -86,10 +86,11 @@ def look(rows: Sequence[Row], model: Model, hop: float) -> Change:
         for (factor, whole), every in changed.items():
             if factor > 1 and not telling:
                 continue
-            gained = sum(
-                min(_MOST, with_it - without) for with_it, without in zip(every[-calls:], usual[-calls:], strict=True)
-            )
-            gained = min(gained, sum(every[-calls:]) - busy) - _RARE
+            pairs = zip(every[-calls:], usual[-calls:], strict=True)
+            gained = sum(min(_MOST, with_it - without) for with_it, without in pairs)
+            if factor > 1:
+                gained = min(gained, sum(every[-calls:]) - busy)
+            gained -= _RARE
             if gained > sure and not _NEAR[0] < factor < _NEAR[1]:
                 sure, best = gained, Change(factor, whole, calls)
             if gained > -_POSSIBLE:

@@ -13,11 +13,11 @@ from math import hypot, sqrt
 
 from llmtrace.estimate import curve as curves
 from llmtrace.estimate.anchors import Anchors
+from llmtrace.estimate.calibration import Calibration
 from llmtrace.estimate.concurrency import Concurrency, InFlight, Traffic
 from llmtrace.estimate.curve import Curve
 from llmtrace.estimate.expectation import COLUMNS, MOMENTS, WHOLE, Model
 from llmtrace.estimate.fitting import Fitted, Window
-from llmtrace.estimate.joined import Ended
 from llmtrace.estimate.limit import Limit
 from llmtrace.estimate.mixture import BUSY, HOT, Steps, Wait, posterior
 from llmtrace.estimate.prefixes import Survival
@@ -59,7 +59,6 @@ class Route:
     __slots__ = (
         "_calm",
         "_cells",
-        "_ended",
         "_learned",
         "_look_due",
         "_next",
@@ -67,6 +66,7 @@ class Route:
         "_waited",
         "_waited_at",
         "anchors",
+        "calibration",
         "calm_step",
         "doubted",
         "fit_due",
@@ -113,7 +113,7 @@ class Route:
         self.ratios = Ratios()
         self.limits = Limit()
         self.sharing = Sharing()
-        self._ended = Ended()
+        self.calibration = Calibration()
         self._usual = 0.0
         """Uncached tokens of a usual prompt."""
         self.least = self.most = 1.0
@@ -181,7 +181,6 @@ class Route:
             estimate = self._split(model, wait, sample, around, ready, work)
         if sample.exact:
             self._learn(sample, around, ready, moments, kind, work + answer, wait, (max(0, output), beside, joined))
-        self._ended.add(in_flight.start, sample.end, sample.uncached)
         return estimate
 
     def _ready(self, sample: Sample) -> int:
@@ -206,7 +205,7 @@ class Route:
         most = float("inf") if self.limit is None else self.limit - 1
         ahead = around.ahead - bisect_right(around.ends, began)
         now = min(most, self.traffic.open - 1)
-        tokens, gone = self._ended.since(began, sample.start)
+        tokens, gone = self.traffic.since(began, sample.start)
         ahead_still = max(0, ahead - gone)
         joined = tokens + max(0.0, now - ahead_still) * self._usual
         return (min(most, ahead) + now) / 2, joined
@@ -301,6 +300,7 @@ class Route:
         if self.lower_bound:  # what is the same for all calls may be a wait of all of them
             high += max(0.0, min(model.curve.fixed - hop - self.calm_step, left - length - high))
         low, high = max(low, (self.most - 1) * work), max(high, (1 - min(self.least, self.doubted)) * work)
+        low, high = self.calibration.factor * low, self.calibration.factor * high
         if min(low, length) + min(high, left - length) - edge - later > _UNDECIDED * left:
             return undecided(length - low, length + high, left, self.points)
         return Estimate(
@@ -346,6 +346,7 @@ class Route:
             low = hypot(low, _CERTAIN_SIDE * hop)
         low, high = max(low, (self.most - 1) * (work + answer)), max(high, (1 - self.least) * (work + answer))
         edge = _CERTAIN * self.calm_step
+        low, high = self.calibration.factor * low, self.calibration.factor * high
         if min(low, length) + min(high, left - length) > _UNDECIDED * left:
             return undecided(length - low, length + high, left, self.points)
         return Estimate(
@@ -385,7 +386,7 @@ class Route:
         start, first, headers, event = sample.start, sample.first, sample.headers, sample.event
         seconds = max(0, first - ready) / 1e9
         base = self._next * COLUMNS
-        told = [*moments, -1.0, -1.0, -1.0]
+        padded = [*moments, -1.0, -1.0, -1.0]
         self._cells[base : base + COLUMNS] = array(
             "f",
             (
@@ -398,7 +399,7 @@ class Route:
                 -1.0 if headers is None else (headers - start) / 1e9,
                 -1.0 if event is None else (event - start) / 1e9,
                 max(0, first - start) / 1e9,
-                *told[:MOMENTS],
+                *padded[:MOMENTS],
                 *answer,
                 sample.media,
             ),

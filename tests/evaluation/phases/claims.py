@@ -26,8 +26,8 @@ def claim_of(ended: Result, *, whole_queue: bool) -> Claim:
     """What the phases of ``ended`` say.
 
     ``whole_queue``: the engine's own queue begins with the request's arrival, so it holds the wait for the step that
-    was running and the way in; otherwise it holds neither. What is exported holds the first, unless the engine is known to leave it out, and not
-    the second.
+    was running and the way in; otherwise it holds neither. What is exported holds the first, unless the engine is known
+    to leave it out, and not the second.
     """
     lengths: dict[str, float] = {}
     for phase in ended.phases:
