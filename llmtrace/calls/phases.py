@@ -45,8 +45,8 @@ def split_call(services: Services, call: Call, state: CallState, answer: Answer,
         estimate = services.baselines.end(state.route, state.in_flight, seen.end, sample, engine in STEP_APART)
     phases, complaint = split(seen, estimate)
     for phase in phases:
-        if phase.name == QUEUE and phase.blind is not None:
-            services.baselines.graded(state.route, phase.blind)
+        if phase.name == QUEUE and phase.blind is not None and isinstance(estimate, Estimate):
+            services.baselines.graded(state.route, phase.blind.error, *estimate.queue_sides())
     expected = _expected(services, call, state, answer)
     made = estimate if isinstance(estimate, Estimate) else None
     return Split(phases, complaint, made, expected, _hit(services, state, seen))

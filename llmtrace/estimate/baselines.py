@@ -25,7 +25,7 @@ from llmtrace.observe import internal_errors
 from llmtrace.observe.answer import Usage
 from llmtrace.observe.process import Lock, after_fork, at_exit
 from llmtrace.phases.merged import NOT_ESTIMATED
-from llmtrace.phases.model import Blind, Estimate, Unknown
+from llmtrace.phases.model import Estimate, Unknown
 
 __all__ = ["MIN_CALLS", "MIN_SPREAD", "ROUTES", "Baselines", "InFlight"]
 
@@ -132,11 +132,12 @@ class Baselines:
                 self._fit(key)
         return estimate
 
-    def graded(self, key: Hashable, blind: Blind) -> None:
-        """The engine told the queue of a call that was estimated too: later intervals are calibrated by that."""
+    def graded(self, key: Hashable, error: float, low: float, high: float) -> None:
+        """The engine told the queue of a call whose estimate was ``error`` s longer, with an interval that ends ``low``
+        s below and ``high`` s above it: later intervals are calibrated by that."""
         with self._lock:
             if (route := self._routes.get(key)) is not None:
-                route.calibration.learn(blind.error, blind.low, blind.high)
+                route.calibration.learn(error, low, high)
 
     def tokens(self, key: Hashable, prompt: Prompt | None, provider: str, usage: Usage, chunks: int) -> Tokens | None:
         """The tokens of a call that has ended, told or reckoned; None where neither is possible. What was told is

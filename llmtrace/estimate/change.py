@@ -107,10 +107,8 @@ def _busy(rows: Sequence[Row], model: Model, hop: float) -> float:
     mean = sum(extra) / len(rows)
     width = max(1e-3, sqrt(sum((each - mean) ** 2 for each in extra) / (len(rows) - 1)))
     standing = -len(rows) * (log(2.5066 * width) + 0.5)
-    ways = tuple(
-        replace(way, none=0.1, brief=0.1, long=0.7, stretched=0.1, scale=max(mean, 1e-3)) for way in model.habits
-    )
-    busy = replace(model, habits=ways)
+    way = Habits(0.1, model.habits[HOT].own, 0.1, 0.7, 0.1, max(mean, 1e-3))
+    busy = replace(model, habits=(way,) * CLASSES)
     begun = sum(way.brief + way.long for way in model.habits) / len(model.habits)
     return log(max(_LEAST_BEGUN, begun)) + max(standing, sum(likely(row, busy, hop) for row in rows))
 
