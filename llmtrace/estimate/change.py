@@ -46,7 +46,7 @@ _RARE = 4.0
 """A change is this unlikely beforehand (natural logarithm): 1 in 50 looks."""
 _SURE = 3.0
 """And has to be so much likelier than none afterwards: 20 to 1."""
-_POSSIBLE = 0.7
+_POSSIBLE = 1.2
 """One that is likelier than 1 in 3 is held for possible: of many that are tried, some look so by chance."""
 _ODD = 1e-3
 """The least density of any call, 1/s: one alone proves nothing."""

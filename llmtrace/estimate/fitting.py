@@ -48,6 +48,8 @@ _CALM_RISE = 1.3
 step; only a change of engine that was looked for moves it further."""
 _YOUNG = 60
 """A route that has seen no more than this and turns out to be faster began in a queue."""
+_OWN = 30
+"""A route that has changed has so many calls of its own then, and needs none from before (they may mislead)."""
 _LAST = 24
 """Calls in which a queue that does not empty has to show."""
 _HOP_LEAST, _HOP_MOST = 0.25, 0.75
@@ -69,6 +71,8 @@ class Window:
     lower_bound: bool
     spread: float
     doubted: float
+    borrowed: bool
+    """``calm`` is from before a change, made as long as the calls since then are believed to be."""
     anchors: Anchors
 
 
@@ -89,6 +93,8 @@ class Fitted:
     least: float = 1.0
     most: float = 1.0
     """By which factor the work may be another than the model says, by the last calls."""
+    borrowed: bool = False
+    """Those of ``calm`` are from before a change: see ``Window.borrowed``."""
     doubted: float = 1.0
     """The same by all of them: it may be less."""
 
@@ -97,16 +103,20 @@ def fit(window: Window, min_calls: int, min_spread: float, least_per_token: floa
     """Fit the model, the way and the anchors to a window of calls, if that is due or the route has changed."""
     rows, calm = _rows(window.cells), _rows(window.calm)
     before, forget = window.model, 0
+    borrowed = window.borrowed
+    if borrowed and window.due and len(rows) >= _OWN and not (before is not None and _standing(rows, before)):
+        before, calm, borrowed = None, [], False
     change = Change() if before is None else changes.look(rows, before, window.hop)
     if before is not None and change.factor != 1.0:
         if change.factor < 1 and len(rows) < _YOUNG:
-            before, calm = None, []
+            before, calm, borrowed = None, [], False
         else:
             before, rows, calm, forget = _moved(before, change, rows, calm, window.hop)
+            borrowed = forget > 0
     elif not window.due:
         return Fitted(
             before, window.hop, window.calm_step, window.lower_bound, window.anchors, window.calm,
-            spread=window.spread, least=change.least, most=change.most, doubted=window.doubted,
+            spread=window.spread, least=change.least, most=change.most, doubted=window.doubted, borrowed=borrowed,
         )  # fmt: skip
     every = (*rows, *calm)
     paces = sorted(row[PACE] for row in every if row[PACE] > 0)
@@ -115,7 +125,19 @@ def fit(window: Window, min_calls: int, min_spread: float, least_per_token: floa
     spread = _spread(every) if every else float("inf")
     if len(every) < min_calls or spread < min_spread:
         kept = _flat(calm)
-        return Fitted(before, window.hop, calm_step, False, anchors, kept, forget, spread, change.least, change.most)
+        return Fitted(
+            before or window.model,
+            window.hop,
+            calm_step,
+            False,
+            anchors,
+            kept,
+            forget,
+            spread,
+            change.least,
+            change.most,
+            borrowed,
+        )
     anchors.learn([(row[U], row[HEAD], row[EVENT], row[TOTAL]) for row in rows if row[PACE] != WHOLE])
     model = fit_model(rows, calm, before, window.hop, 0.5 * calm_step, least_per_token)
     curve = model.curve
@@ -132,7 +154,9 @@ def fit(window: Window, min_calls: int, min_spread: float, least_per_token: floa
     bound = over - hop > max(0.5 * calm_step, 0.2 * curve.cost(middle)) or _standing(rows, model)
     kept = _flat(_calm(rows, calm, model, window.hop, before))
     doubted = least_factor(rows, model, window.hop)
-    return Fitted(model, hop, calm_step, bound, anchors, kept, forget, spread, change.least, change.most, doubted)
+    return Fitted(
+        model, hop, calm_step, bound, anchors, kept, forget, spread, change.least, change.most, borrowed, doubted
+    )
 
 
 def _moved(

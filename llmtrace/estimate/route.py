@@ -67,6 +67,7 @@ class Route:
         "_waited_at",
         "anchors",
         "calibration",
+        "borrowed",
         "calm_step",
         "doubted",
         "fit_due",
@@ -118,7 +119,7 @@ class Route:
         """Uncached tokens of a usual prompt."""
         self.least = self.most = 1.0
         """By which factor the work may be another than the model says, by the last calls."""
-        self.doubted = 1.0
+        self.doubted, self.borrowed = 1.0, False
         self._look_due = 0
         self._waited = 0.0
         """Probability that the last call waited."""
@@ -447,6 +448,7 @@ class Route:
             self.lower_bound,
             self.spread,
             self.doubted,
+            self.borrowed,
             self.anchors,
         )
 
@@ -457,7 +459,8 @@ class Route:
         self.jitter = fitted.anchors.jitter
         self.lower_bound, self.anchors = fitted.lower_bound, fitted.anchors
         self._calm = fitted.calm
-        self.least, self.most, self.doubted = fitted.least, fitted.most, fitted.doubted
+        self.least, self.most = fitted.least, fitted.most
+        self.doubted, self.borrowed = fitted.doubted, fitted.borrowed
         if fitted.forget:
             keep = min(self.points, fitted.forget)
             rows = [self._row((self._next - keep + i) % WINDOW) for i in range(keep)]

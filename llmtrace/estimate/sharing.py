@@ -11,13 +11,13 @@ _FADES = 0.98
 """What each further call leaves of what earlier ones showed: some 50 calls count."""
 _APART = 2.5
 """Sooner by so many standard deviations of the work is sooner."""
-_BEFORE = 4.0
+_BEFORE = 3.0
 """Calls that speak for whole prompts beforehand: most engines compute them so, or have room for them in a step."""
 _ODD = 1.5
 """One that came sooner by more than so many steps is taken for one of that."""
 _MIDDLE, _LONG = 0.5, 3.0
 """A prompt's middle; and steps that make a long one."""
-_LEAST = 0.08
+_LEAST = 0.05
 """A smaller share is none: so often noise alone is as far off."""
 
 
