@@ -13,7 +13,7 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections import deque
 
-KEPT = 64
+KEPT = 48
 """First tokens and ends remembered of each route, at least; twice as many at most."""
 _MOST = 2**63 - 1
 """What a cell holds at most: a provider may claim any count."""
