@@ -81,7 +81,7 @@ def look(rows: Sequence[Row], model: Model, hop: float) -> Change:
     }
     for calls in range(_FEWEST, len(last) + 1):
         some = last[-calls:]
-        telling = spread([1e6 * _work(row, model, 1.0, True) for row in some]) >= _TELLING
+        telling = spread([1e6 * work_of(row, model) for row in some]) >= _TELLING
         busy = _busy(some, model, hop)
         for (factor, whole), every in changed.items():
             if factor > 1 and not telling:
@@ -103,7 +103,7 @@ def look(rows: Sequence[Row], model: Model, hop: float) -> Change:
 def _busy(rows: Sequence[Row], model: Model, hop: float) -> float:
     """How likely the calls' times are where a busy spell began with them: most of them waited, as long as they did; in
     a queue that stands, each of them about as long as the others."""
-    extra = [max(0.0, row[S] - _work(row, model, 1.0, True)) for row in rows]
+    extra = [max(0.0, row[S] - work_of(row, model)) for row in rows]
     mean = sum(extra) / len(rows)
     width = max(1e-3, sqrt(sum((each - mean) ** 2 for each in extra) / (len(rows) - 1)))
     standing = -len(rows) * (log(2.5066 * width) + 0.5)
@@ -118,7 +118,7 @@ def likely(row: Row, model: Model, hop: float, factor: float = 1.0, whole: bool 
     answer = model.curve.answer(row[N], row[B], row[X]) if row[PACE] == WHOLE else 0.0
     if whole:
         answer *= factor
-    work = _work(row, model, factor, whole) - answer
+    work = work_of(row, model, factor, whole) - answer
     sd = sqrt(model.sd(work, answer) ** 2 + model.prompt_sd(row[U] + row[BESIDE], row[K], row[MEDIA]) ** 2)
     moments = [max(0.0, moment - hop) for moment in row[M1 : M1 + MOMENTS] if moment >= 0]
     way = model.habits[int(row[CLASS])]
@@ -126,8 +126,9 @@ def likely(row: Row, model: Model, hop: float, factor: float = 1.0, whole: bool 
     return log(max(_ODD, density(row[S] - every, every, sd, moments, way, model.shape)))
 
 
-def _work(row: Row, model: Model, factor: float, whole: bool) -> float:
-    """What the curve says of a call, s, where it takes ``factor`` times as long."""
+def work_of(row: Row, model: Model, factor: float = 1.0, whole: bool = True) -> float:
+    """What the curve says of a call, s, where it takes ``factor`` times as long: until its first token; until the end
+    of a whole answer."""
     curve = model.curve
     work = curve.cost(row[U], row[K], row[BESIDE], row[MEDIA])
     answer = curve.answer(row[N], row[B], row[X]) if row[PACE] == WHOLE else 0.0

@@ -170,7 +170,10 @@ def _moved(
         return now, rows, [], 0  # it was so all the time: the model was wrong
     # Other hardware: what is known of the old one stays true but for its speed, until its own calls say more.
     kept = _calm(earlier, calm, model, hop)
-    made = [(*row[:S], max(0.0, row[S] + _work(row, now) - _work(row, model)), *row[CLASS:]) for row in kept]
+    made = [
+        (*row[:S], max(0.0, row[S] + changes.work_of(row, now) - changes.work_of(row, model)), *row[CLASS:])
+        for row in kept
+    ]
     return now, rows[-since:], made, since
 
 
@@ -180,9 +183,9 @@ def _standing(rows: Sequence[Row], model: Model) -> bool:
     last = rows[-_LAST:]
     extra: list[float] = []
     for row in last:
-        work = _work(row, model)
+        work = changes.work_of(row, model)
         extra.append((row[S] - work) / _sd(row, model))
-    seconds = sorted(row[S] - _work(row, model) for row in last)
+    seconds = sorted(row[S] - changes.work_of(row, model) for row in last)
     low, middle, high = (seconds[len(seconds) * tenth // 10] for tenth in (1, 5, 9))
     return len(last) == _LAST and sorted(extra)[len(extra) // 10] > 3 and high - low < 0.5 * middle
 
@@ -194,15 +197,6 @@ def _spread(rows: Sequence[Row]) -> float:
     middle = max(1.0, sorted(uncached)[len(uncached) // 2])
     cached = curves.spread([middle + row[K] for row in rows])
     return exp(hypot(log(max(1.0, curves.spread(uncached))), log(max(1.0, cached))))
-
-
-def _work(row: Row, model: Model) -> float:
-    """What the curve says of a call, s: until its first token, of a whole answer until its end."""
-    curve = model.curve
-    work = curve.cost(row[U], row[K], row[BESIDE], row[MEDIA])
-    if row[PACE] == WHOLE:
-        work += curve.answer(row[N], row[B], row[X])
-    return max(1e-5, work)
 
 
 def _sd(row: Row, model: Model) -> float:
@@ -226,8 +220,8 @@ def _calm(
     """
     kept = dict.fromkeys(tuple(row) for row in calm)
     for row in rows:
-        work = _work(row, model)
-        if before is not None and work > _CALM_RISE * _work(row, before):
+        work = changes.work_of(row, model)
+        if before is not None and work > _CALM_RISE * changes.work_of(row, before):
             continue
         moments = [max(0.0, m - hop) for m in row[M1 : M1 + MOMENTS] if m >= 0]
         way = model.habits[int(row[CLASS])]

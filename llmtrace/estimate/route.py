@@ -59,6 +59,7 @@ class Route:
     __slots__ = (
         "_calm",
         "_cells",
+        "_fit_asked",
         "_learned",
         "_look_due",
         "_next",
@@ -66,8 +67,8 @@ class Route:
         "_waited",
         "_waited_at",
         "anchors",
-        "calibration",
         "borrowed",
+        "calibration",
         "calm_step",
         "doubted",
         "fit_due",
@@ -120,7 +121,7 @@ class Route:
         self.least = self.most = 1.0
         """By which factor the work may be another than the model says, by the last calls."""
         self.doubted, self.borrowed = 1.0, False
-        self._look_due = 0
+        self._look_due, self._fit_asked = 0, False
         self._waited = 0.0
         """Probability that the last call waited."""
         self._waited_at = 0
@@ -270,9 +271,6 @@ class Route:
         if around.firsts and around.ahead > around.decoding and (limit is None or around.decoding < limit):
             step = (around.firsts[0] - ready) / 1e9
         steps, sharing = None, self.sharing
-        if around.firsts and not sample.whole and around.beside == 0:
-            gap = (sample.first - around.firsts[-1]) / 1e9
-            sharing.watch(gap, work - hop, model.sd(work))
         if (share := sharing.share) and sharing.step > 0.0:
             steps = Steps(share, sharing.step, _pace(sample))
         return posterior(rest, work + answer, sd, moments, model.habits[kind], model.shape, step, steps)
@@ -421,6 +419,8 @@ class Route:
             else:
                 scale = work * (1 + model.noise) + self.calm_step
             self.limits.watch(around, ready, first, work, scale)
+        if around.firsts and not sample.whole and not around.beside:
+            self.sharing.watch((first - around.firsts[-1]) / 1e9, work - self.hop, model.sd(work))
 
     @property
     def due(self) -> bool:
@@ -430,12 +430,13 @@ class Route:
     def asked(self) -> None:
         """A fit, or a look, has been asked for: the next one is due in a while."""
         self._look_due = self._learned + LOOK_EVERY
+        if self._learned >= self.fit_due:
+            self.fit_due, self._fit_asked = self._learned + FIT_EVERY, True
 
     def snapshot(self) -> Window:
         """What a fit needs, copied."""
-        due = self._learned >= self.fit_due
-        if due:
-            self.fit_due = self._learned + FIT_EVERY
+        due = self._fit_asked or self.model is None
+        self._fit_asked = False
         turn = self._next * COLUMNS if self.points == WINDOW else 0
         cells = self._cells[turn : self.points * COLUMNS] + self._cells[:turn]
         return Window(
