@@ -11,14 +11,19 @@ _FADES = 0.98
 """What each further call leaves of what earlier ones showed: some 50 calls count."""
 _APART = 2.5
 """Sooner by so many standard deviations of the work is sooner."""
-_BEFORE = 3.0
+_BEFORE = 4.0
 """Calls that speak for whole prompts beforehand: most engines compute them so, or have room for them in a step."""
 _ODD = 1.5
 """One that came sooner by more than so many steps is taken for one of that."""
+_ONE = 1.5
+"""One call alone may be chance."""
+_USUAL = 0.6
+"""Where an engine shares steps, most calls that wait do: short ones do not show it, and of long ones those that began
+late in the step look as if they had it alone."""
 _MIDDLE, _LONG = 0.5, 3.0
 """A prompt's middle; and steps that make a long one."""
-_LEAST = 0.05
-"""A smaller share is none: so often noise alone is as far off."""
+_LEAST = 0.09
+"""A smaller share of the calls that show it is none: so often noise alone is as far off."""
 
 
 class Sharing:
@@ -53,5 +58,5 @@ class Sharing:
     @property
     def share(self) -> float:
         """Of the calls that wait for another's prompt, how many begin in its last step."""
-        share = self._shared / (self._shared + self._alone + _BEFORE)
-        return share if share > _LEAST else 0.0
+        shown = self._shared / (self._shared + self._alone + _BEFORE)
+        return max(shown, _USUAL) if shown > _LEAST and self._shared > _ONE else 0.0
