@@ -302,7 +302,8 @@ def _graded(blind: Blind, attributes: dict[str, Any]) -> None:
 
 
 def _estimated_queue(estimate: Estimate, attributes: dict[str, Any]) -> None:
-    attributes[names.STEP_WAIT] = estimate.step_wait
+    if not estimate.step_apart:
+        attributes[names.STEP_WAIT] = estimate.step_wait
     if estimate.lower_bound:
         attributes[names.LOWER_BOUND] = True
     if estimate.limit is not None:

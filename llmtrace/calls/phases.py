@@ -11,8 +11,9 @@ from llmtrace.estimate.sample import Sample, sample_of
 from llmtrace.observe.answer import Answer
 from llmtrace.observe.call import Call
 from llmtrace.phases.merged import WHOLE_ANSWER
-from llmtrace.phases.model import Estimate, Phase, Unknown
+from llmtrace.phases.model import QUEUE, Estimate, Phase, Unknown
 from llmtrace.phases.observation import Observation
+from llmtrace.phases.server import STEP_APART
 from llmtrace.phases.timeline import split
 from llmtrace.providers.prompt import prompt_texts
 
@@ -40,8 +41,12 @@ def split_call(services: Services, call: Call, state: CallState, answer: Answer,
         return Split(phases, complaint, None, None, NOTHING_TOLD)
     if state.in_flight is not None:
         sample = _blindly(services, call, state, answer, seen)
-        estimate = services.baselines.end(state.route, state.in_flight, seen.end, sample)
+        engine = state.endpoint.provider if seen.server is None else seen.server.engine
+        estimate = services.baselines.end(state.route, state.in_flight, seen.end, sample, engine in STEP_APART)
     phases, complaint = split(seen, estimate)
+    for phase in phases:
+        if phase.name == QUEUE and phase.blind is not None and isinstance(estimate, Estimate):
+            services.baselines.graded(state.route, phase.blind.error, *estimate.queue_sides())
     expected = _expected(services, call, state, answer)
     made = estimate if isinstance(estimate, Estimate) else None
     return Split(phases, complaint, made, expected, _hit(services, state, seen))

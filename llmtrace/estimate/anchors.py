@@ -58,17 +58,17 @@ class Anchors:
 
     def learn(self, calls: Sequence[tuple[float, float, float, float]]) -> None:
         """Correct by data: (uncached tokens, delays of headers, first event and first token in s; below 0: unseen)."""
-        told = [call for call in calls if call[1] >= 0]
-        if len(told) < _ENOUGH or spread([tokens for tokens, *_ in told]) < _SPREAD:
+        with_headers = [call for call in calls if call[1] >= 0]
+        if len(with_headers) < _ENOUGH or spread([tokens for tokens, *_ in with_headers]) < _SPREAD:
             return
-        rows = [(1.0, tokens) for tokens, *_ in told]
-        whole = _slope(rows, [first for *_, first in told])
+        rows = [(1.0, tokens) for tokens, *_ in with_headers]
+        whole = _slope(rows, [first for *_, first in with_headers])
         if whole <= 0:
             return
-        self.headers = _before(_slope(rows, [head for _, head, _, _ in told]) / whole, self.headers)
-        events = [max(head, event) for _, head, event, _ in told]
+        self.headers = _before(_slope(rows, [head for _, head, _, _ in with_headers]) / whole, self.headers)
+        events = [max(head, event) for _, head, event, _ in with_headers]
         self.event = self.headers and _before(_slope(rows, events) / whole, self.event)
-        delays = sorted(head for _, head, _, _ in told)
+        delays = sorted(head for _, head, _, _ in with_headers)
         low, middle, high = (delays[len(delays) * quarter // 4] for quarter in (1, 2, 3))
         self.admission, self.jitter = (middle, (high - low) / 1.349) if self.headers else (0.0, 0.0)
 

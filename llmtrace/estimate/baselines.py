@@ -99,9 +99,16 @@ class Baselines:
             return route.traffic.begin(start, size)
 
     def end(
-        self, key: Hashable, in_flight: InFlight, end: int, sample: Sample | Unknown = NOT_ESTIMATED
+        self,
+        key: Hashable,
+        in_flight: InFlight,
+        end: int,
+        sample: Sample | Unknown = NOT_ESTIMATED,
+        step_apart: bool = False,
     ) -> Estimate | Unknown:
         """The call is over. ``sample``: what was seen of it, or why nothing can be estimated and learned from it.
+
+        ``step_apart``: the engine's own queue leaves out the step that ran when the call came.
 
         Returns the split of its time to the first token, or why there is none.
         """
@@ -116,12 +123,21 @@ class Baselines:
                 due = route.points >= self._first_fit and route.due
             if due:
                 route.asked()
+        if isinstance(estimate, Estimate):
+            estimate.step_apart = step_apart
         if due:
             if self._background:
                 self._fitter.ask(key)
             else:
                 self._fit(key)
         return estimate
+
+    def graded(self, key: Hashable, error: float, low: float, high: float) -> None:
+        """The engine told the queue of a call whose estimate was ``error`` s longer, with an interval that ends ``low``
+        s below and ``high`` s above it: later intervals are calibrated by that."""
+        with self._lock:
+            if (route := self._routes.get(key)) is not None:
+                route.calibration.learn(error, low, high)
 
     def tokens(self, key: Hashable, prompt: Prompt | None, provider: str, usage: Usage, chunks: int) -> Tokens | None:
         """The tokens of a call that has ended, told or reckoned; None where neither is possible. What was told is
@@ -181,10 +197,10 @@ class Baselines:
         """
         with self._lock:
             survival = self._route(key).survival
-            found = expected(prompt, survival, provider, input_tokens)
-            if found.possible and cached_tokens is not None:
-                survival.learn(prompt.gap, cached_tokens * 2 >= found.possible, cached_tokens)
-        return found
+            likely = expected(prompt, survival, provider, input_tokens)
+            if likely.possible and cached_tokens is not None:
+                survival.learn(prompt.gap, cached_tokens * 2 >= likely.possible, cached_tokens)
+        return likely
 
     def drop(self, key: Hashable, in_flight: InFlight) -> None:
         """The call is over and nothing is to be learned from it; does nothing where ``end`` was told already."""
@@ -199,8 +215,8 @@ class Baselines:
             return False
         with self._lock:
             self._saved_at = time.monotonic()
-            told = ((key, route.news()) for key, route in self._routes.items() if isinstance(key, tuple))
-            news = {key: gained for key, gained in told if gained is not None}
+            gains = ((key, route.news()) for key, route in self._routes.items() if isinstance(key, tuple))
+            news = {key: gained for key, gained in gains if gained is not None}
         if not news or store.add(self.path, news, COLUMNS, COUNTS, WINDOW, ROUTES):
             return True
         with self._lock:

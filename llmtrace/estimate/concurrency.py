@@ -13,7 +13,7 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections import deque
 
-KEPT = 64
+KEPT = 48
 """First tokens and ends remembered of each route, at least; twice as many at most."""
 _MOST = 2**63 - 1
 """What a cell holds at most: a provider may claim any count."""
@@ -83,7 +83,18 @@ class Concurrency:
 class Traffic:
     """The calls of one route, on their way and ended. Not safe to change from several threads at once."""
 
-    __slots__ = ("_arrived", "_begun", "_decoded", "_ends", "_firsts", "_forgotten", "_sizes", "_starts", "open")
+    __slots__ = (
+        "_arrived",
+        "_begun",
+        "_decoded",
+        "_ends",
+        "_firsts",
+        "_forgotten",
+        "_sizes",
+        "_starts",
+        "_tokens",
+        "open",
+    )
 
     def __init__(self) -> None:
         self.forget()
@@ -98,7 +109,9 @@ class Traffic:
         self._firsts, self._sizes = array("q"), array("q")
         # First tokens, and beside each its call's uncached tokens; before those are known its characters, below 0.
         self._ends, self._starts = array("q"), array("q")
-        """Ends, and beside each its call's start."""
+        """Ends, and beside each its call's start,"""
+        self._tokens = array("q")
+        """and the tokens of its prompt that were computed."""
         self._decoded = array("q")
         """Ends of those calls that had a first token."""
         self._forgotten = [0, 0, 0]
@@ -122,14 +135,27 @@ class Traffic:
         at = bisect_right(self._ends, end)
         self._ends.insert(at, end)
         self._starts.insert(at, in_flight.start)
+        self._tokens.insert(at, min(tokens, _MOST))
         if in_flight.first is not None:
             self._decoded.insert(bisect_right(self._decoded, end), end)
         if len(self._ends) > 2 * KEPT:
-            del self._ends[:KEPT], self._starts[:KEPT]
+            del self._ends[:KEPT], self._starts[:KEPT], self._tokens[:KEPT]
             self._forgotten[1] += KEPT
         if len(self._decoded) > 2 * KEPT:
             del self._decoded[:KEPT]
             self._forgotten[2] += KEPT
+
+    def since(self, moment: int, start: int) -> tuple[int, int]:
+        """Of the calls that ended after ``moment``: the computed tokens of those that had begun after ``start``, and
+        how many had begun before it."""
+        tokens = before = 0
+        ends, starts, sizes = self._ends, self._starts, self._tokens
+        for at in range(bisect_right(ends, moment), len(ends)):
+            if starts[at] > start:
+                tokens += sizes[at]
+            else:
+                before += 1
+        return tokens, before
 
     def drop(self, in_flight: InFlight) -> None:
         """The call is over and was none: it counts as if it had ended as it began."""

@@ -39,16 +39,16 @@ def quantile_curve(
     weights = [1.0] * len(rows)
     floor = max(1e-9, max(map(abs, rest), default=0.0) * 1e-4)
     above, below = quantile, 1 - quantile
-    found: tuple[float, ...] = (0.0,) * width
+    coefficients: tuple[float, ...] = (0.0,) * width
     for _ in range(_STEPS):
-        found = _nonnegative(columns, rest, weights)
+        coefficients = _nonnegative(columns, rest, weights)
         off = rest
-        for c, column in zip(found, columns, strict=True):
+        for c, column in zip(coefficients, columns, strict=True):
             if c:
                 off = [o - c * x for o, x in zip(off, column, strict=True)]
         weights = [above / (o if o > floor else floor) if o > 0 else below / (-o if o < -floor else floor) for o in off]
         sleep(0)
-    return tuple(c / scale + low for c, scale, low in zip(found, scales, least, strict=True))
+    return tuple(c / scale + low for c, scale, low in zip(coefficients, scales, least, strict=True))
 
 
 def weighted_nonnegative(
@@ -58,9 +58,9 @@ def weighted_nonnegative(
     width = len(rows[0])
     least = least or (0.0,) * width
     columns, scales, rest = _scaled(rows, values, least)
-    found = _nonnegative(columns, rest, list(weights))
+    coefficients = _nonnegative(columns, rest, list(weights))
     sleep(0)
-    return tuple(c / scale + low for c, scale, low in zip(found, scales, least, strict=True))
+    return tuple(c / scale + low for c, scale, low in zip(coefficients, scales, least, strict=True))
 
 
 def _scaled(rows: Sequence[Row], values: Sequence[float], least: Row) -> tuple[Columns, list[float], list[float]]:

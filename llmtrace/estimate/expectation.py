@@ -295,7 +295,7 @@ class _Learner:
                 for at, part in enumerate((none, own, brief, long, slow, seconds)):
                     tally[at] += part
                 tried[call.kind] += bool(until)
-        self.habits = _habits(sums, tried, self.usual_scale)
+        self.habits = habits_of(sums, tried, self.usual_scale)
         self.noise, self.floor = _noise(below, self.noise, self.most_floor)
         self.pace_noise = self._pace_noise(behind)
         if len(below) < len(behind):  # whole answers do not show which of the two it was
@@ -346,7 +346,7 @@ class _Learner:
         return len(self.answers) >= curves.REUSED or (len(outputs) >= 2 * _FEW and curves.spread(outputs) >= 2)
 
 
-def _habits(sums: Sequence[Sequence[float]], tried: Sequence[float], scale: float) -> list[Habits]:
+def habits_of(sums: Sequence[Sequence[float]], tried: Sequence[float], scale: float) -> list[Habits]:
     """Each class's shares, drawn towards the whole route's."""
     none, own, brief, long, slow, seconds = (sum(tally[i] for tally in sums) for i in range(6))
     whole = _shares(none + 1, own, brief + 0.5, long + 0.5, slow + 0.5, sum(tried))

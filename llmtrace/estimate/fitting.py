@@ -10,9 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import exp, hypot, log
 
+from llmtrace.estimate import change as changes
 from llmtrace.estimate import curve as curves
 from llmtrace.estimate.anchors import Anchors
-from llmtrace.estimate.curve import Curve
+from llmtrace.estimate.change import Change
+from llmtrace.estimate.doubt import least_factor
 from llmtrace.estimate.expectation import (
     BESIDE,
     CLASS,
@@ -24,7 +26,6 @@ from llmtrace.estimate.expectation import (
     MOMENTS,
     PACE,
     TOTAL,
-    USUAL_NOISE,
     WHOLE,
     B,
     K,
@@ -45,12 +46,10 @@ _CALM_SURE = 0.6
 _CALM_RISE = 1.3
 """Unless a new model makes it cost so much more than the one before: a curve may rise with its engine, but step by
 step; only a change of engine that was looked for moves it further."""
-_SURE = 3.0
-"""So much likelier (natural logarithm) an explanation has to be before a route's model changes for it: 20 to 1."""
 _YOUNG = 60
-"""Calls below the curve of a route that has seen no more than this mean that it began in a queue."""
-_TELLING = 2.0
-"""Work that spreads by less (90th over 10th percentile) does not show whether an excess goes with it."""
+"""A route that has seen no more than this and turns out to be faster began in a queue."""
+_OWN = 30
+"""A route that has changed has so many calls of its own then, and needs none from before (they may mislead)."""
 _LAST = 24
 """Calls in which a queue that does not empty has to show."""
 _HOP_LEAST, _HOP_MOST = 0.25, 0.75
@@ -64,11 +63,16 @@ class Window:
     cells: array[float]
     """Oldest call first."""
     calm: array[float]
-    shifted: int
-    """The last so many lie all above the curve; below 0: below it (0: neither)."""
+    due: bool
+    """A fit is due; else it is only looked whether the route has changed."""
     model: Model | None
     hop: float
     calm_step: float
+    lower_bound: bool
+    spread: float
+    doubted: float
+    borrowed: bool
+    """``calm`` is from before a change, made as long as the calls since then are believed to be."""
     anchors: Anchors
 
 
@@ -82,28 +86,38 @@ class Fitted:
     lower_bound: bool
     anchors: Anchors
     calm: array[float]
-    shifted: bool = False
-    """The calls in a row that lay on one side of the curve have been looked at."""
     forget: int = 0
     """Only the last so many calls still count (0: all)."""
     spread: float = float("inf")
     """Of the calls' uncached tokens, 90th over 10th percentile."""
+    least: float = 1.0
+    most: float = 1.0
+    """By which factor the work may be another than the model says, by the last calls."""
+    borrowed: bool = False
+    """Those of ``calm`` are from before a change: see ``Window.borrowed``."""
+    doubted: float = 1.0
+    """The same by all of them: it may be less."""
 
 
 def fit(window: Window, min_calls: int, min_spread: float, least_per_token: float = 0.0) -> Fitted:
-    """Fit the model, the way and the anchors to a window of calls."""
+    """Fit the model, the way and the anchors to a window of calls, if that is due or the route has changed."""
     rows, calm = _rows(window.cells), _rows(window.calm)
     before, forget = window.model, 0
-    factor = None if before is None else _changed(rows, window.shifted, before)
-    if window.shifted < 0 and len(rows) < _YOUNG:
-        # Not a faster engine, but a curve that was learned while every call waited: begin anew.
-        before, calm = None, []
-    elif before is not None and factor is not None:
-        # Other hardware: what is known of the old one stays true but for its speed, until its own calls say more.
-        forget = abs(window.shifted)
-        calm = _calm(rows[:-forget], calm, before, window.hop)
-        calm = [(*row[:S], row[S] * factor, *row[CLASS:]) for row in calm]
-        rows, before = rows[-forget:], _faster(before, factor)
+    borrowed = window.borrowed
+    if borrowed and window.due and len(rows) >= _OWN and not (before is not None and _standing(rows, before)):
+        before, calm, borrowed = None, [], False
+    change = Change() if before is None else changes.look(rows, before, window.hop)
+    if before is not None and change.factor != 1.0:
+        if change.factor < 1 and len(rows) < _YOUNG:
+            before, calm, borrowed = None, [], False
+        else:
+            before, rows, calm, forget = _moved(before, change, rows, calm, window.hop)
+            borrowed = forget > 0
+    elif not window.due:
+        return Fitted(
+            before, window.hop, window.calm_step, window.lower_bound, window.anchors, window.calm,
+            spread=window.spread, least=change.least, most=change.most, doubted=window.doubted, borrowed=borrowed,
+        )  # fmt: skip
     every = (*rows, *calm)
     paces = sorted(row[PACE] for row in every if row[PACE] > 0)
     calm_step = paces[len(paces) // 10] if paces else 0.0
@@ -111,7 +125,19 @@ def fit(window: Window, min_calls: int, min_spread: float, least_per_token: floa
     spread = _spread(every) if every else float("inf")
     if len(every) < min_calls or spread < min_spread:
         kept = _flat(calm)
-        return Fitted(before, window.hop, calm_step, False, anchors, kept, bool(window.shifted), forget, spread)
+        return Fitted(
+            before or window.model,
+            window.hop,
+            calm_step,
+            False,
+            anchors,
+            kept,
+            forget,
+            spread,
+            change.least,
+            change.most,
+            borrowed,
+        )
     anchors.learn([(row[U], row[HEAD], row[EVENT], row[TOTAL]) for row in rows if row[PACE] != WHOLE])
     model = fit_model(rows, calm, before, window.hop, 0.5 * calm_step, least_per_token)
     curve = model.curve
@@ -122,38 +148,33 @@ def fit(window: Window, min_calls: int, min_spread: float, least_per_token: floa
     hop = 0.0
     if anchors.headers_are_admission and calm_step:
         hop = min(max(over, _HOP_LEAST * anchors.admission), _HOP_MOST * anchors.admission, curve.fixed)
+    elif all(row[PACE] == WHOLE for row in rows):
+        hop = over  # their headers tell nothing
     middle = sorted(row[U] for row in rows)[len(rows) // 2]
     bound = over - hop > max(0.5 * calm_step, 0.2 * curve.cost(middle)) or _standing(rows, model)
     kept = _flat(_calm(rows, calm, model, window.hop, before))
-    return Fitted(model, hop, calm_step, bound, anchors, kept, bool(window.shifted), forget, spread)
+    doubted = least_factor(rows, model, window.hop)
+    return Fitted(
+        model, hop, calm_step, bound, anchors, kept, forget, spread, change.least, change.most, borrowed, doubted
+    )
 
 
-def _changed(rows: Sequence[Row], shifted: int, model: Model) -> float | None:
-    """By which factor the engine has become slower, or faster (below 1); None where it has not.
-
-    Calls below the curve can be nothing but faster. Calls that all lie above it may be slower, each by the same share
-    of itself, or have waited: whichever makes their times the likelier by far.
-    """
-    if not shifted:
-        return None
-    last = rows[-abs(shifted) :]
-    cost = [_work(row, model) for row in last]
-    share = sorted(row[S] / c for row, c in zip(last, cost, strict=True))
-    factor = share[len(share) // 2]
-    if shifted < 0:
-        return min(1.0, share[len(share) * 2 // 5])
-    if curves.spread([c * 1e6 for c in cost]) < _TELLING:
-        return None
-    extra = [max(1e-6, row[S] - c) for row, c in zip(last, cost, strict=True)]
-    mean = sum(extra) / len(extra)
-    waits = -len(extra) * (log(mean) + 1)
-    width = max(model.noise, 0.1)
-    slower = 0.0
-    for row, c in zip(last, cost, strict=True):
-        sd = hypot(width * factor * c, _sd(row, model))
-        z = (row[S] - factor * c) / sd
-        slower -= 0.5 * min(z * z, 25.0) + log(sd * 2.5066)
-    return factor if factor > 1.15 and slower - waits > _SURE else None
+def _moved(
+    model: Model, change: Change, rows: list[tuple[float, ...]], calm: list[tuple[float, ...]], hop: float
+) -> tuple[Model, list[tuple[float, ...]], list[tuple[float, ...]], int]:
+    """The model after a change, with the calls that it is to be fitted to and the calm ones, and how many of the last
+    calls still count (0: all)."""
+    now, since = changes.scaled(model, change), change.calls
+    earlier = rows[:-since]
+    if sum(changes.likely(row, now, hop) - changes.likely(row, model, hop) for row in earlier) >= 0:
+        return now, rows, [], 0  # it was so all the time: the model was wrong
+    # Other hardware: what is known of the old one stays true but for its speed, until its own calls say more.
+    kept = _calm(earlier, calm, model, hop)
+    made = [
+        (*row[:S], max(0.0, row[S] + changes.work_of(row, now) - changes.work_of(row, model)), *row[CLASS:])
+        for row in kept
+    ]
+    return now, rows[-since:], made, since
 
 
 def _standing(rows: Sequence[Row], model: Model) -> bool:
@@ -162,19 +183,11 @@ def _standing(rows: Sequence[Row], model: Model) -> bool:
     last = rows[-_LAST:]
     extra: list[float] = []
     for row in last:
-        work = _work(row, model)
+        work = changes.work_of(row, model)
         extra.append((row[S] - work) / _sd(row, model))
-    seconds = sorted(row[S] - _work(row, model) for row in last)
+    seconds = sorted(row[S] - changes.work_of(row, model) for row in last)
     low, middle, high = (seconds[len(seconds) * tenth // 10] for tenth in (1, 5, 9))
     return len(last) == _LAST and sorted(extra)[len(extra) // 10] > 3 and high - low < 0.5 * middle
-
-
-def _faster(model: Model, factor: float) -> Model:
-    old = model.curve
-    curve = Curve.of(
-        [cell * factor for cell in old.coefficients()], old.scatter, old.queued, old.knows_cached, old.knows_answers
-    )
-    return replace(model, curve=curve, floor=model.floor * factor, noise=max(model.noise, USUAL_NOISE))
 
 
 def _spread(rows: Sequence[Row]) -> float:
@@ -184,15 +197,6 @@ def _spread(rows: Sequence[Row]) -> float:
     middle = max(1.0, sorted(uncached)[len(uncached) // 2])
     cached = curves.spread([middle + row[K] for row in rows])
     return exp(hypot(log(max(1.0, curves.spread(uncached))), log(max(1.0, cached))))
-
-
-def _work(row: Row, model: Model) -> float:
-    """What the curve says of a call, s: until its first token, of a whole answer until its end."""
-    curve = model.curve
-    work = curve.cost(row[U], row[K], row[BESIDE], row[MEDIA])
-    if row[PACE] == WHOLE:
-        work += curve.answer(row[N], row[B], row[X])
-    return max(1e-5, work)
 
 
 def _sd(row: Row, model: Model) -> float:
@@ -216,8 +220,8 @@ def _calm(
     """
     kept = dict.fromkeys(tuple(row) for row in calm)
     for row in rows:
-        work = _work(row, model)
-        if before is not None and work > _CALM_RISE * _work(row, before):
+        work = changes.work_of(row, model)
+        if before is not None and work > _CALM_RISE * changes.work_of(row, before):
             continue
         moments = [max(0.0, m - hop) for m in row[M1 : M1 + MOMENTS] if m >= 0]
         way = model.habits[int(row[CLASS])]

@@ -144,14 +144,14 @@ class _Route:
         self._last = array("f")  # TOGETHER paces for each of them, oldest first; 0: none yet
 
     def judge(self, pace: float, prefix: int | None) -> Told:
-        found = NOTHING_TOLD
+        verdict = NOTHING_TOLD
         if prefix is not None:
             last = self._latest(prefix, pace)
             if (alone := self._hits.verdict([pace])) is not None:
                 together = self._hits.verdict(last) if min(last) > 0 else None
-                found = Told(alone.probability, None if together is None else together.probability)
+                verdict = Told(alone.probability, None if together is None else together.probability)
         self._hits.learn(pace, prefix is not None)
-        return found
+        return verdict
 
     def _latest(self, prefix: int, pace: float) -> array[float]:
         """The prefix's last paces, this one included."""

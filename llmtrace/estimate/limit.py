@@ -13,6 +13,8 @@ _TAKEN_UP = 0.75
 _BELIEVED, _DOUBTED, _SIGNS_MOST = -1.5, -0.5, 8.0
 """A limit is believed once it explains the times of so many calls (wholly; more in part) that nothing else does, and
 no longer when so few are left; more than the last are not remembered, so that it can go again."""
+_APART = 3.0
+"""It is sure once it explains so many calls more than the next best one does."""
 _SIGNS_FADE = 0.98
 _MANY_AHEAD = 12
 """With more calls ahead, one in four is looked at for the limit: each possible one costs a step."""
@@ -21,10 +23,12 @@ _MANY_AHEAD = 12
 class Limit:
     """The limit that is believed in, and the signs for and against each."""
 
-    __slots__ = ("_recalled", "_signs", "known")
+    __slots__ = ("_recalled", "_signs", "known", "sure")
 
     def __init__(self) -> None:
         self.known: int | None = None
+        self.sure = False
+        """It is this one, and none of those beside it."""
         self._recalled = False  # it is from a file
         self._signs = array("f", bytes(4 * (MOST_SLOTS + 1)))  # for (below 0) and against each limit
 
@@ -60,11 +64,14 @@ class Limit:
                 best, least = limit, sign
             signs[limit] = sign if -_SIGNS_MOST < sign < _SIGNS_MOST else (_SIGNS_MOST if sign > 0 else -_SIGNS_MOST)
         self.known = best if least <= (_BELIEVED if known is None else _DOUBTED) else None
+        if best is not None:
+            beside = min(signs[best - 1], signs[best + 1] if best < MOST_SLOTS else 0.0)
+            self.sure = beside - least > _APART
 
     def recall(self, limit: int) -> None:
         """Begin with the limit that a file holds."""
         if limit <= MOST_SLOTS:
-            self.known, self._recalled = limit, True
+            self.known, self._recalled, self.sure = limit, True, True
             self._signs[limit] = 2 * _BELIEVED
 
     def news(self) -> int | None:

@@ -44,6 +44,8 @@ _CERTAIN = 0.99
 """A call that is so sure not to have waited needs no quantiles: the 95 % one is 0."""
 _NEGLIGIBLE = 0.01
 """A part that is less likely than this is left out of the quantiles, which it cannot reach."""
+_CROWDED = 0.6
+"""Where the mean step is so much of a full one, there always are prompts that wait: most steps are full then."""
 _UNCUT = 2.0
 """So many standard deviations above zero, the cut at zero no longer shows in those points."""
 
@@ -96,6 +98,35 @@ class Wait:
     """How far below what the curve allows the call was, in standard deviations; 0 where it was not."""
 
 
+@dataclass(slots=True)
+class Steps:
+    """How prompts share the steps of an engine that has a budget of tokens for each."""
+
+    share: float
+    """Of the calls that wait for a prompt, how many begin in that one's last step."""
+    full: float
+    """A step that is full, s."""
+    pace: float
+    """The mean step while this call's tokens were made, s."""
+
+    def parts(self, rest: float, work: float) -> list[tuple[float, float]]:
+        """Waits that nobody saw the end of, with their weights, if the call shared its steps.
+
+        While all steps are full, a prompt takes as many whole ones as it touches, wherever in its first one it began.
+        Else it shared its first step alone.
+        """
+        if self.pace > _CROWDED * self.full:
+            long = max(self.full, self.pace)
+            whole, part = divmod(work / self.full, 1.0)
+            few = rest + work - (whole + 1) * long
+            made = [(few, 1.0 - part), (few - long, part)]
+            if whole:  # where in a step a long prompt ends is not known
+                made = [(few + 0.3 * long, 0.25), (few - 0.3 * long, 0.5), (few - long, 0.25)]
+        else:
+            made = [(rest - at * self.full, weight) for at, weight in ((0.15, 0.3), (0.5, 0.4), (0.85, 0.3))]
+        return [(min(max(0.0, wait), max(0.0, rest)), weight) for wait, weight in made]
+
+
 def emg(rest: float, noise: float, scale: float) -> float:
     """Density of ``rest``: normal noise with this standard deviation plus an exponential wait with this mean."""
     shape = noise / scale
@@ -118,13 +149,10 @@ def cut_normal(mean: float, sd: float) -> tuple[float, float]:
     return mean + sd * hazard, max(0.0, sd * sd * (1 - hazard * (z + hazard)))
 
 
-def weights(
+def _densities(
     rest: float, work: float, noise: float, moments: Sequence[float], habits: Habits, shape: Shape
 ) -> tuple[float, float, float, float, list[float]]:
-    """Probabilities of: no wait, a brief one, a long one, stretched work, and a wait until each of ``moments`` (s).
-
-    ``rest``: what the call took beyond its ``work``, s; ``noise``: the work's standard deviation.
-    """
+    """What makes the weights: how likely each part is, times the density of ``rest`` under it."""
     z = rest / noise
     none = habits.none * exp(-z * z / 2) / noise / _ROOT2PI if abs(z) < 38 else 0.0
     brief = habits.brief * emg(rest, noise, shape.brief)
@@ -137,12 +165,50 @@ def weights(
         for moment in moments:
             z = (rest - moment) / sd
             until.append(share * exp(-z * z / 2) if abs(z) < 38 else 0.0)
+    return none, brief, long, stretched, until
+
+
+def density(rest: float, work: float, noise: float, moments: Sequence[float], habits: Habits, shape: Shape) -> float:
+    """The density of ``rest``, whatever the call was made of; arguments as of ``weights``."""
+    none, brief, long, stretched, until = _densities(rest, work, noise, moments, habits, shape)
+    return none + brief + long + stretched + sum(until)
+
+
+def weights(
+    rest: float, work: float, noise: float, moments: Sequence[float], habits: Habits, shape: Shape
+) -> tuple[float, float, float, float, list[float]]:
+    """Probabilities of: no wait, a brief one, a long one, stretched work, and a wait until each of ``moments`` (s).
+
+    ``rest``: what the call took beyond its ``work``, s; ``noise``: the work's standard deviation.
+    """
+    none, brief, long, stretched, until = _densities(rest, work, noise, moments, habits, shape)
     total = none + brief + long + stretched + sum(until)
     if total < _LEAST:
         # Nothing explains it: far above everything a long wait does, below the curve no wait.
         zeros = [0.0] * len(until)
         return (0.0, 0.0, 1.0, 0.0, zeros) if rest > 0 else (1.0, 0.0, 0.0, 0.0, zeros)
     return none / total, brief / total, long / total, stretched / total, [each / total for each in until]
+
+
+def _with_shared(
+    rest: float, work: float, noise: float, moments: Sequence[float], habits: Habits, shape: Shape, steps: Steps
+) -> tuple[float, float, float, float, list[float], list[float]]:
+    """``weights``, and for each of ``moments`` the probability that the call began in the step which ended then."""
+    none, brief, long, stretched, until = _densities(rest, work, noise, moments, habits, shape)
+    begun: list[float] = []
+    for moment in moments:
+        early = (moment - rest) / noise
+        late = (moment - steps.full - rest) / noise
+        inside = 0.5 * (erfc(-early / _ROOT2) - erfc(-late / _ROOT2))
+        begun.append(habits.own * steps.share * inside / len(moments) / steps.full)
+    until = [(1 - steps.share) * each for each in until]
+    total = none + brief + long + stretched + sum(until) + sum(begun)
+    if total < _LEAST:
+        return (*weights(rest, work, noise, moments, habits, shape), [0.0] * len(moments))
+    return (
+        none / total, brief / total, long / total, stretched / total,
+        [each / total for each in until], [each / total for each in begun],
+    )  # fmt: skip
 
 
 def posterior(
@@ -153,12 +219,18 @@ def posterior(
     habits: Habits,
     shape: Shape,
     step_seen: float,
+    steps: Steps | None = None,
 ) -> Wait:
     """What is to be believed of one call's wait; arguments as of ``weights``.
 
-    ``step_seen``: when the step ended that ran as the call came, by this client's own traffic, s.
+    ``step_seen``: when the step ended that ran as the call came, by this client's own traffic, s; ``steps``: how the
+    engine's steps are shared, where they are.
     """
-    none, brief, long, stretched, until = weights(rest, work, noise, moments, habits, shape)
+    begun: list[float] = []
+    if steps is None:
+        none, brief, long, stretched, until = weights(rest, work, noise, moments, habits, shape)
+    else:
+        none, brief, long, stretched, until, begun = _with_shared(rest, work, noise, moments, habits, shape, steps)
     zero = none + stretched
     surprise = -rest / noise if rest < 0 else 0.0
     if zero > _CERTAIN:
@@ -184,6 +256,25 @@ def posterior(
             step += weight * min(step_seen, until_then)
             if weight > best:
                 best, at = weight, until_then
+    if steps is not None:
+        for moment, weight in zip(moments, begun, strict=True):
+            if weight < _NEGLIGIBLE:
+                continue
+            wait = max(0.0, moment - max(steps.full, steps.pace))
+            side = 0.25 * steps.full
+            nodes += [(max(0.0, wait - side), 0.2 * weight), (wait, 0.5 * weight), (wait + side, 0.3 * weight)]
+            mean += weight * (wait + 0.05 * steps.full)
+            own += weight
+            step += weight * min(step_seen, wait)
+        for whole, scale in ((brief, shape.brief), (long, habits.scale)):
+            if (whole := whole * steps.share) < _NEGLIGIBLE:
+                continue
+            for wait, weight in steps.parts(rest, work):
+                nodes.append((wait, whole * weight))
+                mean += whole * weight * wait
+                if scale == shape.brief:
+                    step += whole * weight * wait
+        brief, long = brief * (1 - steps.share), long * (1 - steps.share)
     slow = max(_BEHIND * long, habits.stretched / max(habits.none + habits.stretched, 1e-9))
     shared = _SHARED * brief
     zero += shared

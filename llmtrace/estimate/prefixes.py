@@ -144,10 +144,10 @@ class Survival:
         if near < 1 and hits + misses < 1:
             return prior
         own = self._hits[mine]
-        told = (own + 2 * prior + 0.5 * (hits - own)) / (
+        probability = (own + 2 * prior + 0.5 * (hits - own)) / (
             near + 2 + 0.5 * (hits - own) + 0.5 * max(0.0, misses - (near - own))
         )
-        return max(0.0, min(1.0, told))
+        return max(0.0, min(1.0, probability))
 
 
 def _bucket(gap: float) -> int:

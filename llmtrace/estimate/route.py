@@ -9,19 +9,20 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
-from math import hypot, log, sqrt
+from math import hypot, sqrt
 
 from llmtrace.estimate import curve as curves
 from llmtrace.estimate.anchors import Anchors
+from llmtrace.estimate.calibration import Calibration
 from llmtrace.estimate.concurrency import Concurrency, InFlight, Traffic
 from llmtrace.estimate.curve import Curve
 from llmtrace.estimate.expectation import COLUMNS, MOMENTS, WHOLE, Model
 from llmtrace.estimate.fitting import Fitted, Window
-from llmtrace.estimate.joined import Ended
 from llmtrace.estimate.limit import Limit
-from llmtrace.estimate.mixture import BUSY, HOT, Wait, posterior
+from llmtrace.estimate.mixture import BUSY, HOT, Steps, Wait, posterior
 from llmtrace.estimate.prefixes import Survival
 from llmtrace.estimate.sample import Sample
+from llmtrace.estimate.sharing import Sharing
 from llmtrace.estimate.store import Saved
 from llmtrace.estimate.tokens import PER_CHAR, Ratios
 from llmtrace.phases.merged import ANSWERS_ALIKE, NOT_FITTED, few_calls, narrow_spread, undecided
@@ -30,6 +31,8 @@ from llmtrace.phases.model import Estimate, Unknown
 WINDOW = 96
 """Calls that the model is fitted to."""
 FIT_EVERY = 16
+LOOK_EVERY = 4
+"""Calls between two looks whether the route has changed."""
 _TAKEN_UP = 0.6
 """A call cannot have been taken up so late that less than this share of its curve's cost was left."""
 _CERTAIN = 1.645
@@ -40,16 +43,6 @@ _WAY = 0.7
 """Of the way's jitter that the headers show, so much is on the way behind them."""
 _BUSY_PACE = 1.5
 """A call whose tokens came so much slower than on a calm engine shared it with others."""
-_SHIFTED_DOWN, _SHIFTED_UP = 4, 6
-"""So many calls on one side of the curve, one soon after the other, and the route may be another than it was."""
-_FAR = 2.5
-"""A call so many standard deviations below the curve was faster than the route is believed to be; twice as many count
-twice."""
-_NEAR = 0.5
-"""One that is no further below it speaks against that."""
-_ODD = 4.0
-"""A row of calls that waited is odd once the route's own habits make it less likely than 1 in 50 (e^4): until it has
-been looked at, each of them may as well have been slow."""
 _UNDECIDED = 0.8
 """Where the 90 % interval of the wait spans so much of the stretch that it lies in, the two are not told apart: what
 may be anything is no estimate."""
@@ -64,27 +57,31 @@ class Route:
     """What is remembered of one route."""
 
     __slots__ = (
-        "_above",
-        "_below",
         "_calm",
         "_cells",
-        "_ended",
+        "_fit_asked",
         "_learned",
+        "_look_due",
         "_next",
-        "_odds",
         "_usual",
         "_waited",
         "_waited_at",
         "anchors",
+        "borrowed",
+        "calibration",
         "calm_step",
+        "doubted",
         "fit_due",
         "hop",
         "jitter",
+        "least",
         "limits",
         "lower_bound",
         "model",
+        "most",
         "points",
         "ratios",
+        "sharing",
         "spread",
         "survival",
         "traffic",
@@ -117,12 +114,14 @@ class Route:
         self.survival = Survival()
         self.ratios = Ratios()
         self.limits = Limit()
-        self._ended = Ended()
+        self.sharing = Sharing()
+        self.calibration = Calibration()
         self._usual = 0.0
         """Uncached tokens of a usual prompt."""
-        self._below = self._above = 0
-        self._odds = 0.0
-        """How unlikely the row of calls that waited is: minus the logarithm of its probability."""
+        self.least = self.most = 1.0
+        """By which factor the work may be another than the model says, by the last calls."""
+        self.doubted, self.borrowed = 1.0, False
+        self._look_due, self._fit_asked = 0, False
         self._waited = 0.0
         """Probability that the last call waited."""
         self._waited_at = 0
@@ -184,7 +183,6 @@ class Route:
             estimate = self._split(model, wait, sample, around, ready, work)
         if sample.exact:
             self._learn(sample, around, ready, moments, kind, work + answer, wait, (max(0, output), beside, joined))
-        self._ended.add(in_flight.start, sample.end, sample.uncached)
         return estimate
 
     def _ready(self, sample: Sample) -> int:
@@ -209,7 +207,7 @@ class Route:
         most = float("inf") if self.limit is None else self.limit - 1
         ahead = around.ahead - bisect_right(around.ends, began)
         now = min(most, self.traffic.open - 1)
-        tokens, gone = self._ended.since(began, sample.start)
+        tokens, gone = self.traffic.since(began, sample.start)
         ahead_still = max(0, ahead - gone)
         joined = tokens + max(0.0, now - ahead_still) * self._usual
         return (min(most, ahead) + now) / 2, joined
@@ -219,8 +217,12 @@ class Route:
         latest = sample.first - int(_TAKEN_UP * work * 1e9)
         earliest = ready if freed is None else freed
         seen = around.firsts
-        if sample.whole:  # of an engine whose limit is known, only the slot that it waited for
-            seen = around.ends if self.limit is None else []
+        if sample.whole and self.limit is not None:  # only the slot that it waited for, as far as that is sure
+            at, earliest = max(0, around.ahead - self.limit), ready
+            beside = [*around.ends[max(0, at - 1) : at], *around.ends[at + 1 : at + 2]]
+            seen = [] if self.limits.sure else beside
+        elif sample.whole:
+            seen = around.ends
         moments: list[float] = []
         for moment in reversed(seen):
             if moment <= earliest or len(moments) >= MOMENTS - (freed is not None):
@@ -268,7 +270,10 @@ class Route:
         limit = self.limit
         if around.firsts and around.ahead > around.decoding and (limit is None or around.decoding < limit):
             step = (around.firsts[0] - ready) / 1e9
-        return posterior(rest, work + answer, sd, moments, model.habits[kind], model.shape, step)
+        steps, sharing = None, self.sharing
+        if (share := sharing.share) and sharing.step > 0.0:
+            steps = Steps(share, sharing.step, _pace(sample))
+        return posterior(rest, work + answer, sd, moments, model.habits[kind], model.shape, step, steps)
 
     def _split(
         self, model: Model, wait: Wait, sample: Sample, around: Concurrency, ready: int, work: float
@@ -285,7 +290,7 @@ class Route:
         # Nor how much of what every call costs, beyond one step, was the way in front of the prompt's step: of anything
         # between none, as is estimated, and all of it, 95 % is the interval's end.
         later = hypot(edge, _CERTAIN_SIDE * max(0.0, model.curve.fixed - hop - self.calm_step))
-        low = length if self._odds > _ODD else length - min(wait.low, length) + edge
+        low = length - min(wait.low, length) + edge
         high = max(length, min(wait.high, left)) - length + later
         if around.beside:
             # Those whose first tokens came in the same step may have begun before it joined them: their tokens then
@@ -293,6 +298,8 @@ class Route:
             high += min(model.curve.per_token * around.beside, left - length)
         if self.lower_bound:  # what is the same for all calls may be a wait of all of them
             high += max(0.0, min(model.curve.fixed - hop - self.calm_step, left - length - high))
+        low, high = max(low, (self.most - 1) * work), max(high, (1 - min(self.least, self.doubted)) * work)
+        low, high = self.calibration.factor * low, self.calibration.factor * high
         if min(low, length) + min(high, left - length) - edge - later > _UNDECIDED * left:
             return undecided(length - low, length + high, left, self.points)
         return Estimate(
@@ -332,9 +339,13 @@ class Route:
         prefill = min(max(0.0, work + over * share), left - length)
         decode = left - length - prefill
         either = _CERTAIN * sqrt(prompt_square * answer_square / (prompt_square + answer_square))
-        low = length if self._odds > _ODD else length - min(wait.low, length)
+        low = length - min(wait.low, length)
         high = max(length, min(wait.high, left)) - length
+        if not self.anchors.headers_are_admission:  # how long the way in was, nobody saw
+            low = hypot(low, _CERTAIN_SIDE * hop)
+        low, high = max(low, (self.most - 1) * (work + answer)), max(high, (1 - self.least) * (work + answer))
         edge = _CERTAIN * self.calm_step
+        low, high = self.calibration.factor * low, self.calibration.factor * high
         if min(low, length) + min(high, left - length) > _UNDECIDED * left:
             return undecided(length - low, length + high, left, self.points)
         return Estimate(
@@ -374,7 +385,7 @@ class Route:
         start, first, headers, event = sample.start, sample.first, sample.headers, sample.event
         seconds = max(0, first - ready) / 1e9
         base = self._next * COLUMNS
-        told = [*moments, -1.0, -1.0, -1.0]
+        padded = [*moments, -1.0, -1.0, -1.0]
         self._cells[base : base + COLUMNS] = array(
             "f",
             (
@@ -387,7 +398,7 @@ class Route:
                 -1.0 if headers is None else (headers - start) / 1e9,
                 -1.0 if event is None else (event - start) / 1e9,
                 max(0, first - start) / 1e9,
-                *told[:MOMENTS],
+                *padded[:MOMENTS],
                 *answer,
                 sample.media,
             ),
@@ -401,44 +412,46 @@ class Route:
         if model is None or wait is None:
             return
         self._waited, self._waited_at = wait.waited, first
+        prompt = model.curve.cost(sample.uncached, sample.cached, around.beside, sample.media)
         if around.ahead and around.whole and self.limits.looks(around.ahead, self._learned):
-            self.limits.watch(around, ready, first, work, work * (1 + model.noise) + self.calm_step)
-        self._watch_shift(model, wait, work, kind)
-
-    def _watch_shift(self, model: Model, wait: Wait, work: float, kind: int) -> None:
-        """Count calls in a row that lie on one side of the curve by more than scatter can explain."""
-        if wait.surprise > _FAR:
-            self._below += 1 if wait.surprise < 2 * _FAR else 2
-        elif wait.surprise < _NEAR and model.noise * work > model.floor:  # of a shorter one, the scatter says nothing
-            self._below = max(0, self._below - 1)
-        if wait.waited - wait.own > 0.8:
-            habits = model.habits[kind]
-            self._above += 1
-            self._odds -= log(max(1e-3, habits.brief + habits.long))
-        else:
-            self._above, self._odds = 0, 0.0
-        if self._below >= _SHIFTED_DOWN or (self._above >= _SHIFTED_UP and self._odds > _ODD):
-            self.fit_due = 0
+            if sample.whole:  # by then its answer had been made too, which the curve knows well
+                scale = 2 * model.sd(prompt, work - prompt) + self.calm_step
+            else:
+                scale = work * (1 + model.noise) + self.calm_step
+            self.limits.watch(around, ready, first, work, scale)
+        if around.firsts and not sample.whole and not around.beside:
+            self.sharing.watch((first - around.firsts[-1]) / 1e9, work - self.hop, model.sd(work))
 
     @property
     def due(self) -> bool:
-        """Whether there is enough new for another fit."""
-        return self._learned >= self.fit_due
+        """Whether there is enough new for another fit, or for a look whether the route has changed."""
+        return self._learned >= self.fit_due or (self.model is not None and self._learned >= self._look_due)
 
     def asked(self) -> None:
-        """A fit has been asked for: the next one is due in a while."""
-        self.fit_due = self._learned + FIT_EVERY
+        """A fit, or a look, has been asked for: the next one is due in a while."""
+        self._look_due = self._learned + LOOK_EVERY
+        if self._learned >= self.fit_due:
+            self.fit_due, self._fit_asked = self._learned + FIT_EVERY, True
 
     def snapshot(self) -> Window:
         """What a fit needs, copied."""
-        shifted = 0
-        if self._below >= _SHIFTED_DOWN:
-            shifted = -self._below
-        elif self._above >= _SHIFTED_UP and self._odds > _ODD:
-            shifted = min(self._above, self.points)
+        due = self._fit_asked or self.model is None
+        self._fit_asked = False
         turn = self._next * COLUMNS if self.points == WINDOW else 0
         cells = self._cells[turn : self.points * COLUMNS] + self._cells[:turn]
-        return Window(cells, self._calm[:], shifted, self.model, self.hop, self.calm_step, self.anchors)
+        return Window(
+            cells,
+            self._calm[:],
+            due,
+            self.model,
+            self.hop,
+            self.calm_step,
+            self.lower_bound,
+            self.spread,
+            self.doubted,
+            self.borrowed,
+            self.anchors,
+        )
 
     def take(self, fitted: Fitted) -> None:
         """Use what a fit found."""
@@ -447,8 +460,8 @@ class Route:
         self.jitter = fitted.anchors.jitter
         self.lower_bound, self.anchors = fitted.lower_bound, fitted.anchors
         self._calm = fitted.calm
-        if fitted.shifted:
-            self._below, self._above, self._odds = 0, 0, 0.0
+        self.least, self.most = fitted.least, fitted.most
+        self.doubted, self.borrowed = fitted.doubted, fitted.borrowed
         if fitted.forget:
             keep = min(self.points, fitted.forget)
             rows = [self._row((self._next - keep + i) % WINDOW) for i in range(keep)]

@@ -52,8 +52,8 @@ def sample_of(seen: Observation, event: int | None, tokens: Tokens | None, media
     if seen.first_token is None:
         # Where the server told how long it had the call, what is longer was not the engine's.
         start = seen.start if arrived is None else arrived
-        told = seen.server.total if seen.server is not None else None
-        end = seen.end if told is None else min(seen.end, start + max(0, int(told * 1e9)))
+        total = seen.server.total if seen.server is not None else None
+        end = seen.end if total is None else min(seen.end, start + max(0, int(total * 1e9)))
         return Sample(start, end, end, tokens.uncached, tokens.cached, tokens=tokens.output, whole=True, media=media)
     return Sample(
         start=seen.start if arrived is None else arrived,

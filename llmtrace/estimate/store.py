@@ -74,7 +74,7 @@ def load(path: Path, columns: int, counts: int) -> dict[Key, Saved]:
             path, version, VERSION,
         )  # fmt: skip
         return {}
-    found: dict[Key, Saved] = {}
+    routes: dict[Key, Saved] = {}
     oldest = time.time() - _OLD_S
     for entry in whole["routes"]:
         route, used, rows = (entry.get(name) if isinstance(entry, dict) else None for name in ("route", "used", "rows"))
@@ -84,12 +84,12 @@ def load(path: Path, columns: int, counts: int) -> dict[Key, Saved]:
             continue
         if version == 1:
             rows = [_upgraded(row, columns) for row in rows if _numbers(row, _PLAIN)]
-        saved = found[tuple(route)] = Saved(float(used), [row for row in rows if _numbers(row, columns)])
+        saved = routes[tuple(route)] = Saved(float(used), [row for row in rows if _numbers(row, columns)])
         limit, survival, block = (entry.get(name) for name in ("limit", "survival", "block"))
         saved.limit = limit if isinstance(limit, int) and 0 <= limit < 1 << 20 else None
         saved.survival = [max(0.0, float(cell)) for cell in survival] if _numbers(survival, counts) else []
         saved.block = block if isinstance(block, int) and 0 <= block < 1 << 20 else 0
-    return found
+    return routes
 
 
 def _upgraded(row: list[float], columns: int) -> list[float]:

@@ -21,7 +21,7 @@ def grade(phases: Sequence[Phase], estimate: Estimate, late: float = 0.0) -> Non
         if phase.source not in _TOLD:
             continue
         if phase.name == QUEUE:
-            length, sides, reported = estimate.step_wait + estimate.queue, estimate.queue_sides(), phase.duration
+            length, sides, reported = estimate.queued, estimate.queue_sides(), phase.duration
         elif phase.name == PREFILL:
             length, sides, reported = estimate.prefill, estimate.prefill_sides(), phase.duration + hit
         else:

@@ -63,7 +63,9 @@ class Estimate:
     queue: float = 0.0
     """Waiting to be scheduled, without the step that was running when it came."""
     step_wait: float = 0.0
-    """Waiting for that step to end; some engines count it as queue, some do not count it at all."""
+    """Waiting for that step to end."""
+    step_apart: bool = False
+    """The engine does not count that as queue (``server.STEP_APART``): it then stands in what is unattributed."""
     admission: float = 0.0
     """Between the request's arrival and the engine: the HTTP server, tokenising, hand-over, and the answer's way."""
     admission_uncertainty: float = 0.0
@@ -93,6 +95,16 @@ class Estimate:
     """Calls that the engine runs at once, as far as this client has seen it."""
     anchor: str = "first_token"
     """The first moment that the client sees with prefill in front of it: headers, first_event or first_token."""
+
+    @property
+    def queued(self) -> float:
+        """The queue as it is exported, s: by the engine's own definition, where that is known."""
+        return self.queue if self.step_apart else self.step_wait + self.queue
+
+    @property
+    def before_engine(self) -> float:
+        """What is exported in front of it, s."""
+        return self.admission + self.step_wait if self.step_apart else self.admission
 
     def queue_sides(self) -> tuple[float, float]:
         """How much shorter and longer ``step_wait`` + ``queue`` may be, s."""

@@ -7,6 +7,10 @@ import math
 from llmtrace.observe.answer import ServerTimings
 from llmtrace.phases.observation import Observation
 
+STEP_APART = frozenset({"vllm"})
+"""Engines whose own "queue" begins once the step is over that ran when a call came: vLLM's engine core takes new
+requests in between two steps, and counts from there. What a server tells is not changed, so on these that wait stands
+in front of the queue, unattributed; and so it does where it is estimated."""
 SLACK_SHARE = 0.02
 SLACK_S = 0.002
 """Server numbers may exceed what the client saw by this share and time (rounding, clock rates) and are scaled to fit;

@@ -130,7 +130,7 @@ def _until_first_token(
     left = _prepared(plan, wire, _outside(plan, seen, wire, room))
     left = _admitted(plan, seen, wire, estimate, left)
     unread = late or 0.0
-    plan.add(QUEUE, min(estimate.step_wait + estimate.queue, left), ESTIMATE)
+    plan.add(QUEUE, min(estimate.queued, left), ESTIMATE)
     low, high = estimate.queue_sides()
     plan.unsure(low + unread, high + unread)
     if seen.usage is not None and seen.usage.cached_tokens:
@@ -208,9 +208,9 @@ def _without_first_token(
 
 def _estimated_answer(plan: _Plan, seen: Observation, estimate: Estimate, decode: float, room: float) -> None:
     """The phases of a whole answer, in ``room`` s, by the estimate."""
-    whole = estimate.step_wait + estimate.queue + estimate.prefill + decode
+    whole = estimate.queued + estimate.prefill + decode
     fit = room / whole if whole > 0 else 1.0
-    plan.add(QUEUE, (estimate.step_wait + estimate.queue) * fit, ESTIMATE)
+    plan.add(QUEUE, estimate.queued * fit, ESTIMATE)
     plan.unsure(*estimate.queue_sides())
     if seen.usage is not None and seen.usage.cached_tokens:
         plan.add(KV_CACHE_HIT, 0.0, ESTIMATE, estimate.prefill)
@@ -259,7 +259,7 @@ def _prepared(plan: _Plan, wire: Wire, room: float) -> float:
 def _admitted(plan: _Plan, seen: Observation, wire: Wire, estimate: Estimate, room: float) -> float:
     """Adds what is estimated to lie between the request's arrival and the engine to what is unattributed."""
     # The headers' delay, by which that is estimated, holds their way back, and a gateway's time.
-    admission = estimate.admission - wire.round_trip / 2 - (plausible_gateway(seen) or 0.0)
+    admission = estimate.before_engine - wire.round_trip / 2 - (plausible_gateway(seen) or 0.0)
     admission = min(admission, room)
     if admission <= 0:
         return room
@@ -269,7 +269,8 @@ def _admitted(plan: _Plan, seen: Observation, wire: Wire, estimate: Estimate, ro
     piece.end += round(admission * 1e9)
     piece.source, piece.admission = ESTIMATE, admission
     low, high = piece.uncertainty_low or 0.0, piece.uncertainty_high or 0.0
-    plan.unsure(low + estimate.admission_uncertainty, high + estimate.admission_uncertainty)
+    unsure = estimate.admission_uncertainty + (estimate.step_wait if estimate.step_apart else 0.0)
+    plan.unsure(low + unsure, high + unsure)
     return room - admission
 
 

@@ -11,7 +11,7 @@ import argparse
 from collections.abc import Iterator
 from types import ModuleType
 
-from llmtrace.estimate import expectation, fitting, mixture, route
+from llmtrace.estimate import change, doubt, expectation, fitting, mixture, route, sharing
 from tests.estimate.test_shared_engines import Chat, Seen, follow, grade, recorded, simulated
 
 WARM = 30
@@ -36,15 +36,22 @@ CONSTANTS: tuple[tuple[ModuleType, str, float, float], ...] = (
     (fitting, "CALM", 24, 96),
     (fitting, "_CALM_SURE", 0.4, 0.8),
     (fitting, "_CALM_RISE", 1.15, 1.6),
-    (fitting, "_SURE", 1.5, 6.0),
+    (change, "_RARE", 2.0, 6.0),
+    (change, "_SURE", 1.5, 6.0),
+    (change, "_MOST", 1.0, 4.0),
+    (change, "_POSSIBLE", 0.0, 2.0),
+    (doubt, "_AGAINST", 2.0, 8.0),
+    (sharing, "_APART", 2.0, 4.0),
+    (sharing, "_BEFORE", 2.0, 8.0),
+    (sharing, "_LEAST", 0.04, 0.16),
+    (sharing, "_FADES", 0.96, 0.99),
     (route, "_TAKEN_UP", 0.4, 0.8),
     (route, "_BUSY_PACE", 1.25, 2.0),
-    (route, "_ODD", 2.0, 8.0),
-    (route, "_FAR", 2.0, 4.0),
     (route, "_UNDECIDED", 0.7, 0.9),
     (route, "_WAY", 0.35, 1.4),
     (mixture, "_SHARED", 0.0, 0.5),
     (mixture, "_BEHIND", 0.12, 0.5),
+    (mixture, "_CROWDED", 0.3, 0.9),
 )
 
 

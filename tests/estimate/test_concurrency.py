@@ -111,3 +111,16 @@ def test_a_dropped_call_counts_for_nothing_and_one_from_before_a_fork_is_let_go(
     traffic.forget()
     traffic.end(me, 30, 40, 5)
     assert traffic.open == 0
+
+
+@given(calls=several(), moment=st.integers(0, 2000), start=st.integers(0, 2000))
+def test_what_went_on_since_a_moment_is_what_a_count_over_all_says(calls: list[Times], moment: int, start: int) -> None:
+    traffic = Traffic()
+    flying = [traffic.begin(call.start, 0) for call in calls]
+    for call, in_flight in zip(calls, flying, strict=True):
+        traffic.end(in_flight, call.first, call.end, call.tokens)
+    later = [call for call in calls if call.end > moment]
+    assert traffic.since(moment, start) == (
+        sum(call.tokens for call in later if call.start > start),
+        sum(1 for call in later if call.start <= start),
+    )

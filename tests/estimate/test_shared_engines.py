@@ -43,9 +43,9 @@ class Seen:
     media: int = 0
 
 
-def follow(calls: Sequence[Seen]) -> list[Estimate | None]:
+def follow(calls: Sequence[Seen], known: Baselines | None = None) -> list[Estimate | None]:
     """The estimate of each call, from nothing but what had been seen by its end."""
-    known, made = Baselines(background=False), list[Estimate | None]([None] * len(calls))
+    known, made = known or Baselines(background=False), list[Estimate | None]([None] * len(calls))
     moments = sorted(
         (moment, order, number)
         for number, call in enumerate(calls)

@@ -305,6 +305,21 @@ def test_numbers_a_little_too_long_are_scaled_to_fit() -> None:
 
 
 # --- the estimate --------------------------------------------------------------------------------------------------
+def test_where_an_engine_leaves_the_running_step_out_of_its_queue_it_stands_unattributed() -> None:
+    estimate = Estimate(prefill=0.2, queue=0.15, step_wait=0.02, admission=0.01, queue_low=0.01, queue_high=0.02)
+    by = named(split(streamed(), estimate)[0])
+    estimate.step_apart = True
+    apart = named(split(streamed(), estimate)[0])
+    assert by["queue"].duration == near(0.17)
+    assert apart["queue"].duration == near(0.15)
+    assert apart["unattributed"].duration == near(by["unattributed"].duration + 0.02)
+    assert apart["prefill"].duration == near(by["prefill"].duration)
+    told, _ = split(streamed(server=ServerTimings("vllm", queue=0.15, prefill=0.2)), estimate)
+    queue = named(told)["queue"]
+    assert queue.blind is not None
+    assert queue.blind.error == near(0.0), "the estimate and the engine mean the same"
+
+
 def test_an_estimate_splits_and_carries_its_uncertainty() -> None:
     estimate = Estimate(
         prefill=0.2,

@@ -36,7 +36,9 @@ class Word:
 class Blindfold(httpx2.AsyncBaseTransport):
     """Wraps a transport. ``words``: the engine's word by the answer's id."""
 
-    def __init__(self) -> None:
+    def __init__(self, address: str = "127.0.0.1") -> None:
+        """``address``: where requests go, whatever the client knows the host by."""
+        self._address = address
         limits = httpx2.Limits(max_connections=1000, max_keepalive_connections=100)
         self._inner = httpx2.AsyncHTTPTransport(limits=limits)
         self.words: dict[str, Word] = {}
@@ -51,6 +53,7 @@ class Blindfold(httpx2.AsyncBaseTransport):
             request = httpx2.Request(
                 request.method, request.url, headers=headers, content=content, extensions=request.extensions
             )
+        request.url = request.url.copy_with(host=self._address)
         response = await self._inner.handle_async_request(request)
         kept = [(name, value) for name, value in response.headers.multi_items() if name.lower() != "content-length"]
         stream = _Filtered(response.stream, self, bool(body.get("stream")), without_usage)

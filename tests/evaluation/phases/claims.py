@@ -26,7 +26,8 @@ def claim_of(ended: Result, *, whole_queue: bool) -> Claim:
     """What the phases of ``ended`` say.
 
     ``whole_queue``: the engine's own queue begins with the request's arrival, so it holds the wait for the step that
-    was running and the way in; otherwise it holds neither. What is exported holds the first and not the second.
+    was running and the way in; otherwise it holds neither. What is exported holds the first, unless the engine is known
+    to leave it out, and not the second.
     """
     lengths: dict[str, float] = {}
     for phase in ended.phases:
@@ -79,4 +80,6 @@ def _engine_queue(ended: Result, queue: float | None, whole_queue: bool) -> floa
         return None
     if whole_queue:
         return queue + sum(phase.admission or 0.0 for phase in ended.phases) / 2
+    if getattr(ended.estimate, "step_apart", False):
+        return queue
     return max(0.0, queue - getattr(ended.estimate, "step_wait", 0.0))

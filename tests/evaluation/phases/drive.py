@@ -19,15 +19,19 @@ Tick = Callable[[int], None]
 class Driver:
     """Calls one server. Use as an asynchronous context manager."""
 
-    def __init__(self, base_url: str, model: str, *, streamed: bool = True, usage: bool = True) -> None:
-        """``streamed`` and ``usage``: how the calls ask."""
+    def __init__(
+        self, base_url: str, model: str, *, streamed: bool = True, usage: bool = True, host: str | None = None
+    ) -> None:
+        """``streamed`` and ``usage``: how the calls ask; ``host``: what the client knows the server by, if not by its
+        address."""
         self.model = model
         self.streamed = streamed
         self.usage = usage
-        self.blindfold = Blindfold()
+        url = httpx2.URL(base_url)
+        self.blindfold = Blindfold(url.host)
         # Open loop: no call may wait for a connection.
         self.client = openai.AsyncOpenAI(
-            base_url=base_url,
+            base_url=url if host is None else url.copy_with(host=host),
             api_key="none-needed",
             max_retries=0,
             timeout=120,

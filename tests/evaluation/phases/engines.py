@@ -35,6 +35,8 @@ class Engine:
     """Its queue begins with the request's arrival: tokenising and the wait for the step that was running are in it."""
     admitted: bool
     """Its headers come when the request is admitted, not with the first token."""
+    host: str | None = None
+    """The host's name as the traced client has it, where a deployment's usually shows the engine."""
     arrivals: Callable[[], dict[str, float]] = field(default=dict)
     """When each request reached the server, epoch s by trace id; empty where it does not tell."""
 
@@ -73,7 +75,7 @@ def vllm(folder: Path) -> Iterator[Engine]:
     """vLLM on the CPU, with its per-request metrics in the answer."""
     flags = ["--max-model-len", str(_CONTEXT), "--max-num-seqs", str(SLOTS)]
     with _or_not_here(), servers.vllm_server(folder, *flags) as server:
-        yield Engine("vllm", "vLLM on the CPU", f"{server.url}/v1", "tiny", False, True)
+        yield Engine("vllm", "vLLM on the CPU", f"{server.url}/v1", "tiny", False, True, "vllm.internal")
 
 
 @contextmanager

@@ -171,7 +171,11 @@ def play(engine: Engine, planned: Planned, words: float, draw: random.Random, sa
     mine = random.Random(seeds[0])
     provider = TracerProvider()
     driver = Driver(
-        engine.base_url, engine.model, streamed="whole" not in cell.traffic, usage="nousage" not in cell.traffic
+        engine.base_url,
+        engine.model,
+        streamed="whole" not in cell.traffic,
+        usage="nousage" not in cell.traffic,
+        host=engine.host,
     )
     with strangers.sending(
         engine.base_url, engine.model, kind_of(cell.traffic), planned.others, words, seeds[1], LONGEST

@@ -55,10 +55,12 @@ split.
 width over the mean |error| of the same calls. Where most true queues are 0, an interval that ends there holds them
 all.
 
-**Queue** is `llm.queue` as it is exported: from the engine's door until the prompt is taken up, so the wait for the
-step that was running when the call came is in it; `llmtrace.queue.step_wait` on that span is the one place that says
-how much of it that is. *Engine's own queue*: the same by the engine's definition, below: less the step wait for vLLM,
-and with half of `llmtrace.unattributed.admission` (the way in) for the reference server.
+**Queue** is `llm.queue` as it is exported: from the engine's door until the prompt is taken up. The wait for the step
+that was running when the call came is in it, and `llmtrace.queue.step_wait` on that span says how much of it that is;
+of an engine that is known to leave that wait out (vLLM) it stands in `llm.unattributed` instead, as it does where such
+an engine tells its queue itself. *Engine's own queue*: the same by the engine's definition, below: less the step wait
+for vLLM, however it was told apart, and with half of `llmtrace.unattributed.admission` (the way in) for the reference
+server.
 
 **Queue where none is**: the mean queue ascribed to split calls whose true queue is under 10 % of their TTFT. *Sure
 and wrong*: a phase lies outside its interval and is off by over 15 % of the TTFT (or total).
