@@ -17,7 +17,7 @@ SINCE_2: Final = (
     "merged_because", "merged_detail", "cost_usd",
 )  # fmt: skip
 """Columns of spans that version 1 of the store did not have."""
-SINCE_3: Final = ("engine_span", "fingerprint")
+SINCE_3: Final = ("engine_span", "fingerprint", "response_id")
 """Those that version 2 did not have."""
 _ASKED: Final = {
     "operation", "provider", "request_model", "response_model", "address", "input_tokens", "output_tokens",

@@ -322,10 +322,11 @@ class Store:
         if not traces:
             return False
         connection.execute(_TOUCHED, [low, high])
+        appended = self._sql_for_calls(connection)  # before the transaction, which only a fault of the engine's undoes
         connection.execute("BEGIN")
         connection.execute("DELETE FROM calls WHERE trace_id IN (SELECT trace_id FROM ids)")
         connection.execute("DELETE FROM traces WHERE trace_id IN (SELECT trace_id FROM ids)")
-        connection.execute(self._sql_for_calls(connection))
+        connection.execute(appended)
         connection.execute(
             "INSERT INTO traces SELECT trace_id, min(start_ns), max(end_ns), count(*) FROM touched GROUP BY trace_id"
         )
