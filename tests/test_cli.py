@@ -18,7 +18,7 @@ from rich.console import Console
 from llmtrace import doctor
 from llmtrace.version import VERSION
 from tests.support.grpc_collector import GrpcCollector
-from tests.support.replay import Replay, json_answer
+from tests.support.replay import Replay, Script, json_answer
 
 SPAN = {
     "traceId": "4bf92f3577b34da6a3ce929d0e0e4736",
@@ -301,14 +301,20 @@ def test_doctor_tries_an_export() -> None:
             OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, OTEL_EXPORTER_OTLP_HEADERS="authorization=Bearer%20k"
         )
         assert f"OTEL_EXPORTER_OTLP_ENDPOINT  {collector.url} over HTTP took an empty export" in tried.stdout
-        assert [(request.path, request.headers["authorization"]) for request in collector.requests] == [
-            ("/v1/traces", "Bearer k")
-        ]
+        first = collector.requests[0]
+        assert (first.path, first.headers["authorization"]) == ("/v1/traces", "Bearer k")
     with closing(Replay()) as collector:
         collector.serve(json_answer({}, status=401))
         tried = examined(False, OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=f"{collector.url}/exact")
         assert "401, it wants credentials: set OTEL_EXPORTER_OTLP_HEADERS" in tried.stdout
         assert [request.path for request in collector.requests] == ["/exact"]
+    with closing(Replay()) as page:
+        page.serve(Script(200, {"content-type": "text/html"}, [(0.0, b"<html></html>")]))
+        tried = examined(False, OTEL_EXPORTER_OTLP_ENDPOINT=page.url, OTEL_EXPORTER_OTLP_HEADERS="Bearer SECRET")
+        assert "it answers with a page" in tried.stdout
+        assert "OTEL_EXPORTER_OTLP_HEADERS" in tried.stdout
+        assert "is not NAME=VALUE" in tried.stdout
+        assert "SECRET" not in tried.stdout
     for wrong in ("http://", "http://host:notaport", "::::"):
         result = examined(False, OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=wrong)
         assert result.returncode == 0

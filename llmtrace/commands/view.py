@@ -77,7 +77,8 @@ def add(app: Any) -> None:
 
         def ready(up: Ready) -> None:
             print(f"The page: {up.url}   ({up.place})")
-            print("A program's LLM calls come here with: llmtrace run -- COMMAND")
+            here = "" if up.url.endswith(f":{_PORT}") else f"--otlp {up.url} "
+            print(f"A program's LLM calls come here with: llmtrace run {here}-- COMMAND")
             if up.ports:
                 print(f"Programs that send OTLP by default do so already (port {' and '.join(map(str, up.ports))}).")
             print("Other programs send here with:")

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from llmtrace.doctor.findings import Finding, Mark, plain
 from llmtrace.errors import LlmtraceError
 from llmtrace.launch import destinations
-from llmtrace.launch.probe import refusal
+from llmtrace.launch.probe import is_a_page, refusal
 from llmtrace.version import install_hint
 
 _TIMEOUT_S = 2
@@ -43,7 +43,7 @@ def examine(environ: Mapping[str, str]) -> Spans:
         findings += chosen
         summary = _summary(chosen, environ)
     findings += [
-        Finding("note", name, f"sends {_header_names(environ[name])} (values not shown)")
+        _headers(name, environ[name])
         for name in sorted(environ)
         if name.startswith("OTEL_") and name.endswith("HEADERS")
     ]
@@ -150,12 +150,19 @@ def _tried(name: str, url: str, grpc: bool, environ: Mapping[str, str], amiss: M
     shown = f"{plain(parts.scheme)}://{host}:{port}{default} over {'gRPC' if grpc else 'HTTP'}"
     if not destinations.listens(url if "://" in url else f"http://{url}"):
         return Finding(amiss, name, f"{shown}: nobody listens", f"unset {name}" if name.startswith("OTEL_") else "")
-    exporter = _exporter(url, grpc, environ)
-    why = refusal(lambda: exporter.export([]))
-    exporter.shutdown()
+    why = refusal(lambda: _export(url, grpc, environ)) or (None if grpc else is_a_page(url))
     if why is None:
         return Finding("ok", name, f"{shown} took an empty export")
     return Finding(amiss, name, f"{shown}: {why}")
+
+
+def _export(url: str, grpc: bool, environ: Mapping[str, str]) -> Any:
+    """Send nothing, by an exporter as a program has it."""
+    exporter = _exporter(url, grpc, environ)
+    try:
+        return exporter.export([])
+    finally:
+        exporter.shutdown()
 
 
 def _exporter(url: str, grpc: bool, environ: Mapping[str, str]) -> Any:
@@ -170,6 +177,12 @@ def _exporter(url: str, grpc: bool, environ: Mapping[str, str]) -> Any:
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as Http
 
     return Http(endpoint=url, headers=headers, timeout=_TIMEOUT_S)
+
+
+def _headers(name: str, value: str) -> Finding:
+    if any(part.strip() and "=" not in part for part in value.split(",")):
+        return Finding("missing", name, "is not NAME=VALUE, with commas between: what is not is not sent")
+    return Finding("note", name, f"sends {_header_names(value)} (values not shown)")
 
 
 def _header_names(value: str) -> str:

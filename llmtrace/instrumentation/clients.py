@@ -28,6 +28,8 @@ class ClientTracing:
         self.client = client
         self.patches: Patches | None = None
         """The wrappers for this client; None while it is not traced."""
+        self.tracer_provider: Any = None
+        """The one that it was switched on with; None: the global one."""
         self._traced: Traced | None = None
 
     def on(self, settings: Settings, tracer_provider: Any, meter_provider: Any, *, supported: bool = False) -> None:
@@ -38,6 +40,7 @@ class ClientTracing:
         if self.patches is not None:
             return
         self.patches = patches = Patches()
+        self.tracer_provider = tracer_provider
         if settings.flush_on_sigterm:
             # Now, not when the client is imported: handlers can be set on the main thread only.
             patches.when_undone(process_ends.take_sigterm())
@@ -58,7 +61,7 @@ class ClientTracing:
             self.patches.undo()
         if self._traced is not None:
             self._traced.close()
-        self._traced = self.patches = None
+        self._traced = self.patches = self.tracer_provider = None
 
     def installed(self) -> str | None:
         """The client's version, read off its distribution's metadata; None where it is not installed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 from collections.abc import Callable
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
     from typing_extensions import TypedDict
 
+    from llmtrace.config import Settings
     from llmtrace.instrumentation.clients import ClientTracing
 
     class Given(TypedDict, total=False):
@@ -100,24 +102,37 @@ def instrument(
         "flush_on_sigterm": flush_on_sigterm,
         "tokenizer": tokenizer,
     }
-    from llmtrace.config import is_disabled, settings
+    from llmtrace.config import is_disabled
+    from llmtrace.instrumentation.clients import TRACING
+
+    configured = _checked(clients, keywords)
+    for name in clients or tuple(TRACING):
+        if not is_disabled():
+            TRACING[name].on(configured, tracer_provider, meter_provider, supported=bool(clients))
+
+
+def check(*clients: str, **keywords: Any) -> None:
+    """Raise what ``instrument`` would raise of the same arguments, and do nothing else."""
+    inspect.signature(instrument).bind(*clients, **keywords)
+    _checked(clients, keywords)
+
+
+def _checked(clients: tuple[str, ...], keywords: dict[str, Any]) -> Settings:
+    from llmtrace.config import settings
     from llmtrace.instrumentation.clients import TRACING
 
     configured = settings(keywords)
     _check_names(clients)
-    for name in clients or tuple(TRACING):
-        tracing = TRACING[name]
-        if clients:  # of all of them, those that the program never imports need no looking at
-            _check_version(tracing)
-        if not is_disabled():
-            tracing.on(configured, tracer_provider, meter_provider, supported=bool(clients))
+    for name in clients:  # of all of them, those that the program never imports need no looking at
+        _check_version(TRACING[name])
+    return configured
 
 
-def instrumented() -> str:
-    """The clients that are traced now, by name and with commas between."""
+def instrumented() -> dict[str, Any]:
+    """The clients that are traced now, by name, each with the TracerProvider that it was given."""
     from llmtrace.instrumentation.clients import TRACING
 
-    return ", ".join(name for name, tracing in TRACING.items() if tracing.patches is not None)
+    return {name: tracing.tracer_provider for name, tracing in TRACING.items() if tracing.patches is not None}
 
 
 def uninstrument(*clients: str) -> None:

@@ -66,21 +66,31 @@ def configure(
     return destination.sentence
 
 
-def set_up(destination: Destination, *clients: str, service_name: str | None = None, **settings: Any) -> None:
-    """Make the providers for ``destination`` and switch tracing on with them."""
+def set_up(
+    destination: Destination, *clients: str, service_name: str | None = None, launched: bool = False, **settings: Any
+) -> None:
+    """Make the providers for ``destination`` and switch tracing on with them.
+
+    ``launched``: before anything of the program has run, so that stderr is still the terminal's.
+    """
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider
 
     from llmtrace.instrumentation import switch
 
-    if _in_force:
-        switch.uninstrument()
-        _end(_in_force)
-    elif taken := switch.instrumented():
-        _log.warning("traced already, and so not by configure(): %s. Call llmtrace.uninstrument() before", taken)
+    switch.check(*clients, **settings)  # before anything that is there is taken down
+    traced = switch.instrumented()
+    ours = [name for name, provider in traced.items() if any(provider is one for one in _in_force)]
+    if ours:
+        switch.uninstrument(*ours)
+    _end(_in_force)
+    taken = [name for name in traced if name not in ours and (not clients or name in clients)]
+    if taken:
+        others = ", ".join(taken)
+        _log.warning("traced already, and so not by configure(): %s. Call llmtrace.uninstrument() before", others)
     resource = Resource.create(_own_resource(service_name))
     tracer_provider = TracerProvider(resource=resource)
-    tracer_provider.add_span_processor(_processor(destination))
+    tracer_provider.add_span_processor(_processor(destination, launched))
     meter_provider = _meter_provider(destination, resource)
     if meter_provider is None:
         settings.setdefault("metrics", False)
@@ -98,13 +108,14 @@ def _end(providers: list[Any]) -> None:
     providers.clear()
 
 
-def _processor(destination: Destination) -> Any:
+def _processor(destination: Destination, launched: bool) -> Any:
     from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor
 
     from llmtrace.launch import exporters
 
     if destination.kind == "console":
-        return SimpleSpanProcessor(exporters.ConsoleExporter())
+        write = exporters.own_stderr() if launched else exporters.to_stderr
+        return SimpleSpanProcessor(exporters.ConsoleExporter(write))
     if destination.kind == "file":
         from llmtrace.emit.otlp_json import OtlpJsonFileExporter
 
@@ -121,11 +132,13 @@ def _own_resource(service_name: str | None) -> dict[str, str]:
     attributes = host_name()
     if service_name is not None:
         attributes["service.name"] = service_name
-    elif not os.environ.get("OTEL_SERVICE_NAME") and "service.name" not in os.environ.get(
-        "OTEL_RESOURCE_ATTRIBUTES", ""
-    ):
+    elif not os.environ.get("OTEL_SERVICE_NAME") and not _names_service(os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")):
         attributes["service.name"] = os.path.basename(sys.argv[0] if sys.argv and sys.argv[0] else "python")
     return attributes
+
+
+def _names_service(attributes: str) -> bool:
+    return any(pair.partition("=")[0].strip() == "service.name" for pair in attributes.split(","))
 
 
 def _meter_provider(destination: Destination, resource: Any) -> Any:
@@ -147,7 +160,7 @@ def _meter_provider(destination: Destination, resource: Any) -> Any:
 def in_a_launched_program(destination: Destination) -> None:
     """Set up at the start of a program that ``llmtrace run`` has started. Raises nothing: the program comes first."""
     try:
-        set_up(destination)
+        set_up(destination, launched=True)
     except LlmtraceError as error:
         say(f"not tracing: {error}")
     except Exception as error:

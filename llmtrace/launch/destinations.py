@@ -31,6 +31,8 @@ _CONNECT_S = 0.25
 _VIEWER_STARTS_WITHIN_S = 20.0
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 _PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+_GRPC_SCHEMES = ("unix", "unix-abstract", "dns", "ipv4", "ipv6", "xds")
+"""Targets that gRPC knows by itself; whether somebody listens there is not asked."""
 _KIND, _PLACE = "LLMTRACE_RUN_KIND", "LLMTRACE_RUN_PLACE"
 VARIABLES: Final = (_KIND, _PLACE)
 """Those by which a program is told of its destination."""
@@ -101,7 +103,10 @@ def choose(
     if (around := from_environ(environ)) is not None:
         return around
     if named := next((name for name in _ENDPOINTS if environ.get(name)), None):
-        return endpoint(environ[named], protocol(environ), exact=named == _ENDPOINTS[0])
+        try:
+            return endpoint(environ[named], protocol(environ), exact=named == _ENDPOINTS[0])
+        except LlmtraceError as error:  # nobody asked for it here: the variable may be meant for others
+            return _instead(f"{named}: {error}")
     if is_viewer(VIEWER):
         return viewer()
     if _collector_listens():
@@ -140,6 +145,8 @@ def endpoint(url: str, protocol: str = "", *, exact: bool = False) -> Destinatio
     Raises:
         LlmtraceError: ``url`` is no address, or the exporter is not installed.
     """
+    if protocol == "grpc" and url.partition(":")[0] in _GRPC_SCHEMES and _can_export():
+        return Destination("otlp_grpc", url, f"spans go to {url}")
     try:
         parts = urlsplit(url if "://" in url else f"http://{url}")
         if parts.scheme not in ("http", "https") or not re.fullmatch(r"[^\s/]+", parts.netloc) or parts.port == 0:
@@ -197,6 +204,8 @@ def say(sentence: str) -> None:
 
 def listens(url: str) -> bool:
     """Whether somebody takes connections at ``url``, asked for a quarter of a second at most."""
+    if url.partition(":")[0] in _GRPC_SCHEMES:
+        return True
     parts = urlsplit(url)
     port = parts.port or (443 if parts.scheme == "https" else 80)
     try:
@@ -232,7 +241,7 @@ def _file(path: Path) -> Destination:
         raise LlmtraceError(f"a file of spans needs the OTLP encoder: {install_hint('otlp')}; or use --console")
     absolute = path.expanduser().absolute()
     folder = next(parent for parent in absolute.parents if parent.exists())  # the others are made
-    if absolute.is_dir() or not os.access(absolute if absolute.exists() else folder, os.W_OK):
+    if absolute.is_dir() or not folder.is_dir() or not os.access(absolute if absolute.exists() else folder, os.W_OK):
         raise LlmtraceError(f"{path} cannot be written to: name a file that can")
     return Destination("file", str(absolute), f"spans go into {path}: llmtrace show {path}")
 

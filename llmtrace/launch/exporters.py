@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, TextIO
 
 from opentelemetry.sdk.trace import ReadableSpan
@@ -61,12 +63,34 @@ def otlp(destination: Destination) -> SpanExporter:
     return Impatient(inner, place)
 
 
+def to_stderr(text: str) -> None:
+    """Write where ``sys.stderr`` leads at this moment; nowhere, if that is closed."""
+    stream: TextIO | None = sys.stderr
+    with suppress(OSError, ValueError):
+        if stream is not None:
+            stream.write(text)
+            stream.flush()
+
+
+def own_stderr() -> Callable[[str], object]:
+    """Writes to the terminal's stderr as it is now, even where the program catches its own (pytest does)."""
+    try:
+        handle = os.dup(2)
+    except OSError:  # closed
+        return lambda text: None
+
+    def write(text: str) -> None:
+        with suppress(OSError):
+            os.write(handle, text.encode(errors="replace"))
+
+    return write
+
+
 class ConsoleExporter(SpanExporter):
     """Prints each call as it ends, with its phases, on stderr."""
 
-    def __init__(self, write: Callable[[str], object] | None = None) -> None:
-        stream: TextIO | None = sys.stderr
-        self._write = write or (stream.write if stream is not None else lambda text: None)
+    def __init__(self, write: Callable[[str], object]) -> None:
+        self._write = write
         self._children: dict[int, list[ReadableSpan]] = {}
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import re
+import urllib.request
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
 
+_TIMEOUT_S = 2
 _STATUS = re.compile(r"\bcode: (\d{3})\b|\bStatusCode\.([A-Z_]+)")
 _MEANS = {
     "401": "it wants credentials: set OTEL_EXPORTER_OTLP_HEADERS",
@@ -36,6 +38,17 @@ def refusal(export: Callable[[], Any]) -> str | None:
             code = status[1] or status[2]
             return f"{code}, {_MEANS[code]}" if code in _MEANS else code
     return "the export failed" + (f" ({' '.join(lines[-1].split())[:100]})" if lines else "")
+
+
+def is_a_page(url: str) -> str | None:
+    """Why an address that takes an export keeps nothing: a page answers there. None where none does."""
+    request = urllib.request.Request(url, data=b"", headers={"content-type": "application/x-protobuf"}, method="POST")
+    try:
+        with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:
+            is_page = response.headers.get_content_type() == "text/html"
+    except (OSError, ValueError):
+        return None  # the exporter's own word holds
+    return "it answers with a page: this is not where spans are taken" if is_page else None
 
 
 @contextmanager

@@ -165,6 +165,67 @@ def test_a_second_configure_takes_the_place_of_the_first(provider: Replay, tmp_p
     assert [names_in(tmp_path / name).count("chat m") for name in ("a.jsonl", "b.jsonl")] == [1, 2]
 
 
+def test_a_configure_that_fails_leaves_the_one_before_in_force(provider: Replay, tmp_path: Path) -> None:
+    app = tmp_path / "app.py"
+    app.write_text(
+        TWICE + "llmtrace.configure('openai', file='a.jsonl')\n"
+        "for wrong in ({'nosuch': 1}, {'capture_content': 'yes'}, {'client': 'openay'}):\n"
+        "    try: llmtrace.configure(wrong.pop('client', 'openai'), file='b.jsonl', **wrong)\n"
+        "    except (TypeError, llmtrace.LlmtraceError): pass\n"
+        "    else: raise SystemExit('it was taken')\n"
+        "call()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, str(app), provider.base_url, "m"],
+        env=BARE, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert names_in(tmp_path / "a.jsonl").count("chat m") == 1
+    assert not (tmp_path / "b.jsonl").exists()
+
+
+def test_configure_takes_nothing_over_that_the_program_switched_on(provider: Replay, tmp_path: Path) -> None:
+    app = tmp_path / "app.py"
+    app.write_text(
+        TWICE + "from opentelemetry.sdk.trace import TracerProvider\n"
+        "from opentelemetry.sdk.trace.export import SimpleSpanProcessor\n"
+        "from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter\n"
+        "memory, mine = InMemorySpanExporter(), TracerProvider()\n"
+        "mine.add_span_processor(SimpleSpanProcessor(memory))\n"
+        "llmtrace.configure('openai', file='a.jsonl')\n"
+        "llmtrace.uninstrument('openai')\n"
+        "llmtrace.instrument('openai', tracer_provider=mine)\n"
+        "llmtrace.configure('openai', file='b.jsonl')\ncall()\n"
+        "print([span.name for span in memory.get_finished_spans()].count('chat m'))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, str(app), provider.base_url, "m"],
+        env=BARE, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.stdout == "1\n"
+    assert "traced already, and so not by configure(): openai" in done.stderr
+
+
+def test_a_target_of_grpcs_own_and_an_odd_variable_keep_no_program_from_running(tmp_path: Path) -> None:
+    grpc = {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}
+    done = run("--", "echo", "RAN", cwd=tmp_path, OTEL_EXPORTER_OTLP_ENDPOINT="unix:///tmp/x.sock", **grpc)
+    assert (done.returncode, done.stdout) == (0, "RAN\n")
+    assert done.stderr == "llmtrace: spans go to unix:///tmp/x.sock\n"
+    done = run("--", "echo", "RAN", cwd=tmp_path, OTEL_EXPORTER_OTLP_ENDPOINT="::::")
+    assert (done.returncode, done.stdout) == (0, "RAN\n")
+    assert f"spans go into {destinations.DEFAULT_FILE}" in done.stderr
+
+
+def test_the_terminal_gets_calls_of_a_program_that_catches_its_own_output(provider: Replay, tmp_path: Path) -> None:
+    test = tmp_path / "test_it.py"
+    test.write_text(APP.replace("sys.exit(7)", "").replace("sys.argv[1]", repr(provider.base_url)).replace(
+        "import sys, openai", "import sys, openai\ndef test_it():\n    pass"
+    ))  # fmt: skip
+    done = run("--console", "--", sys.executable, "-m", "pytest", "-p", "no:cacheprovider", test, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout
+    assert any(line.startswith("chat m  ") for line in done.stderr.splitlines())
+
+
 def test_configure_says_so_where_something_else_traces_already(provider: Replay, tmp_path: Path) -> None:
     app = tmp_path / "app.py"
     app.write_text(TWICE + "llmtrace.instrument('openai')\nllmtrace.configure('openai', file='a.jsonl')\ncall()\n")
@@ -395,6 +456,7 @@ def test_a_closed_stderr_leaves_the_output_alone(provider: Replay, app: Path, tm
 
 def test_what_is_there_and_cannot_be_run_or_written_is_said_first(app: Path, tmp_path: Path) -> None:
     assert run("--console", f"./{app.name}", cwd=tmp_path).returncode == 126
+    assert run("--file", app / "x.jsonl", "true", cwd=tmp_path).returncode == 1, "a file has no files in it"
     refused = run("--file", tmp_path, "true", cwd=tmp_path)
     assert refused.returncode == 1
     assert "cannot be written to" in refused.stderr

@@ -11,7 +11,7 @@ from typing import Any, Final
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from llmtrace.errors import LlmtraceError
-from llmtrace.view.serve.bodies import BODY_BYTES
+from llmtrace.view.serve.bodies import UNPACKED_BYTES
 from llmtrace.view.serve.notes import Notes
 from llmtrace.view.serve.protobuf import response
 from llmtrace.view.serve.store import UnavailableError
@@ -43,7 +43,7 @@ class GrpcServer:
     def __init__(self, writer: Writer, notes: Notes, addresses: tuple[str, ...] = ()) -> None:
         import grpc
 
-        options: list[tuple[str, int]] = [("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", BODY_BYTES)]
+        options: list[tuple[str, int]] = [("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", UNPACKED_BYTES)]
         self._server: Any = grpc.server(ThreadPoolExecutor(_THREADS), options=options)
         self._server.add_generic_rpc_handlers(
             (
