@@ -10,6 +10,8 @@ from typing import Any
 from opentelemetry.trace import format_span_id, format_trace_id
 
 from llmtrace.calls.result import Result
+from llmtrace.demo.scenarios import Scenario
+from llmtrace.diagnosis.verdict import ROUTE_CHANGE
 from llmtrace.phases.model import DECODE, KV_CACHE_HIT, NETWORK, PREFILL, QUEUE, QUEUE_PREFILL, UNATTRIBUTED, Phase
 from llmtrace.phases.timeline import split
 from llmtrace.view import text
@@ -18,8 +20,6 @@ _SWAP = "adapter_swap"  # the reference server's own phase; the client sees it a
 _SERVER = (QUEUE, KV_CACHE_HIT, PREFILL, DECODE)
 _BLIND = (NETWORK, UNATTRIBUTED, QUEUE, PREFILL, QUEUE_PREFILL, DECODE)
 _JUDGED = (QUEUE, PREFILL)
-COVERAGE = 0.9
-"""The share of its intervals that the client means to hold the truth."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,14 +94,15 @@ class Ledger:
 
     def __init__(self) -> None:
         self.entries: list[Entry] = []
-        self.scenario: tuple[str, str] | None = None
+        self.scenario: Scenario | None = None
         self._lock = threading.Lock()
 
     def __call__(self, ended: Result) -> None:
         """Add one ended call."""
         if self.scenario is None:
             return
-        name, title = self.scenario
+        scenario = self.scenario
+        name, title = scenario.name, scenario.title
         server_timings = ended.seen.server
         blind = {phase.name: phase for phase in split(replace(ended.seen, server=None), ended.estimate)[0]}
         context = ended.state.span.get_span_context()
@@ -112,7 +113,7 @@ class Ledger:
                 Entry(
                     scenario=name,
                     title=title if number == 1 else f"{title} ({number})",
-                    label=title.lower() + (f" ({number})" if number > 1 else ""),
+                    label=(scenario.short or title.lower()) + (f" {number}" if number > 1 else ""),
                     trace_id=format_trace_id(context.trace_id),
                     span_id=format_span_id(context.span_id),
                     outcome=call.outcome or "",
@@ -153,42 +154,42 @@ class Ledger:
         """The calls of one scenario, in the order in which they ended."""
         return [entry for entry in self.entries if entry.scenario == scenario]
 
-    def judged(self) -> list[Judged]:
-        """Every phase that can be judged."""
-        return [judged for entry in self.entries for judged in entry.judged()]
-
     def table(self) -> text.Table:
-        """A row for each phase that both sides have a number of: the truth, the client alone, whether it was right."""
+        """A row for each phase that both sides have a number of: the truth, the client alone, whether it was right.
+
+        Calls that the diagnosis puts down to a changed route are not in it: what was learned is of another server.
+        """
+        judged = [one for entry in self.entries if ROUTE_CHANGE not in entry.causes for one in entry.judged()]
         rows: list[list[str | None]] = [
             [
                 one.label,
                 one.phase,
                 text.seconds(one.truth),
                 text.seconds(one.guess),
-                text.give_or_take(one.low, one.high),
+                text.between(one.guess - one.low, one.guess + one.high),
                 "yes" if one.inside else "no",
             ]
-            for one in self.judged()
+            for one in judged
         ]
         return text.Table(
-            columns=("call", "phase", "server", "client", "interval", "inside?"),
+            columns=("call", "phase", "server", "client", "90% within", "inside?"),
             rows=rows,
             title="Measured by the server, inferred by the client alone",
-            note=self.score(),
+            note=self._score(judged),
         )
 
-    def score(self) -> str:
+    def _score(self, judged: list[Judged]) -> str:
         """How often the client alone was right, in a sentence or two."""
-        judged = self.judged()
         inside = sum(one.inside for one in judged)
-        merged = [entry for entry in self.entries if entry.client.get(QUEUE_PREFILL) is not None]
-        words = (
-            f"Without the server's word the client's {COVERAGE:.0%} interval held the truth for {inside} of "
-            f"{len(judged)} phases."
-        )
+        merged = sum(entry.client.get(QUEUE_PREFILL) is not None for entry in self.entries)
+        changed = sum(ROUTE_CHANGE in entry.causes for entry in self.entries)
+        words = f"Without the server's word the client was right, within its interval, for {inside} of {len(judged)}."
         if merged:
+            words += f" For {text.plural(merged, 'call')} it did not tell queue from prefill, and said so."
+        if changed:
             words += (
-                f" Of {text.plural(len(merged), 'call')} more it did not tell queue and prefill apart, and said so."
+                f" {text.plural(changed, 'call')} after the route change are not judged: what it had learned was "
+                "another server's, as the verdict says."
             )
         return words
 

@@ -36,10 +36,8 @@ if TYPE_CHECKING:
     from llmtrace.reference.process import ServerProcess
 
 _SLOTS = 2
-_CACHE_BYTES = 16 * 2**20
-"""Room for about 4,000 tokens of prefixes, so that somebody else's documents push ours out."""
-_OTHER = ("--dtype", "bfloat16")
-"""What the server is started with that takes the address over: the same model in another precision."""
+_CACHE_BYTES = 12 * 2**20
+"""Room for about 3,000 tokens of prefixes, so that somebody else's document pushes ours out."""
 
 
 class _Shown(Sampler):
@@ -152,6 +150,7 @@ def _play(
 
     from llmtrace.reference.process import ServerProcess
 
+    building = other_model.start_building()
     adapter = _adapter(scratch) if any(scenario.needs for scenario in chosen) else []
     starting = progress.add_task("Building the model and starting its server", total=None)
 
@@ -170,6 +169,8 @@ def _play(
     tracer.listeners.append(ledger)
     try:
         with server(port, *adapter) as first:
+            if building is not None:
+                building.wait()
             progress.update(starting, completed=1, total=1)
             with OpenAI(base_url=first.base_url, api_key="none-needed", max_retries=0) as client:
                 stage = Stage(client, client.models.list().data[0].id, 0.3, random.Random())
@@ -182,13 +183,16 @@ def _play(
                 _take_truth(first, ledger)
                 address = first.root_url.rpartition(":")[2]
         progress.update(task, description="Another server takes the address over")
-        with server(int(address), *_OTHER) as second:
+        with server(int(address), "--model", str(other_model.folder()), "--name", stage.model) as second:
             with OpenAI(base_url=second.base_url, api_key="none-needed", max_retries=0) as client:
                 stage.client = client
                 _act(stage, [scenario for scenario in chosen if scenario.elsewhere], ledger, progress, task)
             _take_truth(second, ledger)
         progress.update(task, description="Played")
     finally:
+        if building is not None:
+            building.kill()
+            building.wait()
         tracer.listeners.remove(ledger)
         provider.force_flush()
         llmtrace.uninstrument("openai")
@@ -198,7 +202,7 @@ def _play(
 def _act(stage: Stage, chosen: list[Scenario], ledger: Ledger, progress: Progress, task: Any) -> None:
     for scenario in chosen:
         progress.update(task, description=f"Playing: {scenario.title}")
-        ledger.scenario = (scenario.name, scenario.title)
+        ledger.scenario = scenario
         scenario.play(stage)
         progress.update(task, advance=1)
 

@@ -83,6 +83,8 @@ class Scenario:
     name: str
     title: str
     play: Callable[[Stage], None]
+    short: str = ""
+    """What the table calls it, where that is not the title."""
     needs: str | None = None
     """A package without which the scenario is left out."""
     more: bool = False
@@ -140,13 +142,13 @@ def _at_once(stage: Stage, tokens: int, **options: Any) -> None:
 
 
 def _noisy_neighbour(stage: Stage) -> None:
-    with ThreadPoolExecutor(1) as pool, stage.chat(stage.text(USUAL), max_tokens=40) as stream:
-        others: list[Future[None]] = []
+    with ThreadPoolExecutor(1) as pool, stage.chat(stage.text(USUAL), max_tokens=20) as stream:
+        other: Future[None] | None = None
         for number, _ in enumerate(stream):
-            if number == 4:
-                # Somebody else's documents: each chunk of them is computed between two tokens of this answer.
-                others = [pool.submit(_somebody_else, stage, stage.text(2600)) for _ in range(2)]
-        for other in others:
+            if number == 3:
+                # Somebody else's document: each chunk of it is computed between two tokens of this answer.
+                other = pool.submit(_somebody_else, stage, stage.text(2600))
+        if other is not None:
             other.result()
 
 
@@ -163,7 +165,7 @@ def _somebody_else(stage: Stage, prompt: str, tokens: int = 2) -> None:
 
 
 def _cold_cache(stage: Stage) -> None:
-    # The neighbour's documents have pushed the shared text out of the server's cache.
+    # The neighbour's document has pushed the shared text out of the server's cache.
     stage.ask(_shared(stage) + "\nThird question: " + stage.text(12))
 
 
@@ -203,9 +205,9 @@ def _error(stage: Stage) -> None:
 
 SCENARIOS = (
     Scenario("long_prompt", "Long prompt", _long),
-    Scenario("cache_hit", "Same prefix again", _cached),
-    Scenario("burst", f"Burst of {BURST}", _burst),
-    Scenario("noisy_neighbour", "Noisy neighbour", _noisy_neighbour),
+    Scenario("cache_hit", "Same prefix again", _cached, "same prefix"),
+    Scenario("burst", f"Burst of {BURST}", _burst, "burst"),
+    Scenario("noisy_neighbour", "Noisy neighbour", _noisy_neighbour, "neighbour"),
     Scenario("cold_cache", "Cold cache", _cold_cache),
     Scenario("adapter_swap", "Adapter and base in turn", _adapter_swap, needs="peft", more=True),
     Scenario("slow_reader", "Slow reader", _slow_reader, more=True),
