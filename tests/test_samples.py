@@ -17,7 +17,7 @@ def test_samples_are_current(page: Path, command: str, shown: str) -> None:
     printed = samples.made(command)
     if "doctor" in command:  # it tells of this machine
         printed, shown = samples.shape(printed), samples.shape(shown)
-    assert printed == shown, f"{page.name}: make samples ARGS={command.split()[-1]!r}"
+    assert printed == shown, f"{page.name}: make samples ARGS={command!r}"
 
 
 def test_no_page_shows_output_that_nobody_made() -> None:

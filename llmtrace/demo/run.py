@@ -148,6 +148,7 @@ def _play(
 ) -> None:
     from openai import OpenAI
 
+    from llmtrace.demo import other_model
     from llmtrace.reference.process import ServerProcess
 
     building = other_model.start_building()
