@@ -172,7 +172,7 @@ class Ledger:
             for one in judged
         ]
         return text.Table(
-            columns=("call", "phase", "server", "client", "90% within", "inside?"),
+            columns=("call", "phase", "server", "client", "90% within", "in?"),
             rows=rows,
             title="Measured by the server, inferred by the client alone",
             note=self._score(judged),

@@ -85,7 +85,12 @@ def run(
     sampler, ledger = _Shown(), Ledger()
     provider = _provider(traces, sampler)
     progress = Progress(
-        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=console
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
     )
     chosen = [
         scenario

@@ -94,16 +94,20 @@ class Scenario:
 
 
 def learn(stage: Stage, calls: int, progress: Callable[[], None]) -> None:
-    """Make the calls that teach a client the route: prompts of different length one by one, then two bursts.
+    """Make the calls that teach a client the route: prompts of different length one by one, then what the stories hold too.
 
     Half of the prompts are of the usual length. The others spread from a quarter of it to six times, without which
-    nobody could tell what a prompt's tokens cost.
+    nobody could tell what a prompt's tokens cost. Then a beginning comes back, and there are bursts: a client that has
+    never met a cache hit or a queue cannot know what they look like.
     """
     for step in stage.draw.sample(range(calls), calls):
         stage.ask(stage.text(_length(step / max(1, calls - 1))), max_tokens=_ENOUGH)
         progress()
+    beginning = stage.text(3 * USUAL)
+    for _ in range(3):
+        stage.ask(f"{beginning}\n{stage.text(12)}", max_tokens=2)
     for _ in range(2):
-        _at_once(stage, USUAL, max_tokens=8)
+        _at_once(stage)
 
 
 def _length(share: float) -> int:
@@ -132,13 +136,13 @@ def _shared(stage: Stage) -> str:
 
 
 def _burst(stage: Stage) -> None:
-    _at_once(stage, 250)
+    _at_once(stage)
 
 
-def _at_once(stage: Stage, tokens: int, **options: Any) -> None:
-    prompts = [stage.text(tokens) for _ in range(BURST)]
+def _at_once(stage: Stage) -> None:
+    prompts = [stage.text(USUAL) for _ in range(BURST)]
     with ThreadPoolExecutor(BURST) as pool:
-        list(pool.map(lambda prompt: stage.ask(prompt, **options), prompts))
+        list(pool.map(stage.ask, prompts))
 
 
 def _noisy_neighbour(stage: Stage) -> None:

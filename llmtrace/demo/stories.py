@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -25,7 +26,7 @@ _LETTERS = {
     "other": "o",
 }
 """What a bar is drawn with where there is no colour."""
-_SCREEN = 20
+_NARROWEST = 20
 """The narrowest bar."""
 
 
@@ -65,8 +66,9 @@ class Stories:
         longest = max((story.seconds for story in self.stories), default=0.0) or 1.0
         names = max((len(story.title) for story in self.stories), default=0)
         times = [text.seconds(story.seconds) for story in self.stories]
-        room = max(_SCREEN, options.max_width - names - max(map(len, times), default=0) - 4)
-        drawn: list[str] = []
+        room = max(_NARROWEST, options.max_width - names - max(map(len, times), default=0) - 4)
+        present = {family for story in self.stories for family, _ in story.parts()}
+        yield _legend(present, coloured, options.max_width)
         for story, time in zip(self.stories, times, strict=True):
             line = Text(f"{story.title:<{names}}  ", style="bold")
             used = 0
@@ -74,22 +76,23 @@ class Stories:
                 mark = "█" if coloured else _LETTERS[family]
                 line.append(mark * part, Style(color=palette.TERMINAL[family]) if coloured else Style(bold=False))
                 used += part
-                if family not in drawn:
-                    drawn.append(family)
             line.append(" " * (room - used + 2) + time, Style(bold=False))
             yield line
-            for words in Text(story.why(), style="dim").wrap(console, max(_SCREEN, options.max_width - 2)):
+            for words in Text(story.why(), style="dim").wrap(console, max(_NARROWEST, options.max_width - 2)):
+                words.rstrip()
                 yield Text("  ").append_text(words)
-        yield Text()
-        legend, used = Text(), 0
-        for name in (name for name in about.FAMILIES if name in drawn):
-            entry = f"{'█' if coloured else _LETTERS[name]} {about.LABELS[name]}"
-            gap = 0 if not used else 3 if used + 3 + len(entry) <= options.max_width else -1
-            legend.append("\n" if gap < 0 else " " * gap)
-            legend.append(entry[0], Style(color=palette.TERMINAL[name]) if coloured else Style(bold=True))
-            legend.append(entry[1:], style="dim")
-            used = len(entry) + (used + gap if gap > 0 else 0)
-        yield legend
+
+
+def _legend(present: AbstractSet[str], coloured: bool, width: int) -> Text:
+    legend, used = Text(), 0
+    for name in (name for name in about.FAMILIES if name in present):
+        entry = f"{'█' if coloured else _LETTERS[name]} {about.LABELS[name]}"
+        fits = used + 3 + len(entry) <= width
+        legend.append("" if not used else "   " if fits else "\n")
+        used = used + 3 + len(entry) if used and fits else len(entry)
+        legend.append(entry[0], Style(color=palette.TERMINAL[name]) if coloured else Style(bold=True))
+        legend.append(entry[1:], style="dim")
+    return legend
 
 
 def cells(parts: Sequence[tuple[str, float]], room: float) -> Iterator[tuple[str, int]]:
