@@ -91,6 +91,7 @@ def run(
         TimeElapsedColumn(),
         console=console,
         transient=True,
+        disable=not console.is_terminal,
     )
     chosen = [
         scenario

@@ -94,7 +94,7 @@ class Scenario:
 
 
 def learn(stage: Stage, calls: int, progress: Callable[[], None]) -> None:
-    """Make the calls that teach a client the route: prompts of different length one by one, then what the stories hold too.
+    """Make the calls that teach a client the route: prompts of different length, then what the stories hold.
 
     Half of the prompts are of the usual length. The others spread from a quarter of it to six times, without which
     nobody could tell what a prompt's tokens cost. Then a beginning comes back, and there are bursts: a client that has
