@@ -1,4 +1,4 @@
-"""The model that answers under the demo's name once another server has taken the address over: six times as deep."""
+"""The model that answers under the demo's name once another server has taken the address over: twelve times as deep."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from llmtrace.reference.tiny import TinySpec, build_tiny, cache_root
 
-_LAYERS = 24
+_LAYERS = 48
 
 
 def folder() -> Path:

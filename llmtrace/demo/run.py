@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from llmtrace.reference.process import ServerProcess
 
 _SLOTS = 2
-_CACHE_BYTES = 12 * 2**20
-"""Room for about 3,000 tokens of prefixes, so that somebody else's document pushes ours out."""
+_CACHE_BYTES = 8 * 2**20
+"""Room for about 2,000 tokens of prefixes, so that somebody else's document pushes ours out."""
 
 
 class _Shown(Sampler):

@@ -175,7 +175,7 @@ def _cold_cache(stage: Stage) -> None:
 
 def _route_change(stage: Stage) -> None:
     for _ in range(3):
-        stage.ask(stage.text(USUAL))
+        stage.ask(stage.text(USUAL), max_tokens=_ENOUGH)
 
 
 def _adapter_swap(stage: Stage) -> None:
@@ -213,10 +213,10 @@ SCENARIOS = (
     Scenario("burst", f"Burst of {BURST}", _burst, "burst"),
     Scenario("noisy_neighbour", "Noisy neighbour", _noisy_neighbour, "neighbour"),
     Scenario("cold_cache", "Cold cache", _cold_cache),
-    Scenario("adapter_swap", "Adapter and base in turn", _adapter_swap, needs="peft", more=True),
+    Scenario("adapter_swap", "Adapter and base in turn", _adapter_swap, "adapter", needs="peft", more=True),
     Scenario("slow_reader", "Slow reader", _slow_reader, more=True),
-    Scenario("cancelled", "Cancelled stream", _cancelled, more=True),
-    Scenario("retry", "Two 429s, then an answer", _retry, more=True),
-    Scenario("error_mid_stream", "Error mid-stream", _error, more=True),
-    Scenario("route_change", "Silent route change", _route_change, elsewhere=True),
+    Scenario("cancelled", "Cancelled stream", _cancelled, "cancelled", more=True),
+    Scenario("retry", "Two 429s, then an answer", _retry, "retry", more=True),
+    Scenario("error_mid_stream", "Error mid-stream", _error, "error", more=True),
+    Scenario("route_change", "Silent route change", _route_change, "new route", elsewhere=True),
 )

@@ -1,14 +1,16 @@
 """The samples of output in README and docs, made by the commands as they are: ``make samples``.
 
 A sample stands between ``<!-- output: llmtrace show --help -->`` and ``<!-- end -->``. Its command is run by a shell in
-a folder that holds ``traces.otlp.jsonl``, one call of every kind, and ``broken.otlp.jsonl``, the same with a line that
-is no JSON; 80 columns wide, without colour, and without any variable that OpenTelemetry or llmtrace reads.
+a folder that holds three files: ``traces.otlp.jsonl``, one call of every kind; ``broken.otlp.jsonl``, the same with a
+line that is no JSON; ``demo.otlp.jsonl.gz``, what a run of the demo wrote. The terminal is 80 columns wide and without
+colour, and no variable is set that OpenTelemetry or llmtrace reads.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -20,6 +22,7 @@ from tests.support.recorder import Recorder, demo_calls
 ROOT = Path(__file__).parents[2]
 _MARKED = re.compile(r"(<!-- output: (.+?) -->\n\n)```\n.*?\n```(\n\n<!-- end -->)", re.S)
 _OURS = re.compile(r"(OTEL|LLMTRACE|OPENAI)_|PYTHON(UTF8|IOENCODING)$|(FORCE|NO)_COLOR$|COLUMNS$|LINES$")
+DEMO = Path(__file__).parent / "recorded" / "demo.otlp.jsonl.gz"
 SLOW = "llmtrace demo | sed '/^$/q'"
 """Runs for a minute: ``make samples`` makes it, the demo's own test holds it."""
 
@@ -41,6 +44,7 @@ def made(command: str) -> str:
     """What a terminal shows: the command after a prompt, and all that it prints."""
     with tempfile.TemporaryDirectory() as scratch:
         file = demo_calls(Recorder()).save(Path(scratch, "traces.otlp.jsonl"))
+        shutil.copy(DEMO, scratch)
         Path(scratch, "broken.otlp.jsonl").write_text(file.read_text(encoding="utf-8") + '{"resourceSpans": "\n')
         env = {name: value for name, value in os.environ.items() if not _OURS.match(name)}
         paths = os.pathsep.join(filter(None, (str(ROOT), env.get("PYTHONPATH"))))
