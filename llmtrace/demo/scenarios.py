@@ -23,8 +23,9 @@ _WORDS = (
 )
 _VOCABULARY = [word for line in _WORDS for word in line.split()]
 BURST = 5
-LEARN = 34
-"""The number of calls of different length before the stories, from which the client learns the route."""
+LEARN = 54
+"""The number of calls of different length before the stories, from which the client learns the route. With the bursts'
+they are enough for the diagnosis to forgive one that the machine held up by chance."""
 USUAL = 80
 """Tokens of the usual prompt there; most are within a tenth of it, so that a long one is news."""
 _SHORTEST, _LONGEST = 20, 500

@@ -52,7 +52,11 @@ class Story:
             return text.clean(facts.diagnosis)
         cached = {about.family(node.span): node.span for node in calls.phases(self.call)}.get("kv_cache_hit")
         tokens = None if cached is None else about.tokens(cached)
-        return "nothing unusual" if not tokens else f"{text.count(tokens)} prompt tokens came from the cache"
+        return (
+            "no cause named: this route's calls scatter as far"
+            if not tokens
+            else f"{text.count(tokens)} prompt tokens came from the cache"
+        )
 
 
 @dataclass(frozen=True, slots=True)

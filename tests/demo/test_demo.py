@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import statistics
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -84,12 +85,25 @@ def test_the_scenarios_show_what_they_are_for(truth: list[dict[str, Any]]) -> No
     assert slow["client"]["decode"] > slow["server"]["decode"]
 
 
-@pytest.mark.parametrize(
-    ("scenario", "cause"),
-    [("long_prompt", "prefill_surge"), ("cold_cache", "cold_kv_cache"), ("route_change", "route_change")],
-)
-def test_the_stories_end_in_their_verdicts(truth: list[dict[str, Any]], scenario: str, cause: str) -> None:
+@pytest.mark.parametrize(("scenario", "cause"), [("long_prompt", "prefill_surge"), ("cold_cache", "cold_kv_cache")])
+def test_what_tokens_tell_ends_in_its_verdict(truth: list[dict[str, Any]], scenario: str, cause: str) -> None:
     assert cause in {cause for entry in of(truth, scenario) for cause in entry["causes"]}
+
+
+def test_what_the_pace_tells_is_far_from_the_usual(played: tuple[str, Path], truth: list[dict[str, Any]]) -> None:
+    """Whether it is named depends on how evenly the machine worked before; that there is something to name does not."""
+    usual = statistics.median(entry["server"]["decode"] / 23 for entry in of(truth, "burst"))
+    assert of(truth, "noisy_neighbour")[0]["server"]["decode"] / 19 > 1.5 * usual
+    changed = of(truth, "route_change")
+    assert min(entry["server"]["decode"] / 16 for entry in changed) > 1.5 * usual
+    fingerprints = {
+        span.trace_id: span.attributes["llmtrace.route.fingerprint"]
+        for span in otlp.read(played[1] / "traces.otlp.jsonl").spans
+        if "llmtrace.route.fingerprint" in span.attributes
+    }
+    assert len({fingerprints[entry["trace_id"]] for entry in changed}) == 1
+    assert fingerprints[changed[0]["trace_id"]] != fingerprints[of(truth, "long_prompt")[0]["trace_id"]]
+    assert {cause for entry in changed for cause in entry["causes"]} <= {"route_change", "noisy_neighbor", "model_swap"}
 
 
 def test_the_neighbour_is_nobody_that_this_program_traces(truth: list[dict[str, Any]]) -> None:
