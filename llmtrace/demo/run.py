@@ -28,6 +28,7 @@ from llmtrace.demo.ledger import Entry, Ledger
 from llmtrace.demo.scenarios import ADAPTER, LEARN, SCENARIOS, Scenario, Stage, learn
 from llmtrace.demo.stories import Stories, Story
 from llmtrace.emit.otlp_json import OtlpJsonFileExporter
+from llmtrace.errors import LlmtraceError
 from llmtrace.phases.model import QUEUE
 from llmtrace.view import calls as calls_of
 from llmtrace.view import html, terminal, tree
@@ -157,7 +158,6 @@ def _play(
     from llmtrace.demo import other_model
     from llmtrace.reference.process import ServerProcess
 
-    building = other_model.start_building()
     adapter = _adapter(scratch) if any(scenario.needs for scenario in chosen) else []
     starting = progress.add_task("Building the model and starting its server", total=None)
 
@@ -174,10 +174,11 @@ def _play(
     meters = _meters()
     llmtrace.instrument("openai", tracer_provider=provider, meter_provider=meters)
     tracer.listeners.append(ledger)
+    building = other_model.start_building()
     try:
         with server(port, *adapter) as first:
-            if building is not None:
-                building.wait()
+            if building is not None and building.wait():
+                raise LlmtraceError("the model of the demo's second server could not be built")
             progress.update(starting, completed=1, total=1)
             with OpenAI(base_url=first.base_url, api_key="none-needed", max_retries=0) as client:
                 stage = Stage(client, client.models.list().data[0].id, 0.3, random.Random())

@@ -166,7 +166,7 @@ def test_every_story_has_a_line_with_its_bar(played: tuple[str, Path]) -> None:
 
 def test_the_score_is_the_tables(played: tuple[str, Path], truth: list[dict[str, Any]]) -> None:
     printed = " ".join(played[0].split())
-    (inside, judged) = re.findall(r"for (\d+) of (\d+)\.", printed)[0]
+    (inside, judged) = re.findall(r"for (\d+) of (\d+) phases\.", printed)[0]
     rows = [line for line in played[0].splitlines() if re.search(r" (queue|prefill) .* (yes|no)$", line)]
     assert (int(inside), int(judged)) == (sum(row.endswith("yes") for row in rows), len(rows))
     assert len(rows) > len(truth)
