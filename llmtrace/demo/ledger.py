@@ -181,9 +181,14 @@ class Ledger:
     def _score(self, judged: list[Judged]) -> str:
         """How often the client alone was right, in a sentence or two."""
         inside = sum(one.inside for one in judged)
-        merged = sum(entry.client.get(QUEUE_PREFILL) is not None for entry in self.entries)
         changed = sum(ROUTE_CHANGE in entry.causes for entry in self.entries)
-        words = f"Without the server's word the client was right, within its interval, for {inside} of {len(judged)} phases."
+        merged = sum(
+            entry.client.get(QUEUE_PREFILL) is not None and ROUTE_CHANGE not in entry.causes for entry in self.entries
+        )
+        words = (
+            "Without the server's word the client was right, within its interval, for "
+            f"{inside} of {len(judged)} phases."
+        )
         if merged:
             words += f" For {text.plural(merged, 'call')} it did not tell queue from prefill, and said so."
         if changed:
