@@ -236,6 +236,18 @@ def _show(console: Console, out: Path, traces: Path, ledger: Ledger, everything:
     spans = otlp.read(traces).spans
     titles = {entry.trace_id: entry.title for entry in ledger.entries}
     built = tree.build(spans)
+    table = ledger.table()
+    truth: list[dict[str, Any]] = [entry.as_json() for entry in ledger.entries]
+    (out / "truth.json").write_text(json.dumps(truth, indent=2) + "\n", encoding="utf-8")
+    html.write_html(
+        spans,
+        out / "trace.html",
+        "llmtrace demo",
+        table,
+        lede="A real model behind a real server, called by the real client. Where each call's time went, how it is "
+        "known, and how sure that is.",
+        titles=titles,
+    )
     if everything:
         for trace in built:
             console.print(Rule(titles.get(trace.trace_id, ""), align="left"))
@@ -248,19 +260,7 @@ def _show(console: Console, out: Path, traces: Path, ledger: Ledger, everything:
         Stories([Story(entry.title, roots[entry.trace_id]) for entry in _told(ledger) if entry.trace_id in roots])
     )
     console.print()
-    table = ledger.table()
     console.print(terminal.render_table(table))
-    truth: list[dict[str, Any]] = [entry.as_json() for entry in ledger.entries]
-    (out / "truth.json").write_text(json.dumps(truth, indent=2) + "\n", encoding="utf-8")
-    html.write_html(
-        spans,
-        out / "trace.html",
-        "llmtrace demo",
-        table,
-        lede="A real model behind a real server, called by the real client. Where each call's time went, how it is "
-        "known, and how sure that is.",
-        titles=titles,
-    )
 
 
 def _told(ledger: Ledger) -> list[Entry]:
