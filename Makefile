@@ -14,6 +14,7 @@ help:
 	@echo "make matrix  every client in its oldest and newest version, in environments of their own"
 	@echo "make suites  the clients' own test suites, bare and with llmtrace on (docs/suites.md)"
 	@echo "make trees   the span trees of docs/providers, made anew"
+	@echo "make samples  the samples of output in README and docs, made anew"
 	@echo "make gpu     every check that needs a GPU, in one table; on a CPU a tiny rehearsal"
 	@echo "make load    64 streams on the reference server for two minutes (docs/reference-runner.md)"
 	@echo "make accuracy  how right the phases are, against engines that know (docs/accuracy.md)"
@@ -62,6 +63,10 @@ suites: $(STAMP)  # the clients' own test suites; ARGS="openai anthropic" for so
 .PHONY: trees
 trees: $(STAMP)  # the span trees of docs/providers, by real clients and a local server
 	$(BIN)/python -m tests.support.trees $(ARGS)
+
+.PHONY: samples
+samples: $(STAMP)  # what the commands print, as README and docs show it; ARGS="--help" for those with that in them
+	$(BIN)/python -m tests.support.samples $(ARGS)
 
 .PHONY: gpu
 gpu: $(STAMP)

@@ -21,7 +21,8 @@ ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 NAMES = sorted(str(path.relative_to(ROOT)) for path in PAGES)
 REFERENCE = ROOT / "docs" / "span-reference.md"
-SETTINGS = ROOT / "docs" / "quickstart.md"
+SETTINGS = ROOT / "docs" / "settings.md"
+CALLS = ROOT / "docs" / "calls.md"
 
 _FENCE = re.compile(r"^(`{3,}|~{3,}) *(\w*)[^\n]*\n(.*?)^\1 *$", re.M | re.S)
 _LINK = re.compile(r"\]\(<?([^)\s>]+)>?\)|(?:src|srcset|href)=\"([^\"\s]+)")
@@ -119,7 +120,7 @@ def test_phases_sources_and_outcomes_are_described() -> None:
     said = in_code(REFERENCE)
     assert {*model.PHASES, *model.SOURCES, *outcomes} <= said
     assert {names.SPAN_PREFIX + phase for phase in model.PHASES} <= said
-    assert set(outcomes) <= in_code(SETTINGS)
+    assert set(outcomes) <= in_code(CALLS)
     assert f"Schema version {model.SCHEMA_VERSION}." in text(REFERENCE)
 
 

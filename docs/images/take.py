@@ -17,7 +17,7 @@ from typing import Any
 from playwright.sync_api import Page, sync_playwright
 
 HERE = Path(__file__).parent
-CALLS = ("Long prompt", "Same prefix again: a cache hit", "Burst of 5: a queue (5)")
+CALLS = ("Long prompt", "Same prefix again", "Burst of 5 (5)")
 TABLE = "Measured by the server"
 WIDTH, SCALE, MARGIN = 1128, 1.5, 16
 """Of the page in CSS pixels, device pixels per one of them, and CSS pixels around what is shown."""

@@ -21,13 +21,25 @@ def add(app: Any) -> None:
         device: Annotated[Device, typer.Option(help="Where the model runs.")] = "auto",
         calls: Annotated[
             int | None,
-            typer.Option(min=1, help="Calls to learn the route from, before the scenarios.", show_default=False),
+            typer.Option(min=1, help="Calls to learn the route from, before the stories.", show_default=False),
         ] = None,
+        everything: Annotated[
+            bool,
+            typer.Option("--all", help="Retries, errors and slow readers too, and the waterfall of every call."),
+        ] = False,
     ) -> None:
-        """Call a real local model with the real client and show where each call's time went."""
+        """Call a real local model, show where each call's time went and why, and check it against the server."""
         from rich.console import Console
 
         with needs("demo"):
-            from llmtrace.demo.run import LEARN, run
+            from llmtrace.demo.run import run
+            from llmtrace.demo.scenarios import LEARN
 
-            run(out=out, device=device, console=Console(), port=port, calls=calls or LEARN)
+            run(
+                out=out,
+                device=device,
+                console=Console(),
+                port=port,
+                calls=calls or LEARN,
+                everything=everything,
+            )

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 from opentelemetry.trace import format_span_id, format_trace_id
 
 from llmtrace.calls.result import Result
+from llmtrace.demo.scenarios import Scenario
+from llmtrace.diagnosis.verdict import ROUTE_CHANGE
 from llmtrace.phases.model import DECODE, KV_CACHE_HIT, NETWORK, PREFILL, QUEUE, QUEUE_PREFILL, UNATTRIBUTED, Phase
 from llmtrace.phases.timeline import split
 from llmtrace.view import text
@@ -16,6 +19,7 @@ from llmtrace.view import text
 _SWAP = "adapter_swap"  # the reference server's own phase; the client sees it as part of prefill
 _SERVER = (QUEUE, KV_CACHE_HIT, PREFILL, DECODE)
 _BLIND = (NETWORK, UNATTRIBUTED, QUEUE, PREFILL, QUEUE_PREFILL, DECODE)
+_JUDGED = (QUEUE, PREFILL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +36,13 @@ class Entry:
     ttft: float | None
     prompt: int | None
     cached: int | None
+    causes: list[str]
+    """The diagnosis' causes, most certain first."""
     server: dict[str, float | None]
     client: dict[str, float | None]
     """The phases (s) that the client infers for the same call without the server's numbers."""
+    interval: dict[str, tuple[float, float]]
+    """How much shorter and how much longer (s) they may be, by the client's 90 % intervals."""
 
     def as_json(self) -> dict[str, Any]:
         """The entry for truth.json. Durations in seconds, null where they are not known."""
@@ -46,9 +54,39 @@ class Entry:
             "ttft": self.ttft,
             "prompt_tokens": self.prompt,
             "cached_tokens": self.cached,
+            "causes": self.causes,
             "server": self.server,
             "client": self.client,
+            "client_interval": {name: list(sides) for name, sides in self.interval.items()},
         }
+
+    def judged(self) -> Iterator[Judged]:
+        """Queue and prefill, where both sides have a number."""
+        for phase in _JUDGED:
+            truth, guess, sides = self.server.get(phase), self.client.get(phase), self.interval.get(phase)
+            if phase == PREFILL and truth is not None:
+                truth += self.server.get(_SWAP) or 0.0  # which a client can only take for prefill
+            if truth is not None and guess is not None and sides is not None:
+                yield Judged(self.label, phase, truth, guess, *sides)
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """One phase of one call, measured and inferred, in seconds."""
+
+    label: str
+    phase: str
+    truth: float
+    guess: float
+    low: float
+    """How much shorter the client says it may be."""
+    high: float
+    """How much longer."""
+
+    @property
+    def inside(self) -> bool:
+        """Whether the client's interval holds the truth."""
+        return self.guess - self.low <= self.truth <= self.guess + self.high
 
 
 class Ledger:
@@ -56,16 +94,17 @@ class Ledger:
 
     def __init__(self) -> None:
         self.entries: list[Entry] = []
-        self.scenario: tuple[str, str] | None = None
+        self.scenario: Scenario | None = None
         self._lock = threading.Lock()
 
     def __call__(self, ended: Result) -> None:
         """Add one ended call."""
         if self.scenario is None:
             return
-        name, title = self.scenario
+        scenario = self.scenario
+        name, title = scenario.name, scenario.title
         server_timings = ended.seen.server
-        blind = _by_name(split(replace(ended.seen, server=None), ended.estimate)[0])
+        blind = {phase.name: phase for phase in split(replace(ended.seen, server=None), ended.estimate)[0]}
         context = ended.state.span.get_span_context()
         usage, call = ended.answer.usage, ended.call
         with self._lock:
@@ -74,17 +113,19 @@ class Ledger:
                 Entry(
                     scenario=name,
                     title=title if number == 1 else f"{title} ({number})",
-                    label=name.replace("_", " ") + (f" {number}" if number > 1 else ""),
+                    label=(scenario.short or title.lower()) + (f" {number}" if number > 1 else ""),
                     trace_id=format_trace_id(context.trace_id),
                     span_id=format_span_id(context.span_id),
                     outcome=call.outcome or "",
                     ttft=None if ended.seen.first_token is None else (ended.seen.first_token - call.start) / 1e9,
                     prompt=usage.input_tokens,
                     cached=usage.cached_tokens,
+                    causes=[verdict.cause for verdict in ended.verdicts],
                     server={
                         phase: None if server_timings is None else getattr(server_timings, phase) for phase in _SERVER
                     },
-                    client={phase: blind.get(phase) for phase in _BLIND},
+                    client={name: blind[name].duration if name in blind else None for name in _BLIND},
+                    interval={name: sides for name, phase in blind.items() if (sides := _sides(phase)) is not None},
                 )
             )
 
@@ -109,38 +150,58 @@ class Ledger:
         ]
         return all(entry.trace_id in phases_by_trace for entry in self.entries)
 
+    def of(self, scenario: str) -> list[Entry]:
+        """The calls of one scenario, in the order in which they ended."""
+        return [entry for entry in self.entries if entry.scenario == scenario]
+
     def table(self) -> text.Table:
-        """A table with a row for each call: measured by the server beside inferred by the client."""
-        rows: list[list[str | None]] = []
-        for entry in self.entries:
-            server, client = entry.server, entry.client
-            together = client[QUEUE_PREFILL]
-            rows.append(
-                [
-                    entry.label,
-                    _shown(server[QUEUE]),
-                    _shown(client[QUEUE]),
-                    _shown(server.get(_SWAP)),
-                    _shown(server[KV_CACHE_HIT]),
-                    _shown(server[PREFILL]),
-                    _shown(client[PREFILL]) if together is None else f"{_shown(together)}*",
-                    _shown(server[DECODE]),
-                    _shown(client[DECODE]),
-                ]
-            )
+        """A row for each phase that both sides have a number of: the truth, the client alone, whether it was right.
+
+        Calls that the diagnosis puts down to a changed route are not in it: what was learned is of another server.
+        """
+        judged = [one for entry in self.entries if ROUTE_CHANGE not in entry.causes for one in entry.judged()]
+        rows: list[list[str | None]] = [
+            [
+                one.label,
+                one.phase,
+                text.seconds(one.truth),
+                text.seconds(one.guess),
+                text.between(one.guess - one.low, one.guess + one.high),
+                "yes" if one.inside else "no",
+            ]
+            for one in judged
+        ]
         return text.Table(
-            columns=("call", "server", "client", "server", "server", "server", "client", "server", "client"),
+            columns=("call", "phase", "server", "client", "90% within", "in?"),
             rows=rows,
             title="Measured by the server, inferred by the client alone",
-            note="* queue and prefill together: without token counts, or before it knows the route, the client cannot "
-            "split them. A slow reader's decode is longer on the client's clock; its consumer_wait says so.",
-            groups=(("queue", 2), ("swap", 1), ("cache hit", 1), ("prefill", 2), ("decode", 2)),
+            note=self._score(judged),
         )
 
+    def _score(self, judged: list[Judged]) -> str:
+        """How often the client alone was right, in a sentence or two."""
+        inside = sum(one.inside for one in judged)
+        changed = sum(ROUTE_CHANGE in entry.causes for entry in self.entries)
+        merged = sum(
+            entry.client.get(QUEUE_PREFILL) is not None and ROUTE_CHANGE not in entry.causes for entry in self.entries
+        )
+        words = (
+            "Without the server's word the client was right, within its interval, for "
+            f"{inside} of {len(judged)} phases."
+        )
+        if merged:
+            words += f" For {text.plural(merged, 'call')} it did not tell queue from prefill, and said so."
+        if changed:
+            words += (
+                f" {text.plural(changed, 'call')} after the route change are not judged: what it had learned was "
+                "another server's, as the verdict says."
+            )
+        return words
 
-def _by_name(phases: list[Phase]) -> dict[str, float]:
-    return {phase.name: phase.duration for phase in phases}
 
-
-def _shown(value: float | None) -> str | None:
-    return None if value is None else text.seconds(value)
+def _sides(phase: Phase) -> tuple[float, float] | None:
+    if phase.uncertainty is None:
+        return None
+    low = phase.uncertainty if phase.uncertainty_low is None else phase.uncertainty_low
+    high = phase.uncertainty if phase.uncertainty_high is None else phase.uncertainty_high
+    return min(low, phase.duration), high

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import random
 import tempfile
 import time
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.resources import Resource
@@ -24,16 +24,22 @@ from rich.rule import Rule
 import llmtrace
 from llmtrace.analyze import otlp
 from llmtrace.calls import tracer
-from llmtrace.demo.ledger import Ledger
-from llmtrace.demo.scenarios import ADAPTER, SCENARIOS, Stage
+from llmtrace.demo.ledger import Entry, Ledger
+from llmtrace.demo.scenarios import ADAPTER, LEARN, SCENARIOS, Scenario, Stage, learn
+from llmtrace.demo.stories import Stories, Story
 from llmtrace.emit.otlp_json import OtlpJsonFileExporter
+from llmtrace.errors import LlmtraceError
 from llmtrace.observe.host import host_name
+from llmtrace.phases.model import QUEUE
+from llmtrace.view import calls as calls_of
 from llmtrace.view import html, terminal, tree
 
-LEARN = 36
-"""The number of calls of different length before the scenarios, from which the client learns the route."""
-_SHORTEST, _LONGEST = 32, 1300
+if TYPE_CHECKING:
+    from llmtrace.reference.process import ServerProcess
+
 _SLOTS = 2
+_CACHE_BYTES = 8 * 2**20
+"""Room for about 2,000 tokens of prefixes, so that somebody else's document pushes ours out."""
 
 
 class _Shown(Sampler):
@@ -57,9 +63,17 @@ class _Shown(Sampler):
         return "llmtrace demo"
 
 
-def run(out: Path, device: str = "auto", console: Console | None = None, port: int = 0, calls: int = LEARN) -> None:
+def run(
+    out: Path,
+    device: str = "auto",
+    console: Console | None = None,
+    port: int = 0,
+    calls: int = LEARN,
+    everything: bool = False,
+) -> None:
     """Play the demo and write ``traces.otlp.jsonl``, ``truth.json`` and ``trace.html`` into ``out``.
 
+    ``everything``: play the scenarios that are no part of the stories too, and print every call's waterfall.
     Spans also go to ``OTEL_EXPORTER_OTLP_ENDPOINT`` where that is set, metrics with ``OTEL_METRICS_EXPORTER=otlp``.
 
     Raises:
@@ -67,45 +81,35 @@ def run(out: Path, device: str = "auto", console: Console | None = None, port: i
     """
     console = console or Console()
     began = time.monotonic()
-    from llmtrace.reference.process import ServerProcess
-
     out.mkdir(parents=True, exist_ok=True)
     traces = out / "traces.otlp.jsonl"
     traces.unlink(missing_ok=True)
     sampler, ledger = _Shown(), Ledger()
     provider = _provider(traces, sampler)
     progress = Progress(
-        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=console
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
     )
+    chosen = [
+        scenario
+        for scenario in SCENARIOS
+        if (everything or not scenario.more) and (scenario.needs is None or find_spec(scenario.needs) is not None)
+    ]
     try:
-        with progress:
-            starting = progress.add_task("Building the model and starting its server", total=None)
-
-            def built(done: int, total: int) -> None:
-                progress.update(starting, completed=done, total=total)
-
-            with (
-                tempfile.TemporaryDirectory(prefix="llmtrace-demo-") as scratch,
-                ServerProcess(
-                    port=port,
-                    device=device,
-                    faults=True,
-                    max_running=_SLOTS,
-                    progress=built,
-                    arguments=_adapter(Path(scratch)),
-                ) as server,
-            ):
-                progress.update(starting, completed=1, total=1)
-                _play(server.base_url, provider, sampler, ledger, progress, calls)
-                for _ in range(20):  # a call that was cut short ends on the server a moment later
-                    if ledger.take_truth(json.loads(server.get("/debug/requests"))["requests"]):
-                        break
-                    time.sleep(0.1)
+        with progress, tempfile.TemporaryDirectory(prefix="llmtrace-demo-") as scratch:
+            _play(Path(scratch), device, port, provider, sampler, ledger, progress, calls, chosen)
     finally:
         provider.shutdown()
-    _show(console, out, traces, ledger)
+    _show(console, out, traces, ledger, everything)
     console.print(f"Done in {time.monotonic() - began:.0f} s. Written to {out}: {', '.join(sorted(os.listdir(out)))}")
     console.print(f"Open {out / 'trace.html'} in a browser, or: llmtrace show {traces}")
+    if not everything:
+        console.print("Every call's waterfall, and retries, errors and slow readers: llmtrace demo --all")
 
 
 def _adapter(folder: Path) -> list[str]:
@@ -144,42 +148,83 @@ def _resource() -> Resource:
 
 
 def _play(
-    base_url: str, provider: TracerProvider, sampler: _Shown, ledger: Ledger, progress: Progress, learn: int
+    scratch: Path,
+    device: str,
+    port: int,
+    provider: TracerProvider,
+    sampler: _Shown,
+    ledger: Ledger,
+    progress: Progress,
+    lessons: int,
+    chosen: list[Scenario],
 ) -> None:
     from openai import OpenAI
+
+    from llmtrace.demo import other_model
+    from llmtrace.reference.process import ServerProcess
+
+    adapter = _adapter(scratch) if any(scenario.needs for scenario in chosen) else []
+    starting = progress.add_task("Building the model and starting its server", total=None)
+
+    def built(done: int, total: int) -> None:
+        progress.update(starting, completed=done, total=total)
+
+    def server(at: int, *arguments: str) -> ServerProcess:
+        arguments = (*arguments, "--prefix-cache-bytes", str(_CACHE_BYTES))
+        return ServerProcess(
+            port=at, device=device, faults=True, max_running=_SLOTS, progress=built, arguments=arguments
+        )
 
     # Calls that are not sampled still teach the route where metrics are on.
     meters = _meters()
     llmtrace.instrument("openai", tracer_provider=provider, meter_provider=meters)
     tracer.listeners.append(ledger)
+    building = other_model.start_building()
     try:
-        with OpenAI(base_url=base_url, api_key="none-needed", max_retries=0) as client:
-            model = client.models.list().data[0].id
-            stage = Stage(client, model, 0.3, random.Random())
-            _measure_words(stage)
-            task = progress.add_task("Learning the route: calls of different length", total=learn)
-            for step in stage.draw.sample(range(learn), learn):
-                share = step / max(1, learn - 1)
-                stage.ask(stage.text(round(_SHORTEST * math.exp(share * math.log(_LONGEST / _SHORTEST)))), max_tokens=2)
-                progress.update(task, advance=1)
-            sampler.on = True
-            played = [
-                candidate
-                for candidate in SCENARIOS
-                if candidate.needs is None or find_spec(candidate.needs) is not None
-            ]
-            task = progress.add_task("Playing the scenarios", total=len(played))
-            for scenario in played:
-                progress.update(task, description=f"Playing: {scenario.title}")
-                ledger.scenario = (scenario.name, scenario.title)
-                scenario.play(stage)
-                progress.update(task, advance=1)
-            progress.update(task, description="Played the scenarios")
+        with server(port, *adapter) as first:
+            if building is not None and building.wait():
+                raise LlmtraceError("the model of the demo's second server could not be built")
+            progress.update(starting, completed=1, total=1)
+            with OpenAI(base_url=first.base_url, api_key="none-needed", max_retries=0) as client:
+                stage = Stage(client, client.models.list().data[0].id, 0.3, random.Random())
+                _measure_words(stage)
+                learning = progress.add_task("Learning the route from calls of different length", total=lessons)
+                learn(stage, lessons, lambda: progress.update(learning, advance=1))
+                sampler.on = True
+                task = progress.add_task("Playing", total=len(chosen))
+                _act(stage, [scenario for scenario in chosen if not scenario.elsewhere], ledger, progress, task)
+                _take_truth(first, ledger)
+                address = first.root_url.rpartition(":")[2]
+        progress.update(task, description="Another server takes the address over")
+        with server(int(address), "--model", str(other_model.folder()), "--name", stage.model) as second:
+            with OpenAI(base_url=second.base_url, api_key="none-needed", max_retries=0) as client:
+                stage.client = client
+                _act(stage, [scenario for scenario in chosen if scenario.elsewhere], ledger, progress, task)
+            _take_truth(second, ledger)
+        progress.update(task, description="Played")
     finally:
+        if building is not None:
+            building.kill()
+            building.wait()
         tracer.listeners.remove(ledger)
         provider.force_flush()
         llmtrace.uninstrument("openai")
         meters.shutdown()
+
+
+def _act(stage: Stage, chosen: list[Scenario], ledger: Ledger, progress: Progress, task: Any) -> None:
+    for scenario in chosen:
+        progress.update(task, description=f"Playing: {scenario.title}")
+        ledger.scenario = scenario
+        scenario.play(stage)
+        progress.update(task, advance=1)
+
+
+def _take_truth(server: ServerProcess, ledger: Ledger) -> None:
+    for _ in range(20):  # a call that was cut short ends on the server a moment later
+        if ledger.take_truth(json.loads(server.get("/debug/requests"))["requests"]):
+            return
+        time.sleep(0.1)
 
 
 def _measure_words(stage: Stage) -> None:
@@ -192,18 +237,11 @@ def _measure_words(stage: Stage) -> None:
         stage.words_per_token = len(words.split()) / answer.usage.prompt_tokens
 
 
-def _show(console: Console, out: Path, traces: Path, ledger: Ledger) -> None:
+def _show(console: Console, out: Path, traces: Path, ledger: Ledger, everything: bool) -> None:
     spans = otlp.read(traces).spans
     titles = {entry.trace_id: entry.title for entry in ledger.entries}
     built = tree.build(spans)
-    for trace in built:
-        console.print(Rule(titles.get(trace.trace_id, ""), align="left"))
-        console.print(terminal.render_trace(trace))
-        console.print()
-    console.print(terminal.legend(built))
-    console.print()
     table = ledger.table()
-    console.print(terminal.render_table(table))
     truth: list[dict[str, Any]] = [entry.as_json() for entry in ledger.entries]
     (out / "truth.json").write_text(json.dumps(truth, indent=2) + "\n", encoding="utf-8")
     html.write_html(
@@ -215,3 +253,28 @@ def _show(console: Console, out: Path, traces: Path, ledger: Ledger) -> None:
         "known, and how sure that is.",
         titles=titles,
     )
+    if everything:
+        for trace in built:
+            console.print(Rule(titles.get(trace.trace_id, ""), align="left"))
+            console.print(terminal.render_trace(trace))
+            console.print()
+        console.print(terminal.legend(built))
+        console.print()
+    roots = {trace.trace_id: call for trace in built for call in calls_of.calls(trace.roots)}
+    console.print(
+        Stories([Story(entry.title, roots[entry.trace_id]) for entry in _told(ledger) if entry.trace_id in roots])
+    )
+    console.print()
+    console.print(terminal.render_table(table))
+
+
+def _told(ledger: Ledger) -> list[Entry]:
+    """The call that each scenario is about: the first with the most certain cause of all, else its last."""
+    chosen: list[Entry] = []
+    for scenario in SCENARIOS:
+        entries = ledger.of(scenario.name)
+        if scenario.more or not entries:
+            continue
+        entry = max(entries, key=lambda one: (bool(one.causes), one.server.get(QUEUE) or 0.0))
+        chosen.append(replace(entry, title=scenario.title))
+    return chosen

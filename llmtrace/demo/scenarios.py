@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import math
 import random
 import time
+import urllib.request
 from collections.abc import Callable, Generator, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from threading import Event
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -21,6 +23,14 @@ _WORDS = (
 )
 _VOCABULARY = [word for line in _WORDS for word in line.split()]
 BURST = 5
+LEARN = 54
+"""The number of calls of different length before the stories, from which the client learns the route. With the bursts'
+they are enough for the diagnosis to forgive one that the machine held up by chance."""
+USUAL = 80
+"""Tokens of the usual prompt there; most are within a tenth of it, so that a long one is news."""
+_SHORTEST, _LONGEST = 20, 500
+_ENOUGH = 17
+"""Output tokens of a call from which a route's pace is learned."""
 ADAPTER = "demo-adapter"
 """The name of the adapter on the demo's server, where adapters can be served."""
 
@@ -74,12 +84,39 @@ class Scenario:
     name: str
     title: str
     play: Callable[[Stage], None]
+    short: str = ""
+    """What the table calls it, where that is not the title."""
     needs: str | None = None
     """A package without which the scenario is left out."""
+    more: bool = False
+    """Played only where everything is asked for."""
+    elsewhere: bool = False
+    """Played after another server has taken the address over."""
 
 
-def _cold_short(stage: Stage) -> None:
-    stage.ask(stage.text(40))
+def learn(stage: Stage, calls: int, progress: Callable[[], None]) -> None:
+    """Make the calls that teach a client the route: prompts of different length, then what the stories hold.
+
+    Half of the prompts are of the usual length. The others spread from a quarter of it to six times, without which
+    nobody could tell what a prompt's tokens cost. Then a beginning comes back, and there are bursts: a client that has
+    never met a cache hit or a queue cannot know what they look like.
+    """
+    for step in stage.draw.sample(range(calls), calls):
+        stage.ask(stage.text(_length(step / max(1, calls - 1))), max_tokens=_ENOUGH)
+        progress()
+    beginning = stage.text(3 * USUAL)
+    for _ in range(3):
+        stage.ask(f"{beginning}\n{stage.text(12)}", max_tokens=2)
+    for _ in range(2):
+        _at_once(stage)
+
+
+def _length(share: float) -> int:
+    if share < 0.25:
+        return round(_SHORTEST * math.exp(share / 0.25 * math.log(0.9 * USUAL / _SHORTEST)))
+    if share > 0.75:
+        return round(1.1 * USUAL * math.exp((share - 0.75) / 0.25 * math.log(_LONGEST / USUAL / 1.1)))
+    return round(USUAL * (0.9 + 0.4 * (share - 0.25)))
 
 
 def _long(stage: Stage) -> None:
@@ -100,26 +137,46 @@ def _shared(stage: Stage) -> str:
 
 
 def _burst(stage: Stage) -> None:
-    prompts = [stage.text(250) for _ in range(BURST)]
+    _at_once(stage)
+
+
+def _at_once(stage: Stage) -> None:
+    prompts = [stage.text(USUAL) for _ in range(BURST)]
     with ThreadPoolExecutor(BURST) as pool:
         list(pool.map(stage.ask, prompts))
 
 
 def _noisy_neighbour(stage: Stage) -> None:
-    started = Event()
+    with ThreadPoolExecutor(1) as pool, stage.chat(stage.text(USUAL), max_tokens=20) as stream:
+        other: Future[None] | None = None
+        for number, _ in enumerate(stream):
+            if number == 3:
+                # Somebody else's document: each chunk of it is computed between two tokens of this answer.
+                other = pool.submit(_somebody_else, stage, stage.text(2600))
+        if other is not None:
+            other.result()
 
-    def answer() -> None:
-        with stage.chat(stage.text(30), max_tokens=40) as stream:
-            for number, _ in enumerate(stream):
-                if number == 10:
-                    started.set()
 
-    with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(answer)
-        started.wait(timeout=30)
-        # Somebody else's document: each of its chunks is computed between two tokens of the running answer.
-        stage.ask(stage.text(2600), max_tokens=60)
-        running.result()
+def _somebody_else(stage: Stage, prompt: str, tokens: int = 2) -> None:
+    """A call by another program: plain HTTP, which no instrumentation of this one sees."""
+    body = {"model": stage.model, "messages": [{"role": "user", "content": prompt}], "max_tokens": tokens}
+    request = urllib.request.Request(
+        f"{str(stage.client.base_url).rstrip('/')}/chat/completions",
+        json.dumps(body).encode(),
+        {"content-type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=120) as response:
+        response.read()
+
+
+def _cold_cache(stage: Stage) -> None:
+    # The neighbour's document has pushed the shared text out of the server's cache.
+    stage.ask(_shared(stage) + "\nThird question: " + stage.text(12))
+
+
+def _route_change(stage: Stage) -> None:
+    for _ in range(3):
+        stage.ask(stage.text(USUAL), max_tokens=_ENOUGH)
 
 
 def _adapter_swap(stage: Stage) -> None:
@@ -152,14 +209,15 @@ def _error(stage: Stage) -> None:
 
 
 SCENARIOS = (
-    Scenario("cold_short", "Cold, short prompt", _cold_short),
     Scenario("long_prompt", "Long prompt", _long),
-    Scenario("cache_hit", "Same prefix again: a cache hit", _cached),
-    Scenario("burst", f"Burst of {BURST}: a queue", _burst),
-    Scenario("noisy_neighbour", "Noisy neighbour: a long prompt lands in a running answer", _noisy_neighbour),
-    Scenario("adapter_swap", "Adapter and base in turn: a swap each", _adapter_swap, needs="peft"),
-    Scenario("slow_reader", "Slow reader", _slow_reader),
-    Scenario("cancelled", "Cancelled stream", _cancelled),
-    Scenario("retry", "Two 429s, then an answer", _retry),
-    Scenario("error_mid_stream", "Error mid-stream", _error),
+    Scenario("cache_hit", "Same prefix again", _cached, "same prefix"),
+    Scenario("burst", f"Burst of {BURST}", _burst, "burst"),
+    Scenario("noisy_neighbour", "Noisy neighbour", _noisy_neighbour, "neighbour"),
+    Scenario("cold_cache", "Cold cache", _cold_cache),
+    Scenario("adapter_swap", "Adapter and base in turn", _adapter_swap, "adapter", needs="peft", more=True),
+    Scenario("slow_reader", "Slow reader", _slow_reader, more=True),
+    Scenario("cancelled", "Cancelled stream", _cancelled, "cancelled", more=True),
+    Scenario("retry", "Two 429s, then an answer", _retry, "retry", more=True),
+    Scenario("error_mid_stream", "Error mid-stream", _error, "error", more=True),
+    Scenario("route_change", "Silent route change", _route_change, "new route", elsewhere=True),
 )

@@ -49,6 +49,16 @@ def give_or_take(low: float, high: float) -> str:
     return f"-{_three(low / scale)}/+{value} {unit}"
 
 
+def between(low: float, high: float) -> str:
+    """``807-914 ms``: from one length to another, in seconds."""
+    shorter, longer = seconds(max(0.0, low)), seconds(high)
+    value, unit = longer.rsplit(" ", 1)
+    scale = {"µs": 1e-6, "ms": 1e-3, "s": 1.0}.get(unit)
+    if scale is None or high >= 59.95:
+        return f"{shorter} to {longer}"
+    return f"{_three(low / scale) if low > 0.005 * scale else 0}-{value} {unit}"
+
+
 def count(value: int) -> str:
     """``1,042``"""
     return f"{value:,}"

@@ -22,7 +22,7 @@ PHASES = set(model.PHASES)
 
 def run_demo(out: Path, url: str, name: str, **settings: str) -> Path:
     """Run the demo into ``out``, exporting to ``url``; its output is kept under ``name`` where that was asked for."""
-    command = [str(Path(sys.executable).parent / "llmtrace"), "demo", "--device", "cpu", "--out", str(out)]
+    command = [str(Path(sys.executable).parent / "llmtrace"), "demo", "--all", "--device", "cpu", "--out", str(out)]
     env = {**os.environ, "OTEL_EXPORTER_OTLP_ENDPOINT": url, **settings}
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]

@@ -57,3 +57,16 @@ def test_names_cannot_steer_the_terminal() -> None:
 def test_values_in_one_line() -> None:
     assert text.value((True, 1, 0.1, "x", None)) == "[true, 1, 0.1, x, ]"
     assert text.value({"k": b"\x01"}) == "{k: 01}"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "shown"),
+    [
+        (0.807, 0.914, "807-914 ms"),
+        (-0.01, 0.0606, "0-60.6 ms"),
+        (0.92, 1.06, "0.92-1.06 s"),
+        (50.0, 70.0, "50.0 s to 1 min 10 s"),
+    ],
+)
+def test_between(low: float, high: float, shown: str) -> None:
+    assert text.between(low, high) == shown

@@ -96,7 +96,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(sys.argv[1] if len(sys.argv) > 1 else scratch)
         if len(sys.argv) < 2:
-            subprocess.run([sys.executable, "-m", "llmtrace.cli", "demo", "--out", scratch], check=True)
+            subprocess.run([sys.executable, "-m", "llmtrace.cli", "demo", "--all", "--out", scratch], check=True)
         with viewing(folder / "traces.otlp.jsonl") as viewer, sync_playwright() as playwright:
             viewer.until(loaded)
             browser = playwright.chromium.launch(executable_path=chromium, headless=True, args=list(QUIET))
