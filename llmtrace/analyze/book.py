@@ -85,16 +85,20 @@ class Book:
         """The rows of an expression, as plain Python values."""
         return tables.values(expression)
 
-    def arrays(self, expression: Any, names: Sequence[str]) -> dict[str, Any]:
-        """The columns ``names`` as numpy arrays of floats, NaN where a value is missing."""
+    def arrays_by_trace(self, calls: Any, names: Sequence[str]) -> tuple[dict[str, Any], Any]:
+        """The columns ``names`` as numpy arrays of floats, NaN where a value is missing; and each call's trace's number.
+
+        In the order of ids, so that the same calls give the same arrays, however an engine hands them out.
+        """
         import numpy as np
 
-        table = expression.select(*names).to_pyarrow()
+        table = calls.select("trace_id", "span_id", *names).order_by("trace_id", "span_id").to_pyarrow()
         columns: dict[str, Any] = {}
         for name in names:
             column = table[name].cast("float64")
             columns[name] = np.asarray(column.to_numpy(zero_copy_only=False), dtype=float)
-        return columns
+        numbers = table["trace_id"].combine_chunks().dictionary_encode().indices
+        return columns, np.asarray(numbers.to_numpy(zero_copy_only=False), dtype=np.int64)
 
 
 def _overhead_as_one(phases: Any) -> Any:

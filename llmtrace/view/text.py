@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from llmtrace.wording import clean as clean
+from llmtrace.wording import count as count
+from llmtrace.wording import plural as plural
 
 DASH = "\N{EN DASH}"
 
@@ -49,16 +52,6 @@ def give_or_take(low: float, high: float) -> str:
     return f"-{_three(low / scale)}/+{value} {unit}"
 
 
-def count(value: int) -> str:
-    """``1,042``"""
-    return f"{value:,}"
-
-
-def plural(number: int, one: str, many: str = "") -> str:
-    """``1 call``, ``2 calls``"""
-    return f"{count(number)} {one if number == 1 else many or one + 's'}"
-
-
 def ticks(span: float, most: int) -> list[float]:
     """Round positions on an axis from 0 to ``span`` seconds, 0 first, at most ``most`` of them."""
     if not span > 0 or most < 2:
@@ -77,26 +70,6 @@ def tick(value: float, span: float) -> str:
         if span < unit * 1000 or name == "s":
             return f"{value / unit:.6g} {name}"
     raise AssertionError
-
-
-def clean(text: str, longest: int = 400) -> str:
-    """Text that cannot steer a terminal or a page: control and direction characters made visible or dropped."""
-    if len(text) > longest:
-        text = text[: longest - 1] + "…"
-    if text.isascii() and text.isprintable():
-        return text
-    return "".join(_harmless(character) for character in text)
-
-
-def _harmless(character: str) -> str:
-    if character in "\t\n\r\v\f\x85\u2028\u2029":
-        return " "
-    category = unicodedata.category(character)
-    if category in ("Cc", "Cs", "Co", "Cn"):
-        return "\N{REPLACEMENT CHARACTER}"
-    if category == "Cf" and character != "\N{ZERO WIDTH JOINER}":
-        return ""
-    return character
 
 
 def value(item: Any) -> str:
