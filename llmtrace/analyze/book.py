@@ -10,6 +10,7 @@ from typing import Any
 from llmtrace.analyze import contract, tables
 from llmtrace.analyze.expressions import first, when
 from llmtrace.analyze.load import Stats, Traces
+from llmtrace.emit import names
 from llmtrace.errors import LlmtraceError
 from llmtrace.phases.model import NETWORK, UNATTRIBUTED
 from llmtrace.tasks import prices
@@ -36,7 +37,9 @@ class Book:
     @cached_property
     def calls(self) -> Any:
         """``tables.calls``, computed once and held by the engine."""
-        expression = tables.calls(self.spans, self._prices, engines=self._engines)
+        expression = tables.calls(
+            self.spans, self._prices, paired=self._paired, engines=self._engines, outer=tables.around(self.spans, self._some)
+        )
         table = self.hold(expression)
         if self.rows(table.aggregate(n=table.count())) == [(0,)]:
             raise LlmtraceError(
@@ -58,6 +61,17 @@ class Book:
         if self.mixed:
             phases = _overhead_as_one(phases)
         return self.hold(phases.select(*_OF_PHASES))
+
+    @property
+    def _paired(self) -> bool:
+        """Whether a call may be in two spans."""
+        lower = (self.spans.name == names.CALL) & self.spans.parent_id.notnull()
+        return self._some(self.spans.filter(lower).select("span_id").limit(1)) is not None
+
+    def _some(self, expression: Any) -> Any | None:
+        """The table of ``expression``, computed now; None where it has no rows."""
+        table = self.hold(expression)
+        return None if self.rows(table.aggregate(n=table.count())) == [(0,)] else table
 
     @cached_property
     def _engines(self) -> Any | None:

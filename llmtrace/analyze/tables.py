@@ -1,15 +1,15 @@
 """From spans to calls, in ibis expressions: the same on DuckDB, on Spark and on whatever else ibis speaks to.
 
-A call is a client's LLM span. Where two tracers wrote one each, the inner one counts; where ours is only half of one
+A call is a client's LLM span. Where two tracers wrote one each, the inner one counts, however much lies between; where ours is only half of one
 (``pairs``), both together. Its phases are its children, or the children of its attempts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from llmtrace.analyze import engine_calls, pairs
+from llmtrace.analyze import engine_calls, nesting, pairs
 from llmtrace.analyze.expressions import count_of, first, most, nothing, when
 from llmtrace.emit import names
 from llmtrace.phases.model import PHASES, SOURCES
@@ -28,22 +28,26 @@ def _is_call(spans: Any) -> Any:
     )
 
 
-def calls(spans: Any, prices: Sequence[Priced] | None = None, paired: bool = True, engines: Any | None = None) -> Any:
+def calls(
+    spans: Any,
+    prices: Sequence[Priced] | None = None,
+    paired: bool = True,
+    engines: Any | None = None,
+    outer: Any | None = None,
+) -> Any:
     """One row for each call: its attributes, duration, seconds in each phase (``s_<phase>``) and attempts.
 
     ``began_ns`` is when the call began, where ``start_ns`` is when its span did: an adopted span has times of its own.
     ``prices``: prices by provider and model, for ``cost`` (USD, None where neither the provider told it nor the price
     is known). ``paired``: whether some calls may be in two spans; if not, the statement takes less time to plan.
-    ``engines``: ``owners``, where there are engines' own spans.
+    ``engines``: ``owners``, where there are engines' own spans. ``outer``: ``around``, where it is computed already.
     """
     call_spans = spans.filter(_is_call(spans) & spans.engine_span.isnull())
-    inner = (
-        call_spans.filter(call_spans.parent_id.notnull()).select(inner_trace="trace_id", outer="parent_id").distinct()
-    )
-    call_spans = call_spans.left_join(inner, [("trace_id", "inner_trace"), ("span_id", "outer")])
+    outer = around(spans) if outer is None else outer
+    call_spans = call_spans.left_join(outer, [("trace_id", "outer_trace"), ("span_id", "outer_span")])
     # An adopted span is a call of its own, whatever else was sent beneath it.
-    call_spans = call_spans.filter(call_spans.outer.isnull() | first(call_spans.adopted, False)).drop(
-        "inner_trace", "outer"
+    call_spans = call_spans.filter(call_spans.outer_span.isnull() | first(call_spans.adopted, False)).drop(
+        "outer_trace", "outer_span"
     )
     if paired:
         call_spans = pairs.joined(call_spans, spans)
@@ -103,6 +107,11 @@ def owned_phases(spans: Any, attempts: Any | None = None, engines: Any | None = 
         source=when(phases.source.isin(SOURCES), phases.source, "?"),
     ).drop("above_trace", "above_span", "above_parent")
     return phases if engines is None else engine_calls.joined(phases, spans, engines)
+
+
+def around(spans: Any, hold: Callable[[Any], Any | None] | None = None) -> Any:
+    """The LLM spans around other LLM spans, which are no calls of their own; ``hold`` as ``nesting.outer`` takes it."""
+    return nesting.outer(spans, _is_call, hold)
 
 
 def owners(spans: Any) -> Any:
