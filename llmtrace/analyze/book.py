@@ -14,6 +14,7 @@ from llmtrace.emit import names
 from llmtrace.errors import LlmtraceError
 from llmtrace.phases.model import NETWORK, UNATTRIBUTED
 from llmtrace.tasks import prices
+from llmtrace.wording import plural
 
 _numbers = count()
 _OF_PHASES = (
@@ -38,12 +39,16 @@ class Book:
     def calls(self) -> Any:
         """``tables.calls``, computed once and held by the engine."""
         expression = tables.calls(
-            self.spans, self._prices, paired=self._paired, engines=self._engines, outer=tables.around(self.spans, self._some)
+            self.spans,
+            self._prices,
+            paired=self._paired,
+            engines=self._engines,
+            outer=tables.around(self.spans, self._some),
         )
         table = self.hold(expression)
         if self.rows(table.aggregate(n=table.count())) == [(0,)]:
             raise LlmtraceError(
-                f"no LLM calls in {', '.join(self.stats.sources)}: {self.stats.spans} spans, none of which says "
+                f"no LLM calls in {', '.join(self.stats.sources)}: {plural(self.stats.spans, 'span')}, none of which says "
                 "gen_ai.operation.name (chat, text_completion, generate_content, embeddings), is one of llmtrace's, "
                 "or an engine's own (vLLM, SGLang, TGI, Triton)"
             )

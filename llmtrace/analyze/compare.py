@@ -111,15 +111,19 @@ def _percentiles(differences: Mapping[str, Difference]) -> Section:
     return Section(
         "Percentiles",
         _columns("of", "s"),
-        [_row(name, difference) for name, difference in differences.items()],
+        _known(differences),
         "A percentile has an interval from three calls beyond it on either side: p95 from 60 calls, p99 from 300.",
     )
 
 
 def _rest(differences: Mapping[str, Difference]) -> Section:
+    return Section("Retries, cost and quality", _columns("mean", "number"), _known(differences))
+
+
+def _known(differences: Mapping[str, Difference]) -> list[list[Any]]:
+    """The rows with a value on either side."""
     rows = [_row(name, difference) for name, difference in differences.items()]
-    known = [row for row in rows if row[1] == row[1] or row[2] == row[2]]
-    return Section("Retries, cost and quality", _columns("mean", "number"), known)
+    return [row for row in rows if row[1] == row[1] or row[2] == row[2]]
 
 
 def _path(paths: Sequence[tuple[list[critical.Path], float]], mixed: bool) -> Section:

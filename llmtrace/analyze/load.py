@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -144,8 +144,9 @@ def _parts(
     """The Parquet files of all paths, made now or kept from before."""
     parts: list[Path] = []
     jobs: list[_Job] = []
+    home = cache_folder() if cache else None
     for path in paths:
-        kept_table = _Kept(path, extra) if cache and path.stat().st_size >= SMALL else None
+        kept_table = None if home is None or path.stat().st_size < SMALL else _Kept(path, extra, home)
         if kept_table is not None and (outcomes := kept_table.outcomes()) is not None:
             parts.extend(kept_table.parts())
             _account(stats, path, outcomes)
@@ -237,6 +238,7 @@ class _Worker:
             stdout=subprocess.PIPE,
             text=True,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            start_new_session=True,  # Ctrl-C is this process's to answer
         )
 
     def convert(self, stretch: Stretch, target: Path, extra: tuple[str, ...], tell: Callable[[int], None]) -> Outcome:
@@ -293,19 +295,20 @@ def _outcome(message: dict[str, Any]) -> Outcome:
 class _Kept:
     """The table of one file as it was when it was read: another size or time of change is another table."""
 
-    def __init__(self, path: Path, extra: tuple[str, ...]) -> None:
+    def __init__(self, path: Path, extra: tuple[str, ...], home: Path) -> None:
         state = path.stat()
         columns = [(column.name, column.kind, column.attributes) for column in schema.with_extra(extra)]
         identity = [str(path.resolve()), state.st_size, state.st_mtime_ns, schema.VERSION, columns]
         name = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:24]
-        self._home = cache_folder()
+        self._home = home
         self._folder = self._home / name
 
     def outcomes(self) -> list[Outcome] | None:
         """The outcomes of the stretches when the file was read; None where no table is kept."""
         try:
             messages = json.loads((self._folder / "outcomes.json").read_text())
-            os.utime(self._folder)
+            with suppress(OSError):  # a cache that is read only is still one
+                os.utime(self._folder)
             return [_outcome(message) for message in messages]
         except (OSError, ValueError, KeyError, TypeError):
             return None
@@ -329,12 +332,14 @@ class _Kept:
         return self.parts()
 
 
-def cache_folder() -> Path:
-    """The folder of kept tables: ``LLMTRACE_CACHE``, else the user's cache folder."""
+def cache_folder() -> Path | None:
+    """The folder of kept tables: ``LLMTRACE_CACHE``, else the user's cache folder; None where there is no user."""
     configured = os.environ.get("LLMTRACE_CACHE", "").strip()
     if configured:
         return Path(configured) / "tables"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "llmtrace" / "tables"
+    with suppress(RuntimeError):  # nobody's home
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "llmtrace" / "tables"
+    return None
 
 
 def _make_room(home: Path, newest: Path) -> None:
@@ -406,9 +411,7 @@ def _table(source: str, extra: tuple[str, ...]) -> Traces:
     except Exception as error:  # each engine raises its own
         raise LlmtraceError(f"cannot open the table {source}: {type(error).__name__}: {error}") from error
     missing = [column.name for column in schema.with_extra(extra) if column.name not in table.columns]
-    kinds: dict[str, Any] = {
-        column.name: "string" if column.kind == "text" else "float64" for column in schema.FROM_ATTRIBUTES
-    }
+    kinds: dict[str, Any] = {column.name: _IBIS[column.kind] for column in schema.FROM_ATTRIBUTES}
     table = table.mutate(**{name: ibis.null().cast(kinds[name]) for name in missing if name in schema.SINCE_4})
     if missing := [name for name in missing if name not in schema.SINCE_4]:
         raise LlmtraceError(
@@ -418,6 +421,9 @@ def _table(source: str, extra: tuple[str, ...]) -> Traces:
     ((spans,),) = tables.values(table.aggregate(spans=table.count()))
     stats = Stats([source], spans=spans, versions=_versions(table))
     return Traces(table, connection, stats)
+
+
+_IBIS = {"text": "string", "int": "int64", "float": "float64", "bool": "boolean"}
 
 
 def _named(source: str) -> tuple[str, str]:

@@ -42,7 +42,9 @@ def outer(spans: Any, is_call: Callable[[Any], Any], hold: Callable[[Any], Any |
     reached: list[Any] = []
     for _ in range(HOPS if hold is None else _FURTHER):
         met = step.rename(low_trace="at_trace").inner_join(lines, [("low_trace", "at_trace"), ("at", "at_span")])
-        met = met.select(at_trace="low_trace", at_span="at", at_parent="at_parent", at_call="at_call", at_server="at_server")
+        met = met.select(
+            at_trace="low_trace", at_span="at", at_parent="at_parent", at_call="at_call", at_server="at_server"
+        )
         if hold is not None:
             held = hold(met)
             if held is None:

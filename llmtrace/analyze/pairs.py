@@ -20,6 +20,7 @@ _USAGE: Final = (
 )  # fmt: skip
 _ABOUT: Final = ("operation", "provider", "request_model", "response_model", "address", "max_tokens", "streamed")
 
+
 def asks_a_model(spans: Any) -> Any:
     """Whether a span says that it is an LLM call."""
     return first(spans.operation.lower().isin(LLM_OPERATIONS), False)

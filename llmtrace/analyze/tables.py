@@ -46,9 +46,9 @@ def calls(
     outer = around(spans) if outer is None else outer
     call_spans = call_spans.left_join(outer, [("trace_id", "outer_trace"), ("span_id", "outer_span")])
     # An adopted span is a call of its own, whatever else was sent beneath it.
-    call_spans = call_spans.filter(call_spans.outer_span.isnull() | first(call_spans.adopted, False)).drop(
-        "outer_trace", "outer_span"
-    )
+    call_spans = call_spans.filter(
+        call_spans.outer_span.isnull() | first(call_spans.adopted, False) | _by_gateway(call_spans)
+    ).drop("outer_trace", "outer_span")
     if paired:
         call_spans = pairs.joined(call_spans, spans)
     if engines is not None:
@@ -74,9 +74,17 @@ def calls(
     return whole
 
 
+def _by_gateway(table: Any) -> Any:
+    """Whether a gateway answered a call: what the gateway asked in turn is no inner span of another tracer's."""
+    told = table.fingerprint.contains("upstream=") | table.fingerprint.contains("deployment=")
+    return first(told & table.outcome.notnull(), False)
+
+
 def _route(table: Any) -> Any:
     where = first(table.provider, "?") + " " + first(table.request_model, table.response_model, "?")
-    return when(table.address.notnull(), where + " @ " + table.address, where)
+    odd = table.port.notnull() & table.port.notin((80, 443))
+    address = when(odd, table.address + ":" + table.port.cast("string"), table.address)
+    return when(table.address.notnull(), where + " @ " + address, where)
 
 
 def _phases_by_call(spans: Any, attempts: Any, engines: Any | None) -> Any:

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from llmtrace.commands.common import Device, guarded, needs
+from llmtrace.commands.common import Device, guarded, needs, terminal
 
 
 def add(app: Any) -> None:
@@ -25,9 +25,8 @@ def add(app: Any) -> None:
         ] = None,
     ) -> None:
         """Call a real local model with the real client and show where each call's time went."""
-        from rich.console import Console
 
         with needs("demo"):
             from llmtrace.demo.run import LEARN, run
 
-            run(out=out, device=device, console=Console(), port=port, calls=calls or LEARN)
+            run(out=out, device=device, console=terminal(), port=port, calls=calls or LEARN)

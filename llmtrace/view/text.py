@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llmtrace.wording import clean as clean
-from llmtrace.wording import count as count
-from llmtrace.wording import plural as plural
+from llmtrace.wording import clean, count, plural
+
+__all__ = [
+    "DASH", "Table", "clean", "count", "give_or_take", "plural", "seconds", "tick", "ticks", "value",
+]  # fmt: skip
 
 DASH = "\N{EN DASH}"
 

@@ -107,7 +107,9 @@ def test_what_lies_between_two_llm_spans_does_not_count_a_call_twice(
 ) -> None:
     above = writer.span("ChatOpenAI", 0, 600, {"openinference.span.kind": "LLM"}, trace=9)
     for number in range(between):
-        above = writer.span(f"RunnableSequence {number}", 0, 600, {"openinference.span.kind": "CHAIN"}, trace=9, parent=above)
+        above = writer.span(
+            f"RunnableSequence {number}", 0, 600, {"openinference.span.kind": "CHAIN"}, trace=9, parent=above
+        )
     writer.call(10, CALM, trace=9, parent=above)
     writer.call(2000, CALM, trace=10)
     (route,) = table(report("phases", writer), "By route")
@@ -189,7 +191,7 @@ def test_models_without_a_price_are_named(writer: Writer, report: Reader) -> Non
     writer.call(0, CALM, model="no-such-model", answered="no-such-model")
     made = report("cost", writer)
     assert "no price known" in made.headline
-    assert any("1 of 1 calls have no price" in note for note in made.notes)
+    assert any("1 of 1 call without a price" in note for note in made.notes)
 
 
 def test_cancellations(writer: Writer, report: Reader) -> None:
