@@ -96,7 +96,7 @@ class Book:
 
     def hold(self, expression: Any) -> Any:
         """Compute the table of ``expression`` now; the engine holds it until the connection ends."""
-        if self._connection.name == "duckdb":
+        if self._connection.name in ("duckdb", "clickhouse"):
             return self._connection.create_table(f"held_{next(_numbers)}", expression, temp=True)
         return expression.cache()
 

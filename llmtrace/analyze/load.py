@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -90,7 +90,7 @@ def load(
         LlmtraceError: a source that does not exist or cannot be read, or none that holds a span.
     """
     if len(sources) == 1 and _is_table(sources[0]):
-        yield _table(sources[0], extra)
+        yield _table(sources[0], extra, window)
         return
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="llmtrace-")))
@@ -393,7 +393,7 @@ def _is_table(source: str) -> bool:
     return "://" in source or source.endswith((".parquet", ".duckdb"))
 
 
-def _table(source: str, extra: tuple[str, ...]) -> Traces:
+def _table(source: str, extra: tuple[str, ...], window: Mapping[str, Any]) -> Traces:
     """A table on an engine that holds it already."""
     import ibis
     from ibis.common.exceptions import IbisError
@@ -410,6 +410,29 @@ def _table(source: str, extra: tuple[str, ...]) -> Traces:
         raise LlmtraceError(f"cannot open the table {source}: {error}") from error
     except Exception as error:  # each engine raises its own
         raise LlmtraceError(f"cannot open the table {source}: {type(error).__name__}: {error}") from error
+    return settled(source, connection, table, extra, window)
+
+
+def settled(
+    source: str, connection: Any, table: Any, extra: tuple[str, ...] = (), window: Mapping[str, Any] | None = None
+) -> Traces:
+    """The traces of a table that ``connection`` holds: one of spans, or the Collector's of ClickHouse.
+
+    ``window`` (``hours``, ``service``) is asked of the Collector's table only, which holds all that ever came.
+
+    Raises:
+        LlmtraceError: the table lacks columns, or has no spans.
+    """
+    import ibis
+
+    from llmtrace.analyze import collector_table
+
+    if connection.name == "clickhouse":
+        # Where a join finds nothing, nulls, as everywhere else; ClickHouse gives zeros and empty text unless asked.
+        connection.con.set_client_setting("join_use_nulls", 1)
+    if collector_table.is_collectors(table):
+        asked = {name: value for name, value in (window or {}).items() if name in ("hours", "service")}
+        table = collector_table.spans(table, schema.with_extra(extra), **asked)
     missing = [column.name for column in schema.with_extra(extra) if column.name not in table.columns]
     kinds: dict[str, Any] = {column.name: _IBIS[column.kind] for column in schema.FROM_ATTRIBUTES}
     table = table.mutate(**{name: ibis.null().cast(kinds[name]) for name in missing if name in schema.SINCE_4})
@@ -419,6 +442,9 @@ def _table(source: str, extra: tuple[str, ...]) -> Traces:
             "writes one that has them"
         )
     ((spans,),) = tables.values(table.aggregate(spans=table.count()))
+    if not spans:
+        hours = (window or {}).get("hours")
+        raise LlmtraceError(f"no spans in {source}" + (f" in the last {hours:g} h (--hours)" if hours else ""))
     stats = Stats([source], spans=spans, versions=_versions(table))
     return Traces(table, connection, stats)
 
