@@ -108,7 +108,9 @@ def convert(
     collecting = gc.isenabled()
     gc.disable()  # millions of small objects, none of them in a cycle
     try:
-        with pq.ParquetWriter(target, schema, compression="zstd", compression_level=1, use_dictionary=_repeating(columns)) as writer:
+        with pq.ParquetWriter(
+            target, schema, compression="zstd", compression_level=1, use_dictionary=_repeating(columns)
+        ) as writer:
             for number, document, reason, done in documents(stretch):
                 lines = max(lines, number)
                 if reason:

@@ -41,7 +41,9 @@ def spans(
         LlmtraceError: the exporter wrote attributes as JSON, not as maps.
     """
     if not table.SpanAttributes.type().is_map():
-        raise LlmtraceError("this table's attributes are JSON; set `json: false` in the exporter, which writes maps then")
+        raise LlmtraceError(
+            "this table's attributes are JSON; set `json: false` in the exporter, which writes maps then"
+        )
     if hours is not None:
         table = table.filter(ibis.now() - ibis.interval(seconds=round(hours * 3600)) <= table.Timestamp)
     if service is not None:
