@@ -48,8 +48,8 @@ class Book:
         table = self.hold(expression)
         if self.rows(table.aggregate(n=table.count())) == [(0,)]:
             raise LlmtraceError(
-                f"no LLM calls in {', '.join(self.stats.sources)}: {plural(self.stats.spans, 'span')}, none of which says "
-                "gen_ai.operation.name (chat, text_completion, generate_content, embeddings), is one of llmtrace's, "
+                f"no LLM calls in {', '.join(self.stats.sources)}: {plural(self.stats.spans, 'span')}, none of which "
+                "says gen_ai.operation.name (chat, text_completion, generate_content, embeddings), is one of llmtrace's, "
                 "or an engine's own (vLLM, SGLang, TGI, Triton)"
             )
         return table
@@ -105,7 +105,8 @@ class Book:
         return tables.values(expression)
 
     def arrays_by_trace(self, calls: Any, names: Sequence[str]) -> tuple[dict[str, Any], Any]:
-        """The columns ``names`` as numpy arrays of floats, NaN where a value is missing; and each call's trace's number.
+        """The columns ``names`` as numpy arrays of floats, NaN where a value is missing; and the number of each call's
+        trace.
 
         In the order of ids, so that the same calls give the same arrays, however an engine hands them out.
         """

@@ -55,8 +55,8 @@ def faults(stats: Stats) -> list[str]:
         sentences.append(f"{stats.orphans:,} of {plural(stats.spans, 'span')} with a parent that is not in the input")
     if stats.skewed:
         sentences.append(
-            f"{plural(stats.skewed, 'span')} outside the parent, which is another service's: the clocks disagree; durations "
-            "are used, which that does not touch"
+            f"{plural(stats.skewed, 'span')} outside the parent, which is another service's: the clocks disagree; "
+            "durations are used, which that does not touch"
         )
     unknown = sorted({*stats.versions} - {*contract.VERSIONS})
     if unknown:

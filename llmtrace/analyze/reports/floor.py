@@ -147,6 +147,6 @@ def _say(book: Book, report: Report, rows: list[tuple[Any, ...]]) -> None:
     report.headline = f"calls take {time_taken / floor:.2f} times their floor" if floor else "no floor above zero"
     if used < whole:
         report.notes.append(
-            f"{whole - used:,} of {plural(whole, 'call')} left out: not completed, not split into phases, without output "
-            f"tokens, or on a route with fewer than {LEAST_CALLS} such calls"
+            f"{whole - used:,} of {plural(whole, 'call')} left out: not completed, not split into phases, without "
+            f"output tokens, or on a route with fewer than {LEAST_CALLS} such calls"
         )

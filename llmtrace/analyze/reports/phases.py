@@ -124,6 +124,6 @@ def _headline(book: Book, report: Report) -> None:
         report.headline = plural(count, "call")
     if without:
         report.notes.append(
-            f"{without:,} of {plural(count, 'call')} without phase spans (another tracer's, or sampled apart): only their "
-            "durations are used"
+            f"{without:,} of {plural(count, 'call')} without phase spans (another tracer's, or sampled apart): only "
+            "their durations are used"
         )
