@@ -49,8 +49,8 @@ class Book:
         if self.rows(table.aggregate(n=table.count())) == [(0,)]:
             raise LlmtraceError(
                 f"no LLM calls in {', '.join(self.stats.sources)}: {plural(self.stats.spans, 'span')}, none of which "
-                "says gen_ai.operation.name (chat, text_completion, generate_content, embeddings), is one of llmtrace's, "
-                "or an engine's own (vLLM, SGLang, TGI, Triton)"
+                "says gen_ai.operation.name (chat, text_completion, generate_content, embeddings), is one of "
+                "llmtrace's, or an engine's own (vLLM, SGLang, TGI, Triton)"
             )
         return table
 

@@ -105,11 +105,12 @@ def convert(
     schema = arrow_schema(columns)
     spans = lines = problems = 0
     first_problems: list[otlp.Problem] = []
+    dictionaries: Any = _repeating(columns)
     collecting = gc.isenabled()
     gc.disable()  # millions of small objects, none of them in a cycle
     try:
         with pq.ParquetWriter(
-            target, schema, compression="zstd", compression_level=1, use_dictionary=_repeating(columns)
+            target, schema, compression="zstd", compression_level=1, use_dictionary=dictionaries
         ) as writer:
             for number, document, reason, done in documents(stretch):
                 lines = max(lines, number)

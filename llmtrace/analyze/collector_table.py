@@ -45,7 +45,8 @@ def spans(
             "this table's attributes are JSON; set `json: false` in the exporter, which writes maps then"
         )
     if hours is not None:
-        table = table.filter(ibis.now() - ibis.interval(seconds=round(hours * 3600)) <= table.Timestamp)
+        now: Any = ibis.now()
+        table = table.filter(table.Timestamp >= now - ibis.interval(seconds=round(hours * 3600)))
     if service is not None:
         table = table.filter(table.ServiceName == service)
     start = _nanoseconds(table.Timestamp)

@@ -42,7 +42,7 @@ def make(before: Book, after: Book, quality: str | None = None) -> Report:
         "traffic": {name: Row(name) for name in _TOKENS},
     }  # fmt: skip
     keys = [(table, name) for table, rows in shown.items() for name in rows]
-    judged = dict(zip(keys, between(*sides, [shown[table][name] for table, name in keys]), strict=True))
+    judged = dict(zip(keys, between(sides[0], sides[1], [shown[table][name] for table, name in keys]), strict=True))
     tables = {table: {name: judged[table, name] for name in rows} for table, rows in shown.items()}
     paths = [ends.paths(book) for book in (before, after)]
     report = Report(

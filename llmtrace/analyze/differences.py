@@ -1,8 +1,8 @@
 """How sure the differences between two sets of calls are, all of them together, by the traces that the calls are in.
 
 Calls of one trace resemble each other, so whole traces are drawn and never single calls. Two things are asked. How
-large may a change be: the traces of each set are drawn anew with replacement, and the interval is the middle 95 % of what
-comes of it (bootstrap). Could chance alone have made it: the traces of both sets are dealt out again at random, and a
+large may a change be: the traces of each set are drawn anew with replacement, and the interval is the middle 95 % of
+what comes of it (bootstrap). Could chance alone have made it: the traces of both sets are dealt out again at random, and a
 change is sure only if fewer than 5 % of the deals hold any change as surprising as it, in whichever row (a permutation
 test, corrected for the number of rows step by step as Westfall and Young do), and its interval leaves zero out.
 
@@ -114,9 +114,10 @@ def between(before: Side, after: Side, rows: Sequence[Row], seed: int = 0) -> li
         (1 / before.trace_count + 1 / after.trace_count) / (1 / parts[0].trace_count + 1 / parts[1].trace_count)
     ) ** 0.5
     chances = _chances(changes, _dealt(parts[0], parts[1], asked, random) * narrower, sizes)
-    for place, low, high, chance in zip(judged, *ends, chances, strict=True):
+    for place, low, high, chance in zip(judged, ends[0], ends[1], chances, strict=True):
+        old, new = values[place]
         sure = bool((low > 0 or high < 0) and chance <= 1 - LEVEL)
-        differences[place] = Difference(*values[place], float(low), float(high), sure)
+        differences[place] = Difference(old, new, float(low), float(high), sure)
     return differences
 
 

@@ -1,7 +1,8 @@
 """From spans to calls, in ibis expressions: the same on DuckDB, on Spark and on whatever else ibis speaks to.
 
 A call is a client's LLM span. Where two tracers wrote one each, the inner one counts, however much lies between
-(``nesting``); where ours is only half of one (``pairs``), both together. Its phases are its children, or the children of its attempts.
+(``nesting``); where ours is only half of one (``pairs``), both together. Its phases are its children, or the children
+of its attempts.
 """
 
 from __future__ import annotations

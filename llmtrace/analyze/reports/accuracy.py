@@ -123,6 +123,6 @@ def _say(book: Book, report: Report, phases: Any, sums: dict[str, Any]) -> None:
     report.headline = f"{plural(graded, 'estimate')} graded: {'; '.join(parts)}"
     if graded < told:
         report.notes.append(
-            f"{told - graded:,} of {plural(told, 'phase')} that an engine told without an estimate beside them: there were "
-            "too few calls on their routes yet, or too little was known of the call"
+            f"{told - graded:,} of {plural(told, 'phase')} that an engine told without an estimate beside them: there "
+            "were too few calls on their routes yet, or too little was known of the call"
         )
