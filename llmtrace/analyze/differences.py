@@ -2,9 +2,10 @@
 
 Calls of one trace resemble each other, so whole traces are drawn and never single calls. Two things are asked. How
 large may a change be: the traces of each set are drawn anew with replacement, and the interval is the middle 95 % of
-what comes of it (bootstrap). Could chance alone have made it: the traces of both sets are dealt out again at random, and a
-change is sure only if fewer than 5 % of the deals hold any change as surprising as it, in whichever row (a permutation
-test, corrected for the number of rows step by step as Westfall and Young do), and its interval leaves zero out.
+what comes of it (bootstrap). Could chance alone have made it: the traces of both sets are dealt out again at random,
+and a change is sure only if fewer than 5 % of the deals hold any change as surprising as it, in whichever row (a
+permutation test, corrected for the number of rows step by step as Westfall and Young do), and its interval leaves zero
+out.
 
 Of sets of more than ``MOST`` traces a random part is drawn from; deviations are narrowed by the square root of the
 share that was used, as the spread of means and quantiles scales.
