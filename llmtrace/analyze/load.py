@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import queue
+import re
 import shutil
 import subprocess
 import sys
@@ -399,6 +400,7 @@ def _table(source: str, extra: tuple[str, ...], window: Mapping[str, Any]) -> Tr
     from ibis.common.exceptions import IbisError
 
     url, name = _named(source)
+    source = re.sub(r"(://[^/?@:]*):[^/?@]*@", r"\1@", source)  # a password is never shown
     try:
         if url.endswith(".parquet"):
             connection: Any = ibis.duckdb.connect(threads=cpus(), memory_limit=MEMORY)

@@ -73,6 +73,14 @@ def test_only_the_hours_asked_for(writer: Writer, tmp_path: Path) -> None:
         pass
 
 
+def test_a_password_is_never_shown() -> None:
+    source = "clickhouse://me:secret@127.0.0.1:9/otel?table=otel_traces"
+    with pytest.raises(LlmtraceError) as raised, load([source]):
+        pass
+    assert "clickhouse://me@127.0.0.1:9/otel" in str(raised.value)
+    assert "secret" not in str(raised.value)
+
+
 def test_attributes_as_json_are_refused_with_the_remedy(writer: Writer, tmp_path: Path) -> None:
     source = table(tmp_path / "store.duckdb", Writer(), "JSON")
     with pytest.raises(LlmtraceError, match="json: false"), load([source]):
