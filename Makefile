@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: diagnose-eval demo test check bench matrix accuracy e2e spark clean help
+.PHONY: diagnose-eval demo test check bench matrix accuracy e2e spark clickhouse clean help
 
 help:
 	@echo "make demo    run the demo: a real model, a real client, every phase shown"
@@ -27,6 +27,7 @@ help:
 	@echo "make browser the page of llmtrace view in a real Chromium: every page and state (docs/view.md)"
 	@echo "make pictures  the pictures of the demo and of the viewer in README and docs, taken anew: needs Chromium"
 	@echo "make spark   the reports on PySpark against DuckDB: needs Java, a large package"
+	@echo "make clickhouse  the reports over the Collector's table on real ClickHouse against DuckDB: a large package"
 	@echo "make clean   remove the virtual environments"
 
 $(STAMP): pyproject.toml constraints.txt
@@ -127,6 +128,11 @@ spark: $(STAMP)
 	test -x .venvs/spark/bin/python || $(PYTHON) -m venv .venvs/spark
 	.venvs/spark/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[analyze]" "ibis-framework[pyspark]"
 	.venvs/spark/bin/python -m tests.analyze.spark
+
+clickhouse: $(STAMP)
+	test -x .venvs/clickhouse/bin/python || $(PYTHON) -m venv .venvs/clickhouse
+	.venvs/clickhouse/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[analyze]" "ibis-framework[clickhouse]" "clickhouse-connect[chdb]>=1.12"
+	.venvs/clickhouse/bin/python -m tests.analyze.clickhouse
 
 clean:
 	rm -rf $(VENV) .venvs

@@ -9,12 +9,19 @@ from typing import Annotated, Any
 
 from llmtrace import name_clash
 from llmtrace.commands import COMMANDS
-from llmtrace.commands.common import fail, guarded
+from llmtrace.commands.common import INTERRUPTED, fail, guarded
 from llmtrace.version import VERSION, install_hint
 
 
 def main() -> None:
     """Run the command line; leaves through ``SystemExit``."""
+    try:
+        _main()
+    except KeyboardInterrupt:
+        raise SystemExit(INTERRUPTED) from None
+
+
+def _main() -> None:
     if name_clash.imported() and sys.argv[1:2] != ["doctor"]:
         fail(f"another package called llmtrace has overwritten this one: {name_clash.mend()}")
     try:

@@ -10,9 +10,11 @@ from typing import Any
 from llmtrace.analyze import contract, tables
 from llmtrace.analyze.expressions import first, when
 from llmtrace.analyze.load import Stats, Traces
+from llmtrace.emit import names
 from llmtrace.errors import LlmtraceError
 from llmtrace.phases.model import NETWORK, UNATTRIBUTED
 from llmtrace.tasks import prices
+from llmtrace.wording import plural
 
 _numbers = count()
 _OF_PHASES = (
@@ -36,13 +38,19 @@ class Book:
     @cached_property
     def calls(self) -> Any:
         """``tables.calls``, computed once and held by the engine."""
-        expression = tables.calls(self.spans, self._prices, engines=self._engines)
+        expression = tables.calls(
+            self.spans,
+            self._prices,
+            paired=self._paired,
+            engines=self._engines,
+            outer=tables.around(self.spans, self._some),
+        )
         table = self.hold(expression)
         if self.rows(table.aggregate(n=table.count())) == [(0,)]:
             raise LlmtraceError(
-                f"no LLM calls in {', '.join(self.stats.sources)}: {self.stats.spans} spans, none of which says "
-                "gen_ai.operation.name (chat, text_completion, generate_content, embeddings), is one of llmtrace's, "
-                "or an engine's own (vLLM, SGLang, TGI, Triton)"
+                f"no LLM calls in {', '.join(self.stats.sources)}: {plural(self.stats.spans, 'span')}, none of which "
+                "says gen_ai.operation.name (chat, text_completion, generate_content, embeddings), is one of "
+                "llmtrace's, or an engine's own (vLLM, SGLang, TGI, Triton)"
             )
         return table
 
@@ -58,6 +66,17 @@ class Book:
         if self.mixed:
             phases = _overhead_as_one(phases)
         return self.hold(phases.select(*_OF_PHASES))
+
+    @property
+    def _paired(self) -> bool:
+        """Whether a call may be in two spans."""
+        lower = (self.spans.name == names.CALL) & self.spans.parent_id.notnull()
+        return self._some(self.spans.filter(lower).select("span_id").limit(1)) is not None
+
+    def _some(self, expression: Any) -> Any | None:
+        """The table of ``expression``, computed now; None where it has no rows."""
+        table = self.hold(expression)
+        return None if self.rows(table.aggregate(n=table.count())) == [(0,)] else table
 
     @cached_property
     def _engines(self) -> Any | None:
@@ -77,7 +96,7 @@ class Book:
 
     def hold(self, expression: Any) -> Any:
         """Compute the table of ``expression`` now; the engine holds it until the connection ends."""
-        if self._connection.name == "duckdb":
+        if self._connection.name in ("duckdb", "clickhouse"):
             return self._connection.create_table(f"held_{next(_numbers)}", expression, temp=True)
         return expression.cache()
 
@@ -85,16 +104,21 @@ class Book:
         """The rows of an expression, as plain Python values."""
         return tables.values(expression)
 
-    def arrays(self, expression: Any, names: Sequence[str]) -> dict[str, Any]:
-        """The columns ``names`` as numpy arrays of floats, NaN where a value is missing."""
+    def arrays_by_trace(self, calls: Any, names: Sequence[str]) -> tuple[dict[str, Any], Any]:
+        """The columns ``names`` as numpy arrays of floats, NaN where a value is missing; and the number of each call's
+        trace.
+
+        In the order of ids, so that the same calls give the same arrays, however an engine hands them out.
+        """
         import numpy as np
 
-        table = expression.select(*names).to_pyarrow()
+        table = calls.select("trace_id", "span_id", *names).order_by("trace_id", "span_id").to_pyarrow()
         columns: dict[str, Any] = {}
         for name in names:
             column = table[name].cast("float64")
             columns[name] = np.asarray(column.to_numpy(zero_copy_only=False), dtype=float)
-        return columns
+        numbers = table["trace_id"].combine_chunks().dictionary_encode().indices
+        return columns, np.asarray(numbers.to_numpy(zero_copy_only=False), dtype=np.int64)
 
 
 def _overhead_as_one(phases: Any) -> Any:

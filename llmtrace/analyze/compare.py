@@ -2,54 +2,78 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llmtrace.analyze import critical, ends
 from llmtrace.analyze.book import Book
 from llmtrace.analyze.contract import OVERHEAD_NOTE, are_mixed, figures
-from llmtrace.analyze.differences import Difference, between, mean, quantile
-from llmtrace.analyze.report import Column, Intervals, Report, Section, cell, seconds
+from llmtrace.analyze.differences import Difference, Row, Side, between
+from llmtrace.analyze.report import Column, Intervals, Report, Section, Unit, cell, seconds
 from llmtrace.phases.model import PHASES
+from llmtrace.wording import plural
 
 _LEAST = 30
-"""Calls on a side below which differences are little more than chance; the report says so."""
+"""Traces on a side below which differences are little more than chance; the headline says so."""
+_WHOLE = "end to end"
+_TOKENS = ("input_tokens", "output_tokens")
 
 
 def make(before: Book, after: Book, quality: str | None = None) -> Report:
     """Compare two sets of traces. ``quality``: a numeric attribute of the calls, higher is better."""
-    names = ["duration", "ttft", "attempts", "cost", *(f"s_{phase}" for phase in PHASES)]
-    if quality is not None:
-        names.append(quality)
-    old, new = before.arrays(before.calls, names), after.arrays(after.calls, names)
     mixed = are_mixed([*before.stats.versions, *after.stats.versions])
-    spent = {
-        name: (_seconds(old, parts), _seconds(new, parts)) for name, parts in figures(mixed).items()
+    parts_by_figure = figures(mixed)
+    sides = [_side(book, parts_by_figure, quality) for book in (before, after)]
+    phases = [name for name in parts_by_figure if any(side.columns[name].any() for side in sides)]
+    shown = {
+        "phases": {name: Row(name) for name in phases} | {_WHOLE: Row("duration")},
+        "percentiles": {
+            f"{title} p{rank * 100:.0f}": Row(column, rank)
+            for title, column in ((_WHOLE, "duration"), ("TTFT", "ttft"))
+            for rank in (0.5, 0.95, 0.99)
+        },
+        "rest": {
+            title: Row(column)
+            for title, column in (
+                ("attempts per call", "attempts"), ("cost per call, USD", "cost"), (quality or "", quality or ""),
+            )
+            if column
+        },
+        "traffic": {name: Row(name) for name in _TOKENS},
     }  # fmt: skip
-    phases = {
-        name: between(seconds_before, seconds_after, mean)
-        for name, (seconds_before, seconds_after) in spent.items()
-        if seconds_before.any() or seconds_after.any()
-    }
-    whole = between(old["duration"], new["duration"], mean)
+    keys = [(table, name) for table, rows in shown.items() for name in rows]
+    judged = dict(zip(keys, between(sides[0], sides[1], [shown[table][name] for table, name in keys]), strict=True))
+    tables = {table: {name: judged[table, name] for name in rows} for table, rows in shown.items()}
     paths = [ends.paths(book) for book in (before, after)]
     report = Report(
         "compare",
         "Before and after",
-        [_phases(phases, whole), _percentiles(old, new), _rest(old, new, quality), _path(paths, mixed)],
-        headline=_headline(phases, whole),
+        [_phases(tables["phases"]), _percentiles(tables["percentiles"]), _rest(tables["rest"]), _path(paths, mixed)],
         stats=(before.stats, after.stats),
     )
-    counts = (len(old["duration"]), len(new["duration"]))
-    report.notes.append(f"{counts[0]:,} calls before, {counts[1]:,} after; intervals are 95 %, by bootstrap")
-    if min(counts) < _LEAST:
-        report.notes.append(f"fewer than {_LEAST} calls on a side: most of what differs may be chance")
+    caveats = _caveats(report, sides, (before, after), tables["traffic"])
+    report.headline = "; ".join([*caveats, _headline(tables["phases"])])
+    report.notes.append(
+        f"{_size(sides[0])} before, {_size(sides[1])} after; intervals are 95 %, by bootstrap over traces. sure: fewer "
+        "than 5 in 100 pairs of equal sets would have any such row, however many rows there are"
+    )
     if mixed:
         report.notes.append(OVERHEAD_NOTE)
-    _mix(before, after, report)
     if any(share < 1 for _, share in paths):
         report.notes.append("critical paths are of an even sample of the traces")
     return report
+
+
+def _side(book: Book, parts_by_figure: Mapping[str, Sequence[str]], quality: str | None) -> Side:
+    names = ["duration", "ttft", "attempts", "cost", *_TOKENS, *(f"s_{phase}" for phase in PHASES)]
+    calls, traces = book.arrays_by_trace(book.calls, [*names, *([] if quality is None else [quality])])
+    spent = {name: _seconds(calls, parts) for name, parts in parts_by_figure.items()}
+    return Side({**calls, **spent}, traces)
+
+
+def _size(side: Side) -> str:
+    calls = plural(len(side.traces), "call")
+    return calls if side.trace_count == len(side.traces) else f"{calls} in {plural(side.trace_count, 'trace')}"
 
 
 def _seconds(calls: dict[str, Any], phases: Sequence[str]) -> Any:
@@ -57,67 +81,49 @@ def _seconds(calls: dict[str, Any], phases: Sequence[str]) -> Any:
     return sum(calls[f"s_{phase}"] for phase in phases)
 
 
-def _phases(phases: dict[str, Difference], whole: Difference) -> Section:
-    columns = [
-        Column("mean of"), Column("before", "s"), Column("after", "s"), Column("change", "s"), Column("from", "s"),
-        Column("to", "s"), Column("relative", "share"), Column("sure"),
-    ]  # fmt: skip
-    differences = {**phases, "end to end": whole}
+def _phases(differences: Mapping[str, Difference]) -> Section:
     points = [(name, difference.change, difference.low, difference.high) for name, difference in differences.items()]
     return Section(
-        "By phase", columns, [_row(name, difference) for name, difference in differences.items()],
+        "By phase",
+        _columns("mean of", "s"),
+        [_row(name, difference) for name, difference in differences.items()],
         "A call without a phase counts as zero there, so that the phases' changes add up to the call's. "
-        "from/to: the change's 95 % interval.",
+        "from/to: the change's 95 % interval, of this row alone. sure: counting all rows.",
         Intervals("Change of the mean call, after less before", "s", points),
-    )  # fmt: skip
+    )
+
+
+def _columns(first: str, unit: Unit) -> list[Column]:
+    return [
+        Column(first), Column("before", unit), Column("after", unit), Column("change", unit), Column("from", unit),
+        Column("to", unit), Column("relative", "share"), Column("sure"),
+    ]  # fmt: skip
 
 
 def _row(name: str, difference: Difference) -> list[Any]:
     relative = difference.change / difference.before if difference.before else None
-    sure = "" if difference.low != difference.low else "yes" if difference.sure else "no"
-    return [
-        name,
-        difference.before,
-        difference.after,
-        difference.change,
-        difference.low,
-        difference.high,
-        relative,
-        sure,
-    ]
+    sure = "" if not difference.judged else "yes" if difference.sure else "no"
+    ends = (difference.low, difference.high)
+    return [name, difference.before, difference.after, difference.change, *ends, relative, sure]
 
 
-def _percentiles(old: dict[str, Any], new: dict[str, Any]) -> Section:
-    rows: list[list[Any]] = []
-    for name, key in (("end to end", "duration"), ("TTFT", "ttft")):
-        for rank in (0.5, 0.95, 0.99):
-            rows.append(_row(f"{name} p{rank * 100:.0f}", between(old[key], new[key], quantile(rank))))
+def _percentiles(differences: Mapping[str, Difference]) -> Section:
     return Section(
         "Percentiles",
-        [
-            Column("of"), Column("before", "s"), Column("after", "s"), Column("change", "s"), Column("from", "s"),
-            Column("to", "s"), Column("relative", "share"), Column("sure"),
-        ],
-        rows,
-    )  # fmt: skip
+        _columns("of", "s"),
+        _known(differences),
+        "A percentile has an interval from three calls beyond it on either side: p95 from 60 calls, p99 from 300.",
+    )
 
 
-def _rest(old: dict[str, Any], new: dict[str, Any], quality: str | None) -> Section:
-    rows: list[list[Any]] = []
-    for title, key in (("attempts per call", "attempts"), ("cost per call, USD", "cost"), (quality, quality)):
-        if key is None or title is None:
-            continue
-        row = _row(title, between(old[key], new[key], mean))
-        if row[1] == row[1] or row[2] == row[2]:
-            rows.append(row)
-    return Section(
-        "Retries, cost and quality",
-        [
-            Column("mean"), Column("before", "number"), Column("after", "number"), Column("change", "number"),
-            Column("from", "number"), Column("to", "number"), Column("relative", "share"), Column("sure"),
-        ],
-        rows,
-    )  # fmt: skip
+def _rest(differences: Mapping[str, Difference]) -> Section:
+    return Section("Retries, cost and quality", _columns("mean", "number"), _known(differences))
+
+
+def _known(differences: Mapping[str, Difference]) -> list[list[Any]]:
+    """The rows with a value on either side."""
+    rows = [_row(name, difference) for name, difference in differences.items()]
+    return [row for row in rows if row[1] == row[1] or row[2] == row[2]]
 
 
 def _path(paths: Sequence[tuple[list[critical.Path], float]], mixed: bool) -> Section:
@@ -143,14 +149,13 @@ def _path(paths: Sequence[tuple[list[critical.Path], float]], mixed: bool) -> Se
     )  # fmt: skip
 
 
-def _headline(phases: dict[str, Difference], whole: Difference) -> str:
+def _headline(differences: Mapping[str, Difference]) -> str:
     """The three largest changes that are sure, and the change end to end."""
-    sure = sorted(
-        (name for name, difference in phases.items() if difference.sure), key=lambda name: -abs(phases[name].change)
-    )
+    phases = {name: difference for name, difference in differences.items() if name != _WHOLE}
+    sure = sorted((name for name in phases if phases[name].sure), key=lambda name: -abs(phases[name].change))
     changes = [f"{name} {_change_text(phases[name])}" for name in sure[:3]]
-    end = f"end to end {_change_text(whole)}" + ("" if whole.sure else " (may be chance)")
-    return ", ".join([*changes, end])
+    whole = differences[_WHOLE]
+    return ", ".join([*changes, f"{_WHOLE} {_change_text(whole)}{'' if whole.sure else ' (may be chance)'}"])
 
 
 def _change_text(difference: Difference) -> str:
@@ -159,20 +164,29 @@ def _change_text(difference: Difference) -> str:
     return ("+" if difference.change >= 0 else "-") + seconds(abs(difference.change))
 
 
-def _mix(before: Book, after: Book, report: Report) -> None:
-    """Note where the calls themselves differ, since then a difference may not come from the change."""
-    sides = [dict(book.rows(book.calls.route.value_counts())) for book in (before, after)]
-    gone, new = sorted({*sides[0]} - {*sides[1]}), sorted({*sides[1]} - {*sides[0]})
+def _caveats(
+    report: Report, sides: Sequence[Side], books: tuple[Book, Book], traffic: Mapping[str, Difference]
+) -> list[str]:
+    """What stands before the figures in the headline, in a few words each; the notes have the details."""
+    caveats: list[str] = []
+    least = min(side.trace_count for side in sides)
+    if least < _LEAST:
+        unit = "call" if all(side.trace_count == len(side.traces) for side in sides) else "trace"
+        caveats.append(f"only {plural(least, unit)} on a side, so most of what differs may be chance")
+    routes = [dict(book.rows(book.calls.route.value_counts())) for book in books]
+    gone, new = sorted({*routes[0]} - {*routes[1]}), sorted({*routes[1]} - {*routes[0]})
     if gone or new:
         differing = [
             f"only {word}: {', '.join(names[:5])}" for word, names in (("before", gone), ("after", new)) if names
         ]
         report.notes.append(f"the routes differ ({'; '.join(differing)})")
-    tokens = [book.arrays(book.calls, ["input_tokens", "output_tokens"]) for book in (before, after)]
-    for name in ("input_tokens", "output_tokens"):
-        difference = between(tokens[0][name], tokens[1][name], mean)
+        caveats.append("the routes differ")
+    for name, difference in traffic.items():
         if difference.sure and difference.before and abs(difference.change / difference.before) > 0.1:
+            words = name.replace("_", " ")
             report.notes.append(
-                f"calls have other {name.replace('_', ' ')} than before ({cell(difference.before, 'count')} → "
+                f"calls have other {words} than before ({cell(difference.before, 'count')} → "
                 f"{cell(difference.after, 'count')} in the mean): part of the difference is theirs"
             )
+            caveats.append(f"other {words} than before")
+    return caveats

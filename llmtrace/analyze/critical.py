@@ -2,12 +2,16 @@
 
 Walked backwards from a span's end: the child that ended last before the moment was what was waited for; before it
 began, the next one; what no child covers is the span's own. Shares add up to the root's duration.
+
+A retry is all that would be gone if the call's first attempt had answered: each attempt before the last, with whatever
+lies beneath it, and the wait after it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from llmtrace.emit import names
@@ -26,6 +30,7 @@ class Member:
     start: int
     end: int
     label: str
+    is_attempt: bool = False
     children: list[Member] = field(default_factory=list["Member"])
 
 
@@ -45,21 +50,20 @@ COLUMNS = (
 
 
 def label(name: str, phase: Any, step_kind: Any, operation: Any) -> str:
-    """The label of a span's own time: a phase, a step's kind, a retry, a call that is not split, or the application."""
+    """The label of a span's own time: a phase, a step's kind, a call that is not split, or the application."""
     if phase:
         return str(phase)
-    if name == names.ATTEMPT:
-        return RETRY
     if step_kind:
         return str(step_kind)
-    return CALL if operation or name == names.CALL else APPLICATION
+    return CALL if operation or name in (names.CALL, names.ATTEMPT) else APPLICATION
 
 
 def paths(rows: Iterable[Sequence[Any]]) -> list[Path]:
     """The critical path of every root, from rows of ``COLUMNS``. A span whose parent is missing is a root."""
     traces: dict[str, list[Member]] = {}
     for trace, span, parent, name, start, end, phase, kind, operation, _, _ in rows:
-        member = Member(span, parent, start, max(start, end), label(name, phase, kind, operation))
+        own_label = label(name, phase, kind, operation)
+        member = Member(span, parent, start, max(start, end), own_label, name == names.ATTEMPT)
         traces.setdefault(trace, []).append(member)
     critical_paths: list[Path] = []
     for members in traces.values():
@@ -69,11 +73,22 @@ def paths(rows: Iterable[Sequence[Any]]) -> list[Path]:
             if above is not None and above is not member:
                 above.children.append(member)
         for member in members:
+            _mark_retries(member)
+        for member in members:
             if member.parent_id is None or member.parent_id not in by_id:
                 spent: dict[str, int] = {}
                 _walk(member, member.start, member.end, spent)
                 critical_paths.append(Path(member.end - member.start, spent))
     return critical_paths
+
+
+def _mark_retries(call: Member) -> None:
+    """Make each attempt before the call's last one a retry, from its start to the next one's."""
+    attempts = sorted((child for child in call.children if child.is_attempt), key=lambda child: child.start)
+    for attempt, following in pairwise(attempts):
+        attempt.label = RETRY
+        attempt.children = []
+        attempt.end = max(attempt.end, following.start)
 
 
 def _walk(root: Member, start: int, end: int, spent: dict[str, int]) -> None:

@@ -14,6 +14,7 @@ _KINDS = dict(enumerate(otlp.KINDS))
 _STATUSES = dict(enumerate(otlp.STATUSES))
 _ENGINE = (-1, False)
 """Marks the attributes of engines' own spans that fill no column."""
+_LATEST = 1 << 63
 _ODD = (KeyError, TypeError, ValueError, AttributeError)
 Row = tuple[Any, ...]
 """A span's values of ``FIXED``."""
@@ -102,7 +103,9 @@ class Flattener:
 
     def _regular(self, document: Any) -> None:
         """Add the rows of a regular document; raises one of ``_ODD`` where the document is not regular."""
-        rows, places, sparse = self._rows, self._places, self._sparse
+        rows, sparse, whole = self._rows, self._sparse, self._whole
+        place_of = self._places.get
+        last_trace = trace_id = ""
         for resource in document["resourceSpans"]:
             service = _service(resource.get("resource"))
             about = whole_span.resource_text(resource.get("resource")) if self._whole else ""
@@ -114,15 +117,20 @@ class Flattener:
                     engine = may_tell
                     trace, own = span["traceId"], span["spanId"]
                     start, end = int(span["startTimeUnixNano"]), int(span["endTimeUnixNano"])
-                    if len(trace) != 32 or len(own) != 16 or not 0 < start < 1 << 63 or not 0 < end < 1 << 63:
+                    if trace != last_trace:  # the spans of a trace mostly come together
+                        if len(trace) != 32:
+                            raise ValueError
+                        bytes.fromhex(trace)  # raises where it is no hexadecimal
+                        last_trace, trace_id = trace, trace.lower()
+                    if len(own) != 16 or not 0 < start < _LATEST or not 0 < end < _LATEST:
                         raise ValueError
-                    bytes.fromhex(trace + own)  # raises where they are no hexadecimal
+                    bytes.fromhex(own)
                     parent = span.get("parentSpanId")
                     status = span.get("status")
                     row = len(rows)
                     rows.append(
                         (
-                            trace.lower(),
+                            trace_id,
                             own.lower(),
                             parent.lower() if parent else None,
                             span.get("name", ""),
@@ -137,16 +145,23 @@ class Flattener:
                     events = span.get("events")
                     for attributes in (span_attributes,) if not events else (*_moved(events), span_attributes):
                         for attribute in attributes:
-                            where = places.get(attribute["key"])
+                            where = place_of(attribute["key"])
                             if where is not None:
                                 place, best = where
                                 if place < 0:
                                     engine = True
                                     continue
                                 ((kind, value),) = attribute["value"].items()
-                                read = _READ.get(kind)
-                                sparse[place].put(row, value if read is None else read(value), best)
-                    if self._whole:
+                                if kind in _READ:
+                                    value = _READ[kind](value)
+                                column = sparse[place]
+                                filled = column.rows
+                                if filled and filled[-1] == row:
+                                    column.put(row, value, best)
+                                else:
+                                    filled.append(row)
+                                    column.values.append(value)
+                    if whole:
                         self._texts.append(whole_span.texts(span, about, maker))
                     if engine:
                         known, beneath = engine_spans.expanded_json(span, scope["spans"], maker, service or "")

@@ -6,13 +6,14 @@ import hashlib
 import json
 import os
 import queue
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -90,7 +91,7 @@ def load(
         LlmtraceError: a source that does not exist or cannot be read, or none that holds a span.
     """
     if len(sources) == 1 and _is_table(sources[0]):
-        yield _table(sources[0], extra)
+        yield _table(sources[0], extra, window)
         return
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="llmtrace-")))
@@ -144,8 +145,9 @@ def _parts(
     """The Parquet files of all paths, made now or kept from before."""
     parts: list[Path] = []
     jobs: list[_Job] = []
+    home = cache_folder() if cache else None
     for path in paths:
-        kept_table = _Kept(path, extra) if cache and path.stat().st_size >= SMALL else None
+        kept_table = None if home is None or path.stat().st_size < SMALL else _Kept(path, extra, home)
         if kept_table is not None and (outcomes := kept_table.outcomes()) is not None:
             parts.extend(kept_table.parts())
             _account(stats, path, outcomes)
@@ -237,6 +239,7 @@ class _Worker:
             stdout=subprocess.PIPE,
             text=True,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            start_new_session=True,  # Ctrl-C is this process's to answer
         )
 
     def convert(self, stretch: Stretch, target: Path, extra: tuple[str, ...], tell: Callable[[int], None]) -> Outcome:
@@ -293,19 +296,20 @@ def _outcome(message: dict[str, Any]) -> Outcome:
 class _Kept:
     """The table of one file as it was when it was read: another size or time of change is another table."""
 
-    def __init__(self, path: Path, extra: tuple[str, ...]) -> None:
+    def __init__(self, path: Path, extra: tuple[str, ...], home: Path) -> None:
         state = path.stat()
         columns = [(column.name, column.kind, column.attributes) for column in schema.with_extra(extra)]
         identity = [str(path.resolve()), state.st_size, state.st_mtime_ns, schema.VERSION, columns]
         name = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:24]
-        self._home = cache_folder()
+        self._home = home
         self._folder = self._home / name
 
     def outcomes(self) -> list[Outcome] | None:
         """The outcomes of the stretches when the file was read; None where no table is kept."""
         try:
             messages = json.loads((self._folder / "outcomes.json").read_text())
-            os.utime(self._folder)
+            with suppress(OSError):  # a cache that is read only is still one
+                os.utime(self._folder)
             return [_outcome(message) for message in messages]
         except (OSError, ValueError, KeyError, TypeError):
             return None
@@ -329,12 +333,14 @@ class _Kept:
         return self.parts()
 
 
-def cache_folder() -> Path:
-    """The folder of kept tables: ``LLMTRACE_CACHE``, else the user's cache folder."""
+def cache_folder() -> Path | None:
+    """The folder of kept tables: ``LLMTRACE_CACHE``, else the user's cache folder; None where there is no user."""
     configured = os.environ.get("LLMTRACE_CACHE", "").strip()
     if configured:
         return Path(configured) / "tables"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "llmtrace" / "tables"
+    with suppress(RuntimeError):  # nobody's home
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "llmtrace" / "tables"
+    return None
 
 
 def _make_room(home: Path, newest: Path) -> None:
@@ -388,12 +394,13 @@ def _is_table(source: str) -> bool:
     return "://" in source or source.endswith((".parquet", ".duckdb"))
 
 
-def _table(source: str, extra: tuple[str, ...]) -> Traces:
+def _table(source: str, extra: tuple[str, ...], window: Mapping[str, Any]) -> Traces:
     """A table on an engine that holds it already."""
     import ibis
     from ibis.common.exceptions import IbisError
 
     url, name = _named(source)
+    source = re.sub(r"(://[^/?@:]*):[^/?@]*@", r"\1@", source)  # a password is never shown
     try:
         if url.endswith(".parquet"):
             connection: Any = ibis.duckdb.connect(threads=cpus(), memory_limit=MEMORY)
@@ -405,10 +412,31 @@ def _table(source: str, extra: tuple[str, ...]) -> Traces:
         raise LlmtraceError(f"cannot open the table {source}: {error}") from error
     except Exception as error:  # each engine raises its own
         raise LlmtraceError(f"cannot open the table {source}: {type(error).__name__}: {error}") from error
+    return settled(source, connection, table, extra, window)
+
+
+def settled(
+    source: str, connection: Any, table: Any, extra: tuple[str, ...] = (), window: Mapping[str, Any] | None = None
+) -> Traces:
+    """The traces of a table that ``connection`` holds: one of spans, or the Collector's of ClickHouse.
+
+    ``window`` (``hours``, ``service``) is asked of the Collector's table only, which holds all that ever came.
+
+    Raises:
+        LlmtraceError: the table lacks columns, or has no spans.
+    """
+    import ibis
+
+    from llmtrace.analyze import collector_table
+
+    if connection.name == "clickhouse":
+        # Where a join finds nothing, nulls, as everywhere else; ClickHouse gives zeros and empty text unless asked.
+        connection.con.set_client_setting("join_use_nulls", 1)
+    if collector_table.is_collectors(table):
+        asked = {name: value for name, value in (window or {}).items() if name in ("hours", "service")}
+        table = collector_table.spans(table, schema.with_extra(extra), **asked)
     missing = [column.name for column in schema.with_extra(extra) if column.name not in table.columns]
-    kinds: dict[str, Any] = {
-        column.name: "string" if column.kind == "text" else "float64" for column in schema.FROM_ATTRIBUTES
-    }
+    kinds: dict[str, Any] = {column.name: _IBIS[column.kind] for column in schema.FROM_ATTRIBUTES}
     table = table.mutate(**{name: ibis.null().cast(kinds[name]) for name in missing if name in schema.SINCE_4})
     if missing := [name for name in missing if name not in schema.SINCE_4]:
         raise LlmtraceError(
@@ -416,8 +444,14 @@ def _table(source: str, extra: tuple[str, ...]) -> Traces:
             "writes one that has them"
         )
     ((spans,),) = tables.values(table.aggregate(spans=table.count()))
+    if not spans:
+        hours = (window or {}).get("hours")
+        raise LlmtraceError(f"no spans in {source}" + (f" in the last {hours:g} h (--hours)" if hours else ""))
     stats = Stats([source], spans=spans, versions=_versions(table))
     return Traces(table, connection, stats)
+
+
+_IBIS = {"text": "string", "int": "int64", "float": "float64", "bool": "boolean"}
 
 
 def _named(source: str) -> tuple[str, str]:

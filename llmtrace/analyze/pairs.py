@@ -12,14 +12,13 @@ import ibis
 
 from llmtrace.analyze.contract import LLM_OPERATIONS
 from llmtrace.analyze.expressions import first, when
+from llmtrace.analyze.nesting import HOPS
 from llmtrace.emit import names
 
 _USAGE: Final = (
     "response_id", "input_tokens", "output_tokens", "cached_tokens", "cache_write_tokens", "reasoning_tokens",
 )  # fmt: skip
 _ABOUT: Final = ("operation", "provider", "request_model", "response_model", "address", "max_tokens", "streamed")
-_HOPS: Final = 3
-"""The most steps up from ``llm.call`` to the LLM span: spans of transports and chains may lie between them."""
 
 
 def asks_a_model(spans: Any) -> Any:
@@ -69,7 +68,7 @@ def _pairs(lower: Any, spans: Any) -> Any:
     )
     step = lower.select(pair_trace="trace_id", lower="span_id", lower_start="start_ns", at="parent_id")
     reached: list[Any] = []
-    for _ in range(_HOPS):
+    for _ in range(HOPS):
         step_spans = step.inner_join(lines, [("pair_trace", "at_trace"), ("at", "at_span")])
         reached.append(step_spans.filter(step_spans.at_model).select("pair_trace", "lower", "lower_start", upper="at"))
         further = step_spans.filter(~step_spans.at_model & step_spans.at_parent.notnull())

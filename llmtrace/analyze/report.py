@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal
 
 from llmtrace.analyze.load import Stats
+from llmtrace.wording import clean
 
+_LONGEST = 4000
 NOTHING = "\N{EN DASH}"
 Unit = Literal["text", "count", "number", "s", "usd", "share", "time", "per_token"]
 """``s`` and ``per_token`` are seconds, ``share`` is 0 to 1, ``time`` ns since the epoch."""
@@ -94,6 +96,19 @@ def as_json(report: Report) -> dict[str, Any]:
             for stats in report.stats
         ],
     }
+
+
+def harmless(part: Any) -> Any:
+    """A report, or a part of one, whose texts cannot steer a terminal or a page: models' names come from outside."""
+    if isinstance(part, str):
+        return clean(part, _LONGEST)
+    if isinstance(part, Mapping):
+        return {harmless(key): harmless(value) for key, value in part.items()}
+    if isinstance(part, (list, tuple)):
+        return [harmless(member) for member in part]
+    if is_dataclass(part) and not isinstance(part, type):
+        return replace(part, **{each.name: harmless(getattr(part, each.name)) for each in fields(part)})
+    return part
 
 
 def plain(cell: Any) -> Any:

@@ -15,7 +15,7 @@ from llmtrace.emit import names
 
 Kind = Literal["text", "int", "float", "bool"]
 
-VERSION: Final = 5
+VERSION: Final = 6
 """Changes with the columns: tables cached by an older version are made anew."""
 
 
@@ -49,6 +49,7 @@ FROM_ATTRIBUTES: Final = (
     Column("response_model", "text", (names.RESPONSE_MODEL, "llm.response.model")),
     Column("response_id", "text", (names.RESPONSE_ID,)),
     Column("address", "text", (names.SERVER_ADDRESS,)),
+    Column("port", "int", (names.SERVER_PORT,)),
     Column("input_tokens", "int", (names.INPUT_TOKENS, "gen_ai.usage.prompt_tokens", "llm.token_count.prompt")),
     Column(
         "output_tokens", "int", (names.OUTPUT_TOKENS, "gen_ai.usage.completion_tokens", "llm.token_count.completion")
@@ -112,7 +113,7 @@ COLUMNS: Final = (*FIXED, *FROM_ATTRIBUTES)
 SINCE_4: Final = frozenset(
     column.name
     for column in FROM_ATTRIBUTES
-    if column.name.startswith("estimate_") or column.name in ("engine_span", "repairs")
+    if column.name.startswith("estimate_") or column.name in ("engine_span", "port", "repairs")
 )
 """Columns that a table may lack which an older llmtrace made: nothing stands there."""
 

@@ -1,16 +1,16 @@
 """From spans to calls, in ibis expressions: the same on DuckDB, on Spark and on whatever else ibis speaks to.
 
-A call is a client's LLM span. Where two tracers wrote one each, the inner one counts; where ours is only half of one
-(``pairs``), both together; where a gateway is traced too, the client's and not the gateway's own. Its phases are its
-children, or the children of its attempts.
+A call is a client's LLM span. Where two tracers wrote one each, the inner one counts, however much lies between
+(``nesting``); where ours is only half of one (``pairs``), both together; where a gateway is traced too, the client's
+and not the gateway's own. Its phases are its children, or the children of its attempts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from llmtrace.analyze import engine_calls, pairs
+from llmtrace.analyze import engine_calls, nesting, pairs
 from llmtrace.analyze.expressions import count_of, first, most, nothing, when
 from llmtrace.emit import names
 from llmtrace.phases.model import PHASES, SOURCES
@@ -29,23 +29,27 @@ def _is_call(spans: Any) -> Any:
     )
 
 
-def calls(spans: Any, prices: Sequence[Priced] | None = None, paired: bool = True, engines: Any | None = None) -> Any:
+def calls(
+    spans: Any,
+    prices: Sequence[Priced] | None = None,
+    paired: bool = True,
+    engines: Any | None = None,
+    outer: Any | None = None,
+) -> Any:
     """One row for each call: its attributes, duration, seconds in each phase (``s_<phase>``) and attempts.
 
     ``began_ns`` is when the call began, where ``start_ns`` is when its span did: an adopted span has times of its own.
     ``prices``: prices by provider and model, for ``cost`` (USD, None where neither the provider told it nor the price
     is known). ``paired``: whether some calls may be in two spans; if not, the statement takes less time to plan.
-    ``engines``: ``owners``, where there are engines' own spans.
+    ``engines``: ``owners``, where there are engines' own spans. ``outer``: ``around``, where it is computed already.
     """
     call_spans = _without_relayed(spans.filter(_is_call(spans) & spans.engine_span.isnull()))
-    inner = (
-        call_spans.filter(call_spans.parent_id.notnull()).select(inner_trace="trace_id", outer="parent_id").distinct()
-    )
-    call_spans = call_spans.left_join(inner, [("trace_id", "inner_trace"), ("span_id", "outer")])
+    outer = around(spans) if outer is None else outer
+    call_spans = call_spans.left_join(outer, [("trace_id", "outer_trace"), ("span_id", "outer_span")])
     # An adopted span is a call of its own, whatever else was sent beneath it.
-    call_spans = call_spans.filter(call_spans.outer.isnull() | first(call_spans.adopted, False)).drop(
-        "inner_trace", "outer"
-    )
+    call_spans = call_spans.filter(
+        call_spans.outer_span.isnull() | first(call_spans.adopted, False) | _by_gateway(call_spans)
+    ).drop("outer_trace", "outer_span")
     if paired:
         call_spans = pairs.joined(call_spans, spans)
     if engines is not None:
@@ -77,8 +81,7 @@ def _without_relayed(call_spans: Any) -> Any:
     The client's call says whom the gateway asked, what it cost and how long all of it took. A gateway's own call is
     the one right beneath it, or one with the same answer, whatever other spans lie between.
     """
-    told = call_spans.fingerprint.contains("upstream=") | call_spans.fingerprint.contains("deployment=")
-    served = call_spans.filter(call_spans.outcome.notnull() & told)
+    served = call_spans.filter(_by_gateway(call_spans))
     above = served.select(served_trace="trace_id", served_span="span_id")
     answers = served.group_by(answer_trace=served.trace_id, answer=served.response_id).agg(
         answer_ns=served.start_ns.min()
@@ -89,9 +92,17 @@ def _without_relayed(call_spans: Any) -> Any:
     return others.drop("answer_trace", "answer", "answer_ns")
 
 
+def _by_gateway(table: Any) -> Any:
+    """Whether a gateway answered a call: what the gateway asked in turn is no inner span of another tracer's."""
+    told = table.fingerprint.contains("upstream=") | table.fingerprint.contains("deployment=")
+    return first(told & table.outcome.notnull(), False)
+
+
 def _route(table: Any) -> Any:
     where = first(table.provider, "?") + " " + first(table.request_model, table.response_model, "?")
-    return when(table.address.notnull(), where + " @ " + table.address, where)
+    odd = table.port.notnull() & table.port.notin((80, 443))
+    address = when(odd, table.address + ":" + table.port.cast("string"), table.address)
+    return when(table.address.notnull(), where + " @ " + address, where)
 
 
 def _phases_by_call(spans: Any, attempts: Any, engines: Any | None) -> Any:
@@ -122,6 +133,11 @@ def owned_phases(spans: Any, attempts: Any | None = None, engines: Any | None = 
         source=when(phases.source.isin(SOURCES), phases.source, "?"),
     ).drop("above_trace", "above_span", "above_parent")
     return phases if engines is None else engine_calls.joined(phases, spans, engines)
+
+
+def around(spans: Any, hold: Callable[[Any], Any | None] | None = None) -> Any:
+    """The LLM spans around other LLM spans, which are no calls of their own; ``hold`` as ``nesting.outer`` takes it."""
+    return nesting.outer(spans, _is_call, hold)
 
 
 def owners(spans: Any) -> Any:

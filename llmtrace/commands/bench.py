@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from llmtrace.commands.common import Device, fail, guarded, needs
+from llmtrace.commands.common import Device, fail, guarded, needs, terminal
 
 
 def add(app: Any) -> None:
@@ -32,7 +32,6 @@ def add(app: Any) -> None:
         ),
     ) -> None:
         """Measure copy bandwidth, matrix rate, prefill (MFU) and decode (MBU) in several weight formats."""
-        from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
         from llmtrace.view import bench_page
@@ -46,8 +45,8 @@ def add(app: Any) -> None:
         lengths, sizes, depths = (_counts(text) for text in (prompts, batches, contexts))
         if out.suffix == ".html":
             fail(f"--out names the JSON file; the page is written beside it: give {out.with_suffix('.json')}")
-        console, page = Console(highlight=False), out.with_suffix(".html")
-        stderr = Console(stderr=True)
+        console, page = terminal(highlight=False), out.with_suffix(".html")
+        stderr = terminal(stderr=True)
         columns = (BarColumn(), TextColumn("{task.completed}/{task.total}"), TextColumn("{task.description}"))
         with Progress(
             *columns, TimeElapsedColumn(), console=stderr, transient=True, disable=not stderr.is_terminal

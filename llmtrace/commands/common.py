@@ -9,11 +9,12 @@ from typing import Any, Literal, NoReturn
 
 from llmtrace.errors import LlmtraceError
 from llmtrace.version import install_hint
+from llmtrace.wording import clean
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 
 _FAILED = 1
-_INTERRUPTED = 130
+INTERRUPTED = 130
 
 
 def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -28,11 +29,10 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
         except LlmtraceError as error:
             fail(str(error))
         except KeyboardInterrupt:
-            raise SystemExit(_INTERRUPTED) from None
+            raise SystemExit(INTERRUPTED) from None
         except BrokenPipeError:
-            # The reader of the output has gone, so no message is printed.
+            # The reader of the output has what it wanted (`| head`), so no message is printed and nothing is wrong.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise SystemExit(_FAILED) from None
         except OSError as error:
             if error.strerror is None:
                 raise
@@ -53,8 +53,19 @@ def needs(extra: str) -> Generator[None, None, None]:
         fail(f"{missing} is not installed: {install_hint(extra)}")
 
 
+def terminal(**options: Any) -> Any:
+    """A rich Console whose reader may leave (`| head`): ``guarded`` ends the command then."""
+    from rich.console import Console
+
+    class Terminal(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError
+
+    return Terminal(**options)
+
+
 def fail(message: str) -> NoReturn:
     """Print ``message`` in one line on stderr and exit."""
-    line = " ".join(message.split())
+    line = " ".join(clean(message, 4000).split())
     print(f"llmtrace: {line}", file=sys.stderr)
     raise SystemExit(_FAILED)

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from llmtrace.commands.common import Device, guarded, needs
+from llmtrace.commands.common import Device, guarded, needs, terminal
 
 
 def add(app: Any) -> None:
@@ -29,7 +29,6 @@ def add(app: Any) -> None:
         ] = False,
     ) -> None:
         """Call a real local model, show where each call's time went and why, and check it against the server."""
-        from rich.console import Console
 
         with needs("demo"):
             from llmtrace.demo.run import run
@@ -38,7 +37,7 @@ def add(app: Any) -> None:
             run(
                 out=out,
                 device=device,
-                console=Console(),
+                console=terminal(),
                 port=port,
                 calls=calls or LEARN,
                 everything=everything,

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from llmtrace.commands.common import guarded
+from llmtrace.commands.common import guarded, terminal
 
 
 def add(app: Any) -> None:
@@ -23,10 +23,9 @@ def add(app: Any) -> None:
         everything: Annotated[bool, typer.Option("--all", help="List what is fine as well.")] = False,
     ) -> None:
         """Tell what is traced, where spans go, and what is wrong, with the command that mends it."""
-        from rich.console import Console
 
         from llmtrace import doctor as module
 
-        code = module.run(Console(highlight=False), traces=file, everything=everything)
+        code = module.run(terminal(highlight=False), traces=file, everything=everything)
         if code:
             raise SystemExit(code)

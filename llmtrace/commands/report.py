@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 import typer
 
-from llmtrace.commands.common import guarded, needs
-from llmtrace.errors import LlmtraceError
+from llmtrace.commands.common import guarded, needs, terminal
+from llmtrace.wording import clean_json
 
 Format = Literal["text", "json"]
 _SOURCES = (
@@ -95,7 +95,7 @@ def add(app: Any) -> None:
             from llmtrace.analyze import reports
             from llmtrace.analyze.book import Book
         if name not in reports.NAMES:
-            raise LlmtraceError(f"no report {name!r}; there are {', '.join(reports.NAMES)}")
+            raise typer.BadParameter(f"no report {name!r}; there are {', '.join(reports.NAMES)}")
         with _opened([sources], given) as (traces,):
             if save is not None:
                 traces.table.to_parquet(save)
@@ -131,7 +131,7 @@ def add(app: Any) -> None:
     def whatif(  # pyright: ignore[reportUnusedFunction]
         sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help=_SOURCES)],
         phase: Annotated[str, typer.Option(help="The phase (or step, or retry) that would change.")],
-        factor: Annotated[float, typer.Option(help="How long it would take: 0.5 is half as long.")],
+        factor: Annotated[float, typer.Option(min=0.0, help="How long it would take: 0.5 is half as long.")],
         *,
         given: Given,
     ) -> None:
@@ -162,10 +162,9 @@ def _opened(
 
 @contextmanager
 def _progress() -> Generator[Callable[[int, int], None], None, None]:
-    from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-    console = Console(stderr=True)
+    console = terminal(stderr=True)
     if not console.is_terminal:
         yield lambda done, whole: None
         return
@@ -176,7 +175,6 @@ def _progress() -> Generator[Callable[[int, int], None], None, None]:
 
 
 def _give(report: Any, given: Given) -> None:
-    from rich.console import Console
 
     from llmtrace.analyze.report import as_json
     from llmtrace.view import report_page, report_text
@@ -185,6 +183,6 @@ def _give(report: Any, given: Given) -> None:
         report_page.write(report, given.html)
         print(f"wrote {given.html}", file=sys.stderr if given.format == "json" else sys.stdout)
     if given.format == "json":
-        print(json.dumps(as_json(report), ensure_ascii=False, indent=1))
+        print(clean_json(json.dumps(as_json(report), ensure_ascii=False, indent=1)))
     elif given.html is None:
-        report_text.show(report, Console())
+        report_text.show(report, terminal())

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from llmtrace.commands.common import guarded
+from llmtrace.commands.common import guarded, terminal
 
 
 def add(app: Any) -> None:
@@ -31,9 +31,8 @@ def add(app: Any) -> None:
         strict: Annotated[bool, typer.Option("--strict", help="Fail on the first broken line.")] = False,
     ) -> None:
         """Print the waterfalls of an OTLP/JSON file, whoever wrote it."""
-        from rich.console import Console
 
-        from llmtrace.view import terminal
+        from llmtrace.view import terminal as waterfalls
 
         if html is not None:
             from llmtrace.view import html as page
@@ -45,4 +44,4 @@ def add(app: Any) -> None:
                 print(line, file=sys.stderr)
             print(f"wrote {html}")
             return
-        terminal.show(file, Console(), trace=trace, limit=limit, strict=strict, notes=Console(stderr=True))
+        waterfalls.show(file, terminal(), trace=trace, limit=limit, strict=strict, notes=terminal(stderr=True))

@@ -10,6 +10,7 @@ from typing import Any
 
 from llmtrace.doctor import clients, export, merged, packages, variables
 from llmtrace.doctor.findings import Finding, Mark
+from llmtrace.wording import clean
 
 _SYMBOLS: dict[Mark, tuple[str, str]] = {
     "ok": ("✓", "green"),
@@ -111,7 +112,7 @@ def _print(console: Any, title: str, findings: list[Finding]) -> None:
         line = Text.assemble(
             "  ",
             (_ASCII[symbol] if console.options.ascii_only else symbol, style),
-            f" {finding.name.ljust(width)}  {finding.detail}",
+            clean(f" {finding.name.ljust(width)}  {finding.detail}", 4000),
         )
         console.print(Text(line.plain.rstrip(), spans=line.spans), soft_wrap=True)
     console.print()

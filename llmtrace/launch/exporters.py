@@ -15,6 +15,7 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from llmtrace import conventions
 from llmtrace.emit import names
 from llmtrace.launch.destinations import Destination, listens, without_credentials
+from llmtrace.wording import clean
 
 _log = logging.getLogger("llmtrace")
 _TIMEOUT_S = 2
@@ -127,7 +128,7 @@ def _as_text(call: ReadableSpan, phases: Sequence[ReadableSpan]) -> str:
         parts.append(f"first token after {ttft:.3f} s")
     if (tokens := attributes.get(conventions.INPUT_TOKENS)) is not None:
         parts.append(f"{tokens} -> {attributes.get(conventions.OUTPUT_TOKENS, '?')} tokens")
-    lines = [_printable("  ".join(parts))]
+    lines = [clean("  ".join(parts))]
     for phase in phases:
         own = phase.attributes or {}
         line = f"  {phase.name:<20} {_seconds(phase):>10}  {own.get(names.SOURCE, '')}"
@@ -135,16 +136,11 @@ def _as_text(call: ReadableSpan, phases: Sequence[ReadableSpan]) -> str:
             line += f", within {uncertainty:.3f} s"
         if (why := own.get(names.MERGED_BECAUSE)) is not None:
             line += f", not split: {why}"
-        lines.append(_printable(line.rstrip()))
+        lines.append(clean(line.rstrip()))
     causes: Any = attributes.get(names.DIAGNOSIS) or ()
-    lines += [_printable(f"  cause: {cause}") for cause in causes]
+    lines += [clean(f"  cause: {cause}") for cause in causes]
     return "\n".join(lines) + "\n"
 
 
 def _seconds(span: ReadableSpan) -> str:
     return f"{((span.end_time or 0) - (span.start_time or 0)) / 1e9:.3f} s"
-
-
-def _printable(line: str) -> str:
-    """A model's name comes from outside: no control characters reach the terminal."""
-    return "".join(character if character.isprintable() else "?" for character in line)

@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from llmtrace.analyze.report import NOTHING, Column, Intervals, Report, Section, Stack, cell
+from llmtrace.analyze.report import NOTHING, Column, Intervals, Report, Section, Stack, cell, harmless
 from llmtrace.errors import LlmtraceError
 from llmtrace.version import VERSION
 from llmtrace.view import palette
@@ -37,6 +37,7 @@ def write(report: Report, path: str | os.PathLike[str]) -> Path:
 
 def render(report: Report) -> str:
     """The page as a string."""
+    report = harmless(report)
     sentences = [*report.notes, *(line for stats in report.stats for line in faults(stats))]
     notes = "".join(f"<li>{escape(note)}</li>" for note in sentences)
     sources = [source for stats in report.stats for source in stats.sources]

@@ -7,10 +7,13 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
+from rich.cells import cell_len
+
 from llmtrace.analyze import contract
 from llmtrace.analyze.load import Stats
-from llmtrace.analyze.report import NOTHING, Column, Intervals, Report, Section, Stack, cell
+from llmtrace.analyze.report import NOTHING, Column, Intervals, Report, Section, Stack, cell, harmless
 from llmtrace.view import palette
+from llmtrace.wording import plural
 
 COLOURS = {part: palette.TERMINAL[name] for part, name in palette.OF_PHASE.items()} | {
     "floor": "green", "application": "cyan",
@@ -22,6 +25,8 @@ _WIDTH = 44
 def show(report: Report, console: Any) -> None:
     """Print the report."""
     from rich.markup import escape
+
+    report = harmless(report)
 
     console.print(f"[bold]{escape(report.title)}[/bold]")
     if report.headline:
@@ -41,15 +46,17 @@ def faults(stats: Stats) -> list[str]:
     sentences = list(stats.notes)
     if stats.problem_count:
         first = stats.problems[:3]
-        sentences.append(f"skipped {stats.problem_count:,} broken part(s) of the input, the first: {'; '.join(first)}")
+        sentences.append(
+            f"skipped {plural(stats.problem_count, 'broken part')} of the input, the first: {'; '.join(first)}"
+        )
     if stats.duplicates:
-        sentences.append(f"{stats.duplicates:,} spans were there twice; one of each counts")
+        sentences.append(f"{plural(stats.duplicates, 'span')} there twice; one of each counts")
     if stats.orphans:
-        sentences.append(f"{stats.orphans:,} of {stats.spans:,} spans have a parent that is not in the input")
+        sentences.append(f"{stats.orphans:,} of {plural(stats.spans, 'span')} with a parent that is not in the input")
     if stats.skewed:
         sentences.append(
-            f"{stats.skewed:,} spans lie outside their parent of another service: the clocks disagree; durations are "
-            "used, which that does not touch"
+            f"{plural(stats.skewed, 'span')} outside the parent, which is another service's: the clocks disagree; "
+            "durations are used, which that does not touch"
         )
     unknown = sorted({*stats.versions} - {*contract.VERSIONS})
     if unknown:
@@ -67,10 +74,7 @@ def _section(section: Section, console: Any) -> None:
     places = _columns_with_values(section)
     cells = [[cell(row[place], section.columns[place].unit) for place in places] for row in section.rows]
     columns = [section.columns[place] for place in places]
-    if _width(columns, cells) <= console.width:
-        _table(columns, cells, console)
-    else:
-        _grouped(columns, cells, console)
+    _fitted(columns, cells, console)
     if isinstance(section.chart, Stack) and section.chart.bars:
         _stack(section.chart, console)
     elif isinstance(section.chart, Intervals):
@@ -80,7 +84,7 @@ def _section(section: Section, console: Any) -> None:
 
 
 def _width(columns: Sequence[Column], cells: Sequence[Sequence[str]]) -> int:
-    wide = (max(len(column.title), *(len(row[n]) for row in cells)) for n, column in enumerate(columns))
+    wide = (max(cell_len(column.title), *(cell_len(row[n]) for row in cells)) for n, column in enumerate(columns))
     return sum(wide) + 3 * (len(columns) - 1)
 
 
@@ -98,25 +102,57 @@ def _table(columns: Sequence[Column], cells: Sequence[Sequence[str]], console: A
     console.print(table)
 
 
-def _grouped(columns: Sequence[Column], cells: Sequence[Sequence[str]], console: Any) -> None:
-    """A table too wide for the terminal: the first column as headings, below each a narrower table or its pairs."""
+def _fitted(columns: Sequence[Column], cells: Sequence[Sequence[str]], console: Any) -> None:
+    """A table; where it is too wide, several below each other; where its names are, each name with its own values."""
     from rich.markup import escape
     from rich.padding import Padding
 
+    if _width(columns, cells) <= console.width:
+        _table(columns, cells, console)
+        return
+    if _width(columns[:1], [row[:1] for row in cells]) <= console.width // 3:
+        for part in _parts(columns, cells, console.width):
+            _table([columns[at] for at in part], [[row[at] for at in part] for row in cells], console)
+        return
     for heading, group in groupby(cells, key=lambda row: row[0]):
         rest = [row[1:] for row in group]
         console.print(f"[cyan]{escape(heading)}[/cyan]", highlight=False)
-        if len(rest) > 1 and _width(columns[1:], rest) <= console.width:
-            _table(columns[1:], rest, console)
+        if len(rest) > 1:
+            _fitted(columns[1:], rest, console)
             continue
-        for row in rest:
-            pairs = zip(columns[1:], row, strict=True)
-            line = " · ".join(
-                f"[dim]{escape(column.title)}[/dim] {escape(value)}".replace(" ", "\N{NO-BREAK SPACE}")
-                for column, value in pairs
-                if value != NOTHING
-            )
-            console.print(Padding(line.replace("\N{NO-BREAK SPACE}·\N{NO-BREAK SPACE}", " · "), (0, 0, 0, 2)))
+        pairs = [
+            (column.title, value) for column, value in zip(columns[1:], rest[0], strict=True) if value != NOTHING
+        ]  # fmt: skip
+        for line in _lines(pairs, console.width - 2):
+            words = " · ".join(f"[dim]{escape(title)}[/dim] {escape(value)}" for title, value in line)
+            console.print(Padding(words, (0, 0, 0, 2)), highlight=False)
+
+
+def _parts(columns: Sequence[Column], cells: Sequence[Sequence[str]], width: int) -> list[list[int]]:
+    """The places of the columns of each of the tables that a table is cut into; the first column is in all of them."""
+    parts: list[list[int]] = [[0]]
+    for place in range(1, len(columns)):
+        tried = [*parts[-1], place]
+        wide = _width([columns[at] for at in tried], [[row[at] for at in tried] for row in cells])
+        if wide > width and len(parts[-1]) > 1:
+            parts.append([0, place])
+        else:
+            parts[-1] = tried
+    return parts
+
+
+def _lines(pairs: Sequence[tuple[str, str]], width: int) -> list[list[tuple[str, str]]]:
+    """Titles with their values, as many on a line as fit; a line is never cut within a pair."""
+    lines: list[list[tuple[str, str]]] = []
+    used = width
+    for title, value in pairs:
+        wide = cell_len(f"{title} {value}")
+        if used + 3 + wide > width:
+            lines.append([])
+            used = -3
+        lines[-1].append((title, value))
+        used += 3 + wide
+    return lines
 
 
 def _columns_with_values(section: Section) -> list[int]:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import math
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from llmtrace.wording import clean, count, plural
+
+__all__ = [
+    "DASH", "Table", "clean", "count", "give_or_take", "plural", "seconds", "tick", "ticks", "value",
+]  # fmt: skip
 
 DASH = "\N{EN DASH}"
 
@@ -59,16 +64,6 @@ def between(low: float, high: float) -> str:
     return f"{_three(low / scale) if low > 0.005 * scale else 0}-{value} {unit}"
 
 
-def count(value: int) -> str:
-    """``1,042``"""
-    return f"{value:,}"
-
-
-def plural(number: int, one: str, many: str = "") -> str:
-    """``1 call``, ``2 calls``"""
-    return f"{count(number)} {one if number == 1 else many or one + 's'}"
-
-
 def ticks(span: float, most: int) -> list[float]:
     """Round positions on an axis from 0 to ``span`` seconds, 0 first, at most ``most`` of them."""
     if not span > 0 or most < 2:
@@ -87,26 +82,6 @@ def tick(value: float, span: float) -> str:
         if span < unit * 1000 or name == "s":
             return f"{value / unit:.6g} {name}"
     raise AssertionError
-
-
-def clean(text: str, longest: int = 400) -> str:
-    """Text that cannot steer a terminal or a page: control and direction characters made visible or dropped."""
-    if len(text) > longest:
-        text = text[: longest - 1] + "…"
-    if text.isascii() and text.isprintable():
-        return text
-    return "".join(_harmless(character) for character in text)
-
-
-def _harmless(character: str) -> str:
-    if character in "\t\n\r\v\f\x85\u2028\u2029":
-        return " "
-    category = unicodedata.category(character)
-    if category in ("Cc", "Cs", "Co", "Cn"):
-        return "\N{REPLACEMENT CHARACTER}"
-    if category == "Cf" and character != "\N{ZERO WIDTH JOINER}":
-        return ""
-    return character
 
 
 def value(item: Any) -> str:

@@ -37,14 +37,27 @@ def test_one_after_the_other_and_children_that_outlive_their_parent() -> None:
     assert path.spent == {"prefill": 30, "decode": 70}
 
 
-def test_retries_and_lost_parents() -> None:
+def test_retries_count_with_their_backoff_and_the_answer_without() -> None:
+    # 0.5 s lost, 1.0 s of backoff, then an attempt of 1.5 s that answered: 1.5 s is all that retries can give back.
+    rows = [
+        row("call", None, 0, 3000, operation="chat"),
+        row("first", "call", 0, 500, name="llm.attempt"),
+        row("refused", "first", 100, 500, "queue"),
+        row("second", "call", 1500, 3000, name="llm.attempt"),
+        row("decode", "second", 2000, 3000, "decode"),
+    ]
+    (path,) = paths(rows)
+    assert path.spent == {"retry": 1500, "call": 500, "decode": 1000}
+
+
+def test_one_attempt_is_no_retry_and_a_lost_parent_makes_a_root() -> None:
     rows = [
         row("call", None, 0, 50, operation="chat"),
         row("first", "call", 0, 20, name="llm.attempt"),
         row("lost", "gone", 0, 7, step_kind="tool"),
     ]
     call, lost = paths(rows)
-    assert call.spent == {"retry": 20, "call": 30}
+    assert call.spent == {"call": 50}
     assert lost.spent == {"tool": 7}
 
 

@@ -117,6 +117,39 @@ def test_a_gateways_own_call_is_the_clients(writer: Writer, report: Reader, betw
     assert model["cost"] > 0.5
 
 
+@pytest.mark.parametrize("between", [1, 2, 12])
+def test_what_lies_between_two_llm_spans_does_not_count_a_call_twice(
+    writer: Writer, report: Reader, between: int
+) -> None:
+    above = writer.span("ChatOpenAI", 0, 600, {"openinference.span.kind": "LLM"}, trace=9)
+    for number in range(between):
+        above = writer.span(
+            f"RunnableSequence {number}", 0, 600, {"openinference.span.kind": "CHAIN"}, trace=9, parent=above
+        )
+    writer.call(10, CALM, trace=9, parent=above)
+    writer.call(2000, CALM, trace=10)
+    (route,) = table(report("phases", writer), "By route")
+    assert (route["route"], route["calls"]) == (ROUTE, 2)
+
+
+def test_a_gateways_own_call_behind_its_server_span_is_no_inner_one(writer: Writer, report: Reader) -> None:
+    call = writer.call(0, CALM, trace=9)
+    server = writer.span("POST /v1/chat/completions", 20, 500, trace=9, parent=call, kind=2)
+    writer.call(30, CALM, trace=9, parent=server)
+    (route,) = table(report("phases", writer), "By route")
+    assert route["calls"] == 2
+
+
+def test_whatif_knows_what_retries_can_give_back(writer: Writer, report: Reader) -> None:
+    call = writer.call(0, [], trace=7)
+    writer.spans[-1]["endTimeUnixNano"] = str(int(writer.spans[-1]["startTimeUnixNano"]) + 3_000_000_000)
+    writer.span("llm.attempt", 0, 500, {"http.response.status_code": 429}, trace=7, parent=call)
+    writer.span("llm.attempt", 1500, 3000, {"http.response.status_code": 200}, trace=7, parent=call)
+    with load([report.save(writer)]) as traces:
+        made = whatif.make(Book(traces), "retry", 0)
+    assert table(made, "End to end")[0]["change"] == pytest.approx(-1.5)
+
+
 def test_causes(writer: Writer, report: Reader) -> None:
     for number in range(9):
         writer.call(number * 1000, CALM)
@@ -190,7 +223,7 @@ def test_models_without_a_price_are_named(writer: Writer, report: Reader) -> Non
     writer.call(0, CALM, model="no-such-model", answered="no-such-model")
     made = report("cost", writer)
     assert "no price known" in made.headline
-    assert any("1 of 1 calls have no price" in note for note in made.notes)
+    assert any("1 of 1 call without a price" in note for note in made.notes)
 
 
 def test_cancellations(writer: Writer, report: Reader) -> None:

@@ -12,6 +12,7 @@ from llmtrace.analyze.expressions import first, most, when
 from llmtrace.analyze.report import Column, Report, Section, cell
 from llmtrace.analyze.reports import Options
 from llmtrace.phases.model import DEVICE, PREFILL, QUEUE, SERVER
+from llmtrace.wording import plural
 
 GRADED: Final = (QUEUE, PREFILL)
 """Phases that are estimated."""
@@ -105,8 +106,8 @@ def _say(book: Book, report: Report, phases: Any, sums: dict[str, Any]) -> None:
     if not graded:
         report.headline = "no estimate could be graded"
         report.notes.append(
-            f"an engine told {told:,} phases here, and no estimate of them was made: it takes streamed calls with "
-            "usage, of prompts of different lengths, and 30 of them on a route (settings min_calls, min_spread)"
+            f"an engine told {plural(told, 'phase')} here, and no estimate of them was made: it takes streamed calls "
+            "with usage, of prompts of different lengths, and 30 of them on a route (settings min_calls, min_spread)"
             if told
             else "no engine told its queue or its prefill here: estimates are graded where one does"
         )
@@ -119,9 +120,9 @@ def _say(book: Book, report: Report, phases: Any, sums: dict[str, Any]) -> None:
         )
         if count:
             parts.append(f"{phase} is off by {cell(error, 's')} and its interval holds {cell(covered, 'share')}")
-    report.headline = f"{graded:,} estimates graded: {'; '.join(parts)}"
+    report.headline = f"{plural(graded, 'estimate')} graded: {'; '.join(parts)}"
     if graded < told:
         report.notes.append(
-            f"{told - graded:,} of {told:,} phases that an engine told have no estimate beside them: there were too "
-            "few calls on their routes yet, or too little was known of the call"
+            f"{told - graded:,} of {plural(told, 'phase')} that an engine told without an estimate beside them: there "
+            "were too few calls on their routes yet, or too little was known of the call"
         )

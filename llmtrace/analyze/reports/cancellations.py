@@ -11,6 +11,7 @@ from llmtrace.analyze.book import Book
 from llmtrace.analyze.expressions import first, when
 from llmtrace.analyze.report import Column, Report, Section, Stack
 from llmtrace.analyze.reports import Options
+from llmtrace.wording import plural
 
 CUT_SHORT = ("closed_early", "abandoned", "cancelled", "timed_out", "error", "never_consumed")
 
@@ -34,7 +35,7 @@ def make(book: Book, options: Options) -> Report:
     )  # fmt: skip
     if not book.stats.versions:
         report = Report("cancellations", "What cut-short calls cost", [])
-        report.headline = f"no llmtrace span among {whole:,} calls"
+        report.headline = f"no llmtrace span among {plural(whole, 'call')}"
         report.notes.append(
             "another tracer wrote these: it does not say how a call ended (llmtrace.call.outcome), and an aborted "
             "stream without that looks like a finished one"
@@ -43,7 +44,7 @@ def make(book: Book, options: Options) -> Report:
     cut = book.hold(cut)
     sections = [_summary(book, cut, options), _longest(book, cut, options)]
     report = Report("cancellations", "What cut-short calls cost", sections)
-    report.headline = f"{cut_calls or 0:,} of {whole:,} calls did not complete"
+    report.headline = f"{cut_calls or 0:,} of {plural(whole, 'call')} did not complete"
     report.notes.append(
         "billed: exact where the provider's usage told, or a server span in the same trace, or another span with the "
         "same response id; else between the tokens delivered and made until the socket "

@@ -10,6 +10,7 @@ from llmtrace.analyze.book import Book
 from llmtrace.analyze.expressions import count_of, most
 from llmtrace.analyze.report import Column, Report, Section, Stack
 from llmtrace.analyze.reports import Options
+from llmtrace.wording import plural
 
 
 def make(book: Book, options: Options) -> Report:
@@ -41,7 +42,7 @@ def make(book: Book, options: Options) -> Report:
                 "and verdicts can't be had from durations alone. `llmtrace report phases` and `floor` use what is here"
             )
         return report
-    report.headline = f"{judged_count:,} of {whole:,} calls ({judged_count / whole:.1%}) carry a verdict"
+    report.headline = f"{judged_count:,} of {plural(whole, 'call')} with a verdict ({judged_count / whole:.1%})"
     report.sections.append(_by_route(book, by_cause, options))
     report.sections.append(_worst(book, by_cause, options))
     return report

@@ -16,6 +16,7 @@ from llmtrace.analyze.expressions import count_of, first, when
 from llmtrace.analyze.report import Column, Report, Section, Stack, cell
 from llmtrace.analyze.reports import Options
 from llmtrace.analyze.reports.cancellations import CUT_SHORT
+from llmtrace.wording import plural
 
 COMPONENTS: Final = (
     "model", "retries", "cancelled", "repair", "retrieval", "rerank", "tool", "guardrail", "evaluation", "human_review",
@@ -64,7 +65,7 @@ def _models(book: Book, options: Options) -> Section:
             by_model.order_by(ibis.desc("usd"), ibis.desc("calls")).limit(options.top)
         )
     ]  # fmt: skip
-    bars = [(f"{row[0]} {row[1]}", {"model": float(row[6] or 0)}) for row in rows if row[6]]
+    bars = [(" ".join(filter(None, row[:2])), {"model": float(row[6] or 0)}) for row in rows if row[6]]
     return Section(
         "By model",
         [
@@ -96,13 +97,15 @@ def _say(book: Book, report: Report) -> None:
         )
     )
     report.headline = (
-        f"{cell(usd, 'usd')} for {whole:,} calls" if usd is not None else f"{whole:,} calls, no price known"
+        f"{cell(usd, 'usd')} for {plural(whole, 'call')}"
+        if usd is not None
+        else f"{plural(whole, 'call')}, no price known"
     )
     if unpriced:
-        report.notes.append(f"{unpriced:,} of {whole:,} calls have no price and are not in the sums")
+        report.notes.append(f"{unpriced:,} of {plural(whole, 'call')} without a price, which the sums leave out")
     if long:
         report.notes.append(
-            f"{long:,} calls are longer than 128,000 tokens: what a provider charges more for those is not counted"
+            f"{plural(long, 'call')} longer than 128,000 tokens: what a provider charges more for those is not counted"
         )
 
 

@@ -17,6 +17,7 @@ from llmtrace.analyze.expressions import least, most, when
 from llmtrace.analyze.report import Column, Report, Section, Stack
 from llmtrace.analyze.reports import Options, merged
 from llmtrace.phases.model import GATEWAY, NETWORK, UNATTRIBUTED
+from llmtrace.wording import plural
 
 RANK: Final = 0.05
 LEAST_CALLS: Final = 20
@@ -137,7 +138,7 @@ def _say(book: Book, report: Report, rows: list[tuple[Any, ...]]) -> None:
         report.headline = "no route has a floor yet"
         report.notes.append(
             f"a floor takes {LEAST_CALLS} completed calls on a route with phases and output tokens; "
-            f"none of {whole:,} calls is on such a route"
+            f"none of {plural(whole, 'call')} is on such a route"
             + ("" if book.stats.versions else ". No span here is llmtrace's: durations alone have no floor")
         )
         return
@@ -146,6 +147,6 @@ def _say(book: Book, report: Report, rows: list[tuple[Any, ...]]) -> None:
     report.headline = f"calls take {time_taken / floor:.2f} times their floor" if floor else "no floor above zero"
     if used < whole:
         report.notes.append(
-            f"{whole - used:,} of {whole:,} calls are not in it: not completed, not split into phases, without output "
-            f"tokens, or on a route with fewer than {LEAST_CALLS} such calls"
+            f"{whole - used:,} of {plural(whole, 'call')} left out: not completed, not split into phases, without "
+            f"output tokens, or on a route with fewer than {LEAST_CALLS} such calls"
         )

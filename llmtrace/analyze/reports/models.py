@@ -10,6 +10,7 @@ from llmtrace.analyze.book import Book
 from llmtrace.analyze.expressions import first
 from llmtrace.analyze.report import NOTHING, Column, Report, Section, Stack, cell
 from llmtrace.analyze.reports import Options
+from llmtrace.wording import plural
 
 HOUR_NS = 3_600_000_000_000
 _STEPS = (HOUR_NS, 6 * HOUR_NS, 24 * HOUR_NS, 7 * 24 * HOUR_NS)
@@ -49,7 +50,7 @@ def make(book: Book, options: Options) -> Report:
     other = sorted(
         {(row[1], row[2]) for row in rows if row[1] and row[2] != "not told" and not row[2].startswith(row[1])}
     )
-    report.headline = f"{len({row[2] for row in rows})} answered models on {len(totals)} routes"
+    report.headline = f"{plural(len({row[2] for row in rows}), 'answered model')} on {plural(len(totals), 'route')}"
     if other:
         examples = "; ".join(f"{asked} → {answer}" for asked, answer in other[:8])
         report.notes.append(f"answered under another name than asked: {examples}")
@@ -57,8 +58,9 @@ def make(book: Book, options: Options) -> Report:
 
 
 def _short(who: str) -> str:
-    """The fingerprint without the model and the upstream, which have columns of their own."""
-    return ";".join(part for part in who.split(";") if not part.startswith(("model=", "upstream="))) or NOTHING
+    """The fingerprint without the model and the upstream, which have columns of their own, and without its own name."""
+    parts = [part for part in who.split(";") if not part.startswith(("model=", "upstream="))]
+    return ";".join(part.removeprefix("fingerprint=") for part in parts) or NOTHING
 
 
 def _upstream(who: str) -> str:

@@ -12,6 +12,7 @@ from llmtrace.analyze.contract import MERGED, OVERHEAD_NOTE, figures
 from llmtrace.analyze.expressions import count_of, share_of, when
 from llmtrace.analyze.report import Column, Report, Section, Stack
 from llmtrace.analyze.reports import Options, merged
+from llmtrace.wording import plural
 
 
 def make(book: Book, options: Options) -> Report:
@@ -109,7 +110,7 @@ def _headline(book: Book, report: Report) -> None:
     whole = sum(spent.values())
     if whole:
         most = max(spent, key=lambda phase: spent[phase])
-        report.headline = f"{count:,} calls; most of the time is {most} ({spent[most] / whole:.0%})"
+        report.headline = f"{plural(count, 'call')}; most of the time is {most} ({spent[most] / whole:.0%})"
         undivided = sum(spent[phase] for phase in MERGED)
         if undivided > 0:
             why = merged.section(book, count)
@@ -120,9 +121,9 @@ def _headline(book: Book, report: Report) -> None:
                 "no timings that fit, and the client could not estimate them"
             )
     else:
-        report.headline = f"{count:,} calls"
+        report.headline = plural(count, "call")
     if without:
         report.notes.append(
-            f"{without:,} of {count:,} calls have no phase spans (another tracer's, or sampled apart): only their "
-            "durations are used"
+            f"{without:,} of {plural(count, 'call')} without phase spans (another tracer's, or sampled apart): only "
+            "their durations are used"
         )

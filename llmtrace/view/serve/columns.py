@@ -9,7 +9,7 @@ from llmtrace.analyze.schema import Column
 from llmtrace.emit import names
 from llmtrace.phases.model import PHASES
 
-VERSION: Final = 3
+VERSION: Final = 4
 """The version of the store's tables. A newer store is not opened; an older one is upgraded to this version."""
 
 SINCE_2: Final = (
@@ -19,10 +19,13 @@ SINCE_2: Final = (
 """Columns of spans that version 1 of the store did not have."""
 SINCE_3: Final = ("engine_span", "fingerprint", "response_id")
 """Those that version 2 did not have."""
+SINCE_4: Final = ("port",)
+"""Those that version 3 did not have."""
 _ASKED: Final = {
     "operation", "provider", "request_model", "response_model", "address", "input_tokens", "output_tokens",
     "cached_tokens", "cache_write_tokens", "error_type", "outcome", "ttft", "diagnosis", "phase", "source",
     "uncertainty", "itl_p50", "consumer_wait", "task_id", "task_name", *SINCE_2, *SINCE_3,
+    *SINCE_4,
 }  # fmt: skip
 TAKEN: Final = (
     *schema.FIXED,

@@ -40,3 +40,10 @@ def from_2(connection: Any) -> None:
     for name, kind in columns.CALL_TYPES.items():
         connection.execute(f"ALTER TABLE calls ADD COLUMN IF NOT EXISTS {name} {kind}")
     connection.execute("UPDATE state SET version = 3")
+
+
+def from_3(connection: Any) -> None:
+    """Upgrade from version 3: routes of calls that it holds stay without their ports."""
+    for name in columns.SINCE_4:
+        connection.execute(f"ALTER TABLE spans ADD COLUMN IF NOT EXISTS {name} {columns.TYPES[name]}")
+    connection.execute("UPDATE state SET version = 4")
