@@ -294,6 +294,7 @@ def _host(value: str | None) -> str | None:
     host = parts.netloc.rpartition("@")[2].removesuffix(":" if port is None else f":{port}")
     if re.fullmatch(_HOST, host) is None:
         return None
+    host = host.lower() if "://" in value else host
     return _word(host if port is None else f"{host}:{port}")
 
 
