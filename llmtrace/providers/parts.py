@@ -26,7 +26,7 @@ _LETTERS = 24
 _LETTER = "[A-Za-z0-9+/_-]"
 _BREAK = r"(?:\r?\n|(?:\\r)?\\n)"
 """The end of a line, or how JSON writes it."""
-_LINES = rf"(?:{_BREAK}{_LETTER}{{60,}})*(?:{_BREAK}{_LETTER}+(?:={{1,2}}|\s*\Z))?={{0,2}}"
+_LINES = rf"(?:(?:{_BREAK}{_LETTER}{{60,}})+(?:{_BREAK}{_LETTER}+(?:={{1,2}}|\s*\Z))?)?={{0,2}}"
 """What follows on the first line of base64 where it is wrapped."""
 _DATA_URL = re.compile(rf"data:[^,;\"'<>\s]{{0,100}}(?:;[^,;\"'<>\n]{{0,100}})*;base64,[A-Za-z0-9+/=_%-]+{_LINES}")
 _BASE64 = re.compile(rf"{_LETTER}{{60,}}{_LINES}")
@@ -221,7 +221,7 @@ def _holds_binary(whole: Mapping[Any, Any]) -> bool:
 
 def _text_without_binary(value: str, depth: int) -> str:
     string = without_data_urls(str.__str__(value))
-    if depth < _DEEPEST and ("\\/" in string or _NAMES_DATA.search(string)):  # some write a slash in JSON as \\/
+    if depth < _DEEPEST and ("\\/" in string or _NAMES_DATA.search(string)):  # some write a slash in JSON as \/
         string = _documents_without_binary(string, depth)
     return _BASE64.sub(_unless_text, string) if len(string) >= _LONG else string
 

@@ -324,10 +324,10 @@ def test_what_only_looks_like_data_stays(replay: Replay, spans: Spans, tracing: 
 
 
 def test_a_data_url_in_the_pieces_of_a_stream_is_left_out(replay: Replay, spans: Spans, tracing: Tracing) -> None:
-    written = f"Here: {URL} is it."
+    written = f"Here: {URL} is it, and {URL}\nNice"
     pieces = [chunk({"content": written[place : place + 700]}) for place in range(0, len(written), 700)]
     said = said_of(by_funnel.OpenAI, sse(*pieces, chunk({}, finish="stop")), "sync", replay, spans, tracing)
-    assert said.text == "Here: <binary data left out> is it."
+    assert said.text == "Here: <binary data left out> is it, and <binary data left out>\nNice"
 
 
 def test_instructions_without_data_urls(replay: Replay, spans: Spans, tracing: Tracing) -> None:
