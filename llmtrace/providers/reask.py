@@ -22,9 +22,11 @@ _MOST_MESSAGES = 8
 _REPORT = r"\d+ validation errors? for [^\n]+\n"
 """How pydantic begins what it found."""
 _VALIDATOR = re.compile(
-    r"\s*(?:validation errors? found:|correct your json only response\b)"  # instructor
+    r"\s*(?:validation error(?:s|\(s\))? found:|correct your json only response\b"
+    r"|correct the following json response, based on the errors"  # instructor
+    r"|your previous response failed the application's validation|\{\"error\": ?\[\{\"type\": ?\"\w+\", ?\"loc\": ?\[)"
     rf"|\s*(?:validation feedback:|\d+ validation errors?:\s*\n|(?:error: )?{_REPORT}|error invoking tool '"
-    r"|error: failed to parse structured output).*"  # pydantic-ai, LangGraph: and how these end
+    r"|error: failed to parse structured output).*"  # pydantic-ai; LangGraph: these by their end too
     r"(?:fix the errors? and try again|please fix your mistakes)\.?\s*\Z",
     re.IGNORECASE | re.DOTALL,
 )

@@ -54,6 +54,7 @@ def repairs(spans: Spans) -> list[Any]:
 
 KIND = {"llmtrace.link.kind": "repair"}
 NONE = (None, [])
+DETAILS = [{"type": "missing", "loc": ["age"], "msg": "Field required", "input": {"name": "Ann"}}]
 MISTAKE = f"Error: {PYDANTIC}\n Please fix your mistakes."
 TOLD: dict[str, tuple[list[Any], dict[str, Any]]] = {
     "instructor, in tools": (
@@ -78,6 +79,14 @@ TOLD: dict[str, tuple[list[Any], dict[str, Any]]] = {
     ),
     "pydantic-ai, of a tool, at length": (
         after({"role": "assistant", "tool_calls": [CALL]}, f"9 validation errors:\n{'x ' * 4000}\n\n{RETRY}", "tool"),
+        {},
+    ),
+    "pydantic-ai, newer, of a tool": (
+        after({"role": "assistant", "tool_calls": [CALL]}, json.dumps({"error": DETAILS}), "tool"),
+        {},
+    ),
+    "pydantic-ai, newer, of a text": (
+        after("{}", f"Your previous response failed the application's validation (by a program):\n{DETAILS}"),
         {},
     ),
     "LangGraph": (after({"role": "assistant", "tool_calls": [CALL]}, MISTAKE, "tool"), {}),
@@ -128,6 +137,7 @@ FAILURES = (
     "error: failed to parse Cargo.toml: invalid JSON. Please try again later.",
     '{"status": 400, "message": "field required (must be set). Fix the errors and try again."}',
     "# Loader\nYour output is not valid YAML if it has tabs. Make sure to fix them and try again.",
+    json.dumps({"detail": [{"type": "missing", "loc": ["body", "age"], "msg": "Field required"}]}),
     "Your response is not valid JSON. Return only JSON.",
 )
 OTHERS: dict[str, list[list[Any]]] = {
