@@ -98,16 +98,17 @@ def _emit_exception(result: Result, error: Exception) -> None:
 
 def _emit_content(result: Result, own: dict[str, Any], settings: Settings) -> None:
     from llmtrace.emit import content  # here, since most programs capture none
+    from llmtrace.providers.parts import without_data_urls
 
     call, state, mode = result.call, result.state, settings.capture_content
     try:
         operation, request = state.operation, state.request
         received, streamed = _received(call)
         captured = content.Content(
-            operation.system_instructions(request),
+            without_data_urls(operation.system_instructions(request)),
             operation.tool_definitions(request),
-            operation.input_messages(request),
-            operation.output_messages(received, streamed),
+            without_data_urls(operation.input_messages(request)),
+            without_data_urls(operation.output_messages(received, streamed)),
         ).attributes(settings.semconv)
         if mode in ("span_only", "span_and_event") and state.is_genai_span:
             content.on_span(state.span, captured)

@@ -26,6 +26,7 @@ def read_answer(call: Call, state: CallState, server_timings: bool) -> Answer:
     try:
         answer = _read(call, state)
         _complete(call, state, answer, server_timings)
+        _leave_out_the_impossible(answer)
     except Exception as error:
         internal_errors.note("reading an answer", error)
         answer = Answer()
@@ -55,6 +56,21 @@ def _complete(call: Call, state: CallState, answer: Answer, server_timings: bool
     answer.cached_by_timings = counted is None and answer.usage.cached_tokens is not None
     if call.attempts:
         answer.processing_time = read_processing_time(call.attempts[-1].headers)
+
+
+def _leave_out_the_impossible(answer: Answer) -> None:
+    """Forget how many tokens were cached where that is more than the whole prompt has."""
+    usage, timings = answer.usage, answer.timings
+    prompt = usage.input_tokens
+    if prompt is None:
+        return
+    if usage.cached_tokens is not None and usage.cached_tokens > prompt:
+        usage.cached_tokens = usage.cached_by_modality = None
+        answer.cached_by_timings = False
+    if timings is not None and timings.cached_tokens is not None and timings.cached_tokens > prompt:
+        timings.cached_tokens = None
+    if answer.cached_by_tier and sum(answer.cached_by_tier.values()) > prompt:
+        answer.cached_by_tier = None
 
 
 def _cross(call: Call, state: CallState, answer: Answer, server_timings: bool) -> None:

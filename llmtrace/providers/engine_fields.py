@@ -124,6 +124,10 @@ class Engine:
     """Fields that only this engine sends: without any of them, its other fields are somebody else's."""
     all_of: tuple[str, ...] = ()
     """Fields that are its own only where all of them are there."""
+    beside: tuple[str, ...] = ()
+    """Fields that it sends too, of which nothing is read."""
+    fewest: int = 2
+    """How many of its fields have to be there: one alone may be anybody's."""
     model_load: str = ""
     """Having the model ready, which is a part of the queue."""
     settle: Callable[[ServerTimings], None] | None = None
@@ -131,11 +135,14 @@ class Engine:
     on_device: tuple[str, str] | None = None
     """Field and value that say that the accelerator's own clock was read."""
     formulas: tuple[tuple[str, _Formula], ...] = field(init=False)
+    known: tuple[str, ...] = field(init=False)
+    """Every field that it is known to send."""
 
     def __post_init__(self) -> None:
         names = ("queue", "kv_cache_hit", "prefill", "decode", "ttft", "total", "model_load")
         compiled = tuple((name, _formula(text)) for name in names if (text := getattr(self, name)))
         object.__setattr__(self, "formulas", compiled)
+        object.__setattr__(self, "known", tuple({*self.reads(), *self.marks(), *self.beside}))
 
     def reads(self) -> set[str]:
         """Every field that the formulas read."""
@@ -153,7 +160,9 @@ class Engine:
             return False
         if self.own and all(get(key) is None for key in self.own):
             return False
-        return all(get(key) is not None for key in self.all_of)
+        if any(get(key) is None for key in self.all_of):
+            return False
+        return self.fewest < 2 or sum(get(key) is not None for key in self.known) >= self.fewest
 
     def read(self, source: Any) -> ServerTimings | None:
         """The durations in ``source``, in seconds; None where it has none."""

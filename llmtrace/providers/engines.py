@@ -2,7 +2,8 @@
 
 The intervals are the trap: one engine's "time to first token" starts at arrival, another's when the request was
 scheduled, and one's "total" leaves the queue out. UNVERIFIED stands where no source confirms something. An engine is
-claimed by a mark of its own: a place in the body that only it uses, or fields that only it sends.
+claimed by a mark of its own: a place in the body that only it uses, or fields that only it sends. Two of its fields
+have to be there, unless its place or its names are nobody else's (``fewest=1``).
 docs/providers/openai-compatible.md says how to switch them on.
 
 Left out on purpose: Ollama's OpenAI endpoint (its own API has them), Together, DeepSeek, Mistral, xAI (no timings in
@@ -61,6 +62,7 @@ CEREBRAS = Engine(
 FIREWORKS = Engine(
     "fireworks",
     S,
+    fewest=1,
     queue="prefill-queue-duration + tokenizer-queue-duration? + tokenizer-duration?",
     prefill="prefill-duration",
     decode="server-processing-time - server-time-to-first-token | generation-duration",
@@ -90,7 +92,14 @@ REFERENCE = replace(
 
 # llama.cpp tools/server (result_timings). `timings` of the body or the last chunk. Float ms. No queue: waiting for a
 # slot is not told. `prompt_n` leaves the cached tokens (`cache_n`) out.
-LLAMA_CPP = Engine("llama.cpp", MS, prefill="prompt_ms", decode="predicted_ms", cached_tokens="cache_n")
+LLAMA_CPP = Engine(
+    "llama.cpp",
+    MS,
+    prefill="prompt_ms",
+    decode="predicted_ms",
+    cached_tokens="cache_n",
+    beside=("prompt_n", "predicted_n"),
+)
 
 # ollama-python _types.py, ollama server/routes.go. Top level of a whole answer or of a stream's last line. Whole ns.
 # `total_duration` starts when the handler takes the request up, `load_duration` with it: waiting for the scheduler and
@@ -126,6 +135,7 @@ SAMBANOVA = Engine(
 DYNAMO = Engine(
     "dynamo",
     MS,
+    fewest=1,
     queue="prefill_wait_time_ms | ttft_ms - prefill_time_ms",
     prefill="prefill_time_ms | ttft_ms - prefill_wait_time_ms",
     decode="total_time_ms - ttft_ms | total_time_ms - prefill_wait_time_ms - prefill_time_ms",
@@ -145,6 +155,7 @@ TENSORRT_LLM = Engine(
     decode="server_e2e - server_ttft",
     ttft="server_ttft | disagg_ttft",
     total="server_e2e",
+    beside=("server_kv_transfer", "gen_ttft"),
 )
 
 # TGI router/src/server.rs. Response headers of /generate (of chat completions, and of streams: UNVERIFIED). Whole ms.
@@ -159,6 +170,7 @@ TGI_SIGNATURE: Final = ("x-queue-time", "x-inference-time", "x-total-time")
 SGLANG = Engine(
     "sglang",
     S,
+    fewest=1,
     queue="queue_time",
     prefill="prefill_finished_time@ - forward_entry_time@",
     decode="request_finished_ts@ - prefill_finished_time@ | e2e_latency - first_token_latency",
@@ -169,7 +181,7 @@ SGLANG = Engine(
 
 # openrouter SDK components/openroutermetadata.py. Whole ms from handing the request to the provider behind it until
 # that one's body ended (how to opt in: UNVERIFIED). No phase, only that total.
-OPENROUTER = Engine("openrouter", MS, total="generation_time")
+OPENROUTER = Engine("openrouter", MS, total="generation_time", fewest=1)
 
 # botocore's bedrock-runtime service model (latencyMs of Converse, "latency of the call") and the metrics in the last
 # chunk of an InvokeModel stream, or the header of a whole answer. Whole ms. The first byte's latency is queue and
@@ -177,6 +189,7 @@ OPENROUTER = Engine("openrouter", MS, total="generation_time")
 BEDROCK = Engine(
     "bedrock",
     MS,
+    fewest=1,
     decode="invocationLatency - firstByteLatency",
     ttft="firstByteLatency",
     total="invocationLatency | latencyMs | x-amzn-bedrock-invocation-latency",

@@ -138,6 +138,8 @@ _CLOUDFRONT: Final = "cloudfront"
 _CDN: Final = r"\b(cdn-(?:up|down)stream-fbl)\s*(?:;\s*dur)?\s*=\s*(\d+(?:\.\d+)?)"
 _CDN_POP: Final = r'\bcdn-pop\s*;\s*desc\s*=\s*"?([\w-]+)'
 _SERVER_TIMING: Final = "server-timing"
+_HOST: Final = r"[\w.-]+(?: [\w.-]+)*|\[[0-9A-Fa-f:.]+\]"
+"""A host, or a provider's name, which may be of several words."""
 
 # openrouter.ai/docs "Router Metadata"; openrouter SDK components/openroutermetadata.py, routerattempt.py, chatusage.py.
 # `provider` stands at the top of a body and of each chunk, without asking. `openrouter_metadata` comes with the last
@@ -277,15 +279,23 @@ def _word(value: Any) -> str | None:
 
 
 def _host(value: str | None) -> str | None:
-    """A URL's host and port, a name as it is: a path may hold an account's name."""
-    if value is None or "://" not in value:
-        return _word(value)
+    """A URL's host and port, with or without a scheme; a name as it is. A path may hold an account's name, and what
+    stands before the host or after a question mark a key.
+    """
+    if value is None:
+        return None
     try:
-        parts = urlsplit(value)
-        host, port = parts.hostname, parts.port
+        parts = urlsplit(value if "://" in value else f"//{value}")
+        port = parts.port
     except ValueError:
         return None
-    return _word(host if port is None else f"{host}:{port}") if host else None
+    if "@" in value.partition(parts.netloc)[2]:  # a password with a slash in it: what looks like the host is the user
+        return None
+    host = parts.netloc.rpartition("@")[2].removesuffix(":" if port is None else f":{port}")
+    if re.fullmatch(_HOST, host) is None:
+        return None
+    host = host.lower() if "://" in value else host
+    return _word(host if port is None else f"{host}:{port}")
 
 
 def _number(value: Any) -> float | None:

@@ -101,8 +101,10 @@ def _without_sound(item: Any) -> dict[str, Any]:
 
 
 def _text_part(part: Any) -> dict[str, Any]:
-    written = text(get(part, "text")) or text(get(part, "transcript"))
-    return {"type": text(get(part, "type")) or "text"} | ({"text": written} if written else {})
+    written, spoken = text(get(part, "text")), text(get(part, "transcript"))
+    if written or not spoken:
+        return {"type": text(get(part, "type")) or "text"} | ({"text": written} if written else {})
+    return {"type": "text", "text": spoken}
 
 
 def _request_attributes(request: Request) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import is_dataclass
+from itertools import islice
 from typing import Any, Final
 
 from llmtrace.providers.safe import fields, get, items, text
@@ -22,14 +23,27 @@ _LONG = 512
 """Characters from which a text that could be base64 is looked at more closely."""
 _LETTERS = 24
 """Different characters that so much base64 has at least; a text of one repeated letter, or of DNA, has fewer."""
-_DATA_URL = re.compile(r"data:[\w.+-]+/[\w.+-]+(?:;[\w.+=-]+)*;base64,[A-Za-z0-9+/=_-]*")
-_BASE64 = re.compile(r"[A-Za-z0-9+/_\-\r\n]+={0,2}\s*")
+_LETTER = "[A-Za-z0-9+/_-]"
+_BREAK = r"(?:\r?\n|(?:\\r)?\\n)"
+"""The end of a line, or how JSON writes it."""
+_LINES = rf"(?:(?:{_BREAK}{_LETTER}{{60,}})+(?:{_BREAK}{_LETTER}+(?:={{1,2}}|\s*\Z))?)?={{0,2}}"
+"""What follows on the first line of base64 where it is wrapped."""
+_DATA_URL = re.compile(rf"data:[^,;\"'<>\s]{{0,100}}(?:;[^,;\"'<>\n]{{0,100}})*;base64,[A-Za-z0-9+/=_%-]+{_LINES}")
+_BASE64 = re.compile(rf"{_LETTER}{{60,}}{_LINES}")
+_BEGINS = re.compile(r'\{\s*"|\[\s*[\[{"]')
+"""How JSON that can hold data begins; "[INFO]" is none."""
+_MOST_DOCUMENTS = 32
+"""JSON documents within one text that are looked for."""
 _MIME_TYPES = ("mime_type", "mimeType", "media_type", "mediaType", "content_type", "contentType")
 _TEXT_TYPES = ("text/", "application/json", "application/xml")
 _DATA_FIELDS = frozenset(
     {"data", "bytes", "blob", "base64", "b64_json", "file_data", "fileData", "image", "audio", "video", "image_data"}
     | {"image_base64", "image_url", "input_audio", "document_url", "file", "encrypted_content", "signature"}
 )
+_ALWAYS_DATA = frozenset({"file_data", "fileData", "b64_json", "image_base64"})
+"""Fields that hold nothing else."""
+_SOUND = "input_audio"
+_NAMES_DATA = re.compile('"(?:' + "|".join(sorted(_DATA_FIELDS)) + r")\\*\"\s*:")
 _BINARY_TYPES = frozenset(
     {"base64", "blob", "image", "input_image", "audio", "input_audio", "video", "file", "input_file", "document"}
 )
@@ -153,11 +167,21 @@ def parsed_arguments(arguments: str) -> Any:
         return arguments
 
 
-def without_binary(value: Any, depth: int = 0) -> Any:
+def without_data_urls(value: Any) -> Any:
+    """A copy of parts or messages in which ``LEFT_OUT`` stands for each data URL, in whatever text it is."""
+    if isinstance(value, str):
+        return _DATA_URL.sub(LEFT_OUT, value) if "base64," in value else value
+    if isinstance(value, Mapping):
+        whole: Mapping[Any, Any] = value
+        return {name: without_data_urls(inner) for name, inner in whole.items()}
+    return [without_data_urls(inner) for inner in items(value)] if isinstance(value, (list, tuple)) else value
+
+
+def without_binary(value: Any, depth: int = 0, *, sound: bool = False) -> Any:
     """A copy of a structure in which ``LEFT_OUT`` stands for each image, recording or file, and for encrypted data.
 
-    Binary are bytes, data URLs (also within a text), the data of what names its format, and long base64. JSON within a
-    text is looked into. Objects of a client's become mappings.
+    Binary are bytes, data URLs and long base64 (also within a text), and the data of what names its format, however
+    short. JSON within a text is looked into. Objects of a client's become mappings. ``sound``: it is a recording.
     """
     if value is None or isinstance(value, (bool, int, float)):
         return value
@@ -171,11 +195,11 @@ def without_binary(value: Any, depth: int = 0) -> Any:
     if known is None:
         return f"<{type(value).__name__}>"
     whole: Mapping[Any, Any] = known
-    binary = _holds_binary(whole)
+    data = _DATA_FIELDS if sound or _holds_binary(whole) else _ALWAYS_DATA
     return {
         str(name): LEFT_OUT
-        if binary and name in _DATA_FIELDS and isinstance(inner, str) and "://" not in inner[:16]
-        else without_binary(inner, depth + 1)
+        if name in data and isinstance(inner, str) and "://" not in inner[:16]
+        else without_binary(inner, depth + 1, sound=name == _SOUND)
         for name, inner in whole.items()
     }
 
@@ -196,18 +220,30 @@ def _holds_binary(whole: Mapping[Any, Any]) -> bool:
 
 
 def _text_without_binary(value: str, depth: int) -> str:
-    string = str.__str__(value)
-    if "base64," in string:
-        string = LEFT_OUT if string.startswith("data:") else _DATA_URL.sub(LEFT_OUT, string)
-    if len(string) < _LONG:
-        return string
-    if string[0] in "[{" and depth < _DEEPEST:
+    string = without_data_urls(str.__str__(value))
+    if depth < _DEEPEST and ("\\/" in string or _NAMES_DATA.search(string)):  # some write a slash in JSON as \/
+        string = _documents_without_binary(string, depth)
+    return _BASE64.sub(_unless_text, string) if len(string) >= _LONG else string
+
+
+def _unless_text(run: re.Match[str]) -> str:
+    """What stands for a run of base64's letters: itself where it is short or no data."""
+    string = run[0]
+    return LEFT_OUT if len(string) >= _LONG and len(set(string[:_LONG])) >= _LETTERS else string
+
+
+def _documents_without_binary(string: str, depth: int) -> str:
+    """A text in which the JSON documents, wherever they begin, are without binary data. Others stay as they are."""
+    decoder, pieces, place = json.JSONDecoder(), list[str](), 0
+    for begun in islice(_BEGINS.finditer(string), _MOST_DOCUMENTS):
+        if begun.start() < place:
+            continue
         try:
-            whole = json.loads(string)
+            whole, end = decoder.raw_decode(string, begun.start())
         except (ValueError, RecursionError):
-            return string
+            continue
         stripped = without_binary(whole, depth + 1)
-        return string if stripped == whole else json.dumps(stripped, ensure_ascii=False)
-    if len(set(string[:_LONG])) >= _LETTERS and _BASE64.fullmatch(string):
-        return LEFT_OUT
-    return string
+        document = string[begun.start() : end] if stripped == whole else json.dumps(stripped, ensure_ascii=False)
+        pieces += string[place : begun.start()], document
+        place = end
+    return "".join((*pieces, string[place:]))

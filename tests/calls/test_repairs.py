@@ -54,6 +54,8 @@ def repairs(spans: Spans) -> list[Any]:
 
 KIND = {"llmtrace.link.kind": "repair"}
 NONE = (None, [])
+DETAILS = [{"type": "missing", "loc": ["age"], "msg": "Field required", "input": {"name": "Ann"}}]
+MISTAKE = f"Error: {PYDANTIC}\n Please fix your mistakes."
 TOLD: dict[str, tuple[list[Any], dict[str, Any]]] = {
     "instructor, in tools": (
         after(
@@ -73,6 +75,23 @@ TOLD: dict[str, tuple[list[Any], dict[str, Any]]] = {
     ),
     "pydantic-ai, of a tool": (
         after({"role": "assistant", "tool_calls": [CALL]}, RETRY, "tool"),
+        {},
+    ),
+    "pydantic-ai, of a tool, at length": (
+        after({"role": "assistant", "tool_calls": [CALL]}, f"9 validation errors:\n{'x ' * 4000}\n\n{RETRY}", "tool"),
+        {},
+    ),
+    "pydantic-ai, newer, of a tool": (
+        after({"role": "assistant", "tool_calls": [CALL]}, json.dumps({"error": DETAILS}), "tool"),
+        {},
+    ),
+    "pydantic-ai, newer, of a text": (
+        after("{}", f"Your previous response failed the application's validation (by a program):\n{DETAILS}"),
+        {},
+    ),
+    "LangGraph": (after({"role": "assistant", "tool_calls": [CALL]}, MISTAKE, "tool"), {}),
+    "by hand, of arguments": (
+        after({"role": "assistant", "content": "{}"}, "age: missing. Your arguments did not validate. Try again."),
         {},
     ),
     "by hand": (after("It is Ann.", "Your answer is not valid JSON: Expecting value: line 1. Return only JSON."), {}),
@@ -112,6 +131,15 @@ def test_one_repair_after_the_other(traced: Tracing, api: Sync, replay: Replay, 
     assert repairs(spans) == [NONE, (1, [0]), (2, [1]), NONE]
 
 
+FAILURES = (
+    f"FAILED test_a.py::test_b\n{PYDANTIC}\nEnsure that the file exists and try again.",
+    "1 validation error for File\npath\n  Field required\nEnsure that the file exists.",
+    "error: failed to parse Cargo.toml: invalid JSON. Please try again later.",
+    '{"status": 400, "message": "field required (must be set). Fix the errors and try again."}',
+    "# Loader\nYour output is not valid YAML if it has tabs. Make sure to fix them and try again.",
+    json.dumps({"detail": [{"type": "missing", "loc": ["body", "age"], "msg": "Field required"}]}),
+    "Your response is not valid JSON. Return only JSON.",
+)
 OTHERS: dict[str, list[list[Any]]] = {
     "a chat": [
         ASKED,
@@ -138,6 +166,25 @@ OTHERS: dict[str, list[list[Any]]] = {
         ASKED,
         after({"role": "assistant", "tool_calls": [CALL]}, f"12:01 worker died\n12:02 {PYDANTIC}\n12:03 gone", "tool"),
     ],
+    "an agent's tools that fail": [
+        ASKED,
+        *(after({"role": "assistant", "tool_calls": [CALL]}, failure, "tool") for failure in FAILURES),
+    ],
+    "a chat about a file": [
+        ASKED,
+        after("```yaml\na: 1\n```", "I now get 'field required' from compose. How do I fix that again?"),
+        after("```yaml\na: 1\n```", "1 validation error for Settings\na\n  Field required. How do I fix it?"),
+    ],
+    "a rule for the next answer": [
+        ASKED,
+        after('{"class": 1}', "Next: 'worker died'. If your answer is not valid JSON, you have to answer again."),
+        after('{"class": 1}', "Next log line to classify: 'ERROR validation failed for user 5, must be retried'"),
+        after('{"class": 1}', "JSONDecodeError: Expecting value: line 1 column 1. Classify this line again."),
+    ],
+    "another task": [
+        ASKED,
+        after('{"a": 1}', "Now write documentation that says what a JSONDecodeError is, and make sure it is brief."),
+    ],
     "the same once more": [ASKED, ASKED],
     "an error without a call before": [after("{}", f"Fix the errors:\n{PYDANTIC}")],
     "another prompt": [[{"role": "user", "content": "Who?"}], after("{}", f"Fix the errors:\n{PYDANTIC}")],
@@ -145,10 +192,13 @@ OTHERS: dict[str, list[list[Any]]] = {
 
 
 @pytest.mark.usefixtures("work")
+@pytest.mark.parametrize("more", [{}, {"response_format": {"type": "json_object"}}], ids=["plain", "in JSON"])
 @pytest.mark.parametrize("name", [*OTHERS])
-def test_what_is_none(name: str, traced: Tracing, api: Sync, replay: Replay, spans: Spans) -> None:
+def test_what_is_none(
+    name: str, more: dict[str, Any], traced: Tracing, api: Sync, replay: Replay, spans: Spans
+) -> None:
     for messages in OTHERS[name]:
-        ask(api, replay, messages)
+        ask(api, replay, messages, **more)
     assert repairs(spans) == [NONE] * len(OTHERS[name])
 
 

@@ -211,13 +211,29 @@ def test_odd_usage(
     if odd in ("text", "a number", "a list", "empty", "true", "negative", "floats", "nulls"):
         assert "gen_ai.usage.input_tokens" not in attrs, "not measured, so not said"
         assert "gen_ai.usage.output_tokens" not in attrs
-    if odd in ("details text", "details a list"):
+    if odd in ("details text", "details a list", "more cached than prompt"):
         assert attrs["gen_ai.usage.input_tokens"] == 40
         assert "gen_ai.usage.cache_read.input_tokens" not in attrs
     assert metrics.points("gen_ai.client.inference.duration"), "metrics can still be read"
 
 
 # Server timings.
+
+
+@pytest.mark.parametrize("streaming", [False, True], ids=["whole", "streamed"])
+def test_more_cached_than_prompt_by_timings(
+    api: Sync, replay: Replay, spans: Spans, tracing: Any, streaming: bool
+) -> None:
+    counted = {"prompt_tokens": 40, "completion_tokens": 6, "total_tokens": 46}
+    told = {"timings": {"cache_n": 500_000, "prompt_n": 8, "prompt_ms": 0.1, "predicted_n": 6, "predicted_ms": 0.1}}
+    if streaming:
+        script, changes = (lambda: openai_stream(usage=counted, last=told)), {"stream": True}
+    else:
+        script, changes = (lambda: play.openai_body(usage=counted, **told)), {}
+    attrs = attributes(same_with_and_without(api, replay, spans, tracing, script, **changes))
+    assert attrs["gen_ai.usage.input_tokens"] == 40
+    assert not {name: value for name, value in attrs.items() if value == 500_000}
+
 
 ODD_TIMINGS: dict[str, dict[str, Any]] = {
     "vllm texts": {"metrics": {"queue_time_ms": "8", "time_to_first_token_ms": "9", "generation_time_ms": "12"}},

@@ -187,6 +187,10 @@ PLAIN = {"type": "text", "media_type": "text/plain", "data": "A chart."}
 RESULT = [{"type": "text", "text": "A chart."}, IMAGE, TINY, {"deep": [{"er": {"inline": DATA}}]}]
 USER = {"role": "user"}
 
+SHOT = "Screenshot taken.\n" + json.dumps({"type": "image", "mimeType": "image/png", "data": DATA})
+SHOT_TINY = json.dumps([{"type": "image", "mimeType": "image/png", "data": SMALL}])
+MCP = {"type": "mcp_call", "id": "m", "name": "look", "server_label": "s", "arguments": "{}"}
+
 OPENAI_SENT = [
     {**USER, "content": [{"type": "image_url", "image_url": {"url": URL, "detail": "low"}}]},
     {**USER, "content": [{"type": "input_audio", "input_audio": {"data": SMALL, "format": "wav"}}]},
@@ -194,11 +198,23 @@ OPENAI_SENT = [
     {"role": "assistant", "tool_calls": [call("Oslo", id="a")]},
     {"role": "tool", "tool_call_id": "a", "content": json.dumps({"text": "A chart.", "png": DATA, "also": URL})},
     {"role": "tool", "tool_call_id": "a", "content": f"A chart. ![it]({URL})"},
+    {"role": "tool", "tool_call_id": "a", "content": SHOT},
+    {"role": "tool", "tool_call_id": "a", "content": json.dumps({"png": DATA}).replace("/", "\\/")},
+    {"role": "tool", "tool_call_id": "a", "content": "[INFO] {ok}\n" * 40 + SHOT_TINY},
+    {"role": "tool", "tool_call_id": "a", "content": f"\n  {SHOT_TINY}"},
+    {"role": "tool", "tool_call_id": "a", "content": SHOT_TINY},
+    {"role": "tool", "tool_call_id": "a", "content": json.dumps({"file_data": SMALL, "input_audio": {"data": SMALL}})},
+    {"role": "tool", "tool_call_id": "a", "content": f"img {base64.encodebytes(BYTES).decode()}"},
+    {"role": "system", "content": f"Its logo is {URL}."},
+    {**USER, "content": f"What is {URL}?"},
+    {"role": "assistant", "content": [{"type": "text", "text": f"It is {URL}."}]},
 ]
 ANTHROPIC_SENT = [
     {**USER, "content": [IMAGE, {"type": "document", "source": PLAIN}]},
     {"role": "assistant", "content": [{"type": "tool_use", "id": "t", "name": "look", "input": {"image": URL}}]},
     {**USER, "content": [{"type": "tool_result", "tool_use_id": "t", "content": RESULT}]},
+    {**USER, "content": [{"type": "tool_result", "tool_use_id": "t", "content": f"img {DATA}"}]},
+    {**USER, "content": [{"type": "tool_result", "tool_use_id": "t", "content": [{"type": "text", "text": SHOT}]}]},
 ]
 CONVERSE_SENT = [
     {**USER, "content": [{"image": {"format": "png", "source": {"bytes": BYTES}}}, {"text": "A chart."}]},
@@ -220,6 +236,8 @@ RESPONSES_SENT = [
     {**USER, "content": [{"type": "input_file", "filename": "a.pdf", "file_data": URL}]},
     {"type": "function_call", "call_id": "c", "name": "look", "arguments": "{}"},
     {"type": "function_call_output", "call_id": "c", "output": [{"type": "input_image", "image_url": URL}]},
+    {**MCP, "output": SHOT},
+    {**MCP, "output": f"Screenshot taken: {SHOT_TINY}"},
     {"type": "computer_call_output", "call_id": "c", "output": {"type": "computer_screenshot", "image_url": URL}},
 ]
 OLLAMA_SENT = [{**USER, "content": "A chart.", "images": [DATA]}]
@@ -287,17 +305,38 @@ def test_binary_data_is_left_out_of_ollama(replay: Replay, spans: Spans, tracing
 
 
 def test_what_only_looks_like_data_stays(replay: Replay, spans: Spans, tracing: Tracing) -> None:
-    """A result without a space in it, a link, and a text about the data itself."""
+    """A result without a space in it, a link, a list of words, and a person's text without a data URL in it."""
     long, link = "x" * 5_000, "https://example.com/" + "a/" * 400
     result = json.dumps({"data": "plain", "long": long, "url": link, "format": "json"})
-    sent = [{"role": "tool", "tool_call_id": "a", "content": result}, {**USER, "content": f"Read {URL}"}]
+    words = "\n".join(f"word{number}{letter}" for number in range(9) for letter in "abcdefghijklmnopqrstuvwxyz")
+    written = f"Read {DATA}, data:image/png;base64,... and {SHOT}"
+    results = [{"role": "tool", "tool_call_id": "a", "content": content} for content in (result, words)]
+    sent = [*results, {**USER, "content": written}]
     opened = type("OpenAI", (by_funnel.OpenAI,), {"sent": {"messages": sent}})("sync", replay.url)
     tracing.on(opened.name, capture_content="span_only")
     replay.serve(json_answer(completion()))
     opened.call()
-    first, second = captured(completed(spans))["input.messages"]
+    first, second, third = captured(completed(spans))["input.messages"]
     assert first["parts"][0]["response"] == result
-    assert second["parts"] == [{"type": "text", "content": f"Read {URL}"}]
+    assert second["parts"][0]["response"] == words
+    assert third["parts"] == [{"type": "text", "content": written}]
+    opened.shut()
+
+
+def test_a_data_url_in_the_pieces_of_a_stream_is_left_out(replay: Replay, spans: Spans, tracing: Tracing) -> None:
+    written = f"Here: {URL} is it, and {URL}\nNice"
+    pieces = [chunk({"content": written[place : place + 700]}) for place in range(0, len(written), 700)]
+    said = said_of(by_funnel.OpenAI, sse(*pieces, chunk({}, finish="stop")), "sync", replay, spans, tracing)
+    assert said.text == "Here: <binary data left out> is it, and <binary data left out>\nNice"
+
+
+def test_instructions_without_data_urls(replay: Replay, spans: Spans, tracing: Tracing) -> None:
+    opened = by_funnel.Responses("sync", replay.url)
+    tracing.on(opened.name, capture_content="span_only")
+    replay.serve(opened.whole())
+    opened.client.responses.create(model="m", input="Hi", instructions=f"Draw {URL}")
+    (part,) = captured(completed(spans))["system_instructions"]
+    assert part["content"] == "Draw <binary data left out>"
     opened.shut()
 
 

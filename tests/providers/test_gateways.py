@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -89,3 +90,24 @@ def test_who_tells_more_is_believed_first() -> None:
     assert both is not None
     assert (both.gateway, both.upstream, both.deployment, both.cost) == ("litellm", "Groq", "d", 0.5)
     assert both.who == "Groq d"
+
+
+@pytest.mark.parametrize(
+    ("base", "host"),
+    [
+        ("user:pw@foo.azure.com/openai?api-key=SECRET", "foo.azure.com"),
+        ("foo.azure.com:8443/openai?api-key=SECRET", "foo.azure.com:8443"),
+        ("https://user:pw@foo.azure.com:8443/openai?api-key=SECRET", "foo.azure.com:8443"),
+        ("https://foo.azure.com?api-key=SECRET", "foo.azure.com"),
+        ("https://[::1]:8000/v1", "[::1]:8000"),
+        ("user:pw/SECRET@foo.azure.com/openai", None),
+        ("user:1/SECRET@foo.azure.com/openai", None),
+        ("user:pw", None),
+        ("api-key=SECRET", None),
+        ("azure", "azure"),
+    ],
+)
+def test_of_an_upstream_only_host_and_port(base: str, host: str | None) -> None:
+    hop = gateways.read_headers({"x-litellm-model-api-base": base}, False)
+    assert hop is not None
+    assert hop.upstream == host

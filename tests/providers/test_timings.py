@@ -333,7 +333,8 @@ class TestTraps:
         ],
     )
     def test_server_timing_grammar(self, header: str, expected: dict[str, float]) -> None:
-        assert told(read_timings({}, {}, {"server-timing": header})) == pytest.approx(expected)
+        beside = "server_kv_transfer;dur=1, gen_ttft;dur=1,"  # so that an engine is known by more than one field
+        assert told(read_timings({}, {}, {"server-timing": beside + header})) == pytest.approx(expected)
 
     def test_opaque_totals_are_no_phase(self) -> None:
         headers = {"openai-processing-ms": "122", "x-envoy-upstream-service-time": "130", "server-timing": "x;dur=1"}
@@ -343,6 +344,30 @@ class TestTraps:
         assert read_timings({}, {}) is None
         assert read_timings({"metrics": None, "x_groq": {"id": "r"}, "choices": []}, {"prompt_tokens": 1}, {}) is None
         assert read_timings({"metrics": {"latencyMs": 12}}, {}) is None
+
+    @pytest.mark.parametrize(
+        ("fields", "usage"),
+        [
+            ({"metrics": {"queue_time_ms": 3, "tokens": 5}}, {}),
+            ({"timings": {"predicted_ms": 10}}, {}),
+            ({"timings": {"prompt_ms": 10, "total": 12}}, {}),
+            ({"time_info": {"total_time": 0.5}}, {}),
+            ({"Server-Timing": "server_queue;dur=5"}, {}),
+            ({}, {"total_latency": 0.9}),
+            ({}, {"total_prompt_time_sec": 0.9}),
+        ],
+    )
+    def test_one_field_is_anybodys(self, fields: dict[str, Any], usage: dict[str, Any]) -> None:
+        assert read_timings(fields, usage) is None
+
+    def test_two_fields_are_an_engines_own(self) -> None:
+        for metrics in ({"queue_time_ms": 3, "mean_itl_ms": 5}, {"queue_time_ms": 3, "generation_time_ms": 5}):
+            timings = read_timings({"metrics": metrics}, {})
+            assert timings is not None
+            assert timings.engine == "vllm"
+        timings = read_timings({"timings": {"predicted_n": 2, "predicted_ms": 10}}, {})
+        assert timings is not None
+        assert timings.engine == "llama.cpp"
 
     def test_a_hit_longer_than_its_prefill(self) -> None:
         metrics = REFERENCE | {"kv_cache_hit_time_ms": 85.3}
