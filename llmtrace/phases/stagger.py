@@ -117,6 +117,8 @@ def stagger_spans(start: int, spans: Sequence[tuple[int, int]], end: int) -> lis
     One that ends in the microsecond in which the next one starts, or later, ends where that starts; the last one no
     later than the parent, at ``end``.
     """
+    if not spans:
+        return []
     in_order: list[int] = []
     for begin, _ in spans:
         in_order.append(min(max(begin, start, in_order[-1] if in_order else start), end))

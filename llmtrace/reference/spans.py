@@ -115,12 +115,13 @@ class ServerSpans:
     def _emit_chunks(
         self, timings: Timings, prefill: Phase, start: int, end: int, inside: Context, offset: int
     ) -> None:
-        """The chunks of ``prefill``, whose span lies from ``start`` to ``end`` (epoch ns)."""
-        chunks = [chunk for chunk in timings.chunks if prefill.start <= chunk.start and chunk.end <= prefill.end]
+        """The chunks of ``prefill``, whose span lies from ``start`` to ``end`` (epoch ns), as far as they lie in it: the
+        first one's step may have begun before the cache was looked up for this request."""
+        chunks = [chunk for chunk in timings.chunks if chunk.start < prefill.end and chunk.end > prefill.start]
         measured = [
             (
-                start if chunk.start == prefill.start else chunk.start + offset,
-                end if chunk.end == prefill.end else chunk.end + offset,
+                start if chunk.start <= prefill.start else chunk.start + offset,
+                end if chunk.end >= prefill.end else chunk.end + offset,
             )
             for chunk in chunks
         ]

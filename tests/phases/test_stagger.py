@@ -174,3 +174,7 @@ def test_attempts_are_on_the_path_also_without_a_pause(start: int, pauses: list[
     for was, now in zip(times, moved, strict=True):
         assert abs(was[0] - now[0]) < 1000
         assert abs(was[1] - now[1]) < 1000
+
+
+def test_no_spans_are_no_spans() -> None:
+    assert stagger_spans(5, [], 10) == []
