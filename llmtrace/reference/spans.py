@@ -115,8 +115,8 @@ class ServerSpans:
     def _emit_chunks(
         self, timings: Timings, prefill: Phase, start: int, end: int, inside: Context, offset: int
     ) -> None:
-        """The chunks of ``prefill``, whose span lies from ``start`` to ``end`` (epoch ns), as far as they lie in it: the
-        first one's step may have begun before the cache was looked up for this request."""
+        """The chunks of ``prefill``, whose span lies from ``start`` to ``end`` (epoch ns), as far as they lie in it:
+        the step of the first may have begun before the cache was looked up for this request."""
         chunks = [chunk for chunk in timings.chunks if chunk.start < prefill.end and chunk.end > prefill.start]
         measured = [
             (
