@@ -151,10 +151,6 @@ def expanded(spans: Sequence[otlp.Span]) -> list[otlp.Span]:
     return result
 
 
-def _json(value: Any) -> dict[str, Any]:
-    return {"stringValue": value} if isinstance(value, str) else {"intValue": value}
-
-
 def expanded_json(
     span: Mapping[str, Any], siblings: Sequence[Any], scope: str, service: str
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -180,7 +176,7 @@ def expanded_json(
         {
             "traceId": span["traceId"], "spanId": own, "parentSpanId": span["spanId"], "name": name, "kind": 1,
             "startTimeUnixNano": piece.start_ns, "endTimeUnixNano": piece.end_ns,
-            "attributes": [{"key": key, "value": _json(value)} for key, value in known.items()],
+            "attributes": otlp.pairs_of(known),
         }
         for own, name, piece, known in spans_of(
             reading, span["traceId"].lower(), span["spanId"].lower(), attributes

@@ -462,6 +462,27 @@ def value_of(item: Any) -> Any:
     return None
 
 
+def pairs_of(attributes: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Plain values as OTLP/JSON's list of attributes: what ``value_of`` reads back."""
+    return [{"key": key, "value": _written(value)} for key, value in attributes.items()]
+
+
+def _written(value: Any) -> dict[str, Any]:
+    if isinstance(value, bool):
+        return {"boolValue": value}
+    if isinstance(value, int):
+        return {"intValue": str(value)}
+    if isinstance(value, float):
+        return {"doubleValue": value}
+    if isinstance(value, (list, tuple)):
+        members: list[Any] | tuple[Any, ...] = value
+        return {"arrayValue": {"values": [_written(member) for member in members]}}
+    if isinstance(value, dict):
+        inner: dict[str, Any] = value
+        return {"kvlistValue": {"values": pairs_of(inner)}}
+    return {"stringValue": "" if value is None else str(value)}
+
+
 def _array(value: Any) -> Any:
     return tuple(value_of(member) for member in _list(value, "values")) if _is_mapping(value) else value
 

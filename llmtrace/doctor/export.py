@@ -13,11 +13,10 @@ from llmtrace.doctor.findings import Finding, Mark, plain
 from llmtrace.errors import LlmtraceError
 from llmtrace.launch import destinations
 from llmtrace.launch.probe import is_a_page, refusal
-from llmtrace.version import install_hint
+from llmtrace.version import GRPC_EXPORTER_COMMAND, install_hint
 
 _TIMEOUT_S = 2
 _TRACES_ENDPOINT, _ENDPOINT = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"
-_GRPC = "pip install opentelemetry-exporter-otlp-proto-grpc"
 
 
 class Spans(NamedTuple):
@@ -124,7 +123,12 @@ def _exporters(environ: Mapping[str, str], meant: bool) -> Iterator[Finding]:
             yield _tried(variable, url, grpc, environ, amiss)
         else:
             mark: Mark = "broken" if exporters else "missing"
-            yield Finding(mark, "exporter", f"{plain(name)} is not installed", _GRPC if grpc else install_hint("otlp"))
+            yield Finding(
+                mark,
+                "exporter",
+                f"{plain(name)} is not installed",
+                GRPC_EXPORTER_COMMAND if grpc else install_hint("otlp"),
+            )
 
 
 def _endpoint(environ: Mapping[str, str], grpc: bool) -> tuple[str, str]:

@@ -19,7 +19,7 @@ from typing import Final, Literal, TextIO
 from urllib.parse import urlsplit
 
 from llmtrace.errors import LlmtraceError
-from llmtrace.version import install_hint
+from llmtrace.version import GRPC_EXPORTER_COMMAND, install_hint
 
 VIEWER: Final = "http://127.0.0.1:4319"
 COLLECTOR: Final = "http://127.0.0.1:4318"
@@ -159,9 +159,8 @@ def endpoint(url: str, protocol: str = "", *, exact: bool = False) -> Destinatio
     kind: Kind = "otlp_grpc" if protocol == "grpc" or (not protocol and parts.port == _GRPC_PORT) else "otlp"
     if kind == "otlp_grpc":
         if not _installed("opentelemetry.exporter.otlp.proto.grpc"):
-            command = "pip install opentelemetry-exporter-otlp-proto-grpc"
             raise LlmtraceError(
-                f"sending spans over gRPC needs its exporter: {command}; or use the endpoint's HTTP port"
+                f"sending spans over gRPC needs its exporter: {GRPC_EXPORTER_COMMAND}; or use the endpoint's HTTP port"
             )
         parts = parts._replace(path="", query="")
     elif not exact:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from llmtrace.version import GRPC_EXPORTER_COMMAND
+
 _TRACES_ONLY: Final = "metrics and logs are taken and dropped: this viewer shows traces"
 _WITHOUT_GRPC: Final = (
-    "a program sends over gRPC, which needs grpcio here: pip install opentelemetry-exporter-otlp-proto-grpc, or let it "
+    f"a program sends over gRPC, which needs grpcio here: {GRPC_EXPORTER_COMMAND}, or let it "
     "send over HTTP: OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf"
 )
 

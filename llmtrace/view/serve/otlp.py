@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import orjson
 
-from llmtrace.analyze.otlp import KINDS, STATUSES
+from llmtrace.analyze.otlp import KINDS, STATUSES, pairs_of
 from llmtrace.view.serve.filters import Pairs, count, only
 from llmtrace.view.serve.store import Store
 
@@ -64,11 +64,11 @@ def _document(trace_id: str, span: dict[str, Any]) -> dict[str, Any]:
         },
         "attributes": _pairs(span["attributes"]),
         "events": [
-            {"name": event["name"], "timeUnixNano": str(event["time_ns"]), "attributes": _of(event["attributes"])}
+            {"name": event["name"], "timeUnixNano": str(event["time_ns"]), "attributes": pairs_of(event["attributes"])}
             for event in orjson.loads(span["events"] or "[]")
         ],
         "links": [
-            {"traceId": link["trace_id"], "spanId": link["span_id"], "attributes": _of(link["attributes"])}
+            {"traceId": link["trace_id"], "spanId": link["span_id"], "attributes": pairs_of(link["attributes"])}
             for link in orjson.loads(span["links"] or "[]")
         ],
     }
@@ -77,24 +77,4 @@ def _document(trace_id: str, span: dict[str, Any]) -> dict[str, Any]:
 
 
 def _pairs(text: str | None) -> list[dict[str, Any]]:
-    return _of(orjson.loads(text or "{}"))
-
-
-def _of(attributes: dict[str, Any]) -> list[dict[str, Any]]:
-    return [{"key": key, "value": _value(value)} for key, value in attributes.items()]
-
-
-def _value(value: Any) -> dict[str, Any]:
-    if isinstance(value, bool):
-        return {"boolValue": value}
-    if isinstance(value, int):
-        return {"intValue": str(value)}
-    if isinstance(value, float):
-        return {"doubleValue": value}
-    if isinstance(value, list):
-        members: list[Any] = value
-        return {"arrayValue": {"values": [_value(member) for member in members]}}
-    if isinstance(value, dict):
-        inner: dict[str, Any] = value
-        return {"kvlistValue": {"values": _of(inner)}}
-    return {"stringValue": "" if value is None else str(value)}
+    return pairs_of(orjson.loads(text or "{}"))
