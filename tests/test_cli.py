@@ -335,6 +335,15 @@ def test_doctor_tries_an_export_over_grpc() -> None:
         assert "UNAVAILABLE, it does not speak gRPC" in tried.stdout
 
 
+def test_doctor_tries_a_target_that_grpc_knows_by_itself() -> None:
+    """The same that ``llmtrace run`` takes: no address of http, and none the worse for it."""
+    tried = examined(
+        False, OTEL_EXPORTER_OTLP_ENDPOINT="unix:///tmp/nobody-is-here", OTEL_EXPORTER_OTLP_PROTOCOL="grpc"
+    )
+    assert "is not a URL" not in tried.stdout
+    assert "over gRPC: UNAVAILABLE" in " ".join(tried.stdout.split())
+
+
 def test_doctor_under_llmtrace_run(tmp_path: Path) -> None:
     arguments = ["run", "--file", tmp_path / "t.jsonl", "--", sys.executable, "-m", "llmtrace", "doctor"]
     inside = llmtrace(*arguments)

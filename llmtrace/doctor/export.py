@@ -9,6 +9,7 @@ from importlib.metadata import entry_points
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+from llmtrace.config import is_disabled
 from llmtrace.doctor.findings import Finding, Mark, plain
 from llmtrace.errors import LlmtraceError
 from llmtrace.launch import destinations
@@ -30,7 +31,7 @@ class Spans(NamedTuple):
 def examine(environ: Mapping[str, str]) -> Spans:
     """The sampler, the exporter, and whether its endpoint takes an export."""
     findings: list[Finding] = []
-    if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+    if is_disabled(environ):
         findings.append(Finding("broken", "OTEL_SDK_DISABLED", "true: no span is made", "unset OTEL_SDK_DISABLED"))
     findings += _sampler(environ)
     destination = destinations.from_environ(environ)
@@ -143,8 +144,11 @@ def _endpoint(environ: Mapping[str, str], grpc: bool) -> tuple[str, str]:
 
 def _tried(name: str, url: str, grpc: bool, environ: Mapping[str, str], amiss: Mark) -> Finding:
     """Send an empty export there. ``amiss``: how a failure is marked."""
+    if grpc and destinations.is_grpc_target(url):
+        return _outcome(name, f"{plain(url)} over gRPC", url, grpc, environ, amiss)
+    url = url if "://" in url else f"http://{url}"
     try:
-        parts = urlsplit(url if "://" in url else f"http://{url}")
+        parts = urlsplit(url)
         host, port = parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
     except ValueError:
         host, port, parts = None, 0, urlsplit("")
@@ -152,8 +156,13 @@ def _tried(name: str, url: str, grpc: bool, environ: Mapping[str, str], amiss: M
         return Finding(amiss, name, "the endpoint is not a URL")
     default = " (the default)" if name == "endpoint" else ""
     shown = f"{plain(parts.scheme)}://{host}:{port}{default} over {'gRPC' if grpc else 'HTTP'}"
-    if not destinations.listens(url if "://" in url else f"http://{url}"):
+    if not destinations.listens(url):
         return Finding(amiss, name, f"{shown}: nobody listens", f"unset {name}" if name.startswith("OTEL_") else "")
+    return _outcome(name, shown, url, grpc, environ, amiss)
+
+
+def _outcome(name: str, shown: str, url: str, grpc: bool, environ: Mapping[str, str], amiss: Mark) -> Finding:
+    """What became of an empty export. ``shown``: the address as people may see it."""
     why = refusal(lambda: _export(url, grpc, environ)) or (None if grpc else is_a_page(url))
     if why is None:
         return Finding("ok", name, f"{shown} took an empty export")

@@ -145,7 +145,7 @@ def endpoint(url: str, protocol: str = "", *, exact: bool = False) -> Destinatio
     Raises:
         LlmtraceError: ``url`` is no address, or the exporter is not installed.
     """
-    if protocol == "grpc" and url.partition(":")[0] in _GRPC_SCHEMES and _can_export():
+    if protocol == "grpc" and is_grpc_target(url) and _can_export():
         return Destination("otlp_grpc", url, f"spans go to {url}")
     try:
         parts = urlsplit(url if "://" in url else f"http://{url}")
@@ -201,9 +201,14 @@ def say(sentence: str) -> None:
         print(f"llmtrace: {sentence}", file=stream, flush=True)
 
 
+def is_grpc_target(url: str) -> bool:
+    """Whether ``url`` is a target that gRPC knows by itself and that is no http address."""
+    return url.partition(":")[0] in _GRPC_SCHEMES
+
+
 def listens(url: str) -> bool:
     """Whether somebody takes connections at ``url``, asked for a quarter of a second at most."""
-    if url.partition(":")[0] in _GRPC_SCHEMES:
+    if is_grpc_target(url):
         return True
     parts = urlsplit(url)
     port = parts.port or (443 if parts.scheme == "https" else 80)
