@@ -55,6 +55,14 @@ def run(*arguments: str | Path, cwd: Path, timeout: float = 60.0, **environ: str
     )
 
 
+def by_itself(app: Path, provider: Replay) -> subprocess.CompletedProcess[str]:
+    """The program without ``llmtrace run``: what it sets up, it sets up in code."""
+    return subprocess.run(
+        [sys.executable, str(app), provider.base_url, "m"],
+        env=BARE, cwd=app.parent, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
 def names_in(path: Path) -> list[str]:
     spans: list[str] = []
     for line in path.read_text().splitlines():
@@ -157,10 +165,7 @@ def test_a_second_configure_takes_the_place_of_the_first(provider: Replay, tmp_p
         TWICE
         + "for name in ('a', 'b', 'b'):\n    print(llmtrace.configure('openai', file=name + '.jsonl'))\n    call()\n"
     )
-    done = subprocess.run(
-        [sys.executable, str(app), provider.base_url, "m"],
-        env=BARE, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+    done = by_itself(app, provider)
     assert done.stderr == ""
     assert [names_in(tmp_path / name).count("chat m") for name in ("a.jsonl", "b.jsonl")] == [1, 2]
 
@@ -175,10 +180,7 @@ def test_a_configure_that_fails_leaves_the_one_before_in_force(provider: Replay,
         "    else: raise SystemExit('it was taken')\n"
         "call()\n"
     )
-    done = subprocess.run(
-        [sys.executable, str(app), provider.base_url, "m"],
-        env=BARE, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+    done = by_itself(app, provider)
     assert (done.returncode, done.stderr) == (0, "")
     assert names_in(tmp_path / "a.jsonl").count("chat m") == 1
     assert not (tmp_path / "b.jsonl").exists()
@@ -198,10 +200,7 @@ def test_configure_takes_nothing_over_that_the_program_switched_on(provider: Rep
         "llmtrace.configure('openai', file='b.jsonl')\ncall()\n"
         "print([span.name for span in memory.get_finished_spans()].count('chat m'))\n"
     )
-    done = subprocess.run(
-        [sys.executable, str(app), provider.base_url, "m"],
-        env=BARE, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+    done = by_itself(app, provider)
     assert done.stdout == "1\n"
     assert "traced already, and so not by configure(): openai" in done.stderr
 
@@ -229,10 +228,7 @@ def test_the_terminal_gets_calls_of_a_program_that_catches_its_own_output(provid
 def test_configure_says_so_where_something_else_traces_already(provider: Replay, tmp_path: Path) -> None:
     app = tmp_path / "app.py"
     app.write_text(TWICE + "llmtrace.instrument('openai')\nllmtrace.configure('openai', file='a.jsonl')\ncall()\n")
-    done = subprocess.run(
-        [sys.executable, str(app), provider.base_url, "m"],
-        env=BARE, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+    done = by_itself(app, provider)
     assert done.returncode == 0
     assert "traced already, and so not by configure(): openai. Call llmtrace.uninstrument() before" in done.stderr
 
