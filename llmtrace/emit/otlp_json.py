@@ -23,11 +23,13 @@ _MISSING = f"writing OTLP/JSON needs the OTLP encoder: {install_hint('otlp')}"
 
 
 class OtlpJsonFileExporter(SpanExporter):
-    """Appends one line per batch of spans, whole or not at all.
+    """Appends one line per batch of spans.
 
-    Each line goes out in one write to a file opened for appending, so that an interrupted process leaves a valid file
-    and several processes may share one. A batch that cannot be written is reported once in the log and dropped: the
-    application goes on.
+    Each line goes out in one write to a file opened for appending, so that Ctrl-C leaves whole lines and several
+    processes may share one file. Only a process that is killed outright (SIGKILL, or SIGTERM without a handler) can
+    leave its last line cut short, since the kernel then stops in the middle of the write. Every line therefore begins
+    on a line of its own, whoever left the one before it cut. A batch that cannot be written is reported once in the
+    log and dropped: the application goes on.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -36,7 +38,6 @@ class OtlpJsonFileExporter(SpanExporter):
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._fd: int | None = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
-            self._mend_last_line(self._fd)
         except OSError as error:
             raise LlmtraceError(f"cannot write {self.path}: {error.strerror or error}") from error
         self._lock = Lock()
@@ -51,6 +52,7 @@ class OtlpJsonFileExporter(SpanExporter):
             with self._lock:
                 if self._fd is None:
                     return SpanExportResult.FAILURE
+                self._end_cut_line(self._fd)
                 while line:
                     line = line[os.write(self._fd, line) :]
         except (
@@ -74,8 +76,11 @@ class OtlpJsonFileExporter(SpanExporter):
                 self._fd = None
 
     @staticmethod
-    def _mend_last_line(fd: int) -> None:
-        """Keep a line that an earlier process left unfinished from swallowing our first one."""
+    def _end_cut_line(fd: int) -> None:
+        """Keep a line that a killed process left cut short from swallowing ours.
+
+        Where another process is in the middle of its write just now, this leaves an empty line behind that one.
+        """
         size = os.fstat(fd).st_size
         if size and os.lseek(fd, size - 1, os.SEEK_SET) == size - 1 and os.read(fd, 1) != b"\n":
             os.write(fd, b"\n")
