@@ -35,6 +35,8 @@ __all__ = ["Adapter", "Adapters", "UnknownAdapter", "parse_adapters"]
 
 _MOST_COMPOSED = 8
 """The most compositions that are kept ready; the one that was not used for longest is made anew when it is wanted."""
+_MOST_COUNTED = 64
+"""The most adapters and compositions that are counted by name: each is a series of its own to whoever collects them."""
 _MOST_NUMBERED = 1024
 """The most compositions whose blocks in the prefix cache are known again."""
 
@@ -94,6 +96,8 @@ class Adapters:
         self._count = 0
         self.dropped: list[str] = []
         """Compositions that are not ready any more; the runner forgets what it knows of them."""
+        self.requests: dict[str, int] = {}
+        """How many requests there were for each adapter and composition; beyond the first so many, for `other` ones."""
         self.load_seconds: dict[str, float] = {}
         """How long each took to load, by name."""
         for name, path in paths.items():
@@ -156,6 +160,12 @@ class Adapters:
         check_parts(composition, [self._configs[part] for part in composition.names])
         ranks = [self._known[part].rank for part in composition.names]
         return Adapter(composition.text, rank_of(composition, ranks), self._merge, composition)
+
+    def count(self, name: str) -> None:
+        """Count a request for this adapter or composition."""
+        if name not in self.requests and len(self.requests) >= _MOST_COUNTED:
+            name = "other"
+        self.requests[name] = self.requests.get(name, 0) + 1
 
     def _unknown(self, name: str) -> RunnerError:
         return UnknownAdapter(f"no adapter {name!r}: this runner has {', '.join(self._known) or 'none'}")

@@ -386,7 +386,11 @@ class _Service:
         return JSONResponse(body, status_code=200 if status == "ok" else 503)
 
     async def metrics(self, _: Request) -> Response:
-        return PlainTextResponse(prometheus.render(self._scheduler), media_type=prometheus.CONTENT_TYPE)
+        text = prometheus.render(self._scheduler)
+        adapters = self._scheduler.runner.adapters
+        if adapters is not None and self._conflicts is not None:
+            text += prometheus.render_adapters(adapters, self._conflicts.known)
+        return PlainTextResponse(text, media_type=prometheus.CONTENT_TYPE)
 
     async def requests(self, _: Request) -> Response:
         return JSONResponse({"requests": list(self._last)})

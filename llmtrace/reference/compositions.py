@@ -43,8 +43,7 @@ class Composition:
     def text(self) -> str:
         """Its name: the same for the same composition, however a request wrote it."""
         parts = [
-            name if weight == 1 else f"{name}:{weight:g}"
-            for name, weight in zip(self.names, self.weights, strict=True)
+            name if weight == 1 else f"{name}:{weight:g}" for name, weight in zip(self.names, self.weights, strict=True)
         ]
         way = "" if self.method == STACKED else f"@{self.method}"
         return "+".join(parts) + way + ("" if self.density is None else f":{self.density:g}")

@@ -21,12 +21,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["CHANCE_SIGNS", "EXACT", "Factors", "Group", "Matrix", "Pair", "compare", "compare_all"]
+__all__ = ["EXACT", "Conflict", "Factors", "Group", "Matrix", "Pair", "compare", "compare_all"]
 
 EXACT = 1 << 18
 """The most values of one matrix's delta that are all looked at."""
-CHANCE_SIGNS = 0.5
-"""The share of different signs of two deltas that have nothing to do with each other."""
 _LEAST = 1e-7
 """Singular values below this share of the largest one count as none."""
 _GROUPS = 8
@@ -129,24 +127,32 @@ class Pair:
     sizes: tuple[float, float]
     """The norm of each one's whole change."""
 
+    @property
+    def is_conflict(self) -> bool:
+        """Whether the two clearly pull against each other."""
+        return self.whole is not None and self.whole.cosine <= -_CLEAR
+
     def as_json(self) -> dict[str, Any]:
-        """Everything; with each matrix's angles where there are any."""
+        """All but the single matrices."""
         return {
             "adapters": [self.first, self.second],
             "norms": list(self.sizes),
             "matrices_of_one_only": list(self.only),
             "whole": None if self.whole is None else self.whole.as_json(),
             "groups": [group.as_json() for group in self.groups],
-            "matrices": [
-                {
-                    **{key: value for key, value in _group(matrix.module, [matrix]).as_json().items() if key != "matrices"},
-                    "ranks": list(matrix.ranks),
-                    "angles_degrees": {"outputs": _rounded(matrix.outputs), "inputs": _rounded(matrix.inputs)},
-                }
-                for matrix in self.matrices
-            ],
             "says": self.says(),
         }
+
+    def matrices_as_json(self) -> list[dict[str, Any]]:
+        """Every matrix that both change, with all principal angles."""
+        return [
+            {
+                **_group(matrix.module, [matrix]).as_json(),
+                "ranks": list(matrix.ranks),
+                "angles_degrees": {"outputs": _rounded(matrix.outputs), "inputs": _rounded(matrix.inputs)},
+            }
+            for matrix in self.matrices
+        ]
 
     def says(self) -> str:
         """In one sentence, what this means for running both."""
@@ -154,7 +160,7 @@ class Pair:
         pair = f"{self.first} and {self.second}"
         if whole is None:
             return f"{pair} change different matrices: no weight is touched by both."
-        if whole.cosine <= -_CLEAR:
+        if self.is_conflict:
             return (
                 f"{pair} pull against each other (cosine {whole.cosine:.2f}): signs differ in {whole.signs:.0%} of the "
                 f"weights, and {whole.cancelled:.0%} of what they change cancels.{self._worst(whole)}"
@@ -189,13 +195,29 @@ class Pair:
         return f" Most of the conflict is in {worst.name} (cosine {worst.cosine:.2f})."
 
 
+@dataclass(frozen=True)
+class Conflict:
+    """How the adapters of a composition conflict, pair by pair."""
+
+    pairs: Sequence[Pair]
+    check_ns: int = 0
+    """What the request waited for it, ns; 0 where it was known."""
+
+    @property
+    def worst(self) -> Group | None:
+        """The whole of the two that pull apart most; None where no two change the same matrix."""
+        wholes = [pair.whole for pair in self.pairs if pair.whole is not None]
+        return min(wholes, key=lambda whole: whole.cosine, default=None)
+
+    def as_json(self) -> list[dict[str, Any]]:
+        return [pair.as_json() for pair in self.pairs]
+
+
 _CLEAR = 0.2
 """How far from 0, or from chance, a figure must be to count as clear."""
 
 
-def compare_all(
-    adapters: Sequence[tuple[str, float, Mapping[str, Factors]]], *, exact: int = EXACT
-) -> list[Pair]:
+def compare_all(adapters: Sequence[tuple[str, float, Mapping[str, Factors]]], *, exact: int = EXACT) -> list[Pair]:
     """Every two of these adapters: each one's name, its weight in the composition, and its factors by module."""
     pairs: list[Pair] = []
     for (first, one, ours), (second, other, theirs) in itertools.combinations(adapters, 2):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from llmtrace.reference.adapters import Adapters
+from llmtrace.reference.conflicts import Conflict
 from llmtrace.reference.scheduler import Scheduler
 
-__all__ = ["CONTENT_TYPE", "render"]
+__all__ = ["CONTENT_TYPE", "render", "render_adapters"]
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _PREFIX = "llmtrace:"
@@ -75,6 +77,19 @@ def render(scheduler: Scheduler) -> str:
         out.head(name, "summary", f"Time of ended requests in the phase {phase}.")
         out.line(f"{name}_sum", counters.phase_seconds.get(phase, 0.0))
         out.line(f"{name}_count", counters.phase_counts.get(phase, 0))
+    return out.text()
+
+
+def render_adapters(adapters: Adapters, conflicts: Mapping[str, Conflict]) -> str:
+    """What belongs to adapters: requests by adapter, and how those of each known composition conflict."""
+    out = _Text()
+    out.many("adapter_requests_total", "Requests taken in, by adapter or composition.", "adapter", adapters.requests)
+    worst = {name: found for name, conflict in conflicts.items() if (found := conflict.worst) is not None}
+    for metric, says, values in (
+        ("composition_cosine", "Cosine of its adapters' changes", {name: one.cosine for name, one in worst.items()}),
+        ("composition_signs_differ", "Weights whose signs differ", {name: one.signs for name, one in worst.items()}),
+    ):
+        out.many(metric, f"{says}, of the two that pull apart most.", "composition", values, "gauge")
     return out.text()
 
 

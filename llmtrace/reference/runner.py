@@ -143,6 +143,7 @@ class Runner:
             if self.adapters is None:
                 raise RunnerError(f"no adapter {request.adapter!r}: this runner has none")
             timings.adapter = self.adapters.get(request.adapter)
+            self.adapters.count(timings.adapter.name)
             request = replace(request, adapter=timings.adapter.name)  # one composition may be written in many ways
         if request.grammar is not None:
             timings.grammar, timings.compile_ns = request.grammar.kind, request.grammar.compile_ns

@@ -264,7 +264,9 @@ def test_an_adapter_of_another_model_is_refused(base: Path, tmp_path: Path, laye
 
 
 def test_an_adapter_may_have_any_name(base: Path, folders: dict[str, Path]) -> None:
-    runner = Runner(loaded := build_or_load(base, device="cpu"), adapters=Adapters(loaded, {"qwen2.5": folders["first"]}))
+    runner = Runner(
+        loaded := build_or_load(base, device="cpu"), adapters=Adapters(loaded, {"qwen2.5": folders["first"]})
+    )
     prompt = prompt_of(runner, 8)
     assert tokens(runner, ask(prompt, "qwen2.5"))[0] == expected(base, folders["first"], prompt)
 
