@@ -10,6 +10,8 @@ back from a copy rather than subtracted again: however often adapters are swappe
 from __future__ import annotations
 
 import os
+import re
+import warnings
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -109,11 +111,13 @@ class Adapters:
             begun = perf_counter()
             self._keys[name] = key = f"a{1 + len(self._keys)}"
             try:
-                if self._model is None:
-                    self._model = peft.get_peft_model(
-                        loaded.model, config, adapter_name=key, autocast_adapter_dtype=False
-                    )
-                result = self._model.load_adapter(path, adapter_name=key, autocast_adapter_dtype=False)
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers for an old name
+                    if self._model is None:
+                        self._model = peft.get_peft_model(
+                            loaded.model, config, adapter_name=key, autocast_adapter_dtype=False
+                        )
+                    result = self._model.load_adapter(path, adapter_name=key, autocast_adapter_dtype=False)
             except Exception as error:
                 raise RunnerError(f"cannot load the adapter at {path}: {first_line(error)}") from error
             _require_same_base(path, result, loaded.name)
@@ -283,13 +287,18 @@ class UnknownAdapter(RunnerError):
 def _require_same_base(path: object, result: Any, name: str) -> None:
     """Raise `RunnerError` where an adapter has weights for what the model lacks, or none for what it should adapt."""
     unexpected, missing = (
-        [key for key in keys if ".lora_" in key] for keys in (result.unexpected_keys, result.missing_keys)
+        [_PLACE.sub("", key) for key in keys if ".lora_" in key]
+        for keys in (result.unexpected_keys, result.missing_keys)
     )
     what = f"weights for {unexpected[0]}, which {name} does not have" if unexpected else ""
     if missing and not unexpected:
         what = f"no weights for {missing[0]}, which it says it adapts"
     if what:
         raise RunnerError(f"the adapter at {path} belongs to another model: it has {what}")
+
+
+_PLACE = re.compile(r"^base_model\.model\.|\.lora_.*")
+"""What PEFT adds to the name of the layer."""
 
 
 def _factors(model: Any, key: str) -> dict[str, Factors]:

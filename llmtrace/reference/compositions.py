@@ -147,7 +147,9 @@ def check_parts(composition: Composition, configs: Sequence[Any]) -> None:
         return
     if composition.method in _SAME_RANK and len(set(ranks)) > 1:
         each = ", ".join(f"{name} has {rank}" for name, rank in zip(composition.names, ranks, strict=True))
-        raise CompositionError(f"{composition.method} needs adapters of one rank ({each}): use cat, svd or none")
+        raise CompositionError(
+            f"{composition.method} needs adapters of one rank ({each}): use cat or svd, or stack them"
+        )
     if len({type(config.target_modules) for config in configs}) > 1:
         raise CompositionError("adapters that name their layers by a pattern and by a list can only be stacked")
 

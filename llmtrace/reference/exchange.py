@@ -34,8 +34,8 @@ class Exchange:
     """A Starlette response: call it with scope, receive, send.
 
     `room` is the longest sequence that can be, prompt and output together, in tokens. `adapter` is the one to answer
-    with, and `conflict` what is known of it where it is several; `grammar` is what each answer is held to. `ended` is called once per job, on the event loop, after the job's last news have been
-    passed on.
+    with, and `conflict` what is known of it where it is several; `grammar` is what each answer is held to. `ended` is
+    called once per job, on the event loop, after the job's last news have been passed on.
     """
 
     def __init__(

@@ -144,8 +144,8 @@ class Timings:
         """vLLM's per-request `metrics`, in ms, and beside them the cache phase and how all of it was timed.
 
         `time_to_first_token_ms` runs from scheduled to the first token; `kv_cache_hit_time_ms` and
-        `prefill_others_time_ms` lie inside it, `grammar_compile_time_ms` and `adapter_check_time_ms` inside `queue_time_ms`,
-        `decode_others_time_ms` inside `generation_time_ms`; `adapter_swap_time_ms` in both.
+        `prefill_others_time_ms` lie inside it, `grammar_compile_time_ms` and `adapter_check_time_ms` inside
+        `queue_time_ms`, `decode_others_time_ms` inside `generation_time_ms`; `adapter_swap_time_ms` in both.
         """
         first, last = self.first_token, self.tokens[-1] if self.tokens else None
         scheduled, cached = self.scheduled, self.cache_done

@@ -34,8 +34,8 @@ def render(results: Mapping[str, Any]) -> str:
     headline = f"{results['device']}, torch {results.get('torch', '')}, {results.get('threads', '')} threads"
     if copy:
         headline += f"; copy bandwidth {copy / 1e9:.1f} GB/s, read and written"
-    sections = [_section("Roofline", _roofline(formats, copy))] if copy else []
-    sections += [_section(title, _table(head, rows)) for title, head, rows in _tables(formats) if rows]
+    sections = [section("Roofline", _roofline(formats, copy))] if copy else []
+    sections += [section(title, table(head, rows)) for title, head, rows in _tables(formats) if rows]
     title = escape(f"{results['model']} on {results['device']}")
     return fill(
         "report.html",
@@ -51,11 +51,13 @@ def render(results: Mapping[str, Any]) -> str:
     )
 
 
-def _section(title: str, inner: str) -> str:
+def section(title: str, inner: str) -> str:
+    """A section of a page; nothing where it has nothing in it."""
     return f'<section><h2>{escape(title)}</h2><div class="card scroll">{inner}</div></section>' if inner else ""
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of a page."""
     top = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
     body = "".join(f"<tr>{''.join(f'<td>{escape(value)}</td>' for value in row)}</tr>" for row in rows)
     return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -148,12 +146,18 @@ def test_agreement_conflict_and_distance_are_told_apart(adapters: Adapters) -> N
     alike, against, apart = (
         pair_of(adapters, *names) for names in (("one", "alike"), ("one", "against"), ("low", "high"))
     )
-    assert alike.whole and against.whole and apart.whole
-    assert alike.whole.cosine > 0.8 > -0.8 > against.whole.cosine
-    assert alike.whole.signs < 0.25 < 0.75 < against.whole.signs
+    assert alike.whole is not None
+    assert against.whole is not None
+    assert apart.whole is not None
+    assert alike.whole.cosine > 0.8
+    assert against.whole.cosine < -0.8
+    assert alike.whole.signs < 0.25
+    assert against.whole.signs > 0.75
     assert alike.whole.signs_by_change < alike.whole.signs, "signs differ where there is little change"
-    assert against.whole.cancelled > 0.6 > 0.1 > alike.whole.cancelled
-    assert alike.whole.outputs > 0.8 > 2 * alike.whole.chance[0], "they write to the same outputs"
+    assert against.whole.cancelled > 0.6
+    assert alike.whole.cancelled < 0.1
+    assert alike.whole.outputs > 0.8, "they write to the same outputs"
+    assert alike.whole.chance[0] < 0.15
     assert (apart.whole.cosine, apart.whole.signs, apart.whole.cancelled) == (0, 0, 0)
     assert apart.whole.outputs == pytest.approx(0, abs=1e-9)
     assert apart.whole.angles == pytest.approx((90, 90))
@@ -282,7 +286,7 @@ def test_the_ways_are_those_of_the_peft_that_is_installed() -> None:
 
 
 def test_what_cannot_be_composed_is_refused_before_anything_runs(adapters: Adapters) -> None:
-    with pytest.raises(CompositionError, match="linear needs adapters of one rank .one has 4, wide has 8.: use cat"):
+    with pytest.raises(CompositionError, match=r"linear needs adapters of one rank \(one has 4, wide has 8\): use cat"):
         adapters.get("one+wide@linear")
     assert adapters.get("one+wide@cat").rank == adapters.get("one+wide").rank == 12
     assert adapters.get("one+wide@svd").rank == 8
