@@ -13,6 +13,7 @@ from html import escape
 from typing import Any
 
 from llmtrace.version import VERSION
+from llmtrace.view.bench_formats import side_by_side
 from llmtrace.view.resource import fill, head
 
 _COLOURS = ("var(--decode)", "var(--queue)", "var(--kv_cache_hit)", "var(--prefill)", "var(--merged)")
@@ -26,16 +27,21 @@ def render(results: Mapping[str, Any]) -> str:
     lines = [
         f"{name}: not measured. {measured['reason']}" for name, measured in formats.items() if "reason" in measured
     ]
+    lines += [f"{name}: {measured['note']}." for name, measured in formats.items() if "note" in measured]
     if "launch_bound" in results:
         lines.append(f"Launch-bound ratio: {results['launch_bound']}.")
     if not results.get("done"):
         lines.append("The run was stopped before its end.")
-    notes = "".join(f"<li>{escape(line)}</li>" for line in lines)
     headline = f"{results['device']}, torch {results.get('torch', '')}, {results.get('threads', '')} threads"
     if copy:
         headline += f"; copy bandwidth {copy / 1e9:.1f} GB/s, read and written"
     sections = [section("Roofline", _roofline(formats, copy))] if copy else []
+    heads, rows, words = side_by_side(results)
+    if rows:
+        sections.append(section("Weight formats side by side", table(heads, rows)))
+        lines.insert(0, words)
     sections += [section(title, table(head, rows)) for title, head, rows in _tables(formats) if rows]
+    notes = "".join(f"<li>{escape(line)}</li>" for line in lines)
     title = escape(f"{results['model']} on {results['device']}")
     return fill(
         "report.html",
