@@ -1,6 +1,7 @@
 """`llmtrace bench adapters`: how LoRA adapters conflict, and how far together they move the answers."""
 
 import json
+import os
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
@@ -57,7 +58,10 @@ def add(group: Any) -> None:
             if find_spec("peft") is None:
                 raise ImportError(name="peft")
             from llmtrace.reference.adapter_bench import Asked, measure, named_folders
-        asked = Asked(named_folders(adapter), _weights(weights), method, density, model, device, prompts, tokens)
+        threads = max(1, (os.cpu_count() or 2) // 2)  # torch's spin: on a machine that is not idle, fewer are faster
+        asked = Asked(
+            named_folders(adapter), _weights(weights), method, density, model, device, prompts, tokens, threads
+        )
         stderr = terminal(stderr=True)
         columns = (BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
         with Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal) as progress:

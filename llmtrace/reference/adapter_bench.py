@@ -35,6 +35,8 @@ class Asked:
     prompts: Path | None = None
     tokens: int = 32
     """The most tokens per answer."""
+    threads: int | None = None
+    """torch's threads on the CPU; None: as they are set."""
 
 
 def named_folders(items: Sequence[str]) -> dict[str, Path]:
@@ -95,6 +97,8 @@ def measure(asked: Asked, tell: Progress) -> dict[str, Any]:
 
     composition = composed(list(asked.folders), asked.weights, asked.method, asked.density)
     lines = list(PROMPTS) if asked.prompts is None else read_prompts(asked.prompts)
+    if asked.threads is not None:
+        torch.set_num_threads(asked.threads)
     tell("loading the model", 0, 1)
     loaded = build_or_load(asked.model or _base(asked.folders), device=asked.device)
     tell("loading the adapters", 0, 1)
