@@ -93,7 +93,7 @@ class Adapters:
         self._keys: dict[str, str] = {}  # what PEFT calls them: their own names may hold a dot, which it cannot take
         self._factors: dict[str, dict[str, Factors]] = {}
         self._composed: OrderedDict[str, Composition] = OrderedDict()  # those that are ready, the latest used last
-        self._weighted: list[tuple[Any, str]] = []  # layers whose scale is not the adapter's own: [(layer, key)]
+        self._weighted: list[tuple[Any, str, float]] = []  # layers whose scale is changed: [(layer, key, its own)]
         self._numbers: dict[str, int] = {}
         self._count = 0
         self.dropped: list[str] = []
@@ -226,15 +226,17 @@ class Adapters:
             while len(self._composed) >= _MOST_COMPOSED:
                 self._drop(next(iter(self._composed)))
             if composition.method != STACKED:
-                self._keys[text] = f"c{self.number(text)}"
-                self._make(composition, keys, self._keys[text])
+                key = f"c{self.number(text)}"
+                self._make(composition, keys, key)
+                self._keys[text] = key
             self._composed[text] = composition
         if composition.method != STACKED:
             return [self._keys[text]]
         for layer in self._layers() if any(weight != 1 for weight in composition.weights) else ():
             for key, weight in zip(keys, composition.weights, strict=True):
-                layer.set_scale(key, weight)
-                self._weighted.append((layer, key))
+                if key in layer.scaling:  # PEFT's own set_scale has not always known of RSLoRA
+                    self._weighted.append((layer, key, layer.scaling[key]))
+                    layer.scaling[key] *= weight
         return keys
 
     def _make(self, composition: Composition, keys: Sequence[str], key: str) -> None:
@@ -268,11 +270,11 @@ class Adapters:
         self.dropped.append(text)
 
     def _layers(self) -> list[Any]:
-        return [module for module in self._model.modules() if hasattr(module, "set_scale")]
+        return [module for module in self._model.modules() if isinstance(getattr(module, "scaling", None), dict)]
 
     def _restore(self) -> None:
-        for layer, key in self._weighted:
-            layer.set_scale(key, 1.0)
+        for layer, key, scale in self._weighted:
+            layer.scaling[key] = scale
         self._weighted.clear()
         for layer, weight in self._kept:
             if layer.merged_adapters:

@@ -22,6 +22,11 @@ DENSITY = 0.5
 """The share of values kept, where a way drops some and the composition does not say how many."""
 _MOST_PARTS = 8
 _MOST_WEIGHT = 100.0
+_WAYS = (
+    *("svd", "linear", "cat", "ties", "ties_svd", "dare_ties", "dare_linear", "dare_ties_svd", "dare_linear_svd"),
+    *("magnitude_prune", "magnitude_prune_svd"),
+)
+"""The ways of the oldest PEFT that is supported, which does not list them where a program can read it."""
 _SPARSE = ("ties", "dare", "magnitude_prune")
 
 
@@ -59,7 +64,8 @@ def methods() -> tuple[str, ...]:
     """The ways to compose: stacked, and what the PEFT that is installed offers."""
     import peft
 
-    return (STACKED, *get_args(get_type_hints(peft.LoraModel.add_weighted_adapter)["combination_type"]))
+    ways = get_args(get_type_hints(peft.LoraModel.add_weighted_adapter).get("combination_type"))
+    return (STACKED, *(ways or _WAYS))
 
 
 def parse_composition(text: str, known: Collection[str]) -> Composition | None:

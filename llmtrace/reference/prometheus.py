@@ -110,7 +110,8 @@ class _Text:
     def many(self, name: str, says: str, label: str, values: Mapping[str, float], kind: str = "counter") -> None:
         self.head(name, kind, says)
         for key, value in sorted(dict(values).items()):
-            self.line(f'{name}{{{label}="{key}"}}', value)
+            words = str(key).replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+            self.line(f'{name}{{{label}="{words}"}}', value)
 
     def text(self) -> str:
         return "\n".join(self._lines) + "\n"

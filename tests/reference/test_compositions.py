@@ -423,3 +423,19 @@ def test_one_that_peft_cannot_make_fails_its_request_and_no_other(
         list(runner.generate(ask(PROMPT, "one:9+against@cat")))
     assert len(list(runner.generate(ask(PROMPT, "one")))) == 6
     assert not runner.running
+
+
+def test_a_weight_multiplies_the_scale_that_an_adapter_has(
+    small_path: Path, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """Of RSLoRA too, whose scale is another one."""
+    steady = changed(folders["one"], tmp_path / "steady", lambda _, matrix: matrix)
+    settings = steady / "adapter_config.json"
+    settings.write_text(settings.read_text().replace('"peft_type"', '"use_rslora": true, "peft_type"'))
+    loaded = build_or_load(small_path, device="cpu")
+    adapters = Adapters(loaded, {"steady": steady, "wide": folders["wide"]})
+    assert {each.scale for each in adapters._factors["steady"].values()} == {2.0}, "4 / sqrt(4)"
+    before = logits(adapters, "steady")
+    found = logits(adapters, "steady:0.5+wide")
+    assert torch.allclose(found, dense(small_path, adapters, {"steady": 0.5, "wide": 1.0}), atol=2e-5)
+    assert torch.equal(logits(adapters, "steady"), before)

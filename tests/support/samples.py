@@ -1,9 +1,9 @@
 """The samples of output in README and docs, made by the commands as they are: ``make samples``.
 
 A sample stands between ``<!-- output: llmtrace show --help -->`` and ``<!-- end -->``. Its command is run by a shell in
-a folder that holds three files (and two adapters, for the command on these): ``traces.otlp.jsonl``, one call of every kind; ``broken.otlp.jsonl``, the same with a
-line that is no JSON; ``demo.otlp.jsonl.gz``, what a run of the demo wrote. The terminal is 80 columns wide and without
-colour, and no variable is set that OpenTelemetry or llmtrace reads.
+a folder that holds three files (and two adapters, for the command on these): ``traces.otlp.jsonl``, one call of every
+kind; ``broken.otlp.jsonl``, the same with a line that is no JSON; ``demo.otlp.jsonl.gz``, what a run of the demo wrote.
+The terminal is 80 columns wide and without colour, and no variable is set that OpenTelemetry or llmtrace reads.
 """
 
 from __future__ import annotations
