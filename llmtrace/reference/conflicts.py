@@ -188,11 +188,12 @@ class Pair:
         )
 
     def _worst(self, whole: Group) -> str:
-        """The group that pulls apart most, where the whole does not show it."""
+        """The group that pulls apart most, where it does so clearly more than the whole."""
         worst = min(self.groups, key=lambda group: group.cosine, default=None)
         if worst is None or worst.cosine > -_CLEAR or worst.cosine > whole.cosine - _CLEAR:
             return ""
-        return f" Most of the conflict is in {worst.name} (cosine {worst.cosine:.2f})."
+        how = "They do so most" if self.is_conflict else "But they pull against each other"
+        return f" {how} in {worst.name} (cosine {worst.cosine:.2f})."
 
 
 @dataclass(frozen=True)

@@ -204,6 +204,15 @@ def test_shared_inputs_are_seen_where_the_cosine_is_silent(adapters: Adapters) -
     assert "read the same inputs (overlap 100%" in pair.says()
 
 
+def test_a_conflict_that_the_whole_does_not_show_is_named(adapters: Adapters) -> None:
+    ours = adapters._factors["one"]
+    theirs = {name: Factors(each.a, -each.b if ".1." in name else each.b, 1.0) for name, each in ours.items()}
+    [pair] = compare_all([("one", 1.0, ours), ("other", 1.0, theirs)])
+    assert not pair.is_conflict
+    assert "But they pull against each other in layer 1, " in pair.says()
+    assert "(cosine -1.00)" in pair.says()
+
+
 def test_of_a_large_matrix_a_sample_is_looked_at() -> None:
     generator = torch.Generator().manual_seed(4)
 
