@@ -126,7 +126,8 @@ def _quantization(weights: str, device: str) -> Any:
     if unpacked(weights, device) is None:
         # Torch's own kernel; the default layout needs another package.
         return quantization.Int4WeightOnlyConfig(group_size=_GROUP, int4_packing_format="tile_packed_to_4d")
-    return quantization.IntxWeightOnlyConfig(weight_dtype=torch.int4, granularity=granularity.PerGroup(_GROUP))
+    four_bits = torch.int4  # pyright: ignore[reportAttributeAccessIssue]
+    return quantization.IntxWeightOnlyConfig(weight_dtype=four_bits, granularity=granularity.PerGroup(_GROUP))
 
 
 def unpacked(weights: str, device: str) -> str | None:
