@@ -28,6 +28,9 @@ ONE_AUTHORITY = Path(__file__).parent / "support" / "authority.pem"
 
 def pytest_configure() -> None:
     """Settings of the whole run, child processes included."""
+    # Hundreds of interpreters start here, and each would compile anew what it imports of this checkout.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
     # A client reads its store of authorities whenever it is made, which takes 30 ms; the servers here speak plain HTTP.
     os.environ["SSL_CERT_FILE"] = str(ONE_AUTHORITY)
     # What a shell puts into the background ignores Ctrl-C, and so would the children that tests interrupt.
