@@ -33,6 +33,8 @@ def pytest_configure() -> None:
     sys.dont_write_bytecode = False
     # A client reads its store of authorities whenever it is made, which takes 30 ms; the servers here speak plain HTTP.
     os.environ["SSL_CERT_FILE"] = str(ONE_AUTHORITY)
+    # Each worker has a core at most: torch's other threads would spin while they wait for it.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     # What a shell puts into the background ignores Ctrl-C, and so would the children that tests interrupt.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
