@@ -7,10 +7,10 @@ and not the gateway's own. Its phases are its children, or the children of its a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
-from llmtrace.analyze import engine_calls, nesting, pairs
+from llmtrace.analyze import engine_calls, pairs
 from llmtrace.analyze.expressions import count_of, first, most, nothing, when
 from llmtrace.emit import names
 from llmtrace.phases.model import PHASES, SOURCES
