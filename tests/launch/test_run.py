@@ -50,12 +50,10 @@ def app(tmp_path: Path) -> Path:
     return path
 
 
-def run(
-    *arguments: str | Path, cwd: Path, timeout: float = PATIENCE_S, **environ: str
-) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str | Path, cwd: Path, **environ: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "llmtrace.cli", "run", *map(str, arguments)]
     return subprocess.run(
-        command, cwd=cwd, env=BARE | environ, capture_output=True, text=True, timeout=timeout, check=False
+        command, cwd=cwd, env=BARE | environ, capture_output=True, text=True, timeout=PATIENCE_S, check=False
     )
 
 
