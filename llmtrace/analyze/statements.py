@@ -27,7 +27,7 @@ _kept: dict[Hashable, _Statement] = {}
 
 def name_of(table: Any | None) -> str | None:
     """The name of a table that was made, as part of the next statement; None where there is none."""
-    return None if table is None else table.get_name()
+    return None if table is None else getattr(table.op(), "name", "")
 
 
 class Statements:
@@ -65,7 +65,8 @@ class Statements:
 
     def _compiled(self, expression: Any) -> _Statement:
         kinds = self._connection.compiler.type_mapper
-        columns = [f'"{name}" {kinds.to_string(kind)}' for name, kind in expression.schema().items()]
+        quoted = {name: '"' + name.replace('"', '""') + '"' for name in expression.columns}
+        columns = [f"{quoted[name]} {kinds.to_string(kind)}" for name, kind in expression.schema().items()]
         return _Statement(self._connection.compile(expression), ", ".join(columns))
 
     @cached_property
