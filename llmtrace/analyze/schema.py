@@ -15,7 +15,7 @@ from llmtrace.emit import names
 
 Kind = Literal["text", "int", "float", "bool"]
 
-VERSION: Final = 6
+VERSION: Final = 7
 """Changes with the columns: tables cached by an older version are made anew."""
 
 
@@ -80,6 +80,9 @@ FROM_ATTRIBUTES: Final = (
     Column("delivered_tokens", "int", (names.DELIVERED_TOKENS,)),
     Column("delivered_basis", "text", (names.DELIVERED_BASIS,)),
     Column("engine_span", "text", (ENGINE_SPAN,)),
+    Column("slo_ttft", "float", (names.SLO_TTFT,)),
+    Column("slo_itl", "float", (names.SLO_ITL,)),
+    Column("slo_total", "float", (names.SLO_TOTAL,)),
     # a phase or an attempt
     Column("phase", "text", (names.PHASE,)),
     Column("source", "text", (names.SOURCE,)),
@@ -113,7 +116,7 @@ COLUMNS: Final = (*FIXED, *FROM_ATTRIBUTES)
 SINCE_4: Final = frozenset(
     column.name
     for column in FROM_ATTRIBUTES
-    if column.name.startswith("estimate_") or column.name in ("engine_span", "port", "repairs")
+    if column.name.startswith(("estimate_", "slo_")) or column.name in ("engine_span", "port", "repairs")
 )
 """Columns that a table may lack which an older llmtrace made: nothing stands there."""
 

@@ -128,6 +128,10 @@ def call_attributes(result: Result) -> dict[str, Any]:
         attributes.update(cancellation_attributes(result))
     if result.verdicts:
         attributes.update(attributes_of(result.verdicts))
+    if result.judgement is not None:
+        from llmtrace.calls import objectives  # here, since few programs name any
+
+        attributes.update(objectives.attributes_of(result.judgement))
     return attributes
 
 

@@ -11,6 +11,7 @@ from llmtrace.estimate.hits import NOTHING_TOLD, Told
 from llmtrace.observe.answer import Answer
 from llmtrace.observe.call import Call
 from llmtrace.phases.model import Estimate, Phase
+from llmtrace.phases.objectives import Judgement
 from llmtrace.phases.observation import Observation
 from llmtrace.phases.pace import Pace
 
@@ -36,6 +37,8 @@ class Result:
     """Whether the prompt's beginning came from the cache, by timing alone; where that is not told, but can be."""
     verdicts: Sequence[Verdict] = ()
     """The causes that the diagnosis found, most certain first."""
+    judgement: Judgement | None = None
+    """Whether it met its objectives; None where it has none."""
     asked: bool = True
     """Somebody was asked. False where the client answered by itself: from its cache, from what a test gave it."""
     pace: Pace | None = None
