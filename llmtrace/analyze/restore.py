@@ -96,8 +96,8 @@ def _section(table: list[list[Any]], share: float) -> Section:
         ],
         table,
         f"must shrink by: the least part of the phase that has to go, in every call, for {percent(share)} of the calls "
-        "to meet their objectives; a dash: not even without the phase. without it within: the share of calls that would "
-        "be within theirs if the phase took no time.",
+        "to meet their objectives; a dash: not even without the phase. without it within: the share of calls that "
+        "would be within theirs if the phase took no time.",
     )  # fmt: skip
 
 
