@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from llmtrace.calls.state import CallState
 from llmtrace.diagnosis.verdict import Verdict
 from llmtrace.estimate.hits import NOTHING_TOLD, Told
+from llmtrace.estimate.losses import Loss
 from llmtrace.observe.answer import Answer
 from llmtrace.observe.call import Call
 from llmtrace.phases.model import Estimate, Phase
@@ -33,6 +34,8 @@ class Result:
     expected_cached: int | None = None
     """Prompt tokens that should have come from the provider's cache, by this client's own history; None where that
     cannot be said."""
+    lost: Loss | None = None
+    """Prompt tokens that might have come from the cache and did not, and why."""
     hit: Told = NOTHING_TOLD
     """Whether the prompt's beginning came from the cache, by timing alone; where that is not told, but can be."""
     verdicts: Sequence[Verdict] = ()

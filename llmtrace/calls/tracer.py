@@ -167,6 +167,7 @@ class CallTracer:
             attributes.failure(call, answer),
             split.estimate,
             split.expected_cached,
+            split.lost,
             split.hit,
             verdicts,
         )

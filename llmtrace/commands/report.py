@@ -22,7 +22,7 @@ _SOURCES = (
 )
 
 
-_NAMES = "phases, causes, cost, cancellations, floor, models, accuracy or slo."
+_NAMES = "phases, causes, cost, cancellations, floor, models, accuracy, slo or cache."
 _Share = Annotated[str, typer.Option(metavar="SHARE", help="slo: the share of calls that are to meet theirs.")]
 _WHERE = "s, or PATTERN=s,...: by default what the spans have from the settings."
 _Ttft = Annotated[
@@ -110,7 +110,7 @@ def add(app: Any) -> None:
         *,
         given: Given,
     ) -> None:
-        """What many traces say together: phases, causes, cost, cancellations, floor, models, accuracy or slo."""
+        """What many traces say together: phases, causes, cost, cancellations, floor, models, accuracy, slo or cache."""
         with needs("analyze"):
             from llmtrace.analyze import reports
             from llmtrace.analyze.book import Book

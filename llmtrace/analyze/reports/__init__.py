@@ -11,7 +11,7 @@ from llmtrace.analyze.book import Book
 from llmtrace.analyze.report import Report
 from llmtrace.phases.objectives import Patterns
 
-NAMES: Final = ("phases", "causes", "cost", "cancellations", "floor", "models", "accuracy", "slo")
+NAMES: Final = ("phases", "causes", "cost", "cancellations", "floor", "models", "accuracy", "slo", "cache")
 
 
 @dataclass(frozen=True, slots=True)
