@@ -23,6 +23,15 @@ ROUTE_CHANGED: Final = "route_changed"
 BELOW_MINIMUM: Final = "below_minimum"
 REASONS: Final = (PREFIX_CHANGED, IDLE, EVICTED, ROUTE_CHANGED, BELOW_MINIMUM)
 
+WORDS: Final = {
+    PREFIX_CHANGED: "the prompt's beginning changed",
+    IDLE: "idle for longer than the cache keeps",
+    EVICTED: "evicted early, or sent elsewhere",
+    ROUTE_CHANGED: "another route or model version",
+    BELOW_MINIMUM: "below the least that is cached",
+}
+"""The reasons in words."""
+
 LEAST_TOKENS: Final = 32
 """A smaller loss is not told: counts go in blocks, and characters are no tokens."""
 TEXTS: Final = 8192

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
 import ibis
 
@@ -11,16 +11,8 @@ from llmtrace.analyze.book import Book
 from llmtrace.analyze.expressions import count_of, first, most, when
 from llmtrace.analyze.report import Column, Report, Section, Stack
 from llmtrace.analyze.reports import Options
-from llmtrace.estimate.losses import BELOW_MINIMUM, EVICTED, IDLE, PREFIX_CHANGED, REASONS, ROUTE_CHANGED
+from llmtrace.estimate.losses import REASONS, WORDS
 from llmtrace.wording import plural
-
-WORDS: Final = {
-    PREFIX_CHANGED: "the prompt's beginning changed",
-    IDLE: "idle for longer than the cache keeps",
-    EVICTED: "evicted early, or sent elsewhere",
-    ROUTE_CHANGED: "another route or model version",
-    BELOW_MINIMUM: "below the least that is cached",
-}
 
 
 def make(book: Book, options: Options) -> Report:
