@@ -32,6 +32,7 @@ def make(book: Book, options: Options) -> Report:
     )
     ((every, asked),) = book.rows(calls.aggregate(n=calls.count(), asked=count_of(calls.cached_tokens.notnull())))
     whole = [sum(row[at] or 0 for row in book.rows(_by_route(counted, None))) for at in (2, 3, 4)]
+    asked = asked or 0  # the sum over no rows is null
     report.headline = _headline(whole, every, asked)
     if asked < every:
         report.notes.append(
@@ -70,7 +71,7 @@ def _routes(routes: Sequence[Sequence[Any]]) -> Section:
     for route, calls, tokens, got, lost, seconds, usd, *reasons in routes:
         table.append([route, calls, tokens, got / tokens if tokens else None, got + lost, got, lost, seconds, usd])
         named = {WORDS[name]: float(value) for name, value in zip(REASONS, reasons, strict=True) if value}
-        bars.append((route, {"from the cache": float(got), **named}))
+        bars.append((route, ({"from the cache": float(got)} if got else {}) | named))
     return Section(
         "By route",
         [

@@ -64,7 +64,7 @@ def _headline(whole: Sequence[Any], budget: float, charged: dict[str, float]) ->
     calls, met = whole[0], whole[1]
     spent = (calls - met) / calls / budget
     text = (
-        f"goodput {met / calls:.1%} of {plural(calls, 'call')}: the budget of {budget:.3g} is spent {spent:.2g} times"
+        f"goodput {met / calls:.1%} of {plural(calls, 'call')}: the budget of {budget:.3g} is spent {spent:.3g} times"
     )
     if charged:
         name, seconds = next(iter(charged.items()))
