@@ -17,7 +17,6 @@ from opentelemetry.trace import Link, Span, SpanContext
 from llmtrace.emit import names
 from llmtrace.estimate.prefixes import chain
 from llmtrace.observe.process import Lock
-from llmtrace.providers.reask import is_reask
 
 REPAIR = "repair"
 _KIND = {names.LINK_KIND: REPAIR}
@@ -115,4 +114,8 @@ class Repairs:
             earlier = next((asked for asked in known if asked is not None), None)
         if earlier is None or now - earlier.at > _FOR_S:
             return None
-        return earlier if declared or is_reask(params, now - earlier.at < _QUICK_S) else None
+        if declared:
+            return earlier
+        from llmtrace.providers.reask import is_reask  # here, since few calls come so far: its patterns take long
+
+        return earlier if is_reask(params, now - earlier.at < _QUICK_S) else None

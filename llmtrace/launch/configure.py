@@ -41,8 +41,9 @@ def configure(
     ``view``, ``otlp``, ``file`` and ``console`` the first place that is there is taken: the endpoint in
     ``OTEL_EXPORTER_OTLP_ENDPOINT``, a running viewer, a collector on port 4318, a viewer started now, a file.
 
-    A second call takes the place of the first; calls and tasks under way go on to where they began. Clients that ``llmtrace.instrument`` or ``opentelemetry-instrument``
-    traces already stay with the providers that they have, which is logged.
+    A second call takes the place of the first; what is under way then (calls, tasks) still goes where the first one
+    said. Clients that ``llmtrace.instrument`` or ``opentelemetry-instrument`` traces already stay with the providers
+    that they have, which is logged.
 
     Args:
         clients: names of client libraries, for instance ``"openai"``.
