@@ -40,19 +40,19 @@ def split_call(services: Services, call: Call, state: CallState, answer: Answer,
         phases, complaint = split(seen, None)
         return Split(phases, complaint, None, None, NOTHING_TOLD)
     if state.in_flight is not None:
-        sample = _blindly(services, call, state, answer, seen)
+        sample = _sample(services, call, state, answer, seen)
         engine = state.endpoint.provider if seen.server is None else seen.server.engine
         estimate = services.baselines.end(state.route, state.in_flight, seen.end, sample, engine in STEP_APART)
     phases, complaint = split(seen, estimate)
     for phase in phases:
         if phase.name == QUEUE and phase.blind is not None and isinstance(estimate, Estimate):
             services.baselines.graded(state.route, phase.blind.error, *estimate.queue_sides())
-    expected = _expected(services, call, state, answer)
+    expected = _expected_cached(services, call, state, answer)
     made = estimate if isinstance(estimate, Estimate) else None
-    return Split(phases, complaint, made, expected, _hit(services, state, seen))
+    return Split(phases, complaint, made, expected, _cache_hit(services, state, seen))
 
 
-def _blindly(services: Services, call: Call, state: CallState, answer: Answer, seen: Observation) -> Sample | Unknown:
+def _sample(services: Services, call: Call, state: CallState, answer: Answer, seen: Observation) -> Sample | Unknown:
     """The call as the estimate takes it in: without what the engine says of its own phases, so that this grades it."""
     usage, server = seen.usage, seen.server
     if answer.cached_by_timings and usage is not None:
@@ -78,7 +78,7 @@ def _blindly(services: Services, call: Call, state: CallState, answer: Answer, s
     return sample
 
 
-def _expected(services: Services, call: Call, state: CallState, answer: Answer) -> int | None:
+def _expected_cached(services: Services, call: Call, state: CallState, answer: Answer) -> int | None:
     """Prompt tokens that the history says should have come from the cache; then this prompt is history too."""
     prompt, usage = state.prompt, answer.usage
     if prompt is None or (call.first_token is None and call.answer is None):
@@ -92,7 +92,7 @@ def _expected(services: Services, call: Call, state: CallState, answer: Answer) 
     return expected
 
 
-def _hit(services: Services, state: CallState, seen: Observation) -> Told:
+def _cache_hit(services: Services, state: CallState, seen: Observation) -> Told:
     """Whether a repeated beginning was cached, judged from the time to the first token; then that is learned from.
 
     Only where the provider counts no cached tokens, and once the route's curve says what a prompt costs.
