@@ -42,8 +42,9 @@ class CallTracer:
     def __init__(self, settings: Settings, tracer_provider: Any = None, meter_provider: Any = None) -> None:
         self.settings = settings
         self.services = Services(settings, tracer_provider, meter_provider)
-        self.in_use = InUse() if tracer_provider is None else in_use(tracer_provider)
-        """The calls under way, with those of other tracers that write to the same provider."""
+        self.in_use = InUse()
+        """The calls under way."""
+        self._provider_in_use = InUse() if tracer_provider is None else in_use(tracer_provider)
         self._beginning = Beginning(self.services, self._ended)
 
     def begin(
@@ -69,6 +70,7 @@ class CallTracer:
             call = self._beginning.begin(provider, operation, client, body, url, covers, headers)
             if isinstance(call, Call):
                 self.in_use.begin(call)
+                self._provider_in_use.begin(call)
             return call
         except Exception as error:
             internal_errors.note("beginning a call", error)
@@ -129,6 +131,7 @@ class CallTracer:
             self.drop(state)
         finally:
             call.release()
+            self._provider_in_use.end(call)
             self.in_use.end(call)
 
     def _report(self, call: Call, state: CallState) -> None:

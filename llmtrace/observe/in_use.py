@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
+from llmtrace.observe.internal_errors import note
 from llmtrace.observe.process import after_fork
 
 
@@ -43,7 +44,10 @@ class InUse:
                 action = self._when_free.pop(0)  # one thread gets it, where two are here
             except IndexError:
                 return
-            action()
+            try:
+                action()
+            except Exception as error:
+                note("taking down what was in use", error)
 
     def forget(self) -> None:
         """In a forked child: what was under way, and what waits for it, is the parent's."""

@@ -112,7 +112,8 @@ class _Unit:
         self._attached: Attached | None = None
         self._context: Context | None = None
         self._began = 0
-        self._in_use: InUse | None = None
+        self._in_use: tuple[InUse, object] | None = None
+        """The provider's, and what stands there for this unit, which may be dropped without an end."""
         self._instruments: Callable[[], Meters | None] | None = None
         self.span: Span = trace_api.INVALID_SPAN
         """The OpenTelemetry span, for attributes of your own."""
@@ -125,8 +126,8 @@ class _Unit:
                 self._attributes.setdefault(names.TASK_ID, task_id)
             self._began = now()
             provider = _provider()
-            self._in_use = in_use(provider)
-            self._in_use.begin(self)
+            under_way, token = self._in_use = in_use(provider), object()
+            under_way.begin(token)
             self._instruments = _meters[-1] if _meters else None
             tracer = provider.get_tracer("llmtrace", VERSION)
             self.span = tracer.start_span(self._title, context=parent, attributes=self._attributes)
@@ -153,7 +154,8 @@ class _Unit:
             internal_errors.note("ending a task", ours)
         finally:
             if self._in_use is not None:
-                self._in_use.end(self)
+                under_way, token = self._in_use
+                under_way.end(token)
 
     def _close(self, error: BaseException | None) -> None:
         """Set the last attributes of the span."""
