@@ -277,7 +277,7 @@ def phase_attributes(result: Result, phase: Phase) -> dict[str, Any]:
 
 
 def _engine_facts(result: Result, phase: str | None) -> dict[str, Any]:
-    """What the engine reported beside its timings about ``phase``; None: about all phases that the call has no span of."""
+    """What the engine reports beside its timings of ``phase``; None: of all phases that the call has no span for."""
     answer = result.answer
     by_phase: dict[str, dict[str, Any]] = {}
     if answer.queue_depth is not None:

@@ -77,8 +77,8 @@ def _emit_attempts(children: Children, result: Result) -> SpanContext | None:
 
 
 def _emit_gateway_attempts(children: Children, result: Result) -> bool:
-    """Emit one span for each attempt of a gateway's own that failed, as the gateway reports it; returns whether there was
-    any. Its times are not known: the span has no length, and stands where the answering attempt begins.
+    """Emit one span for each attempt of a gateway's own that failed, as it reports them; returns whether there was any.
+    Its times are not known: the span has no length, and stands where the answering attempt begins.
     """
     hop, start = result.answer.hop, result.seen.start
     for attempt in () if hop is None else hop.attempts:

@@ -1,7 +1,7 @@
 """Answers that the program found wanting: a call that asks again, with the answer and what is wrong with it, is linked
 to the one that it repairs.
 
-No HTTP client makes these retries and no attempt shows them. What gives them away is the beginning of the prompt, which is
+No HTTP client makes these retries and no attempt shows them. What gives them away is the prompt, which begins with
 the whole prompt of an earlier call: of that one only a hash is kept (``estimate.prefixes.chain``).
 """
 
