@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 
-from llmtrace.estimate import fitting, store
+from llmtrace.estimate import store
 from llmtrace.estimate.concurrency import InFlight
 from llmtrace.estimate.expectation import COLUMNS
 from llmtrace.estimate.prefixes import COUNTS, Expected, Prompt, expected
@@ -254,6 +254,8 @@ class Baselines:
         return route
 
     def _fit(self, key: Hashable) -> None:
+        from llmtrace.estimate import fitting  # here, on the thread that fits: no program's start waits for it
+
         self._count(key)
         with self._lock:
             route = self._routes.get(key)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_right
 from math import hypot, sqrt
+from typing import TYPE_CHECKING
 
 from llmtrace.estimate import curve as curves
 from llmtrace.estimate.anchors import Anchors
@@ -17,7 +18,6 @@ from llmtrace.estimate.calibration import Calibration
 from llmtrace.estimate.concurrency import Concurrency, InFlight, Traffic
 from llmtrace.estimate.curve import Curve
 from llmtrace.estimate.expectation import COLUMNS, MOMENTS, WHOLE, Model
-from llmtrace.estimate.fitting import Fitted, Window
 from llmtrace.estimate.limit import Limit
 from llmtrace.estimate.mixture import BUSY, HOT, Steps, Wait, posterior
 from llmtrace.estimate.prefixes import Survival
@@ -27,6 +27,9 @@ from llmtrace.estimate.store import Saved
 from llmtrace.estimate.tokens import PER_CHAR, Ratios
 from llmtrace.phases.merged import ANSWERS_ALIKE, NOT_FITTED, few_calls, narrow_spread, undecided
 from llmtrace.phases.model import Estimate, Unknown
+
+if TYPE_CHECKING:
+    from llmtrace.estimate.fitting import Fitted, Window
 
 WINDOW = 96
 """Calls that the model is fitted to."""
@@ -435,6 +438,8 @@ class Route:
 
     def snapshot(self) -> Window:
         """What a fit needs, copied."""
+        from llmtrace.estimate.fitting import Window  # here: see ``Baselines._fit``
+
         due = self._fit_asked or self.model is None
         self._fit_asked = False
         turn = self._next * COLUMNS if self.points == WINDOW else 0

@@ -9,12 +9,25 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import is_dataclass
+from functools import cached_property
 from itertools import islice
 from typing import Any, Final
 
 from llmtrace.providers.safe import fields, get, items, text
 
 Part = dict[str, Any]
+
+
+class _Pattern:
+    """A regular expression that is compiled when it is first wanted: few programs capture content."""
+
+    def __init__(self, source: str) -> None:
+        self._source = source
+
+    @cached_property
+    def compiled(self) -> re.Pattern[str]:
+        return re.compile(self._source)
+
 
 LEFT_OUT: Final = "<binary data left out>"
 """What stands where binary data was."""
@@ -28,9 +41,9 @@ _BREAK = r"(?:\r?\n|(?:\\r)?\\n)"
 """The end of a line, or how JSON writes it."""
 _LINES = rf"(?:(?:{_BREAK}{_LETTER}{{60,}})+(?:{_BREAK}{_LETTER}+(?:={{1,2}}|\s*\Z))?)?={{0,2}}"
 """What follows on the first line of base64 where it is wrapped."""
-_DATA_URL = re.compile(rf"data:[^,;\"'<>\s]{{0,100}}(?:;[^,;\"'<>\n]{{0,100}})*;base64,[A-Za-z0-9+/=_%-]+{_LINES}")
-_BASE64 = re.compile(rf"{_LETTER}{{60,}}{_LINES}")
-_BEGINS = re.compile(r'\{\s*"|\[\s*[\[{"]')
+_DATA_URL = _Pattern(rf"data:[^,;\"'<>\s]{{0,100}}(?:;[^,;\"'<>\n]{{0,100}})*;base64,[A-Za-z0-9+/=_%-]+{_LINES}")
+_BASE64 = _Pattern(rf"{_LETTER}{{60,}}{_LINES}")
+_BEGINS = _Pattern(r'\{\s*"|\[\s*[\[{"]')
 """How JSON that can hold data begins; "[INFO]" is none."""
 _MOST_DOCUMENTS = 32
 """JSON documents within one text that are looked for."""
@@ -43,7 +56,7 @@ _DATA_FIELDS = frozenset(
 _ALWAYS_DATA = frozenset({"file_data", "fileData", "b64_json", "image_base64"})
 """Fields that hold nothing else."""
 _SOUND = "input_audio"
-_NAMES_DATA = re.compile('"(?:' + "|".join(sorted(_DATA_FIELDS)) + r")\\*\"\s*:")
+_NAMES_DATA = _Pattern('"(?:' + "|".join(sorted(_DATA_FIELDS)) + r")\\*\"\s*:")
 _BINARY_TYPES = frozenset(
     {"base64", "blob", "image", "input_image", "audio", "input_audio", "video", "file", "input_file", "document"}
 )
@@ -170,7 +183,7 @@ def parsed_arguments(arguments: str) -> Any:
 def without_data_urls(value: Any) -> Any:
     """A copy of parts or messages in which ``LEFT_OUT`` stands for each data URL, in whatever text it is."""
     if isinstance(value, str):
-        return _DATA_URL.sub(LEFT_OUT, value) if "base64," in value else value
+        return _DATA_URL.compiled.sub(LEFT_OUT, value) if "base64," in value else value
     if isinstance(value, Mapping):
         whole: Mapping[Any, Any] = value
         return {name: without_data_urls(inner) for name, inner in whole.items()}
@@ -221,9 +234,10 @@ def _holds_binary(whole: Mapping[Any, Any]) -> bool:
 
 def _text_without_binary(value: str, depth: int) -> str:
     string = without_data_urls(str.__str__(value))
-    if depth < _DEEPEST and ("\\/" in string or _NAMES_DATA.search(string)):  # some write a slash in JSON as \/
+    # Some write a slash in JSON as \/
+    if depth < _DEEPEST and ("\\/" in string or _NAMES_DATA.compiled.search(string)):
         string = _documents_without_binary(string, depth)
-    return _BASE64.sub(_unless_text, string) if len(string) >= _LONG else string
+    return _BASE64.compiled.sub(_unless_text, string) if len(string) >= _LONG else string
 
 
 def _unless_text(run: re.Match[str]) -> str:
@@ -235,7 +249,7 @@ def _unless_text(run: re.Match[str]) -> str:
 def _documents_without_binary(string: str, depth: int) -> str:
     """A text in which the JSON documents, wherever they begin, are without binary data. Others stay as they are."""
     decoder, pieces, place = json.JSONDecoder(), list[str](), 0
-    for begun in islice(_BEGINS.finditer(string), _MOST_DOCUMENTS):
+    for begun in islice(_BEGINS.compiled.finditer(string), _MOST_DOCUMENTS):
         if begun.start() < place:
             continue
         try:
