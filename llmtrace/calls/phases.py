@@ -102,9 +102,9 @@ def _hit(services: Services, state: CallState, seen: Observation) -> Told:
         return NOTHING_TOLD
     if usage is None or not usage.input_tokens or usage.cached_tokens is not None:
         return NOTHING_TOLD
-    route = services.baselines.route(state.route)
-    if route is None or route.curve is None:
+    curve = services.baselines.curve(state.route)
+    if curve is None:
         return NOTHING_TOLD
     began = seen.request_arrived if seen.request_arrived is not None else seen.start
-    pace = (first - began) / 1e9 / max(route.curve.cost(usage.input_tokens), 1e-6)
+    pace = (first - began) / 1e9 / max(curve.cost(usage.input_tokens), 1e-6)
     return services.hits.judge(state.route, pace, prompt.prefix)

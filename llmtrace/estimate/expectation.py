@@ -20,17 +20,7 @@ from operator import mul
 from llmtrace.estimate import curve as curves
 from llmtrace.estimate.curve import Curve
 from llmtrace.estimate.mixture import CLASSES, Habits, Shape, cut_normal, weights
-
-MOMENTS = 3
-"""Moments of the client's own traffic that are remembered of each call: the last ones before it was taken up."""
-COLUMNS = 16
-# Uncached, cached, others' tokens beside; seconds from readiness to the first token (whole answers: to the end); class;
-# seconds per output token (whole answers: below 0); delays of headers, first event and first token; the waits until
-# moments of the client's own traffic (below 0: none); output tokens after the first; others in flight while they came;
-# others' uncached tokens computed meanwhile; images and the like in the prompt.
-U, K, BESIDE, S, CLASS, PACE, HEAD, EVENT, TOTAL, M1, M2, M3, N, B, X, MEDIA = range(COLUMNS)
-WHOLE = -1.0
-"""The pace of a whole answer."""
+from llmtrace.estimate.rows import BESIDE, CLASS, M1, MEDIA, MOMENTS, PACE, WHOLE, B, K, N, Row, S, U, X
 
 _ROUNDS = 12
 """Rounds of expectation and maximization. After 8 the figures of the recorded runs no longer move by 1 %."""
@@ -59,8 +49,6 @@ _ODD = 2.0
 """An answer so many standard deviations from what is expected counts the less, the further it is."""
 _CACHED = 0.05
 """What a cached token costs beside an uncached one where the route has not shown it: 5 % in vLLM's recorded runs."""
-
-Row = Sequence[float]
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
