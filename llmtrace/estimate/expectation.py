@@ -14,7 +14,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from math import hypot, sqrt
+from math import sqrt
 from operator import mul
 
 from llmtrace.estimate import curve as curves
@@ -94,12 +94,27 @@ class Model:
 
     def answer_sd(self, x: Sequence[float]) -> float:
         """The same of a whole answer, with all the curve's terms, ``x``."""
-        total, doubt, size = 0.0, self.doubt, curves.TERMS
+        prompt, answer, both = self.parts(x)
+        return sqrt(max(0.0, prompt + answer + 2 * both))
+
+    def parts(self, x: Sequence[float]) -> tuple[float, float, float]:
+        """The variances, s², of what the curve says of a prompt and of its answer, and their covariance: where prompts
+        and answers are hard to tell apart, one is too long by what the other is too short."""
+        doubt, size, split = self.doubt, curves.TERMS, curves.ANSWER
+        prompt = answer = both = 0.0
         for at in range(0, len(doubt), size):
-            if one := x[at // size]:
-                total += one * sum(map(mul, doubt[at : at + size], x))
-        more = 0.0 if self.curve.knows_cached else _CACHED * self.curve.per_token * x[curves.CACHED]
-        return hypot(sqrt(total) if total > 0 else 0.0, more)
+            one = x[at // size]
+            if not one:
+                continue
+            behind = one * sum(map(mul, doubt[at + split : at + size], x[split:]))
+            if at < split * size:
+                prompt += one * sum(map(mul, doubt[at : at + split], x))
+                both += behind
+            else:
+                answer += behind
+        if not self.curve.knows_cached:
+            prompt += (_CACHED * self.curve.per_token * x[curves.CACHED]) ** 2
+        return prompt, answer, both
 
 
 def fit_model(

@@ -105,13 +105,18 @@ class Steps:
     pace: float
     """The mean step while this call's tokens were made, s."""
 
+    @property
+    def crowded(self) -> bool:
+        """Most steps are full."""
+        return self.pace > _CROWDED * self.full
+
     def parts(self, rest: float, work: float) -> list[tuple[float, float]]:
         """Waits that nobody saw the end of, with their weights, if the call shared its steps.
 
         While all steps are full, a prompt takes as many whole ones as it touches, wherever in its first one it began.
         Else it shared its first step alone.
         """
-        if self.pace > _CROWDED * self.full:
+        if self.crowded:
             long = max(self.full, self.pace)
             whole, part = divmod(work / self.full, 1.0)
             few = rest + work - (whole + 1) * long
@@ -209,11 +214,14 @@ def _with_shared(
     """``weights``, and for each of ``moments`` the probability that the call began in the step which ended then."""
     none, brief, long, stretched, until = _densities(rest, work, noise, moments, habits, shape)
     begun: list[float] = []
+    # What the prompt took beyond its own work from the beginning of that step on: the others' part of the first one;
+    # while all steps are full, that of its last one too.
+    later = steps.full if steps.crowded else 0.0
     for moment in moments:
-        early = (moment - rest) / noise
+        early = (moment + later - rest) / noise
         late = (moment - steps.full - rest) / noise
-        inside = 0.5 * (erfc(-early / _ROOT2) - erfc(-late / _ROOT2))
-        begun.append(habits.own * steps.share * inside / len(moments) / steps.full)
+        inside = 0.5 * (erfc(-early * _OVER_ROOT2) - erfc(-late * _OVER_ROOT2))
+        begun.append(habits.own * steps.share * inside / len(moments) / (steps.full + later))
     until = [(1 - steps.share) * each for each in until]
     total = none + brief + long + stretched + sum(until) + sum(begun)
     if total < _LEAST:

@@ -195,7 +195,9 @@ class Route:
         elif wait is None:
             estimate = ANSWERS_ALIKE
         elif whole:
-            estimate = split_whole(self, model, wait, sample, ready, work, answer)
+            estimate = split_whole(
+                self, model, wait, sample, around.beside, ready, work, answer, (output, beside, joined)
+            )
         else:
             estimate = split_stream(self, model, wait, sample, around.beside, ready, work)
         if sample.exact:
@@ -286,6 +288,9 @@ class Route:
         steps, sharing = None, self.sharing
         if sharing.step > 0.0 and (share := sharing.share):
             steps = Steps(share, sharing.step, pace)
+        elif pace > _BUSY_PACE * self.calm_step > 0.0:
+            # Nobody knows whether its steps were shared; then they were as long as the ones in which its tokens came.
+            steps = Steps(sharing.doubt, pace, pace)
         return posterior(rest - every, every, sqrt(square), moments, model.habits[kind], model.shape, step, steps)
 
     # --- learning -------------------------------------------------------------------------------------------------
@@ -363,8 +368,10 @@ class Route:
         self._calm = pack(fitted.calm)
         self.least, self.most = fitted.least, fitted.most
         self.doubted, self.borrowed = fitted.doubted, fitted.borrowed
-        fixed = 0.0 if self.model is None else self.model.curve.fixed
-        self.edges = edges(self.hop, self.anchors.jitter, self.calm_step, fixed)
+        if (model := self.model) is not None:
+            # Where no headers show it, what varies from call to call whatever the prompt is taken for the way's jitter.
+            jitter = self.anchors.jitter if self.anchors.headers_are_admission else model.floor
+            self.edges = edges(self.hop, jitter, self.calm_step, model.curve.fixed)
         if fitted.forget:
             self._rows.keep(fitted.forget)
             self.unsaved = min(self.unsaved, self.points)

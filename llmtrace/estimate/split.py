@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import hypot, sqrt
 from typing import TYPE_CHECKING
 
+from llmtrace.estimate import curve as curves
 from llmtrace.phases.merged import undecided
 from llmtrace.phases.model import Estimate, Unknown
 
@@ -91,23 +92,37 @@ def split_stream(
 
 
 def split_whole(
-    route: Route, model: Model, wait: Wait, sample: Sample, ready: int, work: float, answer: float
+    route: Route,
+    model: Model,
+    wait: Wait,
+    sample: Sample,
+    beside: int,
+    ready: int,
+    work: float,
+    answer: float,
+    made: tuple[float, float, float],
 ) -> Estimate | Unknown:
     """The parts of a whole answer, of which only the end was seen: what did not wait is shared out between prompt
-    and answer as the curve says, and what it does not explain as each of them is unsure."""
+    and answer as the curve says, and what it does not explain as each of them is unsure.
+
+    ``answer``: what the curve says of it, s; ``made``: its terms; the others as of ``split_stream``.
+    """
     left = max(0, sample.first - ready) / 1e9
     hop = min(route.hop, left)
     admission = (ready - sample.start) / 1e9 + hop
     left -= hop
     length = min(wait.mean, left)
-    doubt = model.prompt_sd(sample.uncached, sample.cached, sample.media)
-    prompt_square = model.sd(work) ** 2 + doubt * doubt
-    answer_square = (model.pace_noise * answer) ** 2 + 1e-9
-    share = prompt_square / (prompt_square + answer_square)
+    x = curves.terms(sample.uncached, sample.cached, beside, sample.media) + curves.answer_terms(*made)
+    prompt_square, answer_square, both = model.parts(x)
+    prompt_square += model.sd(work) ** 2
+    answer_square += (model.pace_noise * answer) ** 2 + 1e-9
+    # Two normal variables whose sum is known: what one is by it, and how far it may still be off.
+    square = max(1e-12, prompt_square + answer_square + 2 * both)
+    share = min(1.0, max(0.0, (prompt_square + both) / square))
+    either = _CERTAIN * sqrt(max(0.0, prompt_square - (prompt_square + both) ** 2 / square))
     over = left - length - work - answer
     prefill = min(max(0.0, work + over * share), left - length)
     decode = left - length - prefill
-    either = _CERTAIN * sqrt(prompt_square * answer_square / (prompt_square + answer_square))
     low = length - min(wait.low, length)
     high = max(length, min(wait.high, left)) - length
     if not route.anchors.headers_are_admission:  # how long the way in was, nobody saw
