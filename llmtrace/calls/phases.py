@@ -42,7 +42,10 @@ def split_call(services: Services, call: Call, state: CallState, answer: Answer,
     if state.in_flight is not None:
         sample = _blindly(services, call, state, answer, seen)
         engine = state.endpoint.provider if seen.server is None else seen.server.engine
-        estimate = services.baselines.end(state.route, state.in_flight, seen.end, sample, engine in STEP_APART)
+        upstream = None if answer.hop is None else answer.hop.who
+        estimate = services.baselines.end(
+            state.route, state.in_flight, seen.end, sample, engine in STEP_APART, upstream
+        )
     phases, complaint = split(seen, estimate)
     for phase in phases:
         if phase.name == QUEUE and phase.blind is not None and isinstance(estimate, Estimate):

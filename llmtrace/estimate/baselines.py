@@ -100,7 +100,7 @@ class Baselines:
         """
         with self._lock:
             route = self._route(key)
-            if before is not None and not route.points and route.model is None:
+            if before is not None and route.model is None and not route.seen:
                 route.anchors.headers, route.anchors.event = before
             return route.traffic.begin(start, size)
 
@@ -111,34 +111,52 @@ class Baselines:
         end: int,
         sample: Sample | Unknown = NOT_ESTIMATED,
         step_apart: bool = False,
+        upstream: str | None = None,
     ) -> Estimate | Unknown:
         """The call is over. ``sample``: what was seen of it, or why nothing can be estimated and learned from it.
 
-        ``step_apart``: the engine's own queue leaves out the step that ran when the call came.
+        ``step_apart``: the engine's own queue leaves out the step that ran when the call came. ``upstream``: where the
+        gateway says that it sent the call. Once a route's calls went to several, each of these has a curve of its own
+        as soon as it has calls enough; until then it is judged by all of the route's.
 
         Returns the split of its time to the first token, or why there is none.
         """
+        due: list[Hashable] = []
         with self._lock:
             route = self._route(key)
             if isinstance(sample, Unknown):
-                estimate, due = sample, False
+                estimate = sample
                 route.traffic.end(in_flight, None, end, 0)
             else:
-                estimate, lesson = route.end(sample, in_flight, self.min_calls, self.min_spread)
+                estimate = None
+                if upstream is not None and route.sends_to(upstream) and isinstance(key, tuple):
+                    own = self._route((*key, f"upstream={upstream}"))
+                    own.traffic = route.traffic
+                    told = self._judge((*key, f"upstream={upstream}"), own, sample, in_flight, due)
+                    estimate = told if own.model is not None and own.seen > self.min_calls else None
+                if estimate is None:
+                    estimate = self._judge(key, route, sample, in_flight, due)
                 route.traffic.end(in_flight, None if sample.whole else sample.first, end, sample.uncached)
-                self._later.append((route.learn, (lesson,)))
-                due = route.seen >= self._first_fit and route.due
-                if due:
-                    route.asked()
         if step_apart and isinstance(estimate, Estimate):
             estimate.step_apart = True
         if not self._background:
             self._learn()
-        if due:
+        for each in due:
             if self._background:
-                self._fitter.ask(key)
+                self._fitter.ask(each)
             else:
-                self._fit(key)
+                self._fit(each)
+        return estimate
+
+    def _judge(
+        self, key: Hashable, route: Route, sample: Sample, in_flight: InFlight, due: list[Hashable]
+    ) -> Estimate | Unknown:
+        """What one route says of a call, which it learns from later. ``due``: gets its key where it is to be fitted."""
+        estimate, lesson = route.end(sample, in_flight, self.min_calls, self.min_spread)
+        self._later.append((route.learn, (lesson,)))
+        if route.seen >= self._first_fit and route.due:
+            route.asked()
+            due.append(key)
         return estimate
 
     def graded(self, key: Hashable, error: float, low: float, high: float) -> None:

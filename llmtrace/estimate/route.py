@@ -33,7 +33,7 @@ from llmtrace.phases.model import Estimate, Unknown
 WINDOW = 96
 """Calls that the model is fitted to."""
 FIT_EVERY = 16
-LOOK_EVERY = 4
+LOOK_EVERY = 2
 """Calls between two looks whether the route has changed."""
 _TAKEN_UP = 0.6
 """A call cannot have been taken up so late that less than this share of its curve's cost was left."""
@@ -59,6 +59,7 @@ class Route:
         "_fit_asked",
         "_look_due",
         "_rows",
+        "_upstream",
         "_usual",
         "_waited",
         "_waited_at",
@@ -116,6 +117,8 @@ class Route:
         """By which factor the work may be another than the model says, by the last calls."""
         self.doubted, self.borrowed = 1.0, False
         self._look_due, self._fit_asked = 0, False
+        self._upstream: str | bool | None = None
+        """Where its calls went, as far as a gateway told; True: to several upstreams."""
         self._waited = 0.0
         """Probability that the last call waited."""
         self._waited_at = 0
@@ -135,6 +138,14 @@ class Route:
     def limit(self) -> int | None:
         """Calls that the engine runs at once, where that has shown."""
         return self.limits.known
+
+    def sends_to(self, upstream: str) -> bool:
+        """Whether its calls go to several upstreams, now that one went to this one."""
+        if self._upstream is None:
+            self._upstream = upstream
+        elif self._upstream is not True and self._upstream != upstream:
+            self._upstream = True
+        return self._upstream is True
 
     # --- a call's end ---------------------------------------------------------------------------------------------
     def end(
@@ -384,7 +395,15 @@ class Route:
             return None
         rows = [[float(f"{cell:.6g}") for cell in row] for row in self._rows.last(self.unsaved)]
         self.unsaved = 0
-        return Saved(0.0, rows, self.limits.news(), survival, self.survival.block)
+        return Saved(
+            0.0,
+            rows,
+            self.limits.news(),
+            survival,
+            self.survival.block,
+            [[float(f"{cell:.6g}") for cell in row] for row in unpack(self._calm)],
+            self.calibration.news(),
+        )
 
     def unsave(self, news: Saved) -> None:
         """What ``news`` told could not be saved: it is told again the next time."""
@@ -399,6 +418,8 @@ class Route:
             self.survival.recall(saved.survival, saved.block)
         for row in saved.rows[-WINDOW:]:
             self._rows.put(row)
+        self._calm = pack(saved.calm)
+        self.calibration.recall(saved.graded)
         self.seen = self.points
 
 
