@@ -134,12 +134,14 @@ def main() -> None:
     jobs = [("", "", 0.0), *((module, name, value) for module, name, *both in CONSTANTS for value in both)]
     print(f"seed {seed}", flush=True)
     made: list[Figures] = []
+    commit = provenance.commit()
     with ProcessPoolExecutor(2, get_context("spawn")) as pool:
         for one in pool.map(figures, [seed] * len(jobs), *zip(*jobs, strict=True)):
             made.append(one)
             print(one.line() if one.constant else f"{'as it is':24} {one.line().lstrip()}", flush=True)
-    facts = {"seed": seed, "commit": provenance.commit(), "figures": [asdict(one) for one in made]}
-    RESULTS.write_text(json.dumps(facts, indent=1) + "\n")
+            # Written as it goes: a run that is stopped leaves what it has.
+            facts = {"seed": seed, "commit": commit, "figures": [asdict(one) for one in made]}
+            RESULTS.write_text(json.dumps(facts, indent=1) + "\n")
     print(f"written: {RESULTS}")
 
 
