@@ -20,6 +20,7 @@ from functools import cache
 from importlib import import_module
 from multiprocessing import get_context
 from statistics import fmean
+from typing import Any
 
 from tests.estimate.test_shared_engines import Chat, Seen, follow, grade, recorded, simulated
 from tests.evaluation.common import provenance
@@ -140,7 +141,8 @@ def main() -> None:
             made.append(one)
             print(one.line() if one.constant else f"{'as it is':24} {one.line().lstrip()}", flush=True)
             # Written as it goes: a run that is stopped leaves what it has.
-            facts = {"seed": seed, "commit": commit, "figures": [asdict(one) for one in made]}
+            facts: dict[str, Any] = {"seed": seed, "commit": commit, "constants": len(CONSTANTS)}
+            facts["figures"] = [asdict(one) for one in made]
             RESULTS.write_text(json.dumps(facts, indent=1) + "\n")
     print(f"written: {RESULTS}")
 

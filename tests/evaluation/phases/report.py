@@ -269,7 +269,7 @@ def _sensitivity() -> list[str]:
         "## How much the constants matter\n",
         f"Each constant of the estimate halved and doubled or so, over recorded and simulated runs of shared engines "
         f"(`python -m tests.estimate.sensitivity`, seed {told['seed']}, commit `{told['commit']}`; "
-        f"{len({one['constant'] for one in others})} constants, all in "
+        f"{len({one['constant'] for one in others})} of {told['constants']} constants tried, all in "
         f"[{SENSITIVITY.name}](accuracy/{SENSITIVITY.name})). Those that move the error of the queue by over 3 % of "
         "itself or the coverage by over 1 point:\n",
         table.grid(),
