@@ -68,9 +68,13 @@ false wherever a queue stands (*standing*), which looks the same to a client.
 """
 
 
-def page(facts: dict[str, Any], calls: Sequence[Measured], plots_at: str = "accuracy") -> tuple[str, dict[str, str]]:
+def judged_cells(facts: dict[str, Any], calls: Sequence[Measured]) -> list[Judged]:
+    """Every cell of a run beside every method's claims: some seconds of work."""
+    return judge([Cell(**cell) for cell in facts["cells"]], calls)
+
+
+def page(facts: dict[str, Any], cells: Sequence[Judged], plots_at: str = "accuracy") -> tuple[str, dict[str, str]]:
     """The page's text, and its plots by file name."""
-    cells = judge([Cell(**cell) for cell in facts["cells"]], calls)
     lines = all_lines(facts, cells)
     pictures = draw(cells, facts["audit"])
     where = facts["machine"]
@@ -121,9 +125,8 @@ def _not_run(why: dict[str, str]) -> list[str]:
     return [f"Not run: {'; '.join(some)}: {reason}.\n" for reason, some in by_reason.items()]
 
 
-def files(facts: dict[str, Any], calls: Sequence[Measured]) -> dict[str, str]:
+def files(facts: dict[str, Any], cells: Sequence[Judged]) -> dict[str, str]:
     """What lies beside the page for whoever wants all of it, by file name: a table as CSV each."""
-    cells = judge([Cell(**cell) for cell in facts["cells"]], calls)
     made = (
         {CELLS: tables.joined(tables.errors(cells), tables.more(cells), tables.against(cells)).csv()} if cells else {}
     )
@@ -209,10 +212,11 @@ def _label(judged: Judged) -> str:
 
 def write(folder: Path, facts: dict[str, Any], calls: Sequence[Measured]) -> Path:
     """Write the page and its plots into ``folder``; returns the page's path. The page is whole or not there."""
-    text, pictures = page(facts, calls)
+    cells = judged_cells(facts, calls)
+    text, pictures = page(facts, cells)
     at = folder / "accuracy"
     at.mkdir(parents=True, exist_ok=True)
-    made = pictures | files(facts, calls)
+    made = pictures | files(facts, cells)
     for name, content in made.items():
         (at / name).write_text(content)
     target = folder / "accuracy.md"

@@ -499,7 +499,7 @@ def test_what_an_earlier_run_measured_on_real_servers_stays(tmp_path: Path) -> N
     told = run.keep(facts(cells=[]), tmp_path / "earlier.jsonl")
     assert [each["source"] for each in told["cells"]] == ["live"]
     assert run.calls == some
-    text, _ = report.page(told, run.calls)
+    text, _ = report.page(told, report.judged_cells(told, run.calls))
     assert "Measured by an earlier run (commit abc1234, today)" in text
 
 
