@@ -85,7 +85,9 @@ def main(given: list[str] | None = None) -> int:
     load, code, started = provenance.load_average(), freshness.code_hash("phases"), time.time()
     run = Run(asked)
     stopped = _measure(run, console)
-    where = provenance.machine(provenance.make_command("accuracy", given), started, load) | {"code": code}
+    where = provenance.machine(provenance.make_command("accuracy", _without_places(given)), started, load) | {
+        "code": code
+    }
     facts, page = run.facts({"machine": where}), None
     if args.keep is not None:
         facts = run.keep(facts, args.keep)
@@ -100,6 +102,11 @@ def main(given: list[str] | None = None) -> int:
     if page is not None:
         console.print(f"written: {page}, {args.calls}")
     return _STOPPED if stopped else 0
+
+
+def _without_places(given: list[str] | None) -> list[str]:
+    """The command line as the page tells it: files by their names, not by where they lay on this machine."""
+    return [Path(word).name if "/" in word else word for word in (sys.argv[1:] if given is None else given)]
 
 
 def _measure(run: Run, console: Console) -> bool:

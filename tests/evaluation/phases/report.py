@@ -91,6 +91,7 @@ def page(facts: dict[str, Any], cells: Sequence[Judged], plots_at: str = "accura
             "## In short\n",
             f"{sum(1 for line in known if line.met)} of {len(known)} bars met, each decided by its worst cell "
             "(r: recorded, s: simulated, l: live). *: no bar was set; held to the one that is nearest.\n",
+            *([f"**The live cells are an earlier run's** ({facts['kept']}).\n"] if facts.get("kept") else []),
             tables.summary(lines).grid(text=True),
         ]
     parts += _not_run(facts["not_run"])
@@ -231,7 +232,7 @@ def write(folder: Path, facts: dict[str, Any], calls: Sequence[Measured]) -> Pat
 
 def _section(source: str, cells: Sequence[Judged], kept: str | None) -> list[str]:
     """One source's cells. ``kept``: the earlier run that measured them, where it was one."""
-    notes = [f"Measured by an earlier run ({kept}), kept here beside today's.\n"] if kept else []
+    notes = [f"Measured by an earlier run ({kept}).\n"] if kept else []
     by_note: dict[str, list[str]] = {}
     for judged in cells:
         cell = judged.cell
