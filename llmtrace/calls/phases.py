@@ -45,7 +45,10 @@ def split_call(services: Services, call: Call, state: CallState, answer: Answer,
     if state.in_flight is not None:
         sample = _sample(services, call, state, answer, seen)
         engine = state.endpoint.provider if seen.server is None else seen.server.engine
-        estimate = services.baselines.end(state.route, state.in_flight, seen.end, sample, engine in STEP_APART)
+        upstream = None if answer.hop is None else answer.hop.who
+        estimate = services.baselines.end(
+            state.route, state.in_flight, seen.end, sample, engine in STEP_APART, upstream
+        )
     phases, complaint = split(seen, estimate)
     for phase in phases:
         if phase.name == QUEUE and phase.blind is not None and isinstance(estimate, Estimate):
@@ -112,9 +115,9 @@ def _cache_hit(services: Services, state: CallState, seen: Observation) -> Told:
         return NOTHING_TOLD
     if usage is None or not usage.input_tokens or usage.cached_tokens is not None:
         return NOTHING_TOLD
-    route = services.baselines.route(state.route)
-    if route is None or route.curve is None:
+    curve = services.baselines.curve(state.route)
+    if curve is None:
         return NOTHING_TOLD
     began = seen.request_arrived if seen.request_arrived is not None else seen.start
-    pace = (first - began) / 1e9 / max(route.curve.cost(usage.input_tokens), 1e-6)
+    pace = (first - began) / 1e9 / max(curve.cost(usage.input_tokens), 1e-6)
     return services.hits.judge(state.route, pace, prompt.prefix)
