@@ -96,13 +96,15 @@ class Runner:
         """Seconds of all steps by kind (`prefill`, `decode`, `mixed`, `swap`)."""
         self.busy = 0.0
         """Seconds in which the device computed."""
+        room = cache_tokens or _default_room(loaded, self.max_running, prefix_cache)
+        whole = min(loaded.context, room)  # on CUDA without flash attention the engine keeps a mask of budget x room
         with self._device():
             self._engine = Engine(
                 loaded,
                 max_running=self.max_running,
                 chunk=prefill_chunk,
-                budget=token_budget if prefill_chunk is not None else max(token_budget, loaded.context),
-                cache_tokens=cache_tokens or _default_room(loaded, self.max_running, prefix_cache),
+                budget=token_budget if prefill_chunk is not None else max(token_budget, whole),
+                cache_tokens=room,
                 block=DEFAULT_BLOCK if prefix_cache is None else prefix_cache.block,
                 prefix_cache=prefix_cache,
             )
