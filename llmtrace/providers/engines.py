@@ -87,7 +87,12 @@ VLLM = Engine(
 # Our own server (llmtrace.reference): vLLM's shape, and the time of copying the cached prefix, which lies INSIDE
 # time_to_first_token_ms, under a key of its own.
 REFERENCE = replace(
-    VLLM, name="llmtrace-reference", mark=("engine", "llmtrace-reference"), on_device=("timed_by", "cuda")
+    VLLM,
+    name="llmtrace-reference",
+    mark=("engine", "llmtrace-reference"),
+    on_device=("timed_by", "cuda"),
+    grammar_compile="grammar_compile_time_ms",
+    grammar_mask="grammar_mask_time_ms",
 )
 
 # llama.cpp tools/server (result_timings). `timings` of the body or the last chunk. Float ms. No queue: waiting for a

@@ -37,7 +37,9 @@ def test_every_hook_is_there(owner: str, names: tuple[str, ...]) -> None:
     found: Any = getattr(importlib.import_module(f"{PACKAGE}.{module}"), name)
     source = "".join(inspect.getsource(kind) for kind in found.__mro__ if kind.__module__.startswith(PACKAGE))
     for hook in names:
-        assert hasattr(found, hook) or re.search(rf"self\.{hook}(:.*|, .*)? = |^    {hook}:", source, re.MULTILINE), hook
+        assert hasattr(found, hook) or re.search(rf"self\.{hook}(:.*|, .*)? = |^    {hook}:", source, re.MULTILINE), (
+            hook
+        )
 
 
 def test_the_version_range_is_that_of_the_hooks() -> None:
