@@ -5,15 +5,20 @@ from typing import Annotated, Any
 
 import typer
 
+from llmtrace.commands import bench_grammar
 from llmtrace.commands.common import Device, fail, guarded, needs, terminal
 
 
 def add(app: Any) -> None:
-    """Register the command."""
+    """Register the command, and `bench grammar` under it."""
+    group = typer.Typer()
+    app.add_typer(group, name="bench")
+    bench_grammar.add(group)
 
-    @app.command()
+    @group.callback(invoke_without_command=True)
     @guarded
     def bench(  # pyright: ignore[reportUnusedFunction]
+        context: typer.Context,
         model: Annotated[
             str,
             typer.Option(
@@ -32,6 +37,8 @@ def add(app: Any) -> None:
         ),
     ) -> None:
         """Measure copy bandwidth, matrix rate, prefill (MFU) and decode (MBU) in several weight formats."""
+        if context.invoked_subcommand is not None:
+            return
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
         from llmtrace.view import bench_page

@@ -34,7 +34,7 @@ class ServerTimings:
     model_load: float | None = None
     """Having the model ready, loading included where it was not loaded; a part of the queue."""
     grammar_compile: float | None = None
-    """Compiling the grammar that the answer is held to; before the first token, a part of the queue where that is told."""
+    """Compiling the grammar that the answer is held to: before the first token, and a part of the queue."""
     grammar_mask: float | None = None
     """Working out which tokens may come next, over the whole answer; a part of prefill and decode."""
     device: bool = False

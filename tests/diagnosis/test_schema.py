@@ -1,4 +1,4 @@
-"""A schema that was compiled while the call waited: named where the server says so, and nothing else for the same time."""
+"""A schema that was compiled while the call waited: the server says so, and nothing else is named for that time."""
 
 from __future__ import annotations
 

@@ -20,6 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from llmtrace.emit import names
 from llmtrace.phases.model import PHASES
 from tests.conftest import Tracing
+from tests.examples.served import Served
 from tests.examples.traffic import GRAFANA, Traffic, generator
 from tests.support.apis import Sync
 from tests.support.clock import Clock
@@ -41,7 +42,7 @@ PROMQL = [(title, target["expr"]) for title, target in TARGETS if "expr" in targ
 PROMQL += [(rule["alert"], rule["expr"]) for rule in GENERATED.ALERTS]
 PROMQL += [(rule["record"], rule["expr"]) for rule in GENERATED.RECORDING]
 RECORDED = {rule["record"] for rule in GENERATED.RECORDING}
-CHOICES = {"$__rate_interval": "5m", "$service": ".*", "$model": ".*"}
+CHOICES = {"$__rate_interval": "5m", "$service": ".*", "$model": ".*", "$instance": ".*"}
 """What Grafana puts in for the variables of a page, but for the metrics' names."""
 TRACEQL = [(title, target["query"]) for title, target in TARGETS if "query" in target]
 
@@ -54,8 +55,18 @@ class Series:
     labels: dict[str, str]
 
 
+@pytest.fixture(scope="module")
+def of_the_server(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """What the reference server tells Prometheus."""
+    served = Served(tmp_path_factory.mktemp("served"))
+    served.play()
+    served.end()
+    return served.text()
+
+
 @pytest.fixture
 def series(
+    of_the_server: str,
     replay: Replay,
     spans: Spans,
     tracing: Tracing,
@@ -67,7 +78,11 @@ def series(
     traffic = Traffic(replay, spans, tracing, make_api, clock, monkeypatch)
     for semconv in names.SEMCONVS:
         traffic.play(semconv)
-    exposed = text_string_to_metric_families(generate_latest(traffic.registry).decode())
+    exposed = [
+        family
+        for text in (generate_latest(traffic.registry).decode(), of_the_server)
+        for family in text_string_to_metric_families(text)
+    ]
     traffic.shut()
     return [
         Series(sample.name, {k: v for k, v in sample.labels.items() if v and not k.startswith("otel_scope")})
