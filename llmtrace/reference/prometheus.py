@@ -25,6 +25,12 @@ def render(scheduler: Scheduler) -> str:
     out.one("device_busy_seconds_total", "counter", "Seconds in which the device computed.", runner.busy)
     out.many("step_seconds_total", "Seconds of the loop's steps, by what was in them.", "kind", runner.works)
     out.one("graph_captures_total", "counter", "CUDA graphs captured in the middle of serving.", runner.captures)
+    out.one(
+        "graph_capture_failures_total",
+        "counter",
+        "CUDA graphs that could not be captured; after the first there are none.",
+        runner.failed_captures,
+    )
     out.one("model_load_seconds", "gauge", "Seconds that the model took to load.", runner.loaded.load_seconds)
     adapters = {} if runner.adapters is None else runner.adapters.load_seconds
     out.many("adapter_load_seconds", "Seconds that each adapter took to load.", "adapter", adapters, "gauge")
