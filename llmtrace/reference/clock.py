@@ -240,11 +240,17 @@ def launch_bound_ratio(marks: Sequence[Mark], slack_ns: int = 50_000) -> float |
 
 
 def make_clock(device: str, *, timing: bool = True, stream: Any = None) -> DeviceClock:
-    """A fresh clock for the work of one thread on this device; `stream` is the one that computes, on CUDA."""
+    """A fresh clock for the work of one thread on this device.
+
+    `stream` is the one that computes, on CUDA; by default that device's current one, which is not the current device's
+    where that is another.
+    """
     if not timing:
         return NoClock()
     if device.startswith("cuda"):
-        return CudaClock(stream=stream)
+        import torch
+
+        return CudaClock(stream=torch.cuda.current_stream(device) if stream is None else stream)
     if device == "mps":
         import torch
 

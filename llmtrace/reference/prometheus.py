@@ -22,7 +22,12 @@ def render(scheduler: Scheduler) -> str:
     out.one("num_requests_max_running", "gauge", "Slots.", scheduler.max_running)
     runner = scheduler.runner
     out.one("num_preemptions_total", "counter", "Requests that lost their place in the cache.", runner.preemptions)
-    out.one("device_busy_seconds_total", "counter", "Seconds in which the device computed.", runner.busy)
+    out.one(
+        "device_busy_seconds_total",
+        "counter",
+        "Seconds from each step's launch to its end on the device; gaps between its kernels count.",
+        runner.busy,
+    )
     out.many("step_seconds_total", "Seconds of the loop's steps, by what was in them.", "kind", runner.works)
     out.one("graph_captures_total", "counter", "CUDA graphs captured in the middle of serving.", runner.captures)
     out.one(

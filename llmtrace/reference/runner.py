@@ -95,7 +95,7 @@ class Runner:
         self.works: dict[str, float] = {}
         """Seconds of all steps by kind (`prefill`, `decode`, `mixed`, `swap`)."""
         self.busy = 0.0
-        """Seconds in which the device computed."""
+        """Seconds from each step's launch to its end on the device; gaps between its kernels count."""
         room = cache_tokens or _default_room(loaded, self.max_running, prefix_cache)
         whole = min(loaded.context, room)  # on CUDA without flash attention the engine keeps a mask of budget x room
         with self._device():

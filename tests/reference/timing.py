@@ -1,8 +1,9 @@
-"""`python -m tests.reference.timing`: what the runner's clock costs, step by step, in CPU time on a machine that others use.
+"""`python -m tests.reference.timing`: what the runner's clock costs, in CPU time, on a machine that others use too.
 
-The clock is on in one step and off in the next, in changing order, so that both see the same context and the same machine;
-what counts is the CPU time of the thread that owns the model. The ratio of each pair is noisy, and its median over some
-thousand pairs is not: beside it stands the interval that holds the true median with 95 % (by drawing the pairs again).
+The clock is on in one step and off in the next, in changing order, so that both see the same context and the same
+machine; what counts is the CPU time of the thread that owns the model. The ratio of each pair is noisy, and its median
+over some thousand pairs is not: beside it stands the interval that holds the true median with 95 % (by drawing the
+pairs again).
 """
 
 from __future__ import annotations

@@ -133,7 +133,7 @@ def clock_errors(device: str) -> tuple[list[float], float]:
     side = torch.randn(2048, 2048, device=device)
     for _ in range(3):
         torch.mm(side, side)
-    torch.cuda.synchronize()
+    torch.cuda.synchronize(device)
     with profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as seen:
         clock.start()
         marks = [clock.mark()]
@@ -322,7 +322,9 @@ def memory(setup: Setup) -> tuple[str, bool, dict[str, Any]]:
     timings, outcome, ran_out = Timings(arrived=now()), "not tried", True
     if setup.cuda:
         torch.cuda.empty_cache()
-        filler = torch.empty(torch.cuda.mem_get_info()[0] - (16 << 20), dtype=torch.uint8, device=setup.device)
+        filler = torch.empty(
+            torch.cuda.mem_get_info(setup.device)[0] - (16 << 20), dtype=torch.uint8, device=setup.device
+        )
         try:
             for _ in runner.generate(Request(random_prompt(runner, 4000), 1, Sampling(0), ignore_eos=True), timings):
                 pass
