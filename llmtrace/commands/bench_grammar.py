@@ -33,6 +33,8 @@ def add(group: Any) -> None:
         as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
     ) -> None:
         """Say how many answers fit a schema at the first try: with a grammar, without, and with retries."""
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
         with needs("grammar"):
             import jsonschema  # noqa: F401
             import llguidance  # noqa: F401
@@ -43,7 +45,13 @@ def add(group: Any) -> None:
         lines = PROMPTS if prompts is None else [line for line in _text(prompts).splitlines() if line.strip()]
         if not lines:
             fail(f"--prompts {prompts}: there is no prompt in it")
-        results = measure(build_or_load(model, device=device), Plan(chosen, lines, tokens, tries, temperature))
+        plan = Plan(chosen, lines, tokens, tries, temperature)
+        loaded = build_or_load(model, device=device)
+        stderr = terminal(stderr=True)
+        columns = (BarColumn(), TextColumn("{task.completed}/{task.total} prompts"), TimeElapsedColumn())
+        with Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal) as progress:
+            task = progress.add_task("", total=len(lines))
+            results = measure(loaded, plan, lambda: progress.advance(task))
         if as_json:
             print(json.dumps(results, indent=1))
         else:

@@ -46,8 +46,6 @@ PROMPTS = (
 )
 """The same for prompts."""
 
-Progress = Callable[[str, int, int], None]
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -103,8 +101,8 @@ def validator(schema: dict[str, Any]) -> Callable[[str], bool]:
     return valid
 
 
-def measure(loaded: LoadedModel, plan: Plan, tell: Progress | None = None) -> dict[str, Any]:
-    """Ask everything, and return what each way came to. Raises `RunnerError`."""
+def measure(loaded: LoadedModel, plan: Plan, answered: Callable[[], None] | None = None) -> dict[str, Any]:
+    """Ask everything, and return what each way came to; `answered` is called after each prompt. Raises `RunnerError`."""
     valid = validator(plan.schema)
     grammars = Grammars(loaded)
     runner = Runner(loaded)
@@ -114,9 +112,7 @@ def measure(loaded: LoadedModel, plan: Plan, tell: Progress | None = None) -> di
     again: list[_Answer] = []
     compiled: list[float] = []
     masked: list[float] = []
-    for number, prompt in enumerate(plan.prompts):
-        if tell is not None:
-            tell("answers", number, len(plan.prompts))
+    for prompt in plan.prompts:
         ids = _ids(loaded, prompt, plan.schema)
         begun = now()
         try:
@@ -134,6 +130,8 @@ def measure(loaded: LoadedModel, plan: Plan, tell: Progress | None = None) -> di
             text, timings = _answer(runner, ids, plan, plan.seed + again[-1].tries, None)
             for way in (once, again) if not again[-1].tries else (again,):
                 way[-1].add(valid(text), timings)
+        if answered is not None:
+            answered()
     return {
         "model": loaded.name,
         "device": loaded.device,
