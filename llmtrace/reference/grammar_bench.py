@@ -102,7 +102,10 @@ def validator(schema: dict[str, Any]) -> Callable[[str], bool]:
 
 
 def measure(loaded: LoadedModel, plan: Plan, answered: Callable[[], None] | None = None) -> dict[str, Any]:
-    """Ask everything, and return what each way came to; `answered` is called after each prompt. Raises `RunnerError`."""
+    """Ask everything, and return what each way came to. `answered` is called after each prompt. Raises `RunnerError`.
+
+    Seconds are medians, the other numbers means over the prompts.
+    """
     valid = validator(plan.schema)
     grammars = Grammars(loaded)
     runner = Runner(loaded)
