@@ -1,5 +1,6 @@
 """`llmtrace bench grammar`: what holding answers to a schema is worth, against asking again."""
 
+import importlib
 import json
 from pathlib import Path
 from typing import Annotated, Any
@@ -36,9 +37,8 @@ def add(group: Any) -> None:
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
         with needs("grammar"):
-            import jsonschema  # noqa: F401
-            import llguidance  # noqa: F401
-
+            for package in ("jsonschema", "llguidance"):
+                importlib.import_module(package)
             from llmtrace.reference.grammar_bench import PROMPTS, SCHEMA, Plan, measure
             from llmtrace.reference.model import build_or_load
         chosen = SCHEMA if schema is None else _schema(schema)
