@@ -11,6 +11,7 @@ from tests.support.spans import attributes
 
 if TYPE_CHECKING:
     from tests.conftest import Tracing
+    from tests.support.apis import Sync
     from tests.support.replay import Replay
     from tests.support.spans import Spans
 
@@ -159,3 +160,25 @@ def _tells(spans: Spans, reason: str) -> None:
     events = [dict(event.attributes or {}) for phase in spans.phases(last).values() for event in phase.events]
     (evidence,) = [each for each in events if each.get("llmtrace.diagnosis.cause") == "cold_kv_cache"]
     assert evidence["llmtrace.diagnosis.reason"] == reason
+
+
+DOCUMENT = "What the contract says of deliveries. " * 120
+
+
+def ask_chat(api: Sync, replay: Replay, cached: int, system: str) -> None:
+    usage = {"prompt_tokens": 1400, "completion_tokens": 4, "prompt_tokens_details": {"cached_tokens": cached}}
+    replay.play(play.openai_body(usage=usage))
+    api.create(messages=[{"role": "system", "content": system}, {"role": "user", "content": DOCUMENT}])
+
+
+def test_a_changed_beginning_is_told_with_its_place(traced: Tracing, api: Sync, replay: Replay, spans: Spans) -> None:
+    for minute, cached in ((0, 0), (0, 1280), (1, 0)):
+        ask_chat(api, replay, cached, f"It is 10:{minute:02}. You help with contracts.")
+    new, hit, changed = (attributes(span) for span in spans.parents())
+    assert "llmtrace.kv_cache.lost_tokens" not in new
+    assert "llmtrace.kv_cache.lost_tokens" not in hit
+    assert changed["llmtrace.kv_cache.lost_because"] == "prefix_changed"
+    assert changed["llmtrace.kv_cache.changed_at"] == "messages[0]"
+    assert changed["llmtrace.kv_cache.lost_tokens"] == pytest.approx(1390, abs=30)
+    assert "contracts" not in str(changed), "no text is kept"
+    spans.check_all()
