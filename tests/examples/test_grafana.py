@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,13 +19,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from llmtrace.emit import names
 from llmtrace.phases.model import PHASES
-from tests.conftest import Tracing
 from tests.examples.served import Served
 from tests.examples.traffic import GRAFANA, Traffic, generator
-from tests.support.apis import Sync
-from tests.support.clock import Clock
-from tests.support.replay import Replay
-from tests.support.spans import Spans
 
 SCRAPED = {"job", "instance"}
 """Labels that the Collector's exporter and the scrape add to each series."""
@@ -65,17 +60,8 @@ def of_the_server(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture
-def series(
-    of_the_server: str,
-    replay: Replay,
-    spans: Spans,
-    tracing: Tracing,
-    make_api: Callable[..., Sync],
-    clock: Clock,
-    monkeypatch: pytest.MonkeyPatch,
-) -> list[Series]:
+def series(traffic: Traffic, of_the_server: str) -> list[Series]:
     """Calls of every kind that the pages speak of, under both conventions, and what became of them in Prometheus."""
-    traffic = Traffic(replay, spans, tracing, make_api, clock, monkeypatch)
     for semconv in names.SEMCONVS:
         traffic.play(semconv)
     exposed = [
@@ -83,7 +69,6 @@ def series(
         for text in (generate_latest(traffic.registry).decode(), of_the_server)
         for family in text_string_to_metric_families(text)
     ]
-    traffic.shut()
     return [
         Series(sample.name, {k: v for k, v in sample.labels.items() if v and not k.startswith("otel_scope")})
         for family in exposed

@@ -12,6 +12,7 @@ from tests.support.spans import attributes
 if TYPE_CHECKING:
     from tests.conftest import Tracing
     from tests.support.apis import Sync
+    from tests.support.clock import Clock
     from tests.support.replay import Replay
     from tests.support.spans import Spans
 
@@ -66,7 +67,7 @@ def ask_openai(replay: Replay, body: dict[str, Any], pause: float) -> None:
         client.responses.create(model="gpt-5.6", input="hello")
 
 
-def ask_openai_stream(replay: Replay, body: dict[str, Any], pause: float) -> None:
+def ask_openai_stream(replay: Replay, body: dict[str, Any], pause: float, clock: Clock | None = None) -> None:
     import openai
 
     begun = body | {"status": "in_progress", "output": [], "usage": None, "prompt_cache_diagnostics": None}
@@ -76,7 +77,8 @@ def ask_openai_stream(replay: Replay, body: dict[str, Any], pause: float) -> Non
         {"type": "response.output_text.delta", "sequence_number": 1, **delta},
         {"type": "response.completed", "sequence_number": 2, "response": body},
     ]
-    replay.serve(play.events_script(*events, done=False, ttft=pause))
+    script = play.events_script(*events, done=False, ttft=pause)
+    replay.serve(script if clock is None else clock.playing(script))
     with openai.OpenAI(api_key="x", base_url=replay.base_url, max_retries=0) as client:
         for _ in client.responses.create(model="gpt-5.6", input="hello", stream=True):
             pass
@@ -109,14 +111,14 @@ def test_no_miss_is_no_miss(odd: Any, traced: Tracing, replay: Replay, spans: Sp
     assert not [name for name in attributes(spans.one("completed")) if "cache_miss" in name]
 
 
-def test_openais_word_is_evidence(traced: Tracing, replay: Replay, spans: Spans) -> None:
+def test_openais_word_is_evidence(traced: Tracing, replay: Replay, spans: Spans, clock: Clock) -> None:
     for _ in range(12):
-        ask_openai_stream(replay, response(1900, {"type": "cache_hit"}), WARM)
-    ask_openai_stream(replay, response(0, OPENAI_MISS), COLD)
+        ask_openai_stream(replay, response(1900, {"type": "cache_hit"}), WARM, clock)
+    ask_openai_stream(replay, response(0, OPENAI_MISS), COLD, clock)
     _tells(spans, "the provider says: tools_changed")
 
 
-def test_anthropics_word_is_evidence(tracing: Tracing, replay: Replay, spans: Spans) -> None:
+def test_anthropics_word_is_evidence(tracing: Tracing, replay: Replay, spans: Spans, clock: Clock) -> None:
     tracing.on("anthropic")
     for number in range(13):
         last = number == 12
@@ -132,7 +134,7 @@ def test_anthropics_word_is_evidence(tracing: Tracing, replay: Replay, spans: Sp
             {"type": "message_stop"},
         ]
         parts = [f"event: {event['type']}\n".encode() + play.event(event) for event in events]
-        replay.serve(play.Script(200, play.SSE_HEADERS, play.paced(parts, COLD if last else WARM)))
+        replay.serve(play.Script(200, play.SSE_HEADERS, clock.passing(play.paced(parts, COLD if last else WARM))))
         _ask_anthropic_stream(replay)
     _tells(spans, "the provider says: system_changed")
 
