@@ -115,6 +115,10 @@ def call_attributes(result: Result) -> dict[str, Any]:
         attributes[names.ENGINE] = answer.timings.engine
         if answer.timings.model_load is not None:
             attributes[names.MODEL_LOAD] = answer.timings.model_load
+        if answer.timings.grammar_compile is not None:
+            attributes[names.GRAMMAR_COMPILE] = answer.timings.grammar_compile
+        if answer.timings.grammar_mask is not None:
+            attributes[names.GRAMMAR_MASK] = answer.timings.grammar_mask
     if result.estimate is not None:
         attributes[names.ANCHOR] = result.estimate.anchor
     if result.expected_cached and not any(phase.name == KV_CACHE_HIT for phase in result.phases):

@@ -5,15 +5,16 @@ from typing import Annotated, Any
 
 import typer
 
-from llmtrace.commands import bench_adapters
+from llmtrace.commands import bench_adapters, bench_grammar
 from llmtrace.commands.common import Device, fail, guarded, needs, terminal
 
 
 def add(app: Any) -> None:
-    """Register the command, and `bench adapters` under it."""
+    """Register the command, and `bench adapters` and `bench grammar` under it."""
     group = typer.Typer()
     app.add_typer(group, name="bench")
     bench_adapters.add(group)
+    bench_grammar.add(group)
 
     @group.callback(invoke_without_command=True)
     @guarded

@@ -16,6 +16,7 @@ from llmtrace.diagnosis.causes import (
 )
 from llmtrace.diagnosis.history import MIN_CALLS
 from llmtrace.diagnosis.route import Route
+from llmtrace.diagnosis.schema import cold_schema
 from llmtrace.diagnosis.symptoms import Symptoms
 from llmtrace.diagnosis.timings import network, pace, wait
 from llmtrace.diagnosis.upstreams import Upstreams
@@ -90,6 +91,8 @@ def _judge(route: Route, timed: Route, symptoms: Symptoms) -> list[Verdict]:
             _alone(None, repetition_loop, symptoms),
         )
         verdicts += [verdict for verdict in by_itself if verdict is not None]
+    if symptoms.grammar_compile and (compiled := _alone(None, cold_schema, symptoms)) is not None:
+        verdicts.append(compiled)
     if (buffered := _alone(None, buffered_stream, timed, symptoms)) is not None:
         verdicts.append(buffered)
     if swapped is None:  # another model's times say nothing of this route's

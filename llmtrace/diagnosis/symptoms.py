@@ -35,6 +35,8 @@ class Symptoms:
     """TCP round trip as it is now (smoothed)."""
     server_queue: float | None = None
     server_prefill: float | None = None
+    grammar_compile: float = 0.0
+    """Compiling the answer's grammar, as the server tells it; it lies in no other time here."""
     whole: bool = False
     """The answer came in one piece: its parts are known by the estimate alone."""
     queue: float | None = None
@@ -94,8 +96,11 @@ def symptoms_of(seen: Observation, gaps: Sequence[int] = (), estimate: Estimate 
         symptoms.tokens = usage.output_tokens or 0
     if server is not None:
         symptoms.server_queue, symptoms.server_prefill = server.queue, server.prefill
+        symptoms.grammar_compile = server.grammar_compile or 0.0
+        if symptoms.server_queue is not None:
+            symptoms.server_queue = max(0.0, symptoms.server_queue - symptoms.grammar_compile)
     if seen.sent is not None and seen.headers is not None:
-        symptoms.headers = (seen.headers - seen.sent) / 1e9
+        symptoms.headers = max(0.0, (seen.headers - seen.sent) / 1e9 - symptoms.grammar_compile)
     if estimate is not None and symptoms.server_queue is None:
         take_queue(symptoms, estimate)
     first = seen.first_token
@@ -115,7 +120,8 @@ def symptoms_of(seen: Observation, gaps: Sequence[int] = (), estimate: Estimate 
         return symptoms
     if seen.first_token_error is None:
         begin = seen.request_arrived
-        symptoms.wait = max(0, first - (seen.start if begin is None else begin)) / 1e9
+        waited = (first - (seen.start if begin is None else begin)) / 1e9
+        symptoms.wait = max(0.0, waited - symptoms.grammar_compile)
     symptoms.tokens = symptoms.tokens or seen.chunks
     symptoms.decode = max(0.0, symptoms.reading - seen.consumer_wait)
     chunks = seen.chunks - 1

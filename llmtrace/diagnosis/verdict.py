@@ -17,6 +17,7 @@ RETRY_STORM: Final = "retry_storm"
 MODEL_SWAP: Final = "model_swap"
 REPETITION_LOOP: Final = "repetition_loop"
 BUFFERED_STREAM: Final = "buffered_stream"
+COLD_SCHEMA: Final = "cold_schema"
 
 LEAST_S: Final = 0.02
 """No cause is named for less than this much time, s."""
@@ -36,7 +37,9 @@ CAUSES: Final = (
     REPETITION_LOOP,
     BUFFERED_STREAM,
 )
-
+"""The causes that are judged by what the client sees."""
+TOLD_CAUSES: Final = (COLD_SCHEMA,)
+"""And those that only a server can tell."""
 
 LATENESS: Final = "lateness"
 """The quantity of an answer in one piece that came late, where it does not show whether it waited."""

@@ -24,9 +24,20 @@ def render(scheduler: Scheduler) -> str:
     out.one("num_requests_max_running", "gauge", "Slots.", scheduler.max_running)
     runner = scheduler.runner
     out.one("num_preemptions_total", "counter", "Requests that lost their place in the cache.", runner.preemptions)
-    out.one("device_busy_seconds_total", "counter", "Seconds in which the device computed.", runner.busy)
+    out.one(
+        "device_busy_seconds_total",
+        "counter",
+        "Seconds from each step's launch to its end on the device; gaps between its kernels count.",
+        runner.busy,
+    )
     out.many("step_seconds_total", "Seconds of the loop's steps, by what was in them.", "kind", runner.works)
     out.one("graph_captures_total", "counter", "CUDA graphs captured in the middle of serving.", runner.captures)
+    out.one(
+        "graph_capture_failures_total",
+        "counter",
+        "CUDA graphs that could not be captured; after the first there are none.",
+        runner.failed_captures,
+    )
     out.one("model_load_seconds", "gauge", "Seconds that the model took to load.", runner.loaded.load_seconds)
     adapters = {} if runner.adapters is None else runner.adapters.load_seconds
     out.many("adapter_load_seconds", "Seconds that each adapter took to load.", "adapter", adapters, "gauge")

@@ -166,7 +166,7 @@ def _fits(model: str, weights: str, device: str) -> None:
     import torch
 
     if device.startswith("cuda"):
-        free = int(torch.cuda.mem_get_info()[0])
+        free = int(torch.cuda.mem_get_info(device)[0])
     elif hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     else:
