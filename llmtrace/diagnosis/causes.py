@@ -26,6 +26,8 @@ OF_CALL = 0.1
 """And for this share of the call."""
 BURSTS = 0.35
 """A median gap of less than this share of the mean: most chunks came together with others."""
+SLOWER = 0.02
+"""A route's shortest median gap grows again by this share of the way to each longer one."""
 KNOWN_ANSWERS = 10
 """Calls after which another model than ever before is news."""
 PLAIN, FAIR, WEAK = 4.0, 2.0, 1.0
@@ -81,10 +83,12 @@ def buffered_stream(route: Route, symptoms: Symptoms) -> Verdict | None:
     even = symptoms.gap / symptoms.mean_gap
     usual = route.evenness
     score = (usual.mid - even) / (usual.mid - BURSTS) if usual.mid > BURSTS else 0.0
-    # The median gap collapsed, and not because a few long stalls raised the mean.
-    odd = usual.ready and even < BURSTS < usual.mid / 2 and symptoms.gap < BURSTS * route.pace.ref
+    # The median gap collapsed, to less than the model ever needed: a few long stalls that raise the mean are no bursts.
+    odd = usual.ready and even < BURSTS < usual.mid / 2 and symptoms.gap < BURSTS * route.least_gap
     usual.learn(even, odd)
     if not odd:
+        least = route.least_gap
+        route.least_gap = symptoms.gap if symptoms.gap < least else least + SLOWER * (min(symptoms.gap, 1.0) - least)
         return None
     symptoms.headers = None  # they waited for the rest of the first burst, and so did the first token
     if symptoms.wait is not None:

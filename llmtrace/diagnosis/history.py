@@ -258,6 +258,11 @@ class Line(Habit["tuple[float, float]"]):
         """Whether nobody need look closer at ``y``; the room is at least this large everywhere on the line."""
         return y - self.mid - self.slope * x <= DRIFT * self.room and not self.cusum and not self._run
 
+    def over(self, x: float, y: float) -> float:
+        """By how much ``y`` is beyond the usual at ``x``, by how far up the line that lies."""
+        usual = self.mid + self.slope * x
+        return (y - usual) * self.ref / usual if usual > self.ref > 0 else y - usual
+
     def score(self, x: float, y: float) -> float:
         """The distance of ``y`` from the usual at ``x``, in rooms."""
         usual = self.mid + self.slope * x

@@ -43,12 +43,15 @@ class Route:
         "fingerprints",
         "fresh",
         "headers",
+        "high_headers",
         "high_pace",
         "high_queue",
+        "high_wait",
         "hit",
         "idle",
         "last_end",
         "late",
+        "least_gap",
         "named",
         "outside",
         "pace",
@@ -72,6 +75,8 @@ class Route:
         """When the last calls ended, monotonic ns, in order."""
         self.waits = Line(LEAST_S, 0.25, every=61)
         """Uncached tokens -> wait less the queue that the server reports, s."""
+        self.high_wait = Shift()
+        """Waits beyond that line, s, while nobody estimates the queue."""
         self.waits_untold = Level(LEAST_S, 0.25)
         """The wait of calls without usage, s."""
         self.queue = Level(LEAST_S, 0.25)
@@ -80,6 +85,7 @@ class Route:
         self.outside = Level(LEAST_S, 0.25, sigmas=WILD)
         """Of the wait, what the server's own times leave, s."""
         self.headers = Level(LEAST_S, 0.25, sigmas=WILD)
+        self.high_headers = Shift()
         self.setup = Level(LEAST_S, 0.5)
         self.rtt = Level(0.01, 0.5)
         self.fresh = Level(log(SURGE), sigmas=4.6, alarm=0.7)
@@ -94,6 +100,8 @@ class Route:
         """Decode time per token beyond the usual, as a share of that, by the root of the tokens."""
         self.evenness = Level(0.2, sigmas=3.0)
         """Median gap by mean gap."""
+        self.least_gap = 1.0
+        """The shortest median gap of its streams lately, s."""
         self.alongside = Level(1.0, 0.5, sigmas=3.0)
         """The application's own calls at the same time."""
         self.beside = 0.0
@@ -147,8 +155,8 @@ class Route:
             self.pace,
         ):
             habit.restart()
-        self.high_queue.restart()
-        self.high_pace.restart()
+        for shift in (self.high_queue, self.high_wait, self.high_headers, self.high_pace):
+            shift.restart()
         self.fingerprints.restart()
         self.change = 0.0
         self.changed = self.calls

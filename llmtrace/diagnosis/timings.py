@@ -10,7 +10,7 @@ from math import log, sqrt
 from typing import Final
 
 from llmtrace.diagnosis.history import FEW_CALLS, Level
-from llmtrace.diagnosis.queueing import is_crowded, own_crowd, queueing
+from llmtrace.diagnosis.queueing import SHARE, is_crowded, own_crowd, queueing
 from llmtrace.diagnosis.route import PACE_SHARE, Route
 from llmtrace.diagnosis.symptoms import Symptoms
 from llmtrace.diagnosis.verdict import (
@@ -32,6 +32,8 @@ EARLY: Final = 0.6
 way, or at the front end."""
 IDLE_S: Final = 240.0
 """After so long a pause of the route, an empty cache has expired."""
+ACKNOWLEDGED_S: Final = 0.045
+"""A peer that has nothing to send yet acknowledges a request after up to 40 ms, which the round trip then holds."""
 FEW_TOKENS: Final = 16
 """Pace is not judged over fewer."""
 
@@ -43,10 +45,15 @@ def network(route: Route, symptoms: Symptoms) -> tuple[list[Verdict], float]:
     outside: float | None = None
     if symptoms.wait is not None and symptoms.server_queue is not None and symptoms.server_prefill is not None:
         outside = max(0.0, symptoms.wait - symptoms.server_queue - symptoms.server_prefill)
-    early = symptoms.headers is not None and route.headers.mid < EARLY * _usual_wait(route)
+    early = None  # headers that tell of the way
+    if symptoms.headers is not None and (route.headers.mid < EARLY * _usual_wait(route) or not route.headers.ready):
+        early = symptoms.headers
+        if route.high_headers.high(early) and early - route.headers.mid >= LEAST_S:
+            best = _late_headers(route, early)
+            inside = early - route.headers.mid
     for habit, value, quantity, waits in (
         (route.outside, outside, "wait_outside_server", True),
-        (route.headers, symptoms.headers if early or not route.headers.ready else None, "time_to_headers", True),
+        (route.headers, early, "time_to_headers", True),
         (route.rtt, symptoms.rtt, "round_trip", True),
         (route.setup, symptoms.setup, "connection_setup", False),
     ):
@@ -57,12 +64,27 @@ def network(route: Route, symptoms: Symptoms) -> tuple[list[Verdict], float]:
         if not habit.settle(value, score) or habit.lone:
             continue
         excess = value - usual
-        if excess >= (LEAST_S if quantity != "round_trip" else LEAST_S / 2):
+        least = LEAST_S
+        if habit is route.rtt:
+            least = LEAST_S / 2 + late_acknowledgement(route, symptoms)
+        if excess >= least:
             if best is None or excess > (best.excess or 0.0):
                 best = Verdict(NETWORK, score, quantity, value, usual, excess)
             if waits:
                 inside = max(inside, excess)
     return ([] if best is None else [best]), inside
+
+
+def _late_headers(route: Route, headers: float) -> Verdict:
+    usual = route.headers.mid
+    return Verdict(NETWORK, route.high_headers.strength, "time_to_headers", headers, usual, headers - usual)
+
+
+def late_acknowledgement(route: Route, symptoms: Symptoms) -> float:
+    """How much longer a round trip may get (s) because the answer came late, where answers usually come so soon that
+    they carry the acknowledgement of the request."""
+    usual = route.totals.ref if symptoms.whole else _usual_wait(route)
+    return ACKNOWLEDGED_S if usual < ACKNOWLEDGED_S else 0.0
 
 
 def _usual_wait(route: Route) -> float:
@@ -83,7 +105,10 @@ def wait(route: Route, symptoms: Symptoms, inside_network: float) -> list[Verdic
     missing = _missing(route, symptoms)
     fresh = max(0.0, tokens - missing)
     size = log(fresh + 1)
-    if not missing and route.fresh.near(size) and line.near(tokens, taken):
+    # Without an estimate of the queue, the line tells it.
+    by_line = symptoms.server_queue is None and not symptoms.whole and not (queue is not None and route.queue.ready)
+    high = by_line and not missing and line.ready and route.high_wait.high(line.over(tokens, taken))
+    if not missing and not high and route.fresh.near(size) and line.near(tokens, taken):
         route.fresh.take(size)
         line.take((tokens, taken))
         _learn_cached(route, symptoms, False)
@@ -118,12 +143,13 @@ def wait(route: Route, symptoms: Symptoms, inside_network: float) -> list[Verdic
     score = line.score(tokens, taken)
     odd = line.beyond(score)
     left = taken - line.usual(tokens)
-    if odd and not line.lone and left >= LEAST_S and not (missing and verdicts and not line.slope):
-        if symptoms.server_queue is None and not symptoms.whole and not (queue is not None and route.queue.ready):
+    unusual = (odd and not line.lone) or (high and left >= SHARE * line.usual(tokens) and not verdicts)
+    if unusual and left >= LEAST_S and not (missing and verdicts and not line.slope):
+        if by_line:
             verdicts.append(
                 Verdict(
                     QUEUEING,
-                    score,
+                    max(score, route.high_wait.strength) if high else score,
                     "wait_beyond_prefill",
                     taken,
                     line.usual(tokens),

@@ -22,8 +22,13 @@ _SHARED, OWN = 800, (60, 240)
 """Tokens that a route's prompts share, and their own, least and most."""
 OWN_WHOLE = (60, 700)
 """Whole answers show what a prompt costs only where prompts differ."""
-_ANSWER, _ANSWERS_WHOLE = 28, (8, 16, 28, 40)
+_ANSWER, _ANSWERS_WHOLE = 20, (6, 12, 20, 30)
+"""Output tokens. A stream's pace is judged from 16 on."""
 _LONG = 2400
+_HOLDS_SLOTS = 60
+"""Output tokens of a stranger who holds a slot."""
+_LOOPS = 80
+"""Output tokens of an answer that repeats itself: somewhat more than are looked at."""
 OTHER = "llmtrace-else"
 """The other model's name, as long as the first one's, so that a relay can put one in the other's place."""
 
@@ -35,10 +40,11 @@ class Target:
     url: str
     """Base address without a path."""
     model: str
-    grammar: bool = True
-    """It knows ``guided_regex``."""
-    words_per_token: float = 0.25
-    """Of its tokenizer, as measured."""
+    reference: bool = True
+    """It is our own: it knows ``guided_regex``, faults and seeds. (On the CPU vLLM's engine dies of a seed with a prompt
+    that it computes in parts: "CPU Generator does not use offset".)"""
+    words_per_token: float = 0.0
+    """Of its tokenizer, as measured; 0: not yet."""
 
     @property
     def address(self) -> tuple[str, int]:
@@ -48,7 +54,7 @@ class Target:
 
 @dataclass
 class Site:
-    """The reference server, a second one with another model and a small prefix cache, and others by name."""
+    """The servers by name, and what a route's application asks for."""
 
     servers: dict[str, Target]
     model: str
@@ -90,14 +96,15 @@ class Caller:
         time.sleep(draw.uniform(0.01, 0.06))
         tokens = own if own is not None else draw.randint(*(OWN_WHOLE if self.whole else OWN))
         asked: dict[str, Any] = {
-            "model": self.here.model if self.server.grammar else self.server.model,
+            "model": self.here.model,
             "messages": [{"role": "user", "content": f"{self._shared}\n{self.here.text(tokens, self.server)}"}],
             "max_tokens": answer or (draw.choice(_ANSWERS_WHOLE) if self.whole else _ANSWER),
             "temperature": 1.0,
-            "seed": draw.getrandbits(31),
             "extra_headers": headers,
             "extra_body": {"guided_regex": pattern} if pattern else {"ignore_eos": True},
         }
+        if self.server.reference:
+            asked["seed"] = draw.getrandbits(31)
         create: Any = self.client.chat.completions.create
         began = time.monotonic()
         if self.whole:
@@ -122,7 +129,7 @@ class Inject:
     def __init__(self, here: Site, way: Way, caller: Caller, size: float, usual: float) -> None:
         """``size``: by how many times what takes ``usual`` s is to take longer; 0: as large as the cause makes it."""
         self.here, self.way, self.caller, self.size = here, way, caller, size
-        self._extra = (size - 1) * usual
+        self._extra, self._usual_delay = (size - 1) * usual, way.delay
         draw = here.draw
         self._delay = draw.uniform(0.25, 0.6)
         self._long = draw.randint(int(0.8 * _LONG), _LONG)
@@ -135,12 +142,18 @@ class Inject:
         """Wait for the neighbours."""
         self._neighbours.join()
 
+    def nothing(self) -> None:
+        self.caller.call()
+
     def prefill_surge(self) -> None:
         self.caller.call(own=self._long)
 
     def cold_kv_cache(self) -> None:
-        for _ in range(2):  # other tenants' documents take the cache's room
-            self._neighbours.ask(self.here.text(_LONG, self.caller.server), 1).join()
+        server = self.caller.server
+        if server.reference:  # another tenant's document takes the cache's room
+            self._neighbours.ask(self.here.text(_LONG, server), 1).join()
+        else:
+            urllib.request.urlopen(f"{server.url}/reset_prefix_cache", data=b"", timeout=30).close()
         self.caller.call()
 
     def queueing(self) -> None:
@@ -149,7 +162,7 @@ class Inject:
             self.caller.call()
             return
         for _ in range(SLOTS):
-            self._neighbours.begin(self.here.text(30, self.caller.server), 90)
+            self._neighbours.begin(self.here.text(30, self.caller.server), _HOLDS_SLOTS)
         self.caller.call()
         self._neighbours.join()
 
@@ -163,7 +176,7 @@ class Inject:
         self._neighbours.join()
 
     def network(self) -> None:
-        self.way.delay = self._extra if self.size else self._delay
+        self.way.delay = self._usual_delay + (self._extra if self.size else self._delay)
         self.caller.call()
 
     def route_change(self) -> None:
@@ -173,9 +186,11 @@ class Inject:
         self._elsewhere(named=True)
 
     def _elsewhere(self, *, named: bool) -> None:
-        self.way.upstream = self.here.servers["second"].address
-        self.way.asks = [renamed(self.here.model, OTHER)]
-        self.way.says = [] if named else [renamed(OTHER, self.here.model)]
+        """Another server than ours answers, with another model: the second one's, to vLLM's clients the first one's."""
+        there = self.here.servers["second" if self.caller.server.reference else "first"]
+        self.way.upstream = there.address
+        self.way.asks = [renamed(self.here.model, there.model)]
+        self.way.says = [] if named else [renamed(there.model, self.here.model)]
         self.caller.call()
 
     def slow_consumer(self) -> None:
@@ -188,7 +203,7 @@ class Inject:
 
     def repetition_loop(self) -> None:
         phrase = " ".join(self.here.draw.sample(WORDS, 5))
-        self.caller.call(answer=160, pattern=f"({phrase}, ){{40}}")  # a grammar that the model cannot leave
+        self.caller.call(answer=_LOOPS, pattern=f"({phrase}, ){{40}}")  # a grammar that the model cannot leave
 
     def buffered_stream(self) -> None:
         self.way.bursts = self._bursts
