@@ -11,6 +11,7 @@ Smaller shifts that stay are found by a one-sided CUSUM of the scores.
 
 from __future__ import annotations
 
+from collections import deque
 from math import inf, log
 from operator import mul
 from typing import Generic, TypeVar
@@ -91,7 +92,7 @@ class Habit(Generic[T]):
 
     def restart(self) -> None:
         """Forget everything."""
-        self.items: list[T] = []
+        self.items = deque[T](maxlen=WINDOW)
         self.seen = 0
         """Values learned, all told."""
         self.lone = False
@@ -140,14 +141,10 @@ class Habit(Generic[T]):
 
     def take(self, item: T) -> None:
         """``learn`` for a value that is ``near``."""
-        at = self.seen
-        self.seen = at + 1
-        if at < WINDOW:
-            self.items.append(item)
-        else:
-            self.items[at % WINDOW] = item
-        if at >= self._due:
-            self._due = at + 1 + max(1, min(self._every, self.seen // 4))
+        self.items.append(item)
+        self.seen = seen = self.seen + 1
+        if seen > self._due:
+            self._due = seen + max(1, min(self._every, seen // 4))
             self._refresh()
 
     def _refresh(self) -> None:
@@ -175,7 +172,8 @@ class Habit(Generic[T]):
         if self._run >= REGIME:
             held = self._held[-self._run :]
             self.restart()
-            self.items, self.seen, self._due = held, len(held), len(held) + self._every
+            self.items.extend(held)
+            self.seen, self._due = len(held), len(held) + self._every
             self._refresh()
 
     def _calm_again(self) -> None:

@@ -182,6 +182,8 @@ def _changed(route: Route, verdicts: list[Verdict], names: float, round_trip: fl
     Where the route tells fingerprints, one of the two has to be the fingerprint: a slow network and a long queue
     together are no change.
     """
+    if not (names or round_trip or envelope or route.change) and route.changed is None and not route.fingerprints.run:
+        return verdicts
     tells_names = bool(route.fingerprints.items)
     agreeing = (names > 0) + (round_trip > 0) + (envelope > 0)
     fits = agreeing >= 2 and (names > 0 or not tells_names)

@@ -6,14 +6,16 @@ route's were below is little evidence by itself, and enough when four calls in a
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
+from bisect import bisect_left
 from collections import deque
-from math import log
+from math import inf, log
 from typing import Final
 
 WINDOW: Final = 128
 LEAST: Final = 24
 """Values before which nothing is told."""
+LOOK: Final = 8
+"""Values between two looks at all of them, which put them in order."""
 DRIFT: Final = 1.8
 """What each call's evidence loses. The evidence is -log of the share of earlier values that were as high: by itself
 1 on average, so that it adds up only where values stay among the highest sixth."""
@@ -31,15 +33,19 @@ REGIME: Final = 48
 class Shift:
     """The ranks of one quantity's values among those of the route."""
 
-    __slots__ = ("_alarmed", "_held", "_ordered", "_values", "evidence", "latest")
+    __slots__ = ("_alarmed", "_due", "_held", "_ordered", "_sixth", "_values", "evidence", "latest")
 
     def __init__(self) -> None:
         self.restart()
 
     def restart(self) -> None:
         """Forget everything."""
+        self._values: deque[float] = deque(maxlen=WINDOW)
+        self._due = LEAST
+        """Values until the next look at all of them."""
         self._ordered: list[float] = []
-        self._values: deque[float] = deque()
+        self._sixth = inf
+        """Values below this are lower than the highest sixth was at the last look."""
         self._held: list[float] = []
         self.evidence = 0.0
         self.latest = 0.0
@@ -53,11 +59,14 @@ class Shift:
 
     def high(self, value: float) -> bool:
         """Take in one call's value; whether it is one of several that are too high together."""
+        if value < self._sixth and not self.evidence:  # nothing would come of it
+            self._values.append(value)
+            self._due -= 1
+            if not self._due:
+                self._look()
+            return False
         ordered = self._ordered
         count = len(ordered)
-        if count < LEAST or (not self.evidence and value < ordered[-1 - count // 6]):
-            self._learn(value)  # nor would anything come of it below the highest sixth
-            return False
         above = count - bisect_left(ordered, value)
         self.latest = log((count + 1) / (above + 1)) - DRIFT
         evidence = self.evidence + self.latest
@@ -86,7 +95,12 @@ class Shift:
         self._held, self._alarmed = [], False
 
     def _learn(self, value: float) -> None:
-        if len(self._values) >= WINDOW:
-            del self._ordered[bisect_left(self._ordered, self._values.popleft())]
         self._values.append(value)
-        insort(self._ordered, value)
+        self._due -= 1
+        if not self._due:
+            self._look()
+
+    def _look(self) -> None:
+        self._due = LOOK
+        self._ordered = ordered = sorted(self._values)
+        self._sixth = ordered[-1 - len(ordered) // 6]

@@ -71,6 +71,8 @@ class Symptoms:
     """The application's own other calls under way when this one ended."""
     alongside: int = 0
     """And those of the route that ended meanwhile; filled in by the judge."""
+    crowded: bool | None = None
+    """Whether those were more than usual; filled in as its pace is judged, None where it was not."""
     asked: str | None = None
     answered: str | None = None
     fingerprint: str | None = None

@@ -27,6 +27,8 @@ LEAST_MISS: Final = 64
 """Tokens missing from the cache below which nobody asks why."""
 MISS_SHARE: Final = 0.3
 """And below this share of what should have been there."""
+BY_FACT: Final = 0.3
+"""That tokens are missing is a fact: their cost has to stand out of the noise by so much of what time alone would need."""
 EARLY: Final = 0.6
 """Headers that come within this share of the usual wait have no prefill in front of them: what delays them is on the
 way, or at the front end."""
@@ -51,14 +53,16 @@ def network(route: Route, symptoms: Symptoms) -> tuple[list[Verdict], float]:
         if route.high_headers.high(early) and early - route.headers.mid >= LEAST_S:
             best = _late_headers(route, early)
             inside = early - route.headers.mid
-    for habit, value, quantity, waits in (
-        (route.outside, outside, "wait_outside_server", True),
-        (route.headers, early, "time_to_headers", True),
-        (route.rtt, symptoms.rtt, "round_trip", True),
-        (route.setup, symptoms.setup, "connection_setup", False),
-    ):
-        if value is None or habit.calm(value):
-            continue
+    closer: list[tuple[Level, float, str]] = []
+    if outside is not None and not route.outside.calm(outside):
+        closer.append((route.outside, outside, "wait_outside_server"))
+    if early is not None and not route.headers.calm(early):
+        closer.append((route.headers, early, "time_to_headers"))
+    if symptoms.rtt is not None and not route.rtt.calm(symptoms.rtt):
+        closer.append((route.rtt, symptoms.rtt, "round_trip"))
+    if symptoms.setup is not None and not route.setup.calm(symptoms.setup):
+        closer.append((route.setup, symptoms.setup, "connection_setup"))
+    for habit, value, quantity in closer:
         usual = habit.mid
         score = habit.score(value)
         if not habit.settle(value, score) or habit.lone:
@@ -70,7 +74,7 @@ def network(route: Route, symptoms: Symptoms) -> tuple[list[Verdict], float]:
         if excess >= least:
             if best is None or excess > (best.excess or 0.0):
                 best = Verdict(NETWORK, score, quantity, value, usual, excess)
-            if waits:
+            if habit is not route.setup:
                 inside = max(inside, excess)
     return ([] if best is None else [best]), inside
 
@@ -107,7 +111,9 @@ def wait(route: Route, symptoms: Symptoms, inside_network: float) -> list[Verdic
     size = log(fresh + 1)
     # Without an estimate of the queue, the line tells it.
     by_line = symptoms.server_queue is None and not symptoms.whole and not (queue is not None and route.queue.ready)
-    high = by_line and not missing and line.ready and route.high_wait.high(line.over(tokens, taken))
+    beside_none = not symptoms.alongside or symptoms.crowded is False
+    told = by_line and not missing and beside_none and line.ready
+    high = told and route.high_wait.high(line.over(tokens, taken))
     if not missing and not high and route.fresh.near(size) and line.near(tokens, taken):
         route.fresh.take(size)
         line.take((tokens, taken))
@@ -123,7 +129,7 @@ def wait(route: Route, symptoms: Symptoms, inside_network: float) -> list[Verdic
     if line.count >= FEW_CALLS and over >= worth:
         if missing:
             cost = _cost(route, over, missing, missing + max(0.0, fresh - line.at))
-            if cost >= worth and over > 0.75 * _noise(route):
+            if cost >= worth and over > BY_FACT * _noise(route):
                 verdicts.append(_cold(route, symptoms, missing, cost))
                 explained += cost
         if surged and line.ready:
@@ -273,7 +279,7 @@ def pace(route: Route, symptoms: Symptoms) -> tuple[list[Verdict], float]:
     context = float(symptoms.input_tokens or 0)
     score = line.score(context, each)
     usual = line.usual(context)
-    crowded = is_crowded(route, symptoms)
+    crowded = symptoms.crowded = is_crowded(route, symptoms)
     # The mean of few gaps scatters more than that of many.
     high = usual > 0 and not crowded and route.high_pace.high((each / usual - 1) * sqrt(count))
     if line.near(context, each):

@@ -10,6 +10,7 @@ import urllib.request
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 import openai
@@ -25,8 +26,8 @@ OWN_WHOLE = (60, 700)
 _ANSWER, _ANSWERS_WHOLE = 20, (6, 12, 20, 30)
 """Output tokens. A stream's pace is judged from 16 on."""
 _LONG = 2400
-_HOLDS_SLOTS = 60
-"""Output tokens of a stranger who holds a slot."""
+_HOLDS_SLOTS = 1500
+"""Output tokens that a stranger asks for who holds a slot; he goes before that."""
 _LOOPS = 80
 """Output tokens of an answer that repeats itself: somewhat more than are looked at."""
 OTHER = "llmtrace-else"
@@ -131,7 +132,7 @@ class Inject:
         self.here, self.way, self.caller, self.size = here, way, caller, size
         self._extra, self._usual_delay = (size - 1) * usual, way.delay
         draw = here.draw
-        self._delay = draw.uniform(0.25, 0.6)
+        self._delay = draw.uniform(0.3, 0.7)
         self._long = draw.randint(int(0.8 * _LONG), _LONG)
         self._hold = draw.uniform(0.03, 0.08)
         self._refusals = draw.choice((2, 2, 3))
@@ -163,6 +164,7 @@ class Inject:
             return
         for _ in range(SLOTS):
             self._neighbours.begin(self.here.text(30, self.caller.server), _HOLDS_SLOTS)
+        self._neighbours.go_at(time.monotonic() + self._delay)
         self.caller.call()
         self._neighbours.join()
 
@@ -216,6 +218,11 @@ class _Neighbours:
     def __init__(self, server: Target) -> None:
         self._url, self._model = f"{server.url}/v1/chat/completions", server.model
         self._running: list[threading.Thread] = []
+        self._until = inf
+
+    def go_at(self, until: float) -> None:
+        """Have those who hold slots hang up at this time (monotonic s)."""
+        self._until = until
 
     def ask(self, text: str, answer: int) -> threading.Thread:
         """Send one request; does not wait."""
@@ -226,6 +233,7 @@ class _Neighbours:
 
     def begin(self, text: str, answer: int) -> None:
         """Send one request and wait until its answer has begun."""
+        self._until = inf
         begun = threading.Event()
         thread = threading.Thread(target=self._send, args=(text, answer, begun), daemon=True)
         self._running.append(thread)
@@ -247,4 +255,6 @@ class _Neighbours:
             for line in response:
                 if b'"content"' in line:
                     begun.set()
+                if time.monotonic() > self._until:
+                    break
         begun.set()
