@@ -27,8 +27,8 @@ LEAST_MISS: Final = 64
 """Tokens missing from the cache below which nobody asks why."""
 MISS_SHARE: Final = 0.3
 """And below this share of what should have been there."""
-BY_FACT: Final = 0.3
-"""That tokens are missing is a fact: their cost has to stand out of the noise by so much of what time alone would need."""
+BY_FACT: Final = 0.15
+"""That tokens are missing is a fact: their cost need stand out of the noise by only this share of what a time needs."""
 EARLY: Final = 0.6
 """Headers that come within this share of the usual wait have no prefill in front of them: what delays them is on the
 way, or at the front end."""
@@ -100,7 +100,9 @@ def wait(route: Route, symptoms: Symptoms, inside_network: float) -> list[Verdic
     queue, verdicts = queueing(route, symptoms, inside_network)
     if symptoms.wait is None:
         return verdicts
-    taken = max(0.0, symptoms.wait - inside_network - (queue or 0.0))
+    # While the estimate is new, nobody knows which queue is usual: what it says still belongs to the wait.
+    judged = symptoms.server_queue is not None or (queue is not None and route.queue.ready)
+    taken = max(0.0, symptoms.wait - inside_network - (queue or 0.0 if judged else 0.0))
     uncached = symptoms.uncached
     if uncached is None:
         return verdicts + _untold(route, symptoms, taken) if queue is None and not symptoms.whole else verdicts
@@ -110,7 +112,7 @@ def wait(route: Route, symptoms: Symptoms, inside_network: float) -> list[Verdic
     fresh = max(0.0, tokens - missing)
     size = log(fresh + 1)
     # Without an estimate of the queue, the line tells it.
-    by_line = symptoms.server_queue is None and not symptoms.whole and not (queue is not None and route.queue.ready)
+    by_line = not judged and not symptoms.whole
     beside_none = not symptoms.alongside or symptoms.crowded is False
     told = by_line and not missing and beside_none and line.ready
     high = told and route.high_wait.high(line.over(tokens, taken))
@@ -146,9 +148,11 @@ def wait(route: Route, symptoms: Symptoms, inside_network: float) -> list[Verdic
                 )
                 verdict.per_token = cost / extra
                 verdicts.append(verdict)
-    score = line.score(tokens, taken)
+                explained += cost
+    rest = taken if line.slope else taken - explained  # a slope has it in what is usual for so many tokens
+    score = line.score(tokens, rest)
     odd = line.beyond(score)
-    left = taken - line.usual(tokens)
+    left = rest - line.usual(tokens)
     unusual = (odd and not line.lone) or (high and left >= SHARE * line.usual(tokens) and not verdicts)
     if unusual and left >= LEAST_S and not (missing and verdicts and not line.slope):
         if by_line:

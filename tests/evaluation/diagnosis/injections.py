@@ -8,8 +8,9 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPException
 from math import inf
 from typing import Any
 
@@ -23,13 +24,15 @@ _SHARED, OWN = 800, (60, 240)
 """Tokens that a route's prompts share, and their own, least and most."""
 OWN_WHOLE = (60, 700)
 """Whole answers show what a prompt costs only where prompts differ."""
-_ANSWER, _ANSWERS_WHOLE = 20, (6, 12, 20, 30)
+_ANSWER, _ANSWERS_WHOLE = 24, (6, 12, 20, 30)
 """Output tokens. A stream's pace is judged from 16 on."""
 _LONG = 2400
 _HOLDS_SLOTS = 1500
 """Output tokens that a stranger asks for who holds a slot; he goes before that."""
 _LOOPS = 80
 """Output tokens of an answer that repeats itself: somewhat more than are looked at."""
+_PATIENCE_S = 60.0
+"""For a stranger's request."""
 OTHER = "llmtrace-else"
 """The other model's name, as long as the first one's, so that a relay can put one in the other's place."""
 
@@ -42,7 +45,7 @@ class Target:
     """Base address without a path."""
     model: str
     reference: bool = True
-    """It is our own: it knows ``guided_regex``, faults and seeds. (On the CPU vLLM's engine dies of a seed with a prompt
+    """It is our own: it knows ``guided_regex``, faults and seeds. (On the CPU vLLM's engine dies of a seed in a prompt
     that it computes in parts: "CPU Generator does not use offset".)"""
     words_per_token: float = 0.0
     """Of its tokenizer, as measured; 0: not yet."""
@@ -152,7 +155,7 @@ class Inject:
     def cold_kv_cache(self) -> None:
         server = self.caller.server
         if server.reference:  # another tenant's document takes the cache's room
-            self._neighbours.ask(self.here.text(_LONG, server), 1).join()
+            self._neighbours.ask(self.here.text(_LONG, server), 1)
         else:
             urllib.request.urlopen(f"{server.url}/reset_prefix_cache", data=b"", timeout=30).close()
         self.caller.call()
@@ -173,8 +176,10 @@ class Inject:
             self.way.stretch = self.size
             self.caller.call()
             return
-        text = self.here.text(self._long, self.caller.server)
-        self.caller.call(at_first=lambda: self._neighbours.ask(text, 1))
+        # All is ready before the call, or a short answer is over by the time that the document comes.
+        send = self._neighbours.ready(self.here.text(self._long, self.caller.server), 1)
+        self.caller.call(at_first=send)
+        send()
         self._neighbours.join()
 
     def network(self) -> None:
@@ -216,7 +221,7 @@ class _Neighbours:
     """Other tenants of the server: plain requests, not traced, each in a thread of its own."""
 
     def __init__(self, server: Target) -> None:
-        self._url, self._model = f"{server.url}/v1/chat/completions", server.model
+        self._address, self._model = server.address, server.model
         self._running: list[threading.Thread] = []
         self._until = inf
 
@@ -224,35 +229,46 @@ class _Neighbours:
         """Have those who hold slots hang up at this time (monotonic s)."""
         self._until = until
 
-    def ask(self, text: str, answer: int) -> threading.Thread:
-        """Send one request; does not wait."""
-        thread = threading.Thread(target=self._send, args=(text, answer, threading.Event()), daemon=True)
-        self._running.append(thread)
-        thread.start()
-        return thread
+    def ask(self, text: str, answer: int) -> None:
+        """Send one request and wait for its answer."""
+        self._start(text, answer)[0].set()
+        self.join()
+
+    def ready(self, text: str, answer: int) -> Callable[[], None]:
+        """Connect, and send one request when what this returns is called; does not wait."""
+        return self._start(text, answer)[0].set
 
     def begin(self, text: str, answer: int) -> None:
         """Send one request and wait until its answer has begun."""
         self._until = inf
-        begun = threading.Event()
-        thread = threading.Thread(target=self._send, args=(text, answer, begun), daemon=True)
-        self._running.append(thread)
-        thread.start()
-        begun.wait(30)
+        go, begun = self._start(text, answer)
+        go.set()
+        begun.wait(_PATIENCE_S)
 
     def join(self) -> None:
         """Wait for all of them."""
         while self._running:
-            self._running.pop().join(60)
+            self._running.pop().join(_PATIENCE_S)
 
-    def _send(self, text: str, answer: int, begun: threading.Event) -> None:
+    def _start(self, text: str, answer: int) -> tuple[threading.Event, threading.Event]:
+        """A request that waits for the first event and sets the second as its answer begins."""
         body = {
             "model": self._model, "messages": [{"role": "user", "content": text}], "max_tokens": answer,
             "temperature": 1.0, "stream": True, "ignore_eos": True,
         }  # fmt: skip
-        request = urllib.request.Request(self._url, json.dumps(body).encode(), {"content-type": "application/json"})
-        with suppress(OSError), urllib.request.urlopen(request, timeout=60) as response:
-            for line in response:
+        go, begun = threading.Event(), threading.Event()
+        connection = HTTPConnection(*self._address, timeout=_PATIENCE_S)
+        connection.connect()
+        thread = threading.Thread(target=self._send, args=(connection, json.dumps(body), go, begun), daemon=True)
+        self._running.append(thread)
+        thread.start()
+        return go, begun
+
+    def _send(self, connection: HTTPConnection, body: str, go: threading.Event, begun: threading.Event) -> None:
+        go.wait(_PATIENCE_S)
+        with suppress(OSError, HTTPException), closing(connection):
+            connection.request("POST", "/v1/chat/completions", body, {"content-type": "application/json"})
+            for line in connection.getresponse():
                 if b'"content"' in line:
                     begun.set()
                 if time.monotonic() > self._until:
