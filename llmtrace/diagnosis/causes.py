@@ -26,6 +26,11 @@ OF_CALL = 0.1
 """And for this share of the call."""
 BURSTS = 0.35
 """A median gap of less than this share of the mean: most chunks came together with others."""
+FEW_BURSTS = 2
+"""Calls with bursts, of the last four, before they are told: a process that gets no core for a moment finds its chunks
+lying ready too."""
+LATELY = 0xF
+"""Those four, a bit each."""
 SLOWER = 0.02
 """A route's shortest median gap grows again by this share of the way to each longer one."""
 KNOWN_ANSWERS = 10
@@ -72,27 +77,34 @@ def repetition_loop(symptoms: Symptoms) -> Verdict | None:
     return Verdict(REPETITION_LOOP, repetition.rounds / 1.5, "rounds", repetition.rounds, 1.0, reason=reason)
 
 
-def buffered_stream(route: Route, symptoms: Symptoms) -> Verdict | None:
-    """Silence and then everything at once, or chunks in bursts on a route where they came one by one."""
+def buffered_stream(route: Route, timed: Route, symptoms: Symptoms) -> Verdict | None:
+    """Silence and then everything at once, or chunks in bursts on a route where they came one by one.
+
+    ``timed``: the history by which the call's times are judged.
+    """
     if symptoms.buffered:
         return Verdict(
             BUFFERED_STREAM, PLAIN, "time_to_first_token", symptoms.silence, reason="the whole stream came at once"
         )
     if symptoms.gap is None or not symptoms.mean_gap:
         return None
+    route.bursts = route.bursts << 1 & LATELY
     even = symptoms.gap / symptoms.mean_gap
-    usual = route.evenness
+    usual = timed.evenness
     score = (usual.mid - even) / (usual.mid - BURSTS) if usual.mid > BURSTS else 0.0
     # The median gap collapsed, to less than the model ever needed: a few long stalls that raise the mean are no bursts.
-    odd = usual.ready and even < BURSTS < usual.mid / 2 and symptoms.gap < BURSTS * route.least_gap
+    odd = usual.ready and even < BURSTS < usual.mid / 2 and symptoms.gap < BURSTS * timed.least_gap
     usual.learn(even, odd)
     if not odd:
-        least = route.least_gap
-        route.least_gap = symptoms.gap if symptoms.gap < least else least + SLOWER * (min(symptoms.gap, 1.0) - least)
+        least = timed.least_gap
+        timed.least_gap = symptoms.gap if symptoms.gap < least else least + SLOWER * (min(symptoms.gap, 1.0) - least)
         return None
+    route.bursts |= 1
     symptoms.headers = None  # they waited for the rest of the first burst, and so did the first token
     if symptoms.wait is not None:
         symptoms.wait = max(0.0, symptoms.wait - symptoms.burst)
+    if route.bursts.bit_count() < FEW_BURSTS:
+        return None
     return Verdict(
         BUFFERED_STREAM,
         score * 1.5,

@@ -109,7 +109,7 @@ def _judge(route: Route, timed: Route, symptoms: Symptoms) -> list[Verdict]:
             _alone(None, repetition_loop, symptoms),
         )
         verdicts += [verdict for verdict in by_itself if verdict is not None]
-    if (buffered := _alone(None, buffered_stream, timed, symptoms)) is not None:
+    if (buffered := _alone(None, buffered_stream, route, timed, symptoms)) is not None:
         verdicts.append(buffered)
     if swapped is None:  # another model's times say nothing of this route's
         verdicts += _alone(_NONE, _times, timed, symptoms)

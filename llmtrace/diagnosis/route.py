@@ -33,6 +33,7 @@ class Route:
         "alongside",
         "answers",
         "beside",
+        "bursts",
         "cached",
         "calls",
         "change",
@@ -100,6 +101,8 @@ class Route:
         """Decode time per token beyond the usual, as a share of that, by the root of the tokens."""
         self.evenness = Level(0.2, sigmas=3.0)
         """Median gap by mean gap."""
+        self.bursts = 0
+        """In which of the last four streams the chunks came in bursts, a bit each."""
         self.least_gap = 1.0
         """The shortest median gap of its streams lately, s."""
         self.alongside = Level(1.0, 0.5, sigmas=3.0)

@@ -171,7 +171,7 @@ def real(trials: Sequence[Trial], missing: Sequence[str], where: dict[str, Any],
 
 
 def _kind(trial: Trial) -> tuple[str, float, str]:
-    return trial.truth[0], trial.size, trial.where
+    return trial.truth[0] if trial.truth else NOTHING, trial.size, trial.where
 
 
 def _curve(points: Sequence[Point], causes: Sequence[str]) -> list[str]:
