@@ -56,7 +56,9 @@ def judge(route: Route, symptoms: Symptoms, own: Route | None = None) -> list[Ve
     ``symptoms.others_open`` has been filled in; ``alongside`` is set here. ``own``: where a gateway told who answered,
     the history of the calls that this upstream answered, by which the call's times are judged.
     """
-    timed = route if own is None else own
+    timed = route
+    if own is not None:
+        timed, own.among = own, route
     symptoms.alongside = symptoms.others_open + timed.ended(symptoms.begin, symptoms.end)
     verdicts = _judge(route, timed, symptoms)
     if symptoms.upstream is not None:

@@ -31,6 +31,7 @@ class Route:
 
     __slots__ = (
         "alongside",
+        "among",
         "answers",
         "beside",
         "bursts",
@@ -69,15 +70,17 @@ class Route:
 
     def __init__(self) -> None:
         self.calls = 0
+        self.among: Route | None = None
+        """Of one upstream's history: that of all of the route's calls."""
         self.last_end: int | None = None
         self.idle = 0.0
         """Seconds between the previous call's end and this call's begin."""
         self.ends = array("q")
         """When the last calls ended, monotonic ns, in order."""
         self.waits = Line(LEAST_S, 0.25, every=61)
-        """Uncached tokens -> wait less the queue that the server reports, s."""
+        """Uncached tokens -> wait less the queue that the server reports, or what is unusual of the estimated one, s."""
         self.high_wait = Shift()
-        """Waits beyond that line, s, while nobody estimates the queue."""
+        """Waits beyond that line, queues with them, s."""
         self.waits_untold = Level(LEAST_S, 0.25)
         """The wait of calls without usage, s."""
         self.queue = Level(LEAST_S, 0.25)
@@ -86,7 +89,7 @@ class Route:
         self.outside = Level(LEAST_S, 0.25, sigmas=WILD)
         """Of the wait, what the server's own times leave, s."""
         self.headers = Level(LEAST_S, 0.25, sigmas=WILD)
-        self.high_headers = Shift()
+        self.high_headers = Shift(modes=True)
         self.setup = Level(LEAST_S, 0.5)
         self.rtt = Level(0.01, 0.5)
         self.fresh = Level(log(SURGE), sigmas=4.6, alarm=0.7)
@@ -139,6 +142,14 @@ class Route:
         self.idle = 0.0 if self.last_end is None else (begin - self.last_end) / 1e9
         self.last_end = end
         return meanwhile
+
+    def waits_long(self, over: float) -> float:
+        """Take in a wait of ``over`` s beyond the usual; how strong it is that the last calls waited long, by what it
+        takes to be told, 0 where that is not reached. What befalls all upstreams shows in all their calls together."""
+        strength = self.high_wait.strength if self.high_wait.high(over) else 0.0
+        if self.among is not None and self.among.high_wait.high(over):
+            strength = max(strength, self.among.high_wait.strength)
+        return strength
 
     def retried(self, yes: bool) -> int:
         """Note whether this call was retried; how many of the last eight were."""

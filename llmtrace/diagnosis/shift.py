@@ -26,6 +26,8 @@ _MOST: Final = ALARM + 1.5
 """Evidence is not counted beyond this."""
 _AFTER: Final = ALARM - 2.5
 """The most that is left after a call that was not high: one that is higher than all before raises the alarm again."""
+_RAREST: Final = log(WINDOW + 1)
+"""No value is rarer than one above a full history."""
 REGIME: Final = 48
 """Values in a row that are high are the new usual ones."""
 
@@ -33,9 +35,11 @@ REGIME: Final = 48
 class Shift:
     """The ranks of one quantity's values among those of the route."""
 
-    __slots__ = ("_alarmed", "_due", "_held", "_ordered", "_sixth", "_values", "evidence", "latest")
+    __slots__ = ("_alarmed", "_due", "_held", "_modes", "_ordered", "_sixth", "_values", "evidence", "latest")
 
-    def __init__(self) -> None:
+    def __init__(self, modes: bool = False) -> None:
+        """``modes``: values beyond the history may belong to another mode, however far they lie, as a network's do."""
+        self._modes = modes
         self.restart()
 
     def restart(self) -> None:
@@ -65,10 +69,7 @@ class Shift:
             if not self._due:
                 self._look()
             return False
-        ordered = self._ordered
-        count = len(ordered)
-        above = count - bisect_left(ordered, value)
-        self.latest = log((count + 1) / (above + 1)) - DRIFT
+        self.latest = self._rareness(value) - DRIFT
         evidence = self.evidence + self.latest
         if evidence <= 0.0:
             if self._held:
@@ -86,6 +87,20 @@ class Shift:
                 self._learn(each)
             return False
         return evidence >= ALARM and self.latest > 0.0
+
+    def _rareness(self, value: float) -> float:
+        """-log of how often so high a value comes. One beyond all of the history is rarer the further it lies, as an
+        exponential tail that is known from the highest sixth has it (the predictive one: few values say little)."""
+        ordered = self._ordered
+        count = len(ordered)
+        above = count - bisect_left(ordered, value)
+        if above or self._modes:
+            return log((count + 1) / (above + 1))
+        tail, begin = count // 6, self._sixth
+        mean = sum(ordered[-tail:]) / tail - begin
+        beyond = (value - begin) / mean if mean > 0 else inf
+        far = log(count / tail) + tail * log(1 + beyond / tail)
+        return min(_RAREST, max(log(count + 1), far))
 
     def _calm_again(self) -> None:
         """What was held back belongs to the usual values, unless it was an incident."""

@@ -36,6 +36,8 @@ IDLE_S: Final = 240.0
 """After so long a pause of the route, an empty cache has expired."""
 ACKNOWLEDGED_S: Final = 0.045
 """A peer that has nothing to send yet acknowledges a request after up to 40 ms, which the round trip then holds."""
+SOME_CALLS: Final = 12
+"""Calls from which on a line says which waits are longer than others."""
 FEW_TOKENS: Final = 16
 """Pace is not judged over fewer."""
 
@@ -100,9 +102,14 @@ def wait(route: Route, symptoms: Symptoms, inside_network: float) -> list[Verdic
     queue, verdicts = queueing(route, symptoms, inside_network)
     if symptoms.wait is None:
         return verdicts
-    # While the estimate is new, nobody knows which queue is usual: what it says still belongs to the wait.
-    judged = symptoms.server_queue is not None or (queue is not None and route.queue.ready)
-    taken = max(0.0, symptoms.wait - inside_network - (queue or 0.0 if judged else 0.0))
+    waited = max(0.0, symptoms.wait - inside_network)
+    taken, judged = waited, False
+    if queue is not None:
+        # Of what is estimated only what is unusual is taken away, and nothing while nobody knows what is usual.
+        told = symptoms.server_queue is not None
+        judged = told or route.queue.ready
+        usual = 0.0 if told else route.queue.mid
+        taken = max(0.0, waited - max(0.0, queue - usual)) if judged else waited
     uncached = symptoms.uncached
     if uncached is None:
         return verdicts + _untold(route, symptoms, taken) if queue is None and not symptoms.whole else verdicts
@@ -111,11 +118,10 @@ def wait(route: Route, symptoms: Symptoms, inside_network: float) -> list[Verdic
     missing = _missing(route, symptoms)
     fresh = max(0.0, tokens - missing)
     size = log(fresh + 1)
-    # Without an estimate of the queue, the line tells it.
-    by_line = not judged and not symptoms.whole
-    beside_none = not symptoms.alongside or symptoms.crowded is False
-    told = by_line and not missing and beside_none and line.ready
-    high = told and route.high_wait.high(line.over(tokens, taken))
+    high = 0.0
+    crowded = symptoms.alongside and symptoms.crowded is not False
+    if symptoms.server_queue is None and not (missing or symptoms.whole or crowded) and line.count >= SOME_CALLS:
+        high = route.waits_long(line.over(tokens, waited))
     if not missing and not high and route.fresh.near(size) and line.near(tokens, taken):
         route.fresh.take(size)
         line.take((tokens, taken))
@@ -128,10 +134,11 @@ def wait(route: Route, symptoms: Symptoms, inside_network: float) -> list[Verdic
     over = taken - before
     worth = max(LEAST_S, 0.25 * before)
     explained = 0.0
-    if line.count >= FEW_CALLS and over >= worth:
+    least = max(LEAST_S, SHARE * before)
+    if line.count >= FEW_CALLS and over >= least:
         if missing:
             cost = _cost(route, over, missing, missing + max(0.0, fresh - line.at))
-            if cost >= worth and over > BY_FACT * _noise(route):
+            if cost >= least and over > BY_FACT * _noise(route):
                 verdicts.append(_cold(route, symptoms, missing, cost))
                 explained += cost
         if surged and line.ready:
@@ -153,20 +160,11 @@ def wait(route: Route, symptoms: Symptoms, inside_network: float) -> list[Verdic
     score = line.score(tokens, rest)
     odd = line.beyond(score)
     left = rest - line.usual(tokens)
-    unusual = (odd and not line.lone) or (high and left >= SHARE * line.usual(tokens) and not verdicts)
-    if unusual and left >= LEAST_S and not (missing and verdicts and not line.slope):
-        if by_line:
-            verdicts.append(
-                Verdict(
-                    QUEUEING,
-                    max(score, route.high_wait.strength) if high else score,
-                    "wait_beyond_prefill",
-                    taken,
-                    line.usual(tokens),
-                    left,
-                    reason=own_crowd(route, symptoms),
-                )
-            )
+    if high and not verdicts and waited - line.usual(tokens) >= max(LEAST_S, SHARE * line.usual(tokens)):
+        verdicts.append(_waited(route, symptoms, max(score, high), tokens, waited))
+    elif odd and not line.lone and left >= LEAST_S and not (missing and verdicts and not line.slope):
+        if not judged and not symptoms.whole:
+            verdicts.append(_waited(route, symptoms, score, tokens, rest))
         elif symptoms.server_queue is not None:
             verdicts.append(
                 Verdict(
@@ -184,6 +182,12 @@ def wait(route: Route, symptoms: Symptoms, inside_network: float) -> list[Verdic
     line.learn((tokens, taken), odd)
     _learn_cached(route, symptoms, bool(missing))
     return verdicts
+
+
+def _waited(route: Route, symptoms: Symptoms, score: float, tokens: float, taken: float) -> Verdict:
+    usual = route.waits.usual(tokens)
+    reason = own_crowd(route, symptoms)
+    return Verdict(QUEUEING, score, "wait_beyond_prefill", taken, usual, taken - usual, reason=reason)
 
 
 def _learn_cached(route: Route, symptoms: Symptoms, odd: bool) -> None:
