@@ -121,21 +121,27 @@ def model_swap(route: Route, symptoms: Symptoms) -> Verdict | None:
     What has always been so is an alias: it is told for the route's first calls only. A fingerprint that stays, and was
     never seen before, is told too, as the weakest evidence.
     """
-    asked, answered = symptoms.asked, symptoms.answered
-    verdict: Verdict | None = None
-    if answered is not None:
-        known = route.answers
-        times = known.counts.get(answered, 0)
-        if asked is not None and times < CHANGED_FOR and not same_model(asked, answered):
-            verdict = Verdict(MODEL_SWAP, PLAIN, "model", answered, asked, reason="not the model asked for")
-        elif times < CHANGED_FOR and len(known.items) - times >= KNOWN_ANSWERS:
-            usual = max(known.counts, key=known.counts.__getitem__)
-            if usual != answered:
-                verdict = Verdict(
-                    MODEL_SWAP, FAIR, "model", answered, usual, reason="not the model that answered before"
-                )
-        known.learn(answered)
+    answered, known = symptoms.answered, route.answers
+    if answered is None:
+        return None
+    times, verdict = known.counts.get(answered, 0), None
+    if times < CHANGED_FOR:
+        verdict = _swapped(route, symptoms.asked, answered, times)
+    known.learn(answered)
     return verdict
+
+
+def _swapped(route: Route, asked: str | None, answered: str, times: int) -> Verdict | None:
+    """``times``: how often this model answered lately."""
+    if asked is not None and not same_model(asked, answered):
+        return Verdict(MODEL_SWAP, PLAIN, "model", answered, asked, reason="not the model asked for")
+    known = route.answers
+    if len(known.items) - times < KNOWN_ANSWERS:
+        return None
+    usual = max(known.counts, key=known.counts.__getitem__)
+    if usual == answered:
+        return None
+    return Verdict(MODEL_SWAP, FAIR, "model", answered, usual, reason="not the model that answered before")
 
 
 def fingerprint_swap(route: Route) -> Verdict | None:

@@ -8,7 +8,7 @@ from collections import deque
 from math import log
 from typing import Final
 
-from llmtrace.diagnosis.history import Changes, Level, Line
+from llmtrace.diagnosis.history import MANY, Changes, Level, Line
 from llmtrace.diagnosis.shift import Shift
 from llmtrace.diagnosis.upstreams import Upstreams
 from llmtrace.diagnosis.verdict import LEAST_S
@@ -16,6 +16,8 @@ from llmtrace.diagnosis.whole import Plane
 
 PACE_SHARE: Final = 0.2
 """No cause is named for a pace that rose by less than this share."""
+PACE_ALARM: Final = 10.5
+"""Evidence that tokens came more slowly: with that of other quantities, six of ten false alarms were of these."""
 SURGE: Final = 3.0
 """Nor for a prompt with less than so many times the usual fresh tokens."""
 WILD: Final = 12.0
@@ -62,6 +64,7 @@ class Route:
         "retries",
         "rtt",
         "setup",
+        "slow",
         "totals",
         "upstreams",
         "waits",
@@ -78,7 +81,7 @@ class Route:
         self.ends = array("q")
         """When the last calls ended, monotonic ns, in order."""
         self.waits = Line(LEAST_S, 0.25, every=61)
-        """Uncached tokens -> wait less the queue that the server reports, or what is unusual of the estimated one, s."""
+        """Uncached tokens -> wait, s, less the queue that the server reports, or what of the estimated is unusual."""
         self.high_wait = Shift()
         """Waits beyond that line, queues with them, s."""
         self.waits_untold = Level(LEAST_S, 0.25)
@@ -100,12 +103,14 @@ class Route:
         """Cached tokens."""
         self.pace = Line(0.0, PACE_SHARE, reach=1.5, bend=0.5, every=53)
         """Prompt tokens -> decode time per token, s."""
-        self.high_pace = Shift()
+        self.high_pace = Shift(alarm=PACE_ALARM)
         """Decode time per token beyond the usual, as a share of that, by the root of the tokens."""
         self.evenness = Level(0.2, sigmas=3.0)
         """Median gap by mean gap."""
         self.bursts = 0
         """In which of the last four streams the chunks came in bursts, a bit each."""
+        self.slow = False
+        """Whether the last call's tokens came unusually slowly."""
         self.least_gap = 1.0
         """The shortest median gap of its streams lately, s."""
         self.alongside = Level(1.0, 0.5, sigmas=3.0)
@@ -145,9 +150,10 @@ class Route:
 
     def waits_long(self, over: float) -> float:
         """Take in a wait of ``over`` s beyond the usual; how strong it is that the last calls waited long, by what it
-        takes to be told, 0 where that is not reached. What befalls all upstreams shows in all their calls together."""
+        takes to be told, 0 where that is not reached. While this is the young history of one upstream, what befalls all
+        of them shows in all their calls together."""
         strength = self.high_wait.strength if self.high_wait.high(over) else 0.0
-        if self.among is not None and self.among.high_wait.high(over):
+        if self.among is not None and self.waits.count < MANY and self.among.high_wait.high(over):
             strength = max(strength, self.among.high_wait.strength)
         return strength
 

@@ -22,10 +22,11 @@ DRIFT: Final = 1.8
 ALARM: Final = 9.0
 """Evidence that is told. Of values drawn alike, one call in some 4,000 gets there: what a CUSUM gathers falls off as
 e^-0.73 for each unit (Wald's equation for exponential steps), and one call in six begins anew."""
-_MOST: Final = ALARM + 1.5
-"""Evidence is not counted beyond this."""
-_AFTER: Final = ALARM - 2.5
-"""The most that is left after a call that was not high: one that is higher than all before raises the alarm again."""
+_MOST: Final = 1.5
+"""Evidence is not counted further beyond the alarm than this."""
+_AFTER: Final = -2.5
+"""The most that is left, beyond the alarm, after a call that was not high: one that is higher than all before raises it
+again."""
 _RAREST: Final = log(WINDOW + 1)
 """No value is rarer than one above a full history."""
 REGIME: Final = 48
@@ -35,11 +36,11 @@ REGIME: Final = 48
 class Shift:
     """The ranks of one quantity's values among those of the route."""
 
-    __slots__ = ("_alarmed", "_due", "_held", "_modes", "_ordered", "_sixth", "_values", "evidence", "latest")
+    __slots__ = ("_alarm", "_alarmed", "_due", "_held", "_modes", "_ordered", "_sixth", "_values", "evidence", "latest")
 
-    def __init__(self, modes: bool = False) -> None:
+    def __init__(self, modes: bool = False, alarm: float = ALARM) -> None:
         """``modes``: values beyond the history may belong to another mode, however far they lie, as a network's do."""
-        self._modes = modes
+        self._modes, self._alarm = modes, alarm
         self.restart()
 
     def restart(self) -> None:
@@ -59,7 +60,7 @@ class Shift:
     @property
     def strength(self) -> float:
         """The evidence by that of an alarm."""
-        return self.evidence / ALARM
+        return self.evidence / self._alarm
 
     def high(self, value: float) -> bool:
         """Take in one call's value; whether it is one of several that are too high together."""
@@ -77,8 +78,8 @@ class Shift:
             self.evidence = 0.0
             self._learn(value)
             return False
-        self.evidence = min(evidence, _MOST if self.latest > 0.0 else _AFTER)
-        self._alarmed = self._alarmed or evidence >= ALARM
+        self.evidence = min(evidence, self._alarm + (_MOST if self.latest > 0.0 else _AFTER))
+        self._alarmed = self._alarmed or evidence >= self._alarm
         self._held.append(value)
         if len(self._held) >= REGIME:
             held = self._held
@@ -86,7 +87,7 @@ class Shift:
             for each in held:
                 self._learn(each)
             return False
-        return evidence >= ALARM and self.latest > 0.0
+        return evidence >= self._alarm and self.latest > 0.0
 
     def _rareness(self, value: float) -> float:
         """-log of how often so high a value comes. One beyond all of the history is rarer the further it lies, as an

@@ -38,6 +38,8 @@ ACKNOWLEDGED_S: Final = 0.045
 """A peer that has nothing to send yet acknowledges a request after up to 40 ms, which the round trip then holds."""
 SOME_CALLS: Final = 12
 """Calls from which on a line says which waits are longer than others."""
+LONE: Final = 1.5
+"""One call's slow tokens are mostly chance where they go no further than so many rooms: the next one has to agree."""
 FEW_TOKENS: Final = 16
 """Pace is not judged over fewer."""
 
@@ -50,7 +52,8 @@ def network(route: Route, symptoms: Symptoms) -> tuple[list[Verdict], float]:
     if symptoms.wait is not None and symptoms.server_queue is not None and symptoms.server_prefill is not None:
         outside = max(0.0, symptoms.wait - symptoms.server_queue - symptoms.server_prefill)
     early = None  # headers that tell of the way
-    if symptoms.headers is not None and (route.headers.mid < EARLY * _usual_wait(route) or not route.headers.ready):
+    usual_wait = route.waits.ref or route.waits_untold.mid
+    if symptoms.headers is not None and (route.headers.mid < EARLY * usual_wait or not route.headers.ready):
         early = symptoms.headers
         if route.high_headers.high(early) and early - route.headers.mid >= LEAST_S:
             best = _late_headers(route, early)
@@ -89,12 +92,8 @@ def _late_headers(route: Route, headers: float) -> Verdict:
 def late_acknowledgement(route: Route, symptoms: Symptoms) -> float:
     """How much longer a round trip may get (s) because the answer came late, where answers usually come so soon that
     they carry the acknowledgement of the request."""
-    usual = route.totals.ref if symptoms.whole else _usual_wait(route)
+    usual = route.totals.ref if symptoms.whole else route.waits.ref or route.waits_untold.mid
     return ACKNOWLEDGED_S if usual < ACKNOWLEDGED_S else 0.0
-
-
-def _usual_wait(route: Route) -> float:
-    return route.waits.ref if route.waits.count else route.waits_untold.mid
 
 
 def wait(route: Route, symptoms: Symptoms, inside_network: float) -> list[Verdict]:
@@ -296,6 +295,10 @@ def pace(route: Route, symptoms: Symptoms) -> tuple[list[Verdict], float]:
     else:
         odd = line.settle((context, each), score)
     if crowded or not (odd or high):
+        route.slow = False
+        return [], score
+    again, route.slow = route.slow, True
+    if not (high or again or score >= LONE):
         return [], score
     excess = (each - usual) * (count - 1)
     if excess < LEAST_S or each < (1 + PACE_SHARE) * usual or usual <= 0:
