@@ -17,7 +17,7 @@ from llmtrace.diagnosis.whole import Plane
 PACE_SHARE: Final = 0.2
 """No cause is named for a pace that rose by less than this share."""
 PACE_ALARM: Final = 10.5
-"""Evidence that tokens came more slowly: with that of other quantities, six of ten false alarms were of these."""
+"""Evidence that tokens came more slowly: with 9, as for other quantities, most of the false alarms were of these."""
 SURGE: Final = 3.0
 """Nor for a prompt with less than so many times the usual fresh tokens."""
 WILD: Final = 12.0

@@ -16,7 +16,7 @@ from tests.evaluation.common import provenance
 from tests.evaluation.common.pages import write_section
 from tests.evaluation.common.places import DOCS, ROOT
 from tests.evaluation.diagnosis import plot, report, settings
-from tests.evaluation.diagnosis.notebook import Notebook
+from tests.evaluation.diagnosis.notebook import Notebook, judged_again
 from tests.evaluation.diagnosis.plan import sessions
 from tests.evaluation.diagnosis.population import fit, population
 from tests.evaluation.diagnosis.reality import Run, reality
@@ -44,6 +44,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, help="on real servers: so long at most; what is done then is written")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where each real episode is kept as it ends")
     parser.add_argument("--resume", action="store_true", help="on real servers: go on where --results ends")
+    parser.add_argument("--judge", action="store_true", help="judge what --results holds again, without servers")
     parser.add_argument("--fit", action="store_true", help="only print the constants of confidence, fitted anew")
     parser.add_argument("--no-write", action="store_true", help="leave docs/diagnosis.md as it is")
     chosen = parser.parse_args()
@@ -93,12 +94,14 @@ def _simulated(chosen: argparse.Namespace, seed: int, progress: Progress) -> Non
 def _real(chosen: argparse.Namespace, seed: int) -> None:
     started, load = time.time(), provenance.load_average()
     missing = engines.missing("vllm")
-    if chosen.resume:
+    if chosen.resume or chosen.judge:
         notebook = Notebook.read(chosen.results)
         seed = notebook.settings["seed"]
     else:
         settings = {"seed": seed, "rounds": chosen.rounds, "vllm": missing is None}
         notebook = Notebook.begin(chosen.results, settings)
+    if chosen.judge:
+        judged_again(notebook.episodes)
     plan = sessions(random.Random(seed), notebook.settings["rounds"], vllm=notebook.settings["vllm"])
     until = None if chosen.minutes is None else time.monotonic() + 60 * chosen.minutes
     run = Run(plan, notebook, until)
@@ -121,9 +124,10 @@ def _real(chosen: argparse.Namespace, seed: int) -> None:
                 )
 
         run.tell = tell
-        reality(run, seed)
+        if not chosen.judge:
+            reality(run, seed)
     where = provenance.machine(provenance.make_command("diagnose-eval"), started, load)
-    notes = [f"vLLM: {missing}"] if missing else []
+    notes = [] if notebook.settings["vllm"] else [f"vLLM: {missing or 'it was not there'}"]
     notes += run.failures
     if run.unplayed:
         notes.append(f"{run.unplayed} episodes{f' ({run.cut})' if run.cut else ''}")
