@@ -81,7 +81,7 @@ class Route:
         self.ends = array("q")
         """When the last calls ended, monotonic ns, in order."""
         self.waits = Line(LEAST_S, 0.25, every=61)
-        """Uncached tokens -> wait, s, less the queue that the server reports, or what of the estimated is unusual."""
+        """Uncached tokens -> wait, s, less the queue that the server reports, or one that was named."""
         self.high_wait = Shift()
         """Waits beyond that line, queues with them, s."""
         self.waits_untold = Level(LEAST_S, 0.25)

@@ -102,13 +102,15 @@ def wait(route: Route, symptoms: Symptoms, inside_network: float) -> list[Verdic
     if symptoms.wait is None:
         return verdicts
     waited = max(0.0, symptoms.wait - inside_network)
-    taken, judged = waited, False
+    taken, kept, judged = waited, waited, False
     if queue is not None:
         # Of what is estimated only what is unusual is taken away, and nothing while nobody knows what is usual.
         told = symptoms.server_queue is not None
         judged = told or route.queue.ready
         usual = 0.0 if told else route.queue.mid
         taken = max(0.0, waited - max(0.0, queue - usual)) if judged else waited
+        # Nor does an estimate that changes its mind change what is remembered of the waits.
+        kept = taken if told or verdicts else waited
     uncached = symptoms.uncached
     if uncached is None:
         return verdicts + _untold(route, symptoms, taken) if queue is None and not symptoms.whole else verdicts
@@ -123,7 +125,7 @@ def wait(route: Route, symptoms: Symptoms, inside_network: float) -> list[Verdic
         high = route.waits_long(line.over(tokens, waited))
     if not missing and not high and route.fresh.near(size) and line.near(tokens, taken):
         route.fresh.take(size)
-        line.take((tokens, taken))
+        line.take((tokens, kept))
         _learn_cached(route, symptoms, False)
         return verdicts
     usual_fresh = route.fresh.mid
@@ -178,7 +180,7 @@ def wait(route: Route, symptoms: Symptoms, inside_network: float) -> list[Verdic
             )
     route.fresh.learn(size, surged)
     # What a miss cost belongs to the line as every other prefill does; only what nothing explains is held back.
-    line.learn((tokens, taken), odd)
+    line.learn((tokens, kept), odd)
     _learn_cached(route, symptoms, bool(missing))
     return verdicts
 
