@@ -7,7 +7,7 @@ graded on another.
 from __future__ import annotations
 
 import random
-from collections import Counter, deque
+from collections import defaultdict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import exp, log
@@ -130,7 +130,9 @@ def fit(rows: list[Row]) -> dict[str, tuple[float, float, float]]:
 
 
 def _fitted(rows: list[Row]) -> tuple[float, float, float]:
-    cells = Counter[tuple[float, float, float]]()  # those alike count together: there are far fewer
+    cells: dict[tuple[float, float, float], float] = defaultdict(
+        float
+    )  # those alike count together: there are far fewer
     for row in rows:
         score = round(log(min(max(row.score, 1.0), 8.0)), 2)
         cells[score, float(min(row.lately, 3)), float(row.right)] += row.weight
