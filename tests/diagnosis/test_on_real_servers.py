@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 
@@ -23,9 +24,7 @@ class Application:
         self._diagnoser = Diagnoser()
         self._number = 0
 
-    def call(
-        self, *, late: float = 0.0, own: int | None = None, cached: int = SHARED, **facts: object
-    ) -> list[Verdict]:
+    def call(self, *, late: float = 0.0, own: int | None = None, cached: int = SHARED, **facts: Any) -> list[Verdict]:
         """The verdicts on the next call. ``late``: s longer until the first token."""
         self._number += 1
         begin = self._number * 10**10
@@ -37,7 +36,7 @@ class Application:
             setattr(seen, name, value)
         return self._diagnoser.judge("route", seen)
 
-    def warm(self, calls: int = 70, **facts: object) -> None:
+    def warm(self, calls: int = 70, **facts: Any) -> None:
         assert sum(len(self.call(**facts)) for _ in range(calls)) == 0
 
 
@@ -76,7 +75,7 @@ def test_a_lost_cache_is_named_though_waits_scatter() -> None:
 
 def test_a_late_answer_makes_no_round_trip_and_no_other_route() -> None:
     application = Application()
-    quick = {"headers": None, "rtt": 0.0001}
+    quick: dict[str, Any] = {"headers": None, "rtt": 0.0001}
     for _ in range(70):
         assert not application.call(late=-0.1, **quick)
     named = [names(application.call(late=0.3, headers=None, rtt=0.035)) for _ in range(12)]
@@ -87,7 +86,7 @@ def test_a_late_answer_makes_no_round_trip_and_no_other_route() -> None:
 def test_one_stream_in_bursts_is_chance_and_two_are_a_proxy() -> None:
     application = Application()
     application.warm(gap=0.01, mean_gap=0.01)
-    bursts = {"gap": 3e-5, "mean_gap": 0.01}
+    bursts: dict[str, Any] = {"gap": 3e-5, "mean_gap": 0.01}
     assert [names(application.call(**bursts)) for _ in range(3)] == [[], *[[causes.BUFFERED_STREAM]] * 2]
 
 

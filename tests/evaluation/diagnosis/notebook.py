@@ -107,14 +107,17 @@ def _changed(facts: Symptoms | Verdict) -> dict[str, Any]:
 
 def _played(row: Mapping[str, Any]) -> Played:
     calls = [Seen(faulty, _symptoms(seen), [_verdict(each) for each in said]) for faulty, seen, said in row["calls"]]
-    return Played(**{**row, "calls": calls})
+    fields: dict[str, Any] = {**row, "calls": calls}
+    return Played(**fields)
 
 
 def _symptoms(row: dict[str, Any]) -> Symptoms:
     if row.get("repetition"):
         row["repetition"] = Repetition(**row["repetition"])
-    return Symptoms(**{"begin": 0, "end": 0, **row})
+    fields: dict[str, Any] = {"begin": 0, "end": 0, **row}
+    return Symptoms(**fields)
 
 
 def _verdict(row: dict[str, Any]) -> Verdict:
-    return Verdict(**{"cause": "", "score": 0.0, "quantity": "", "observed": 0.0, **row})
+    fields: dict[str, Any] = {"cause": "", "score": 0.0, "quantity": "", "observed": 0.0, **row}
+    return Verdict(**fields)

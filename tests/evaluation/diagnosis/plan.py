@@ -100,4 +100,6 @@ def sessions(draw: random.Random, rounds: int, *, vllm: bool) -> list[Session]:
     if vllm:
         made.append((VLLM, [Episode(causes.QUEUEING), Episode(causes.QUEUEING, 2.0)], True, 0.0))
     draw.shuffle(made)
-    return [Session(number, server, tuple(there), *rest) for number, (server, there, *rest) in enumerate(made)]
+    return [
+        Session(number, server, tuple(there), whole, far) for number, (server, there, whole, far) in enumerate(made)
+    ]

@@ -130,9 +130,7 @@ def fit(rows: list[Row]) -> dict[str, tuple[float, float, float]]:
 
 
 def _fitted(rows: list[Row]) -> tuple[float, float, float]:
-    cells: dict[tuple[float, float, float], float] = defaultdict(
-        float
-    )  # those alike count together
+    cells: dict[tuple[float, float, float], float] = defaultdict(float)  # those alike count together
     for row in rows:
         score = round(log(min(max(row.score, 1.0), 8.0)), 2)
         cells[score, float(min(row.lately, 3)), float(row.right)] += row.weight
