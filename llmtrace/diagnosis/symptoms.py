@@ -73,6 +73,8 @@ class Symptoms:
     """The application's own other calls under way when this one ended."""
     alongside: int = 0
     """And those of the route that ended meanwhile; filled in by the judge."""
+    crowded: bool | None = None
+    """Whether those were more than usual; filled in as its pace is judged, None where it was not."""
     asked: str | None = None
     answered: str | None = None
     fingerprint: str | None = None
@@ -112,7 +114,7 @@ def symptoms_of(seen: Observation, gaps: Sequence[int] = (), estimate: Estimate 
     symptoms.consumer_wait = seen.consumer_wait
     last = seen.last_chunk if seen.last_chunk is not None else first
     symptoms.reading = (last - first) / 1e9
-    symptoms.buffered = seen.buffered or _at_once(seen, symptoms)
+    symptoms.buffered = seen.buffered or (seen.consumer_wait > 0 and _at_once(seen, symptoms))
     if symptoms.buffered:
         symptoms.headers = (
             None  # what held the stream back may have held them back with it: they tell nothing of the way
