@@ -46,6 +46,9 @@ LINK_KIND: Final = "llmtrace.link.kind"
 """On a link and on its span alike: Jaeger keeps no attributes of links."""
 LINK_TRACE: Final = "llmtrace.link.trace_id"
 
+PROBE: Final = "llmtrace.probe"
+"""The step of ``llmtrace probe`` that a span belongs to; also the name of the span around a step's calls."""
+
 # --- ours: the diagnosis --------------------------------------------------------------------------------------
 DIAGNOSIS: Final = "llmtrace.diagnosis"
 """The list of causes on the call's span, and the name of the event that each verdict's evidence is in."""

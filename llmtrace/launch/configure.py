@@ -90,7 +90,7 @@ def set_up(
         _log.warning("traced already, and so not by configure(): %s. Call llmtrace.uninstrument() before", others)
     resource = Resource.create(_own_resource(service_name))
     tracer_provider = TracerProvider(resource=resource)
-    tracer_provider.add_span_processor(_processor(destination, launched))
+    tracer_provider.add_span_processor(span_processor(destination, launched))
     meter_provider = _meter_provider(destination, resource)
     if meter_provider is None:
         settings.setdefault("metrics", False)
@@ -108,7 +108,8 @@ def _end(providers: list[Any]) -> None:
     providers.clear()
 
 
-def _processor(destination: Destination, launched: bool) -> Any:
+def span_processor(destination: Destination, launched: bool = False) -> Any:
+    """The processor that sends spans to ``destination``. ``launched``: see ``set_up``."""
     from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor
 
     from llmtrace.launch import exporters
