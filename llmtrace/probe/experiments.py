@@ -6,6 +6,7 @@ import contextvars
 import random
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from llmtrace.probe import plan
 from llmtrace.probe.answers import Answer, Exhausted, Live, Refusal
@@ -179,22 +180,35 @@ def life(session: Session, learned: Learned, options: Options) -> None:
         _let_lie(session, learned, idles)
 
 
+@dataclass(frozen=True, slots=True)
+class _Lying:
+    """A prompt that is left alone, and when it is to be sent again."""
+
+    due: float
+    prompt: Prompt
+    answer: Answer
+    ahead: float
+    """What the wall's clock was ahead of the monotonic one, s."""
+
+
 def _let_lie(session: Session, learned: Learned, idles: list[float]) -> None:
-    due: list[tuple[float, float, float, float, Prompt]] = []
+    lying: list[_Lying] = []
     for idle in sorted(idles, reverse=True):
         prompt = session.prompts.unique(plan.life_prompt(session.longest))
         answer = session.ask(prompt)
-        end = answer.first
-        due.append((end + idle, idle, end, session.wall() - (session.clock() - end), prompt))
-    for at, _, since, wall, prompt in sorted(due, key=lambda entry: entry[0]):
-        session.sleep(max(0.0, at - session.clock()))
-        idle, by_wall = session.clock() - since, session.wall() - wall
-        answer = session.ask(prompt)
-        if abs(idle - by_wall) > _JUMP_S + _JUMP_SHARE * idle:
+        lying.append(_Lying(answer.first + idle, prompt, answer, session.wall() - session.clock()))
+    for one in sorted(lying, key=lambda each: each.due):
+        session.sleep(max(0.0, one.due - session.clock()))
+        again = session.ask(one.prompt)
+        longest = again.first - one.answer.first
+        jump = abs(session.wall() - session.clock() - one.ahead)
+        if jump > _JUMP_S + _JUMP_SHARE * longest:
             learned.jumped += 1
             continue
-        if (hit := _hit(session, learned, prompt, answer)) is not None:
-            learned.idles.append(cache.Idle(idle, hit))
+        hit = _hit(session, learned, one.prompt, again)
+        if hit is not None:
+            # When the engine looked is not seen: what was kept was kept so long at least, what was lost at most.
+            learned.idles.append(cache.Idle(max(0.0, again.sent - one.answer.end) if hit else longest, hit))
 
 
 def _hit(session: Session, learned: Learned, prompt: Prompt, answer: Answer) -> bool | None:

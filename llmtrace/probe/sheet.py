@@ -81,32 +81,35 @@ def _interval(name: str, label: str, unit: str, interval: Interval, note: str = 
 
 
 def _way(learned: Learned, cost: PromptCost | None) -> list[Figure]:
-    name, label = "wire", "round trip of the wire"
+    name, label = "wire", "wire, round trip"
     trips = learned.round_trips
     wire = Figure(name, label, note="the kernel does not tell it here")
     if trips:
-        wire = Figure(name, label, min(trips), min(trips), max(trips), "s", "the kernel's own measure, least of all calls")
+        wire = Figure(name, label, min(trips), min(trips), max(trips), "s", "by the kernel")
     if cost is None:
         why = _why(learned, plan.CURVE, "too few calls")
-        return [wire, Figure("fixed", "fixed cost of a call", note=why)]
-    return [wire, _interval("fixed", "fixed cost of a call", "s", cost.fixed, "the wire is in it")]
+        return [wire, Figure("fixed", "fixed, per call", note=why)]
+    return [wire, _interval("fixed", "fixed, per call", "s", cost.fixed, "with the wire")]
 
 
 def _prompt(learned: Learned, cost: PromptCost | None) -> list[Figure]:
-    slope, bend = ("prompt.per_token", "per prompt token"), ("prompt.per_square", "curvature")
+    slope, bend = ("prompt.per_token", "prompt, per token"), ("prompt.per_square", "prompt, per token²")
+    thousand = ("prompt.thousand", "1,000 new tokens take")
     if cost is None:
         why = _why(learned, plan.CURVE, "too few calls")
-        return [Figure(*slope, note=why), Figure(*bend, note=why)]
+        return [Figure(*slope, note=why), Figure(*bend, note=why), Figure(*thousand, note=why)]
     note = "" if learned.counts_tokens else "tokens reckoned from characters: the provider does not count them"
     per_token = _interval(*slope, "s/token", cost.per_token, note)
+    whole = _interval(*thousand, "s", cost.thousand, "to the first token")
     if cost.per_square is not None:
-        return [per_token, _interval(*bend, "s/token²", cost.per_square)]
-    return [per_token, Figure(*bend, 0.0, 0.0, cost.bend, "s/token²", f"none seen up to {learned.longest:,} tokens")]
+        return [per_token, _interval(*bend, "s/token²", cost.per_square), whole]
+    unseen = f"none seen up to {learned.longest:,} tokens"
+    return [per_token, Figure(*bend, 0.0, 0.0, cost.bend, "s/token²", unseen), whole]
 
 
 def _cache(learned: Learned, cost: PromptCost | None) -> list[Figure]:
-    least, block = ("cache.minimum", "shortest prefix kept"), ("cache.block", "block")
-    saved = ("cache.saved_per_token", "saved per cached token")
+    least, block = ("cache.minimum", "shortest prefix kept, tokens"), ("cache.block", "block of the cache, tokens")
+    saved = ("cache.saved_per_token", "saved, per cached token")
     reused = learned.reused
     if not reused:
         why = _why(learned, plan.CACHE, "no calls")
@@ -135,8 +138,8 @@ def _cache(learned: Learned, cost: PromptCost | None) -> list[Figure]:
 
 def _cache_by_time(reused: list[Reused], cost: PromptCost | None) -> list[Figure]:
     """Nobody counts cached tokens: a prompt that shares more with an earlier one comes sooner, or does not."""
-    least, block = ("cache.minimum", "shortest prefix kept"), ("cache.block", "block")
-    saved = ("cache.saved_per_token", "saved per cached token")
+    least, block = ("cache.minimum", "shortest prefix kept, tokens"), ("cache.block", "block of the cache, tokens")
+    saved = ("cache.saved_per_token", "saved, per cached token")
     uncounted = "the provider does not count cached tokens"
     why = f"{uncounted}, and times do not show any"
     savings = None
@@ -154,7 +157,7 @@ def _cache_by_time(reused: list[Reused], cost: PromptCost | None) -> list[Figure
 
 
 def _life(learned: Learned) -> Figure:
-    name, label = "cache.life", "prefixes are kept"
+    name, label = "cache.life", "prefixes are kept for"
     jumped = f"; {learned.jumped} thrown away, since the clock jumped" if learned.jumped else ""
     if not learned.idles:
         asked = "nothing was to be seen" if learned.life_asked else "ask with --ttl SECONDS"
@@ -167,19 +170,19 @@ def _life(learned: Learned) -> Figure:
 
 
 def _answers(learned: Learned) -> list[Figure]:
-    pace, context = ("answer.per_token", "per answer token"), ("answer.per_context_token", "more per 1,000 of context")
+    pace, context = ("answer.per_token", "answer, per token"), ("answer.per_context_token", "  per 1,000 of context")
     fitted = fits.line(learned.answers)
     if fitted is None:
         why = _why(learned, plan.ANSWERS, "answers came in too few pieces")
         return [Figure(*pace, note=why), Figure(*context, note=why)]
     return [
-        _interval(*pace, "s/token", fitted[0], "with a short context"),
+        _interval(*pace, "s/token", fitted[0], "short context"),
         _interval(*context, "s/token", fitted[1].scaled(_THOUSAND)),
     ]
 
 
 def _chunk(learned: Learned) -> Figure:
-    name, label = "prefill.chunk", "prompts computed in chunks of"
+    name, label = "prefill.chunk", "prefill chunk, tokens"
     size = chunks.chunk(learned.windows)
     if size is None:
         seen = "a stream beside a long prompt did not stall: another engine, or prompts are computed apart"
@@ -190,7 +193,7 @@ def _chunk(learned: Learned) -> Figure:
 
 
 def _bursts(learned: Learned) -> list[Figure]:
-    limit, order = ("concurrency.limit", "calls at once"), ("queue.order", "order of those that wait")
+    limit, order = ("concurrency.limit", "calls at once"), ("queue.order", "order of the queue")
     whole = [burst for burst in learned.bursts if len(burst.streams) >= 2]
     if not whole:
         refused = sum(burst.limited for burst in learned.bursts)

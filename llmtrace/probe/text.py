@@ -43,10 +43,8 @@ def amount(figure: Figure, value: float | int | str | None) -> str:
         return ""
     if isinstance(value, str):
         return clean(value, 200)
-    kind, _, per = figure.unit.partition("/")
-    if kind == "s":
-        return seconds(value)
-    return f"{value:,.0f}"
+    kind = figure.unit.partition("/")[0]
+    return seconds(value) if kind == "s" else f"{value:,.0f}"
 
 
 def between(figure: Figure) -> str:
@@ -60,11 +58,6 @@ def between(figure: Figure) -> str:
     return f"{amount(figure, figure.low)} to {amount(figure, figure.high)}"
 
 
-def unit(figure: Figure) -> str:
-    """What stands behind the number: ``per token`` and the like are in the label."""
-    return figure.unit if figure.unit in ("tokens", "calls") and figure.value is not None else ""
-
-
 def print_sheet(sheet: Sheet, terminal: Any) -> None:
     """The sheet as a table, and below it what could not be told."""
     from rich.table import Table
@@ -76,14 +69,16 @@ def print_sheet(sheet: Sheet, terminal: Any) -> None:
         markup=False,
     )
     table = Table(box=None, pad_edge=False, show_header=True, header_style="dim")
-    for name, justify in (("", "left"), ("found", "right"), ("90 % interval", "left"), ("", "left")):
-        table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    table.add_column("", no_wrap=True)
+    table.add_column("found", justify="right", no_wrap=True)
+    table.add_column("90 % interval", no_wrap=True)
+    table.add_column("", overflow="fold")
     unknown: list[Figure] = []
     for figure in sheet.figures:
         if figure.value is None and figure.low is None:
             unknown.append(figure)
             continue
-        value = " ".join(filter(None, (amount(figure, figure.value) or "-", unit(figure))))
+        value = amount(figure, figure.value) or "-"
         table.add_row(figure.label, value, between(figure), clean(figure.note, 200))
     terminal.print(table, markup=False)
     if unknown:

@@ -14,6 +14,8 @@ _CURVED = 0.95
 """How much smaller the error has to become before the cost is taken to be curved."""
 _MIDDLE = 0.5
 
+THOUSAND = 1000
+
 Point = tuple[float, float]
 """Tokens, and seconds."""
 
@@ -26,6 +28,8 @@ class PromptCost:
     per_token: Interval
     per_square: Interval | None
     """None: the cost was a straight line as far as could be seen."""
+    thousand: Interval
+    """Seconds to the first token of a new prompt of 1,000 tokens: surer than the parts that it is made of."""
     bend: float
     """The most that ``per_square`` may be, s per squared token, where it is None."""
 
@@ -40,12 +44,17 @@ def prompt_cost(points: Sequence[Point]) -> PromptCost | None:
     prompts scatter more; a call that waited moves the curve little, for it is the middle one that counts."""
     if len(points) < LEAST or len({tokens for tokens, _ in points}) < 3:
         return None
+
+    def fitted(some: Sequence[Point], terms: int) -> tuple[float, ...]:
+        coefficients = _relative(some, terms)
+        return (*coefficients, _at(coefficients, THOUSAND))
+
     curved = _error(points, _relative(points, 3)) < _CURVED * _error(points, _relative(points, 2))
-    bends = bootstrap(points, lambda some: _relative(some, 3))
-    if curved and bends[2].low > 0:
-        return PromptCost(bends[0], bends[1], bends[2], 0.0)
-    fixed, per_token = bootstrap(points, lambda some: _relative(some, 2))
-    return PromptCost(fixed, per_token, None, bends[2].high)
+    bent = bootstrap(points, lambda some: fitted(some, 3))
+    if curved and bent[2].low > 0:
+        return PromptCost(bent[0], bent[1], bent[2], bent[3], 0.0)
+    fixed, per_token, thousand = bootstrap(points, lambda some: fitted(some, 2))
+    return PromptCost(fixed, per_token, None, thousand, bent[2].high)
 
 
 def line(points: Sequence[Point]) -> tuple[Interval, Interval] | None:
