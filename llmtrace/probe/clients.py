@@ -296,7 +296,7 @@ class Anthropic(_Adapting):
         if prompt.tail:
             parts[0]["cache_control"] = {"type": "ephemeral"}
             parts.append({"type": "text", "text": prompt.tail})
-        options = {} if "temperature" in self._left_out else {"temperature": 0}
+        options: dict[str, Any] = {} if "temperature" in self._left_out else {"extra_body": {"temperature": 0}}
         live = live or Live()
         sent = time.monotonic()
         create: Any = self._client.messages.create

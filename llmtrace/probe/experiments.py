@@ -170,14 +170,15 @@ def life(session: Session, learned: Learned, options: Options) -> None:
         return
     learned.life_asked = True
     deadline = session.clock() + options.life_s
+    cost = fits.prompt_cost(learned.prompts)
     longest = _FIRST_SHARE * options.life_s
-    _let_lie(session, learned, [longest / 2**i for i in range(plan.FIRST_IDLES)])
+    _let_lie(session, learned, cost, [longest / 2**i for i in range(plan.FIRST_IDLES)])
     for _ in range(plan.LATER_ROUNDS):
         low, high = cache.life(learned.idles)
         idles = [idle for idle in cache.between(low, high, plan.LATER_IDLES) if session.clock() + idle < deadline]
         if high > longest or not low or not idles:
             return
-        _let_lie(session, learned, idles)
+        _let_lie(session, learned, cost, idles)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +192,7 @@ class _Lying:
     """What the wall's clock was ahead of the monotonic one, s."""
 
 
-def _let_lie(session: Session, learned: Learned, idles: list[float]) -> None:
+def _let_lie(session: Session, learned: Learned, cost: fits.PromptCost | None, idles: list[float]) -> None:
     lying: list[_Lying] = []
     for idle in sorted(idles, reverse=True):
         prompt = session.prompts.unique(plan.life_prompt(session.longest))
@@ -205,17 +206,16 @@ def _let_lie(session: Session, learned: Learned, idles: list[float]) -> None:
         if jump > _JUMP_S + _JUMP_SHARE * longest:
             learned.jumped += 1
             continue
-        hit = _hit(session, learned, one.prompt, again)
+        hit = _hit(session, cost, one.prompt, again)
         if hit is not None:
             # When the engine looked is not seen: what was kept was kept so long at least, what was lost at most.
             learned.idles.append(cache.Idle(max(0.0, again.sent - one.answer.end) if hit else longest, hit))
 
 
-def _hit(session: Session, learned: Learned, prompt: Prompt, answer: Answer) -> bool | None:
+def _hit(session: Session, cost: fits.PromptCost | None, prompt: Prompt, answer: Answer) -> bool | None:
     """Whether a prompt came from the cache; by its time where nobody counts, and None where that does not tell."""
     if answer.cached_tokens is not None:
         return answer.cached_tokens > 0
-    cost = fits.prompt_cost(learned.prompts)
     if cost is None:
         return None
     fresh = cost.seconds(session.input_tokens(prompt, answer))

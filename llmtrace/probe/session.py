@@ -116,7 +116,7 @@ class Session:
                 self.purse.settle(most, answer)
         with self._lock:
             self.calls += 1
-            self.prompt_tokens += answer.input_tokens or 0
+            self.prompt_tokens += self.input_tokens(prompt, answer)
             self.answer_tokens += answer.output_tokens or len(answer.moments)
         self.done()
         return answer

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 from llmtrace.probe.maths.intervals import median
 
-_LATE = 3.0
-"""A token is late that took so many times what one usually takes,"""
-_OF_THE_LATEST = 0.3
-"""and at least this share of what a late one of the same window usually takes: the machine has hiccups of its own."""
+_LEAST_LEVEL = math.log(2)
+"""A prompt's steps are at least twice as long as plain ones, else they are not told apart."""
+_SHORTEST = 0.25
+"""Of a plain gap: what a reader that came late made shorter still counts as this."""
 _SEEN = 0.4
 """Of the time to the prompt's first token, so much has to show as stalls of the stream beside it."""
 _LEAST = 16
@@ -50,12 +50,25 @@ class Chunk:
 
 
 def stalls(window: Window) -> int | None:
-    """How many steps the prompt took; None where the stream does not show it."""
-    late = [gap for gap in window.gaps if gap > _LATE * window.plain]
-    if not late or sum(late) < _SEEN * window.waited:
+    """How many steps the prompt took; None where the stream does not show it.
+
+    The plain gaps come first, until the prompt is taken up; from there on every gap is a step of the prompt's, however
+    long or short a busy machine made it. So it is the one place between the two that is looked for, where the gaps'
+    logarithms fit best; a plain gap behind the last step is left out.
+    """
+    if window.plain <= 0 or not window.gaps:
         return None
-    usual = median([gap for gap in late if gap > max(late) / 3])
-    return sum(gap > _OF_THE_LATEST * usual for gap in late)
+    logs = [math.log(max(gap / window.plain, _SHORTEST)) for gap in window.gaps]
+    costs: list[float] = []
+    for at in range(len(logs)):
+        level = max(_LEAST_LEVEL, median(logs[at:]))
+        costs.append(sum(map(abs, logs[:at])) + sum(abs(each - level) for each in logs[at:]))
+    start = min(range(len(logs)), key=lambda at: costs[at])
+    level = median(logs[start:])
+    if level < _LEAST_LEVEL or sum(window.gaps[start:]) < _SEEN * window.waited:
+        return None
+    behind = len(logs) - start > 1 and logs[-1] < level / 2
+    return len(logs) - start - behind
 
 
 def chunk(windows: Sequence[Window]) -> Chunk | None:
@@ -90,7 +103,7 @@ def _prior(size: int) -> float:
 
 
 def _likelihood(prompt: int, count: int, size: int) -> float:
-    """Of a last chunk that is a small one, one may not see the stall."""
+    """A last chunk that is a small one may not show."""
     fewest, most = math.floor(prompt / size), math.ceil(prompt / (size * (1 - _TOLERANCE)))
     off = max(fewest - count, count - most, 0)
     return 0.9 / (most - fewest + 1) if off == 0 else 0.05 if off == 1 else 0.002
