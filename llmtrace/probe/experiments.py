@@ -42,6 +42,7 @@ def greet(session: Session, learned: Learned, options: Options) -> None:
         _note(learned, answer)
         if answer.input_tokens is not None:
             sent.append((prompt.text, answer.input_tokens))
+            session.prompts.guess(prompt.text, answer.input_tokens)
     if len(sent) == 2:
         session.prompts.learn(sent[0], sent[1])
 

@@ -45,6 +45,10 @@ class Prompts:
         self.told = False
         """The provider counts tokens, and has told of two prompts."""
 
+    def guess(self, text: str, tokens: int) -> None:
+        """One prompt and its tokens, for the length of the next."""
+        self._per_character = max(0.05, (tokens - self._form) / len(text))
+
     def learn(self, shorter: tuple[str, int], longer: tuple[str, int]) -> None:
         """Two prompts and their tokens: what a character takes, and the chat's form around them."""
         (short, few), (long, many) = shorter, longer

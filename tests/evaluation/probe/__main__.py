@@ -84,6 +84,8 @@ def played(key: str, draw: random.Random) -> list[Checked]:
         finally:
             tracing.close()
             client.close()
+        if sheet.stopped == "interrupted":
+            raise KeyboardInterrupt
         known = {**engine.known, **engine.measured(steps)}
     rows: list[Checked] = []
     for name, truth in known.items():
