@@ -91,11 +91,11 @@ def set_up(
     resource = Resource.create(_own_resource(service_name))
     tracer_provider = TracerProvider(resource=resource)
     tracer_provider.add_span_processor(span_processor(destination, launched))
-    meter_provider = _meter_provider(destination, resource)
-    if meter_provider is None:
+    meters = meter_provider(destination, resource)
+    if meters is None:
         settings.setdefault("metrics", False)
-    switch.instrument(*clients, tracer_provider=tracer_provider, meter_provider=meter_provider, **settings)
-    _in_force[:] = [provider for provider in (tracer_provider, meter_provider) if provider is not None]
+    switch.instrument(*clients, tracer_provider=tracer_provider, meter_provider=meters, **settings)
+    _in_force[:] = [provider for provider in (tracer_provider, meters) if provider is not None]
 
 
 def _end(providers: list[Any]) -> None:
@@ -142,7 +142,7 @@ def _names_service(attributes: str) -> bool:
     return any(pair.partition("=")[0].strip() == "service.name" for pair in attributes.split(","))
 
 
-def _meter_provider(destination: Destination, resource: Any) -> Any:
+def meter_provider(destination: Destination, resource: Any) -> Any:
     """A provider that sends metrics where they are taken; None where they are not: Jaeger takes spans only."""
     address = destination.metrics_address
     if address is None:

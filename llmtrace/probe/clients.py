@@ -49,6 +49,10 @@ class Client(Protocol):
         """
         ...
 
+    def offer_logprobs(self) -> None:
+        """Ask for the first token's probability from now on, as long as the provider takes that."""
+        ...
+
     def models(self) -> list[Any]:
         """The models that the provider lists, empty where it lists none."""
         ...
@@ -187,7 +191,7 @@ class OpenAI(_Adapting):
         self._left_out.add("logprobs")
 
     def offer_logprobs(self) -> None:
-        """Ask for the first token's probability from now on, as long as the provider takes that."""
+        """See ``Client.offer_logprobs``."""
         self._left_out.discard("logprobs")
 
     def _optional(self) -> Mapping[str, str]:
@@ -219,9 +223,7 @@ class OpenAI(_Adapting):
         live = live or Live()
         sent = time.monotonic()
         create: Any = self._client.chat.completions.create
-        stream = create(
-            model=self.model, messages=[{"role": "user", "content": prompt.text}], stream=True, **options
-        )
+        stream = create(model=self.model, messages=[{"role": "user", "content": prompt.text}], stream=True, **options)
         answer = Answer(sent=sent, end=sent, moments=live.moments)
         answer.headers = {key.lower(): value for key, value in stream.response.headers.items()}
         text: list[str] = []
@@ -328,6 +330,9 @@ class Anthropic(_Adapting):
         answer.end = time.monotonic()
         answer.text = "".join(text)
         return answer
+
+    def offer_logprobs(self) -> None:
+        """This API tells none."""
 
     def models(self) -> list[Any]:
         """See ``Client.models``."""

@@ -7,6 +7,7 @@ import random
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 from llmtrace.probe import plan
 from llmtrace.probe.answers import Answer, Exhausted, Live, Refusal
@@ -120,7 +121,7 @@ def beside(session: Session, learned: Learned, options: Options) -> None:
             raise outcome[0]
         moments = list(live.moments)
         before = [moment for moment in moments if moment <= answer.sent]
-        gaps = list(zip(moments, moments[1:], strict=False))
+        gaps = list(pairwise(moments))
         if len(before) >= 4 and moments[-1] > answer.first:
             plain = median([b - a for a, b in gaps if b <= answer.sent])
             during = [b - a for a, b in gaps if b > answer.sent and a < answer.first]

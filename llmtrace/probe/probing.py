@@ -15,6 +15,8 @@ from llmtrace.probe.session import Session
 from llmtrace.probe.sheet import Sheet, figures
 from llmtrace.probe.tracing import Tracing
 
+INTERRUPTED_BY_HAND = "interrupted"
+"""Why it stopped, after Ctrl-C."""
 LEARNS = (plan.GREET, plan.CURVE, plan.CACHE, plan.ANSWERS)
 """Steps whose calls go into the baseline: one at a time, so that none of them waits for another."""
 
@@ -53,7 +55,7 @@ def probe(
         stopped = "the next call might have passed the budget"
         learned.ended[step.name] = stopped
     except KeyboardInterrupt:
-        stopped = "interrupted"
+        stopped = INTERRUPTED_BY_HAND
     learned.round_trips = list(tracing.round_trips)
     sheet = Sheet(
         base_url=shown(session.client.base_url),

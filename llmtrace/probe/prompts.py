@@ -5,14 +5,15 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-_WORDS = (
+_TEXT = (
     "time year people way day man thing woman life child world school state family student group country problem hand "
     "part place case week company system program question work government number night point home water room mother "
     "area money story fact month lot right study book eye job word business issue side kind head house service friend "
     "father power hour game line end member law car city community name president team minute idea body information "
     "back parent face others level office door health person art war history party result change morning reason "
     "research girl guy moment air teacher force education"
-).split()
+)
+_WORDS = tuple(_TEXT.split())
 _COUNT = "\nCount from 1 to 999, one number after the other, and write nothing else:"
 PER_CHARACTER = 0.25
 """Tokens in a character, until the provider has told."""

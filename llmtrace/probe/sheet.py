@@ -221,7 +221,9 @@ def _limits(learned: Learned) -> Figure:
     if refused:
         at = max(burst.sent for burst in learned.bursts)
         return Figure(name, label, told or None, note=f"{refused} of {at} calls at once were refused (429)")
-    return Figure(name, label, told, note="told in headers") if told else Figure(name, label, note="none met, none told")
+    return (
+        Figure(name, label, told, note="told in headers") if told else Figure(name, label, note="none met, none told")
+    )
 
 
 Known = Mapping[str, float | int | str]

@@ -11,7 +11,7 @@ from typing import Any
 
 from llmtrace.emit.names import PROBE, RTT
 from llmtrace.launch import destinations
-from llmtrace.launch.configure import span_processor
+from llmtrace.launch.configure import meter_provider, span_processor
 from llmtrace.launch.destinations import Destination
 
 _BASELINE_ENV = "LLMTRACE_BASELINE_PATH"
@@ -42,7 +42,10 @@ class Tracing:
         """s, of each call."""
         self._client = client
         self._named = named
-        self._provider = TracerProvider(resource=Resource.create({"service.name": "llmtrace-probe"}))
+        resource = Resource.create({"service.name": "llmtrace-probe"})
+        self._provider = TracerProvider(resource=resource)
+        self.meters = None if target is None else meter_provider(target, resource)
+        """Where metrics go; None where they are not taken."""
         self._provider.add_span_processor(_marks(self.round_trips))
         if target is not None:
             self._provider.add_span_processor(span_processor(target))
@@ -61,14 +64,15 @@ class Tracing:
         self._learns = learns
 
     @contextlib.contextmanager
-    def step(self, name: str, *, learns: bool) -> Generator[None]:
+    def step(self, name: str, *, learns: bool) -> Generator[Any]:
         """A span around the calls of one step. ``learns``: they go into the route's baseline."""
         if learns != self._learns:
             self._on(learns)
         mark = _step.set(name)
         try:
-            with self._provider.get_tracer("llmtrace").start_as_current_span("llmtrace.probe", attributes={PROBE: name}):
-                yield
+            tracer = self._provider.get_tracer("llmtrace")
+            with tracer.start_as_current_span(PROBE, attributes={PROBE: name}) as span:
+                yield span
         finally:
             _step.reset(mark)
 
@@ -78,6 +82,8 @@ class Tracing:
 
         switch.uninstrument(self._client)
         self._provider.shutdown()
+        if self.meters is not None:
+            self.meters.shutdown()
         if self._named is not None:
             os.environ[_BASELINE_ENV] = self._named
 

@@ -63,7 +63,8 @@ class Provider:
                 counts["prompt_tokens_details"] = {"cached_tokens": cached}
             chunks.append({"choices": [], "usage": counts | {"total_tokens": len(words) + count}})
         whole = [
-            b"data: " + json.dumps({"id": "c", "object": "chat.completion.chunk", "model": MODEL, "created": 1} | c).encode()
+            b"data: "
+            + json.dumps({"id": "c", "object": "chat.completion.chunk", "model": MODEL, "created": 1} | c).encode()
             for c in chunks
         ]
         parts = [(self.pace, event + b"\n\n") for event in whole] + [(0.0, b"data: [DONE]\n\n")]

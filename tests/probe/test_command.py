@@ -247,9 +247,7 @@ def test_idle_times_over_which_the_clock_jumped_are_thrown_away(server: Replay, 
     provider.serve(server)
     clock = Clock(200, jump)
     client = open_client("openai", server.base_url, MODEL)
-    session = Session(
-        client, Prompts(1), Purse(), 256, sleep=clock.sleep, clock=clock.now, wall=clock.wall
-    )
+    session = Session(client, Prompts(1), Purse(), 256, sleep=clock.sleep, clock=clock.now, wall=clock.wall)
     learned = Learned()
     life(session, learned, Options(life_s=1000))
     client.close()
@@ -259,12 +257,12 @@ def test_idle_times_over_which_the_clock_jumped_are_thrown_away(server: Replay, 
 
 def test_anthropics_client_marks_what_may_be_kept(server: Replay, monkeypatch: pytest.MonkeyPatch) -> None:
 
-
     monkeypatch.setenv("ANTHROPIC_API_KEY", "k")
     events = [
         {"type": "message_start", "message": {"id": "m", "type": "message", "role": "assistant", "model": "c",
          "content": [], "stop_reason": None, "stop_sequence": None,
-         "usage": {"input_tokens": 5, "cache_read_input_tokens": 7, "cache_creation_input_tokens": 3, "output_tokens": 1}}},
+         "usage": {"input_tokens": 5, "cache_read_input_tokens": 7, "cache_creation_input_tokens": 3,
+                   "output_tokens": 1}}},
         {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
         {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "one"}},
         {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": " two"}},

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 import uvicorn
 from typer.testing import CliRunner
 
@@ -18,6 +21,12 @@ from llmtrace.cli import build_app
 from llmtrace.estimate import store
 from llmtrace.estimate.expectation import COLUMNS
 from llmtrace.estimate.prefixes import COUNTS
+from llmtrace.probe.clients import open_client
+from llmtrace.probe.maths.drift import LEARNED
+from llmtrace.probe.prompts import Prompts
+from llmtrace.probe.session import Purse, Session
+from llmtrace.probe.tracing import Tracing
+from llmtrace.probe.watching import ANSWERS, Watched
 from llmtrace.reference import LoadedModel, RunnerError
 from llmtrace.reference.app import create_app
 from tests.support.waiting import wait_for
@@ -63,3 +72,23 @@ def test_the_whole_way(small: LoadedModel, tmp_path: Path, monkeypatch: pytest.M
     assert os.environ["LLMTRACE_BASELINE_PATH"] == str(baseline)
     (saved,) = store.load(baseline, COLUMNS, COUNTS).values()
     assert len(saved.rows) >= 30
+
+
+def test_a_swapped_model_is_seen_within_ten_rounds(small: LoadedModel) -> None:
+    other = replace(small, model=copy.deepcopy(small.model))
+    with torch.no_grad():
+        weights = other.model.get_input_embeddings().weight
+        weights.copy_(weights[torch.randperm(len(weights), generator=torch.Generator().manual_seed(1))])
+    tracing = Tracing("openai", None, None)
+    with serving(small) as before, serving(other) as after:
+        client = open_client("openai", before, small.name)
+        watched = Watched(Session(client, Prompts(), Purse(), 400), tracing)
+        calm = [kind for _ in range(LEARNED + 1) for kind in watched.round()[1]]
+        client.close()
+        watched.session.client = swapped = open_client("openai", after, small.name)
+        seen = [kind for _ in range(10) for kind in watched.round()[1]]
+        swapped.close()
+    tracing.close()
+    # How fast the two are depends on what else the machine does; what they answer does not.
+    assert ANSWERS not in calm
+    assert ANSWERS in seen

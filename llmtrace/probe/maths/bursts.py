@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, pairwise
 
 _HELD = 0.15
 """A level counts that was held for this share of the time in which somebody waited; a blip of the client's does not."""
@@ -33,7 +33,7 @@ def level(streams: Sequence[Stream]) -> int | None:
     started = max(stream.first for stream in streams if stream.first <= first_end)
     moments = sorted({each for stream in streams for each in (stream.first, stream.end) if started <= each})
     held: dict[int, float] = {}
-    for begin, end in zip(moments, moments[1:], strict=False):
+    for begin, end in pairwise(moments):
         if end > last_first:
             break
         running = sum(stream.first <= begin < stream.end for stream in streams)

@@ -39,7 +39,9 @@ def reference(draw: random.Random, folder: Path) -> Iterator[Engine]:
     block, chunk = draw.choice((32, 64, 128)), draw.choice((128, 256, 512))
     slots, life = draw.randint(2, 9), round(draw.uniform(3.0, 8.0), 2)
     arguments = ["--block-size", str(block), "--prefill-chunk", str(chunk), "--prefix-cache-ttl", str(life)]
-    with ServerProcess(device="cpu", max_running=slots, faults=False, arguments=[*arguments, "--threads", "1"]) as server:
+    with ServerProcess(
+        device="cpu", max_running=slots, faults=False, arguments=[*arguments, "--threads", "1"]
+    ) as server:
         known: dict[str, float | str] = {
             "cache.block": block,
             "cache.minimum": block,
