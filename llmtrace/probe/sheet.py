@@ -15,7 +15,7 @@ from llmtrace.probe.maths.intervals import LEVEL, Interval
 
 VERSION = 1
 _THOUSAND = 1000
-_ORDERS = {"fifo": "first come, first served", "lifo": "last come, first served", "none": "no order to be seen"}
+_ORDERS = {"fifo": "first come, first served", "lifo": "last come, first served", "none": "no order seen"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +100,10 @@ def _prompt(learned: Learned, cost: PromptCost | None) -> list[Figure]:
         return [Figure(*slope, note=why), Figure(*bend, note=why), Figure(*thousand, note=why)]
     note = "" if learned.counts_tokens else "tokens reckoned from characters: the provider does not count them"
     per_token = _interval(*slope, "s/token", cost.per_token, note)
-    whole = _interval(*thousand, "s", cost.thousand, "to the first token")
+    whole = _interval(*thousand, "s", cost.thousand, "to first token")
     if cost.per_square is not None:
         return [per_token, _interval(*bend, "s/token²", cost.per_square), whole]
-    unseen = f"none seen up to {learned.longest:,} tokens"
+    unseen = f"up to {learned.longest:,}"
     return [per_token, Figure(*bend, 0.0, 0.0, cost.bend, "s/token²", unseen), whole]
 
 
@@ -165,7 +165,7 @@ def _life(learned: Learned) -> Figure:
     low, high = cache.life(learned.idles)
     tried = f"{len(learned.idles)} idle times{jumped}"
     if math.isinf(high):
-        return Figure(name, label, None, low, None, "s", f"longer than the longest idle time of {tried}")
+        return Figure(name, label, None, low, None, "s", f"and longer: {tried}")
     return Figure(name, label, (low + high) / 2, low, high, "s", tried)
 
 
@@ -211,7 +211,7 @@ def _bursts(learned: Learned) -> list[Figure]:
     if not orders:
         return [*lines, Figure(*order, note="fewer than four waited")]
     named, tau = max(orders, key=lambda each: abs(each[1]))
-    return [*lines, Figure(*order, _ORDERS[named], note=f"Kendall's tau {tau:+.2f}")]
+    return [*lines, Figure(*order, named, note=f"{_ORDERS[named]}: Kendall's tau {tau:+.2f}")]
 
 
 def _limits(learned: Learned) -> Figure:

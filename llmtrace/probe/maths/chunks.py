@@ -1,7 +1,8 @@
 """The chunks in which an engine computes a long prompt, from the stalls of a stream that runs beside it.
 
 While the prompt is computed, each step of the engine gives the stream one token and takes a chunk's time: so many late
-tokens, so many chunks.
+tokens, so many chunks. A busy machine makes single gaps longer or shorter; what is looked for is the size that explains
+all gaps of all windows best.
 """
 
 from __future__ import annotations
@@ -10,20 +11,19 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from llmtrace.probe.maths.intervals import median
-
-_LEAST_LEVEL = math.log(2)
-"""A prompt's steps are at least twice as long as plain ones, else they are not told apart."""
-_SHORTEST = 0.25
-"""Of a plain gap: what a reader that came late made shorter still counts as this."""
 _SEEN = 0.4
 """Of the time to the prompt's first token, so much has to show as stalls of the stream beside it."""
-_LEAST = 16
-_PLAIN, _ROUND, _POWER = 1.0, 4.0, 30.0
-"""How much likelier beforehand a multiple of 64 is than any number, and a power of two."""
+_HICCUP = 0.2
+"""Of a full step: a busy machine's hiccups may add so much to any gap, or take it from the next."""
+_SCATTER, _WORST = 0.35, 2.0
+"""How far a gap's logarithm usually is from what is expected of it, on a busy machine; and the most that one counts."""
+_BEHIND = 2
+"""Plain gaps that may follow the prompt's last step before its first token is seen."""
+_STEP = 16
+"""Sizes that are tried: the multiples of this. What an engine takes off a chunk for the stream's own tokens is less."""
+_ROUND, _POWER = math.log(2), math.log(10)
+"""How much likelier beforehand a multiple of 64 is than one of 16, and a power of two."""
 _SURE = 0.9
-_TOLERANCE = 0.02
-"""An engine may take the stream's own tokens off the chunk's budget."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,61 +49,65 @@ class Chunk:
     high: float
 
 
-def stalls(window: Window) -> int | None:
-    """How many steps the prompt took; None where the stream does not show it.
-
-    The plain gaps come first, until the prompt is taken up; from there on every gap is a step of the prompt's, however
-    long or short a busy machine made it. So it is the one place between the two that is looked for, where the gaps'
-    logarithms fit best; a plain gap behind the last step is left out.
-    """
-    if window.plain <= 0 or not window.gaps:
-        return None
-    logs = [math.log(max(gap / window.plain, _SHORTEST)) for gap in window.gaps]
-    costs: list[float] = []
-    for at in range(len(logs)):
-        level = max(_LEAST_LEVEL, median(logs[at:]))
-        costs.append(sum(map(abs, logs[:at])) + sum(abs(each - level) for each in logs[at:]))
-    start = min(range(len(logs)), key=lambda at: costs[at])
-    level = median(logs[start:])
-    if level < _LEAST_LEVEL or sum(window.gaps[start:]) < _SEEN * window.waited:
-        return None
-    behind = len(logs) - start > 1 and logs[-1] < level / 2
-    return len(logs) - start - behind
-
-
 def chunk(windows: Sequence[Window]) -> Chunk | None:
     """The chunk that explains the stalls of all windows best; None where fewer than two show any."""
-    counted = [(window.prompt, count) for window in windows if (count := stalls(window)) is not None]
-    if len(counted) < 2:
+    shown = [window for window in windows if _shows(window)]
+    if len(shown) < 2:
         return None
-    longest = max(prompt for prompt, _ in counted)
-    if sum(count <= 1 for _, count in counted) * 2 > len(counted):
-        return Chunk(None, longest, math.inf)
-    weights = {
-        size: _prior(size) * math.prod(_likelihood(prompt, count, size) for prompt, count in counted)
-        for size in range(_LEAST, longest + 1)
-    }
-    whole = sum(weights.values())
-    best = max(weights, key=lambda size: weights[size])
-    low = high = best
-    held = weights[best]
+    longest = max(window.prompt for window in shown)
+    scores: dict[int, float] = {}
+    for size in range(_STEP, longest + _STEP, _STEP):
+        scores[size] = _prior(size) + sum(_likelihood(window, size) for window in shown)
+    top = max(scores.values())
+    if math.isinf(top):
+        return None
+    weights = {size: math.exp(score - top) for size, score in scores.items()}
     ordered = sorted(weights, key=lambda size: -weights[size])
-    for size in ordered[1:]:
-        if held >= _SURE * whole:
-            break
+    held, sizes = 0.0, [ordered[0]]
+    for size in ordered:
+        sizes.append(size)
         held += weights[size]
-        low, high = min(low, size), max(high, size)
-    return Chunk(best, low, high)
+        if held >= _SURE * sum(weights.values()):
+            break
+    if ordered[0] >= min(window.prompt for window in shown):
+        return Chunk(None, longest, math.inf)
+    return Chunk(ordered[0], min(sizes) - _STEP + 1, max(sizes))
+
+
+def _shows(window: Window) -> bool:
+    late = sum(max(0.0, gap - window.plain) for gap in window.gaps)
+    return window.plain > 0 and late >= _SEEN * window.waited and late > window.plain
+
+
+def _likelihood(window: Window, size: int) -> float:
+    """The logarithm of how likely such chunks make the gaps: plain ones until the prompt is taken up, then a step for
+    each chunk, the last one a smaller one, then perhaps a plain one or two. Of all places the best."""
+    steps = -(-window.prompt // size)
+    gaps = len(window.gaps)
+    if steps > gaps:
+        return -math.inf
+    per_token = sum(max(0.0, gap - window.plain) for gap in window.gaps) / window.prompt
+    hiccup = _HICCUP * size * per_token
+    full = _off(window, size * per_token, hiccup)
+    last = _off(window, (window.prompt - (steps - 1) * size) * per_token, hiccup)
+    plain = _off(window, 0.0, hiccup)
+    best = math.inf
+    for behind in range(min(_BEHIND, gaps - steps) + 1):
+        end = gaps - behind
+        start = end - steps
+        misfit = sum(plain[:start]) + sum(full[start : end - 1]) + last[end - 1] + sum(plain[end:])
+        best = min(best, misfit + 0.5 * behind * _SCATTER)
+    return -best / _SCATTER - sum(math.log(gap + hiccup) for gap in window.gaps)
+
+
+def _off(window: Window, extra: float, hiccup: float) -> list[float]:
+    """Of each gap, how far its logarithm is from that of a plain one that takes ``extra`` s longer, where hiccups of
+    so many seconds are no surprise."""
+    expected = window.plain + extra + hiccup
+    return [min(_WORST, abs(math.log((gap + hiccup) / expected))) for gap in window.gaps]
 
 
 def _prior(size: int) -> float:
     if size & (size - 1) == 0:
         return _POWER
-    return _ROUND if size % 64 == 0 else _PLAIN
-
-
-def _likelihood(prompt: int, count: int, size: int) -> float:
-    """A last chunk that is a small one may not show."""
-    fewest, most = math.floor(prompt / size), math.ceil(prompt / (size * (1 - _TOLERANCE)))
-    off = max(fewest - count, count - most, 0)
-    return 0.9 / (most - fewest + 1) if off == 0 else 0.05 if off == 1 else 0.002
+    return _ROUND if size % 64 == 0 else 0.0

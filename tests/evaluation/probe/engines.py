@@ -48,7 +48,7 @@ def reference(draw: random.Random, folder: Path) -> Iterator[Engine]:
             "concurrency.limit": slots,
             "prefill.chunk": chunk,
             "cache.life": life,
-            "queue.order": "first come, first served",
+            "queue.order": "fifo",
         }
         yield Engine(server.base_url, known, 3000, 40.0, lambda steps: _recorded(server, steps))
 
@@ -76,7 +76,7 @@ def vllm(draw: random.Random, folder: Path) -> Iterator[Engine]:
             "cache.minimum": 128,
             "concurrency.limit": slots,
             "prefill.chunk": budget,
-            "queue.order": "first come, first served",
+            "queue.order": "fifo",
         }
         yield Engine(f"{server.url}/v1", known, 1700)
 
