@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 _SEEN = 0.4
 """Of the time to the prompt's first token, so much has to show as stalls of the stream beside it."""
@@ -17,12 +18,14 @@ _HICCUP = 0.2
 """Of a full step: a busy machine's hiccups may add so much to any gap, or take it from the next."""
 _SCATTER, _WORST = 0.35, 2.0
 """How far a gap's logarithm usually is from what is expected of it, on a busy machine; and the most that one counts."""
+_STEEPER = (1.0, 2.0, 4.0)
+"""How much more a prompt's last token may take than its first: it attends to all that came before."""
 _BEHIND = 2
 """Plain gaps that may follow the prompt's last step before its first token is seen."""
 _STEP = 16
 """Sizes that are tried: the multiples of this. What an engine takes off a chunk for the stream's own tokens is less."""
-_ROUND, _POWER = math.log(2), math.log(10)
-"""How much likelier beforehand a multiple of 64 is than one of 16, and a power of two."""
+_ROUND, _POWER = math.log(3), math.log(60)
+"""How much likelier beforehand a multiple of 64 is than one of 16, and a power of two: hardly anybody sets another."""
 _SURE = 0.9
 
 
@@ -81,30 +84,37 @@ def _shows(window: Window) -> bool:
 
 def _likelihood(window: Window, size: int) -> float:
     """The logarithm of how likely such chunks make the gaps: plain ones until the prompt is taken up, then a step for
-    each chunk, the last one a smaller one, then perhaps a plain one or two. Of all places the best."""
+    each chunk, then perhaps a plain one or two. Of all places, and of all ways in which later tokens may cost more than
+    early ones, the best."""
     steps = -(-window.prompt // size)
     gaps = len(window.gaps)
     if steps > gaps:
         return -math.inf
-    per_token = sum(max(0.0, gap - window.plain) for gap in window.gaps) / window.prompt
-    hiccup = _HICCUP * size * per_token
-    full = _off(window, size * per_token, hiccup)
-    last = _off(window, (window.prompt - (steps - 1) * size) * per_token, hiccup)
-    plain = _off(window, 0.0, hiccup)
+    whole = sum(max(0.0, gap - window.plain) for gap in window.gaps)
+    hiccup = _HICCUP * whole * size / window.prompt
+    logs = [math.log(gap + hiccup) for gap in window.gaps]
+    plain = _off(logs, [window.plain + hiccup] * gaps)
     best = math.inf
-    for behind in range(min(_BEHIND, gaps - steps) + 1):
-        end = gaps - behind
-        start = end - steps
-        misfit = sum(plain[:start]) + sum(full[start : end - 1]) + last[end - 1] + sum(plain[end:])
-        best = min(best, misfit + 0.5 * behind * _SCATTER)
-    return -best / _SCATTER - sum(math.log(gap + hiccup) for gap in window.gaps)
+    for steeper in _STEEPER:
+        expected = [window.plain + hiccup + whole * share for share in _shares(window.prompt, size, steeper)]
+        for behind in range(min(_BEHIND, gaps - steps) + 1):
+            end = gaps - behind
+            start = end - steps
+            misfit = sum(plain[:start]) + sum(_off(logs[start:end], expected)) + sum(plain[end:])
+            best = min(best, misfit + _SCATTER * behind / 2)
+    return -best / _SCATTER - sum(logs)
 
 
-def _off(window: Window, extra: float, hiccup: float) -> list[float]:
-    """Of each gap, how far its logarithm is from that of a plain one that takes ``extra`` s longer, where hiccups of
-    so many seconds are no surprise."""
-    expected = window.plain + extra + hiccup
-    return [min(_WORST, abs(math.log((gap + hiccup) / expected))) for gap in window.gaps]
+def _shares(prompt: int, size: int, steeper: float) -> list[float]:
+    """What share of the whole prompt's work each chunk is, if its last token takes ``steeper`` times the first's."""
+    edges = [min(at, prompt) / prompt for at in range(0, prompt + size, size)]
+    work = [edge + (steeper - 1) * edge * edge / 2 for edge in edges]
+    return [(b - a) / work[-1] for a, b in pairwise(work)]
+
+
+def _off(logs: Sequence[float], expected: Sequence[float]) -> list[float]:
+    """Of each gap, how far its logarithm is from what is expected of it."""
+    return [min(_WORST, abs(log - math.log(seconds))) for log, seconds in zip(logs, expected, strict=True)]
 
 
 def _prior(size: int) -> float:
