@@ -51,9 +51,9 @@ def probe(
                 if refusal.status is None:
                     stopped = str(refusal)
                     break
-    except Exhausted:
-        stopped = "the next call might have passed the budget"
-        learned.ended[step.name] = stopped
+            except Exhausted:
+                stopped = learned.ended[step.name] = "the next call might have passed the budget"
+                break
     except KeyboardInterrupt:
         stopped = INTERRUPTED_BY_HAND
     learned.round_trips = list(tracing.round_trips)

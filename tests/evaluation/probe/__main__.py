@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import random
 import tempfile
@@ -10,12 +11,12 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmtrace.probe import plan
+from llmtrace.probe import plan, text
 from llmtrace.probe.clients import open_client
 from llmtrace.probe.probing import probe
 from llmtrace.probe.prompts import Prompts
 from llmtrace.probe.session import Purse, Session
-from llmtrace.probe.sheet import Figure
+from llmtrace.probe.sheet import Figure, Sheet
 from llmtrace.probe.tracing import Tracing
 from tests.evaluation.common import freshness, provenance
 from tests.evaluation.common.pages import write_section
@@ -49,11 +50,14 @@ def main() -> None:
     print(f"seed {seed}", flush=True)
     checked: list[Checked] = []
     absent: list[str] = []
+    example: tuple[Sheet, list[Checked]] | None = None
     for key in chosen.engine or ENGINES:
         draw = random.Random(seed)
         for number in range(chosen.rounds):
             try:
-                checked += played(key, draw)
+                rows, sheet = played(key, draw)
+                checked += rows
+                example = example or (sheet, rows)
             except NotHere as why:
                 absent.append(f"{TITLES[key]}: {why}.")
                 break
@@ -61,6 +65,7 @@ def main() -> None:
             print(f"{key}, round {number + 1}: {len(wrong)} wrong so far", flush=True)
     lines = [
         *freshness.stamp("probe"),
+        *(printed(*example) if example is not None else []),
         provenance.sentence(provenance.machine(provenance.make_command("probe-eval"), started, load), seed),
         *absent,
         "",
@@ -71,7 +76,7 @@ def main() -> None:
         write_section(PAGE, "probe-eval", lines)
 
 
-def played(key: str, draw: random.Random) -> list[Checked]:
+def played(key: str, draw: random.Random) -> tuple[list[Checked], Sheet]:
     """One round: an engine with settings of its own, probed, and what is known beside what was found."""
     os.environ.pop("OPENAI_BASE_URL", None)
     with tempfile.TemporaryDirectory() as folder, ENGINES[key](draw, Path(folder)) as engine:
@@ -94,7 +99,18 @@ def played(key: str, draw: random.Random) -> list[Checked]:
         if not agrees:
             print(f"  {name}: {truth} is known, {figure.value} ({figure.low} to {figure.high}) found {figure.note}")
         rows.append(Checked(key, truth, figure, agrees))
-    return rows
+    return rows, sheet
+
+
+def printed(sheet: Sheet, rows: list[Checked]) -> list[str]:
+    """A real sheet as a terminal of 80 columns shows it, below what is known of that server."""
+    from rich.console import Console
+
+    out = io.StringIO()
+    text.print_sheet(sheet, Console(file=out, width=80, no_color=True, highlight=False))
+    known = ", ".join(f"`{one.figure.name}` {shown(one.known)}" for one in rows)
+    lines = [line.rstrip() for line in out.getvalue().rstrip().splitlines()]
+    return ["One of the sheets below, of a server with the settings " + known + ":", "", "```", *lines, "```", ""]
 
 
 def table(checked: list[Checked]) -> Table:

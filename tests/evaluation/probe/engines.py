@@ -40,7 +40,7 @@ def reference(draw: random.Random, folder: Path) -> Iterator[Engine]:
     slots, life = draw.randint(2, 9), round(draw.uniform(3.0, 8.0), 2)
     arguments = ["--block-size", str(block), "--prefill-chunk", str(chunk), "--prefix-cache-ttl", str(life)]
     with ServerProcess(
-        device="cpu", max_running=slots, faults=False, arguments=[*arguments, "--threads", "1"]
+        device="cpu", max_running=slots, faults=False, arguments=[*arguments, "--threads", "1"], timeout=900
     ) as server:
         known: dict[str, float | str] = {
             "cache.block": block,
