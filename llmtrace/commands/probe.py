@@ -65,7 +65,7 @@ def add(app: Any) -> None:
         watch: Annotated[
             bool, typer.Option("--watch", help="Ask three fixed prompts now and then, and tell what has changed.")
         ] = False,
-        every: Annotated[float, typer.Option(min=1, metavar="SECONDS", help="With --watch: between rounds.")] = 300,
+        every: Annotated[float, typer.Option(min=0, metavar="SECONDS", help="With --watch: between rounds.")] = 300,
         rounds: Annotated[int, typer.Option(min=0, help="With --watch: how many; 0 until Ctrl-C.")] = 0,
         state: Annotated[
             Path | None,

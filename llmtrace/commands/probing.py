@@ -134,7 +134,9 @@ def watch(asked: Asked, every: float, rounds: int, state: Path | None) -> None:
 
 def _announce_rounds(client: Client, price: Price | None, every: float, screen: Any) -> None:
     step = Step("watch", watching.CALLS, watching.LONG + 2 * watching.SHORT, 2 * client.least + watching.ANSWER)
-    cost = "" if price is None else f", {text.usd(step.cost(price) * _DAY_S / every)} a day"
+    cost = "" if price is None else f", {text.usd(step.cost(price))} a round"
+    if price is not None and every:
+        cost += f", {text.usd(step.cost(price) * _DAY_S / every)} a day"
     screen.print(
         f"{clean(client.model, 80)} at {clean(shown(client.base_url))}: {step.calls} calls every {every:g} s, "
         f"about {step.prompt_tokens:,} prompt and {step.answer_tokens} answer tokens{cost}",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,19 +26,6 @@ from tests.probe.provider import MODEL, Provider
 from tests.support.replay import Replay, Script, refused_url
 
 SMALL = ("--yes", "--longest", "300", "--at-once", "0")
-
-
-@pytest.fixture
-def server() -> Iterator[Replay]:
-    with Replay() as running:
-        yield running
-
-
-@pytest.fixture(autouse=True)
-def surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("COLUMNS", "100")
 
 
 def run(*arguments: str | Path, url: str | None = None) -> Result:
