@@ -165,11 +165,15 @@ def _price(client: Client, given: tuple[float, float] | None, budget: float | No
     if given is not None:
         into, out = (each / _PER_MILLION for each in given)
         return prices.Price(input=into, cached=into, written=into, output=out)
-    if budget is None and is_private(host_of(client.base_url)):
+    if budget is None:
+        if is_private(host_of(client.base_url)):
+            return None
+        with contextlib.suppress(ImportError):  # without the price list the announcement says that it does not know
+            return prices.price(client.provider, client.model)
         return None
     with needs("analyze"):
         known = prices.price(client.provider, client.model)
-    if known is None and budget is not None:
+    if known is None:
         fail(
             f"the price of {client.model} is not known, so that a budget cannot be kept: "
             "give --price IN OUT, in USD per million tokens"

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from llmtrace.probe.maths import intervals
 from tests.support.replay import Replay
 
 
@@ -20,3 +21,9 @@ def surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("COLUMNS", "100")
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Intervals from few resamples, for tests that do not look at them."""
+    monkeypatch.setattr(intervals, "RESAMPLES", 10)

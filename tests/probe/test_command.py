@@ -25,6 +25,7 @@ from llmtrace.probe.session import Purse, Session
 from tests.probe.provider import MODEL, Provider
 from tests.support.replay import Replay, Script, refused_url
 
+pytestmark = pytest.mark.usefixtures("quick")
 SMALL = ("--yes", "--longest", "300", "--at-once", "0")
 
 
