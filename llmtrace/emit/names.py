@@ -57,6 +57,20 @@ LINK_KIND: Final = "llmtrace.link.kind"
 """On a link and on its span alike: Jaeger keeps no attributes of links."""
 LINK_TRACE: Final = "llmtrace.link.trace_id"
 
+PROBE: Final = "llmtrace.probe"
+"""The step of ``llmtrace probe`` that a span belongs to; also the name of the span around a step's calls."""
+
+PROBE_CHANGE: Final = "llmtrace.probe.change"
+PROBE_PART: Final = "llmtrace.probe.part"
+PROBE_REGION: Final = "llmtrace.probe.region"
+PROBE_FLOOR: Final = "llmtrace.probe.floor"
+PROBE_LATENCY: Final = "llmtrace.probe.latency"
+PROBE_WIRE: Final = "llmtrace.probe.latency.wire"
+PROBE_FIXED: Final = "llmtrace.probe.latency.fixed"
+PROBE_PREFILL: Final = "llmtrace.probe.latency.prefill"
+PROBE_DECODE: Final = "llmtrace.probe.latency.decode"
+PROBE_CHANGES: Final = "llmtrace.probe.changes"
+
 # --- ours: the diagnosis --------------------------------------------------------------------------------------
 DIAGNOSIS: Final = "llmtrace.diagnosis"
 """The list of causes on the call's span, and the name of the event that each verdict's evidence is in."""

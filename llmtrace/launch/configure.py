@@ -93,12 +93,12 @@ def set_up(
         _log.warning("traced already, and so not by configure(): %s. Call llmtrace.uninstrument() before", others)
     resource = Resource.create(_own_resource(service_name))
     tracer_provider = TracerProvider(resource=resource)
-    tracer_provider.add_span_processor(_processor(destination, launched))
-    meter_provider = _meter_provider(destination, resource)
-    if meter_provider is None:
+    tracer_provider.add_span_processor(span_processor(destination, launched))
+    meters = meter_provider(destination, resource)
+    if meters is None:
         settings.setdefault("metrics", False)
-    switch.instrument(*clients, tracer_provider=tracer_provider, meter_provider=meter_provider, **settings)
-    _in_force[:] = [provider for provider in (tracer_provider, meter_provider) if provider is not None]
+    switch.instrument(*clients, tracer_provider=tracer_provider, meter_provider=meters, **settings)
+    _in_force[:] = [provider for provider in (tracer_provider, meters) if provider is not None]
 
 
 def _retire(providers: list[Any]) -> None:
@@ -126,7 +126,8 @@ def _each(providers: list[Any], method: str) -> None:
             _log.debug("an earlier provider did not end well", exc_info=error)
 
 
-def _processor(destination: Destination, launched: bool) -> Any:
+def span_processor(destination: Destination, launched: bool = False) -> Any:
+    """The processor that sends spans to ``destination``. ``launched``: see ``set_up``."""
     from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor
 
     from llmtrace.launch import exporters
@@ -159,7 +160,7 @@ def _names_service(attributes: str) -> bool:
     return any(pair.partition("=")[0].strip() == "service.name" for pair in attributes.split(","))
 
 
-def _meter_provider(destination: Destination, resource: Any) -> Any:
+def meter_provider(destination: Destination, resource: Any) -> Any:
     """A provider that sends metrics where they are taken; None where they are not: Jaeger takes spans only."""
     address = destination.metrics_address
     if address is None:
