@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Generator
 from typing import Any, Literal, NoReturn
 
+from llmtrace.commands import interrupts
 from llmtrace.errors import LlmtraceError
 from llmtrace.version import install_hint
 from llmtrace.wording import clean
@@ -39,6 +40,13 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
             fail(f"{error.filename}: {error.strerror}" if error.filename else error.strerror)
 
     return guarded
+
+
+@contextlib.contextmanager
+def importing(extra: str) -> Generator[None, None, None]:
+    """Load what a command needs: Ctrl-C ends it at once, and a missing package is an error as in ``needs``."""
+    with interrupts.loading(), needs(extra):
+        yield
 
 
 @contextlib.contextmanager
