@@ -24,9 +24,10 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(command, updated=())
     def guarded(*args: Any, **kwargs: Any) -> Any:
         try:
-            result = command(*args, **kwargs)
-            sys.stdout.flush()
-            return result
+            try:
+                return command(*args, **kwargs)
+            finally:
+                sys.stdout.flush()  # `--help` and `--version` leave through SystemExit
         except LlmtraceError as error:
             fail(str(error))
         except KeyboardInterrupt:
