@@ -17,7 +17,7 @@ from llmtrace.view.resource import fill, head
 from llmtrace.whole_file import write_text
 
 _VARIABLES = {part: f"--{name}" for part, name in palette.OF_PHASE.items()} | {"floor": "--good"}
-_ROW, _LABEL, _WIDTH, _NUMBER = 26, 250, 1000, 90
+_ROW, _LABEL, _WIDTH, _NUMBER = 26, 290, 1000, 90
 
 
 def write(report: Report, path: str | os.PathLike[str]) -> Path:
