@@ -11,6 +11,7 @@ from typing import Any
 
 from llmtrace.conventions import SEMCONVS, V0_1_0
 from llmtrace.errors import LlmtraceError, did_you_mean
+from llmtrace.phases.objectives import Patterns, parse_objective
 
 _log = logging.getLogger("llmtrace")
 _slips_told: set[str] = set()
@@ -48,6 +49,14 @@ class Settings:
     """File in which processes share what they learned of each route for estimating (tokens and seconds, no text)."""
     baseline_prior: str = ""
     """JSON file that says what the hardware needs at least: ``{"seconds_per_prefill_token": ...}``."""
+    slo_ttft: Patterns = ()
+    """Objective for the TTFT of streams, s: a number, or pairs of a pattern over routes and a number."""
+    slo_itl: Patterns = ()
+    """Objective for the mean time between a call's output tokens (TPOT), s; given in the same way."""
+    slo_total: Patterns = ()
+    """Objective for a call's whole duration, s; given in the same way."""
+    slo_headers: bool = False
+    """Send a call's objectives as headers that llm-d's scheduler reads."""
     flush_on_sigterm: bool = False
     """On a SIGTERM that nobody handles: end open calls and flush (5 s at most), then let it end the process."""
     tokenizer: Callable[[str], int] | None = None
@@ -150,6 +159,10 @@ _PARSERS: Mapping[str, Callable[[Any], Any]] = {
     "min_spread": _at_least(float, 1),
     "baseline_path": _file,
     "baseline_prior": _prior,
+    "slo_ttft": parse_objective,
+    "slo_itl": parse_objective,
+    "slo_total": parse_objective,
+    "slo_headers": _boolean,
     "flush_on_sigterm": _boolean,
     "tokenizer": _function,
 }

@@ -7,7 +7,8 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,8 +29,13 @@ ONE_AUTHORITY = Path(__file__).parent / "support" / "authority.pem"
 
 def pytest_configure() -> None:
     """Settings of the whole run, child processes included."""
+    # Hundreds of interpreters start here, and each would compile anew what it imports of this checkout.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
     # A client reads its store of authorities whenever it is made, which takes 30 ms; the servers here speak plain HTTP.
     os.environ["SSL_CERT_FILE"] = str(ONE_AUTHORITY)
+    # Each worker has a core at most: torch's other threads would spin while they wait for it.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     # What a shell puts into the background ignores Ctrl-C, and so would the children that tests interrupt.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -50,23 +56,54 @@ def pytest_xdist_auto_num_workers() -> int | None:
 
 LONGEST = (
     "providers/test_contract.py",
+    "launch/test_run.py",
     "instrumentation/test_process_ends.py",
-    "demo/test_demo.py",
-    "examples/test_programs.py",
     "view/serve/test_store.py",
-    "providers/test_recordings_by_funnel.py",
-    "instrumentation/test_process.py",
+    "demo/test_demo.py",
     "analyze/test_reports.py",
-    "analyze/test_versions.py",
-    "view/serve/test_files.py",
+    "instrumentation/test_process.py",
+    "examples/test_programs.py",
     "test_cli.py",
+    "analyze/test_versions.py",
+    "analyze/test_surroundings.py",
+    "analyze/test_engine_spans.py",
+    "reference/test_batching.py",
+    "instrumentation/test_blind.py",
+    "evaluation/phases/test_harness.py",
+    "view/serve/test_files.py",
+    "instrumentation/test_bad_input.py",
+    "instrumentation/test_switched_on_first.py",
+    "providers/test_recordings_by_funnel.py",
+    "estimate/test_baseline.py",
+    "estimate/test_shared_engines.py",
+    "providers/test_bad_input.py",
+    "providers/test_recordings_by_method.py",
     "reference/test_server.py",
     "reference/test_roofline.py",
-    "reference/test_batching.py",
     "reference/test_load.py",
 )
 """The files that take longest, most of the suite's time together. A worker takes whole files: with a long one for the
 last, it would work on while the others have nothing left."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection(session: pytest.Session) -> None:
+    """Each of several workers imports its share of the files first.
+
+    To import one is to rewrite its assertions, which takes longer than all else and is kept on the disk: in a new
+    checkout the workers would otherwise do the same work side by side, file by file.
+    """
+    worker = getattr(session.config, "workerinput", None)
+    if worker is None or session.config.args_source is not pytest.Config.ArgsSource.TESTPATHS:
+        return
+    number, count = int(worker["workerid"].removeprefix("gw")), int(worker["workercount"])
+    tests = Path(__file__).parent
+    files = [
+        file for file in sorted(tests.rglob("test_*.py")) if "e2e" not in file.parts and "browser" not in file.parts
+    ]
+    for file in files[number::count]:
+        with suppress(Exception, pytest.skip.Exception):  # collecting it tells why
+            import_module(".".join(file.relative_to(tests.parent).with_suffix("").parts))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -82,6 +119,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 _modules_seen = 0
+_SEVERAL = 50
+"""Modules. Clients import a few more at every turn, and the collector passes over all that there is each time."""
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -92,7 +131,7 @@ def pytest_runtest_setup() -> None:
     then on. With every client imported, a full collection would take 0.4 s.
     """
     global _modules_seen
-    if len(sys.modules) != _modules_seen:
+    if len(sys.modules) - _modules_seen > _SEVERAL:
         gc.collect()
         gc.freeze()
         _modules_seen = len(sys.modules)

@@ -60,7 +60,7 @@ def run(folder: Path, script: str, *arguments: str) -> subprocess.CompletedProce
         text=True,
         cwd=folder,
         env={**kept, "COLUMNS": "80", "NO_COLOR": "1", "PYTHONUTF8": "1", "PYTHONPATH": str(folder)},
-        timeout=120,
+        timeout=400,
         check=False,
     )
 

@@ -192,6 +192,20 @@ LATENCY = [
         f"{BUDGETS['call_failed']:.1%}.",
     ),
     panel(
+        "Who spends the objectives' budget",
+        promql(
+            (
+                "sum by (llmtrace_phase, llmtrace_diagnosis_cause) "
+                f"(rate(llmtrace_slo_excess_seconds_total{{{CHOSEN}}}[$__rate_interval]))",
+                "{{llmtrace_phase}}, {{llmtrace_diagnosis_cause}}",
+            )
+        ),
+        "s",
+        "Seconds beyond the targets of slo_ttft, slo_itl and slo_total, per second, charged to the phases that took "
+        "longer than their floor, by the cause that the diagnosis named.",
+        width=24,
+    ),
+    panel(
         "How fast the budgets burn",
         promql(
             *(

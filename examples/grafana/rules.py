@@ -6,7 +6,7 @@ from parts import CALLS, NAMES, PHASES, ROUTE, THROUGH, UPSTREAM, Panel, input_t
 
 LATE_AFTER = 2.56
 """s to a stream's first chunk; one of the histogram's bounds."""
-BUDGETS = {"first_chunk_late": 0.01, "call_failed": 0.005}
+BUDGETS = {"first_chunk_late": 0.01, "call_failed": 0.005, "slo_missed": 0.01}
 """Which share of streams, and of calls, the objectives allow to miss."""
 WINDOWS = ("5m", "30m", "1h", "6h")
 FAST, SLOW = 14.4, 6.0
@@ -20,7 +20,13 @@ def either(query: str) -> str:
 
 
 def missed(name: str, window: str) -> str:
-    """The share of streams or calls that missed the objective."""
+    """The share of streams or calls that missed the objective. ``slo_missed``: those that the programs' own settings
+    (``slo_ttft``, ``slo_itl``, ``slo_total``) name."""
+    if name == "slo_missed":
+        judged = "llmtrace_slo_calls_total"
+        every = f'sum by ({BY}) (rate({judged}{{llmtrace_slo_objective="call"}}[{window}]))'
+        late = f'sum by ({BY}) (rate({judged}{{llmtrace_slo_objective="call", llmtrace_slo_met="false"}}[{window}]))'
+        return f"({late} or 0 * {every}) / {every}"
     if name == "first_chunk_late":
         metric = "gen_ai_client_NAMES_time_to_first_chunk_seconds"
         in_time = f'sum by ({BY}) (rate({metric}_bucket{{le="{LATE_AFTER}"}}[{window}]))'
@@ -144,5 +150,12 @@ ALERTS = [
         "2m",
         "Too many calls of {{ $labels.gen_ai_request_model }} fail in {{ $labels.job }}",
         "More of them than the objective allows. See 'Attempts beyond the first' and 'Calls by outcome'.",
+    ),
+    alert(
+        "LLMObjectiveBudget",
+        burns("slo_missed"),
+        "2m",
+        "Too many calls of {{ $labels.gen_ai_request_model }} miss their objectives in {{ $labels.job }}",
+        "More than their budget allows. See 'Who spends the objectives' budget', or llmtrace report slo.",
     ),
 ]

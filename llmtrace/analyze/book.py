@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import cached_property
-from itertools import count
 from typing import Any
 
-from llmtrace.analyze import contract, tables
+from llmtrace.analyze import contract, nesting, tables
 from llmtrace.analyze.expressions import first, when
 from llmtrace.analyze.load import Stats, Traces
+from llmtrace.analyze.statements import Statements, name_of
 from llmtrace.emit import names
 from llmtrace.errors import LlmtraceError
 from llmtrace.phases.model import NETWORK, UNATTRIBUTED
 from llmtrace.tasks import prices
 from llmtrace.wording import plural
 
-_numbers = count()
 _OF_PHASES = (
     "route", "phase", "source", "seconds", "start_ns", "phase_tokens", "merged_because", "merged_detail",
 )  # fmt: skip
@@ -27,7 +26,7 @@ class Book:
 
     def __init__(self, traces: Traces) -> None:
         self.spans = traces.table
-        self._connection = traces.connection
+        self._statements = Statements(traces.connection, traces.table)
         self.stats: Stats = traces.stats
 
     @property
@@ -38,14 +37,12 @@ class Book:
     @cached_property
     def calls(self) -> Any:
         """``tables.calls``, computed once and held by the engine."""
-        expression = tables.calls(
-            self.spans,
-            self._prices,
-            paired=self._paired,
-            engines=self._engines,
-            outer=tables.around(self.spans, self._some),
-        )
-        table = self.hold(expression)
+        prices, paired, engines = self._prices, self._paired, self._engines
+        outer = nesting.outer(self.spans, tables.is_call, self._some)
+        table = self._statements.make(
+            lambda: tables.calls(self.spans, prices, paired=paired, engines=engines, outer=outer),
+            "calls", tuple(prices), paired, name_of(engines), name_of(outer),
+        )  # fmt: skip
         if self.rows(table.aggregate(n=table.count())) == [(0,)]:
             raise LlmtraceError(
                 f"no LLM calls in {', '.join(self.stats.sources)}: {plural(self.stats.spans, 'span')}, none of which "
@@ -60,29 +57,32 @@ class Book:
 
         Where versions are ``mixed``, network and unattributed are one (``contract.OVERHEAD``).
         """
-        calls = self.calls.select(call_trace="trace_id", call_span="span_id", route="route")
-        phases = tables.owned_phases(self.spans, engines=self._engines)
-        phases = phases.inner_join(calls, [("trace_id", "call_trace"), ("owner", "call_span")])
-        if self.mixed:
-            phases = _overhead_as_one(phases)
-        return self.hold(phases.select(*_OF_PHASES))
+        calls, engines, mixed = self.calls, self._engines, self.mixed
+
+        def build() -> Any:
+            routes = calls.select(call_trace="trace_id", call_span="span_id", route="route")
+            phases = tables.owned_phases(self.spans, engines=engines)
+            phases = phases.inner_join(routes, [("trace_id", "call_trace"), ("owner", "call_span")])
+            return (_overhead_as_one(phases) if mixed else phases).select(*_OF_PHASES)
+
+        return self._statements.make(build, "phases", name_of(calls), name_of(engines), mixed)
 
     @property
     def _paired(self) -> bool:
         """Whether a call may be in two spans."""
         lower = (self.spans.name == names.CALL) & self.spans.parent_id.notnull()
-        return self._some(self.spans.filter(lower).select("span_id").limit(1)) is not None
+        return self._some(lambda: self.spans.filter(lower).select("span_id").limit(1), "paired") is not None
 
-    def _some(self, expression: Any) -> Any | None:
-        """The table of ``expression``, computed now; None where it has no rows."""
-        table = self.hold(expression)
+    def _some(self, build: Callable[[], Any], name: str, *made_of: Hashable) -> Any | None:
+        """The table that ``build`` describes, computed now; None where it has no rows."""
+        table = self._statements.make(build, name, *made_of)
         return None if self.rows(table.aggregate(n=table.count())) == [(0,)] else table
 
     @cached_property
     def _engines(self) -> Any | None:
         """The calls that engines' own spans belong to; None where there are no such spans."""
         ((count,),) = self.rows(self.spans.aggregate(n=self.spans.engine_span.count()))
-        return self.hold(tables.owners(self.spans)) if count else None
+        return self._statements.make(lambda: tables.owners(self.spans), "owners") if count else None
 
     @cached_property
     def _prices(self) -> list[prices.Priced]:
@@ -92,13 +92,11 @@ class Book:
             provider=with_model.provider.fill_null(""),
             model=first(with_model.response_model, with_model.request_model, ""),
         ).distinct()
-        return prices.priced(self.rows(pairs))
+        return [priced for priced in prices.priced(sorted(self.rows(pairs))) if priced[2] is not None]
 
     def hold(self, expression: Any) -> Any:
         """Compute the table of ``expression`` now; the engine holds it until the connection ends."""
-        if self._connection.name in ("duckdb", "clickhouse"):
-            return self._connection.create_table(f"held_{next(_numbers)}", expression, temp=True)
-        return expression.cache()
+        return self._statements.hold(expression)
 
     def rows(self, expression: Any) -> list[tuple[Any, ...]]:
         """The rows of an expression, as plain Python values."""

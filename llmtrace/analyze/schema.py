@@ -15,7 +15,7 @@ from llmtrace.emit import names
 
 Kind = Literal["text", "int", "float", "bool"]
 
-VERSION: Final = 6
+VERSION: Final = 7
 """Changes with the columns: tables cached by an older version are made anew."""
 
 
@@ -79,7 +79,16 @@ FROM_ATTRIBUTES: Final = (
     Column("billed_upper", "int", (names.BILLED_UPPER,)),
     Column("delivered_tokens", "int", (names.DELIVERED_TOKENS,)),
     Column("delivered_basis", "text", (names.DELIVERED_BASIS,)),
+    Column("lost_tokens", "int", (names.LOST_TOKENS,)),
+    Column("lost_because", "text", (names.LOST_BECAUSE,)),
+    Column("lost_time", "float", (names.LOST_TIME,)),
+    Column("changed_at", "text", (names.CHANGED_AT,)),
+    Column("changed_token", "int", (names.CHANGED_TOKEN,)),
+    Column("cache_miss", "text", ("openai.response.cache_miss_reason", "anthropic.response.cache_miss_reason")),
     Column("engine_span", "text", (ENGINE_SPAN,)),
+    Column("slo_ttft", "float", (names.SLO_TTFT,)),
+    Column("slo_itl", "float", (names.SLO_ITL,)),
+    Column("slo_total", "float", (names.SLO_TOTAL,)),
     # a phase or an attempt
     Column("phase", "text", (names.PHASE,)),
     Column("source", "text", (names.SOURCE,)),
@@ -110,11 +119,8 @@ FROM_ATTRIBUTES: Final = (
 )
 
 COLUMNS: Final = (*FIXED, *FROM_ATTRIBUTES)
-SINCE_4: Final = frozenset(
-    column.name
-    for column in FROM_ATTRIBUTES
-    if column.name.startswith("estimate_") or column.name in ("engine_span", "port", "repairs")
-)
+_NEWER = ("estimate_", "slo_", "lost_", "changed_", "engine_span", "port", "repairs", "cache_miss")
+SINCE_4: Final = frozenset(column.name for column in FROM_ATTRIBUTES if column.name.startswith(_NEWER))
 """Columns that a table may lack which an older llmtrace made: nothing stands there."""
 
 

@@ -7,10 +7,10 @@ and not the gateway's own. Its phases are its children, or the children of its a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
-from llmtrace.analyze import engine_calls, nesting, pairs
+from llmtrace.analyze import engine_calls, pairs
 from llmtrace.analyze.expressions import count_of, first, most, nothing, when
 from llmtrace.emit import names
 from llmtrace.phases.model import PHASES, SOURCES
@@ -20,7 +20,8 @@ NS: Final = 1e9
 SKEW_NS: Final = 1_000_000
 
 
-def _is_call(spans: Any) -> Any:
+def is_call(spans: Any) -> Any:
+    """Whether a span is an LLM call's, as far as it can tell by itself."""
     return (
         (spans.kind != "server")
         & spans.phase.isnull()
@@ -41,15 +42,16 @@ def calls(
     ``began_ns`` is when the call began, where ``start_ns`` is when its span did: an adopted span has times of its own.
     ``prices``: prices by provider and model, for ``cost`` (USD, None where neither the provider told it nor the price
     is known). ``paired``: whether some calls may be in two spans; if not, the statement takes less time to plan.
-    ``engines``: ``owners``, where there are engines' own spans. ``outer``: ``around``, where it is computed already.
+    ``engines``: ``owners``, where there are engines' own spans. ``outer``: ``nesting.outer``, where there are LLM spans
+    around others.
     """
-    call_spans = _without_relayed(spans.filter(_is_call(spans) & spans.engine_span.isnull()))
-    outer = around(spans) if outer is None else outer
-    call_spans = call_spans.left_join(outer, [("trace_id", "outer_trace"), ("span_id", "outer_span")])
-    # An adopted span is a call of its own, whatever else was sent beneath it.
-    call_spans = call_spans.filter(
-        call_spans.outer_span.isnull() | first(call_spans.adopted, False) | _by_gateway(call_spans)
-    ).drop("outer_trace", "outer_span")
+    call_spans = _without_relayed(spans.filter(is_call(spans) & spans.engine_span.isnull()))
+    if outer is not None:
+        call_spans = call_spans.left_join(outer, [("trace_id", "outer_trace"), ("span_id", "outer_span")])
+        # An adopted span is a call of its own, whatever else was sent beneath it.
+        call_spans = call_spans.filter(
+            call_spans.outer_span.isnull() | first(call_spans.adopted, False) | _by_gateway(call_spans)
+        ).drop("outer_trace", "outer_span")
     if paired:
         call_spans = pairs.joined(call_spans, spans)
     if engines is not None:
@@ -135,14 +137,9 @@ def owned_phases(spans: Any, attempts: Any | None = None, engines: Any | None = 
     return phases if engines is None else engine_calls.joined(phases, spans, engines)
 
 
-def around(spans: Any, hold: Callable[[Any], Any | None] | None = None) -> Any:
-    """The LLM spans around other LLM spans, which are no calls of their own; ``hold`` as ``nesting.outer`` takes it."""
-    return nesting.outer(spans, _is_call, hold)
-
-
 def owners(spans: Any) -> Any:
     """The calls that engines' own spans belong to: computed once, and handed to ``calls`` and ``owned_phases``."""
-    return engine_calls.owners(spans, _is_call)
+    return engine_calls.owners(spans, is_call)
 
 
 def _priced(table: Any, prices: Sequence[Priced]) -> Any:

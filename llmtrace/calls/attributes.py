@@ -13,13 +13,26 @@ from llmtrace.calls.state import CallState
 from llmtrace.calls.verdict import attributes_of
 from llmtrace.emit import names
 from llmtrace.emit.values import class_name
+from llmtrace.estimate.losses import Loss
 from llmtrace.observe import call as calls
 from llmtrace.observe.answer import Answer, Hop, ToldAttempt
 from llmtrace.observe.call import Call
 from llmtrace.observe.chunk_timing import ChunkTiming
 from llmtrace.observe.transport import Attempt
-from llmtrace.phases.model import DECODE, ESTIMATE, KV_CACHE_HIT, NETWORK, QUEUE, SCHEMA_VERSION, Blind, Estimate, Phase
+from llmtrace.phases.model import (
+    DECODE,
+    ESTIMATE,
+    KV_CACHE_HIT,
+    NETWORK,
+    PREFILL,
+    QUEUE,
+    SCHEMA_VERSION,
+    Blind,
+    Estimate,
+    Phase,
+)
 from llmtrace.phases.pace import Pace
+from llmtrace.providers.prompt import place_of
 from llmtrace.providers.timings import read_route
 
 _CUT_SHORT = (calls.CLOSED_EARLY, calls.ABANDONED, calls.CANCELLED, calls.TIMED_OUT, calls.ERROR)
@@ -106,6 +119,8 @@ def call_attributes(result: Result) -> dict[str, Any]:
         attributes[names.ANCHOR] = result.estimate.anchor
     if result.expected_cached and not any(phase.name == KV_CACHE_HIT for phase in result.phases):
         attributes[names.EXPECTED_TOKENS] = result.expected_cached
+    if result.lost is not None:
+        attributes.update(_lost(result, result.lost))
     attributes.update(_told_of(result, None))
     if result.hit.hit is not None:
         attributes[names.HIT_PROBABILITY] = result.hit.hit
@@ -128,6 +143,10 @@ def call_attributes(result: Result) -> dict[str, Any]:
         attributes.update(cancellation_attributes(result))
     if result.verdicts:
         attributes.update(attributes_of(result.verdicts))
+    if result.judgement is not None:
+        from llmtrace.calls import objectives  # here, since few programs name any
+
+        attributes.update(objectives.attributes_of(result.judgement))
     return attributes
 
 
@@ -273,6 +292,18 @@ def phase_attributes(result: Result, phase: Phase) -> dict[str, Any]:
     attributes.update(_told_of(result, phase.name))
     if phase.extra:
         attributes.update(phase.extra)
+    return attributes
+
+
+def _lost(result: Result, lost: Loss) -> dict[str, Any]:
+    """What the cache might have spared, and why it did not."""
+    attributes: dict[str, Any] = {names.LOST_TOKENS: lost.tokens, names.LOST_BECAUSE: lost.reason}
+    if lost.text is not None:
+        attributes[names.CHANGED_AT] = place_of(result.state.request.params, lost.text)
+        attributes[names.CHANGED_TOKEN] = lost.near
+    per_token = next((phase.per_token for phase in result.phases if phase.name == PREFILL), None)
+    if per_token:
+        attributes[names.LOST_TIME] = lost.tokens * per_token
     return attributes
 
 

@@ -21,6 +21,7 @@ from llmtrace.emit.spans import Children, Event
 from llmtrace.emit.values import safe_attributes
 from llmtrace.observe import internal_errors
 from llmtrace.observe.call import Call
+from llmtrace.phases.objectives import CALL
 
 _MOST_GAPS = 16
 """Gaps between a stream's chunks that become metric values."""
@@ -150,12 +151,29 @@ def emit_metrics(result: Result, services: Services) -> None:
         usage=answer.usage,
         phases=[(phase.name, phase.source, phase.duration) for phase in result.phases],
         causes=[verdict.cause for verdict in result.verdicts] if result.verdicts else (),
+        objectives=_objectives(result),
+        charged=_charged(result),
         errors=_errors(result),
         context=set_span_in_context(state.span),
     )
     meters.record(measurements)
     if measurements.errors:
         finalizers.soon(partial(meters.record_errors, measurements))
+
+
+def _objectives(result: Result) -> dict[str, bool] | None:
+    """Which objectives were met, ``objectives.CALL`` for all of them together."""
+    judgement = result.judgement
+    if judgement is None:
+        return None
+    return dict(judgement.decided) if judgement.met is None else {**judgement.decided, CALL: judgement.met}
+
+
+def _charged(result: Result) -> Sequence[tuple[str, str, float]]:
+    """Objective, phase and seconds of what is charged for missed objectives."""
+    if result.judgement is None:
+        return ()
+    return [(miss.objective, name, s) for miss in result.judgement.misses for name, s in miss.charged.items()]
 
 
 def _errors(result: Result) -> Sequence[tuple[str, str, float]]:

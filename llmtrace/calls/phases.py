@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from llmtrace.calls.services import Services
 from llmtrace.calls.state import CallState
 from llmtrace.estimate.hits import NOTHING_TOLD, Told
+from llmtrace.estimate.losses import Loss, loss
+from llmtrace.estimate.prefixes import CACHE_IF_ASKED, least_cached
 from llmtrace.estimate.sample import Sample, sample_of
 from llmtrace.observe.answer import Answer
 from llmtrace.observe.call import Call
@@ -28,6 +30,7 @@ class Split:
     estimate: Estimate | None
     expected_cached: int | None
     hit: Told
+    lost: Loss | None = None
 
 
 def split_call(services: Services, call: Call, state: CallState, answer: Answer, seen: Observation) -> Split:
@@ -47,9 +50,9 @@ def split_call(services: Services, call: Call, state: CallState, answer: Answer,
     for phase in phases:
         if phase.name == QUEUE and phase.blind is not None and isinstance(estimate, Estimate):
             services.baselines.graded(state.route, phase.blind.error, *estimate.queue_sides())
-    expected = _expected(services, call, state, answer)
+    expected, lost = _expected(services, call, state, answer)
     made = estimate if isinstance(estimate, Estimate) else None
-    return Split(phases, complaint, made, expected, _hit(services, state, seen))
+    return Split(phases, complaint, made, expected, _hit(services, state, seen), lost)
 
 
 def _blindly(services: Services, call: Call, state: CallState, answer: Answer, seen: Observation) -> Sample | Unknown:
@@ -78,18 +81,23 @@ def _blindly(services: Services, call: Call, state: CallState, answer: Answer, s
     return sample
 
 
-def _expected(services: Services, call: Call, state: CallState, answer: Answer) -> int | None:
-    """Prompt tokens that the history says should have come from the cache; then this prompt is history too."""
-    prompt, usage = state.prompt, answer.usage
+def _expected(services: Services, call: Call, state: CallState, answer: Answer) -> tuple[int | None, Loss | None]:
+    """Prompt tokens that the history says should have come from the cache, and those that might have and did not; then
+    this prompt is history too."""
+    prompt, usage, provider = state.prompt, answer.usage, state.endpoint.provider
     if prompt is None or (call.first_token is None and call.answer is None):
-        return None
-    expected = None
+        return None, None
+    expected = lost = None
+    who = answer.model, answer.fingerprint, None if answer.hop is None else answer.hop.who
     if usage.input_tokens:
-        expected = services.baselines.cached(
-            state.route, prompt, state.endpoint.provider, usage.input_tokens, usage.cached_tokens
-        ).tokens
-    services.prefixes.computed(prompt, (call.first_token or call.end or call.start) / 1e9)
-    return expected
+        told = services.baselines.cached(state.route, prompt, provider, usage.input_tokens, usage.cached_tokens)
+        expected = told.tokens
+        wanted = provider not in CACHE_IF_ASKED or prompt.explicit
+        if usage.cached_tokens is not None and prompt.lineage is not None and wanted:
+            tokens = usage.input_tokens, usage.cached_tokens
+            lost = loss(prompt.lineage, prompt.size, told, who, *tokens, least_cached(provider))
+    services.prefixes.computed(prompt, (call.first_token or call.end or call.start) / 1e9, who)
+    return expected, lost
 
 
 def _hit(services: Services, state: CallState, seen: Observation) -> Told:

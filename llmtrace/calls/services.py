@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry import metrics as metrics_api
 from opentelemetry import trace as trace_api
@@ -17,6 +17,9 @@ from llmtrace.estimate.baselines import Baselines
 from llmtrace.estimate.hits import RouteHits
 from llmtrace.estimate.prefixes import Prefixes
 from llmtrace.version import VERSION
+
+if TYPE_CHECKING:
+    from llmtrace.calls.objectives import Objectives
 
 
 class Telemetry:
@@ -92,6 +95,7 @@ class Services:
         self.hits = RouteHits()
         self.retry_links = RetryLinks()
         self.repairs = Repairs()
+        self.objectives = _objectives(settings)
 
     def providers(self) -> list[Any]:
         """Where these calls' telemetry goes: what has to export before the process ends."""
@@ -99,3 +103,11 @@ class Services:
         if (logs := sys.modules.get("opentelemetry._logs")) is not None:  # else no event has been emitted
             providers.append(logs.get_logger_provider())
         return providers
+
+
+def _objectives(settings: Settings) -> Objectives | None:
+    if not (settings.slo_ttft or settings.slo_itl or settings.slo_total):
+        return None
+    from llmtrace.calls.objectives import Objectives  # here, since few programs name any
+
+    return Objectives(settings)

@@ -129,6 +129,8 @@ class CallTracer:
             state.find_span(call)
         try:
             result = (state.judge or self._judge)(call, state)
+            if self.services.objectives is not None:
+                result.judgement = self.services.objectives.judge(result)
             if state.recording:
                 emit_spans(result, self.settings)
                 self._remember(result)
@@ -165,6 +167,7 @@ class CallTracer:
             attributes.failure(call, answer),
             split.estimate,
             split.expected_cached,
+            split.lost,
             split.hit,
             verdicts,
         )

@@ -5,16 +5,21 @@ from typing import Annotated, Any
 
 import typer
 
+from llmtrace.commands import bench_adapters
 from llmtrace.commands.common import Device, fail, guarded, importing, terminal
 from llmtrace.whole_file import write_text
 
 
 def add(app: Any) -> None:
-    """Register the command."""
+    """Register the command, and `bench adapters` under it."""
+    group = typer.Typer()
+    app.add_typer(group, name="bench")
+    bench_adapters.add(group)
 
-    @app.command()
+    @group.callback(invoke_without_command=True)
     @guarded
     def bench(  # pyright: ignore[reportUnusedFunction]
+        context: typer.Context,
         model: Annotated[
             str,
             typer.Option(
@@ -22,7 +27,9 @@ def add(app: Any) -> None:
             ),
         ] = "tiny",
         device: Annotated[Device, typer.Option(help="Where the model runs.")] = "auto",
-        formats: Annotated[str, typer.Option(help="Weight formats: fp32, bf16, fp16, int8, int4.")] = "fp32,bf16,int8",
+        formats: Annotated[
+            str, typer.Option(help="Weight formats: fp32, bf16, fp16, int8, int4.")
+        ] = "fp32,bf16,fp16,int8,int4",
         prompts: Annotated[str, typer.Option(help="Prompt lengths, tokens.")] = "128,512",
         batches: Annotated[str, typer.Option(help="Batch sizes of decode.")] = "1,4",
         contexts: Annotated[str, typer.Option(help="Context lengths of decode, tokens.")] = "128,512",
@@ -33,6 +40,8 @@ def add(app: Any) -> None:
         ),
     ) -> None:
         """Measure copy bandwidth, matrix rate, prefill (MFU) and decode (MBU) in several weight formats."""
+        if context.invoked_subcommand is not None:
+            return
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
         from llmtrace.view import bench_page
@@ -81,6 +90,8 @@ def _print(console: Any, results: dict[str, Any]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    from llmtrace.view.bench_formats import side_by_side
+
     console.print(f"{results['model']} on {results['device']}, {results['threads']} threads")
     console.print(f"copy bandwidth {results['copy_bytes_per_second'] / 1e9:.1f} GB/s (read and write)")
     table = Table("format", "work", "tokens/s", "of the ceiling", "launch-bound", "weights, MB")
@@ -100,11 +111,8 @@ def _print(console: Any, results: dict[str, Any]) -> None:
                 f"{name}: cached prefix of {row['tokens']} tokens ({row['bytes'] / 1e6:.2f} MB) found in "
                 f"{row['seconds'] * 1e3:.3f} ms; it is shared, not copied"
             )
-        if (row := measured.get("against")) and row["format"] != name:
-            notes.append(
-                f"{name}: the likeliest next token is that of {row['format']} for {row['top1']:.1%} of the text, "
-                f"KL {row['kl_nats']:.2g} nats"
-            )
+        if "note" in measured:
+            notes.append(f"{name}: {measured['note']}")
         if row := measured.get("timing"):
             notes.append(f"{name}: decode with timing on / off, tokens/s: {_ratio(row)}")
         if row := measured.get("generate"):
@@ -115,6 +123,13 @@ def _print(console: Any, results: dict[str, Any]) -> None:
     if "launch_bound" in results:
         notes.append(f"launch-bound ratio: {results['launch_bound']}")
     console.print(table)
+    heads, rows, words = side_by_side(results)
+    if rows:
+        formats = Table(*heads, title="Weight formats side by side", title_justify="left", title_style="")
+        for row in rows:
+            formats.add_row(*row)
+        console.print(formats)
+        notes.insert(0, words)
     for line in notes:
         console.print(escape(line), soft_wrap=True)
 

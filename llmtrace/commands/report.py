@@ -23,6 +23,21 @@ _SOURCES = (
 )
 
 
+_NAMES = "phases, causes, cost, cancellations, floor, models, accuracy, slo or cache."
+_Share = Annotated[str, typer.Option(metavar="SHARE", help="slo: the share of calls that are to meet theirs.")]
+_WHERE = "s, or PATTERN=s,...: by default what the spans have from the settings."
+_Ttft = Annotated[
+    str | None, typer.Option(metavar="TARGET", help=f"slo: objective for the TTFT; {_WHERE}", show_default=False)
+]
+_Itl = Annotated[
+    str | None,
+    typer.Option(metavar="TARGET", help="slo: the same for the mean time between tokens.", show_default=False),
+]
+_Total = Annotated[
+    str | None, typer.Option(metavar="TARGET", help="slo: the same for the whole call.", show_default=False)
+]
+
+
 @dataclass(frozen=True)
 class Given:
     """The options that all three commands take."""
@@ -79,11 +94,16 @@ def add(app: Any) -> None:
     @_taking
     def report(  # pyright: ignore[reportUnusedFunction]
         name: Annotated[
-            str, typer.Argument(metavar="NAME", help="phases, causes, cost, cancellations, floor, models or accuracy.")
+            str,
+            typer.Argument(metavar="NAME", help=_NAMES),
         ],
         sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help=_SOURCES)],
         top: Annotated[int, typer.Option(min=1, help="Rows of a list.")] = 20,
         span_usd: Annotated[float, typer.Option(min=0.0, help="cost: USD that keeping a million spans costs.")] = 0.0,
+        slo: _Share = "99%",
+        slo_ttft: _Ttft = None,
+        slo_itl: _Itl = None,
+        slo_total: _Total = None,
         save: Annotated[
             Path | None,
             typer.Option(metavar="TABLE.parquet", help="Write the table of spans too.", show_default=False),
@@ -91,17 +111,19 @@ def add(app: Any) -> None:
         *,
         given: Given,
     ) -> None:
-        """What many traces say together: phases, causes, cost, cancellations, floor, models or accuracy."""
+        """What many traces say together: phases, causes, cost, cancellations, floor, models, accuracy, slo or cache."""
         with importing("analyze"):
             from llmtrace.analyze import reports
             from llmtrace.analyze.book import Book
         if name not in reports.NAMES:
             raise typer.BadParameter(f"no report {name!r}; there are {', '.join(reports.NAMES)}")
+        objectives = _objectives(slo_ttft, slo_itl, slo_total)
+        options = reports.Options(top=top, span_usd=span_usd, objectives=objectives, slo=_share(slo))
         with _opened([sources], given) as (traces,):
             if save is not None:
                 with replacing(save) as place:
                     traces.table.to_parquet(place)
-            result = reports.make(name, Book(traces), reports.Options(top=top, span_usd=span_usd))
+            result = reports.make(name, Book(traces), options)
             _give(result, given)
 
     @app.command()
@@ -132,17 +154,70 @@ def add(app: Any) -> None:
     @_taking
     def whatif(  # pyright: ignore[reportUnusedFunction]
         sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help=_SOURCES)],
-        phase: Annotated[str, typer.Option(help="The phase (or step, or retry) that would change.")],
-        factor: Annotated[float, typer.Option(min=0.0, help="How long it would take: 0.5 is half as long.")],
+        phase: Annotated[
+            str | None, typer.Option(help="The phase (or step, or retry) that would change.", show_default=False)
+        ] = None,
+        factor: Annotated[
+            float | None,
+            typer.Option(min=0.0, help="How long it would take: 0.5 is half as long.", show_default=False),
+        ] = None,
+        slo: Annotated[
+            str | None,
+            typer.Option(
+                metavar="SHARE",
+                help="Instead: how much less of which phase brings this share of calls (99%) within their objectives.",
+                show_default=False,
+            ),
+        ] = None,
+        slo_ttft: _Ttft = None,
+        slo_itl: _Itl = None,
+        slo_total: _Total = None,
         *,
         given: Given,
     ) -> None:
         """What a faster phase would gain end to end, by Amdahl's law on each trace's critical path."""
         with importing("analyze"):
+            from llmtrace.analyze import restore
             from llmtrace.analyze import whatif as asking
             from llmtrace.analyze.book import Book
-        with _opened([sources], given) as (traces,):
-            _give(asking.make(Book(traces), phase, factor), given)
+        objectives = _objectives(slo_ttft, slo_itl, slo_total)
+        if slo is not None and phase is None and factor is None:
+            share = _share(slo)
+            with _opened([sources], given) as (traces,):
+                _give(restore.make(Book(traces), objectives, share), given)
+        elif slo is None and phase is not None and factor is not None and not objectives:
+            with _opened([sources], given) as (traces,):
+                _give(asking.make(Book(traces), phase, factor), given)
+        else:
+            raise typer.BadParameter("whatif takes --phase and --factor, or --slo (with --slo-ttft 2, for instance)")
+
+
+def _share(text: str) -> float:
+    """The share that ``99%``, ``99.9`` or ``0.99`` says."""
+    try:
+        share = float(text.strip().rstrip("%"))
+    except ValueError:
+        share = 0.0
+    if text.strip().endswith("%") or share > 1:
+        share /= 100
+    if not 0 < share < 1:
+        raise typer.BadParameter(f"--slo is {text}; it takes a share between 0 and 1: 99%, 99.9% or 0.99")
+    return share
+
+
+def _objectives(ttft: str | None, itl: str | None, total: str | None) -> dict[str, Any]:
+    """The targets that were given, by objective."""
+    from llmtrace.phases import objectives
+
+    given = {objectives.TTFT: ttft, objectives.ITL: itl, objectives.TOTAL: total}
+    parsed: dict[str, Any] = {}
+    for name, text in given.items():
+        if text is not None:
+            try:
+                parsed[name] = objectives.parse_objective(text)
+            except ValueError as error:
+                raise typer.BadParameter(f"--slo-{name} is {text}; it takes {error}") from None
+    return parsed
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ from llmtrace.observe.answer import Usage
 _MOST = 256
 """Attribute sets kept ready for one kind of call: its phases, error types, modalities and causes."""
 
-Pairs = tuple[tuple[str, str], ...]
+Pairs = tuple[tuple[str, str | bool], ...]
 """Attributes that can be a key: name and value of each."""
 
 
@@ -42,6 +42,10 @@ class Measurements:
     """Name, source and duration of each phase."""
     errors: Sequence[tuple[str, str, float]] = ()
     """Name and source of each phase that the engine told and the estimate was made of too, and how far that is off."""
+    objectives: Mapping[str, bool] | None = None
+    """Of each objective that could be judged, whether the call met it; None where it has none."""
+    charged: Sequence[tuple[str, str, float]] = ()
+    """Objective, phase and seconds of what is charged for the missed ones."""
     causes: Sequence[str] = ()
     """The causes that the diagnosis named."""
     context: Context | None = None
@@ -60,7 +64,7 @@ class AttributeSets:
         self.own = own
         self._more: dict[Pairs, dict[str, Any]] = {}
 
-    def plus(self, *more: tuple[str, str]) -> dict[str, Any]:
+    def plus(self, *more: tuple[str, str | bool]) -> dict[str, Any]:
         """This set with ``more`` attributes."""
         extended = self._more.get(more)
         if extended is None:

@@ -8,12 +8,12 @@ there are: those of the GenAI conventions v0.1.0, or those of v1.41 before them.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from opentelemetry import metrics as api
 from opentelemetry.context import Context
-from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
+from opentelemetry.metrics import CallbackOptions, Counter, MeterProvider, Observation
 
 from llmtrace.emit import names
 from llmtrace.emit.instruments import CONVENTIONS, histogram
@@ -43,6 +43,8 @@ class Meters:
         # v1.41 knows no such metric.
         described = "The duration of a single tool execution."
         self._tool = histogram(meter, names.M_TOOL_DURATION, "s", described) if semconv == names.V0_1_0 else None
+        self._meter = meter
+        self._slo: tuple[Counter, Counter] | None = None
         self._series: dict[Kind, Series] = {}
         # Of a meter that has this one already (another ``Meters`` on it), the SDK returns that and drops ours.
         meter.create_observable_counter(
@@ -60,8 +62,26 @@ class Meters:
         for name, source, seconds in measurements.phases:
             attributes = series.base.plus((names.PHASE, name), (names.SOURCE, source))
             self._phase.record(seconds, attributes, context=context)
+        if measurements.objectives is not None:
+            self._record_objectives(measurements, measurements.objectives, series)
         for cause in measurements.causes:
             self._diagnoses.add(1, series.base.plus((names.CAUSE, cause)), context=context)
+
+    def _record_objectives(self, measurements: Measurements, decided: Mapping[str, bool], series: Series) -> None:
+        if self._slo is None:  # made when they are wanted: few programs name objectives
+            described = "Calls judged by an objective, and whether they met it."
+            calls = self._meter.create_counter(names.M_SLO_CALLS, unit="{call}", description=described)
+            described = "Time beyond the targets of missed objectives, charged to phases."
+            self._slo = calls, self._meter.create_counter(names.M_SLO_EXCESS, unit="s", description=described)
+        calls, excess = self._slo
+        context, base = measurements.context, series.base
+        for objective, met in decided.items():
+            attributes = base.plus((names.SLO_OBJECTIVE, objective), (names.SLO_MET, met))
+            calls.add(1, attributes, context=context)
+        cause = measurements.causes[0] if measurements.causes else "none"
+        for objective, phase, seconds in measurements.charged:
+            attributes = base.plus((names.SLO_OBJECTIVE, objective), (names.PHASE, phase), (names.CAUSE, cause))
+            excess.add(seconds, attributes, context=context)
 
     def record_tool(self, tool: str, seconds: float, failure: str | None, context: Context | None) -> None:
         """Record how long the execution of a tool took."""

@@ -14,6 +14,7 @@ from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from math import gcd, log2
 
+from llmtrace.estimate.losses import Lineage, Texts, Who
 from llmtrace.observe.process import Lock
 
 PIECE = 256
@@ -73,6 +74,8 @@ class Prompt:
     """Seconds since that beginning was last used."""
     explicit: bool = False
     """The request asks for caching itself; looked at only for those that cache nothing else."""
+    lineage: Lineage | None = None
+    """What its texts have in common with earlier ones."""
     prefix: int | None = None
     """The mark that names the beginning that an earlier call of the route had too (of a long one, its first 4,096
     characters); None where no call began alike."""
@@ -93,6 +96,8 @@ class Expected:
     """Probability that a prefix idle for so long is still cached."""
     possible: int = 0
     """Tokens that would come from the cache if the prefix were still there for certain."""
+    block: int = 1
+    """The step in which hits are counted."""
 
 
 class Survival:
@@ -161,9 +166,10 @@ class Prefixes:
     def __init__(self) -> None:
         self._key = os.urandom(32)
         self._seen: OrderedDict[int, float] = OrderedDict()
+        self._texts = Texts()
         self._lock = Lock()
 
-    def look(self, route: Hashable, texts: Iterable[str], now: float, explicit: bool = False) -> Prompt:
+    def look(self, route: Hashable, texts: Sequence[str], now: float, explicit: bool = False) -> Prompt:
         """Mark a prompt that is about to be sent, and find how much of its beginning was sent before.
 
         ``texts``: its pieces in the order in which the model reads them; ``now``: monotonic s; ``explicit``: the
@@ -173,6 +179,7 @@ class Prefixes:
         prompt = Prompt(marks, size, explicit=explicit)
         with self._lock:
             seen = self._seen
+            prompt.lineage = self._texts.look(route, texts)
             for count, mark in enumerate(marks, 1):
                 used = seen.get(mark)
                 if used is None:
@@ -182,10 +189,12 @@ class Prefixes:
                 prompt.known, prompt.gap = _characters(count), max(0.0, now - used)
         return prompt
 
-    def computed(self, prompt: Prompt, now: float) -> None:
-        """The prompt was computed, at ``now`` (monotonic s): from here on its beginning can be in the cache."""
+    def computed(self, prompt: Prompt, now: float, who: Who = ()) -> None:
+        """``who`` computed the prompt, at ``now`` (monotonic s): from here on its beginning can be in the cache."""
         with self._lock:
             seen = self._seen
+            if prompt.lineage is not None:
+                self._texts.computed(prompt.lineage, who)
             for mark in prompt.marks:
                 seen[mark] = now
                 seen.move_to_end(mark)
@@ -225,6 +234,11 @@ def _characters(marks: int) -> int:
     return PIECE * (marks + 7 * max(0, marks - _FINE))
 
 
+def least_cached(provider: str) -> int:
+    """The fewest prompt tokens that a provider caches, as far as its documentation says."""
+    return RULES.get(provider, _ELSEWHERE)[0]
+
+
 def expected(prompt: Prompt, survival: Survival, provider: str, input_tokens: int) -> Expected:
     """The tokens of a prompt that should come from the cache.
 
@@ -240,4 +254,4 @@ def expected(prompt: Prompt, survival: Survival, provider: str, input_tokens: in
     if tokens < least or (provider in CACHE_IF_ASKED and not prompt.explicit):
         tokens = 0
     lives = survival.at(prompt.gap)
-    return Expected(tokens if lives >= _SURVIVES else 0, lives, tokens)
+    return Expected(tokens if lives >= _SURVIVES else 0, lives, tokens, block)

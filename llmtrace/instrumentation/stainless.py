@@ -19,9 +19,11 @@ from opentelemetry.trace import Span
 from llmtrace.calls import finalizers
 from llmtrace.calls.current import RESPONSE_KEY, Making, being_made, may_begin
 from llmtrace.calls.own_requests import NOT_YET, Own
+from llmtrace.calls.state import Endpoint
 from llmtrace.calls.tracer import CallTracer
 from llmtrace.instrumentation.patching import Patches
 from llmtrace.observe import internal_errors, stream
+from llmtrace.observe.address import address_of
 from llmtrace.observe.call import Call
 from llmtrace.observe.stream import asplice, splice
 from llmtrace.providers.declare import Operation, Provider, Stainless
@@ -177,12 +179,14 @@ def _begin(
         if tracer.settings.request_usage and isinstance(body, dict):
             asking_body = operation.ask_for_usage(body)
             if asking_body is not None:
-                options = getattr(options, "model_copy", options.copy)(update={"json_data": dict(asking_body)})
+                options = _copy(options, json_data=dict(asking_body))
                 body = options.json_data
-                if len(args) > 1:
-                    args = (args[0], options, *args[2:])
-                else:
-                    kwargs = {**kwargs, "options": options}
+        if tracer.settings.slo_headers and isinstance(body, dict):
+            options = _with_objectives(tracer, provider, instance, options, body)
+        if len(args) > 1:
+            args = (args[0], options, *args[2:])
+        else:
+            kwargs = {**kwargs, "options": options}
         extra_fields = getattr(options, "extra_json", None)
         if isinstance(extra_fields, Mapping) and isinstance(body, dict):
             body = {**body, **extra_fields}
@@ -195,6 +199,22 @@ def _begin(
     except Exception as error:
         internal_errors.note("beginning a call", error)
         return None
+
+
+def _copy(options: Any, **changes: Any) -> Any:
+    return getattr(options, "model_copy", options.copy)(update=changes)
+
+
+def _with_objectives(tracer: CallTracer, provider: Provider, client: Any, options: Any, body: dict[str, Any]) -> Any:
+    """``options`` with the headers that tell the call's objectives, but for those that the application sends itself."""
+    if tracer.services.objectives is None:
+        return options
+    host, port = address_of(provider.base_url(client))
+    asked = Endpoint(None, provider.provider_name(client, host), host, port)
+    given: Mapping[str, str] = options.headers if isinstance(options.headers, Mapping) else _NONE
+    own = {name.lower() for name in given}
+    ours = tracer.services.objectives.headers(asked, body.get("model"))
+    return _copy(options, headers={**{name: value for name, value in ours.items() if name not in own}, **given})
 
 
 def _operation(client: Stainless, options: Any) -> Operation | None:

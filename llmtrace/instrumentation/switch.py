@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from llmtrace.errors import LlmtraceError, did_you_mean
@@ -34,6 +34,10 @@ if TYPE_CHECKING:
         min_spread: float | None
         baseline_path: str | os.PathLike[str] | None
         baseline_prior: str | os.PathLike[str] | None
+        slo_ttft: float | str | Mapping[str, float] | None
+        slo_itl: float | str | Mapping[str, float] | None
+        slo_total: float | str | Mapping[str, float] | None
+        slo_headers: bool | None
         flush_on_sigterm: bool | None
         tokenizer: Callable[[str], int] | None
 
@@ -54,6 +58,10 @@ def instrument(
     min_spread: float | None = None,
     baseline_path: str | os.PathLike[str] | None = None,
     baseline_prior: str | os.PathLike[str] | None = None,
+    slo_ttft: float | str | Mapping[str, float] | None = None,
+    slo_itl: float | str | Mapping[str, float] | None = None,
+    slo_total: float | str | Mapping[str, float] | None = None,
+    slo_headers: bool | None = None,
     flush_on_sigterm: bool | None = None,
     tokenizer: Callable[[str], int] | None = None,
 ) -> None:
@@ -78,6 +86,10 @@ def instrument(
         min_spread: spread in uncached prompt tokens (90th over 10th percentile) asked for before estimating.
         baseline_path: file in which processes share what they learned of each route.
         baseline_prior: JSON file that says what the hardware needs at least: ``{"seconds_per_prefill_token": ...}``.
+        slo_ttft: objective for the TTFT of streams, s; or patterns over routes with one each: ``"gpt-4o*=1.5,*=3"``.
+        slo_itl: the same for the mean time between a call's output tokens (TPOT).
+        slo_total: the same for a call's whole duration.
+        slo_headers: send a call's objectives as the headers that llm-d's scheduler reads.
         flush_on_sigterm: on a SIGTERM that nobody handles, end open calls and flush (5 s at most), then let the signal
             end the process as it would have.
         tokenizer: counts a text's tokens, for streams whose chunks do not say how many they hold.
@@ -99,6 +111,10 @@ def instrument(
         "min_spread": min_spread,
         "baseline_path": baseline_path,
         "baseline_prior": baseline_prior,
+        "slo_ttft": slo_ttft,
+        "slo_itl": slo_itl,
+        "slo_total": slo_total,
+        "slo_headers": slo_headers,
         "flush_on_sigterm": flush_on_sigterm,
         "tokenizer": tokenizer,
     }

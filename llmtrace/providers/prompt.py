@@ -12,7 +12,17 @@ _NO_TEXT = frozenset({"cache_control", "type", "id"})
 
 def prompt_texts(params: Mapping[str, Any]) -> list[str]:
     """Every string that the model is given: names of the tools, then system text, then messages."""
-    texts: list[str] = []
+    texts = _tool_names(params)
+    most = len(texts) + _MOST_LEAVES
+    for field in _ORDER:
+        value = params.get(field)
+        if value is not None:
+            _strings(value, texts, most)
+    return texts
+
+
+def _tool_names(params: Mapping[str, Any]) -> list[str]:
+    names: list[str] = []
     tools = params.get("tools")
     if isinstance(tools, (list, tuple)):
         for tool in tools[:64]:
@@ -20,13 +30,26 @@ def prompt_texts(params: Mapping[str, Any]) -> list[str]:
                 function = tool.get("function", tool)
                 name = function.get("name") if isinstance(function, Mapping) else None
                 if isinstance(name, str):
-                    texts.append(name)
-    most = len(texts) + _MOST_LEAVES
+                    names.append(name)
+    return names
+
+
+def place_of(params: Mapping[str, Any], number: int) -> str:
+    """Where the text with that ``number`` in ``prompt_texts`` stands: ``tools[2]``, ``system`` or ``messages[3]``."""
+    left = number - len(_tool_names(params))
+    if left < 0:
+        return f"tools[{number}]"
     for field in _ORDER:
         value = params.get(field)
-        if value is not None:
-            _strings(value, texts, most)
-    return texts
+        items: list[Any] = list(value) if isinstance(value, (list, tuple)) else [value]
+        for place, item in enumerate(items):
+            texts: list[str] = []
+            if item is not None:
+                _strings(item, texts, _MOST_LEAVES)
+            left -= len(texts)
+            if left < 0:
+                return f"{field}[{place}]" if isinstance(value, (list, tuple)) else field
+    return "end"
 
 
 def asks_for_caching(params: Mapping[str, Any]) -> bool:

@@ -417,6 +417,10 @@ class Engine:
             self._graphs[variant] = type(self._ios.graphs)()
         self._ios.graphs = self._graphs[variant]
 
+    def drop_graphs_of(self, variant: str) -> None:
+        """Forget the graphs of an adapter whose tensors are gone."""
+        self._graphs.pop(variant, None)
+
     def warm_up(self) -> None:
         """Capture the graphs of the usual shapes."""
         with self._attention():

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from llmtrace.reference.adapters import Adapters
+from llmtrace.reference.conflicts import Conflict
 from llmtrace.reference.scheduler import Scheduler
 
-__all__ = ["CONTENT_TYPE", "render"]
+__all__ = ["CONTENT_TYPE", "render", "render_adapters"]
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _PREFIX = "llmtrace:"
@@ -78,6 +80,19 @@ def render(scheduler: Scheduler) -> str:
     return out.text()
 
 
+def render_adapters(adapters: Adapters, conflicts: Mapping[str, Conflict]) -> str:
+    """What belongs to adapters: requests by adapter, and how those of each known composition conflict."""
+    out = _Text()
+    out.many("adapter_requests_total", "Requests taken in, by adapter or composition.", "adapter", adapters.requests)
+    worst = {name: found for name, conflict in conflicts.items() if (found := conflict.worst) is not None}
+    for metric, says, values in (
+        ("composition_cosine", "Cosine of its adapters' changes", {name: one.cosine for name, one in worst.items()}),
+        ("composition_signs_differ", "Weights whose signs differ", {name: one.signs for name, one in worst.items()}),
+    ):
+        out.many(metric, f"{says}, of the two that pull apart most.", "composition", values, "gauge")
+    return out.text()
+
+
 class _Text:
     def __init__(self) -> None:
         self._lines: list[str] = []
@@ -95,7 +110,8 @@ class _Text:
     def many(self, name: str, says: str, label: str, values: Mapping[str, float], kind: str = "counter") -> None:
         self.head(name, kind, says)
         for key, value in sorted(dict(values).items()):
-            self.line(f'{name}{{{label}="{key}"}}', value)
+            words = str(key).replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+            self.line(f'{name}{{{label}="{words}"}}', value)
 
     def text(self) -> str:
         return "\n".join(self._lines) + "\n"

@@ -18,6 +18,7 @@ import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from llmtrace.observe.clock import now
@@ -142,6 +143,8 @@ class Runner:
             if self.adapters is None:
                 raise RunnerError(f"no adapter {request.adapter!r}: this runner has none")
             timings.adapter = self.adapters.get(request.adapter)
+            self.adapters.count(timings.adapter.name)
+            request = replace(request, adapter=timings.adapter.name)  # one composition may be written in many ways
         if request.grammar is not None:
             timings.grammar, timings.compile_ns = request.grammar.kind, request.grammar.compile_ns
         return Generation(request, timings, loaded)
@@ -275,7 +278,12 @@ class Runner:
         if not group:
             return
         start = self._since()
-        swap = self._swap(group[0].request.adapter)
+        try:
+            swap = self._swap(group[0].request.adapter)
+        except RunnerError as error:  # a composition that cannot be made
+            for one in group:
+                self._fail(one, error)
+            return
         parts = self._engine.prepare({one.request_id for one in group})
         owners = [self._by_id[part.request_id] for part in parts]
         self._note_preempted(start)
@@ -315,6 +323,8 @@ class Runner:
             return None
         start = self._since()
         adapters.activate(adapter)
+        while adapters.dropped:
+            self._engine.drop_graphs_of(adapters.dropped.pop())
         self._engine.use_graphs_of(None if adapters.merge else adapter)
         self._mark = end = self.clock.mark()
         return Work("swap", start, end)

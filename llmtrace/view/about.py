@@ -8,6 +8,7 @@ from typing import Any
 from llmtrace.analyze import contract
 from llmtrace.analyze.otlp import Span
 from llmtrace.emit import names
+from llmtrace.estimate.losses import WORDS
 from llmtrace.view import text
 from llmtrace.view.palette import LABELS, PHASE_FAMILIES
 
@@ -67,6 +68,16 @@ def blind(attributes: Mapping[str, Any]) -> str | None:
     off = text.give_or_take(low if low is not None else half or 0.0, high if high is not None else half or 0.0)
     teller = "the accelerator" if attributes.get(names.SOURCE) == "device" else "the server"
     return f"the blind estimate said {text.seconds(said)} {off}, {teller} {text.seconds(max(0.0, said - error))}"
+
+
+def lost(attributes: Mapping[str, Any]) -> str | None:
+    """Of a call, what more might have come from the prompt cache, and why it did not."""
+    tokens, reason = whole(attributes.get(names.LOST_TOKENS)), attributes.get(names.LOST_BECAUSE)
+    if not tokens or not isinstance(reason, str):
+        return None
+    where = attributes.get(names.CHANGED_AT)
+    place = f", in {where}" if isinstance(where, str) else ""
+    return f"{text.count(tokens)} more tokens might have come from the cache: {WORDS.get(reason, reason)}{place}"
 
 
 def number(item: Any) -> float | None:

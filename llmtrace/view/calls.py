@@ -171,6 +171,8 @@ class CallFacts:
     """Why some of its phases are one span."""
     graded: str | None
     """What the blind estimate said of the phases that an engine told."""
+    lost: str | None
+    """What more might have come from the prompt cache, and why it did not."""
     attempts: int
 
 
@@ -212,6 +214,7 @@ def facts(call: Node) -> CallFacts:
         diagnosis=_diagnosis(call),
         merged="; ".join(filter(None, because)) or None,
         graded="; ".join(f"{phase}: {words}" for phase, words in graded if words) or None,
+        lost=about.lost(attributes),
         attempts=sum(1 for child in call.children if child.span.name == names.ATTEMPT),
     )
 

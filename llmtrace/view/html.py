@@ -260,7 +260,8 @@ def _facts(call: tree.Node) -> str:
     why = f'<p class="why">Diagnosis: {_e(facts.diagnosis)}</p>' if facts.diagnosis else ""
     merged = f'<p class="apart">Not told apart: {_e(facts.merged)}</p>' if facts.merged else ""
     graded = f'<p class="apart">{_e(_capital(facts.graded))}</p>' if facts.graded else ""
-    return f'<ul class="facts">{"".join(items)}</ul>{wrong}{why}{merged}{graded}'
+    lost = f'<p class="apart">{_e(facts.lost)}</p>' if facts.lost else ""
+    return f'<ul class="facts">{"".join(items)}</ul>{wrong}{why}{lost}{merged}{graded}'
 
 
 def _capital(words: str) -> str:

@@ -289,6 +289,8 @@ def _facts(call: tree.Node) -> list[tuple[str, str]]:
         parts.append((f"{facts.attempts} attempts", "yellow"))
     if abs(facts.duration - call.span.duration) > 0.005 * facts.duration:
         parts.append((f"{text.seconds(facts.duration)} in the call itself", ""))
+    if facts.lost:
+        parts.append((text.clean(facts.lost), ""))
     if facts.merged:
         parts.append((f"not told apart: {text.clean(facts.merged)}", ""))
     if facts.graded:

@@ -16,6 +16,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 
 from llmtrace.analyze import otlp
 from llmtrace.analyze.otlp import Problem, Span, TraceFileError
+from tests.support.effort import examples
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 
@@ -294,7 +295,7 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(75), deadline=None)
 @given(
     document=json_values, changed=st.sampled_from(sorted(span(attributes=[], events=[], status={}))), odd=json_values
 )

@@ -34,6 +34,7 @@ from llmtrace.emit.instruments import by_modality
 from llmtrace.emit.metrics import Measurements, Meters, is_idle, meters_on
 from llmtrace.observe import internal_errors
 from llmtrace.observe.answer import Usage
+from tests.support.effort import examples
 
 KIND: dict[str, Any] = {
     "operation": "chat",
@@ -433,7 +434,7 @@ def test_a_counter_is_known_from_its_first_zero_on() -> None:
     assert labelled(reader, names.M_INPUT_USAGE, "gen_ai.token.modality") == {"unknown": 40}
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(20), deadline=None)
 @given(
     st.lists(
         st.tuples(

@@ -18,6 +18,7 @@ from llmtrace.estimate.concurrency import KEPT
 from llmtrace.estimate.route import WINDOW
 from llmtrace.estimate.sample import Sample
 from llmtrace.phases.model import FEW_CALLS, NARROW_SPREAD, Estimate, Unknown
+from tests.support.effort import seeds
 from tests.support.engine_sim import Engine, Simulated, poisson
 from tests.support.follow import Errors, Times, errors, follow
 from tests.support.memory import size
@@ -38,7 +39,7 @@ def measure(engine: Engine, calls: list[Simulated], seed: int) -> Errors:
     return errors(seen, follow(seen), truth(calls))
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", seeds(3))
 @pytest.mark.parametrize("rate", [6, 20])
 def test_with_free_slots_a_stretched_prefill_is_no_queue(rate: float, seed: int) -> None:
     found = measure(Engine(), poisson(seed, 250, rate), seed)
@@ -47,7 +48,7 @@ def test_with_free_slots_a_stretched_prefill_is_no_queue(rate: float, seed: int)
     assert found.prefill <= 0.08
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", seeds(3))
 @pytest.mark.parametrize("rate", [12, 18])
 def test_with_few_slots_the_queue_is_found(rate: float, seed: int) -> None:
     found = measure(Engine(slots=4), poisson(seed, 300, rate), seed)
@@ -65,7 +66,7 @@ def bursty(seed: int, calls: int, rate: float) -> list[Simulated]:
     return made
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", seeds(3))
 def test_the_queue_after_a_burst_is_found(seed: int) -> None:
     found = measure(Engine(slots=2, step=0.008, per_token=2e-4), bursty(seed, 240, 5), seed)
     assert found.queued_calls > 60

@@ -14,6 +14,7 @@ from llmtrace.estimate.curve import Curve
 from llmtrace.estimate.doubt import least_factor
 from llmtrace.estimate.expectation import COLUMNS, M1, MOMENTS, Model, S, U
 from tests.estimate.test_shared_engines import Seen, follow, grade
+from tests.support.effort import seeds
 from tests.support.engine_sim import Engine, poisson
 
 MODEL = Model(Curve(0.008, 6e-5, 0.0, 0.0, 0.1, 0.2), noise=0.1, floor=0.001)
@@ -33,7 +34,7 @@ def rows(seed: int, count: int, seconds: Callable[[random.Random, float], float]
     return made
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", seeds(5))
 def test_a_slower_engine_is_told_from_one_that_is_the_same(seed: int) -> None:
     same = rows(seed, 12, lambda draw, work: work * draw.gauss(1, 0.1))
     slower = rows(seed, 12, lambda draw, work: 2 * work * draw.gauss(1, 0.1))
@@ -43,7 +44,7 @@ def test_a_slower_engine_is_told_from_one_that_is_the_same(seed: int) -> None:
     assert 0.3 < look(faster, MODEL, 0.0).factor < 0.7
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", seeds(5))
 def test_calls_that_wait_are_no_slower_engine(seed: int) -> None:
     busy = rows(seed, 12, lambda draw, work: work * draw.gauss(1, 0.1) + draw.expovariate(1 / 0.3))
     standing = rows(seed, 12, lambda draw, work: work * draw.gauss(1, 0.1) + draw.gauss(3.0, 0.2))
@@ -67,7 +68,7 @@ def test_what_is_scaled_costs_as_much_more() -> None:
 
 
 @pytest.mark.parametrize("budget", [256, 1 << 20])
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", seeds(2))
 def test_after_a_change_of_engine_the_intervals_hold(budget: int, seed: int) -> None:
     before, after = Engine(slots=4, budget=budget), Engine(slots=4, budget=budget, per_token=1.2e-4)
     calls: list[Seen] = []

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from llmtrace.estimate.hits import LEAST, PREFIXES, SAMPLE, Hits, RouteHits, Told
 from llmtrace.estimate.routes import ROUTES
+from tests.support.effort import seeds
 
 
 def taught(fresh: float, repeated: float, *, hit_share: float = 1.0, calls: int = 200, seed: int = 1) -> Hits:
@@ -50,7 +51,7 @@ def test_the_share_of_hits_is_found() -> None:
     assert verdict.prior == pytest.approx(0.6, abs=0.12)
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", seeds(5))
 def test_nothing_is_claimed_without_a_difference(seed: int) -> None:
     hits = taught(0.3, 0.3, seed=seed)
     assert all(hits.verdict([pace]) is None for pace in (0.01, 0.2, 0.3, 1.0))

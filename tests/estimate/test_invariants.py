@@ -13,6 +13,7 @@ from llmtrace.estimate.baselines import Baselines
 from llmtrace.estimate.sample import Sample
 from llmtrace.phases.merged import NOT_ESTIMATED
 from llmtrace.phases.model import REASONS, Estimate, Unknown
+from tests.support.effort import examples
 
 MS = 1_000_000
 
@@ -37,7 +38,7 @@ calls = st.lists(
 )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(15), deadline=None)
 @given(calls)
 def test_an_estimate_adds_up_whatever_was_seen(
     drawn: list[tuple[int, int | None, int, int, int, int, int, bool, int, bool]],

@@ -16,6 +16,7 @@ import pytest
 from llmtrace.estimate.baselines import Baselines
 from llmtrace.estimate.sample import Sample
 from llmtrace.phases.model import Estimate
+from tests.support.effort import seeds
 from tests.support.engine_sim import Engine, Simulated
 from tests.support.replay import shared_folder
 
@@ -142,7 +143,7 @@ def simulated(seed: int, calls: int, rate: float, draw_prompt: Draw = plain, ten
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", seeds(3))
 @pytest.mark.parametrize(("tenants", "rate"), [(5, 8), (5, 12), (20, 8), (20, 12)])
 def test_the_queue_that_strangers_make_is_told_with_an_interval_that_holds(
     tenants: int, rate: float, seed: int
@@ -156,7 +157,7 @@ def test_the_queue_that_strangers_make_is_told_with_an_interval_that_holds(
     assert found.width <= (2.5 if tenants == 5 else 3.0)
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", seeds(2))
 @pytest.mark.parametrize("tenants", [1, 5])
 def test_conversations_are_split_though_most_of_each_prompt_is_cached(tenants: int, seed: int) -> None:
     calls = simulated(seed, 160, 10, Chat(), tenants)
@@ -166,7 +167,7 @@ def test_conversations_are_split_though_most_of_each_prompt_is_cached(tenants: i
     assert found.covered >= 0.82
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", seeds(2))
 @pytest.mark.parametrize("tenants", [1, 5])
 def test_an_images_prefill_is_no_queue(tenants: int, seed: int) -> None:
     calls = simulated(seed, 200, 4, with_images, tenants)
@@ -192,7 +193,7 @@ def test_without_usage_it_is_hardly_less_right(tenants: int) -> None:
     assert reckoned.covered >= 0.80
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", seeds(3))
 def test_the_floor_outlasts_a_busy_hour(seed: int) -> None:
     """40 calls on a calm engine, then 150 that all wait behind others: the curve stays what it was."""
     draw = random.Random(seed)

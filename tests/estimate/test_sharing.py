@@ -8,6 +8,7 @@ from llmtrace.estimate.baselines import Baselines
 from llmtrace.estimate.mixture import Habits, Shape, Steps, posterior
 from llmtrace.estimate.sharing import Sharing
 from tests.estimate.test_shared_engines import Seen, follow, grade
+from tests.support.effort import seeds
 from tests.support.engine_sim import Engine, poisson
 
 
@@ -20,7 +21,7 @@ def alone(engine: Engine, seed: int, rate: float) -> list[Seen]:
     ]
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", seeds(3))
 def test_a_step_that_prompts_share_is_found_and_in_the_interval(seed: int) -> None:
     engine = Engine(budget=512)
     known = Baselines(background=False)
@@ -33,7 +34,7 @@ def test_a_step_that_prompts_share_is_found_and_in_the_interval(seed: int) -> No
     assert graded.queue <= 0.15
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", seeds(3))
 def test_whole_prompts_share_none(seed: int) -> None:
     known = Baselines(background=False)
     follow(alone(Engine(slots=4, budget=1 << 20), seed, 8), known)

@@ -9,6 +9,7 @@ import pytest
 from llmtrace.estimate.baselines import Baselines, InFlight
 from llmtrace.estimate.sample import Sample
 from llmtrace.phases.model import NARROW_SPREAD, Estimate, Unknown
+from tests.support.effort import seeds
 from tests.support.engine_sim import Engine, Simulated, poisson
 
 ENGINE = Engine(slots=4, step=0.004, per_token=1e-4, per_stream=0.0008, budget=512, admission=0.004, hop=0.003)
@@ -55,7 +56,7 @@ def errors(calls: Sequence[Simulated], estimates: Sequence[Estimate | Unknown]) 
     return len(told) / len(late), queue / total, prefill / total, decode / total
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", seeds(3))
 @pytest.mark.parametrize("rate", [4, 9])
 def test_alone_whole_answers_are_split(rate: float, seed: int) -> None:
     calls = poisson(seed, 220, rate, longest=1800, outputs=(8, 16, 32, 64))

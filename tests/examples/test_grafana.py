@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,12 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from llmtrace.emit import names
 from llmtrace.phases.model import PHASES
-from tests.conftest import Tracing
 from tests.examples.traffic import GRAFANA, Traffic, generator
-from tests.support.apis import Sync
-from tests.support.clock import Clock
-from tests.support.replay import Replay
-from tests.support.spans import Spans
 
 SCRAPED = {"job", "instance"}
 """Labels that the Collector's exporter and the scrape add to each series."""
@@ -55,20 +50,11 @@ class Series:
 
 
 @pytest.fixture
-def series(
-    replay: Replay,
-    spans: Spans,
-    tracing: Tracing,
-    make_api: Callable[..., Sync],
-    clock: Clock,
-    monkeypatch: pytest.MonkeyPatch,
-) -> list[Series]:
+def series(traffic: Traffic) -> list[Series]:
     """Calls of every kind that the pages speak of, under both conventions, and what became of them in Prometheus."""
-    traffic = Traffic(replay, spans, tracing, make_api, clock, monkeypatch)
     for semconv in names.SEMCONVS:
         traffic.play(semconv)
     exposed = text_string_to_metric_families(generate_latest(traffic.registry).decode())
-    traffic.shut()
     return [
         Series(sample.name, {k: v for k, v in sample.labels.items() if v and not k.startswith("otel_scope")})
         for family in exposed

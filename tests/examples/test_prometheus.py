@@ -14,7 +14,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -24,12 +24,7 @@ import yaml
 from prometheus_client import start_http_server
 
 from llmtrace.emit import names
-from tests.conftest import Tracing
 from tests.examples.traffic import GRAFANA, Traffic, generator
-from tests.support.apis import Sync
-from tests.support.clock import Clock
-from tests.support.replay import Replay
-from tests.support.spans import Spans
 
 PROMETHEUS = shutil.which("prometheus")
 pytestmark = pytest.mark.skipif(PROMETHEUS is None, reason="needs prometheus on the path (Debian: prometheus)")
@@ -111,17 +106,8 @@ class Prometheus:
 
 
 @pytest.fixture
-def prometheus(
-    replay: Replay,
-    spans: Spans,
-    tracing: Tracing,
-    make_api: Callable[..., Sync],
-    clock: Clock,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-) -> Iterator[Prometheus]:
+def prometheus(traffic: Traffic, tmp_path: Path) -> Iterator[Prometheus]:
     """It has scraped the same calls twice over, under both conventions, so that rates are what they are."""
-    traffic = Traffic(replay, spans, tracing, make_api, clock, monkeypatch)
     server, thread = start_http_server(0, "127.0.0.1", traffic.registry)
     running = Prometheus(tmp_path, f"127.0.0.1:{server.server_port}")
     try:
@@ -138,7 +124,6 @@ def prometheus(
         server.shutdown()
         server.server_close()
         thread.join()
-        traffic.shut()
 
 
 def as_grafana_asks(query: str, names_chosen: str) -> str:

@@ -118,7 +118,9 @@ class Traffic:
 
     def play(self, semconv: str = names.V0_1_0) -> None:
         """One call of each kind, and as many as it takes for estimates."""
-        self._tracing.on(meter_provider=self._provider, semconv=semconv, min_calls=LEARNED, min_spread=2.0)
+        self._tracing.on(
+            meter_provider=self._provider, semconv=semconv, min_calls=LEARNED, min_spread=2.0, slo_ttft=1e-3
+        )
         api = self._make_api("sync", max_retries=2)
         pace(api, self._clock, [0.03, *[0.004] * 12])
         self._of_every_kind(api)

@@ -11,6 +11,8 @@ from tests.support.spans import attributes
 
 if TYPE_CHECKING:
     from tests.conftest import Tracing
+    from tests.support.apis import Sync
+    from tests.support.clock import Clock
     from tests.support.replay import Replay
     from tests.support.spans import Spans
 
@@ -65,7 +67,7 @@ def ask_openai(replay: Replay, body: dict[str, Any], pause: float) -> None:
         client.responses.create(model="gpt-5.6", input="hello")
 
 
-def ask_openai_stream(replay: Replay, body: dict[str, Any], pause: float) -> None:
+def ask_openai_stream(replay: Replay, body: dict[str, Any], pause: float, clock: Clock | None = None) -> None:
     import openai
 
     begun = body | {"status": "in_progress", "output": [], "usage": None, "prompt_cache_diagnostics": None}
@@ -75,7 +77,8 @@ def ask_openai_stream(replay: Replay, body: dict[str, Any], pause: float) -> Non
         {"type": "response.output_text.delta", "sequence_number": 1, **delta},
         {"type": "response.completed", "sequence_number": 2, "response": body},
     ]
-    replay.serve(play.events_script(*events, done=False, ttft=pause))
+    script = play.events_script(*events, done=False, ttft=pause)
+    replay.serve(script if clock is None else clock.playing(script))
     with openai.OpenAI(api_key="x", base_url=replay.base_url, max_retries=0) as client:
         for _ in client.responses.create(model="gpt-5.6", input="hello", stream=True):
             pass
@@ -108,14 +111,14 @@ def test_no_miss_is_no_miss(odd: Any, traced: Tracing, replay: Replay, spans: Sp
     assert not [name for name in attributes(spans.one("completed")) if "cache_miss" in name]
 
 
-def test_openais_word_is_evidence(traced: Tracing, replay: Replay, spans: Spans) -> None:
+def test_openais_word_is_evidence(traced: Tracing, replay: Replay, spans: Spans, clock: Clock) -> None:
     for _ in range(12):
-        ask_openai_stream(replay, response(1900, {"type": "cache_hit"}), WARM)
-    ask_openai_stream(replay, response(0, OPENAI_MISS), COLD)
+        ask_openai_stream(replay, response(1900, {"type": "cache_hit"}), WARM, clock)
+    ask_openai_stream(replay, response(0, OPENAI_MISS), COLD, clock)
     _tells(spans, "the provider says: tools_changed")
 
 
-def test_anthropics_word_is_evidence(tracing: Tracing, replay: Replay, spans: Spans) -> None:
+def test_anthropics_word_is_evidence(tracing: Tracing, replay: Replay, spans: Spans, clock: Clock) -> None:
     tracing.on("anthropic")
     for number in range(13):
         last = number == 12
@@ -131,7 +134,7 @@ def test_anthropics_word_is_evidence(tracing: Tracing, replay: Replay, spans: Sp
             {"type": "message_stop"},
         ]
         parts = [f"event: {event['type']}\n".encode() + play.event(event) for event in events]
-        replay.serve(play.Script(200, play.SSE_HEADERS, play.paced(parts, COLD if last else WARM)))
+        replay.serve(play.Script(200, play.SSE_HEADERS, clock.passing(play.paced(parts, COLD if last else WARM))))
         _ask_anthropic_stream(replay)
     _tells(spans, "the provider says: system_changed")
 
@@ -159,3 +162,25 @@ def _tells(spans: Spans, reason: str) -> None:
     events = [dict(event.attributes or {}) for phase in spans.phases(last).values() for event in phase.events]
     (evidence,) = [each for each in events if each.get("llmtrace.diagnosis.cause") == "cold_kv_cache"]
     assert evidence["llmtrace.diagnosis.reason"] == reason
+
+
+DOCUMENT = "What the contract says of deliveries. " * 120
+
+
+def ask_chat(api: Sync, replay: Replay, cached: int, system: str) -> None:
+    usage = {"prompt_tokens": 1400, "completion_tokens": 4, "prompt_tokens_details": {"cached_tokens": cached}}
+    replay.play(play.openai_body(usage=usage))
+    api.create(messages=[{"role": "system", "content": system}, {"role": "user", "content": DOCUMENT}])
+
+
+def test_a_changed_beginning_is_told_with_its_place(traced: Tracing, api: Sync, replay: Replay, spans: Spans) -> None:
+    for minute, cached in ((0, 0), (0, 1280), (1, 0)):
+        ask_chat(api, replay, cached, f"It is 10:{minute:02}. You help with contracts.")
+    new, hit, changed = (attributes(span) for span in spans.parents())
+    assert "llmtrace.kv_cache.lost_tokens" not in new
+    assert "llmtrace.kv_cache.lost_tokens" not in hit
+    assert changed["llmtrace.kv_cache.lost_because"] == "prefix_changed"
+    assert changed["llmtrace.kv_cache.changed_at"] == "messages[0]"
+    assert changed["llmtrace.kv_cache.lost_tokens"] == pytest.approx(1390, abs=30)
+    assert "contracts" not in str(changed), "no text is kept"
+    spans.check_all()

@@ -13,6 +13,7 @@ from tests.support.spans import attributes
 if TYPE_CHECKING:
     import openai
 
+    from tests.support.clock import Clock
     from tests.support.replay import Replay
     from tests.support.spans import Spans
 
@@ -296,15 +297,15 @@ def openrouter_of(provider: str, ttft: float) -> play.Script:
 
 @pytest.mark.parametrize("script", [litellm_of, openrouter_of])
 def test_another_upstream_is_a_change_of_route_and_no_queue(
-    script: Any, client: openai.OpenAI, replay: Replay, spans: Spans
+    script: Any, client: openai.OpenAI, replay: Replay, spans: Spans, clock: Clock
 ) -> None:
-    replay.serve(script("first", 0.005))
+    replay.serve(clock.playing(script("first", 0.005)))
     for _ in range(40):
         ask(client, streaming=True)
     before = spans.parents()
     assert not [span for span in before if "route_change" in attributes(span).get("llmtrace.diagnosis", ())]
     spans.clear()
-    replay.serve(script("second", 0.15))
+    replay.serve(clock.playing(script("second", 0.15)))
     for _ in range(28):
         ask(client, streaming=True)
     causes = [attributes(span).get("llmtrace.diagnosis", ()) for span in spans.parents()]

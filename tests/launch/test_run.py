@@ -21,6 +21,8 @@ from llmtrace.launch.destinations import choose
 from tests.support.grpc_collector import GrpcCollector
 from tests.support.replay import Replay, json_answer, openai_stream, refused_url
 
+PATIENCE_S = 300
+"""A program that has not ended after so long hangs, however busy the machine."""
 APP = """
 import sys, openai
 client = openai.OpenAI(base_url=sys.argv[1], api_key="k", http_client=openai.DefaultHttpxClient(verify=False))
@@ -48,10 +50,10 @@ def app(tmp_path: Path) -> Path:
     return path
 
 
-def run(*arguments: str | Path, cwd: Path, timeout: float = 60.0, **environ: str) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str | Path, cwd: Path, **environ: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "llmtrace.cli", "run", *map(str, arguments)]
     return subprocess.run(
-        command, cwd=cwd, env=BARE | environ, capture_output=True, text=True, timeout=timeout, check=False
+        command, cwd=cwd, env=BARE | environ, capture_output=True, text=True, timeout=PATIENCE_S, check=False
     )
 
 
@@ -59,7 +61,7 @@ def by_itself(app: Path, provider: Replay) -> subprocess.CompletedProcess[str]:
     """The program without ``llmtrace run``: what it sets up, it sets up in code."""
     return subprocess.run(
         [sys.executable, str(app), provider.base_url, "m"],
-        env=BARE, cwd=app.parent, capture_output=True, text=True, timeout=60, check=False,
+        env=BARE, cwd=app.parent, capture_output=True, text=True, timeout=PATIENCE_S, check=False,
     )  # fmt: skip
 
 
@@ -254,7 +256,7 @@ def test_a_collector_that_goes_away_costs_no_wait_at_exit(provider: Replay, tmp_
             env=BARE, cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         until(read.exists)
-    _, errors = process.communicate("go\n", timeout=60)
+    _, errors = process.communicate("go\n", timeout=PATIENCE_S)
     assert process.returncode == 7
     assert "Traceback" not in errors
 
@@ -266,7 +268,7 @@ def test_signals_are_the_programs_own(tmp_path: Path) -> None:
     assert process.stdout is not None
     assert int(process.stdout.readline().split()[1]) == process.pid, "it has the process that was started"
     process.send_signal(signal.SIGTERM)
-    assert process.wait(30) == -signal.SIGTERM
+    assert process.wait(PATIENCE_S) == -signal.SIGTERM
     process.stdout.close()
 
 
@@ -353,7 +355,7 @@ def calls_in_the_viewer() -> int:
         return int(json.load(response)["calls"])
 
 
-def until(condition: Any, seconds: float = 30.0) -> None:
+def until(condition: Any, seconds: float = PATIENCE_S) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not come to pass"
@@ -370,7 +372,7 @@ def test_configure_does_the_same_in_one_line(provider: Replay, app: Path, tmp_pa
     app.write_text(CONFIGURED + APP)
     done = subprocess.run(
         [sys.executable, str(app), provider.base_url],
-        env=BARE, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+        env=BARE, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE_S, check=False,
     )  # fmt: skip
     assert done.stdout == "spans go into mine.jsonl: llmtrace show mine.jsonl\nthe answer is here\n", done.stderr
     assert done.stderr == ""
@@ -445,7 +447,7 @@ def test_a_closed_stderr_leaves_the_output_alone(provider: Replay, app: Path, tm
         line = [sys.executable, "-m", "llmtrace.cli", "run", *option, sys.executable, str(app), provider.base_url]
         done = subprocess.run(
             ["sh", "-c", 'exec "$@" 2>&-', "sh", *line],
-            env=BARE, cwd=tmp_path, stdout=subprocess.PIPE, text=True, timeout=60, check=False,
+            env=BARE, cwd=tmp_path, stdout=subprocess.PIPE, text=True, timeout=PATIENCE_S, check=False,
         )  # fmt: skip
         assert (done.returncode, done.stdout) == (7, "the answer is here\n")
 

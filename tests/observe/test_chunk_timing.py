@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmtrace.observe.chunk_timing import BLOCK, READY_NS, SAMPLE, ChunkTiming, ready_within
+from tests.support.effort import examples
 
 MS = 1_000_000
 
@@ -24,7 +25,7 @@ def feed(pulls: ChunkTiming, steps: list[tuple[int, int]], start: int = 10**15, 
     pulls.fold(handed_over)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 50_000), st.integers(300_000, 10**9)), min_size=1, max_size=700))
 def test_count_sum_and_maximum_are_exact(steps: list[tuple[int, int]]) -> None:
     pulls = ChunkTiming()
@@ -41,7 +42,7 @@ def test_count_sum_and_maximum_are_exact(steps: list[tuple[int, int]]) -> None:
     assert pulls.last_arrival == arrivals[-1]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 @given(
     st.lists(
         st.tuples(

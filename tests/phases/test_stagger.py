@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from llmtrace.phases import stagger
 from llmtrace.phases.model import CLIENT, Part, Phase
 from llmtrace.phases.stagger import call_start, falling, stagger_phases, stagger_spans
+from tests.support.effort import examples
 from tests.support.jaeger import bar, critical_path
 
 Span = tuple[int, int]
@@ -40,7 +41,7 @@ def falls(times: Sequence[int]) -> bool:
     return all(before % 1000 > after % 1000 for before, after in itertools.pairwise(times))
 
 
-@settings(max_examples=800, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(boundaries())
 def test_order_lengths_and_shifts(given_times: tuple[int, list[int], int]) -> None:
     start, inside, end = given_times
@@ -54,7 +55,7 @@ def test_order_lengths_and_shifts(given_times: tuple[int, list[int], int]) -> No
         assert now[1] >= now[0]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(75), deadline=None)
 @given(st.integers(0, 10**6), st.lists(st.integers(2_000, 10**8), min_size=1, max_size=12))
 def test_with_two_microseconds_each_all_of_them_fall(start: int, lengths: list[int]) -> None:
     start = call_start(start)
@@ -73,7 +74,7 @@ def possible(start: int, inside: Sequence[int], end: int) -> bool:
     return False
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(st.integers(0, 9), st.lists(st.integers(1, 12), min_size=1, max_size=4), st.integers(1, 12))
 def test_they_fall_wherever_shifts_of_less_than_a_microsecond_let_them(
     start: int, lengths: list[int], last: int
@@ -104,7 +105,7 @@ def test_a_call_starts_at_the_top_of_a_microsecond_at_most_999_ns_early() -> Non
 
 
 # --- phases and attempts --------------------------------------------------------------------------------------------
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(75), deadline=None)
 @given(st.integers(0, 10**7), st.lists(st.just(0) | st.integers(2_000, 10**9), min_size=1, max_size=8))
 def test_all_phases_that_last_are_on_jaegers_critical_path(start: int, lengths: list[int]) -> None:
     start = call_start(start)
@@ -143,7 +144,7 @@ def test_parts_of_a_phase_move_with_it() -> None:
 attempts = st.lists(st.tuples(st.integers(0, 10**7), st.integers(0, 10**7)), min_size=2, max_size=6)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(75), deadline=None)
 @given(st.integers(0, 10**7), st.integers(-(10**6), 10**9), attempts)
 def test_attempts_stay_inside_and_in_order(start: int, length: int, given_attempts: list[Span]) -> None:
     """Whatever the attempts' times are, contradictions included."""
@@ -157,7 +158,7 @@ def test_attempts_stay_inside_and_in_order(start: int, length: int, given_attemp
     assert at <= end
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(75), deadline=None)
 @given(
     st.integers(0, 10**7),
     st.lists(st.tuples(st.just(0) | st.integers(0, 10**6), st.integers(5_000, 10**8)), min_size=2, max_size=8),

@@ -17,6 +17,7 @@ from llmtrace.phases.observation import Observation
 from llmtrace.phases.stagger import call_start
 from llmtrace.phases.timeline import split
 from llmtrace.phases.wire import wire_of
+from tests.support.effort import examples
 
 MS = 1_000_000
 SHIFT = 1e-6
@@ -511,7 +512,7 @@ estimates = st.one_of(
 )
 
 
-@settings(max_examples=800, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(observations, estimates)
 def test_phases_always_fill_the_call_exactly(seen: Observation, estimate: Estimate | Unknown | None) -> None:
     phases, _ = split(seen, estimate)
@@ -536,7 +537,7 @@ def test_phases_always_fill_the_call_exactly(seen: Observation, estimate: Estima
     assert sum(phase.end - phase.start for phase in phases) == seen.end - seen.start
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(observations, estimates)
 def test_an_interval_has_two_sides_and_none_goes_below_zero(
     seen: Observation, estimate: Estimate | Unknown | None
@@ -553,7 +554,7 @@ def test_an_interval_has_two_sides_and_none_goes_below_zero(
             assert max(low, high) == phase.uncertainty
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(observations, estimates)
 def test_merged_phases_and_only_those_say_why(seen: Observation, estimate: Estimate | Unknown | None) -> None:
     for phase in split(seen, estimate)[0]:
@@ -564,7 +565,7 @@ def test_merged_phases_and_only_those_say_why(seen: Observation, estimate: Estim
             assert phase.merged_because is phase.merged_detail is None
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(observations, estimates)
 def test_nothing_is_network_that_was_not_measured_as_wire(
     seen: Observation, estimate: Estimate | Unknown | None
@@ -582,7 +583,7 @@ def test_nothing_is_network_that_was_not_measured_as_wire(
         assert phases["gateway"].duration <= seen.gateway + 2 * SHIFT
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(observations, estimates)
 def test_the_starts_fall_from_phase_to_phase(seen: Observation, estimate: Estimate | Unknown | None) -> None:
     """Of phases that last two microseconds and more; the shorter ones are ``test_stagger``'s."""
@@ -597,7 +598,7 @@ def test_the_starts_fall_from_phase_to_phase(seen: Observation, estimate: Estima
         assert all(part.start % 1000 <= phase.start % 1000 for part in phase.parts if part.start < phase.end)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 @given(observations)
 def test_no_server_source_without_a_server_number(seen: Observation) -> None:
     seen.server = seen.gateway = None
@@ -606,7 +607,7 @@ def test_no_server_source_without_a_server_number(seen: Observation) -> None:
         assert phase.name not in ("queue", "prefill", "kv_cache_hit", "gateway")
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(observations)
 def test_what_the_server_is_said_to_have_measured_is_what_it_said(seen: Observation) -> None:
     phases, _ = split(seen)

@@ -15,6 +15,7 @@ import pytest
 
 from llmtrace.observe import internal_errors
 from tests.conftest import Tracing
+from tests.providers.test_recordings_by_funnel import FOLDERS
 from tests.support import by_funnel, by_library, by_method, contents
 from tests.support.by_method import Driver
 from tests.support.contents import Told
@@ -86,7 +87,10 @@ GENERATING = ("chat", "text_completion", "generate_content")
 def play_all(
     name: str, kind: str, replay: Replay, spans: Spans, tracing: Tracing
 ) -> Iterator[tuple[str, Any, Any, bool, Reader]]:
-    """Each recording of a folder, played; yields its name, request, answers, whether it is streamed, and its reader."""
+    """Each recording of a folder, played; yields its name, request, answers, whether it is streamed, and its reader.
+
+    ``kind``: ``sync``, ``async``, or ``other``: that which test_recordings_by_funnel.py does not play it to.
+    """
     from tests.instrumentation import test_ollama_recordings as by_ollama
     from tests.providers import test_recordings_by_funnel as funnel
     from tests.providers import test_recordings_by_method as method
@@ -102,11 +106,12 @@ def play_all(
         return
     if name in funnel.FOLDERS:
         for param in funnel.recordings():
-            folder, file = param.values
+            folder, file, played = param.values
             recording = None if folder != name else funnel.load_recording(file)
             operation = None if recording is None else funnel.operation_of(recording.url_path)
             if recording is None or operation in (None, "embeddings") or recording.status != 200:
                 continue
+            kind = "async" if played == "sync" else "sync"
             driver = funnel.driver_of(folder, recording)(kind, replay.url)
             if hasattr(driver.client, operation.partition(".")[0]):
                 replay.serve(recording.script())
@@ -160,8 +165,10 @@ CLIENTS = {"bedrock": ("bedrock", "aiobotocore")}
 
 
 @pytest.mark.shared
-@pytest.mark.parametrize("kind", ["sync", "async"])
-@pytest.mark.parametrize("folder", [*LEAST])
+@pytest.mark.parametrize(
+    ("folder", "kind"),
+    [(each, kind) for each in LEAST for kind in (("other",) if each in FOLDERS else ("sync", "async"))],
+)
 def test_recordings(folder: str, kind: str, replay: Replay, spans: Spans, tracing: Tracing) -> None:
     tracing.on(*CLIENTS.get(folder, (folder,)), capture_content="span_only")
     before = +internal_errors.counts

@@ -25,7 +25,7 @@ from tests.support.replay import Replay, json_answer
 from tests.support.rich import DRIVERS, rich
 from tests.support.spans import Spans, attributes
 
-SEED, _, NUMBER = os.environ.get("LLMTRACE_MUTANTS", "1:4").partition(":")
+SEED, _, NUMBER = os.environ.get("LLMTRACE_MUTANTS", "1:2").partition(":")
 WAYS = ("", "", "with_raw_response", "with_streaming_response")
 
 CASES = [pytest.param(driver, kind, id=f"{driver.__name__}-{kind}") for driver in DRIVERS for kind in driver.kinds]
@@ -118,7 +118,7 @@ def same(seen: Any) -> str:
 @pytest.mark.parametrize(("driver", "kind"), CASES)
 def test_mutants(driver: type[Driver], kind: str, replay: Replay, spans: Spans, tracing: Tracing) -> None:
     opened = driver(kind, replay.url)
-    cases = made(opened, random.Random(f"{SEED} {driver.__name__}"))
+    cases = made(opened, random.Random(f"{SEED} {driver.__name__} {kind}"))
     wrong: list[str] = []
     try:
         bare = [played(opened, replay, *case) for case in cases]

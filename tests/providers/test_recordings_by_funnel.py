@@ -73,14 +73,19 @@ def driver_of(folder: str, recording: Recording) -> type[Stainless]:
     return AnthropicBedrock if recording.host.startswith("bedrock") else FOLDERS[folder]
 
 
+KINDS = ("sync", "async")
+
+
 def recordings() -> list[Any]:
+    """Each recording with one of the two clients: test_content_of_recordings.py plays it to the other one."""
     folder = shared_folder()
     if folder is None:
-        return [pytest.param(None, None, marks=pytest.mark.skip(reason=NO_SHARED), id="recordings")]
+        return [pytest.param(None, None, None, marks=pytest.mark.skip(reason=NO_SHARED), id="recordings")]
     found: list[Any] = []
     for name in FOLDERS:
         for file in sorted((folder / "recordings" / name).glob("*.json")):
-            found.append(pytest.param(name, file, id=f"{name}/{file.stem}"))
+            kind = KINDS[len(found) % 2]
+            found.append(pytest.param(name, file, kind, id=f"{name}/{file.stem}-{kind}"))
     return found
 
 
@@ -116,8 +121,7 @@ def bodies(recording: Recording) -> list[Body]:
 SAID = {"responses": said.responses, "embeddings": said.embeddings}
 
 
-@pytest.mark.parametrize("kind", ["sync", "async"])
-@pytest.mark.parametrize(("folder", "file"), recordings())
+@pytest.mark.parametrize(("folder", "file", "kind"), recordings())
 def test_recording(folder: str, file: Path, kind: str, replay: Replay, spans: Spans, tracing: Tracing) -> None:
     recording = load_recording(file)
     operation = operation_of(recording.url_path)

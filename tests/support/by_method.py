@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import functools
 import gc
 import importlib.util
 import inspect
@@ -379,6 +380,14 @@ class BedrockInvoke(Bedrock):
         ]
 
 
+@functools.cache
+def aws_data() -> Any:
+    """botocore's descriptions of services, read once: each asynchronous session would read its megabytes anew."""
+    from botocore.loaders import create_loader
+
+    return create_loader()
+
+
 class AioBedrock(Bedrock):
     """Through aiobotocore, by aioboto3 where that is installed."""
 
@@ -396,7 +405,9 @@ class AioBedrock(Bedrock):
             return aioboto3.Session().client("bedrock-runtime", **self.settings())
         from aiobotocore.session import get_session
 
-        return get_session().create_client("bedrock-runtime", **self.settings())
+        session = get_session()
+        session.register_component("data_loader", aws_data())
+        return session.create_client("bedrock-runtime", **self.settings())
 
     def iterate(self, stream: Any) -> Any:
         return aiter(self.of(stream))

@@ -10,12 +10,13 @@ import pkgutil
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
 
 import pytest
 
-from tests.support.replay import After, Part
+from tests.support.replay import After, Part, Script
 
 MICROSECOND = 1_000
 
@@ -40,6 +41,10 @@ class Clock:
     def passing(self, parts: Sequence[Part]) -> list[Part]:
         """A script's parts whose delays pass by this clock, at the moment when the server writes them."""
         return [(After(partial(self.advance, delay)), data) for delay, data in parts if isinstance(delay, float)]
+
+    def playing(self, script: Script) -> Script:
+        """A script whose delays pass by this clock."""
+        return replace(script, parts=self.passing(script.parts))
 
 
 def install(monkeypatch: pytest.MonkeyPatch) -> Clock:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-PATIENCE = 60.0
+PATIENCE = 180.0
 """s. Nothing takes so long, however busy the machine is: what has not happened by then never will."""
 
 

@@ -39,3 +39,27 @@ def test_the_sentence(told: dict[str, Any], sentence: str | None) -> None:
 def test_a_span_whose_text_only_mentions_it_has_no_sentence() -> None:
     assert _in_words(json.dumps({"gen_ai.input.messages": "what is llmtrace.phase.merged_because?"})) == {}
     assert _in_words("") == {}
+
+
+@pytest.mark.parametrize(
+    ("told", "sentence"),
+    [
+        (
+            {"llmtrace.kv_cache.lost_tokens": 1390, "llmtrace.kv_cache.lost_because": "evicted"},
+            "1,390 more tokens might have come from the cache: evicted early, or sent elsewhere",
+        ),
+        (
+            {
+                "llmtrace.kv_cache.lost_tokens": 90,
+                "llmtrace.kv_cache.lost_because": "prefix_changed",
+                "llmtrace.kv_cache.changed_at": "messages[0]",
+            },
+            "90 more tokens might have come from the cache: the prompt's beginning changed, in messages[0]",
+        ),
+        ({"llmtrace.kv_cache.lost_tokens": 90}, None),
+        ({"llmtrace.kv_cache.lost_tokens": "x", "llmtrace.kv_cache.lost_because": "idle"}, None),
+    ],
+)
+def test_what_the_cache_might_have_given(told: dict[str, Any], sentence: str | None) -> None:
+    assert about.lost(told) == sentence
+    assert _in_words(json.dumps(told)) == ({} if sentence is None else {"lost": sentence})

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Final
 
 from llmtrace.analyze.book import Book
 from llmtrace.analyze.report import Report
+from llmtrace.phases.objectives import Patterns
 
-NAMES: Final = ("phases", "causes", "cost", "cancellations", "floor", "models", "accuracy")
+NAMES: Final = ("phases", "causes", "cost", "cancellations", "floor", "models", "accuracy", "slo", "cache")
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,10 @@ class Options:
     """Rows of a list of routes or calls."""
     span_usd: float = 0.0
     """USD that storing a million spans costs, for the cost of telemetry itself."""
+    objectives: Mapping[str, Patterns] = field(default_factory=dict[str, Patterns])
+    """Targets by objective, in the place of those on the spans."""
+    slo: float = 0.99
+    """Share of calls that are to meet their objectives."""
 
 
 def make(name: str, book: Book, options: Options | None = None) -> Report:

@@ -16,14 +16,10 @@ from llmtrace.analyze.contract import OVERHEAD, OVERHEAD_NOTE
 from llmtrace.analyze.expressions import least, most, when
 from llmtrace.analyze.report import Column, Report, Section, Stack
 from llmtrace.analyze.reports import Options, merged
+from llmtrace.estimate.floors import LEAST_CALLS, LEAST_STEPS, LEAST_TOKENS, RANK
 from llmtrace.phases.model import GATEWAY, NETWORK, UNATTRIBUTED
 from llmtrace.wording import plural
 
-RANK: Final = 0.05
-LEAST_CALLS: Final = 20
-"""Calls on a route below which its percentiles are no floor."""
-LEAST_TOKENS: Final = 64
-"""The fewest uncached tokens of a call whose prefill rate counts: with fewer, the fixed cost dominates."""
 _OVERHEAD: Final = (NETWORK, GATEWAY, UNATTRIBUTED)
 """Phases whose time does not depend on the call's tokens."""
 _EXCESS: Final = (*_OVERHEAD, "queue", "prefill", "decode", "application")
@@ -34,18 +30,8 @@ def make(book: Book, options: Options) -> Report:
     calls = book.calls
     if book.mixed:
         calls = calls.mutate(s_network=calls.s_network + calls.s_unattributed, s_unattributed=0.0)
-    usable = calls.filter(
-        calls.has_phases & calls.outcome.isin(("completed",)) & (calls.s_opaque == 0) & calls.output_tokens.notnull()
-    )
-    usable = usable.mutate(
-        wait=usable.wait.fill_null(0.0),
-        uncached=usable.uncached_tokens.fill_null(0),
-        steps=most(usable.output_tokens - 1, 0),
-        filling=usable.s_prefill + usable.s_queue_prefill,
-    )
-    usable = usable.mutate(making=most(usable.s_decode - usable.wait, 0.0))
-    floors = _floors(usable).filter(lambda table: table.n >= LEAST_CALLS).rename(floor_route="route")
-    joined = usable.inner_join(floors, [("route", "floor_route")])
+    whole = usable(calls)
+    joined = whole.inner_join(floors(whole).rename(floor_route="route"), [("route", "floor_route")])
     priced = joined.mutate(
         **{f"low_{name}": least(joined[f"s_{name}"], joined[f"f_{name}"].fill_null(0.0)) for name in _OVERHEAD},
         low_prefill=least(joined.filling, joined.f_prefill.fill_null(0.0) * joined.uncached),
@@ -73,18 +59,35 @@ def make(book: Book, options: Options) -> Report:
     return report
 
 
-def _floors(usable: Any) -> Any:
+def usable(calls: Any) -> Any:
+    """The calls that floors can be had from: completed, split into phases, with their output tokens counted."""
+    split = calls.filter(
+        calls.has_phases & calls.outcome.isin(("completed",)) & (calls.s_opaque == 0) & calls.output_tokens.notnull()
+    )
+    split = split.mutate(
+        wait=split.wait.fill_null(0.0),
+        uncached=split.uncached_tokens.fill_null(0),
+        steps=most(split.output_tokens - 1, 0),
+        filling=split.s_prefill + split.s_queue_prefill,
+    )
+    return split.mutate(making=most(split.s_decode - split.wait, 0.0))
+
+
+def floors(usable: Any) -> Any:
+    """One row for each route with calls enough: ``n``, the floors ``f_<overhead phase>``, ``f_prefill`` (s per uncached
+    token) and ``f_itl``, s."""
     has_rate = (usable.uncached >= LEAST_TOKENS) & (usable.filling > 0)
     rate = when(has_rate, usable.filling / most(usable.uncached, 1), None)
-    itl = when((usable.steps >= 8) & (usable.making > 0), usable.making / most(usable.steps, 1), None)
+    itl = when((usable.steps >= LEAST_STEPS) & (usable.making > 0), usable.making / most(usable.steps, 1), None)
     overhead = {f"o_{name}": when(usable[f"s_{name}"] > 0, usable[f"s_{name}"], None) for name in _OVERHEAD}
     prepared = usable.mutate(rate=rate, pace=itl, **overhead)
-    return prepared.group_by("route").agg(
+    by_route = prepared.group_by("route").agg(
         n=prepared.count(),
         **{f"f_{name}": prepared[f"o_{name}"].quantile(RANK) for name in _OVERHEAD},
         f_prefill=prepared.rate.quantile(RANK),
         f_itl=prepared.pace.quantile(RANK),
     )
+    return by_route.filter(by_route.n >= LEAST_CALLS)
 
 
 def _section(rows: list[tuple[Any, ...]], mixed: bool) -> Section:

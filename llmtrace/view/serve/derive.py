@@ -19,7 +19,7 @@ def calls_sql(prices: Sequence[Priced], paired: bool, engines: bool) -> str:
     """
     import ibis
 
-    from llmtrace.analyze import tables
+    from llmtrace.analyze import nesting, tables
 
     kinds = {"text": "string", "int": "int64", "float": "float64", "bool": "boolean"}
     own = {"UUID": "uuid", "UBIGINT": "uint64"}
@@ -30,7 +30,8 @@ def calls_sql(prices: Sequence[Priced], paired: bool, engines: bool) -> str:
     if engines:
         owned = ibis.table(tables.owners(touched).schema(), name="owned")
         before = f"owned AS MATERIALIZED ({ibis.to_sql(tables.owners(touched), dialect='duckdb')}), "
-    calls = ibis.to_sql(tables.calls(touched, prices, paired, owned), dialect="duckdb")
+    outer = nesting.outer(touched, tables.is_call)
+    calls = ibis.to_sql(tables.calls(touched, prices, paired, owned, outer), dialect="duckdb")
     phases = ibis.to_sql(tables.owned_phases(touched, engines=owned), dialect="duckdb")
     columns = {
         f"{name}_{phase}": f"{what} FILTER (p.phase = '{phase}')"

@@ -184,12 +184,12 @@ def _span(row: dict[str, Any], start: int, at: int, arranged: Arranged, calls: s
 
 
 def _in_words(attributes: str) -> dict[str, str]:
-    """What a phase's attributes say that wants a sentence; nothing for most spans, whose text is not read."""
-    if names.MERGED_BECAUSE not in attributes and names.ESTIMATE_ERROR not in attributes:
+    """What a span's attributes say that wants a sentence; nothing for most spans, whose text is not read."""
+    if not any(name in attributes for name in (names.MERGED_BECAUSE, names.ESTIMATE_ERROR, names.LOST_BECAUSE)):
         return {}
     told = orjson.loads(attributes)
     because = contract.because(told.get(names.MERGED_BECAUSE), told.get(names.MERGED_DETAIL))
-    said = {"because": because, "blind": about.blind(told)}
+    said = {"because": because, "blind": about.blind(told), "lost": about.lost(told)}
     return {name: words for name, words in said.items() if words is not None}
 
 

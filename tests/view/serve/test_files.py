@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from llmtrace.view.serve.arrange import arrange
 from tests.analyze.writing import Writer
+from tests.support.effort import examples
 from tests.view.serve.running import viewer
 
 
@@ -76,7 +77,7 @@ def test_a_trace_of_100_000_spans_page_by_page(tmp_path: Path) -> None:
         assert "no span" in made.get(f"/api/traces/{7:032x}", 404, around="f" * 16)["error"]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(
     st.lists(
         st.tuples(st.integers(0, 12), st.integers(0, 5), st.integers(0, 5), st.booleans()), min_size=1, max_size=12

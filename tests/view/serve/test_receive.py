@@ -83,7 +83,7 @@ def test_every_encoding(taking: Viewer, encoding: str) -> None:
 def test_the_sdks_own_exporter(taking: Viewer, compression: Compression) -> None:
     provider = TracerProvider(resource=Resource.create({"service.name": "exporting"}))
     provider.add_span_processor(
-        SimpleSpanProcessor(OTLPSpanExporter(f"{taking.url}/v1/traces", compression=compression))
+        SimpleSpanProcessor(OTLPSpanExporter(f"{taking.url}/v1/traces", timeout=180, compression=compression))
     )
     tracer = provider.get_tracer("scope")
     with tracer.start_as_current_span("linked") as linked:
@@ -250,12 +250,14 @@ def test_other_signals_are_taken_and_dropped_with_one_note(taking: Viewer) -> No
 
 def test_the_same_port_takes_grpc(taking: Viewer) -> None:
     provider = TracerProvider(resource=Resource({"service.name": "over-grpc"}))
-    provider.add_span_processor(SimpleSpanProcessor(GrpcSpanExporter(taking.url, insecure=True)))
+    provider.add_span_processor(SimpleSpanProcessor(GrpcSpanExporter(taking.url, insecure=True, timeout=180)))
     with provider.get_tracer("t").start_as_current_span("sent over grpc") as span:
         trace = span.get_span_context().trace_id
     provider.shutdown()
     assert arrived(taking, trace, spans=1)["spans"][0]["name"] == "sent over grpc"
-    assert GrpcMetricExporter(taking.url, insecure=True).export(MetricsData([])) is MetricExportResult.SUCCESS
+    assert (
+        GrpcMetricExporter(taking.url, insecure=True, timeout=180).export(MetricsData([])) is MetricExportResult.SUCCESS
+    )
 
 
 def test_a_large_batch_over_grpc_arrives_whole(taking: Viewer) -> None:
@@ -268,7 +270,7 @@ def test_a_large_batch_over_grpc_arrives_whole(taking: Viewer) -> None:
             span.end()
             assert isinstance(span, ReadableSpan)
             sent.append(span)
-    exporter = GrpcSpanExporter(taking.url, insecure=True)
+    exporter = GrpcSpanExporter(taking.url, insecure=True, timeout=180)
     assert exporter.export(sent) is SpanExportResult.SUCCESS
     exporter.shutdown()
     assert arrived(taking, trace, spans=2000)["total"] == 2000
@@ -278,7 +280,7 @@ def test_what_is_no_otlp_is_refused_over_grpc(taking: Viewer) -> None:
     with grpc.insecure_channel(f"127.0.0.1:{taking.port}") as channel:
         export = channel.unary_unary("/opentelemetry.proto.collector.trace.v1.TraceService/Export")
         with pytest.raises(grpc.RpcError) as refused:
-            export(b"\xff\xff", timeout=30)
+            export(b"\xff\xff", timeout=180)
     assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT  # type: ignore[attr-defined]
 
 
@@ -351,7 +353,7 @@ def free(port: int) -> bool:
 
 
 def test_the_live_tail(taking: Viewer) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", taking.port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", taking.port, timeout=180)
     connection.request("GET", "/api/live")
     answer = connection.getresponse()
     assert answer.headers["content-type"].startswith("text/event-stream")

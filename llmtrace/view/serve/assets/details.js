@@ -40,6 +40,7 @@ export function details(span, { phase, off, link, verdicts, graded }) {
         )
       : null,
     span.because ? h("p", {}, `Not told apart: ${span.because}`) : null,
+    span.lost ? h("p", {}, `${span.lost}.`) : null,
     graded.map((phase) => h("p", {}, `${span.call ? `${phases.label(phase.phase)}: ` : ""}${phase.blind}.`)),
     span.call && Math.abs(own - span.duration_s) > 0.005 * own
       ? h("p", {}, `The call itself took ${seconds(own)}; this span is another instrumentation's.`)
