@@ -6,7 +6,8 @@ from typing import Annotated, Any
 import typer
 
 from llmtrace.commands import bench_adapters, bench_grammar
-from llmtrace.commands.common import Device, fail, guarded, needs, terminal
+from llmtrace.commands.common import Device, fail, guarded, importing, terminal
+from llmtrace.whole_file import write_text
 
 
 def add(app: Any) -> None:
@@ -46,7 +47,7 @@ def add(app: Any) -> None:
 
         from llmtrace.view import bench_page
 
-        with needs("reference"):
+        with importing("reference"):
             from llmtrace.reference.roofline import FORMATS, Bench, Plan
         names = [name.strip() for name in formats.split(",")]
         for name in names:
@@ -71,7 +72,7 @@ def add(app: Any) -> None:
                 run.run(Plan(names, lengths, sizes, depths, steps, pairs))
             finally:
                 run.write(out)  # Ctrl-C leaves what has been measured, with "done": false
-                page.write_text(bench_page.render(run.results), encoding="utf-8")
+                write_text(page, bench_page.render(run.results))
         _print(console, run.results)
         console.print(f"wrote {out} and {page}", soft_wrap=True)
 

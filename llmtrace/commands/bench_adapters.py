@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from llmtrace.commands.common import Device, fail, guarded, needs, terminal
+from llmtrace.commands.common import Device, fail, guarded, importing, terminal
+from llmtrace.whole_file import write_text
 from llmtrace.wording import clean
 
 _BAR = 32
@@ -54,7 +55,7 @@ def add(group: Any) -> None:
             fail(f"--out names the JSON file; the page is written beside it: give {out.with_suffix('.json')}")
         if out is not None and not out.parent.is_dir():
             fail(f"cannot write {out}: there is no folder {out.parent}")
-        with needs("adapters"):
+        with importing("adapters"):
             if find_spec("peft") is None:
                 raise ImportError(name="peft")
             from llmtrace.reference.adapter_bench import Asked, measure, named_folders
@@ -74,8 +75,8 @@ def add(group: Any) -> None:
         if out is not None:
             from llmtrace.view import adapters_page
 
-            out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-            out.with_suffix(".html").write_text(adapters_page.render(results), encoding="utf-8")
+            write_text(out, json.dumps(results, indent=1) + "\n")
+            write_text(out.with_suffix(".html"), adapters_page.render(results))
         if as_json:
             print(json.dumps(results, indent=1))
             return

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -37,6 +36,7 @@ from llmtrace.reference.runner import Generation, Request, Runner
 from llmtrace.reference.sampling import Sampling
 from llmtrace.reference.shapes import BASE, FORMATS, SHAPES, check_name, estimate_bytes, make_model, unpacked
 from llmtrace.reference.timings import Timings
+from llmtrace.whole_file import write_text
 
 __all__ = ["FORMATS", "SHAPES", "Bench", "Measured", "Plan", "Yardstick", "copy_rate", "estimate_bytes", "matrix_rate"]
 
@@ -312,9 +312,7 @@ class Bench:
 
     def write(self, file: Path) -> None:
         """Write the results as JSON; the file is replaced as a whole."""
-        part = file.with_suffix(file.suffix + ".part")
-        part.write_text(json.dumps(self.results, indent=1) + "\n")
-        os.replace(part, file)
+        write_text(file, json.dumps(self.results, indent=1) + "\n")
 
     def _now(self, doing: str) -> None:
         """Begin another measurement: write the results so far and report the progress."""
