@@ -14,7 +14,7 @@ _APART = 2.5
 _BEFORE = 4.0
 """Calls that speak for whole prompts beforehand: most engines compute them so, or have room for them in a step."""
 _EITHER = 4.0
-"""Those that have to speak for whole prompts before it is as likely as not that steps are shared: as many as above."""
+"""Calls that speak for either beforehand, where nothing has shown: it is then as likely as not that steps are shared."""
 _ODD = 1.5
 """One that came sooner by more than so many steps is taken for one of that."""
 _ONE = 1.5
@@ -67,4 +67,4 @@ class Sharing:
     def doubt(self) -> float:
         """How likely it still is that steps are shared, where that has not shown: the calls of this client that came
         close enough to each other to tell may have been few."""
-        return _EITHER / (_EITHER + self._alone)
+        return _EITHER / (2 * _EITHER + self._alone)
