@@ -6,10 +6,9 @@ import copy
 import os
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-import torch
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
@@ -21,6 +20,12 @@ from llmtrace.reference.sampling import Sampling
 from llmtrace.reference.timings import Timings
 from llmtrace.reference.tiny import TinySpec, build_tiny
 from llmtrace.reference.tiny_adapter import build_tiny_adapter
+from tests.support.late import Late
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = Late("torch")
 
 peft = pytest.importorskip("peft")
 

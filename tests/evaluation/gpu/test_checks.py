@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-import torch
 from rich.console import Console
 
 from tests.evaluation.gpu import checks as gpu
+from tests.support.late import Late
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = Late("torch")
 
 
 def test_without_a_gpu_what_holds_anywhere_is_judged_and_the_rest_is_not_measured(
