@@ -55,13 +55,14 @@ def pytest_xdist_auto_num_workers() -> int | None:
 
 
 TOGETHER = {
+    "providers": "clients",
     "reference": "torch",
     "instrumentation/test_transformers.py": "torch",
     "evaluation/gpu/test_checks.py": "torch",
     "view/serve": "viewer",
 }
-"""Folders and files whose tests one worker takes all: what they share, a model, a viewer or an import of seconds, would
-otherwise be made by each worker that gets one of the files."""
+"""Folders and files whose tests one worker takes all: what they share (a model, a viewer, imports of many seconds)
+would otherwise be made by each worker that gets one of the files."""
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -81,9 +82,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 LONGEST = (
+    "providers/test_contract.py",
     "view/serve/test_store.py",
     "reference/test_batching.py",
-    "providers/test_contract.py",
     "launch/test_run.py",
     "instrumentation/test_process_ends.py",
     "demo/test_demo.py",
@@ -98,11 +99,8 @@ LONGEST = (
     "evaluation/phases/test_harness.py",
     "instrumentation/test_bad_input.py",
     "instrumentation/test_switched_on_first.py",
-    "providers/test_recordings_by_funnel.py",
     "estimate/test_baseline.py",
     "estimate/test_shared_engines.py",
-    "providers/test_bad_input.py",
-    "providers/test_recordings_by_method.py",
 )
 """The files that take longest, most of the suite's time together. A worker takes whole files: with a long one for the
 last, it would work on while the others have nothing left."""
