@@ -19,6 +19,7 @@ help:
 	@echo "make load    64 streams on the reference server for two minutes (docs/reference-runner.md)"
 	@echo "make accuracy  how right the phases are, against engines that know (docs/accuracy.md)"
 	@echo "make diagnose-eval  how right the diagnosis is, into docs/diagnosis.md"
+	@echo "make probe-eval  what llmtrace probe finds of engines whose settings are known, into docs/probe.md"
 	@echo "make figures  the notes under the figures in docs: on which commit, and whether the code has changed since"
 	@echo "make sdist   build the source distribution, unpack it and collect its tests"
 	@echo "make e2e     other people's engines and a trace viewer: heavy installs (docs/engines.md)"
@@ -82,6 +83,10 @@ load: $(STAMP)  # 64 streams on the reference server for two minutes, both sides
 
 diagnose-eval: $(STAMP)
 	$(BIN)/python -m tests.evaluation.diagnosis $(ARGS)
+
+.PHONY: probe-eval
+probe-eval: $(STAMP)  # an engine that is not there (tests/e2e/setup.sh vllm llama) is left out; ARGS="--engine reference"
+	$(BIN)/python -m tests.evaluation.probe $(ARGS)
 
 .PHONY: figures
 figures: $(STAMP)  # ARGS="--measured docs/view.md": its figures, copied by hand, were taken just now

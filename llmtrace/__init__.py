@@ -9,11 +9,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from llmtrace.errors import LlmtraceError
-from llmtrace.instrumentation.switch import instrument, uninstrument
 from llmtrace.version import VERSION as __version__
 
 if TYPE_CHECKING:
     from llmtrace.instrumentation.identity import model_resource
+    from llmtrace.instrumentation.switch import instrument, uninstrument
     from llmtrace.launch.configure import configure
     from llmtrace.tasks.units import carrier, resume, step, task
 
@@ -32,7 +32,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import tasks and steps when they are first asked for, since they import OpenTelemetry's API."""
+    """Import what is first asked for: the commands need none of it, and tasks and steps import OpenTelemetry's API."""
+    if name in ("instrument", "uninstrument"):
+        from llmtrace.instrumentation import switch
+
+        return getattr(switch, name)
     if name in ("carrier", "resume", "step", "task"):
         from llmtrace.tasks import units
 

@@ -7,10 +7,12 @@ from importlib import import_module
 from types import ModuleType
 from typing import Annotated, Any
 
-from llmtrace import name_clash
-from llmtrace.commands import COMMANDS
-from llmtrace.commands.common import INTERRUPTED, fail, guarded
-from llmtrace.version import VERSION, install_hint
+from llmtrace.commands import COMMANDS, interrupts
+
+with interrupts.loading():
+    from llmtrace import name_clash
+    from llmtrace.commands.common import INTERRUPTED, fail, guarded
+    from llmtrace.version import VERSION, install_hint
 
 
 def main() -> None:
@@ -19,20 +21,24 @@ def main() -> None:
         _main()
     except KeyboardInterrupt:
         raise SystemExit(INTERRUPTED) from None
+    finally:
+        interrupts.ending()
 
 
 def _main() -> None:
     if name_clash.imported() and sys.argv[1:2] != ["doctor"]:
         fail(f"another package called llmtrace has overwritten this one: {name_clash.mend()}")
-    try:
-        for package in ("typer", "rich"):
-            import_module(package)
-    except ImportError as error:
-        fail(f"{error.name} is missing, which came with llmtrace: {install_hint(upgrade=True)}")
+    with interrupts.loading():
+        try:
+            for package in ("typer", "rich"):
+                import_module(package)
+        except ImportError as error:
+            fail(f"{error.name} is missing, which came with llmtrace: {install_hint(upgrade=True)}")
+        app = build_app()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, ValueError):
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]
-    guarded(build_app())(prog_name="llmtrace")
+    guarded(app)(prog_name="llmtrace")
 
 
 def build_app() -> Any:

@@ -27,7 +27,7 @@ def installed() -> str | None:
 
 def imported() -> bool:
     """Whether ``import llmtrace`` gives the other package's ``__init__.py`` in this process."""
-    return not hasattr(sys.modules["llmtrace"], "uninstrument")
+    return "uninstrument" not in getattr(sys.modules["llmtrace"], "__all__", ())
 
 
 def mend() -> str:

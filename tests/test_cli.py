@@ -16,6 +16,7 @@ import pytest
 from rich.console import Console
 
 from llmtrace import doctor
+from llmtrace.launch import destinations
 from llmtrace.version import VERSION
 from tests.support.grpc_collector import GrpcCollector
 from tests.support.replay import Replay, Script, json_answer
@@ -183,6 +184,30 @@ def test_ctrl_c_is_exit_code_130_and_quiet() -> None:
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130
+    assert errors == b""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+@pytest.mark.parametrize("arguments", [["-m", "llmtrace.cli", "doctor"], ["-c", "print('never')"]])
+def test_ctrl_c_while_modules_load_is_quiet_too(arguments: list[str], tmp_path: Path) -> None:
+    """The command, and a program that ``llmtrace run`` starts: what they import first prints and goes on for long."""
+    slow = "import os, time\nos.write(1, b'loading\\n')\ntime.sleep(60)\n"
+    (tmp_path / "typer.py").write_text(slow)
+    (tmp_path / "opentelemetry").mkdir()
+    (tmp_path / "opentelemetry" / "__init__.py").write_text(slow)
+    site = Path(destinations.__file__).parent / "site"
+    launched = destinations.Destination("file", str(tmp_path / "traces")).to_environ()
+    process = subprocess.Popen(
+        [sys.executable, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(**launched, PYTHONPATH=os.pathsep.join([str(site), str(tmp_path), *sys.path])),
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"loading\n"
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == -signal.SIGINT  # a shell says 130
     assert errors == b""
 
 

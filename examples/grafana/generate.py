@@ -9,11 +9,21 @@ from causes import CAUSES
 from latency import LATENCY
 from parts import DURATION, Panel, names_variable, variable
 from rules import ALERTS, RECORDING
+from server import SERVER, instances
 
 HERE = Path(__file__).parent
 
 
-def dashboard(uid: str, title: str, panels: list[Panel]) -> Panel:
+def calls() -> list[Panel]:
+    """The choices of the pages about calls."""
+    return [
+        names_variable(),
+        variable("service", f"label_values({DURATION}_count, job)"),
+        variable("model", f"label_values({DURATION}_count, gen_ai_request_model)"),
+    ]
+
+
+def dashboard(uid: str, title: str, panels: list[Panel], choices: list[Panel]) -> Panel:
     """A page; panels are laid out two to a row unless they are wider."""
     x = y = high = 0
     for i, each in enumerate(panels, 1):
@@ -30,20 +40,15 @@ def dashboard(uid: str, title: str, panels: list[Panel]) -> Panel:
         "editable": True,
         "refresh": "30s",
         "time": {"from": "now-1h", "to": "now"},
-        "templating": {
-            "list": [
-                names_variable(),
-                variable("service", f"label_values({DURATION}_count, job)"),
-                variable("model", f"label_values({DURATION}_count, gen_ai_request_model)"),
-            ]
-        },
+        "templating": {"list": choices},
         "panels": panels,
     }
 
 
 PAGES = {
-    "latency": dashboard("llmtrace-latency", "LLM calls: where the time goes", LATENCY),
-    "causes": dashboard("llmtrace-causes", "LLM calls: causes, cache, cancellations, retries", CAUSES),
+    "latency": dashboard("llmtrace-latency", "LLM calls: where the time goes", LATENCY, calls()),
+    "causes": dashboard("llmtrace-causes", "LLM calls: causes, cache, cancellations, retries", CAUSES, calls()),
+    "server": dashboard("llmtrace-server", "Reference server: busy against allocated", SERVER, [instances()]),
 }
 RULES = {
     "alerts.yaml": {"groups": [{"name": "llmtrace", "interval": "1m", "rules": ALERTS}]},

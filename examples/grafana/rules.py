@@ -131,6 +131,15 @@ ALERTS = [
         "Retries cost more than they save. See 'Attempts beyond the first'.",
     ),
     alert(
+        "LLMProbeChange",
+        "sum by (server_address, gen_ai_request_model, llmtrace_probe_change) "
+        "(increase(llmtrace_probe_changes_total[30m])) > 0",
+        "0m",
+        "{{ $labels.server_address }} has changed: {{ $labels.llmtrace_probe_change }} of "
+        "{{ $labels.gen_ai_request_model }}",
+        "llmtrace probe --watch asks the same again and again, and this is another level or another answer.",
+    ),
+    alert(
         "LLMTracingFails",
         "sum by (llmtrace_where) (increase(llmtrace_errors_total[15m])) > 0",
         "0m",

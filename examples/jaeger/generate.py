@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from llmtrace.diagnosis.verdict import CAUSES
+from llmtrace.diagnosis.verdict import CAUSES, TOLD_CAUSES
 
 HERE = Path(__file__).parent
 TOP = (
@@ -57,7 +57,7 @@ def configuration(service: str) -> dict[str, Any]:
     """What the UI takes as its configuration."""
     causes = [
         item(cause, search(service, tags=json.dumps({"llmtrace.diagnosis.cause": cause}, separators=(",", ":"))))
-        for cause in CAUSES
+        for cause in (*CAUSES, *TOLD_CAUSES)
     ]
     return {
         "criticalPathEnabled": True,

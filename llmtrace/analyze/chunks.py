@@ -109,9 +109,7 @@ def convert(
     collecting = gc.isenabled()
     gc.disable()  # millions of small objects, none of them in a cycle
     try:
-        with pq.ParquetWriter(
-            target, schema, compression="zstd", compression_level=1, use_dictionary=dictionaries
-        ) as writer:
+        with pq.ParquetWriter(target, schema, compression="lz4", use_dictionary=dictionaries) as writer:
             for number, document, reason, done in documents(stretch):
                 lines = max(lines, number)
                 if reason:

@@ -85,7 +85,7 @@ def _phases(differences: Mapping[str, Difference]) -> Section:
     points = [(name, difference.change, difference.low, difference.high) for name, difference in differences.items()]
     return Section(
         "By phase",
-        _columns("mean of", "s"),
+        _columns("mean of", "s", "phase"),
         [_row(name, difference) for name, difference in differences.items()],
         "A call without a phase counts as zero there, so that the phases' changes add up to the call's. "
         "from/to: the change's 95 % interval, of this row alone. sure: counting all rows.",
@@ -93,10 +93,10 @@ def _phases(differences: Mapping[str, Difference]) -> Section:
     )
 
 
-def _columns(first: str, unit: Unit) -> list[Column]:
+def _columns(first: str, unit: Unit, kind: Unit = "text") -> list[Column]:
     return [
-        Column(first), Column("before", unit), Column("after", unit), Column("change", unit), Column("from", unit),
-        Column("to", unit), Column("relative", "share"), Column("sure"),
+        Column(first, kind), Column("before", unit), Column("after", unit), Column("change", unit),
+        Column("from", unit), Column("to", unit), Column("relative", "share"), Column("sure"),
     ]  # fmt: skip
 
 
@@ -141,7 +141,7 @@ def _path(paths: Sequence[tuple[list[critical.Path], float]], mixed: bool) -> Se
     return Section(
         "Critical path of a mean trace",
         [
-            Column("who"), Column("before", "s"), Column("after", "s"), Column("change", "s"),
+            Column("who", "phase"), Column("before", "s"), Column("after", "s"), Column("change", "s"),
             Column("share before", "share"), Column("share after", "share"),
         ],
         rows,

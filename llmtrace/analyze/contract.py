@@ -26,6 +26,15 @@ LLM_OPERATIONS: Final = (
     "chat", "text_completion", "completion", "generate_content", "embeddings", "embedding", "rerank", "llm",
 )  # fmt: skip
 """What an LLM call's operation may be, in lower case: the GenAI conventions' names and those of two other tracers."""
+WORDS: Final = {
+    "kv_cache_hit": "cache hit",
+    "decode.reasoning": "reasoning",
+    "decode.output": "output",
+    QUEUE_PREFILL: "queue + prefill",
+    OPAQUE: "not told apart",
+    "retry": "retries",
+}
+"""What people read in place of a phase's name, wherever that is another word."""
 DETAILS: Final = "llmtrace.call.details"
 """The event of version 1 with the attributes that were too many for the call's span."""
 REASONS: Final = {

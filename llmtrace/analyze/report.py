@@ -7,13 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal
 
+from llmtrace.analyze.contract import WORDS
 from llmtrace.analyze.load import Stats
 from llmtrace.wording import clean
 
 _LONGEST = 4000
 NOTHING = "\N{EN DASH}"
-Unit = Literal["text", "count", "number", "s", "usd", "share", "time", "per_token"]
-"""``s`` and ``per_token`` are seconds, ``share`` is 0 to 1, ``time`` ns since the epoch."""
+Unit = Literal["text", "phase", "count", "number", "s", "usd", "share", "time", "per_token"]
+"""``phase`` is a phase's name, which people see as its word; ``s`` and ``per_token`` are seconds, ``share`` is 0 to 1,
+``time`` ns since the epoch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +128,8 @@ def cell(value: Any, unit: Unit) -> str:
     value = plain(value)
     if value is None or value == "":
         return NOTHING
+    if unit == "phase":
+        return WORDS.get(value, str(value))
     if unit == "text" or isinstance(value, str):
         return str(value)
     return _FORMATS[unit](value)

@@ -91,7 +91,7 @@ def _section(table: list[list[Any]], share: float) -> Section:
     return Section(
         "One phase at a time",
         [
-            Column("phase"), Column("a mean call", "s"), Column("must shrink by", "share"),
+            Column("phase", "phase"), Column("a mean call", "s"), Column("must shrink by", "share"),
             Column("without it within", "share"),
         ],
         table,

@@ -115,13 +115,17 @@ def call_attributes(result: Result) -> dict[str, Any]:
         attributes[names.ENGINE] = answer.timings.engine
         if answer.timings.model_load is not None:
             attributes[names.MODEL_LOAD] = answer.timings.model_load
+        if answer.timings.grammar_compile is not None:
+            attributes[names.GRAMMAR_COMPILE] = answer.timings.grammar_compile
+        if answer.timings.grammar_mask is not None:
+            attributes[names.GRAMMAR_MASK] = answer.timings.grammar_mask
     if result.estimate is not None:
         attributes[names.ANCHOR] = result.estimate.anchor
     if result.expected_cached and not any(phase.name == KV_CACHE_HIT for phase in result.phases):
         attributes[names.EXPECTED_TOKENS] = result.expected_cached
     if result.lost is not None:
         attributes.update(_lost(result, result.lost))
-    attributes.update(_told_of(result, None))
+    attributes.update(_engine_facts(result, None))
     if result.hit.hit is not None:
         attributes[names.HIT_PROBABILITY] = result.hit.hit
     if result.hit.prefix is not None:
@@ -131,12 +135,12 @@ def call_attributes(result: Result) -> dict[str, Any]:
     if result.failure is not None and state.owns_span:
         attributes[names.ERROR_TYPE] = result.failure
     if not state.is_genai_span:
-        attributes.update(_beside(call, state))
+        attributes.update(_adopted_attributes(call, state))
     headers = call.attempts[-1].headers if call.attempts else None
     if route := _route(answer, headers):
         attributes[names.ROUTE] = route
     if answer.hop is not None:
-        attributes.update(_crossed(answer.hop))
+        attributes.update(_gateway_attributes(answer.hop))
     if answer.processing_time is not None:
         attributes[names.PROCESSING_TIME] = answer.processing_time
     if call.streaming and result.asked and call.outcome in _CUT_SHORT:
@@ -150,7 +154,7 @@ def call_attributes(result: Result) -> dict[str, Any]:
     return attributes
 
 
-def _crossed(hop: Hop) -> dict[str, Any]:
+def _gateway_attributes(hop: Hop) -> dict[str, Any]:
     """What the call's span says of the gateway that it went through."""
     known = {
         names.GATEWAY_NAME: hop.gateway,
@@ -162,7 +166,7 @@ def _crossed(hop: Hop) -> dict[str, Any]:
     return {name: value for name, value in known.items() if value is not None}
 
 
-def told_attempt(attempt: ToldAttempt) -> dict[str, Any]:
+def gateway_attempt_attributes(attempt: ToldAttempt) -> dict[str, Any]:
     """The attributes of an attempt that a gateway made and reported."""
     known = {
         names.ATTEMPT_TOLD: True,
@@ -175,7 +179,7 @@ def told_attempt(attempt: ToldAttempt) -> dict[str, Any]:
     return {name: value for name, value in known.items() if value is not None}
 
 
-def _beside(call: Call, state: CallState) -> dict[str, Any]:
+def _adopted_attributes(call: Call, state: CallState) -> dict[str, Any]:
     """The attributes that another instrumentation's span lacks, or has for times that it measured itself."""
     attributes: dict[str, Any] = {names.CALL_STREAMING: call.streaming}
     if state.adopted:
@@ -289,7 +293,7 @@ def phase_attributes(result: Result, phase: Phase) -> dict[str, Any]:
             attributes[names.TIME_SAVED] = phase.time_saved
         if result.expected_cached is not None:
             attributes[names.EXPECTED_TOKENS] = result.expected_cached
-    attributes.update(_told_of(result, phase.name))
+    attributes.update(_engine_facts(result, phase.name))
     if phase.extra:
         attributes.update(phase.extra)
     return attributes
@@ -307,8 +311,8 @@ def _lost(result: Result, lost: Loss) -> dict[str, Any]:
     return attributes
 
 
-def _told_of(result: Result, phase: str | None) -> dict[str, Any]:
-    """What the engine told beside its timings, of one phase; None: of those that the call has no phase for."""
+def _engine_facts(result: Result, phase: str | None) -> dict[str, Any]:
+    """What the engine reports beside its timings of ``phase``; None: of all phases that the call has no span for."""
     answer = result.answer
     by_phase: dict[str, dict[str, Any]] = {}
     if answer.queue_depth is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -35,6 +35,8 @@ _CLOSING = 4
 _MOST_CHOICES = 128
 _OPENINGS = 64
 """Models per client whose span names and first attributes are kept ready."""
+Asked = tuple[dict[str, Any], Hashable, Sequence[str], Question]
+"""The attributes of the task and step that a call is made in, its scope, the texts of its prompt, what it asks."""
 
 
 class Beginning:
@@ -79,13 +81,10 @@ class Beginning:
         if (owns or later or adopted is not None) and services.retry_links:
             route = _route(endpoint, operation, request)
             links = services.retry_links.links(above, operation.name, request.params, route, start / 1e9)
-        carried, where, params = units.baggage_attributes(), scope(above), request.params
-        declared = carried.get(names.STEP_KIND) == REPAIR
-        texts: Sequence[str] | None = None
-        question: Question | None = None
-        if declared or services.repairs.any:  # else there is nothing to repair, and a call that nobody records is cheap
-            texts = prompt_texts(params)
-            question = services.repairs.asked(where, operation.name, params, texts, start / 1e9, declared)
+        asked: Asked | None = None
+        if services.repairs.any:  # else there is nothing to repair, and a call that nobody records is cheap
+            asked = self._asked(above, operation, request, start)
+            question = asked[-1]
             if adopted is None:
                 links = question.links(links)
             else:
@@ -109,10 +108,8 @@ class Beginning:
         if not recording and services.telemetry.meters() is None:
             return span
         try:
+            carried, where, texts, question = asked or self._asked(above, operation, request, start)
             state = CallState(operation, request, endpoint, span or above, tracer, owns, recording, carried)
-            if texts is None or question is None:
-                texts = prompt_texts(params)
-                question = services.repairs.asked(where, operation.name, params, texts, start / 1e9, declared)
             state.scope, state.question = where, question
             state.over_http = _over_http(provider, client)
             state.adopted, state.spoken_for = adopted is not None, place.spoken_for
@@ -123,6 +120,13 @@ class Beginning:
             if owns and span is not None:
                 span.end()  # what was started is not left open, whatever failed after it
             raise
+
+    def _asked(self, above: Span, operation: Operation, request: Request, start: int) -> Asked:
+        carried, where, params = units.baggage_attributes(), scope(above), request.params
+        declared = carried.get(names.STEP_KIND) == REPAIR
+        texts = prompt_texts(params)
+        question = self._services.repairs.asked(where, operation.name, params, texts, start / 1e9, declared)
+        return carried, where, texts, question
 
     def _open(self, state: CallState, start: int, offset: int, texts: Sequence[str]) -> Call:
         """The recorder of the call, with what its way through the client and its end will need."""

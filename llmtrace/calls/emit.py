@@ -44,7 +44,7 @@ def emit_spans(result: Result, settings: Settings) -> None:
                 state.span.add_event(names.DIAGNOSIS, safe_attributes(evidence_of(verdict)), middle)
     result.pace = pace_of(result, settings.tokenizer)
     children = Children(state.tracer, state.span, call.epoch_offset)
-    failed_behind_gateway = _emit_told(children, result)
+    failed_behind_gateway = _emit_gateway_attempts(children, result)
     under = _emit_attempts(children, result) if failed_behind_gateway or len(call.attempts) > 1 else None
     for phase in result.phases:
         marks = attributes.phase_attributes(result, phase)
@@ -77,14 +77,14 @@ def _emit_attempts(children: Children, result: Result) -> SpanContext | None:
     return context
 
 
-def _emit_told(children: Children, result: Result) -> bool:
-    """Emit one span for each attempt of a gateway's own that failed; returns whether there was any. Its times are not
-    known: the span has no length, and stands where the answering attempt begins.
+def _emit_gateway_attempts(children: Children, result: Result) -> bool:
+    """Emit one span for each attempt of a gateway's own that failed, as it reports them; returns whether there was any.
+    Its times are not known: the span has no length, and stands where the answering attempt begins.
     """
     hop, start = result.answer.hop, result.seen.start
     for attempt in () if hop is None else hop.attempts:
         status = Status(StatusCode.ERROR, "" if attempt.status is None else f"HTTP {attempt.status}")
-        children.add(names.ATTEMPT, start, start, attributes.told_attempt(attempt), status=status)
+        children.add(names.ATTEMPT, start, start, attributes.gateway_attempt_attributes(attempt), status=status)
     return hop is not None and bool(hop.attempts)
 
 

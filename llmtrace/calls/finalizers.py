@@ -24,8 +24,8 @@ def end_unread(call: Call) -> None:
     if call.answer is not None:
         call.finish(calls.COMPLETED, call.last_seen())
         return
-    seen = call.chunk_timing.total
-    call.finish(calls.ABANDONED if seen else calls.NEVER_CONSUMED, call.last_seen())
+    was_read = call.chunk_timing.total > 0
+    call.finish(calls.ABANDONED if was_read else calls.NEVER_CONSUMED, call.last_seen())
 
 
 def _take(item: Call | Callable[[], None]) -> None:

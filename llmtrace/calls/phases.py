@@ -43,19 +43,22 @@ def split_call(services: Services, call: Call, state: CallState, answer: Answer,
         phases, complaint = split(seen, None)
         return Split(phases, complaint, None, None, NOTHING_TOLD)
     if state.in_flight is not None:
-        sample = _blindly(services, call, state, answer, seen)
+        sample = _sample(services, call, state, answer, seen)
         engine = state.endpoint.provider if seen.server is None else seen.server.engine
-        estimate = services.baselines.end(state.route, state.in_flight, seen.end, sample, engine in STEP_APART)
+        upstream = None if answer.hop is None else answer.hop.who
+        estimate = services.baselines.end(
+            state.route, state.in_flight, seen.end, sample, engine in STEP_APART, upstream
+        )
     phases, complaint = split(seen, estimate)
     for phase in phases:
         if phase.name == QUEUE and phase.blind is not None and isinstance(estimate, Estimate):
             services.baselines.graded(state.route, phase.blind.error, *estimate.queue_sides())
-    expected, lost = _expected(services, call, state, answer)
+    expected, lost = _expected_cached(services, call, state, answer)
     made = estimate if isinstance(estimate, Estimate) else None
-    return Split(phases, complaint, made, expected, _hit(services, state, seen), lost)
+    return Split(phases, complaint, made, expected, _cache_hit(services, state, seen), lost)
 
 
-def _blindly(services: Services, call: Call, state: CallState, answer: Answer, seen: Observation) -> Sample | Unknown:
+def _sample(services: Services, call: Call, state: CallState, answer: Answer, seen: Observation) -> Sample | Unknown:
     """The call as the estimate takes it in: without what the engine says of its own phases, so that this grades it."""
     usage, server = seen.usage, seen.server
     if answer.cached_by_timings and usage is not None:
@@ -81,7 +84,9 @@ def _blindly(services: Services, call: Call, state: CallState, answer: Answer, s
     return sample
 
 
-def _expected(services: Services, call: Call, state: CallState, answer: Answer) -> tuple[int | None, Loss | None]:
+def _expected_cached(
+    services: Services, call: Call, state: CallState, answer: Answer
+) -> tuple[int | None, Loss | None]:
     """Prompt tokens that the history says should have come from the cache, and those that might have and did not; then
     this prompt is history too."""
     prompt, usage, provider = state.prompt, answer.usage, state.endpoint.provider
@@ -90,17 +95,17 @@ def _expected(services: Services, call: Call, state: CallState, answer: Answer) 
     expected = lost = None
     who = answer.model, answer.fingerprint, None if answer.hop is None else answer.hop.who
     if usage.input_tokens:
-        told = services.baselines.cached(state.route, prompt, provider, usage.input_tokens, usage.cached_tokens)
-        expected = told.tokens
+        known = services.baselines.cached(state.route, prompt, provider, usage.input_tokens, usage.cached_tokens)
+        expected = known.tokens
         wanted = provider not in CACHE_IF_ASKED or prompt.explicit
         if usage.cached_tokens is not None and prompt.lineage is not None and wanted:
             tokens = usage.input_tokens, usage.cached_tokens
-            lost = loss(prompt.lineage, prompt.size, told, who, *tokens, least_cached(provider))
+            lost = loss(prompt.lineage, prompt.size, known, who, *tokens, least_cached(provider))
     services.prefixes.computed(prompt, (call.first_token or call.end or call.start) / 1e9, who)
     return expected, lost
 
 
-def _hit(services: Services, state: CallState, seen: Observation) -> Told:
+def _cache_hit(services: Services, state: CallState, seen: Observation) -> Told:
     """Whether a repeated beginning was cached, judged from the time to the first token; then that is learned from.
 
     Only where the provider counts no cached tokens, and once the route's curve says what a prompt costs.
@@ -110,9 +115,9 @@ def _hit(services: Services, state: CallState, seen: Observation) -> Told:
         return NOTHING_TOLD
     if usage is None or not usage.input_tokens or usage.cached_tokens is not None:
         return NOTHING_TOLD
-    route = services.baselines.route(state.route)
-    if route is None or route.curve is None:
+    curve = services.baselines.curve(state.route)
+    if curve is None:
         return NOTHING_TOLD
     began = seen.request_arrived if seen.request_arrived is not None else seen.start
-    pace = (first - began) / 1e9 / max(route.curve.cost(usage.input_tokens), 1e-6)
+    pace = (first - began) / 1e9 / max(curve.cost(usage.input_tokens), 1e-6)
     return services.hits.judge(state.route, pace, prompt.prefix)

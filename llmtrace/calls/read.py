@@ -30,7 +30,7 @@ def read_answer(call: Call, state: CallState, server_timings: bool) -> Answer:
     except Exception as error:
         internal_errors.note("reading an answer", error)
         answer = Answer()
-    _cross(call, state, answer, server_timings)
+    _take_in_gateway(call, state, answer, server_timings)
     _locate(call, state, answer)
     every_choice_ended = len(answer.finish_reasons) >= state.request.choices
     if call.outcome in (calls.CLOSED_EARLY, calls.ABANDONED) and every_choice_ended:
@@ -49,7 +49,7 @@ def _complete(call: Call, state: CallState, answer: Answer, server_timings: bool
         state.operation.complete(state.request, answer)
     if not server_timings:
         answer.timings, answer.usage.cached_tokens = None, counted
-        _forget(answer)
+        _drop_engine_facts(answer)
         return
     if answer.timings is not None and answer.usage.cached_tokens is None:
         answer.usage.cached_tokens = answer.timings.cached_tokens
@@ -73,7 +73,7 @@ def _leave_out_the_impossible(answer: Answer) -> None:
         answer.cached_by_tier = None
 
 
-def _cross(call: Call, state: CallState, answer: Answer, server_timings: bool) -> None:
+def _take_in_gateway(call: Call, state: CallState, answer: Answer, server_timings: bool) -> None:
     """Take in what a gateway on the way said of it. What its cache answered was computed for another call, which the
     counts and timings in it are about.
     """
@@ -87,10 +87,10 @@ def _cross(call: Call, state: CallState, answer: Answer, server_timings: bool) -
         hop.spent = None
     if hop.cached:
         answer.usage, answer.timings = Usage(), None
-        _forget(answer)
+        _drop_engine_facts(answer)
 
 
-def _forget(answer: Answer) -> None:
+def _drop_engine_facts(answer: Answer) -> None:
     """Drop what an engine tells of its work beside its timings."""
     answer.speculation = answer.queue_depth = answer.cached_by_tier = None
     answer.cache_miss = answer.cache_missed_tokens = None

@@ -1,8 +1,8 @@
 """Answers that the program found wanting: a call that asks again, with the answer and what is wrong with it, is linked
 to the one that it repairs.
 
-No HTTP client makes these retries and no attempt shows them. They are told by the beginning of the prompt, which is the
-whole prompt of an earlier call: of that one only a hash is kept (``estimate.prefixes.chain``).
+No HTTP client makes these retries and no attempt shows them. What gives them away is the prompt, which begins with
+the whole prompt of an earlier call: of that one only a hash is kept (``estimate.prefixes.chain``).
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from opentelemetry.trace import Link, Span, SpanContext
 from llmtrace.emit import names
 from llmtrace.estimate.prefixes import chain
 from llmtrace.observe.process import Lock
-from llmtrace.providers.reask import is_reask
 
 REPAIR = "repair"
 _KIND = {names.LINK_KIND: REPAIR}
@@ -115,4 +114,8 @@ class Repairs:
             earlier = next((asked for asked in known if asked is not None), None)
         if earlier is None or now - earlier.at > _FOR_S:
             return None
-        return earlier if declared or is_reask(params, now - earlier.at < _QUICK_S) else None
+        if declared:
+            return earlier
+        from llmtrace.providers.reask import is_reask  # here, since few calls come so far: its patterns take long
+
+        return earlier if is_reask(params, now - earlier.at < _QUICK_S) else None

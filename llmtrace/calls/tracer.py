@@ -26,6 +26,7 @@ from llmtrace.observe import internal_errors
 from llmtrace.observe.answer import Answer
 from llmtrace.observe.call import Call
 from llmtrace.observe.clock import now
+from llmtrace.observe.in_use import InUse, in_use
 from llmtrace.observe.stream import cause_of
 from llmtrace.phases.observation import Observation
 from llmtrace.providers.declare import Operation, Provider
@@ -41,6 +42,9 @@ class CallTracer:
     def __init__(self, settings: Settings, tracer_provider: Any = None, meter_provider: Any = None) -> None:
         self.settings = settings
         self.services = Services(settings, tracer_provider, meter_provider)
+        self.in_use = InUse()
+        """The calls under way."""
+        self._provider_in_use = InUse() if tracer_provider is None else in_use(tracer_provider)
         self._beginning = Beginning(self.services, self._ended)
 
     def begin(
@@ -63,7 +67,11 @@ class CallTracer:
         try:
             if not isinstance(body, dict):
                 return None
-            return self._beginning.begin(provider, operation, client, body, url, covers, headers)
+            call = self._beginning.begin(provider, operation, client, body, url, covers, headers)
+            if isinstance(call, Call):
+                self.in_use.begin(call)
+                self._provider_in_use.begin(call)
+            return call
         except Exception as error:
             internal_errors.note("beginning a call", error)
             return None
@@ -123,6 +131,8 @@ class CallTracer:
             self.drop(state)
         finally:
             call.release()
+            self._provider_in_use.end(call)
+            self.in_use.end(call)
 
     def _report(self, call: Call, state: CallState) -> None:
         if state.find_span is not None and not call.attempts:

@@ -5,15 +5,22 @@ from typing import Annotated, Any
 
 import typer
 
-from llmtrace.commands.common import Device, fail, guarded, needs, terminal
+from llmtrace.commands import bench_adapters, bench_grammar
+from llmtrace.commands.common import Device, fail, guarded, importing, terminal
+from llmtrace.whole_file import write_text
 
 
 def add(app: Any) -> None:
-    """Register the command."""
+    """Register the command, and `bench adapters` and `bench grammar` under it."""
+    group = typer.Typer()
+    app.add_typer(group, name="bench")
+    bench_adapters.add(group)
+    bench_grammar.add(group)
 
-    @app.command()
+    @group.callback(invoke_without_command=True)
     @guarded
     def bench(  # pyright: ignore[reportUnusedFunction]
+        context: typer.Context,
         model: Annotated[
             str,
             typer.Option(
@@ -21,7 +28,9 @@ def add(app: Any) -> None:
             ),
         ] = "tiny",
         device: Annotated[Device, typer.Option(help="Where the model runs.")] = "auto",
-        formats: Annotated[str, typer.Option(help="Weight formats: fp32, bf16, fp16, int8, int4.")] = "fp32,bf16,int8",
+        formats: Annotated[
+            str, typer.Option(help="Weight formats: fp32, bf16, fp16, int8, int4.")
+        ] = "fp32,bf16,fp16,int8,int4",
         prompts: Annotated[str, typer.Option(help="Prompt lengths, tokens.")] = "128,512",
         batches: Annotated[str, typer.Option(help="Batch sizes of decode.")] = "1,4",
         contexts: Annotated[str, typer.Option(help="Context lengths of decode, tokens.")] = "128,512",
@@ -32,11 +41,13 @@ def add(app: Any) -> None:
         ),
     ) -> None:
         """Measure copy bandwidth, matrix rate, prefill (MFU) and decode (MBU) in several weight formats."""
+        if context.invoked_subcommand is not None:
+            return
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
         from llmtrace.view import bench_page
 
-        with needs("reference"):
+        with importing("reference"):
             from llmtrace.reference.roofline import FORMATS, Bench, Plan
         names = [name.strip() for name in formats.split(",")]
         for name in names:
@@ -61,7 +72,7 @@ def add(app: Any) -> None:
                 run.run(Plan(names, lengths, sizes, depths, steps, pairs))
             finally:
                 run.write(out)  # Ctrl-C leaves what has been measured, with "done": false
-                page.write_text(bench_page.render(run.results), encoding="utf-8")
+                write_text(page, bench_page.render(run.results))
         _print(console, run.results)
         console.print(f"wrote {out} and {page}", soft_wrap=True)
 
@@ -79,6 +90,8 @@ def _counts(text: str) -> list[int]:
 def _print(console: Any, results: dict[str, Any]) -> None:
     from rich.markup import escape
     from rich.table import Table
+
+    from llmtrace.view.bench_formats import side_by_side
 
     console.print(f"{results['model']} on {results['device']}, {results['threads']} threads")
     console.print(f"copy bandwidth {results['copy_bytes_per_second'] / 1e9:.1f} GB/s (read and write)")
@@ -99,11 +112,8 @@ def _print(console: Any, results: dict[str, Any]) -> None:
                 f"{name}: cached prefix of {row['tokens']} tokens ({row['bytes'] / 1e6:.2f} MB) found in "
                 f"{row['seconds'] * 1e3:.3f} ms; it is shared, not copied"
             )
-        if (row := measured.get("against")) and row["format"] != name:
-            notes.append(
-                f"{name}: the likeliest next token is that of {row['format']} for {row['top1']:.1%} of the text, "
-                f"KL {row['kl_nats']:.2g} nats"
-            )
+        if "note" in measured:
+            notes.append(f"{name}: {measured['note']}")
         if row := measured.get("timing"):
             notes.append(f"{name}: decode with timing on / off, tokens/s: {_ratio(row)}")
         if row := measured.get("generate"):
@@ -114,6 +124,13 @@ def _print(console: Any, results: dict[str, Any]) -> None:
     if "launch_bound" in results:
         notes.append(f"launch-bound ratio: {results['launch_bound']}")
     console.print(table)
+    heads, rows, words = side_by_side(results)
+    if rows:
+        formats = Table(*heads, title="Weight formats side by side", title_justify="left", title_style="")
+        for row in rows:
+            formats.add_row(*row)
+        console.print(formats)
+        notes.insert(0, words)
     for line in notes:
         console.print(escape(line), soft_wrap=True)
 

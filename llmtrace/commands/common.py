@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Generator
 from typing import Any, Literal, NoReturn
 
+from llmtrace.commands import interrupts
 from llmtrace.errors import LlmtraceError
 from llmtrace.version import install_hint
 from llmtrace.wording import clean
@@ -23,9 +24,10 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(command, updated=())
     def guarded(*args: Any, **kwargs: Any) -> Any:
         try:
-            result = command(*args, **kwargs)
-            sys.stdout.flush()
-            return result
+            try:
+                return command(*args, **kwargs)
+            finally:
+                sys.stdout.flush()  # `--help` and `--version` leave through SystemExit
         except LlmtraceError as error:
             fail(str(error))
         except KeyboardInterrupt:
@@ -39,6 +41,13 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
             fail(f"{error.filename}: {error.strerror}" if error.filename else error.strerror)
 
     return guarded
+
+
+@contextlib.contextmanager
+def importing(extra: str) -> Generator[None, None, None]:
+    """Load what a command needs: Ctrl-C ends it at once, and a missing package is an error as in ``needs``."""
+    with interrupts.loading(), needs(extra):
+        yield
 
 
 @contextlib.contextmanager

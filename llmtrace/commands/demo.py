@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from llmtrace.commands.common import Device, guarded, needs, terminal
+from llmtrace.commands.common import Device, guarded, importing, terminal
 
 
 def add(app: Any) -> None:
@@ -30,7 +30,7 @@ def add(app: Any) -> None:
     ) -> None:
         """Call a real local model, show where each call's time went and why, and check it against the server."""
 
-        with needs("demo"):
+        with importing("demo"):
             from llmtrace.demo.run import run
             from llmtrace.demo.scenarios import LEARN
 

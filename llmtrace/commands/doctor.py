@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from llmtrace.commands import interrupts
 from llmtrace.commands.common import guarded, terminal
 
 
@@ -23,9 +24,8 @@ def add(app: Any) -> None:
         everything: Annotated[bool, typer.Option("--all", help="List what is fine as well.")] = False,
     ) -> None:
         """Tell what is traced, where spans go, and what is wrong, with the command that mends it."""
-
-        from llmtrace import doctor as module
-
+        with interrupts.loading():
+            from llmtrace import doctor as module
         code = module.run(terminal(highlight=False), traces=file, everything=everything)
         if code:
             raise SystemExit(code)

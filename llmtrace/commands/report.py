@@ -12,7 +12,8 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 import typer
 
-from llmtrace.commands.common import guarded, needs, terminal
+from llmtrace.commands.common import guarded, importing, terminal
+from llmtrace.whole_file import replacing
 from llmtrace.wording import clean_json
 
 Format = Literal["text", "json"]
@@ -111,7 +112,7 @@ def add(app: Any) -> None:
         given: Given,
     ) -> None:
         """What many traces say together: phases, causes, cost, cancellations, floor, models, accuracy, slo or cache."""
-        with needs("analyze"):
+        with importing("analyze"):
             from llmtrace.analyze import reports
             from llmtrace.analyze.book import Book
         if name not in reports.NAMES:
@@ -120,7 +121,8 @@ def add(app: Any) -> None:
         options = reports.Options(top=top, span_usd=span_usd, objectives=objectives, slo=_share(slo))
         with _opened([sources], given) as (traces,):
             if save is not None:
-                traces.table.to_parquet(save)
+                with replacing(save) as place:
+                    traces.table.to_parquet(place)
             result = reports.make(name, Book(traces), options)
             _give(result, given)
 
@@ -140,7 +142,7 @@ def add(app: Any) -> None:
         given: Given,
     ) -> None:
         """What a change did: each phase with its interval, percentiles, retries, cost, and the bottleneck."""
-        with needs("analyze"):
+        with importing("analyze"):
             from llmtrace.analyze import compare as comparing
             from llmtrace.analyze.book import Book
         extra = (quality,) if quality is not None else ()
@@ -174,7 +176,7 @@ def add(app: Any) -> None:
         given: Given,
     ) -> None:
         """What a faster phase would gain end to end, by Amdahl's law on each trace's critical path."""
-        with needs("analyze"):
+        with importing("analyze"):
             from llmtrace.analyze import restore
             from llmtrace.analyze import whatif as asking
             from llmtrace.analyze.book import Book
@@ -223,7 +225,7 @@ def _opened(
     groups: Sequence[Sequence[str]], given: Given, extra: tuple[str, ...] = ()
 ) -> Generator[list[Any], None, None]:
     """The traces of each group of sources, read with a progress bar on stderr if that is a terminal."""
-    with needs("analyze"):
+    with importing("analyze"):
         from llmtrace.analyze.load import load
     window = {name: value for name, value in given.window.items() if value is not None}
     with ExitStack() as stack:

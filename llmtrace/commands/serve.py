@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from llmtrace.commands.common import Device, fail, guarded, needs
+from llmtrace.commands.common import Device, fail, guarded, importing, needs
 from llmtrace.errors import LlmtraceError
 
 
@@ -59,7 +59,7 @@ def add(app: Any) -> None:
         faults: Annotated[bool, typer.Option("--faults", help="Obey requests that ask for a fault (tests).")] = False,
     ) -> None:
         """Serve a real model with an OpenAI-compatible API and every phase measured."""
-        with needs("reference"):
+        with importing("reference"):
             from llmtrace import reference
 
             run: Callable[..., None] = getattr(reference, "serve")  # noqa: B009

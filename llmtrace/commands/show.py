@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from llmtrace.commands import interrupts
 from llmtrace.commands.common import guarded, terminal
 
 
@@ -31,13 +32,11 @@ def add(app: Any) -> None:
         strict: Annotated[bool, typer.Option("--strict", help="Fail on the first broken line.")] = False,
     ) -> None:
         """Print the waterfalls of an OTLP/JSON file, whoever wrote it."""
-
-        from llmtrace.view import terminal as waterfalls
-
-        if html is not None:
+        with interrupts.loading():
             from llmtrace.view import html as page
+            from llmtrace.view import terminal as waterfalls
             from llmtrace.view.selection import select
-
+        if html is not None:
             selection = select(file, trace=trace, limit=limit, strict=strict)
             page.write_html(selection.spans, html, title=file.name)
             for line in selection.notes():

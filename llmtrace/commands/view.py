@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from llmtrace.commands.common import fail, guarded, needs
+from llmtrace.commands.common import fail, guarded, importing, needs
 from llmtrace.listening import is_loopback
 
 _PORT = 4319
@@ -67,7 +67,7 @@ def add(app: Any) -> None:
             fail("--memory and --store exclude each other")
         if jaeger is not None and not re.match(r"https?://[^/\s]+", jaeger):
             fail(f"--jaeger takes an address such as http://localhost:16686, not {jaeger!r}")
-        with needs("view"):
+        with importing("view"):
             from llmtrace.view.serve.run import Options, Ready, run
         if not is_loopback(host):
             print(

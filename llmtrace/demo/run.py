@@ -33,6 +33,7 @@ from llmtrace.observe.host import host_name
 from llmtrace.phases.model import QUEUE
 from llmtrace.view import calls as calls_of
 from llmtrace.view import html, terminal, tree
+from llmtrace.whole_file import write_text
 
 if TYPE_CHECKING:
     from llmtrace.reference.process import ServerProcess
@@ -243,7 +244,7 @@ def _show(console: Console, out: Path, traces: Path, ledger: Ledger, everything:
     built = tree.build(spans)
     table = ledger.table()
     truth: list[dict[str, Any]] = [entry.as_json() for entry in ledger.entries]
-    (out / "truth.json").write_text(json.dumps(truth, indent=2) + "\n", encoding="utf-8")
+    write_text(out / "truth.json", json.dumps(truth, indent=2) + "\n")
     html.write_html(
         spans,
         out / "trace.html",

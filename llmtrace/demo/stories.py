@@ -89,8 +89,8 @@ class Stories:
 
 def _legend(present: AbstractSet[str], coloured: bool, width: int) -> Text:
     legend, used = Text(), 0
-    for name in (name for name in about.FAMILIES if name in present):
-        entry = f"{'█' if coloured else _LETTERS[name]} {about.LABELS[name]}"
+    for name in (name for name in palette.FAMILIES if name in present):
+        entry = f"{'█' if coloured else _LETTERS[name]} {palette.LABELS[name]}"
         fits = used + 3 + len(entry) <= width
         legend.append("" if not used else "   " if fits else "\n")
         used = used + 3 + len(entry) if used and fits else len(entry)

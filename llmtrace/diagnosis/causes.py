@@ -26,6 +26,13 @@ OF_CALL = 0.1
 """And for this share of the call."""
 BURSTS = 0.35
 """A median gap of less than this share of the mean: most chunks came together with others."""
+FEW_BURSTS = 2
+"""Calls with bursts, of the last four, before they are told: a process that gets no core for a moment finds its chunks
+lying ready too."""
+LATELY = 0xF
+"""Those four, a bit each."""
+SLOWER = 0.02
+"""A route's shortest median gap grows again by this share of the way to each longer one."""
 KNOWN_ANSWERS = 10
 """Calls after which another model than ever before is news."""
 PLAIN, FAIR, WEAK = 4.0, 2.0, 1.0
@@ -70,25 +77,34 @@ def repetition_loop(symptoms: Symptoms) -> Verdict | None:
     return Verdict(REPETITION_LOOP, repetition.rounds / 1.5, "rounds", repetition.rounds, 1.0, reason=reason)
 
 
-def buffered_stream(route: Route, symptoms: Symptoms) -> Verdict | None:
-    """Silence and then everything at once, or chunks in bursts on a route where they came one by one."""
+def buffered_stream(route: Route, timed: Route, symptoms: Symptoms) -> Verdict | None:
+    """Silence and then everything at once, or chunks in bursts on a route where they came one by one.
+
+    ``timed``: the history by which the call's times are judged.
+    """
     if symptoms.buffered:
         return Verdict(
             BUFFERED_STREAM, PLAIN, "time_to_first_token", symptoms.silence, reason="the whole stream came at once"
         )
     if symptoms.gap is None or not symptoms.mean_gap:
         return None
+    route.bursts = route.bursts << 1 & LATELY
     even = symptoms.gap / symptoms.mean_gap
-    usual = route.evenness
+    usual = timed.evenness
     score = (usual.mid - even) / (usual.mid - BURSTS) if usual.mid > BURSTS else 0.0
-    # The median gap collapsed, and not because a few long stalls raised the mean.
-    odd = usual.ready and even < BURSTS < usual.mid / 2 and symptoms.gap < BURSTS * route.pace.ref
+    # The median gap collapsed, to less than the model ever needed: a few long stalls that raise the mean are no bursts.
+    odd = usual.ready and even < BURSTS < usual.mid / 2 and symptoms.gap < BURSTS * timed.least_gap
     usual.learn(even, odd)
     if not odd:
+        least = timed.least_gap
+        timed.least_gap = symptoms.gap if symptoms.gap < least else least + SLOWER * (min(symptoms.gap, 1.0) - least)
         return None
+    route.bursts |= 1
     symptoms.headers = None  # they waited for the rest of the first burst, and so did the first token
     if symptoms.wait is not None:
         symptoms.wait = max(0.0, symptoms.wait - symptoms.burst)
+    if route.bursts.bit_count() < FEW_BURSTS:
+        return None
     return Verdict(
         BUFFERED_STREAM,
         score * 1.5,
@@ -105,21 +121,27 @@ def model_swap(route: Route, symptoms: Symptoms) -> Verdict | None:
     What has always been so is an alias: it is told for the route's first calls only. A fingerprint that stays, and was
     never seen before, is told too, as the weakest evidence.
     """
-    asked, answered = symptoms.asked, symptoms.answered
-    verdict: Verdict | None = None
-    if answered is not None:
-        known = route.answers
-        times = known.counts.get(answered, 0)
-        if asked is not None and times < CHANGED_FOR and not same_model(asked, answered):
-            verdict = Verdict(MODEL_SWAP, PLAIN, "model", answered, asked, reason="not the model asked for")
-        elif times < CHANGED_FOR and len(known.items) - times >= KNOWN_ANSWERS:
-            usual = max(known.counts, key=known.counts.__getitem__)
-            if usual != answered:
-                verdict = Verdict(
-                    MODEL_SWAP, FAIR, "model", answered, usual, reason="not the model that answered before"
-                )
-        known.learn(answered)
+    answered, known = symptoms.answered, route.answers
+    if answered is None:
+        return None
+    times, verdict = known.counts.get(answered, 0), None
+    if times < CHANGED_FOR:
+        verdict = _swapped(route, symptoms.asked, answered, times)
+    known.learn(answered)
     return verdict
+
+
+def _swapped(route: Route, asked: str | None, answered: str, times: int) -> Verdict | None:
+    """``times``: how often this model answered lately."""
+    if asked is not None and not same_model(asked, answered):
+        return Verdict(MODEL_SWAP, PLAIN, "model", answered, asked, reason="not the model asked for")
+    known = route.answers
+    if len(known.items) - times < KNOWN_ANSWERS:
+        return None
+    usual = max(known.counts, key=known.counts.__getitem__)
+    if usual == answered:
+        return None
+    return Verdict(MODEL_SWAP, FAIR, "model", answered, usual, reason="not the model that answered before")
 
 
 def fingerprint_swap(route: Route) -> Verdict | None:

@@ -8,6 +8,7 @@ from typing import Final
 from llmtrace.diagnosis.verdict import (
     BUFFERED_STREAM,
     COLD_KV_CACHE,
+    COLD_SCHEMA,
     MODEL_SWAP,
     NETWORK,
     NOISY_NEIGHBOR,
@@ -32,6 +33,7 @@ _ON_THE_WAY: Final = (UNATTRIBUTED, *_QUEUE, model.NETWORK)
 
 _BY_CAUSE: Final[dict[str, tuple[str, ...]]] = {
     QUEUEING: _QUEUE,
+    COLD_SCHEMA: (*_QUEUE, PREFILL),
     PREFILL_SURGE: _PREFILL,
     COLD_KV_CACHE: _PREFILL,
     NOISY_NEIGHBOR: _DECODE,

@@ -11,6 +11,7 @@ Smaller shifts that stay are found by a one-sided CUSUM of the scores.
 
 from __future__ import annotations
 
+from collections import deque
 from math import inf, log
 from operator import mul
 from typing import Generic, TypeVar
@@ -91,7 +92,7 @@ class Habit(Generic[T]):
 
     def restart(self) -> None:
         """Forget everything."""
-        self.items: list[T] = []
+        self.items = deque[T](maxlen=WINDOW)
         self.seen = 0
         """Values learned, all told."""
         self.lone = False
@@ -140,14 +141,10 @@ class Habit(Generic[T]):
 
     def take(self, item: T) -> None:
         """``learn`` for a value that is ``near``."""
-        at = self.seen
-        self.seen = at + 1
-        if at < WINDOW:
-            self.items.append(item)
-        else:
-            self.items[at % WINDOW] = item
-        if at >= self._due:
-            self._due = at + 1 + max(1, min(self._every, self.seen // 4))
+        self.items.append(item)
+        self.seen = seen = self.seen + 1
+        if seen > self._due:
+            self._due = seen + max(1, min(self._every, seen // 4))
             self._refresh()
 
     def _refresh(self) -> None:
@@ -175,7 +172,8 @@ class Habit(Generic[T]):
         if self._run >= REGIME:
             held = self._held[-self._run :]
             self.restart()
-            self.items, self.seen, self._due = held, len(held), len(held) + self._every
+            self.items.extend(held)
+            self.seen, self._due = len(held), len(held) + self._every
             self._refresh()
 
     def _calm_again(self) -> None:
@@ -257,6 +255,11 @@ class Line(Habit["tuple[float, float]"]):
     def near(self, x: float, y: float) -> bool:
         """Whether nobody need look closer at ``y``; the room is at least this large everywhere on the line."""
         return y - self.mid - self.slope * x <= DRIFT * self.room and not self.cusum and not self._run
+
+    def over(self, x: float, y: float) -> float:
+        """By how much ``y`` is beyond the usual at ``x``, by how far up the line that lies."""
+        usual = self.mid + self.slope * x
+        return (y - usual) * self.ref / usual if usual > self.ref > 0 else y - usual
 
     def score(self, x: float, y: float) -> float:
         """The distance of ``y`` from the usual at ``x``, in rooms."""

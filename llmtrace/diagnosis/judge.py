@@ -16,10 +16,23 @@ from llmtrace.diagnosis.causes import (
 )
 from llmtrace.diagnosis.history import MIN_CALLS
 from llmtrace.diagnosis.route import Route
+from llmtrace.diagnosis.schema import cold_schema
+from llmtrace.diagnosis.shift import Shift
 from llmtrace.diagnosis.symptoms import Symptoms
-from llmtrace.diagnosis.timings import network, pace, wait
+from llmtrace.diagnosis.timings import late_acknowledgement, network, pace, wait
 from llmtrace.diagnosis.upstreams import Upstreams
-from llmtrace.diagnosis.verdict import CHANGED_FOR, NETWORK, NOISY_NEIGHBOR, QUEUEING, ROUTE_CHANGE, Verdict, sure
+from llmtrace.diagnosis.verdict import (
+    BUFFERED_STREAM,
+    CHANGED_FOR,
+    COLD_KV_CACHE,
+    NETWORK,
+    NOISY_NEIGHBOR,
+    PREFILL_SURGE,
+    QUEUEING,
+    ROUTE_CHANGE,
+    Verdict,
+    sure,
+)
 from llmtrace.observe.internal_errors import note
 
 T = TypeVar("T")
@@ -31,6 +44,11 @@ _STRONGEST: Final = 4.0
 _FORGET: Final = 2.0
 """What the evidence of a changed route loses with each call."""
 _ENOUGH: Final = 5.0
+_AGREES: Final = 0.3
+"""Times that are high together speak for a change from this share of what it takes to name them."""
+_BY_TIME: Final = (QUEUEING, NETWORK, NOISY_NEIGHBOR, ROUTE_CHANGE)
+_AT_UPSTREAM: Final = (QUEUEING, NOISY_NEIGHBOR, PREFILL_SURGE, COLD_KV_CACHE, BUFFERED_STREAM)
+"""Causes that belong to whoever answered behind a gateway."""
 
 
 def judge(route: Route, symptoms: Symptoms, own: Route | None = None) -> list[Verdict]:
@@ -39,7 +57,9 @@ def judge(route: Route, symptoms: Symptoms, own: Route | None = None) -> list[Ve
     ``symptoms.others_open`` has been filled in; ``alongside`` is set here. ``own``: where a gateway told who answered,
     the history of the calls that this upstream answered, by which the call's times are judged.
     """
-    timed = route if own is None else own
+    timed = route
+    if own is not None:
+        timed, own.among = own, route
     symptoms.alongside = symptoms.others_open + timed.ended(symptoms.begin, symptoms.end)
     verdicts = _judge(route, timed, symptoms)
     if symptoms.upstream is not None:
@@ -72,10 +92,12 @@ def _elsewhere(route: Route, upstream: str, symptoms: Symptoms, verdicts: list[V
     if route.upstreams is None:
         route.upstreams = Upstreams()
     change = route.upstreams.changed(upstream, symptoms.wait)
-    if change is None:
-        return verdicts
-    by_time = (QUEUEING, NETWORK, NOISY_NEIGHBOR, ROUTE_CHANGE)
-    return [change, *(verdict for verdict in verdicts if verdict.cause not in by_time)]
+    if change is not None:
+        return [change, *(verdict for verdict in verdicts if verdict.cause not in _BY_TIME)]
+    for verdict in verdicts:
+        if verdict.cause in _AT_UPSTREAM:
+            verdict.reason = f"at {upstream}" if verdict.reason is None else f"at {upstream}: {verdict.reason}"
+    return verdicts
 
 
 def _judge(route: Route, timed: Route, symptoms: Symptoms) -> list[Verdict]:
@@ -90,7 +112,9 @@ def _judge(route: Route, timed: Route, symptoms: Symptoms) -> list[Verdict]:
             _alone(None, repetition_loop, symptoms),
         )
         verdicts += [verdict for verdict in by_itself if verdict is not None]
-    if (buffered := _alone(None, buffered_stream, timed, symptoms)) is not None:
+    if symptoms.grammar_compile and (compiled := _alone(None, cold_schema, symptoms)) is not None:
+        verdicts.append(compiled)
+    if (buffered := _alone(None, buffered_stream, route, timed, symptoms)) is not None:
         verdicts.append(buffered)
     if swapped is None:  # another model's times say nothing of this route's
         verdicts += _alone(_NONE, _times, timed, symptoms)
@@ -115,7 +139,9 @@ def _times(route: Route, symptoms: Symptoms) -> list[Verdict]:
     asked = evidence > 0 or not route.fingerprints.items
     round_trip = envelope = 0.0
     if asked and symptoms.rtt is not None and route.rtt.ready:
-        round_trip = _either_way(route.rtt.score(symptoms.rtt))
+        rise = symptoms.rtt - route.rtt.mid
+        if not 0 < rise <= late_acknowledgement(route, symptoms):
+            round_trip = _either_way(route.rtt.score(symptoms.rtt))
     if (
         asked
         and symptoms.wait is not None
@@ -129,6 +155,8 @@ def _times(route: Route, symptoms: Symptoms) -> list[Verdict]:
     by_time = [*on_the_way, *_alone(_NONE, wait, route, symptoms, inside), *slower]
     if asked and route.pace.ready:
         envelope = max(envelope, _either_way(score))
+    if evidence > 0:
+        envelope = max(envelope, _together(route.high_pace), _together(route.high_wait), _together(route.high_queue))
     return _changed(route, by_time, evidence, round_trip, envelope)
 
 
@@ -143,6 +171,11 @@ def _names(route: Route, symptoms: Symptoms) -> float:
     return min(_STRONGEST, surprise) if surprise > 1.0 else 0.0
 
 
+def _together(shift: Shift) -> float:
+    strength = shift.strength
+    return _STRONGEST * min(1.0, strength) if strength >= _AGREES and shift.latest > 0 else 0.0
+
+
 def _either_way(score: float) -> float:
     size = abs(score)
     return min(_STRONGEST, 3 * size) if size >= 0.5 else 0.0
@@ -154,6 +187,8 @@ def _changed(route: Route, verdicts: list[Verdict], names: float, round_trip: fl
     Where the route tells fingerprints, one of the two has to be the fingerprint: a slow network and a long queue
     together are no change.
     """
+    if not (names or round_trip or envelope or route.change) and route.changed is None and not route.fingerprints.run:
+        return verdicts
     tells_names = bool(route.fingerprints.items)
     agreeing = (names > 0) + (round_trip > 0) + (envelope > 0)
     fits = agreeing >= 2 and (names > 0 or not tells_names)

@@ -8,7 +8,7 @@ from collections import deque
 from math import log
 from typing import Final
 
-from llmtrace.diagnosis.history import Changes, Level, Line
+from llmtrace.diagnosis.history import MANY, Changes, Level, Line
 from llmtrace.diagnosis.shift import Shift
 from llmtrace.diagnosis.upstreams import Upstreams
 from llmtrace.diagnosis.verdict import LEAST_S
@@ -16,6 +16,8 @@ from llmtrace.diagnosis.whole import Plane
 
 PACE_SHARE: Final = 0.2
 """No cause is named for a pace that rose by less than this share."""
+PACE_ALARM: Final = 10.5
+"""Evidence that tokens came more slowly: with 9, as for other quantities, most of the false alarms were of these."""
 SURGE: Final = 3.0
 """Nor for a prompt with less than so many times the usual fresh tokens."""
 WILD: Final = 12.0
@@ -31,8 +33,10 @@ class Route:
 
     __slots__ = (
         "alongside",
+        "among",
         "answers",
         "beside",
+        "bursts",
         "cached",
         "calls",
         "change",
@@ -43,12 +47,15 @@ class Route:
         "fingerprints",
         "fresh",
         "headers",
+        "high_headers",
         "high_pace",
         "high_queue",
+        "high_wait",
         "hit",
         "idle",
         "last_end",
         "late",
+        "least_gap",
         "named",
         "outside",
         "pace",
@@ -57,6 +64,7 @@ class Route:
         "retries",
         "rtt",
         "setup",
+        "slow",
         "totals",
         "upstreams",
         "waits",
@@ -65,13 +73,17 @@ class Route:
 
     def __init__(self) -> None:
         self.calls = 0
+        self.among: Route | None = None
+        """Of one upstream's history: that of all of the route's calls."""
         self.last_end: int | None = None
         self.idle = 0.0
         """Seconds between the previous call's end and this call's begin."""
         self.ends = array("q")
         """When the last calls ended, monotonic ns, in order."""
         self.waits = Line(LEAST_S, 0.25, every=61)
-        """Uncached tokens -> wait less the queue that the server reports, s."""
+        """Uncached tokens -> wait, s, less the queue that the server reports, or one that was named."""
+        self.high_wait = Shift()
+        """Waits beyond that line, queues with them, s."""
         self.waits_untold = Level(LEAST_S, 0.25)
         """The wait of calls without usage, s."""
         self.queue = Level(LEAST_S, 0.25)
@@ -80,6 +92,7 @@ class Route:
         self.outside = Level(LEAST_S, 0.25, sigmas=WILD)
         """Of the wait, what the server's own times leave, s."""
         self.headers = Level(LEAST_S, 0.25, sigmas=WILD)
+        self.high_headers = Shift(modes=True)
         self.setup = Level(LEAST_S, 0.5)
         self.rtt = Level(0.01, 0.5)
         self.fresh = Level(log(SURGE), sigmas=4.6, alarm=0.7)
@@ -90,10 +103,16 @@ class Route:
         """Cached tokens."""
         self.pace = Line(0.0, PACE_SHARE, reach=1.5, bend=0.5, every=53)
         """Prompt tokens -> decode time per token, s."""
-        self.high_pace = Shift()
+        self.high_pace = Shift(alarm=PACE_ALARM)
         """Decode time per token beyond the usual, as a share of that, by the root of the tokens."""
         self.evenness = Level(0.2, sigmas=3.0)
         """Median gap by mean gap."""
+        self.bursts = 0
+        """In which of the last four streams the chunks came in bursts, a bit each."""
+        self.slow = False
+        """Whether the last call's tokens came unusually slowly."""
+        self.least_gap = 1.0
+        """The shortest median gap of its streams lately, s."""
         self.alongside = Level(1.0, 0.5, sigmas=3.0)
         """The application's own calls at the same time."""
         self.beside = 0.0
@@ -129,6 +148,15 @@ class Route:
         self.last_end = end
         return meanwhile
 
+    def waits_long(self, over: float) -> float:
+        """Take in a wait of ``over`` s beyond the usual; how strong it is that the last calls waited long, by what it
+        takes to be told, 0 where that is not reached. While this is the young history of one upstream, what befalls all
+        of them shows in all their calls together."""
+        strength = self.high_wait.strength if self.high_wait.high(over) else 0.0
+        if self.among is not None and self.waits.count < MANY and self.among.high_wait.high(over):
+            strength = max(strength, self.among.high_wait.strength)
+        return strength
+
     def retried(self, yes: bool) -> int:
         """Note whether this call was retried; how many of the last eight were."""
         self.retries = (self.retries << 1 | yes) & 0xFF
@@ -147,8 +175,8 @@ class Route:
             self.pace,
         ):
             habit.restart()
-        self.high_queue.restart()
-        self.high_pace.restart()
+        for shift in (self.high_queue, self.high_wait, self.high_headers, self.high_pace):
+            shift.restart()
         self.fingerprints.restart()
         self.change = 0.0
         self.changed = self.calls

@@ -6,24 +6,29 @@ route's were below is little evidence by itself, and enough when four calls in a
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
+from bisect import bisect_left
 from collections import deque
-from math import log
+from math import inf, log
 from typing import Final
 
 WINDOW: Final = 128
 LEAST: Final = 24
 """Values before which nothing is told."""
+LOOK: Final = 8
+"""Values between two looks at all of them, which put them in order."""
 DRIFT: Final = 1.8
 """What each call's evidence loses. The evidence is -log of the share of earlier values that were as high: by itself
 1 on average, so that it adds up only where values stay among the highest sixth."""
 ALARM: Final = 9.0
 """Evidence that is told. Of values drawn alike, one call in some 4,000 gets there: what a CUSUM gathers falls off as
 e^-0.73 for each unit (Wald's equation for exponential steps), and one call in six begins anew."""
-_MOST: Final = ALARM + 1.5
-"""Evidence is not counted beyond this."""
-_AFTER: Final = ALARM - 2.5
-"""The most that is left after a call that was not high: one that is higher than all before raises the alarm again."""
+_MOST: Final = 1.5
+"""Evidence is not counted further beyond the alarm than this."""
+_AFTER: Final = -2.5
+"""The most that is left, beyond the alarm, after a call that was not high: one that is higher than all before raises it
+again."""
+_RAREST: Final = log(WINDOW + 1)
+"""No value is rarer than one above a full history."""
 REGIME: Final = 48
 """Values in a row that are high are the new usual ones."""
 
@@ -31,15 +36,21 @@ REGIME: Final = 48
 class Shift:
     """The ranks of one quantity's values among those of the route."""
 
-    __slots__ = ("_alarmed", "_held", "_ordered", "_values", "evidence", "latest")
+    __slots__ = ("_alarm", "_alarmed", "_due", "_held", "_modes", "_ordered", "_sixth", "_values", "evidence", "latest")
 
-    def __init__(self) -> None:
+    def __init__(self, modes: bool = False, alarm: float = ALARM) -> None:
+        """``modes``: values beyond the history may belong to another mode, however far they lie, as a network's do."""
+        self._modes, self._alarm = modes, alarm
         self.restart()
 
     def restart(self) -> None:
         """Forget everything."""
+        self._values: deque[float] = deque(maxlen=WINDOW)
+        self._due = LEAST
+        """Values until the next look at all of them."""
         self._ordered: list[float] = []
-        self._values: deque[float] = deque()
+        self._sixth = inf
+        """Values below this are lower than the highest sixth was at the last look."""
         self._held: list[float] = []
         self.evidence = 0.0
         self.latest = 0.0
@@ -49,17 +60,17 @@ class Shift:
     @property
     def strength(self) -> float:
         """The evidence by that of an alarm."""
-        return self.evidence / ALARM
+        return self.evidence / self._alarm
 
     def high(self, value: float) -> bool:
         """Take in one call's value; whether it is one of several that are too high together."""
-        ordered = self._ordered
-        count = len(ordered)
-        if count < LEAST or (not self.evidence and value < ordered[-1 - count // 6]):
-            self._learn(value)  # nor would anything come of it below the highest sixth
+        if value < self._sixth and not self.evidence:  # nothing would come of it
+            self._values.append(value)
+            self._due -= 1
+            if not self._due:
+                self._look()
             return False
-        above = count - bisect_left(ordered, value)
-        self.latest = log((count + 1) / (above + 1)) - DRIFT
+        self.latest = self._rareness(value) - DRIFT
         evidence = self.evidence + self.latest
         if evidence <= 0.0:
             if self._held:
@@ -67,8 +78,8 @@ class Shift:
             self.evidence = 0.0
             self._learn(value)
             return False
-        self.evidence = min(evidence, _MOST if self.latest > 0.0 else _AFTER)
-        self._alarmed = self._alarmed or evidence >= ALARM
+        self.evidence = min(evidence, self._alarm + (_MOST if self.latest > 0.0 else _AFTER))
+        self._alarmed = self._alarmed or evidence >= self._alarm
         self._held.append(value)
         if len(self._held) >= REGIME:
             held = self._held
@@ -76,7 +87,21 @@ class Shift:
             for each in held:
                 self._learn(each)
             return False
-        return evidence >= ALARM and self.latest > 0.0
+        return evidence >= self._alarm and self.latest > 0.0
+
+    def _rareness(self, value: float) -> float:
+        """-log of how often so high a value comes. One beyond all of the history is rarer the further it lies, as an
+        exponential tail that is known from the highest sixth has it (the predictive one: few values say little)."""
+        ordered = self._ordered
+        count = len(ordered)
+        above = count - bisect_left(ordered, value)
+        if above or self._modes:
+            return log((count + 1) / (above + 1))
+        tail, begin = count // 6, self._sixth
+        mean = sum(ordered[-tail:]) / tail - begin
+        beyond = (value - begin) / mean if mean > 0 else inf
+        far = log(count / tail) + tail * log(1 + beyond / tail)
+        return min(_RAREST, max(log(count + 1), far))
 
     def _calm_again(self) -> None:
         """What was held back belongs to the usual values, unless it was an incident."""
@@ -86,7 +111,12 @@ class Shift:
         self._held, self._alarmed = [], False
 
     def _learn(self, value: float) -> None:
-        if len(self._values) >= WINDOW:
-            del self._ordered[bisect_left(self._ordered, self._values.popleft())]
         self._values.append(value)
-        insort(self._ordered, value)
+        self._due -= 1
+        if not self._due:
+            self._look()
+
+    def _look(self) -> None:
+        self._due = LOOK
+        self._ordered = ordered = sorted(self._values)
+        self._sixth = ordered[-1 - len(ordered) // 6]

@@ -35,6 +35,8 @@ class Symptoms:
     """TCP round trip as it is now (smoothed)."""
     server_queue: float | None = None
     server_prefill: float | None = None
+    grammar_compile: float = 0.0
+    """Compiling the answer's grammar, as the server tells it; it lies in no other time here."""
     whole: bool = False
     """The answer came in one piece: its parts are known by the estimate alone."""
     queue: float | None = None
@@ -71,6 +73,8 @@ class Symptoms:
     """The application's own other calls under way when this one ended."""
     alongside: int = 0
     """And those of the route that ended meanwhile; filled in by the judge."""
+    crowded: bool | None = None
+    """Whether those were more than usual; filled in as its pace is judged, None where it was not."""
     asked: str | None = None
     answered: str | None = None
     fingerprint: str | None = None
@@ -94,8 +98,11 @@ def symptoms_of(seen: Observation, gaps: Sequence[int] = (), estimate: Estimate 
         symptoms.tokens = usage.output_tokens or 0
     if server is not None:
         symptoms.server_queue, symptoms.server_prefill = server.queue, server.prefill
+        symptoms.grammar_compile = server.grammar_compile or 0.0
+        if symptoms.server_queue is not None:
+            symptoms.server_queue = max(0.0, symptoms.server_queue - symptoms.grammar_compile)
     if seen.sent is not None and seen.headers is not None:
-        symptoms.headers = (seen.headers - seen.sent) / 1e9
+        symptoms.headers = max(0.0, (seen.headers - seen.sent) / 1e9 - symptoms.grammar_compile)
     if estimate is not None and symptoms.server_queue is None:
         take_queue(symptoms, estimate)
     first = seen.first_token
@@ -107,7 +114,7 @@ def symptoms_of(seen: Observation, gaps: Sequence[int] = (), estimate: Estimate 
     symptoms.consumer_wait = seen.consumer_wait
     last = seen.last_chunk if seen.last_chunk is not None else first
     symptoms.reading = (last - first) / 1e9
-    symptoms.buffered = seen.buffered or _at_once(seen, symptoms)
+    symptoms.buffered = seen.buffered or (seen.consumer_wait > 0 and _at_once(seen, symptoms))
     if symptoms.buffered:
         symptoms.headers = (
             None  # what held the stream back may have held them back with it: they tell nothing of the way
@@ -115,7 +122,8 @@ def symptoms_of(seen: Observation, gaps: Sequence[int] = (), estimate: Estimate 
         return symptoms
     if seen.first_token_error is None:
         begin = seen.request_arrived
-        symptoms.wait = max(0, first - (seen.start if begin is None else begin)) / 1e9
+        waited = (first - (seen.start if begin is None else begin)) / 1e9
+        symptoms.wait = max(0.0, waited - symptoms.grammar_compile)
     symptoms.tokens = symptoms.tokens or seen.chunks
     symptoms.decode = max(0.0, symptoms.reading - seen.consumer_wait)
     chunks = seen.chunks - 1

@@ -10,7 +10,7 @@ from math import log, sqrt
 from typing import Final
 
 from llmtrace.diagnosis.history import FEW_CALLS, Level
-from llmtrace.diagnosis.queueing import is_crowded, own_crowd, queueing
+from llmtrace.diagnosis.queueing import SHARE, is_crowded, own_crowd, queueing
 from llmtrace.diagnosis.route import PACE_SHARE, Route
 from llmtrace.diagnosis.symptoms import Symptoms
 from llmtrace.diagnosis.verdict import (
@@ -27,11 +27,19 @@ LEAST_MISS: Final = 64
 """Tokens missing from the cache below which nobody asks why."""
 MISS_SHARE: Final = 0.3
 """And below this share of what should have been there."""
+BY_FACT: Final = 0.15
+"""That tokens are missing is a fact: their cost need stand out of the noise by only this share of what a time needs."""
 EARLY: Final = 0.6
 """Headers that come within this share of the usual wait have no prefill in front of them: what delays them is on the
 way, or at the front end."""
 IDLE_S: Final = 240.0
 """After so long a pause of the route, an empty cache has expired."""
+ACKNOWLEDGED_S: Final = 0.045
+"""A peer that has nothing to send yet acknowledges a request after up to 40 ms, which the round trip then holds."""
+SOME_CALLS: Final = 12
+"""Calls from which on a line says which waits are longer than others."""
+LONE: Final = 1.5
+"""One call's slow tokens are mostly chance where they go no further than so many rooms: the next one has to agree."""
 FEW_TOKENS: Final = 16
 """Pace is not judged over fewer."""
 
@@ -43,30 +51,49 @@ def network(route: Route, symptoms: Symptoms) -> tuple[list[Verdict], float]:
     outside: float | None = None
     if symptoms.wait is not None and symptoms.server_queue is not None and symptoms.server_prefill is not None:
         outside = max(0.0, symptoms.wait - symptoms.server_queue - symptoms.server_prefill)
-    early = symptoms.headers is not None and route.headers.mid < EARLY * _usual_wait(route)
-    for habit, value, quantity, waits in (
-        (route.outside, outside, "wait_outside_server", True),
-        (route.headers, symptoms.headers if early or not route.headers.ready else None, "time_to_headers", True),
-        (route.rtt, symptoms.rtt, "round_trip", True),
-        (route.setup, symptoms.setup, "connection_setup", False),
-    ):
-        if value is None or habit.calm(value):
-            continue
+    early = None  # headers that tell of the way
+    usual_wait = route.waits.ref or route.waits_untold.mid
+    if symptoms.headers is not None and (route.headers.mid < EARLY * usual_wait or not route.headers.ready):
+        early = symptoms.headers
+        if route.high_headers.high(early) and early - route.headers.mid >= LEAST_S:
+            best = _late_headers(route, early)
+            inside = early - route.headers.mid
+    closer: list[tuple[Level, float, str]] = []
+    if outside is not None and not route.outside.calm(outside):
+        closer.append((route.outside, outside, "wait_outside_server"))
+    if early is not None and not route.headers.calm(early):
+        closer.append((route.headers, early, "time_to_headers"))
+    if symptoms.rtt is not None and not route.rtt.calm(symptoms.rtt):
+        closer.append((route.rtt, symptoms.rtt, "round_trip"))
+    if symptoms.setup is not None and not route.setup.calm(symptoms.setup):
+        closer.append((route.setup, symptoms.setup, "connection_setup"))
+    for habit, value, quantity in closer:
         usual = habit.mid
         score = habit.score(value)
         if not habit.settle(value, score) or habit.lone:
             continue
         excess = value - usual
-        if excess >= (LEAST_S if quantity != "round_trip" else LEAST_S / 2):
+        least = LEAST_S
+        if habit is route.rtt:
+            least = LEAST_S / 2 + late_acknowledgement(route, symptoms)
+        if excess >= least:
             if best is None or excess > (best.excess or 0.0):
                 best = Verdict(NETWORK, score, quantity, value, usual, excess)
-            if waits:
+            if habit is not route.setup:
                 inside = max(inside, excess)
     return ([] if best is None else [best]), inside
 
 
-def _usual_wait(route: Route) -> float:
-    return route.waits.ref if route.waits.count else route.waits_untold.mid
+def _late_headers(route: Route, headers: float) -> Verdict:
+    usual = route.headers.mid
+    return Verdict(NETWORK, route.high_headers.strength, "time_to_headers", headers, usual, headers - usual)
+
+
+def late_acknowledgement(route: Route, symptoms: Symptoms) -> float:
+    """How much longer a round trip may get (s) because the answer came late, where answers usually come so soon that
+    they carry the acknowledgement of the request."""
+    usual = route.totals.ref if symptoms.whole else route.waits.ref or route.waits_untold.mid
+    return ACKNOWLEDGED_S if usual < ACKNOWLEDGED_S else 0.0
 
 
 def wait(route: Route, symptoms: Symptoms, inside_network: float) -> list[Verdict]:
@@ -74,7 +101,16 @@ def wait(route: Route, symptoms: Symptoms, inside_network: float) -> list[Verdic
     queue, verdicts = queueing(route, symptoms, inside_network)
     if symptoms.wait is None:
         return verdicts
-    taken = max(0.0, symptoms.wait - inside_network - (queue or 0.0))
+    waited = max(0.0, symptoms.wait - inside_network)
+    taken, kept, judged = waited, waited, False
+    if queue is not None:
+        # Of what is estimated only what is unusual is taken away, and nothing while nobody knows what is usual.
+        told = symptoms.server_queue is not None
+        judged = told or route.queue.ready
+        usual = 0.0 if told else route.queue.mid
+        taken = max(0.0, waited - max(0.0, queue - usual)) if judged else waited
+        # Nor does an estimate that changes its mind change what is remembered of the waits.
+        kept = taken if told or verdicts else waited
     uncached = symptoms.uncached
     if uncached is None:
         return verdicts + _untold(route, symptoms, taken) if queue is None and not symptoms.whole else verdicts
@@ -83,9 +119,13 @@ def wait(route: Route, symptoms: Symptoms, inside_network: float) -> list[Verdic
     missing = _missing(route, symptoms)
     fresh = max(0.0, tokens - missing)
     size = log(fresh + 1)
-    if not missing and route.fresh.near(size) and line.near(tokens, taken):
+    high = 0.0
+    crowded = symptoms.alongside and symptoms.crowded is not False
+    if symptoms.server_queue is None and not (missing or symptoms.whole or crowded) and line.count >= SOME_CALLS:
+        high = route.waits_long(line.over(tokens, waited))
+    if not missing and not high and route.fresh.near(size) and line.near(tokens, taken):
         route.fresh.take(size)
-        line.take((tokens, taken))
+        line.take((tokens, kept))
         _learn_cached(route, symptoms, False)
         return verdicts
     usual_fresh = route.fresh.mid
@@ -95,10 +135,11 @@ def wait(route: Route, symptoms: Symptoms, inside_network: float) -> list[Verdic
     over = taken - before
     worth = max(LEAST_S, 0.25 * before)
     explained = 0.0
-    if line.count >= FEW_CALLS and over >= worth:
+    least = max(LEAST_S, SHARE * before)
+    if line.count >= FEW_CALLS and over >= least:
         if missing:
             cost = _cost(route, over, missing, missing + max(0.0, fresh - line.at))
-            if cost >= worth and over > 0.75 * _noise(route):
+            if cost >= least and over > BY_FACT * _noise(route):
                 verdicts.append(_cold(route, symptoms, missing, cost))
                 explained += cost
         if surged and line.ready:
@@ -115,22 +156,16 @@ def wait(route: Route, symptoms: Symptoms, inside_network: float) -> list[Verdic
                 )
                 verdict.per_token = cost / extra
                 verdicts.append(verdict)
-    score = line.score(tokens, taken)
+                explained += cost
+    rest = taken if line.slope else taken - explained  # a slope has it in what is usual for so many tokens
+    score = line.score(tokens, rest)
     odd = line.beyond(score)
-    left = taken - line.usual(tokens)
-    if odd and not line.lone and left >= LEAST_S and not (missing and verdicts and not line.slope):
-        if symptoms.server_queue is None and not symptoms.whole and not (queue is not None and route.queue.ready):
-            verdicts.append(
-                Verdict(
-                    QUEUEING,
-                    score,
-                    "wait_beyond_prefill",
-                    taken,
-                    line.usual(tokens),
-                    left,
-                    reason=own_crowd(route, symptoms),
-                )
-            )
+    left = rest - line.usual(tokens)
+    if high and not verdicts and waited - line.usual(tokens) >= max(LEAST_S, SHARE * line.usual(tokens)):
+        verdicts.append(_waited(route, symptoms, max(score, high), tokens, waited))
+    elif odd and not line.lone and left >= LEAST_S and not (missing and verdicts and not line.slope):
+        if not judged and not symptoms.whole:
+            verdicts.append(_waited(route, symptoms, score, tokens, rest))
         elif symptoms.server_queue is not None:
             verdicts.append(
                 Verdict(
@@ -145,9 +180,15 @@ def wait(route: Route, symptoms: Symptoms, inside_network: float) -> list[Verdic
             )
     route.fresh.learn(size, surged)
     # What a miss cost belongs to the line as every other prefill does; only what nothing explains is held back.
-    line.learn((tokens, taken), odd)
+    line.learn((tokens, kept), odd)
     _learn_cached(route, symptoms, bool(missing))
     return verdicts
+
+
+def _waited(route: Route, symptoms: Symptoms, score: float, tokens: float, taken: float) -> Verdict:
+    usual = route.waits.usual(tokens)
+    reason = own_crowd(route, symptoms)
+    return Verdict(QUEUEING, score, "wait_beyond_prefill", taken, usual, taken - usual, reason=reason)
 
 
 def _learn_cached(route: Route, symptoms: Symptoms, odd: bool) -> None:
@@ -247,7 +288,7 @@ def pace(route: Route, symptoms: Symptoms) -> tuple[list[Verdict], float]:
     context = float(symptoms.input_tokens or 0)
     score = line.score(context, each)
     usual = line.usual(context)
-    crowded = is_crowded(route, symptoms)
+    crowded = symptoms.crowded = is_crowded(route, symptoms)
     # The mean of few gaps scatters more than that of many.
     high = usual > 0 and not crowded and route.high_pace.high((each / usual - 1) * sqrt(count))
     if line.near(context, each):
@@ -256,6 +297,10 @@ def pace(route: Route, symptoms: Symptoms) -> tuple[list[Verdict], float]:
     else:
         odd = line.settle((context, each), score)
     if crowded or not (odd or high):
+        route.slow = False
+        return [], score
+    again, route.slow = route.slow, True
+    if not (high or again or score >= LONE):
         return [], score
     excess = (each - usual) * (count - 1)
     if excess < LEAST_S or each < (1 + PACE_SHARE) * usual or usual <= 0:

@@ -17,6 +17,7 @@ RETRY_STORM: Final = "retry_storm"
 MODEL_SWAP: Final = "model_swap"
 REPETITION_LOOP: Final = "repetition_loop"
 BUFFERED_STREAM: Final = "buffered_stream"
+COLD_SCHEMA: Final = "cold_schema"
 
 LEAST_S: Final = 0.02
 """No cause is named for less than this much time, s."""
@@ -36,7 +37,9 @@ CAUSES: Final = (
     REPETITION_LOOP,
     BUFFERED_STREAM,
 )
-
+"""The causes that are judged by what the client sees."""
+TOLD_CAUSES: Final = (COLD_SCHEMA,)
+"""And those that only a server can tell."""
 
 LATENESS: Final = "lateness"
 """The quantity of an answer in one piece that came late, where it does not show whether it waited."""
@@ -68,21 +71,21 @@ class Verdict:
 
 
 _SURE: Final[dict[str, tuple[float, float, float]]] = {
-    BUFFERED_STREAM: (0.74, 3.33, 1.55),
-    COLD_KV_CACHE: (0.33, 2.87, 1.42),
-    MODEL_SWAP: (0.53, 2.99, 1.38),
-    NETWORK: (0.12, 1.92, 0.25),
-    NOISY_NEIGHBOR: (-2.67, 3.61, 3.24),
-    PREFILL_SURGE: (0.45, 4.61, 0.13),
-    QUEUEING: (-1.26, 2.41, 0.21),
-    REPETITION_LOOP: (0.68, 3.01, 1.52),
-    RETRY_STORM: (1.71, 3.18, 1.68),
-    ROUTE_CHANGE: (2.56, 1.72, 1.61),
-    SLOW_CONSUMER: (0.43, 3.1, 1.38),
+    BUFFERED_STREAM: (0.15, 3.53, 1.59),
+    COLD_KV_CACHE: (0.04, 3.37, 1.19),
+    MODEL_SWAP: (0.07, 2.94, 1.44),
+    NETWORK: (0.14, 3.26, 1.09),
+    NOISY_NEIGHBOR: (0.22, 2.9, 2.04),
+    PREFILL_SURGE: (0.76, 3.21, 2.54),
+    QUEUEING: (0.3, 0.45, 1.14),
+    REPETITION_LOOP: (0.09, 3.09, 1.51),
+    RETRY_STORM: (0.14, 3.75, 1.85),
+    ROUTE_CHANGE: (0.24, 3.21, 2.0),
+    SLOW_CONSUMER: (0.11, 2.96, 1.46),
     LATENESS: (0.3, 0.0, 0.0),
 }
 """Base, weight of the score's logarithm, weight of each call lately: fitted by ``make diagnose-eval ARGS=--fit`` to
-108,500 simulated calls of which one in 22 had a cause, weighted as if one in 200 had. Of an answer in one piece nobody
+12,000 simulated calls of which one in 22 had a cause, weighted as if one in 200 had. Of an answer in one piece nobody
 can tell whether it waited: a little more than half, since waits are commoner."""
 _MOST: Final = 0.99
 _MOST_SCORE: Final = 8.0

@@ -103,17 +103,23 @@ def _is_told(section: str, finding: Finding) -> bool:
 
 
 def _print(console: Any, title: str, findings: list[Finding]) -> None:
+    from rich.cells import cell_len
+    from rich.table import Table
     from rich.text import Text
 
     width = min(_WIDEST_NAME, max((len(finding.name) for finding in findings), default=0))
     console.print(Text(title, style="bold"))
     for finding in findings:
         symbol, style = _SYMBOLS[finding.mark]
-        line = Text.assemble(
-            "  ",
-            (_ASCII[symbol] if console.options.ascii_only else symbol, style),
-            clean(f" {finding.name.ljust(width)}  {finding.detail}", 4000),
-        )
+        mark = Text.assemble("  ", (_ASCII[symbol] if console.options.ascii_only else symbol, style))
+        name, detail = clean(finding.name.ljust(width), 4000), clean(finding.detail, 4000)
+        if console.is_terminal and cell_len(name) + cell_len(detail) + 6 > console.width:
+            # A narrow terminal: what does not fit goes on below the detail. A file keeps each finding in one line.
+            row = Table.grid(padding=(0, 2, 0, 0))
+            row.add_row(Text.assemble(mark, f" {name}"), Text(detail))
+            console.print(row)
+            continue
+        line = Text.assemble(mark, f" {name}  {detail}")
         console.print(Text(line.plain.rstrip(), spans=line.spans), soft_wrap=True)
     console.print()
 

@@ -87,7 +87,7 @@ class Meters:
         """Record how long the execution of a tool took."""
         if self._tool is None:
             return
-        attributes = {names.OPERATION: names.EXECUTE_TOOL, names.TOOL_NAME: tool}
+        attributes = {names.TOOL_NAME: tool}
         if failure is not None:
             attributes[names.ERROR_TYPE] = failure
         self._tool.record(seconds, attributes, context=context)

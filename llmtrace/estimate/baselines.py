@@ -9,15 +9,17 @@ from __future__ import annotations
 import os
 import time
 import weakref
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
+from typing import Any
 
-from llmtrace.estimate import fitting, store
+from llmtrace.estimate import store
 from llmtrace.estimate.concurrency import InFlight
-from llmtrace.estimate.expectation import COLUMNS
+from llmtrace.estimate.curve import Curve
 from llmtrace.estimate.prefixes import COUNTS, Expected, Prompt, expected
 from llmtrace.estimate.route import WINDOW, Route
+from llmtrace.estimate.rows import COLUMNS
 from llmtrace.estimate.sample import Sample
 from llmtrace.estimate.tokens import Ratios, Tokens, loaded_tokenizer, reckon
 from llmtrace.estimate.worker import Fitter
@@ -36,6 +38,8 @@ _LEAST = 8
 ROUTES = 256
 """Routes remembered; the least recently used one goes first."""
 _SAVE_EVERY_S = 30.0
+_LATER = 256
+"""Calls that wait to be learned from, of all routes: of what comes faster than that, the oldest go unlearned."""
 _MOST_TEXT = 65_536
 """Characters of a prompt that are counted at most."""
 
@@ -70,6 +74,8 @@ class Baselines:
         self._routes: OrderedDict[Hashable, Route] = OrderedDict()
         self._ratios: dict[str, Ratios] = {}
         """By provider, for its routes whose calls have not told any."""
+        self._later: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque(maxlen=_LATER)
+        """What is to be learned, on the thread that fits."""
         self._lock = Lock()
         self._fitter = Fitter(self._fit)
         _living.add(self)
@@ -94,7 +100,7 @@ class Baselines:
         """
         with self._lock:
             route = self._route(key)
-            if before is not None and not route.points and route.model is None:
+            if before is not None and route.model is None and not route.seen:
                 route.anchors.headers, route.anchors.event = before
             return route.traffic.begin(start, size)
 
@@ -105,31 +111,52 @@ class Baselines:
         end: int,
         sample: Sample | Unknown = NOT_ESTIMATED,
         step_apart: bool = False,
+        upstream: str | None = None,
     ) -> Estimate | Unknown:
         """The call is over. ``sample``: what was seen of it, or why nothing can be estimated and learned from it.
 
-        ``step_apart``: the engine's own queue leaves out the step that ran when the call came.
+        ``step_apart``: the engine's own queue leaves out the step that ran when the call came. ``upstream``: where the
+        gateway says that it sent the call. Once a route's calls went to several, each of these has a curve of its own
+        as soon as it has calls enough; until then it is judged by all of the route's.
 
         Returns the split of its time to the first token, or why there is none.
         """
+        due: list[Hashable] = []
         with self._lock:
             route = self._route(key)
             if isinstance(sample, Unknown):
-                estimate, due = sample, False
+                estimate = sample
                 route.traffic.end(in_flight, None, end, 0)
             else:
-                estimate = route.end(sample, in_flight, self.min_calls, self.min_spread)
+                estimate = None
+                if upstream is not None and route.sends_to(upstream) and isinstance(key, tuple):
+                    own = self._route((*key, f"upstream={upstream}"))
+                    own.traffic = route.traffic
+                    told = self._judge((*key, f"upstream={upstream}"), own, sample, in_flight, due)
+                    estimate = told if own.model is not None and own.seen > self.min_calls else None
+                if estimate is None:
+                    estimate = self._judge(key, route, sample, in_flight, due)
                 route.traffic.end(in_flight, None if sample.whole else sample.first, end, sample.uncached)
-                due = route.points >= self._first_fit and route.due
-            if due:
-                route.asked()
-        if isinstance(estimate, Estimate):
-            estimate.step_apart = step_apart
-        if due:
+        if step_apart and isinstance(estimate, Estimate):
+            estimate.step_apart = True
+        if not self._background:
+            self._learn()
+        for each in due:
             if self._background:
-                self._fitter.ask(key)
+                self._fitter.ask(each)
             else:
-                self._fit(key)
+                self._fit(each)
+        return estimate
+
+    def _judge(
+        self, key: Hashable, route: Route, sample: Sample, in_flight: InFlight, due: list[Hashable]
+    ) -> Estimate | Unknown:
+        """What one route says of a call, which it learns from later. ``due``: gets its key where it is to be fitted."""
+        estimate, lesson = route.end(sample, in_flight, self.min_calls, self.min_spread)
+        self._later.append((route.learn, (lesson,)))
+        if route.seen >= self._first_fit and route.due:
+            route.asked()
+            due.append(key)
         return estimate
 
     def graded(self, key: Hashable, error: float, low: float, high: float) -> None:
@@ -137,7 +164,18 @@ class Baselines:
         s below and ``high`` s above it: later intervals are calibrated by that."""
         with self._lock:
             if (route := self._routes.get(key)) is not None:
-                route.calibration.learn(error, low, high)
+                self._later.append((route.calibration.learn, (error, low, high)))
+        if not self._background:
+            self._learn()
+
+    def _learn(self) -> None:
+        """Learn all that waits for it, one at a time: whoever ends a call meanwhile waits for one at most."""
+        while True:
+            with self._lock:
+                if not self._later:
+                    return
+                learn, lesson = self._later.popleft()
+                learn(*lesson)
 
     def tokens(self, key: Hashable, prompt: Prompt | None, provider: str, usage: Usage, chunks: int) -> Tokens | None:
         """The tokens of a call that has ended, told or reckoned; None where neither is possible. What was told is
@@ -147,7 +185,11 @@ class Baselines:
         """
         with self._lock:
             route = self._route(key)
-            elsewhere = self._ratios.setdefault(provider, Ratios()) if len(self._ratios) < ROUTES else Ratios()
+            elsewhere = self._ratios.get(provider)
+            if elsewhere is None:
+                elsewhere = Ratios()
+                if len(self._ratios) < ROUTES:
+                    self._ratios[provider] = elsewhere
             characters = 0 if prompt is None or prompt.aside else prompt.text_size
             route.ratios.learn(characters, chunks, usage)
             elsewhere.learn(characters, chunks, usage)
@@ -213,6 +255,7 @@ class Baselines:
         """Add what was learned since the last time to the file; False where that failed (it is tried again)."""
         if self.path is None:
             return False
+        self._learn()
         with self._lock:
             self._saved_at = time.monotonic()
             gains = ((key, route.news()) for key, route in self._routes.items() if isinstance(key, tuple))
@@ -235,13 +278,22 @@ class Baselines:
                 self._fit(key)
 
     def settle(self, timeout: float = 10.0) -> bool:
-        """Wait until all fits asked for are done; False where that takes longer than ``timeout`` s."""
+        """Learn all that waits for it, and wait until all fits asked for are done; False where that takes longer than
+        ``timeout`` s."""
+        self._learn()
         return self._fitter.settle(timeout)
 
     def route(self, key: Hashable) -> Route | None:
-        """What is remembered of route ``key``, to look at."""
+        """What is remembered of route ``key``, to look at; with all that was to be learned."""
+        self._learn()
         with self._lock:
             return self._routes.get(key)
+
+    def curve(self, key: Hashable) -> Curve | None:
+        """What a prompt costs on route ``key``; None before the first fit."""
+        with self._lock:
+            route = self._routes.get(key)
+            return None if route is None else route.curve
 
     def _route(self, key: Hashable) -> Route:
         route = self._routes.get(key)
@@ -254,10 +306,13 @@ class Baselines:
         return route
 
     def _fit(self, key: Hashable) -> None:
+        from llmtrace.estimate import fitting  # here, on the thread that fits: no program's start waits for it
+
         self._count(key)
+        self._learn()
         with self._lock:
             route = self._routes.get(key)
-            window = None if route is None else route.snapshot()
+            window = None if route is None or route.points < self._first_fit else route.snapshot()
         if window is None:
             return
         fitted = fitting.fit(window, self._first_fit, self.min_spread, self.least_per_token)
@@ -271,6 +326,7 @@ class Baselines:
     def _forked(self) -> None:
         """In a forked child: the parent's calls and its fitting thread are not here."""
         self._fitter = Fitter(self._fit)
+        self._learn()
         for route in self._routes.values():
             route.traffic.forget()
             route.news()  # the parent saves it

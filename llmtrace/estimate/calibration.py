@@ -9,6 +9,7 @@ Source: split conformal prediction, Lei et al., JASA 113 (2018).
 from __future__ import annotations
 
 from array import array
+from collections.abc import Sequence
 
 _KEPT = 40
 _ENOUGH = 12
@@ -40,6 +41,19 @@ class Calibration:
         else:
             self._cells[self._next] = off
             self._next = (self._next + 1) % _KEPT
+        self._reckon()
+
+    def news(self) -> list[float]:
+        """What a file should hold: how far off each of them was."""
+        return [float(f"{cell:.4g}") for cell in self._cells]
+
+    def recall(self, graded: Sequence[float]) -> None:
+        """Begin with what a file holds."""
+        self._cells = array("f", graded[-_KEPT:])
+        self._next = 0
+        self._reckon()
+
+    def _reckon(self) -> None:
         if len(self._cells) >= _ENOUGH:
             ordered = sorted(self._cells)
             at = min(len(ordered) - 1, int(0.9 * (len(ordered) + 1)))

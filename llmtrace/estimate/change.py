@@ -11,25 +11,9 @@ from dataclasses import dataclass, replace
 from math import log, sqrt
 
 from llmtrace.estimate.curve import Curve, spread
-from llmtrace.estimate.expectation import (
-    BESIDE,
-    CLASS,
-    M1,
-    MEDIA,
-    MOMENTS,
-    PACE,
-    USUAL_NOISE,
-    WHOLE,
-    B,
-    K,
-    Model,
-    N,
-    Row,
-    S,
-    U,
-    X,
-)
+from llmtrace.estimate.expectation import USUAL_NOISE, Model
 from llmtrace.estimate.mixture import CLASSES, HOT, Habits, density
+from llmtrace.estimate.rows import BESIDE, CLASS, M1, MEDIA, MOMENTS, PACE, WHOLE, B, K, N, Row, S, U, X
 
 LAST = 12
 """Calls in which a change has to show."""

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections import deque
 
-KEPT = 48
-"""First tokens and ends remembered of each route, at least; twice as many at most."""
-_MOST = 2**63 - 1
+KEPT, _MORE = 48, 8
+"""First tokens and ends remembered of each route, at least, and how many more at most: they are let go of together."""
+_NONE = array("q")
+"""No moments. Never changed."""
+_MOST_TOKENS = 2**31 - 1
 """What a cell holds at most: a provider may claim any count."""
 
 
@@ -24,7 +25,7 @@ class InFlight:
 
     __slots__ = ("arrived", "first", "number", "size", "start")
 
-    def __init__(self, start: int, size: int, number: int, arrived: deque[InFlight]) -> None:
+    def __init__(self, start: int, size: int, number: int, arrived: list[InFlight]) -> None:
         self.start = start
         self.size = size
         """Characters of its prompt, 0 where that is not known."""
@@ -75,7 +76,7 @@ class Concurrency:
     def ends(self) -> list[int]:
         """When those that had started before it ended, as far as they did before its first token; in order."""
         if self._ends is None:
-            ends, starts, start = self._window or (array("q"), array("q"), 0)
+            ends, starts, start = self._window or (_NONE, _NONE, 0)
             self._ends = [end for end, began in zip(ends, starts, strict=True) if began < start]
         return self._ends
 
@@ -104,13 +105,13 @@ class Traffic:
         self.open = 0
         """Calls on their way."""
         self._begun = 0
-        self._arrived: deque[InFlight] = deque()
+        self._arrived: list[InFlight] = []
         """Calls whose first token came and is not in order yet."""
-        self._firsts, self._sizes = array("q"), array("q")
+        self._firsts, self._sizes = array("q"), array("i")
         # First tokens, and beside each its call's uncached tokens; before those are known its characters, below 0.
         self._ends, self._starts = array("q"), array("q")
         """Ends, and beside each its call's start,"""
-        self._tokens = array("q")
+        self._tokens = array("i")
         """and the tokens of its prompt that were computed."""
         self._decoded = array("q")
         """Ends of those calls that had a first token."""
@@ -128,22 +129,31 @@ class Traffic:
         """The call is over. ``first``: when its first token came, ``tokens``: its uncached prompt tokens."""
         if in_flight.arrived is not self._arrived:
             return  # it began before a fork, or before its route was forgotten
-        self._settle()
+        if self._arrived:
+            self._settle()
         self.open -= 1
+        tokens = min(tokens, _MOST_TOKENS)
         if first is not None:
-            self._first_token(in_flight, first, min(tokens, _MOST))
-        at = bisect_right(self._ends, end)
-        self._ends.insert(at, end)
-        self._starts.insert(at, in_flight.start)
-        self._tokens.insert(at, min(tokens, _MOST))
+            self._first_token(in_flight, first, tokens)
+        ends, starts = self._ends, self._starts
+        if not ends or end >= ends[-1]:  # as nearly always
+            ends.append(end)
+            starts.append(in_flight.start)
+            self._tokens.append(tokens)
+        else:
+            at = bisect_right(ends, end)
+            ends.insert(at, end)
+            starts.insert(at, in_flight.start)
+            self._tokens.insert(at, tokens)
+        if len(ends) > KEPT + _MORE:
+            del ends[:_MORE], starts[:_MORE], self._tokens[:_MORE]
+            self._forgotten[1] += _MORE
         if in_flight.first is not None:
-            self._decoded.insert(bisect_right(self._decoded, end), end)
-        if len(self._ends) > 2 * KEPT:
-            del self._ends[:KEPT], self._starts[:KEPT], self._tokens[:KEPT]
-            self._forgotten[1] += KEPT
-        if len(self._decoded) > 2 * KEPT:
-            del self._decoded[:KEPT]
-            self._forgotten[2] += KEPT
+            decoded = self._decoded
+            decoded.insert(len(decoded) if not decoded or end >= decoded[-1] else bisect_right(decoded, end), end)
+            if len(decoded) > KEPT + _MORE:
+                del decoded[:_MORE]
+                self._forgotten[2] += _MORE
 
     def since(self, moment: int, start: int) -> tuple[int, int]:
         """Of the calls that ended after ``moment``: the computed tokens of those that had begun after ``start``, and
@@ -169,52 +179,73 @@ class Traffic:
         ``step`` (ns): first tokens no further apart than this came in the same step of the engine. A client reads them
         one after the other, so it is the distance to the next one that counts, not that to the call's own.
         """
-        self._settle()
-        ends, starts, firsts, sizes = self._ends, self._starts, self._firsts, self._sizes
+        ends, starts, firsts = self._ends, self._starts, self._firsts
+        if self.open == 1 and me.number + 1 == self._begun and (not ends or ends[-1] <= start):
+            return Concurrency(0, 0, 0, _NONE, True)  # no other call while it was on its way
+        if self._arrived:
+            self._settle()
+        forgotten = self._forgotten
         over = bisect_right(ends, ready)
         later = 0  # calls that began after this one and were over before it was ready
-        for began in starts[bisect_left(ends, start) : over]:
-            if began > start:
-                later += 1
-        before = me.number if me.arrived is self._arrived else self._begun
-        ahead = max(0, before - self._forgotten[1] - over + later)
-        began, upto = bisect_right(firsts, ready), bisect_right(firsts, first + step)
-        decoding = max(0, self._forgotten[0] + began - self._forgotten[2] - bisect_right(self._decoded, ready))
-        moments = firsts[began:upto]
+        if over and ends[over - 1] >= start:
+            for began in starts[bisect_left(ends, start) : over]:
+                if began > start:
+                    later += 1
+        mine = me.arrived is self._arrived
+        ahead = (me.number if mine else self._begun) - forgotten[1] - over + later
+        ahead = max(ahead, 0)
+        began = bisect_right(firsts, ready)
+        decoding = forgotten[0] + began - forgotten[2] - bisect_right(self._decoded, ready)
+        own = me.first
+        if own is not None and own <= ready:
+            decoding -= 1
+        decoding = max(decoding, 0)
+        moments, beside = _NONE, 0
+        if began < len(firsts) and firsts[began] <= first + step:
+            moments, beside = self._seen(own, ready, began, first, step, tokens_per_char)
+        whole = (not forgotten[1] or ends[0] <= ready) and (not forgotten[0] or firsts[0] <= ready)
+        if not ahead or over == len(ends):
+            return Concurrency(ahead, decoding, beside, moments, whole)
+        window = slice(over, bisect_left(ends, first))
+        return Concurrency(ahead, decoding, beside, moments, whole, (ends[window], starts[window], start))
+
+    def _seen(
+        self, own: int | None, ready: int, began: int, first: int, step: int, tokens_per_char: float
+    ) -> tuple[array[int], int]:
+        """First tokens of others from the ``began``-th on, until the step of ``first``; and the tokens that came in
+        that step. ``own``: the first token of the call that is asked about."""
+        sizes = self._sizes
+        moments = self._firsts[began : bisect_right(self._firsts, first + step)]
         mine = -1  # where its own first token stands among them
-        if me.first is not None and me.first > ready:
-            mine = bisect_left(moments, me.first)
+        if own is not None and own > ready:
+            mine = bisect_left(moments, own)
             if mine < len(moments):
                 del moments[mine]
             else:
                 mine = -1
-        elif me.first is not None:
-            decoding = max(0, decoding - 1)
         beside, edge = 0, first
         while moments and edge - moments[-1] <= step:
             at = began + len(moments) - 1
             at += 0 <= mine <= at - began
             edge = min(edge, moments.pop())
             beside += sizes[at] if sizes[at] >= 0 else int(-sizes[at] * tokens_per_char)
-        whole = not self._forgotten[1] or ends[0] <= ready
-        whole = whole and (not self._forgotten[0] or firsts[0] <= ready)
-        window = slice(over, bisect_left(ends, first))
-        return Concurrency(ahead, decoding, beside, moments, whole, (ends[window], starts[window], start))
+        return moments, beside
 
     def _settle(self) -> None:
         """Put into order the first tokens that came since the last time."""
         arrived = self._arrived
         while arrived:
-            in_flight = arrived.popleft()
-            self._insert(in_flight.first or 0, -in_flight.size)
+            in_flight = arrived.pop(0)
+            self._insert(in_flight.first or 0, -min(in_flight.size, _MOST_TOKENS))
 
     def _insert(self, first: int, size: int) -> None:
-        at = bisect_right(self._firsts, first)
-        self._firsts.insert(at, first)
+        firsts = self._firsts
+        at = len(firsts) if not firsts or first >= firsts[-1] else bisect_right(firsts, first)
+        firsts.insert(at, first)
         self._sizes.insert(at, size)
-        if len(self._firsts) > 2 * KEPT:
-            del self._firsts[:KEPT], self._sizes[:KEPT]
-            self._forgotten[0] += KEPT
+        if len(firsts) > KEPT + _MORE:
+            del firsts[:_MORE], self._sizes[:_MORE]
+            self._forgotten[0] += _MORE
 
     def _first_token(self, in_flight: InFlight, first: int, tokens: int) -> None:
         """What is known at the end: when the first token really came, and how many tokens were computed for it."""

@@ -11,22 +11,9 @@ from collections.abc import Sequence
 from math import log
 
 from llmtrace.estimate.change import Change, scaled
-from llmtrace.estimate.expectation import (
-    BESIDE,
-    CLASS,
-    M1,
-    MEDIA,
-    MOMENTS,
-    PACE,
-    WHOLE,
-    K,
-    Model,
-    Row,
-    S,
-    U,
-    habits_of,
-)
+from llmtrace.estimate.expectation import Model, habits_of
 from llmtrace.estimate.mixture import CLASSES, cut_normal, density, weights
+from llmtrace.estimate.rows import BESIDE, CLASS, M1, MEDIA, MOMENTS, PACE, WHOLE, K, Row, S, U
 
 _SMALLER = (0.8, 0.65, 0.5, 0.35)
 _ROUNDS = 3

@@ -14,23 +14,13 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from math import hypot, sqrt
+from math import sqrt
 from operator import mul
 
 from llmtrace.estimate import curve as curves
 from llmtrace.estimate.curve import Curve
 from llmtrace.estimate.mixture import CLASSES, Habits, Shape, cut_normal, weights
-
-MOMENTS = 3
-"""Moments of the client's own traffic that are remembered of each call: the last ones before it was taken up."""
-COLUMNS = 16
-# Uncached, cached, others' tokens beside; seconds from readiness to the first token (whole answers: to the end); class;
-# seconds per output token (whole answers: below 0); delays of headers, first event and first token; the waits until
-# moments of the client's own traffic (below 0: none); output tokens after the first; others in flight while they came;
-# others' uncached tokens computed meanwhile; images and the like in the prompt.
-U, K, BESIDE, S, CLASS, PACE, HEAD, EVENT, TOTAL, M1, M2, M3, N, B, X, MEDIA = range(COLUMNS)
-WHOLE = -1.0
-"""The pace of a whole answer."""
+from llmtrace.estimate.rows import BESIDE, CLASS, M1, MEDIA, MOMENTS, PACE, WHOLE, B, K, N, Row, S, U, X
 
 _ROUNDS = 12
 """Rounds of expectation and maximization. After 8 the figures of the recorded runs no longer move by 1 %."""
@@ -59,8 +49,6 @@ _ODD = 2.0
 """An answer so many standard deviations from what is expected counts the less, the further it is."""
 _CACHED = 0.05
 """What a cached token costs beside an uncached one where the route has not shown it: 5 % in vLLM's recorded runs."""
-
-Row = Sequence[float]
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -106,12 +94,27 @@ class Model:
 
     def answer_sd(self, x: Sequence[float]) -> float:
         """The same of a whole answer, with all the curve's terms, ``x``."""
-        total, doubt, size = 0.0, self.doubt, curves.TERMS
+        prompt, answer, both = self.parts(x)
+        return sqrt(max(0.0, prompt + answer + 2 * both))
+
+    def parts(self, x: Sequence[float]) -> tuple[float, float, float]:
+        """The variances, s², of what the curve says of a prompt and of its answer, and their covariance: where prompts
+        and answers are hard to tell apart, one is too long by what the other is too short."""
+        doubt, size, split = self.doubt, curves.TERMS, curves.ANSWER
+        prompt = answer = both = 0.0
         for at in range(0, len(doubt), size):
-            if one := x[at // size]:
-                total += one * sum(map(mul, doubt[at : at + size], x))
-        more = 0.0 if self.curve.knows_cached else _CACHED * self.curve.per_token * x[curves.CACHED]
-        return hypot(sqrt(total) if total > 0 else 0.0, more)
+            one = x[at // size]
+            if not one:
+                continue
+            behind = one * sum(map(mul, doubt[at + split : at + size], x[split:]))
+            if at < split * size:
+                prompt += one * sum(map(mul, doubt[at : at + split], x))
+                both += behind
+            else:
+                answer += behind
+        if not self.curve.knows_cached:
+            prompt += (_CACHED * self.curve.per_token * x[curves.CACHED]) ** 2
+        return prompt, answer, both
 
 
 def fit_model(

@@ -5,7 +5,6 @@ Takes some ms; for a thread of its own.
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import exp, hypot, log
@@ -15,10 +14,11 @@ from llmtrace.estimate import curve as curves
 from llmtrace.estimate.anchors import Anchors
 from llmtrace.estimate.change import Change
 from llmtrace.estimate.doubt import least_factor
-from llmtrace.estimate.expectation import (
+from llmtrace.estimate.expectation import Model, fit_model
+from llmtrace.estimate.mixture import weights
+from llmtrace.estimate.rows import (
     BESIDE,
     CLASS,
-    COLUMNS,
     EVENT,
     HEAD,
     M1,
@@ -29,15 +29,12 @@ from llmtrace.estimate.expectation import (
     WHOLE,
     B,
     K,
-    Model,
     N,
     Row,
     S,
     U,
     X,
-    fit_model,
 )
-from llmtrace.estimate.mixture import weights
 
 CALM = 48
 """Calls that did not wait, kept from before the window: the curve's floor outlasts a busy hour."""
@@ -60,9 +57,9 @@ _HOP_LEAST, _HOP_MOST = 0.25, 0.75
 class Window:
     """What one fit works on."""
 
-    cells: array[float]
+    rows: list[Row]
     """Oldest call first."""
-    calm: array[float]
+    calm: list[Row]
     due: bool
     """A fit is due; else it is only looked whether the route has changed."""
     model: Model | None
@@ -85,7 +82,7 @@ class Fitted:
     calm_step: float
     lower_bound: bool
     anchors: Anchors
-    calm: array[float]
+    calm: list[Row]
     forget: int = 0
     """Only the last so many calls still count (0: all)."""
     spread: float = float("inf")
@@ -101,7 +98,7 @@ class Fitted:
 
 def fit(window: Window, min_calls: int, min_spread: float, least_per_token: float = 0.0) -> Fitted:
     """Fit the model, the way and the anchors to a window of calls, if that is due or the route has changed."""
-    rows, calm = _rows(window.cells), _rows(window.calm)
+    rows, calm = window.rows, window.calm
     before, forget = window.model, 0
     borrowed = window.borrowed
     if borrowed and window.due and len(rows) >= _OWN and not (before is not None and _standing(rows, before)):
@@ -124,7 +121,7 @@ def fit(window: Window, min_calls: int, min_spread: float, least_per_token: floa
     anchors = replace(window.anchors)
     spread = _spread(every) if every else float("inf")
     if len(every) < min_calls or spread < min_spread:
-        kept = _flat(calm)
+        kept = calm
         return Fitted(
             before or window.model,
             window.hop,
@@ -152,7 +149,7 @@ def fit(window: Window, min_calls: int, min_spread: float, least_per_token: floa
         hop = over  # their headers tell nothing
     middle = sorted(row[U] for row in rows)[len(rows) // 2]
     bound = over - hop > max(0.5 * calm_step, 0.2 * curve.cost(middle)) or _standing(rows, model)
-    kept = _flat(_calm(rows, calm, model, window.hop, before))
+    kept = _calm(rows, calm, model, window.hop, before)
     doubted = least_factor(rows, model, window.hop)
     return Fitted(
         model, hop, calm_step, bound, anchors, kept, forget, spread, change.least, change.most, borrowed, doubted
@@ -160,8 +157,8 @@ def fit(window: Window, min_calls: int, min_spread: float, least_per_token: floa
 
 
 def _moved(
-    model: Model, change: Change, rows: list[tuple[float, ...]], calm: list[tuple[float, ...]], hop: float
-) -> tuple[Model, list[tuple[float, ...]], list[tuple[float, ...]], int]:
+    model: Model, change: Change, rows: list[Row], calm: list[Row], hop: float
+) -> tuple[Model, list[Row], list[Row], int]:
     """The model after a change, with the calls that it is to be fitted to and the calm ones, and how many of the last
     calls still count (0: all)."""
     now, since = changes.scaled(model, change), change.calls
@@ -205,20 +202,13 @@ def _sd(row: Row, model: Model) -> float:
     return model.sd(curve.cost(row[U], row[K], row[BESIDE], row[MEDIA]), answer)
 
 
-def _rows(cells: array[float]) -> list[tuple[float, ...]]:
-    flat = cells.tolist()
-    return [tuple(flat[at : at + COLUMNS]) for at in range(0, len(flat), COLUMNS)]
-
-
-def _calm(
-    rows: Sequence[Row], calm: Sequence[Row], model: Model, hop: float, before: Model | None = None
-) -> list[tuple[float, ...]]:
+def _calm(rows: Sequence[Row], calm: Sequence[Row], model: Model, hop: float, before: Model | None = None) -> list[Row]:
     """The calm calls, with those of ``rows`` that did not wait; of the most crowded length the oldest goes.
 
     ``before``: the model until now. A call is not called calm only because the new one thinks that such calls cost much
     more: a queue that does not empty looks like that.
     """
-    kept = dict.fromkeys(tuple(row) for row in calm)
+    kept = dict.fromkeys(calm)
     for row in rows:
         work = changes.work_of(row, model)
         if before is not None and work > _CALM_RISE * changes.work_of(row, before):
@@ -227,7 +217,7 @@ def _calm(
         way = model.habits[int(row[CLASS])]
         none, *_ = weights(row[S] - work, work, _sd(row, model), moments, way, model.shape)
         if none >= _CALM_SURE:
-            kept[tuple(row)] = None
+            kept[row] = None
     chosen = list(kept)
     lengths = [int(row[U]).bit_length() for row in chosen]
     while len(chosen) > CALM:
@@ -235,7 +225,3 @@ def _calm(
         at = lengths.index(crowded)
         del chosen[at], lengths[at]
     return chosen
-
-
-def _flat(rows: Sequence[Row]) -> array[float]:
-    return array("f", [cell for row in rows for cell in row])

@@ -29,8 +29,8 @@ CLASSES = 4
 """Whether this client had calls ahead (1), and whether there are signs that the engine is busy (2)."""
 BUSY, HOT = 1, 2
 _ROOT2, _ROOT2PI = sqrt(2.0), sqrt(2.0 * pi)
+_OVER_ROOT2, _OVER_ROOT2PI = 1 / _ROOT2, 1 / _ROOT2PI
 _LEAST = 1e-290
-_NORMAL = NormalDist()
 _SIDE = 1.645
 """A normal part of a posterior is stood for by its middle (weight 0.4) and by its 5 and 95 % points, so many standard
 deviations beside it (0.3 each); an exponential one by its 5, 50 and 95 % points (0.35, 0.4, 0.25: its mean to 4 %)."""
@@ -48,6 +48,8 @@ _CROWDED = 0.6
 """Where the mean step is so much of a full one, there always are prompts that wait: most steps are full then."""
 _UNCUT = 2.0
 """So many standard deviations above zero, the cut at zero no longer shows in those points."""
+_FAR = 0.136
+"""Of a stretch that happens less often than this (e over 20), the mean stands for the far point too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,14 +90,8 @@ class Wait:
     """95 % quantile."""
     waited: float
     """Probability that it waited at all."""
-    own: float
-    """Probability that it waited for a moment that this client saw."""
-    until: float
-    """The likeliest of those waits, s; 0 where there is none."""
     step: float
     """What of its mean was the wait for the step that ran when the call came, s."""
-    surprise: float
-    """How far below what the curve allows the call was, in standard deviations; 0 where it was not."""
 
 
 @dataclass(slots=True)
@@ -109,13 +105,18 @@ class Steps:
     pace: float
     """The mean step while this call's tokens were made, s."""
 
+    @property
+    def crowded(self) -> bool:
+        """Most steps are full."""
+        return self.pace > _CROWDED * self.full
+
     def parts(self, rest: float, work: float) -> list[tuple[float, float]]:
         """Waits that nobody saw the end of, with their weights, if the call shared its steps.
 
         While all steps are full, a prompt takes as many whole ones as it touches, wherever in its first one it began.
         Else it shared its first step alone.
         """
-        if self.pace > _CROWDED * self.full:
+        if self.crowded:
             long = max(self.full, self.pace)
             whole, part = divmod(work / self.full, 1.0)
             few = rest + work - (whole + 1) * long
@@ -152,20 +153,37 @@ def cut_normal(mean: float, sd: float) -> tuple[float, float]:
 def _densities(
     rest: float, work: float, noise: float, moments: Sequence[float], habits: Habits, shape: Shape
 ) -> tuple[float, float, float, float, list[float]]:
-    """What makes the weights: how likely each part is, times the density of ``rest`` under it."""
+    """What makes the weights: how likely each part is, times the density of ``rest`` under it.
+
+    Every call pays for this twice where it stands: ``emg`` is written out.
+    """
     z = rest / noise
-    none = habits.none * exp(-z * z / 2) / noise / _ROOT2PI if abs(z) < 38 else 0.0
-    brief = habits.brief * emg(rest, noise, shape.brief)
-    long = habits.long * emg(rest, noise, habits.scale)
-    stretched = habits.stretched * emg(rest, noise, max(shape.stretch * work, 1e-6))
+    none = habits.none * exp(-0.5 * z * z) / noise * _OVER_ROOT2PI if -38.0 < z < 38.0 else 0.0
+    scale = shape.brief
+    ratio = noise / scale
+    power = 0.5 * ratio * ratio - rest / scale
+    brief = long = slow = 0.0
+    if -700.0 < power < 600.0:
+        brief = 0.5 * habits.brief * exp(power) * erfc((ratio - z) * _OVER_ROOT2) / scale
+    scale = habits.scale
+    ratio = noise / scale
+    power = 0.5 * ratio * ratio - rest / scale
+    if -700.0 < power < 600.0:
+        long = 0.5 * habits.long * exp(power) * erfc((ratio - z) * _OVER_ROOT2) / scale
+    scale = shape.stretch * work
+    scale = max(scale, 1e-6)
+    ratio = noise / scale
+    power = 0.5 * ratio * ratio - rest / scale
+    if -700.0 < power < 600.0:
+        slow = 0.5 * habits.stretched * exp(power) * erfc((ratio - z) * _OVER_ROOT2) / scale
     until: list[float] = []
     if moments:
         sd = sqrt(noise * noise + shape.blur * shape.blur)
-        share = habits.own / len(moments) / sd / _ROOT2PI
+        share = habits.own / len(moments) / sd * _OVER_ROOT2PI
         for moment in moments:
             z = (rest - moment) / sd
-            until.append(share * exp(-z * z / 2) if abs(z) < 38 else 0.0)
-    return none, brief, long, stretched, until
+            until.append(share * exp(-0.5 * z * z) if -38.0 < z < 38.0 else 0.0)
+    return none, brief, long, slow, until
 
 
 def density(rest: float, work: float, noise: float, moments: Sequence[float], habits: Habits, shape: Shape) -> float:
@@ -196,11 +214,14 @@ def _with_shared(
     """``weights``, and for each of ``moments`` the probability that the call began in the step which ended then."""
     none, brief, long, stretched, until = _densities(rest, work, noise, moments, habits, shape)
     begun: list[float] = []
+    # What the prompt took beyond its own work from the beginning of that step on: the others' part of the first one;
+    # while all steps are full, that of its last one too.
+    later = steps.full if steps.crowded else 0.0
     for moment in moments:
-        early = (moment - rest) / noise
+        early = (moment + later - rest) / noise
         late = (moment - steps.full - rest) / noise
-        inside = 0.5 * (erfc(-early / _ROOT2) - erfc(-late / _ROOT2))
-        begun.append(habits.own * steps.share * inside / len(moments) / steps.full)
+        inside = 0.5 * (erfc(-early * _OVER_ROOT2) - erfc(-late * _OVER_ROOT2))
+        begun.append(habits.own * steps.share * inside / len(moments) / (steps.full + later))
     until = [(1 - steps.share) * each for each in until]
     total = none + brief + long + stretched + sum(until) + sum(begun)
     if total < _LEAST:
@@ -228,34 +249,38 @@ def posterior(
     """
     begun: list[float] = []
     if steps is None:
-        none, brief, long, stretched, until = weights(rest, work, noise, moments, habits, shape)
+        none, brief, long, stretched, until = _densities(rest, work, noise, moments, habits, shape)
+        total = none + brief + long + stretched + sum(until)
+        if total < _LEAST:
+            none, brief, long, stretched, until = weights(rest, work, noise, moments, habits, shape)
+            total = 1.0
+        over = 1.0 / total
+        none, brief, long, stretched = none * over, brief * over, long * over, stretched * over
     else:
         none, brief, long, stretched, until, begun = _with_shared(rest, work, noise, moments, habits, shape, steps)
+        over = 1.0
     zero = none + stretched
-    surprise = -rest / noise if rest < 0 else 0.0
     if zero > _CERTAIN:
-        mean = (1 - zero) * max(0.0, rest)
-        return Wait(mean, 0.0, 0.0, 0.0, 1.0 - zero, 0.0, 0.0, mean, surprise)
+        mean = (1.0 - zero) * rest if rest > 0.0 else 0.0
+        return Wait(mean, 0.0, 0.0, 0.0, 1.0 - zero, mean)
     nodes: list[tuple[float, float]] = []
-    mean = step = own = best = at = 0.0
+    mean = step = 0.0
     if until:
         blur = shape.blur
         square = noise * noise + blur * blur
         drawn, side = blur * blur / square, _SIDE * noise * blur / sqrt(square)
-        for moment, weight in zip(moments, until, strict=True):
+        for moment, density_then in zip(moments, until, strict=True):
+            weight = density_then * over
             if weight < _NEGLIGIBLE:
                 continue
-            until_then = max(0.0, moment + drawn * (rest - moment))
-            nodes += [
-                (max(0.0, until_then - side), 0.3 * weight),
-                (until_then, 0.4 * weight),
-                (until_then + side, 0.3 * weight),
-            ]
+            until_then = moment + drawn * (rest - moment)
+            until_then = max(until_then, 0.0)
+            few = until_then - side
+            nodes.append((few if few > 0.0 else 0.0, 0.3 * weight))
+            nodes.append((until_then, 0.4 * weight))
+            nodes.append((until_then + side, 0.3 * weight))
             mean += weight * until_then
-            own += weight
-            step += weight * min(step_seen, until_then)
-            if weight > best:
-                best, at = weight, until_then
+            step += weight * (step_seen if step_seen < until_then else until_then)
     if steps is not None:
         for moment, weight in zip(moments, begun, strict=True):
             if weight < _NEGLIGIBLE:
@@ -264,7 +289,6 @@ def posterior(
             side = 0.25 * steps.full
             nodes += [(max(0.0, wait - side), 0.2 * weight), (wait, 0.5 * weight), (wait + side, 0.3 * weight)]
             mean += weight * (wait + 0.05 * steps.full)
-            own += weight
             step += weight * min(step_seen, wait)
         for whole, scale in ((brief, shape.brief), (long, habits.scale)):
             if (whole := whole * steps.share) < _NEGLIGIBLE:
@@ -275,52 +299,20 @@ def posterior(
                 if scale == shape.brief:
                     step += whole * weight * wait
         brief, long = brief * (1 - steps.share), long * (1 - steps.share)
-    slow = max(_BEHIND * long, habits.stretched / max(habits.none + habits.stretched, 1e-9))
     shared = _SHARED * brief
     zero += shared
-    for whole, scale in ((brief - shared, shape.brief), (long, habits.scale)):
-        if whole < _NEGLIGIBLE:
-            continue
-        middle = rest - noise * noise / scale
-        weight = whole * (1.0 - slow)
-        if middle > _UNCUT * noise:
-            side = _SIDE * noise
-            nodes += [(middle - side, 0.3 * weight), (middle, 0.4 * weight), (middle + side, 0.3 * weight)]
-            part = weight * middle
-        else:
-            few, half, many = _cut_quantiles(middle, noise)
-            nodes += [(few, 0.35 * weight), (half, 0.4 * weight), (many, 0.25 * weight)]
-            part = weight * (0.35 * few + 0.4 * half + 0.25 * many)
-        if slow > _NEGLIGIBLE:
-            # On a busy engine the work that follows a wait is stretched as well, as often as without one.
-            # Two points stand for it: one in 20 is longer than the far one, and their mean is the stretch's.
-            length, weight = shape.stretch * work, whole * slow
-            far = max(1.0, log(20.0 * slow))
-            near, far = middle - (1.0 - 0.3 * far) / 0.7 * length, middle - far * length
-            near, far = near if near > 0.0 else 0.0, far if far > 0.0 else 0.0
-            nodes += [(near, 0.7 * weight), (far, 0.3 * weight)]
-            part += weight * (0.7 * near + 0.3 * far)
-        mean += part
-        if scale == shape.brief:
+    brief -= shared
+    if brief >= _NEGLIGIBLE or long >= _NEGLIGIBLE:
+        slow = habits.stretched / (habits.none + habits.stretched + 1e-9)
+        slow = max(slow, _BEHIND * long)
+        length = shape.stretch * work
+        if brief >= _NEGLIGIBLE:
+            part = _unseen(nodes, rest - noise * noise / shape.brief, noise, brief, slow, length)
+            mean += part
             step += part
+        if long >= _NEGLIGIBLE:
+            mean += _unseen(nodes, rest - noise * noise / habits.scale, noise, long, slow, length)
     nodes.sort()
-    low, median, high = _quantiles(nodes, zero)
-    step += long * shape.brief
-    return Wait(mean, median, low, high, 1.0 - zero, own, at, min(step, mean), surprise)
-
-
-def _cut_quantiles(mean: float, sd: float) -> tuple[float, float, float]:
-    """The 5, 50 and 95 % points of a normal variable that is cut off at zero."""
-    below = 0.5 * erfc(mean / sd / _ROOT2)
-    if below > 1 - 1e-9:  # by the tail's expansion, which is exponential
-        usual = sd * sd / -mean
-        return 0.051 * usual, 0.693 * usual, 2.996 * usual
-    inverse, left = _NORMAL.inv_cdf, 1 - below
-    few, half, many = (mean + sd * inverse(below + rank * left) for rank in (0.05, 0.5, 0.95))
-    return max(0.0, few), max(0.0, half), max(0.0, many)
-
-
-def _quantiles(nodes: Sequence[tuple[float, float]], zero: float) -> tuple[float, float, float]:
     low = median = high = 0.0
     passed = zero
     for value, weight in nodes:
@@ -330,8 +322,77 @@ def _quantiles(nodes: Sequence[tuple[float, float]], zero: float) -> tuple[float
             low = value
         if before < 0.5 <= passed:
             median = value
-        if before < 0.95:
-            high = value
-        else:
+        if before >= 0.95:
             break
-    return low, median, high
+        high = value
+    step += long * shape.brief
+    return Wait(mean, median, low, high, 1.0 - zero, step if step < mean else mean)
+
+
+def _unseen(
+    nodes: list[tuple[float, float]], middle: float, noise: float, whole: float, slow: float, length: float
+) -> float:
+    """Put a wait that nobody saw the end of, of this weight (``whole``), among the ``nodes``; returns its part of the
+    mean.
+
+    ``middle``, ``noise``: of the normal variable that it is, cut off at zero. ``slow``: how often the work that follows
+    is stretched, by ``length`` s on average.
+    """
+    weight = whole * (1.0 - slow)
+    if middle > _UNCUT * noise:
+        side = _SIDE * noise
+        nodes.append((middle - side, 0.3 * weight))
+        nodes.append((middle, 0.4 * weight))
+        nodes.append((middle + side, 0.3 * weight))
+        part = weight * middle
+    else:
+        few, half, many = _cut_quantiles(middle, noise)
+        nodes.append((few, 0.35 * weight))
+        nodes.append((half, 0.4 * weight))
+        nodes.append((many, 0.25 * weight))
+        part = weight * (0.35 * few + 0.4 * half + 0.25 * many)
+    if slow > _NEGLIGIBLE:
+        # On a busy engine the work that follows a wait is stretched as well, as often as without one.
+        # Two points stand for it: one in 20 is longer than the far one, and their mean is the stretch's.
+        weight = whole * slow
+        far = log(20.0 * slow) if slow > _FAR else 1.0
+        near, far = middle - (1.0 - 0.3 * far) / 0.7 * length, middle - far * length
+        near, far = near if near > 0.0 else 0.0, far if far > 0.0 else 0.0
+        nodes.append((near, 0.7 * weight))
+        nodes.append((far, 0.3 * weight))
+        part += weight * (0.7 * near + 0.3 * far)
+    return part
+
+
+def _cut_quantiles(mean: float, sd: float) -> tuple[float, float, float]:
+    """The 5, 50 and 95 % points of a normal variable that is cut off at zero."""
+    z = mean / sd
+    if z < _FURTHEST:  # by the tail's expansion, which is exponential
+        usual = sd / -z
+        return 0.051 * usual, 0.693 * usual, 2.996 * usual
+    at = (z - _FURTHEST) * _PER_SD
+    cell = int(at)
+    at -= cell
+    (few, half, many), (more_few, more_half, more_many) = _CUT[cell], _CUT[cell + 1]
+    return (
+        sd * (few + at * (more_few - few)),
+        sd * (half + at * (more_half - half)),
+        sd * (many + at * (more_many - many)),
+    )
+
+
+def _cut_table() -> tuple[tuple[float, float, float], ...]:
+    """``_cut_quantiles`` of a standard deviation of 1, for means from ``_FURTHEST`` to ``_UNCUT``."""
+    inverse, made = NormalDist().inv_cdf, list[tuple[float, float, float]]()
+    for cell in range(int((_UNCUT - _FURTHEST) * _PER_SD) + 2):
+        z = _FURTHEST + cell / _PER_SD
+        left = 0.5 * erfc(-z / _ROOT2)  # of what lies above zero; the points are taken from the top, where it is exact
+        few, half, many = (z - inverse(left * (1 - rank)) for rank in (0.05, 0.5, 0.95))
+        made.append((few, half, many))
+    return tuple(made)
+
+
+_FURTHEST, _PER_SD = -8.0, 16
+"""Where the table of those points begins, and its cells for each standard deviation: between two of them a straight
+line is off by under 0.1 % of one."""
+_CUT = _cut_table()

@@ -100,6 +100,9 @@ class Expected:
     """The step in which hits are counted."""
 
 
+_NOTHING = Expected(0, 0.0)
+
+
 class Survival:
     """How long a route's cached prefixes live when they are not used: hits and misses by idle time."""
 
@@ -246,7 +249,7 @@ def expected(prompt: Prompt, survival: Survival, provider: str, input_tokens: in
     the beginning's true end is all that is certain: this may be up to one piece too few).
     """
     if not prompt.known or not prompt.size:
-        return Expected(0, 0.0)
+        return _NOTHING
     least, block = RULES.get(provider, _ELSEWHERE)
     block = max(block, survival.block) if survival.block and provider not in RULES else block
     tokens = min(prompt.known * input_tokens // prompt.size, input_tokens - 1)

@@ -7,50 +7,51 @@ models are fitted elsewhere (``estimate/fitting.py``).
 
 from __future__ import annotations
 
-from array import array
 from bisect import bisect_right
-from math import hypot, sqrt
+from collections.abc import Sequence
+from math import sqrt
+from typing import TYPE_CHECKING
 
 from llmtrace.estimate import curve as curves
 from llmtrace.estimate.anchors import Anchors
 from llmtrace.estimate.calibration import Calibration
 from llmtrace.estimate.concurrency import Concurrency, InFlight, Traffic
 from llmtrace.estimate.curve import Curve
-from llmtrace.estimate.expectation import COLUMNS, MOMENTS, WHOLE, Model
-from llmtrace.estimate.fitting import Fitted, Window
+from llmtrace.estimate.expectation import Model
 from llmtrace.estimate.limit import Limit
 from llmtrace.estimate.mixture import BUSY, HOT, Steps, Wait, posterior
 from llmtrace.estimate.prefixes import Survival
+from llmtrace.estimate.rows import MOMENTS, WHOLE, Ring, pack, unpack
 from llmtrace.estimate.sample import Sample
 from llmtrace.estimate.sharing import Sharing
+from llmtrace.estimate.split import edges, split_stream, split_whole
 from llmtrace.estimate.store import Saved
 from llmtrace.estimate.tokens import PER_CHAR, Ratios
-from llmtrace.phases.merged import ANSWERS_ALIKE, NOT_FITTED, few_calls, narrow_spread, undecided
+from llmtrace.phases.merged import ANSWERS_ALIKE, NOT_FITTED, few_calls, narrow_spread
 from llmtrace.phases.model import Estimate, Unknown
+
+if TYPE_CHECKING:
+    from llmtrace.estimate.fitting import Fitted, Window
 
 WINDOW = 96
 """Calls that the model is fitted to."""
 FIT_EVERY = 16
-LOOK_EVERY = 4
+LOOK_EVERY = 2
 """Calls between two looks whether the route has changed."""
 _TAKEN_UP = 0.6
 """A call cannot have been taken up so late that less than this share of its curve's cost was left."""
-_CERTAIN = 1.645
-"""Half width of the 90 % interval of a normal distribution, in standard deviations."""
-_CERTAIN_SIDE = 0.95
-"""The end of a 90 % interval that has one side."""
-_WAY = 0.7
-"""Of the way's jitter that the headers show, so much is on the way behind them."""
 _BUSY_PACE = 1.5
 """A call whose tokens came so much slower than on a calm engine shared it with others."""
-_UNDECIDED = 0.8
-"""Where the 90 % interval of the wait spans so much of the stretch that it lies in, the two are not told apart: what
-may be anything is no estimate."""
 _ANSWERS = 3
 """Of so many streams, one is looked at for what went on beside its answer: in the window are enough of them then."""
 _NEW = 0.05
 """Weight of the latest call in the usual prompt's length: that of some 20 calls."""
 _STEP_NS = 1_000_000
+
+Lesson = tuple[Sample, Concurrency, int, Sequence[float], int, float, float, float, "Wait | None", float, float, float]
+"""What ``Route.end`` leaves to ``Route.learn``: the call, what was around it, when it was ready (ns), the moments that
+it may have waited for, its class and pace, what the curve says of its prompt and its answer (s), its wait, and the
+answer's terms."""
 
 
 class Route:
@@ -58,11 +59,10 @@ class Route:
 
     __slots__ = (
         "_calm",
-        "_cells",
         "_fit_asked",
-        "_learned",
         "_look_due",
-        "_next",
+        "_rows",
+        "_upstream",
         "_usual",
         "_waited",
         "_waited_at",
@@ -71,16 +71,16 @@ class Route:
         "calibration",
         "calm_step",
         "doubted",
+        "edges",
         "fit_due",
         "hop",
-        "jitter",
         "least",
         "limits",
         "lower_bound",
         "model",
         "most",
-        "points",
         "ratios",
+        "seen",
         "sharing",
         "spread",
         "survival",
@@ -89,15 +89,13 @@ class Route:
     )
 
     def __init__(self) -> None:
-        self._cells = array("f", bytes(4 * COLUMNS * WINDOW))
-        self._calm = array("f")
+        self._rows = Ring(WINDOW)
+        self._calm = pack(())
         """Calls that did not wait, from before the window."""
-        self.points = 0
-        """Calls in the window."""
         self.unsaved = 0
-        """The last so many of them are in no file yet."""
-        self._next = 0
-        self._learned = 0
+        """The last so many of the rows are in no file yet."""
+        self.seen = 0
+        """Calls that ended, those among them that are still to be learned from; those from a file."""
         self.fit_due = 0
         self.spread = float("inf")
         """Of the calls' uncached tokens, 90th over 10th percentile, as the last fit saw it."""
@@ -106,10 +104,10 @@ class Route:
         self.model: Model | None = None
         self.hop = 0.0
         """To the engine and back, beyond what the admission anchor shows, s."""
-        self.jitter = 0.0
-        """Of the way there and back, s: one standard deviation of the headers' delay, where they are an anchor."""
         self.calm_step = 0.0
         """One step of an engine that is not busy, s: the low end of the seconds per output token."""
+        self.edges = 0.0, 0.0
+        """See ``split.edges``."""
         self.lower_bound = False
         self.survival = Survival()
         self.ratios = Ratios()
@@ -122,10 +120,17 @@ class Route:
         """By which factor the work may be another than the model says, by the last calls."""
         self.doubted, self.borrowed = 1.0, False
         self._look_due, self._fit_asked = 0, False
+        self._upstream: str | bool | None = None
+        """Where its calls went, as far as a gateway told; True: to several upstreams."""
         self._waited = 0.0
         """Probability that the last call waited."""
         self._waited_at = 0
         """When that one got its first token, ns."""
+
+    @property
+    def points(self) -> int:
+        """Calls that the next fit rests on."""
+        return self._rows.count
 
     @property
     def curve(self) -> Curve | None:
@@ -137,66 +142,90 @@ class Route:
         """Calls that the engine runs at once, where that has shown."""
         return self.limits.known
 
-    # --- a call's end ---------------------------------------------------------------------------------------------
-    def end(self, sample: Sample, in_flight: InFlight, least: int, least_spread: float = 0.0) -> Estimate | Unknown:
-        """What is to be said of a call that has ended, or why nothing is; then it is learned from.
+    def sends_to(self, upstream: str) -> bool:
+        """Whether its calls go to several upstreams, now that one went to this one."""
+        if self._upstream is None:
+            self._upstream = upstream
+        elif self._upstream is not True and self._upstream != upstream:
+            self._upstream = True
+        return self._upstream is True
 
-        ``least``: calls asked for; ``least_spread``: how far their uncached tokens have to spread.
+    # --- a call's end ---------------------------------------------------------------------------------------------
+    def end(
+        self, sample: Sample, in_flight: InFlight, least: int, least_spread: float = 0.0
+    ) -> tuple[Estimate | Unknown, Lesson]:
+        """What is to be said of a call that has ended, or why nothing is; and what is to be learned from it, later.
+
+        ``least``: calls asked for; ``least_spread``: how far their uncached tokens have to spread. This is what the
+        application waits for: all that need not be known of the next call at once is left to ``learn``.
         """
-        ready = self._ready(sample)
+        model, whole, first = self.model, sample.whole, sample.first
+        if whole:  # its headers do not tell when it was at the engine's door
+            ready = min(sample.start + int(self.anchors.admission * 1e9), first)
+        else:
+            ready = self.anchors.ready(sample.start, sample.headers, sample.event, first)
+        step = int(self.calm_step * 5e8)
         around = self.traffic.around(
             in_flight,
             in_flight.start,
             ready,
-            sample.first,
-            max(_STEP_NS, int(self.calm_step * 5e8)),
+            first,
+            step if step > _STEP_NS else _STEP_NS,
             self.ratios.per_char or PER_CHAR,
         )
-        model = self.model
+        freed = self._freed(around, ready)
+        output, beside, joined = sample.tokens - 1, 0.0, 0.0
+        if whole or not self.seen % _ANSWERS:
+            beside, joined = self._meanwhile(sample, around, ready if freed is None else freed)
+        if output < 0 or (not whole and self.seen % _ANSWERS):
+            output = 0  # of this stream's answer nothing is learned
         work = answer = 0.0
         if model is not None:
             work = model.curve.cost(sample.uncached, sample.cached, around.beside, sample.media)
-        freed = self._freed(around, ready)
-        beside = joined = 0.0
-        output = sample.tokens - 1
-        if sample.whole or not self._learned % _ANSWERS:
-            beside, joined = self._meanwhile(sample, around, ready if freed is None else freed)
-        else:
-            output = 0  # nothing is learned from this stream's answer
-        if model is not None and sample.whole:
-            answer = model.curve.answer(max(0, sample.tokens - 1), beside, joined)
-        moments = self._moments(sample, around, ready, freed, work + answer)
-        kind = self._kind(sample, around, ready, freed is not None)
+            if whole:
+                answer = model.curve.answer(output, beside, joined)
+        moments: Sequence[float] = ()
+        if whole or freed is not None or around.firsts:
+            moments = self._moments(sample, around, ready, freed, work + answer)
+        pace = 0.0 if whole else _pace(sample)
+        kind = BUSY if around.ahead else 0
+        if (
+            freed is not None
+            or pace > _BUSY_PACE * self.calm_step > 0.0
+            or (self._waited > 0.5 and ready - self._waited_at < first - ready)
+        ):
+            kind |= HOT
         wait: Wait | None = None
-        if model is not None and (model.curve.knows_answers or not sample.whole):
-            wait = self._wait(model, sample, around, ready, moments, work, answer, (beside, joined), kind)
+        if model is not None and (model.curve.knows_answers or not whole):
+            doubt = self._doubt(model, sample, around, (output, beside, joined))
+            wait = self._wait(model, sample, around, ready, moments, work, answer, doubt, pace, kind)
+            if sample.exact:
+                self._waited, self._waited_at = wait.waited, first
         estimate: Estimate | Unknown
-        if self._learned < least:
-            estimate = few_calls(self._learned, least)
+        if self.seen < least:
+            estimate = few_calls(self.seen, least)
         elif model is None:
             estimate = narrow_spread(self.spread, least_spread) if self.spread < least_spread else NOT_FITTED
         elif wait is None:
             estimate = ANSWERS_ALIKE
-        elif sample.whole:
-            estimate = self._split_whole(model, wait, sample, ready, work, answer)
+        elif whole:
+            estimate = split_whole(
+                self, model, wait, sample, around.beside, ready, work, answer, (output, beside, joined)
+            )
         else:
-            estimate = self._split(model, wait, sample, around, ready, work)
+            estimate = split_stream(self, model, wait, sample, around.beside, ready, work)
         if sample.exact:
-            self._learn(sample, around, ready, moments, kind, work + answer, wait, (max(0, output), beside, joined))
-        return estimate
-
-    def _ready(self, sample: Sample) -> int:
-        """When the request was at the engine's door, as far as known; a whole answer's headers do not tell."""
-        if sample.whole:
-            return min(sample.start + int(self.anchors.admission * 1e9), sample.first)
-        return self.anchors.ready(sample.start, sample.headers, sample.event, sample.first)
+            self.seen += 1
+            self._usual += (sample.uncached - self._usual) * max(_NEW, 1 / self.seen)
+        return estimate, (sample, around, ready, moments, kind, pace, work, answer, wait, output, beside, joined)
 
     def _freed(self, around: Concurrency, ready: int) -> int | None:
         """When the slot was freed that the call had to wait for; None where it had one, or the limit is not known."""
-        if self.limit is not None and around.ahead >= self.limit:
-            must_end = around.ahead - self.limit
-            if must_end < len(around.ends):
-                return max(ready, around.ends[must_end])
+        limit = self.limits.known
+        if limit is not None and around.ahead >= limit:
+            must_end, ends = around.ahead - limit, around.ends
+            if must_end < len(ends):
+                return max(ready, ends[must_end])
         return None
 
     def _meanwhile(self, sample: Sample, around: Concurrency, began: int) -> tuple[float, float]:
@@ -224,8 +253,9 @@ class Route:
         elif sample.whole:
             seen = around.ends
         moments: list[float] = []
+        most = MOMENTS - (freed is not None)
         for moment in reversed(seen):
-            if moment <= earliest or len(moments) >= MOMENTS - (freed is not None):
+            if moment <= earliest or len(moments) >= most:
                 break
             if moment <= latest:
                 moments.append((moment - ready) / 1e9)
@@ -233,14 +263,12 @@ class Route:
             moments.append((freed - ready) / 1e9)
         return moments
 
-    def _kind(self, sample: Sample, around: Concurrency, ready: int, freed: bool) -> int:
-        """The call's class: see ``mixture.CLASSES``."""
-        kind = BUSY if around.ahead else 0
-        crowded = bool(self.calm_step) and _pace(sample) > _BUSY_PACE * self.calm_step
-        after = self._waited > 0.5 and ready - self._waited_at < sample.first - ready
-        if freed or crowded or after:
-            kind |= HOT
-        return kind
+    def _doubt(self, model: Model, sample: Sample, around: Concurrency, answer: tuple[float, float, float]) -> float:
+        """Standard deviation of what the curve says of the call, s."""
+        if not sample.whole:
+            return model.prompt_sd(sample.uncached + around.beside, sample.cached, sample.media)
+        x = curves.terms(sample.uncached, sample.cached, around.beside, sample.media)
+        return model.answer_sd(x + curves.answer_terms(*answer))
 
     def _wait(
         self,
@@ -248,200 +276,95 @@ class Route:
         sample: Sample,
         around: Concurrency,
         ready: int,
-        moments: list[float],
+        moments: Sequence[float],
         work: float,
         answer: float,
-        meanwhile: tuple[float, float],
+        doubt: float,
+        pace: float,
         kind: int,
     ) -> Wait:
-        rest = max(0, sample.first - ready) / 1e9 - work - answer
+        """The posterior of the call's wait."""
+        rest = (sample.first - ready) / 1e9 if sample.first > ready else 0.0
+        every = work + answer
+        square = (model.noise * work) ** 2 + model.floor**2 + doubt * doubt
+        if answer:
+            square += (model.pace_noise * answer) ** 2
         hop = self.hop
-        if sample.whole:
-            x = curves.terms(sample.uncached, sample.cached, around.beside, sample.media)
-            x += curves.answer_terms(max(0, sample.tokens - 1), *meanwhile)
-            doubt = model.answer_sd(x)
-        else:
-            doubt = model.prompt_sd(sample.uncached + around.beside, sample.cached, sample.media)
-        sd = hypot(model.sd(work, answer), doubt)
-        moments = [max(0.0, moment - hop) for moment in moments]
+        if hop and moments:
+            moments = [moment - hop if moment > hop else 0.0 for moment in moments]
         # The step that ran when it came: another's prompt, which ended with that one's first token, or a plain one, of
         # which half was left on average.
-        step = max(self.calm_step, _pace(sample)) / 2
-        limit = self.limit
-        if around.firsts and around.ahead > around.decoding and (limit is None or around.decoding < limit):
-            step = (around.firsts[0] - ready) / 1e9
+        step = (self.calm_step if self.calm_step > pace else pace) / 2
+        if around.firsts and around.ahead > around.decoding:
+            limit = self.limits.known
+            if limit is None or around.decoding < limit:
+                step = (around.firsts[0] - ready) / 1e9
         steps, sharing = None, self.sharing
-        if (share := sharing.share) and sharing.step > 0.0:
-            steps = Steps(share, sharing.step, _pace(sample))
-        return posterior(rest, work + answer, sd, moments, model.habits[kind], model.shape, step, steps)
-
-    def _split(
-        self, model: Model, wait: Wait, sample: Sample, around: Concurrency, ready: int, work: float
-    ) -> Estimate | Unknown:
-        whole = max(0, sample.first - sample.start) / 1e9
-        left = max(0, sample.first - ready) / 1e9
-        hop = min(self.hop, left)
-        admission = min(whole, (ready - sample.start) / 1e9 + hop)
-        left -= hop
-        length = min(wait.mean, left)
-        step_wait = min(length, wait.step)
-        # Whether the step that ran counts as queue, and how long the way was, nobody saw.
-        edge = _CERTAIN * sqrt((0.4 * hop) ** 2 + (_WAY * self.jitter) ** 2 + (0.3 * self.calm_step) ** 2)
-        # Nor how much of what every call costs, beyond one step, was the way in front of the prompt's step: of anything
-        # between none, as is estimated, and all of it, 95 % is the interval's end.
-        later = hypot(edge, _CERTAIN_SIDE * max(0.0, model.curve.fixed - hop - self.calm_step))
-        low = length - min(wait.low, length) + edge
-        high = max(length, min(wait.high, left)) - length + later
-        if around.beside:
-            # Those whose first tokens came in the same step may have begun before it joined them: their tokens then
-            # cost it less than all that they took.
-            high += min(model.curve.per_token * around.beside, left - length)
-        if self.lower_bound:  # what is the same for all calls may be a wait of all of them
-            high += max(0.0, min(model.curve.fixed - hop - self.calm_step, left - length - high))
-        low, high = max(low, (self.most - 1) * work), max(high, (1 - min(self.least, self.doubted)) * work)
-        low, high = self.calibration.factor * low, self.calibration.factor * high
-        if min(low, length) + min(high, left - length) - edge - later > _UNDECIDED * left:
-            return undecided(length - low, length + high, left, self.points)
-        return Estimate(
-            prefill=left - length,
-            queue=length - step_wait,
-            step_wait=step_wait,
-            admission=admission,
-            admission_uncertainty=_CERTAIN * 0.4 * hop,
-            per_token=model.curve.per_token,
-            uncertainty=max(low, high),
-            queue_uncertainty=max(low, high),
-            queue_low=low,
-            queue_high=high,
-            prefill_low=high,
-            prefill_high=low,
-            calls=self.points,
-            lower_bound=self.lower_bound,
-            limit=self.limit,
-            anchor=self.anchors.name,
-        )
-
-    def _split_whole(
-        self, model: Model, wait: Wait, sample: Sample, ready: int, work: float, answer: float
-    ) -> Estimate | Unknown:
-        """The parts of a whole answer, of which only the end was seen: what did not wait is shared out between prompt
-        and answer as the curve says, and what it does not explain as each of them is unsure."""
-        left = max(0, sample.first - ready) / 1e9
-        hop = min(self.hop, left)
-        admission = (ready - sample.start) / 1e9 + hop
-        left -= hop
-        length = min(wait.mean, left)
-        doubt = model.prompt_sd(sample.uncached, sample.cached, sample.media)
-        prompt_square = model.sd(work) ** 2 + doubt * doubt
-        answer_square = (model.pace_noise * answer) ** 2 + 1e-9
-        share = prompt_square / (prompt_square + answer_square)
-        over = left - length - work - answer
-        prefill = min(max(0.0, work + over * share), left - length)
-        decode = left - length - prefill
-        either = _CERTAIN * sqrt(prompt_square * answer_square / (prompt_square + answer_square))
-        low = length - min(wait.low, length)
-        high = max(length, min(wait.high, left)) - length
-        if not self.anchors.headers_are_admission:  # how long the way in was, nobody saw
-            low = hypot(low, _CERTAIN_SIDE * hop)
-        low, high = max(low, (self.most - 1) * (work + answer)), max(high, (1 - self.least) * (work + answer))
-        edge = _CERTAIN * self.calm_step
-        low, high = self.calibration.factor * low, self.calibration.factor * high
-        if min(low, length) + min(high, left - length) > _UNDECIDED * left:
-            return undecided(length - low, length + high, left, self.points)
-        return Estimate(
-            prefill=prefill,
-            queue=length - min(length, wait.step),
-            step_wait=min(length, wait.step),
-            admission=admission,
-            admission_uncertainty=_CERTAIN * 0.4 * hop,
-            per_token=model.curve.per_token,
-            uncertainty=max(low, high) * share + either + edge,
-            queue_uncertainty=max(low, high) + edge,
-            queue_low=low + edge,
-            queue_high=high + edge,
-            prefill_low=high * share + either + edge,
-            prefill_high=low * share + either + edge,
-            decode=decode,
-            decode_low=high * (1 - share) + either + edge,
-            decode_high=low * (1 - share) + either + edge,
-            calls=self.points,
-            lower_bound=self.lower_bound,
-            limit=self.limit,
-            anchor=self.anchors.name,
-        )
+        if sharing.step > 0.0 and (share := sharing.share):
+            steps = Steps(share, sharing.step, pace)
+        elif pace > _BUSY_PACE * self.calm_step > 0.0:
+            # Nobody knows whether its steps were shared; then they were as long as the ones in which its tokens came.
+            steps = Steps(sharing.doubt, pace, pace)
+        return posterior(rest - every, every, sqrt(square), moments, model.habits[kind], model.shape, step, steps)
 
     # --- learning -------------------------------------------------------------------------------------------------
-    def _learn(
-        self,
-        sample: Sample,
-        around: Concurrency,
-        ready: int,
-        moments: list[float],
-        kind: int,
-        work: float,
-        wait: Wait | None,
-        answer: tuple[float, float, float],
-    ) -> None:
+    def learn(self, lesson: Lesson) -> None:
+        """Take in what ``end`` left to be learned. Nobody waits for this."""
+        sample, around, ready, moments, kind, pace, prompt, answer, wait, output, beside, joined = lesson
+        if not sample.exact:
+            return
         start, first, headers, event = sample.start, sample.first, sample.headers, sample.event
-        seconds = max(0, first - ready) / 1e9
-        base = self._next * COLUMNS
-        padded = [*moments, -1.0, -1.0, -1.0]
-        self._cells[base : base + COLUMNS] = array(
-            "f",
+        self._rows.put(
             (
                 sample.uncached,
                 sample.cached,
                 around.beside,
-                seconds,
+                max(0, first - ready) / 1e9,
                 kind,
-                WHOLE if sample.whole else _pace(sample),
+                WHOLE if sample.whole else pace,
                 -1.0 if headers is None else (headers - start) / 1e9,
                 -1.0 if event is None else (event - start) / 1e9,
                 max(0, first - start) / 1e9,
-                *padded[:MOMENTS],
-                *answer,
+                *(*moments, -1.0, -1.0, -1.0)[:MOMENTS],
+                output,
+                beside,
+                joined,
                 sample.media,
-            ),
+            )
         )
-        self._usual += (sample.uncached - self._usual) * max(_NEW, 1 / (self._learned + 1))
-        self._next = (self._next + 1) % WINDOW
-        self.points = min(self.points + 1, WINDOW)
-        self._learned += 1
         self.unsaved = min(self.unsaved + 1, WINDOW)
         model = self.model
         if model is None or wait is None:
             return
-        self._waited, self._waited_at = wait.waited, first
-        prompt = model.curve.cost(sample.uncached, sample.cached, around.beside, sample.media)
-        if around.ahead and around.whole and self.limits.looks(around.ahead, self._learned):
+        if around.ahead and around.whole and self.limits.looks(around.ahead, self.seen):
             if sample.whole:  # by then its answer had been made too, which the curve knows well
-                scale = 2 * model.sd(prompt, work - prompt) + self.calm_step
+                scale = 2 * model.sd(prompt, answer) + self.calm_step
             else:
-                scale = work * (1 + model.noise) + self.calm_step
-            self.limits.watch(around, ready, first, work, scale)
+                scale = prompt * (1 + model.noise) + self.calm_step
+            self.limits.watch(around, ready, first, prompt + answer, scale)
         if around.firsts and not sample.whole and not around.beside:
-            self.sharing.watch((first - around.firsts[-1]) / 1e9, work - self.hop, model.sd(work))
+            self.sharing.watch((first - around.firsts[-1]) / 1e9, prompt - self.hop, model.sd(prompt))
 
     @property
     def due(self) -> bool:
         """Whether there is enough new for another fit, or for a look whether the route has changed."""
-        return self._learned >= self.fit_due or (self.model is not None and self._learned >= self._look_due)
+        return self.seen >= self.fit_due or (self.model is not None and self.seen >= self._look_due)
 
     def asked(self) -> None:
         """A fit, or a look, has been asked for: the next one is due in a while."""
-        self._look_due = self._learned + LOOK_EVERY
-        if self._learned >= self.fit_due:
-            self.fit_due, self._fit_asked = self._learned + FIT_EVERY, True
+        self._look_due = self.seen + LOOK_EVERY
+        if self.seen >= self.fit_due:
+            self.fit_due, self._fit_asked = self.seen + FIT_EVERY, True
 
     def snapshot(self) -> Window:
         """What a fit needs, copied."""
+        from llmtrace.estimate.fitting import Window  # here: see ``Baselines._fit``
+
         due = self._fit_asked or self.model is None
         self._fit_asked = False
-        turn = self._next * COLUMNS if self.points == WINDOW else 0
-        cells = self._cells[turn : self.points * COLUMNS] + self._cells[:turn]
         return Window(
-            cells,
-            self._calm[:],
+            self._rows.last(),
+            unpack(self._calm),
             due,
             self.model,
             self.hop,
@@ -457,18 +380,17 @@ class Route:
         """Use what a fit found."""
         self.model, self.hop, self.calm_step = fitted.model, fitted.hop, fitted.calm_step
         self.spread = fitted.spread
-        self.jitter = fitted.anchors.jitter
         self.lower_bound, self.anchors = fitted.lower_bound, fitted.anchors
-        self._calm = fitted.calm
+        self._calm = pack(fitted.calm)
         self.least, self.most = fitted.least, fitted.most
         self.doubted, self.borrowed = fitted.doubted, fitted.borrowed
+        if (model := self.model) is not None:
+            # Where no headers show it, what varies from call to call whatever the prompt is taken for the way's jitter.
+            jitter = self.anchors.jitter if self.anchors.headers_are_admission else model.floor
+            self.edges = edges(self.hop, jitter, self.calm_step, model.curve.fixed)
         if fitted.forget:
-            keep = min(self.points, fitted.forget)
-            rows = [self._row((self._next - keep + i) % WINDOW) for i in range(keep)]
-            for i, row in enumerate(rows):
-                self._cells[i * COLUMNS : (i + 1) * COLUMNS] = row
-            self.points, self._next = keep, keep % WINDOW
-            self.unsaved = min(self.unsaved, keep)
+            self._rows.keep(fitted.forget)
+            self.unsaved = min(self.unsaved, self.points)
             self.limits = Limit()
 
     def news(self) -> Saved | None:
@@ -476,14 +398,16 @@ class Route:
         survival = self.survival.news()
         if not self.unsaved and not survival:
             return None
-        rows = [self._row((self._next - self.unsaved + i) % WINDOW).tolist() for i in range(self.unsaved)]
+        rows = [[float(f"{cell:.6g}") for cell in row] for row in self._rows.last(self.unsaved)]
         self.unsaved = 0
         return Saved(
             0.0,
-            [[float(f"{cell:.6g}") for cell in row] for row in rows],
+            rows,
             self.limits.news(),
             survival,
             self.survival.block,
+            [[float(f"{cell:.6g}") for cell in row] for row in unpack(self._calm)],
+            self.calibration.news(),
         )
 
     def unsave(self, news: Saved) -> None:
@@ -493,18 +417,15 @@ class Route:
 
     def adopt(self, saved: Saved) -> None:
         """Begin with what a file holds, as if it had been seen."""
-        rows = saved.rows
         if saved.limit:
             self.limits.recall(saved.limit)
         if saved.survival:
             self.survival.recall(saved.survival, saved.block)
-        for i, row in enumerate(rows[-WINDOW:]):
-            self._cells[i * COLUMNS : (i + 1) * COLUMNS] = array("f", row)
-        self.points = self._learned = min(len(rows), WINDOW)
-        self._next = self.points % WINDOW
-
-    def _row(self, at: int) -> array[float]:
-        return self._cells[at * COLUMNS : (at + 1) * COLUMNS]
+        for row in saved.rows[-WINDOW:]:
+            self._rows.put(row)
+        self._calm = pack(saved.calm)
+        self.calibration.recall(saved.graded)
+        self.seen = self.points
 
 
 def _pace(sample: Sample) -> float:

@@ -13,6 +13,8 @@ _APART = 2.5
 """Sooner by so many standard deviations of the work is sooner."""
 _BEFORE = 4.0
 """Calls that speak for whole prompts beforehand: most engines compute them so, or have room for them in a step."""
+_EITHER = 4.0
+"""Those that have to speak for whole prompts before it is as likely as not that steps are shared: as many as above."""
 _ODD = 1.5
 """One that came sooner by more than so many steps is taken for one of that."""
 _ONE = 1.5
@@ -60,3 +62,9 @@ class Sharing:
         """Of the calls that wait for another's prompt, how many begin in its last step."""
         shown = self._shared / (self._shared + self._alone + _BEFORE)
         return max(shown, _USUAL) if shown > _LEAST and self._shared > _ONE else 0.0
+
+    @property
+    def doubt(self) -> float:
+        """How likely it still is that steps are shared, where that has not shown: the calls of this client that came
+        close enough to each other to tell may have been few."""
+        return _EITHER / (_EITHER + self._alone)

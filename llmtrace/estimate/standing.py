@@ -7,7 +7,8 @@ from pathlib import Path
 from llmtrace.estimate import store
 from llmtrace.estimate.baselines import Baselines
 from llmtrace.estimate.prefixes import COUNTS
-from llmtrace.estimate.route import COLUMNS, Route
+from llmtrace.estimate.route import Route
+from llmtrace.estimate.rows import COLUMNS
 from llmtrace.phases.merged import NOT_FITTED, few_calls, narrow_spread
 from llmtrace.phases.model import Unknown
 

@@ -47,6 +47,10 @@ class Saved:
     """How often cached prefixes were there and were looked for, by idle time; empty: not told."""
     block: int = 0
     """The step in which cached tokens are counted, 0: not known."""
+    calm: list[list[float]] = field(default_factory=list[list[float]])
+    """Earlier calls that did not wait, beside the last ones: the curve and its spread rest on them too."""
+    graded: list[float] = field(default_factory=list[float])
+    """How far off the estimate was where the engine told its queue, in sides of its interval."""
 
 
 def load(path: Path, columns: int, counts: int) -> dict[Key, Saved]:
@@ -89,6 +93,11 @@ def load(path: Path, columns: int, counts: int) -> dict[Key, Saved]:
         saved.limit = limit if isinstance(limit, int) and 0 <= limit < 1 << 20 else None
         saved.survival = [max(0.0, float(cell)) for cell in survival] if _numbers(survival, counts) else []
         saved.block = block if isinstance(block, int) and 0 <= block < 1 << 20 else 0
+        calm, graded = entry.get("calm"), entry.get("graded")
+        if isinstance(calm, list):
+            saved.calm = [row for row in calm if _numbers(row, columns)]
+        if isinstance(graded, list) and _numbers(graded, len(graded)):
+            saved.graded = [abs(float(cell)) for cell in graded]
     return routes
 
 
@@ -126,6 +135,8 @@ def add(path: Path, news: Mapping[Key, Saved], columns: int, counts: int, window
                     before = entry.survival or [0.0] * counts
                     entry.survival = [max(0.0, a + b) for a, b in zip(before, gained.survival, strict=True)]
                 entry.block = math.gcd(entry.block, gained.block)
+                entry.calm = gained.calm or entry.calm
+                entry.graded = gained.graded or entry.graded
             latest = sorted(known.items(), key=lambda item: item[1].used)[-most_routes:]
             routes = [{"route": list(route)} | asdict(entry) for route, entry in latest]
             _replace(path, json.dumps({"version": VERSION, "routes": routes}))

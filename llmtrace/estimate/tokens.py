@@ -22,7 +22,7 @@ _NEW = 0.1
 """Weight of the latest call in a route's ratios: they follow within some ten calls; one odd call moves them little."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Tokens:
     """A call's tokens, as far as they are known or can be reckoned."""
 
@@ -95,17 +95,20 @@ def reckon(
 
     Returns None where there is neither usage nor a prompt that could be read.
     """
-    total = usage.input_tokens
+    total, cached, output = usage.input_tokens, usage.cached_tokens, usage.output_tokens
+    if (
+        total is not None and cached is not None and output is not None
+        and 0 <= cached <= total <= _MOST and 0 <= output <= _MOST
+    ):  # fmt: skip
+        return Tokens(total - cached, cached, output)  # as nearly always
     if total is not None:
         total = max(0, min(total, _MOST))
     else:
         if prompt is None or not prompt.text_size:
             return None
         total = max(1, round(prompt.text_size * (route.per_char or elsewhere.per_char or PER_CHAR)))
-    cached = usage.cached_tokens
     if cached is None:
         cached = 0 if prompt is None else expected(prompt, survival, provider, total).tokens
-    output = usage.output_tokens
     if output is None:
         output = round(chunks * (route.per_chunk or elsewhere.per_chunk or _PER_CHUNK))
     cached = max(0, min(cached, total))

@@ -83,7 +83,8 @@ class _Talk:
     """One conversation: its calls, and the time that the application spent waiting for events."""
 
     def __init__(self, tracer: CallTracer, provider: Provider, conversation: Conversation, opened: Opened) -> None:
-        self._tracer = tracer
+        self.tracer = tracer
+        """Begins the answers' calls."""
         self._provider = provider
         self._conversation = conversation
         self._client, self._url, self._protocol = opened
@@ -132,7 +133,7 @@ class _Talk:
         if not is_instrumentation_enabled():
             return None
         body = {**(self._protocol.body() if mark.body is None else mark.body), "stream": True}
-        call = self._tracer.begin(self._provider, self._conversation.operation, self._client, body, self._url)
+        call = self.tracer.begin(self._provider, self._conversation.operation, self._client, body, self._url)
         if not isinstance(call, Call):
             return None
         call.state.over_http = False
@@ -220,7 +221,7 @@ class _Wrappers:
             yield more
 
     def sends(self, wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        talk = _talk_at_hand(instance)
+        talk = self._talk_at_hand(instance)
         if talk is None:
             return wrapped(*args, **kwargs)
         answering, token = self._sent(talk, wrapped, args, kwargs), _within.set(True)
@@ -233,7 +234,7 @@ class _Wrappers:
             _within.reset(token)
 
     async def asends(self, wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        talk = _talk_at_hand(instance)
+        talk = self._talk_at_hand(instance)
         if talk is None:
             return await wrapped(*args, **kwargs)
         answering, token = self._sent(talk, wrapped, args, kwargs), _within.set(True)
@@ -246,7 +247,7 @@ class _Wrappers:
             _leave(token)
 
     def receives(self, wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        talk = _talk_at_hand(instance)
+        talk = self._talk_at_hand(instance)
         if talk is None:
             return wrapped(*args, **kwargs)
         token, asked = _within.set(True), now()
@@ -261,7 +262,7 @@ class _Wrappers:
         return event
 
     async def areceives(self, wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        talk = _talk_at_hand(instance)
+        talk = self._talk_at_hand(instance)
         if talk is None:
             return await wrapped(*args, **kwargs)
         token, asked = _within.set(True), now()
@@ -283,6 +284,13 @@ class _Wrappers:
         _ended(instance, calls.CLOSED_EARLY)
         return await wrapped(*args, **kwargs)
 
+    def _talk_at_hand(self, connection: Any) -> _Talk | None:
+        """The connection's talk, unless another of its methods has called this one."""
+        talk = None if _within.get() else _talk_of(connection)
+        if talk is not None:
+            talk.tracer = self._tracer  # tracing may have been switched off and on since the connection was opened
+        return talk
+
     def _open(self, connection: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         try:
             opened = self._conversation.opened(instance, args, kwargs)
@@ -302,11 +310,6 @@ class _Wrappers:
 
 def _talk_of(connection: Any) -> _Talk | None:
     return getattr(connection, "__dict__", {}).get(_KEY)
-
-
-def _talk_at_hand(connection: Any) -> _Talk | None:
-    """The connection's talk, unless another of its methods has called this one."""
-    return None if _within.get() else _talk_of(connection)
 
 
 def _leave(token: Token[bool]) -> None:

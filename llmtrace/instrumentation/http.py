@@ -28,7 +28,7 @@ def patch(patches: Patches) -> None:
 
     def send(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         being = being_made()
-        if being is None or _says_nothing(being, args, kwargs):
+        if being is None or _carries_nothing(being, args, kwargs):
             return wrapped(*args, **kwargs)
         if not _is_own(being, instance, args, kwargs):
             with Beside():
@@ -70,7 +70,7 @@ def patch(patches: Patches) -> None:
 
     def asend(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         being = being_made()
-        if being is None or _says_nothing(being, args, kwargs):
+        if being is None or _carries_nothing(being, args, kwargs):
             return wrapped(*args, **kwargs)
         if _is_own(being, instance, args, kwargs):
             return send_traced(being, wrapped, args, kwargs)
@@ -135,7 +135,7 @@ def _url(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return getattr(args[0] if args else kwargs.get("request"), "url", None)
 
 
-def _says_nothing(being: Current, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+def _carries_nothing(being: Current, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Whether nothing is recorded of the call being made, and this request may carry nothing of its trace either."""
     try:
         return not isinstance(being.call, Call) and not may_propagate(being.propagate, _url(args, kwargs))

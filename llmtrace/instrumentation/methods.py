@@ -19,7 +19,7 @@ from llmtrace.calls import finalizers
 from llmtrace.calls.current import Making, being_made, may_begin
 from llmtrace.calls.own_requests import Own
 from llmtrace.calls.tracer import CallTracer
-from llmtrace.instrumentation.iterator_timing import watch
+from llmtrace.instrumentation.iterator_timing import keep_wrapped, watch
 from llmtrace.instrumentation.patching import Patches
 from llmtrace.observe import call as calls
 from llmtrace.observe import internal_errors, stream
@@ -66,6 +66,8 @@ class _Method:
         self.managed = method.managed
         self._propagate = tracer.settings.propagate
         self._funnelled = False
+        if method.read_stream is not None:
+            keep_wrapped(patches, tracer)
         for module in provider.posts:
             patches.when_imported(module, self._hook_posts)
 
@@ -218,7 +220,7 @@ class _Method:
             inner_name, read_stream = self._method.inner, self._method.read_stream
             bare = inspect.isgenerator(result) or inspect.isasyncgen(result)
             if read_stream is not None and call.streaming and call.is_open and not bare:
-                watch(self._patches, result, call, self._propagate, read_stream)
+                watch(result, call, self._propagate, read_stream)
             elif call.streaming and call.is_open:
                 inner = getattr(result, inner_name) if inner_name else result
                 ours = timed(call, inner, splicing)

@@ -1,9 +1,12 @@
-"""The hooks that all instrumented clients share (HTTP libraries, SDK, asyncio), put in once while any client is on."""
+"""The hooks that all instrumented clients share (HTTP libraries, SDK, asyncio): put in once, while any client is on or
+any of its calls is under way.
+"""
 
 from __future__ import annotations
 
 import logging
 import time
+from functools import partial
 from typing import Any
 
 from llmtrace.calls.tracer import CallTracer
@@ -35,14 +38,20 @@ def join(tracer: CallTracer) -> None:
 
 
 def leave(tracer: CallTracer) -> None:
-    """Unregister ``tracer``; the last one takes the hooks out."""
+    """Unregister ``tracer``, which begins no more calls. Once its calls under way have ended, and no other client is
+    on, the hooks are taken out.
+    """
+    with _lock:
+        units.leave_meters(tracer.services.telemetry.meters)
+        if tracer.services.tracer_provider is not None:
+            units.leave_provider(tracer.services.tracer_provider)
+    tracer.in_use.when_free(partial(_gone, tracer))
+
+
+def _gone(tracer: CallTracer) -> None:
     global _patches
     with _lock:
-        if tracer in _tracers:
-            _tracers.remove(tracer)
-            units.leave_meters(tracer.services.telemetry.meters)
-            if tracer.services.tracer_provider is not None:
-                units.leave_provider(tracer.services.tracer_provider)
+        _tracers.remove(tracer)
         if not _tracers and _patches is not None:
             _patches.undo()
             _patches = None

@@ -24,7 +24,7 @@ class Traced:
         _hook(patches, self._tracer, client.load())
 
     def close(self) -> None:
-        """End the dropped calls, leave the shared hooks, save what was learned of the routes."""
+        """End the dropped calls, leave the shared hooks, save what was learned of the routes. Calls under way go on."""
         finalizers.settle()
         shared.leave(self._tracer)
         self._tracer.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from llmtrace.config import is_disabled
@@ -22,7 +23,7 @@ _SEND_EVERY_MS = 1000
 _METRICS_TIMEOUT_S = 2
 _log = logging.getLogger("llmtrace")
 _in_force: list[Any] = []
-"""The providers that an earlier call made here."""
+"""The providers that an earlier call made here, that of spans first."""
 
 
 def configure(
@@ -40,8 +41,9 @@ def configure(
     ``view``, ``otlp``, ``file`` and ``console`` the first place that is there is taken: the endpoint in
     ``OTEL_EXPORTER_OTLP_ENDPOINT``, a running viewer, a collector on port 4318, a viewer started now, a file.
 
-    A second call takes the place of the first. Clients that ``llmtrace.instrument`` or ``opentelemetry-instrument``
-    traces already stay with the providers that they have, which is logged.
+    A second call takes the place of the first; what is under way then (calls, tasks) still goes where the first one
+    said. Clients that ``llmtrace.instrument`` or ``opentelemetry-instrument`` traces already stay with the providers
+    that they have, which is logged.
 
     Args:
         clients: names of client libraries, for instance ``"openai"``.
@@ -83,32 +85,49 @@ def set_up(
     ours = [name for name, provider in traced.items() if any(provider is one for one in _in_force)]
     if ours:
         switch.uninstrument(*ours)
-    _end(_in_force)
+    _retire(_in_force[:])
+    _in_force.clear()
     taken = [name for name in traced if name not in ours and (not clients or name in clients)]
     if taken:
         others = ", ".join(taken)
         _log.warning("traced already, and so not by configure(): %s. Call llmtrace.uninstrument() before", others)
     resource = Resource.create(_own_resource(service_name))
     tracer_provider = TracerProvider(resource=resource)
-    tracer_provider.add_span_processor(_processor(destination, launched))
-    meter_provider = _meter_provider(destination, resource)
-    if meter_provider is None:
+    tracer_provider.add_span_processor(span_processor(destination, launched))
+    meters = meter_provider(destination, resource)
+    if meters is None:
         settings.setdefault("metrics", False)
-    switch.instrument(*clients, tracer_provider=tracer_provider, meter_provider=meter_provider, **settings)
-    _in_force[:] = [provider for provider in (tracer_provider, meter_provider) if provider is not None]
+    switch.instrument(*clients, tracer_provider=tracer_provider, meter_provider=meters, **settings)
+    _in_force[:] = [provider for provider in (tracer_provider, meters) if provider is not None]
 
 
-def _end(providers: list[Any]) -> None:
-    """Send what the providers of an earlier call still hold."""
+def _retire(providers: list[Any]) -> None:
+    """Send what the providers of an earlier call still hold, and shut them down: now, or on a thread of ours once the
+    last call or task that writes to them has ended.
+    """
+    from llmtrace.calls import finalizers
+    from llmtrace.observe.in_use import in_use
+
+    if not providers:
+        return
+    under_way = in_use(providers[0])
+    if under_way:
+        _each(providers, "force_flush")
+        under_way.when_free(lambda: finalizers.soon(partial(_each, providers, "shutdown")))
+    else:
+        _each(providers, "shutdown")
+
+
+def _each(providers: list[Any], method: str) -> None:
     for provider in providers:
         try:
-            provider.shutdown()
+            getattr(provider, method)()
         except Exception as error:  # whatever an exporter raises
             _log.debug("an earlier provider did not end well", exc_info=error)
-    providers.clear()
 
 
-def _processor(destination: Destination, launched: bool) -> Any:
+def span_processor(destination: Destination, launched: bool = False) -> Any:
+    """The processor that sends spans to ``destination``. ``launched``: see ``set_up``."""
     from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor
 
     from llmtrace.launch import exporters
@@ -141,7 +160,7 @@ def _names_service(attributes: str) -> bool:
     return any(pair.partition("=")[0].strip() == "service.name" for pair in attributes.split(","))
 
 
-def _meter_provider(destination: Destination, resource: Any) -> Any:
+def meter_provider(destination: Destination, resource: Any) -> Any:
     """A provider that sends metrics where they are taken; None where they are not: Jaeger takes spans only."""
     address = destination.metrics_address
     if address is None:

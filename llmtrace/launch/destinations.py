@@ -29,7 +29,7 @@ _GRPC_PORT: Final = 4317
 _TRACES, _METRICS = "/v1/traces", "/v1/metrics"
 _CONNECT_S = 0.25
 _VIEWER_STARTS_WITHIN_S = 20.0
-_ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 _PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 _GRPC_SCHEMES = ("unix", "unix-abstract", "dns", "ipv4", "ipv6", "xds")
 """Targets that gRPC knows by itself; whether somebody listens there is not asked."""
@@ -102,9 +102,9 @@ def choose(
         return viewer()
     if (around := from_environ(environ)) is not None:
         return around
-    if named := next((name for name in _ENDPOINTS if environ.get(name)), None):
+    if named := next((name for name in ENDPOINTS if environ.get(name)), None):
         try:
-            return endpoint(environ[named], protocol(environ), exact=named == _ENDPOINTS[0])
+            return endpoint(environ[named], protocol(environ), exact=named == ENDPOINTS[0])
         except LlmtraceError as error:  # nobody asked for it here: the variable may be meant for others
             return _instead(f"{named}: {error}")
     if is_viewer(VIEWER):
@@ -125,7 +125,7 @@ def foresee(environ: Mapping[str, str]) -> str:
     Raises:
         LlmtraceError: as ``choose`` does.
     """
-    named = from_environ(environ) is not None or any(environ.get(name) for name in _ENDPOINTS)
+    named = from_environ(environ) is not None or any(environ.get(name) for name in ENDPOINTS)
     if not named and not is_viewer(VIEWER) and not _collector_listens() and _can_start_viewer():
         return f"the trace is at {VIEWER}, where a viewer is started"
     return choose(environ=environ).sentence

@@ -33,6 +33,10 @@ class ServerTimings:
     """Prompt tokens served from the prefix cache, where this is told beside the timings."""
     model_load: float | None = None
     """Having the model ready, loading included where it was not loaded; a part of the queue."""
+    grammar_compile: float | None = None
+    """Compiling the grammar that the answer is held to: before the first token, and a part of the queue."""
+    grammar_mask: float | None = None
+    """Working out which tokens may come next, over the whole answer; a part of prefill and decode."""
     device: bool = False
     """Whether the phases were timed on the accelerator itself (the reference runner on CUDA)."""
 

@@ -101,7 +101,7 @@ class Call:
     before_first_token: int | None = None
     """When the chunk before it came; None where it was the first."""
     on_first_token: Callable[[int], None] | None = None
-    """Told when the first token came."""
+    """Called with the time of the first token (monotonic ns), as it comes."""
     first_reasoning: int | None = None
     first_output: int | None = None
     idle: dict[int, float]

@@ -36,7 +36,12 @@ def plausible(seen: Observation) -> tuple[ServerTimings | None, str | None]:
         return timings, None
     complaint: str | None = None
     kept = ServerTimings(
-        timings.engine, cached_tokens=timings.cached_tokens, model_load=timings.model_load, device=timings.device
+        timings.engine,
+        cached_tokens=timings.cached_tokens,
+        model_load=timings.model_load,
+        grammar_compile=timings.grammar_compile,
+        grammar_mask=timings.grammar_mask,
+        device=timings.device,
     )
     for name in ("queue", "kv_cache_hit", "prefill", "decode", "ttft", "total"):
         value = getattr(timings, name)

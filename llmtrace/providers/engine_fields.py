@@ -100,6 +100,9 @@ def _evaluate(formula: _Formula, get: Callable[[str], Any], per: float) -> float
     return None
 
 
+_BESIDE: Final = ("model_load", "grammar_compile", "grammar_mask")
+"""Durations that are no phases, but parts of them."""
+
 S: Final = 1.0
 MS: Final = 1e3
 NS: Final = 1e9
@@ -130,6 +133,10 @@ class Engine:
     """How many of its fields have to be there: one alone may be anybody's."""
     model_load: str = ""
     """Having the model ready, which is a part of the queue."""
+    grammar_compile: str = ""
+    """Compiling the answer's grammar, before the first token."""
+    grammar_mask: str = ""
+    """Working out which tokens may come next, over the whole answer."""
     settle: Callable[[ServerTimings], None] | None = None
     """What is left to judge once the numbers are read: versions that mean different things by one field."""
     on_device: tuple[str, str] | None = None
@@ -139,7 +146,7 @@ class Engine:
     """Every field that it is known to send."""
 
     def __post_init__(self) -> None:
-        names = ("queue", "kv_cache_hit", "prefill", "decode", "ttft", "total", "model_load")
+        names = ("queue", "kv_cache_hit", "prefill", "decode", "ttft", "total", *_BESIDE)
         compiled = tuple((name, _formula(text)) for name in names if (text := getattr(self, name)))
         object.__setattr__(self, "formulas", compiled)
         object.__setattr__(self, "known", tuple({*self.reads(), *self.marks(), *self.beside}))
@@ -176,7 +183,7 @@ class Engine:
             duration = _evaluate(formula, get, self.per)
             if duration is not None:
                 durations[name] = duration
-        if not durations or durations.keys() == {"model_load"}:
+        if durations.keys() <= set(_BESIDE):
             return None
         timings = ServerTimings(self.name, **durations)
         if self.cached_tokens:

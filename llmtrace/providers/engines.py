@@ -87,7 +87,12 @@ VLLM = Engine(
 # Our own server (llmtrace.reference): vLLM's shape, and the time of copying the cached prefix, which lies INSIDE
 # time_to_first_token_ms, under a key of its own.
 REFERENCE = replace(
-    VLLM, name="llmtrace-reference", mark=("engine", "llmtrace-reference"), on_device=("timed_by", "cuda")
+    VLLM,
+    name="llmtrace-reference",
+    mark=("engine", "llmtrace-reference"),
+    on_device=("timed_by", "cuda"),
+    grammar_compile="grammar_compile_time_ms",
+    grammar_mask="grammar_mask_time_ms",
 )
 
 # llama.cpp tools/server (result_timings). `timings` of the body or the last chunk. Float ms. No queue: waiting for a
@@ -311,10 +316,11 @@ MLC = Engine(
 )
 
 # github.com/mlc-ai/web-llm src/openai_api_protocols/chat_completion.ts. `usage.extra`. Float s, both from the request's
-# receipt.
+# receipt; a grammar's `grammar_init_s` lies in the first token's.
 WEBLLM = Engine(
     "webllm",
     S,
+    grammar_compile="grammar_init_s",
     ttft="time_to_first_token_s",
     decode="e2e_latency_s - time_to_first_token_s",
     total="e2e_latency_s",

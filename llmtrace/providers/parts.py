@@ -5,16 +5,30 @@ Only used where content capture is on.
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from collections.abc import Mapping
 from dataclasses import is_dataclass
+from functools import cached_property
 from itertools import islice
 from typing import Any, Final
 
 from llmtrace.providers.safe import fields, get, items, text
 
 Part = dict[str, Any]
+
+
+class _Pattern:
+    """A regular expression that is compiled when it is first wanted: few programs capture content."""
+
+    def __init__(self, source: str, flags: int = 0) -> None:
+        self._source, self._flags = source, flags
+
+    @cached_property
+    def compiled(self) -> re.Pattern[str]:
+        return re.compile(self._source, self._flags)
+
 
 LEFT_OUT: Final = "<binary data left out>"
 """What stands where binary data was."""
@@ -28,10 +42,15 @@ _BREAK = r"(?:\r?\n|(?:\\r)?\\n)"
 """The end of a line, or how JSON writes it."""
 _LINES = rf"(?:(?:{_BREAK}{_LETTER}{{60,}})+(?:{_BREAK}{_LETTER}+(?:={{1,2}}|\s*\Z))?)?={{0,2}}"
 """What follows on the first line of base64 where it is wrapped."""
-_DATA_URL = re.compile(rf"data:[^,;\"'<>\s]{{0,100}}(?:;[^,;\"'<>\n]{{0,100}})*;base64,[A-Za-z0-9+/=_%-]+{_LINES}")
-_BASE64 = re.compile(rf"{_LETTER}{{60,}}{_LINES}")
-_BEGINS = re.compile(r'\{\s*"|\[\s*[\[{"]')
-"""How JSON that can hold data begins; "[INFO]" is none."""
+_DATA_URL = _Pattern(rf"data:[^,;\"'<>\s]{{0,100}}(?:;[^,;\"'<>\n]{{0,100}})*;base64,[A-Za-z0-9+/=_%-]+{_LINES}")
+_BASE64 = _Pattern(rf"{_LETTER}{{60,}}{_LINES}")
+_BEGINS = _Pattern(r"""\{\s*["']|\[\s*[\[{"']""")
+"""How JSON, or what Python prints of a dict or list, can begin where it holds data; "[INFO]" is none."""
+_QUOTED_OR_BRACKET = _Pattern(r""""(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|[\[\]{}()]""", re.DOTALL)
+_ESCAPED = _Pattern(r"\\(.)", re.DOTALL)
+_PRINTED_ESCAPES = frozenset("\\'\"nrtxuU")
+_LONGEST_PRINTED = 256 << 10
+"""Characters of a printed dict or list that is looked into."""
 _MOST_DOCUMENTS = 32
 """JSON documents within one text that are looked for."""
 _MIME_TYPES = ("mime_type", "mimeType", "media_type", "mediaType", "content_type", "contentType")
@@ -43,7 +62,7 @@ _DATA_FIELDS = frozenset(
 _ALWAYS_DATA = frozenset({"file_data", "fileData", "b64_json", "image_base64"})
 """Fields that hold nothing else."""
 _SOUND = "input_audio"
-_NAMES_DATA = re.compile('"(?:' + "|".join(sorted(_DATA_FIELDS)) + r")\\*\"\s*:")
+_NAMES_DATA = _Pattern("[\"'](?:" + "|".join(sorted(_DATA_FIELDS)) + r")\\*[\"']\s*:")
 _BINARY_TYPES = frozenset(
     {"base64", "blob", "image", "input_image", "audio", "input_audio", "video", "file", "input_file", "document"}
 )
@@ -170,7 +189,7 @@ def parsed_arguments(arguments: str) -> Any:
 def without_data_urls(value: Any) -> Any:
     """A copy of parts or messages in which ``LEFT_OUT`` stands for each data URL, in whatever text it is."""
     if isinstance(value, str):
-        return _DATA_URL.sub(LEFT_OUT, value) if "base64," in value else value
+        return _DATA_URL.compiled.sub(LEFT_OUT, value) if "base64," in value else value
     if isinstance(value, Mapping):
         whole: Mapping[Any, Any] = value
         return {name: without_data_urls(inner) for name, inner in whole.items()}
@@ -221,9 +240,10 @@ def _holds_binary(whole: Mapping[Any, Any]) -> bool:
 
 def _text_without_binary(value: str, depth: int) -> str:
     string = without_data_urls(str.__str__(value))
-    if depth < _DEEPEST and ("\\/" in string or _NAMES_DATA.search(string)):  # some write a slash in JSON as \/
+    # Some write a slash in JSON as \/
+    if depth < _DEEPEST and ("\\/" in string or _NAMES_DATA.compiled.search(string)):
         string = _documents_without_binary(string, depth)
-    return _BASE64.sub(_unless_text, string) if len(string) >= _LONG else string
+    return _BASE64.compiled.sub(_unless_text, string) if len(string) >= _LONG else string
 
 
 def _unless_text(run: re.Match[str]) -> str:
@@ -233,17 +253,46 @@ def _unless_text(run: re.Match[str]) -> str:
 
 
 def _documents_without_binary(string: str, depth: int) -> str:
-    """A text in which the JSON documents, wherever they begin, are without binary data. Others stay as they are."""
-    decoder, pieces, place = json.JSONDecoder(), list[str](), 0
-    for begun in islice(_BEGINS.finditer(string), _MOST_DOCUMENTS):
+    """A text in which the JSON documents, and the dicts and lists as Python prints them, are without binary data,
+    wherever they begin. Others stay as they are."""
+    pieces, place = list[str](), 0
+    for begun in islice(_BEGINS.compiled.finditer(string), _MOST_DOCUMENTS):
         if begun.start() < place:
             continue
-        try:
-            whole, end = decoder.raw_decode(string, begun.start())
-        except (ValueError, RecursionError):
-            continue
-        stripped = without_binary(whole, depth + 1)
-        document = string[begun.start() : end] if stripped == whole else json.dumps(stripped, ensure_ascii=False)
-        pieces += string[place : begun.start()], document
-        place = end
+        document = _json_without_binary(string, begun.start(), depth) or _printed_without_binary(
+            string, begun.start(), depth
+        )
+        if document is not None:
+            pieces += string[place : begun.start()], document[0]
+            place = document[1]
     return "".join((*pieces, string[place:]))
+
+
+def _json_without_binary(string: str, start: int, depth: int) -> tuple[str, int] | None:
+    """The JSON document that begins at ``start``, and where it ends; None where there is none."""
+    try:
+        whole, end = json.JSONDecoder().raw_decode(string, start)
+    except (ValueError, RecursionError):
+        return None
+    stripped = without_binary(whole, depth + 1)
+    return string[start:end] if stripped == whole else json.dumps(stripped, ensure_ascii=False), end
+
+
+def _printed_without_binary(string: str, start: int, depth: int) -> tuple[str, int] | None:
+    """The same of a dict or list as Python prints it; None where it holds anything but plain values."""
+    open_brackets = 0
+    for token in _QUOTED_OR_BRACKET.compiled.finditer(string, start, start + _LONGEST_PRINTED):
+        open_brackets += (token[0] in "[{(") - (token[0] in "]})")
+        if open_brackets == 0:
+            break
+    else:
+        return None
+    source = string[start : token.end()]
+    if not _PRINTED_ESCAPES.issuperset(_ESCAPED.compiled.findall(source)):
+        return None  # nothing that Python printed, and its parser would warn of it
+    try:
+        stripped = without_binary(ast.literal_eval(source), depth + 1)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return None
+    printed = repr(stripped)
+    return printed if LEFT_OUT in printed else source, token.end()

@@ -24,7 +24,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from llmtrace.observe.clock import epoch_offset, now
 from llmtrace.reference import prometheus, spans
 from llmtrace.reference._errors import RunnerError
-from llmtrace.reference.adapters import Adapters
+from llmtrace.reference.adapters import Adapter, Adapters, UnknownAdapter
+from llmtrace.reference.compositions import CompositionError
+from llmtrace.reference.conflict_notes import ConflictNotes
 from llmtrace.reference.exchange import Exchange
 from llmtrace.reference.faults import Fault, FaultBook
 from llmtrace.reference.grammar import BrokenGrammar, Grammar, Grammars
@@ -169,6 +171,8 @@ class _Service:
         self._encoding = replace(loaded, tokenizer=copy.deepcopy(loaded.tokenizer))
         self._scheduler = scheduler
         self._models = [loaded.name, *(scheduler.runner.adapters.names if scheduler.runner.adapters else ())]
+        adapters = scheduler.runner.adapters
+        self._conflicts = ConflictNotes(adapters) if adapters is not None else None
         self._grammars = Grammars(self._encoding)
         self._writer = writer
         self._faults = faults
@@ -206,13 +210,14 @@ class _Service:
             if fault is not None and fault.status is not None:
                 return _refusal(fault)
         api_request = parse(raw, chat=chat)
-        self._check_model(api_request.model)
+        adapter = self._adapter(api_request.model)
         if len(raw) > _TOKENISE_IN_THREAD:
             async with self._encode_lock:
                 ids = await asyncio.to_thread(prompts, api_request, self._encoding, self._room, self._per_token)
         else:
             ids = prompts(api_request, self._encoding, self._room, self._per_token)
         grammar = await self._compile(api_request)
+        conflict = None if self._conflicts is None else await self._conflicts.of(adapter)
         headers = {key.lower(): value for key, value in request.headers.items()}
         request_id: str = request.scope["llmtrace.request_id"]
 
@@ -228,6 +233,8 @@ class _Service:
             loaded=self._loaded,
             room=self._room,
             fault=fault,
+            adapter=None if adapter is None else adapter.name,
+            conflict=conflict,
             grammar=grammar,
             ended=ended,
         )
@@ -239,14 +246,26 @@ class _Service:
             return JSONResponse(error_body(str(closed), code="stopping"), status_code=503)
         return exchange
 
-    def _check_model(self, name: str) -> None:
-        if name not in self._models:
+    def _adapter(self, name: str) -> Adapter | None:
+        """The adapter, or the composition of several, that goes by this name of a model. Raises `BadRequest`."""
+        adapters = self._scheduler.runner.adapters
+        if name == self._loaded.name:
+            return None
+        try:
+            if adapters is None:
+                raise UnknownAdapter(name)
+            return adapters.get(name)
+        except CompositionError as error:
+            raise BadRequest(f"model: {error}", param="model", code="invalid_composition") from error
+        except UnknownAdapter as error:
             raise BadRequest(
-                f"The model `{name}` does not exist; this server has {', '.join(f'`{id}`' for id in self._models)}",
+                f"The model `{name[:200]}` does not exist; this server has "
+                f"{', '.join(f'`{id}`' for id in self._models)}"
+                + (f" ({error})" if "+" in name and adapters is not None else ""),
                 status=404,
                 param="model",
                 code="model_not_found",
-            )
+            ) from error
 
     async def _compile(self, api_request: ApiRequest) -> Grammar | None:
         """The grammar that the request asks for, compiled beside the event loop. Raises `BadRequest`."""
@@ -331,8 +350,11 @@ class _Service:
 
     async def model(self, request: Request) -> Response:
         name = request.path_params["name"]
-        self._check_model(name)
-        return JSONResponse(self._card(name))
+        adapter = self._adapter(name)
+        card = self._card(name)
+        if self._conflicts is not None and (conflict := await self._conflicts.of(adapter)) is not None:
+            card["conflicts"] = conflict.as_json()
+        return JSONResponse(card)
 
     def _card(self, name: str) -> dict[str, Any]:
         return {
@@ -364,7 +386,11 @@ class _Service:
         return JSONResponse(body, status_code=200 if status == "ok" else 503)
 
     async def metrics(self, _: Request) -> Response:
-        return PlainTextResponse(prometheus.render(self._scheduler), media_type=prometheus.CONTENT_TYPE)
+        text = prometheus.render(self._scheduler)
+        adapters = self._scheduler.runner.adapters
+        if adapters is not None and self._conflicts is not None:
+            text += prometheus.render_adapters(adapters, self._conflicts.known)
+        return PlainTextResponse(text, media_type=prometheus.CONTENT_TYPE)
 
     async def requests(self, _: Request) -> Response:
         return JSONResponse({"requests": list(self._last)})

@@ -127,7 +127,7 @@ def _seconds(work: Callable[[], Any], device: str) -> float:
     begin = time.perf_counter()
     work()
     if device.startswith("cuda"):
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(device)
     return time.perf_counter() - begin
 
 

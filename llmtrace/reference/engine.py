@@ -13,6 +13,7 @@ What of transformers this relies on stands in `HOOKS`, and a test pins it.
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Collection, Generator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 __all__ = ["HOOKS", "Engine", "Part", "Wanted"]
 
+_log = logging.getLogger("llmtrace.reference")
+
 HOOKS: dict[str, tuple[str, ...]] = {
     "continuous_api.ContinuousBatchProcessor": (
         "prepare_next_batch",
@@ -48,7 +51,13 @@ HOOKS: dict[str, tuple[str, ...]] = {
         "distributed_helper",
         "background_thread_status",
     ),
-    "model_runner.ModelRunner": ("compute_batch", "pad_inputs", "_capture_graph"),
+    "model_runner.ModelRunner": (
+        "compute_batch",
+        "pad_inputs",
+        "_capture_graph",
+        "use_cuda_graph_varlen",
+        "use_cuda_graph_decode",
+    ),
     "input_outputs.ContinuousBatchingIOs": (
         "get_model_kwargs",
         "retrieve_device_outputs",
@@ -258,10 +267,11 @@ class Engine:
             max_requests_per_batch=max_running,
             allow_block_sharing=prefix_cache is not None,
             use_async_batching=False,  # an answer's end, its grammar and its times are known step by step
+            auto_switch_to_flash=loaded.dtype != "float32",  # flash attention has no kernels for it
             seed=0,
         )
         try:
-            with _random_state_kept(), self._attention():
+            with _random_state_kept(loaded.device), self._attention():
                 self._processor: Any = self._build(settings, prefix_cache)
         except (ValueError, TypeError, AttributeError) as error:
             raise RunnerError(f"transformers cannot batch {loaded.name} continuously: {error}") from error
@@ -275,8 +285,13 @@ class Engine:
         self._scheduler.chunk = chunk
         self.captures = 0
         """Graphs that were captured in the middle of serving, since their shape had not come up before."""
-        self._count_captures()
+        self.failed_captures = 0
+        """Captures that failed; after the first there are no more graphs."""
+        self._watch_captures()
         self._graphs: dict[str | None, Any] = {None: self._ios.graphs}
+        if self.stream is not None:
+            # The weights, the adapters and the empty room were queued on another stream than the one that computes.
+            self._device_module().synchronize(self._model.device)
 
     def _build(self, settings: Any, prefix_cache: PrefixCache | None) -> Any:
         # The manager settles what depends on the device: kind of attention, graphs, memory. Its thread is not started.
@@ -317,6 +332,24 @@ class Engine:
     def stream(self) -> Any:
         """The device's stream that computes; None on the CPU."""
         return self._ios.compute_stream
+
+    def _device_module(self) -> Any:
+        import torch
+
+        return torch.get_device_module(self._model.device)
+
+    @contextlib.contextmanager
+    def on_stream(self) -> Generator[None, None, None]:
+        """What is queued meanwhile goes to the stream that computes.
+
+        The engine lays a step out on whatever stream is current, and its own does not wait for that one: nor would it
+        for an adapter that is merged there. On one stream everything happens in its order.
+        """
+        if self.stream is None:
+            yield
+            return
+        with self._device_module().stream(self.stream):
+            yield
 
     def choose_by(self, wanted: Callable[[str], Wanted]) -> None:
         """Ask `wanted` for each request's way to choose, by its id, before each step."""
@@ -391,6 +424,9 @@ class Engine:
 
     def take_back(self, parts: Sequence[Part]) -> None:
         """Undo a step that failed: these requests are where they were before it, and advance as if it had not been."""
+        if self.stream is not None:
+            with contextlib.suppress(RuntimeError):  # a device in an error state says so again in the next step
+                self.stream.synchronize()  # what of the step was launched still reads its layout
         states = {future.state.request_id: future.state for future in self._ios.requests_in_batch}
         for part in parts:
             state = states[part.request_id]
@@ -417,21 +453,44 @@ class Engine:
             self._graphs[variant] = type(self._ios.graphs)()
         self._ios.graphs = self._graphs[variant]
 
+    def drop_graphs_of(self, variant: str) -> None:
+        """Forget the graphs of an adapter whose tensors are gone."""
+        self._graphs.pop(variant, None)
+
     def warm_up(self) -> None:
         """Capture the graphs of the usual shapes."""
         with self._attention():
             self._processor.warmup(self._model)
         self.captures = 0
 
-    def _count_captures(self) -> None:
+    def _watch_captures(self) -> None:
+        """Count captures, and have one that fails cost nothing but the graphs.
+
+        The engine computes a step before it captures it, so its tokens are there. But CUDA may leave the allocator
+        believing that the capture goes on, and then every later one fails: there are none.
+        """
         runner = self._processor.model_runner
         capture = runner._capture_graph
 
-        def counted(*arguments: Any) -> Any:
-            self.captures += 1
-            return capture(*arguments)
+        def watched(forward: Callable[..., None], *arguments: Any) -> None:
+            computed = False
 
-        runner._capture_graph = counted
+            def work(*inputs: Any) -> None:
+                nonlocal computed
+                forward(*inputs)
+                computed = True
+
+            self.captures += 1
+            try:
+                capture(work, *arguments)
+            except RuntimeError as error:
+                if not computed:
+                    raise
+                self.failed_captures += 1
+                runner.use_cuda_graph_varlen = runner.use_cuda_graph_decode = False
+                _log.warning("a CUDA graph could not be captured, so there are none from here on: %s", error)
+
+        runner._capture_graph = watched
 
     @contextlib.contextmanager
     def _attention(self) -> Generator[None, None, None]:
@@ -444,9 +503,9 @@ class Engine:
 
 
 @contextlib.contextmanager
-def _random_state_kept() -> Generator[None, None, None]:
+def _random_state_kept(device: str) -> Generator[None, None, None]:
     """The engine seeds torch when it is made; others' random numbers are none of its business."""
     import torch
 
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[device] if device.startswith("cuda") else []):
         yield

@@ -10,6 +10,7 @@ from typing import Any
 from starlette.types import Message, Receive, Scope, Send
 
 from llmtrace.reference._errors import OutOfMemory
+from llmtrace.reference.conflicts import Conflict
 from llmtrace.reference.faults import Fault
 from llmtrace.reference.grammar import Grammar
 from llmtrace.reference.model import LoadedModel
@@ -32,9 +33,9 @@ class _Dropped(Exception):
 class Exchange:
     """A Starlette response: call it with scope, receive, send.
 
-    `room` is the longest sequence that can be, prompt and output together, in tokens. `grammar` is what
-    each answer is held to. `ended` is called once per job, on the event loop, after the job's last news have been
-    passed on.
+    `room` is the longest sequence that can be, prompt and output together, in tokens. `adapter` is the one to answer
+    with, and `conflict` what is known of it where it is several; `grammar` is what each answer is held to. `ended` is
+    called once per job, on the event loop, after the job's last news have been passed on.
     """
 
     def __init__(
@@ -48,6 +49,8 @@ class Exchange:
         loaded: LoadedModel,
         room: int,
         fault: Fault | None,
+        adapter: str | None,
+        conflict: Conflict | None,
         grammar: Grammar | None,
         ended: Callable[[Job, Result, list[str]], None],
     ) -> None:
@@ -72,11 +75,11 @@ class Exchange:
                     stops=api_request.stops,
                     ignore_eos=api_request.ignore_eos,
                     choices=api_request.choices,
-                    adapter=api_request.model if api_request.model != loaded.name else None,
+                    adapter=adapter,
                     grammar=grammar,
                     fault=self._fault.crash_after,
                 ),
-                Timings(arrived=arrived, prompt_tokens=len(ids)),
+                Timings(arrived=arrived, prompt_tokens=len(ids), conflict=conflict),
                 self._teller(number),
             )
             for number, ids in enumerate(prompts)

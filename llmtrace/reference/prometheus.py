@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from llmtrace.reference.adapters import Adapters
+from llmtrace.reference.conflicts import Conflict
 from llmtrace.reference.scheduler import Scheduler
 
-__all__ = ["CONTENT_TYPE", "render"]
+__all__ = ["CONTENT_TYPE", "render", "render_adapters"]
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _PREFIX = "llmtrace:"
@@ -22,9 +24,20 @@ def render(scheduler: Scheduler) -> str:
     out.one("num_requests_max_running", "gauge", "Slots.", scheduler.max_running)
     runner = scheduler.runner
     out.one("num_preemptions_total", "counter", "Requests that lost their place in the cache.", runner.preemptions)
-    out.one("device_busy_seconds_total", "counter", "Seconds in which the device computed.", runner.busy)
+    out.one(
+        "device_busy_seconds_total",
+        "counter",
+        "Seconds from each step's launch to its end on the device; gaps between its kernels count.",
+        runner.busy,
+    )
     out.many("step_seconds_total", "Seconds of the loop's steps, by what was in them.", "kind", runner.works)
     out.one("graph_captures_total", "counter", "CUDA graphs captured in the middle of serving.", runner.captures)
+    out.one(
+        "graph_capture_failures_total",
+        "counter",
+        "CUDA graphs that could not be captured; after the first there are none.",
+        runner.failed_captures,
+    )
     out.one("model_load_seconds", "gauge", "Seconds that the model took to load.", runner.loaded.load_seconds)
     adapters = {} if runner.adapters is None else runner.adapters.load_seconds
     out.many("adapter_load_seconds", "Seconds that each adapter took to load.", "adapter", adapters, "gauge")
@@ -78,6 +91,19 @@ def render(scheduler: Scheduler) -> str:
     return out.text()
 
 
+def render_adapters(adapters: Adapters, conflicts: Mapping[str, Conflict]) -> str:
+    """What belongs to adapters: requests by adapter, and how those of each known composition conflict."""
+    out = _Text()
+    out.many("adapter_requests_total", "Requests taken in, by adapter or composition.", "adapter", adapters.requests)
+    worst = {name: found for name, conflict in conflicts.items() if (found := conflict.worst) is not None}
+    for metric, says, values in (
+        ("composition_cosine", "Cosine of its adapters' changes", {name: one.cosine for name, one in worst.items()}),
+        ("composition_signs_differ", "Weights whose signs differ", {name: one.signs for name, one in worst.items()}),
+    ):
+        out.many(metric, f"{says}, of the two that pull apart most.", "composition", values, "gauge")
+    return out.text()
+
+
 class _Text:
     def __init__(self) -> None:
         self._lines: list[str] = []
@@ -95,7 +121,8 @@ class _Text:
     def many(self, name: str, says: str, label: str, values: Mapping[str, float], kind: str = "counter") -> None:
         self.head(name, kind, says)
         for key, value in sorted(dict(values).items()):
-            self.line(f'{name}{{{label}="{key}"}}', value)
+            words = str(key).replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+            self.line(f'{name}{{{label}="{words}"}}', value)
 
     def text(self) -> str:
         return "\n".join(self._lines) + "\n"

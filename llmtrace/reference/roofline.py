@@ -9,8 +9,8 @@ operations per second of a large matrix product in the weights' type. Then, by t
 - MBU = (bytes of weights + bytes of keys and values) / (time per step x copy bandwidth): what one decode step must
   read at least, as Databricks' "LLM Inference Performance Engineering" defines it;
 - how long it takes to find a prefix in the prefix cache;
-- what a weight format changes: on one text of random tokens, how often its likeliest next token is that of the first
-  format measured, and the mean KL divergence from it;
+- what a weight format changes: on one text, how often its likeliest next token is that of the first format measured,
+  and the mean KL divergence from it (see `formats`), and what energy a token takes where there is a counter;
 - the runner with timing against itself without, and against `transformers.generate()` (see `comparisons`).
 """
 
@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -29,19 +28,22 @@ from llmtrace.observe.clock import now
 from llmtrace.reference._errors import missing_extra
 from llmtrace.reference.clock import Mark, make_clock
 from llmtrace.reference.comparisons import against_generate, random_prompt, timing_cost
+from llmtrace.reference.energy import Counter, NoCounter, energy_counter, measure_energy
+from llmtrace.reference.formats import fixed_text, lost, next_chances
 from llmtrace.reference.model import LoadedModel, pick_device
 from llmtrace.reference.prefix_cache import DEFAULT_BLOCK, LEAST_BLOCK, PrefixCache
-from llmtrace.reference.runner import Request, Runner
+from llmtrace.reference.runner import Generation, Request, Runner
 from llmtrace.reference.sampling import Sampling
-from llmtrace.reference.shapes import BASE, FORMATS, SHAPES, check_name, estimate_bytes, make_model
+from llmtrace.reference.shapes import BASE, FORMATS, SHAPES, check_name, estimate_bytes, make_model, unpacked
 from llmtrace.reference.timings import Timings
+from llmtrace.whole_file import write_text
 
 __all__ = ["FORMATS", "SHAPES", "Bench", "Measured", "Plan", "Yardstick", "copy_rate", "estimate_bytes", "matrix_rate"]
 
 NO_LAUNCHES = "not applicable: on this device a step is done when it returns, so the host always sets the pace"
 _REPEATS = 3
-_JUDGED = 128
-"""The tokens of the text on which formats are compared."""
+_LONG = 128
+"""Output tokens per answer where energy is measured, if there is room: the prompt's part is to be small."""
 _ROOM = 256
 """Room is given in steps of so many tokens."""
 
@@ -171,18 +173,7 @@ class Yardstick:
 
         They begin one after another; the gaps between the last one's tokens are steps for all of them.
         """
-        runner = self.runner
-        asked = [Request(self._prompt(context), steps + 1 + batch, Sampling(0), ignore_eos=True) for _ in range(batch)]
-        generations = [runner.start(request) for request in asked]
-        for generation in generations:
-            runner.admit(generation)
-        last = generations[-1]
-        try:
-            while not last.done and len(last.output) <= steps:
-                runner.step(_raised)
-        finally:
-            for generation in generations:
-                runner.leave(generation)
+        last = self._run(batch, context, steps)[-1]
         gaps = [max(1, after - before) / 1e9 for before, after in itertools.pairwise(last.timings.tokens)]
         spent = statistics.median(gaps)
         least = self._read + self._per_token * batch * context
@@ -197,6 +188,27 @@ class Yardstick:
             "launch_bound_ratio": last.timings.launch_bound,
         }
 
+    def energy(self, counter: Counter, batch: int, context: int, steps: int) -> dict[str, Any]:
+        """Measure the energy of a prompt's token, and of an output token: what the prompt took is taken off."""
+
+        def prefill() -> int:
+            self._prefill_seconds(self._prompt(context))
+            return context
+
+        def decode() -> int:
+            return sum(len(generation.output) for generation in self._run(batch, context, steps))
+
+        prompts, answers = (measure_energy(counter, work) for work in (prefill, decode))
+        per_prompt_token = prompts.joules / prompts.tokens
+        joules = max(0.0, answers.joules - answers.runs * batch * context * per_prompt_token)
+        return {
+            "batch": batch,
+            "context": context,
+            "joules_per_prompt_token": per_prompt_token,
+            "joules_per_token": joules / answers.tokens,
+            "watts": answers.joules / answers.seconds,
+        }
+
     def cache_hit(self, tokens: int) -> dict[str, Any] | None:
         """Measure how long it takes to find a prompt's prefix, which is shared and not copied; None without reuse."""
         prompt, times, cached = self._prompt(tokens), list[float](), 0
@@ -209,6 +221,22 @@ class Yardstick:
         if not cached:
             return None
         return {"tokens": cached, "bytes": cached * self._per_token, "seconds": statistics.median(times)}
+
+    def _run(self, batch: int, context: int, steps: int) -> list[Generation]:
+        """Let so many sequences decode together, until the last one has made `steps` tokens beyond its first."""
+        runner = self.runner
+        asked = [Request(self._prompt(context), steps + 1 + batch, Sampling(0), ignore_eos=True) for _ in range(batch)]
+        generations = [runner.start(request) for request in asked]
+        for generation in generations:
+            runner.admit(generation)
+        last = generations[-1]
+        try:
+            while not last.done and len(last.output) <= steps:
+                runner.step(_raised)
+        finally:
+            for generation in generations:
+                runner.leave(generation)
+        return generations
 
     def _prefill_seconds(self, prompt: Sequence[int], timings: Timings | None = None) -> float:
         timings = timings or Timings(arrived=now())
@@ -239,6 +267,7 @@ class Bench:
         self._out = out
         self._count = self._of = 0
         self._reference: tuple[str, Any] | None = None  # the first format, and its chances
+        self._counter: Counter | None = None
         self.results: dict[str, Any] = {
             "schema": 3,
             "model": model,
@@ -253,7 +282,12 @@ class Bench:
             import torch
         except ImportError as error:
             raise missing_extra(error) from error
-        per_format = 5 + len(plan.prompts) + len(plan.batches) * len(plan.contexts)
+        try:
+            self._counter = energy_counter(self.device)
+            self.results["energy"] = f"{self._counter.name}, over decode; other programs' share is in it"
+        except NoCounter as error:
+            self.results["energy"] = f"not measured, {error}"
+        per_format = 5 + len(plan.prompts) + len(plan.batches) * len(plan.contexts) + (self._counter is not None)
         self._count, self._of = 0, 1 + per_format * len(plan.formats)
         self.results["torch"] = torch.__version__
         self.results["threads"] = torch.get_num_threads()
@@ -278,9 +312,7 @@ class Bench:
 
     def write(self, file: Path) -> None:
         """Write the results as JSON; the file is replaced as a whole."""
-        part = file.with_suffix(file.suffix + ".part")
-        part.write_text(json.dumps(self.results, indent=1) + "\n")
-        os.replace(part, file)
+        write_text(file, json.dumps(self.results, indent=1) + "\n")
 
     def _now(self, doing: str) -> None:
         """Begin another measurement: write the results so far and report the progress."""
@@ -295,7 +327,11 @@ class Bench:
         self._now(f"{weights}: building the model")
         results["matrix_flops_per_second"] = matrix = matrix_rate(self.device, getattr(torch, BASE[weights]))
         torch.manual_seed(0)  # random weights are the same ones in every format
+        if self.device.startswith("cuda"):
+            torch.cuda.reset_peak_memory_stats(self.device)
         loaded = make_model(self._model, weights, self.device)
+        if (note := unpacked(weights, self.device)) is not None:
+            results["note"] = note
         yardstick = Yardstick(
             loaded,
             rows=max(plan.batches),
@@ -318,10 +354,18 @@ class Bench:
                 self._now(f"{weights}: decode, batch {batch}, context {context}")
                 results["decode"].append(yardstick.decode(batch, context, plan.steps))
         self._now(f"{weights}: what the format changes")
-        chances = next_chances(loaded, random_prompt(yardstick.runner, min(_JUDGED, plan.room)))
+        tokens, self.results["text"] = fixed_text(loaded, self._model, plan.room)
+        chances = next_chances(loaded, tokens)
         if self._reference is None:
             self._reference = weights, chances
+        if self.device.startswith("cuda"):
+            results["peak_bytes"] = torch.cuda.max_memory_allocated(self.device)
         results["against"] = {"format": self._reference[0], **lost(self._reference[1], chances)}
+        if self._counter is not None:
+            self._now(f"{weights}: energy")
+            batch, context = min(plan.batches), min(plan.contexts)
+            steps = max(plan.steps, min(_LONG, plan.room - context - 1 - batch))
+            results["energy"] = yardstick.energy(self._counter, batch, context, steps)
         self._now(f"{weights}: prefix cache")
         if (lookup := yardstick.cache_hit(max(plan.prompts))) is not None:
             results["cache_hit"] = lookup
@@ -331,21 +375,6 @@ class Bench:
         self._now(f"{weights}: against generate()")
         ratio, equal = against_generate(yardstick.runner, prompt, tokens, plan.pairs)
         results["generate"] = {**ratio.as_json(), "tokens": tokens, "equal_tokens": equal}
-
-
-def next_chances(loaded: LoadedModel, tokens: Sequence[int]) -> Any:
-    """The logarithms of the next token's chances behind each of these tokens, `[tokens, vocabulary]` on the CPU."""
-    import torch
-
-    logits = loaded.model(torch.tensor([list(tokens)], device=loaded.device)).logits[0]
-    return torch.log_softmax(logits.float(), dim=-1).cpu()
-
-
-def lost(reference: Any, chances: Any) -> dict[str, float]:
-    """What one format's chances are off another's: how often the likeliest token is the same, and the mean KL, nats."""
-    same = (reference.argmax(-1) == chances.argmax(-1)).float().mean()
-    kl = (reference.exp() * (reference - chances)).sum(-1).mean()
-    return {"top1": float(same), "kl_nats": max(0.0, float(kl))}
 
 
 def _reason(error: BaseException) -> str:

@@ -18,7 +18,8 @@ import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from llmtrace.observe.clock import now
 from llmtrace.reference._errors import OutOfMemory, RunnerError
@@ -95,16 +96,19 @@ class Runner:
         self.works: dict[str, float] = {}
         """Seconds of all steps by kind (`prefill`, `decode`, `mixed`, `swap`)."""
         self.busy = 0.0
-        """Seconds in which the device computed."""
-        self._engine = Engine(
-            loaded,
-            max_running=self.max_running,
-            chunk=prefill_chunk,
-            budget=token_budget if prefill_chunk is not None else max(token_budget, loaded.context),
-            cache_tokens=cache_tokens or _default_room(loaded, self.max_running, prefix_cache),
-            block=DEFAULT_BLOCK if prefix_cache is None else prefix_cache.block,
-            prefix_cache=prefix_cache,
-        )
+        """Seconds from each step's launch to its end on the device; gaps between its kernels count."""
+        room = cache_tokens or _default_room(loaded, self.max_running, prefix_cache)
+        whole = min(loaded.context, room)  # on CUDA without flash attention the engine keeps a mask of budget x room
+        with self._device():
+            self._engine = Engine(
+                loaded,
+                max_running=self.max_running,
+                chunk=prefill_chunk,
+                budget=token_budget if prefill_chunk is not None else max(token_budget, whole),
+                cache_tokens=room,
+                block=DEFAULT_BLOCK if prefix_cache is None else prefix_cache.block,
+                prefix_cache=prefix_cache,
+            )
         self.clock = self.new_clock(timing=timing)
         self._by_id: dict[str, Generation] = {}
         self._engine.choose_by(lambda id: Wanted(self._by_id[id].row, self._by_id[id].constraint))
@@ -142,6 +146,8 @@ class Runner:
             if self.adapters is None:
                 raise RunnerError(f"no adapter {request.adapter!r}: this runner has none")
             timings.adapter = self.adapters.get(request.adapter)
+            self.adapters.count(timings.adapter.name)
+            request = replace(request, adapter=timings.adapter.name)  # one composition may be written in many ways
         if request.grammar is not None:
             timings.grammar, timings.compile_ns = request.grammar.kind, request.grammar.compile_ns
         return Generation(request, timings, loaded)
@@ -160,6 +166,11 @@ class Runner:
     def captures(self) -> int:
         """CUDA graphs that were captured in the middle of serving, in a step that took longer for it."""
         return self._engine.captures
+
+    @property
+    def failed_captures(self) -> int:
+        """Captures of graphs that failed; after the first there are none any more."""
+        return self._engine.failed_captures
 
     def admit(self, generation: Generation) -> bool:
         """Let it run from the next step on; returns whether there is a slot for it now.
@@ -250,14 +261,18 @@ class Runner:
         self._account()
         self._tell = _ignore
 
+    def _device(self) -> contextlib.AbstractContextManager[Any]:
+        """The model's own device is the current one meanwhile: graphs' memory and new events belong to that."""
+        import torch
+
+        on_cuda = self.loaded.device.startswith("cuda")
+        return torch.cuda.device(self.loaded.device) if on_cuda else contextlib.nullcontext()
+
     @contextlib.contextmanager
     def _on_device(self) -> Generator[None, None, None]:
         import torch
 
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(torch.inference_mode())
-            if self.loaded.device.startswith("cuda"):
-                stack.enter_context(torch.cuda.device(self.loaded.device))
+        with torch.inference_mode(), self._device(), self._engine.on_stream():
             yield
 
     def _groups(self) -> list[list[Generation]]:
@@ -275,7 +290,12 @@ class Runner:
         if not group:
             return
         start = self._since()
-        swap = self._swap(group[0].request.adapter)
+        try:
+            swap = self._swap(group[0].request.adapter)
+        except RunnerError as error:  # a composition that cannot be made
+            for one in group:
+                self._fail(one, error)
+            return
         parts = self._engine.prepare({one.request_id for one in group})
         owners = [self._by_id[part.request_id] for part in parts]
         self._note_preempted(start)
@@ -291,6 +311,7 @@ class Runner:
         launched = self.clock.mark()
         try:
             end = self._engine.compute(self.clock.mark)
+            end.known = now()
             tokens = self._engine.update()
         except Exception as error:
             self._engine.take_back(parts)
@@ -315,6 +336,8 @@ class Runner:
             return None
         start = self._since()
         adapters.activate(adapter)
+        while adapters.dropped:
+            self._engine.drop_graphs_of(adapters.dropped.pop())
         self._engine.use_graphs_of(None if adapters.merge else adapter)
         self._mark = end = self.clock.mark()
         return Work("swap", start, end)

@@ -197,7 +197,8 @@ class Scheduler:
     def _look_at(self, error: Exception) -> None:
         """Note an error that leaves the device unusable for this process: an assert in a kernel, a lost device."""
         says = str(error)
-        if type(error).__name__ == "AcceleratorError" or any(each in says for each in _BROKEN):
+        accelerators = type(error).__name__ == "AcceleratorError" and "captur" not in says  # a graph, not the device
+        if accelerators or any(each in says for each in _BROKEN):
             self.broken = f"{type(error).__name__}: {says.splitlines()[0][:200]}"
 
     def _drop_cancelled(self) -> None:

@@ -14,9 +14,10 @@ from typing import Any
 
 from llmtrace.reference._errors import RunnerError
 from llmtrace.reference.model import LoadedModel, require_model
+from llmtrace.reference.tiny import quiet
 from llmtrace.version import install_hint
 
-__all__ = ["FORMATS", "SHAPES", "check_name", "estimate_bytes", "make_model"]
+__all__ = ["FORMATS", "SHAPES", "check_name", "estimate_bytes", "make_model", "unpacked"]
 
 SHAPES: dict[str, dict[str, Any]] = {
     "tiny": {"kind": "llama", "size": (256, 704, 4, 4, 2, 640), "tied": False},
@@ -31,6 +32,8 @@ BASE = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "int8": "bfloa
 """The torch type in which a format computes."""
 _BYTES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "int8": 1.0, "int4": 0.5}
 _CONTEXT = 32768
+_GROUP = 32
+"""Weights that share a scale in int4."""
 
 
 class _NoText:
@@ -63,7 +66,7 @@ def make_model(model: str, weights: str, device: str) -> LoadedModel:
     Raises `MemoryError` where a named shape does not fit (it says what would), and what torch or torchao raise for a
     format that they cannot do here.
     """
-    with _hushed():
+    with _hushed(), quiet():
         return _make(model, weights, device)
 
 
@@ -96,13 +99,9 @@ def _make(model: str, weights: str, device: str) -> LoadedModel:
     built_model = built_model.to(device).eval()
     built_model.generation_config.eos_token_id = None  # what is measured goes on to its last token
     if weights in ("int8", "int4"):
-        from torchao.quantization import (  # pyright: ignore[reportMissingImports]
-            Int4WeightOnlyConfig,
-            Int8WeightOnlyConfig,
-            quantize_,
-        )
+        from torchao.quantization import quantize_  # pyright: ignore[reportMissingImports]
 
-        quantize_(built_model, Int8WeightOnlyConfig() if weights == "int8" else Int4WeightOnlyConfig())
+        quantize_(built_model, _quantization(weights, device))
     return LoadedModel(
         model=built_model,
         tokenizer=_NoText(),
@@ -113,6 +112,31 @@ def _make(model: str, weights: str, device: str) -> LoadedModel:
         vocabulary=int(built_model.config.vocab_size),
         stop_ids=frozenset(),
         fingerprint="",
+    )
+
+
+def _quantization(weights: str, device: str) -> Any:
+    """torchao's way of a format. Its kernels for packed 4-bit weights are CUDA's; elsewhere each is held in a byte."""
+    import torch
+    from torchao import quantization  # pyright: ignore[reportMissingImports]
+    from torchao.quantization import granularity  # pyright: ignore[reportMissingImports]
+
+    if weights == "int8":
+        return quantization.Int8WeightOnlyConfig()
+    if unpacked(weights, device) is None:
+        # Torch's own kernel; the default layout needs another package.
+        return quantization.Int4WeightOnlyConfig(group_size=_GROUP, int4_packing_format="tile_packed_to_4d")
+    four_bits = torch.int4  # pyright: ignore[reportAttributeAccessIssue]
+    return quantization.IntxWeightOnlyConfig(weight_dtype=four_bits, granularity=granularity.PerGroup(_GROUP))
+
+
+def unpacked(weights: str, device: str) -> str | None:
+    """What is to be known of a format whose numbers are only held, not computed with; None for all others."""
+    if weights != "int4" or device.startswith("cuda"):
+        return None
+    return (
+        f"no kernel for packed 4-bit weights on {device}: each is held in a byte and made bf16 at every step, so the "
+        "answers are int4's, the memory and the speed are not"
     )
 
 
@@ -142,7 +166,7 @@ def _fits(model: str, weights: str, device: str) -> None:
     import torch
 
     if device.startswith("cuda"):
-        free = int(torch.cuda.mem_get_info()[0])
+        free = int(torch.cuda.mem_get_info(device)[0])
     elif hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     else:

@@ -169,6 +169,15 @@ def _adapter(timings: Timings) -> dict[str, Any]:
         attributes[names.ADAPTER_ID] = timings.adapter.name
         attributes[names.ADAPTER_RANK] = timings.adapter.rank
         attributes[names.ADAPTER_MERGED] = timings.adapter.merged
+        if (composition := timings.adapter.composition) is not None:
+            attributes[names.ADAPTER_PARTS] = list(composition.names)
+            attributes[names.ADAPTER_WEIGHTS] = list(composition.weights)
+            attributes[names.ADAPTER_METHOD] = composition.method
+    if timings.conflict is not None:
+        attributes[names.ADAPTER_CHECK] = timings.conflict.check_ns / 1e9
+        if (worst := timings.conflict.worst) is not None:
+            attributes[names.ADAPTER_COSINE] = worst.cosine
+            attributes[names.ADAPTER_SIGNS] = worst.signs
     if timings.swaps:
         attributes[names.ADAPTER_SWAPS] = len(timings.swaps)
         attributes[names.ADAPTER_SWAP] = sum(end - start for start, end in timings.swaps) / 1e9

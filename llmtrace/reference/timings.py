@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from llmtrace.reference.adapters import Adapter
+    from llmtrace.reference.conflicts import Conflict
 
 __all__ = ["Chunk", "Phase", "Timings"]
 
@@ -68,6 +69,8 @@ class Timings:
     """Prompt tokens that came from the prefix cache."""
     adapter: Adapter | None = None
     """The adapter that it ran with; None: the base model."""
+    conflict: Conflict | None = None
+    """How its adapters get in each other's way, where it ran with several."""
     swaps: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
     """When adapters were swapped for it, start and end: before its prompt and, where requests with another adapter
     run beside it, before later chunks and tokens too."""
@@ -141,8 +144,8 @@ class Timings:
         """vLLM's per-request `metrics`, in ms, and beside them the cache phase and how all of it was timed.
 
         `time_to_first_token_ms` runs from scheduled to the first token; `kv_cache_hit_time_ms` and
-        `prefill_others_time_ms` lie inside it, `grammar_compile_time_ms` inside `queue_time_ms`,
-        `decode_others_time_ms` inside `generation_time_ms`; `adapter_swap_time_ms` in both.
+        `prefill_others_time_ms` lie inside it, `grammar_compile_time_ms` and `adapter_check_time_ms` inside
+        `queue_time_ms`, `decode_others_time_ms` inside `generation_time_ms`; `adapter_swap_time_ms` in both.
         """
         first, last = self.first_token, self.tokens[-1] if self.tokens else None
         scheduled, cached = self.scheduled, self.cache_done
@@ -170,11 +173,17 @@ class Timings:
     def _adapter_metrics(self) -> dict[str, float | str | None]:
         if self.adapter is None and not self.swaps:
             return {}
-        return {
+        metrics: dict[str, float | str | None] = {
             "adapter": self.adapter.name if self.adapter is not None else None,
             "adapter_swaps": len(self.swaps),
             "adapter_swap_time_ms": sum(end - start for start, end in self.swaps) / 1e6,
         }
+        if self.conflict is not None:
+            worst = self.conflict.worst
+            metrics["adapter_cosine"] = None if worst is None else worst.cosine
+            metrics["adapter_signs_differ"] = None if worst is None else worst.signs
+            metrics["adapter_check_time_ms"] = self.conflict.check_ns / 1e6
+        return metrics
 
     def _grammar_metrics(self) -> dict[str, float | str | None]:
         if self.grammar is None:

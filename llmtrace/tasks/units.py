@@ -28,6 +28,7 @@ from llmtrace.emit.metrics import Meters
 from llmtrace.errors import LlmtraceError, did_you_mean
 from llmtrace.observe import internal_errors
 from llmtrace.observe.clock import now
+from llmtrace.observe.in_use import InUse, in_use
 from llmtrace.observe.process import Lock
 from llmtrace.version import VERSION
 
@@ -111,6 +112,9 @@ class _Unit:
         self._attached: Attached | None = None
         self._context: Context | None = None
         self._began = 0
+        self._in_use: tuple[InUse, object] | None = None
+        """The provider's, and what stands there for this unit, which may be dropped without an end."""
+        self._instruments: Callable[[], Meters | None] | None = None
         self.span: Span = trace_api.INVALID_SPAN
         """The OpenTelemetry span, for attributes of your own."""
 
@@ -121,7 +125,11 @@ class _Unit:
             if task_id is not None:
                 self._attributes.setdefault(names.TASK_ID, task_id)
             self._began = now()
-            tracer = _provider().get_tracer("llmtrace", VERSION)
+            provider = _provider()
+            under_way, token = self._in_use = in_use(provider), object()
+            under_way.begin(token)
+            self._instruments = _meters[-1] if _meters else None
+            tracer = provider.get_tracer("llmtrace", VERSION)
             self.span = tracer.start_span(self._title, context=parent, attributes=self._attributes)
             context = set_span_in_context(self.span, parent)
             for name, value in self._carried.items():
@@ -144,6 +152,10 @@ class _Unit:
             self.span.end()
         except Exception as ours:
             internal_errors.note("ending a task", ours)
+        finally:
+            if self._in_use is not None:
+                under_way, token = self._in_use
+                under_way.end(token)
 
     def _close(self, error: BaseException | None) -> None:
         """Set the last attributes of the span."""
@@ -264,7 +276,8 @@ class Step(_Unit):
         self.cost_usd = _dollars(usd, "cost")
 
     def _close(self, error: BaseException | None) -> None:
-        if self.kind == "tool" and _meters and (meters := _meters[-1]()) is not None:
+        instruments = self._instruments
+        if self.kind == "tool" and instruments is not None and (meters := instruments()) is not None:
             failure = type(error).__qualname__ if isinstance(error, Exception) else None
             meters.record_tool(self.name, (now() - self._began) / 1e9, failure, set_span_in_context(self.span))
         if self.cost_usd is not None:

@@ -10,74 +10,29 @@ from llmtrace.analyze.otlp import Span
 from llmtrace.emit import names
 from llmtrace.estimate.losses import WORDS
 from llmtrace.view import text
-
-FAMILIES = (
-    "network", "gateway", "unattributed", "queue", "kv_cache_hit", "prefill", "decode", "merged", "attempt", "other",
-)  # fmt: skip
-"""The families of spans that have a colour each."""
-
-_PHASES = {
-    "network": "network",
-    "gateway": "gateway",
-    "unattributed": "unattributed",
-    "queue": "queue",
-    "kv_cache_hit": "kv_cache_hit",
-    "prefill": "prefill",
-    "decode": "decode",
-    "decode.reasoning": "decode",
-    "decode.output": "decode",
-    "queue_prefill": "merged",
-    "opaque": "merged",
-}
-
-LABELS = {
-    "network": "network",
-    "gateway": "gateway",
-    "unattributed": "unattributed",
-    contract.OVERHEAD: contract.OVERHEAD,
-    "queue": "queue",
-    "kv_cache_hit": "cache hit",
-    "prefill": "prefill",
-    "decode": "decode",
-    "decode.reasoning": "reasoning",
-    "decode.output": "output",
-    "queue_prefill": "queue + prefill",
-    "opaque": "not told apart",
-    "merged": "merged",
-    "attempt": "attempt",
-    "retry": "retries",
-    "call": "call",
-    "other": "other span",
-}
-
-SOURCES = {
-    "device": "timed on the accelerator",
-    "server": "reported by the engine",
-    "client": "seen on the client's clock",
-    "estimate": "fitted from earlier calls",
-}
+from llmtrace.view.palette import LABELS, PHASE_FAMILIES
 
 
 def phase(span: Span) -> str | None:
     """The name of the phase that a span is; None if it is no phase."""
     if span.name.startswith("llm."):
         by_name = span.name.removeprefix("llm.")
-        if by_name in _PHASES:
+        if by_name in PHASE_FAMILIES:
             return by_name
     named_phase = span.attributes.get(names.PHASE)
-    return named_phase if isinstance(named_phase, str) and named_phase in _PHASES else None
+    return named_phase if isinstance(named_phase, str) and named_phase in PHASE_FAMILIES else None
 
 
 def family(span: Span) -> str:
-    """The span's colour: one of ``FAMILIES``."""
+    """The span's colour: one of ``palette.FAMILIES``."""
     span_phase = phase(span)
     if span_phase is not None:
-        return _PHASES[span_phase]
+        return PHASE_FAMILIES[span_phase]
     return "attempt" if span.name == names.ATTEMPT else "other"
 
 
 def source(span: Span) -> str | None:
-    """The source of the span's duration: a key of ``SOURCES``, or whatever else the file says."""
+    """The source of the span's duration: a key of ``palette.SOURCES``, or whatever else the file says."""
     named_source = span.attributes.get(names.SOURCE)
     return named_source if isinstance(named_source, str) and named_source else None
 

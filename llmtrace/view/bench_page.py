@@ -13,6 +13,7 @@ from html import escape
 from typing import Any
 
 from llmtrace.version import VERSION
+from llmtrace.view.bench_formats import side_by_side
 from llmtrace.view.resource import fill, head
 
 _COLOURS = ("var(--decode)", "var(--queue)", "var(--kv_cache_hit)", "var(--prefill)", "var(--merged)")
@@ -26,16 +27,21 @@ def render(results: Mapping[str, Any]) -> str:
     lines = [
         f"{name}: not measured. {measured['reason']}" for name, measured in formats.items() if "reason" in measured
     ]
+    lines += [f"{name}: {measured['note']}." for name, measured in formats.items() if "note" in measured]
     if "launch_bound" in results:
         lines.append(f"Launch-bound ratio: {results['launch_bound']}.")
     if not results.get("done"):
         lines.append("The run was stopped before its end.")
-    notes = "".join(f"<li>{escape(line)}</li>" for line in lines)
     headline = f"{results['device']}, torch {results.get('torch', '')}, {results.get('threads', '')} threads"
     if copy:
         headline += f"; copy bandwidth {copy / 1e9:.1f} GB/s, read and written"
-    sections = [_section("Roofline", _roofline(formats, copy))] if copy else []
-    sections += [_section(title, _table(head, rows)) for title, head, rows in _tables(formats) if rows]
+    sections = [section("Roofline", _roofline(formats, copy))] if copy else []
+    heads, rows, words = side_by_side(results)
+    if rows:
+        sections.append(section("Weight formats side by side", table(heads, rows)))
+        lines.insert(0, words)
+    sections += [section(title, table(head, rows)) for title, head, rows in _tables(formats) if rows]
+    notes = "".join(f"<li>{escape(line)}</li>" for line in lines)
     title = escape(f"{results['model']} on {results['device']}")
     return fill(
         "report.html",
@@ -51,11 +57,13 @@ def render(results: Mapping[str, Any]) -> str:
     )
 
 
-def _section(title: str, inner: str) -> str:
+def section(title: str, inner: str) -> str:
+    """A section of a page; nothing where it has nothing in it."""
     return f'<section><h2>{escape(title)}</h2><div class="card scroll">{inner}</div></section>' if inner else ""
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of a page."""
     top = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
     body = "".join(f"<tr>{''.join(f'<td>{escape(value)}</td>' for value in row)}</tr>" for row in rows)
     return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"

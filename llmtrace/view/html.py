@@ -13,12 +13,9 @@ from pathlib import Path
 from llmtrace.analyze.otlp import Span
 from llmtrace.errors import LlmtraceError
 from llmtrace.version import VERSION
-from llmtrace.view import about, calls, resource, text, tree
+from llmtrace.view import about, calls, palette, resource, text, tree
+from llmtrace.whole_file import write_text
 
-_CLASSES: dict[str, str] = dict(
-    zip(about.FAMILIES, ("n", "g", "u", "q", "k", "p", "d", "m stripe", "a", "o"), strict=True)
-)
-_OUTCOMES = {"completed": "good", "error": "bad", "timed_out": "bad"}
 _MOST_DEPTH = 6
 _MANY = 100
 
@@ -41,7 +38,7 @@ def write_html(
     page = render(tree.build(spans), title, table, lede=lede, titles=titles)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(page, encoding="utf-8", errors="replace")
+        write_text(path, page, errors="replace")
     except OSError as error:
         raise LlmtraceError(f"cannot write {path}: {error.strerror or error}") from error
     return path
@@ -135,7 +132,7 @@ def _overview(traces: Sequence[tree.Trace], all_calls: Sequence[tree.Node]) -> s
         spent, css = sums[kind], _css(kind)
         share = 100 * spent / total
         share_text = f"{share:.0f}%" if share >= 9.5 else f"{share:.1f}%" if share >= 0.05 else "<0.1%"
-        label = about.LABELS[kind]
+        label = palette.LABELS[kind]
         bars.append(f'<i class="{css}" style="--share:{share:.4f}" title="{label}: {_seconds(spent)}"></i>')
         terms.append(
             f'<div><dt><span class="dot {css}"></span>{label}</dt>'
@@ -143,7 +140,7 @@ def _overview(traces: Sequence[tree.Trace], all_calls: Sequence[tree.Node]) -> s
         )
     key = "".join(
         f'<li><span class="glyph {name}"></span><span><b>{name}</b> {meaning}</span></li>'
-        for name, meaning in about.SOURCES.items()
+        for name, meaning in palette.SOURCES.items()
         if name in sources
     )
     return (
@@ -156,9 +153,7 @@ def _overview(traces: Sequence[tree.Trace], all_calls: Sequence[tree.Node]) -> s
 
 
 def _css(kind: str) -> str:
-    if kind == "opaque":
-        return "m stripe blind"
-    return _CLASSES["merged" if kind == "queue_prefill" else kind]
+    return palette.PHASE_CLASSES.get(kind) or palette.CLASSES[kind]
 
 
 def _table(table: text.Table) -> str:
@@ -202,7 +197,7 @@ def _table(table: text.Table) -> str:
 
 
 _NAMED = {"cache": "kv_cache_hit", "kv_cache_hit": "kv_cache_hit", "queue_prefill": "queue_prefill"} | {
-    about.LABELS[family].replace(" ", ""): family
+    palette.LABELS[family].replace(" ", ""): family
     for family in ("network", "gateway", "unattributed", "queue", "kv_cache_hit", "prefill", "decode")
 }
 
@@ -246,7 +241,7 @@ def _facts(call: tree.Node) -> str:
     facts = calls.facts(call)
     items: list[str] = []
     if facts.outcome:
-        css = _OUTCOMES.get(facts.outcome, "warn")
+        css = palette.TONES.get(facts.outcome, palette.OTHER_TONE)
         items.append(f'<li><span class="pill {css}">{_e(facts.outcome.replace("_", " "))}</span></li>')
     if facts.ttft is not None:
         name = "first chunk" if facts.ttft_is_chunk else "TTFT"
@@ -301,7 +296,7 @@ def _row(trace: tree.Trace, node: tree.Node, depth: int, start: int, length: int
     names = " ".join(
         filter(None, ("row", "top" if is_call or not depth else "", "failed" if span.status.code == "error" else ""))
     )
-    glyph = f'<span class="glyph {source if source in about.SOURCES else "unknown"}"></span>' if source else ""
+    glyph = f'<span class="glyph {source if source in palette.SOURCES else "unknown"}"></span>' if source else ""
     source_cell = f"{glyph}{_e(source or '')}" + (f"<small>{_give_or_take(unsure)}</small>" if unsure else "")
     dot = "" if is_call else f'<span class="dot {css}{" hollow" if family == "attempt" else ""}"></span>'
     aria_label = f"{_seconds((span.start_ns - start) / 1e9)} after the start"
@@ -322,7 +317,7 @@ def _bar(node: tree.Node, family: str, css: str, start: int, length: int) -> str
     if inside:
         base = max(1, own)
         pieces = "".join(_pieces(span, inside, base))
-        backing = '<i class="o" style="--x:0%;--w:100%"></i>' if inside[0].span.parent_id != span.span_id else ""
+        backing = '<i class="of-other" style="--x:0%;--w:100%"></i>' if inside[0].span.parent_id != span.span_id else ""
         return f'<span class="ribbon" style="{_place(span.start_ns - start, own, length)}">{backing}{pieces}</span>'
     names = [css]
     if family == "attempt":
@@ -364,8 +359,8 @@ def _more(trace: tree.Trace, node: tree.Node, depth: int) -> str:
     if unsure:
         lines[-1] += f" {_give_or_take(unsure)}"
     lines.append(f"starts at {_seconds((span.start_ns - trace.start_ns) / 1e9)}")
-    if source in about.SOURCES:
-        lines.append(f"{source}: {about.SOURCES[source]}")
+    if source in palette.SOURCES:
+        lines.append(f"{source}: {palette.SOURCES[source]}")
     if calls.is_call(node) and abs(calls.duration(node) - span.duration) > 0.005 * span.duration:
         lines.append(f"the call itself took {_seconds(calls.duration(node))}; this span is another instrumentation's")
     parts = [f'<p class="plainly num">{" · ".join(lines)}</p>']

@@ -1,4 +1,4 @@
-"""The colours of every page and of the terminal: each phase has one, wherever it is drawn.
+"""The colours and the words of every page and of the terminal: a phase has one of each, wherever it is drawn.
 
 Pages have a light and a dark one of each, by the system's choice unless the page's own switch says otherwise. A
 terminal does not tell which it is: it has the light page's, which are seen on both.
@@ -23,6 +23,47 @@ FAMILIES: Final = {
     "attempt": ("#9aa1ad", "#8790a0"),
 }
 """The colour of each family of spans: on light pages, on dark pages."""
+CLASSES: Final = {name: f"of-{name}" for name in FAMILIES} | {"merged": "of-merged stripe"}
+"""The classes that give an element its family's colour or stripes."""
+PHASE_FAMILIES: Final = {
+    "network": "network",
+    "gateway": "gateway",
+    "unattributed": "unattributed",
+    "queue": "queue",
+    "kv_cache_hit": "kv_cache_hit",
+    "prefill": "prefill",
+    "decode": "decode",
+    "decode.reasoning": "decode",
+    "decode.output": "decode",
+    "queue_prefill": "merged",
+    "opaque": "merged",
+}
+"""The family of each phase that a span can be."""
+PHASE_CLASSES: Final = {
+    **{phase: CLASSES[family] for phase, family in PHASE_FAMILIES.items()},
+    "opaque": "of-merged stripe blind",
+    contract.OVERHEAD: CLASSES["network"],
+    "retry": CLASSES["attempt"],
+}
+LABELS: Final = {
+    **{name: name for name in (*FAMILIES, *PHASE_FAMILIES, contract.OVERHEAD)},
+    **contract.WORDS,
+    "call": "call",
+    "other": "other span",
+}
+"""The words for families, phases and what else reports name beside them."""
+SOURCES: Final = {
+    "device": "timed on the accelerator",
+    "server": "reported by the engine",
+    "client": "seen on the client's clock",
+    "estimate": "fitted from earlier calls",
+}
+"""How a length can be known, and what that means."""
+TONES: Final = {"completed": "good", "error": "bad", "timed_out": "bad"}
+"""Whether an outcome is good or bad. Any other is ``OTHER_TONE``."""
+OTHER_TONE: Final = "warn"
+SERIES: Final = ("#3d8bfd", "#eaa51c", "#17a884", "#7a5af0", "#d9534f", "#0fa3b1", "#b56aa5", "#7a8b45")
+"""Colours of what is no phase: models, routes, causes, in the order of their coming."""
 TERMINAL: Final = {name: light for name, (light, _) in FAMILIES.items()}
 OF_PHASE: Final = {name: name for name in FAMILIES} | {
     "queue_prefill": "merged", "opaque": "merged", contract.OVERHEAD: "network", "retry": "attempt",
@@ -45,11 +86,24 @@ _DARK = """color-scheme: dark;
   --hatch: rgb(12 14 17 / .42);"""
 
 
+_MARKS = """.stripe { --stripe: repeating-linear-gradient(115deg, var(--queue) 0 8px, var(--prefill) 8px 16px); }
+.stripe.dot { --stripe: linear-gradient(115deg, var(--queue) 50%, var(--prefill) 50%); }
+.stripe.blind { --stripe: repeating-linear-gradient(115deg, var(--other) 0 6px, var(--attempt) 6px 12px); }
+.glyph { flex: none; width: 9px; height: 9px; display: inline-block; background: var(--soft); }
+.glyph.device { transform: rotate(45deg); width: 8px; height: 8px; }
+.glyph.server { border-radius: 1.5px; }
+.glyph.client { border-radius: 50%; }
+.glyph.estimate { border-radius: 50%; background: transparent; border: 1.6px dashed var(--soft); }
+.glyph.unknown { border-radius: 50%; background: transparent; border: 1.5px solid var(--faint); }"""
+
+
 def css() -> str:
-    """The rules that set the custom properties which pages use."""
+    """The rules that set the custom properties which pages use, and give phases and sources their look."""
     light, dark = (" ".join(f"--{name}: {pair[at]};" for name, pair in FAMILIES.items()) for at in (0, 1))
     return (
         f":root {{\n  {_LIGHT}\n  {light}\n}}\n"
         f'@media (prefers-color-scheme: dark) {{ :root:not([data-theme="light"]) {{ {_DARK} {dark} }} }}\n'
-        f':root[data-theme="dark"] {{ {_DARK} {dark} }}'
+        f':root[data-theme="dark"] {{ {_DARK} {dark} }}\n'
+        + " ".join(f".{CLASSES[name].split()[0]} {{ --c: var(--{name}); }}" for name in FAMILIES)
+        + f"\n{_MARKS}\n"
     )

@@ -14,10 +14,10 @@ from llmtrace.version import VERSION
 from llmtrace.view import palette
 from llmtrace.view.report_text import faults, known
 from llmtrace.view.resource import fill, head
+from llmtrace.whole_file import write_text
 
 _VARIABLES = {part: f"--{name}" for part, name in palette.OF_PHASE.items()} | {"floor": "--good"}
-_SERIES = ("#3d8bfd", "#eaa51c", "#17a884", "#7a5af0", "#d9534f", "#0fa3b1", "#b56aa5", "#7a8b45")
-_ROW, _LABEL, _WIDTH, _NUMBER = 26, 250, 1000, 90
+_ROW, _LABEL, _WIDTH, _NUMBER = 26, 290, 1000, 90
 
 
 def write(report: Report, path: str | os.PathLike[str]) -> Path:
@@ -29,7 +29,7 @@ def write(report: Report, path: str | os.PathLike[str]) -> Path:
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(render(report), encoding="utf-8", errors="replace")
+        write_text(path, render(report), errors="replace")
     except OSError as error:
         raise LlmtraceError(f"cannot write {path}: {error.strerror or error}") from error
     return path
@@ -69,7 +69,7 @@ def _section(section: Section) -> str:
 
 
 def _table(columns: Sequence[Column], rows: Sequence[Sequence[Any]]) -> str:
-    kinds = ["text" if column.unit == "text" else "" for column in columns]
+    kinds = ["text" if column.unit in ("text", "phase") else "" for column in columns]
     head = "".join(
         f'<th scope="col" class="{kind}">{escape(column.title)}</th>'
         for kind, column in zip(kinds, columns, strict=True)
@@ -99,16 +99,18 @@ def _stack(chart: Stack) -> str:
             if part not in colours:
                 series = len([name for name in colours if name not in _VARIABLES])
                 variable = _VARIABLES.get(part)
-                colours[part] = f"var({variable})" if variable else _SERIES[series % len(_SERIES)]
+                colours[part] = f"var({variable})" if variable else palette.SERIES[series % len(palette.SERIES)]
             width = value / most * room
-            tooltip = escape(f"{name}: {part} {cell(value, chart.unit)}")
+            tooltip = escape(f"{name}: {cell(part, 'phase')} {cell(value, chart.unit)}")
             shapes.append(
                 f'<rect x="{x:.1f}" y="{top + 5}" width="{max(width, 0.6):.1f}" height="16" rx="2" '
                 f'style="fill:{colours[part]}"><title>{tooltip}</title></rect>'
             )
             x += width
         shapes.append(f'<text x="{x + 8:.1f}" y="{top + 18}">{escape(cell(sum(parts.values()), chart.unit))}</text>')
-    key = "".join(f'<span><i style="--c:{colour}"></i>{escape(part)}</span>' for part, colour in colours.items())
+    key = "".join(
+        f'<span><i style="--c:{colour}"></i>{escape(cell(part, "phase"))}</span>' for part, colour in colours.items()
+    )
     return _figure(chart.title, len(chart.bars), shapes, f'<div class="key">{key}</div>')
 
 
@@ -120,9 +122,9 @@ def _intervals(chart: Intervals) -> str:
     scale = (_WIDTH - _LABEL - _NUMBER) / 2 / reach
     height = len(points) * _ROW
     shapes = [f'<line x1="{middle}" x2="{middle}" y1="0" y2="{height}" style="stroke:var(--line)"/>']
-    for place, (name, value, low, high) in enumerate(points):
+    for place, (part, value, low, high) in enumerate(points):
         y = place * _ROW + 13
-        colour = f"var({_VARIABLES.get(name, '--ink')})"
+        colour, name = f"var({_VARIABLES.get(part, '--ink')})", cell(part, "phase")
         tooltip = escape(f"{name}: {cell(value, chart.unit)} ({cell(low, chart.unit)} to {cell(high, chart.unit)})")
         shapes.append(_label(name, place * _ROW))
         shapes.append(

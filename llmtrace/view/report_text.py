@@ -18,7 +18,6 @@ from llmtrace.wording import plural
 COLOURS = {part: palette.TERMINAL[name] for part, name in palette.OF_PHASE.items()} | {
     "floor": "green", "application": "cyan",
 }  # fmt: skip
-_OTHERS = ("cyan", "red", "bright_blue", "bright_green", "bright_yellow", "white")
 _WIDTH = 44
 
 
@@ -95,7 +94,7 @@ def _table(columns: Sequence[Column], cells: Sequence[Sequence[str]], console: A
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for column in columns:
-        words = column.unit in ("text", "time")
+        words = column.unit in ("text", "phase", "time")
         table.add_column(escape(column.title), justify="left" if words else "right", overflow="fold")
     for row in cells:
         table.add_row(*map(escape, row))
@@ -186,7 +185,7 @@ def _stack(chart: Stack, console: Any) -> None:
     key = Text()
     for part, colour in colours.items():
         key.append("■ ", style=colour)
-        key.append(f"{part}   ")
+        key.append(f"{cell(part, 'phase')}   ")
     console.print(key, highlight=False)
 
 
@@ -196,7 +195,7 @@ def _colours(chart: Stack) -> dict[str, str]:
         for part in parts:
             if part not in colours:
                 others = len([name for name in colours if name not in COLOURS])
-                colours[part] = COLOURS.get(part, _OTHERS[others % len(_OTHERS)])
+                colours[part] = COLOURS.get(part, palette.SERIES[others % len(palette.SERIES)])
     return colours
 
 
@@ -211,6 +210,7 @@ def _intervals(chart: Intervals, console: Any) -> None:
     if reach <= 0:
         return
     console.print(f"[dim]{chart.title}[/dim]", highlight=False)
+    points = [(cell(name, "phase"), *ends) for name, *ends in points]
     label = max(len(name) for name, *_ in points)
     half = max(5, min(_WIDTH, console.width - label - 12) // 2)
     for name, value, low, high in points:

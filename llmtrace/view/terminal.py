@@ -16,15 +16,7 @@ from llmtrace.view import about, calls, palette, text, tree
 from llmtrace.view.selection import select
 
 COLOURS = palette.TERMINAL
-_OUTCOMES = {
-    "completed": "green",
-    "closed_early": "yellow",
-    "abandoned": "yellow",
-    "cancelled": "yellow",
-    "timed_out": "red",
-    "error": "red",
-    "never_consumed": "yellow",
-}
+_TONES = {"good": "green", "bad": "red", "warn": "yellow"}
 _LEFT = " ▏▎▍▌▋▊▉█"
 _ASCII = str.maketrans({"µ": "u", "±": "~", "·": "|", text.DASH: "-", "…": ".", "│": "|", "├": "|", "└": "`", "─": "-"})
 _DEEPEST = 8
@@ -71,12 +63,12 @@ def legend(traces: Iterable[tree.Trace] = (), width: int | None = None) -> Text:
     """
     present = {
         about.family(node.span) for trace in traces for node, _ in tree.walk(trace.roots) if not calls.is_call(node)
-    } or set(about.FAMILIES)
+    } or set(palette.FAMILIES)
     key, used = Text(), 0
-    for name in about.FAMILIES:
+    for name in palette.FAMILIES:
         if name not in present:
             continue
-        entry = f"■ {about.LABELS[name]}"
+        entry = f"■ {palette.LABELS[name]}"
         if used:
             ends = width is not None and used + 3 + cell_len(entry) > width
             key.append("\n" if ends else "   ")
@@ -276,7 +268,9 @@ def _facts(call: tree.Node) -> list[tuple[str, str]]:
     facts = calls.facts(call)
     parts: list[tuple[str, str]] = []
     if facts.outcome:
-        parts.append((text.clean(facts.outcome.replace("_", " ")), _OUTCOMES.get(facts.outcome, "")))
+        parts.append(
+            (text.clean(facts.outcome.replace("_", " ")), _TONES[palette.TONES.get(facts.outcome, palette.OTHER_TONE)])
+        )
     if facts.model:
         parts.append((text.clean(facts.model, 60), ""))
     if facts.upstream:

@@ -172,7 +172,7 @@ def test_every_story_has_a_line_with_its_bar(played: tuple[str, Path]) -> None:
     assert [re.split("  +", line)[0] for line in lines] == titles
     bars = [len(re.split("  +", line)[1]) for line in lines]
     assert max(bars) > 20
-    ((_, _, shown),) = [sample for sample in samples.on_pages() if sample[1] == samples.SLOW]
+    ((_, _, shown),) = [sample for sample in samples.on_pages() if sample[1] == samples.DEMO_RUN]
     assert [re.split("  +", line)[0] for line in shown.splitlines() if line[:1].isupper()] == titles
 
 

@@ -18,6 +18,7 @@ from llmtrace.diagnosis.verdict import (
     RETRY_STORM,
     ROUTE_CHANGE,
     SLOW_CONSUMER,
+    TOLD_CAUSES,
     Verdict,
 )
 from llmtrace.phases.model import CLIENT, PHASES, Phase
@@ -105,7 +106,7 @@ def test_its_middle_is_inside_it() -> None:
 def test_every_cause_was_thought_of() -> None:
     everything = tree(*((name, 10) for name in PHASES))
     of_the_call = {MODEL_SWAP, ROUTE_CHANGE, RETRY_STORM}
-    for cause in CAUSES:
+    for cause in (*CAUSES, *TOLD_CAUSES):
         guilty = guilty_phase(Verdict(cause, 0.9, "anything", 1.0), everything)
         assert (guilty is None) == (cause in of_the_call), cause
         assert guilty_phase(Verdict(cause, 0.9, "anything", 1.0), []) is None

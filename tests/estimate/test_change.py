@@ -12,7 +12,8 @@ import pytest
 from llmtrace.estimate.change import look, scaled
 from llmtrace.estimate.curve import Curve
 from llmtrace.estimate.doubt import least_factor
-from llmtrace.estimate.expectation import COLUMNS, M1, MOMENTS, Model, S, U
+from llmtrace.estimate.expectation import Model
+from llmtrace.estimate.rows import COLUMNS, M1, MOMENTS, S, U
 from tests.estimate.test_shared_engines import Seen, follow, grade
 from tests.support.effort import seeds
 from tests.support.engine_sim import Engine, poisson

@@ -60,3 +60,18 @@ def test_a_call_that_began_in_anothers_last_step_waited_until_that_step() -> Non
     assert wait.low < wait.median < wait.high
     assert wait.median == pytest.approx(0.06, abs=0.011)
     assert posterior(0.08, 0.1, 0.002, [0.1], Habits(own=0.8), Shape(), 0.0).median > wait.median
+
+
+def test_until_it_shows_a_busy_call_may_have_begun_a_step_earlier() -> None:
+    sharing = Sharing()
+    assert (sharing.share, sharing.doubt) == (0.0, 1.0)
+    for _ in range(12):
+        sharing.watch(0.1, 0.1, 0.005)
+    assert sharing.share == 0.0
+    assert sharing.doubt < 0.3, "calls that came one whole prompt after another speak against it"
+    habits = Habits(none=0.1, own=0.1, brief=0.1, long=0.6, stretched=0.1, scale=0.3)
+    sure, unsure = (
+        posterior(0.3, 0.02, 0.003, [], habits, Shape(), 0.0, steps) for steps in (None, Steps(0.5, 0.04, 0.04))
+    )
+    assert unsure.low < sure.low - 0.02
+    assert unsure.high == pytest.approx(sure.high, abs=0.005)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 
 import pytest
 
 from llmtrace.estimate.baselines import Baselines, InFlight
+from llmtrace.estimate.curve import ANSWER, TERMS, Curve, answer_terms, terms
+from llmtrace.estimate.expectation import Model
 from llmtrace.estimate.sample import Sample
 from llmtrace.phases.model import NARROW_SPREAD, Estimate, Unknown
 from tests.support.effort import seeds
@@ -92,3 +95,16 @@ def test_answers_of_one_length_do_not_show_what_a_token_takes() -> None:
     assert isinstance(last, Unknown)
     assert last.reason == NARROW_SPREAD
     assert "answers of different lengths" in last.detail
+
+
+def test_what_the_prompt_is_too_long_by_the_answer_is_too_short_by() -> None:
+    """Where the curve could as well give the time to the one as to the other, the sum is sure and neither part is."""
+    doubt = array("d", bytes(8 * TERMS * TERMS))
+    token, output = 1, ANSWER
+    doubt[token * TERMS + token] = 1e-10
+    doubt[output * TERMS + output] = 1e-8
+    doubt[token * TERMS + output] = doubt[output * TERMS + token] = -1e-9
+    model = Model(Curve(0.01, 1e-4, 0.0, 0.0, 0.1, 0.2, per_output=1e-3, knows_answers=True), 0.1, 0.001, doubt=doubt)
+    prompt, answer, both = model.parts((*terms(1000, 0), *answer_terms(100, 0, 0)))
+    assert (prompt, answer, both) == pytest.approx((1e-4, 1e-4, -1e-4))
+    assert model.answer_sd((*terms(1000, 0), *answer_terms(100, 0, 0))) == pytest.approx(0.0, abs=1e-6)

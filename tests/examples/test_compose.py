@@ -84,6 +84,8 @@ def test_hosts_and_ports_agree(collector: Any) -> None:
     sources = load(GRAFANA / "provisioning" / "datasources" / "datasources.yaml")["datasources"]
     asked = [source["url"].removeprefix("http://") for source in sources]
     asked += [target for job in prometheus["scrape_configs"] for s in job["static_configs"] for target in s["targets"]]
+    asked.remove("host.docker.internal:8101")  # `llmtrace serve` on the machine itself
+    assert services["prometheus"]["extra_hosts"] == ["host.docker.internal:host-gateway"]
     asked.append(collector["exporters"]["otlp/tempo"]["endpoint"])
     for address in asked:
         host, port = address.split(":")

@@ -19,6 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from llmtrace.emit import names
 from llmtrace.phases.model import PHASES
+from tests.examples.served import Served
 from tests.examples.traffic import GRAFANA, Traffic, generator
 
 SCRAPED = {"job", "instance"}
@@ -36,7 +37,7 @@ PROMQL = [(title, target["expr"]) for title, target in TARGETS if "expr" in targ
 PROMQL += [(rule["alert"], rule["expr"]) for rule in GENERATED.ALERTS]
 PROMQL += [(rule["record"], rule["expr"]) for rule in GENERATED.RECORDING]
 RECORDED = {rule["record"] for rule in GENERATED.RECORDING}
-CHOICES = {"$__rate_interval": "5m", "$service": ".*", "$model": ".*"}
+CHOICES = {"$__rate_interval": "5m", "$service": ".*", "$model": ".*", "$instance": ".*"}
 """What Grafana puts in for the variables of a page, but for the metrics' names."""
 TRACEQL = [(title, target["query"]) for title, target in TARGETS if "query" in target]
 
@@ -49,12 +50,25 @@ class Series:
     labels: dict[str, str]
 
 
+@pytest.fixture(scope="module")
+def of_the_server(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """What the reference server tells Prometheus."""
+    served = Served(tmp_path_factory.mktemp("served"))
+    served.play()
+    served.end()
+    return served.text()
+
+
 @pytest.fixture
-def series(traffic: Traffic) -> list[Series]:
+def series(traffic: Traffic, of_the_server: str) -> list[Series]:
     """Calls of every kind that the pages speak of, under both conventions, and what became of them in Prometheus."""
     for semconv in names.SEMCONVS:
         traffic.play(semconv)
-    exposed = text_string_to_metric_families(generate_latest(traffic.registry).decode())
+    exposed = [
+        family
+        for text in (generate_latest(traffic.registry).decode(), of_the_server)
+        for family in text_string_to_metric_families(text)
+    ]
     return [
         Series(sample.name, {k: v for k, v in sample.labels.items() if v and not k.startswith("otel_scope")})
         for family in exposed

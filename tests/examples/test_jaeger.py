@@ -13,7 +13,7 @@ import jsonschema
 import pytest
 import yaml
 
-from llmtrace.diagnosis.verdict import CAUSES
+from llmtrace.diagnosis.verdict import CAUSES, TOLD_CAUSES
 from llmtrace.emit import names
 from llmtrace.phases.model import PHASES
 
@@ -109,8 +109,9 @@ def test_another_service() -> None:
 
 
 def test_each_cause_has_its_search() -> None:
-    asked = {label: json.loads(query["tags"]) for label, query in searches().items() if label in CAUSES}
-    assert asked == {cause: {names.CAUSE: cause} for cause in CAUSES}
+    causes = (*CAUSES, *TOLD_CAUSES)
+    asked = {label: json.loads(query["tags"]) for label, query in searches().items() if label in causes}
+    assert asked == {cause: {names.CAUSE: cause} for cause in causes}
 
 
 def test_searches_ask_for_what_there_is() -> None:

@@ -24,6 +24,7 @@ import yaml
 from prometheus_client import start_http_server
 
 from llmtrace.emit import names
+from tests.examples.served import Served, serve
 from tests.examples.traffic import GRAFANA, Traffic, generator
 
 PROMETHEUS = shutil.which("prometheus")
@@ -36,7 +37,8 @@ PAGE = GRAFANA.parents[1] / "docs" / "read-grafana.md"
 class Prometheus:
     """A Prometheus process with the example's configuration, scraping and evaluating every second."""
 
-    def __init__(self, folder: Path, target: str) -> None:
+    def __init__(self, folder: Path, targets: dict[str, str]) -> None:
+        """`targets`: the address of each job."""
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         self._url = f"http://127.0.0.1:{port}"
@@ -44,7 +46,7 @@ class Prometheus:
         settings["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
         settings["rule_files"] = [self._quick(folder, Path(rules).name) for rules in settings["rule_files"]]
         for job in settings["scrape_configs"]:
-            job["static_configs"] = [{"targets": [target]}]
+            job["static_configs"] = [{"targets": [targets[job["job_name"]]]}]
         config = folder / "prometheus.yaml"
         config.write_text(yaml.safe_dump(settings))
         assert PROMETHEUS is not None
@@ -109,25 +111,35 @@ class Prometheus:
 def prometheus(traffic: Traffic, tmp_path: Path) -> Iterator[Prometheus]:
     """It has scraped the same calls twice over, under both conventions, so that rates are what they are."""
     server, thread = start_http_server(0, "127.0.0.1", traffic.registry)
-    running = Prometheus(tmp_path, f"127.0.0.1:{server.server_port}")
+    served = Served(tmp_path)
+    reference = serve(served)
+    addresses = {"collector": server.server_port, "reference": reference.server_port}
+    running = Prometheus(tmp_path, {job: f"127.0.0.1:{port}" for job, port in addresses.items()})
     try:
+        served.play()
         for semconv in names.SEMCONVS:
             traffic.play(semconv)
         running.wait("sum(traces_span_metrics_calls_total)")
+        running.wait('sum(llmtrace:step_seconds_total{kind="swap"})')
+        served.play()
         for semconv in names.SEMCONVS:
             traffic.play(semconv)
         running.wait("sum(increase(traces_span_metrics_calls_total[5m]))")
         running.wait("sum(increase(gen_ai_client_token_usage_count[5m]))")
+        running.wait("sum(increase(llmtrace:num_preemptions_total[5m]))")
         yield running
     finally:
         running.end()
+        reference.shutdown()
+        reference.server_close()
+        served.end()
         server.shutdown()
         server.server_close()
         thread.join()
 
 
 def as_grafana_asks(query: str, names_chosen: str) -> str:
-    choices = {"$__rate_interval": "5m", "$service": ".*", "$model": ".*", "${names}": names_chosen}
+    choices = {"$__rate_interval": "5m", "$service": ".*", "$model": ".*", "$instance": ".*", "${names}": names_chosen}
     for variable, value in choices.items():
         query = query.replace(variable, value)
     return query

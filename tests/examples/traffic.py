@@ -11,7 +11,7 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import openai
 import pytest
@@ -25,6 +25,11 @@ from prometheus_client.registry import Collector
 from llmtrace.calls import finalizers, tracer
 from llmtrace.emit import names
 from llmtrace.observe import internal_errors, transport
+from llmtrace.probe.clients import open_client
+from llmtrace.probe.maths.drift import Change
+from llmtrace.probe.prompts import Prompts
+from llmtrace.probe.session import Purse, Session
+from llmtrace.probe.watching import DECODE, FIXED, PREFILL, WIRE, Measured, Meters, Watched
 from tests.conftest import Tracing
 from tests.support import replay as play
 from tests.support.apis import Sync
@@ -129,6 +134,17 @@ class Traffic:
         finalizers.settle()
         self.span_metrics.take(self._spans)
         self._tracing.off()
+        self._watch()
+
+    def _watch(self) -> None:
+        """A round of ``llmtrace probe --watch``, after which something has changed."""
+        client = open_client("openai", self._replay.base_url, "m")
+        watched = Watched(Session(client, Prompts(), Purse(), 400), cast(Any, None))
+        meters = Meters(self._provider)
+        meters.begin(watched)
+        parts = {WIRE: 0.01, FIXED: 0.1, PREFILL: 1e-4, DECODE: 0.01}
+        meters.record(watched, Measured(parts, "text", None, "here"), {WIRE: Change(0.01, 0.02, 4)})
+        client.close()
 
     def _of_every_kind(self, api: Sync) -> None:
         replay = self._replay

@@ -232,6 +232,41 @@ def test_fields_that_are_nobodys_own_claim_no_engine(
     assert "llmtrace.server.engine" not in attributes(spans.one("completed"))
 
 
+REFERENCE = {
+    "queue_time_ms": 6.0,
+    "time_to_first_token_ms": 9.0,
+    "generation_time_ms": 4.0,
+    "mean_itl_ms": 0.8,
+    "engine": "llmtrace-reference",
+}
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(
+    ("fields", "usage", "expected"),
+    [
+        (
+            {"metrics": REFERENCE | {"grammar_compile_time_ms": 2.5, "grammar_mask_time_ms": 1.5}},
+            {},
+            {"llmtrace.grammar.compile_duration": 0.0025, "llmtrace.grammar.mask_duration": 0.0015},
+        ),
+        (
+            {},
+            {"extra": {"time_to_first_token_s": 0.01, "e2e_latency_s": 0.014, "grammar_init_s": 0.003}},
+            {"llmtrace.grammar.compile_duration": 0.003},
+        ),
+        ({"metrics": REFERENCE}, {}, {}),
+    ],
+)
+def test_a_grammars_times_are_on_the_call(
+    streaming: bool, fields: Any, usage: Any, expected: Any, client: openai.OpenAI, replay: Replay, spans: Spans
+) -> None:
+    replay.serve(script(Told(fields, usage, {}), streaming))
+    ask(client, streaming)
+    seen = attributes(spans.one("completed"))
+    assert {name: value for name, value in seen.items() if "grammar" in name} == pytest.approx(expected)
+
+
 def test_tabbyapi_with_llama_cpps_timings_is_tabbyapi(client: openai.OpenAI, replay: Replay, spans: Spans) -> None:
     replay.serve(script(Told({"timings": LLAMA_SHAPED}, TABBYAPI, {}), False))
     ask(client, False)

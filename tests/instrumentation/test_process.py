@@ -220,6 +220,21 @@ def test_a_stream_that_outlives_its_instrumentation(tracing: Any, api: Sync, rep
     spans.one("completed")
 
 
+def test_a_shutdown_after_uninstrument_still_ends_what_is_open(
+    tracing: Any, api: Sync, replay: Replay, spans: Spans
+) -> None:
+    before = patchable()
+    replay.play(openai_stream())
+    tracing.on()
+    stream = api.stream()
+    api.pull(stream)
+    tracing.off()
+    spans.provider.shutdown()
+    spans.one("abandoned")
+    assert [name for name, value in patchable().items() if before.get(name) is not value] == []
+    api.drain(stream)
+
+
 def test_instrumenting_twice_makes_one_span(tracing: Any, api: Sync, replay: Replay, spans: Spans) -> None:
     before = patchable()
     tracing.on()

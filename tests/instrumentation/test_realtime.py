@@ -156,6 +156,22 @@ def test_two_responses_of_one_connection(kind: str, resource: str, tracing: Trac
     assert second.start_time >= first.end_time
 
 
+def test_a_connection_that_outlives_its_tracing_goes_on_with_the_next(tracing: Tracing, spans: Spans) -> None:
+    later = Spans()
+    tracing.on("openai")
+
+    def act(talking: Talk) -> None:
+        talking.ask()
+        talking.read()
+        tracing.off()
+        tracing.on("openai", tracer_provider=later.provider)
+        talking.read_until()
+        one(talking)
+
+    talk("sync", [session(), *answer("r1"), *answer("r2")], act)
+    assert [attributes(each.one("completed"))["gen_ai.response.id"] for each in (spans, later)] == ["r1", "r2"]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_events_as_bytes_are_the_servers(kind: str, tracing: Tracing, spans: Spans) -> None:
     tracing.on("openai")

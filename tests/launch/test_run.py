@@ -7,9 +7,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from llmtrace.errors import LlmtraceError
 from llmtrace.launch import destinations
 from llmtrace.launch.destinations import choose
 from tests.support.grpc_collector import GrpcCollector
-from tests.support.replay import Replay, json_answer, openai_stream, refused_url
+from tests.support.replay import Replay, Request, Script, json_answer, openai_body, openai_stream, refused_url
 
 PATIENCE_S = 300
 """A program that has not ended after so long hangs, however busy the machine."""
@@ -169,6 +171,65 @@ def test_a_second_configure_takes_the_place_of_the_first(provider: Replay, tmp_p
     done = by_itself(app, provider)
     assert done.stderr == ""
     assert [names_in(tmp_path / name).count("chat m") for name in ("a.jsonl", "b.jsonl")] == [1, 2]
+
+
+UNDER_WAY = """
+import asyncio, sys, threading, time, openai, llmtrace
+from llmtrace.calls import finalizers
+from llmtrace.observe.call import open_count
+client = openai.OpenAI(base_url=sys.argv[1], api_key="k", http_client=openai.DefaultHttpxClient(verify=False))
+aclient = openai.AsyncOpenAI(base_url=sys.argv[1], api_key="k")
+def asked(model, stream=True):
+    return {"model": model, "stream": stream, "messages": [{"role": "user", "content": "hello"}]}
+def senders():
+    return sum("Batch" in thread.name for thread in threading.enumerate())
+
+async def main():
+    llmtrace.configure("openai", file="a.jsonl")
+    stream = client.chat.completions.create(**asked("sync"))
+    next(stream)
+    astream = await aclient.chat.completions.create(**asked("async"))
+    await anext(astream)
+    whole = threading.Thread(target=client.chat.completions.create, kwargs=asked("whole", False))
+    whole.start()
+    while open_count() < 3:
+        time.sleep(0.001)
+    with llmtrace.task("old"), llmtrace.step("search", kind="tool"):
+        llmtrace.configure("openai", file="b.jsonl")
+        client.chat.completions.create(**asked("late", False))
+    before = senders()
+    for chunk in stream:
+        pass
+    async for chunk in astream:
+        pass
+    whole.join()
+    finalizers.settle()
+    print(before, senders(), open_count())
+
+asyncio.run(main())
+"""
+
+
+def test_what_is_under_way_at_a_second_configure_goes_where_it_began(tmp_path: Path) -> None:
+    late = threading.Event()
+
+    def serve(request: Request) -> Script:
+        if request.json["model"] == "late":
+            late.set()
+        if request.json["stream"]:
+            return openai_stream()
+        return replace(openai_body(), before=late)
+
+    app = tmp_path / "app.py"
+    app.write_text(UNDER_WAY)
+    with closing(Replay()) as provider:
+        provider.serve(serve)
+        done = by_itself(app, provider)
+    assert (done.stderr, done.stdout) == ("", "2 1 0\n"), "the earlier provider is shut down after the last of them"
+    names = [sorted(set(names_in(tmp_path / name))) for name in ("a.jsonl", "b.jsonl")]
+    ours = [[name for name in each if not name.startswith("llm.")] for each in names]
+    assert ours == [["chat async", "chat sync", "chat whole", "task old", "tool search"], ["chat late"]]
+    assert "llm.decode" in names[0]
 
 
 def test_a_configure_that_fails_leaves_the_one_before_in_force(provider: Replay, tmp_path: Path) -> None:

@@ -203,6 +203,7 @@ OPENAI_SENT = [
     {"role": "tool", "tool_call_id": "a", "content": "[INFO] {ok}\n" * 40 + SHOT_TINY},
     {"role": "tool", "tool_call_id": "a", "content": f"\n  {SHOT_TINY}"},
     {"role": "tool", "tool_call_id": "a", "content": SHOT_TINY},
+    {"role": "tool", "tool_call_id": "a", "content": f"As Python prints it: {json.loads(SHOT_TINY)!r}, it's so"},
     {"role": "tool", "tool_call_id": "a", "content": json.dumps({"file_data": SMALL, "input_audio": {"data": SMALL}})},
     {"role": "tool", "tool_call_id": "a", "content": f"img {base64.encodebytes(BYTES).decode()}"},
     {"role": "system", "content": f"Its logo is {URL}."},
@@ -253,7 +254,7 @@ def check_binary(attrs: dict[str, Any]) -> list[Any]:
     whole = json.dumps(told)
     assert DATA[:64] not in whole
     assert SMALL not in whole
-    assert len(whole) < 3_000
+    assert len(whole) < 3_300
     assert "A chart." in whole, "what is no data is there"
     return told["input.messages"]
 
@@ -310,16 +311,18 @@ def test_what_only_looks_like_data_stays(replay: Replay, spans: Spans, tracing: 
     result = json.dumps({"data": "plain", "long": long, "url": link, "format": "json"})
     words = "\n".join(f"word{number}{letter}" for number in range(9) for letter in "abcdefghijklmnopqrstuvwxyz")
     written = f"Read {DATA}, data:image/png;base64,... and {SHOT}"
-    results = [{"role": "tool", "tool_call_id": "a", "content": content} for content in (result, words)]
+    printed = (
+        f"{ {'data': 'plain', 'pair': (1, 2), 'path': chr(92)}!r} and {{'data': Image(1)}} and {{'data': '{chr(92)}d'}}"
+    )
+    results = [{"role": "tool", "tool_call_id": "a", "content": content} for content in (result, words, printed)]
     sent = [*results, {**USER, "content": written}]
     opened = type("OpenAI", (by_funnel.OpenAI,), {"sent": {"messages": sent}})("sync", replay.url)
     tracing.on(opened.name, capture_content="span_only")
     replay.serve(json_answer(completion()))
     opened.call()
-    first, second, third = captured(completed(spans))["input.messages"]
-    assert first["parts"][0]["response"] == result
-    assert second["parts"][0]["response"] == words
-    assert third["parts"] == [{"type": "text", "content": written}]
+    *tools, user = captured(completed(spans))["input.messages"]
+    assert [told["parts"][0]["response"] for told in tools] == [result, words, printed]
+    assert user["parts"] == [{"type": "text", "content": written}]
     opened.shut()
 
 

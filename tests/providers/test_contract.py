@@ -104,6 +104,18 @@ def test_stream(opened: Driver, replay: Replay, spans: Spans, tracing: Tracing, 
     assert opened.phases <= set(spans.phases(span))
 
 
+def test_a_stream_that_outlives_its_tracing(
+    opened: Driver, replay: Replay, spans: Spans, traced: Tracing, clock: Clock
+) -> None:
+    replay.serve(opened.script(clock.passing(paced(opened.events(), 0.05, 0.003)), lockstep=True))
+    stream = opened.stream()
+    iterator = opened.iterate(stream)
+    opened.pull(iterator)
+    traced.off()
+    chunks = 1 + len(opened.drain(stream))
+    assert attributes(spans.one("completed"))["llmtrace.stream.chunks"] == chunks
+
+
 def test_lazy_streams_ask_for_nothing_before_they_are_read(
     opened: Driver, replay: Replay, spans: Spans, traced: Tracing
 ) -> None:

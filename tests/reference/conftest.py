@@ -33,13 +33,21 @@ def loaded() -> LoadedModel:
     return build_or_load(device="cpu")
 
 
+SMALL = TinySpec(hidden=64, intermediate=96, layers=2, heads=2, kv_heads=1, frozen_layers=1, steps=2, context=512)
+
+
 @pytest.fixture(scope="session")
-def small(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
-    """A much smaller one, hardly fitted, for tests of mechanics."""
+def small_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a much smaller one, hardly fitted, for tests of mechanics."""
     path = tmp_path_factory.mktemp("models") / "small"
-    spec = TinySpec(hidden=64, intermediate=96, layers=2, heads=2, kv_heads=1, frozen_layers=1, steps=2, context=512)
-    build_tiny(path, spec=spec)
-    return build_or_load(path, device="cpu")
+    build_tiny(path, spec=SMALL)
+    return path
+
+
+@pytest.fixture(scope="session")
+def small(small_path: Path) -> LoadedModel:
+    """That one, loaded."""
+    return build_or_load(small_path, device="cpu")
 
 
 @pytest.fixture(scope="session")

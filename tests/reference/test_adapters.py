@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+from dataclasses import replace
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
@@ -19,8 +20,9 @@ from llmtrace.reference.prefix_cache import PrefixCache
 from llmtrace.reference.runner import Generation, Piece, Request, Runner
 from llmtrace.reference.sampling import Sampling
 from llmtrace.reference.timings import Timings
-from llmtrace.reference.tiny import TinySpec, build_tiny
+from llmtrace.reference.tiny import TinySpec
 from llmtrace.reference.tiny_adapter import build_tiny_adapter
+from tests.reference.conftest import SMALL
 from tests.support.late import Late
 
 if TYPE_CHECKING:
@@ -33,14 +35,11 @@ if find_spec("peft") is None:
     pytest.skip("PEFT is not installed", allow_module_level=True)
 
 GREEDY = Sampling(temperature=0)
-SPEC = TinySpec(hidden=64, intermediate=96, layers=2, heads=2, kv_heads=1, frozen_layers=1, steps=2, context=512)
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("models") / "base"
-    build_tiny(path, spec=SPEC)
-    return path
+def base(small_path: Path) -> Path:
+    return small_path
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +49,7 @@ def folders(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
     torch.manual_seed(5)
     config = peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj", "down_proj"], init_lora_weights=False)
     peft.get_peft_model(build_or_load(base, device="cpu").model, config).save_pretrained(root / "first")
-    return {"first": root / "first", "second": build_tiny_adapter(root / "second", spec=SPEC, rank=8)}
+    return {"first": root / "first", "second": build_tiny_adapter(root / "second", spec=SMALL, rank=8)}
 
 
 @pytest.fixture(params=[False, True], ids=["beside", "merged"])
@@ -262,6 +261,22 @@ def test_what_cannot_be_loaded_is_said(base: Path, folders: dict[str, Path], tmp
     wide = build_tiny_adapter(tmp_path / "wide", spec=TinySpec())
     with pytest.raises(RunnerError, match="cannot load the adapter"):
         Adapters(copy.copy(loaded), {"wide": wide})
+
+
+@pytest.mark.parametrize(("layers", "says"), [(3, "which small does not have"), (1, "which it says it adapts")])
+def test_an_adapter_of_another_model_is_refused(base: Path, tmp_path: Path, layers: int, says: str) -> None:
+    """PEFT loads it, and leaves out what does not fit."""
+    other = build_tiny_adapter(tmp_path / "other", spec=replace(SMALL, layers=layers))
+    with pytest.raises(RunnerError, match=f"belongs to another model: .*{says}"):
+        Adapters(build_or_load(base, device="cpu"), {"other": other})
+
+
+def test_an_adapter_may_have_any_name(base: Path, folders: dict[str, Path]) -> None:
+    runner = Runner(
+        loaded := build_or_load(base, device="cpu"), adapters=Adapters(loaded, {"qwen2.5": folders["first"]})
+    )
+    prompt = prompt_of(runner, 8)
+    assert tokens(runner, ask(prompt, "qwen2.5"))[0] == expected(base, folders["first"], prompt)
 
 
 def test_an_unknown_adapter_is_refused(runner: Runner) -> None:

@@ -54,6 +54,9 @@ class Event:
         self.stream = stream
         self.at = self._device.now() + self._device.behind
 
+    def query(self) -> bool:
+        return self._device.now() >= self.at
+
     def synchronize(self) -> None:
         self._device.synchronised += 1
         while self._device.now() < self.at:

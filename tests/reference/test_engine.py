@@ -44,9 +44,9 @@ def test_every_hook_is_there() -> None:
         found: Any = getattr(importlib.import_module(f"{PACKAGE}.{module}"), name)
         source = "".join(inspect.getsource(kind) for kind in found.__mro__ if kind.__module__.startswith(PACKAGE))
         for hook in names:
-            assert hasattr(found, hook) or re.search(rf"self\.{hook}(:.*)? = |^    {hook}:", source, re.MULTILINE), (
-                f"{owner}.{hook}"
-            )
+            assert hasattr(found, hook) or re.search(
+                rf"self\.{hook}(:.*|, .*)? = |^    {hook}:", source, re.MULTILINE
+            ), f"{owner}.{hook}"
 
 
 def test_the_version_range_is_that_of_the_hooks() -> None:
@@ -80,15 +80,21 @@ class Graphs:
         self.runner.pad_inputs = self.runner.use_cuda_graph_varlen = True
         self.replayed = 0
         self.fails: Exception | None = None
+        """Raised once, while the step is computed for the first time."""
+        self.cannot_capture: Exception | None = None
+        """Raised by each capture, when the step has been computed."""
 
         def capture(work: Callable[..., None], stream: Any, *arguments: Any) -> None:
             if self.fails is not None:
                 error, self.fails = self.fails, None
                 raise error
             work(*arguments)
+            if self.cannot_capture is not None:
+                raise self.cannot_capture
             engine._ios.set_graph(_Replay(self, lambda: work(*arguments)))
 
         self.runner._capture_graph = capture
+        engine._watch_captures()
 
 
 class _Replay:
@@ -108,18 +114,33 @@ def tokens(runner: Runner, prompt: list[int], adapter: str | None = None) -> lis
     return [piece.token for piece in runner.generate(asked)]
 
 
-def test_a_capture_that_fails_costs_its_request_alone(small: LoadedModel) -> None:
+def test_a_first_run_that_fails_costs_its_request_alone(small: LoadedModel) -> None:
     prompt = prompt_of(small, 20)
     alone = tokens(Runner(small), prompt)
     runner = Runner(small)
     graphs = Graphs(runner)
-    graphs.fails = RuntimeError("operation not permitted when stream is capturing")
-    with pytest.raises(RuntimeError, match="capturing"):
+    graphs.fails = RuntimeError("a kernel went wrong")
+    with pytest.raises(RuntimeError, match="went wrong"):
         tokens(runner, prompt)
     assert runner.used_tokens == 0
     assert tokens(runner, prompt) == alone
     assert tokens(runner, prompt) == alone
     assert graphs.replayed > 0
+    assert runner.failed_captures == 0
+
+
+def test_a_capture_that_fails_costs_the_graphs_and_no_request(
+    small: LoadedModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    prompt = prompt_of(small, 20)
+    alone = tokens(Runner(small), prompt)
+    runner = Runner(small)
+    graphs = Graphs(runner)
+    graphs.cannot_capture = RuntimeError("operation not permitted when stream is capturing")
+    assert tokens(runner, prompt) == alone
+    assert tokens(runner, prompt) == alone
+    assert (runner.failed_captures, graphs.replayed) == (1, 0), "it is not tried again"
+    assert "could not be captured" in caplog.text
 
 
 def test_adapters_share_no_graph(tmp_path: Path) -> None:

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from llmtrace.reference import RunnerError, shapes
+from llmtrace.reference import LoadedModel, RunnerError, energy, shapes
+from llmtrace.reference.formats import fixed_text
 from llmtrace.reference.roofline import Bench, Plan, estimate_bytes
 from llmtrace.view import bench_page
+from llmtrace.view.bench_formats import side_by_side
 
 
 def silent(doing: str, done: int, of: int) -> None:
@@ -57,9 +59,30 @@ def test_the_page_shows_every_point(tmp_path: Path) -> None:
     assert "int4: not measured. no &lt;kernel&gt;" in bench_page.render(run.results)
 
 
-def test_a_format_is_held_against_the_first() -> None:
+def zone(folder: Path, name: str, microjoules: int, most: int) -> Path:
+    """A package's counter as the kernel shows it."""
+    file = folder / name / "energy_uj"
+    file.parent.mkdir(parents=True)
+    file.write_text(f"{microjoules}\n")
+    (file.parent / "max_energy_range_uj").write_text(f"{most}\n")
+    return file
+
+
+def test_a_format_is_held_against_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    zone(tmp_path, "intel-rapl:0", 5_000_000, 1 << 32)
+    monkeypatch.setattr(energy, "POWERCAP", tmp_path)
+    monkeypatch.setattr(energy, "_LEAST", 0.0)
     run = Bench("tiny", "cpu", silent)
     run.run(Plan(["fp32", "bf16"], [16], [1], [8], 2, 1))
+    assert run.results["formats"]["bf16"]["energy"]["joules_per_token"] == 0, "this counter stands still"
+    heads, rows, words = side_by_side(run.results)
+    assert heads[-3:] == ["J per token", "same token", "KL nats"]
+    assert [row[0] for row in rows] == ["fp32", "bf16"]
+    assert all(len(row) == len(heads) for row in rows)
+    assert rows[0][-2:] == ["100.0%", "0"]
+    assert "against fp32, on 256 random tokens" in words
+    assert "the CPU's packages, by RAPL" in words
+    assert "Weight formats side by side" in bench_page.render(run.results)
     first, second = (run.results["formats"][name]["against"] for name in ("fp32", "bf16"))
     assert first == {"format": "fp32", "top1": 1.0, "kl_nats": 0.0}
     assert second["format"] == "fp32"
@@ -82,6 +105,56 @@ def test_int8_weights_take_half_of_bf16() -> None:
     whole, half = (run.results["formats"][name] for name in ("bf16", "int8"))
     assert "reason" not in half
     assert 0.5 <= half["weight_bytes"] / whole["weight_bytes"] < 0.6
+
+
+def test_int4_on_a_cpu_says_what_its_figures_are_not() -> None:
+    pytest.importorskip("torchao")
+    run = Bench("tiny", "cpu", silent)
+    run.run(Plan(["fp32", "int8", "int4"], [16], [1], [8], 2, 1))
+    eight, four = (run.results["formats"][name] for name in ("int8", "int4"))
+    assert "each is held in a byte" in four["note"]
+    assert four["against"]["kl_nats"] > eight["against"]["kl_nats"] > 0
+    assert four["against"]["top1"] < eight["against"]["top1"] < 1
+
+
+def test_formats_are_compared_on_a_text_where_there_is_a_tokenizer(small: LoadedModel, small_path: Path) -> None:
+    text, what = fixed_text(small, str(small_path), 512)
+    assert what == "256 tokens of English"
+    assert small.tokenizer.decode(text).startswith("The ferry leaves the island")
+    assert fixed_text(small, "tiny", 100)[1] == "100 random tokens"
+
+
+def test_energy_is_the_sum_of_the_packages_and_goes_on_where_a_counter_begins_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = zone(tmp_path, "intel-rapl:0", 900_000, 1_000_000)
+    second = zone(tmp_path, "intel-rapl:1", 0, 1_000_000)
+    zone(tmp_path, "intel-rapl:0:0", 77, 1_000_000)  # the cores of the first, which has them
+    monkeypatch.setattr(energy, "POWERCAP", tmp_path)
+    monkeypatch.setattr(energy, "_LEAST", 0.0)
+
+    def work() -> int:
+        first.write_text("100000\n")
+        second.write_text("300000\n")
+        return 10
+
+    spent = energy.measure_energy(energy.energy_counter("cpu"), work)
+    assert (spent.joules, spent.tokens, spent.runs) == (pytest.approx(0.5), 10, 1)
+
+
+def test_where_there_is_no_counter_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(energy, "POWERCAP", tmp_path)
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    for device, says in (
+        ("cpu", "has no RAPL zone"),
+        ("mps", "no counter is known for mps"),
+        ("cuda", r"nvidia-ml-py is not installed: .*\[energy\]"),
+    ):
+        with pytest.raises(energy.NoCounter, match=says):
+            energy.energy_counter(device)
+    zone(tmp_path, "intel-rapl:0", 0, 1).write_text("")
+    with pytest.raises(energy.NoCounter, match="cannot be read"):
+        energy.energy_counter("cpu")
 
 
 def test_what_does_not_fit_is_told_with_what_would(monkeypatch: pytest.MonkeyPatch) -> None:

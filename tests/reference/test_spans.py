@@ -8,8 +8,10 @@ import json
 import socket
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import openai
@@ -22,8 +24,8 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from llmtrace.reference import LoadedModel, build_or_load, create_app, spans
 from llmtrace.reference.timings import Chunk, Timings
-from llmtrace.reference.tiny import TinySpec, build_tiny
 from llmtrace.reference.tiny_adapter import build_tiny_adapter
+from tests.reference.conftest import SMALL
 from tests.support.waiting import wait_for
 
 SLACK = 5_000_000
@@ -204,21 +206,24 @@ def test_the_environment_decides_whether_spans_are_sent(monkeypatch: pytest.Monk
 
 
 @pytest.fixture(scope="module")
-def with_adapter(tmp_path_factory: pytest.TempPathFactory, exported: InMemorySpanExporter) -> Iterator[openai.OpenAI]:
-    """A server that has one adapter; its model is its own, since adapters change the model they are put into."""
+def with_adapter(
+    small_path: Path, tmp_path_factory: pytest.TempPathFactory, exported: InMemorySpanExporter
+) -> Iterator[openai.OpenAI]:
+    """A server that has two adapters; its model is its own, since adapters change the model they are put into."""
     pytest.importorskip("peft")
     root = tmp_path_factory.mktemp("adapted")
-    spec = TinySpec(hidden=64, intermediate=96, layers=2, heads=2, kv_heads=1, frozen_layers=1, steps=2, context=512)
-    build_tiny(root / "small", spec=spec)
-    adapter = build_tiny_adapter(root / "tuned", spec=spec, rank=8)
-    with serving(build_or_load(root / "small", device="cpu"), exported, adapters={"tuned": adapter}) as client:
+    adapters = {
+        name: build_tiny_adapter(root / name, spec=SMALL, rank=rank, seed=rank)
+        for name, rank in (("tuned", 8), ("other", 4))
+    }
+    with serving(build_or_load(small_path, device="cpu"), exported, adapters=adapters) as client:
         yield client
 
 
 def test_adapters_are_models_and_their_swaps_are_spans(
     with_adapter: openai.OpenAI, exported: InMemorySpanExporter
 ) -> None:
-    assert [each.id for each in with_adapter.models.list()] == ["small", "tuned"]
+    assert [each.id for each in with_adapter.models.list()] == ["small", "tuned", "other"]
     assert with_adapter.models.retrieve("tuned").model_extra == {"max_model_len": 512, "parent": "small"}
     base = ask(with_adapter, "one two three")
     tree(exported)
@@ -239,10 +244,73 @@ def test_adapters_are_models_and_their_swaps_are_spans(
 
 
 def test_an_unknown_adapter_is_a_404(with_adapter: openai.OpenAI) -> None:
-    with pytest.raises(openai.NotFoundError, match="this server has `small`, `tuned`") as caught:
+    with pytest.raises(openai.NotFoundError, match="this server has `small`, `tuned`, `other`") as caught:
         ask(with_adapter, "x", "tuned-2")
     assert (caught.value.param, caught.value.code) == ("model", "model_not_found")
     assert ask(with_adapter, "x").choices[0].finish_reason == "length"
+
+
+def test_a_composition_is_a_model_of_its_own_and_says_how_its_adapters_conflict(
+    with_adapter: openai.OpenAI, exported: InMemorySpanExporter
+) -> None:
+    ask(with_adapter, "one two three", "other")
+    model = "tuned:-1+other:0.50"
+    first, second = (ask(with_adapter, "one two three", model) for _ in range(2))
+    assert first.model == model
+    assert first.choices[0].message.content == second.choices[0].message.content
+    metrics = first.model_extra["metrics"]
+    assert metrics["adapter"] == "tuned:-1+other:0.5"
+    assert metrics["adapter_swaps"] == 1
+    assert 0 < metrics["adapter_check_time_ms"] <= metrics["queue_time_ms"]
+    assert second.model_extra["metrics"]["adapter_check_time_ms"] == 0, "it is known by now"
+    parent, children = tree(exported, "llmtrace.adapter.parts")
+    assert [span.name for span in children] == ["llm.queue", "llm.adapter_swap", "llm.prefill", "llm.decode"]
+    said = parent.attributes or {}
+    found = {key.removeprefix("llmtrace.adapter."): said[key] for key in said if key.startswith("llmtrace.adapter.")}
+    assert found == {
+        "id": "tuned:-1+other:0.5",
+        "rank": 12,
+        "merged": False,
+        "parts": ("tuned", "other"),
+        "weights": (-1.0, 0.5),
+        "method": "stacked",
+        "cosine": metrics["adapter_cosine"],
+        "signs_differ": metrics["adapter_signs_differ"],
+        "check_duration": metrics["adapter_check_time_ms"] / 1e3,
+        "swaps": 1,
+        "swap_duration": pytest.approx(metrics["adapter_swap_time_ms"] / 1e3),
+    }
+    [conflict] = (with_adapter.models.retrieve(model).model_extra or {})["conflicts"]
+    assert conflict["whole"]["cosine"] == found["cosine"]
+    assert conflict["says"].startswith("tuned and other keep out of each other's way")
+    text = metrics_text(with_adapter)
+    assert 'llmtrace:adapter_requests_total{adapter="tuned:-1+other:0.5"} 2\n' in text
+    assert f'llmtrace:composition_cosine{{composition="tuned:-1+other:0.5"}} {found["cosine"]!r}\n' in text
+
+
+def metrics_text(client: openai.OpenAI) -> str:
+    with urllib.request.urlopen(str(client.base_url).replace("/v1/", "/metrics")) as answer:
+        return answer.read().decode()
+
+
+@pytest.mark.parametrize(
+    ("model", "status", "says"),
+    [
+        ("tuned+gone", 404, "no adapter 'gone': this runner has tuned, other"),
+        ("tuned+small", 404, "no adapter 'small'"),
+        ("tuned+tuned", 400, "tuned is in the composition twice"),
+        ("tuned+other:much", 400, "the weight of other must be a number, not 'much'"),
+        ("tuned+other@linear", 400, "linear needs adapters of one rank .tuned has 8, other has 4."),
+        ("tuned+other@all", 400, "there is no way 'all' to compose adapters: use stacked, svd, linear"),
+    ],
+)
+def test_a_composition_that_cannot_be_is_refused(
+    with_adapter: openai.OpenAI, model: str, status: int, says: str
+) -> None:
+    with pytest.raises(openai.APIStatusError, match=says) as caught:
+        ask(with_adapter, "x", model)
+    code = "model_not_found" if status == 404 else "invalid_composition"
+    assert (caught.value.status_code, caught.value.param, caught.value.code) == (status, "model", code)  # pyright: ignore
 
 
 def structured(client: openai.OpenAI, schema: Any) -> Any:

@@ -16,6 +16,7 @@ from importlib import import_module
 
 import pytest
 
+from llmtrace.observe.call import open_calls
 from tests.support.replay import After, Part, Script
 
 MICROSECOND = 1_000
@@ -39,12 +40,24 @@ class Clock:
         return True
 
     def passing(self, parts: Sequence[Part]) -> list[Part]:
-        """A script's parts whose delays pass by this clock, at the moment when the server writes them."""
-        return [(After(partial(self.advance, delay)), data) for delay, data in parts if isinstance(delay, float)]
+        """A script's parts whose delays pass by this clock, at the moment when the server writes them.
+
+        No time passes before each open call has been told that its request is out: a client whose thread is late to
+        read the clock after it has sent would else count the server's time as its own.
+        """
+
+        def pass_when_sent(delay: float) -> bool:
+            return _all_sent() and self.advance(delay)
+
+        return [(After(partial(pass_when_sent, delay)), data) for delay, data in parts if isinstance(delay, float)]
 
     def playing(self, script: Script) -> Script:
         """A script whose delays pass by this clock."""
         return replace(script, parts=self.passing(script.parts))
+
+
+def _all_sent() -> bool:
+    return all(call.attempts and call.attempts[-1].sent is not None for call in open_calls())
 
 
 def install(monkeypatch: pytest.MonkeyPatch) -> Clock:

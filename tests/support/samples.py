@@ -1,9 +1,9 @@
 """The samples of output in README and docs, made by the commands as they are: ``make samples``.
 
 A sample stands between ``<!-- output: llmtrace show --help -->`` and ``<!-- end -->``. Its command is run by a shell in
-a folder that holds three files: ``traces.otlp.jsonl``, one call of every kind; ``broken.otlp.jsonl``, the same with a
-line that is no JSON; ``demo.otlp.jsonl.gz``, what a run of the demo wrote. The terminal is 80 columns wide and without
-colour, and no variable is set that OpenTelemetry or llmtrace reads.
+a folder that holds three files (and two adapters, for the command on these): ``traces.otlp.jsonl``, one call of every
+kind; ``broken.otlp.jsonl``, the same with a line that is no JSON; ``demo.otlp.jsonl.gz``, what a run of the demo wrote.
+The terminal is 80 columns wide and without colour, and no variable is set that OpenTelemetry or llmtrace reads.
 """
 
 from __future__ import annotations
@@ -23,8 +23,11 @@ ROOT = Path(__file__).parents[2]
 _MARKED = re.compile(r"(<!-- output: (.+?) -->\n\n)```\n.*?\n```(\n\n<!-- end -->)", re.S)
 _OURS = re.compile(r"(OTEL|LLMTRACE|OPENAI)_|PYTHON(UTF8|IOENCODING)$|(FORCE|NO)_COLOR$|COLUMNS$|LINES$")
 DEMO = Path(__file__).parent / "recorded" / "demo.otlp.jsonl.gz"
-SLOW = "llmtrace demo | sed '/^$/q'"
+DEMO_RUN = "llmtrace demo | sed '/^$/q'"
 """Runs for a minute: ``make samples`` makes it, the demo's own test holds it."""
+ADAPTERS = "llmtrace bench adapters support sql"
+"""Runs a model: ``make samples`` makes it, the tests of the command hold what it says."""
+SLOW = (DEMO_RUN, ADAPTERS)
 
 
 def pages() -> list[Path]:
@@ -45,6 +48,8 @@ def made(command: str) -> str:
     with tempfile.TemporaryDirectory() as scratch:
         file = demo_calls(Recorder()).save(Path(scratch, "traces.otlp.jsonl"))
         shutil.copy(DEMO, scratch)
+        if command == ADAPTERS:
+            _adapters(Path(scratch))
         Path(scratch, "broken.otlp.jsonl").write_text(file.read_text(encoding="utf-8") + '{"resourceSpans": "\n')
         env = {name: value for name, value in os.environ.items() if not _OURS.match(name)}
         paths = os.pathsep.join(filter(None, (str(ROOT), env.get("PYTHONPATH"))))
@@ -62,6 +67,22 @@ def made(command: str) -> str:
     lines = [line.rstrip() for line in done.stdout.splitlines()]
     prompted = [f"$ {line}" for line in command.split(" && ")]
     return "\n".join([*prompted, *lines]).rstrip()
+
+
+def _adapters(folder: Path) -> None:
+    """Two adapters of the tiny model that have nothing to do with each other in attention, and disagree in the rest."""
+    from safetensors.torch import load_file, save_file
+
+    from llmtrace.reference.tiny_adapter import build_tiny_adapter
+
+    one, other = (build_tiny_adapter(folder / name, rank=8, seed=seed) for seed, name in enumerate(("support", "sql")))
+    file = "adapter_model.safetensors"
+    theirs, ours = load_file(one / file), load_file(other / file)
+    for name, matrix in ours.items():
+        if ".mlp." in name:
+            sign = -1.0 if "lora_B" in name else 1.0
+            ours[name] = sign * theirs[name] + 0.5 * matrix
+    save_file(ours, other / file)
 
 
 def shape(sample: str) -> str:

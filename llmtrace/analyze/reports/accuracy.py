@@ -88,7 +88,7 @@ def _section(rows: list[list[Any]]) -> Section:
     return Section(
         "By route and phase",
         [
-            Column("route"), Column("phase"), Column("told", "count"), Column("graded", "count"),
+            Column("route"), Column("phase", "phase"), Column("told", "count"), Column("graded", "count"),
             Column("median error", "s"), Column("p95 error", "s"), Column("bias", "s"),
             Column("of itself, median", "share"), Column("of itself, mean", "share"), Column("half width", "s"),
             Column("interval holds", "share"),

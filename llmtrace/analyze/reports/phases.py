@@ -93,9 +93,9 @@ def _phases(book: Book, options: Options) -> Section:
     return Section(
         "By phase",
         [
-            Column("route"), Column("phase"), Column("calls", "count"), Column("share", "share"), Column("mean", "s"),
-            Column("p50", "s"), Column("p95", "s"), Column("p99", "s"), Column("per token", "per_token"),
-            Column("known by"),
+            Column("route"), Column("phase", "phase"), Column("calls", "count"), Column("share", "share"),
+            Column("mean", "s"), Column("p50", "s"), Column("p95", "s"), Column("p99", "s"),
+            Column("per token", "per_token"), Column("known by"),
         ],
         rows,
         "share: of the route's time in all phases. per token: seconds over the tokens that the phase handled.",

@@ -97,7 +97,7 @@ def _spenders(charged: dict[str, float]) -> Section:
     whole = sum(charged.values())
     return Section(
         "Who spent it",
-        [Column("phase"), Column("beyond the targets", "s"), Column("share", "share")],
+        [Column("phase", "phase"), Column("beyond the targets", "s"), Column("share", "share")],
         [[name, seconds, seconds / whole] for name, seconds in charged.items()],
         "What a call took beyond a target is charged to its phases in proportion to what each took beyond its floor, "
         f"the route's own 5th percentile. {FLOOR}: the target is below what the call needed at its best. {UNKNOWN}: "

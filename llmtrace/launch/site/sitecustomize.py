@@ -4,6 +4,7 @@ The environment's own ``sitecustomize``, which this one stands in front of, is r
 """
 
 import os
+import signal
 import sys
 from importlib.machinery import PathFinder
 from importlib.util import module_from_spec
@@ -17,6 +18,10 @@ if _spec is not None and _spec.loader is not None:
     _spec.loader.exec_module(_module)
 sys.path[:] = _others
 
+# Meanwhile Ctrl-C ends the program at once; otherwise Python would print where in our modules it was.
+_interruptible = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+if _interruptible:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 try:
     from llmtrace.config import is_disabled
     from llmtrace.launch import destinations
@@ -27,3 +32,6 @@ else:
         from llmtrace.launch.configure import in_a_launched_program
 
         in_a_launched_program(_destination)
+finally:
+    if _interruptible:
+        signal.signal(signal.SIGINT, signal.default_int_handler)

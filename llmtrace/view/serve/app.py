@@ -156,10 +156,18 @@ async def _asset(request: Request) -> Response:
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    if error.status_code == 404 and _reads_pages(request) and (missing := page.asset("missing.html")):
+        return Response(missing.body, 404, headers={"cache-control": "no-store"}, media_type=missing.media_type)
     reason = {404: f"there is no {request.url.path[:80]}", 405: f"{request.method} is not taken here"}
     answer = _error(error.status_code, reason.get(error.status_code, error.detail))
     answer.headers.update(error.headers or {})
     return answer
+
+
+def _reads_pages(request: Request) -> bool:
+    """Whether a person's browser asks, to whom a page says more than JSON."""
+    programs = request.url.path.startswith(("/api/", "/v1/"))
+    return not programs and "text/html" in request.headers.get("accept", "")
 
 
 async def _refused(request: Request, error: Exception) -> Response:

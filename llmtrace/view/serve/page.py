@@ -10,7 +10,7 @@ from importlib.resources import files
 
 from llmtrace.analyze.contract import OVERHEAD
 from llmtrace.phases.model import PHASES
-from llmtrace.view import about, palette
+from llmtrace.view import palette
 
 _MEDIA_TYPES = {
     "html": "text/html; charset=utf-8",
@@ -52,11 +52,14 @@ def _made(name: str) -> bytes | None:
 
 
 def _words() -> str:
-    """A JavaScript module with the names of phases, their order and the meaning of each source."""
+    """A JavaScript module with the names, order and looks of phases, outcomes, and the meaning of each source."""
     parts = {
         "PHASES": PHASES,
-        "LABELS": about.LABELS,
-        "SOURCES": about.SOURCES,
+        "LABELS": palette.LABELS,
+        "CLASSES": palette.PHASE_CLASSES,
+        "SOURCES": palette.SOURCES,
+        "TONES": palette.TONES,
+        "OTHER_TONE": palette.OTHER_TONE,
         "OVERHEAD": OVERHEAD,
     }
     return "".join(f"export const {name} = {json.dumps(value)};\n" for name, value in parts.items())

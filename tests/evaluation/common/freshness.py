@@ -24,6 +24,7 @@ CODE: dict[str, tuple[str, ...]] = {
     "phases": ("observe", "phases", "estimate", "providers", "calls", "instrumentation", "reference"),
     "diagnosis": ("observe", "phases", "estimate", "diagnosis", "providers", "calls", "instrumentation", "reference"),
     "ends": ("observe", "calls", "instrumentation"),
+    "probe": ("probe", "reference"),
     "reference": ("reference",),
     "viewer": ("view", "analyze"),
     "reports": ("analyze",),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -22,10 +24,16 @@ class Table:
         """The table under a heading of this level."""
         return f"{'#' * level} {self.title}\n\n{self.grid()}"
 
-    def grid(self) -> str:
-        """The table alone, in Markdown."""
-        lines = [self.head, ["---"] + ["---:"] * (len(self.head) - 1), *self.rows]
+    def grid(self, text: bool = False) -> str:
+        """The table alone, in Markdown. ``text``: its cells are words, and all aligned to the left."""
+        lines = [self.head, ["---"] + ["---" if text else "---:"] * (len(self.head) - 1), *self.rows]
         return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+    def csv(self) -> str:
+        """The table as CSV, head first."""
+        out = io.StringIO()
+        csv.writer(out, lineterminator="\n").writerows([self.head, *self.rows])
+        return out.getvalue()
 
     def show(self, console: Console) -> None:
         """Print it."""
@@ -35,5 +43,5 @@ class Table:
         for number, name in enumerate(self.head):
             out.add_column(name, justify="right" if number else "left", overflow="fold")
         for row in self.rows:
-            out.add_row(*(cell.replace("**", "") for cell in row))
+            out.add_row(*(cell.replace("**", "").replace("<br>", "\n") for cell in row))
         console.print(out)

@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import argparse
 import random
+import signal
 import time
+from pathlib import Path
 from typing import TypeVar
 
-from rich.progress import Progress
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from llmtrace.diagnosis.verdict import CAUSES
 from tests.evaluation.common import provenance
 from tests.evaluation.common.pages import write_section
-from tests.evaluation.common.places import DOCS
+from tests.evaluation.common.places import DOCS, ROOT
 from tests.evaluation.diagnosis import plot, report, settings
+from tests.evaluation.diagnosis.notebook import Notebook, judged_again
+from tests.evaluation.diagnosis.plan import sessions
 from tests.evaluation.diagnosis.population import fit, population
-from tests.evaluation.diagnosis.reality import reality
+from tests.evaluation.diagnosis.reality import Run, reality
 from tests.evaluation.diagnosis.sizes import curve
 from tests.evaluation.diagnosis.speed import microseconds
 from tests.evaluation.diagnosis.trials import PAIRS, calm, play
 from tests.evaluation.diagnosis.wire import over_sockets
+from tests.evaluation.phases import engines
 
 T = TypeVar("T")
 PAGE = DOCS / "diagnosis.md"
+RESULTS = ROOT / "build" / "diagnosis-real.jsonl"
 SIMULATED, REAL = "simulated", "real"
 
 
@@ -34,7 +40,11 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=4, help="of each simulated calm setting, 180 calls each")
     parser.add_argument("--routes", type=int, default=250, help="for the calibration, 300 calls each")
     parser.add_argument("--trials", type=int, default=30, help="simulated, per cause; a third of it per pair")
-    parser.add_argument("--rounds", type=int, default=3, help="on real servers: 12 episodes each, and 9 or 18 more")
+    parser.add_argument("--rounds", type=int, default=1, help="on real servers: 33 episodes each, and 8 more")
+    parser.add_argument("--minutes", type=float, help="on real servers: so long at most; what is done then is written")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="where each real episode is kept as it ends")
+    parser.add_argument("--resume", action="store_true", help="on real servers: go on where --results ends")
+    parser.add_argument("--judge", action="store_true", help="judge what --results holds again, without servers")
     parser.add_argument("--fit", action="store_true", help="only print the constants of confidence, fitted anew")
     parser.add_argument("--no-write", action="store_true", help="leave docs/diagnosis.md as it is")
     chosen = parser.parse_args()
@@ -44,11 +54,12 @@ def main() -> None:
         for key, weights in fit(population(random.Random(seed), chosen.routes).rows).items():
             print(f"{key}: {weights}")
         return
-    with Progress() as progress:
-        if chosen.only != REAL:
+    if chosen.only != REAL:
+        with Progress() as progress:
             _simulated(chosen, seed, progress)
-        if chosen.only != SIMULATED:
-            _real(chosen, seed, progress)
+    if chosen.only != SIMULATED:
+        signal.signal(signal.SIGTERM, _interrupt)  # what has been played is written all the same
+        _real(chosen, seed)
 
 
 def _simulated(chosen: argparse.Namespace, seed: int, progress: Progress) -> None:
@@ -80,12 +91,51 @@ def _simulated(chosen: argparse.Namespace, seed: int, progress: Progress) -> Non
         (DOCS / "diagnosis" / "confusion.svg").write_text(plot.draw([(title, singles)]), encoding="utf-8")
 
 
-def _real(chosen: argparse.Namespace, seed: int, progress: Progress) -> None:
+def _real(chosen: argparse.Namespace, seed: int) -> None:
     started, load = time.time(), provenance.load_average()
-    task = progress.add_task("On real servers", total=None)
-    trials, missing = reality(random.Random(seed), chosen.rounds, lambda _: progress.advance(task))
+    missing = engines.missing("vllm")
+    if chosen.resume or chosen.judge:
+        notebook = Notebook.read(chosen.results)
+        seed = notebook.settings["seed"]
+    else:
+        settings = {"seed": seed, "rounds": chosen.rounds, "vllm": missing is None}
+        notebook = Notebook.begin(chosen.results, settings)
+    if chosen.judge:
+        judged_again(notebook.episodes)
+    plan = sessions(random.Random(seed), notebook.settings["rounds"], vllm=notebook.settings["vllm"])
+    until = None if chosen.minutes is None else time.monotonic() + 60 * chosen.minutes
+    run = Run(plan, notebook, until)
+    bar = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*bar) as progress:
+        task = progress.add_task("On real servers, calls", total=run.calls)
+
+        def tell(words: str, calls: int) -> None:
+            progress.advance(task, calls)
+            if words:
+                left = progress.tasks[task].time_remaining
+                progress.console.print(
+                    f"{len(notebook.episodes)}. {words}{'' if left is None else f' ({left:.0f} s left)'}"
+                )
+
+        run.tell = tell
+        if not chosen.judge:
+            reality(run, seed)
     where = provenance.machine(provenance.make_command("diagnose-eval"), started, load)
-    _write("real", report.real(trials, missing, where, seed), chosen)
+    notes = [] if notebook.settings["vllm"] else [f"vLLM: {missing or 'it was not there'}"]
+    notes += run.failures
+    if run.unplayed:
+        notes.append(f"{run.unplayed} episodes{f' ({run.cut})' if run.cut else ''}")
+    _write("real", report.real([played.trial() for played in notebook.episodes], notes, where, seed), chosen)
+
+
+def _interrupt(signal_number: int, frame: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _write(section: str, lines: list[str], chosen: argparse.Namespace) -> None:

@@ -8,8 +8,10 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPException
+from math import inf
 from typing import Any
 
 import openai
@@ -22,8 +24,15 @@ _SHARED, OWN = 800, (60, 240)
 """Tokens that a route's prompts share, and their own, least and most."""
 OWN_WHOLE = (60, 700)
 """Whole answers show what a prompt costs only where prompts differ."""
-_ANSWER, _ANSWERS_WHOLE = 28, (8, 16, 28, 40)
+_ANSWER, _ANSWERS_WHOLE = 24, (6, 12, 20, 30)
+"""Output tokens. A stream's pace is judged from 16 on."""
 _LONG = 2400
+_HOLDS_SLOTS = 1500
+"""Output tokens that a stranger asks for who holds a slot; he goes before that."""
+_LOOPS = 80
+"""Output tokens of an answer that repeats itself: somewhat more than are looked at."""
+_PATIENCE_S = 60.0
+"""For a stranger's request."""
 OTHER = "llmtrace-else"
 """The other model's name, as long as the first one's, so that a relay can put one in the other's place."""
 
@@ -35,10 +44,11 @@ class Target:
     url: str
     """Base address without a path."""
     model: str
-    grammar: bool = True
-    """It knows ``guided_regex``."""
-    words_per_token: float = 0.25
-    """Of its tokenizer, as measured."""
+    reference: bool = True
+    """It is our own: it knows ``guided_regex``, faults and seeds. (On the CPU vLLM's engine dies of a seed in a prompt
+    that it computes in parts: "CPU Generator does not use offset".)"""
+    words_per_token: float = 0.0
+    """Of its tokenizer, as measured; 0: not yet."""
 
     @property
     def address(self) -> tuple[str, int]:
@@ -48,7 +58,7 @@ class Target:
 
 @dataclass
 class Site:
-    """The reference server, a second one with another model and a small prefix cache, and others by name."""
+    """The servers by name, and what a route's application asks for."""
 
     servers: dict[str, Target]
     model: str
@@ -90,14 +100,15 @@ class Caller:
         time.sleep(draw.uniform(0.01, 0.06))
         tokens = own if own is not None else draw.randint(*(OWN_WHOLE if self.whole else OWN))
         asked: dict[str, Any] = {
-            "model": self.here.model if self.server.grammar else self.server.model,
+            "model": self.here.model,
             "messages": [{"role": "user", "content": f"{self._shared}\n{self.here.text(tokens, self.server)}"}],
             "max_tokens": answer or (draw.choice(_ANSWERS_WHOLE) if self.whole else _ANSWER),
             "temperature": 1.0,
-            "seed": draw.getrandbits(31),
             "extra_headers": headers,
             "extra_body": {"guided_regex": pattern} if pattern else {"ignore_eos": True},
         }
+        if self.server.reference:
+            asked["seed"] = draw.getrandbits(31)
         create: Any = self.client.chat.completions.create
         began = time.monotonic()
         if self.whole:
@@ -122,9 +133,9 @@ class Inject:
     def __init__(self, here: Site, way: Way, caller: Caller, size: float, usual: float) -> None:
         """``size``: by how many times what takes ``usual`` s is to take longer; 0: as large as the cause makes it."""
         self.here, self.way, self.caller, self.size = here, way, caller, size
-        self._extra = (size - 1) * usual
+        self._extra, self._usual_delay = (size - 1) * usual, way.delay
         draw = here.draw
-        self._delay = draw.uniform(0.25, 0.6)
+        self._delay = draw.uniform(0.3, 0.7)
         self._long = draw.randint(int(0.8 * _LONG), _LONG)
         self._hold = draw.uniform(0.03, 0.08)
         self._refusals = draw.choice((2, 2, 3))
@@ -135,12 +146,18 @@ class Inject:
         """Wait for the neighbours."""
         self._neighbours.join()
 
+    def nothing(self) -> None:
+        self.caller.call()
+
     def prefill_surge(self) -> None:
         self.caller.call(own=self._long)
 
     def cold_kv_cache(self) -> None:
-        for _ in range(2):  # other tenants' documents take the cache's room
-            self._neighbours.ask(self.here.text(_LONG, self.caller.server), 1).join()
+        server = self.caller.server
+        if server.reference:  # another tenant's document takes the cache's room
+            self._neighbours.ask(self.here.text(_LONG, server), 1)
+        else:
+            urllib.request.urlopen(f"{server.url}/reset_prefix_cache", data=b"", timeout=30).close()
         self.caller.call()
 
     def queueing(self) -> None:
@@ -149,7 +166,8 @@ class Inject:
             self.caller.call()
             return
         for _ in range(SLOTS):
-            self._neighbours.begin(self.here.text(30, self.caller.server), 90)
+            self._neighbours.begin(self.here.text(30, self.caller.server), _HOLDS_SLOTS)
+        self._neighbours.go_at(time.monotonic() + self._delay)
         self.caller.call()
         self._neighbours.join()
 
@@ -158,12 +176,14 @@ class Inject:
             self.way.stretch = self.size
             self.caller.call()
             return
-        text = self.here.text(self._long, self.caller.server)
-        self.caller.call(at_first=lambda: self._neighbours.ask(text, 1))
+        # All is ready before the call, or a short answer is over by the time that the document comes.
+        send = self._neighbours.ready(self.here.text(self._long, self.caller.server), 1)
+        self.caller.call(at_first=send)
+        send()
         self._neighbours.join()
 
     def network(self) -> None:
-        self.way.delay = self._extra if self.size else self._delay
+        self.way.delay = self._usual_delay + (self._extra if self.size else self._delay)
         self.caller.call()
 
     def route_change(self) -> None:
@@ -173,9 +193,11 @@ class Inject:
         self._elsewhere(named=True)
 
     def _elsewhere(self, *, named: bool) -> None:
-        self.way.upstream = self.here.servers["second"].address
-        self.way.asks = [renamed(self.here.model, OTHER)]
-        self.way.says = [] if named else [renamed(OTHER, self.here.model)]
+        """Another server than ours answers, with another model: the second one's, to vLLM's clients the first one's."""
+        there = self.here.servers["second" if self.caller.server.reference else "first"]
+        self.way.upstream = there.address
+        self.way.asks = [renamed(self.here.model, there.model)]
+        self.way.says = [] if named else [renamed(there.model, self.here.model)]
         self.caller.call()
 
     def slow_consumer(self) -> None:
@@ -188,7 +210,7 @@ class Inject:
 
     def repetition_loop(self) -> None:
         phrase = " ".join(self.here.draw.sample(WORDS, 5))
-        self.caller.call(answer=160, pattern=f"({phrase}, ){{40}}")  # a grammar that the model cannot leave
+        self.caller.call(answer=_LOOPS, pattern=f"({phrase}, ){{40}}")  # a grammar that the model cannot leave
 
     def buffered_stream(self) -> None:
         self.way.bursts = self._bursts
@@ -199,37 +221,56 @@ class _Neighbours:
     """Other tenants of the server: plain requests, not traced, each in a thread of its own."""
 
     def __init__(self, server: Target) -> None:
-        self._url, self._model = f"{server.url}/v1/chat/completions", server.model
+        self._address, self._model = server.address, server.model
         self._running: list[threading.Thread] = []
+        self._until = inf
 
-    def ask(self, text: str, answer: int) -> threading.Thread:
-        """Send one request; does not wait."""
-        thread = threading.Thread(target=self._send, args=(text, answer, threading.Event()), daemon=True)
-        self._running.append(thread)
-        thread.start()
-        return thread
+    def go_at(self, until: float) -> None:
+        """Have those who hold slots hang up at this time (monotonic s)."""
+        self._until = until
+
+    def ask(self, text: str, answer: int) -> None:
+        """Send one request and wait for its answer."""
+        self._start(text, answer)[0].set()
+        self.join()
+
+    def ready(self, text: str, answer: int) -> Callable[[], None]:
+        """Connect, and send one request when what this returns is called; does not wait."""
+        return self._start(text, answer)[0].set
 
     def begin(self, text: str, answer: int) -> None:
         """Send one request and wait until its answer has begun."""
-        begun = threading.Event()
-        thread = threading.Thread(target=self._send, args=(text, answer, begun), daemon=True)
-        self._running.append(thread)
-        thread.start()
-        begun.wait(30)
+        self._until = inf
+        go, begun = self._start(text, answer)
+        go.set()
+        begun.wait(_PATIENCE_S)
 
     def join(self) -> None:
         """Wait for all of them."""
         while self._running:
-            self._running.pop().join(60)
+            self._running.pop().join(_PATIENCE_S)
 
-    def _send(self, text: str, answer: int, begun: threading.Event) -> None:
+    def _start(self, text: str, answer: int) -> tuple[threading.Event, threading.Event]:
+        """A request that waits for the first event and sets the second as its answer begins."""
         body = {
             "model": self._model, "messages": [{"role": "user", "content": text}], "max_tokens": answer,
             "temperature": 1.0, "stream": True, "ignore_eos": True,
         }  # fmt: skip
-        request = urllib.request.Request(self._url, json.dumps(body).encode(), {"content-type": "application/json"})
-        with suppress(OSError), urllib.request.urlopen(request, timeout=60) as response:
-            for line in response:
+        go, begun = threading.Event(), threading.Event()
+        connection = HTTPConnection(*self._address, timeout=_PATIENCE_S)
+        connection.connect()
+        thread = threading.Thread(target=self._send, args=(connection, json.dumps(body), go, begun), daemon=True)
+        self._running.append(thread)
+        thread.start()
+        return go, begun
+
+    def _send(self, connection: HTTPConnection, body: str, go: threading.Event, begun: threading.Event) -> None:
+        go.wait(_PATIENCE_S)
+        with suppress(OSError, HTTPException), closing(connection):
+            connection.request("POST", "/v1/chat/completions", body, {"content-type": "application/json"})
+            for line in connection.getresponse():
                 if b'"content"' in line:
                     begun.set()
+                if time.monotonic() > self._until:
+                    break
         begun.set()

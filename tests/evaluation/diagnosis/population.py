@@ -7,7 +7,7 @@ graded on another.
 from __future__ import annotations
 
 import random
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import exp, log
@@ -130,10 +130,13 @@ def fit(rows: list[Row]) -> dict[str, tuple[float, float, float]]:
 
 
 def _fitted(rows: list[Row]) -> tuple[float, float, float]:
-    data = [
-        (log(min(max(row.score, 1.0), 8.0)), float(min(row.lately, 3)), float(row.right), row.weight) for row in rows
-    ]
-    data += [(0.0, 0.0, 0.0, 0.5), (0.0, 0.0, 1.0, 0.5)]
+    cells: dict[tuple[float, float, float], float] = defaultdict(float)  # those alike count together
+    for row in rows:
+        score = round(log(min(max(row.score, 1.0), 8.0)), 2)
+        cells[score, float(min(row.lately, 3)), float(row.right)] += row.weight
+    cells[0.0, 0.0, 0.0] += 0.5
+    cells[0.0, 0.0, 1.0] += 0.5
+    data = [(*cell, weight) for cell, weight in cells.items()]
     base, by_score, by_call = 0.0, 1.0, 1.0
     total = sum(weight for *_, weight in data)
     for _ in range(3000):

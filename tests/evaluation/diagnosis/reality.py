@@ -1,200 +1,162 @@
-"""The same causes for real: the reference server with a model that computes, real clients, faults that really happen.
+"""The same causes for real: the reference server with a model that computes and vLLM, real clients, faults that really
+happen.
 
-Each episode goes through a relay of its own, so that it is a route of its own to the client, which learns from calm
+Each session goes through a relay of its own, so that it is a route of its own to the client, which learns from calm
 calls first. The server's own timings are not read: the client is as blind as with a provider that tells none.
 """
 
 from __future__ import annotations
 
-import json
 import random
 import statistics
-import tempfile
+import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
-from pathlib import Path
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+from unittest.mock import patch
 
 import openai
 
 import llmtrace
-from llmtrace.diagnosis import verdict as causes
-from llmtrace.reference.process import ServerProcess
-from llmtrace.reference.tiny import TinySpec, build_tiny
-from tests.e2e.servers import vllm_server
-from tests.evaluation.diagnosis.injections import OTHER, SLOTS, Caller, Inject, Site, Target, renamed
+from llmtrace.calls import tracer
+from llmtrace.calls.result import Result
+from llmtrace.calls.verdict import Diagnoser
+from llmtrace.diagnosis.symptoms import Symptoms
+from llmtrace.diagnosis.verdict import Verdict
+from tests.evaluation.diagnosis.injections import Caller, Inject, Site, Target, renamed
+from tests.evaluation.diagnosis.notebook import Notebook, Played, Seen
+from tests.evaluation.diagnosis.plan import BETWEEN, SECOND, Session
 from tests.evaluation.diagnosis.relay import Way, relay
-from tests.evaluation.diagnosis.trials import Trial
-from tests.evaluation.phases import engines
-from tests.support.spans import Spans, attributes
+from tests.evaluation.diagnosis.servers import Servers
+from tests.support.spans import Spans
 
-WARM = 44
-"""Calls of a route before its first episode; of whole answers, twice as many."""
-BETWEEN = 10
-"""Calm calls after each episode."""
-LASTS = 8
-"""Calls of an episode."""
-SMALL = (1.3, 1.5, 2.0)
-"""Of the small effects: by how many times the usual time to the first token, or per token, gets longer."""
-_STREAMED = (
-    causes.PREFILL_SURGE,
-    causes.QUEUEING,
-    causes.NOISY_NEIGHBOR,
-    causes.NETWORK,
-    causes.SLOW_CONSUMER,
-    causes.RETRY_STORM,
-    causes.REPETITION_LOOP,
-    causes.BUFFERED_STREAM,
-)
-_IN_SMALL = (causes.QUEUEING, causes.NETWORK, causes.NOISY_NEIGHBOR)
-"""Causes whose effect the relay can make as small as is wanted."""
+_FAILED_CALL: tuple[type[Exception], ...] = (openai.OpenAIError, OSError)
 
 
-@dataclass(frozen=True)
-class Episode:
-    """What is to happen to some calls of a route."""
-
-    cause: str
-    size: float = 0.0
-    """0: as large as the cause makes it."""
+class TimeUp(Exception):
+    """The time limit of the run."""
 
 
-@dataclass(frozen=True)
-class Session:
-    """One route: calm calls, then its episodes with calm calls in between."""
+@dataclass
+class Run:
+    """What is to be played, and how far it has come."""
 
-    server: str
-    """first, second or vllm."""
-    episodes: tuple[Episode, ...]
-    whole: bool = False
+    plan: list[Session]
+    notebook: Notebook
+    until: float | None = None
+    """Monotonic s; None: no limit."""
+    failures: list[str] = field(default_factory=list[str])
+    """Sessions that broke off, and why."""
+    cut: str | None = None
+    """Why the run ended early."""
+    tell: Callable[[str, int], None] = lambda words, calls: None
+    """Told what happened, and of how many of the plan's calls that disposes."""
+
+    @property
+    def calls(self) -> int:
+        """That are still to be made."""
+        return sum(session.calls(self.notebook.done(session.number)) for session in self.plan)
+
+    @property
+    def unplayed(self) -> int:
+        """Episodes of the plan that were not played."""
+        return sum(len(session.episodes) for session in self.plan) - len(self.notebook.episodes)
+
+    def one_call(self) -> None:
+        """A call has been made.
+
+        Raises:
+            TimeUp: and it was the last one.
+        """
+        self.tell("", 1)
+        if self.until is not None and time.monotonic() > self.until:
+            raise TimeUp
 
 
-def sessions(draw: random.Random, rounds: int, *, vllm: bool) -> list[Session]:
-    """``rounds`` routes of streams with each cause that can come and go, small effects among them, the last episode a
-    change that stays; one route for the cache, one of whole answers, and one to vLLM if that is there."""
-    made: list[Session] = []
-    for number in range(rounds):
-        episodes = [*map(Episode, _STREAMED), *(Episode(cause, draw.choice(SMALL)) for cause in _IN_SMALL)]
-        draw.shuffle(episodes)
-        stays = (causes.ROUTE_CHANGE, causes.MODEL_SWAP)[number % 2]
-        made.append(Session("first", (*episodes, Episode(stays))))
-    made.append(Session("second", (Episode(causes.COLD_KV_CACHE),) * 4))
-    whole = [Episode(causes.QUEUEING), Episode(causes.QUEUEING, 1.5), Episode(causes.QUEUEING, 2.0)]
-    made.append(Session("first", (*whole, Episode(causes.RETRY_STORM)), whole=True))
-    if vllm:
-        there = [Episode(cause) for cause in _STREAMED if cause not in (causes.RETRY_STORM, causes.REPETITION_LOOP)]
-        there += [Episode(cause, draw.choice(SMALL)) for cause in _IN_SMALL]
-        draw.shuffle(there)
-        made.append(Session("vllm", tuple(there)))
-    draw.shuffle(made)
-    return made
+def reality(run: Run, seed: int) -> None:
+    """Play what the notebook has not got yet. A session that fails is noted, and the rest goes on."""
+    try:
+        with Servers() as servers:
+            for session in run.plan:
+                done = run.notebook.done(session.number)
+                if done == len(session.episodes):
+                    continue
+                try:
+                    here, target = servers.site(session.server, random.Random(f"{seed} {session.number} {done}"))
+                    _play(run, session, done, here, target)
+                except (*_FAILED_CALL, AssertionError, RuntimeError) as error:
+                    why = f"{session.where}: {type(error).__name__}: {str(error)[:200]}"
+                    run.failures.append(why)
+                    played = run.notebook.done(session.number)
+                    run.tell(f"failed: {why}\n{servers.last_words(session.server)}", session.calls(played))
+    except TimeUp:
+        run.cut = "the time was up"
+    except KeyboardInterrupt:
+        run.cut = "it was interrupted"
 
 
 @contextmanager
-def site(draw: random.Random) -> Iterator[Site]:
-    """Start the servers; the second one's model is built first, which takes some seconds."""
-    with tempfile.TemporaryDirectory(prefix="llmtrace-reality-") as folder:
-        other = Path(folder, OTHER)
-        build_tiny(other, spec=TinySpec(layers=8, frozen_layers=7, seed=1))
-        small = [
-            "--prefix-cache-bytes",
-            str(4000 * 8192),
-        ]  # 4,000 tokens: layers x heads x 64 x 4 bytes, keys and values
-        with (
-            ServerProcess(max_running=SLOTS, faults=True) as first,
-            ServerProcess(other, max_running=SLOTS, faults=True, arguments=small) as second,
-        ):
-            model = str(json.loads(first.get("/v1/models"))["data"][0]["id"])
-            servers = {"first": Target(first.root_url, model), "second": Target(second.root_url, OTHER)}
-            here = Site(servers, model, draw)
-            for target in servers.values():
-                _measure(here, target)
-            yield here
+def _listening() -> Iterator[list[tuple[Symptoms, list[Verdict]]]]:
+    """What the diagnosis saw and said of each call, as they end."""
+    seen: list[Symptoms] = []
+    heard: list[tuple[Symptoms, list[Verdict]]] = []
+    judge = Diagnoser.judge
+
+    def watched(diagnoser: Diagnoser, key: Any, symptoms: Symptoms) -> list[Verdict]:
+        seen.append(replace(symptoms))
+        return judge(diagnoser, key, symptoms)
+
+    def listen(ended: Result) -> None:
+        heard.append((seen.pop(), list(ended.verdicts)))
+
+    tracer.listeners.append(listen)
+    try:
+        with patch.object(Diagnoser, "judge", watched):
+            yield heard
+    finally:
+        tracer.listeners.remove(listen)
 
 
-def _measure(here: Site, target: Target) -> None:
-    """How many of these words make one of the server's tokens."""
-    text = here.text(1000, target)
-    with openai.OpenAI(base_url=f"{target.url}/v1", api_key="unused") as client:
-        asked = client.completions.create(model=target.model, prompt=text, max_tokens=1)
-    assert asked.usage is not None
-    target.words_per_token = len(text.split()) / asked.usage.prompt_tokens
-
-
-def reality(
-    draw: random.Random, rounds: int, tell: Callable[[Trial], None] = lambda done: None
-) -> tuple[list[Trial], list[str]]:
-    """Every episode, and what could not be played."""
-    trials: list[Trial] = []
-    missing = engines.missing("vllm")
-    with ExitStack() as open_servers:
-        here = open_servers.enter_context(site(draw))
-        for session in sessions(draw, rounds, vllm=missing is None):
-            target = here.servers.get(session.server)
-            if target is None:
-                folder = open_servers.enter_context(tempfile.TemporaryDirectory(prefix="llmtrace-reality-"))
-                engine = open_servers.enter_context(
-                    vllm_server(Path(folder), "--max-num-seqs", str(SLOTS), "--max-model-len", "4096")
-                )
-                target = here.servers[session.server] = Target(engine.url, "tiny", grammar=False)
-                _measure(here, target)
-            for trial in _played(here, target, session):
-                trials.append(trial)
-                tell(trial)
-    return trials, [f"vLLM: {missing}"] if missing else []
-
-
-def _played(here: Site, target: Target, session: Session) -> list[Trial]:
-    way, spans = Way(target.address, whole=session.whole), Spans()
-    if target is here.servers["second"]:
-        way.asks, way.says = [renamed(here.model, OTHER)], [renamed(OTHER, here.model)]
-    llmtrace.instrument("openai", tracer_provider=spans.provider, server_timings=False)
-    ends: list[tuple[Episode, int, int]] = []
-    made = 0
+def _play(run: Run, session: Session, done: int, here: Site, target: Target) -> None:
+    """The session's episodes from the one with this number on."""
+    way = Way(target.address, whole=session.whole, delay=session.far)
+    if session.server == SECOND:
+        way.asks, way.says = [renamed(here.model, target.model)], [renamed(target.model, here.model)]
+    llmtrace.instrument("openai", tracer_provider=Spans().provider, server_timings=False)
     try:
         with (
+            _listening() as heard,
             relay(way) as port,
             openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="unused", max_retries=4) as client,
         ):
             caller = Caller(here, client, target, whole=session.whole)
-
-            def calm(calls: int) -> int:
-                for _ in range(calls):
+            calm = session.warm + here.draw.randint(-4, 4)
+            for number, episode in enumerate(session.episodes[done:], done):
+                for _ in range(calm):
                     caller.call()
-                return calls
-
-            made += calm(WARM * (2 if session.whole else 1) + here.draw.randint(-4, 4))
-            for number, episode in enumerate(session.episodes, 1):
-                usual = statistics.median(caller.taken[-BETWEEN:])
+                    run.one_call()
+                before = len(heard)
+                inject = Inject(here, way, caller, episode.size, statistics.median(caller.taken[-BETWEEN:]))
                 plain = replace(way)
-                inject = Inject(here, way, caller, episode.size, usual)
-                for _ in range(LASTS):
+                for _ in range(episode.calls):
                     getattr(inject, episode.cause)()
+                    run.one_call()
                 inject.over()
-                ends.append((episode, made, made + LASTS))
-                made += LASTS
                 way.__dict__.update(plain.__dict__)
-                if number < len(session.episodes):
-                    made += calm(BETWEEN)
+                calls = [Seen(at >= before, *call) for at, call in enumerate(heard)]
+                heard.clear()
+                played = Played(session.number, number, episode.cause, episode.size, session.where, calls)
+                run.notebook.add(played)
+                run.tell(_words(played), 0)
+                calm = BETWEEN
     finally:
         llmtrace.uninstrument()
-    return _read(ends, session, spans)
 
 
-def _read(ends: list[tuple[Episode, int, int]], session: Session, spans: Spans) -> list[Trial]:
-    """A trial for each episode, with the calm calls in front of it."""
-    stated: list[list[tuple[str, float]]] = []
-    for span in spans.parents():
-        facts = attributes(span)
-        names, sure = facts.get("llmtrace.diagnosis", ()), facts.get("llmtrace.diagnosis.confidence", ())
-        stated.append(list(zip(names, sure, strict=True)))
-    trials: list[Trial] = []
-    at = 0
-    for episode, begin, end in ends:
-        where = f"{session.server}{', whole answers' if session.whole else ''}"
-        trial = Trial((episode.cause,), where=where, size=episode.size)
-        for number in range(at, end):
-            trial.note(stated[number], number >= begin)
-        trials.append(trial)
-        at = end
-    return trials
+def _words(played: Played) -> str:
+    trial = played.trial()
+    size = f" {played.size:g} times" if played.size else ""
+    verdict = "right" if trial.right else f"WRONG: {dict(trial.named)} of {trial.calls}"
+    false = f"; in calm calls {dict(trial.false_alarms)}" if trial.false_alarms else ""
+    return f"{played.where}: {played.cause}{size}: {verdict}{false}"

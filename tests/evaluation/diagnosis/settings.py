@@ -35,6 +35,7 @@ AT_ONCE = 2
 """Cells that are played at the same time."""
 SLOWER = 5.0
 """The simulated engine's times are stretched by this: its prompts take 0.1 s then and not 0.02, as on hosted models."""
+_ALIKE, _OWN = 10, 1.5
 _HALF = 0.5
 """A verdict is true where at least this share of the time that it names was really lost to its cause."""
 _NOT_CALM = ("regime", "standing")
@@ -111,7 +112,7 @@ def _calm(job: _Job) -> Setting:
     cell = job[0]
     trips, place = _trips(job)
     setting = Setting(f"{cell.source}: {cell.traffic}", len(trips))
-    waits = [_waited(trip) for trip in trips]
+    waits = waited(trips)
     for number, (trip, verdicts) in enumerate(zip(trips, play(trips, place), strict=True)):
         before = waits[max(0, number - WINDOW) : number] or waits[:1]
         for verdict in verdicts:
@@ -123,11 +124,22 @@ def _calm(job: _Job) -> Setting:
     return setting
 
 
-def _waited(trip: Trip) -> float:
-    """What a call really waited, s: all of the time to its first token that was not its own prefill. Engines' own words
-    for queue leave out the step that ran when it came."""
-    prefill, decode = trip.truth.prefill or 0.0, trip.truth.decode or 0.0
-    return trip.end - trip.begin - prefill - decode if trip.first is None else trip.first - trip.begin - prefill
+def waited(trips: Sequence[Trip]) -> list[float]:
+    """What each call really waited, s: all of the time to its first token that was not its own prefill.
+
+    Engines' own words for queue leave out the step that ran when it came, and what they call a call's prefill holds the
+    other prompts of its step: its own is at most half more than the median of calls with about as many tokens.
+    """
+    order = sorted(range(len(trips)), key=lambda number: trips[number].prompt - (trips[number].cached or 0))
+    prefills = [trips[number].truth.prefill or 0.0 for number in order]
+    waits = [0.0] * len(trips)
+    for place, number in enumerate(order):
+        trip = trips[number]
+        alike = statistics.median(prefills[max(0, place - _ALIKE) : place + _ALIKE + 1])
+        own = min(prefills[place], _OWN * alike)
+        rest = trip.truth.decode or 0.0 if trip.first is None else trip.end - trip.first
+        waits[number] = trip.end - trip.begin - own - rest
+    return waits
 
 
 def _true(verdict: Verdict, trip: Trip, waited: float, cell: Cell) -> bool:

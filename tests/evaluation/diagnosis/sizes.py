@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from llmtrace.diagnosis import verdict as causes
 from tests.evaluation.diagnosis.effects import SIZES
 from tests.evaluation.diagnosis.judging import Judging
+from tests.evaluation.diagnosis.theory import needed, shift
 from tests.evaluation.diagnosis.traffic import Faults, Habits, Traffic, draw_habits, elsewhere
 
 SIZED = (
@@ -37,6 +38,9 @@ class Point:
     """Named in at least half of the calls."""
     once: int = 0
     """Named in one at least."""
+    possible: int | None = None
+    """Episodes in which the best possible test would name the cause in half of the calls; None where it is a fact that
+    no test is needed for."""
     besides: Counter[str] = field(default_factory=Counter[str])
     """Other causes, by the calls they were named in."""
     calm: int = 0
@@ -65,9 +69,12 @@ def _point(cause: str, size: float, draw: random.Random, episodes: int) -> Point
         habits = draw_habits(draw)
         faults = sized(cause, size, draw, habits)
         traffic, judging = Traffic(habits, draw), Judging()
-        for _ in range(draw.randint(60, 100)):
-            point.calm += 1
-            point.false += len(judging.of(traffic.call(Faults())))
+        calm = [traffic.call(Faults()) for _ in range(draw.randint(60, 100))]
+        point.calm += len(calm)
+        point.false += sum(len(judging.of(made)) for made in calm)
+        moved = shift(cause, faults, habits, calm)
+        if moved is not None:
+            point.possible = (point.possible or 0) + (needed(moved) <= LASTS // 2 + 1)
         if faults.moved is not None:
             traffic.move(faults.moved)
         point.note([{verdict.cause for verdict in judging.of(traffic.call(faults))} for _ in range(LASTS)])

@@ -52,6 +52,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", help="subjects (of the row clients: clients) to measure, separated by commas")
     parser.add_argument("--seed", type=int, help="of prompts (default: a new one, printed)")
     parser.add_argument("--fresh", action="store_true", help="make the virtual environments again")
+    parser.add_argument("--resume", action="store_true", help="leave out the rows that were measured on this very code")
     parser.add_argument("--write", action=argparse.BooleanOptionalAction, help="write results.json and the page")
     asked = parser.parse_args()
     names = [row.name for row in ROWS]
@@ -69,6 +70,8 @@ def main() -> int:
     asked = arguments()
     console = Console() if sys.stdout.isatty() else Console(width=200)
     rows = [row for row in ROWS if not asked.rows or row.name in asked.rows]
+    if asked.resume:
+        rows = [row for row in rows if not results.is_measured(row.name)]
     seed = provenance.new_seed(asked.seed)
     plan = Plan(
         console,
@@ -119,6 +122,10 @@ def measure(row: Row, plan: Plan, left_out: dict[str, str], write: bool) -> bool
     except NotMeasured as error:
         plan.console.print(f"[yellow]{row.name} was not measured:[/yellow] {error}")
         return False
+    except Exception:  # a fault of this row's own: the others go on
+        plan.console.print_exception()
+        plan.console.print(f"[yellow]{row.name} was not measured[/yellow]")
+        return False
     for name, reason in outcome.left_out.items():
         plan.console.print(f"[yellow]{row.name}, {name}:[/yellow] {reason}")
     for table in outcome.tables:
@@ -128,6 +135,7 @@ def measure(row: Row, plan: Plan, left_out: dict[str, str], write: bool) -> bool
     if outcome.bars:
         limits.table(outcome.bars, f"{row.name}: figures beside their bars").show(plan.console)
     keep(outcome)
+    plan.console.print(f"{row.name} took {time.time() - started:.0f} s")
     return True
 
 

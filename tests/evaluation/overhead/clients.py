@@ -28,7 +28,7 @@ from tests.support.by_method import Driver
 from tests.support.replay import Replay
 
 CHUNKS = 200
-ROUNDS, QUICK_ROUNDS = 9, 2
+ROUNDS, QUICK_ROUNDS = 5, 2
 CALLS = 4
 """Calls in a round."""
 

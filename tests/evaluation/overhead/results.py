@@ -39,6 +39,12 @@ def read() -> dict[str, Any]:
     return json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
 
 
+def is_measured(row: str) -> bool:
+    """Whether a row's figures were taken on the code as it is now."""
+    kept = read().get(row)
+    return kept is not None and kept["where"]["code"] == freshness.code_hash(CODE)
+
+
 def publish(row: str, where: dict[str, Any], outcome: Outcome) -> None:
     """Write a row's section of the page."""
     lines = [*freshness.stamp(CODE, where["commit"], where["code"]), provenance.sentence(where, where["seed"]), ""]

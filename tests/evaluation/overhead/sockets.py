@@ -24,10 +24,10 @@ from tests.evaluation.overhead.subjects import BARE, LLMTRACE, Subject, by_name
 EPOCHS = 5
 """Generations of worker processes in a run: two processes that do the same work differ just by where their memory
 lies."""
-CALL_SECONDS, CHUNK_SECONDS, QUICK_SECONDS = 100.0, 120.0, 8.0
+CALL_SECONDS, CHUNK_SECONDS, QUICK_SECONDS = 70.0, 70.0, 8.0
 START_UP_MS = 50.0
 """Import and ``instrument()``, ms of CPU time, openai and the SDK already imported."""
-_STARTS = 9
+_STARTS = 5
 
 
 def calls(plan: Plan) -> Outcome:

@@ -281,6 +281,29 @@ def test_a_row_that_cannot_be_measured_says_why_and_leaves_the_page(places: Path
     assert places.read_text() == before
 
 
+def test_a_row_that_fails_costs_no_other_and_resuming_measures_it_alone(
+    places: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def first_broken(plan: Plan) -> Outcome:
+        asked.append("memory")
+        return measured(plan) if "warm" in asked else {}["a fault of the row's"]
+
+    def whole(plan: Plan) -> Outcome:
+        asked.append("warm")
+        return measured(plan)
+
+    monkeypatch.setattr(bench, "ROWS", [Row("memory", "", first_broken, envs=()), Row("warm", "", whole, envs=())])
+    monkeypatch.setattr(bench, "ROOT", places.parent)
+    monkeypatch.setattr(sys, "argv", ["bench", "--resume"])
+    assert bench.main() == 1
+    assert results.read().keys() == {"warm"}
+    assert bench.main() == 0
+    assert asked == ["memory", "warm", "memory"]
+    assert results.read().keys() == {"warm", "memory"}
+
+
 def test_a_row_nobody_knows_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", ["bench", "nonsense"])
     with pytest.raises(SystemExit):

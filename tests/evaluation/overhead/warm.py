@@ -34,7 +34,7 @@ from tests.evaluation.overhead.outcome import FEWEST_ROUNDS, NotMeasured, Outcom
 from tests.evaluation.overhead.sinks import Sinks
 from tests.evaluation.overhead.tables import PER_CHUNK
 
-BATCH, ROUNDS, QUICK_ROUNDS = 10, 150, 6
+BATCH, ROUNDS, QUICK_ROUNDS = 10, 60, 6
 CHUNKS, SPLICED = 1000, 4000
 """Chunks of the client's streams, and of the iterator that is spliced."""
 OVER_DROPPED = 15.0

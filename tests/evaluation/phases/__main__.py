@@ -2,7 +2,8 @@
 
 Engines that are not installed are left out with a word (tests/e2e/setup.sh installs them). Ctrl-C ends the run; what
 was measured by then is written all the same. ``--recorded`` plays only the recordings and the simulated engine, and
-prints the tables: no server, no page.
+prints the tables: no server, and no page but where ``--out`` asks for one; ``--keep`` puts an earlier run's cells of
+real servers on it.
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make accuracy", description="How right the blind client's phases are.")
     known = ", ".join((*PARTS, *TRAFFIC))
     parser.add_argument("--only", metavar="CELL", help=f"parts or cells, separated by commas: {known}, a cell's name")
-    parser.add_argument("--recorded", action="store_true", help="only recordings and the simulated engine; no page")
+    parser.add_argument(
+        "--recorded", action="store_true", help="only recordings and the simulated engine; a page only with --out"
+    )
     parser.add_argument(
         "--quick", action="store_true", help="a rehearsal of under a minute; its page goes to .accuracy"
     )
@@ -48,7 +51,11 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="folder of accuracy.md and its plots (default: docs)")
     parser.add_argument("--calls", type=Path, help="where every call measured goes (default: .accuracy/calls.jsonl)")
     parser.add_argument("--from", dest="source", type=Path, help="only write the page anew from such a file of calls")
+    parser.add_argument(
+        "--keep", type=Path, help="a file of calls whose live cells stay on the page, with their commit"
+    )
     args = parser.parse_args(given)
+    args.page = not args.recorded or args.out is not None
     words = [word.strip() for word in args.only.split(",")] if args.only else []
     parts = OFFLINE if args.recorded else QUICK if args.quick else PARTS
     args.parts = tuple(part for part in parts if part in words) or parts
@@ -57,8 +64,9 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
         args.parts = tuple(part for part in parts if part in (*OFFLINE, *LIVE))
     args.out = args.out or (FOLDER / "quick" if args.quick else DOCS)
     args.calls = args.calls or (FOLDER if args.out == DOCS else args.out) / "calls.jsonl"
-    if args.source is not None and not args.source.is_file():
-        parser.error(f"there is no file {args.source}")
+    for file in (args.source, args.keep):
+        if file is not None and not file.is_file():
+            parser.error(f"there is no file {file}")
     return args
 
 
@@ -77,9 +85,13 @@ def main(given: list[str] | None = None) -> int:
     load, code, started = provenance.load_average(), freshness.code_hash("phases"), time.time()
     run = Run(asked)
     stopped = _measure(run, console)
-    where = provenance.machine(provenance.make_command("accuracy", given), started, load) | {"code": code}
+    where = provenance.machine(provenance.make_command("accuracy", _without_places(given)), started, load) | {
+        "code": code
+    }
     facts, page = run.facts({"machine": where}), None
-    if not args.recorded:  # first of all: what was measured is not to be lost
+    if args.keep is not None:
+        facts = run.keep(facts, args.keep)
+    if args.page:  # first of all: what was measured is not to be lost
         measured.write(args.calls, facts, run.calls)
         page = report.write(args.out, facts, run.calls)
     for part, why in run.not_run.items():
@@ -90,6 +102,11 @@ def main(given: list[str] | None = None) -> int:
     if page is not None:
         console.print(f"written: {page}, {args.calls}")
     return _STOPPED if stopped else 0
+
+
+def _without_places(given: list[str] | None) -> list[str]:
+    """The command line as the page tells it: files by their names, not by where they lay on this machine."""
+    return [Path(word).name if "/" in word else word for word in (sys.argv[1:] if given is None else given)]
 
 
 def _measure(run: Run, console: Console) -> bool:

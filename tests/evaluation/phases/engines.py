@@ -74,14 +74,14 @@ def reference(folder: Path) -> Iterator[Engine]:
 def vllm(folder: Path) -> Iterator[Engine]:
     """vLLM on the CPU, with its per-request metrics in the answer."""
     flags = ["--max-model-len", str(_CONTEXT), "--max-num-seqs", str(SLOTS)]
-    with _or_not_here(), servers.vllm_server(folder, *flags) as server:
+    with or_not_here(), servers.vllm_server(folder, *flags) as server:
         yield Engine("vllm", "vLLM on the CPU", f"{server.url}/v1", "tiny", False, True, "vllm.internal")
 
 
 @contextmanager
 def llama(folder: Path) -> Iterator[Engine]:
     """llama.cpp's server."""
-    with _or_not_here(), servers.llama_server(folder, "-c", str(_CONTEXT * SLOTS), slots=SLOTS) as server:
+    with or_not_here(), servers.llama_server(folder, "-c", str(_CONTEXT * SLOTS), slots=SLOTS) as server:
         yield Engine("llama", "llama-server", f"{server.url}/v1", "tiny", True, False)
 
 
@@ -96,7 +96,7 @@ ENGINES: dict[str, Callable[[Path], AbstractContextManager[Engine]]] = {
 def missing(key: str) -> str | None:
     """What to do where an engine is not installed; None where it is."""
     try:
-        with _or_not_here():
+        with or_not_here():
             if key != "reference":
                 servers.python_of(f"e2e-{key}")
     except NotHere as why:
@@ -105,7 +105,8 @@ def missing(key: str) -> str | None:
 
 
 @contextmanager
-def _or_not_here() -> Iterator[None]:
+def or_not_here() -> Iterator[None]:
+    """Turn a skip or a failed start into ``NotHere``."""
     try:
         yield
     except pytest.skip.Exception as missing:

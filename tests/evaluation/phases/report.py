@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tests.evaluation.common import freshness, provenance
+from tests.evaluation.common.places import DOCS
 from tests.evaluation.common.tables import Table
 from tests.evaluation.phases import bars, plots, scoring, tables
-from tests.evaluation.phases.bars import HITS, SOURCES, Line
+from tests.evaluation.phases.bars import HITS as LEAST_HITS
+from tests.evaluation.phases.bars import SOURCES, Line
 from tests.evaluation.phases.cells import TRAFFIC, WARM_UP, WARM_UP_WHOLE, Cell
 from tests.evaluation.phases.engines import DEFINITIONS
 from tests.evaluation.phases.judged import Judged, judge
@@ -29,60 +32,49 @@ _REHEARSAL = "**A rehearsal (`--quick`): too few calls of too few cells to say a
 
 _IN_CLOUDS = ("alone", "share30")
 """Kinds of traffic whose calls are plotted one by one."""
-_NAMED = 3
-"""So many cells that miss a bar are named."""
+CELLS, HITS, SERVER_TIMES, HITS_PLOT = "cells.csv", "hits.csv", "server-times.csv", "hits.svg"
+"""Files beside the page."""
+SENSITIVITY = DOCS / "accuracy" / "sensitivity.json"
 
 _READING = f"""## How to read it
 
 A **cell** is one kind of traffic at one load against one engine, on a route that starts without history. Its first
-{WARM_UP} calls are warm-up ({WARM_UP_WHOLE} of whole answers): they are made and learned from, but not counted. Calls
-arrive open-loop, at their moment, whatever became of those before. A load is a share of the calls per second that the
-engine completed for callers without pause; the strangers' part of it is sent by another process, without llmtrace.
+{WARM_UP} calls ({WARM_UP_WHOLE} of whole answers) are learned from, but not counted. Calls arrive open-loop. A load
+is a share of what the engine completes for callers without pause; strangers are another process, without llmtrace. A
+bar is decided by its **worst cell**; *(chance)*: a coverage that misses its bar by no more than so few calls can (90 %
+Wilson interval).
 
-**A bar is decided by its worst cell**; nothing is pooled. *Within chance*: a coverage that misses its bar by no more
-than what so few calls can miss it by (90 % Wilson interval).
+**Errors** are mean |error| over the mean time to first token (TTFT; of whole answers the mean total); *of itself* is
+the median of |error| over the true length. **A refusal counts**: `queue_prefill` as half queue and half prefill,
+`opaque` as a third each. *Covers*: how often the truth lay inside the 90 % interval on the span, of the calls that
+were split; *half/err*: its mean half width over the mean |error|. *To the best*: the error of queue and prefill, over
+that of the best simpler method, each of which sees all calls of the cell at once (*envelope so far* excepted).
 
-**Errors** are mean |error| over the mean time to first token (TTFT), of whole answers over the mean total; *of
-itself* is the median over the calls of |error| over the true length.
+**Queue** is `llm.queue` as exported: from the engine's door until the prompt is taken up, the wait for the running
+step in it, except of an engine that is known to leave that out (vLLM): there it is in `llm.unattributed`. *Queue
+where none is*: what was ascribed to calls whose true queue is under 10 % of their TTFT. *Sure and wrong*: a phase
+outside its interval and off by over 15 % of the TTFT.
 
-**A refusal counts.** A merged span says how long its phases took together, and of each of them only that it lies
-between nothing and the whole. It counts as equal parts: `queue_prefill` as half queue and half prefill, `opaque` as a
-third each of queue, prefill and decode; the error is that minus the truth. *Split only* leaves these calls out.
-*Merged span off by*: the span against what its phases truly took together. Intervals are those of the calls that were
-split.
+**The client is blind**: `server_timings=False`, and the engine's word is taken out of the answer beneath the client.
 
-**Coverage**: how often the truth lay inside the 90 % interval that stands on the span. *half/err*: its mean half
-width over the mean |error| of the same calls. Where most true queues are 0, an interval that ends there holds them
-all.
+**The simpler methods.** *All prefill*: the TTFT less network is prefill. *No queue*: prefill is the least-squares
+curve, queue 0. *By headers*: queue until the headers. *Least squares*: prefill is the curve 1, u, u² over uncached
+tokens, queue what lies above. *Envelope*: the same through the 10 % quantile.
 
-**Queue** is `llm.queue` as it is exported: from the engine's door until the prompt is taken up. The wait for the step
-that was running when the call came is in it, and `llmtrace.queue.step_wait` on that span says how much of it that is;
-of an engine that is known to leave that wait out (vLLM) it stands in `llm.unattributed` instead, as it does where such
-an engine tells its queue itself. *Engine's own queue*: the same by the engine's definition, below: less the step wait
-for vLLM, however it was told apart, and with half of `llmtrace.unattributed.admission` (the way in) for the reference
-server.
-
-**Queue where none is**: the mean queue ascribed to split calls whose true queue is under 10 % of their TTFT. *Sure
-and wrong*: a phase lies outside its interval and is off by over 15 % of the TTFT (or total).
-
-*Unexplained rest*: what the engine's own phases leave of the TTFT (or total): the way there and back, HTTP, tokenising.
-*Network, median ms*: the error of all that lies in front of the queue, where the engine tells when a request arrived.
-
-**The simpler methods** see all calls of a cell at once, which flatters them; llmtrace has only those before, and
-*envelope so far* too. *All prefill*: the TTFT less network is prefill. *No queue*: queue is 0, prefill the
-least-squares curve. *By headers*: queue until the headers less a round trip. *Least squares*: prefill is the curve 1,
-u, u² over uncached tokens u (of whole answers with the output tokens beside), queue what lies above. *Envelope*: the
-same curve through the 10 % quantile.
-
-**The client is blind**: `server_timings=False`, and the engine's word is taken out of the answer beneath the client,
-at its transport. Streams without usage ask for usage there too, so that their truth is known; the client never sees
-it.
+**Prompts of one length** (*onelength*) are merged on purpose: fixed cost and cost per token cannot be told apart
+there, so a split would say nothing of other lengths. The merged span's length is right, but as equal parts it loses
+to *envelope*, which takes the shortest calls for work alone: true in that cell, whose engine is idle at times, and
+false wherever a queue stands (*standing*), which looks the same to a client.
 """
 
 
-def page(facts: dict[str, Any], calls: Sequence[Measured], plots_at: str = "accuracy") -> tuple[str, dict[str, str]]:
+def judged_cells(facts: dict[str, Any], calls: Sequence[Measured]) -> list[Judged]:
+    """Every cell of a run beside every method's claims: some seconds of work."""
+    return judge([Cell(**cell) for cell in facts["cells"]], calls)
+
+
+def page(facts: dict[str, Any], cells: Sequence[Judged], plots_at: str = "accuracy") -> tuple[str, dict[str, str]]:
     """The page's text, and its plots by file name."""
-    cells = judge([Cell(**cell) for cell in facts["cells"]], calls)
     lines = all_lines(facts, cells)
     pictures = draw(cells, facts["audit"])
     where = facts["machine"]
@@ -97,27 +89,52 @@ def page(facts: dict[str, Any], calls: Sequence[Measured], plots_at: str = "accu
         known = [line for line in lines if line.met is not None]
         parts += [
             "## In short\n",
-            f"{sum(1 for line in known if line.met)} of {len(known)} bars met, each decided by its worst cell. "
-            "*: no bar was set; held to the one that is nearest.\n",
-            tables.summary(lines).grid(),
+            f"{sum(1 for line in known if line.met)} of {len(known)} bars met, each decided by its worst cell "
+            "(r: recorded, s: simulated, l: live). *: no bar was set; held to the one that is nearest.\n",
+            *([f"**The live cells are an earlier run's** ({facts['kept']}).\n"] if facts.get("kept") else []),
+            tables.summary(lines).grid(text=True),
         ]
-    parts += [f"Not run: {part}: {why}.\n" for part, why in facts["not_run"].items()]
-    parts += _missed(lines, cells)
-    parts += [f"![{name.removesuffix('.svg')}]({plots_at}/{name})\n" for name in pictures]
+    parts += _not_run(facts["not_run"])
+    for source in SOURCES:
+        some = [judged for judged in cells if judged.cell.source == source]
+        if some:
+            parts += _section(source, some, facts.get("kept") if source == "live" else None)
+    if cells:
+        parts.append(
+            f"Every method in every cell, refusals, decode, the engine's own queue: [{CELLS}]({plots_at}/{CELLS}).\n"
+        )
+        parts += [f"![{name.removesuffix('.svg')}]({plots_at}/{name})\n" for name in pictures if name != HITS_PLOT]
     parts.append(_READING)
     if cells:
         parts += ["The kinds of traffic:\n", *_traffic(cells), "", "What each engine's numbers mean:\n"]
         parts += [f"- {DEFINITIONS[key]}" for key in dict.fromkeys(judged.cell.engine for judged in cells)]
         parts.append("")
-    for source in SOURCES:
-        some = [judged for judged in cells if judged.cell.source == source]
-        if some:
-            parts += _section(source, some)
     if facts["audit"]:
-        parts += _audit(facts["audit"])
+        parts += _audit(facts["audit"], plots_at)
+        parts += [f"![hits]({plots_at}/{HITS_PLOT})\n"] if HITS_PLOT in pictures else []
     if facts.get("cost"):
         parts += _cost(facts["cost"])
+    parts += _sensitivity()
     return "\n".join(parts), pictures
+
+
+def _not_run(why: dict[str, str]) -> list[str]:
+    """What was left out, by its reason."""
+    by_reason: dict[str, list[str]] = {}
+    for part, reason in why.items():
+        by_reason.setdefault(reason, []).append(part)
+    return [f"Not run: {'; '.join(some)}: {reason}.\n" for reason, some in by_reason.items()]
+
+
+def files(facts: dict[str, Any], cells: Sequence[Judged]) -> dict[str, str]:
+    """What lies beside the page for whoever wants all of it, by file name: a table as CSV each."""
+    made = (
+        {CELLS: tables.joined(tables.errors(cells), tables.more(cells), tables.against(cells)).csv()} if cells else {}
+    )
+    if facts["audit"]:
+        hits, server = tables.audit(facts["audit"])
+        made |= {HITS: hits.csv(), SERVER_TIMES: server.csv()}
+    return made
 
 
 def all_lines(facts: dict[str, Any], cells: Sequence[Judged]) -> list[Line]:
@@ -128,48 +145,6 @@ def all_lines(facts: dict[str, Any], cells: Sequence[Judged]) -> list[Line]:
 def _traffic(cells: Sequence[Judged]) -> list[str]:
     kinds = dict.fromkeys(judged.cell.traffic for judged in cells)
     return [f"- *{kind}*: {words}." for kind, words in TRAFFIC.items() if kind in kinds]
-
-
-def _missed(lines: Sequence[Line], cells: Sequence[Judged]) -> list[str]:
-    """For each missed bar by how much, in how many of its cells, and what the run knows of the reason."""
-    by_title = {judged.cell.title: judged for judged in cells}
-    missed: list[str] = []
-    for line in lines:
-        worst = line.worst()
-        if worst is None or worst.bar.met:
-            continue
-        known = line.known()
-        beyond = [figure for figure in known if not figure.bar.met]
-        words = ", ".join(f"{figure.source} {figure.where} {figure.bar.cells()[1]}" for figure in beyond[:_NAMED])
-        more = f" and {len(beyond) - _NAMED} more" if len(beyond) > _NAMED else ""
-        judged = by_title.get(worst.bar.what)
-        reason = "" if judged is None else f" The worst: {_reason(judged, line.what)}."
-        missed.append(
-            f"- **{line.title}** ({worst.bar.cells()[2]}): missed in {len(beyond)} of {len(known)} cells: "
-            f"{words}{more}.{reason}"
-        )
-    return ["## Where a bar is missed\n", *missed, ""] if missed else []
-
-
-def _reason(judged: Judged, what: str) -> str:
-    """What to know of the cell that misses a bar."""
-    pairs = judged.pairs()
-    phase = next((phase for phase in (QUEUE, PREFILL, "decode") if phase in what), QUEUE)
-    error, inside = scoring.errors(pairs, phase), scoring.coverage(pairs, phase)
-    known: list[str] = []
-    if error is not None:
-        known.append(
-            f"{phase} truly {tables.ms(error.truth)} ms of {tables.ms(judged.scale())} ms, "
-            f"bias {tables.ms(error.bias)} ms"
-        )
-    if refused := scoring.refused(pairs):
-        known.append(f"{tables.share(refused)} not split")
-    if inside is not None:
-        known.append(
-            f"the interval covers {tables.share(inside.inside)}, "
-            f"its half width is {tables.times(inside.ratio)} the error"
-        )
-    return "; ".join(known)
 
 
 def draw(cells: Sequence[Judged], audit: Sequence[dict[str, Any]]) -> dict[str, str]:
@@ -216,8 +191,8 @@ def draw(cells: Sequence[Judged], audit: Sequence[dict[str, Any]]) -> dict[str, 
             }
             for row in sorted(whole, key=lambda row: -row["auc"])
         }
-        marks = {_short(row["provider"]): HITS for row in whole if row["caching"]}
-        pictures["hits.svg"] = plots.bars("Cache hits told from timing (red: the bar to be met)", shown, marks)
+        marks = {_short(row["provider"]): LEAST_HITS for row in whole if row["caching"]}
+        pictures[HITS_PLOT] = plots.bars("Cache hits told from timing (red: the bar to be met)", shown, marks)
     return pictures
 
 
@@ -238,55 +213,71 @@ def _label(judged: Judged) -> str:
 
 def write(folder: Path, facts: dict[str, Any], calls: Sequence[Measured]) -> Path:
     """Write the page and its plots into ``folder``; returns the page's path. The page is whole or not there."""
-    text, pictures = page(facts, calls)
+    cells = judged_cells(facts, calls)
+    text, pictures = page(facts, cells)
     at = folder / "accuracy"
     at.mkdir(parents=True, exist_ok=True)
-    for name, drawing in pictures.items():
-        (at / name).write_text(drawing)
+    made = pictures | files(facts, cells)
+    for name, content in made.items():
+        (at / name).write_text(content)
     target = folder / "accuracy.md"
     partial = target.with_suffix(".partial")
     partial.write_text(text.rstrip() + "\n")
     partial.replace(target)
-    for old in at.glob("*.svg"):
-        if old.name not in pictures:
+    for old in (*at.glob("*.svg"), *at.glob("*.csv")):
+        if old.name not in made:
             old.unlink()
     return target
 
 
-def _section(source: str, cells: Sequence[Judged]) -> list[str]:
-    """Every table of one source."""
-    notes = [f"- {judged.cell.name}: {judged.cell.note}." for judged in cells if judged.cell.note]
+def _section(source: str, cells: Sequence[Judged], kept: str | None) -> list[str]:
+    """One source's cells. ``kept``: the earlier run that measured them, where it was one."""
+    notes = [f"Measured by an earlier run ({kept}).\n"] if kept else []
+    by_note: dict[str, list[str]] = {}
     for judged in cells:
         cell = judged.cell
+        if cell.note:
+            by_note.setdefault(cell.note, []).append(cell.name)
         if cell.failed:
             why = f" (the first: {cell.why})" if cell.why else ""
             notes.append(f"- {cell.engine}, {cell.name}: {cell.failed} calls had no answer or no truth{why}.")
+    notes += [f"- {', '.join(names)}: {note}." for note, names in by_note.items() if source != "live"]
     able = {f"{judged.cell.engine} {judged.cell.capacity:.1f} calls/s" for judged in cells if judged.cell.capacity}
     if able:
         notes.append(f"- Capacities measured: {', '.join(sorted(able))}.")
-    some = (tables.errors(cells), tables.against(cells), tables.more(cells))
-    return [f"## {source.capitalize()}\n", *notes, "", *(table.markdown() for table in some)]
+    return [f"## {source.capitalize()}\n", *notes, "", tables.compact(cells).grid()]
 
 
-def _audit(rows: Sequence[dict[str, Any]]) -> list[str]:
-    hits, server = tables.audit(rows)
+def _audit(rows: Sequence[dict[str, Any]], at: str) -> list[str]:
     return [
         "## Cache hits from timing\n",
-        "Real requests to hosted APIs (5,000 tokens, one token asked for, a fresh connection each), in the order of "
-        "their sending. Each call is judged before it is learned from. The classifier (`llmtrace/estimate/hits.py`) "
-        "learns from unlabelled history: of earlier calls it knows their time and whether this client had sent the "
-        "beginning before, never whether the provider had it cached. So *accuracy* takes a repeated prompt for a hit "
-        "and a fresh one for a miss; a repeat that the provider did not serve from its cache counts as our error. It "
-        "is balanced: the mean over repeated and fresh prompts. *Three calls*: groups with one prefix, judged "
-        "together. *Best threshold*: what the best single threshold on the fastest of three would reach, chosen with "
-        "hindsight for each row: where that stays below the bar, these times alone are not likely to tell more. "
-        "*Caches*: whether the audit that published the timings found the provider to cache. The rule was chosen on "
-        "these same recordings, one rule for all of them; a row has about 140 groups, so one group is 0.7 points.\n",
-        hits.markdown(),
-        server.markdown(),
-        "*History*: the client's time less the median difference of the 200 calls before, whose server time is taken "
-        "as known; *interval covers*: how often the truth lay between its 5 % and 95 % quantiles. The providers that "
-        "are not listed report no time of their own.\n",
+        "Real requests to hosted APIs (5,000 tokens, one token asked for), in the order of their sending, the "
+        "whole prompt sent 25 times before. Each call is judged before it is learned from, by "
+        "`llmtrace/estimate/hits.py`, from unlabelled history. *Accuracy* takes a repeated prompt for a hit and a"
+        " fresh one for a miss, and is balanced; *three calls*: groups with one prefix, judged together; *best "
+        "threshold*: the best single one, chosen with hindsight. One rule for all rows, chosen on these same "
+        "recordings.\n",
+        tables.hits(rows).grid(),
+        f"All conditions: [{HITS}]({at}/{HITS}); the provider's own time predicted from the client's and earlier "
+        f"calls: [{SERVER_TIMES}]({at}/{SERVER_TIMES}).\n",
+    ]
+
+
+def _sensitivity() -> list[str]:
+    """The constants that move the figures most, from the last run of ``tests.estimate.sensitivity``."""
+    if not SENSITIVITY.is_file():
+        return []
+    told = json.loads(SENSITIVITY.read_text())
+    first, *others = told["figures"]
+    table = tables.sensitivity(first, others)
+    return [
+        "## How much the constants matter\n",
+        f"Each constant of the estimate halved and doubled or so, over recorded and simulated runs of shared engines "
+        f"(`python -m tests.estimate.sensitivity`, seed {told['seed']}, commit `{told['commit']}`; "
+        f"{len({one['constant'] for one in others})} of {told['constants']} constants tried, all in "
+        f"[{SENSITIVITY.name}](accuracy/{SENSITIVITY.name})). Those that move the error of the queue by over 3 % of "
+        "itself or the coverage by over 1 point:\n",
+        table.grid(),
     ]
 
 
@@ -298,8 +289,9 @@ def _cost(cost: dict[str, Any]) -> list[str]:
     held = "; ".join(f"{what}: {count:,}" for what, count in cost["bytes"].items())
     return [
         "## What it costs\n",
-        "Thread time on the caller's thread, with 25 routes in turn; an update is a call's setting out and its end, "
-        "the split included. Fits run on a thread of their own and are not in it.\n",
+        "Thread time on the caller's thread, with 25 routes in turn, whose memory the processor's caches do not "
+        "hold any more; an update is a call's setting out and its end, the split included. What a call teaches is"
+        " learned on the thread that fits, and is not in it.\n",
         Table("", ["work, µs", "median", "mean", "p90"], rows).grid(),
         f"Bytes remembered, of the largest of those routes: {held}.\n",
     ]

@@ -12,7 +12,7 @@ from typing import Any
 
 from tests.evaluation.phases import audit, cost, engines, live, offline, recorded, simulated
 from tests.evaluation.phases.cells import Cell
-from tests.evaluation.phases.measured import Measured
+from tests.evaluation.phases.measured import Measured, read
 
 OFFLINE = ("recorded", "simulation")
 LIVE = tuple(engines.ENGINES)
@@ -114,6 +114,16 @@ class Run:
             "cost": self.cost,
             "not_run": self.not_run,
         }
+
+    def keep(self, facts: dict[str, Any], path: Path) -> dict[str, Any]:
+        """``facts`` with the cells of real servers that an earlier run measured; their calls join this run's."""
+        before, calls = read(path)
+        live = [Cell(**cell) for cell in before["cells"] if cell["source"] == "live"]
+        keys = {cell.key for cell in live} - {cell.key for cell in self.cells}
+        self.cells += [cell for cell in live if cell.key in keys]
+        self.calls += [call for call in calls if call.cell in keys]
+        where = before["machine"]
+        return self.facts(facts | {"kept": f"commit {where['commit']}, {where['date']}"})
 
     def _against(self, part: str, seconds: float, say: Say) -> None:
         """Every wanted cell of one engine, in ``seconds``."""

@@ -8,23 +8,134 @@ from typing import Any
 
 from tests.evaluation.common.tables import Table
 from tests.evaluation.phases import scoring
-from tests.evaluation.phases.bars import SOURCES, Line
+from tests.evaluation.phases.bars import Line
 from tests.evaluation.phases.judged import Judged
 from tests.evaluation.phases.measured import DECODE, PREFILL, QUEUE
 
 
 def summary(lines: Sequence[Line]) -> Table:
-    """A row per bar: the worst cell of each source, and the worst of all, which decides."""
-    head = ["what", "bar", *SOURCES, "", "decided by"]
-    return Table("Bars", head, [_summed_up(line) for line in lines])
+    """A row for each group of bars: what is met, and what is missed, by its worst cell."""
+    rows: list[list[str]] = []
+    for group in dict.fromkeys(line.group for line in lines):
+        some = [line for line in lines if line.group == group]
+        met = [_told(line) for line in some if line.met]
+        missed = [_told(line) for line in some if line.met is False]
+        rows.append([group, "<br>".join(met) or "-", "<br>".join(missed) or "-"])
+    return Table("Bars", ["", "met (bar)", "missed (bar)"], rows)
 
 
-def _summed_up(line: Line) -> list[str]:
+def _told(line: Line) -> str:
+    """One bar in a few words."""
     worst = line.worst()
-    bar = (worst or line.figures[0]).bar
-    by_source = [figure.bar.cells()[1] if (figure := line.worst(source)) else "-" for source in SOURCES]
-    decided = "-" if worst is None else f"{worst.source} {worst.where} ({bar.calls} calls)"
-    return [line.title, bar.cells()[2], *by_source, line.verdict(), decided]
+    assert worst is not None
+    _, value, bar, *_ = worst.bar.cells()
+    beyond = sum(1 for figure in line.known() if not figure.bar.met)
+    told = f"{_SHORTER.get(line.what, line.what)} {value} ({bar})"
+    if worst.bar.met:
+        return told
+    chance = " (chance)" if line.verdict().endswith("within chance") else ""
+    where = f"{worst.source[0]}: {_named(worst.where)}"
+    return f"**{told}**{chance}, {beyond} of {len(line.known())} cells, {where}"
+
+
+_SHORTER = {
+    "queue, of mean TTFT (load <= 0.7)": "queue, load <= 0.7",
+    "prefill, of mean TTFT (load <= 0.7)": "prefill, load <= 0.7",
+    "queue, of mean TTFT": "queue",
+    "prefill, median of itself (load <= 0.7)": "prefill of itself",
+    "90 % interval of queue covers": "queue covers",
+    "90 % interval of prefill covers": "prefill covers",
+    "90 % interval of decode covers": "decode covers",
+    "half width of queue, over its mean |error|": "queue's half/err",
+    "half width of prefill, over its mean |error|": "prefill's half/err",
+    "the engine's own queue, of mean TTFT": "engine's own queue",
+    "90 % interval of the engine's own queue covers": "engine's own queue covers",
+}
+
+
+def _named(where: str) -> str:
+    """A cell's place without what all have in common."""
+    return where.removeprefix("engine, ").replace("recorded ", "")
+
+
+def compact(cells: Sequence[Judged]) -> Table:
+    """llmtrace in each cell, in a few columns: shares in %, times in ms."""
+    head = ["cell", "calls", "TTFT", "not split", "queue", "covers", "half/err", "prefill", "of itself", "covers"]
+    rows: list[list[str]] = []
+    for judged in cells:
+        pairs = judged.pairs()
+        queue, prefill = scoring.errors(pairs, QUEUE), scoring.errors(pairs, PREFILL)
+        queue_covers, prefill_covers = scoring.coverage(pairs, QUEUE), scoring.coverage(pairs, PREFILL)
+        own, *others = (_both(judged, method) for method in judged.methods)
+        best = min(others)
+        rows.append(
+            [
+                judged.cell.title.partition(" ")[2].removeprefix("engine, "),
+                str(len(pairs)),
+                f"{judged.scale() * 1e3:.0f}",
+                _whole(scoring.refused(pairs)),
+                _percent(queue.share if queue else math.nan),
+                _whole(queue_covers.inside if queue_covers else math.nan),
+                f"{queue_covers.ratio:.1f}" if queue_covers and math.isfinite(queue_covers.ratio) else "-",
+                _percent(prefill.share if prefill else math.nan),
+                _whole(prefill.of_itself if prefill else math.nan),
+                _whole(prefill_covers.inside if prefill_covers else math.nan),
+                times(own / best) if best > 0 else "-",
+            ]
+        )
+    return Table("", [*head, "to the best"], rows)
+
+
+def _both(judged: Judged, method: str) -> float:
+    some = [scoring.errors(judged.pairs(method), phase) for phase in (QUEUE, PREFILL)]
+    return sum(error.share for error in some if error is not None) if any(some) else math.inf
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}" if math.isfinite(value) else "-"
+
+
+def _whole(value: float) -> str:
+    return f"{100 * value:.0f}" if math.isfinite(value) else "-"
+
+
+def joined(first: Table, *others: Table) -> Table:
+    """Tables of the same rows side by side."""
+    head = [*first.head, *(f"{table.title.partition(',')[0]}: {name}" for table in others for name in table.head[1:])]
+    beside = zip(first.rows, *(table.rows for table in others), strict=True)
+    return Table(first.title, head, [[*row, *(cell for each in more for cell in each[1:])] for row, *more in beside])
+
+
+def hits(rows: Sequence[dict[str, Any]]) -> Table:
+    """Hits told from timing where the whole prompt was sent often before."""
+    head = ["provider", "caches", "AUC, one call", "accuracy", "three calls", "best threshold", "fresh claimed"]
+    made = [
+        [
+            row["provider"],
+            "yes" if row["caching"] else "no",
+            *(f"{row[key]:.3f}" for key in ("auc", "single", "filtered", "best")),
+            share(row["false_claims"]),
+        ]
+        for row in sorted(rows, key=lambda row: (not row["caching"], -row["auc"]))
+        if row["condition"].startswith("whole prompt")
+    ]
+    return Table("", head, made)
+
+
+def sensitivity(first: dict[str, Any], others: Sequence[dict[str, Any]]) -> Table:
+    """What a constant at another value does, where it does much. ``first``: all constants as they are."""
+    rows = [["as it is", "", *_moved(first)]]
+    for one in others:
+        if abs(one["queue"] / first["queue"] - 1) > _MUCH or abs(one["covered"] - first["covered"]) > _MUCH_COVERED:
+            rows.append([f"`{one['constant']}`", f"{one['value']:g}", *_moved(one)])
+    return Table("", ["constant", "value", "queue, of TTFT", "covers", "worst cell", "not split"], rows)
+
+
+_MUCH, _MUCH_COVERED = 0.03, 0.01
+
+
+def _moved(one: dict[str, Any]) -> list[str]:
+    return [f"{100 * one['queue']:.2f} %", *(share(one[key]) for key in ("covered", "least", "unsplit"))]
 
 
 def errors(cells: Sequence[Judged]) -> Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import csv
 import gzip
 import json
 import math
@@ -27,6 +28,7 @@ from tests.evaluation.phases.cells import TRAFFIC, Cell, warm_up
 from tests.evaluation.phases.drive import Driver
 from tests.evaluation.phases.engines import Engine
 from tests.evaluation.phases.measured import DECODE, PREFILL, QUEUE, Measured, Truth
+from tests.evaluation.phases.run import Asked, Run
 from tests.evaluation.phases.truths import truth_of
 from tests.support.replay import After, Replay, Request, Script
 from tests.support.waiting import wait_for
@@ -470,7 +472,7 @@ def test_the_page(tmp_path: Path) -> None:
         "Measured at commit `abc1234`; the code has changed since",
         "Not run: vllm: not installed.",
         "bars met, each decided by its worst cell",
-        "alone: queue, of mean TTFT (load <= 0.7)",
+        "queue, load <= 0.7",
         "reference, alone 0.3: 1 calls had no answer or no truth (the first: APITimeoutError)",
         "A refusal counts",
     ):
@@ -483,6 +485,22 @@ def test_the_page(tmp_path: Path) -> None:
             assert xml.fromstring(drawing).tag.endswith("svg")
             assert "nan" not in drawing
     assert list((tmp_path / "accuracy").glob("*.svg"))
+    with (tmp_path / "accuracy" / "cells.csv").open(newline="") as file:
+        head, *rows = csv.reader(file)
+    assert [len(row) for row in rows] == [len(head)], "all that is known of a cell lies beside the page"
+    assert len(text.replace("|", " ").split()) < 1_500, "the page is to be read"
+
+
+def test_what_an_earlier_run_measured_on_real_servers_stays(tmp_path: Path) -> None:
+    cell = replace(CELL, source="live")
+    some = [replace(call, cell=cell.key) for call in calls()]
+    measured.write(tmp_path / "earlier.jsonl", facts(cells=[cell.as_json(), CELL.as_json()]), [*some, *calls()])
+    run = Run(Asked((), 1, 1.0))
+    told = run.keep(facts(cells=[]), tmp_path / "earlier.jsonl")
+    assert [each["source"] for each in told["cells"]] == ["live"]
+    assert run.calls == some
+    text, _ = report.page(told, report.judged_cells(told, run.calls))
+    assert "Measured by an earlier run (commit abc1234, today)" in text
 
 
 def test_a_page_of_nothing(tmp_path: Path) -> None:
@@ -516,6 +534,7 @@ def test_audit(tmp_path: Path) -> None:
     assert plain.server["coverage"] == pytest.approx(0.9, abs=0.06)
     text, pictures = report.page(facts(cells=[], audit=[json.loads(json.dumps(plain.as_json()))]), [])
     assert "some_model" in text
+    assert "some_model" in report.files(facts(cells=[], audit=[plain.as_json()]), [])["hits.csv"]
     assert "hits.svg" in pictures
 
 
@@ -539,7 +558,7 @@ def test_a_rehearsal_writes_a_page(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "seed 3" in capsys.readouterr().out
     text = (tmp_path / "accuracy.md").read_text()
     assert "A rehearsal" in text
-    assert "simulation engine, whole prompts, 4 slots: share30 0.6" in text
+    assert "whole prompts, 4 slots: share30 0.6" in text
     kept, some = measured.read(tmp_path / "calls.jsonl")
     assert kept["seed"] == 3
     assert len(some) == warm_up("share30") + simulated.CALLS

@@ -14,9 +14,9 @@ from tests.view.serve.running import viewer as viewing
 
 def test_an_empty_viewer_says_what_to_set(own_viewer: Viewer, open_page: Open) -> None:
     page = open_page(own_viewer.url)
-    expect(page.get_by_text(f"export OTEL_EXPORTER_OTLP_ENDPOINT={own_viewer.url}")).to_be_visible()
+    expect(page.get_by_text(f"llmtrace run --otlp {own_viewer.url} -- python app.py")).to_be_visible()
     page.get_by_role("link", name="Percentiles").click()
-    expect(page.get_by_text(f"export OTEL_EXPORTER_OTLP_ENDPOINT={own_viewer.url}")).to_be_visible()
+    expect(page.get_by_text(f"llmtrace run --otlp {own_viewer.url} -- python app.py")).to_be_visible()
 
 
 def test_spans_without_a_call(own_viewer: Viewer, open_page: Open) -> None:

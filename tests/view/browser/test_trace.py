@@ -89,6 +89,37 @@ def test_an_address_with_a_span_opens_at_it(viewer: Viewer, open_page: Open) -> 
     expect(spans(page)).to_have_count(14)
 
 
+def test_the_border_between_names_and_bars_moves_and_is_remembered(viewer: Viewer, open_page: Open) -> None:
+    page = open_page(f"{viewer.url}/#/trace/{corpus.TASK}")
+    for path, width in ((f"#/trace/{corpus.TASK}", ".span .name"), ("#/calls", ".rows .call .what")):
+        page.goto(f"{viewer.url}/{path}")
+        border = page.get_by_role("separator", name="Width of the names")
+        expect(page.locator(width).first).to_be_visible()
+
+        def names(width: str = width) -> float:
+            return page.locator(width).first.evaluate("(name) => name.getBoundingClientRect().width")
+
+        usual = names()
+        box = border.bounding_box()
+        assert box is not None
+        middle = (box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        page.mouse.move(*middle)
+        page.mouse.down()
+        page.mouse.move(middle[0] + 120, middle[1], steps=4)
+        page.mouse.up()
+        assert abs(names() - usual - 120) < 12
+        dragged = names()
+        page.reload()
+        expect(page.locator(width).first).to_be_visible()
+        assert abs(names() - dragged) < 2
+        border.focus()
+        page.keyboard.press("ArrowLeft")
+        assert names() < dragged - 5
+        expect(border).to_be_focused()
+        page.keyboard.press("Enter")
+        assert abs(names() - usual) < 2
+
+
 def test_zoom_shows_one_span_over_the_whole_width(viewer: Viewer, open_page: Open) -> None:
     page = open_page(f"{viewer.url}/#/trace/{corpus.TASK}")
     spans(page).filter(has_text="retrieve").focus()

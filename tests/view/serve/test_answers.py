@@ -149,6 +149,16 @@ def test_what_is_not_there(asked: Viewer) -> None:
     assert asked.ask("/api/status", b"")[0] == 405
 
 
+def test_a_browser_at_a_wrong_path_gets_a_page(asked: Viewer) -> None:
+    browser = {"accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+    code, headers, body = asked.ask("/trace/1", headers=browser)
+    assert (code, headers["content-type"]) == (404, "text/html; charset=utf-8")
+    assert b'href="/#/calls"' in body
+    for of_programs in ("/api/nothing", "/v1/nothing"):
+        assert asked.ask(of_programs, headers=browser)[1]["content-type"] == "application/json"
+    assert asked.ask("/trace/1")[1]["content-type"] == "application/json"
+
+
 def test_the_page_and_its_files(asked: Viewer) -> None:
     code, headers, body = asked.ask("/")
     assert (code, headers["content-type"]) == (200, "text/html; charset=utf-8")

@@ -14,8 +14,11 @@ export const ORDERS = {
 
 export const key = (call) => `${call.trace_id}:${call.span_id}`;
 
-/** The headings of the columns; `scale` is null where each bar has its own. `sort(name)` changes the order. */
-export function headings({ scale, order, sort }) {
+/**
+ * The headings of the columns; `scale` is null where each bar has its own. `sort(name)` changes the order, `border` is
+ * what the bars' column begins with.
+ */
+export function headings({ scale, order, sort, border }) {
   const axis = h(
     "span",
     { class: "axis", "aria-hidden": "true" },
@@ -51,7 +54,7 @@ export function headings({ scale, order, sort }) {
     h("span", { role: "columnheader", class: "pick" }, h("span", { class: "unseen" }, "Compare")),
     sorted("when", "Started", "newest"),
     h("span", { role: "columnheader", class: "what" }, "Call"),
-    h("span", { role: "columnheader", class: "drawn" }, h("span", { class: "unseen" }, "Phases"), axis),
+    h("span", { role: "columnheader", class: "drawn" }, h("span", { class: "unseen" }, "Phases"), border, axis),
     sorted("ttft", "TTFT", "ttft", "num"),
     sorted("total", "Total", "slowest", "num"),
     sorted("tok", "Tokens", "tokens", "num"),

@@ -3,6 +3,7 @@ import { get, silent } from "./api.js";
 import { filters, href, query, traceHref } from "./address.js";
 import { empty, failed, nothing, reading, skeleton } from "./blanks.js";
 import { ORDERS, callRow, headings, key } from "./call-row.js";
+import { border } from "./columns.js";
 import { h, say } from "./dom.js";
 import { Filters } from "./filters.js";
 import { count, plural, roundUp, seconds } from "./format.js";
@@ -52,6 +53,9 @@ class Calls {
       { class: "grid", role: "grid", "aria-label": "Calls", "aria-multiselectable": "true" },
       h("div", { role: "rowgroup", class: "head" }, this.columns),
       this.place,
+    );
+    this.border = border("calls", this.grid, () =>
+      ["what", "drawn"].map((name) => this.columns.querySelector(`.${name}`)),
     );
     this.body = h("div", {});
     this.tray = h("div", { class: "tray", role: "region", "aria-label": "Chosen for comparison", hidden: true });
@@ -407,9 +411,16 @@ class Calls {
 
   drawColumns() {
     const order = this.orderName();
+    const moving = this.border.matches(":focus");
     this.columns.replaceChildren(
-      ...headings({ scale: this.own ? null : this.scale, order, sort: (name) => this.sort(name) }),
+      ...headings({
+        scale: this.own ? null : this.scale,
+        order,
+        sort: (name) => this.sort(name),
+        border: this.border,
+      }),
     );
+    if (moving) this.border.focus({ preventScroll: true });
     this.scaleButton.setAttribute("aria-pressed", String(this.own));
   }
 

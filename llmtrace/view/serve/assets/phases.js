@@ -1,28 +1,12 @@
 // How phases look: a colour and a name each, how each number is known, and bars of them.
 import { h } from "./dom.js";
-import { LABELS, OVERHEAD, PHASES, SOURCES } from "/assets/words.js";
+import { CLASSES, LABELS, OTHER_TONE, OVERHEAD, PHASES, SOURCES, TONES } from "/assets/words.js";
 import { DASH, count, giveOrTake, percent, seconds } from "./format.js";
 
 export { LABELS, OVERHEAD, PHASES, SOURCES };
 
-const CLASSES = {
-  network: "n",
-  gateway: "g",
-  unattributed: "u",
-  [OVERHEAD]: "n",
-  queue: "q",
-  kv_cache_hit: "k",
-  prefill: "p",
-  decode: "d",
-  "decode.reasoning": "d",
-  "decode.output": "d",
-  queue_prefill: "m stripe",
-  opaque: "m stripe blind",
-  retry: "a",
-};
-
 /** The classes that give a phase its colour or stripes. */
-export const css = (phase) => CLASSES[phase] ?? "o";
+export const css = (phase) => CLASSES[phase] ?? "of-other";
 export const label = (phase) => LABELS[phase] ?? phase;
 
 /** A phase's colour as a small square. */
@@ -100,7 +84,7 @@ export function bar(call, scale) {
   return h(
     "span",
     { class: `bar${over ? " over" : ""}`, role: "img", "aria-label": spoken(call) },
-    h("i", { class: "seg o whole", vars: { x: "0%", w: share(Math.min(call.duration_s, scale)) } }),
+    h("i", { class: "seg of-other whole", vars: { x: "0%", w: share(Math.min(call.duration_s, scale)) } }),
     pieces,
   );
 }
@@ -190,7 +174,7 @@ const MARKS = { good: "✓", bad: "✕", warn: "!", "": "" };
 export function outcome(name, status) {
   const said = name ?? (status === "error" ? "error" : null);
   if (!said) return null;
-  const tone = said === "completed" ? "good" : said === "error" || said === "timed_out" ? "bad" : "warn";
+  const tone = TONES[said] ?? OTHER_TONE;
   return h(
     "span",
     { class: `pill ${tone}` },

@@ -35,6 +35,13 @@ const KEYS = [
     ],
   ],
   ["On a chart", [["← →", "moment by moment"]]],
+  [
+    "On the border between names and bars",
+    [
+      ["← →", "narrower or wider; it can be dragged too"],
+      ["Enter", "as it was"],
+    ],
+  ],
 ];
 const STORE = "llmtrace-single-keys";
 

@@ -107,7 +107,7 @@ function bar(span, { window, parts, phase, source, off }) {
   const end = span.start_s + span.duration_s;
   const whole = place(span.start_s, end);
   if (!whole) return h("i", { class: "beyond" }, span.start_s >= to ? "→" : "←");
-  const kind = span.name === "llm.attempt" ? "a hollow" : phase ? phases.css(phase) : "o";
+  const kind = span.name === "llm.attempt" ? "of-attempt hollow" : phase ? phases.css(phase) : "of-other";
   const late = (span.start_s - from) / length > 0.99 ? " tail" : "";
   const drawn = [h("i", { class: `seg ${kind}${source === "estimate" ? " estimate" : ""}${late}`, vars: whole })];
   for (const part of parts) {

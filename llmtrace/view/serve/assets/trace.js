@@ -3,6 +3,7 @@
 import { get, silent } from "./api.js";
 import { href, traceHref } from "./address.js";
 import { failed, skeleton } from "./blanks.js";
+import { border } from "./columns.js";
 import { details } from "./details.js";
 import { headline } from "./headline.js";
 import { h, later, say } from "./dom.js";
@@ -226,6 +227,8 @@ class Trace {
       ),
       this.pane,
     );
+    const [head] = this.layoutBox.firstChild.children;
+    this.axis.before(border("trace", this.layoutBox.firstChild, () => [head.firstChild, this.axis]));
     this.main.replaceChildren(
       h(
         "div",

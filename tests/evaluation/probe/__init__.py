@@ -1,0 +1,1 @@
+"""What ``llmtrace probe`` finds out about engines whose settings are known."""
