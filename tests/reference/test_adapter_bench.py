@@ -5,10 +5,9 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-import torch
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -22,6 +21,12 @@ from llmtrace.reference.compositions import composed
 from llmtrace.reference.tiny_adapter import build_tiny_adapter
 from llmtrace.view import adapters_page
 from tests.reference.conftest import SMALL
+from tests.support.late import Late
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = Late("torch")
 
 pytest.importorskip("peft")
 
