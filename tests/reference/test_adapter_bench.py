@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 else:
     torch = Late("torch")
 
-pytest.importorskip("peft")
+if find_spec("peft") is None:
+    pytest.skip("PEFT is not installed", allow_module_level=True)
 
 LINES = 'What time is it?\n\n{"prompt": "Hello there"}\n{"messages": [{"role": "user", "content": "Who are you?"}]}\n'
 

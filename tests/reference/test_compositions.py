@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,9 @@ else:
     safetensors_torch = Late("safetensors.torch")
     torch = Late("torch")
 
-peft = pytest.importorskip("peft")
+peft: Any = Late("peft")
+if find_spec("peft") is None:
+    pytest.skip("PEFT is not installed", allow_module_level=True)
 
 HALF = SMALL.hidden // 2
 
