@@ -54,11 +54,39 @@ def pytest_xdist_auto_num_workers() -> int | None:
     return None if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ else (os.cpu_count() or 1) + 1
 
 
+TOGETHER = {
+    "providers": "clients",
+    "reference": "torch",
+    "instrumentation/test_transformers.py": "torch",
+    "evaluation/gpu/test_checks.py": "torch",
+    "view/serve": "viewer",
+}
+"""Folders and files whose tests one worker takes all: what they share (a model, a viewer, imports of many seconds)
+would otherwise be made by each worker that gets one of the files."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Files as ``--dist loadfile`` hands them out, but for those of ``TOGETHER``."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class Together(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.split("::", 1)[0]
+            below = file.removeprefix("tests/")
+            return next((name for place, name in TOGETHER.items() if (below + "/").startswith(place + "/")), file)
+
+    return Together(config, log)
+
+
 LONGEST = (
     "providers/test_contract.py",
+    "view/serve/test_store.py",
+    "reference/test_batching.py",
     "launch/test_run.py",
     "instrumentation/test_process_ends.py",
-    "view/serve/test_store.py",
     "demo/test_demo.py",
     "analyze/test_reports.py",
     "instrumentation/test_process.py",
@@ -67,20 +95,12 @@ LONGEST = (
     "analyze/test_versions.py",
     "analyze/test_surroundings.py",
     "analyze/test_engine_spans.py",
-    "reference/test_batching.py",
     "instrumentation/test_blind.py",
     "evaluation/phases/test_harness.py",
-    "view/serve/test_files.py",
     "instrumentation/test_bad_input.py",
     "instrumentation/test_switched_on_first.py",
-    "providers/test_recordings_by_funnel.py",
     "estimate/test_baseline.py",
     "estimate/test_shared_engines.py",
-    "providers/test_bad_input.py",
-    "providers/test_recordings_by_method.py",
-    "reference/test_server.py",
-    "reference/test_roofline.py",
-    "reference/test_load.py",
 )
 """The files that take longest, most of the suite's time together. A worker takes whole files: with a long one for the
 last, it would work on while the others have nothing left."""

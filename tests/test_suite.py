@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import LONGEST
+from tests.conftest import LONGEST, TOGETHER
 
 ROOT = Path(__file__).parent.parent
 FILES = ["Makefile", "pyproject.toml", "noxfile.py", ".ci/run"]
@@ -22,3 +22,21 @@ def test_nothing_runs_a_failed_test_again(name: str) -> None:
 @pytest.mark.parametrize("name", LONGEST)
 def test_what_goes_first_is_there(name: str) -> None:
     assert (ROOT / "tests" / name).is_file()
+
+
+@pytest.mark.parametrize("name", TOGETHER)
+def test_what_goes_to_one_worker_is_there(name: str) -> None:
+    assert (ROOT / "tests" / name).exists()
+
+
+SLOW_IMPORTS = re.compile(
+    r"^(import|from) (torch|transformers|peft|anthropic)\b|^from llmtrace.reference.(engine|blocks) "
+    r'|^(\w+ = )?pytest.importorskip\("(torch|transformers|peft)"',
+    re.MULTILINE,
+)
+
+
+def test_collecting_imports_nothing_that_takes_seconds() -> None:
+    """It would in each worker: the files that need such a module say so by ``tests.support.late``."""
+    files = [file for file in (ROOT / "tests").rglob("test_*.py") if "e2e" not in file.parts]
+    assert [str(file) for file in files if SLOW_IMPORTS.search(file.read_text())] == []

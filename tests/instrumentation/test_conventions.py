@@ -6,9 +6,8 @@ import importlib.util
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import anthropic
 import openai
 import pytest
 from hypothesis import given
@@ -22,8 +21,14 @@ from llmtrace.providers.messages import instructions, tool
 from tests.conftest import Tracing
 from tests.support import replay as play
 from tests.support.apis import LOST, SYSTEM, Sync
+from tests.support.late import Late
 from tests.support.replay import Replay
 from tests.support.spans import Spans, attributes
+
+if TYPE_CHECKING:
+    import anthropic
+else:
+    anthropic = Late("anthropic")
 
 OPTIONS = {
     "temperature": 0.5,

@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from tests.support import ends
+from tests.support.effort import examples
 from tests.support.ends import ALL, CASES, NONE, ROOT, Case, exit_code, left
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -189,9 +190,9 @@ def run(program: list[str], cwd: Path, **env: str) -> subprocess.CompletedProces
 
 
 def test_no_child_hangs_that_is_forked_while_threads_are_busy(tmp_path: Path) -> None:
-    """60 children of a process whose eight threads make and end calls: each calls by itself, and flushes."""
+    """40 children of a process whose eight threads make and end calls: each calls by itself, and flushes."""
     storm = str(Path(ends.__file__).with_name("fork_storm.py"))
-    done = run([sys.executable, storm, ends.api(), "60"], tmp_path)
+    done = run([sys.executable, storm, ends.api(), str(examples(40))], tmp_path)
     assert done.returncode == 0, done.stderr
     came = json.loads(done.stdout)
     assert (came["hung"], came["failed"], came["codes"]) == (0, 0, []), done.stderr

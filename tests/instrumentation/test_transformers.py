@@ -9,37 +9,33 @@ from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-import torch
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import (
-    LlamaConfig,
-    LlamaForCausalLM,
-    LogitsProcessor,
-    LogitsProcessorList,
-    PreTrainedTokenizerFast,
-    T5Config,
-    T5ForConditionalGeneration,
-    TextIteratorStreamer,
-)
-from transformers.generation.utils import GenerationMixin
 
 import llmtrace
 from llmtrace.instrumentation.event_timer import CudaTimer
 from llmtrace.observe import internal_errors
 from llmtrace.observe.clock import now
 from llmtrace.providers import model_identity
+from tests.support.late import Late
 from tests.support.spans import Metrics, Spans, attributes, seconds, spent
+
+if TYPE_CHECKING:
+    import torch
+    import transformers
+else:
+    torch = Late("torch")
+    transformers = Late("transformers")
 
 VOCABULARY = 64
 EOS = 2
 
 
-def build(**changes: Any) -> LlamaForCausalLM:
+def build(**changes: Any) -> transformers.LlamaForCausalLM:
     shape: dict[str, Any] = {
         "vocab_size": VOCABULARY,
         "hidden_size": 32,
@@ -53,7 +49,7 @@ def build(**changes: Any) -> LlamaForCausalLM:
         "pad_token_id": 0,
     }
     torch.manual_seed(0)
-    return LlamaForCausalLM(LlamaConfig(**(shape | changes))).eval()
+    return transformers.LlamaForCausalLM(transformers.LlamaConfig(**(shape | changes))).eval()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -62,16 +58,18 @@ def one_thread() -> None:
 
 
 @pytest.fixture(scope="module")
-def model() -> LlamaForCausalLM:
+def model() -> transformers.LlamaForCausalLM:
     return build()
 
 
 @pytest.fixture(scope="module")
-def tokenizer() -> PreTrainedTokenizerFast:
+def tokenizer() -> transformers.PreTrainedTokenizerFast:
     words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(VOCABULARY)}, unk_token="w0"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     names = ["input_ids", "attention_mask"]
-    made = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="w0", eos_token="w2", model_input_names=names)
+    made = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=words, pad_token="w0", eos_token="w2", model_input_names=names
+    )
     made.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
     return made
 
@@ -85,9 +83,17 @@ def traced(spans: Spans, metrics: Metrics) -> Iterator[None]:
     assert sum(internal_errors.counts.values()) == before, internal_errors.counts
 
 
-PROMPT = torch.tensor([[5, 9, 23, 41, 7, 11]])
-BATCH = torch.tensor([[0, 0, 0, 41, 7, 11], [5, 9, 23, 41, 7, 11]])
-MASK = torch.tensor([[0, 0, 0, 1, 1, 1], [1, 1, 1, 1, 1, 1]])
+def prompt() -> torch.Tensor:
+    return torch.tensor([[5, 9, 23, 41, 7, 11]])
+
+
+def batch() -> torch.Tensor:
+    return torch.tensor([[0, 0, 0, 41, 7, 11], [5, 9, 23, 41, 7, 11]])
+
+
+def mask() -> torch.Tensor:
+    return torch.tensor([[0, 0, 0, 1, 1, 1], [1, 1, 1, 1, 1, 1]])
+
 
 WAYS: dict[str, dict[str, Any]] = {
     "greedy": {"do_sample": False},
@@ -109,7 +115,7 @@ def sequences(result: Any) -> torch.Tensor:
 def test_results_are_the_same_bits(way: str, model: Any, spans: Spans, metrics: Metrics) -> None:
     def run() -> Any:
         torch.manual_seed(7)
-        return model.generate(BATCH, attention_mask=MASK, max_new_tokens=7, **WAYS[way])
+        return model.generate(batch(), attention_mask=mask(), max_new_tokens=7, **WAYS[way])
 
     bare = run()
     llmtrace.instrument("transformers", tracer_provider=spans.provider, meter_provider=metrics.provider)
@@ -131,7 +137,7 @@ def test_results_are_the_same_bits(way: str, model: Any, spans: Spans, metrics: 
     assert found["llmtrace.generate.batch_size"] == 2
     assert attributes(phases["prefill"])["llmtrace.phase.tokens"] == 9
     assert 0 < attributes(phases["prefill"])["llmtrace.generate.setup"] < seconds(phases["prefill"])
-    new = sequences(bare)[:, BATCH.shape[1] :].tolist()
+    new = sequences(bare)[:, batch().shape[1] :].tolist()
     lengths = [row.index(EOS) + 1 if EOS in row else len(row) for row in new]
     assert found["gen_ai.usage.output_tokens"] == sum(lengths)
     assert found["gen_ai.response.finish_reasons"] == tuple("stop" if EOS in row else "length" for row in new)
@@ -150,9 +156,9 @@ def test_results_are_the_same_bits(way: str, model: Any, spans: Spans, metrics: 
 
 @pytest.mark.usefixtures("traced")
 def test_an_end_of_sequence_is_counted_and_padding_is_not(model: Any, spans: Spans) -> None:
-    row = model.generate(BATCH, attention_mask=MASK, max_new_tokens=6, do_sample=False)[0, 6:].tolist()
+    row = model.generate(batch(), attention_mask=mask(), max_new_tokens=6, do_sample=False)[0, 6:].tolist()
     spans.clear()
-    out = model.generate(BATCH, attention_mask=MASK, max_new_tokens=6, do_sample=False, eos_token_id=row[2])
+    out = model.generate(batch(), attention_mask=mask(), max_new_tokens=6, do_sample=False, eos_token_id=row[2])
     new = out[:, 6:].tolist()
     lengths = [each.index(row[2]) + 1 if row[2] in each else len(each) for each in new]
     assert lengths[0] == row.index(row[2]) + 1
@@ -163,16 +169,16 @@ def test_an_end_of_sequence_is_counted_and_padding_is_not(model: Any, spans: Spa
 
 @pytest.mark.usefixtures("traced")
 def test_embeddings_in_place_of_ids(model: Any, spans: Spans) -> None:
-    embedded = model.get_input_embeddings()(PROMPT)
+    embedded = model.get_input_embeddings()(prompt())
     out = model.generate(inputs_embeds=embedded, max_new_tokens=5, do_sample=False)
     found = attributes(spans.one("completed"))
-    assert found["gen_ai.usage.input_tokens"] == PROMPT.shape[1]
+    assert found["gen_ai.usage.input_tokens"] == prompt().shape[1]
     assert found["gen_ai.usage.output_tokens"] == out.shape[1]
 
 
 @pytest.mark.usefixtures("traced")
 def test_a_cache_that_is_passed_in(model: Any, spans: Spans) -> None:
-    first = model.generate(PROMPT, max_new_tokens=4, do_sample=False, return_dict_in_generate=True)
+    first = model.generate(prompt(), max_new_tokens=4, do_sample=False, return_dict_in_generate=True)
     spans.clear()
     cache = getattr(first, "cache", None) or first.past_key_values
     held = cache.get_seq_length()
@@ -188,11 +194,11 @@ def test_an_assistant_is_part_of_the_call(model: Any, spans: Spans) -> None:
     assistant = build(num_hidden_layers=1)
     for helper in (assistant, model):
         spans.clear()
-        out = model.generate(PROMPT, max_new_tokens=9, do_sample=False, assistant_model=helper)
+        out = model.generate(prompt(), max_new_tokens=9, do_sample=False, assistant_model=helper)
         span = spans.one("completed")
         found = attributes(span)
         assert found["llmtrace.generate.mode"] == "assisted_generation"
-        assert found["gen_ai.usage.output_tokens"] == out.shape[1] - PROMPT.shape[1]
+        assert found["gen_ai.usage.output_tokens"] == out.shape[1] - prompt().shape[1]
         steps = attributes(spans.phases(span)["decode"])["llmtrace.generate.steps"]
         assert 1 <= steps <= found["gen_ai.usage.output_tokens"]
 
@@ -201,33 +207,35 @@ def test_an_assistant_is_part_of_the_call(model: Any, spans: Spans) -> None:
 def test_an_encoder_and_a_decoder(spans: Spans) -> None:
     torch.manual_seed(0)
     shape = {"vocab_size": 64, "d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}
-    t5 = T5ForConditionalGeneration(T5Config(**shape, decoder_start_token_id=0, eos_token_id=1, pad_token_id=0)).eval()
-    out = t5.generate(PROMPT, max_new_tokens=5, min_new_tokens=5, do_sample=False)
+    t5 = transformers.T5ForConditionalGeneration(
+        transformers.T5Config(**shape, decoder_start_token_id=0, eos_token_id=1, pad_token_id=0)
+    ).eval()
+    out = t5.generate(prompt(), max_new_tokens=5, min_new_tokens=5, do_sample=False)
     found = attributes(spans.one("completed"))
     assert found["gen_ai.usage.output_tokens"] == 5 == out.shape[1] - 1
-    assert found["gen_ai.usage.input_tokens"] == PROMPT.shape[1]
+    assert found["gen_ai.usage.input_tokens"] == prompt().shape[1]
 
 
 @pytest.mark.usefixtures("traced")
 def test_a_streamer_read_in_another_thread_streams(model: Any, tokenizer: Any, spans: Spans) -> None:
     gate = threading.Event()
 
-    class Hold(LogitsProcessor):
+    class Hold(transformers.LogitsProcessor):
         """Lets the fourth token be made only once the first was read."""
 
         def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-            if input_ids.shape[1] - PROMPT.shape[1] == 3:
+            if input_ids.shape[1] - prompt().shape[1] == 3:
                 assert gate.wait(30)
             return scores
 
-    streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, timeout=30)
+    streamer = transformers.TextIteratorStreamer(tokenizer, skip_prompt=True, timeout=30)
     asked = {
-        "inputs": PROMPT,
+        "inputs": prompt(),
         "max_new_tokens": 8,
         "min_new_tokens": 8,
         "do_sample": False,
         "streamer": streamer,
-        "logits_processor": LogitsProcessorList([Hold()]),
+        "logits_processor": transformers.LogitsProcessorList([Hold()]),
     }
     worker = threading.Thread(target=model.generate, kwargs=asked)
     worker.start()
@@ -246,12 +254,12 @@ def test_a_streamer_read_in_another_thread_streams(model: Any, tokenizer: Any, s
     assert "llmtrace.decode.consumer_wait" not in attributes(spans.phases(span)["decode"])  # nobody measured it
 
 
-class _Crash(LogitsProcessor):
+class _Crash:
     def __init__(self, error: BaseException, at: int) -> None:
         self.error, self.at = error, at
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        if input_ids.shape[1] - PROMPT.shape[1] == self.at:
+        if input_ids.shape[1] - prompt().shape[1] == self.at:
             raise self.error
         return scores
 
@@ -269,7 +277,12 @@ def test_exceptions_pass(
     error: BaseException, at: int, outcome: str, names: list[str], model: Any, spans: Spans
 ) -> None:
     with pytest.raises(type(error)) as raised:
-        model.generate(PROMPT, max_new_tokens=8, min_new_tokens=8, logits_processor=[_Crash(error, at)])
+        model.generate(
+            prompt(),
+            max_new_tokens=8,
+            min_new_tokens=8,
+            logits_processor=transformers.LogitsProcessorList([_Crash(error, at)]),
+        )
     assert raised.value is error
     span = spans.one(outcome)
     assert list(spans.phases(span)) == names
@@ -279,7 +292,7 @@ def test_exceptions_pass(
 @pytest.mark.usefixtures("traced")
 def test_a_mistake_in_the_arguments(model: Any, spans: Spans) -> None:
     with pytest.raises(ValueError, match="no_such_argument"):
-        model.generate(PROMPT, no_such_argument=3)
+        model.generate(prompt(), no_such_argument=3)
     assert list(spans.phases(spans.one("error"))) == ["opaque"]
 
 
@@ -322,10 +335,10 @@ def test_content_of_a_call_that_failed(model: Any, tokenizer: Any, spans: Spans)
 
 
 def test_unsampled_calls_are_left_alone(model: Any, spans: Spans) -> None:
-    bare = model.generate(PROMPT, max_new_tokens=3, do_sample=False, assistant_model=build(num_hidden_layers=1))
+    bare = model.generate(prompt(), max_new_tokens=3, do_sample=False, assistant_model=build(num_hidden_layers=1))
     llmtrace.instrument("transformers", tracer_provider=TracerProvider(sampler=ALWAYS_OFF), metrics=False)
     try:
-        same = model.generate(PROMPT, max_new_tokens=3, do_sample=False, assistant_model=build(num_hidden_layers=1))
+        same = model.generate(prompt(), max_new_tokens=3, do_sample=False, assistant_model=build(num_hidden_layers=1))
     finally:
         llmtrace.uninstrument()
     assert torch.equal(bare, same)
@@ -334,7 +347,7 @@ def test_unsampled_calls_are_left_alone(model: Any, spans: Spans) -> None:
 
 @pytest.mark.usefixtures("traced")
 def test_metrics(model: Any, metrics: Metrics) -> None:
-    model.generate(PROMPT, max_new_tokens=4, min_new_tokens=4)
+    model.generate(prompt(), max_new_tokens=4, min_new_tokens=4)
     (duration,) = metrics.points("gen_ai.client.inference.duration")
     assert dict(duration.attributes)["gen_ai.provider.name"] == "transformers"
     assert {kind: spent(metrics, kind) for kind in ("input", "output")} == {"input": 6, "output": 4}
@@ -342,11 +355,12 @@ def test_metrics(model: Any, metrics: Metrics) -> None:
 
 def test_undoing_puts_the_very_functions_back(spans: Spans) -> None:
     names = ("generate", "_sample", "_has_unfinished_sequences")
-    before = [vars(GenerationMixin)[name] for name in names]
+    mixin = transformers.generation.utils.GenerationMixin
+    before = [vars(mixin)[name] for name in names]
     llmtrace.instrument("transformers", tracer_provider=spans.provider)
-    assert vars(GenerationMixin)["generate"] is not before[0]
+    assert vars(mixin)["generate"] is not before[0]
     llmtrace.uninstrument("transformers")
-    assert [vars(GenerationMixin)[name] for name in names] == before
+    assert [vars(mixin)[name] for name in names] == before
 
 
 def test_nothing_is_imported_for_it() -> None:
@@ -363,14 +377,14 @@ def test_nothing_is_imported_for_it() -> None:
 def test_a_fingerprint_is_of_the_model_not_of_the_object(tmp_path: Path) -> None:
     model = build()
     model.save_pretrained(tmp_path / "one")
-    first, again = (LlamaForCausalLM.from_pretrained(tmp_path / "one") for _ in range(2))
+    first, again = (transformers.LlamaForCausalLM.from_pretrained(tmp_path / "one") for _ in range(2))
     known = model_identity.identify(first)
     assert known == model_identity.identify(again)
     assert known.dtype == "float32"
     assert known.quantization is None
     assert known.fingerprint != model_identity.identify(build(intermediate_size=64)).fingerprint
     dtype = "torch_dtype" if version("transformers").startswith("4") else "dtype"
-    halved = LlamaForCausalLM.from_pretrained(tmp_path / "one", **{dtype: torch.bfloat16})
+    halved = transformers.LlamaForCausalLM.from_pretrained(tmp_path / "one", **{dtype: torch.bfloat16})
     assert model_identity.identify(halved).dtype == "bfloat16"
     assert model_identity.identify(halved).fingerprint != known.fingerprint
     assert model_identity.identify(again.to(torch.bfloat16)).dtype == "bfloat16"
@@ -379,12 +393,14 @@ def test_a_fingerprint_is_of_the_model_not_of_the_object(tmp_path: Path) -> None
 
 def test_weight_files_headers_count(tmp_path: Path) -> None:
     build().save_pretrained(tmp_path / "one")
-    before = model_identity.identify(LlamaForCausalLM.from_pretrained(tmp_path / "one")).fingerprint
+    before = model_identity.identify(transformers.LlamaForCausalLM.from_pretrained(tmp_path / "one")).fingerprint
     (file,) = (tmp_path / "one").glob("*.safetensors")
     from safetensors.torch import load_file, save_file
 
     save_file(load_file(file), file, metadata={"format": "pt", "made": "elsewhere"})
-    assert model_identity.identify(LlamaForCausalLM.from_pretrained(tmp_path / "one")).fingerprint != before
+    assert (
+        model_identity.identify(transformers.LlamaForCausalLM.from_pretrained(tmp_path / "one")).fingerprint != before
+    )
 
 
 def test_the_costly_part_is_done_once(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -404,7 +420,7 @@ def test_adapters_are_told_as_they_are_now(spans: Spans) -> None:
 
     def told() -> dict[str, Any]:
         spans.clear()
-        wrapped.generate(input_ids=PROMPT, max_new_tokens=2)
+        wrapped.generate(input_ids=prompt(), max_new_tokens=2)
         return attributes(spans.one("completed"))
 
     first = told()
@@ -472,12 +488,12 @@ def test_on_a_device_the_phases_are_the_devices(spans: Spans) -> None:
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     model = build().to("cuda")
-    model.generate(PROMPT.to("cuda"), max_new_tokens=8, min_new_tokens=8)
+    model.generate(prompt().to("cuda"), max_new_tokens=8, min_new_tokens=8)
     phases = spans.phases(spans.one("completed"))
     assert {attributes(phase)["llmtrace.phase.source"] for phase in phases.values()} == {"device"}
 
 
-def test_the_model_as_a_resource(model: LlamaForCausalLM) -> None:
+def test_the_model_as_a_resource(model: transformers.LlamaForCausalLM) -> None:
     """The same fingerprint as on each call, for all that a process of one model sends."""
     told = dict(llmtrace.model_resource(model).attributes)
     identity = model_identity.identify(model)
@@ -486,7 +502,7 @@ def test_the_model_as_a_resource(model: LlamaForCausalLM) -> None:
         llmtrace.model_resource("gpt-4o")
 
 
-def test_vllms_engine_as_a_resource(model: LlamaForCausalLM) -> None:
+def test_vllms_engine_as_a_resource(model: transformers.LlamaForCausalLM) -> None:
     """By the shape of vLLM's own ``ModelConfig``, which the end-to-end test sees for real."""
     config = SimpleNamespace(hf_config=model.config, dtype=torch.bfloat16, quantization="awq", revision=None)
     engine = SimpleNamespace(llm_engine=SimpleNamespace(model_config=config))

@@ -6,9 +6,8 @@ import json
 import sys
 from collections.abc import Iterator
 from importlib.metadata import entry_points
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import anthropic
 import openai
 import pytest
 from opentelemetry import trace
@@ -23,8 +22,14 @@ from tests.conftest import Tracing
 from tests.support.apis import http
 from tests.support.by_funnel import KEY, MESSAGES, Anthropic, Fireworks, Groq, OpenAI, Responses, Together, typed_events
 from tests.support.by_method import EVENT_STREAM, MODEL, WORDS, AioBedrockInvoke, BedrockInvoke, Mistral
+from tests.support.late import Late
 from tests.support.replay import Replay, Script, json_answer, paced
 from tests.support.spans import Spans, attributes
+
+if TYPE_CHECKING:
+    import anthropic
+else:
+    anthropic = Late("anthropic")
 
 ASKED: dict[str, Any] = {"model": MODEL, "max_tokens": 9, "messages": MESSAGES}
 

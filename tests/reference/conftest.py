@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import openai
 import pytest
-import torch
 
 from llmtrace.reference import LoadedModel, ServerProcess, build_or_load
 from llmtrace.reference.tiny import TinySpec, build_tiny
+from tests.support.late import Late
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = Late("torch")
 
 MODEL = "llmtrace-tiny"
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-import torch
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -22,8 +22,15 @@ from llmtrace.reference.compositions import composed
 from llmtrace.reference.tiny_adapter import build_tiny_adapter
 from llmtrace.view import adapters_page
 from tests.reference.conftest import SMALL
+from tests.support.late import Late
 
-pytest.importorskip("peft")
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = Late("torch")
+
+if find_spec("peft") is None:
+    pytest.skip("PEFT is not installed", allow_module_level=True)
 
 LINES = 'What time is it?\n\n{"prompt": "Hello there"}\n{"messages": [{"role": "user", "content": "Who are you?"}]}\n'
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import copy
 import os
 from dataclasses import replace
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-import torch
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
@@ -23,8 +23,16 @@ from llmtrace.reference.timings import Timings
 from llmtrace.reference.tiny import TinySpec
 from llmtrace.reference.tiny_adapter import build_tiny_adapter
 from tests.reference.conftest import SMALL
+from tests.support.late import Late
 
-peft = pytest.importorskip("peft")
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = Late("torch")
+
+peft: Any = Late("peft")
+if find_spec("peft") is None:
+    pytest.skip("PEFT is not installed", allow_module_level=True)
 
 GREEDY = Sampling(temperature=0)
 

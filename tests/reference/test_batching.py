@@ -8,22 +8,11 @@ import time
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-import torch
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
-from transformers import (
-    LlamaConfig,
-    LlamaForCausalLM,
-    MistralConfig,
-    MistralForCausalLM,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    Qwen3NextConfig,
-    Qwen3NextForCausalLM,
-)
 
 from llmtrace.observe.clock import now
 from llmtrace.reference import LoadedModel, RunnerError, build_or_load
@@ -32,6 +21,14 @@ from llmtrace.reference.prefix_cache import PrefixCache
 from llmtrace.reference.runner import Generation, Piece, Request, Runner
 from llmtrace.reference.sampling import Sampling
 from llmtrace.reference.timings import Timings
+from tests.support.late import Late
+
+if TYPE_CHECKING:
+    import torch
+    import transformers
+else:
+    torch = Late("torch")
+    transformers = Late("transformers")
 
 GREEDY = Sampling(temperature=0)
 SHAPE: dict[str, Any] = {
@@ -54,9 +51,9 @@ def families(small: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> di
     torch.manual_seed(3)
     shape = {**SHAPE, "vocab_size": len(small.tokenizer)}
     for name, model in (
-        ("llama", LlamaForCausalLM(LlamaConfig(**shape))),
-        ("qwen2", Qwen2ForCausalLM(Qwen2Config(**shape))),
-        ("mistral", MistralForCausalLM(MistralConfig(**shape, sliding_window=16))),
+        ("llama", transformers.LlamaForCausalLM(transformers.LlamaConfig(**shape))),
+        ("qwen2", transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**shape))),
+        ("mistral", transformers.MistralForCausalLM(transformers.MistralConfig(**shape, sliding_window=16))),
     ):
         made[name] = tmp_path_factory.mktemp(name)
         model.save_pretrained(made[name])
@@ -353,8 +350,8 @@ def test_sliding_windows_are_the_engines_too(families: dict[str, Path]) -> None:
 
 
 def test_an_architecture_that_the_engine_cannot_batch_is_refused(small: LoadedModel, tmp_path: Path) -> None:
-    config = Qwen3NextConfig(**SHAPE | {"vocab_size": len(small.tokenizer), "num_experts": 2})
-    Qwen3NextForCausalLM(config).save_pretrained(tmp_path)
+    config = transformers.Qwen3NextConfig(**SHAPE | {"vocab_size": len(small.tokenizer), "num_experts": 2})
+    transformers.Qwen3NextForCausalLM(config).save_pretrained(tmp_path)
     small.tokenizer.save_pretrained(tmp_path)
     with pytest.raises(RunnerError, match="cannot batch mine continuously"):
         Runner(build_or_load(tmp_path, device="cpu", name="mine"))

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import itertools
 import struct
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
 
 from llmtrace.observe.clock import now
 from llmtrace.reference.clock import CudaClock, HostClock, Mark, launch_bound_ratio, make_clock
 from tests.evaluation.gpu.checks import clock_errors
+from tests.support.late import Late
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = Late("torch")
 
 
 class Device:
@@ -187,7 +193,7 @@ def test_who_sets_the_pace() -> None:
 
 
 @pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.skipif("not torch.cuda.is_available()", reason="needs a CUDA device")
 def test_on_cuda_marks_agree_with_the_profilers_timestamps() -> None:
     """CUPTI, by way of the torch profiler, says when each kernel ended: the marks behind them say the same."""
     errors, stated = clock_errors("cuda")

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-import torch
-from safetensors.torch import load_file, save_file
 
 from llmtrace.reference import RunnerError, build_or_load
 from llmtrace.reference import adapters as adapters_module
@@ -22,11 +21,22 @@ from llmtrace.reference.sampling import Sampling
 from llmtrace.reference.timings import Timings
 from llmtrace.reference.tiny_adapter import build_tiny_adapter
 from tests.reference.conftest import SMALL
+from tests.support.late import Late
 
-peft = pytest.importorskip("peft")
+if TYPE_CHECKING:
+    import safetensors.torch as safetensors_torch
+    import torch
+
+    Change = Callable[[str, torch.Tensor], torch.Tensor]
+else:
+    safetensors_torch = Late("safetensors.torch")
+    torch = Late("torch")
+
+peft: Any = Late("peft")
+if find_spec("peft") is None:
+    pytest.skip("PEFT is not installed", allow_module_level=True)
 
 HALF = SMALL.hidden // 2
-Change = Callable[[str, torch.Tensor], torch.Tensor]
 
 
 def changed(folder: Path, target: Path, change: Change) -> Path:
@@ -34,8 +44,12 @@ def changed(folder: Path, target: Path, change: Change) -> Path:
     target.mkdir()
     (target / "adapter_config.json").write_text((folder / "adapter_config.json").read_text())
     file = "adapter_model.safetensors"
-    save_file(
-        {name: change(name, matrix).contiguous() for name, matrix in load_file(folder / file).items()}, target / file
+    safetensors_torch.save_file(
+        {
+            name: change(name, matrix).contiguous()
+            for name, matrix in safetensors_torch.load_file(folder / file).items()
+        },
+        target / file,
     )
     return target
 

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models
-from transformers import PreTrainedTokenizerFast
 
 from llmtrace.reference import LoadedModel
 from llmtrace.reference.detokenize import Detokenizer, StopFinder
+from tests.support.late import Late
+
+if TYPE_CHECKING:
+    import transformers
+else:
+    transformers = Late("transformers")
 
 TEXTS = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\ufffd"), max_size=40)
 SPECIAL = ["<s>", "</s>"]
@@ -47,7 +52,9 @@ def spaced() -> Any:
     model = models.BPE(vocab={word: number for number, word in enumerate(words)}, merges=[], unk_token="<unk>")
     made = Tokenizer(model)
     made.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
-    return PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=made, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )
 
 
 @settings(max_examples=200, deadline=None)

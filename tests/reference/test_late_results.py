@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-import torch
 
 from llmtrace.observe.clock import now
 from llmtrace.reference import LoadedModel
@@ -19,6 +18,12 @@ from llmtrace.reference.clock import CudaClock
 from llmtrace.reference.runner import Generation, Piece, Request, Runner
 from llmtrace.reference.sampling import Sampling
 from llmtrace.reference.scheduler import Scheduler
+from tests.support.late import Late
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = Late("torch")
 
 Work = Callable[[], None]
 

@@ -7,13 +7,19 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
 
 from llmtrace.reference import LoadedModel, RunnerError, ServerProcess, build_or_load, serve
 from llmtrace.reference.model import pick_device
 from llmtrace.reference.tiny import TinySpec, build_tiny, cache_root, tiny_path
+from tests.support.late import Late
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = Late("torch")
 
 SMALL = TinySpec(hidden=64, intermediate=96, layers=2, heads=2, kv_heads=1, frozen_layers=1, steps=3, rows=2)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
-import torch
 
 from llmtrace.observe.clock import now
 from llmtrace.reference import LoadedModel
@@ -11,6 +12,12 @@ from llmtrace.reference.prefix_cache import PrefixCache
 from llmtrace.reference.runner import Request, Runner
 from llmtrace.reference.sampling import Sampling
 from llmtrace.reference.timings import Timings
+from tests.support.late import Late
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = Late("torch")
 
 BLOCK_BYTES = 4 * 2 * 2 * 32 * 4
 """4 tokens, 2 layers, keys and values of one head of width 32, float32."""

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
 import uvicorn
 from typer.testing import CliRunner
 
@@ -29,7 +29,13 @@ from llmtrace.probe.tracing import Tracing
 from llmtrace.probe.watching import ANSWERS, Watched
 from llmtrace.reference import LoadedModel, RunnerError
 from llmtrace.reference.app import create_app
+from tests.support.late import Late
 from tests.support.waiting import wait_for
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = Late("torch")
 
 BLOCK, SLOTS, CHUNK = 16, 3, 64
 

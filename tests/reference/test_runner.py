@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
-from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from llmtrace.observe.clock import now
 from llmtrace.reference import LoadedModel, RunnerError, build_or_load
@@ -16,6 +15,14 @@ from llmtrace.reference.prefix_cache import PrefixCache
 from llmtrace.reference.runner import Piece, Request, Runner
 from llmtrace.reference.sampling import Sampling
 from llmtrace.reference.timings import Timings
+from tests.support.late import Late
+
+if TYPE_CHECKING:
+    import torch
+    import transformers
+else:
+    torch = Late("torch")
+    transformers = Late("transformers")
 
 GREEDY = Sampling(temperature=0)
 
@@ -25,7 +32,7 @@ def qwen(small: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> Loaded
     """Another family, wholly random."""
     path = tmp_path_factory.mktemp("qwen")
     torch.manual_seed(3)
-    config = Qwen2Config(
+    config = transformers.Qwen2Config(
         vocab_size=len(small.tokenizer),
         hidden_size=64,
         intermediate_size=96,
@@ -35,7 +42,7 @@ def qwen(small: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> Loaded
         max_position_embeddings=512,
         eos_token_id=None,
     )
-    Qwen2ForCausalLM(config).save_pretrained(path)
+    transformers.Qwen2ForCausalLM(config).save_pretrained(path)
     small.tokenizer.save_pretrained(path)
     return build_or_load(path, device="cpu")
 
@@ -212,7 +219,7 @@ def test_the_clock_of_this_test_is_the_hosts(small: LoadedModel, tmp_path: Path)
 
 
 @pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.skipif("not torch.cuda.is_available()", reason="needs a CUDA device")
 def test_on_cuda_the_device_times_and_the_tokens_agree() -> None:
     """Events, one step of lag and pinned copies give what the CPU gives."""
     on_cpu, on_cuda = (build_or_load(device=device, dtype="float32") for device in ("cpu", "cuda"))

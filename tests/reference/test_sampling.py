@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
-import torch
 
 from llmtrace.reference.sampling import Row, Sampling, draw, new_seed, packed
+from tests.support.late import Late
 
-CHANCES = torch.tensor([0.5, 0.3, 0.15, 0.05])
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = Late("torch")
 
 
-def drawn(rows: list[Row], chances: torch.Tensor = CHANCES, *, nucleus: bool = True) -> list[int]:
+def four_chances() -> torch.Tensor:
+    return torch.tensor([0.5, 0.3, 0.15, 0.05])
+
+
+def drawn(rows: list[Row], chances: torch.Tensor, *, nucleus: bool = True) -> list[int]:
     logits = torch.log(chances)[None].repeat(len(rows), 1)
     return draw(logits, packed(rows), nucleus=nucleus).argmax(-1).tolist()
 
@@ -18,17 +27,19 @@ def drawn(rows: list[Row], chances: torch.Tensor = CHANCES, *, nucleus: bool = T
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
 def test_tokens_come_as_often_as_their_chances_say(temperature: float) -> None:
     draws = 20_000
-    found = torch.bincount(torch.tensor(drawn([Row(temperature, 1.0, 7, at) for at in range(draws)])), minlength=4)
-    wanted = CHANCES ** (1 / temperature)
+    found = torch.bincount(
+        torch.tensor(drawn([Row(temperature, 1.0, 7, at) for at in range(draws)], four_chances())), minlength=4
+    )
+    wanted = four_chances() ** (1 / temperature)
     wanted = wanted / wanted.sum()
     spread = (wanted * (1 - wanted) / draws).sqrt()
     assert ((found / draws - wanted).abs() < 5 * spread).all()
 
 
 def test_top_p_keeps_only_the_likeliest() -> None:
-    assert set(drawn([Row(1.0, 0.7, 3, at) for at in range(300)])) == {0, 1}
-    assert set(drawn([Row(1.0, 1e-9, 3, at) for at in range(50)])) == {0}
-    assert set(drawn([Row(1.0, 1.0, 3, at) for at in range(300)])) == {0, 1, 2, 3}
+    assert set(drawn([Row(1.0, 0.7, 3, at) for at in range(300)], four_chances())) == {0, 1}
+    assert set(drawn([Row(1.0, 1e-9, 3, at) for at in range(50)], four_chances())) == {0}
+    assert set(drawn([Row(1.0, 1.0, 3, at) for at in range(300)], four_chances())) == {0, 1, 2, 3}
 
 
 def test_a_row_depends_on_nothing_but_itself() -> None:
@@ -49,5 +60,5 @@ def test_seeds_of_any_size_pass_and_choices_differ() -> None:
     for seed in (0, -1, 2**63 - 1, -(2**63)):
         sampling = Sampling(seed=seed)
         assert new_seed(sampling, 0) != new_seed(sampling, 1)
-        drawn([Row(1.0, 1.0, new_seed(sampling, choice), 0) for choice in range(3)])
+        drawn([Row(1.0, 1.0, new_seed(sampling, choice), 0) for choice in range(3)], four_chances())
     assert new_seed(Sampling(), 0) != new_seed(Sampling(), 0)

@@ -1,4 +1,4 @@
-"""A store of a few calls, and a viewer over it that tests only ask."""
+"""A store of a few calls and a viewer over it that tests only ask, and a viewer that anything may be sent to."""
 
 from __future__ import annotations
 
@@ -36,4 +36,11 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Viewer]:
         made.store = store
         made.send(writer.document())
         made.until(lambda status: status["spans"] == 200)
+        yield made
+
+
+@pytest.fixture(scope="session")
+def taking() -> Iterator[Viewer]:
+    """For traces that a test finds again by their ids."""
+    with viewer("--memory") as made:
         yield made

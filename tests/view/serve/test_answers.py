@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.analyze.writing import EPOCH, Writer
-from tests.view.serve.running import Viewer, viewer
+from tests.view.serve.running import Viewer
 
 
 def test_status(asked: Viewer) -> None:
@@ -170,23 +170,24 @@ def test_the_page_and_its_files(asked: Viewer) -> None:
         assert asked.ask(wrong)[0] == 404
 
 
-def test_time_lost_to_retries_has_a_row() -> None:
-    writer = Writer()
+def test_time_lost_to_retries_has_a_row(taking: Viewer) -> None:
+    first, other = 1 << 24, (1 << 24) + 1  # no other test has these
+    writer = Writer(count=1 << 40)
     marks = {"gen_ai.operation.name": "chat", "llmtrace.call.outcome": "completed", "llmtrace.schema_version": 1}
-    own = writer.span("chat gpt-4o-mini", 0.0, 200.0, marks, trace=1, kind=3)
-    writer.span("llm.attempt", 0.0, 50.0, {"http.response.status_code": 429}, trace=1, parent=own)
-    second = writer.span("llm.attempt", 90.0, 200.0, {}, trace=1, parent=own)
+    own = writer.span("chat gpt-4o-mini", 0.0, 200.0, marks, trace=first, kind=3)
+    writer.span("llm.attempt", 0.0, 50.0, {"http.response.status_code": 429}, trace=first, parent=own)
+    second = writer.span("llm.attempt", 90.0, 200.0, {}, trace=first, parent=own)
     for name, start, end in (("network", 90.0, 100.0), ("decode", 100.0, 200.0)):
         part = {"llmtrace.phase": name, "llmtrace.phase.source": "client"}
-        writer.span(f"llm.{name}", start, end, part, trace=1, parent=second)
-    writer.call(1000.0, [("network", 10.0), ("decode", 100.0)], trace=2)
-    with viewer("--memory") as made:
-        made.send(writer.document())
-        made.until(lambda status: status["calls"] == 2)
-        plain, retried = made.get("/api/calls")["calls"]
-        assert [phase["name"] for phase in retried["phases"]] == ["retry", "network", "decode"]
-        names = [f"{call['trace_id']}:{call['span_id']}" for call in (retried, plain)]
-        answer = made.get("/api/compare", a=names[0], b=names[1])
+        writer.span(f"llm.{name}", start, end, part, trace=first, parent=second)
+    writer.call(1000.0, [("network", 10.0), ("decode", 100.0)], trace=other)
+    before = taking.get("/api/status")["calls"]
+    taking.send(writer.document())
+    taking.until(lambda status: status["calls"] == before + 2)
+    (retried,), (plain,) = (taking.get("/api/calls", q=f"{trace:032x}")["calls"] for trace in (first, other))
+    assert [phase["name"] for phase in retried["phases"]] == ["retry", "network", "decode"]
+    names = [f"{call['trace_id']}:{call['span_id']}" for call in (retried, plain)]
+    answer = taking.get("/api/compare", a=names[0], b=names[1])
     rows = {phase["name"]: phase["difference_s"] for phase in answer["phases"]}
     assert rows["retry"] < 0
     assert sum(rows.values()) == pytest.approx(answer["duration_difference_s"]), "the rows add up to the total"

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import duckdb
 
+from llmtrace.view.serve.store import Store
 from tests.analyze import engines
 from tests.analyze.writing import Writer
 from tests.view.serve.running import viewer
+from tests.view.serve.test_store import table
 
 
 def test_engines_in_the_viewer(tmp_path: Path) -> None:
@@ -39,9 +41,11 @@ def test_engines_in_the_viewer(tmp_path: Path) -> None:
 
 def test_a_store_of_before_is_upgraded(tmp_path: Path) -> None:
     store = tmp_path / "s.duckdb"
-    with viewer("--store", store) as made:
-        made.send(engines.vllm().document())
-        made.until(lambda status: status["spans"] == 4)
+    older = Store(store, 1 << 30)
+    older.add(table(engines.vllm().document()))
+    older.settle()
+    assert older.counts.spans == 4
+    older.close()
     with duckdb.connect(str(store)) as connection:
         connection.execute("ALTER TABLE spans DROP COLUMN engine_span")
         connection.execute("UPDATE state SET version = 2")

@@ -8,7 +8,6 @@ import http.client
 import json
 import socket
 import zlib
-from collections.abc import Iterator
 from typing import Any
 
 import grpc
@@ -33,12 +32,6 @@ JSON = {"Content-Type": "application/json"}
 PROTOBUF = {"Content-Type": "application/x-protobuf"}
 
 
-@pytest.fixture(scope="module")
-def taking() -> Iterator[Viewer]:
-    with viewer("--memory") as made:
-        yield made
-
-
 _traces = iter(range(1, 1 << 20))
 
 
@@ -50,15 +43,11 @@ def a_call(trace: int, **marks: Any) -> Writer:
 
 def arrived(taking: Viewer, trace: int, spans: int = 3) -> dict[str, Any]:
     """The trace, once so many of its spans are there."""
-    found: dict[str, Any] = {}
-
-    def there(_: dict[str, Any]) -> bool:
+    for _ in taking.patiently():
         code, _, body = taking.ask(f"/api/traces/{trace:032x}")
-        found.update(json.loads(body))
-        return code == 200 and found["total"] >= spans
-
-    taking.until(there)
-    return found
+        if code == 200 and (answer := json.loads(body))["total"] >= spans:
+            return answer
+    raise AssertionError(body)
 
 
 @pytest.mark.parametrize("encoding", ["", "identity", "gzip", "deflate", "raw deflate"])
@@ -307,39 +296,40 @@ def test_a_body_of_very_many_members_is_not_copied_for_each(monkeypatch: pytest.
     assert max(given) <= 4096, "20,000 times the rest of 420 kB would be 4 GB"
 
 
-def test_a_body_that_does_not_come_is_not_waited_for() -> None:
-    prelude = "import llmtrace.view.serve.receive as receive\nreceive._SENT_WITHIN_S = 0.3"
-    with viewer("--memory", prelude=prelude) as made, socket.create_connection(("127.0.0.1", made.port)) as half:
-        half.sendall(b"POST /v1/traces HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n")
-        half.sendall(b"Content-Length: 50\r\n\r\n{")
-        half.settimeout(60)
-        answer = half.makefile("rb").read()  # to its end: the connection is closed
-    assert answer.startswith(b"HTTP/1.1 408")
+HINDERED = """
+import llmtrace.view.serve.over_grpc as over_grpc, llmtrace.view.serve.receive as receive
+over_grpc.is_installed = lambda: False
+receive._SENT_WITHIN_S = 0.3
+"""
 
 
-def test_without_grpcio_a_program_that_speaks_grpc_is_told_of() -> None:
-    prelude = "import llmtrace.view.serve.over_grpc as over_grpc\nover_grpc.is_installed = lambda: False"
-    with viewer("--memory", prelude=prelude) as made:
+def test_without_grpcio_a_program_that_speaks_grpc_is_told_of_and_an_unsent_body_is_not_waited_for() -> None:
+    with viewer("--memory", prelude=HINDERED, warm=False) as made:
         assert "OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf" in "".join(made.said)
         for _ in range(2):
             with socket.create_connection(("127.0.0.1", made.port)) as connection:
                 connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
                 assert connection.recv(1) == b"", "closed, and nothing of HTTP/1 answered"
         assert "grpcio" in made.get("/api/status")["notes"][0]
+        with socket.create_connection(("127.0.0.1", made.port)) as half:
+            half.sendall(b"POST /v1/traces HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n")
+            half.sendall(b"Content-Length: 50\r\n\r\n{")
+            half.settimeout(60)
+            answer = half.makefile("rb").read()  # to its end: the connection is closed
+        assert answer.startswith(b"HTTP/1.1 408")
         made.stop()
         assert made.errors.count("OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf") == 1
 
 
-def test_otlps_own_ports_are_taken_where_they_are_free() -> None:
+def test_otlps_own_ports_are_taken_where_they_are_free(taking: Viewer) -> None:
     before = {port: free(port) for port in (4317, 4318)}
-    with viewer("--memory", "--default-ports") as made:
+    with viewer("--memory", "--default-ports", warm=False) as made:
         taken = [port for port in (4317, 4318) if before[port]]
         said = "".join(made.said)
         assert not taken or f"(port {' and '.join(map(str, taken))})" in said
         for port in taken:
             assert not free(port)
-    with viewer("--memory") as made:
-        assert "(port" not in "".join(made.said), "not beside a port of one's own choice"
+    assert "(port" not in "".join(taking.said), "not beside a port of one's own choice"
 
 
 def free(port: int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import itertools
 import json
 import os
 import signal
@@ -77,28 +78,42 @@ def test_ctrl_c_leaves_a_valid_store_without_a_log(tmp_path: Path) -> None:
         assert made.errors == ""
     assert [each.name for each in path.parent.iterdir()] == ["s.duckdb"]
     assert path.stat().st_mode & 0o077 == 0
-    with viewer("--store", path) as made:
+    with viewer("--store", path, warm=False) as made:
         assert made.get("/api/status")["calls"] == 3
         assert made.stop(signal.SIGTERM) == 143
 
 
-def fails(*arguments: str | Path) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "llmtrace.cli", "view", *map(str, arguments)],
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
-    assert done.returncode == 1, done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stderr.splitlines()[-1]
+FAILING = """
+import json, sys
+from llmtrace.cli import main
+for arguments in json.loads(sys.argv[1]):
+    sys.argv = ["llmtrace", "view", *arguments]
+    try:
+        main()
+    except SystemExit as end:
+        print(end.code, file=sys.stderr)
+"""
 
 
 def test_what_cannot_be_opened_is_one_line(tmp_path: Path, asked: Viewer) -> None:
-    assert "choose another --port" in fails("--port", str(asked.port), "--memory")
-    assert "in use by another llmtrace view" in fails("--port", "0", "--store", asked.store or "")
-    assert "no such file or folder" in fails("--port", "0", tmp_path / "nothing.jsonl")
-    assert "is no size" in fails("--max-size", "much")
-    assert "exclude each other" in fails("--memory", "--store", tmp_path)
-    assert "--jaeger takes an address" in fails("--jaeger", "localhost")
+    cases = {
+        "choose another --port": ["--port", asked.port, "--memory"],
+        "in use by another llmtrace view": ["--port", "0", "--store", asked.store],
+        "no such file or folder": ["--port", "0", tmp_path / "nothing.jsonl"],
+        "is no size": ["--max-size", "much"],
+        "exclude each other": ["--memory", "--store", tmp_path],
+        "--jaeger takes an address": ["--jaeger", "localhost"],
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", FAILING, json.dumps([[str(each) for each in case] for case in cases.values()])],
+        capture_output=True, text=True, timeout=120, check=False, env=os.environ | {"COLUMNS": "500"},
+    )  # fmt: skip
+    assert "Traceback" not in done.stderr
+    lines = done.stderr.splitlines()
+    assert [line for line in lines if line == "1"] == ["1"] * len(cases), done.stderr
+    last = [before for before, code in itertools.pairwise(lines) if code == "1"]
+    for line, words in zip(last, cases, strict=True):
+        assert words in line
 
 
 def test_stores_that_are_none(tmp_path: Path) -> None:
