@@ -15,9 +15,9 @@ _MOST = 128
 def finish_reasons(result: Result) -> tuple[str, ...]:
     """One reason for each choice, in the order of the choices; nothing where no answer had begun."""
     call, state, answer = result.call, result.state, result.answer
-    ended = answer.ended
-    if not ended or len(set(ended)) < len(ended):  # numbers that are no positions
-        ended = range(len(answer.finish_reasons))
+    ended = answer.ended or range(len(answer.finish_reasons))
+    if max(ended, default=0) >= max(state.request.choices, len(ended)):
+        return answer.finish_reasons  # numbers that are no positions: nobody asked for so many choices
     reasons = dict(zip(ended, answer.finish_reasons, strict=False))
     if state.operation.name not in INFERENCE or max(reasons, default=0) >= _MOST:
         return answer.finish_reasons

@@ -14,7 +14,7 @@ _APART = 2.5
 _BEFORE = 4.0
 """Calls that speak for whole prompts beforehand: most engines compute them so, or have room for them in a step."""
 _EITHER = 4.0
-"""Calls that speak for either beforehand, where nothing has shown: it is then as likely as not that steps are shared."""
+"""Calls that speak for either beforehand: where nothing has shown, it is as likely as not that steps are shared."""
 _ODD = 1.5
 """One that came sooner by more than so many steps is taken for one of that."""
 _ONE = 1.5

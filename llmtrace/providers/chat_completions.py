@@ -139,9 +139,13 @@ def read_response(response: Any, headers: Mapping[str, str] | None) -> Answer:
     own = fields(response)
     _identify(answer, own)
     answer.failed = failure_in(response)
+    choices = items(get(response, "choices"))
+    positions = [_position(choice, place) for place, choice in enumerate(choices)]
+    if len(set(positions)) < len(positions):
+        positions = range(len(choices))  # numbers that come twice are no positions
     reasons = {
-        _position(choice, place): reason
-        for place, choice in enumerate(items(get(response, "choices")))
+        position: reason
+        for position, choice in zip(positions, choices, strict=True)
         if (reason := text(get(choice, "finish_reason")))
     }
     set_finish_reasons(answer, reasons)
