@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import time
@@ -11,10 +12,11 @@ from typing import Any
 
 import pytest
 from click.testing import Result
+from rich.console import Console
 from typer.testing import CliRunner
 
 from llmtrace.cli import build_app
-from llmtrace.probe import plan
+from llmtrace.probe import plan, text
 from llmtrace.probe.answers import Answer
 from llmtrace.probe.clients import open_client
 from llmtrace.probe.experiments import life
@@ -22,6 +24,7 @@ from llmtrace.probe.learned import Learned
 from llmtrace.probe.plan import Options
 from llmtrace.probe.prompts import Prompts
 from llmtrace.probe.session import Purse, Session
+from llmtrace.probe.sheet import Figure, Sheet
 from tests.probe.provider import MODEL, Provider
 from tests.support.replay import Replay, Script, refused_url
 
@@ -145,6 +148,13 @@ def test_what_cannot_work_is_told_before_anything_is_sent(server: Replay, option
     assert result.exit_code in (1, 2)
     assert says in " ".join(result.output.split())
     assert not provider.bodies
+
+
+def test_in_a_narrow_terminal_notes_stand_below() -> None:
+    figures = [Figure("wire", "wire, round trip", 7e-6, 7e-6, 2e-5, "s", "by the kernel"), Figure("x", "x", note="?")]
+    page = io.StringIO()
+    text.print_sheet(Sheet("http://127.0.0.1", "m", figures), Console(file=page, width=40))
+    assert "wire, round trip: by the kernel" in page.getvalue().splitlines()
 
 
 def test_a_baseline_that_was_not_written_is_told(server: Replay, tmp_path: Path) -> None:
