@@ -82,7 +82,7 @@ def _headline(whole: Sequence[Any], budget: float, charged: dict[str, float]) ->
     spent = (calls - met) / calls / budget
     allowed = f"the {percent(budget)} that may miss"
     if met == calls:
-        spending = f"none of {allowed} did"
+        spending = "none missed any"
     elif spent <= 1:
         spending = f"{spent * 100:.3g}% of the budget is spent ({allowed})"
     else:
