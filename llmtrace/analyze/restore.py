@@ -16,7 +16,7 @@ from llmtrace.analyze import judged
 from llmtrace.analyze.book import Book
 from llmtrace.analyze.expressions import count_of
 from llmtrace.analyze.report import Column, Report, Section
-from llmtrace.analyze.reports.slo import NO_TARGET, percent
+from llmtrace.analyze.reports.slo import none_judged, percent, share_met
 from llmtrace.errors import LlmtraceError
 from llmtrace.phases.objectives import APPLICATION, ITL, TOTAL, TTFT, Patterns
 from llmtrace.wording import plural
@@ -39,7 +39,7 @@ def make(book: Book, objectives: Mapping[str, Patterns], share: float) -> Report
     columns, _ = book.arrays_by_trace(rows, [*names, *over])
     count = len(columns["fails"])
     if not count:
-        raise LlmtraceError(NO_TARGET)
+        raise LlmtraceError(none_judged(objectives))
     met = float(np.mean(_missed(columns, over) == 0))
     table: list[list[Any]] = []
     for name in PHASES:
@@ -88,6 +88,10 @@ def _needed(name: str, columns: Mapping[str, Any]) -> tuple[Any, Any]:
 
 
 def _section(table: list[list[Any]], share: float) -> Section:
+    shrinking = (
+        f"must shrink by: the least part of the phase that has to go, in every call, for {percent(share)} of the calls "
+        "to meet their objectives; a dash: not even without the phase. "
+    )
     return Section(
         "One phase at a time",
         [
@@ -95,14 +99,13 @@ def _section(table: list[list[Any]], share: float) -> Section:
             Column("without it within", "share"),
         ],
         table,
-        f"must shrink by: the least part of the phase that has to go, in every call, for {percent(share)} of the calls "
-        "to meet their objectives; a dash: not even without the phase. without it within: the share of calls that "
-        "would be within theirs if the phase took no time.",
+        (shrinking if any(row[2] is not None for row in table) else "")
+        + "without it within: the share of calls that would be within their objectives if the phase took no time.",
     )  # fmt: skip
 
 
 def _headline(table: list[list[Any]], met: float, share: float, count: int) -> str:
-    now = f"{met:.1%} of {plural(count, 'call')} meet their objectives"
+    now = f"{share_met(met)} of {plural(count, 'call')} {'meets its' if count == 1 else 'meet their'} objectives"
     if met >= share:
         return f"{now}: enough already"
     for name, _, enough, _ in table:
@@ -111,4 +114,6 @@ def _headline(table: list[list[Any]], met: float, share: float, count: int) -> s
     if not table:
         return f"{now}; no phase is known that could shrink"
     best = max(table, key=lambda row: row[3])
+    if best[3] <= met:
+        return f"{now}; no phase alone, gone altogether, would bring one more call within"
     return f"{now}; no single phase restores {percent(share)}: without {best[0]} it would be {best[3]:.1%}"

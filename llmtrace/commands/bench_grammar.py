@@ -61,8 +61,10 @@ def add(group: Any) -> None:
 def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        fail(f"cannot read {path}: {error}")
+    except OSError as error:
+        fail(f"cannot read {path}: {error.strerror or error}")
+    except UnicodeDecodeError:
+        fail(f"cannot read {path}: it is not UTF-8 text")
 
 
 def _schema(path: Path) -> dict[str, Any]:
@@ -94,6 +96,11 @@ def _print(console: Any, results: dict[str, Any]) -> None:
     )
     console.print(table)
     held = results["ways"]["with grammar"]
+    if held["valid"] < 1:
+        console.print(
+            f"an answer that is held to the schema does not fit where it is cut off at {results['max_tokens']} tokens: "
+            "--tokens asks for longer ones"
+        )
     console.print(
         f"compiling took {held['compile_seconds'] * 1e3:.1f} ms (the first, with the tokenizer, "
         f"{held['compile_seconds_first'] * 1e3:.1f} ms), masks {held['mask_seconds_per_token'] * 1e6:.0f} µs per token"

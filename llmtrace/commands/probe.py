@@ -1,5 +1,6 @@
 """`llmtrace probe`: asks a provider what nobody documents."""
 
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -7,16 +8,16 @@ import typer
 
 from llmtrace.commands.common import fail, guarded
 
+_MOST_S = 30 * 86_400
+"""The longest that anything is waited for, s."""
+
 
 def add(app: Any) -> None:
-    """Register the command, a group whose default is the probe itself."""
-    group = typer.Typer(invoke_without_command=True, no_args_is_help=False, rich_markup_mode=None)
-    app.add_typer(group, name="probe")
+    """Register the command."""
 
-    @group.callback()
+    @app.command()
     @guarded
     def probe(  # pyright: ignore[reportUnusedFunction]
-        context: typer.Context,
         base_url: Annotated[
             list[str] | None,
             typer.Option(
@@ -48,7 +49,11 @@ def add(app: Any) -> None:
         ttl: Annotated[
             float | None,
             typer.Option(
-                min=1, metavar="SECONDS", help="Find how long prefixes are kept, in this time.", show_default=False
+                min=1,
+                max=_MOST_S,
+                metavar="SECONDS",
+                help="Find how long prefixes are kept, in this time.",
+                show_default=False,
             ),
         ] = None,
         json_file: Annotated[
@@ -65,7 +70,9 @@ def add(app: Any) -> None:
         watch: Annotated[
             bool, typer.Option("--watch", help="Ask three fixed prompts now and then, and tell what has changed.")
         ] = False,
-        every: Annotated[float, typer.Option(min=0, metavar="SECONDS", help="With --watch: between rounds.")] = 300,
+        every: Annotated[
+            float, typer.Option(min=0, max=_MOST_S, metavar="SECONDS", help="With --watch: between rounds.")
+        ] = 300,
         rounds: Annotated[int, typer.Option(min=0, help="With --watch: how many; 0 until Ctrl-C.")] = 0,
         state: Annotated[
             Path | None,
@@ -83,8 +90,12 @@ def add(app: Any) -> None:
         The client takes its key and base URL from the environment, as in your own program. What will be sent is shown
         before, with its price.
         """
-        if context.invoked_subcommand is not None:
-            return
+        if not watch and (state is not None or rounds):
+            raise typer.BadParameter("--state and --rounds are only for --watch")
+        if watch and any(given is not None for given in (ttl, json_file, baseline)):
+            raise typer.BadParameter("--ttl, --json and --baseline are not for --watch")
+        if price is not None and not all(0 <= usd < math.inf for usd in price):
+            raise typer.BadParameter("--price takes USD per million prompt and answer tokens: 0 or more each")
         urls = [url or None for url in base_url or [""]]
         if len(urls) > 1 and not watch:
             fail("several base URLs are only for --watch: give one")

@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Generator
@@ -25,6 +26,7 @@ from llmtrace.probe.session import Purse, Session
 from llmtrace.probe.tracing import Tracing, destination
 from llmtrace.tasks import prices
 from llmtrace.tasks.prices import Price
+from llmtrace.whole_file import write_text
 from llmtrace.wording import clean
 
 _PER_MILLION = 1e6
@@ -50,6 +52,7 @@ def spec_sheet(
     asked: Asked, longest: int, at_once: int, ttl: float | None, json_file: Path | None, baseline: Path | None
 ) -> None:
     """Ask everything once, and print the sheet."""
+    _writable(json_file)
     with _tellable():
         client = open_client(asked.client, asked.base_urls[0], asked.model)
         known = _price(client, asked.price, asked.budget)
@@ -58,6 +61,7 @@ def spec_sheet(
         steps = _affordable(plan.steps(options, client.least), known, asked.budget, client, screen)
         _confirm(asked.yes)
         tracing = Tracing(client.kind, destination(asked.spans), baseline)
+        before = _written(tracing.baseline)
         session = Session(client, Prompts(), Purse(known, asked.budget), options.longest)
         try:
             with _progress(session, steps) as begins:
@@ -65,13 +69,36 @@ def spec_sheet(
         finally:
             tracing.close()
             client.close()
-    text.print_sheet(sheet, screen)
-    if json_file is not None:
-        json_file.write_text(json.dumps(sheet.to_json(), indent=1) + "\n", encoding="utf-8")
+    try:
+        if json_file is not None:
+            write_text(json_file, json.dumps(sheet.to_json(), indent=1) + "\n")
+    finally:
+        text.print_sheet(sheet, screen)
     if tracing.baseline and learned.prompts:
-        screen.print(f"\nbaseline: {tracing.baseline}", markup=False)
+        missing = "" if _written(tracing.baseline) != before else " was not written"
+        screen.print(f"\nbaseline: {clean(tracing.baseline)}{missing}", markup=False, soft_wrap=True)
     if sheet.stopped == INTERRUPTED_BY_HAND:
         raise SystemExit(INTERRUPTED)
+
+
+def _writable(path: Path | None) -> None:
+    """Nothing is paid for before it is clear that there is a place for what it shows."""
+    if path is None:
+        return
+    if path.is_dir():
+        fail(f"cannot write {path}: it is a folder")
+    if not path.parent.is_dir():
+        fail(f"cannot write {path}: there is no folder {path.parent}")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        fail(f"cannot write {path}: it is not allowed here")
+
+
+def _written(path: str | None) -> int:
+    """When a file was last written, epoch ns; 0 where it is not there."""
+    try:
+        return os.stat(path).st_mtime_ns if path else 0
+    except OSError:
+        return 0
 
 
 @contextlib.contextmanager
@@ -102,6 +129,7 @@ def _affordable(
 
 def watch(asked: Asked, every: float, rounds: int, state: Path | None) -> None:
     """Rounds until their number, the budget or Ctrl-C ends them. ``every``: s between them; ``rounds``: 0 for ever."""
+    _writable(state)
     with _tellable():
         clients = [open_client(asked.client, url, asked.model) for url in asked.base_urls]
         purse = Purse(_price(clients[0], asked.price, asked.budget), asked.budget)
@@ -125,6 +153,8 @@ def watch(asked: Asked, every: float, rounds: int, state: Path | None) -> None:
                 if state is not None:
                     watching.save(state, watched)
         except Exhausted:
+            if not any(one.rounds for one in watched):
+                fail("the budget does not pay for a whole round")
             screen.print("the budget is spent", markup=False)
         finally:
             tracing.close()

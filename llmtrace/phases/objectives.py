@@ -106,9 +106,10 @@ def parse_objective(value: Any) -> Patterns:
     if isinstance(value, Mapping):
         pairs = [(str(pattern), target) for pattern, target in cast("Mapping[Any, Any]", value).items()]
     elif isinstance(value, str):
-        pairs = [_pair(part) for part in value.split(",") if part.strip()]
+        parts = [part for part in value.split(",") if part.strip()]
+        pairs = [_pair(part, alone=len(parts) == 1) for part in parts]
     else:
-        pairs = [("*", value)]
+        pairs = [("*", None if isinstance(value, bool) else value)]
     try:
         targets = tuple((pattern.strip(), float(target)) for pattern, target in pairs)
     except (TypeError, ValueError):
@@ -118,9 +119,10 @@ def parse_objective(value: Any) -> Patterns:
     return targets
 
 
-def _pair(part: str) -> tuple[str, str]:
+def _pair(part: str, alone: bool) -> tuple[str, str]:
+    """A pattern and its seconds. Seconds without one have to stand ``alone``: "1,5" may be meant as 1.5."""
     pattern, given, seconds = part.rpartition("=")
-    return (pattern, seconds) if given else ("*", seconds)
+    return ("*", seconds) if alone and not given else (pattern, seconds)
 
 
 def regex(pattern: str) -> str:

@@ -3,6 +3,7 @@ environment; what a provider refuses in a request is left out from then on."""
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import time
@@ -24,6 +25,8 @@ _MOST_LEAST = 64
 _TIMEOUT_S = 120.0
 _TRANSPORTS = ("httpx", "httpx2", "httpcore", "httpcore2")
 """Whose errors the clients let through in the middle of a stream."""
+_GARBLED = (ValueError, TypeError, AttributeError)
+"""What the clients raise over an answer that is not of their API: a page, broken JSON, fields that are null."""
 _AT_LEAST = re.compile(r"(?:at least|minimum|greater than(?: or equal to)?|>=|above|below)\D{0,40}?(\d+)", re.I)
 _CONTEXT = re.compile(r"context|too long|too large|maximum.{0,30}length|exceeds?.{0,40}(limit|length|size)", re.I)
 
@@ -79,8 +82,10 @@ def open_client(kind: str | None, base_url: str | None, model: str | None) -> Cl
     if not made.model:
         listed = [str(getattr(each, "id", each)) for each in made.models()]
         if len(listed) != 1:
-            which = f"; it lists {_some(listed)}" if listed else ""
-            raise LlmtraceError(f"which model? Name one with --model{which}")
+            if not listed:
+                where = shown(made.base_url)
+                raise LlmtraceError(f"which model? {where} lists none: name one with --model, or check the base URL")
+            raise LlmtraceError(f"which model? Name one with --model; it lists {_some(listed)}")
         made.model = listed[0]
     return made
 
@@ -96,6 +101,7 @@ class _Adapting:
     model: str
     base_url: str
     _failures: tuple[type[Exception], ...]
+    _unreachable: type[Exception]
 
     def __init__(self) -> None:
         self._left_out: set[str] = set()
@@ -107,6 +113,8 @@ class _Adapting:
                 return send()
             except Exception as error:
                 if not isinstance(error, self._failures):
+                    if isinstance(error, _GARBLED):
+                        raise self._garbled(type(error).__name__) from None
                     if type(error).__module__.partition(".")[0] not in _TRANSPORTS:
                         raise
                     raise Refusal(f"{shown(self.base_url)} broke off an answer ({type(error).__name__})") from None
@@ -120,6 +128,15 @@ class _Adapting:
                     raise TooShort(str(refusal), refusal.status) from None
                 if not self._leaves_out(str(refusal)):
                     raise refusal from None
+
+    def _garbled(self, how: str) -> Refusal:
+        return Refusal(f"{shown(self.base_url)} sends no answer of a chat API ({how}): check the base URL")
+
+    def _heard(self, chunks: int, headers: Mapping[str, str]) -> None:
+        """Refuse what had no chunk: a page of a web server, say, which the clients read as an empty stream."""
+        if not chunks:
+            kind = clean(headers.get("content-type") or "no content-type", 80)
+            raise self._garbled(f"a stream without a chunk, {kind}")
 
     def _leaves_out(self, message: str) -> bool:
         """Leave out of the next request what was refused; False where there is no such thing."""
@@ -147,8 +164,12 @@ class _Adapting:
         said = inner.get("message") if isinstance(inner, dict) else inner if isinstance(inner, str) else None
         headers = getattr(getattr(error, "response", None), "headers", None) or {}
         text = clean(str(said or error), 300)
+        if text.lstrip().startswith("<"):  # a page of something on the way
+            text = getattr(getattr(error, "response", None), "reason_phrase", "") or "with a page"
         where = shown(self.base_url)
         after = _seconds(headers.get("retry-after"))
+        if status in (None, 200) and not isinstance(error, self._unreachable):
+            return Refusal(f"{where} ends a stream with an error: {text}", 200)
         if status is None:
             reason = clean(str(getattr(error, "__cause__", None) or error), 200)
             return Refusal(f"{where} cannot be reached ({reason}): check the base URL")
@@ -173,7 +194,7 @@ class OpenAI(_Adapting):
             import openai
         except ImportError:
             raise LlmtraceError(f"openai is not installed: {install_hint('openai')}") from None
-        self._failures = (openai.APIError,)
+        self._failures, self._unreachable = (openai.APIError,), openai.APIConnectionError
         asked = base_url or os.environ.get("OPENAI_BASE_URL") or None
         private = asked is not None and is_private(host_of(asked))
         key = os.environ.get("OPENAI_API_KEY") or ("none" if private else None)
@@ -227,9 +248,11 @@ class OpenAI(_Adapting):
         answer = Answer(sent=sent, end=sent, moments=live.moments)
         answer.headers = {key.lower(): value for key, value in stream.response.headers.items()}
         text: list[str] = []
+        chunks = 0
         with stream:
             for chunk in stream:
                 now = time.monotonic()
+                chunks += 1
                 if chunk.usage is not None:
                     details = chunk.usage.prompt_tokens_details
                     answer.input_tokens = chunk.usage.prompt_tokens
@@ -244,6 +267,7 @@ class OpenAI(_Adapting):
                         answer.logprob = float(content[0].logprob)
                 if live.stop.is_set():
                     break
+        self._heard(chunks, answer.headers)
         answer.end = time.monotonic()
         answer.text = "".join(text)
         return answer
@@ -256,6 +280,8 @@ class OpenAI(_Adapting):
             refusal = self._refusal(error)
             if refusal.status is None or refusal.status in (401, 403, 429):
                 raise refusal from None
+            return []
+        except _GARBLED:  # a page, say
             return []
 
     def close(self) -> None:
@@ -274,7 +300,7 @@ class Anthropic(_Adapting):
             import anthropic
         except ImportError:
             raise LlmtraceError(f"anthropic is not installed: {install_hint('anthropic')}") from None
-        self._failures = (anthropic.APIError,)
+        self._failures, self._unreachable = (anthropic.APIError,), anthropic.APIConnectionError
         asked = base_url or os.environ.get("ANTHROPIC_BASE_URL") or None
         key = os.environ.get("ANTHROPIC_API_KEY") or None
         if key is None and not os.environ.get("ANTHROPIC_AUTH_TOKEN"):
@@ -312,9 +338,11 @@ class Anthropic(_Adapting):
         answer = Answer(sent=sent, end=sent, moments=live.moments)
         answer.headers = {key.lower(): value for key, value in stream.response.headers.items()}
         text: list[str] = []
+        chunks = 0
         with stream:
             for event in stream:
                 now = time.monotonic()
+                chunks += 1
                 if event.type == "message_start":
                     usage = event.message.usage
                     answer.cached_tokens = usage.cache_read_input_tokens
@@ -327,6 +355,7 @@ class Anthropic(_Adapting):
                     answer.output_tokens = event.usage.output_tokens
                 if live.stop.is_set():
                     break
+        self._heard(chunks, answer.headers)
         answer.end = time.monotonic()
         answer.text = "".join(text)
         return answer
@@ -342,6 +371,8 @@ class Anthropic(_Adapting):
             refusal = self._refusal(error)
             if refusal.status is None or refusal.status in (401, 403, 429):
                 raise refusal from None
+            return []
+        except _GARBLED:  # a page, say
             return []
 
     def close(self) -> None:
@@ -360,7 +391,8 @@ def _visible(delta: Any) -> str:
 
 def _seconds(value: Any) -> float | None:
     try:
-        return max(0.0, float(value))
+        seconds = float(value)
+        return max(0.0, seconds) if math.isfinite(seconds) else None
     except (TypeError, ValueError):
         return None
 

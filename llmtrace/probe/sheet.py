@@ -103,7 +103,7 @@ def _prompt(learned: Learned, cost: PromptCost | None) -> list[Figure]:
     whole = _interval(*thousand, "s", cost.thousand, "to first token")
     if cost.per_square is not None:
         return [per_token, _interval(*bend, "s/token²", cost.per_square), whole]
-    unseen = f"up to {learned.longest:,}"
+    unseen = f"none seen up to {learned.longest:,} tokens"
     return [per_token, Figure(*bend, 0.0, 0.0, cost.bend, "s/token²", unseen), whole]
 
 

@@ -11,6 +11,8 @@ from llmtrace.probe.sheet import Figure, Sheet
 from llmtrace.tasks.prices import Price
 from llmtrace.wording import clean
 
+_LEAST_NOTE = 16
+"""Columns that are left for notes beside the figures; with fewer they stand below."""
 _SCALES = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
 
 
@@ -72,15 +74,19 @@ def print_sheet(sheet: Sheet, terminal: Any) -> None:
     table.add_column("", no_wrap=True)
     table.add_column("found", justify="right", no_wrap=True)
     table.add_column("90 % interval", no_wrap=True)
-    table.add_column("", overflow="fold")
-    unknown: list[Figure] = []
-    for figure in sheet.figures:
-        if figure.value is None and figure.low is None:
-            unknown.append(figure)
-            continue
-        value = amount(figure, figure.value) or "-"
-        table.add_row(figure.label, value, between(figure), clean(figure.note, 200))
+    known = [figure for figure in sheet.figures if figure.value is not None or figure.low is not None]
+    unknown = [figure for figure in sheet.figures if figure not in known]
+    cells = [(figure.label, amount(figure, figure.value) or "-", between(figure)) for figure in known]
+    taken = sum(max(map(len, column)) for column in zip(*cells, strict=True)) + 3 if cells else 0
+    beside = terminal.width - taken >= _LEAST_NOTE
+    if beside:
+        table.add_column("", overflow="fold")
+    for figure, row in zip(known, cells, strict=True):
+        table.add_row(*row, *([clean(figure.note, 200)] if beside else []))
     terminal.print(table, markup=False)
+    for figure in known if not beside else ():
+        if figure.note:
+            terminal.print(f"{figure.label.strip()}: {clean(figure.note, 200)}", markup=False)
     if unknown:
         terminal.print("\ncould not be told:")
         for figure in unknown:

@@ -20,6 +20,7 @@ from llmtrace.probe.maths.drift import Change, Level, Words
 from llmtrace.probe.prompts import Prompt, Prompts
 from llmtrace.probe.session import Session
 from llmtrace.probe.tracing import Tracing
+from llmtrace.whole_file import write_text
 
 SHORT, LONG, ANSWER = 40, 1000, 32
 """Tokens of the short prompt, of the long one, and of the answer that is compared."""
@@ -233,11 +234,9 @@ def load(path: Path, watched: list[Watched]) -> None:
 
 
 def save(path: Path, watched: list[Watched]) -> None:
-    """Write what was learned."""
+    """Write what was learned; of several processes that keep one file, the last one's counts."""
     whole = {"version": 1, "watched": {one.key: one.to_json() for one in watched}}
-    new = path.with_name(path.name + ".new")
-    new.write_text(json.dumps(whole), encoding="utf-8")
-    new.replace(path)
+    write_text(path, json.dumps(whole))
 
 
 def told(kind: str, change: Change) -> str:

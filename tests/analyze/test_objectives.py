@@ -11,6 +11,7 @@ from llmtrace.analyze import reports, restore
 from llmtrace.analyze.book import Book
 from llmtrace.analyze.load import load
 from llmtrace.analyze.report import Report
+from llmtrace.analyze.reports import slo
 from llmtrace.errors import LlmtraceError
 from llmtrace.phases.objectives import Patterns, parse_objective
 from tests.analyze.writing import Writer
@@ -93,6 +94,22 @@ def test_no_phase_alone_may_be_enough(book: Book) -> None:
     made = restore.make(book, {"ttft": parse_objective(0.2)}, 0.99)
     assert all(row["must shrink by"] is None for row in rows(made, 0))
     assert "no single phase restores" in made.headline
+
+
+def test_objectives_that_no_call_can_be_judged_by_are_told(book: Book) -> None:
+    unmatched = {"ttft": parse_objective("no such model=1")}
+    book.__dict__["calls"], kept = book.calls.filter(book.calls.request_model != "new"), book.calls
+    try:
+        with pytest.raises(LlmtraceError, match="patterns match"):
+            report(book, unmatched)
+        with pytest.raises(LlmtraceError, match="patterns match"):
+            restore.make(book, unmatched, 0.99)
+    finally:
+        book.__dict__["calls"] = kept
+
+
+def test_no_call_that_missed_is_rounded_away() -> None:
+    assert [slo.share_met(share) for share in (1.0, 0.9996, 0.985)] == ["100.0%", "99.96%", "98.5%"]
 
 
 def test_without_an_objective_it_says_what_to_do(book: Book) -> None:

@@ -350,6 +350,9 @@ def test_other_tracers_files_say_what_they_lack(name: str, writer: Writer, repor
     text = json.dumps(as_json(made))
     if name == "accuracy":
         assert any("no engine told its queue or its prefill" in note for note in made.notes)
+    elif name == "cache":
+        assert any("no span here is llmtrace's" in note for note in made.notes)
+        assert made.headline == "no provider of 30 calls counts cached tokens"
     elif name in ("phases", "causes", "cancellations", "floor"):
         assert any("another tracer" in note or "no phase" in note or "No span here" in note for note in made.notes)
     else:

@@ -38,7 +38,9 @@ def test_a_target_is_a_number_or_patterns(value: Any, parsed: Any) -> None:
     assert parse_objective(value) == parsed
 
 
-@pytest.mark.parametrize("value", ["", "x", "gpt=", "=2", "0", "-1", "inf", "nan", {}, {"a": "b"}, None, "a=1,,b=x"])
+@pytest.mark.parametrize(
+    "value", ["1,5", True, "", "x", "gpt=", "=2", "0", "-1", "inf", "nan", {}, {"a": "b"}, None, "a=1,,b=x"]
+)
 def test_what_is_no_target_is_refused(value: Any) -> None:
     with pytest.raises(ValueError, match="seconds over 0"):
         parse_objective(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import time
@@ -11,10 +12,11 @@ from typing import Any
 
 import pytest
 from click.testing import Result
+from rich.console import Console
 from typer.testing import CliRunner
 
 from llmtrace.cli import build_app
-from llmtrace.probe import plan
+from llmtrace.probe import plan, text
 from llmtrace.probe.answers import Answer
 from llmtrace.probe.clients import open_client
 from llmtrace.probe.experiments import life
@@ -22,6 +24,7 @@ from llmtrace.probe.learned import Learned
 from llmtrace.probe.plan import Options
 from llmtrace.probe.prompts import Prompts
 from llmtrace.probe.session import Purse, Session
+from llmtrace.probe.sheet import Figure, Sheet
 from tests.probe.provider import MODEL, Provider
 from tests.support.replay import Replay, Script, refused_url
 
@@ -101,6 +104,65 @@ def test_a_refused_first_call_is_one_line(server: Replay, provider: Provider, sa
     assert last.startswith("llmtrace: ")
     assert says in last
     assert len(provider.bodies) == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "says"),
+    [
+        ("text/html", b"<html><body>Welcome</body></html>", "a stream without a chunk, text/html"),
+        ("text/event-stream", b'data: {"id": oops\n\n', "JSONDecodeError"),
+        ("text/event-stream", b'data: {"id": "c", "choices": null}\n\n', "TypeError"),
+        ("text/event-stream", b'data: {"error": {"message": "overloaded"}}\n\n', "stream with an error: overloaded"),
+    ],
+)
+def test_what_is_no_chat_answer_is_one_line(server: Replay, kind: str, body: bytes, says: str) -> None:
+    server.serve(Script(headers={"content-type": kind}, parts=[(0.0, body)]), "/v1/chat/completions")
+    result = run(*SMALL, "--model", MODEL, url=server.base_url)
+    assert result.exit_code == 1
+    assert says in result.output.splitlines()[-1]
+    assert isinstance(result.exception, SystemExit)
+
+
+def test_a_page_in_the_place_of_the_models_is_one_line(server: Replay) -> None:
+    server.serve(Script(headers={"content-type": "text/html"}, parts=[(0.0, b"<html></html>")]), "/v1/models")
+    result = run(*SMALL, url=server.base_url)
+    assert result.exit_code == 1
+    assert "lists none: name one with --model, or check the base URL" in result.output
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--json", "no-such-folder/sheet.json"), "there is no folder no-such-folder"),
+        (("--price", "-1", "1"), "--price takes"),
+        (("--ttl", "inf"), "--ttl"),
+        (("--state", "state.json"), "only for --watch"),
+        (("--watch", "--json", "sheet.json"), "not for --watch"),
+        (("--watch", "--rounds", "1", "--budget", "0", "--price", "1", "1"), "does not pay for a whole round"),
+    ],
+)
+def test_what_cannot_work_is_told_before_anything_is_sent(server: Replay, options: tuple[str, ...], says: str) -> None:
+    provider = Provider()
+    provider.serve(server)
+    result = run("--yes", *options, url=server.base_url)
+    assert result.exit_code in (1, 2)
+    assert says in " ".join(result.output.split())
+    assert not provider.bodies
+
+
+def test_in_a_narrow_terminal_notes_stand_below() -> None:
+    figures = [Figure("wire", "wire, round trip", 7e-6, 7e-6, 2e-5, "s", "by the kernel"), Figure("x", "x", note="?")]
+    page = io.StringIO()
+    text.print_sheet(Sheet("http://127.0.0.1", "m", figures), Console(file=page, width=40))
+    assert "wire, round trip: by the kernel" in page.getvalue().splitlines()
+
+
+def test_a_baseline_that_was_not_written_is_told(server: Replay, tmp_path: Path) -> None:
+    Provider().serve(server)
+    (tmp_path / "file").touch()
+    result = run(*SMALL, "--baseline", tmp_path / "file" / "baseline.json", url=server.base_url)
+    assert result.exit_code == 0, result.output
+    assert result.output.rstrip().endswith("was not written")
 
 
 def test_no_key_is_one_line_and_nothing_is_sent() -> None:

@@ -33,7 +33,7 @@ def make(book: Book, options: Options) -> Report:
     ((every, asked),) = book.rows(calls.aggregate(n=calls.count(), asked=count_of(calls.cached_tokens.notnull())))
     whole = [sum(row[at] or 0 for row in book.rows(_by_route(counted, None))) for at in (2, 3, 4)]
     asked = asked or 0  # the sum over no rows is null
-    report.headline = _headline(whole, every, asked)
+    report.headline = _headline(whole, every, asked, bool(book.stats.versions))
     if asked < every:
         report.notes.append(
             f"{plural(every - asked, 'call')} of {every:,} left out: their provider counts no cached tokens"
@@ -57,12 +57,17 @@ def _by_route(counted: Any, top: int | None) -> Any:
     return ordered if top is None else ordered.limit(top)
 
 
-def _headline(whole: Sequence[Any], every: int, asked: int) -> str:
+def _headline(whole: Sequence[Any], every: int, asked: int, expecting: bool) -> str:
+    """``expecting``: llmtrace made spans here, so that what might have come is known."""
+    if not every:
+        return "no call tells how many tokens its prompt had: streams have to ask for that (request_usage=True)"
     if not asked:
         return f"no provider of {plural(every, 'call')} counts cached tokens"
     tokens, got, lost = whole
     text = f"{got / tokens:.0%} of {tokens:,} prompt tokens came from the cache" if tokens else "no prompt tokens"
-    return f"{text}; {lost / tokens:.0%} more might have" if lost else f"{text}; nothing more was to be had"
+    if not expecting:
+        return text
+    return f"{text}; {lost / tokens:.0%} more might have" if lost else f"{text}; no more was expected"
 
 
 def _routes(routes: Sequence[Sequence[Any]]) -> Section:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import ibis
@@ -13,12 +13,18 @@ from llmtrace.analyze.expressions import count_of, first
 from llmtrace.analyze.report import Column, Report, Section, Stack
 from llmtrace.analyze.reports import Options
 from llmtrace.errors import LlmtraceError
-from llmtrace.phases.objectives import FLOOR, OBJECTIVES, UNKNOWN
+from llmtrace.estimate.floors import LEAST_CALLS
+from llmtrace.phases.objectives import FLOOR, OBJECTIVES, UNKNOWN, Patterns
 from llmtrace.wording import plural
 
 NO_TARGET: Final = (
     "no call has an objective: name one (--slo-ttft 2, for instance, in s), or set LLMTRACE_SLO_TTFT where the calls "
     "are made"
+)
+_NONE_JUDGED: Final = (
+    "no call here can be judged by these objectives: none is of a route or model that their patterns match, or none "
+    "has what they are about (no TTFT without a stream, no ITL without output tokens, nothing at all in other "
+    "tracers' spans, which do not tell how a call ended)"
 )
 _FIXED: Final = 6
 """The first columns of an aggregate: calls, met, failed, and what missed each objective."""
@@ -35,7 +41,7 @@ def make(book: Book, options: Options) -> Report:
     routes = book.rows(by_route.order_by(ibis.desc(by_route.calls - by_route.met)).limit(options.top))
     (whole,) = book.rows(rows.aggregate(**judged.counted(rows)))
     if not whole[0]:
-        raise LlmtraceError(NO_TARGET)
+        raise LlmtraceError(none_judged(options.objectives))
     budget = 1 - options.slo
     charged = _charged(whole)
     report = Report(
@@ -46,6 +52,17 @@ def make(book: Book, options: Options) -> Report:
     )
     _notes(book, report, whole, charged)
     return report
+
+
+def none_judged(objectives: Mapping[str, Patterns]) -> str:
+    """Why no call could be judged. ``objectives``: those that the command was given."""
+    return _NONE_JUDGED if objectives else NO_TARGET
+
+
+def share_met(share: float) -> str:
+    """``98.3%``; not 100% where some did not."""
+    text = f"{share:.1%}"
+    return f"{share * 100:.6g}%" if text == "100.0%" and share < 1 else text
 
 
 def percent(share: float) -> str:
@@ -63,13 +80,23 @@ def _charged(row: Sequence[Any]) -> dict[str, float]:
 def _headline(whole: Sequence[Any], budget: float, charged: dict[str, float]) -> str:
     calls, met = whole[0], whole[1]
     spent = (calls - met) / calls / budget
-    text = (
-        f"goodput {met / calls:.1%} of {plural(calls, 'call')}: the budget of {budget:.3g} is spent {spent:.3g} times"
-    )
+    allowed = f"the {percent(budget)} that may miss"
+    if met == calls:
+        spending = "none missed any"
+    elif spent <= 1:
+        spending = f"{spent * 100:.3g}% of the budget is spent ({allowed})"
+    else:
+        spending = f"the budget ({allowed}) is spent {_times(spent)} times"
+    text = f"goodput {share_met(met / calls)} of {plural(calls, 'call')}: {spending}"
     if charged:
         name, seconds = next(iter(charged.items()))
-        text += f", {seconds / sum(charged.values()):.0%} of the time beyond the targets by {name}"
+        by = "phases unknown" if name == UNKNOWN else name
+        text += f", {seconds / sum(charged.values()):.0%} of the time beyond the targets by {by}"
     return text
+
+
+def _times(number: float) -> str:
+    return f"{number:.3g}" if number < 100 else f"{number:,.0f}"
 
 
 def _routes(routes: Sequence[Sequence[Any]], budget: float) -> Section:
@@ -101,7 +128,8 @@ def _spenders(charged: dict[str, float]) -> Section:
         [[name, seconds, seconds / whole] for name, seconds in charged.items()],
         "What a call took beyond a target is charged to its phases in proportion to what each took beyond its floor, "
         f"the route's own 5th percentile. {FLOOR}: the target is below what the call needed at its best. {UNKNOWN}: "
-        "the route has too few calls for a floor.",
+        f"the route has shown no floor yet, which takes {LEAST_CALLS} completed calls with phases and counted output "
+        "tokens.",
     )
 
 
