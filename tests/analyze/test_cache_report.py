@@ -62,7 +62,7 @@ def test_what_was_got_and_lost(tmp_path: Path) -> None:
 def test_a_provider_that_counts_nothing(tmp_path: Path) -> None:
     writer = Writer()
     said = {"gen_ai.operation.name": "chat", "gen_ai.request.model": "m", "llmtrace.call.outcome": "completed"}
-    writer.span("chat m", 0, 10, said, kind=3)
+    writer.span("chat m", 0, 10, said | {"gen_ai.usage.input_tokens": 5}, kind=3)
     with load([str(writer.save(tmp_path / "t.jsonl"))], cache=False) as traces:
         made = reports.make("cache", Book(traces))
     assert made.headline == "no provider of 1 call counts cached tokens"

@@ -207,4 +207,6 @@ def test_ctrl_c_ends_it_without_a_traceback(stage: str, many: str) -> None:
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=300)
-    assert (process.returncode, errors) in ((130, b""), (0, b""))  # 0: it was done before
+    assert errors == b""
+    # While modules load the signal itself ends it, which a shell calls 130 too; 0: it was done before.
+    assert process.returncode in (130, -signal.SIGINT, 0)

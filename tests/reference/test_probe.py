@@ -19,8 +19,8 @@ from typer.testing import CliRunner
 from llmtrace import listening
 from llmtrace.cli import build_app
 from llmtrace.estimate import store
-from llmtrace.estimate.expectation import COLUMNS
 from llmtrace.estimate.prefixes import COUNTS
+from llmtrace.estimate.rows import COLUMNS
 from llmtrace.probe.clients import open_client
 from llmtrace.probe.maths.drift import LEARNED
 from llmtrace.probe.prompts import Prompts

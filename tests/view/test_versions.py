@@ -141,8 +141,8 @@ def test_the_page_of_calls_that_others_tell_of_too(shared: Path) -> None:
     for left, width in places:
         assert 0 <= float(left) <= 100
         assert float(left) + float(width) <= 100.01
-    assert 'class="dot u"' in page
-    assert 'class="dot g"' in page
+    assert 'class="dot of-unattributed"' in page
+    assert 'class="dot of-gateway"' in page
 
 
 def test_what_version_1_moved_off_the_span_is_told() -> None:
