@@ -14,7 +14,6 @@ import numpy as np
 
 from llmtrace.analyze import judged
 from llmtrace.analyze.book import Book
-from llmtrace.analyze.expressions import count_of
 from llmtrace.analyze.report import Column, Report, Section
 from llmtrace.analyze.reports.slo import none_judged, percent, share_met
 from llmtrace.errors import LlmtraceError
@@ -50,7 +49,7 @@ def make(book: Book, objectives: Mapping[str, Patterns], share: float) -> Report
         best = float(np.mean(needed <= 1.0))
         table.append([name, float(np.mean(seconds)), enough if enough <= 1.0 else None, best])
     table.sort(key=lambda row: (row[2] is None, row[2] or 0.0, -row[3]))
-    ((failed,),) = book.rows(rows.aggregate(n=count_of(rows.failed)))
+    failed = int(columns["fails"].sum())
     report = Report(
         "whatif",
         f"What would bring {percent(share)} of the calls within their objectives",

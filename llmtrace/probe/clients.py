@@ -102,10 +102,59 @@ class _Adapting:
     base_url: str
     _failures: tuple[type[Exception], ...]
     _unreachable: type[Exception]
+    _client: Any
 
     def __init__(self) -> None:
         self._left_out: set[str] = set()
         self._changes = 0
+
+    def send(self, prompt: Prompt, tokens: int, live: Live | None = None) -> Answer:
+        """See ``Client.send``."""
+        return self._until_taken(lambda: self._send(prompt, tokens, live))
+
+    def _send(self, prompt: Prompt, tokens: int, live: Live | None) -> Answer:
+        live = live or Live()
+        sent = time.monotonic()
+        stream = self._open(prompt, tokens)
+        answer = Answer(sent=sent, end=sent, moments=live.moments)
+        answer.headers = {key.lower(): value for key, value in stream.response.headers.items()}
+        text: list[str] = []
+        chunks = 0
+        with stream:
+            for chunk in stream:
+                now = time.monotonic()
+                chunks += 1
+                self._read(chunk, now, answer, text)
+                if live.stop.is_set():
+                    break
+        self._heard(chunks, answer.headers)
+        answer.end = time.monotonic()
+        answer.text = "".join(text)
+        return answer
+
+    def _open(self, prompt: Prompt, tokens: int) -> Any:
+        """The stream of the answer."""
+        raise NotImplementedError
+
+    def _read(self, chunk: Any, now: float, answer: Answer, text: list[str]) -> None:
+        """Put what a chunk that came ``now`` tells into ``answer``, and its visible output into ``text``."""
+        raise NotImplementedError
+
+    def models(self) -> list[Any]:
+        """See ``Client.models``."""
+        try:
+            return list(self._client.models.list())
+        except self._failures as error:
+            refusal = self._refusal(error)
+            if refusal.status is None or refusal.status in (401, 403, 429):
+                raise refusal from None
+            return []
+        except _GARBLED:  # a page, say
+            return []
+
+    def close(self) -> None:
+        """See ``Client.close``."""
+        self._client.close()
 
     def _until_taken(self, send: Callable[[], Answer]) -> Answer:
         while True:
@@ -225,11 +274,7 @@ class OpenAI(_Adapting):
             "include_usage": "stream_options",
         }
 
-    def send(self, prompt: Prompt, tokens: int, live: Live | None = None) -> Answer:
-        """See ``Client.send``."""
-        return self._until_taken(lambda: self._send(prompt, tokens, live))
-
-    def _send(self, prompt: Prompt, tokens: int, live: Live | None) -> Answer:
+    def _open(self, prompt: Prompt, tokens: int) -> Any:
         tokens = max(tokens, self.least)
         limit = "max_completion_tokens" if "max_tokens" in self._left_out else "max_tokens"
         options: dict[str, Any] = {limit: tokens}
@@ -241,52 +286,22 @@ class OpenAI(_Adapting):
             options["extra_body"] = {"ignore_eos": True}
         if "logprobs" not in self._left_out:
             options["logprobs"] = True
-        live = live or Live()
-        sent = time.monotonic()
         create: Any = self._client.chat.completions.create
-        stream = create(model=self.model, messages=[{"role": "user", "content": prompt.text}], stream=True, **options)
-        answer = Answer(sent=sent, end=sent, moments=live.moments)
-        answer.headers = {key.lower(): value for key, value in stream.response.headers.items()}
-        text: list[str] = []
-        chunks = 0
-        with stream:
-            for chunk in stream:
-                now = time.monotonic()
-                chunks += 1
-                if chunk.usage is not None:
-                    details = chunk.usage.prompt_tokens_details
-                    answer.input_tokens = chunk.usage.prompt_tokens
-                    answer.cached_tokens = None if details is None else details.cached_tokens
-                    answer.output_tokens = chunk.usage.completion_tokens
-                for choice in chunk.choices:
-                    piece = _visible(choice.delta)
-                    if piece:
-                        answer.moments.append(now)
-                        text.append(piece)
-                    if answer.logprob is None and (content := getattr(choice.logprobs, "content", None)):
-                        answer.logprob = float(content[0].logprob)
-                if live.stop.is_set():
-                    break
-        self._heard(chunks, answer.headers)
-        answer.end = time.monotonic()
-        answer.text = "".join(text)
-        return answer
+        return create(model=self.model, messages=[{"role": "user", "content": prompt.text}], stream=True, **options)
 
-    def models(self) -> list[Any]:
-        """See ``Client.models``."""
-        try:
-            return list(self._client.models.list())
-        except self._failures as error:
-            refusal = self._refusal(error)
-            if refusal.status is None or refusal.status in (401, 403, 429):
-                raise refusal from None
-            return []
-        except _GARBLED:  # a page, say
-            return []
-
-    def close(self) -> None:
-        """See ``Client.close``."""
-        self._client.close()
+    def _read(self, chunk: Any, now: float, answer: Answer, text: list[str]) -> None:
+        if chunk.usage is not None:
+            details = chunk.usage.prompt_tokens_details
+            answer.input_tokens = chunk.usage.prompt_tokens
+            answer.cached_tokens = None if details is None else details.cached_tokens
+            answer.output_tokens = chunk.usage.completion_tokens
+        for choice in chunk.choices:
+            piece = _visible(choice.delta)
+            if piece:
+                answer.moments.append(now)
+                text.append(piece)
+            if answer.logprob is None and (content := getattr(choice.logprobs, "content", None)):
+                answer.logprob = float(content[0].logprob)
 
 
 class Anthropic(_Adapting):
@@ -315,69 +330,35 @@ class Anthropic(_Adapting):
         host = host_of(self.base_url)
         self.provider = (host and provider_of(host)) or "anthropic"
 
-    def send(self, prompt: Prompt, tokens: int, live: Live | None = None) -> Answer:
-        """See ``Client.send``."""
-        return self._until_taken(lambda: self._send(prompt, tokens, live))
-
-    def _send(self, prompt: Prompt, tokens: int, live: Live | None) -> Answer:
+    def _open(self, prompt: Prompt, tokens: int) -> Any:
         parts: list[Any] = [{"type": "text", "text": prompt.shared}]
         if prompt.tail:
             parts[0]["cache_control"] = {"type": "ephemeral"}
             parts.append({"type": "text", "text": prompt.tail})
         options: dict[str, Any] = {} if "temperature" in self._left_out else {"extra_body": {"temperature": 0}}
-        live = live or Live()
-        sent = time.monotonic()
         create: Any = self._client.messages.create
-        stream = create(
+        return create(
             model=self.model,
             max_tokens=max(tokens, self.least),
             messages=[{"role": "user", "content": parts}],
             stream=True,
             **options,
         )
-        answer = Answer(sent=sent, end=sent, moments=live.moments)
-        answer.headers = {key.lower(): value for key, value in stream.response.headers.items()}
-        text: list[str] = []
-        chunks = 0
-        with stream:
-            for event in stream:
-                now = time.monotonic()
-                chunks += 1
-                if event.type == "message_start":
-                    usage = event.message.usage
-                    answer.cached_tokens = usage.cache_read_input_tokens
-                    written = usage.cache_creation_input_tokens or 0
-                    answer.input_tokens = usage.input_tokens + (answer.cached_tokens or 0) + written
-                elif event.type == "content_block_delta":
-                    answer.moments.append(now)
-                    text.append(getattr(event.delta, "text", "") or getattr(event.delta, "thinking", "") or "")
-                elif event.type == "message_delta":
-                    answer.output_tokens = event.usage.output_tokens
-                if live.stop.is_set():
-                    break
-        self._heard(chunks, answer.headers)
-        answer.end = time.monotonic()
-        answer.text = "".join(text)
-        return answer
+
+    def _read(self, chunk: Any, now: float, answer: Answer, text: list[str]) -> None:
+        if chunk.type == "message_start":
+            usage = chunk.message.usage
+            answer.cached_tokens = usage.cache_read_input_tokens
+            written = usage.cache_creation_input_tokens or 0
+            answer.input_tokens = usage.input_tokens + (answer.cached_tokens or 0) + written
+        elif chunk.type == "content_block_delta":
+            answer.moments.append(now)
+            text.append(getattr(chunk.delta, "text", "") or getattr(chunk.delta, "thinking", "") or "")
+        elif chunk.type == "message_delta":
+            answer.output_tokens = chunk.usage.output_tokens
 
     def offer_logprobs(self) -> None:
         """This API tells none."""
-
-    def models(self) -> list[Any]:
-        """See ``Client.models``."""
-        try:
-            return list(self._client.models.list())
-        except self._failures as error:
-            refusal = self._refusal(error)
-            if refusal.status is None or refusal.status in (401, 403, 429):
-                raise refusal from None
-            return []
-        except _GARBLED:  # a page, say
-            return []
-
-    def close(self) -> None:
-        """See ``Client.close``."""
-        self._client.close()
 
 
 def _visible(delta: Any) -> str:
