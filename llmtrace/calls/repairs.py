@@ -15,7 +15,7 @@ from typing import Any
 from opentelemetry.trace import Link, Span, SpanContext
 
 from llmtrace.emit import names
-from llmtrace.estimate.prefixes import chain
+from llmtrace.estimate.losses import chain
 from llmtrace.observe.process import Lock
 
 REPAIR = "repair"

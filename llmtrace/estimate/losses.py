@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -40,6 +40,19 @@ _MOST: Final = 256
 """Texts of one prompt that are looked at."""
 _SHORT: Final = 16
 """A text of fewer characters, such as a role, may turn up anywhere."""
+
+
+_CHAIN_KEY = os.urandom(32)
+
+
+def chain(beginning: Hashable, texts: Iterable[str]) -> list[int]:
+    """The hash of all texts so far, after each one: two prompts with the same hash began with the same texts."""
+    state = hash((_CHAIN_KEY, beginning))
+    hashes: list[int] = []
+    for text in texts:
+        state = hash((state, text))  # a string keeps its own hash, so that a long history is not read anew
+        hashes.append(state)
+    return hashes
 
 
 Who = tuple[str | None, ...]
@@ -87,31 +100,26 @@ class Loss:
 class Texts:
     """The texts of all routes. Not safe between threads: ``Prefixes`` locks."""
 
-    __slots__ = ("_key", "_seen")
+    __slots__ = ("_seen",)
 
     def __init__(self) -> None:
-        self._key = os.urandom(32)
         self._seen: OrderedDict[int, Sent | None] = OrderedDict()
 
     def look(self, route: Hashable, texts: Sequence[str]) -> Lineage:
         """What a prompt that is about to be sent has in common with earlier ones."""
-        seen, key = self._seen, self._key
-        number = hash((key, route))
-        state, at = hash(key), 0
-        lineage = Lineage(number, [], [])
-        known = True
-        for count, text in enumerate(texts[:_MOST]):
-            state = hash((state, text))
-            own = hash((number, text))
-            lineage.ends.append(state)
-            lineage.own.append(own)
+        seen, looked_at = self._seen, texts[:_MOST]
+        number = hash((_CHAIN_KEY, route))
+        own = [hash((number, text)) for text in looked_at]
+        lineage = Lineage(number, chain("texts", looked_at), own)
+        known, at = True, 0
+        for count, text in enumerate(looked_at):
             size = len(text) + 1
-            if known and (last := seen.get(state)) is not None:
+            if known and (last := seen.get(lineage.ends[count])) is not None:
                 at += size
                 lineage.begun, lineage.last, lineage.changed = at, last, count + 1
                 continue
             known = False
-            if size > _SHORT and own in seen:
+            if size > _SHORT and own[count] in seen:
                 lineage.again += size
         return lineage
 

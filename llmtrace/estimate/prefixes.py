@@ -46,19 +46,6 @@ _ELSEWHERE = (16, 16)
 """vLLM's block on a GPU; larger blocks show in the counts that the provider reports."""
 
 
-_CHAIN_KEY = os.urandom(32)
-
-
-def chain(beginning: Hashable, texts: Iterable[str]) -> list[int]:
-    """The hash of all texts so far, after each one: two prompts with the same hash began with the same texts."""
-    state = hash((_CHAIN_KEY, beginning))
-    hashes: list[int] = []
-    for text in texts:
-        state = hash((state, text))  # a string keeps its own hash, so that a long history is not read anew
-        hashes.append(state)
-    return hashes
-
-
 @dataclass(slots=True, eq=False, repr=False)
 class Prompt:
     """A prompt on its way, as marks."""
