@@ -46,6 +46,7 @@ class Route:
         "evenness",
         "fingerprints",
         "fresh",
+        "gathered",
         "headers",
         "high_headers",
         "high_pace",
@@ -108,7 +109,9 @@ class Route:
         self.evenness = Level(0.2, sigmas=3.0)
         """Median gap by mean gap."""
         self.bursts = 0
-        """In which of the last four streams the chunks came in bursts, a bit each."""
+        """In which of the last four streams the chunks lay ready together, a bit each."""
+        self.gathered = 0
+        """And in which of them they were gathered on the way."""
         self.slow = False
         """Whether the last call's tokens came unusually slowly."""
         self.least_gap = 1.0

@@ -11,6 +11,8 @@ from llmtrace.phases.observation import BURST_SHARE, Observation, came_at_once
 
 TAIL = 32
 """Gaps at a stream's end by which its evenness is judged: all of them, since thinned ones may skip the bursts."""
+BURSTS = 0.35
+"""A median gap of less than this share of the mean: most chunks came together with others."""
 _FEW_GAPS = 16
 _ALL_KEPT = 1024
 """Of longer streams only a part of the gaps is kept."""
@@ -62,6 +64,12 @@ class Symptoms:
     burst: float = 0.0
     """The longest of them."""
     buffered: bool = False
+    segments: int | None = None
+    """TCP segments that came after the headers; looked up only where chunks lay ready together."""
+    behind_headers: int = 0
+    """Chunks beyond those that lay ready beside the headers."""
+    unread: float | None = None
+    """How long data had lain in the kernel when the headers were read."""
     silence: float = 0.0
     """Start until first token."""
     attempts: int = 1
@@ -81,6 +89,11 @@ class Symptoms:
     upstream: str | None = None
     """Who answered behind a gateway, as that tells it."""
     repetition: Repetition | None = None
+
+    @property
+    def ready_together(self) -> bool:
+        """Whether most of the stream's chunks lay ready together with others."""
+        return self.buffered or (self.gap is not None and self.gap < BURSTS * (self.mean_gap or 0.0))
 
     @property
     def uncached(self) -> int | None:

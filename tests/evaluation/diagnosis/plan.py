@@ -76,6 +76,16 @@ class Session:
         return self.warm + sum(episode.calls + BETWEEN for episode in left) - BETWEEN if left else 0
 
 
+def calm_sessions(calls: int, *, vllm: bool) -> list[Session]:
+    """Routes on which nothing happens, so many calls on each: streams and whole answers, near and far."""
+    kinds = [(FIRST, False, 0.0), (FIRST, True, 0.0)]
+    if vllm:
+        kinds += [(VLLM, False, 0.0), (VLLM, False, FAR_S), (VLLM, True, 0.0)]
+    # In parts, each of which is kept as it ends.
+    parts = (Episode(NOTHING),) * max(1, calls // (CALM + BETWEEN))
+    return [Session(number, server, parts, whole, far) for number, (server, whole, far) in enumerate(kinds)]
+
+
 def sessions(draw: random.Random, rounds: int, *, vllm: bool) -> list[Session]:
     """Each round: a route of streams to the reference server and one to vLLM with each cause that can come and go, calm
     stretches and small effects among them and a change that stays at the end, and a far one with small effects alone.
