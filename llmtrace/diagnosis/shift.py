@@ -22,6 +22,12 @@ DRIFT: Final = 1.8
 ALARM: Final = 9.0
 """Evidence that is told. Of values drawn alike, one call in some 4,000 gets there: what a CUSUM gathers falls off as
 e^-0.73 for each unit (Wald's equation for exponential steps), and one call in six begins anew."""
+ROW: Final = 12.0
+"""Evidence of a row of calls that is told: their number times the least of theirs. Of values drawn alike a row of any
+given length reaches it once in e^12 = 160,000 calls; a sum lets one rare value make up for several plain ones, and takes
+longer where each of them is somewhat rare."""
+_LONGEST: Final = 6
+"""Calls of such a row, at most."""
 _MOST: Final = 1.5
 """Evidence is not counted further beyond the alarm than this."""
 _AFTER: Final = -2.5
@@ -36,7 +42,7 @@ REGIME: Final = 48
 class Shift:
     """The ranks of one quantity's values among those of the route."""
 
-    __slots__ = ("_alarm", "_alarmed", "_due", "_held", "_modes", "_ordered", "_sixth", "_values", "evidence", "latest")
+    __slots__ = ("_alarm", "_alarmed", "_due", "_held", "_modes", "_ordered", "_row", "_sixth", "_values", "evidence", "latest")
 
     def __init__(self, modes: bool = False, alarm: float = ALARM) -> None:
         """``modes``: values beyond the history may belong to another mode, however far they lie, as a network's do."""
@@ -52,6 +58,8 @@ class Shift:
         self._sixth = inf
         """Values below this are lower than the highest sixth was at the last look."""
         self._held: list[float] = []
+        self._row: list[float] = []
+        """How rare the last values were, while the evidence adds up."""
         self.evidence = 0.0
         self.latest = 0.0
         """What the last value added."""
@@ -70,14 +78,17 @@ class Shift:
             if not self._due:
                 self._look()
             return False
-        self.latest = self._rareness(value) - DRIFT
+        rareness = self._rareness(value)
+        self.latest = rareness - DRIFT
         evidence = self.evidence + self.latest
         if evidence <= 0.0:
             if self._held:
                 self._calm_again()
-            self.evidence = 0.0
+            self.evidence, self._row = 0.0, []
             self._learn(value)
             return False
+        if self._in_a_row(rareness):
+            evidence = max(evidence, self._alarm)
         self.evidence = min(evidence, self._alarm + (_MOST if self.latest > 0.0 else _AFTER))
         self._alarmed = self._alarmed or evidence >= self._alarm
         self._held.append(value)
@@ -102,6 +113,17 @@ class Shift:
         beyond = (value - begin) / mean if mean > 0 else inf
         far = log(count / tail) + tail * log(1 + beyond / tail)
         return min(_RAREST, max(log(count + 1), far))
+
+    def _in_a_row(self, rareness: float) -> bool:
+        """Whether the last calls, this one with them, are each too rare for so many in a row."""
+        row = self._row = [*self._row[1 - _LONGEST :], rareness]
+        least = rareness
+        for place in range(1, len(row) + 1):
+            if row[-place] < least:
+                least = row[-place]
+            if place * least >= ROW:
+                return True
+        return False
 
     def _calm_again(self) -> None:
         """What was held back belongs to the usual values, unless it was an incident."""

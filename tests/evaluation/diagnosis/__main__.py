@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=30, help="simulated, per cause; a third of it per pair")
     parser.add_argument("--rounds", type=int, default=1, help="on real servers: 33 episodes each, and 8 more")
     parser.add_argument("--minutes", type=float, help="on real servers: so long at most; what is done then is written")
-    parser.add_argument("--calm", type=int, help="on real servers: so many calls of each of five routes, all calm")
+    parser.add_argument("--calm", type=int, help="on real servers: so many calls of each of six routes, all calm")
     parser.add_argument("--results", type=Path, help="where each real episode is kept as it ends (build/diagnosis-*)")
     parser.add_argument("--resume", action="store_true", help="on real servers: go on where --results ends")
     parser.add_argument("--judge", action="store_true", help="judge what --results holds again, without servers")

@@ -78,9 +78,9 @@ class Session:
 
 def calm_sessions(calls: int, *, vllm: bool) -> list[Session]:
     """Routes on which nothing happens, so many calls on each: streams and whole answers, near and far."""
-    kinds = [(FIRST, False, 0.0), (FIRST, True, 0.0)]
-    if vllm:
-        kinds += [(VLLM, False, 0.0), (VLLM, False, FAR_S), (VLLM, True, 0.0)]
+    engines = (VLLM, FIRST) if vllm else (FIRST,)
+    kinds = [(server, False, far) for far in (0.0, FAR_S) for server in engines]
+    kinds += [(server, True, 0.0) for server in engines]
     # In parts, each of which is kept as it ends.
     parts = (Episode(NOTHING),) * max(1, calls // (CALM + BETWEEN))
     return [Session(number, server, parts, whole, far) for number, (server, whole, far) in enumerate(kinds)]
