@@ -6,7 +6,7 @@ from llmtrace.diagnosis.gathered import gathered
 from llmtrace.diagnosis.history import TINY
 from llmtrace.diagnosis.models import same_model
 from llmtrace.diagnosis.route import Route
-from llmtrace.diagnosis.symptoms import BURSTS, Symptoms
+from llmtrace.diagnosis.symptoms import BURSTS, Symptoms, came_earlier
 from llmtrace.diagnosis.verdict import (
     BUFFERED_STREAM,
     CHANGED_FOR,
@@ -92,12 +92,16 @@ def buffered_stream(route: Route, timed: Route, symptoms: Symptoms) -> Verdict |
         if symptoms.gap is None or not symptoms.mean_gap:
             return None
         observed, usual = symptoms.gap / symptoms.mean_gap, timed.evenness.mid
-        score, quantity, reason = BY_BURSTS * (usual - observed) / max(usual - BURSTS, TINY), "chunk_evenness", IN_BURSTS
+        score, quantity, reason = (
+            BY_BURSTS * (usual - observed) / max(usual - BURSTS, TINY),
+            "chunk_evenness",
+            IN_BURSTS,
+        )
         if not _in_bursts(timed, symptoms, observed):
             route.bursts, route.gathered = route.bursts << 1 & LATELY, route.gathered << 1 & LATELY
             return None
-        if symptoms.wait is not None:  # the first token waited for the rest of its burst
-            symptoms.wait = max(0.0, symptoms.wait - symptoms.burst)
+        # The first token waited for the rest of its burst.
+        came_earlier(symptoms, max(symptoms.burst, symptoms.ready_at_first * timed.least_gap))
     symptoms.headers = None  # they too waited for what they came with
     on_the_way = gathered(symptoms)
     route.bursts = (route.bursts << 1 | 1) & LATELY

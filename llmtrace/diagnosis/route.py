@@ -83,7 +83,7 @@ class Route:
         """When the last calls ended, monotonic ns, in order."""
         self.waits = Line(LEAST_S, 0.25, every=61)
         """Uncached tokens -> wait, s, less the queue that the server reports, or one that was named."""
-        self.high_wait = Shift()
+        self.high_wait = Shift(rows=True)
         """Waits beyond that line, queues with them, s."""
         self.waits_untold = Level(LEAST_S, 0.25)
         """The wait of calls without usage, s."""

@@ -25,7 +25,8 @@ e^-0.73 for each unit (Wald's equation for exponential steps), and one call in s
 ROW: Final = 12.0
 """Evidence of a row of calls that is told: their number times the least of theirs. Of values drawn alike a row of any
 given length reaches it once in e^12 = 160,000 calls; a sum lets one rare value make up for several plain ones, and takes
-longer where each of them is somewhat rare."""
+longer where each of them is somewhat rare. Only where calls are independent of each other: an engine's pace drifts, and
+eight of 524 calm calls were named for it."""
 _LONGEST: Final = 6
 """Calls of such a row, at most."""
 _MOST: Final = 1.5
@@ -42,11 +43,25 @@ REGIME: Final = 48
 class Shift:
     """The ranks of one quantity's values among those of the route."""
 
-    __slots__ = ("_alarm", "_alarmed", "_due", "_held", "_modes", "_ordered", "_row", "_sixth", "_values", "evidence", "latest")
+    __slots__ = (
+        "_alarm",
+        "_alarmed",
+        "_due",
+        "_held",
+        "_modes",
+        "_ordered",
+        "_row",
+        "_rows",
+        "_sixth",
+        "_values",
+        "evidence",
+        "latest",
+    )
 
-    def __init__(self, modes: bool = False, alarm: float = ALARM) -> None:
-        """``modes``: values beyond the history may belong to another mode, however far they lie, as a network's do."""
-        self._modes, self._alarm = modes, alarm
+    def __init__(self, modes: bool = False, alarm: float = ALARM, rows: bool = False) -> None:
+        """``modes``: values beyond the history may belong to another mode, however far they lie, as a network's do;
+        ``rows``: a row of calls that are each somewhat rare is told as well."""
+        self._modes, self._alarm, self._rows = modes, alarm, rows
         self.restart()
 
     def restart(self) -> None:
@@ -87,7 +102,7 @@ class Shift:
             self.evidence, self._row = 0.0, []
             self._learn(value)
             return False
-        if self._in_a_row(rareness):
+        if self._rows and self._in_a_row(rareness):
             evidence = max(evidence, self._alarm)
         self.evidence = min(evidence, self._alarm + (_MOST if self.latest > 0.0 else _AFTER))
         self._alarmed = self._alarmed or evidence >= self._alarm
