@@ -92,11 +92,8 @@ def buffered_stream(route: Route, timed: Route, symptoms: Symptoms) -> Verdict |
         if symptoms.gap is None or not symptoms.mean_gap:
             return None
         observed, usual = symptoms.gap / symptoms.mean_gap, timed.evenness.mid
-        score, quantity, reason = (
-            BY_BURSTS * (usual - observed) / max(usual - BURSTS, TINY),
-            "chunk_evenness",
-            IN_BURSTS,
-        )
+        score = BY_BURSTS * (usual - observed) / max(usual - BURSTS, TINY)
+        quantity, reason = "chunk_evenness", IN_BURSTS
         if not _in_bursts(timed, symptoms, observed):
             route.bursts, route.gathered = route.bursts << 1 & LATELY, route.gathered << 1 & LATELY
             return None
@@ -114,8 +111,8 @@ def buffered_stream(route: Route, timed: Route, symptoms: Symptoms) -> Verdict |
 
 
 def _in_bursts(timed: Route, symptoms: Symptoms, even: float) -> bool:
-    """Whether the median gap collapsed, to less than the model ever needed: a few long stalls that raise the mean are no
-    bursts. ``even``: it by the mean gap, which is learned."""
+    """Whether the median gap collapsed, to less than the model ever needed: a few long stalls that raise the mean are
+    no bursts. ``even``: it by the mean gap, which is learned."""
     usual, gap = timed.evenness, symptoms.gap or 0.0
     odd = usual.ready and even < BURSTS < usual.mid / 2 and gap < BURSTS * timed.least_gap
     usual.learn(even, odd)

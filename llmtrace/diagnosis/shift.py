@@ -24,9 +24,9 @@ ALARM: Final = 9.0
 e^-0.73 for each unit (Wald's equation for exponential steps), and one call in six begins anew."""
 ROW: Final = 12.0
 """Evidence of a row of calls that is told: their number times the least of theirs. Of values drawn alike a row of any
-given length reaches it once in e^12 = 160,000 calls; a sum lets one rare value make up for several plain ones, and takes
-longer where each of them is somewhat rare. Only where calls are independent of each other: an engine's pace drifts, and
-eight of 524 calm calls were named for it."""
+given length reaches it once in e^12 = 160,000 calls. (A sum takes longer where each of them is only somewhat rare: one
+very rare value could make it up by itself.) Only where calls hardly depend on each other: an engine's pace drifts, and
+by such rows of it eight of 524 calm calls were named."""
 _LONGEST: Final = 6
 """Calls of such a row, at most."""
 _MOST: Final = 1.5
@@ -134,8 +134,7 @@ class Shift:
         row = self._row = [*self._row[1 - _LONGEST :], rareness]
         least = rareness
         for place in range(1, len(row) + 1):
-            if row[-place] < least:
-                least = row[-place]
+            least = min(least, row[-place])
             if place * least >= ROW:
                 return True
         return False

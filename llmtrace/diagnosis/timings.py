@@ -78,9 +78,8 @@ def network(route: Route, symptoms: Symptoms) -> tuple[list[Verdict], float]:
             least = LEAST_S / 2 + late_acknowledgement(route, symptoms)
         if excess >= least:
             if habit is route.setup and symptoms.rtt is not None and symptoms.rtt - route.rtt.mid < LEAST_S / 2:
-                score = min(
-                    score, 1.0
-                )  # the way itself was as fast as ever: a name's look-up, or a client without a core
+                # The way itself was as fast as ever: a name's look-up, or a client that got no core.
+                score = min(score, 1.0)
             if best is None or excess > (best.excess or 0.0):
                 best = Verdict(NETWORK, score, quantity, value, usual, excess)
             if habit is not route.setup:

@@ -38,9 +38,9 @@ WORDS = [
 
 
 STARVED, STAYS_STARVED = 0.04, 0.3
-"""Share of the calls beside which an application's own process gets no core for a while, on a machine of two cores whose
-other processes are an engine; and of those that follow one (300 calls to vLLM, whose pauses were the process's own
-waits in the run queue)."""
+"""Share of the calls in which an application's own process gets no core for a while, on a machine of two cores that
+computes the model too; and of those that follow one. As in 300 calls to vLLM, whose pauses were just as long as the
+process stood in the run queue."""
 WITHOUT_CORE = (0.05, 0.25)
 """How long, least and most, s."""
 TICK = 0.004
