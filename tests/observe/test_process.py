@@ -121,3 +121,31 @@ def test_a_worker_survives_what_it_handles(caplog: pytest.LogCaptureFixture) -> 
     worker.put(2)
     worker.settle(60)
     assert handled == [2]
+
+
+def test_a_worker_that_rests_handles_together_what_came_meanwhile() -> None:
+    handled: list[int] = []
+    worker = Worker("test that rests", handled.append, rest=30.0)
+    worker.start()
+    for item in range(3):
+        worker.put(item)
+    assert (len(worker), handled) == (3, [])
+    worker.settle(60)  # does not wait for the thread's rest
+    assert (len(worker), handled) == (0, [0, 1, 2])
+
+
+def test_settling_waits_for_the_item_under_way() -> None:
+    begun, let_go, handled = threading.Event(), threading.Event(), list[int]()
+
+    def handle(item: int) -> None:
+        begun.set()
+        let_go.wait(60)
+        handled.append(item)
+
+    worker = Worker("test of one under way", handle)
+    worker.start()
+    worker.put(1)
+    assert begun.wait(60)
+    threading.Timer(0.05, let_go.set).start()
+    worker.settle(60)
+    assert handled == [1]
