@@ -70,6 +70,8 @@ PROBE_FIXED: Final = "llmtrace.probe.latency.fixed"
 PROBE_PREFILL: Final = "llmtrace.probe.latency.prefill"
 PROBE_DECODE: Final = "llmtrace.probe.latency.decode"
 PROBE_CHANGES: Final = "llmtrace.probe.changes"
+PROBE_CANCEL: Final = "llmtrace.probe.cancel"
+"""Who went on after a stream was closed, in words, by hop."""
 
 # --- ours: the diagnosis --------------------------------------------------------------------------------------
 DIAGNOSIS: Final = "llmtrace.diagnosis"
