@@ -166,7 +166,7 @@ def _among_others(seen: Watched, kind: Engine, cut: Cut, made: float, rates: tup
     if kind.steps:
         return _unknown("engine", f"other calls ran, whose steps {kind.name} counts together with ours")
     seconds = seen.after[-1].moment - seen.after[0].moment
-    low = max(cut.came, math.floor(made - seconds * rates[1]))
+    low = min(cut.whole, max(cut.came, math.floor(made - seconds * rates[1])))
     high = max(low, min(cut.whole, math.ceil(made - seconds * rates[0])))
     if high - low > _SURE * (cut.whole - cut.came):
         return _unknown("engine", f"other calls made {rates[0]:.0f} to {rates[1]:.0f} tokens a second before")
