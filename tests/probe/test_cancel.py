@@ -26,8 +26,11 @@ CUT = Cut(came=10, whole=400, closed=20.0, pace=0.01)
 
 
 def readings(*values: tuple[float, float, float], ended: Sequence[float] = ()) -> list[Reading]:
-    """From (moment, tokens, running); ``ended``: calls that have ended by then."""
-    return [Reading(*value, finished=ended[i] if ended else None) for i, value in enumerate(values)]
+    """From (moment, tokens, running); ``ended``: calls that have ended by then, and the last of them given up."""
+    return [
+        Reading(*value, finished=ended[i] if ended else None, aborted=float(i == 2) if ended else None)
+        for i, value in enumerate(values)
+    ]
 
 
 def watched(after: list[Reading], idle: list[Reading] | None = None, whole: float = 400) -> Watched:
@@ -55,8 +58,8 @@ BURSTS = readings((0, 0, 1), (1, 40, 1), (2, 160, 1))
         (SGLANG, watched(after(0, free=24.0)), UNKNOWN),
         (SGLANG, watched(after(400)), (RAN_ON, 400, 400)),
         # others' traffic
-        (VLLM, watched(readings((15, 1400, 1), (16, 1515, 1)), BUSY), (STOPPED, 13, 15)),
-        (VLLM, watched(readings((15, 1400, 1), (19, 2210, 1)), BUSY), (RAN_ON, 400, 400)),
+        (VLLM, watched(readings((15, 1400, 1), (16, 1515, 1)), BUSY), (STOPPED, 10, 28)),
+        (VLLM, watched(readings((15, 1400, 1), (16, 1901, 1)), BUSY), (RAN_ON, 386, 400)),
         (VLLM, watched(readings((15, 1400, 1), (19, 1900, 1)), BURSTS), UNKNOWN),
         (REFERENCE, watched(after(12), BUSY), UNKNOWN),
         (REFERENCE, watched(after(90, ended=(5, 5, 7))), UNKNOWN),

@@ -16,6 +16,7 @@ _WHOLE = 0.9
 _SLACK: Final = 3
 """Tokens by which counts of one answer may differ: the last step, the end's own token."""
 _SHARE = 0.05
+_SPREAD = 0.1
 _SURE = 0.25
 """Of the tokens that were left to make: an interval wider than this tells nothing."""
 
@@ -64,7 +65,7 @@ def engine(seen: Watched, kind: Engine, cut: Cut) -> Said:
     made = last.tokens - before.tokens
     if made < 0 or whole < 0:
         return _unknown("engine", f"{kind.name} began to count anew in the middle")
-    others = _others(seen, kind)
+    others = _others(seen, cut)
     if others is not None:
         return _among_others(seen, kind, cut, made, others)
     off = whole - cut.whole
@@ -143,7 +144,7 @@ def _unknown(hop: str, why: str) -> Said:
     return Said(hop, UNKNOWN, why=why)
 
 
-def _others(seen: Watched, kind: Engine) -> tuple[float, float] | None:
+def _others(seen: Watched, cut: Cut) -> tuple[float, float] | None:
     """The least and most tokens that others' calls made a second while ours were not under way; None: no others."""
     rates = [
         (b.tokens - a.tokens) / (b.moment - a.moment)
@@ -152,10 +153,20 @@ def _others(seen: Watched, kind: Engine) -> tuple[float, float] | None:
     ]
     busy = any(reading.running for reading in (*seen.idle, seen.after[0]))
     first, last = seen.after[0], seen.after[-1]
-    more = first.finished is not None and last.finished is not None and last.finished - first.finished > 1
-    if not any(rates) and not busy and not more:
+    if not any(rates) and not busy and not _ended_beside(first, last, cut):
         return None
-    return min(rates, default=0.0), max(rates, default=0.0)
+    least, most = min(rates, default=0.0), max(rates, default=0.0)
+    spread = most - least + _SPREAD * most  # a few readings do not show all that others may do
+    return max(0.0, least - spread), most + spread
+
+
+def _ended_beside(first: Reading, last: Reading, cut: Cut) -> bool:
+    """Whether a call that is not ours ended meanwhile: a second one, or one to its end though ours was not made."""
+    if first.finished is None or last.finished is None:
+        return False
+    ended = last.finished - first.finished
+    aborted = (last.aborted or 0.0) - (first.aborted or 0.0)
+    return ended > 1 or (ended > aborted and last.tokens - first.tokens < _WHOLE * cut.whole)
 
 
 def _among_others(seen: Watched, kind: Engine, cut: Cut, made: float, rates: tuple[float, float]) -> Said:
