@@ -44,14 +44,16 @@ def add(app: Any) -> None:
         if not exports:
             fail("nothing to join the traces with: name an export by --with")
         with importing("analyze"):
+            from llmtrace.analyze.billing import asking, spans
             from llmtrace.analyze.billing import reconcile as joining
-            from llmtrace.analyze.billing import spans
             from llmtrace.analyze.book import Book
             from llmtrace.analyze.load import load
             from llmtrace.analyze.report import as_json
             from llmtrace.view import report_text
+        told = joining.read(exports)
+        addresses = [each for each in exports if asking.is_address(each)]
         with load(sources) as traces:
-            made = joining.reconcile(Book(traces), exports, within)
+            made = joining.reconcile(Book(traces), told, addresses, within)
             if made.matches:
                 spans.write(made.matches, file)
             report = joining.report(made, str(file))

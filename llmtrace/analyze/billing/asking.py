@@ -7,7 +7,7 @@ import os
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from llmtrace.analyze.billing.exports import read_text
@@ -32,8 +32,8 @@ def is_address(source: str) -> bool:
     return source.startswith(("http://", "https://"))
 
 
-def ask(url: str, calls: Sequence[Call], into: Exports, done: Callable[[], object] = lambda: None) -> int:
-    """Ask what stands behind ``url``, and return how often it was asked.
+def ask(url: str, calls: Sequence[Call], into: Exports) -> None:
+    """Ask what stands behind ``url``.
 
     ``calls``: those whose tokens are to be known, each asked for by itself where the answers go by id. Ids that are not
     known there are no mistake.
@@ -43,18 +43,28 @@ def ask(url: str, calls: Sequence[Call], into: Exports, done: Callable[[], objec
     """
     kind = _kind(url)
     if kind in (OPENAI, ANTHROPIC):
-        return _pages(url, kind, into)
-    asked = 0
+        _pages(url, kind, into)
+        return
     base = url.rstrip("/")
     for id in dict.fromkeys(call.response_id for call in calls if call.response_id):
         quoted = urllib.parse.quote(id, safe="")
         at = f"{base}/generation?id={quoted}" if kind == OPENROUTER else f"{base}/spend/logs?request_id={quoted}"
         text = _get(at, kind)
-        asked += 1
-        done()
         if text is not None and text.strip() not in ("", "[]", "null"):
             read_text(text, without_credentials(at), into)
-    return asked
+
+
+def key_for(url: str, kind: str | None = None) -> str:
+    """The key from the environment, of whom the address is (``kind``: who that is, where it is known).
+
+    Raises:
+        LlmtraceError: there is none.
+    """
+    variables = _KEYS[kind or _kind(url)]
+    key = next((os.environ[name] for name in variables if os.environ.get(name)), "")
+    if not key:
+        raise LlmtraceError(f"no key for {without_credentials(url)}: set {variables[0]}")
+    return key
 
 
 def _kind(url: str) -> str:
@@ -66,7 +76,7 @@ def _kind(url: str) -> str:
     return OPENROUTER if path.endswith("/api/v1") else LITELLM
 
 
-def _pages(url: str, kind: str, into: Exports) -> int:
+def _pages(url: str, kind: str, into: Exports) -> None:
     page = ""
     for number in range(_MOST_PAGES):
         joint = "&" if "?" in url else "?"
@@ -76,7 +86,7 @@ def _pages(url: str, kind: str, into: Exports) -> int:
         read_text(text, f"{without_credentials(url)} page {number + 1}", into)
         page = _next(text)
         if not page:
-            return number + 1
+            return
     raise LlmtraceError(f"{without_credentials(url)} has more than {_MOST_PAGES} pages: ask for less time")
 
 
@@ -91,9 +101,7 @@ def _next(text: str) -> str:
 
 def _get(url: str, kind: str) -> str | None:
     """The answer; None for a 404: what is asked for is not known there."""
-    key = next((os.environ[name] for name in _KEYS[kind] if os.environ.get(name)), "")
-    if not key:
-        raise LlmtraceError(f"no key for {without_credentials(url)}: set {_KEYS[kind][0]}")
+    key = key_for(url, kind)
     headers = {"x-api-key": key, "anthropic-version": "2023-06-01"}
     request = urllib.request.Request(url, headers=headers if kind == ANTHROPIC else {"Authorization": f"Bearer {key}"})
     shown = without_credentials(url).partition("?")[0]

@@ -18,8 +18,10 @@ from llmtrace.errors import LlmtraceError
 _MOST_BYTES = 1 << 30
 _ROWS = re.compile(r'\s*\{[^{}\[\]]*"data"\s*:\s*\[')
 """A page of rows: what stands before the first of them."""
-_NEXT = re.compile(r"\n\s*[\[,]?\s*(?=\{)|(?<=\}),\s*(?=\{)")
+_NEXT = re.compile(r"\n|(?<=\}),\s*(?=\{)")
 """Where the next row may begin, after one that cannot be read."""
+_COLUMNS = {"completion_tokens", "tokens_completion", "output_tokens", "usage_output_tokens", "start_time"}
+"""One of them every CSV has."""
 _BETWEEN = re.compile(r"[\s,\[\]]*")
 
 
@@ -49,7 +51,9 @@ def read_text(text: str, name: str, into: Exports) -> None:
     Raises:
         LlmtraceError: nothing in it is of an export that is known.
     """
-    before = len(into.records) + len(into.buckets) + into.repeated
+    if not text.strip():
+        raise LlmtraceError(f"{name} is empty")
+    before = len(into.records) + len(into.buckets)
     rows = _json(text) if text.lstrip()[:1] in ("{", "[") else _csv(text)
     seen, problems = 0, len(into.problems)
     for line, row in rows:
@@ -82,6 +86,8 @@ def _csv(text: str) -> Iterator[tuple[int, Any]]:
             continue
         if not header:
             header = [cell.strip() for cell in cells]
+            if not _COLUMNS.intersection(header):
+                yield reader.line_num, Unreadable("its header is none of an export that is known")
         elif len(cells) != len(header):
             yield reader.line_num, Unreadable(f"it has {len(cells)} cells, the header {len(header)}")
         else:
@@ -94,32 +100,23 @@ def _json(text: str) -> Iterator[tuple[int, Any]]:
     at, line, counted = 0, 1, 0
     while True:
         page = _ROWS.match(text, at)
-        at = page.end() if page is not None else at
-        between = _BETWEEN.match(text, at)
-        at = between.end() if between is not None else at
+        between = _BETWEEN.match(text, at if page is None else page.end())
+        at = at if between is None else between.end()
         if at >= len(text):
             return
         line, counted = line + text.count("\n", counted, at), at
-        if text[at] != "{":
-            # What follows a page's rows (has_more, next_page), or no row at all.
-            following = _NEXT.search(text, at)
-            if following is None and text[at:].lstrip()[:1] in ('"', "}"):
-                return
-            if text[at] not in '"}':
-                yield line, Unreadable("it is no JSON object")
-        else:
+        if text[at] == "{":
             try:
-                row, end = decoder.raw_decode(text, at)
+                row, at = decoder.raw_decode(text, at)
+                yield line, row
+                continue
             except ValueError as error:
                 yield line, Unreadable(f"it is no JSON ({error})"[:120])
-                following = _NEXT.search(text, at + 1)
             except RecursionError:
                 yield line, Unreadable("it is nested too deep")
-                following = _NEXT.search(text, at + 1)
-            else:
-                yield line, row
-                at = end
-                continue
+        elif text[at] not in '"}':  # those are the rest of a broken row, or what a page has behind its rows
+            yield line, Unreadable("it is no JSON object")
+        following = _NEXT.search(text, at + 1)
         if following is None:
             return
         at = following.end()

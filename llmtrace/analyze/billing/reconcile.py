@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,8 +28,6 @@ class Reconciled:
     joined: Joined
     checks: Sequence[Check]
     calls: Sequence[Call]
-    asked: int
-    """How often somebody was asked over HTTP."""
 
     @property
     def matches(self) -> Sequence[Match]:
@@ -37,27 +35,36 @@ class Reconciled:
         return self.joined.matches
 
 
-def reconcile(
-    book: Book, sources: Sequence[str], within_s: float, tell: Callable[[], object] = lambda: None
-) -> Reconciled:
-    """Read the exports (files, and addresses that are asked) and join them with the calls of ``book``.
-
-    ``within_s``: how far times may be apart, s; ``tell`` is told of each question that was asked.
+def read(sources: Sequence[str]) -> Exports:
+    """The exports that are files; of addresses only that there is a key for them.
 
     Raises:
-        LlmtraceError: an export cannot be read, nobody answers at an address, or there are no calls.
+        LlmtraceError: one cannot be read, or there is no key.
     """
-    calls = recorded(book)
-    exports, asked = Exports(), 0
-    open_calls = [call for call in calls if not call.is_exact]
+    exports = Exports()
     for source in sources:
         if asking.is_address(source):
-            asked += asking.ask(source, open_calls, exports, tell)
+            asking.key_for(source)
         else:
             read_file(Path(source), exports)
+    return exports
+
+
+def reconcile(book: Book, exports: Exports, addresses: Sequence[str], within_s: float) -> Reconciled:
+    """Join the exports, and what is learned by asking at ``addresses``, with the calls of ``book``.
+
+    ``within_s``: how far times may be apart, s.
+
+    Raises:
+        LlmtraceError: nobody answers at an address, or there are no calls.
+    """
+    calls = recorded(book)
+    open_calls = [call for call in calls if not call.is_exact]
+    for address in addresses:
+        asking.ask(address, open_calls, exports)
     joined = join(exports.records, calls, within_s)
     known = {(each.call.trace_id, each.call.span_id): each.record.output_tokens for each in joined.matches}
-    return Reconciled(exports, joined, list(checks(list(exports.buckets.values()), calls, known)), calls, asked)
+    return Reconciled(exports, joined, list(checks(list(exports.buckets.values()), calls, known)), calls)
 
 
 def recorded(book: Book) -> list[Call]:
