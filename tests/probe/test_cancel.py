@@ -236,6 +236,37 @@ def test_a_limit_in_the_middle_keeps_what_was_learned(server: Replay, monkeypatc
     assert "ended early" in words
 
 
+def test_anthropics_client(server: Replay, tmp_path: Path) -> None:
+    engine = Engine()
+
+    def answer(request: Request) -> Script:
+        count = request.json["max_tokens"]
+        engine.seen.append((request, count))
+        usage = {"input_tokens": 9, "output_tokens": 1}
+        message = {"id": "msg_1", "type": "message", "role": "assistant", "model": MODEL, "content": [],
+                   "stop_reason": None, "stop_sequence": None, "usage": usage}  # fmt: skip
+        delta = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "one "}}
+        events: list[dict[str, Any]] = [
+            {"type": "message_start", "message": message},
+            *[delta] * count,
+            {"type": "message_delta", "delta": {"stop_reason": "max_tokens", "stop_sequence": None},
+             "usage": {"output_tokens": count}},
+            {"type": "message_stop"},
+        ]  # fmt: skip
+        lines = [f"event: {each['type']}\ndata: {json.dumps(each)}\n\n".encode() for each in events]
+        return Script(headers={"content-type": "text/event-stream"}, parts=[(0.003, line) for line in lines])
+
+    server.serve(answer, "/v1/messages")
+    server.serve(engine.metrics, "/metrics")
+    answered = tmp_path / "answer.json"
+    result = run(server.url, "--client", "anthropic", "--model", MODEL, "--json", answered)
+    assert result.exit_code == 0, result.output
+    told = json.loads(answered.read_text())
+    assert [each["hop"] for each in told["hops"]] == ["engine", "rate limit"]
+    assert told["hops"][0]["state"] == STOPPED
+    assert told["calls"] == len(engine.seen) == 5
+
+
 def test_a_stored_response_is_told_by_the_call_that_goes_on(server: Replay, tmp_path: Path) -> None:
     engine = Engine(pace=0.002)
     engine.serve(server)
