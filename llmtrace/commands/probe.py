@@ -145,7 +145,8 @@ def add(app: Any) -> None:
     ) -> None:
         """Close a long stream after ten tokens, and find out who goes on.
 
-        Gateway, engine, rate limit and bill are asked. A whole answer is sent too, to compare with. What will be sent is shown before, with its price.
+        Gateway, engine, rate limit and bill are asked. A whole answer is sent too, to compare with. What will be sent
+        is shown before, with its price.
         """
         _check(price)
         from llmtrace.commands import cancelling, probing

@@ -148,6 +148,7 @@ class _Trial:
         long = [unique(_SHORT) for _ in range(LONG_CALLS + 1)]
         self.tell("short call")
         first = ask(short[0])
+        self._settled()
         idle = self._idle()
         self.tell("whole answer")
         whole = ask(long[0], self.proof.asked)

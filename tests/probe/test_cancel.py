@@ -91,6 +91,7 @@ def test_what_an_engines_counters_say(engine: Any, seen: Watched, said: tuple[st
         # refilled, or rounded to thousands
         ((9000, 9000, 9000, 9000, 9000), 0.0, UNKNOWN),
         ((9000, 8950, 8500, 8450, 8390), 1000.0, UNKNOWN),
+        ((9000, 8950, 8500, 8450, 7000), 0.0, UNKNOWN),  # others' calls
     ],
 )
 def test_what_a_rate_limit_says(remaining: Sequence[float], refill: float, said: tuple[str, int, int] | str) -> None:

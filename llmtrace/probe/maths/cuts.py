@@ -17,6 +17,8 @@ _SLACK: Final = 3
 """Tokens by which counts of one answer may differ: the last step, the end's own token."""
 _SHARE = 0.05
 _SPREAD = 0.1
+_OTHERS = 2.0
+"""Times a whole answer's tokens: what takes more from a rate limit was not alone."""
 _SURE = 0.25
 """Of the tokens that were left to make: an interval wider than this tells nothing."""
 
@@ -116,6 +118,8 @@ def rate_limit(name: str, remaining: Sequence[float], cut: Cut, refill: float, a
         return _unknown(
             "rate limit", f"a whole answer moved {name} by {whole:.0f}: it is refilled or rounded meanwhile"
         )
+    if max(whole, charged) > _OTHERS * cut.whole:
+        return _unknown("rate limit", f"{name} fell by {max(whole, charged):.0f}: others use the limit too")
     blur = math.ceil(refill * abs(apart[1] - apart[0]))
     tokens = max(cut.came, round(cut.whole - (whole - charged)))
     low, high = max(cut.came, tokens - blur), min(cut.whole, tokens + blur)
