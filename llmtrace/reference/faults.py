@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import Any
 
 from llmtrace.reference.protocol import BadRequest
 
@@ -78,7 +79,8 @@ def _read(header: str) -> Fault:
             return Fault(run_on=True)
         kind, _, after = head.partition("=")
         if kind in ("error-after", "drop-after", "crash-after") and int(after) >= 0:
-            return Fault(**{kind.replace("-", "_"): int(after)})
+            counts: dict[str, Any] = {kind.replace("-", "_"): int(after)}
+            return Fault(**counts)
     except ValueError:
         pass
     raise BadRequest(f"x-llmtrace-fault: cannot read {header!r}; known are {_FORMS}", param="x-llmtrace-fault")
