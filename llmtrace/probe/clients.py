@@ -43,6 +43,11 @@ class Client(Protocol):
     least: int
     """The fewest output tokens that the provider lets one ask for."""
 
+    @property
+    def library(self) -> Any:
+        """The library's own client, for what only one provider has."""
+        ...
+
     def send(self, prompt: Prompt, tokens: int, live: Live | None = None) -> Answer:
         """Send a prompt and read the answer of at most so many tokens.
 
@@ -108,6 +113,11 @@ class _Adapting:
         self._left_out: set[str] = set()
         self._changes = 0
 
+    @property
+    def library(self) -> Any:
+        """See ``Client.library``."""
+        return self._client
+
     def send(self, prompt: Prompt, tokens: int, live: Live | None = None) -> Answer:
         """See ``Client.send``."""
         return self._until_taken(lambda: self._send(prompt, tokens, live))
@@ -125,7 +135,7 @@ class _Adapting:
                 now = time.monotonic()
                 chunks += 1
                 self._read(chunk, now, answer, text)
-                if live.stop.is_set():
+                if live.done:
                     break
         self._heard(chunks, answer.headers)
         answer.end = time.monotonic()
@@ -290,6 +300,7 @@ class OpenAI(_Adapting):
         return create(model=self.model, messages=[{"role": "user", "content": prompt.text}], stream=True, **options)
 
     def _read(self, chunk: Any, now: float, answer: Answer, text: list[str]) -> None:
+        answer.id = answer.id or chunk.id or ""
         if chunk.usage is not None:
             details = chunk.usage.prompt_tokens_details
             answer.input_tokens = chunk.usage.prompt_tokens
@@ -347,6 +358,7 @@ class Anthropic(_Adapting):
 
     def _read(self, chunk: Any, now: float, answer: Answer, text: list[str]) -> None:
         if chunk.type == "message_start":
+            answer.id = chunk.message.id
             usage = chunk.message.usage
             answer.cached_tokens = usage.cache_read_input_tokens
             written = usage.cache_creation_input_tokens or 0
