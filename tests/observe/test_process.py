@@ -91,6 +91,25 @@ def test_a_worker_works_in_the_child_too() -> None:
 
 
 @needs_fork
+def test_a_fork_waits_for_what_a_worker_has_in_hand() -> None:
+    theirs, begun = threading.Lock(), threading.Event()
+
+    def handle(item: int) -> None:
+        with theirs:
+            begun.set()
+            time.sleep(0.1)
+
+    worker = Worker("test that forks", handle)
+    worker.start()
+    worker.put(1)
+    assert begun.wait(60)
+    assert in_child(lambda: theirs.acquire(timeout=5)) == 0
+    worker.put(2)
+    worker.settle(60)  # the parent's goes on
+    assert not theirs.locked()
+
+
+@needs_fork
 def test_an_action_after_the_fork_lives_as_long_as_its_object() -> None:
     class Owner:
         def __init__(self) -> None:
