@@ -275,8 +275,7 @@ class _Trial:
             session.client, prompt, follow, self.proof.asked, CLOSED_AFTER,
             _LONGER * (whole.end - whole.sent), (tokens, tokens), session.sleep,
         )  # fmt: skip
-        refused = isinstance(told, str) and told.startswith("there is no")
-        session.purse.settle(most, None if refused else _UNCOUNTED)
+        session.purse.settle(most, None if isinstance(told, records.Unoffered) else _UNCOUNTED)
         if isinstance(told, str):
             self.proof.said.append(Said("stored response", UNKNOWN, why=told))
             return

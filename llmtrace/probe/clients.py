@@ -9,10 +9,9 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
-from urllib.parse import urlsplit, urlunsplit
 
 from llmtrace.errors import LlmtraceError
-from llmtrace.observe.address import host_of, is_private
+from llmtrace.observe.address import host_of, is_private, without_credentials
 from llmtrace.probe.answers import Answer, Live, Refusal, TooLong, TooShort
 from llmtrace.probe.prompts import Prompt
 from llmtrace.version import install_hint
@@ -79,6 +78,8 @@ def open_client(kind: str | None, base_url: str | None, model: str | None) -> Cl
         LlmtraceError: no key, no such client installed, or no model to be chosen.
         Refusal: the provider does not answer.
     """
+    if base_url is not None and not base_url.strip():
+        raise LlmtraceError("the base URL is empty: name one, or leave it out for the provider's own")
     if kind is None:
         anthropic = bool(os.environ.get("ANTHROPIC_API_KEY") or os.environ.get("ANTHROPIC_BASE_URL"))
         openai = bool(os.environ.get("OPENAI_API_KEY") or os.environ.get("OPENAI_BASE_URL"))
@@ -392,5 +393,4 @@ def _seconds(value: Any) -> float | None:
 
 def shown(base_url: str) -> str:
     """A base URL without the credentials that may stand in it."""
-    parts = urlsplit(base_url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])).rstrip("/")
+    return without_credentials(base_url).rstrip("/")

@@ -64,7 +64,9 @@ class Meter:
         if urlsplit(url).scheme not in ("http", "https"):
             raise LlmtraceError(f"{shown(url)} is no page of metrics: name one such as http://127.0.0.1:8000/metrics")
         authorized = self.key and same_place(url, self.own)
-        request = urllib.request.Request(url, headers={"Authorization": f"Bearer {self.key}"} if authorized else {})
+        request = urllib.request.Request(url)
+        if authorized:  # and whoever the page sends one on to gets no key
+            request.add_unredirected_header("Authorization", f"Bearer {self.key}")
         try:
             with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:
                 text = response.read(_MOST_BYTES).decode("utf-8", "replace")

@@ -58,6 +58,12 @@ class Stored:
     how: str
 
 
+class Unoffered(str):
+    """Why there is nothing to ask: the provider has no such API, and counted nothing."""
+
+    __slots__ = ()
+
+
 def stored_response(
     client: Client, prompt: Prompt, follow: Prompt, asked: int, most: int, wait: float,
     reckoned: tuple[int, int], sleep: Callable[[float], object] = time.sleep,
@@ -80,7 +86,7 @@ def stored_response(
                 if came >= most:
                     break
     except Exception as error:  # no such API, or it refuses: then nothing is known by it
-        return f"there is no Responses API here ({_said(error)})"
+        return Unoffered(f"there is no Responses API here ({_said(error)})")
     if not id or came < most:
         return "the response's stream has no id, or ended too early"
     sleep(wait)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from contextlib import closing
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -260,6 +261,17 @@ def test_models_names() -> None:
     assert not same_model("gpt-4o", "gpt-4o-mini")
 
 
+def test_what_cannot_be_read_costs_itself_only() -> None:
+    exports = Exports()
+    broken = {**BUCKET, "results": [BUCKET["results"][0], {"output_tokens": -3, "model": "a"}, BUCKET["results"][2]]}
+    read_text(json.dumps(broken), "f", exports)
+    assert [bucket.output_tokens for bucket in exports.buckets.values()] == [200, 7]
+    assert [place for place, _ in exports.problems] == ["f:1"]
+    endless = {**generation("gen-1", 0), "generation_time": 1e308}
+    read_text(json.dumps([endless, generation("gen-2", 0)]), "g", exports)
+    assert [(each.ids, each.end_ns is None) for each in exports.records] == [(("gen-1",), True), (("gen-2",), False)]
+
+
 def test_a_call_without_a_limit_leaves_no_upper_bound() -> None:
     exports = Exports()
     read_text(json.dumps(BUCKET), "f", exports)
@@ -310,6 +322,24 @@ def test_sums_are_asked_for_page_by_page(tmp_path: Path, replay: Replay, monkeyp
     assert [each.path.partition("&")[2] for each in replay.requests] == ["group_by=model", "group_by=model&page=p2"]
 
 
+def test_a_key_goes_to_nobody_else(tmp_path: Path, replay: Replay, monkeypatch: pytest.MonkeyPatch) -> None:
+    traces = recorded(tmp_path)
+    monkeypatch.setenv("OPENAI_ADMIN_KEY", "k")
+    monkeypatch.setenv("OPENAI_API_KEY", "k2")
+    monkeypatch.delenv("LITELLM_MASTER_KEY", raising=False)
+    monkeypatch.delenv("LITELLM_API_KEY", raising=False)
+    with closing(Replay()) as elsewhere:
+        elsewhere.serve(json_answer({"data": [BUCKET]}))
+        replay.serve(json_answer({}, status=302, headers={"location": f"{elsewhere.url}/x"}))
+        address = f"{replay.base_url}/organization/usage/completions?start_time=1"
+        run("reconcile", traces, "--with", address, "--file", tmp_path / "b.jsonl")
+        assert [each.headers.get("authorization") for each in replay.requests] == ["Bearer k"]
+        assert [each.headers.get("authorization") for each in elsewhere.requests] == [None]
+    result = run("reconcile", traces, "--with", replay.url, "--file", tmp_path / "b.jsonl")
+    assert "set LITELLM_MASTER_KEY" in result.output
+    assert len(replay.requests) == 1
+
+
 def test_what_goes_wrong_is_one_line(tmp_path: Path, replay: Replay, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("OPENROUTER_API_KEY", "OPENAI_API_KEY", "LITELLM_MASTER_KEY", "LITELLM_API_KEY", "OPENAI_ADMIN_KEY"):
         monkeypatch.delenv(name, raising=False)
@@ -317,8 +347,13 @@ def test_what_goes_wrong_is_one_line(tmp_path: Path, replay: Replay, monkeypatch
     cut_off = tmp_path / "cut.json.gz"
     cut_off.write_bytes(gzip.compress(json.dumps([spend_log("x", 0)]).encode())[:60])
     replay.serve(json_answer({"error": "no"}, status=401))
+    damaged = tmp_path / "damaged.json.gz"
+    whole = bytearray(gzip.compress(json.dumps([spend_log(str(number), 0) for number in range(50)]).encode()))
+    whole[20:40] = b"\xff" * 20
+    damaged.write_bytes(whole)
     cases: list[tuple[tuple[str | Path, ...], str]] = [
         ((), "name an export by --with"),
+        (("--with", damaged), "cannot read"),
         (("--with", tmp_path / "none.json"), "No such file"),
         (("--with", tmp_path), "is a folder"),
         (("--with", cut_off), "cannot read"),

@@ -14,14 +14,14 @@ from llmtrace.analyze.billing.exports import read_text
 from llmtrace.analyze.billing.join import Call
 from llmtrace.analyze.billing.records import ANTHROPIC, LITELLM, OPENAI, OPENROUTER, Exports
 from llmtrace.errors import LlmtraceError
-from llmtrace.launch.destinations import without_credentials
+from llmtrace.observe.address import without_credentials
 
 _TIMEOUT_S = 30.0
 _MOST_BYTES = 256 << 20
 _MOST_PAGES = 1000
 _KEYS: Final[Mapping[str, tuple[str, ...]]] = {
-    OPENROUTER: ("OPENROUTER_API_KEY", "OPENAI_API_KEY"),
-    LITELLM: ("LITELLM_MASTER_KEY", "LITELLM_API_KEY", "OPENAI_API_KEY"),
+    OPENROUTER: ("OPENROUTER_API_KEY",),
+    LITELLM: ("LITELLM_MASTER_KEY", "LITELLM_API_KEY"),
     OPENAI: ("OPENAI_ADMIN_KEY",),
     ANTHROPIC: ("ANTHROPIC_ADMIN_KEY",),
 }
@@ -103,7 +103,9 @@ def _get(url: str, kind: str) -> str | None:
     """The answer; None for a 404: what is asked for is not known there."""
     key = key_for(url, kind)
     headers = {"x-api-key": key, "anthropic-version": "2023-06-01"}
-    request = urllib.request.Request(url, headers=headers if kind == ANTHROPIC else {"Authorization": f"Bearer {key}"})
+    request = urllib.request.Request(url)
+    for name, value in (headers if kind == ANTHROPIC else {"Authorization": f"Bearer {key}"}).items():
+        request.add_unredirected_header(name, value)  # a key goes to nobody whom the address does not name
     shown = without_credentials(url).partition("?")[0]
     try:
         with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:

@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import re
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ def read_file(path: Path, into: Exports) -> None:
                 raw = packed.read(_MOST_BYTES + 1)
     except IsADirectoryError:
         raise LlmtraceError(f"{path} is a folder: name the files of it") from None
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise LlmtraceError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
     if len(raw) > _MOST_BYTES:
         raise LlmtraceError(f"{path} is larger than a GiB: export less at once")

@@ -8,7 +8,7 @@ its table of spend logs (litellm/proxy/schema.prisma), as its API and its page e
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -33,6 +33,8 @@ from llmtrace.analyze.billing.records import (
 Row = Mapping[str, Any]
 _DAY_NS = 86_400 * NS
 _HOUR_NS = 3_600 * NS
+_LONGEST_MS = 86_400_000
+"""No answer takes longer: what says so is no time."""
 
 
 def take(row: Any, place: str, into: Exports) -> None:
@@ -47,8 +49,7 @@ def take(row: Any, place: str, into: Exports) -> None:
     if isinstance(inner, Mapping):  # an answer of GET /generation as it is
         row = inner
     if "results" in row or "result" in row:
-        for bucket in _buckets(row):
-            into.sum_up(bucket)
+        _sum_up(row, place, into)
     elif "usage_output_tokens" in row:
         into.sum_up(_anthropic_row(row))
     elif "output_tokens" in row and "start_time" in row:
@@ -72,7 +73,7 @@ def _openrouter(row: Row, place: str) -> Record:
         ids=some((words(row, "id", "generation_id"), words(row, "upstream_id"))),
         models=some((words(row, "model"), words(row, "model_permaslug"))),
         start_ns=start,
-        end_ns=None if start is None or ms is None else start + round(ms * 1e6),
+        end_ns=None if start is None or ms is None or ms > _LONGEST_MS else start + round(ms * 1e6),
         input_tokens=tokens(row, "native_tokens_prompt", "tokens_prompt"),
         output_tokens=needed(row, "native_tokens_completion", "tokens_completion"),
         usd=usd(row, "total_cost", "cost_total"),
@@ -101,16 +102,20 @@ def _hop(source: str, behind: str) -> str:
     return f"{source}: {behind[:80]}" if behind else source
 
 
-def _buckets(row: Row) -> Iterator[Bucket]:
+def _sum_up(row: Row, place: str, into: Exports) -> None:
+    """Take each result of a bucket in; one that cannot be read costs itself only."""
     results = row.get("results", row.get("result"))
     if not isinstance(results, list):
         raise Unreadable("its results are no list")
     is_openai = "start_time" in row
     edges = _edges(row, "start_time", "end_time") if is_openai else _edges(row, "starting_at", "ending_at")
     for result in results:
-        if not isinstance(result, Mapping):
-            raise Unreadable("one of its results is none")
-        yield _openai(result, edges) if is_openai else _anthropic(result, edges)
+        try:
+            if not isinstance(result, Mapping):
+                raise Unreadable("one of its results is none")
+            into.sum_up(_openai(result, edges) if is_openai else _anthropic(result, edges))
+        except Unreadable as why:
+            into.problems.append((place, str(why)))
 
 
 def _edges(row: Row, start: str, end: str) -> tuple[int, int]:
