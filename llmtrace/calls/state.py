@@ -12,6 +12,7 @@ from llmtrace.calls.repairs import Question
 from llmtrace.estimate.baselines import InFlight
 from llmtrace.estimate.prefixes import Prompt
 from llmtrace.observe.call import Call
+from llmtrace.observe.run_queue import RunQueue
 from llmtrace.providers.declare import Operation, Request
 
 if TYPE_CHECKING:
@@ -71,6 +72,8 @@ class CallState:
     """Whoever is asked is asked by HTTP requests that are seen."""
     media: int = 0
     """Images, recordings and files in the prompt, as far as they have to be computed."""
+    run_queue: RunQueue | None = None
+    """What its thread waits for a core, where that is looked at."""
     judge: Callable[[Call, CallState], Result] | None = None
     """Makes the result of the ended call, where that is not the timeline's work (a model in this process)."""
 

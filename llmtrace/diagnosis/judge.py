@@ -15,6 +15,7 @@ from llmtrace.diagnosis.causes import (
     slow_consumer,
 )
 from llmtrace.diagnosis.history import MIN_CALLS
+from llmtrace.diagnosis.no_core import is_by_time, is_own
 from llmtrace.diagnosis.route import Route
 from llmtrace.diagnosis.schema import cold_schema
 from llmtrace.diagnosis.shift import Shift
@@ -51,11 +52,17 @@ _AT_UPSTREAM: Final = (QUEUEING, NOISY_NEIGHBOR, PREFILL_SURGE, COLD_KV_CACHE, B
 """Causes that belong to whoever answered behind a gateway."""
 
 
-def judge(route: Route, symptoms: Symptoms, own: Route | None = None) -> list[Verdict]:
+def judge(
+    route: Route,
+    symptoms: Symptoms,
+    own: Route | None = None,
+    no_core: Callable[[], float | None] | None = None,
+) -> list[Verdict]:
     """The verdicts on a call of ``route``, most certain first; then the call is part of the route's history.
 
     ``symptoms.others_open`` has been filled in; ``alongside`` is set here. ``own``: where a gateway told who answered,
-    the history of the calls that this upstream answered, by which the call's times are judged.
+    the history of the calls that this upstream answered, by which the call's times are judged. ``no_core``: tells how
+    long the call's thread had no core, s.
     """
     timed = route
     if own is not None:
@@ -64,6 +71,10 @@ def judge(route: Route, symptoms: Symptoms, own: Route | None = None) -> list[Ve
     verdicts = _judge(route, timed, symptoms)
     if symptoms.upstream is not None:
         verdicts = _elsewhere(route, symptoms.upstream, symptoms, verdicts)
+    if verdicts and any(map(is_by_time, verdicts)):
+        if no_core is not None and symptoms.no_core is None:
+            symptoms.no_core = no_core()
+        verdicts = [verdict for verdict in verdicts if not is_own(verdict, symptoms)]
     if verdicts or route.named:
         _weigh(route, verdicts)
     route.calls += 1

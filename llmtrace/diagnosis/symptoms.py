@@ -86,6 +86,9 @@ class Symptoms:
     """And those of the route that ended meanwhile; filled in by the judge."""
     crowded: bool | None = None
     """Whether those were more than usual; filled in as its pace is judged, None where it was not."""
+    no_core: float | None = None
+    """How long its thread was ready to go on and had no core; looked up only where something would be named for the
+    call's times."""
     asked: str | None = None
     answered: str | None = None
     fingerprint: str | None = None

@@ -1,0 +1,101 @@
+"""A process that gets no core is late by itself: nobody else is blamed for that time."""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+import threading
+from collections.abc import Iterator
+from hashlib import pbkdf2_hmac
+
+import pytest
+
+from llmtrace.calls.verdict import Diagnoser
+from llmtrace.diagnosis.verdict import NETWORK, NOISY_NEIGHBOR, QUEUEING
+from llmtrace.observe.run_queue import RunQueue
+from tests.evaluation.diagnosis.traffic import Faults, Made, Traffic, draw_habits
+
+CALLS = 70
+
+
+@pytest.fixture(scope="module")
+def traffic() -> Traffic:
+    draw = random.Random(11)
+    habits = draw_habits(draw, told=False)
+    habits.starved, habits.fingerprints, habits.upstreams, habits.early_headers = False, ("one",), (), True
+    return Traffic(habits, draw)
+
+
+@pytest.fixture(scope="module")
+def calm(traffic: Traffic) -> list[Made]:
+    return [traffic.call(Faults()) for _ in range(CALLS)]
+
+
+def asked(answer: float | None, asks: list[float | None]) -> Iterator[float | None]:
+    while True:
+        asks.append(answer)
+        yield answer
+
+
+@pytest.mark.parametrize(
+    ("faults", "cause"),
+    [(Faults(noisy=1.0), NOISY_NEIGHBOR), (Faults(network=0.5), NETWORK), (Faults(queue=2.0), QUEUEING)],
+)
+def test_what_the_process_itself_waited_is_blamed_on_nobody(
+    traffic: Traffic, calm: list[Made], faults: Faults, cause: str
+) -> None:
+    late = [traffic.call(faults).facts for _ in range(4)]
+    named: dict[float | None, int] = {}
+    for waited in (None, 0.001, 60.0):
+        diagnoser, asks = Diagnoser(), list[float | None]()
+        answers = asked(waited, asks)
+        for made in calm:
+            made.facts.no_core = None
+            diagnoser.judge("route", made.facts, lambda: next(answers))
+        before = len(asks)
+        for facts in late:
+            facts.no_core = None
+        verdicts = [each for facts in late for each in diagnoser.judge("route", facts, lambda: next(answers))]
+        named[waited] = sum(each.cause == cause for each in verdicts)
+        assert before <= 1, "it is looked up only where something would be named"
+        assert len(asks) > before
+    assert named[None] == named[0.001] >= 2
+    assert named[60.0] == 0
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the kernel counts it on Linux")
+def test_a_thread_that_shares_its_core_has_waited_for_it() -> None:
+    cores, stop = os.sched_getaffinity(0), threading.Event()
+    core = {min(cores)}
+    started = threading.Event()
+
+    def busy() -> None:
+        os.sched_setaffinity(0, core)  # of this thread alone
+        started.set()
+        while not stop.is_set():
+            pbkdf2_hmac("sha256", b"x", b"y", 5_000)  # lets other threads run
+
+    rival = threading.Thread(target=busy)
+    os.sched_setaffinity(0, core)
+    try:
+        rival.start()
+        started.wait()
+        own = RunQueue()
+        for _ in range(200):
+            pbkdf2_hmac("sha256", b"x", b"y", 5_000)
+            waited = own.waited()
+            if waited is None or waited > 0.005:
+                break
+    finally:
+        stop.set()
+        rival.join()
+        os.sched_setaffinity(0, cores)
+    if waited is None:
+        pytest.skip("this kernel does not count it")
+    assert waited > 0.005
+    elsewhere: list[float | None] = []
+    other = threading.Thread(target=lambda: elsewhere.append(own.waited()))
+    other.start()
+    other.join()
+    assert elsewhere == [None], "another thread's wait is not this one's"
