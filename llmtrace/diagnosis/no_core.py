@@ -13,8 +13,8 @@ from llmtrace.diagnosis.verdict import NETWORK, NOISY_NEIGHBOR, QUEUEING, Verdic
 
 SHARE: Final = 0.5
 """A cause is not named where the process's own wait may have been this share of the time that it would have added. Of
-300 calls to vLLM on a machine of two cores six were called slow for their tokens; in five of them the process had waited
-for longer than they were late, in the sixth the engine had."""
+300 calls to vLLM on a machine of two cores, six were called slow for their tokens. In five of them the process had
+waited for longer than they were late, in the sixth the engine had."""
 _BY_TIME: Final = frozenset((QUEUEING, NETWORK, NOISY_NEIGHBOR))
 
 

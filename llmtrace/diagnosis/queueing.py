@@ -29,9 +29,11 @@ def queueing(route: Route, symptoms: Symptoms, inside_network: float) -> tuple[f
     if queue is None:
         if symptoms.whole:
             return symptoms.queue, _late(route, symptoms)
-        if symptoms.queue is None:
+        queue = symptoms.queue
+        if queue is None:
             return None, []
-        queue = max(0.0, symptoms.queue - inside_network)
+        if inside_network:
+            queue = max(0.0, queue - inside_network)
     habit = route.queue
     high = route.high_queue.high(queue)
     calm = habit.calm(queue)
@@ -65,8 +67,9 @@ def is_crowded(route: Route, symptoms: Symptoms) -> bool:
     number grows with how slow it was.
     """
     if not symptoms.alongside:
-        route.beside -= _NEW * route.beside
-        route.passing -= _NEW * route.passing
+        if route.beside:
+            route.beside -= _NEW * route.beside
+            route.passing -= _NEW * route.passing
         return False
     now, rate = symptoms.others_open, symptoms.alongside / max(1e-3, (symptoms.end - symptoms.begin) / 1e9)
     crowded = now > _FEW * route.beside or rate > _FEW * route.passing

@@ -6,6 +6,7 @@ detectors, without a server.
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -69,8 +70,10 @@ class Notebook:
     @classmethod
     def read(cls, path: Path) -> Notebook:
         """What was played. A last line that was cut short is left out, and cut off."""
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        if lines and not lines[-1].endswith("\n"):
+        packed = path.suffix == ".gz"
+        text = gzip.decompress(path.read_bytes()).decode() if packed else path.read_text(encoding="utf-8")
+        lines = text.splitlines(keepends=True)
+        if not packed and lines and not lines[-1].endswith("\n"):
             lines.pop()
             path.write_text("".join(lines), encoding="utf-8")
         rows = [json.loads(line) for line in lines]
