@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -140,6 +140,39 @@ def details(played: Simulated) -> list[str]:
         + "; ".join(f"{one.truth}: {listed(one.named)}" for one in played.wired)
         + ".",
     ]
+
+
+def kept(runs: Mapping[str, Population], where: dict[str, Any], seed: int) -> list[str]:
+    """The confidence of verdicts on real calls that the fit has not seen, run by run and by what was stated."""
+    rows = [row for run in runs.values() for row in run.rows]
+    return [
+        *freshness.stamp("diagnosis", where["commit"]),
+        provenance.sentence(where, seed),
+        "",
+        "| kept calls of real servers, each run graded by a fit to the others | calls | wrong verdicts: number, median "
+        "confidence | right ones: number, median confidence, share below 0.5 |",
+        "|---|---|---|---|",
+        *(
+            f"| {name} | {run.calm + run.faulty:,} | {_sure(run.rows, False)} | {_sure(run.rows, True)} |"
+            for name, run in runs.items()
+        ),
+        "",
+        "| stated | verdicts, mean stated, right | right without the weights |",
+        "|---|---|---|",
+        *(
+            f"| {low:.2f} to {high:.2f} | {_bin(mine)} | {_percent(sum(row.right for row in mine), len(mine))} |"
+            for low, high in pairwise((0.0, 0.3, *_BINS[1:]))
+            if (mine := _within(rows, low, high))
+        ),
+    ]
+
+
+def _sure(rows: Sequence[Row], right: bool) -> str:
+    mine = [row.confidence for row in rows if row.right == right]
+    if not mine:
+        return NOTHING
+    below = f", {_percent(sum(each < 0.5 for each in mine), len(mine))}" if right else ""
+    return f"{len(mine)}, {_median(mine)}{below}"
 
 
 def real(trials: Sequence[Trial], missing: Sequence[str], where: dict[str, Any], seed: int) -> list[str]:
