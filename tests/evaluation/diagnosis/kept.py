@@ -14,10 +14,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from llmtrace.diagnosis.route import PACE_SHARE
 from llmtrace.diagnosis.symptoms import Symptoms
-from llmtrace.diagnosis.verdict import BUFFERED_STREAM, COLD_KV_CACHE, LATENESS, NOISY_NEIGHBOR, SURE, Verdict
+from llmtrace.diagnosis.verdict import BUFFERED_STREAM, LATENESS, NOISY_NEIGHBOR, SURE, Verdict
 from tests.evaluation.diagnosis.notebook import Notebook, Played, judged_again
+from tests.evaluation.diagnosis.plain import happened
 from tests.evaluation.diagnosis.plan import NOTHING
 from tests.evaluation.diagnosis.population import Constants, Lately, Population, fit, graded
 
@@ -33,20 +33,6 @@ def runs() -> dict[str, list[Played]]:
         path.name.partition(".")[0]: judged_again(Notebook.read(path).episodes)
         for path in sorted(FOLDER.glob("*.jsonl.gz"))
     }
-
-
-def happened(verdict: Verdict, symptoms: Symptoms) -> bool:
-    """Whether what ``verdict`` says is plain to see, though nobody injected it.
-
-    The server itself counts the tokens that it did not find in its cache. And where the median gap between chunks is as
-    much longer, the tokens were made slower, by an engine that did not get its cores: a client that reads late finds
-    chunks that lie ready, which have no gap.
-    """
-    if verdict.cause == COLD_KV_CACHE:
-        return symptoms.cached_tokens is not None
-    if verdict.cause != NOISY_NEIGHBOR or symptoms.gap is None or not isinstance(verdict.expected, float):
-        return False
-    return symptoms.gap >= (1 + PACE_SHARE) * verdict.expected
 
 
 def judged(played: Iterable[Sequence[Played]]) -> Population:

@@ -17,6 +17,7 @@ from llmtrace.calls.verdict import Diagnoser
 from llmtrace.diagnosis.repetition import Repetition
 from llmtrace.diagnosis.symptoms import Symptoms
 from llmtrace.diagnosis.verdict import Verdict
+from tests.evaluation.diagnosis.plain import happened
 from tests.evaluation.diagnosis.plan import NOTHING
 from tests.evaluation.diagnosis.trials import Trial
 
@@ -42,12 +43,17 @@ class Played:
     calls: list[Seen]
 
     def trial(self) -> Trial:
-        """What was named. Where nothing was wrong all calls are calm ones."""
+        """What was named. Where nothing was wrong all calls are calm ones; what is plain to see of those is no false
+        alarm."""
         truth = () if self.cause == NOTHING else (self.cause,)
         trial = Trial(truth, where=self.where, size=self.size)
         for call in self.calls:
-            stated = [(verdict.cause, verdict.confidence) for verdict in call.verdicts]
-            trial.note(stated, call.faulty and bool(truth))
+            faulty = call.faulty and bool(truth)
+            counted = call.verdicts
+            if not faulty:
+                counted = [verdict for verdict in call.verdicts if not happened(verdict, call.symptoms)]
+                trial.plain += len(call.verdicts) - len(counted)
+            trial.note([(verdict.cause, verdict.confidence) for verdict in counted], faulty)
         return trial
 
 

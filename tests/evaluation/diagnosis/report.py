@@ -190,6 +190,8 @@ def real(trials: Sequence[Trial], missing: Sequence[str], where: dict[str, Any],
         f"| small effects of 1.15 to 2 times among them, {len(small)} | {share(small)} | |",
         *(f"| {place}, {len(mine)} | {share(mine)} | |" for place, mine in places.items()),
         f"| false alarms per 1,000, {sum(t.calm_calls for t in trials):,} calm calls | {alarms(trials)} | < 1 |",
+        "| named besides in calm calls, and plain to see (an engine that was slower, a cache that was empty), verdicts "
+        f"| {sum(t.plain for t in trials)} | |",
         f"| median confidence of a wrong verdict, {len(wrong)} | {_median([said[1] for said in wrong])} | < 0.6 |",
         "",
         "| injected | right, by size and server | named besides or instead |",
