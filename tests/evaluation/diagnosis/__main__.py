@@ -28,6 +28,7 @@ from tests.evaluation.phases import engines
 
 T = TypeVar("T")
 PAGE = DOCS / "diagnosis.md"
+DETAILS = DOCS / "diagnosis" / "measured.md"
 RESULTS = ROOT / "build" / "diagnosis-real.jsonl"
 CALM_RESULTS = ROOT / "build" / "diagnosis-calm.jsonl"
 SIMULATED, REAL, KEPT = "simulated", "real", "kept"
@@ -92,11 +93,10 @@ def _simulated(chosen: argparse.Namespace, seed: int, progress: Progress) -> Non
     where = provenance.machine(provenance.make_command("diagnose-eval"), started, load)
     played = report.Simulated(where, seed, speed, points, recorded, calm_settings, many, singles, pairs, bimodal, wired)
     _write("summary", report.summary(played), chosen)
-    _write("measured", report.details(played), chosen)
+    _write("measured", report.details(played), chosen, DETAILS)
     if not chosen.no_write:
-        (DOCS / "diagnosis").mkdir(exist_ok=True)
         title = f"Simulated, {len(singles)} episodes: % of those with this cause in which it was named"
-        (DOCS / "diagnosis" / "confusion.svg").write_text(plot.draw([(title, singles)]), encoding="utf-8")
+        (DETAILS.parent / "confusion.svg").write_text(plot.draw([(title, singles)]), encoding="utf-8")
 
 
 def _real(chosen: argparse.Namespace, seed: int) -> None:
@@ -150,10 +150,10 @@ def _interrupt(signal_number: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def _write(section: str, lines: list[str], chosen: argparse.Namespace) -> None:
+def _write(section: str, lines: list[str], chosen: argparse.Namespace, page: Path = PAGE) -> None:
     print("\n".join(lines), flush=True)
     if not chosen.no_write:
-        write_section(PAGE, section, lines)
+        write_section(page, section, lines)
 
 
 if __name__ == "__main__":

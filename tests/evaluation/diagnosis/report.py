@@ -79,9 +79,10 @@ def summary(played: Simulated) -> list[str]:
 
 
 def details(played: Simulated) -> list[str]:
-    """The tables behind the summary."""
+    """The tables behind the summary, on a page of their own."""
     return [
-        "### How small an effect is found",
+        *freshness.stamp("diagnosis", played.where["commit"]),
+        "## How small an effect is found",
         "",
         "Effects of eight calls, by how many times the usual time to the first token (of slow tokens and a slow "
         "reader: the time per token) gets longer: % of the episodes in which the cause was named in half of the calls. "
@@ -100,7 +101,7 @@ def details(played: Simulated) -> list[str]:
         "",
         *_curve(played.recorded, sorted({point.cause for point in played.recorded})),
         "",
-        "### False alarms",
+        "## False alarms",
         "",
         "Per 1,000 calls; false: what was named did not happen to that call. True: it had really waited that much "
         "longer than the route's calls before it, or strangers really slowed its tokens.",
@@ -115,7 +116,7 @@ def details(played: Simulated) -> list[str]:
         f"| two modes of the network | {sum(t.calm_calls for t in played.bimodal):,} | {alarms(played.bimodal)} "
         f"| {listed(false_of(played.bimodal))} | |",
         "",
-        "### Confidence",
+        "## Confidence",
         "",
         f"Stated confidence against how often that was what was wrong with that call. {played.population.faulty:,} of "
         f"{played.population.faulty + played.population.calm:,} calls had a cause; they are weighted as if it were one "
@@ -129,9 +130,9 @@ def details(played: Simulated) -> list[str]:
             for rows in (_within(played.population.rows, low, high),)
         ),
         "",
-        "### Large effects, and two at once",
+        "## Large effects, and two at once",
         "",
-        "![Which cause was injected, and which was named](diagnosis/confusion.svg)",
+        "![Which cause was injected, and which was named](confusion.svg)",
         "",
         *_by_cause(played.singles),
         "",
