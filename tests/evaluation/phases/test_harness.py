@@ -473,10 +473,17 @@ def test_the_page(tmp_path: Path) -> None:
         "Not run: vllm: not installed.",
         "bars met, each decided by its worst cell",
         "queue, load <= 0.7",
-        "reference, alone 0.3: 1 calls had no answer or no truth (the first: APITimeoutError)",
         "A refusal counts",
+        "All 1 cells: [cells.md](accuracy/cells.md)",
     ):
         assert words in text
+    cells = (tmp_path / "accuracy" / "cells.md").read_text()
+    for words in (
+        "Measured at commit `abc1234`; the code has changed since",
+        "reference, alone 0.3: 1 calls had no answer or no truth (the first: APITimeoutError)",
+    ):
+        assert words in cells
+    assert "nan" not in cells
     assert text.index("## In short") < text.index("## How to read it")
     assert "nan" not in text
     for line in text.splitlines():
