@@ -506,8 +506,9 @@ def test_what_an_earlier_run_measured_on_real_servers_stays(tmp_path: Path) -> N
     told = run.keep(facts(cells=[]), tmp_path / "earlier.jsonl")
     assert [each["source"] for each in told["cells"]] == ["live"]
     assert run.calls == some
-    text, _ = report.page(told, report.judged_cells(told, run.calls))
-    assert "Measured by an earlier run (commit abc1234, today)" in text
+    cells = report.judged_cells(told, run.calls)
+    assert "The live cells are an earlier run's** (commit abc1234, today)" in report.page(told, cells)[0]
+    assert "Measured by an earlier run (commit abc1234, today)" in report.cells_page(told, cells)
 
 
 def test_a_page_of_nothing(tmp_path: Path) -> None:
