@@ -14,6 +14,9 @@ from typing import Final
 
 _COUNTED: Final = sys.platform.startswith("linux")
 _MOST_BYTES: Final = 96
+_MOST_THREADS: Final = 256
+_UNREADABLE: Final = set[int]()
+"""Threads that cannot look."""
 
 
 class RunQueue:
@@ -23,7 +26,7 @@ class RunQueue:
 
     def __init__(self) -> None:
         self._thread = get_native_id()
-        self._before = _waited(self._thread)
+        self._before = _waited(self._thread) if _COUNTED else None
 
     def waited(self) -> float | None:
         """Seconds without a core since then; None where the kernel does not count them, or on another thread."""
@@ -35,7 +38,7 @@ class RunQueue:
 
 def _waited(thread: int) -> int | None:
     """All of the thread's waits so far, ns. (The path with the process's number is found faster than ``self``.)"""
-    if not _COUNTED:
+    if thread in _UNREADABLE:
         return None
     try:
         file = os.open(f"/proc/{os.getpid()}/task/{thread}/schedstat", os.O_RDONLY | os.O_CLOEXEC)
@@ -44,5 +47,9 @@ def _waited(thread: int) -> int | None:
         finally:
             os.close(file)
         return int(waited) if int(ran) else None  # nothing but zeros: it does not count
-    except (OSError, ValueError):
+    except OSError:  # not there, or too many files are open just now
+        return None
+    except Exception:  # what watches an event loop for calls that block may forbid the look: it is not asked again
+        if len(_UNREADABLE) < _MOST_THREADS:
+            _UNREADABLE.add(thread)
         return None

@@ -98,3 +98,18 @@ def test_a_thread_that_shares_its_core_has_waited_for_it() -> None:
     other.start()
     other.join()
     assert elsewhere == [None], "another thread's wait is not this one's"
+
+
+def test_where_a_look_is_forbidden_nothing_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on the event loop of an application that has its blocking calls reported."""
+
+    def forbidden(file: int, size: int) -> bytes:
+        raise RuntimeError("a blocking call on the event loop")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("llmtrace.observe.run_queue.os.read", forbidden)
+        told: list[float | None] = []
+        thread = threading.Thread(target=lambda: told.append(RunQueue().waited()))
+        thread.start()
+        thread.join()
+    assert told == [None]
