@@ -11,10 +11,20 @@ from typing import Any, Final
 
 from llmtrace.analyze.expressions import count_of, first, least, most, nothing, when
 from llmtrace.analyze.reports.floor import floors, usable
-from llmtrace.phases.model import DECODE, GATEWAY, NETWORK, OPAQUE, PREFILL, QUEUE, QUEUE_PREFILL, UNATTRIBUTED
+from llmtrace.phases.model import (
+    DECODE,
+    GATEWAY,
+    MODEL_LOAD,
+    NETWORK,
+    OPAQUE,
+    PREFILL,
+    QUEUE,
+    QUEUE_PREFILL,
+    UNATTRIBUTED,
+)
 from llmtrace.phases.objectives import APPLICATION, FLOOR, ITL, TOTAL, TTFT, UNKNOWN, Patterns, regex
 
-EARLY: Final = (NETWORK, GATEWAY, UNATTRIBUTED, QUEUE, PREFILL, QUEUE_PREFILL)
+EARLY: Final = (NETWORK, GATEWAY, UNATTRIBUTED, MODEL_LOAD, QUEUE, PREFILL, QUEUE_PREFILL)
 """Phases before the first token that can take longer than they need."""
 LATE: Final = (DECODE, APPLICATION)
 CHARGED: Final = (*EARLY, *LATE, OPAQUE, FLOOR, UNKNOWN)
