@@ -37,8 +37,12 @@ def remember(model: Any, loaded: Loaded) -> None:
 
 def is_unused(model: Any) -> bool:
     """Whether ``model`` was loaded and no call of it was made yet."""
-    with _lock:
-        return model in _unused
+    try:
+        with _lock:
+            return model in _unused
+    except Exception as error:
+        internal_errors.note("finding a model's load", error)
+        return False
 
 
 def first_call(model: Any, span: Span) -> Loaded | None:

@@ -49,8 +49,7 @@ def patch(patches: Patches, tracer: CallTracer, provider: Provider, hook: Load) 
         return result
 
     def move(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        before, start = _device(instance), now()
-        loading = _loading.get()
+        loading, before, start = _loading.get(), _device(instance), now()
         alone = Loading(TO_DEVICE) if loading is None and model_loads.is_unused(instance) else None
         result = wrapped(*args, **kwargs)
         if before is not None and _device(instance) not in (before, None):

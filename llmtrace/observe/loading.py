@@ -11,7 +11,7 @@ class Loading:
     __slots__ = ("_downloaded", "_measured", "_rest", "bytes", "end", "offset", "start")
 
     def __init__(self, rest: str | None = None) -> None:
-        """``rest``: the part that all time belongs to which is nothing else; None: nobody can tell what it is."""
+        """``rest``: the part that all time is which is not measured apart; None: nobody can tell what it is."""
         self.offset = epoch_offset()
         """Added to its times it gives epoch ns."""
         self.start = now()
@@ -43,15 +43,15 @@ class Loading:
     def parts(self) -> list[tuple[str, int, int]]:
         """Name, start and end of each part, without a gap from the load's start to its end; empty where they are not
         told apart. Downloading lasts until the last file had come."""
+        if self._rest is None:
+            return []
         known = [("download", self.start, self._downloaded)] if self._downloaded else []
         known += [(part, start, end) for part, start, end in self._measured if start >= self._downloaded]
-        if self._rest is None and not known:
-            return []
         parts: list[tuple[str, int, int]] = []
         at = self.start
         for part, start, end in [*known, ("", self.end, self.end)]:
             if start > at:
-                parts.append((self._rest or "read", at, start))  # what comes after a download is reading at least
+                parts.append((self._rest, at, start))
             if end > start:
                 parts.append((part, start, end))
             at = max(at, end)
