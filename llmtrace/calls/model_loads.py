@@ -1,4 +1,4 @@
-"""Models that were loaded into this process, until the first call is made of each: that call tells what it waited for."""
+"""Models that were loaded into this process, until the first call of each, which tells what it waited for."""
 
 from __future__ import annotations
 

@@ -36,9 +36,11 @@ class Loading:
         """A ``part`` of it lasted from ``start`` until now."""
         self._measured.append((part, start, now()))
 
-    def finish(self) -> None:
-        """It has ended."""
-        self.end = now()
+    def finish(self, last: str | None = None) -> None:
+        """It has ended; ``last``: the part that followed where it had ended before."""
+        before, self.end = self.end, now()
+        if last is not None:
+            self._measured.append((last, before, self.end))
 
     def parts(self) -> list[tuple[str, int, int]]:
         """Name, start and end of each part, without a gap from the load's start to its end; empty where they are not

@@ -99,6 +99,7 @@ _METHODS: Sequence[tuple[str, Any, str]] = (
     ("create_embedding", EMBED, "input"),
 )
 
+
 def _name(model: Any) -> str:
     return os.path.basename(text(model.model_path) or "")
 

@@ -131,8 +131,7 @@ def create_app(
             runner.warm_up()
             service.warm_up()
         if loading is not None and writer is not None:
-            loading.measured("warm_up", loading.end)
-            loading.finish()
+            loading.finish("warm_up")
             writer.emit_load(loading, loaded.name)
         scheduler.start()
         try:

@@ -1,4 +1,4 @@
-"""Loads of models into this process: a span of their own with its parts, and a first call that says what it waited for."""
+"""Loads of models into this process: a span of their own with its parts, and a first call that names it."""
 
 from __future__ import annotations
 
@@ -75,7 +75,9 @@ def test_a_load_is_one_span_and_the_first_call_points_to_it(traced: Spans, saved
     first, second = traced.parents()
     (link,) = first.links
     assert (link.context.span_id, link.attributes["llmtrace.link.kind"]) == (load.context.span_id, "model_load")
-    assert attributes(first)["llmtrace.model_load.before"] == pytest.approx((load.end_time - load.start_time) / 1e9, 1e-3)
+    assert attributes(first)["llmtrace.model_load.before"] == pytest.approx(
+        (load.end_time - load.start_time) / 1e9, 1e-3
+    )
     assert "llmtrace.diagnosis" not in attributes(first), "nobody waited for both: they are in two traces"
     assert not second.links
     assert "llmtrace.model_load.before" not in attributes(second)
@@ -165,7 +167,9 @@ def test_what_is_downloaded_is_a_part_of_it(
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", constants.ENDPOINT + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(
+        constants, "HUGGINGFACE_CO_URL_TEMPLATE", constants.ENDPOINT + "/{repo_id}/resolve/{revision}/{filename}"
+    )
     try:
         transformers.LlamaForCausalLM.from_pretrained("somebody/tiny-llama", cache_dir=tmp_path)
         transformers.LlamaForCausalLM.from_pretrained("somebody/tiny-llama", cache_dir=tmp_path, local_files_only=True)

@@ -1,4 +1,4 @@
-// Phase-level spans of the language models that a page runs or asks. Adapters: webllm.js, transformers.js.
+// Phase-level spans of the language models that a page runs or asks.
 
 import { Call, loadSpans } from "./call.js";
 import { Load } from "./load.js";
