@@ -117,7 +117,8 @@ def _beyond(joined: Any) -> dict[str, Any]:
     filling_floor = joined.f_prefill.fill_null(0.0) * uncached
     making = joined.s_decode - joined.application
     beyond = {name: most(joined[f"s_{name}"] - joined[f"f_{name}"].fill_null(0.0), 0.0) for name in EARLY[:3]}
-    beyond[QUEUE] = joined.s_queue
+    for name in (MODEL_LOAD, QUEUE):  # what could be none at all
+        beyond[name] = joined[f"s_{name}"]
     for name in (PREFILL, QUEUE_PREFILL):
         beyond[name] = most(joined[f"s_{name}"] - filling_floor, 0.0)
     beyond[DECODE] = most(making - joined.f_itl.fill_null(0.0) * joined.steps, 0.0)
