@@ -1,8 +1,9 @@
 """The one registry of what a fork, a destructor and a process's end can disturb: locks, threads, exit actions.
 
 A forked child has only the thread that forked. A lock that another thread held at that moment would stay locked for
-ever in the child, and a worker thread is not there. So every lock of llmtrace is a ``Lock`` of this module, and whoever
-keeps something that belongs to the parent (a thread, calls on their way) says so with ``after_fork``.
+ever in the child, and a worker thread is not there. So every lock of llmtrace is a ``Lock`` of this module, whoever
+keeps something that belongs to the parent (a thread, calls on their way) says so with ``after_fork``, and a fork waits
+for what a ``Worker`` has in hand, which may hold other libraries' locks.
 
 What must be done before a process ends is registered with ``at_exit``. The interpreter's own exit does it by itself;
 where a process ends another way, ``run_exit_actions`` does it.
@@ -27,10 +28,14 @@ from typing import Any
 from llmtrace.observe.internal_errors import note
 
 _locks: weakref.WeakSet[Lock] = weakref.WeakSet()
+_workers: weakref.WeakSet[Worker] = weakref.WeakSet()
 _after_fork: list[weakref.WeakMethod[Callable[[], None]] | Callable[[], Callable[[], None]]] = []
 _exit_actions: list[Callable[[], None]] = []
 
-_LOOK_AGAIN_S = 0.0005
+_FORK_WAITS_S = 0.5
+"""How long a fork waits for what a worker has in hand: the locks of others that it holds would be held for ever in the
+child."""
+_paused = threading.local()
 
 
 class Lock:
@@ -72,8 +77,10 @@ class Worker:
         self._items: deque[Any] = deque()
         self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._woken = False
-        self._busy = False
+        self._turn = threading.RLock()
+        """Held by the thread while it takes and handles an item."""
         self._thread: threading.Thread | None = None
+        _workers.add(self)
         after_fork(self._forked)
 
     def __len__(self) -> int:
@@ -101,11 +108,17 @@ class Worker:
         """Handle the waiting items on this thread, then wait up to ``timeout`` seconds for the item under way."""
         while self._take():
             pass
-        if self._thread is threading.current_thread():
-            return
-        until = time.monotonic() + timeout
-        while self._busy and self._thread is not None and self._thread.is_alive() and time.monotonic() < until:
-            time.sleep(_LOOK_AGAIN_S)
+        if self.pause(timeout):
+            self.resume()
+
+    def pause(self, timeout: float) -> bool:
+        """Wait up to ``timeout`` seconds for the item under way; the thread takes no further one until ``resume`` is
+        called, by the same thread, if this returns True."""
+        return self._turn.acquire(timeout=timeout)
+
+    def resume(self) -> None:
+        """Let the thread go on."""
+        self._turn.release()
 
     def _take(self) -> bool:
         """Handle the next item; whether there was one."""
@@ -126,16 +139,13 @@ class Worker:
                 time.sleep(self._rest)
             self._woken = False  # before the items are looked at: what is put from here on wakes the thread again
             while self._items:
-                self._busy = True  # before the item is taken: whoever finds no items waits for this one
-                try:
+                with self._turn:
                     self._take()
-                finally:
-                    self._busy = False
                 time.sleep(0)
 
     def _forked(self) -> None:
         self._thread, self._items, self._wake = None, deque(), queue.SimpleQueue()
-        self._woken = self._busy = False
+        self._woken, self._turn = False, threading.RLock()
 
 
 def after_fork(action: Callable[[], None]) -> None:
@@ -228,5 +238,14 @@ def _in_child() -> None:
             note("setting up a forked process", error)
 
 
+def _before_fork() -> None:
+    _paused.workers = [worker for worker in list(_workers) if worker.pause(_FORK_WAITS_S)]
+
+
+def _in_parent() -> None:
+    for worker in _paused.workers:
+        worker.resume()
+
+
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_in_child)
+    os.register_at_fork(before=_before_fork, after_in_parent=_in_parent, after_in_child=_in_child)
