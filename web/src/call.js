@@ -1,50 +1,20 @@
 // One call under way. Of its methods only `loading` and `fetch` throw, and only what the application's own code throws.
 
-import { attributes, float, randomId, safely } from "./otlp.js";
 import { Load } from "./load.js";
-import { coldModel, placing, split } from "./phases.js";
+import { float, randomId, safely, seconds, spansOf } from "./otlp.js";
+import { coldModel, split } from "./phases.js";
 
 const MOST_GAPS = 2048;
 const MOST_EVENTS = 32;
 const OUTCOMES = { AbortError: "cancelled", TimeoutError: "timed_out" };
 const CAUSES = { closed_early: "closed", abandoned: "dropped", cancelled: "task_cancelled", error: "server_error" };
-const SCHEMA = { "llmtrace.schema_version": 2 };
-
-const spanOf = (traceId, parentSpanId, name, at, { start, end }, own, more) => ({
-  ...{ traceId, spanId: randomId(8), parentSpanId, name, kind: 1, attributes: attributes(own) },
-  ...{ startTimeUnixNano: at(start), endTimeUnixNano: at(end), ...more },
-});
-
-/** A phase's span and those of its parts. */
-function phaseSpans(trace, parent, phase, at, more) {
-  const how = { "llmtrace.phase.source": phase.source, "llmtrace.side": "client" };
-  const whole = spanOf(trace, parent, `llm.${phase.name}`, at, phase, { ...how, ...phase.own }, more);
-  const parts = phase.parts.map((part) =>
-    spanOf(trace, whole.spanId, `${whole.name}.${part.name}`, at, part, { ...how, "llmtrace.phase.part": part.name }));
-  return [whole, ...parts];
-}
-
-/** The spans of a load that belongs to no call. */
-export function loadSpans(load, { provider, model }, [, trace = randomId(16), parent] = [], failed) {
-  const parts = load.parts(load.end);
-  const own = { ...SCHEMA, "llmtrace.phase": "model_load", "gen_ai.provider.name": provider, "gen_ai.request.model": model };
-  const phase = { name: "model_load", start: load.start, end: load.end, source: "client", parts };
-  const at = placing(load.start, parts.map((part) => part.start), load.end);
-  const status = failed && { status: { code: 2, message: failed } };
-  return phaseSpans(trace, parent, { ...phase, own: { ...own, "error.type": failed, ...load.told() } }, at, status);
-}
 
 export class Call {
-  start = performance.now();
-  id = randomId(8);
-  gaps = [];
-  events = [];
-  chunks = 0;
-  hidden = 0;
-
   constructor(tracer, request) {
     const [, trace = randomId(16), parent] = tracer.parent ?? [];
-    Object.assign(this, { tracer, request, trace, parent, hiddenSince: tracer.hidden ? this.start : undefined });
+    const start = performance.now();
+    Object.assign(this, { tracer, request, trace, parent, id: randomId(8), start, chunks: 0, gaps: [], events: [] });
+    Object.assign(this, { hidden: 0, hiddenSince: tracer.hidden ? start : undefined });
     tracer.open.add(this);
   }
 
@@ -54,7 +24,8 @@ export class Call {
 
   /** Awaits a model inside the call, as one of its phases: `run(progress)`, or the promise of one that loads already. */
   async loading(run) {
-    const load = (this.load = new Load());
+    const load = new Load();
+    if (!this.chunks) this.load ??= load;
     try {
       return await (typeof run === "function" ? run(load.progress) : run);
     } finally {
@@ -79,17 +50,21 @@ export class Call {
     Object.assign(this, { input, cached, uncached: Math.max(0, input - cached) });
   }
 
-  /** A chunk came; `token`: whether it brought any. */
-  chunk(token = true) {
+  /** A chunk came. `token`: whether it brought any; with it what `tell` takes. */
+  chunk({ token = true, ...told } = {}) {
     const at = performance.now();
     this.firstChunk ??= at;
     this.chunks += 1;
     if (this.first !== undefined && this.gaps.length < MOST_GAPS) this.gaps.push(at - this.last);
     this.last = at;
     if (token) this.first ??= at;
+    Object.assign(this, told);
   }
 
-  /** Takes what the engine tells: `input`, `uncached`, `output` (tokens), `prefill` (ms), `finish`, `response`, `model`. */
+  /**
+   * Takes what the engine tells: `input`, `cached`, `uncached`, `output` (tokens), `prefill` (ms), `finish` (reasons),
+   * `response` (its id), `model`, `tokenEach` (each chunk is one token).
+   */
   tell(told) {
     Object.assign(this, told);
   }
@@ -110,62 +85,45 @@ export class Call {
   end(outcome, error) {
     if (!this.tracer.open.delete(this)) return;
     this.outcome = outcome ?? OUTCOMES[error?.name] ?? "error";
-    this.ended = (this.outcome === "completed" && this.last) || performance.now(); // its last chunk's time, not its reader's
+    this.ended = (this.outcome === "completed" && this.last) || performance.now(); // not when its reader came for it
     if (this.hiddenSince < this.ended) this.hidden += this.ended - this.hiddenSince;
     if (error?.name === "DeviceLostError") this.lost ??= "unknown"; // WebLLM's
     if (["error", "timed_out"].includes(this.outcome)) this.failed = error?.name ?? "Error";
-    const phases = split(this);
-    const verdict = coldModel(this);
-    const at = placing(this.start, [...phases, ...phases.flatMap(({ parts }) => parts)].map(({ start }) => start), this.ended);
-    const event = ([name, moment, values]) => ({ name, timeUnixNano: at(moment), attributes: attributes(values) });
-    const own = { ...this.#told(phases.at(-1).name), ...this.#cause(verdict) };
-    const status = this.failed && { status: { code: 2, message: this.failed } };
-    const more = { spanId: this.id, kind: this.request.local ? 1 : 3, events: this.events.map(event), ...status };
-    const name = `${own["gen_ai.operation.name"]} ${this.request.model}`;
-    const spans = [spanOf(this.trace, this.parent, name, at, { start: this.start, end: this.ended }, own, more)];
-    for (const phase of phases) {
-      const guilty = verdict && phase.name === "model_load";
-      const events = guilty ? [event(["llmtrace.diagnosis", (phase.start + phase.end) / 2, verdict])] : [];
-      spans.push(...phaseSpans(this.trace, this.id, phase, at, { events }));
+    const parts = split(this);
+    const own = this.#told(parts.at(-1).own["llmtrace.phase"]);
+    const loaded = parts.find(({ name }) => name === "llm.model_load");
+    const evidence = loaded && coldModel(this);
+    if (evidence) {
+      loaded.events = [["llmtrace.diagnosis", (loaded.start + loaded.end) / 2, evidence]];
+      const { cause, confidence } = evidence["llmtrace.diagnosis"];
+      Object.assign(own, { "llmtrace.diagnosis": [cause], "llmtrace.diagnosis.cause": cause });
+      own["llmtrace.diagnosis.confidence"] = [confidence];
     }
-    this.tracer.exporter.add(spans);
-  }
-
-  #cause(verdict) {
-    const [cause, sure] = ["llmtrace.diagnosis.cause", "llmtrace.diagnosis.confidence"];
-    return verdict && { "llmtrace.diagnosis": [verdict[cause]], [sure]: [verdict[sure]], [cause]: verdict[cause] };
+    const { start, ended: end, events, failed, id, request } = this;
+    const span = { name: `${request.operation ?? "chat"} ${request.model}`, id, kind: request.local ? 1 : 3, start, end };
+    this.tracer.exporter.add(spansOf({ ...span, own, events, failed, parts }, this.trace, this.parent));
   }
 
   #told(phase) {
-    const { request, outcome, chunks, output } = this;
+    const { request, outcome, chunks, output, start } = this;
     const url = request.url && new URL(request.url, globalThis.location?.href);
-    const cut = request.stream !== false && outcome !== "completed";
+    const port = url && Number(url.port || { "http:": 80, "https:": 443 }[url.protocol]);
+    const streams = request.stream !== false;
+    const settings = { max_tokens: request.maxTokens, temperature: float(request.temperature) };
+    const first_chunk = seconds(this.firstChunk - start);
+    const delivered = chunks && { delivered_tokens: output ?? chunks, "delivered_tokens.basis": output ? "usage" : "chunks" };
     return {
-      "gen_ai.operation.name": request.operation ?? "chat",
-      "gen_ai.provider.name": request.provider,
-      "gen_ai.request.model": request.model,
-      "gen_ai.request.stream": request.stream === false ? null : true,
-      "gen_ai.request.max_tokens": request.maxTokens,
-      "gen_ai.request.temperature": float(request.temperature),
-      "gen_ai.response.id": this.response,
-      "gen_ai.response.model": this.model,
-      "gen_ai.response.finish_reasons": this.finish,
-      "gen_ai.response.time_to_first_chunk": float((this.firstChunk - this.start) / 1000),
-      "gen_ai.usage.input_tokens": this.input,
-      "gen_ai.usage.output_tokens": output,
-      "gen_ai.usage.cache_read.input_tokens": this.cached,
-      "server.address": url?.hostname,
-      "server.port": url && Number(url.port || (url.protocol === "https:" ? 443 : 80)),
-      "error.type": this.failed,
-      ...SCHEMA,
-      "llmtrace.call.outcome": outcome,
-      "llmtrace.call.ttft": float((this.first - this.start) / 1000),
+      gen_ai: { "operation.name": request.operation ?? "chat", "provider.name": request.provider },
+      "gen_ai.request": { model: request.model, stream: streams || null, ...settings },
+      "gen_ai.response": { id: this.response, model: this.model, finish_reasons: this.finish },
+      "gen_ai.response.time_to_first_chunk": streams ? first_chunk : null,
+      "gen_ai.usage": { input_tokens: this.input, output_tokens: output, "cache_read.input_tokens": this.cached },
+      ...{ "server.address": url?.hostname, "server.port": port, "error.type": this.failed },
+      llmtrace: { schema_version: 2, "call.outcome": outcome, "call.ttft": seconds(this.first - start) },
       "llmtrace.stream.chunks": chunks || null,
-      "llmtrace.page.hidden_duration": this.hidden ? float(this.hidden / 1000) : null,
+      "llmtrace.page.hidden_duration": this.hidden ? seconds(this.hidden) : null,
       "llmtrace.device.lost": this.lost,
-      ...(cut && { "llmtrace.cancellation.phase": phase, "llmtrace.cancellation.cause": CAUSES[outcome] }),
-      ...(cut && chunks && { "llmtrace.cancellation.delivered_tokens": output ?? chunks }),
-      ...(cut && chunks && { "llmtrace.cancellation.delivered_tokens.basis": output ? "usage" : "chunks" }),
+      ...(streams && outcome !== "completed" && { "llmtrace.cancellation": { phase, cause: CAUSES[outcome], ...delivered } }),
     };
   }
 }

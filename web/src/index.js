@@ -1,12 +1,11 @@
 // Phase-level spans of the language models that a page runs or asks.
 
-import { Call, loadSpans } from "./call.js";
+import { Call } from "./call.js";
 import { Load } from "./load.js";
-import { errors, Exporter, safely } from "./otlp.js";
+import { errors, Exporter, safely, spansOf } from "./otlp.js";
 
 const TRACEPARENT = /^00-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}$/;
 const isHidden = () => globalThis.document?.visibilityState === "hidden";
-const nothing = () => ({});
 
 export class LlmTrace {
   open = new Set();
@@ -52,13 +51,11 @@ export class LlmTrace {
    * The items of an async iterator, or of what `source(call)` gives, as they are; the call ends with them.
    * `read(chunk)` may tell what a chunk holds: `token: false` where it has no text, and what `Call.tell` takes.
    */
-  async *stream(request, source, read = nothing) {
+  async *stream(request, source, read) {
     const call = this.begin(request);
     try {
       for await (const chunk of typeof source === "function" ? await source(call) : source) {
-        const { token, ...told } = safely("reading a chunk", () => read(chunk)) ?? {};
-        call.chunk(token);
-        call.tell(told);
+        call.chunk(safely("reading a chunk", () => read?.(chunk)));
         yield chunk;
       }
       call.end("completed");
@@ -71,7 +68,7 @@ export class LlmTrace {
   }
 
   /** Loads a model outside of any call: `run(progress)`'s value, and a span `llm.model_load` of its own. */
-  async load(request, run) {
+  async load({ provider, model }, run) {
     const load = new Load();
     let failed;
     try {
@@ -82,7 +79,9 @@ export class LlmTrace {
     } finally {
       safely("ending a load", () => {
         load.finish();
-        this.exporter.add(loadSpans(load, request, this.parent ?? undefined, failed));
+        const own = { "llmtrace.schema_version": 2, "gen_ai.provider.name": provider, "gen_ai.request.model": model };
+        const span = load.span(load.end, { ...own, "error.type": failed });
+        this.exporter.add(spansOf({ ...span, failed }, ...(this.parent?.slice(1) ?? [])));
       });
     }
   }

@@ -3,7 +3,9 @@
 import { safely } from "./otlp.js";
 
 const PARTS = ["download", "read", "to_device", "compile", "warm_up"];
-const SENTENCES = [[/^Loading model from cache/, "to_device"], [/^Loading GPU shader/, "compile"], [/^(Start to f|F)etch/, "download"]];
+const SENTENCES = { "Loading model from cache": "to_device", "Loading GPU": "compile", "Start to fetch": "download", "Fetch": "download" };
+const MOST_ENTRIES = 250; // of a page's requests: a browser keeps no more
+const HOW = { "llmtrace.phase.source": "client", "llmtrace.side": "client" };
 
 export class Load {
   start = performance.now();
@@ -13,9 +15,9 @@ export class Load {
   progress = (report) => void safely("reading a load's progress", () => this.#read(report));
 
   #read(report) {
-    const sentence = SENTENCES.find(([pattern]) => pattern.test(report?.text));
+    const sentence = Object.keys(SENTENCES).find((begin) => report?.text?.startsWith(begin));
     if (PARTS.includes(report)) this.#begin(report);
-    else if (sentence) this.#begin(sentence[1]);
+    else if (sentence) this.#begin(SENTENCES[sentence]);
     else if (report?.status === "done") this.#begin("compile"); // as far as no other file follows
     else if (["initiate", "download", "progress"].includes(report?.status)) {
       if (this.marks.at(-1)?.[0] === "compile") this.marks.pop();
@@ -30,17 +32,21 @@ export class Load {
 
   finish() {
     this.end = performance.now();
-    const wired = performance.getEntriesByType("resource").filter((entry) => entry.responseEnd >= this.start);
-    const came = (file) => wired.some(({ name, deliveryType }) => name.includes(file) && deliveryType !== "cache");
-    const stored = this.sizes.size && ![...this.sizes.keys()].some(came);
-    if (stored) for (const mark of this.marks) if (mark[0] === "download") mark[0] = "read"; // out of the browser's cache
+    const entries = performance.getEntriesByType("resource");
+    const wired = entries.filter((entry) => entry.responseEnd >= this.start && entry.deliveryType !== "cache");
+    const came = [...this.sizes.keys()].some((file) => wired.some(({ name }) => name.includes(file)));
+    if (came || !this.sizes.size || entries.length >= MOST_ENTRIES) return;
+    for (const mark of this.marks) if (mark[0] === "download") mark[0] = "read"; // out of the browser's cache
   }
 
-  told() {
-    return { "llmtrace.model_load.bytes": [...this.sizes.values()].reduce((sum, size) => sum + size, 0) || null };
-  }
-
-  parts(end) {
-    return this.marks.map(([name, start], at) => ({ name, start, end: this.marks[at + 1]?.[1] ?? end }));
+  /** Its span and its parts', up to `end`. */
+  span(end, more) {
+    const bytes = [...this.sizes.values()].reduce((sum, size) => sum + size, 0) || null;
+    const parts = this.marks.map(([part, start], at) => {
+      const own = { ...HOW, "llmtrace.phase.part": part };
+      return { name: `llm.model_load.${part}`, start, end: this.marks[at + 1]?.[1] ?? end, own };
+    });
+    const own = { ...HOW, "llmtrace.phase": "model_load", "llmtrace.model_load.bytes": bytes, ...more };
+    return { name: "llm.model_load", start: this.start, end, own, parts };
   }
 }
