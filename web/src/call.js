@@ -10,11 +10,16 @@ const OUTCOMES = { AbortError: "cancelled", TimeoutError: "timed_out" };
 const CAUSES = { closed_early: "closed", abandoned: "dropped", cancelled: "task_cancelled", error: "server_error" };
 
 export class Call {
+  start = performance.now();
+  id = randomId(8);
+  chunks = 0;
+  gaps = [];
+  events = [];
+  hidden = 0;
+
   constructor(tracer, request) {
-    const [, trace = randomId(16), parent] = tracer.parent ?? [];
-    const start = performance.now();
-    Object.assign(this, { tracer, request, trace, parent, id: randomId(8), start, chunks: 0, gaps: [], events: [] });
-    Object.assign(this, { hidden: 0, hiddenSince: tracer.hidden ? start : undefined });
+    const [trace = randomId(16), parent] = tracer.parent;
+    Object.assign(this, { tracer, request, trace, parent, hiddenSince: tracer.hidden ? this.start : undefined });
     tracer.open.add(this);
   }
 
@@ -23,31 +28,24 @@ export class Call {
   }
 
   /** Awaits a model inside the call, as one of its phases: `run(progress)`, or the promise of one that loads already. */
-  async loading(run) {
+  loading(run) {
     const load = new Load();
     if (!this.chunks) this.load ??= load;
-    try {
-      return await (typeof run === "function" ? run(load.progress) : run);
-    } finally {
-      safely("ending a load", () => load.finish());
-    }
+    return load.of(run);
   }
 
   /** fetch, with this call's `traceparent` for the page's own origin and those in `propagateTo`. */
-  fetch(url, init) {
-    const sent = safely("adding traceparent", () => {
-      if (!this.tracer.propagates(url)) return init;
-      const headers = new Headers(init?.headers ?? url.headers);
-      headers.set("traceparent", this.traceparent);
-      return { ...init, headers };
-    });
-    return fetch(url, sent ?? init);
+  async fetch(url, init) {
+    const headers = new Headers(init?.headers ?? url.headers);
+    const { origin } = new URL(url.url ?? url, globalThis.location?.href);
+    if (this.tracer.origins.has(origin)) headers.set("traceparent", this.traceparent);
+    return fetch(url, { ...init, headers });
   }
 
   /** The prompt is ready and the model begins: its tokens, and how many of them lie in the KV cache. */
   prompt(input, cached = 0) {
     this.prompted ??= performance.now();
-    Object.assign(this, { input, cached, uncached: Math.max(0, input - cached) });
+    this.tell({ input, cached, uncached: Math.max(0, input - cached) });
   }
 
   /** A chunk came. `token`: whether it brought any; with it what `tell` takes. */
@@ -58,7 +56,7 @@ export class Call {
     if (this.first !== undefined && this.gaps.length < MOST_GAPS) this.gaps.push(at - this.last);
     this.last = at;
     if (token) this.first ??= at;
-    Object.assign(this, told);
+    this.tell(told);
   }
 
   /**
@@ -83,7 +81,10 @@ export class Call {
 
   /** The call's end. Only the first one counts. */
   end(outcome, error) {
-    if (!this.tracer.open.delete(this)) return;
+    if (this.tracer.open.delete(this)) safely("ending a call", () => this.#end(outcome, error));
+  }
+
+  #end(outcome, error) {
     this.outcome = outcome ?? OUTCOMES[error?.name] ?? "error";
     this.ended = (this.outcome === "completed" && this.last) || performance.now(); // not when its reader came for it
     if (this.hiddenSince < this.ended) this.hidden += this.ended - this.hiddenSince;
@@ -100,8 +101,9 @@ export class Call {
       own["llmtrace.diagnosis.confidence"] = [confidence];
     }
     const { start, ended: end, events, failed, id, request } = this;
-    const span = { name: `${request.operation ?? "chat"} ${request.model}`, id, kind: request.local ? 1 : 3, start, end };
-    this.tracer.exporter.add(spansOf({ ...span, own, events, failed, parts }, this.trace, this.parent));
+    const name = `${request.operation ?? "chat"} ${request.model}`;
+    const span = { name, id, kind: request.local ? 1 : 3, start, end, own, events, failed, parts };
+    this.tracer.exporter.add(spansOf(span, this.trace, this.parent));
   }
 
   #told(phase) {
@@ -109,29 +111,23 @@ export class Call {
     const url = request.url && new URL(request.url, globalThis.location?.href);
     const port = url && Number(url.port || { "http:": 80, "https:": 443 }[url.protocol]);
     const streams = request.stream !== false;
-    const settings = { max_tokens: request.maxTokens, temperature: float(request.temperature) };
-    const first_chunk = seconds(this.firstChunk - start);
-    const delivered = chunks && { delivered_tokens: output ?? chunks, "delivered_tokens.basis": output ? "usage" : "chunks" };
+    const basis = output ? "usage" : "chunks";
+    const delivered = chunks && { delivered_tokens: output ?? chunks, "delivered_tokens.basis": basis };
+    const cut = streams && outcome !== "completed" && { phase, cause: CAUSES[outcome], ...delivered };
     return {
       gen_ai: { "operation.name": request.operation ?? "chat", "provider.name": request.provider },
-      "gen_ai.request": { model: request.model, stream: streams || null, ...settings },
+      "gen_ai.request": { model: request.model, max_tokens: request.maxTokens, temperature: float(request.temperature) },
+      "gen_ai.request.stream": streams || null,
       "gen_ai.response": { id: this.response, model: this.model, finish_reasons: this.finish },
-      "gen_ai.response.time_to_first_chunk": streams ? first_chunk : null,
+      "gen_ai.response.time_to_first_chunk": streams ? seconds(this.firstChunk - start) : null,
       "gen_ai.usage": { input_tokens: this.input, output_tokens: output, "cache_read.input_tokens": this.cached },
-      ...{ "server.address": url?.hostname, "server.port": port, "error.type": this.failed },
+      server: { address: url?.hostname, port },
+      "error.type": this.failed,
       llmtrace: { schema_version: 2, "call.outcome": outcome, "call.ttft": seconds(this.first - start) },
       "llmtrace.stream.chunks": chunks || null,
       "llmtrace.page.hidden_duration": this.hidden ? seconds(this.hidden) : null,
       "llmtrace.device.lost": this.lost,
-      ...(streams && outcome !== "completed" && { "llmtrace.cancellation": { phase, cause: CAUSES[outcome], ...delivered } }),
+      "llmtrace.cancellation": cut || null,
     };
   }
-}
-
-// What the application calls between a call's begin and its end must not throw into it.
-for (const name of ["prompt", "chunk", "tell", "event", "turned", "end"]) {
-  const method = Call.prototype[name];
-  Call.prototype[name] = function (...given) {
-    return safely(`Call.${name}`, () => method.apply(this, given));
-  };
 }

@@ -14,29 +14,24 @@ export class LlmTrace {
   errors = errors;
 
   /**
-   * @param {object} options `endpoint`: where `llmtrace view` (or any OTLP/HTTP receiver) listens. `service`, `resource`:
-   *   who sends. `parent`: a traceparent; by default that of the page's `<meta name="traceparent">`. `propagateTo`:
-   *   origins, beside the page's own, that are sent `traceparent`. `headers`: for the receiver. `delay`: ms to collect.
+   * `endpoint`: where `llmtrace view` (or any OTLP/HTTP receiver) listens; `headers` for it. `service`, `resource`: who
+   * sends. `parent`: a traceparent; by default that of the page's `<meta name="traceparent">`. `propagateTo`: origins,
+   * beside the page's own, that are sent `traceparent`. `delay`: ms to collect.
    */
   constructor({ parent, propagateTo = [], ...rest } = {}) {
-    safely("starting", () => {
-      this.exporter = new Exporter({ endpoint: "http://127.0.0.1:4319", ...rest });
-      this.parent = TRACEPARENT.exec(parent ?? globalThis.document?.querySelector("meta[name=traceparent]")?.content);
-      this.origins = new Set([globalThis.location?.origin, ...propagateTo.map((url) => new URL(url).origin)]);
-      globalThis.document?.addEventListener("visibilitychange", () => {
-        this.hidden = isHidden();
-        for (const call of this.open) call.turned(this.hidden);
-        if (this.hidden) this.exporter.flush(true); // a phone may end the page now
-      });
-      globalThis.addEventListener?.("pagehide", ({ persisted }) => {
-        if (!persisted) for (const call of this.open) call.end(call.chunks ? "abandoned" : "never_consumed");
-        this.exporter.flush(true);
-      });
+    this.exporter = new Exporter(rest);
+    const given = parent ?? globalThis.document?.querySelector("meta[name=traceparent]")?.content;
+    this.parent = TRACEPARENT.exec(given)?.slice(1) ?? [];
+    this.origins = new Set([globalThis.location?.origin, ...propagateTo.map((url) => new URL(url).origin)]);
+    globalThis.document?.addEventListener("visibilitychange", () => {
+      this.hidden = isHidden();
+      for (const call of this.open) call.turned(this.hidden);
+      if (this.hidden) this.exporter.flush(true); // a phone may end the page now
     });
-  }
-
-  propagates(url) {
-    return this.origins.has(new URL(url.url ?? url, globalThis.location?.href).origin);
+    globalThis.addEventListener?.("pagehide", ({ persisted }) => {
+      if (!persisted) for (const call of this.open) call.end(call.chunks ? "abandoned" : "never_consumed");
+      this.exporter.flush(true);
+    });
   }
 
   /**
@@ -70,31 +65,23 @@ export class LlmTrace {
   /** Loads a model outside of any call: `run(progress)`'s value, and a span `llm.model_load` of its own. */
   async load({ provider, model }, run) {
     const load = new Load();
-    let failed;
     try {
-      return await run(load.progress);
-    } catch (error) {
-      failed = error?.name ?? "Error";
-      throw error;
+      return await load.of(run);
     } finally {
-      safely("ending a load", () => {
-        load.finish();
-        const own = { "llmtrace.schema_version": 2, "gen_ai.provider.name": provider, "gen_ai.request.model": model };
-        const span = load.span(load.end, { ...own, "error.type": failed });
-        this.exporter.add(spansOf({ ...span, failed }, ...(this.parent?.slice(1) ?? [])));
-      });
+      const known = { "llmtrace.schema_version": 2, "gen_ai.provider.name": provider, "gen_ai.request.model": model };
+      const span = load.span(load.end, { ...known, "error.type": load.failed });
+      this.exporter.add(spansOf({ ...span, failed: load.failed }, ...this.parent));
     }
   }
 
   /** Marks the calls of this page's models that are under way when a GPUDevice is lost. */
-  watch(device) {
-    device.lost.then(({ reason }) => {
-      for (const call of this.open) {
-        if (!call.request.local) continue;
-        call.event("llmtrace.device.lost", { "llmtrace.device.lost": reason });
-        call.tell({ lost: reason });
-      }
-    });
+  async watch(device) {
+    const { reason } = await device.lost;
+    for (const call of this.open) {
+      if (!call.request.local) continue;
+      call.event("llmtrace.device.lost", { "llmtrace.device.lost": reason });
+      call.tell({ lost: reason });
+    }
   }
 
   /** Sends what waits. */

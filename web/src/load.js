@@ -3,7 +3,7 @@
 import { safely } from "./otlp.js";
 
 const PARTS = ["download", "read", "to_device", "compile", "warm_up"];
-const SENTENCES = { "Loading model from cache": "to_device", "Loading GPU": "compile", "Start to fetch": "download", "Fetch": "download" };
+const SENTENCES = [[/^Loading model from cache/, "to_device"], [/^Loading GPU/, "compile"], [/etch/, "download"]];
 const MOST_ENTRIES = 250; // of a page's requests: a browser keeps no more
 const HOW = { "llmtrace.phase.source": "client", "llmtrace.side": "client" };
 
@@ -12,12 +12,23 @@ export class Load {
   marks = [];
   sizes = new Map();
   /** A `progress_callback` of transformers.js, an `initProgressCallback` of WebLLM; or call it with a part's name. */
-  progress = (report) => void safely("reading a load's progress", () => this.#read(report));
+  progress = (report) => safely("reading a load's progress", () => this.#read(report));
+
+  /** What `run(progress)` loads, or the promise of what loads already. */
+  async of(run) {
+    try {
+      return await (typeof run === "function" ? run(this.progress) : run);
+    } catch (error) {
+      this.failed = error?.name ?? "Error";
+      throw error;
+    } finally {
+      safely("ending a load", () => this.#finish());
+    }
+  }
 
   #read(report) {
-    const sentence = Object.keys(SENTENCES).find((begin) => report?.text?.startsWith(begin));
-    if (PARTS.includes(report)) this.#begin(report);
-    else if (sentence) this.#begin(SENTENCES[sentence]);
+    const [, part = PARTS.find((name) => name === report)] = SENTENCES.find(([text]) => text.test(report?.text)) ?? [];
+    if (part) this.#begin(part);
     else if (report?.status === "done") this.#begin("compile"); // as far as no other file follows
     else if (["initiate", "download", "progress"].includes(report?.status)) {
       if (this.marks.at(-1)?.[0] === "compile") this.marks.pop();
@@ -30,7 +41,7 @@ export class Load {
     if (this.marks.at(-1)?.[0] !== part) this.marks.push([part, this.marks.length ? performance.now() : this.start]);
   }
 
-  finish() {
+  #finish() {
     this.end = performance.now();
     const entries = performance.getEntriesByType("resource");
     const wired = entries.filter((entry) => entry.responseEnd >= this.start && entry.deliveryType !== "cache");
@@ -41,12 +52,13 @@ export class Load {
 
   /** Its span and its parts', up to `end`. */
   span(end, more) {
-    const bytes = [...this.sizes.values()].reduce((sum, size) => sum + size, 0) || null;
-    const parts = this.marks.map(([part, start], at) => {
-      const own = { ...HOW, "llmtrace.phase.part": part };
-      return { name: `llm.model_load.${part}`, start, end: this.marks[at + 1]?.[1] ?? end, own };
-    });
+    const { start, marks, sizes } = this;
+    const bytes = [...sizes.values()].reduce((sum, size) => sum + size, 0) || null;
     const own = { ...HOW, "llmtrace.phase": "model_load", "llmtrace.model_load.bytes": bytes, ...more };
-    return { name: "llm.model_load", start: this.start, end, own, parts };
+    const parts = marks.map(([part, start], at) => ({
+      ...{ name: `llm.model_load.${part}`, start, end: marks[at + 1]?.[1] ?? end },
+      own: { ...HOW, "llmtrace.phase.part": part },
+    }));
+    return { name: "llm.model_load", start, end, own, parts };
   }
 }

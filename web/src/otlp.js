@@ -3,20 +3,16 @@
 const MOST_WAITING = 2048; // spans; those beyond are dropped
 const MOST_KEPT_ALIVE = 60_000; // characters that a browser goes on sending when its page is gone: 64 KiB
 
-/** Errors of ours, by the place where they happened; the very first is told in the console. */
+/** Errors of ours, by the place where they happened. */
 export const errors = new Map();
 
-function note(where, error) {
-  if (!errors.size) console.warn(`llmtrace-web: ${where}: ${error?.name} (told once; the page goes on)`);
-  errors.set(where, (errors.get(where) ?? 0) + 1);
-}
-
-/** What `act` returns; undefined where it throws, which is noted. */
+/** What `act` returns; undefined where it throws, which is counted. The very first error is told in the console. */
 export function safely(where, act) {
   try {
     return act();
   } catch (error) {
-    return note(where, error);
+    if (!errors.size) console.warn(`llmtrace-web: ${where}: ${error?.name} (told once; the page goes on)`);
+    errors.set(where, (errors.get(where) ?? 0) + 1);
   }
 }
 
@@ -59,26 +55,29 @@ function placing(starts, end) {
 export function spansOf(root, traceId = randomId(16), parent = undefined) {
   const nodes = [];
   const collect = ({ id = randomId(8), parts = [], ...node }, parentSpanId) => {
-    nodes.push({ id, parentSpanId, ...node });
+    nodes.push({ spanId: id, parentSpanId, ...node });
     for (const part of parts) collect(part, id);
   };
   collect(root, parent);
   const at = placing(nodes.map(({ start }) => start), root.end);
   const event = ([name, moment, values]) => ({ name, timeUnixNano: at(moment), attributes: attributes(values) });
-  return nodes.map(({ id: spanId, parentSpanId, name, kind = 1, own, events = [], failed, ...node }) => {
-    const times = { startTimeUnixNano: at(node.start), endTimeUnixNano: at(node.end), events: events.map(event) };
+  return nodes.map(({ start, end, own, events = [], failed, ...named }) => {
+    const times = { startTimeUnixNano: at(start), endTimeUnixNano: at(end), events: events.map(event) };
     const status = failed ? { code: 2, message: failed } : {};
-    return { traceId, spanId, parentSpanId, name, kind, attributes: attributes(own), status, ...times };
+    return { traceId, kind: 1, ...named, attributes: attributes(own), status, ...times };
   });
 }
 
 /** Collects spans, and sends them a moment later. */
 export class Exporter {
-  constructor({ endpoint, headers = {}, service = "browser", resource = {}, delay = 1000 }) {
+  waiting = [];
+  dropped = 0;
+
+  constructor({ endpoint = "http://127.0.0.1:4319", headers, service = "browser", resource, delay = 1000 }) {
     const sdk = { "telemetry.sdk": { name: "llmtrace-web", language: "webjs" } };
     this.resource = { attributes: attributes({ "service.name": service, ...sdk, ...resource }) };
     this.headers = { "content-type": "application/json", ...headers };
-    Object.assign(this, { url: `${endpoint.replace(/\/+$/, "")}/v1/traces`, delay, waiting: [], dropped: 0 });
+    Object.assign(this, { url: `${endpoint.replace(/\/+$/, "")}/v1/traces`, delay });
   }
 
   add(spans) {
@@ -93,14 +92,14 @@ export class Exporter {
     const spans = this.waiting.splice(0);
     if (!spans.length) return;
     try {
-      const sent = { resource: this.resource, scopeSpans: [{ scope: { name: "llmtrace" }, spans }] };
-      const body = JSON.stringify({ resourceSpans: [sent] });
+      const scopeSpans = [{ scope: { name: "llmtrace" }, spans }];
+      const body = JSON.stringify({ resourceSpans: [{ resource: this.resource, scopeSpans }] });
       const options = { method: "POST", headers: this.headers, body, credentials: "omit" };
       const answer = await fetch(this.url, { ...options, keepalive: keepalive && body.length < MOST_KEPT_ALIVE });
       if (!answer.ok) throw { name: `HTTP ${answer.status}` };
     } catch (error) {
       this.dropped += spans.length;
-      note(`sending spans to ${this.url}`, error);
+      safely(`sending spans to ${this.url}`, () => { throw error; });
     }
   }
 }

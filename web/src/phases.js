@@ -12,10 +12,10 @@ const MERGED = {
 };
 
 const rate = (from, to, tokens) => (tokens > 0 ? float((to - from) / 1000 / tokens) : null);
-const unsure = (low, high) => ({
-  "llmtrace.phase.uncertainty": seconds(Math.max(low, high)),
-  ...(low !== high && { "llmtrace.phase.uncertainty.low": seconds(low), "llmtrace.phase.uncertainty.high": seconds(high) }),
-});
+const unsure = (low, high) => {
+  const sides = { "llmtrace.phase.uncertainty.low": seconds(low), "llmtrace.phase.uncertainty.high": seconds(high) };
+  return { "llmtrace.phase.uncertainty": seconds(Math.max(low, high)), ...(low !== high && sides) };
+};
 
 /** The phases of an ended call, in order, as spans. */
 export function split(call) {
@@ -38,18 +38,19 @@ export function split(call) {
     else if (!load || begun < ended) merge("queue_prefill", ended, "cut_short");
     return phases;
   }
+  const prefill = (more, source) => {
+    const pace = { "llmtrace.phase.tokens": uncached, "llmtrace.phase.time_per_token": rate(from(), first, uncached) };
+    add("prefill", first, { ...pace, ...more }, source);
+  };
   const computed = Math.round(call.prefill * 1000) / 1000; // by the engine; what lies before is the wait for it
-  const tokens = { "llmtrace.phase.tokens": uncached };
-  if (computed <= first - begun) {
-    const waited = first - computed - begun;
-    const began = waited < LEAST_PART_MS ? begun : computed < LEAST_PART_MS ? first : begun + waited;
-    add("queue", began, unsure(began - begun, 0));
-    add("prefill", first, { ...tokens, "llmtrace.phase.time_per_token": rate(began, first, uncached) }, "server");
+  const waited = first - computed - begun;
+  if (waited >= 0) {
+    add("queue", waited < LEAST_PART_MS ? begun : computed < LEAST_PART_MS ? first : begun + waited, unsure(waited, 0));
+    prefill({}, "server");
   } else if (prompted !== undefined) {
     const hit = { "llmtrace.phase.tokens": call.cached, ...unsure(0, first - begun) }; // somewhere in the prefill
     if (call.cached) add("kv_cache_hit", begun, hit, "estimate");
-    const setup = { "llmtrace.generate.setup": seconds(Math.max(0, prompted - begun)) };
-    add("prefill", first, { ...tokens, ...setup, "llmtrace.phase.time_per_token": rate(begun, first, uncached) });
+    prefill({ "llmtrace.generate.setup": seconds(Math.max(0, prompted - begun)) });
   } else merge("queue_prefill", first, "ambiguous");
   add("decode", ended, decoded(call));
   return phases;
@@ -64,10 +65,10 @@ function decoded({ first, last, gaps, output, tokenEach }) {
   return { ...pace, "llmtrace.decode.chunk_gap": spread, ...times };
 }
 
-/** The evidence that the model was loaded first; null where that was no good part of the wait for the first token. */
+/** The evidence that the model was loaded first; nothing where that was no good part of the wait for the first token. */
 export function coldModel({ load, start, first, ended }) {
   const loaded = load?.end - load?.start;
-  if (!(loaded >= LEAST_MS && loaded >= OF_WAIT * ((first ?? ended) - start))) return null;
+  if (!(loaded >= LEAST_MS && loaded >= OF_WAIT * ((first ?? ended) - start))) return undefined;
   const numbers = { observed: seconds(loaded), expected: float(0), excess: seconds(loaded), history: 0 };
   const told = { cause: "cold_model", confidence: float(0.99), reason: "the model was loaded first" };
   return { "llmtrace.diagnosis": { ...told, quantity: "model_load", ...numbers } };
