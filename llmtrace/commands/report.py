@@ -17,14 +17,19 @@ from llmtrace.whole_file import replacing
 from llmtrace.wording import clean_json
 
 Format = Literal["text", "json"]
+VersionOf = Literal["weights", "app", "model"]
 _SOURCES = (
     "Trace files (OTLP/JSON, .gz too), folders of them, the address of llmtrace view, of Jaeger or of Tempo, or a "
     "table's ibis URL."
 )
 
 
-_NAMES = "phases, causes, cost, cancellations, floor, models, accuracy, slo or cache."
+_NAMES = "phases, causes, cost, cancellations, floor, models, accuracy, slo, cache or fleet."
 _Share = Annotated[str, typer.Option(metavar="SHARE", help="slo: the share of calls that are to meet theirs.")]
+_Quality = Annotated[
+    str | None,
+    typer.Option(metavar="ATTRIBUTE", help="A numeric attribute of calls: higher is better.", show_default=False),
+]
 _WHERE = "s, or PATTERN=s,...: by default what the spans have from the settings."
 _Ttft = Annotated[
     str | None, typer.Option(metavar="TARGET", help=f"slo: objective for the TTFT; {_WHERE}", show_default=False)
@@ -104,6 +109,15 @@ def add(app: Any) -> None:
         slo_ttft: _Ttft = None,
         slo_itl: _Itl = None,
         slo_total: _Total = None,
+        version_of: Annotated[
+            VersionOf | None,
+            typer.Option(help="fleet: whose versions; by default the first that the spans tell.", show_default=False),
+        ] = None,
+        newest: Annotated[
+            str,
+            typer.Option(metavar="VERSION", help="fleet: the newest, if not the last to appear.", show_default=False),
+        ] = "",
+        quality: _Quality = None,
         save: Annotated[
             Path | None,
             typer.Option(metavar="TABLE.parquet", help="Write the table of spans too.", show_default=False),
@@ -111,15 +125,19 @@ def add(app: Any) -> None:
         *,
         given: Given,
     ) -> None:
-        """What many traces say together: phases, causes, cost, cancellations, floor, models, accuracy, slo or cache."""
+        """What many traces say together: where time and money went, which models answered, what runs in a fleet."""
         with importing("analyze"):
             from llmtrace.analyze import reports
             from llmtrace.analyze.book import Book
         if name not in reports.NAMES:
             raise typer.BadParameter(f"no report {name!r}; there are {', '.join(reports.NAMES)}")
         objectives = _objectives(slo_ttft, slo_itl, slo_total)
-        options = reports.Options(top=top, span_usd=span_usd, objectives=objectives, slo=_share(slo))
-        with _opened([sources], given) as (traces,):
+        options = reports.Options(
+            top=top, span_usd=span_usd, objectives=objectives, slo=_share(slo), version_of=version_of or "",
+            newest=newest, quality=quality,
+        )  # fmt: skip
+        extra = (quality,) if quality is not None else ()
+        with _opened([sources], given, extra) as (traces,):
             if save is not None:
                 with replacing(save) as place:
                     traces.table.to_parquet(place)
@@ -132,12 +150,7 @@ def add(app: Any) -> None:
     def compare(  # pyright: ignore[reportUnusedFunction]
         before: Annotated[str, typer.Argument(help=_SOURCES)],
         after: Annotated[str, typer.Argument(help="The same, after the change.")],
-        quality: Annotated[
-            str | None,
-            typer.Option(
-                metavar="ATTRIBUTE", help="A numeric attribute of calls: higher is better.", show_default=False
-            ),
-        ] = None,
+        quality: _Quality = None,
         *,
         given: Given,
     ) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+from llmtrace.emit import names
 from llmtrace.reference._errors import RunnerError, missing_extra
 from llmtrace.reference.tiny import TINY_NAME, Progress, build_tiny, quiet, tiny_path
 
@@ -43,6 +44,19 @@ class LoadedModel:
     """A short hash of config, weights, dtype and device: the `system_fingerprint` of the responses."""
     load_seconds: float = 0.0
     """Seconds that reading it took."""
+
+    @property
+    def about(self) -> dict[str, str]:
+        """What it is and where it runs, as attributes of a resource."""
+        import platform
+
+        hardware = f"{self.device} ({platform.machine()})"
+        if self.device.startswith("cuda"):
+            import torch
+
+            hardware = torch.cuda.get_device_name(self.device)
+        about = {names.DEVICE_NAME: hardware, names.MODEL_FORMAT: self.dtype}
+        return {**about, names.MODEL_FINGERPRINT: self.fingerprint} if self.fingerprint else about
 
     @property
     def has_chat_template(self) -> bool:
