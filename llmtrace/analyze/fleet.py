@@ -115,19 +115,18 @@ class Fleet:
         return calls.mutate(rank=place.cast("int64")).filter(lambda table: table.rank.notnull())
 
     def answers(self) -> list[tuple[Any, ...]]:
-        """A row a version: rank, calls, failed, cut, output p50 and p95, TTFT p50 and p95, TPOT p50, score."""
-        calls = self.ranked
+        """A row a version, of the sample: rank, failed, cut, output p50 and p95, TTFT p50 and p95, TPOT p50, score."""
+        calls = self._sample
         return self._book.rows(
             calls.group_by("rank")
             .agg(
-                n=calls.count(),
                 failed=share_of(calls.failed),
                 cut=share_of(first(calls.cut, False)),
-                output50=calls.output.approx_quantile(0.5),
-                output95=calls.output.approx_quantile(0.95),
-                ttft50=calls.ttft.approx_quantile(0.5),
-                ttft95=calls.ttft.approx_quantile(0.95),
-                tpot50=calls.tpot.approx_quantile(0.5),
+                output50=calls.output.quantile(0.5),
+                output95=calls.output.quantile(0.95),
+                ttft50=calls.ttft.quantile(0.5),
+                ttft95=calls.ttft.quantile(0.95),
+                tpot50=calls.tpot.quantile(0.5),
                 score=calls.score.mean(),
             )
             .order_by("rank")

@@ -41,7 +41,7 @@ def make(book: Book, options: Options) -> Report:
         _versions(fleet, spread),
         spread.section(),
         *_lagging(fleet, spread, options.top),
-        _answers(fleet),
+        _answers(fleet, spread),
         changed,
         _moves(fleet),
         _mismatches(fleet, options.top),
@@ -209,8 +209,11 @@ def _days(ns: int) -> float:
     return ns / DAY_NS
 
 
-def _answers(fleet: Fleet) -> Section:
-    rows = [[fleet.versions[rank], count, *figures] for rank, count, *figures in fleet.answers()]
+def _answers(fleet: Fleet, spread: _Spread) -> Section:
+    rows = [
+        [fleet.versions[rank], sum(counts[rank] for counts in spread.calls.values()), *figures]
+        for rank, *figures in fleet.answers()
+    ]
     return Section(
         "What they answer",
         [
@@ -269,9 +272,9 @@ def _changes(fleet: Fleet) -> tuple[Section, list[str]]:
         rows,
         "The mean change within an instance that ran both versions, each instance once, with its 95 % interval; where "
         f"fewer than {_LEAST} did, between instances on the same device. TTFT, TPOT and output tokens: of the "
-        "geometric mean, as a share of it; the others in points. sure: three standard errors from none. lengths apart: the share "
-        "of answers that would have to change their length (in powers of two) to make the distributions equal. What "
-        "else changed in those days, the load say, is in it.",
+        "geometric mean, as a share of it; the others in points. sure: three standard errors from none. lengths apart: "
+        "the share of answers whose length (in powers of two) would have to change to make the distributions equal. "
+        "What else changed in those days, the load say, is in it.",
         Intervals("Change against the version before", "share", points),
     )  # fmt: skip
     return section, sentences
@@ -351,7 +354,7 @@ def _lengths(fleet: Fleet) -> dict[tuple[int, int], float]:
 
 
 def _moves(fleet: Fleet) -> Section:
-    rows = sorted(fleet.moves(), key=lambda row: -row[2])
+    rows = sorted(fleet.moves(), key=lambda row: (-row[2], row[0], row[1]))
     return Section(
         "Moves",
         [Column("from"), Column("to"), Column("instances", "count"), Column("how")],
@@ -402,8 +405,8 @@ def _notes(fleet: Fleet) -> list[str]:
         )
     if fleet.stride > 1:
         notes.append(
-            f"spread over time, changes and moves are those of one in {fleet.stride} instances, drawn evenly by a hash "
-            "of their names; versions, stragglers and mismatches are of all"
+            f"how instances spread over time, what versions answer and changed, and moves are those of one in "
+            f"{fleet.stride} instances, drawn evenly by a hash of their names; all else is of all"
         )
     if fleet.slot not in (HOUR_NS, DAY_NS):
         notes.append(f"a slot of time is {fleet.slot / DAY_NS:g} days")
