@@ -21,7 +21,7 @@ from tests.analyze.spark import same
 from tests.analyze.writing import Writer
 from tests.support import fleet as made_up
 
-CALLS = 40_000
+CALLS = 60_000
 
 
 @pytest.fixture(scope="module")
