@@ -18,7 +18,7 @@ from llmtrace.wording import clean_json
 
 Format = Literal["text", "json"]
 VersionOf = Literal["weights", "app", "model"]
-_SOURCES = (
+SOURCES = (
     "Trace files (OTLP/JSON, .gz too), folders of them, the address of llmtrace view, of Jaeger or of Tempo, or a "
     "table's ibis URL."
 )
@@ -67,7 +67,7 @@ class Given:
         return {"service": self.service, "hours": self.hours, "limit": self.limit, "query": self.query}
 
 
-def _taking(command: Callable[..., None]) -> Callable[..., None]:
+def taking(command: Callable[..., None]) -> Callable[..., None]:
     """A command like ``command(..., given)`` that takes the options of ``Given`` instead of ``given``."""
     names = [field.name for field in fields(Given)]
 
@@ -96,13 +96,13 @@ def add(app: Any) -> None:
 
     @app.command()
     @guarded
-    @_taking
+    @taking
     def report(  # pyright: ignore[reportUnusedFunction]
         name: Annotated[
             str,
             typer.Argument(metavar="NAME", help=_NAMES),
         ],
-        sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help=_SOURCES)],
+        sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help=SOURCES)],
         top: Annotated[int, typer.Option(min=1, help="Rows of a list.")] = 20,
         span_usd: Annotated[float, typer.Option(min=0.0, help="cost: USD that keeping a million spans costs.")] = 0.0,
         slo: _Share = "99%",
@@ -133,22 +133,22 @@ def add(app: Any) -> None:
             raise typer.BadParameter(f"no report {name!r}; there are {', '.join(reports.NAMES)}")
         objectives = _objectives(slo_ttft, slo_itl, slo_total)
         options = reports.Options(
-            top=top, span_usd=span_usd, objectives=objectives, slo=_share(slo), version_of=version_of or "",
+            top=top, span_usd=span_usd, objectives=objectives, slo=share_of(slo), version_of=version_of or "",
             newest=newest, quality=quality,
         )  # fmt: skip
         extra = (quality,) if quality is not None else ()
-        with _opened([sources], given, extra) as (traces,):
+        with opened([sources], given, extra) as (traces,):
             if save is not None:
                 with replacing(save) as place:
                     traces.table.to_parquet(place)
             result = reports.make(name, Book(traces), options)
-            _give(result, given)
+            give(result, given)
 
     @app.command()
     @guarded
-    @_taking
+    @taking
     def compare(  # pyright: ignore[reportUnusedFunction]
-        before: Annotated[str, typer.Argument(help=_SOURCES)],
+        before: Annotated[str, typer.Argument(help=SOURCES)],
         after: Annotated[str, typer.Argument(help="The same, after the change.")],
         quality: _Quality = None,
         *,
@@ -159,14 +159,14 @@ def add(app: Any) -> None:
             from llmtrace.analyze import compare as comparing
             from llmtrace.analyze.book import Book
         extra = (quality,) if quality is not None else ()
-        with _opened([[before], [after]], given, extra) as (old, new):
-            _give(comparing.make(Book(old), Book(new), quality), given)
+        with opened([[before], [after]], given, extra) as (old, new):
+            give(comparing.make(Book(old), Book(new), quality), given)
 
     @app.command()
     @guarded
-    @_taking
+    @taking
     def whatif(  # pyright: ignore[reportUnusedFunction]
-        sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help=_SOURCES)],
+        sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help=SOURCES)],
         phase: Annotated[
             str | None, typer.Option(help="The phase (or step, or retry) that would change.", show_default=False)
         ] = None,
@@ -195,17 +195,17 @@ def add(app: Any) -> None:
             from llmtrace.analyze.book import Book
         objectives = _objectives(slo_ttft, slo_itl, slo_total)
         if slo is not None and phase is None and factor is None:
-            share = _share(slo)
-            with _opened([sources], given) as (traces,):
-                _give(restore.make(Book(traces), objectives, share), given)
+            share = share_of(slo)
+            with opened([sources], given) as (traces,):
+                give(restore.make(Book(traces), objectives, share), given)
         elif slo is None and phase is not None and factor is not None and not objectives:
-            with _opened([sources], given) as (traces,):
-                _give(asking.make(Book(traces), phase, factor), given)
+            with opened([sources], given) as (traces,):
+                give(asking.make(Book(traces), phase, factor), given)
         else:
             raise typer.BadParameter("whatif takes --phase and --factor, or --slo (with --slo-ttft 2, for instance)")
 
 
-def _share(text: str) -> float:
+def share_of(text: str) -> float:
     """The share that ``99%``, ``99.9`` or ``0.99`` says."""
     try:
         share = float(text.strip().rstrip("%"))
@@ -234,7 +234,7 @@ def _objectives(ttft: str | None, itl: str | None, total: str | None) -> dict[st
 
 
 @contextmanager
-def _opened(
+def opened(
     groups: Sequence[Sequence[str]], given: Given, extra: tuple[str, ...] = ()
 ) -> Generator[list[Any], None, None]:
     """The traces of each group of sources, read with a progress bar on stderr if that is a terminal."""
@@ -243,11 +243,11 @@ def _opened(
     window = {name: value for name, value in given.window.items() if value is not None}
     with ExitStack() as stack:
         with _progress() as tell:
-            opened = [
+            groups_of_traces = [
                 stack.enter_context(load(group, extra=extra, tell=tell, cache=given.cache, **window))
                 for group in groups
             ]
-        yield opened
+        yield groups_of_traces
 
 
 @contextmanager
@@ -264,7 +264,7 @@ def _progress() -> Generator[Callable[[int, int], None], None, None]:
         yield lambda done, whole: progress.update(task, completed=done, total=whole)
 
 
-def _give(report: Any, given: Given) -> None:
+def give(report: Any, given: Given) -> None:
 
     from llmtrace.analyze.report import as_json
     from llmtrace.view import report_page, report_text
