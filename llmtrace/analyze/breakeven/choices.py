@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final
+from typing import Final, TypeVar
 
 from llmtrace.analyze.breakeven.machine import Machine
 from llmtrace.analyze.breakeven.queueing import Answered, Asked, Played, play
@@ -50,7 +50,10 @@ class Prices:
     kwh: float = 0.0
 
 
-def quantile(values: Sequence[float], rank: float) -> float:
+_Number = TypeVar("_Number", int, float)
+
+
+def quantile(values: Sequence[_Number], rank: float) -> _Number:
     """A percentile, the value at or above it."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(rank * len(ordered)))]

@@ -289,7 +289,8 @@ def _sentence(name: str, earlier: str, figure: str, mean: float, low: float, hig
         return f"{name} answers {'longer' if mean > 0 else 'shorter'} than {earlier} by {abs(mean):.1%} {span}"
     if figure in ("cut", "failed") and mean > 0.005:
         what = "is cut at its limit" if figure == "cut" else "fails"
-        return f"{name} {what} more often than {earlier}: {mean * 100:+.1f} points {span}"
+        points = f"{mean * 100:+.1f} points ({low * 100:+.1f} to {high * 100:+.1f})"
+        return f"{name} {what} more often than {earlier}: {points}"
     if figure == "score" and mean < 0:
         return f"{name} has a lower quality than {earlier}: {mean:+.3g} ({low:+.3g} to {high:+.3g})"
     return ""
