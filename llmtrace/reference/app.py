@@ -121,7 +121,7 @@ def create_app(
     )
     scheduler = Scheduler(runner, max_queue=max_queue)
     writer = (
-        spans.from_environment(loaded.fingerprint)
+        spans.from_environment(loaded.about)
         if tracer_provider is None
         else spans.ServerSpans(tracer_provider, fingerprint=loaded.fingerprint)
     )

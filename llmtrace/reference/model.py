@@ -12,6 +12,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+from llmtrace.emit import names
 from llmtrace.observe.clock import now
 from llmtrace.observe.loading import Loading
 from llmtrace.reference._errors import RunnerError, missing_extra
@@ -47,6 +48,19 @@ class LoadedModel:
     """Seconds that reading it took."""
     loading: Loading | None = None
     """The same as it went, until whoever serves it says that it is ready."""
+
+    @property
+    def about(self) -> dict[str, str]:
+        """What it is and where it runs, as attributes of a resource."""
+        import platform
+
+        hardware = f"{self.device} ({platform.machine()})"
+        if self.device.startswith("cuda"):
+            import torch
+
+            hardware = torch.cuda.get_device_name(self.device)
+        about = {names.DEVICE_NAME: hardware, names.MODEL_FORMAT: self.dtype}
+        return {**about, names.MODEL_FINGERPRINT: self.fingerprint} if self.fingerprint else about
 
     @property
     def has_chat_template(self) -> bool:

@@ -187,18 +187,21 @@ def test_the_environment_decides_whether_spans_are_sent(monkeypatch: pytest.Monk
         monkeypatch.delenv(name, raising=False)
     assert spans.from_environment() is None
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
-    writer = spans.from_environment("fp_123")
+    writer = spans.from_environment({"llmtrace.model.fingerprint": "fp_123", "device.model.name": "cpu"})
     assert writer is not None
     assert writer._provider.resource.attributes["service.name"] == "llmtrace-reference"
     assert writer._provider.resource.attributes["host.name"] == socket.gethostname()
     assert writer._provider.resource.attributes["llmtrace.model.fingerprint"] == "fp_123"
+    assert writer._provider.resource.attributes["device.model.name"] == "cpu"
+    assert writer._provider.resource.attributes["service.instance.id"]
     writer.shutdown()
     monkeypatch.setenv("OTEL_SERVICE_NAME", "mine")
-    monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "host.name=elsewhere")
+    monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "host.name=elsewhere,service.version=7")
     writer = spans.from_environment()
     assert writer is not None
     assert writer._provider.resource.attributes["service.name"] == "mine"
     assert writer._provider.resource.attributes["host.name"] == "elsewhere"
+    assert writer._provider.resource.attributes["service.version"] == "7"
     assert "llmtrace.model.fingerprint" not in writer._provider.resource.attributes
     writer.shutdown()
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "none")
