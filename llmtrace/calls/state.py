@@ -16,6 +16,7 @@ from llmtrace.observe.run_queue import RunQueue
 from llmtrace.providers.declare import Operation, Request
 
 if TYPE_CHECKING:
+    from llmtrace.calls.model_loads import Loaded
     from llmtrace.calls.result import Result
 
 
@@ -74,6 +75,8 @@ class CallState:
     """Images, recordings and files in the prompt, as far as they have to be computed."""
     run_queue: RunQueue | None = None
     """What its thread waits for a core, where that is looked at."""
+    loaded: Loaded | None = None
+    """The load of its model, if it is the first call of that."""
     judge: Callable[[Call, CallState], Result] | None = None
     """Makes the result of the ended call, where that is not the timeline's work (a model in this process)."""
 

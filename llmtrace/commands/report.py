@@ -17,14 +17,19 @@ from llmtrace.whole_file import replacing
 from llmtrace.wording import clean_json
 
 Format = Literal["text", "json"]
-_SOURCES = (
+VersionOf = Literal["weights", "app", "model"]
+SOURCES = (
     "Trace files (OTLP/JSON, .gz too), folders of them, the address of llmtrace view, of Jaeger or of Tempo, or a "
     "table's ibis URL."
 )
 
 
-_NAMES = "phases, causes, cost, cancellations, floor, models, accuracy, slo or cache."
+_NAMES = "phases, causes, cost, cancellations, floor, models, accuracy, slo, cache or fleet."
 _Share = Annotated[str, typer.Option(metavar="SHARE", help="slo: the share of calls that are to meet theirs.")]
+_Quality = Annotated[
+    str | None,
+    typer.Option(metavar="ATTRIBUTE", help="A numeric attribute of calls: higher is better.", show_default=False),
+]
 _WHERE = "s, or PATTERN=s,...: by default what the spans have from the settings."
 _Ttft = Annotated[
     str | None, typer.Option(metavar="TARGET", help=f"slo: objective for the TTFT; {_WHERE}", show_default=False)
@@ -62,7 +67,7 @@ class Given:
         return {"service": self.service, "hours": self.hours, "limit": self.limit, "query": self.query}
 
 
-def _taking(command: Callable[..., None]) -> Callable[..., None]:
+def taking(command: Callable[..., None]) -> Callable[..., None]:
     """A command like ``command(..., given)`` that takes the options of ``Given`` instead of ``given``."""
     names = [field.name for field in fields(Given)]
 
@@ -91,19 +96,28 @@ def add(app: Any) -> None:
 
     @app.command()
     @guarded
-    @_taking
+    @taking
     def report(  # pyright: ignore[reportUnusedFunction]
         name: Annotated[
             str,
             typer.Argument(metavar="NAME", help=_NAMES),
         ],
-        sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help=_SOURCES)],
+        sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help=SOURCES)],
         top: Annotated[int, typer.Option(min=1, help="Rows of a list.")] = 20,
         span_usd: Annotated[float, typer.Option(min=0.0, help="cost: USD that keeping a million spans costs.")] = 0.0,
         slo: _Share = "99%",
         slo_ttft: _Ttft = None,
         slo_itl: _Itl = None,
         slo_total: _Total = None,
+        version_of: Annotated[
+            VersionOf | None,
+            typer.Option(help="fleet: whose versions; by default the first that the spans tell.", show_default=False),
+        ] = None,
+        newest: Annotated[
+            str,
+            typer.Option(metavar="VERSION", help="fleet: the newest, if not the last to appear.", show_default=False),
+        ] = "",
+        quality: _Quality = None,
         save: Annotated[
             Path | None,
             typer.Option(metavar="TABLE.parquet", help="Write the table of spans too.", show_default=False),
@@ -111,33 +125,32 @@ def add(app: Any) -> None:
         *,
         given: Given,
     ) -> None:
-        """What many traces say together: phases, causes, cost, cancellations, floor, models, accuracy, slo or cache."""
+        """What many traces say together: where time and money went, which models answered, what runs in a fleet."""
         with importing("analyze"):
             from llmtrace.analyze import reports
             from llmtrace.analyze.book import Book
         if name not in reports.NAMES:
             raise typer.BadParameter(f"no report {name!r}; there are {', '.join(reports.NAMES)}")
         objectives = _objectives(slo_ttft, slo_itl, slo_total)
-        options = reports.Options(top=top, span_usd=span_usd, objectives=objectives, slo=_share(slo))
-        with _opened([sources], given) as (traces,):
+        options = reports.Options(
+            top=top, span_usd=span_usd, objectives=objectives, slo=share_of(slo), version_of=version_of or "",
+            newest=newest, quality=quality,
+        )  # fmt: skip
+        extra = (quality,) if quality is not None else ()
+        with opened([sources], given, extra) as (traces,):
             if save is not None:
                 with replacing(save) as place:
                     traces.table.to_parquet(place)
             result = reports.make(name, Book(traces), options)
-            _give(result, given)
+            give(result, given)
 
     @app.command()
     @guarded
-    @_taking
+    @taking
     def compare(  # pyright: ignore[reportUnusedFunction]
-        before: Annotated[str, typer.Argument(help=_SOURCES)],
+        before: Annotated[str, typer.Argument(help=SOURCES)],
         after: Annotated[str, typer.Argument(help="The same, after the change.")],
-        quality: Annotated[
-            str | None,
-            typer.Option(
-                metavar="ATTRIBUTE", help="A numeric attribute of calls: higher is better.", show_default=False
-            ),
-        ] = None,
+        quality: _Quality = None,
         *,
         given: Given,
     ) -> None:
@@ -146,14 +159,14 @@ def add(app: Any) -> None:
             from llmtrace.analyze import compare as comparing
             from llmtrace.analyze.book import Book
         extra = (quality,) if quality is not None else ()
-        with _opened([[before], [after]], given, extra) as (old, new):
-            _give(comparing.make(Book(old), Book(new), quality), given)
+        with opened([[before], [after]], given, extra) as (old, new):
+            give(comparing.make(Book(old), Book(new), quality), given)
 
     @app.command()
     @guarded
-    @_taking
+    @taking
     def whatif(  # pyright: ignore[reportUnusedFunction]
-        sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help=_SOURCES)],
+        sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help=SOURCES)],
         phase: Annotated[
             str | None, typer.Option(help="The phase (or step, or retry) that would change.", show_default=False)
         ] = None,
@@ -182,17 +195,17 @@ def add(app: Any) -> None:
             from llmtrace.analyze.book import Book
         objectives = _objectives(slo_ttft, slo_itl, slo_total)
         if slo is not None and phase is None and factor is None:
-            share = _share(slo)
-            with _opened([sources], given) as (traces,):
-                _give(restore.make(Book(traces), objectives, share), given)
+            share = share_of(slo)
+            with opened([sources], given) as (traces,):
+                give(restore.make(Book(traces), objectives, share), given)
         elif slo is None and phase is not None and factor is not None and not objectives:
-            with _opened([sources], given) as (traces,):
-                _give(asking.make(Book(traces), phase, factor), given)
+            with opened([sources], given) as (traces,):
+                give(asking.make(Book(traces), phase, factor), given)
         else:
             raise typer.BadParameter("whatif takes --phase and --factor, or --slo (with --slo-ttft 2, for instance)")
 
 
-def _share(text: str) -> float:
+def share_of(text: str) -> float:
     """The share that ``99%``, ``99.9`` or ``0.99`` says."""
     try:
         share = float(text.strip().rstrip("%"))
@@ -221,7 +234,7 @@ def _objectives(ttft: str | None, itl: str | None, total: str | None) -> dict[st
 
 
 @contextmanager
-def _opened(
+def opened(
     groups: Sequence[Sequence[str]], given: Given, extra: tuple[str, ...] = ()
 ) -> Generator[list[Any], None, None]:
     """The traces of each group of sources, read with a progress bar on stderr if that is a terminal."""
@@ -230,11 +243,11 @@ def _opened(
     window = {name: value for name, value in given.window.items() if value is not None}
     with ExitStack() as stack:
         with _progress() as tell:
-            opened = [
+            groups_of_traces = [
                 stack.enter_context(load(group, extra=extra, tell=tell, cache=given.cache, **window))
                 for group in groups
             ]
-        yield opened
+        yield groups_of_traces
 
 
 @contextmanager
@@ -251,7 +264,7 @@ def _progress() -> Generator[Callable[[int, int], None], None, None]:
         yield lambda done, whole: progress.update(task, completed=done, total=whole)
 
 
-def _give(report: Any, given: Given) -> None:
+def give(report: Any, given: Given) -> None:
 
     from llmtrace.analyze.report import as_json
     from llmtrace.view import report_page, report_text

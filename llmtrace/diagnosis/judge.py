@@ -14,6 +14,7 @@ from llmtrace.diagnosis.causes import (
     retry_storm,
     slow_consumer,
 )
+from llmtrace.diagnosis.cold_model import cold_model
 from llmtrace.diagnosis.history import MIN_CALLS
 from llmtrace.diagnosis.no_core import is_by_time, is_own
 from llmtrace.diagnosis.route import Route
@@ -130,12 +131,14 @@ def _judge(route: Route, timed: Route, symptoms: Symptoms) -> list[Verdict]:
         or route.retries
         or symptoms.repetition is not None
         or symptoms.grammar_compile
+        or symptoms.model_load
     ):
         by_itself = (
             _alone(slow_consumer, symptoms),
             _alone(retry_storm, route, symptoms),
             _alone(repetition_loop, symptoms),
             _alone(cold_schema, symptoms),
+            _alone(cold_model, symptoms),
         )
         verdicts += [verdict for verdict in by_itself if verdict is not None]
     if symptoms.buffered or symptoms.mean_gap:
