@@ -218,6 +218,8 @@ def _elsewhere_by_time(route: Route, symptoms: Symptoms) -> tuple[float, float]:
 def _names(route: Route, name: str) -> float:
     """How far this call's fingerprint speaks for a change; 0 where it is none of the surprising ones."""
     prints = route.fingerprints
+    if prints.is_only(name):
+        return 0.0
     surprise = prints.surprise(name) if len(prints.items) >= MIN_CALLS else 0.0
     prints.learn(name)
     return min(_STRONGEST, surprise) if surprise > 1.0 else 0.0
