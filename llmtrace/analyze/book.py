@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable, Sequence
 from functools import cached_property
 from typing import Any
 
-from llmtrace.analyze import contract, nesting, tables
+from llmtrace.analyze import components, contract, nesting, tables
 from llmtrace.analyze.expressions import first, when
 from llmtrace.analyze.load import Stats, Traces
 from llmtrace.analyze.statements import Statements, name_of
@@ -24,8 +24,10 @@ _OF_PHASES = (
 class Book:
     """One set of traces: the tables that reports read."""
 
-    def __init__(self, traces: Traces) -> None:
+    def __init__(self, traces: Traces, mapping: components.Mapping = ()) -> None:
+        """``mapping``: a user's own components, by patterns of span names."""
         self.spans = traces.table
+        self.mapping = mapping
         self._statements = Statements(traces.connection, traces.table)
         self.stats: Stats = traces.stats
 
@@ -33,6 +35,10 @@ class Book:
     def mixed(self) -> bool:
         """Whether calls of schema version 1 stand beside later ones."""
         return contract.are_mixed(self.stats.versions)
+
+    def described(self, spans: Any) -> Any:
+        """``spans`` with what each says of the component that it is a part of."""
+        return components.described(spans, self.mapping)
 
     @cached_property
     def calls(self) -> Any:
@@ -66,6 +72,11 @@ class Book:
             return (_overhead_as_one(phases) if mixed else phases).select(*_OF_PHASES)
 
         return self._statements.make(build, "phases", name_of(calls), name_of(engines), mixed)
+
+    @cached_property
+    def components(self) -> Any:
+        """The component of each call (``components.of_calls``); held by the engine."""
+        return components.of_calls(self.spans, self.calls, self.mapping, self._some)
 
     @property
     def _paired(self) -> bool:

@@ -15,7 +15,7 @@ from llmtrace.emit import names
 
 Kind = Literal["text", "int", "float", "bool"]
 
-VERSION: Final = 7
+VERSION: Final = 8
 """Changes with the columns: tables cached by an older version are made anew."""
 
 
@@ -43,7 +43,11 @@ FIXED: Final = (
 
 FROM_ATTRIBUTES: Final = (
     # the call
-    Column("operation", "text", (names.OPERATION, "llm.request.type", "openinference.span.kind")),
+    Column(
+        "operation",
+        "text",
+        (names.OPERATION, "llm.request.type", "openinference.span.kind", "traceloop.span.kind"),
+    ),
     Column("provider", "text", (names.PROVIDER, "gen_ai.system", "llm.provider", "llm.system")),
     Column("request_model", "text", (names.REQUEST_MODEL, "llm.model_name", "llm.request.model")),
     Column("response_model", "text", (names.RESPONSE_MODEL, "llm.response.model")),
@@ -116,10 +120,23 @@ FROM_ATTRIBUTES: Final = (
     Column("step_kind", "text", (names.STEP_KIND,)),
     Column("repairs", "int", (names.REPAIRS,)),
     Column("cost_usd", "float", (names.COST,)),
+    # what else a request is made of
+    Column("tool_name", "text", (names.TOOL_NAME, "tool.name")),
+    Column("agent_name", "text", (names.AGENT_NAME, "agent.name")),
+    Column("entity_name", "text", ("traceloop.entity.name", names.WORKFLOW_NAME)),
+    Column("db_system", "text", ("db.system.name", "db.system")),
+    Column("messaging_system", "text", ("messaging.system",)),
+    Column("rpc_system", "text", ("rpc.system.name", "rpc.system")),
+    Column("http_method", "text", ("http.request.method", "http.method")),
+    Column("score", "float", (names.SCORE,)),
+    Column("score_name", "text", (names.SCORE_NAME,)),
 )
 
 COLUMNS: Final = (*FIXED, *FROM_ATTRIBUTES)
-_NEWER = ("estimate_", "slo_", "lost_", "changed_", "engine_span", "port", "repairs", "cache_miss")
+_NEWER = (
+    "estimate_", "slo_", "lost_", "changed_", "engine_span", "port", "repairs", "cache_miss", "tool_name", "agent_name",
+    "entity_name", "db_system", "messaging_system", "rpc_system", "http_method", "score",
+)  # fmt: skip
 SINCE_4: Final = frozenset(column.name for column in FROM_ATTRIBUTES if column.name.startswith(_NEWER))
 """Columns that a table may lack which an older llmtrace made: nothing stands there."""
 
