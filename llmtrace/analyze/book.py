@@ -113,9 +113,9 @@ class Book:
         """The rows of an expression, as plain Python values."""
         return tables.values(expression)
 
-    def arrays_by_trace(self, calls: Any, names: Sequence[str]) -> tuple[dict[str, Any], Any]:
-        """The columns ``names`` as numpy arrays of floats, NaN where a value is missing; and the number of each call's
-        trace.
+    def arrays_by_trace(self, calls: Any, names: Sequence[str]) -> tuple[dict[str, Any], Any, list[str]]:
+        """The columns ``names`` as numpy arrays of floats, NaN where a value is missing; the number of each call's
+        trace; and the traces' ids by their numbers.
 
         In the order of ids, so that the same calls give the same arrays, however an engine hands them out.
         """
@@ -126,8 +126,9 @@ class Book:
         for name in names:
             column = table[name].cast("float64")
             columns[name] = np.asarray(column.to_numpy(zero_copy_only=False), dtype=float)
-        numbers = table["trace_id"].combine_chunks().dictionary_encode().indices
-        return columns, np.asarray(numbers.to_numpy(zero_copy_only=False), dtype=np.int64)
+        numbered = table["trace_id"].combine_chunks().dictionary_encode()
+        numbers = np.asarray(numbered.indices.to_numpy(zero_copy_only=False), dtype=np.int64)
+        return columns, numbers, numbered.dictionary.to_pylist()
 
 
 def _overhead_as_one(phases: Any) -> Any:

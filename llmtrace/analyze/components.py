@@ -92,8 +92,8 @@ def parse(text: str) -> Mapping:
 
 
 def is_of(component: str, asked: str) -> bool:
-    """Whether ``component`` is the one ``asked`` for: that itself, or any of that kind."""
-    return component == asked or component.startswith(f"{asked}/")
+    """Whether ``component`` is the one ``asked`` for: by its kind, by its name, or by both."""
+    return component == asked or asked in component.split("/", 1)
 
 
 def group(component: Any) -> Any:

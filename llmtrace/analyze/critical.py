@@ -12,7 +12,7 @@ lies beneath it, and the wait after it.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby, pairwise
 from typing import Any, Final, NamedTuple
@@ -63,7 +63,7 @@ class Member:
     children: list[Member] = field(default_factory=list["Member"])
     label: Label = Label("", "")
     is_run: bool = False
-    """Whether it is a whole run of its component, and no part of one above it."""
+    """Whether it is a run of its component, and no part of one above it."""
     retries: int = 0
     """Further tries that its failure or its attempts brought about."""
 
@@ -116,7 +116,8 @@ def _label(root: Member) -> None:
     while stack:
         member, above = stack.pop()
         here = place(member.kind, member.own, member.call, above)
-        member.is_run = here is not above and (member.call is not None or here.kind != MODEL)
+        is_other = above is None or here.component != above.component
+        member.is_run = is_other and (member.call is not None or here.kind != MODEL)
         part = here.component
         if here.kind == MODEL:
             part = member.phase or (member.label.part if member.label.part == RETRY else CALL)
@@ -142,8 +143,7 @@ def _count_repeats(root: Member) -> None:
     while stack:
         member = stack.pop()
         stack.extend(member.children)
-        if member.is_run:
-            member.retries += max(0, member.attempts - 1)
+        member.retries += max(0, member.attempts - 1)
         runs = [child for child in member.children if child.is_run]
         last: dict[str, int] = {}
         for child in runs:
@@ -257,10 +257,11 @@ def path(root: Member, factors: Mapping[str, float] | None = None) -> Path:
     return Path(first.length, spent)
 
 
-def mean(paths: Sequence[Path], names: Mapping[Label, str]) -> dict[str, float]:
+def mean(paths: Sequence[Path], name_of: Callable[[Label], str]) -> dict[str, float]:
     """Mean seconds on the critical path by the names of the labels, over all paths."""
     sums: dict[str, float] = {}
     for one in paths:
         for label, length in one.spent.items():
-            sums[names[label]] = sums.get(names[label], 0) + length
+            name = name_of(label)
+            sums[name] = sums.get(name, 0) + length
     return {name: length / 1e9 / len(paths) for name, length in sums.items()} if paths else {}

@@ -7,6 +7,7 @@ version 1 of the span contract moved off a call's span into an event counts as t
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -144,3 +145,14 @@ SINCE_4: Final = frozenset(column.name for column in FROM_ATTRIBUTES if column.n
 def with_extra(attributes: tuple[str, ...]) -> tuple[Column, ...]:
     """The columns, and further ones of numbers for attributes that a user named (a quality score, say)."""
     return (*COLUMNS, *(Column(name, "float", (name,)) for name in attributes))
+
+
+def extra(attributes: Iterable[str | None]) -> tuple[str, ...]:
+    """Those of the attributes that a user named that are no column's first one already."""
+    own = {column.attributes[0] for column in FROM_ATTRIBUTES}
+    return tuple(dict.fromkeys(name for name in attributes if name is not None and name not in own))
+
+
+def column_of(attribute: str) -> str:
+    """The column that an attribute fills which a user named."""
+    return next((column.name for column in FROM_ATTRIBUTES if column.attributes[0] == attribute), attribute)

@@ -22,6 +22,10 @@ class Options:
     """Rows of a list of routes or calls."""
     span_usd: float = 0.0
     """USD that storing a million spans costs, for the cost of telemetry itself."""
+    usd: str | None = None
+    """An attribute of spans with what they cost, USD, beside ``llmtrace.cost.usd``."""
+    quality: str | None = None
+    """A numeric attribute of spans, higher is better, in the place of the conventions' evaluation score."""
     objectives: Mapping[str, Patterns] = field(default_factory=dict[str, Patterns])
     """Targets by objective, in the place of those on the spans."""
     slo: float = 0.99
