@@ -218,10 +218,8 @@ class _Server:
         parts = urllib.parse.urlsplit(base.rstrip("/"))
         user, _, host = parts.netloc.rpartition("@")
         self.shown = parts._replace(netloc=host).geturl()
-        self._headers = {"Accept": "application/json"}
-        if user:
-            coded = base64.b64encode(urllib.parse.unquote(user).encode()).decode()
-            self._headers["Authorization"] = f"Basic {coded}"
+        coded = base64.b64encode(urllib.parse.unquote(user).encode()).decode()
+        self._authorization = f"Basic {coded}" if user else ""
 
     def ask(self, path: str) -> dict[str, Any]:
         """The JSON object at ``path``. Raises LlmtraceError."""
@@ -239,7 +237,9 @@ class _Server:
     def ask_several(self, path: str) -> list[dict[str, Any]]:
         """The JSON objects at ``path``, one after the other: long answers come in several. Raises LlmtraceError."""
         url = f"{self.shown}{path}"
-        request = urllib.request.Request(url, headers=self._headers)
+        request = urllib.request.Request(url, headers={"Accept": "application/json"})
+        if self._authorization:  # which nobody gets to whom the answer sends one on
+            request.add_unredirected_header("Authorization", self._authorization)
         where = url.partition("?")[0]
         try:
             with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:

@@ -16,7 +16,7 @@ from llmtrace.emit import names
 
 Kind = Literal["text", "int", "float", "bool"]
 
-VERSION: Final = 8
+VERSION: Final = 9
 """Changes with the columns: tables cached by an older version are made anew."""
 
 
@@ -82,6 +82,9 @@ FROM_ATTRIBUTES: Final = (
     Column("billed_tokens", "int", (names.BILLED_TOKENS,)),
     Column("billed_lower", "int", (names.BILLED_LOWER,)),
     Column("billed_upper", "int", (names.BILLED_UPPER,)),
+    Column("billed_output", "int", (names.BILLED_OUTPUT,)),
+    Column("billed_usd", "float", (names.BILLED_USD,)),
+    Column("billed_by", "text", (names.BILLED_BY,)),
     Column("delivered_tokens", "int", (names.DELIVERED_TOKENS,)),
     Column("delivered_basis", "text", (names.DELIVERED_BASIS,)),
     Column("lost_tokens", "int", (names.LOST_TOKENS,)),
@@ -135,8 +138,9 @@ FROM_ATTRIBUTES: Final = (
 
 COLUMNS: Final = (*FIXED, *FROM_ATTRIBUTES)
 _NEWER = (
-    "estimate_", "slo_", "lost_", "changed_", "engine_span", "port", "repairs", "cache_miss", "tool_name", "agent_name",
-    "entity_name", "db_system", "messaging_system", "rpc_system", "http_method", "score",
+    "estimate_", "slo_", "lost_", "changed_", "engine_span", "port", "repairs", "cache_miss", "billed_output",
+    "billed_usd", "billed_by", "tool_name", "agent_name", "entity_name", "db_system", "messaging_system", "rpc_system",
+    "http_method", "score",
 )  # fmt: skip
 SINCE_4: Final = frozenset(column.name for column in FROM_ATTRIBUTES if column.name.startswith(_NEWER))
 """Columns that a table may lack which an older llmtrace made: nothing stands there."""

@@ -186,38 +186,6 @@ def faults(spans: Any) -> Any:
     )
 
 
-def told_later(spans: Any, calls: Any) -> Any:
-    """``calls`` with ``told_tokens``: the output tokens of the call by another span's account, else null.
-
-    An engine's server span under the call (or under an attempt or a transport span of it) counts them, or its decode
-    phase does. Any other span with the same response id does too: a gateway's, or one that looked the usage up later.
-    """
-    decoded = spans.filter((spans.phase == "decode") & spans.parent_id.notnull())
-    decoded = decoded.group_by(made_trace=decoded.trace_id, made_by=decoded.parent_id).agg(
-        made=decoded.phase_tokens.sum()
-    )
-    servers = spans.filter((spans.kind == "server") & spans.parent_id.notnull())
-    servers = servers.select("trace_id", "span_id", "parent_id", "output_tokens")
-    servers = servers.left_join(decoded, [("trace_id", "made_trace"), ("span_id", "made_by")])
-    servers = servers.mutate(tokens=first(servers.output_tokens, servers.made)).filter(lambda t: t.tokens.notnull())
-    above = spans.select(up_trace="trace_id", up_span="span_id", up_parent="parent_id")
-    servers = servers.left_join(above, [("trace_id", "up_trace"), ("parent_id", "up_span")])
-    own = servers.select("trace_id", "tokens", owner="parent_id")
-    nested = servers.filter(servers.up_parent.notnull()).select("trace_id", "tokens", owner="up_parent")
-    both = own.union(nested)
-    by_span = both.group_by(server_trace=both.trace_id, served=both.owner).agg(server_tokens=both.tokens.max())
-    joined = calls.left_join(by_span, [("trace_id", "server_trace"), ("span_id", "served")])
-    others = spans.filter(spans.response_id.notnull() & spans.output_tokens.notnull() & spans.phase.isnull())
-    others = others.anti_join(
-        calls.select(own_trace="trace_id", own_span="span_id"), [("trace_id", "own_trace"), ("span_id", "own_span")]
-    )
-    by_id = others.group_by(later_id=others.response_id).agg(later_tokens=others.output_tokens.max())
-    joined = joined.left_join(by_id, [("response_id", "later_id")])
-    return joined.mutate(told_tokens=first(joined.server_tokens, joined.later_tokens)).drop(
-        "server_trace", "served", "server_tokens", "later_id", "later_tokens"
-    )
-
-
 def tasks(spans: Any) -> Any:
     """The spans of ``llmtrace.task``: one row a task."""
     return spans.filter(spans.task_id.notnull() & spans.task_name.notnull())

@@ -8,14 +8,14 @@ from typing import Any
 
 from opentelemetry.trace import SpanContext, Status, StatusCode, set_span_in_context
 
-from llmtrace.calls import adoption, attributes, finalizers
+from llmtrace.calls import adoption, attributes
 from llmtrace.calls.chunk_weights import pace_of
 from llmtrace.calls.result import Result
 from llmtrace.calls.services import Services
 from llmtrace.calls.verdict import evidence_of
 from llmtrace.config import Settings
 from llmtrace.diagnosis.guilty import guilty_phase
-from llmtrace.emit import names
+from llmtrace.emit import later, names
 from llmtrace.emit.metrics import Measurements
 from llmtrace.emit.spans import Children, Event
 from llmtrace.emit.values import safe_attributes
@@ -130,7 +130,7 @@ def _received(call: Call) -> tuple[Any, bool]:
 
 
 def emit_metrics(result: Result, services: Services) -> None:
-    """The call's values go through the instruments, with its span as their exemplars' context."""
+    """The call's values go through the instruments, soon and with its span as their exemplars' context."""
     meters, call, state = services.telemetry.meters(), result.call, result.state
     if meters is None or call.end is None:
         return
@@ -156,9 +156,7 @@ def emit_metrics(result: Result, services: Services) -> None:
         errors=_errors(result),
         context=set_span_in_context(state.span),
     )
-    meters.record(measurements)
-    if measurements.errors:
-        finalizers.soon(partial(meters.record_errors, measurements))
+    later.soon(partial(meters.record, measurements))
 
 
 def _objectives(result: Result) -> dict[str, bool] | None:

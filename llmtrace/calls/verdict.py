@@ -8,6 +8,7 @@ from typing import Any
 
 from llmtrace.calls.model_sent import model_sent
 from llmtrace.calls.state import CallState
+from llmtrace.diagnosis.gathered import behind_headers
 from llmtrace.diagnosis.judge import judge
 from llmtrace.diagnosis.repetition import Repetition, repetition
 from llmtrace.diagnosis.route import Route
@@ -67,6 +68,10 @@ def diagnose(
         symptoms.others_open = open_count()
         symptoms.repetition = _repetition(call, state, answer)
         _attempts(call, symptoms)
+        if symptoms.ready_together:
+            symptoms.behind_headers = behind_headers(seen, call.chunk_timing.gaps)
+            if call.attempts:
+                symptoms.segments, symptoms.unread = call.attempts[-1].segments(), call.attempts[-1].unread
         return diagnoser.judge(state.route, symptoms)
     except Exception as error:
         internal_errors.note("diagnosing a call", error)

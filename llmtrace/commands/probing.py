@@ -52,20 +52,20 @@ def spec_sheet(
     asked: Asked, longest: int, at_once: int, ttl: float | None, json_file: Path | None, baseline: Path | None
 ) -> None:
     """Ask everything once, and print the sheet."""
-    _writable(json_file)
-    with _tellable():
+    writable(json_file)
+    with tellable():
         client = open_client(asked.client, asked.base_urls[0], asked.model)
-        known = _price(client, asked.price, asked.budget)
+        known = price_of(client, asked.price, asked.budget)
         screen = terminal(highlight=False)
         options = plan.Options(min(longest, _room(client)), at_once, ttl)
         steps = _affordable(plan.steps(options, client.least), known, asked.budget, client, screen)
-        _confirm(asked.yes)
+        confirm(asked.yes)
         tracing = Tracing(client.kind, destination(asked.spans), baseline)
         before = _written(tracing.baseline)
         session = Session(client, Prompts(), Purse(known, asked.budget), options.longest)
         try:
-            with _progress(session, steps) as begins:
-                sheet, learned = ask(session, tracing, steps, options, begins)
+            with progress(session, sum(step.calls for step in steps)) as tell:
+                sheet, learned = ask(session, tracing, steps, options, lambda step: tell(step.name))
         finally:
             tracing.close()
             client.close()
@@ -81,7 +81,7 @@ def spec_sheet(
         raise SystemExit(INTERRUPTED)
 
 
-def _writable(path: Path | None) -> None:
+def writable(path: Path | None) -> None:
     """Nothing is paid for before it is clear that there is a place for what it shows."""
     if path is None:
         return
@@ -102,7 +102,7 @@ def _written(path: str | None) -> int:
 
 
 @contextlib.contextmanager
-def _tellable() -> Generator[None]:
+def tellable() -> Generator[None]:
     """A provider that does not answer is told in one line."""
     try:
         yield
@@ -129,15 +129,15 @@ def _affordable(
 
 def watch(asked: Asked, every: float, rounds: int, state: Path | None) -> None:
     """Rounds until their number, the budget or Ctrl-C ends them. ``every``: s between them; ``rounds``: 0 for ever."""
-    _writable(state)
-    with _tellable():
+    writable(state)
+    with tellable():
         clients = [open_client(asked.client, url, asked.model) for url in asked.base_urls]
-        purse = Purse(_price(clients[0], asked.price, asked.budget), asked.budget)
+        purse = Purse(price_of(clients[0], asked.price, asked.budget), asked.budget)
         screen = terminal(highlight=False)
         for client in clients:
             _announce_rounds(client, purse.price, every, screen)
             client.offer_logprobs()
-        _confirm(asked.yes)
+        confirm(asked.yes)
         tracing = Tracing(clients[0].kind, destination(asked.spans), None)
         watched = [watching.Watched(Session(client, Prompts(), purse, watching.LONG), tracing) for client in clients]
         meters = watching.Meters(tracing.meters)
@@ -190,7 +190,7 @@ def _round(one: watching.Watched, meters: watching.Meters, screen: Any) -> None:
         screen.print(f"{at}: {clean(watching.told(kind, change))}", style="bold", markup=False)
 
 
-def _price(client: Client, given: tuple[float, float] | None, budget: float | None) -> Price | None:
+def price_of(client: Client, given: tuple[float, float] | None, budget: float | None) -> Price | None:
     """The model's price, None where it is not known and nobody asked for a budget."""
     if given is not None:
         into, out = (each / _PER_MILLION for each in given)
@@ -220,7 +220,8 @@ def _room(client: Client) -> int:
     return sys.maxsize
 
 
-def _confirm(yes: bool) -> None:
+def confirm(yes: bool) -> None:
+    """Ask whether to send, unless that was said already; leave where the answer is no."""
     if yes:
         return
     if not sys.stdin.isatty():
@@ -230,13 +231,13 @@ def _confirm(yes: bool) -> None:
 
 
 @contextlib.contextmanager
-def _progress(session: Session, steps: list[Step]) -> Generator[Callable[[Step], object]]:
-    """A bar over all calls, on stderr; gives the function that is told of each step."""
+def progress(session: Session, calls: int) -> Generator[Callable[[str], object]]:
+    """A bar over all calls, on stderr; gives the function that is told what is going on."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("probe", total=sum(step.calls for step in steps))
-        session.done = lambda: progress.advance(task)
-        yield lambda step: progress.update(task, description=step.name)
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("probe", total=calls)
+        session.done = lambda: bar.advance(task)
+        yield lambda what: bar.update(task, description=what)

@@ -57,6 +57,9 @@ def add(app: Any) -> None:
             float, typer.Option(min=0, help="Seconds from SIGTERM to the end, for requests that run.")
         ] = 3.0,
         faults: Annotated[bool, typer.Option("--faults", help="Obey requests that ask for a fault (tests).")] = False,
+        run_on: Annotated[
+            bool, typer.Option("--run-on", help="A fault: make answers to their ends though their clients have gone.")
+        ] = False,
     ) -> None:
         """Serve a real model with an OpenAI-compatible API and every phase measured."""
         with importing("reference"):
@@ -75,6 +78,7 @@ def add(app: Any) -> None:
                     max_running=max_running,
                     max_queue=max_queue,
                     faults=faults,
+                    run_on=run_on,
                     prefill_chunk=prefill_chunk or None,
                     cache_tokens=cache_tokens,
                     block_size=block_size,

@@ -46,6 +46,7 @@ class Route:
         "evenness",
         "fingerprints",
         "fresh",
+        "gathered",
         "headers",
         "high_headers",
         "high_pace",
@@ -82,7 +83,7 @@ class Route:
         """When the last calls ended, monotonic ns, in order."""
         self.waits = Line(LEAST_S, 0.25, every=61)
         """Uncached tokens -> wait, s, less the queue that the server reports, or one that was named."""
-        self.high_wait = Shift()
+        self.high_wait = Shift(rows=True)
         """Waits beyond that line, queues with them, s."""
         self.waits_untold = Level(LEAST_S, 0.25)
         """The wait of calls without usage, s."""
@@ -108,7 +109,9 @@ class Route:
         self.evenness = Level(0.2, sigmas=3.0)
         """Median gap by mean gap."""
         self.bursts = 0
-        """In which of the last four streams the chunks came in bursts, a bit each."""
+        """In which of the last four streams the chunks lay ready together, a bit each."""
+        self.gathered = 0
+        """And in which of them they were gathered on the way."""
         self.slow = False
         """Whether the last call's tokens came unusually slowly."""
         self.least_gap = 1.0

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 
 from llmtrace.diagnosis.repetition import Repetition
 from llmtrace.phases.model import Estimate
-from llmtrace.phases.observation import BURST_SHARE, Observation, came_at_once
+from llmtrace.phases.observation import BURST_SHARE, READY_GAP_S, Observation, came_at_once
 
 TAIL = 32
 """Gaps at a stream's end by which its evenness is judged: all of them, since thinned ones may skip the bursts."""
+BURSTS = 0.35
+"""A median gap of less than this share of the mean: most chunks came together with others."""
+_READY_NS = READY_GAP_S * 1e9
 _FEW_GAPS = 16
 _ALL_KEPT = 1024
 """Of longer streams only a part of the gaps is kept."""
@@ -61,7 +64,15 @@ class Symptoms:
     mean_gap: float | None = None
     burst: float = 0.0
     """The longest of them."""
+    ready_at_first: int = 0
+    """Chunks that lay ready behind the first token: it came before it was read."""
     buffered: bool = False
+    segments: int | None = None
+    """TCP segments that came after the headers; looked up only where chunks lay ready together."""
+    behind_headers: int = 0
+    """Chunks beyond those that lay ready beside the headers."""
+    unread: float | None = None
+    """How long data had lain in the kernel when the headers were read."""
     silence: float = 0.0
     """Start until first token."""
     attempts: int = 1
@@ -81,6 +92,11 @@ class Symptoms:
     upstream: str | None = None
     """Who answered behind a gateway, as that tells it."""
     repetition: Repetition | None = None
+
+    @property
+    def ready_together(self) -> bool:
+        """Whether most of the stream's chunks lay ready together with others."""
+        return self.buffered or (self.gap is not None and self.gap < BURSTS * (self.mean_gap or 0.0))
 
     @property
     def uncached(self) -> int | None:
@@ -136,7 +152,19 @@ def symptoms_of(seen: Observation, gaps: Sequence[int] = (), estimate: Estimate 
     elif len(tail) >= _FEW_GAPS:
         symptoms.gap, symptoms.mean_gap = tail[len(tail) // 2] / 1e9, sum(tail) / len(tail) / 1e9
     symptoms.burst = tail[-1] / 1e9
+    if gaps[0] < _READY_NS:
+        symptoms.ready_at_first = next((place for place, gap in enumerate(gaps) if gap >= _READY_NS), len(gaps))
+        if not symptoms.ready_together:
+            came_earlier(symptoms, symptoms.ready_at_first * (symptoms.gap or 0.0))
     return symptoms
+
+
+def came_earlier(symptoms: Symptoms, seconds: float) -> None:
+    """The first token came so much before it was read, by the chunks that lay ready with it: nobody waited for that."""
+    if symptoms.wait is not None:
+        symptoms.wait = max(0.0, symptoms.wait - seconds)
+    if symptoms.queue is not None:
+        symptoms.queue = max(0.0, symptoms.queue - seconds)
 
 
 def take_queue(symptoms: Symptoms, estimate: Estimate) -> None:

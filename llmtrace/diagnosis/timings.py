@@ -77,6 +77,9 @@ def network(route: Route, symptoms: Symptoms) -> tuple[list[Verdict], float]:
         if habit is route.rtt:
             least = LEAST_S / 2 + late_acknowledgement(route, symptoms)
         if excess >= least:
+            if habit is route.setup and symptoms.rtt is not None and symptoms.rtt - route.rtt.mid < LEAST_S / 2:
+                # The way itself was as fast as ever: a name's look-up, or a client that got no core.
+                score = min(score, 1.0)
             if best is None or excess > (best.excess or 0.0):
                 best = Verdict(NETWORK, score, quantity, value, usual, excess)
             if habit is not route.setup:

@@ -15,7 +15,7 @@ from opentelemetry import metrics as api
 from opentelemetry.context import Context
 from opentelemetry.metrics import CallbackOptions, Counter, MeterProvider, Observation
 
-from llmtrace.emit import names
+from llmtrace.emit import later, names
 from llmtrace.emit.instruments import CONVENTIONS, histogram
 from llmtrace.emit.measurements import Kind, Measurements, Series
 from llmtrace.observe import internal_errors
@@ -55,7 +55,7 @@ class Meters:
         )
 
     def record(self, measurements: Measurements) -> None:
-        """Record what one ended call adds to the metrics, but for its ``errors``, before this returns."""
+        """Record what one ended call adds to the metrics, before this returns."""
         series = self._series_of(measurements)
         self._conventions.record(measurements, series)
         context = measurements.context
@@ -66,6 +66,9 @@ class Meters:
             self._record_objectives(measurements, measurements.objectives, series)
         for cause in measurements.causes:
             self._diagnoses.add(1, series.base.plus((names.CAUSE, cause)), context=context)
+        for name, source, seconds in measurements.errors:
+            attributes = series.base.plus((names.PHASE, name), (names.SOURCE, source))
+            self._errors.record(seconds, attributes, context=context)
 
     def _record_objectives(self, measurements: Measurements, decided: Mapping[str, bool], series: Series) -> None:
         if self._slo is None:  # made when they are wanted: few programs name objectives
@@ -92,14 +95,6 @@ class Meters:
             attributes[names.ERROR_TYPE] = failure
         self._tool.record(seconds, attributes, context=context)
 
-    def record_errors(self, measurements: Measurements) -> None:
-        """Record how far the estimate is off. For another thread than the one that ended the call: on that, the
-        application would wait for a comparison that is of no use to it."""
-        series = self._series_of(measurements)
-        for name, source, seconds in measurements.errors:
-            attributes = series.base.plus((names.PHASE, name), (names.SOURCE, source))
-            self._errors.record(seconds, attributes, context=measurements.context)
-
     def _series_of(self, measurements: Measurements) -> Series:
         kind = Kind(
             measurements.operation,
@@ -119,6 +114,8 @@ class Meters:
 
 
 def _count_errors(options: CallbackOptions) -> Iterable[Observation]:
+    # The SDK asks before it collects: what waits to be recorded is in this collection.
+    later.settle()
     return [Observation(number, {names.WHERE: where}) for where, number in list(internal_errors.counts.items())]
 
 

@@ -35,6 +35,14 @@ BILLED_TOKENS: Final = "llmtrace.cancellation.billed_tokens"
 BILLED_LOWER: Final = "llmtrace.cancellation.billed_tokens.lower"
 BILLED_UPPER: Final = "llmtrace.cancellation.billed_tokens.upper"
 
+BILLED: Final = "llmtrace.billed"
+"""The name of the span below a call that says what somebody billed for it, and how the attributes begin."""
+BILLED_OUTPUT: Final = "llmtrace.billed.output_tokens"
+BILLED_INPUT: Final = "llmtrace.billed.input_tokens"
+BILLED_USD: Final = "llmtrace.billed.usd"
+BILLED_BY: Final = "llmtrace.billed.by"
+BILLED_JOIN: Final = "llmtrace.billed.join"
+
 # Of a call whose phases lie under a span that another instrumentation opened, and that keeps its own times:
 CALL_ADOPTED: Final = "llmtrace.call.adopted"
 CALL_STREAMING: Final = "llmtrace.call.streaming"
@@ -70,6 +78,8 @@ PROBE_FIXED: Final = "llmtrace.probe.latency.fixed"
 PROBE_PREFILL: Final = "llmtrace.probe.latency.prefill"
 PROBE_DECODE: Final = "llmtrace.probe.latency.decode"
 PROBE_CHANGES: Final = "llmtrace.probe.changes"
+PROBE_CANCEL: Final = "llmtrace.probe.cancel"
+"""Who went on after a stream was closed, in words, by hop."""
 
 # --- ours: the diagnosis --------------------------------------------------------------------------------------
 DIAGNOSIS: Final = "llmtrace.diagnosis"

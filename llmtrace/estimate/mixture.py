@@ -259,7 +259,7 @@ def posterior(
     else:
         none, brief, long, stretched, until, begun = _with_shared(rest, work, noise, moments, habits, shape, steps)
         over = 1.0
-    zero = none + stretched
+    zero = min(1.0, none + stretched)  # rounding may pass 1 by a hair, and no probability does
     if zero > _CERTAIN:
         mean = (1.0 - zero) * rest if rest > 0.0 else 0.0
         return Wait(mean, 0.0, 0.0, 0.0, 1.0 - zero, mean)
@@ -300,7 +300,7 @@ def posterior(
                     step += whole * weight * wait
         brief, long = brief * (1 - steps.share), long * (1 - steps.share)
     shared = _SHARED * brief
-    zero += shared
+    zero = min(1.0, zero + shared)
     brief -= shared
     if brief >= _NEGLIGIBLE or long >= _NEGLIGIBLE:
         slow = habits.stretched / (habits.none + habits.stretched + 1e-9)

@@ -109,7 +109,7 @@ class Patches:
         if owner is None or name not in vars(owner):
             return
         original = vars(owner)[name]
-        if self._wrapped.get(id(getattr(original, "__wrapped__", None))) is original and not self.holds(owner, name):
+        if self._made(original) and not self.holds(owner, name):
             self._undo.append((owner, name, original.__wrapped__))  # imported from where it was wrapped before
             return
         patched = self._wrapped.get(id(original))
@@ -136,19 +136,34 @@ class Patches:
         """Whether ``owner``'s ``name`` is wrapped already."""
         return any(patched_owner is owner and patched_name == name for patched_owner, patched_name, _ in self._undo)
 
+    def _made(self, value: Any) -> bool:
+        """Whether ``value`` is a wrapper of this instrumentation (by identity: a wrapper equals what it wraps)."""
+        return any(value is patched for patched in self._wrapped.values())
+
     def functions(self) -> list[tuple[Any, str]]:
         """The functions that are wrapped now, as (module or class, name)."""
         return [(owner, name) for owner, name, _ in self._undo if isinstance(vars(owner).get(name), Patched)]
 
     def undo(self) -> None:
-        """Put back the very functions that were there; wrappers that others put on top of ours stay."""
+        """Put back the very functions that were there; wrappers that others put on top of ours stay.
+
+        Two instrumentations of llmtrace may wrap one function and be taken out in either order, so ours is taken out
+        from beneath another one's wrapper too: left there, each turn of switching on and off would add one.
+        """
         self._active = False
         for owner, name, original in reversed(self._undo):
             current = vars(owner).get(name)
-            if getattr(current, "__wrapped__", None) is original or current is self._put.get(
-                (id(owner), name), _ABSENT
-            ):
+            if current is self._put.get((id(owner), name), _ABSENT):
                 setattr(owner, name, original)
+            elif self._made(current):
+                setattr(owner, name, current.__wrapped__)
+            else:
+                while isinstance(current, Patched):
+                    beneath = current.__wrapped__
+                    if self._made(beneath):
+                        current.__wrapped__ = beneath.__wrapped__
+                        break
+                    current = beneath
         self._undo.clear()
         self._put.clear()
         self._wrapped.clear()

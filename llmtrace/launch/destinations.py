@@ -19,6 +19,7 @@ from typing import Final, Literal, TextIO
 from urllib.parse import urlsplit
 
 from llmtrace.errors import LlmtraceError
+from llmtrace.observe.address import without_credentials
 from llmtrace.version import GRPC_EXPORTER_COMMAND, install_hint
 
 VIEWER: Final = "http://127.0.0.1:4319"
@@ -170,12 +171,6 @@ def endpoint(url: str, protocol: str = "", *, exact: bool = False) -> Destinatio
     if not listens(place):
         return _instead(f"nothing listens at {shown}")
     return Destination(kind, place, f"spans go to {shown}")
-
-
-def without_credentials(url: str) -> str:
-    """``url`` as it may be shown: without the user and password in it."""
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 def viewer() -> Destination:

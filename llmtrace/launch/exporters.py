@@ -14,7 +14,8 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from llmtrace import conventions
 from llmtrace.emit import names
-from llmtrace.launch.destinations import Destination, listens, without_credentials
+from llmtrace.launch.destinations import Destination, listens
+from llmtrace.observe.address import without_credentials
 from llmtrace.wording import clean
 
 _log = logging.getLogger("llmtrace")

@@ -36,6 +36,12 @@ def host_of(url: Any) -> str | None:
     return address_of(url)[0] if isinstance(url, str) else _host(url)
 
 
+def without_credentials(url: str) -> str:
+    """``url`` as it may be shown: without the user and password in it."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
 def _host(parts: Any) -> str | None:
     host = getattr(parts, "host", None) or getattr(parts, "hostname", None)
     return host.strip("[]") or None if isinstance(host, str) else None

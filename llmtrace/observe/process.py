@@ -1,8 +1,9 @@
 """The one registry of what a fork, a destructor and a process's end can disturb: locks, threads, exit actions.
 
 A forked child has only the thread that forked. A lock that another thread held at that moment would stay locked for
-ever in the child, and a worker thread is not there. So every lock of llmtrace is a ``Lock`` of this module, and whoever
-keeps something that belongs to the parent (a thread, calls on their way) says so with ``after_fork``.
+ever in the child, and a worker thread is not there. So every lock of llmtrace is a ``Lock`` of this module, whoever
+keeps something that belongs to the parent (a thread, calls on their way) says so with ``after_fork``, and a fork waits
+for what a ``Worker`` has in hand, which may hold other libraries' locks.
 
 What must be done before a process ends is registered with ``at_exit``. The interpreter's own exit does it by itself;
 where a process ends another way, ``run_exit_actions`` does it.
@@ -18,15 +19,23 @@ import atexit
 import os
 import queue
 import threading
+import time
 import weakref
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 from llmtrace.observe.internal_errors import note
 
 _locks: weakref.WeakSet[Lock] = weakref.WeakSet()
+_workers: weakref.WeakSet[Worker] = weakref.WeakSet()
 _after_fork: list[weakref.WeakMethod[Callable[[], None]] | Callable[[], Callable[[], None]]] = []
 _exit_actions: list[Callable[[], None]] = []
+
+_FORK_WAITS_S = 0.5
+"""How long a fork waits for what a worker has in hand: the locks of others that it holds would be held for ever in the
+child."""
+_paused = threading.local()
 
 
 class Lock:
@@ -54,14 +63,28 @@ class Lock:
 
 
 class Worker:
-    """A daemon thread that handles, one after another, what is put before it."""
+    """A daemon thread that handles, one after another, what is put before it.
 
-    def __init__(self, name: str, handle: Callable[[Any], None]) -> None:
+    With ``rest`` it lets so many seconds pass once it is woken, and then handles together what has come until then: a
+    program that makes many calls has fewer changes of thread for it, and the thread finds the processor's caches warm.
+    Between two items it lets every other thread go first.
+    """
+
+    def __init__(self, name: str, handle: Callable[[Any], None], rest: float = 0.0) -> None:
         self._name = name
         self._handle = handle
-        self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._rest = rest
+        self._items: deque[Any] = deque()
+        self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._woken = False
+        self._turn = threading.RLock()
+        """Held by the thread while it takes and handles an item."""
         self._thread: threading.Thread | None = None
+        _workers.add(self)
         after_fork(self._forked)
+
+    def __len__(self) -> int:
+        return len(self._items)
 
     def start(self) -> None:
         """Start the thread unless it runs. Takes locks of the interpreter's: not to be called from a destructor."""
@@ -76,39 +99,53 @@ class Worker:
 
     def put(self, item: Any) -> None:
         """Have ``item`` handled soon. Safe in destructors and signal handlers: it takes no lock that can be held."""
-        self._queue.put(item)
+        self._items.append(item)
+        if not self._woken:
+            self._woken = True
+            self._wake.put(None)
 
     def settle(self, timeout: float) -> None:
         """Handle the waiting items on this thread, then wait up to ``timeout`` seconds for the item under way."""
-        while True:
-            try:
-                item = self._queue.get_nowait()
-            except queue.Empty:
-                break
-            self._take(item)
-        thread = self._thread
-        if thread is None or not thread.is_alive() or thread is threading.current_thread():
-            return
-        reached = threading.Event()
-        self._queue.put(reached)
-        reached.wait(timeout)
+        while self._take():
+            pass
+        if self.pause(timeout):
+            self.resume()
 
-    def _take(self, item: Any) -> None:
-        if isinstance(item, threading.Event):
-            item.set()
-            return
+    def pause(self, timeout: float) -> bool:
+        """Wait up to ``timeout`` seconds for the item under way; the thread takes no further one until ``resume`` is
+        called, by the same thread, if this returns True."""
+        return self._turn.acquire(timeout=timeout)
+
+    def resume(self) -> None:
+        """Let the thread go on."""
+        self._turn.release()
+
+    def _take(self) -> bool:
+        """Handle the next item; whether there was one."""
+        try:
+            item = self._items.popleft()
+        except IndexError:
+            return False
         try:
             self._handle(item)
         except Exception as error:
             note(f"working in {self._name}", error)
+        return True
 
     def _run(self) -> None:
-        waiting = self._queue
         while True:
-            self._take(waiting.get())
+            self._wake.get()
+            if self._rest:
+                time.sleep(self._rest)
+            self._woken = False  # before the items are looked at: what is put from here on wakes the thread again
+            while self._items:
+                with self._turn:
+                    self._take()
+                time.sleep(0)
 
     def _forked(self) -> None:
-        self._thread, self._queue = None, queue.SimpleQueue()
+        self._thread, self._items, self._wake = None, deque(), queue.SimpleQueue()
+        self._woken, self._turn = False, threading.RLock()
 
 
 def after_fork(action: Callable[[], None]) -> None:
@@ -201,5 +238,14 @@ def _in_child() -> None:
             note("setting up a forked process", error)
 
 
+def _before_fork() -> None:
+    _paused.workers = [worker for worker in list(_workers) if worker.pause(_FORK_WAITS_S)]
+
+
+def _in_parent() -> None:
+    for worker in _paused.workers:
+        worker.resume()
+
+
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_in_child)
+    os.register_at_fork(before=_before_fork, after_in_parent=_in_parent, after_in_child=_in_child)

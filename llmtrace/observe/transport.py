@@ -15,9 +15,9 @@ from llmtrace.observe.address import Address, address_of
 from llmtrace.observe.clock import now
 
 _TCP_INFO: int | None = getattr(socket, "TCP_INFO", None) if sys.platform == "linux" else None
-_TCP_INFO_SIZE = 152
-# struct tcp_info of linux/tcp.h: eight bytes of flags, then u32 fields; these are byte offsets of three of them.
-_LAST_DATA_RECV, _RTT, _MIN_RTT = 52, 68, 148
+_TCP_INFO_SIZE = 160
+# struct tcp_info of linux/tcp.h: eight bytes of flags, then u32 fields; these are byte offsets of four of them.
+_LAST_DATA_RECV, _RTT, _MIN_RTT, _DATA_SEGMENTS = 52, 68, 148, 152
 _U32 = struct.Struct("=I")
 
 _MOMENTS = {
@@ -66,10 +66,14 @@ class Attempt:
     """TCP round trip in seconds: the kernel's minimum, else its smoothed value, else the connect time."""
     rtt_now: float | None = None
     """The kernel's smoothed round trip, s: it follows the network, and the peer's delayed acknowledgements."""
+    unread: float | None = None
+    """How long data had lain in the kernel when the headers were read, s (1 to 4 ms grain)."""
     socket: Any = None
     request: Any = None
     response: Any = None
     _chained: Callable[[str, Any], Any] | None = None
+    _segments: int | None = None
+    """TCP segments with data that the connection had received when the headers were read."""
 
     def __init__(
         self, start: int, pick: Callable[[Mapping[str, str]], Mapping[str, str]] = lambda headers: headers
@@ -138,8 +142,12 @@ class Attempt:
         if info is not None:
             smoothed = _U32.unpack_from(info, _RTT)[0]
             self.rtt_now = smoothed / 1e6
+            self.unread = _U32.unpack_from(info, _LAST_DATA_RECV)[0] / 1e3
             # The smoothed value may hold the peer's delayed acknowledgement (up to 40 ms); the minimum does not.
-            smallest = _U32.unpack_from(info, _MIN_RTT)[0] if len(info) >= _TCP_INFO_SIZE else 0
+            smallest = 0
+            if len(info) >= _TCP_INFO_SIZE:
+                smallest = _U32.unpack_from(info, _MIN_RTT)[0]
+                self._segments = _U32.unpack_from(info, _DATA_SEGMENTS)[0]
             rtt = min(smoothed, smallest) if smallest else smoothed
             if 0 < rtt < 60_000_000:
                 self.rtt = rtt / 1e6
@@ -150,6 +158,13 @@ class Attempt:
         """Seconds since the kernel last took in data on this connection (1 to 4 ms grain), None where unknown."""
         info = self.tcp_info()
         return None if info is None else _U32.unpack_from(info, _LAST_DATA_RECV)[0] / 1e3
+
+    def segments(self) -> int | None:
+        """TCP segments with data that the connection has received since the headers were read; None where unknown."""
+        info = None if self._segments is None else self.tcp_info()
+        if info is None or self._segments is None:
+            return None
+        return (_U32.unpack_from(info, _DATA_SEGMENTS)[0] - self._segments) & 0xFFFFFFFF
 
     def tcp_info(self) -> bytes | None:
         """The raw ``struct tcp_info`` of this attempt's socket; None off Linux or once it is closed."""

@@ -14,6 +14,13 @@ class Live:
     moments: list[float] = field(default_factory=list[float])
     """When each chunk with output came, monotonic s."""
     stop: threading.Event = field(default_factory=threading.Event)
+    most: int | None = None
+    """Close it once so many chunks with output have come; None: read on."""
+
+    @property
+    def done(self) -> bool:
+        """Whether it is to be closed now."""
+        return self.stop.is_set() or (self.most is not None and len(self.moments) >= self.most)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -28,6 +35,8 @@ class Answer:
     cached_tokens: int | None = None
     output_tokens: int | None = None
     text: str = ""
+    id: str = ""
+    """The provider's own name of the answer."""
     logprob: float | None = None
     """Of the first token, natural logarithm; None where not offered."""
     headers: Mapping[str, str] = field(default_factory=dict[str, str])

@@ -9,10 +9,9 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
-from urllib.parse import urlsplit, urlunsplit
 
 from llmtrace.errors import LlmtraceError
-from llmtrace.observe.address import host_of, is_private
+from llmtrace.observe.address import host_of, is_private, without_credentials
 from llmtrace.probe.answers import Answer, Live, Refusal, TooLong, TooShort
 from llmtrace.probe.prompts import Prompt
 from llmtrace.version import install_hint
@@ -42,6 +41,11 @@ class Client(Protocol):
     """``gen_ai.provider.name``."""
     least: int
     """The fewest output tokens that the provider lets one ask for."""
+
+    @property
+    def library(self) -> Any:
+        """The library's own client, for what only one provider has."""
+        ...
 
     def send(self, prompt: Prompt, tokens: int, live: Live | None = None) -> Answer:
         """Send a prompt and read the answer of at most so many tokens.
@@ -74,6 +78,8 @@ def open_client(kind: str | None, base_url: str | None, model: str | None) -> Cl
         LlmtraceError: no key, no such client installed, or no model to be chosen.
         Refusal: the provider does not answer.
     """
+    if base_url is not None and not base_url.strip():
+        raise LlmtraceError("the base URL is empty: name one, or leave it out for the provider's own")
     if kind is None:
         anthropic = bool(os.environ.get("ANTHROPIC_API_KEY") or os.environ.get("ANTHROPIC_BASE_URL"))
         openai = bool(os.environ.get("OPENAI_API_KEY") or os.environ.get("OPENAI_BASE_URL"))
@@ -108,6 +114,11 @@ class _Adapting:
         self._left_out: set[str] = set()
         self._changes = 0
 
+    @property
+    def library(self) -> Any:
+        """See ``Client.library``."""
+        return self._client
+
     def send(self, prompt: Prompt, tokens: int, live: Live | None = None) -> Answer:
         """See ``Client.send``."""
         return self._until_taken(lambda: self._send(prompt, tokens, live))
@@ -125,7 +136,7 @@ class _Adapting:
                 now = time.monotonic()
                 chunks += 1
                 self._read(chunk, now, answer, text)
-                if live.stop.is_set():
+                if live.done:
                     break
         self._heard(chunks, answer.headers)
         answer.end = time.monotonic()
@@ -290,6 +301,7 @@ class OpenAI(_Adapting):
         return create(model=self.model, messages=[{"role": "user", "content": prompt.text}], stream=True, **options)
 
     def _read(self, chunk: Any, now: float, answer: Answer, text: list[str]) -> None:
+        answer.id = answer.id or chunk.id or ""
         if chunk.usage is not None:
             details = chunk.usage.prompt_tokens_details
             answer.input_tokens = chunk.usage.prompt_tokens
@@ -347,6 +359,7 @@ class Anthropic(_Adapting):
 
     def _read(self, chunk: Any, now: float, answer: Answer, text: list[str]) -> None:
         if chunk.type == "message_start":
+            answer.id = chunk.message.id
             usage = chunk.message.usage
             answer.cached_tokens = usage.cache_read_input_tokens
             written = usage.cache_creation_input_tokens or 0
@@ -380,5 +393,4 @@ def _seconds(value: Any) -> float | None:
 
 def shown(base_url: str) -> str:
     """A base URL without the credentials that may stand in it."""
-    parts = urlsplit(base_url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])).rstrip("/")
+    return without_credentials(base_url).rstrip("/")

@@ -65,6 +65,7 @@ def create_app(
     max_running: int = DEFAULT_RUNNING,
     max_queue: int = 64,
     faults: bool = False,
+    run_on: bool = False,
     prefix_cache: bool = True,
     prefix_cache_bytes: int = DEFAULT_BYTES,
     prefix_cache_ttl: float | None = None,
@@ -89,6 +90,9 @@ def create_app(
     span under its prefill. `adapters`: folders of PEFT adapters by the name that requests ask for; with
     `merge_adapters` the one in use is merged into the weights. Raises `RunnerError` where the memory for keys and
     values is not there, or an adapter cannot be loaded.
+
+    `run_on` is a fault of the server itself, for `llmtrace probe cancel`: answers whose clients have gone are made to
+    their ends.
 
     `names`: host names that the server goes by beside its addresses, and `loopback` whether only this machine can reach
     it; requests to other names and from pages are refused (None: no such check). `grace`: s that running requests have
@@ -117,7 +121,7 @@ def create_app(
     )
     if writer is not None:
         writer.chunks = chunk_spans
-    service = _Service(loaded, scheduler, writer, FaultBook() if faults else None, default_max_tokens)
+    service = _Service(loaded, scheduler, writer, FaultBook() if faults else None, default_max_tokens, run_on)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncGenerator[None, None]:
@@ -165,8 +169,10 @@ class _Service:
         writer: spans.ServerSpans | None,
         faults: FaultBook | None,
         default_max_tokens: int,
+        run_on: bool = False,
     ) -> None:
         self._loaded = loaded
+        self._usual = Fault(run_on=True) if run_on else None
         # The scheduler's thread decodes while this one encodes: each with a tokenizer of its own.
         self._encoding = replace(loaded, tokenizer=copy.deepcopy(loaded.tokenizer))
         self._scheduler = scheduler
@@ -203,10 +209,10 @@ class _Service:
         except ClientDisconnect:
             return Response(status_code=499)
         arrived = now()
-        fault = None
+        fault = self._usual
         if self._faults is not None:
             header = request.headers.get("x-llmtrace-fault")
-            fault = self._faults.due(header, request.headers.get("x-llmtrace-fault-key"))
+            fault = self._faults.due(header, request.headers.get("x-llmtrace-fault-key")) or fault
             if fault is not None and fault.status is not None:
                 return _refusal(fault)
         api_request = parse(raw, chat=chat)

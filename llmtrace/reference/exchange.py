@@ -102,7 +102,7 @@ class Exchange:
             pass  # the client has gone, or the connection is to end here
         finally:
             watch.cancel()
-            if self._open:
+            if self._open and not self._fault.run_on:
                 self.cancel()
 
     # From the scheduler
@@ -125,7 +125,8 @@ class Exchange:
     async def _watch(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
-        self.cancel()
+        if not self._fault.run_on:
+            self.cancel()
 
     # To the client
 

@@ -8,18 +8,20 @@ The request names its fault in `x-llmtrace-fault`, and may name a key in `x-llmt
 - `error-after=5`: a stream sends an error event after 5 tokens, and ends; a body that is not streamed is a 500.
 - `drop-after=5`: the connection is closed after 5 tokens, in the middle of the response.
 - `crash-after=5`: the generation itself raises after 5 tokens.
+- `run-on`: nothing fails, but a client that leaves is not noticed: its answer is made to its end.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import Any
 
 from llmtrace.reference.protocol import BadRequest
 
 __all__ = ["Fault", "FaultBook"]
 
-_FORMS = "429;times=2, error-after=N, drop-after=N or crash-after=N"
+_FORMS = "429;times=2, error-after=N, drop-after=N, crash-after=N or run-on"
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Fault:
     error_after: int | None = None
     drop_after: int | None = None
     crash_after: int | None = None
+    run_on: bool = False
 
 
 class FaultBook:
@@ -72,9 +75,12 @@ def _read(header: str) -> Fault:
                 times=int(options.get("times", "1")),
                 retry_after=float(options.get("retry-after", "0.1")),
             )
+        if head == "run-on":
+            return Fault(run_on=True)
         kind, _, after = head.partition("=")
         if kind in ("error-after", "drop-after", "crash-after") and int(after) >= 0:
-            return Fault(**{kind.replace("-", "_"): int(after)})
+            counts: dict[str, Any] = {kind.replace("-", "_"): int(after)}
+            return Fault(**counts)
     except ValueError:
         pass
     raise BadRequest(f"x-llmtrace-fault: cannot read {header!r}; known are {_FORMS}", param="x-llmtrace-fault")

@@ -164,6 +164,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--max-queue", type=int, default=64)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--faults", action="store_true")
+    parser.add_argument("--run-on", action="store_true")
     parser.add_argument("--log-level", default="warning")
     parser.add_argument("--cache-dir")
     parser.add_argument("--block-size", type=int)

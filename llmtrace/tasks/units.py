@@ -10,6 +10,7 @@ import os
 import uuid
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
+from functools import partial
 from types import TracebackType
 from typing import Any, Final, TypeVar
 from weakref import WeakValueDictionary
@@ -22,7 +23,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Span, Status, StatusCode, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from llmtrace.emit import names
+from llmtrace.emit import later, names
 from llmtrace.emit.attached import Attached
 from llmtrace.emit.metrics import Meters
 from llmtrace.errors import LlmtraceError, did_you_mean
@@ -279,7 +280,8 @@ class Step(_Unit):
         instruments = self._instruments
         if self.kind == "tool" and instruments is not None and (meters := instruments()) is not None:
             failure = type(error).__qualname__ if isinstance(error, Exception) else None
-            meters.record_tool(self.name, (now() - self._began) / 1e9, failure, set_span_in_context(self.span))
+            seconds, context = (now() - self._began) / 1e9, set_span_in_context(self.span)
+            later.soon(partial(meters.record_tool, self.name, seconds, failure, context))
         if self.cost_usd is not None:
             self.span.set_attribute(names.COST, self.cost_usd)
             spent(self._attributes, self.cost_usd)

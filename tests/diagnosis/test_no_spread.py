@@ -111,7 +111,7 @@ def test_a_call_like_all_others_and_one_that_differs_by_rounding_are_calm() -> N
         ({"wait": 0.6}, QUEUEING),
         ({"decode": 1.2, "reading": 1.2}, NOISY_NEIGHBOR),
         ({"wait": 0.5, "headers": 0.35}, NETWORK),
-        ({"buffered": True, "wait": None, "decode": None}, BUFFERED_STREAM),
+        ({"buffered": True, "segments": 2, "behind_headers": 20, "wait": None, "decode": None}, BUFFERED_STREAM),
     ],
 )
 def test_three_times_as_long_as_ever_before_is_found(change: dict[str, object], cause: str) -> None:

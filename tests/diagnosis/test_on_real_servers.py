@@ -83,11 +83,27 @@ def test_a_late_answer_makes_no_round_trip_and_no_other_route() -> None:
     assert {cause for each in named for cause in each} == {causes.QUEUEING}
 
 
-def test_one_stream_in_bursts_is_chance_and_two_are_a_proxy() -> None:
+BURSTS: dict[str, Any] = {"gap": 3e-5, "mean_gap": 0.01, "behind_headers": 24}
+AT_ONCE: dict[str, Any] = {"buffered": True, "wait": None, "decode": None, "silence": 0.3}
+
+
+@pytest.mark.parametrize(
+    ("seen", "named"),
+    [
+        ({**BURSTS, "segments": 3}, 3),  # a proxy gathered them: one such stream may be chance
+        ({**BURSTS, "segments": 24}, 1),  # they came one by one, to a process that got no core
+        ({**BURSTS, "segments": None}, 1),  # nobody knows
+        ({**AT_ONCE, "behind_headers": 24, "segments": 5}, 3),
+        ({**AT_ONCE, "behind_headers": 24, "segments": 24}, 1),
+        ({**AT_ONCE, "unread": 0.0}, 3),  # all of it came as the client looked
+        ({**AT_ONCE, "unread": 0.012}, 1),  # or had lain there
+    ],
+)
+def test_chunks_that_lay_ready_are_a_proxys_where_it_gathered_them(seen: dict[str, Any], named: int) -> None:
     application = Application()
     application.warm(gap=0.01, mean_gap=0.01)
-    bursts: dict[str, Any] = {"gap": 3e-5, "mean_gap": 0.01}
-    assert [names(application.call(**bursts)) for _ in range(3)] == [[], *[[causes.BUFFERED_STREAM]] * 2]
+    came = [names(application.call(**seen)) for _ in range(4)]
+    assert came == [[]] * (4 - named) + [[causes.BUFFERED_STREAM]] * named
 
 
 def test_a_few_long_stalls_are_no_bursts() -> None:

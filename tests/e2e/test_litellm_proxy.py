@@ -22,6 +22,7 @@ import pytest
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 
 from llmtrace.emit.otlp_json import OtlpJsonFileExporter
+from llmtrace.reference import ServerProcess
 from tests.e2e import servers
 from tests.e2e.frameworks import seen
 from tests.support import replay as play
@@ -47,17 +48,25 @@ def second() -> Iterator[Replay]:
 
 @contextmanager
 def running_proxy(
-    deployments: Sequence[tuple[str, str, Replay]], tmp_path: Path, launcher: Sequence[str] = (), **settings: Any
+    deployments: Sequence[tuple[str, str, Replay | ServerProcess]],
+    tmp_path: Path,
+    launcher: Sequence[str] = (),
+    served: str = "",
+    **settings: Any,
 ) -> Iterator[str]:
     """The proxy before ``deployments`` (the name that is asked for, the deployment's id, its server), started by
-    ``launcher``; ``settings`` are of its configuration."""
+    ``launcher``; ``served``: the model's name there; ``settings`` are of its configuration."""
     if not COMMAND.exists():
         pytest.skip("no litellm command: pip install 'litellm[proxy]' somewhere, and LLMTRACE_LITELLM")
     config = {
         "model_list": [
             {
                 "model_name": name,
-                "litellm_params": {"model": f"openai/{name}-served", "api_base": server.base_url, "api_key": "k"},
+                "litellm_params": {
+                    "model": f"openai/{served or f'{name}-served'}",
+                    "api_base": server.base_url,
+                    "api_key": "k",
+                },
                 "model_info": {"id": deployment},
             }
             for name, deployment, server in deployments
@@ -133,6 +142,23 @@ def test_the_proxy(proxy: str, replay: Replay, second: Replay, spans: Spans, tra
     assert attributes(streamed)["gen_ai.usage.output_tokens"] == play.USAGE["completion_tokens"]
     assert "llmtrace.gateway.cache" not in attributes(streamed)
     assert attributes(ask("streamed", **options))["llmtrace.gateway.cache"] == "hit"
+
+
+@pytest.mark.parametrize("run_on", [False, True])
+def test_who_goes_on_behind_the_proxy(tmp_path: Path, run_on: bool) -> None:
+    """The proxy passes the close of a stream on; whether the engine heeds it is the engine's affair."""
+    answer = tmp_path / "answer.json"
+    with (
+        ServerProcess(device="cpu", arguments=["--run-on"] if run_on else []) as engine,
+        running_proxy([("llmtrace-tiny", "dep-a", engine)], tmp_path, served="llmtrace-tiny") as url,
+    ):
+        command = [sys.executable, "-m", "llmtrace.cli", "probe", "cancel", "--yes", "--base-url", url]
+        command += ["--model", "llmtrace-tiny", "--metrics", f"{engine.root_url}/metrics", "--json", str(answer)]
+        subprocess.run(command, check=True, env={**os.environ, "OPENAI_API_KEY": KEY})
+    hops = {each["hop"]: each for each in json.loads(answer.read_text())["hops"]}
+    assert (hops["gateway"]["state"], hops["engine"]["state"]) == (
+        ("unknown", "ran_on") if run_on else ("stopped", "stopped")
+    )
 
 
 # ---- traced itself ---------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from llmtrace.estimate.mixture import Habits, Shape, cut_normal, emg, posterior, weights
@@ -21,6 +21,8 @@ seconds = st.floats(1e-4, 1e3)
     moments=st.lists(st.floats(0, 1e3), max_size=3),
     step=st.floats(0, 10),
 )
+@example(rest=-999.5, work=544.75, noise=136.0, scale=1.0, moments=[], step=0.0)
+@example(rest=999.0, work=134.75, noise=544.75, scale=1.0, moments=[], step=0.0)
 def test_whatever_the_numbers_it_is_a_distribution(
     rest: float, work: float, noise: float, scale: float, moments: list[float], step: float
 ) -> None:

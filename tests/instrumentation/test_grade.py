@@ -106,22 +106,22 @@ def test_what_the_engine_told_stands_and_the_estimate_beside_it(traffic: Any, sp
     assert metrics.collect()["llmtrace.estimate.error"].unit == "s"
 
 
-def test_the_application_does_not_wait_for_the_comparison(
+def test_the_application_does_not_wait_for_its_metrics(
     traffic: Any, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     threads: set[str] = set()
-    record = Meters.record_errors
+    record = Meters.record
 
     def noted(self: Meters, measurements: Any) -> None:
         threads.add(threading.current_thread().name)
         record(self, measurements)
 
-    monkeypatch.setattr(Meters, "record_errors", noted)
+    monkeypatch.setattr(Meters, "record", noted)
     traffic()
     assert metrics.provider.force_flush()
     assert sum(point.count for point in metrics.points("llmtrace.estimate.error")) == 2 * (CALLS - LEAST)
     # A flush does here what still waits; all else was done elsewhere.
-    assert "llmtrace-finalizer" in threads
+    assert "llmtrace-metrics" in threads
 
 
 @pytest.mark.parametrize(

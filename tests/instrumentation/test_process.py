@@ -18,6 +18,7 @@ import pytest
 from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
 from opentelemetry.trace import SpanKind
 
+import llmtrace
 from tests.support import by_funnel, ndjson
 from tests.support import replay as play
 from tests.support.apis import Sync, http, request, sync_client
@@ -199,6 +200,23 @@ def test_uninstrument_restores_the_very_same_functions(tracing: Any) -> None:
     after = patchable()
     assert [name for name in before if after[name] is not before[name]] == []
     assert set(after) == set(before)
+
+
+@pytest.mark.parametrize("order", [("openai", "litellm"), ("litellm", "openai")])
+def test_two_that_wrap_one_function_leave_nothing_of_theirs_in_either_order(order: tuple[str, str]) -> None:
+    pytest.importorskip("litellm")
+    import openai._base_client as base
+
+    before = base.BaseClient.__dict__["_build_request"]
+    for _ in range(2):
+        llmtrace.instrument("openai")
+        llmtrace.instrument("litellm")
+        wrapper = base.BaseClient.__dict__["_build_request"]
+        assert wrapper.__wrapped__ is not before, "both wrap it"
+        llmtrace.uninstrument(order[0])
+        assert base.BaseClient.__dict__["_build_request"].__wrapped__ is before, "one is left"
+        llmtrace.uninstrument(order[1])
+        assert base.BaseClient.__dict__["_build_request"] is before
 
 
 def test_uninstrumented_calls_make_no_spans(tracing: Any, api: Sync, replay: Replay, spans: Spans) -> None:

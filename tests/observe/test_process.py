@@ -91,6 +91,25 @@ def test_a_worker_works_in_the_child_too() -> None:
 
 
 @needs_fork
+def test_a_fork_waits_for_what_a_worker_has_in_hand() -> None:
+    theirs, begun = threading.Lock(), threading.Event()
+
+    def handle(item: int) -> None:
+        with theirs:
+            begun.set()
+            time.sleep(0.1)
+
+    worker = Worker("test that forks", handle)
+    worker.start()
+    worker.put(1)
+    assert begun.wait(60)
+    assert in_child(lambda: theirs.acquire(timeout=5)) == 0
+    worker.put(2)
+    worker.settle(60)  # the parent's goes on
+    assert not theirs.locked()
+
+
+@needs_fork
 def test_an_action_after_the_fork_lives_as_long_as_its_object() -> None:
     class Owner:
         def __init__(self) -> None:
@@ -121,3 +140,31 @@ def test_a_worker_survives_what_it_handles(caplog: pytest.LogCaptureFixture) -> 
     worker.put(2)
     worker.settle(60)
     assert handled == [2]
+
+
+def test_a_worker_that_rests_handles_together_what_came_meanwhile() -> None:
+    handled: list[int] = []
+    worker = Worker("test that rests", handled.append, rest=30.0)
+    worker.start()
+    for item in range(3):
+        worker.put(item)
+    assert (len(worker), handled) == (3, [])
+    worker.settle(60)  # does not wait for the thread's rest
+    assert (len(worker), handled) == (0, [0, 1, 2])
+
+
+def test_settling_waits_for_the_item_under_way() -> None:
+    begun, let_go, handled = threading.Event(), threading.Event(), list[int]()
+
+    def handle(item: int) -> None:
+        begun.set()
+        let_go.wait(60)
+        handled.append(item)
+
+    worker = Worker("test of one under way", handle)
+    worker.start()
+    worker.put(1)
+    assert begun.wait(60)
+    threading.Timer(0.05, let_go.set).start()
+    worker.settle(60)
+    assert handled == [1]

@@ -41,9 +41,9 @@ BLOCK, SLOTS, CHUNK = 16, 3, 64
 
 
 @contextmanager
-def serving(loaded: LoadedModel) -> Iterator[str]:
+def serving(loaded: LoadedModel, run_on: bool = False) -> Iterator[str]:
     """The server in a thread of this process; its base URL."""
-    app = create_app(loaded, max_running=SLOTS, block_size=BLOCK, prefill_chunk=CHUNK)
+    app = create_app(loaded, max_running=SLOTS, block_size=BLOCK, prefill_chunk=CHUNK, run_on=run_on)
     listener = listening.bind("127.0.0.1", 0, RunnerError)
     server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="on"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
@@ -55,6 +55,25 @@ def serving(loaded: LoadedModel) -> Iterator[str]:
         server.should_exit = True
         thread.join(30)
         listener.close()
+
+
+@pytest.mark.parametrize("run_on", [False, True])
+def test_who_goes_on_after_a_stream_is_closed(
+    small: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_on: bool
+) -> None:
+    monkeypatch.setattr("llmtrace.probe.cancel._IDLE_APART_S", 0.02)
+    answer = tmp_path / "answer.json"
+    with serving(small, run_on) as base_url:
+        given = ["--base-url", base_url, "--yes", "--tokens", "150", "--json", str(answer)]
+        result = CliRunner().invoke(build_app(), ["probe", "cancel", *given])
+    assert result.exit_code == 0, result.output
+    told = json.loads(answer.read_text())
+    engine = next(each for each in told["hops"] if each["hop"] == "engine")
+    if run_on:
+        assert (engine["state"], engine["low"], engine["high"]) == ("ran_on", 150, 150)
+    else:
+        assert engine["state"] == "stopped"
+        assert told["came"] <= engine["low"] == engine["high"] < 135
 
 
 def test_the_whole_way(small: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

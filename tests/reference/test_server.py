@@ -15,6 +15,7 @@ import openai
 import pytest
 
 from llmtrace.reference import ServerProcess
+from tests.support.waiting import wait_for
 
 MODEL = "llmtrace-tiny"
 PHASES = ("queue_time_ms", "time_to_first_token_ms", "generation_time_ms")
@@ -434,6 +435,22 @@ def test_a_connection_that_drops(client: openai.OpenAI) -> None:
     assert len([text for text in seen if text]) == 3
     with pytest.raises(openai.APIConnectionError):
         chat(client, "x", extra_headers={"x-llmtrace-fault": "drop-after=0"})
+
+
+def test_an_answer_that_runs_on(server: ServerProcess, client: openai.OpenAI) -> None:
+    header = {"x-llmtrace-fault": "run-on"}
+    ignore: dict[str, Any] = {"ignore_eos": True}
+    with chat(client, "x", stream=True, max_tokens=40, extra_headers=header, extra_body=ignore) as stream:
+        id = stream.response.headers["x-request-id"]
+        next(iter(stream))
+
+    def records() -> list[dict[str, Any]]:
+        with urllib.request.urlopen(f"{server.root_url}/debug/requests") as answer:
+            return [each for each in json.load(answer)["requests"] if each["request_id"] == id]
+
+    wait_for(records)
+    (record,) = records()
+    assert (record["outcome"], record["output_tokens"], record["cancelled_s"]) == ("completed", 40, None)
 
 
 def test_a_crash_in_one_request_leaves_the_others(client: openai.OpenAI) -> None:

@@ -17,7 +17,7 @@ from tests.evaluation.common.pages import write_section
 from tests.evaluation.common.places import DOCS, ROOT
 from tests.evaluation.diagnosis import plot, report, settings
 from tests.evaluation.diagnosis.notebook import Notebook, judged_again
-from tests.evaluation.diagnosis.plan import sessions
+from tests.evaluation.diagnosis.plan import calm_sessions, sessions
 from tests.evaluation.diagnosis.population import fit, population
 from tests.evaluation.diagnosis.reality import Run, reality
 from tests.evaluation.diagnosis.sizes import curve
@@ -29,6 +29,7 @@ from tests.evaluation.phases import engines
 T = TypeVar("T")
 PAGE = DOCS / "diagnosis.md"
 RESULTS = ROOT / "build" / "diagnosis-real.jsonl"
+CALM_RESULTS = ROOT / "build" / "diagnosis-calm.jsonl"
 SIMULATED, REAL = "simulated", "real"
 
 
@@ -42,7 +43,8 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=30, help="simulated, per cause; a third of it per pair")
     parser.add_argument("--rounds", type=int, default=1, help="on real servers: 33 episodes each, and 8 more")
     parser.add_argument("--minutes", type=float, help="on real servers: so long at most; what is done then is written")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="where each real episode is kept as it ends")
+    parser.add_argument("--calm", type=int, help="on real servers: so many calls of each of six routes, all calm")
+    parser.add_argument("--results", type=Path, help="where each real episode is kept as it ends (build/diagnosis-*)")
     parser.add_argument("--resume", action="store_true", help="on real servers: go on where --results ends")
     parser.add_argument("--judge", action="store_true", help="judge what --results holds again, without servers")
     parser.add_argument("--fit", action="store_true", help="only print the constants of confidence, fitted anew")
@@ -94,15 +96,19 @@ def _simulated(chosen: argparse.Namespace, seed: int, progress: Progress) -> Non
 def _real(chosen: argparse.Namespace, seed: int) -> None:
     started, load = time.time(), provenance.load_average()
     missing = engines.missing("vllm")
+    results = chosen.results or (CALM_RESULTS if chosen.calm else RESULTS)
     if chosen.resume or chosen.judge:
-        notebook = Notebook.read(chosen.results)
+        notebook = Notebook.read(results)
         seed = notebook.settings["seed"]
     else:
-        settings = {"seed": seed, "rounds": chosen.rounds, "vllm": missing is None}
-        notebook = Notebook.begin(chosen.results, settings)
+        settings = {"seed": seed, "rounds": chosen.rounds, "vllm": missing is None, "calm": chosen.calm}
+        notebook = Notebook.begin(results, settings)
     if chosen.judge:
         judged_again(notebook.episodes)
-    plan = sessions(random.Random(seed), notebook.settings["rounds"], vllm=notebook.settings["vllm"])
+    vllm, calm_calls = notebook.settings["vllm"], notebook.settings.get("calm")
+    plan = sessions(random.Random(seed), notebook.settings["rounds"], vllm=vllm)
+    if calm_calls:
+        plan = calm_sessions(calm_calls, vllm=vllm)
     until = None if chosen.minutes is None else time.monotonic() + 60 * chosen.minutes
     run = Run(plan, notebook, until)
     bar = (

@@ -76,6 +76,16 @@ class Session:
         return self.warm + sum(episode.calls + BETWEEN for episode in left) - BETWEEN if left else 0
 
 
+def calm_sessions(calls: int, *, vllm: bool) -> list[Session]:
+    """Routes on which nothing happens, so many calls on each: streams and whole answers, near and far."""
+    engines = (VLLM, FIRST) if vllm else (FIRST,)
+    kinds = [(server, False, far) for far in (0.0, FAR_S) for server in engines]
+    kinds += [(server, True, 0.0) for server in engines]
+    # In parts, each of which is kept as it ends.
+    parts = (Episode(NOTHING),) * max(1, calls // (CALM + BETWEEN))
+    return [Session(number, server, parts, whole, far) for number, (server, whole, far) in enumerate(kinds)]
+
+
 def sessions(draw: random.Random, rounds: int, *, vllm: bool) -> list[Session]:
     """Each round: a route of streams to the reference server and one to vLLM with each cause that can come and go, calm
     stretches and small effects among them and a change that stays at the end, and a far one with small effects alone.

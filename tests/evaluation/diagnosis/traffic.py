@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from math import exp
 
 from llmtrace.diagnosis import verdict as causes
+from llmtrace.diagnosis.gathered import behind_headers
 from llmtrace.diagnosis.repetition import repetition
 from llmtrace.diagnosis.symptoms import Symptoms, symptoms_of
 from llmtrace.observe.answer import ServerTimings, Usage
@@ -34,6 +35,16 @@ WORDS = [
     "under",
     "between",
 ]
+
+
+STARVED, STAYS_STARVED = 0.04, 0.3
+"""Share of the calls in which an application's own process gets no core for a while, on a machine of two cores that
+computes the model too; and of those that follow one. As in 300 calls to vLLM, whose pauses were just as long as the
+process stood in the run queue."""
+WITHOUT_CORE = (0.05, 0.25)
+"""How long, least and most, s."""
+TICK = 0.004
+"""Of the kernel's clock, s."""
 
 
 @dataclass
@@ -64,6 +75,8 @@ class Habits:
     """Who answers behind a gateway that tells it; none: no gateway does."""
     hold: float
     """What the application does with each chunk, s."""
+    starved: bool = False
+    """Its machine is so busy that now and then its own process gets no core for a while."""
 
     @property
     def usual_wait(self) -> float:
@@ -98,6 +111,7 @@ def draw_habits(draw: random.Random, bimodal: bool = False, told: bool | None = 
         fingerprints=tuple(f"fp_{draw.getrandbits(32):08x}" for _ in range(draw.choice((1, 1, 2, 3, 4)))),
         upstreams=("alpha", "beta")[: draw.choice((0, 0, 0, 1, 2))],
         hold=draw.choice((0.0, 0.0, 0.0005)),
+        starved=draw.random() < 0.2,
     )
 
 
@@ -145,6 +159,7 @@ class Traffic:
         self.draw = draw
         self.engine = Engine(habits.hardware, draw, habits.rate)
         self.now = 10.0
+        self._starved = False
 
     def move(self, habits: Habits) -> None:
         """The route leads elsewhere from now on."""
@@ -205,6 +220,17 @@ class Traffic:
             arrivals = [arrivals[-1] + 40e-6 * number for number in range(len(arrivals))]
         elif faults.buffered == "bursts":
             arrivals = _in_bursts(arrivals, draw.choice((5, 8, 12)))
+        sends, segments = list(arrivals), len(arrivals)
+        if faults.buffered:
+            segments = 1 + len(arrivals) // 5  # as many chunks have room in one
+        self._starved = habits.starved and draw.random() < (STAYS_STARVED if self._starved else STARVED)
+        unread = 0.0
+        if self._starved:
+            pause = draw.uniform(*WITHOUT_CORE)
+            wakes = draw.uniform(sent, max(sent, arrivals[-1])) + pause
+            unread = wakes - max((at for at in sends if at <= wakes), default=wakes)
+            headers = wakes if wakes - pause < headers < wakes else headers
+            arrivals = _without_core(arrivals, wakes - pause, wakes)
         hold = faults.hold or habits.hold
         read, gaps, held = _read(arrivals, hold)
         end = read[-1]
@@ -233,6 +259,10 @@ class Traffic:
             server=told,
         )
         facts = symptoms_of(seen, gaps)
+        if facts.ready_together:
+            facts.behind_headers = behind_headers(seen, gaps)
+            facts.segments = min(segments, facts.behind_headers)
+            facts.unread = unread // TICK * TICK
         facts.rtt = rtt
         facts.attempts = 1 + faults.retries
         facts.retrying = retrying
@@ -257,6 +287,15 @@ def _in_bursts(arrivals: list[float], size: int) -> list[float]:
         burst = arrivals[first : first + size]
         bursts += [burst[-1] + 30e-6 * number for number in range(len(burst))]
     return bursts
+
+
+def _without_core(arrivals: list[float], sleeps: float, wakes: float) -> list[float]:
+    """A client that reads nothing between these two times, and then finds everything lying ready."""
+    read: list[float] = []
+    for at in arrivals:
+        late = wakes if sleeps < at < wakes else at
+        read.append(max(late, read[-1] + 80e-6) if read else late)
+    return read
 
 
 def _read(arrivals: list[float], hold: float) -> tuple[list[float], list[int], float]:

@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, Sp
 from opentelemetry.trace import SpanKind, set_span_in_context
 
 import llmtrace
-from llmtrace.calls import finalizers
+from llmtrace.emit import later
 from tests.evaluation.overhead import inmemory
 from tests.evaluation.overhead.sinks import Sinks
 
@@ -126,9 +126,10 @@ def _kept(with_metrics: bool) -> tuple[list[ReadableSpan], list[Value]]:
     action = inmemory.call()
     for _ in range(_KNOWN):
         action()
+    later.settle()
     exporter.kept.clear()
     meters.kept.clear()
     action()
-    finalizers.settle()
+    later.settle()
     llmtrace.uninstrument()
     return exporter.kept, meters.kept

@@ -1,0 +1,1 @@
+"""Joins what others say was billed with recorded traces: `llmtrace reconcile`."""
