@@ -1,13 +1,13 @@
 """The components of a request: what each of its spans is a part of, ours or not. All reports take them from here.
 
 A component is a kind (``tool``), or a kind and a name (``tool/search``); what has no kind goes by the name of its span,
-in which numbers and ids are ``#``. A span is told by OpenTelemetry's attributes (GenAI, database, messaging, RPC, HTTP), by
-OpenInference's and Traceloop's kinds, or by the steps and tasks of ``llmtrace.tasks``; a user's own patterns come
-first.
+in which numbers and ids are ``#``. A span is told by OpenTelemetry's attributes (GenAI, database, messaging, RPC,
+HTTP), by OpenInference's and Traceloop's kinds, or by the steps and tasks of ``llmtrace.tasks``; a user's own patterns
+come first.
 
 What lies beneath a part of the work (a tool, a retrieval, an LLM call) and has no kind of its own is that part's: the
-query of a retrieval, the request that a call sent. An LLM call is named for who made it, the nearest agent or step above
-it: ``model/planner``. One inside a guardrail, an evaluation, a tool is that part's.
+query of a retrieval, the request that a call sent. An LLM call is named for who made it, the nearest agent or step
+above it: ``model/planner``. One inside a guardrail, an evaluation, a tool is that part's.
 """
 
 from __future__ import annotations
@@ -182,9 +182,7 @@ def _lines(spans: Any, calls: Any, mapping: Mapping) -> Any:
     """The spans that may be above a call, and what each says of itself."""
     below = calls.filter(calls.parent_id.notnull()).select(near_trace="trace_id").distinct()
     near = described(spans.filter(spans.phase.isnull()).semi_join(below, [("trace_id", "near_trace")]), mapping)
-    role = when(
-        near.own_kind.isin((AGENT, STEP)) | ((near.own_kind == SPAN) & near.parent_id.notnull()), near.own_name
-    )
+    role = when(near.own_kind.isin((AGENT, STEP)) | ((near.own_kind == SPAN) & near.parent_id.notnull()), near.own_name)
     part = when(near.own_kind.isin(_PARTS) & ~tables.is_call(near), near.own)
     return near.select(at_trace="trace_id", at_span="span_id", at_parent="parent_id", at_role=role, at_part=part)
 
@@ -192,7 +190,9 @@ def _lines(spans: Any, calls: Any, mapping: Mapping) -> Any:
 def _above(lines: Any, calls: Any, step: Any | None) -> Any:
     """One step up: from the calls, or from those spans above them that were reached before and decide nothing."""
     if step is None:
-        lower = calls.filter(calls.parent_id.notnull()).select(call_trace="trace_id", call_span="span_id", at="parent_id")
+        lower = calls.filter(calls.parent_id.notnull()).select(
+            call_trace="trace_id", call_span="span_id", at="parent_id"
+        )
     else:
         lower = step.filter(step.role.isnull() & step.part.isnull() & step.further.notnull())
         lower = lower.select("call_trace", "call_span", at="further")

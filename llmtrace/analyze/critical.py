@@ -42,6 +42,9 @@ class Label(NamedTuple):
         return self.part == asked or is_of(self.component, asked)
 
 
+_NONE: Final = Label("", "")
+
+
 @dataclass(slots=True)
 class Member:
     """One span of a trace."""
@@ -61,7 +64,7 @@ class Member:
     tokens: int = 0
     cost: float = 0.0
     children: list[Member] = field(default_factory=list["Member"])
-    label: Label = Label("", "")
+    label: Label = _NONE
     is_run: bool = False
     """Whether it is a run of its component, and no part of one above it."""
     retries: int = 0

@@ -13,7 +13,7 @@ from llmtrace.conventions import SCORE
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """Which score is read: ``attribute``, or the conventions' evaluation of that ``name`` (None: one without a name)."""
+    """Which score is read: ``attribute``, or the conventions' evaluation ``name`` (None: one without a name)."""
 
     attribute: str | None = None
     name: str | None = None

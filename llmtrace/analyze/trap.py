@@ -162,7 +162,9 @@ def _worse(differences: Mapping[Key, Difference]) -> str:
     for name, figure, each in more[:3]:
         price = differences.get((_repairing(name), parts.COST)) if figure == parts.REPAIRS else None
         paid = f", {cell(price.change, 'usd')} more" if price is not None and price.sure and price.change > 0 else ""
-        words.append(f"{figure} of {name} ({cell(each.before, 'number')} → {cell(each.after, 'number')} a request{paid})")
+        words.append(
+            f"{figure} of {name} ({cell(each.before, 'number')} → {cell(each.after, 'number')} a request{paid})"
+        )
     return "more " + ", ".join(words) if words else ""
 
 

@@ -36,7 +36,9 @@ def make(book: Book, factors: Mapping[str, float]) -> Report:
     """
     for part, factor in factors.items():
         if not factor >= 0:
-            raise LlmtraceError(f"{part} cannot take {factor:g} times as long: 0 is gone, 0.5 half as long, 1 unchanged")
+            raise LlmtraceError(
+                f"{part} cannot take {factor:g} times as long: 0 is gone, 0.5 half as long, 1 unchanged"
+            )
     requests, share = ends.requests(book)
     labels = _labels(requests)
     for part in factors:
@@ -144,4 +146,6 @@ def _waiting(spent: Sequence[Mapping[str, float]], now: Sequence[Path], factors:
     )
     first, second = (max(side, key=lambda name: side[name], default="nothing") for side in spent)
     moved = f"; most would then be {second}" if first != second else ""
-    return f"{' and '.join(factors)} {'is' if len(factors) == 1 else 'are'} {waited / (whole or 1):.0%} of the path{moved}"
+    return (
+        f"{' and '.join(factors)} {'is' if len(factors) == 1 else 'are'} {waited / (whole or 1):.0%} of the path{moved}"
+    )

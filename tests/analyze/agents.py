@@ -1,4 +1,4 @@
-"""Requests of an agent, made by the real SDK: what others' tracers write (OpenTelemetry's and OpenInference's), and ours."""
+"""Requests of an agent, made by the real SDK: what other tracers write (by either convention), and ours."""
 
 from __future__ import annotations
 
@@ -51,7 +51,12 @@ def request(recorder: Recorder, kind: Kind, random_: random.Random, number: int)
     found = recorder.span(
         "VectorStoreRetriever", at, embed + query, task, attributes={"openinference.span.kind": "RETRIEVER"}
     )
-    embedding = {"gen_ai.operation.name": "embeddings", "gen_ai.provider.name": "openai", "gen_ai.request.model": "text-embedding-3-small", **usage(500, None, 0)}
+    embedding = {
+        "gen_ai.operation.name": "embeddings",
+        "gen_ai.provider.name": "openai",
+        "gen_ai.request.model": "text-embedding-3-small",
+        **usage(500, None, 0),
+    }
     recorder.span("embeddings text-embedding-3-small", at, embed, found, SpanKind.CLIENT, embedding)
     recorder.span("query docs", at + embed, query, found, SpanKind.CLIENT, {"db.system.name": "postgresql"})
     recorder.span("cross encoder", at + embed + query, rank, task, attributes={"openinference.span.kind": "RERANKER"})
@@ -62,8 +67,12 @@ def request(recorder: Recorder, kind: Kind, random_: random.Random, number: int)
     at += plan
     tool = {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": "search", "tool.price": 0.005}
     for failed in [True, False] if fails else [False]:
-        sent = recorder.span("execute_tool search", at, search, planner, attributes=tool, error="down" if failed else None)
-        recorder.span("GET", at, search, sent, SpanKind.CLIENT, {"http.request.method": "GET", "server.address": "find"})
+        sent = recorder.span(
+            "execute_tool search", at, search, planner, attributes=tool, error="down" if failed else None
+        )
+        recorder.span(
+            "GET", at, search, sent, SpanKind.CLIENT, {"http.request.method": "GET", "server.address": "find"}
+        )
         at += search
     writer = recorder.span("write answer", at, answer * (2 if repairs else 1), task)
     _call(recorder, at, answer, writer, marks)

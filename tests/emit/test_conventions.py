@@ -44,7 +44,10 @@ ATTRIBUTES = words(
 )
 # What reports read of others' spans: the same repository's pages on agents and on events.
 READ = words(
-    "gen_ai.agent.name gen_ai.workflow.name gen_ai.evaluation.name gen_ai.evaluation.score.value gen_ai.evaluation.result"
+    """
+    gen_ai.agent.name gen_ai.workflow.name gen_ai.evaluation.name gen_ai.evaluation.score.value
+    gen_ai.evaluation.result
+    """
 )
 # The same pages' tables of contents, those of the inference metrics as the tag has them; and from gen-ai-metrics.md the
 # one metric that a step of ours has.

@@ -19,8 +19,8 @@ from llmtrace.analyze.reports.cancellations import CUT_SHORT
 from llmtrace.wording import plural
 
 COMPONENTS: Final = (
-    "model", "retries", "cancelled", "repair", "embeddings", "retrieval", "rerank", "tool", "guardrail", "evaluation", "human_review",
-    "other", "telemetry",
+    "model", "retries", "cancelled", "repair", "embeddings", "retrieval", "rerank", "tool", "guardrail", "evaluation",
+    "human_review", "other", "telemetry",
 )  # fmt: skip
 
 
@@ -171,8 +171,8 @@ def _tasks(book: Book, tasks: Any, spent: Any, judge: quality.Quality, options: 
         [
             Column("task"), Column("tasks", "count"), Column("resolved", "count"), Column("cost", "usd"),
             Column("per resolved", "usd"), Column("over budget", "count"), Column("took p50", "s"),
-            Column(judge.title, "number"), Column("calls/task", "number"), Column("attempts/call", "number"), Column("repairs/task", "number"),
-            Column("spans/task", "number"),
+            Column(judge.title, "number"), Column("calls/task", "number"), Column("attempts/call", "number"),
+            Column("repairs/task", "number"), Column("spans/task", "number"),
             *(Column(name, "usd") for name in COMPONENTS),
         ],
         rows,

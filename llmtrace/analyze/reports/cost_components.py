@@ -82,7 +82,7 @@ def make(book: Book, tasks: Any, spent: Any, notes: list[str]) -> list[Section]:
     by_task: dict[str, list[critical.Request]] = {}
     for request in requests:
         by_task.setdefault(request.name, []).append(request)
-    total = {task: 0.0 for task in (*by_task, *(task for task, _ in cost))}
+    total = dict.fromkeys((*by_task, *(task for task, _ in cost)), 0.0)
     for (task, _), (usd, *_) in cost.items():
         total[task] += usd or 0.0
     sections: list[Section] = []
@@ -116,9 +116,7 @@ def _section(task: str, rows: list[list[Any]]) -> Section:
     )  # fmt: skip
 
 
-def _rows(
-    cost: dict[str, list[Any]], walked: parts.Parts, count: int, resolved: int | None
-) -> list[list[Any]]:
+def _rows(cost: dict[str, list[Any]], walked: parts.Parts, count: int, resolved: int | None) -> list[list[Any]]:
     waited = walked.waited
     whole_time, whole_usd = sum(waited.values()), sum(figures[0] or 0.0 for figures in cost.values())
     work = walked.sums()
