@@ -17,6 +17,7 @@ from llmtrace.analyze.report import Intervals, Section, cell, seconds
 
 LEAST: Final = 0.02
 """Of the whole request, what a part must have saved for its gain to be worth a sentence."""
+_ROUNDING: Final = 1e-9
 _WORSE: Final = (parts.ERRORS, parts.RETRIES, parts.REPAIRS)
 
 
@@ -67,18 +68,22 @@ def sections(differences: Mapping[Key, Difference], row: Any, columns: Any) -> l
                 "Whether anything waited for it or not, with all that lies beneath it.",
             )
         )
-    counts = {key: difference for key, difference in differences.items() if key[1] in COUNTS}
+    counts = {key: each for key, each in differences.items() if key[1] in COUNTS and _differs(each)}
     if counts:
         made.append(
             Section(
                 "What components do in a trace",
                 columns("mean", "number"),
                 [row(f"{figure} of {name}", difference) for (name, figure), difference in counts.items()],
-                "retries: further attempts of a call, and runs that failed and were made again. repairs: calls that "
-                "asked again because this component's answer did not pass a check.",
+                "What is as before is left out. retries: further attempts of a call, and runs that failed and were "
+                "made again. repairs: calls that asked again because this component's answer did not pass a check.",
             )
         )
     return made
+
+
+def _differs(difference: Difference) -> bool:
+    return abs(difference.change) > _ROUNDING * max(abs(difference.before), abs(difference.after))
 
 
 # In one sentence

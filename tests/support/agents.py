@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from opentelemetry.trace import Span, SpanKind
 
@@ -23,7 +24,33 @@ class Kind:
     score: float = 0.8
 
 
-def request(recorder: Recorder, kind: Kind, random_: random.Random, number: int) -> Span:
+@dataclass
+class Truth:
+    """What is so in one request."""
+
+    whole: float
+    """Its duration, s."""
+    waited: dict[str, float] = field(default_factory=dict[str, float])
+    """Seconds waited for, by component."""
+    guard: float = 0.0
+    """Seconds of the guardrail, beside which the retrieval and then the reranker run."""
+    retrieval: float = 0.0
+    rerank: float = 0.0
+    repaired: bool = False
+    failed: bool = False
+    """Whether the search failed and was made again; such tasks are unresolved here."""
+
+    @property
+    def usd(self) -> dict[str, float]:
+        """USD by component: gpt-4o-mini's 0.15 and 0.60 for a million tokens, the embeddings' 0.02, and the tool's."""
+        call = 1000 * 0.15e-6 + 100 * 0.6e-6
+        return {
+            "model/planner": call, "model/write answer": call, "repair/write answer": call * self.repaired,
+            "retrieval/VectorStoreRetriever": 500 * 0.02e-6, "tool/search": 0.005 * (1 + self.failed),
+        }  # fmt: skip
+
+
+def request(recorder: Recorder, kind: Kind, random_: random.Random, number: int) -> Truth:
     """One request: a guardrail beside a retrieval with its reranker, a planner with a search, an answer."""
     start = recorder.clock
 
@@ -48,7 +75,7 @@ def request(recorder: Recorder, kind: Kind, random_: random.Random, number: int)
     )  # fmt: skip
     at = start + 10 * MS
     recorder.span("guardrail pii", at, guard, task, attributes={**marks, "llmtrace.step.kind": "guardrail"})
-    found = recorder.span(
+    retriever = recorder.span(
         "VectorStoreRetriever", at, embed + query, task, attributes={"openinference.span.kind": "RETRIEVER"}
     )
     embedding = {
@@ -57,8 +84,8 @@ def request(recorder: Recorder, kind: Kind, random_: random.Random, number: int)
         "gen_ai.request.model": "text-embedding-3-small",
         **usage(500, None, 0),
     }
-    recorder.span("embeddings text-embedding-3-small", at, embed, found, SpanKind.CLIENT, embedding)
-    recorder.span("query docs", at + embed, query, found, SpanKind.CLIENT, {"db.system.name": "postgresql"})
+    recorder.span("embeddings text-embedding-3-small", at, embed, retriever, SpanKind.CLIENT, embedding)
+    recorder.span("query docs", at + embed, query, retriever, SpanKind.CLIENT, {"db.system.name": "postgresql"})
     recorder.span("cross encoder", at + embed + query, rank, task, attributes={"openinference.span.kind": "RERANKER"})
     at += prepared
     agent = {"gen_ai.operation.name": "invoke_agent", "gen_ai.agent.name": "planner"}
@@ -79,7 +106,17 @@ def request(recorder: Recorder, kind: Kind, random_: random.Random, number: int)
     if repairs:
         _call(recorder, at + answer, answer, writer, {**marks, "llmtrace.call.repairs": 1})
     recorder.clock = start + whole + 100 * MS
-    return root
+    prepared_by = {"retrieval/VectorStoreRetriever": embed + query, "rerank": rank}
+    if guard >= embed + query + rank:
+        prepared_by = {"guardrail/pii": guard}
+    waited = {
+        "model/planner": plan, "tool/search": searching, "model/write answer": answer, "POST /answer": 10 * MS,
+        "task answer": 10 * MS, "repair/write answer": answer * repairs, **prepared_by,
+    }  # fmt: skip
+    return Truth(
+        whole / 1e9, {name: length / 1e9 for name, length in waited.items() if length}, guard / 1e9,
+        (embed + query) / 1e9, rank / 1e9, repairs, fails,
+    )  # fmt: skip
 
 
 def _call(recorder: Recorder, start: int, length: int, parent: Span, marks: dict[str, object]) -> None:
@@ -96,9 +133,20 @@ def _call(recorder: Recorder, start: int, length: int, parent: Span, marks: dict
     )  # fmt: skip
 
 
-def requests(count: int, seed: int = 1, kind: Kind | None = None) -> Recorder:
+def requests(count: int, seed: int = 1, kind: Kind | None = None) -> tuple[Recorder, list[Truth]]:
     """So many requests, one after the other."""
     recorder, random_ = Recorder(), random.Random(seed)
-    for number in range(count):
-        request(recorder, kind or Kind(), random_, number)
-    return recorder
+    return recorder, [request(recorder, kind or Kind(), random_, number) for number in range(count)]
+
+
+def before_and_after(folder: Path) -> list[tuple[Path, list[Truth]]]:
+    """The files ``before.otlp.jsonl`` and ``after.otlp.jsonl``: a reranker five times as fast, which gains nothing.
+
+    The guardrail beside it is waited for instead; and answers have to be repaired, searches fail.
+    """
+    made: list[tuple[Path, list[Truth]]] = []
+    after = Kind(rerank=60, repairs=0.5, search_fails=0.3, score=0.7)
+    for name, seed, kind in (("before", 1, Kind()), ("after", 2, after)):
+        recorder, truths = requests(40, seed, kind)
+        made.append((recorder.save(folder / f"{name}.otlp.jsonl"), truths))
+    return made
