@@ -81,7 +81,8 @@ def _labels(requests: Sequence[critical.Request]) -> set[Label]:
 def _unknown(part: str, labels: set[Label]) -> str:
     known = sorted({name for label in labels for name in label})
     shown = ", ".join(known[:30]) + (" and others" if len(known) > 30 else "")
-    return f"nothing in these requests is {part!r};{did_you_mean(part, known)} there are {shown}"
+    words = {word for name in known for word in (name, *name.split("/", 1))}
+    return f"nothing in these requests is {part!r}.{did_you_mean(part, sorted(words))} There are {shown}"
 
 
 def _words(factors: Mapping[str, float]) -> str:

@@ -426,7 +426,7 @@ def test_whatif_counts_only_what_is_on_the_critical_path(writer: Writer, report:
         book = Book(traces)
         made = whatif.make(book, {"decode": 0.5})
         with pytest.raises(
-            LlmtraceError, match="nothing in these requests is 'queue'; there are agent, call, decode, model"
+            LlmtraceError, match=r"nothing in these requests is 'queue'\. There are agent, call, decode, model"
         ):
             whatif.make(book, {"queue": 0.5})
         with pytest.raises(LlmtraceError, match="decode cannot take -1 times as long"):
