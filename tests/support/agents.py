@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -119,7 +120,7 @@ def request(recorder: Recorder, kind: Kind, random_: random.Random, number: int)
     )  # fmt: skip
 
 
-def _call(recorder: Recorder, start: int, length: int, parent: Span, marks: dict[str, object]) -> None:
+def _call(recorder: Recorder, start: int, length: int, parent: Span, marks: Mapping[str, object]) -> None:
     recorder.clock = start
     queue, decode = 20.0, round(length / MS * 0.7, 3)
     model = {"gen_ai.request.model": "gpt-4o-mini", "gen_ai.response.model": "gpt-4o-mini-2024-07-18"}
