@@ -122,7 +122,7 @@ $(BROWSER): $(STAMP)
 
 .PHONY: browser
 browser: $(BROWSER)  # needs a Chromium on the PATH, or LLMTRACE_CHROMIUM=/path/to/it
-	LLMTRACE_BROWSER=1 $(BIN)/python -m pytest tests/view/browser $(ARGS)
+	LLMTRACE_BROWSER=1 $(BIN)/python -m pytest tests/view/browser tests/web $(ARGS)
 
 .PHONY: pictures
 pictures: $(BROWSER)  # of a demo's pages, for README and docs; ARGS=FOLDER takes one that was run already

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from llmtrace.analyze import components, contract, nesting, tables
-from llmtrace.analyze.expressions import first, when
+from llmtrace.analyze.expressions import count_of, first, when
 from llmtrace.analyze.load import Stats, Traces
 from llmtrace.analyze.statements import Statements, name_of
 from llmtrace.emit import names
@@ -56,6 +56,21 @@ class Book:
                 "llmtrace's, or an engine's own (vLLM, SGLang, TGI, Triton)"
             )
         return table
+
+    @cached_property
+    def single_calls(self) -> Any:
+        """As ``calls``, without phases and prices, and not held, where each call is a span of its own: of many millions
+        only the columns that are asked for are read then. Else ``calls``.
+        """
+        spans = self.spans
+        calls = spans.filter(tables.is_call(spans))
+        ((odd, count),) = self.rows(
+            calls.aggregate(
+                odd=count_of(tables.is_part(calls) | calls.engine_span.notnull() | calls.outcome.isnull()),
+                n=calls.count(),
+            )
+        )
+        return self.calls if odd or not count or self._engines is not None else tables.timed(calls)
 
     @cached_property
     def phases(self) -> Any:

@@ -30,6 +30,8 @@ LLM_OPERATIONS: Final = (
 )  # fmt: skip
 """What an LLM call's operation may be, in lower case: the GenAI conventions' names and those of two other tracers."""
 WORDS: Final = {
+    "model_load": "model load",
+    **{f"model_load.{part}": part.replace("_", " ") for part in model.LOAD_PARTS},
     "kv_cache_hit": "cache hit",
     "decode.reasoning": "reasoning",
     "decode.output": "output",

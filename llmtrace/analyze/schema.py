@@ -16,17 +16,18 @@ from llmtrace.emit import names
 
 Kind = Literal["text", "int", "float", "bool"]
 
-VERSION: Final = 9
+VERSION: Final = 10
 """Changes with the columns: tables cached by an older version are made anew."""
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column, and the attributes that fill it, best first."""
+    """One column, the attributes of a span that fill it, and else those of its resource, best first."""
 
     name: str
     kind: Kind
     attributes: tuple[str, ...] = ()
+    resource: tuple[str, ...] = ()
 
 
 FIXED: Final = (
@@ -97,6 +98,18 @@ FROM_ATTRIBUTES: Final = (
     Column("slo_ttft", "float", (names.SLO_TTFT,)),
     Column("slo_itl", "float", (names.SLO_ITL,)),
     Column("slo_total", "float", (names.SLO_TOTAL,)),
+    Column("finish", "text", (names.FINISH_REASONS,)),
+    # who served it
+    Column("weights", "text", (names.MODEL_FINGERPRINT, names.SYSTEM_FINGERPRINT), (names.MODEL_FINGERPRINT,)),
+    Column(
+        "model_format",
+        "text",
+        (names.MODEL_QUANTIZATION, names.MODEL_FORMAT, names.MODEL_DTYPE),
+        (names.MODEL_FORMAT, names.MODEL_QUANTIZATION, names.MODEL_DTYPE),
+    ),
+    Column("app_version", "text", (), (names.SERVICE_VERSION,)),
+    Column("device", "text", (), (names.DEVICE_NAME, "device.model.identifier")),
+    Column("instance", "text", (), (names.SERVICE_INSTANCE, "app.installation.id", "device.id", names.HOST_NAME)),
     # a phase or an attempt
     Column("phase", "text", (names.PHASE,)),
     Column("source", "text", (names.SOURCE,)),
@@ -137,10 +150,11 @@ FROM_ATTRIBUTES: Final = (
 )
 
 COLUMNS: Final = (*FIXED, *FROM_ATTRIBUTES)
+_NUMBERS: Final = ("int", "float")
 _NEWER = (
     "estimate_", "slo_", "lost_", "changed_", "engine_span", "port", "repairs", "cache_miss", "billed_output",
-    "billed_usd", "billed_by", "tool_name", "agent_name", "entity_name", "db_system", "messaging_system", "rpc_system",
-    "http_method", "score",
+    "billed_usd", "billed_by", "finish", "weights", "model_format", "app_version", "device", "instance", "tool_name",
+    "agent_name", "entity_name", "db_system", "messaging_system", "rpc_system", "http_method", "score",
 )  # fmt: skip
 SINCE_4: Final = frozenset(column.name for column in FROM_ATTRIBUTES if column.name.startswith(_NEWER))
 """Columns that a table may lack which an older llmtrace made: nothing stands there."""
@@ -152,11 +166,12 @@ def with_extra(attributes: tuple[str, ...]) -> tuple[Column, ...]:
 
 
 def extra(attributes: Iterable[str | None]) -> tuple[str, ...]:
-    """Those of the attributes that a user named that are no column's first one already."""
-    own = {column.attributes[0] for column in FROM_ATTRIBUTES}
+    """Those of the attributes that a user named that are no column of numbers already."""
+    own = {name for column in FROM_ATTRIBUTES if column.kind in _NUMBERS for name in column.attributes[:1]}
     return tuple(dict.fromkeys(name for name in attributes if name is not None and name not in own))
 
 
 def column_of(attribute: str) -> str:
     """The column that an attribute fills which a user named."""
-    return next((column.name for column in FROM_ATTRIBUTES if column.attributes[0] == attribute), attribute)
+    of_numbers = (column for column in FROM_ATTRIBUTES if column.kind in _NUMBERS)
+    return next((column.name for column in of_numbers if column.attributes[:1] == (attribute,)), attribute)

@@ -17,13 +17,14 @@ from llmtrace.whole_file import replacing
 from llmtrace.wording import clean_json
 
 Format = Literal["text", "json"]
-_SOURCES = (
+VersionOf = Literal["weights", "app", "model"]
+SOURCES = (
     "Trace files (OTLP/JSON, .gz too), folders of them, the address of llmtrace view, of Jaeger or of Tempo, or a "
     "table's ibis URL."
 )
 
 
-_NAMES = "phases, causes, cost, cancellations, floor, models, accuracy, slo or cache."
+_NAMES = "phases, causes, cost, cancellations, floor, models, accuracy, slo, cache or fleet."
 _Quality = Annotated[
     str | None,
     typer.Option(
@@ -89,7 +90,7 @@ class Given:
         return {"service": self.service, "hours": self.hours, "limit": self.limit, "query": self.query}
 
 
-def _taking(command: Callable[..., None]) -> Callable[..., None]:
+def taking(command: Callable[..., None]) -> Callable[..., None]:
     """A command like ``command(..., given)`` that takes the options of ``Given`` instead of ``given``."""
     names = [field.name for field in fields(Given)]
 
@@ -118,13 +119,13 @@ def add(app: Any) -> None:
 
     @app.command()
     @guarded
-    @_taking
+    @taking
     def report(  # pyright: ignore[reportUnusedFunction]
         name: Annotated[
             str,
             typer.Argument(metavar="NAME", help=_NAMES),
         ],
-        sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help=_SOURCES)],
+        sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help=SOURCES)],
         top: Annotated[int, typer.Option(min=1, help="Rows of a list.")] = 20,
         span_usd: Annotated[float, typer.Option(min=0.0, help="cost: USD that keeping a million spans costs.")] = 0.0,
         usd: Annotated[
@@ -140,6 +141,14 @@ def add(app: Any) -> None:
         slo_ttft: _Ttft = None,
         slo_itl: _Itl = None,
         slo_total: _Total = None,
+        version_of: Annotated[
+            VersionOf | None,
+            typer.Option(help="fleet: whose versions; by default the first that the spans tell.", show_default=False),
+        ] = None,
+        newest: Annotated[
+            str,
+            typer.Option(metavar="VERSION", help="fleet: the newest, if not the last to appear.", show_default=False),
+        ] = "",
         save: Annotated[
             Path | None,
             typer.Option(metavar="TABLE.parquet", help="Write the table of spans too.", show_default=False),
@@ -147,7 +156,7 @@ def add(app: Any) -> None:
         *,
         given: Given,
     ) -> None:
-        """What many traces say together: phases, causes, cost, cancellations, floor, models, accuracy, slo or cache."""
+        """What many traces say together: where time and money went, which models answered, what runs in a fleet."""
         with importing("analyze"):
             from llmtrace.analyze import reports
             from llmtrace.analyze.book import Book
@@ -155,21 +164,22 @@ def add(app: Any) -> None:
             raise typer.BadParameter(f"no report {name!r}; there are {', '.join(reports.NAMES)}")
         objectives = _objectives(slo_ttft, slo_itl, slo_total)
         options = reports.Options(
-            top=top, span_usd=span_usd, usd=usd, quality=quality, objectives=objectives, slo=_share(slo)
-        )
+            top=top, span_usd=span_usd, usd=usd, quality=quality, objectives=objectives, slo=share_of(slo),
+            version_of=version_of or "", newest=newest,
+        )  # fmt: skip
         mapping = given.mapping
-        with _opened([sources], given, (usd, quality)) as (traces,):
+        with opened([sources], given, (usd, quality)) as (traces,):
             if save is not None:
                 with replacing(save) as place:
                     traces.table.to_parquet(place)
             result = reports.make(name, Book(traces, mapping), options)
-            _give(result, given)
+            give(result, given)
 
     @app.command()
     @guarded
-    @_taking
+    @taking
     def compare(  # pyright: ignore[reportUnusedFunction]
-        before: Annotated[str, typer.Argument(help=_SOURCES)],
+        before: Annotated[str, typer.Argument(help=SOURCES)],
         after: Annotated[str, typer.Argument(help="The same, after the change.")],
         quality: _Quality = None,
         *,
@@ -180,14 +190,14 @@ def add(app: Any) -> None:
             from llmtrace.analyze import compare as comparing
             from llmtrace.analyze.book import Book
         mapping = given.mapping
-        with _opened([[before], [after]], given, (quality,)) as (old, new):
-            _give(comparing.make(Book(old, mapping), Book(new, mapping), quality), given)
+        with opened([[before], [after]], given, (quality,)) as (old, new):
+            give(comparing.make(Book(old, mapping), Book(new, mapping), quality), given)
 
     @app.command()
     @guarded
-    @_taking
+    @taking
     def whatif(  # pyright: ignore[reportUnusedFunction]
-        sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help=_SOURCES)],
+        sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help=SOURCES)],
         phase: Annotated[
             str | None, typer.Option(help="The phase or component that would change.", show_default=False)
         ] = None,
@@ -233,12 +243,12 @@ def add(app: Any) -> None:
         mapping = given.mapping
         is_whole = (phase is None) == (factor is None)
         if slo is not None and not factors and is_whole:
-            share = _share(slo)
-            with _opened([sources], given) as (traces,):
-                _give(restore.make(Book(traces), objectives, share), given)
+            share = share_of(slo)
+            with opened([sources], given) as (traces,):
+                give(restore.make(Book(traces), objectives, share), given)
         elif slo is None and factors and is_whole and not objectives:
-            with _opened([sources], given) as (traces,):
-                _give(asking.make(Book(traces, mapping), factors), given)
+            with opened([sources], given) as (traces,):
+                give(asking.make(Book(traces, mapping), factors), given)
         else:
             raise typer.BadParameter(
                 "whatif takes --faster PART=30%, --without PART, or --phase and --factor; or --slo (with --slo-ttft 2, "
@@ -261,7 +271,7 @@ def _factors(faster: Sequence[str] | None, without: Sequence[str] | None) -> dic
     return factors | {part.strip(): 0.0 for part in without or ()}
 
 
-def _share(text: str) -> float:
+def share_of(text: str) -> float:
     """The share that ``99%``, ``99.9`` or ``0.99`` says."""
     try:
         share = float(text.strip().rstrip("%"))
@@ -290,7 +300,7 @@ def _objectives(ttft: str | None, itl: str | None, total: str | None) -> dict[st
 
 
 @contextmanager
-def _opened(
+def opened(
     groups: Sequence[Sequence[str]], given: Given, attributes: Sequence[str | None] = ()
 ) -> Generator[list[Any], None, None]:
     """The traces of each group of sources, read with a progress bar on stderr if that is a terminal."""
@@ -301,11 +311,11 @@ def _opened(
     window = {name: value for name, value in given.window.items() if value is not None}
     with ExitStack() as stack:
         with _progress() as tell:
-            opened = [
+            groups_of_traces = [
                 stack.enter_context(load(group, extra=extra, tell=tell, cache=given.cache, **window))
                 for group in groups
             ]
-        yield opened
+        yield groups_of_traces
 
 
 @contextmanager
@@ -322,7 +332,7 @@ def _progress() -> Generator[Callable[[int, int], None], None, None]:
         yield lambda done, whole: progress.update(task, completed=done, total=whole)
 
 
-def _give(report: Any, given: Given) -> None:
+def give(report: Any, given: Given) -> None:
 
     from llmtrace.analyze.report import as_json
     from llmtrace.view import report_page, report_text

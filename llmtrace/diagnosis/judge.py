@@ -14,6 +14,7 @@ from llmtrace.diagnosis.causes import (
     retry_storm,
     slow_consumer,
 )
+from llmtrace.diagnosis.cold_model import cold_model
 from llmtrace.diagnosis.history import MIN_CALLS
 from llmtrace.diagnosis.route import Route
 from llmtrace.diagnosis.schema import cold_schema
@@ -114,6 +115,8 @@ def _judge(route: Route, timed: Route, symptoms: Symptoms) -> list[Verdict]:
         verdicts += [verdict for verdict in by_itself if verdict is not None]
     if symptoms.grammar_compile and (compiled := _alone(None, cold_schema, symptoms)) is not None:
         verdicts.append(compiled)
+    if symptoms.model_load and (loaded := _alone(None, cold_model, symptoms)) is not None:
+        verdicts.append(loaded)
     if (buffered := _alone(None, buffered_stream, route, timed, symptoms)) is not None:
         verdicts.append(buffered)
     if swapped is None:  # another model's times say nothing of this route's

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from llmtrace.diagnosis.repetition import Repetition
 from llmtrace.phases.model import Estimate
 from llmtrace.phases.observation import BURST_SHARE, READY_GAP_S, Observation, came_at_once
+from llmtrace.phases.server import load_of
 
 TAIL = 32
 """Gaps at a stream's end by which its evenness is judged: all of them, since thinned ones may skip the bursts."""
@@ -40,6 +41,8 @@ class Symptoms:
     server_prefill: float | None = None
     grammar_compile: float = 0.0
     """Compiling the answer's grammar, as the server tells it; it lies in no other time here."""
+    model_load: float = 0.0
+    """Loading the model, as the server tells it; it lies in no other time here either."""
     whole: bool = False
     """The answer came in one piece: its parts are known by the estimate alone."""
     queue: float | None = None
@@ -94,6 +97,11 @@ class Symptoms:
     repetition: Repetition | None = None
 
     @property
+    def prepared(self) -> float:
+        """What the server made ready in front of the first token, and tells apart, s."""
+        return self.grammar_compile + self.model_load
+
+    @property
     def ready_together(self) -> bool:
         """Whether most of the stream's chunks lay ready together with others."""
         return self.buffered or (self.gap is not None and self.gap < BURSTS * (self.mean_gap or 0.0))
@@ -116,9 +124,10 @@ def symptoms_of(seen: Observation, gaps: Sequence[int] = (), estimate: Estimate 
         symptoms.server_queue, symptoms.server_prefill = server.queue, server.prefill
         symptoms.grammar_compile = server.grammar_compile or 0.0
         if symptoms.server_queue is not None:
-            symptoms.server_queue = max(0.0, symptoms.server_queue - symptoms.grammar_compile)
+            symptoms.model_load = load_of(server)
+            symptoms.server_queue = max(0.0, symptoms.server_queue - symptoms.prepared)
     if seen.sent is not None and seen.headers is not None:
-        symptoms.headers = max(0.0, (seen.headers - seen.sent) / 1e9 - symptoms.grammar_compile)
+        symptoms.headers = max(0.0, (seen.headers - seen.sent) / 1e9 - symptoms.prepared)
     if estimate is not None and symptoms.server_queue is None:
         take_queue(symptoms, estimate)
     first = seen.first_token
@@ -139,7 +148,7 @@ def symptoms_of(seen: Observation, gaps: Sequence[int] = (), estimate: Estimate 
     if seen.first_token_error is None:
         begin = seen.request_arrived
         waited = (first - (seen.start if begin is None else begin)) / 1e9
-        symptoms.wait = max(0.0, waited - symptoms.grammar_compile)
+        symptoms.wait = max(0.0, waited - symptoms.prepared)
     symptoms.tokens = symptoms.tokens or seen.chunks
     symptoms.decode = max(0.0, symptoms.reading - seen.consumer_wait)
     chunks = seen.chunks - 1

@@ -18,6 +18,7 @@ MODEL_SWAP: Final = "model_swap"
 REPETITION_LOOP: Final = "repetition_loop"
 BUFFERED_STREAM: Final = "buffered_stream"
 COLD_SCHEMA: Final = "cold_schema"
+COLD_MODEL: Final = "cold_model"
 
 LEAST_S: Final = 0.02
 """No cause is named for less than this much time, s."""
@@ -38,8 +39,8 @@ CAUSES: Final = (
     BUFFERED_STREAM,
 )
 """The causes that are judged by what the client sees."""
-TOLD_CAUSES: Final = (COLD_SCHEMA,)
-"""And those that only a server can tell."""
+TOLD_CAUSES: Final = (COLD_SCHEMA, COLD_MODEL)
+"""And those that only whoever runs the model can tell."""
 
 LATENESS: Final = "lateness"
 """The quantity of an answer in one piece that came late, where it does not show whether it waited."""

@@ -11,7 +11,7 @@ from llmtrace.analyze.book import Book
 from llmtrace.analyze.report import Report
 from llmtrace.phases.objectives import Patterns
 
-NAMES: Final = ("phases", "causes", "cost", "cancellations", "floor", "models", "accuracy", "slo", "cache")
+NAMES: Final = ("phases", "causes", "cost", "cancellations", "floor", "models", "accuracy", "slo", "cache", "fleet")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,10 @@ class Options:
     """Targets by objective, in the place of those on the spans."""
     slo: float = 0.99
     """Share of calls that are to meet their objectives."""
+    version_of: str = ""
+    """What a version of the fleet is one of: ``weights``, ``app`` or ``model``; the first that the spans tell."""
+    newest: str = ""
+    """The fleet's newest version, where that is not the last one to appear."""
 
 
 def make(name: str, book: Book, options: Options | None = None) -> Report:

@@ -1,0 +1,133 @@
+// One call under way. Of its methods only `loading` and `fetch` throw, and only what the application's own code throws.
+
+import { Load } from "./load.js";
+import { float, randomId, safely, seconds, spansOf } from "./otlp.js";
+import { coldModel, split } from "./phases.js";
+
+const MOST_GAPS = 2048;
+const MOST_EVENTS = 32;
+const OUTCOMES = { AbortError: "cancelled", TimeoutError: "timed_out" };
+const CAUSES = { closed_early: "closed", abandoned: "dropped", cancelled: "task_cancelled", error: "server_error" };
+
+export class Call {
+  start = performance.now();
+  id = randomId(8);
+  chunks = 0;
+  gaps = [];
+  events = [];
+  hidden = 0;
+
+  constructor(tracer, request) {
+    const [trace = randomId(16), parent] = tracer.parent;
+    Object.assign(this, { tracer, request, trace, parent, hiddenSince: tracer.hidden ? this.start : undefined });
+    tracer.open.add(this);
+  }
+
+  get traceparent() {
+    return `00-${this.trace}-${this.id}-01`;
+  }
+
+  /** Awaits a model inside the call, as one of its phases: `run(progress)`, or the promise of one that loads already. */
+  loading(run) {
+    const load = new Load();
+    if (!this.chunks) this.load ??= load;
+    return load.of(run);
+  }
+
+  /** fetch, with this call's `traceparent` for the page's own origin and those in `propagateTo`. */
+  async fetch(url, init) {
+    const headers = new Headers(init?.headers ?? url.headers);
+    const { origin } = new URL(url.url ?? url, globalThis.location?.href);
+    if (this.tracer.origins.has(origin)) headers.set("traceparent", this.traceparent);
+    return fetch(url, { ...init, headers });
+  }
+
+  /** The prompt is ready and the model begins: its tokens, and how many of them lie in the KV cache. */
+  prompt(input, cached = 0) {
+    this.prompted ??= performance.now();
+    this.tell({ input, cached, uncached: Math.max(0, input - cached) });
+  }
+
+  /** A chunk came. `token`: whether it brought any; with it what `tell` takes. */
+  chunk({ token = true, ...told } = {}) {
+    const at = performance.now();
+    this.firstChunk ??= at;
+    this.chunks += 1;
+    if (this.first !== undefined && this.gaps.length < MOST_GAPS) this.gaps.push(at - this.last);
+    this.last = at;
+    if (token) this.first ??= at;
+    this.tell(told);
+  }
+
+  /**
+   * Takes what the engine tells: `input`, `cached`, `uncached`, `output` (tokens), `prefill` (ms), `finish` (reasons),
+   * `response` (its id), `model`, `tokenEach` (each chunk is one token).
+   */
+  tell(told) {
+    Object.assign(this, told);
+  }
+
+  event(name, values = {}) {
+    if (this.events.length < MOST_EVENTS) this.events.push([name, performance.now(), values]);
+  }
+
+  /** The page's tab was hidden, or is seen again. */
+  turned(hidden) {
+    const at = performance.now();
+    this.event(hidden ? "llmtrace.page.hidden" : "llmtrace.page.visible");
+    if (!hidden && this.hiddenSince !== undefined) this.hidden += at - this.hiddenSince;
+    this.hiddenSince = hidden ? at : undefined;
+  }
+
+  /** The call's end. Only the first one counts. */
+  end(outcome, error) {
+    if (this.tracer.open.delete(this)) safely("ending a call", () => this.#end(outcome, error));
+  }
+
+  #end(outcome, error) {
+    this.outcome = outcome ?? OUTCOMES[error?.name] ?? "error";
+    this.ended = (this.outcome === "completed" && this.last) || performance.now(); // not when its reader came for it
+    if (this.hiddenSince < this.ended) this.hidden += this.ended - this.hiddenSince;
+    if (error?.name === "DeviceLostError") this.lost ??= "unknown"; // WebLLM's
+    if (["error", "timed_out"].includes(this.outcome)) this.failed = error?.name ?? "Error";
+    const parts = split(this);
+    const own = this.#told(parts.at(-1).own["llmtrace.phase"]);
+    const loaded = parts.find(({ name }) => name === "llm.model_load");
+    const evidence = loaded && coldModel(this);
+    if (evidence) {
+      loaded.events = [["llmtrace.diagnosis", (loaded.start + loaded.end) / 2, evidence]];
+      const { cause, confidence } = evidence["llmtrace.diagnosis"];
+      Object.assign(own, { "llmtrace.diagnosis": [cause], "llmtrace.diagnosis.cause": cause });
+      own["llmtrace.diagnosis.confidence"] = [confidence];
+    }
+    const { start, ended: end, events, failed, id, request } = this;
+    const name = `${request.operation ?? "chat"} ${request.model}`;
+    const span = { name, id, kind: request.local ? 1 : 3, start, end, own, events, failed, parts };
+    this.tracer.exporter.add(spansOf(span, this.trace, this.parent));
+  }
+
+  #told(phase) {
+    const { request, outcome, chunks, output, start } = this;
+    const url = request.url && new URL(request.url, globalThis.location?.href);
+    const port = url && Number(url.port || { "http:": 80, "https:": 443 }[url.protocol]);
+    const streams = request.stream !== false;
+    const basis = output ? "usage" : "chunks";
+    const delivered = chunks && { delivered_tokens: output ?? chunks, "delivered_tokens.basis": basis };
+    const cut = streams && outcome !== "completed" && { phase, cause: CAUSES[outcome], ...delivered };
+    return {
+      gen_ai: { "operation.name": request.operation ?? "chat", "provider.name": request.provider },
+      "gen_ai.request": { model: request.model, max_tokens: request.maxTokens, temperature: float(request.temperature) },
+      "gen_ai.request.stream": streams || null,
+      "gen_ai.response": { id: this.response, model: this.model, finish_reasons: this.finish },
+      "gen_ai.response.time_to_first_chunk": streams ? seconds(this.firstChunk - start) : null,
+      "gen_ai.usage": { input_tokens: this.input, output_tokens: output, "cache_read.input_tokens": this.cached },
+      server: { address: url?.hostname, port },
+      "error.type": this.failed,
+      llmtrace: { schema_version: 2, "call.outcome": outcome, "call.ttft": seconds(this.first - start) },
+      "llmtrace.stream.chunks": chunks || null,
+      "llmtrace.page.hidden_duration": this.hidden ? seconds(this.hidden) : null,
+      "llmtrace.device.lost": this.lost,
+      "llmtrace.cancellation": cut || null,
+    };
+  }
+}
