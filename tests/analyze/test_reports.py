@@ -274,6 +274,22 @@ def test_cancelled_calls_are_billed_exactly_where_somebody_tells(writer: Writer,
     assert found == {f"{1:032x}": (61, 61), f"{2:032x}": (62, 62), f"{3:032x}": (63, 63), f"{4:032x}": (50, 200)}
 
 
+def test_a_refused_call_costs_nothing_and_one_that_may_have_begun_stays_within_bounds(
+    writer: Writer, report: Reader
+) -> None:
+    limits = {"gen_ai.request.max_tokens": 500, "llmtrace.cancellation.billed_tokens.upper": 500}
+    for number, kind in enumerate(("429", "400", "408", "500", "APIConnectionError")):
+        span = {**limits, "gen_ai.operation.name": "chat", "gen_ai.provider.name": "openai", "error.type": kind}
+        span |= {"gen_ai.request.model": "gpt-4o-mini", "llmtrace.schema_version": 2, "llmtrace.call.outcome": "error"}
+        writer.span("chat gpt-4o-mini", number * 10, number * 10 + 5, span, trace=number + 1, kind=3)
+    made = report("cancellations", writer)
+    rows = {row["cause"]: row for row in table(made, "The cancellation tax, by cause, route and who told it")}
+    refused, failed = rows["refused"], rows["server error"]
+    assert (refused["calls"], refused["exactly known"], refused["tax"], refused["told by"]) == (2, 2, 0, "the refusal")
+    assert (failed["calls"], failed["exactly known"], failed["tax ≤"]) == (3, 0, 1500)
+    assert "exactly 0 tokens ($0) in 2 calls" in made.headline
+
+
 def test_floor(writer: Writer, report: Reader) -> None:
     for number in range(20):
         writer.call(number * 1000, CALM)
