@@ -12,6 +12,8 @@ export class LlmTrace {
   hidden = isHidden();
   /** Errors of ours, by place: none of them reached the page. */
   errors = errors;
+  /** Sends what waits. */
+  flush = () => this.exporter.flush();
 
   /**
    * `endpoint`: where `llmtrace view` (or any OTLP/HTTP receiver) listens; `headers` for it. `service`, `resource`: who
@@ -82,10 +84,5 @@ export class LlmTrace {
       call.event("llmtrace.device.lost", { "llmtrace.device.lost": reason });
       call.tell({ lost: reason });
     }
-  }
-
-  /** Sends what waits. */
-  flush() {
-    return this.exporter.flush();
   }
 }
