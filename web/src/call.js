@@ -12,14 +12,10 @@ const CAUSES = { closed_early: "closed", abandoned: "dropped", cancelled: "task_
 export class Call {
   constructor(tracer, request) {
     const [trace = randomId(16), parent] = tracer.parent;
-    const start = performance.now();
-    Object.assign(this, { tracer, request, trace, parent, id: randomId(8), start, chunks: 0, gaps: [], events: [] });
-    Object.assign(this, { hidden: 0, hiddenSince: tracer.hidden ? start : undefined });
+    const [id, start] = [randomId(8), performance.now()];
+    Object.assign(this, { tracer, request, id, trace, parent, traceparent: `00-${trace}-${id}-01`, start });
+    Object.assign(this, { chunks: 0, gaps: [], events: [], hidden: 0, hiddenSince: tracer.hidden ? start : undefined });
     tracer.open.add(this);
-  }
-
-  get traceparent() {
-    return `00-${this.trace}-${this.id}-01`;
   }
 
   /** Awaits a model inside the call, `run(progress)`, as one of the call's phases where it takes any time. */
@@ -93,6 +89,7 @@ export class Call {
     const name = `${request.operation ?? "chat"} ${request.model}`;
     const span = { name, id, kind: request.local ? 1 : 3, start, end, own, events, failed, parts };
     this.tracer.exporter.add(spansOf(span, this.trace, this.parent));
+    this.tracer.ended?.(this, parts);
   }
 
   #told(phase) {

@@ -70,8 +70,8 @@ export function spansOf(root, traceId = randomId(16), parent = undefined) {
 /** Collects spans, and sends them a moment later. */
 export class Exporter {
   constructor({ endpoint = "http://127.0.0.1:4319", headers, service = "browser", resource, delay = 1000 }) {
-    const sender = { "service.name": service, "telemetry.sdk": { name: "llmtrace-web", language: "webjs" }, ...resource };
-    this.resource = { attributes: attributes(sender) };
+    const sdk = { name: "llmtrace-web", language: "webjs" };
+    this.resource = { attributes: attributes({ "service.name": service, "telemetry.sdk": sdk, ...resource }) };
     this.headers = { "content-type": "application/json", ...headers };
     Object.assign(this, { url: `${endpoint.replace(/\/+$/, "")}/v1/traces`, delay, waiting: [], dropped: 0 });
   }

@@ -40,19 +40,17 @@ export function split(call) {
     return phases;
   }
   const prefill = (more, source) => {
+    const hit = { "llmtrace.phase.tokens": call.cached, ...unsure(0, first - from()) }; // somewhere in the prefill
+    if (call.cached) add("kv_cache_hit", from(), hit, "estimate");
     const pace = { "llmtrace.phase.tokens": uncached, "llmtrace.phase.time_per_token": rate(from(), first, uncached) };
     add("prefill", first, { ...pace, ...more }, source);
   };
-  const computed = Math.round(call.prefill * 1000) / 1000; // by the engine; what lies before is the wait for it
-  const waited = first - computed - begun;
+  const waited = first - Math.round(call.prefill * 1000) / 1000 - begun; // until the engine began, where that is told
   if (waited >= 0) {
     add("queue", begun + waited, unsure(waited, 0));
     prefill({}, "server");
-  } else if (prompted !== undefined) {
-    const hit = { "llmtrace.phase.tokens": call.cached, ...unsure(0, first - begun) }; // somewhere in the prefill
-    if (call.cached) add("kv_cache_hit", begun, hit, "estimate");
-    prefill({ "llmtrace.generate.setup": seconds(Math.max(0, prompted - begun)) });
-  } else merge("queue_prefill", first, "ambiguous");
+  } else if (prompted !== undefined) prefill({ "llmtrace.generate.setup": seconds(Math.max(0, prompted - begun)) });
+  else merge("queue_prefill", first, "ambiguous");
   add("decode", ended, decoded(call));
   return phases;
 }
@@ -66,14 +64,13 @@ function decoded({ first, last, gaps, output, tokenEach }) {
   return { ...pace, "llmtrace.decode.chunk_gap": spread, ...times };
 }
 
-/** Names the model's load as the cause, if it was a good part of the wait for the first token: attributes of the call. */
+/** Names the model's load as the cause, if it was a good part of the wait for the first token. */
 export function judge({ load, start, first, ended }, loaded) {
   const took = load.end - load.start;
   if (!(took >= LEAST_MS && took >= OF_WAIT * ((first ?? ended) - start))) return {};
-  const [cause, confidence] = ["cold_model", float(0.99)];
-  const numbers = { confidence, observed: seconds(took), expected: float(0), excess: seconds(took), history: 0 };
+  const [cause, sure] = ["cold_model", float(0.99)];
+  const numbers = { confidence: sure, observed: seconds(took), expected: float(0), excess: seconds(took), history: 0 };
   const evidence = { cause, quantity: "model_load", reason: "the model was loaded first", ...numbers };
   loaded.events = [["llmtrace.diagnosis", (loaded.start + loaded.end) / 2, { "llmtrace.diagnosis": evidence }]];
-  const own = { "llmtrace.diagnosis": [cause], "llmtrace.diagnosis.cause": cause };
-  return { ...own, "llmtrace.diagnosis.confidence": [confidence] };
+  return { "llmtrace.diagnosis": [cause], "llmtrace.diagnosis.cause": cause, "llmtrace.diagnosis.confidence": [sure] };
 }

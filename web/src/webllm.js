@@ -1,6 +1,6 @@
 // WebLLM: a streamed chat, whose usage tells for how long the prompt was computed.
 
-/** What a chunk tells. Of the prompt WebLLM counts what it computed, nothing that an earlier round left in its cache. */
+/** What a chunk tells. Of the prompt WebLLM counts what it computed, not what an earlier round left in its cache. */
 export function readChunk({ choices, usage, id, model }, first) {
   const finish = choices.flatMap(({ finish_reason }) => finish_reason ?? []);
   const token = choices.some(({ delta }) => delta.content || delta.tool_calls?.length);
