@@ -89,6 +89,9 @@ class Symptoms:
     """And those of the route that ended meanwhile; filled in by the judge."""
     crowded: bool | None = None
     """Whether those were more than usual; filled in as its pace is judged, None where it was not."""
+    no_core: float | None = None
+    """How long its thread was ready to go on and had no core; looked up only where something would be named for the
+    call's times."""
     asked: str | None = None
     answered: str | None = None
     fingerprint: str | None = None
@@ -135,29 +138,30 @@ def symptoms_of(seen: Observation, gaps: Sequence[int] = (), estimate: Estimate 
         return _of_whole_answer(symptoms, estimate)
     if first is None:
         return symptoms
-    symptoms.silence = (first - seen.start) / 1e9
-    symptoms.consumer_wait = seen.consumer_wait
+    symptoms.silence = silence = (first - seen.start) / 1e9
+    held = seen.consumer_wait
     last = seen.last_chunk if seen.last_chunk is not None else first
-    symptoms.reading = (last - first) / 1e9
-    symptoms.buffered = seen.buffered or (seen.consumer_wait > 0 and _at_once(seen, symptoms))
-    if symptoms.buffered:
-        symptoms.headers = (
-            None  # what held the stream back may have held them back with it: they tell nothing of the way
-        )
-        return symptoms
+    symptoms.reading = reading = (last - first) / 1e9
+    if held > 0:
+        symptoms.consumer_wait = held
+    if reading - held < BURST_SHARE * silence:  # else it came too slowly for that
+        symptoms.buffered = seen.buffered or (held > 0 and _at_once(seen, symptoms))
+        if symptoms.buffered:
+            symptoms.headers = None  # what held the stream back may have held them back with it
+            return symptoms
     if seen.first_token_error is None:
         begin = seen.request_arrived
         waited = (first - (seen.start if begin is None else begin)) / 1e9
         symptoms.wait = max(0.0, waited - symptoms.prepared)
     symptoms.tokens = symptoms.tokens or seen.chunks
-    symptoms.decode = max(0.0, symptoms.reading - seen.consumer_wait)
+    symptoms.decode = max(0.0, reading - held)
     chunks = seen.chunks - 1
     if chunks < _FEW_GAPS or not gaps:
         return symptoms
     tail = sorted(gaps[-TAIL:])
-    if 2 * len(gaps) < chunks <= _ALL_KEPT and symptoms.consumer_wait < READY_HELD * symptoms.reading:
+    if 2 * len(gaps) < chunks <= _ALL_KEPT and held < READY_HELD * reading:
         # Most chunks lay ready for an application that took but a moment with each: no gap of theirs is the model's.
-        symptoms.gap, symptoms.mean_gap = 0.0, symptoms.reading / chunks
+        symptoms.gap, symptoms.mean_gap = 0.0, reading / chunks
     elif len(tail) >= _FEW_GAPS:
         symptoms.gap, symptoms.mean_gap = tail[len(tail) // 2] / 1e9, sum(tail) / len(tail) / 1e9
     symptoms.burst = tail[-1] / 1e9
