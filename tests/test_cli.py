@@ -16,6 +16,8 @@ import pytest
 from rich.console import Console
 
 from llmtrace import doctor
+from llmtrace.commands import common
+from llmtrace.doctor import page
 from llmtrace.launch import destinations
 from llmtrace.version import VERSION
 from tests.support.grpc_collector import GrpcCollector
@@ -247,6 +249,26 @@ def test_serve_without_the_reference_extra(missing: str) -> None:
     line = one_line(without([missing], "serve", "--port", "0"))
     assert missing in line
     assert 'pip install "llmtrace-phases[reference]"' in line
+
+
+def test_all_that_is_missing_is_said_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    common.require("demo", "json", "opentelemetry.trace")
+    with pytest.raises(SystemExit):
+        common.require("demo", "json", "no_such_one", "no_such.two", "opentelemetry.no_such_three")
+    assert capsys.readouterr().err == (
+        "llmtrace: no_such_one, no_such.two and opentelemetry.no_such_three are not installed: "
+        'pip install "llmtrace-phases[demo]"\n'
+    )
+
+
+def test_a_command_that_doctor_names_stays_in_one_line() -> None:
+    commands = ['pip install "llmtrace-phases[openai]"', "llmtrace show traces.otlp.jsonl"]
+    sentence = f"Traced: nothing ({commands[0]}). Spans: they go into a file, to be read by {commands[1]}."
+    for width in range(1, 90):
+        wrapped = page.lines(sentence, width)
+        assert " ".join(wrapped) == sentence
+        assert all(any(command in line for line in wrapped) for command in commands)
+        assert max(map(len, wrapped)) <= max(width, *map(len, commands)) + len("().")
 
 
 def test_doctor_says_what_is_there() -> None:
