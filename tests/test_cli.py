@@ -11,11 +11,14 @@ import sys
 import time
 from contextlib import closing
 from pathlib import Path
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import pytest
 from rich.console import Console
+from typer.models import ArgumentInfo
 
 from llmtrace import doctor
+from llmtrace.cli import build_app
 from llmtrace.commands import common
 from llmtrace.doctor import page
 from llmtrace.launch import destinations
@@ -259,6 +262,24 @@ def test_all_that_is_missing_is_said_at_once(capsys: pytest.CaptureFixture[str])
         "llmtrace: no_such_one, no_such.two and opentelemetry.no_such_three are not installed: "
         'pip install "llmtrace-phases[demo]"\n'
     )
+
+
+def test_a_file_that_may_not_be_read_is_said_like_every_other_mistake() -> None:
+    callbacks = [command.callback for command in build_app().registered_commands if command.callback is not None]
+    files = [
+        hint.__metadata__[0]
+        for callback in callbacks
+        for hint in get_type_hints(callback, include_extras=True).values()
+        if get_origin(hint) is Annotated and isinstance(hint.__metadata__[0], ArgumentInfo) and Path in leaves(hint)
+    ]
+    assert len(files) >= 2
+    assert not any(file.readable for file in files), "the option parser would answer with its usage"
+
+
+def leaves(hint: Any) -> tuple[Any, ...]:
+    """The classes of a hint such as ``Annotated[Path | None, ...]``."""
+    bare = get_args(hint)[0]
+    return get_args(bare) or (bare,)
 
 
 def test_a_command_that_doctor_names_stays_in_one_line() -> None:

@@ -24,7 +24,7 @@ _ASCII = {"✓": "+", "·": "-", "!": "!", "✗": "x"}
 _WRONG: tuple[Mark, ...] = ("missing", "broken")
 _PHASES = "Phases"
 _WIDEST_NAME = 40
-_COMMAND = re.compile(r"pip install \S*\w[\]\"']*|llmtrace \w+ \S*\w")
+_COMMAND = re.compile(r"pip install \S*\w[\]\"']*|llmtrace \w+ [\w.-]*\w")
 
 
 @dataclass(slots=True)
@@ -94,7 +94,8 @@ def run(
         for line in lines(sentence, console.width):
             console.print(Text(line), soft_wrap=True)
     if not everything:
-        console.print(Text("llmtrace doctor --all lists everything that was looked at.", style="dim"), soft_wrap=True)
+        for line in lines("llmtrace doctor --all lists everything that was looked at.", console.width):
+            console.print(Text(line, style="dim"), soft_wrap=True)
     if report.tracing_possible:
         traced = any(finding.mark == "ok" for finding in report.sections["Clients"])
         until = "" if traced else ", once a client library is installed"
