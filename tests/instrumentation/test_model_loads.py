@@ -16,7 +16,9 @@ import llmtrace
 from llmtrace.observe import internal_errors
 from tests.support.clock import Clock
 from tests.support.late import Late
-from tests.support.spans import IN_PROCESS, Spans, assert_contiguous, attributes
+from tests.support.replay import Replay
+from tests.support.spans import IN_PROCESS, Spans, assert_contiguous, attributes, seconds
+from tests.support.trees import SCENES
 
 if TYPE_CHECKING:
     import torch
@@ -181,3 +183,18 @@ def test_what_is_downloaded_is_a_part_of_it(
     assert attributes(first)["llmtrace.model_load.bytes"] >= (saved / "model.safetensors").stat().st_size
     assert traced.tree(again) == [LOAD, [f"{LOAD}.read"]]
     assert "llmtrace.model_load.bytes" not in attributes(again)
+
+
+def test_a_server_that_tells_of_its_load_is_believed(replay: Replay, spans: Spans) -> None:
+    driver = SCENES["ollama"](replay)
+    llmtrace.instrument("ollama", tracer_provider=spans.provider)
+    try:
+        list(driver.stream())
+    finally:
+        llmtrace.uninstrument()
+    call = spans.one("completed")
+    load = spans.phases(call)["model_load"]
+    assert seconds(load) == pytest.approx(attributes(call)["llmtrace.server.model_load"], abs=0.02)
+    assert attributes(call)["llmtrace.diagnosis.cause"] == "cold_model"
+    (event,) = load.events
+    assert event.attributes["llmtrace.diagnosis.excess"] == pytest.approx(0.21)

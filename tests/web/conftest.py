@@ -1,4 +1,7 @@
-"""A page of an origin of its own, beside a viewer that lets it send. Only by ``make browser``."""
+"""A page of an origin of its own, beside a viewer that lets it send. Only by ``make browser`` and ``make web``.
+
+``make web`` installs transformers.js and a tiny model for it, too; without these its tests say so and are skipped.
+"""
 
 from __future__ import annotations
 
@@ -24,17 +27,21 @@ if os.environ.get("LLMTRACE_BROWSER") != "1":
     collect_ignore_glob = ["test_in_*.py"]
 
 ROOT = Path(__file__).parents[2]
+INSTALLED = Path(os.environ.get("LLMTRACE_WEB", ROOT / ".venvs" / "web"))
+"""Where transformers.js (``node_modules``) and its model (``models``) are."""
+PLACES = {"web": ROOT, "node_modules": INSTALLED, "models": INSTALLED}
 
 
 class Files(http.server.SimpleHTTPRequestHandler):
-    """The package at ``/web/``, the test's own folder at ``/``; quiet about it."""
+    """The package at ``/web/``, transformers.js and its model, else the test's own folder; quiet about it."""
 
     seen: list[tuple[str, str | None]] = []
     """Path and ``traceparent`` of what was asked."""
 
     def translate_path(self, path: str) -> str:
         name = path.split("?", maxsplit=1)[0].lstrip("/")
-        return str(ROOT / name) if name.startswith("web/") else super().translate_path(path)
+        place = PLACES.get(name.split("/", maxsplit=1)[0])
+        return super().translate_path(path) if place is None else str(place / name)
 
     def do_GET(self) -> None:
         self.seen.append((self.path, self.headers.get("traceparent")))
@@ -71,14 +78,18 @@ class Traced:
         self.viewer = viewer
         self.received = Received()
         page.on("request", self._sent)
-        page.evaluate(
+        self.load()
+
+    def load(self) -> None:
+        """Load the library into the page."""
+        self.page.evaluate(
             """async (endpoint) => {
               const { LlmTrace } = await import("/web/src/index.js");
               globalThis.LlmTrace = LlmTrace;
               globalThis.llm = new LlmTrace({ endpoint, service: "page", delay: 50 });
               globalThis.pause = (ms) => new Promise((done) => setTimeout(done, ms));
             }""",
-            viewer.url,
+            self.viewer.url,
         )
 
     def _sent(self, request: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.support.spans import attributes, seconds
-from tests.web.conftest import Traced
+from tests.web.conftest import Files, Traced
 
 WORDS = """
   async function* words(before, between, count) {
@@ -101,3 +101,49 @@ def test_nobody_there_is_told_once_and_breaks_nothing(traced: Traced) -> None:
         }"""
     )
     assert told == [1, 6]
+
+
+def test_a_tab_that_is_hidden_says_for_how_long(traced: Traced) -> None:
+    """Headless Chromium hides no tab: the page's own answer to that question is put in its place."""
+    traced.run(
+        WORDS
+        + """
+        const turn = (state) => {
+          Object.defineProperty(document, "visibilityState", { value: state, configurable: true });
+          document.dispatchEvent(new Event("visibilitychange"));
+        };
+        const request = { provider: "my.engine", model: "tiny", url: "http://127.0.0.1:8000/v1" };
+        let at = 0;
+        for await (const chunk of llm.stream(request, words(1, 40, 4))) turn(at++ === 1 ? "hidden" : "visible");
+        """
+    )
+    call = traced.received.one("completed")
+    assert [event.name for event in call.events][1:3] == ["llmtrace.page.hidden", "llmtrace.page.visible"]
+    assert 0.039 <= attributes(call)["llmtrace.page.hidden_duration"] <= seconds(call)
+
+
+def test_the_trace_goes_on_to_the_pages_own_server_and_to_no_other(traced: Traced) -> None:
+    Files.seen.clear()
+    traced.run(
+        WORDS
+        + """
+        const parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        const joined = new LlmTrace({ endpoint: given, parent, delay: 1 });
+        const elsewhere = location.href.replace("127.0.0.1", "localhost");
+        const source = async (call) => {
+          await call.fetch("/index.html?own");
+          await call.fetch(new Request("/index.html?request", { headers: { "X-Kept": "1" } }));
+          await call.fetch(elsewhere + "?other", { mode: "no-cors" });
+          return words(1, 1, 2);
+        };
+        for await (const chunk of joined.stream({ provider: "p", model: "m", url: location.href }, source)) ;
+        await joined.flush();
+        """,
+        traced.viewer.url,
+    )
+    call = traced.received.one("completed")
+    sent = dict(Files.seen)
+    here = f"00-{call.context.trace_id:032x}-{call.context.span_id:016x}-01"
+    assert sent == {"/index.html?own": here, "/index.html?request": here, "/?other": None}
+    assert here.startswith("00-0af7651916cd43dd8448eb211c80319c-")
+    assert f"{call.parent.span_id:016x}" == "b7ad6b7169203331"

@@ -2,7 +2,7 @@
 
 import { Load } from "./load.js";
 import { float, randomId, safely, seconds, spansOf } from "./otlp.js";
-import { coldModel, split } from "./phases.js";
+import { judge, split } from "./phases.js";
 
 const MOST_GAPS = 2048;
 const MOST_EVENTS = 32;
@@ -10,24 +10,15 @@ const OUTCOMES = { AbortError: "cancelled", TimeoutError: "timed_out" };
 const CAUSES = { closed_early: "closed", abandoned: "dropped", cancelled: "task_cancelled", error: "server_error" };
 
 export class Call {
-  start = performance.now();
-  id = randomId(8);
-  chunks = 0;
-  gaps = [];
-  events = [];
-  hidden = 0;
-
   constructor(tracer, request) {
     const [trace = randomId(16), parent] = tracer.parent;
-    Object.assign(this, { tracer, request, trace, parent, hiddenSince: tracer.hidden ? this.start : undefined });
+    const [id, start] = [randomId(8), performance.now()];
+    Object.assign(this, { tracer, request, id, trace, parent, traceparent: `00-${trace}-${id}-01`, start });
+    Object.assign(this, { chunks: 0, gaps: [], events: [], hidden: 0, hiddenSince: tracer.hidden ? start : undefined });
     tracer.open.add(this);
   }
 
-  get traceparent() {
-    return `00-${this.trace}-${this.id}-01`;
-  }
-
-  /** Awaits a model inside the call, as one of its phases: `run(progress)`, or the promise of one that loads already. */
+  /** Awaits a model inside the call, `run(progress)`, as one of the call's phases where it takes any time. */
   loading(run) {
     const load = new Load();
     if (!this.chunks) this.load ??= load;
@@ -49,8 +40,9 @@ export class Call {
   }
 
   /** A chunk came. `token`: whether it brought any; with it what `tell` takes. */
-  chunk({ token = true, ...told } = {}) {
+  chunk(held) {
     const at = performance.now();
+    const { token = true, ...told } = held ?? {};
     this.firstChunk ??= at;
     this.chunks += 1;
     if (this.first !== undefined && this.gaps.length < MOST_GAPS) this.gaps.push(at - this.last);
@@ -91,42 +83,35 @@ export class Call {
     if (error?.name === "DeviceLostError") this.lost ??= "unknown"; // WebLLM's
     if (["error", "timed_out"].includes(this.outcome)) this.failed = error?.name ?? "Error";
     const parts = split(this);
-    const own = this.#told(parts.at(-1).own["llmtrace.phase"]);
     const loaded = parts.find(({ name }) => name === "llm.model_load");
-    const evidence = loaded && coldModel(this);
-    if (evidence) {
-      loaded.events = [["llmtrace.diagnosis", (loaded.start + loaded.end) / 2, evidence]];
-      const { cause, confidence } = evidence["llmtrace.diagnosis"];
-      Object.assign(own, { "llmtrace.diagnosis": [cause], "llmtrace.diagnosis.cause": cause });
-      own["llmtrace.diagnosis.confidence"] = [confidence];
-    }
+    const own = { ...this.#told(parts.at(-1).own["llmtrace.phase"]), ...(loaded && judge(this, loaded)) };
     const { start, ended: end, events, failed, id, request } = this;
     const name = `${request.operation ?? "chat"} ${request.model}`;
     const span = { name, id, kind: request.local ? 1 : 3, start, end, own, events, failed, parts };
     this.tracer.exporter.add(spansOf(span, this.trace, this.parent));
+    this.tracer.ended?.(this, parts);
   }
 
   #told(phase) {
     const { request, outcome, chunks, output, start } = this;
     const url = request.url && new URL(request.url, globalThis.location?.href);
     const port = url && Number(url.port || { "http:": 80, "https:": 443 }[url.protocol]);
-    const streams = request.stream !== false;
+    const streams = request.stream !== false || null;
     const basis = output ? "usage" : "chunks";
     const delivered = chunks && { delivered_tokens: output ?? chunks, "delivered_tokens.basis": basis };
     const cut = streams && outcome !== "completed" && { phase, cause: CAUSES[outcome], ...delivered };
+    const page = { "page.hidden_duration": this.hidden ? seconds(this.hidden) : null, "device.lost": this.lost };
     return {
       gen_ai: { "operation.name": request.operation ?? "chat", "provider.name": request.provider },
-      "gen_ai.request": { model: request.model, max_tokens: request.maxTokens, temperature: float(request.temperature) },
-      "gen_ai.request.stream": streams || null,
+      "gen_ai.request": { model: request.model, stream: streams, max_tokens: request.maxTokens },
+      "gen_ai.request.temperature": float(request.temperature),
       "gen_ai.response": { id: this.response, model: this.model, finish_reasons: this.finish },
-      "gen_ai.response.time_to_first_chunk": streams ? seconds(this.firstChunk - start) : null,
+      "gen_ai.response.time_to_first_chunk": streams && seconds(this.firstChunk - start),
       "gen_ai.usage": { input_tokens: this.input, output_tokens: output, "cache_read.input_tokens": this.cached },
       server: { address: url?.hostname, port },
       "error.type": this.failed,
-      llmtrace: { schema_version: 2, "call.outcome": outcome, "call.ttft": seconds(this.first - start) },
+      llmtrace: { schema_version: 2, "call.outcome": outcome, "call.ttft": seconds(this.first - start), ...page },
       "llmtrace.stream.chunks": chunks || null,
-      "llmtrace.page.hidden_duration": this.hidden ? seconds(this.hidden) : null,
-      "llmtrace.device.lost": this.lost,
       "llmtrace.cancellation": cut || null,
     };
   }

@@ -12,13 +12,22 @@ export class LlmTrace {
   hidden = isHidden();
   /** Errors of ours, by place: none of them reached the page. */
   errors = errors;
+  /**
+   * Begins a call. `request`: `provider`, `model`, `local` (it runs in this page), `url` (of a server), `operation`,
+   * `stream: false`, `maxTokens`, `temperature`. Whoever begins it tells its `chunk`s and its `end`.
+   */
+  begin = (request) => new Call(this, request);
+  /** Sends what waits. */
+  flush = () => this.exporter.flush();
 
   /**
    * `endpoint`: where `llmtrace view` (or any OTLP/HTTP receiver) listens; `headers` for it. `service`, `resource`: who
    * sends. `parent`: a traceparent; by default that of the page's `<meta name="traceparent">`. `propagateTo`: origins,
-   * beside the page's own, that are sent `traceparent`. `delay`: ms to collect.
+   * beside the page's own, that are sent `traceparent`. `delay`: ms to collect. `ended(call, phases)`: is told of each
+   * call that ended, and its phases (`name`, `start`, `end` in ms).
    */
-  constructor({ parent, propagateTo = [], ...rest } = {}) {
+  constructor({ parent, propagateTo = [], ended, ...rest } = {}) {
+    this.ended = ended;
     this.exporter = new Exporter(rest);
     const given = parent ?? globalThis.document?.querySelector("meta[name=traceparent]")?.content;
     this.parent = TRACEPARENT.exec(given)?.slice(1) ?? [];
@@ -32,14 +41,6 @@ export class LlmTrace {
       if (!persisted) for (const call of this.open) call.end(call.chunks ? "abandoned" : "never_consumed");
       this.exporter.flush(true);
     });
-  }
-
-  /**
-   * Begins a call. `request`: `provider`, `model`, `local` (it runs in this page), `url` (of a server), `operation`,
-   * `stream: false`, `maxTokens`, `temperature`. Whoever begins it tells its `chunk`s and its `end`.
-   */
-  begin(request) {
-    return new Call(this, request);
   }
 
   /**
@@ -82,10 +83,5 @@ export class LlmTrace {
       call.event("llmtrace.device.lost", { "llmtrace.device.lost": reason });
       call.tell({ lost: reason });
     }
-  }
-
-  /** Sends what waits. */
-  flush() {
-    return this.exporter.flush();
   }
 }

@@ -2,8 +2,14 @@
 
 import { safely } from "./otlp.js";
 
-const PARTS = ["download", "read", "to_device", "compile", "warm_up"];
-const SENTENCES = [[/^Loading model from cache/, "to_device"], [/^Loading GPU/, "compile"], [/etch/, "download"]];
+/** Parts by the beginnings of WebLLM's sentences, by transformers.js' states, and by their own names. */
+const PARTS = [
+  [/etch|^(initiate|download|progress)$/, "download"],
+  [/^read$/, "read"],
+  [/^Loading model from cache|^to_device$/, "to_device"],
+  [/^Loading GPU|^(done|compile)$/, "compile"], // "done", as far as no other file follows
+  [/^warm_up$/, "warm_up"],
+];
 const MOST_ENTRIES = 250; // of a page's requests: a browser keeps no more
 const HOW = { "llmtrace.phase.source": "client", "llmtrace.side": "client" };
 
@@ -14,10 +20,10 @@ export class Load {
   /** A `progress_callback` of transformers.js, an `initProgressCallback` of WebLLM; or call it with a part's name. */
   progress = (report) => safely("reading a load's progress", () => this.#read(report));
 
-  /** What `run(progress)` loads, or the promise of what loads already. */
+  /** What `run(progress)` loads. */
   async of(run) {
     try {
-      return await (typeof run === "function" ? run(this.progress) : run);
+      return await run(this.progress);
     } catch (error) {
       this.failed = error?.name ?? "Error";
       throw error;
@@ -27,18 +33,11 @@ export class Load {
   }
 
   #read(report) {
-    const [, part = PARTS.find((name) => name === report)] = SENTENCES.find(([text]) => text.test(report?.text)) ?? [];
-    if (part) this.#begin(part);
-    else if (report?.status === "done") this.#begin("compile"); // as far as no other file follows
-    else if (["initiate", "download", "progress"].includes(report?.status)) {
-      if (this.marks.at(-1)?.[0] === "compile") this.marks.pop();
-      this.#begin("download");
-      if (report.total > 0) this.sizes.set(report.file, report.total);
-    }
-  }
-
-  #begin(part) {
-    if (this.marks.at(-1)?.[0] !== part) this.marks.push([part, this.marks.length ? performance.now() : this.start]);
+    const [, part] = PARTS.find(([pattern]) => pattern.test(report.text ?? report.status ?? report)) ?? [];
+    const last = this.marks.at(-1)?.[0];
+    if (report.status && part === "download" && last === "compile") this.marks.pop();
+    else if (part && part !== last) this.marks.push([part, last ? performance.now() : this.start]);
+    if (report.status && report.total > 0) this.sizes.set(report.file, report.total);
   }
 
   #finish() {
@@ -55,10 +54,10 @@ export class Load {
     const { start, marks, sizes } = this;
     const bytes = [...sizes.values()].reduce((sum, size) => sum + size, 0) || null;
     const own = { ...HOW, "llmtrace.phase": "model_load", "llmtrace.model_load.bytes": bytes, ...more };
-    const parts = marks.map(([part, start], at) => ({
-      ...{ name: `llm.model_load.${part}`, start, end: marks[at + 1]?.[1] ?? end },
-      own: { ...HOW, "llmtrace.phase.part": part },
-    }));
+    const parts = marks.map(([part, begun], at) => {
+      const named = { name: `llm.model_load.${part}`, own: { ...HOW, "llmtrace.phase.part": part } };
+      return { ...named, start: begun, end: marks[at + 1]?.[1] ?? end };
+    });
     return { name: "llm.model_load", start, end, own, parts };
   }
 }

@@ -43,8 +43,7 @@ const attributes = (values, prefix = "") =>
 function placing(starts, end) {
   const ns = (moment) => BigInt(Math.round((performance.timeOrigin + moment) * 1000)) * 1000n;
   const placed = new Map([[starts[0], ns(starts[0]) - 1n]]).set(end, ns(end));
-  let below = 999n;
-  for (const start of starts) if (!placed.has(start)) placed.set(start, ns(start) - 1000n + --below);
+  for (const start of starts) if (!placed.has(start)) placed.set(start, ns(start) - BigInt(placed.size));
   return (moment) => String(placed.get(moment) ?? ns(moment));
 }
 
@@ -70,14 +69,11 @@ export function spansOf(root, traceId = randomId(16), parent = undefined) {
 
 /** Collects spans, and sends them a moment later. */
 export class Exporter {
-  waiting = [];
-  dropped = 0;
-
   constructor({ endpoint = "http://127.0.0.1:4319", headers, service = "browser", resource, delay = 1000 }) {
-    const sdk = { "telemetry.sdk": { name: "llmtrace-web", language: "webjs" } };
-    this.resource = { attributes: attributes({ "service.name": service, ...sdk, ...resource }) };
+    const sdk = { name: "llmtrace-web", language: "webjs" };
+    this.resource = { attributes: attributes({ "service.name": service, "telemetry.sdk": sdk, ...resource }) };
     this.headers = { "content-type": "application/json", ...headers };
-    Object.assign(this, { url: `${endpoint.replace(/\/+$/, "")}/v1/traces`, delay });
+    Object.assign(this, { url: `${endpoint.replace(/\/+$/, "")}/v1/traces`, delay, waiting: [], dropped: 0 });
   }
 
   add(spans) {

@@ -4,7 +4,7 @@ import { float, seconds } from "./otlp.js";
 
 const LEAST_MS = 20; // no cause is named for less
 const OF_WAIT = 0.2; // nor for a smaller share of the time to the first token
-const LEAST_PART_MS = 0.002; // a phase that would last less is left empty
+const LEAST_LOAD_MS = 1; // less is a look at a model that is loaded already
 const MERGED = {
   cut_short: "the call ended before its first token",
   no_stream: "the answer came in one piece: a stream would show its first token",
@@ -19,7 +19,8 @@ const unsure = (low, high) => {
 
 /** The phases of an ended call, in order, as spans. */
 export function split(call) {
-  const { load, first, ended, uncached, prompted } = call;
+  const { first, ended, uncached, prompted } = call;
+  const load = call.load?.end - call.load?.start < LEAST_LOAD_MS ? undefined : call.load;
   const phases = [];
   const from = () => phases.at(-1)?.end ?? call.start;
   const add = (name, end, more, source = "client") => {
@@ -39,19 +40,17 @@ export function split(call) {
     return phases;
   }
   const prefill = (more, source) => {
+    const hit = { "llmtrace.phase.tokens": call.cached, ...unsure(0, first - from()) }; // somewhere in the prefill
+    if (call.cached) add("kv_cache_hit", from(), hit, "estimate");
     const pace = { "llmtrace.phase.tokens": uncached, "llmtrace.phase.time_per_token": rate(from(), first, uncached) };
     add("prefill", first, { ...pace, ...more }, source);
   };
-  const computed = Math.round(call.prefill * 1000) / 1000; // by the engine; what lies before is the wait for it
-  const waited = first - computed - begun;
+  const waited = first - Math.round(call.prefill * 1000) / 1000 - begun; // until the engine began, where that is told
   if (waited >= 0) {
-    add("queue", waited < LEAST_PART_MS ? begun : computed < LEAST_PART_MS ? first : begun + waited, unsure(waited, 0));
+    add("queue", begun + waited, unsure(waited, 0));
     prefill({}, "server");
-  } else if (prompted !== undefined) {
-    const hit = { "llmtrace.phase.tokens": call.cached, ...unsure(0, first - begun) }; // somewhere in the prefill
-    if (call.cached) add("kv_cache_hit", begun, hit, "estimate");
-    prefill({ "llmtrace.generate.setup": seconds(Math.max(0, prompted - begun)) });
-  } else merge("queue_prefill", first, "ambiguous");
+  } else if (prompted !== undefined) prefill({ "llmtrace.generate.setup": seconds(Math.max(0, prompted - begun)) });
+  else merge("queue_prefill", first, "ambiguous");
   add("decode", ended, decoded(call));
   return phases;
 }
@@ -65,11 +64,13 @@ function decoded({ first, last, gaps, output, tokenEach }) {
   return { ...pace, "llmtrace.decode.chunk_gap": spread, ...times };
 }
 
-/** The evidence that the model was loaded first; nothing where that was no good part of the wait for the first token. */
-export function coldModel({ load, start, first, ended }) {
-  const loaded = load?.end - load?.start;
-  if (!(loaded >= LEAST_MS && loaded >= OF_WAIT * ((first ?? ended) - start))) return undefined;
-  const numbers = { observed: seconds(loaded), expected: float(0), excess: seconds(loaded), history: 0 };
-  const told = { cause: "cold_model", confidence: float(0.99), reason: "the model was loaded first" };
-  return { "llmtrace.diagnosis": { ...told, quantity: "model_load", ...numbers } };
+/** Names the model's load as the cause, if it was a good part of the wait for the first token. */
+export function judge({ load, start, first, ended }, loaded) {
+  const took = load.end - load.start;
+  if (!(took >= LEAST_MS && took >= OF_WAIT * ((first ?? ended) - start))) return {};
+  const [cause, sure] = ["cold_model", float(0.99)];
+  const numbers = { confidence: sure, observed: seconds(took), expected: float(0), excess: seconds(took), history: 0 };
+  const evidence = { cause, quantity: "model_load", reason: "the model was loaded first", ...numbers };
+  loaded.events = [["llmtrace.diagnosis", (loaded.start + loaded.end) / 2, { "llmtrace.diagnosis": evidence }]];
+  return { "llmtrace.diagnosis": [cause], "llmtrace.diagnosis.cause": cause, "llmtrace.diagnosis.confidence": [sure] };
 }

@@ -104,7 +104,8 @@ def origin_of(text: str) -> str:
         port = parts.port
     except ValueError:
         parts, port = urlsplit(""), None
-    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in text or text.count("/") > 2:
+    bare = parts.path in ("", "/") and not parts.query and not parts.fragment and "@" not in text
+    if parts.scheme not in ("http", "https") or not parts.hostname or not bare:
         raise LlmtraceError(f"--allow-origin takes an origin such as http://localhost:8080, not {text[:80]!r}")
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     usual = {"http": 80, "https": 443}[parts.scheme]
