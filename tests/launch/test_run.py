@@ -378,7 +378,7 @@ def test_a_programs_own_config_option_stays_its_own(launcher: str, tmp_path: Pat
 def test_what_cannot_be_run_is_said_as_a_shell_says_it(tmp_path: Path) -> None:
     done = run("--console", "no-such-program-here", cwd=tmp_path)
     assert done.returncode == 127
-    assert done.stderr.splitlines()[-1] == "llmtrace: no-such-program-here: no such program"
+    assert done.stderr == "llmtrace: no-such-program-here: no such program\n", "and no viewer was started for it"
     refused = run("--console", "--view", "true", cwd=tmp_path)
     assert refused.returncode == 1
     assert "exclude each other" in refused.stderr
@@ -424,7 +424,8 @@ def until(condition: Any, seconds: float = PATIENCE_S) -> None:
 
 CONFIGURED = """
 import llmtrace
-print(llmtrace.configure("groq", file="mine.jsonl", service_name="shop", diagnosis=False))
+print(llmtrace.configure("groq", file="mine.jsonl", service_name="shop", service_version="2.1", service_instance="i-1",
+    device="Pixel 9", model_fingerprint="fp_9", model_format="bf16", diagnosis=False))
 """
 
 
@@ -439,6 +440,8 @@ def test_configure_does_the_same_in_one_line(provider: Replay, app: Path, tmp_pa
     written = (tmp_path / "mine.jsonl").read_text()
     assert "chat m" in names_in(tmp_path / "mine.jsonl")
     assert '"shop"' in written
+    for told in ("service.version", "service.instance.id", "device.model.name", "llmtrace.model.fingerprint"):
+        assert told in written
     assert "host.name" in written
 
 
