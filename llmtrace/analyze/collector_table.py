@@ -18,7 +18,7 @@ from llmtrace.errors import LlmtraceError
 NAME: Final = "otel_traces"
 """The table's name unless the exporter is told otherwise."""
 _MARKS: Final = frozenset(("TraceId", "SpanId", "ParentSpanId", "SpanAttributes", "Duration"))
-_LISTS: Final = ("diagnosis", "merged_because")
+_LISTS: Final = ("diagnosis", "merged_because", "finish")
 """Columns whose attribute may be a list, which the exporter writes as JSON."""
 
 
@@ -61,12 +61,16 @@ def spans(
         "status": table.StatusCode.lower().replace("status_code_", ""),
         "service": table.ServiceName.nullif(""),
     }
-    asked = {column.name: _value(table.SpanAttributes, column) for column in columns[len(FIXED) :]}
+    about = table.ResourceAttributes if "ResourceAttributes" in table.columns else None
+    asked = {column.name: _value(table.SpanAttributes, about, column) for column in columns[len(FIXED) :]}
     return table.select(**fixed, **asked)
 
 
-def _value(attributes: Any, column: Column) -> Any:
-    text = first(*(attributes[name].nullif("") for name in column.attributes), ibis.null("string"))
+def _value(attributes: Any, resource: Any | None, column: Column) -> Any:
+    told = [attributes[name].nullif("") for name in column.attributes]
+    if resource is not None:
+        told += [resource[name].nullif("") for name in column.resource]
+    text = first(*told, ibis.null("string"))
     if column.kind == "int":
         return first(text.try_cast("int64"), text.try_cast("float64").cast("int64"))
     if column.kind == "float":

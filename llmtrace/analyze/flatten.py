@@ -7,7 +7,7 @@ from itertools import chain
 from typing import Any
 
 from llmtrace.analyze import engine_spans, jaeger, otlp, whole_span
-from llmtrace.analyze.contract import DETAILS
+from llmtrace.analyze.contract import TELLING
 from llmtrace.analyze.schema import FIXED, Column
 
 _KINDS = dict(enumerate(otlp.KINDS))
@@ -58,6 +58,7 @@ class Flattener:
         for place, column in enumerate(self._asked):
             for rank, attribute in enumerate(column.attributes):
                 self._places.setdefault(attribute, (place, rank == 0))
+        self._of_resource = [(place, column.resource) for place, column in enumerate(self._asked) if column.resource]
         for mark in engine_spans.MARKS:
             self._places.setdefault(mark, _ENGINE)
         self._clear()
@@ -108,6 +109,7 @@ class Flattener:
         last_trace = trace_id = ""
         for resource in document["resourceSpans"]:
             service = _service(resource.get("resource"))
+            served_by = self._served_by(_texts(resource.get("resource")))
             about = whole_span.resource_text(resource.get("resource")) if self._whole else ""
             for scope in resource["scopeSpans"]:
                 maker = whole_span.scope_text(scope.get("scope"))
@@ -161,6 +163,8 @@ class Flattener:
                                 else:
                                     filled.append(row)
                                     column.values.append(value)
+                    for place, value in served_by:
+                        sparse[place].fill(row, value)
                     if whole:
                         self._texts.append(whole_span.texts(span, about, maker))
                     if engine:
@@ -174,6 +178,15 @@ class Flattener:
             where = self._places.get(name)
             if where is not None:
                 self._sparse[where[0]].fill(row, value)
+
+    def _served_by(self, about: Mapping[str, Any]) -> list[tuple[int, str]]:
+        """The columns that a resource fills, and what with."""
+        filled: list[tuple[int, str]] = []
+        for place, attributes in self._of_resource:
+            value = next((about[name] for name in attributes if about.get(name)), None)
+            if value is not None:
+                filled.append((place, str(value)))
+        return filled
 
     def _from_span(self, span: otlp.Span) -> None:
         service = span.resource.get("service.name")
@@ -198,6 +211,8 @@ class Flattener:
                 if value is not None:
                     sparse.put(row, _joined(value) if isinstance(value, tuple) else value, True)
                     break
+        for place, value in self._served_by(span.resource):
+            self._sparse[place].fill(row, value)
         if self._whole:
             self._texts.append(whole_span.texts_of_read(span))
 
@@ -213,9 +228,19 @@ def _service(resource: Any) -> str | None:
     return None
 
 
+def _texts(resource: Any) -> dict[str, Any]:
+    """The attributes of a resource that are texts."""
+    return {each["key"]: each["value"].get("stringValue") for each in (resource or {}).get("attributes", ())}
+
+
 def _moved(events: Sequence[Any]) -> list[Any]:
-    """The attributes that version 1 of the span contract moved off a call's span; those on the span win."""
-    return [event.get("attributes", ()) for event in events if event.get("name") == DETAILS]
+    """The attributes of events that count as their span's own; those on the span win."""
+    telling = [(event.get("attributes", ()), TELLING.get(event.get("name"))) for event in events]
+    return [
+        [each for each in attributes if each["key"].startswith(beginning)] if beginning else attributes
+        for attributes, beginning in telling
+        if beginning is not None
+    ]
 
 
 def _joined(values: Any) -> str:

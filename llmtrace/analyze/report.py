@@ -44,6 +44,22 @@ class Intervals:
     points: Sequence[tuple[str, float, float, float]]
 
 
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """A chart of lines: for each its name and points. A page draws it; a terminal has the table."""
+
+    title: str
+    across: str
+    """What x is."""
+    across_unit: Unit
+    unit: Unit
+    lines: Sequence[tuple[str, Sequence[tuple[float, float]]]]
+    logarithmic: bool = False
+    """Both axes; points at or below zero are left out."""
+    marks: Sequence[tuple[str, float]] = ()
+    """Places of x that have a name."""
+
+
 @dataclass(slots=True)
 class Section:
     """A table with a title, a word on how to read it, and perhaps a chart."""
@@ -52,7 +68,7 @@ class Section:
     columns: Sequence[Column]
     rows: Sequence[Sequence[Any]]
     note: str = ""
-    chart: Stack | Intervals | None = None
+    chart: Stack | Intervals | Lines | None = None
 
 
 @dataclass(slots=True)

@@ -63,10 +63,7 @@ def calls(
     parts = _phases_by_call(spans, attempts, engines)
     joined = call_spans.left_join(tried, [("trace_id", "attempt_trace"), ("span_id", "attempt_of")])
     joined = joined.left_join(parts, [("trace_id", "phase_trace"), ("span_id", "phase_of")])
-    whole = joined.mutate(
-        route=_route(joined),
-        began_ns=first(joined.call_start_ns, joined.start_ns),
-        duration=first(joined.call_duration, length(joined)),
+    whole = timed(joined).mutate(
         attempts=joined.attempts.fill_null(1),
         has_phases=joined.phase_of.notnull(),
         uncached_tokens=joined.input_tokens - joined.cached_tokens.fill_null(0),
@@ -75,6 +72,20 @@ def calls(
     if prices is not None:
         whole = _priced(whole, prices)
     return whole
+
+
+def timed(table: Any) -> Any:
+    """Calls with ``route``, ``began_ns`` and ``duration``."""
+    return table.mutate(
+        route=_route(table),
+        began_ns=first(table.call_start_ns, table.start_ns),
+        duration=first(table.call_duration, length(table)),
+    )
+
+
+def is_part(table: Any) -> Any:
+    """Whether a call may stand in several spans: ours beneath another tracer's, or a gateway's beneath the client's."""
+    return ((table.name == names.CALL) & table.parent_id.notnull()) | _by_gateway(table)
 
 
 def _without_relayed(call_spans: Any) -> Any:

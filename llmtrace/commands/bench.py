@@ -36,6 +36,9 @@ def add(app: Any) -> None:
         contexts: Annotated[str, typer.Option(help="Context lengths of decode, tokens.")] = "128,512",
         steps: Annotated[int, typer.Option(min=1, help="Decode steps per point; the median counts.")] = 16,
         pairs: Annotated[int, typer.Option(min=1, help="Pairs of runs per comparison; the median counts.")] = 5,
+        served: Annotated[
+            bool, typer.Option("--served/--no-served", help="Measure behind a server too, for llmtrace breakeven.")
+        ] = True,
         out: Annotated[Path, typer.Option(help="The JSON file; the page lies beside it.")] = Path(
             "llmtrace-bench.json"
         ),
@@ -69,7 +72,7 @@ def add(app: Any) -> None:
 
             run = Bench(model, device, tell, out)
             try:
-                run.run(Plan(names, lengths, sizes, depths, steps, pairs))
+                run.run(Plan(names, lengths, sizes, depths, steps, pairs, served))
             finally:
                 run.write(out)  # Ctrl-C leaves what has been measured, with "done": false
                 write_text(page, bench_page.render(run.results))
@@ -112,6 +115,15 @@ def _print(console: Any, results: dict[str, Any]) -> None:
                 f"{name}: cached prefix of {row['tokens']} tokens ({row['bytes'] / 1e6:.2f} MB) found in "
                 f"{row['seconds'] * 1e3:.3f} ms; it is shared, not copied"
             )
+        if row := measured.get("serving"):
+            alone, crowd = row["rows"][0], max(row["rows"], key=lambda each: each["batch"])
+            notes.append(
+                f"{name}: behind the server, {alone['prompt']} tokens: first token after "
+                f"{alone['ttft_seconds'] * 1e3:.1f} ms, then {alone['seconds_per_step'] * 1e3:.1f} ms a token, with "
+                f"{crowd['batch']} at once {crowd['seconds_per_step'] * 1e3:.1f} ms"
+            )
+        if "serving_reason" in measured:
+            notes.append(f"{name}: not measured behind the server: {measured['serving_reason']}")
         if "note" in measured:
             notes.append(f"{name}: {measured['note']}")
         if row := measured.get("timing"):

@@ -17,13 +17,22 @@ from llmtrace.whole_file import replacing
 from llmtrace.wording import clean_json
 
 Format = Literal["text", "json"]
-_SOURCES = (
+VersionOf = Literal["weights", "app", "model"]
+SOURCES = (
     "Trace files (OTLP/JSON, .gz too), folders of them, the address of llmtrace view, of Jaeger or of Tempo, or a "
     "table's ibis URL."
 )
 
 
-_NAMES = "phases, causes, cost, cancellations, floor, models, accuracy, slo or cache."
+_NAMES = "phases, causes, cost, cancellations, floor, models, accuracy, slo, cache or fleet."
+_Quality = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ATTRIBUTE",
+        help="A numeric attribute of the root or of any span, higher is better: by default gen_ai.evaluation's score.",
+        show_default=False,
+    ),
+]
 _Share = Annotated[str, typer.Option(metavar="SHARE", help="slo: the share of calls that are to meet theirs.")]
 _WHERE = "s, or PATTERN=s,...: by default what the spans have from the settings."
 _Ttft = Annotated[
@@ -55,6 +64,25 @@ class Given:
     query: Annotated[
         str | None, typer.Option(help="Tempo: the TraceQL query that picks the traces.", show_default=False)
     ] = None
+    components: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATTERN=NAME,...",
+            envvar="LLMTRACE_COMPONENTS",
+            help="What your own spans are, by their names: judge*=evaluation,plan*=model/planner.",
+            show_default=False,
+        ),
+    ] = None
+
+    @property
+    def mapping(self) -> tuple[tuple[str, str], ...]:
+        """The user's own components."""
+        from llmtrace.analyze import components
+
+        try:
+            return () if self.components is None else components.parse(self.components)
+        except ValueError as error:
+            raise typer.BadParameter(f"--components is {self.components}; it takes {error}") from None
 
     @property
     def window(self) -> dict[str, Any]:
@@ -62,7 +90,7 @@ class Given:
         return {"service": self.service, "hours": self.hours, "limit": self.limit, "query": self.query}
 
 
-def _taking(command: Callable[..., None]) -> Callable[..., None]:
+def taking(command: Callable[..., None]) -> Callable[..., None]:
     """A command like ``command(..., given)`` that takes the options of ``Given`` instead of ``given``."""
     names = [field.name for field in fields(Given)]
 
@@ -91,19 +119,36 @@ def add(app: Any) -> None:
 
     @app.command()
     @guarded
-    @_taking
+    @taking
     def report(  # pyright: ignore[reportUnusedFunction]
         name: Annotated[
             str,
             typer.Argument(metavar="NAME", help=_NAMES),
         ],
-        sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help=_SOURCES)],
+        sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help=SOURCES)],
         top: Annotated[int, typer.Option(min=1, help="Rows of a list.")] = 20,
         span_usd: Annotated[float, typer.Option(min=0.0, help="cost: USD that keeping a million spans costs.")] = 0.0,
+        usd: Annotated[
+            str | None,
+            typer.Option(
+                metavar="ATTRIBUTE",
+                help="cost: what your spans (tools, say) say that they cost, USD, beside llmtrace.cost.usd.",
+                show_default=False,
+            ),
+        ] = None,
+        quality: _Quality = None,
         slo: _Share = "99%",
         slo_ttft: _Ttft = None,
         slo_itl: _Itl = None,
         slo_total: _Total = None,
+        version_of: Annotated[
+            VersionOf | None,
+            typer.Option(help="fleet: whose versions; by default the first that the spans tell.", show_default=False),
+        ] = None,
+        newest: Annotated[
+            str,
+            typer.Option(metavar="VERSION", help="fleet: the newest, if not the last to appear.", show_default=False),
+        ] = "",
         save: Annotated[
             Path | None,
             typer.Option(metavar="TABLE.parquet", help="Write the table of spans too.", show_default=False),
@@ -111,55 +156,66 @@ def add(app: Any) -> None:
         *,
         given: Given,
     ) -> None:
-        """What many traces say together: phases, causes, cost, cancellations, floor, models, accuracy, slo or cache."""
+        """What many traces say together: where time and money went, which models answered, what runs in a fleet."""
         with importing("analyze"):
             from llmtrace.analyze import reports
             from llmtrace.analyze.book import Book
         if name not in reports.NAMES:
             raise typer.BadParameter(f"no report {name!r}; there are {', '.join(reports.NAMES)}")
         objectives = _objectives(slo_ttft, slo_itl, slo_total)
-        options = reports.Options(top=top, span_usd=span_usd, objectives=objectives, slo=_share(slo))
-        with _opened([sources], given) as (traces,):
+        options = reports.Options(
+            top=top, span_usd=span_usd, usd=usd, quality=quality, objectives=objectives, slo=share_of(slo),
+            version_of=version_of or "", newest=newest,
+        )  # fmt: skip
+        mapping = given.mapping
+        with opened([sources], given, (usd, quality)) as (traces,):
             if save is not None:
                 with replacing(save) as place:
                     traces.table.to_parquet(place)
-            result = reports.make(name, Book(traces), options)
-            _give(result, given)
+            result = reports.make(name, Book(traces, mapping), options)
+            give(result, given)
 
     @app.command()
     @guarded
-    @_taking
+    @taking
     def compare(  # pyright: ignore[reportUnusedFunction]
-        before: Annotated[str, typer.Argument(help=_SOURCES)],
+        before: Annotated[str, typer.Argument(help=SOURCES)],
         after: Annotated[str, typer.Argument(help="The same, after the change.")],
-        quality: Annotated[
-            str | None,
-            typer.Option(
-                metavar="ATTRIBUTE", help="A numeric attribute of calls: higher is better.", show_default=False
-            ),
-        ] = None,
+        quality: _Quality = None,
         *,
         given: Given,
     ) -> None:
-        """What a change did: each phase with its interval, percentiles, retries, cost, and the bottleneck."""
+        """What a change did: to each phase and each component of a request, with intervals; and the bottleneck."""
         with importing("analyze"):
             from llmtrace.analyze import compare as comparing
             from llmtrace.analyze.book import Book
-        extra = (quality,) if quality is not None else ()
-        with _opened([[before], [after]], given, extra) as (old, new):
-            _give(comparing.make(Book(old), Book(new), quality), given)
+        mapping = given.mapping
+        with opened([[before], [after]], given, (quality,)) as (old, new):
+            give(comparing.make(Book(old, mapping), Book(new, mapping), quality), given)
 
     @app.command()
     @guarded
-    @_taking
+    @taking
     def whatif(  # pyright: ignore[reportUnusedFunction]
-        sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help=_SOURCES)],
+        sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help=SOURCES)],
         phase: Annotated[
-            str | None, typer.Option(help="The phase (or step, or retry) that would change.", show_default=False)
+            str | None, typer.Option(help="The phase or component that would change.", show_default=False)
         ] = None,
         factor: Annotated[
             float | None,
             typer.Option(min=0.0, help="How long it would take: 0.5 is half as long.", show_default=False),
+        ] = None,
+        faster: Annotated[
+            list[str] | None,
+            typer.Option(
+                metavar="PART=SHARE",
+                help="A component, its kind or name, or a phase that takes less time: retrieval=30%. May be repeated.",
+                show_default=False,
+            ),
+        ] = None,
+        without: Annotated[
+            list[str] | None,
+            typer.Option(metavar="PART", help="The same, gone altogether. May be repeated.", show_default=False),
         ] = None,
         slo: Annotated[
             str | None,
@@ -175,24 +231,47 @@ def add(app: Any) -> None:
         *,
         given: Given,
     ) -> None:
-        """What a faster phase would gain end to end, by Amdahl's law on each trace's critical path."""
+        """What a faster part would gain end to end: each request worked out anew from the order of its spans."""
         with importing("analyze"):
             from llmtrace.analyze import restore
             from llmtrace.analyze import whatif as asking
             from llmtrace.analyze.book import Book
         objectives = _objectives(slo_ttft, slo_itl, slo_total)
-        if slo is not None and phase is None and factor is None:
-            share = _share(slo)
-            with _opened([sources], given) as (traces,):
-                _give(restore.make(Book(traces), objectives, share), given)
-        elif slo is None and phase is not None and factor is not None and not objectives:
-            with _opened([sources], given) as (traces,):
-                _give(asking.make(Book(traces), phase, factor), given)
+        factors = _factors(faster, without)
+        if phase is not None and factor is not None:
+            factors[phase] = factor
+        mapping = given.mapping
+        is_whole = (phase is None) == (factor is None)
+        if slo is not None and not factors and is_whole:
+            share = share_of(slo)
+            with opened([sources], given) as (traces,):
+                give(restore.make(Book(traces), objectives, share), given)
+        elif slo is None and factors and is_whole and not objectives:
+            with opened([sources], given) as (traces,):
+                give(asking.make(Book(traces, mapping), factors), given)
         else:
-            raise typer.BadParameter("whatif takes --phase and --factor, or --slo (with --slo-ttft 2, for instance)")
+            raise typer.BadParameter(
+                "whatif takes --faster PART=30%, --without PART, or --phase and --factor; or --slo (with --slo-ttft 2, "
+                "for instance)"
+            )
 
 
-def _share(text: str) -> float:
+def _factors(faster: Sequence[str] | None, without: Sequence[str] | None) -> dict[str, float]:
+    """How many times as long each part takes."""
+    factors: dict[str, float] = {}
+    for text in faster or ():
+        part, _, share = text.rpartition("=")
+        try:
+            less = float(share.strip().removesuffix("%")) / (100 if share.strip().endswith("%") else 1)
+        except ValueError:
+            less = -1.0
+        if not part.strip() or not 0 <= less <= 1:
+            raise typer.BadParameter(f"--faster is {text}; it takes a part and the share that it is faster: decode=30%")
+        factors[part.strip()] = 1 - less
+    return factors | {part.strip(): 0.0 for part in without or ()}
+
+
+def share_of(text: str) -> float:
     """The share that ``99%``, ``99.9`` or ``0.99`` says."""
     try:
         share = float(text.strip().rstrip("%"))
@@ -221,20 +300,22 @@ def _objectives(ttft: str | None, itl: str | None, total: str | None) -> dict[st
 
 
 @contextmanager
-def _opened(
-    groups: Sequence[Sequence[str]], given: Given, extra: tuple[str, ...] = ()
+def opened(
+    groups: Sequence[Sequence[str]], given: Given, attributes: Sequence[str | None] = ()
 ) -> Generator[list[Any], None, None]:
     """The traces of each group of sources, read with a progress bar on stderr if that is a terminal."""
     with importing("analyze"):
+        from llmtrace.analyze import schema
         from llmtrace.analyze.load import load
+    extra = schema.extra(attributes)
     window = {name: value for name, value in given.window.items() if value is not None}
     with ExitStack() as stack:
         with _progress() as tell:
-            opened = [
+            groups_of_traces = [
                 stack.enter_context(load(group, extra=extra, tell=tell, cache=given.cache, **window))
                 for group in groups
             ]
-        yield opened
+        yield groups_of_traces
 
 
 @contextmanager
@@ -251,7 +332,7 @@ def _progress() -> Generator[Callable[[int, int], None], None, None]:
         yield lambda done, whole: progress.update(task, completed=done, total=whole)
 
 
-def _give(report: Any, given: Given) -> None:
+def give(report: Any, given: Given) -> None:
 
     from llmtrace.analyze.report import as_json
     from llmtrace.view import report_page, report_text

@@ -46,8 +46,10 @@ class Report:
             yield from findings
 
 
-def examine(environ: Mapping[str, str] | None = None, traces: Path | None = None) -> Report:
-    """Look around; imports nothing heavy but torch, and that only where it is installed.
+def examine(
+    environ: Mapping[str, str] | None = None, traces: Path | None = None, *, everything: bool = False
+) -> Report:
+    """Look around; imports nothing heavy but torch, and that only for ``everything`` and where it is installed.
 
     ``traces``: a file of spans, of which it is told what keeps their phases merged.
 
@@ -65,7 +67,7 @@ def examine(environ: Mapping[str, str] | None = None, traces: Path | None = None
             "Clients": hooked,
             "Export": spans.findings,
             "Settings": list(variables.examine(environ)),
-            "Device": list(packages.device()),
+            "Device": list(packages.device(ask=everything)),
         },
         [clients.summary(hooked), spans.summary],
     )
@@ -80,7 +82,7 @@ def run(
     """
     from rich.text import Text
 
-    report = examine(environ, traces)
+    report = examine(environ, traces, everything=everything)
     sections = report.sections
     if not everything:
         wrong = [finding for name, each in sections.items() for finding in each if _is_told(name, finding)]

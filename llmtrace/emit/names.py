@@ -98,6 +98,8 @@ HISTORY: Final = "llmtrace.diagnosis.history"
 # --- ours: a model in this process ------------------------------------------------------------------------------
 MODEL_FINGERPRINT: Final = "llmtrace.model.fingerprint"
 MODEL_DTYPE: Final = "llmtrace.model.dtype"
+MODEL_FORMAT: Final = "llmtrace.model.format"
+"""The format of the weights, in whatever words the application has for it: ``bf16``, ``gguf Q4_K_M``."""
 MODEL_QUANTIZATION: Final = "llmtrace.model.quantization"
 ADAPTERS: Final = "llmtrace.model.adapters"
 ADAPTER_RANKS: Final = "llmtrace.model.adapters.rank"
@@ -109,6 +111,16 @@ GENERATE_ROWS: Final = "llmtrace.generate.batch_size"
 GENERATE_BEAMS: Final = "llmtrace.generate.beams"
 GENERATE_STEPS: Final = "llmtrace.generate.steps"
 GENERATE_SETUP: Final = "llmtrace.generate.setup"
+LOAD_BYTES: Final = "llmtrace.model_load.bytes"
+LOAD_BEFORE: Final = "llmtrace.model_load.before"
+
+# --- ours: a page of a browser (llmtrace-web) ------------------------------------------------------------------
+PAGE_HIDDEN_FOR: Final = "llmtrace.page.hidden_duration"
+PAGE_HIDDEN: Final = "llmtrace.page.hidden"
+PAGE_VISIBLE: Final = "llmtrace.page.visible"
+"""Two events, as the tab was hidden and seen again."""
+DEVICE_LOST: Final = "llmtrace.device.lost"
+"""The event, and the attribute with the reason."""
 
 # --- ours: a phase --------------------------------------------------------------------------------------------
 PHASE: Final = "llmtrace.phase"
@@ -207,6 +219,13 @@ TASK_SPENT: Final = "llmtrace.task.spent"
 TASK_REPAIRS: Final = "llmtrace.task.repairs"
 STEP_KIND: Final = "llmtrace.step.kind"
 COST: Final = "llmtrace.cost.usd"
+
+# --- attributes of a resource that the conventions have ----------------------------------------------------------
+SERVICE_NAME: Final = "service.name"
+SERVICE_VERSION: Final = "service.version"
+SERVICE_INSTANCE: Final = "service.instance.id"
+DEVICE_NAME: Final = "device.model.name"
+HOST_NAME: Final = "host.name"
 
 # --- span names -----------------------------------------------------------------------------------------------
 SPAN_PREFIX: Final = "llm."

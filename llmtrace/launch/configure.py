@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from llmtrace.config import is_disabled
+from llmtrace.emit import names
 from llmtrace.errors import LlmtraceError
 from llmtrace.launch.destinations import Destination, choose, say
 from llmtrace.launch.probe import refusal
@@ -33,6 +35,11 @@ def configure(
     file: str | os.PathLike[str] | None = None,
     console: bool = False,
     service_name: str | None = None,
+    service_version: str | None = None,
+    service_instance: str | None = None,
+    device: str | None = None,
+    model_fingerprint: str | None = None,
+    model_format: str | None = None,
     **settings: Unpack[Given],
 ) -> str:
     """Set up where spans go and trace the named client libraries, or all that are installed.
@@ -52,6 +59,12 @@ def configure(
         file: OTLP/JSON file to append to.
         console: print each call on stderr as it ends.
         service_name: ``service.name`` of the spans; ``OTEL_SERVICE_NAME``, else the program's name by default.
+        service_version: ``service.version``, the application's own.
+        service_instance: ``service.instance.id``: which one of the installations or processes this is. One that
+            lasts from start to start lets ``llmtrace report fleet`` follow it.
+        device: ``device.model.name``, the model of the device that this runs on.
+        model_fingerprint: ``llmtrace.model.fingerprint``, the version of the weights where one model serves all calls.
+        model_format: ``llmtrace.model.format``, the format of these weights: ``bf16``, ``gguf Q4_K_M``.
         settings: those of ``llmtrace.instrument``.
 
     Returns:
@@ -64,15 +77,29 @@ def configure(
     if is_disabled():
         return "OTEL_SDK_DISABLED is set: nothing is traced"
     destination = choose(view=view, otlp=otlp, file=file, console=console)
-    set_up(destination, *clients, service_name=service_name, **settings)
+    told = {
+        names.SERVICE_VERSION: service_version,
+        names.SERVICE_INSTANCE: service_instance,
+        names.DEVICE_NAME: device,
+        names.MODEL_FINGERPRINT: model_fingerprint,
+        names.MODEL_FORMAT: model_format,
+    }
+    about = {name: value for name, value in told.items() if value is not None}
+    set_up(destination, *clients, service_name=service_name, about=about, **settings)
     return destination.sentence
 
 
 def set_up(
-    destination: Destination, *clients: str, service_name: str | None = None, launched: bool = False, **settings: Any
+    destination: Destination,
+    *clients: str,
+    service_name: str | None = None,
+    about: Mapping[str, str] | None = None,
+    launched: bool = False,
+    **settings: Any,
 ) -> None:
     """Make the providers for ``destination`` and switch tracing on with them.
 
+    ``about``: further attributes of the resource.
     ``launched``: before anything of the program has run, so that stderr is still the terminal's.
     """
     from opentelemetry.sdk.resources import Resource
@@ -91,7 +118,7 @@ def set_up(
     if taken:
         others = ", ".join(taken)
         _log.warning("traced already, and so not by configure(): %s. Call llmtrace.uninstrument() before", others)
-    resource = Resource.create(_own_resource(service_name))
+    resource = Resource.create({**_own_resource(service_name), **(about or {})})
     tracer_provider = TracerProvider(resource=resource)
     tracer_provider.add_span_processor(span_processor(destination, launched))
     meters = meter_provider(destination, resource)

@@ -11,6 +11,7 @@ operations per second of a large matrix product in the weights' type. Then, by t
 - how long it takes to find a prefix in the prefix cache;
 - what a weight format changes: on one text, how often its likeliest next token is that of the first format measured,
   and the mean KL divergence from it (see `formats`), and what energy a token takes where there is a counter;
+- the same model behind the real server, as a client on this machine has it (see `served`);
 - the runner with timing against itself without, and against `transformers.generate()` (see `comparisons`).
 """
 
@@ -25,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from llmtrace.observe.clock import now
-from llmtrace.reference._errors import missing_extra
+from llmtrace.reference._errors import RunnerError, missing_extra
 from llmtrace.reference.clock import Mark, make_clock
 from llmtrace.reference.comparisons import against_generate, random_prompt, timing_cost
 from llmtrace.reference.energy import Counter, NoCounter, energy_counter, measure_energy
@@ -34,6 +35,7 @@ from llmtrace.reference.model import LoadedModel, pick_device
 from llmtrace.reference.prefix_cache import DEFAULT_BLOCK, LEAST_BLOCK, PrefixCache
 from llmtrace.reference.runner import Generation, Request, Runner
 from llmtrace.reference.sampling import Sampling
+from llmtrace.reference.served import measure_served
 from llmtrace.reference.shapes import BASE, FORMATS, SHAPES, check_name, estimate_bytes, make_model, unpacked
 from llmtrace.reference.timings import Timings
 from llmtrace.whole_file import write_text
@@ -67,6 +69,8 @@ class Plan:
     """Decode steps per point, of which the median counts; also the output tokens of the comparisons."""
     pairs: int = 5
     """Pairs of runs per comparison."""
+    served: bool = True
+    """Whether to measure the model behind the server too (see `served`)."""
 
     @property
     def room(self) -> int:
@@ -269,7 +273,7 @@ class Bench:
         self._reference: tuple[str, Any] | None = None  # the first format, and its chances
         self._counter: Counter | None = None
         self.results: dict[str, Any] = {
-            "schema": 3,
+            "schema": 4,
             "model": model,
             "device": self.device,
             "done": False,
@@ -288,6 +292,7 @@ class Bench:
         except NoCounter as error:
             self.results["energy"] = f"not measured, {error}"
         per_format = 5 + len(plan.prompts) + len(plan.batches) * len(plan.contexts) + (self._counter is not None)
+        per_format += plan.served
         self._count, self._of = 0, 1 + per_format * len(plan.formats)
         self.results["torch"] = torch.__version__
         self.results["threads"] = torch.get_num_threads()
@@ -369,6 +374,12 @@ class Bench:
         self._now(f"{weights}: prefix cache")
         if (lookup := yardstick.cache_hit(max(plan.prompts))) is not None:
             results["cache_hit"] = lookup
+        if plan.served:
+            self._now(f"{weights}: behind the server")
+            try:
+                results["serving"] = measure_served(loaded, max(plan.prompts))
+            except RunnerError as error:
+                results["serving_reason"] = str(error)
         prompt, tokens = random_prompt(yardstick.runner, min(plan.contexts)), max(2, plan.steps)
         self._now(f"{weights}: timing on and off")
         results["timing"] = timing_cost(yardstick.runner, prompt, tokens, plan.pairs).as_json()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
+import uuid
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +20,13 @@ from llmtrace.observe.clock import epoch_offset
 from llmtrace.observe.host import host_name
 from llmtrace.phases.stagger import call_start, falling, stagger_spans
 from llmtrace.reference.timings import Phase, Timings
-from llmtrace.version import install_hint
+from llmtrace.version import VERSION, install_hint
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.trace import TracerProvider
+
+    from llmtrace.observe.loading import Loading
 
 __all__ = ["ServerSpans", "from_environment"]
 
@@ -111,6 +114,15 @@ class ServerSpans:
                     self._emit_chunks(timings, phase, start, end, trace.set_span_in_context(child), offset)
                 child.end(end_time=end)
         span.end(end_time=ended)
+
+    def emit_load(self, loading: Loading, model: str) -> None:
+        """Write the load of the model that is served."""
+        from llmtrace.emit.model_load import emit_model_load
+
+        attributes: dict[str, Any] = {names.REQUEST_MODEL: model}
+        if self._fingerprint:
+            attributes[names.MODEL_FINGERPRINT] = self._fingerprint
+        emit_model_load(self._tracer, loading, attributes, side=names.SERVER_SIDE)
 
     def _emit_chunks(
         self, timings: Timings, prefill: Phase, start: int, end: int, inside: Context, offset: int
@@ -208,10 +220,10 @@ def _latencies(timings: Timings) -> dict[str, float]:
     return latencies
 
 
-def from_environment(fingerprint: str = "") -> ServerSpans | None:
+def from_environment(about: Mapping[str, str] | None = None) -> ServerSpans | None:
     """Spans to the OTLP endpoint that the environment names; None where it names none.
 
-    `fingerprint`: the model's, an attribute of the resource.
+    `about`: the model's attributes of the resource. What `OTEL_RESOURCE_ATTRIBUTES` names stands instead.
     """
     if not (os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT") or os.environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")):
         return None
@@ -226,13 +238,19 @@ def from_environment(fingerprint: str = "") -> ServerSpans | None:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-    has_service_name = os.environ.get("OTEL_SERVICE_NAME") or "service.name=" in os.environ.get(
-        "OTEL_RESOURCE_ATTRIBUTES", ""
-    )
-    resource_attributes = host_name() | ({} if has_service_name else {"service.name": "llmtrace-reference"})
-    if fingerprint:
-        resource_attributes[names.MODEL_FINGERPRINT] = fingerprint
-    resource = Resource.create(resource_attributes)
+    about = about or {}
+    ours = {
+        names.SERVICE_NAME: "llmtrace-reference",
+        names.SERVICE_VERSION: VERSION,
+        # Two servers of one machine are two instances.
+        names.SERVICE_INSTANCE: str(uuid.uuid4()),
+        **host_name(),
+        **about,
+    }
+    told = {pair.partition("=")[0].strip() for pair in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "").split(",")}
+    if os.environ.get("OTEL_SERVICE_NAME"):
+        told.add(names.SERVICE_NAME)
+    resource = Resource.create({name: value for name, value in ours.items() if name not in told})
     provider = TracerProvider(resource=resource)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-    return ServerSpans(provider, owned=True, fingerprint=fingerprint)
+    return ServerSpans(provider, owned=True, fingerprint=about.get(names.MODEL_FINGERPRINT, ""))

@@ -8,10 +8,11 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from llmtrace.analyze.report import NOTHING, Column, Intervals, Report, Section, Stack, cell, harmless
+from llmtrace.analyze.report import NOTHING, Column, Intervals, Lines, Report, Section, Stack, cell, harmless
 from llmtrace.errors import LlmtraceError
 from llmtrace.version import VERSION
 from llmtrace.view import palette
+from llmtrace.view.plot import plot
 from llmtrace.view.report_text import faults, known
 from llmtrace.view.resource import fill, head
 from llmtrace.whole_file import write_text
@@ -62,6 +63,8 @@ def _section(section: Section) -> str:
         chart = _stack(section.chart)
     elif isinstance(section.chart, Intervals) and section.chart.points:
         chart = _intervals(section.chart)
+    elif isinstance(section.chart, Lines):
+        chart = plot(section.chart)
     note = f'<p class="note">{escape(section.note)}</p>' if section.note else ""
     chart_card = f'<div class="card">{chart}</div>' if chart else ""
     table = f'<div class="card scroll">{_table(section.columns, section.rows)}</div>'

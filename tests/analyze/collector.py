@@ -23,6 +23,7 @@ def rows_of(writer: Writer) -> Iterator[dict[str, Any]]:
             "SpanName": span["name"],
             "SpanKind": _KINDS[span["kind"]],
             "ServiceName": writer.service,
+            "ResourceAttributes": {"service.name": writer.service, **writer.about},
             "SpanAttributes": {each["key"]: _text(each["value"]) for each in span["attributes"]},
             "Duration": end - start,
             "StatusCode": "Unset",

@@ -22,7 +22,8 @@ from tests.analyze.writing import Writer
 ATTRIBUTES = "MAP(VARCHAR, VARCHAR)"
 COLUMNS = {
     "Timestamp": "TIMESTAMP_NS", "TraceId": "VARCHAR", "SpanId": "VARCHAR", "ParentSpanId": "VARCHAR",
-    "SpanName": "VARCHAR", "SpanKind": "VARCHAR", "ServiceName": "VARCHAR", "SpanAttributes": ATTRIBUTES,
+    "SpanName": "VARCHAR", "SpanKind": "VARCHAR", "ServiceName": "VARCHAR", "ResourceAttributes": ATTRIBUTES,
+    "SpanAttributes": ATTRIBUTES,
     "Duration": "UBIGINT", "StatusCode": "VARCHAR",
 }  # fmt: skip
 
@@ -65,6 +66,13 @@ def test_the_same_figures_as_from_a_file(name: str, writer: Writer, tmp_path: Pa
         [[pytest.approx(cell) if isinstance(cell, float) else cell for cell in row] for row in each["rows"]]
         for each in expected["sections"]
     ]
+
+
+def test_who_served_a_call_stands_on_the_resource(writer: Writer, tmp_path: Path) -> None:
+    writer.about |= {"service.version": "2.1", "service.instance.id": "i-1", "llmtrace.model.fingerprint": "fp_9"}
+    with load([table(tmp_path / "store.duckdb", writer)]) as held:
+        columns = held.table.select("app_version", "instance", "weights", "device").distinct().to_pyarrow().to_pylist()
+    assert columns == [{"app_version": "2.1", "instance": "i-1", "weights": "fp_9", "device": None}]
 
 
 def test_only_the_hours_asked_for(writer: Writer, tmp_path: Path) -> None:

@@ -34,6 +34,8 @@ class Writer:
     """Collects spans; ids are counted, times in ms from a fixed moment."""
 
     service: str = "app"
+    about: dict[str, str] = field(default_factory=dict)
+    """Further attributes of the resource."""
     spans: list[dict[str, Any]] = field(default_factory=list)
     count: int = 0
 
@@ -105,7 +107,7 @@ class Writer:
         return own
 
     def documents(self) -> list[dict[str, Any]]:
-        resource = {"attributes": attributes({"service.name": self.service})}
+        resource = {"attributes": attributes({"service.name": self.service, **self.about})}
         return [
             {"resourceSpans": [{"resource": resource, "scopeSpans": [{"scope": {"name": "x"}, "spans": [span]}]}]}
             for span in self.spans

@@ -424,7 +424,8 @@ def until(condition: Any, seconds: float = PATIENCE_S) -> None:
 
 CONFIGURED = """
 import llmtrace
-print(llmtrace.configure("groq", file="mine.jsonl", service_name="shop", diagnosis=False))
+print(llmtrace.configure("groq", file="mine.jsonl", service_name="shop", service_version="2.1", service_instance="i-1",
+    device="Pixel 9", model_fingerprint="fp_9", model_format="bf16", diagnosis=False))
 """
 
 
@@ -439,6 +440,8 @@ def test_configure_does_the_same_in_one_line(provider: Replay, app: Path, tmp_pa
     written = (tmp_path / "mine.jsonl").read_text()
     assert "chat m" in names_in(tmp_path / "mine.jsonl")
     assert '"shop"' in written
+    for told in ("service.version", "service.instance.id", "device.model.name", "llmtrace.model.fingerprint"):
+        assert told in written
     assert "host.name" in written
 
 

@@ -44,13 +44,15 @@ def test_a_run_is_whole_and_consistent(tmp_path: Path) -> None:
     for compared in (found["timing"], found["generate"]):
         assert 0 < compared["low"] <= compared["ratio"] <= compared["high"]
         assert compared["pairs"] == 2
-    assert [done for done, _ in told] == list(range(11)), "copy, 9 measurements, and the end"
-    assert {of for _, of in told} == {10}
+    assert [(row["prompt"], row["batch"]) for row in found["serving"]["rows"]] == [(16, 1), (64, 1), (16, 4), (16, 8)]
+    assert all(row["seconds_per_step"] > 0 for row in found["serving"]["rows"])
+    assert [done for done, _ in told] == list(range(12)), "copy, 10 measurements, and the end"
+    assert {of for _, of in told} == {11}
 
 
 def test_the_page_shows_every_point(tmp_path: Path) -> None:
     run = Bench("tiny", "cpu", silent)
-    run.run(Plan(["bf16"], [16], [1], [8], 2, 1))
+    run.run(Plan(["bf16"], [16], [1], [8], 2, 1, served=False))
     page = bench_page.render(run.results)
     assert page.count("<circle") == 2
     assert page.count("<polyline") == 1
@@ -73,7 +75,7 @@ def test_a_format_is_held_against_the_first(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(energy, "POWERCAP", tmp_path)
     monkeypatch.setattr(energy, "_LEAST", 0.0)
     run = Bench("tiny", "cpu", silent)
-    run.run(Plan(["fp32", "bf16"], [16], [1], [8], 2, 1))
+    run.run(Plan(["fp32", "bf16"], [16], [1], [8], 2, 1, served=False))
     assert run.results["formats"]["bf16"]["energy"]["joules_per_token"] == 0, "this counter stands still"
     heads, rows, words = side_by_side(run.results)
     assert heads[-3:] == ["J per token", "same token", "KL nats"]
@@ -92,7 +94,7 @@ def test_a_format_is_held_against_the_first(tmp_path: Path, monkeypatch: pytest.
 
 def test_int4_is_told_with_its_reason_where_it_cannot_run() -> None:
     run = Bench("tiny", "cpu", silent)
-    run.run(Plan(["int4", "fp32"], [16], [1], [8], 2, 1))
+    run.run(Plan(["int4", "fp32"], [16], [1], [8], 2, 1, served=False))
     assert run.results["done"] is True
     assert ("reason" in run.results["formats"]["int4"]) != ("generate" in run.results["formats"]["int4"])
     assert "generate" in run.results["formats"]["fp32"]
@@ -101,7 +103,7 @@ def test_int4_is_told_with_its_reason_where_it_cannot_run() -> None:
 def test_int8_weights_take_half_of_bf16() -> None:
     pytest.importorskip("torchao")
     run = Bench("tiny", "cpu", silent)
-    run.run(Plan(["bf16", "int8"], [16], [1], [8], 2, 1))
+    run.run(Plan(["bf16", "int8"], [16], [1], [8], 2, 1, served=False))
     whole, half = (run.results["formats"][name] for name in ("bf16", "int8"))
     assert "reason" not in half
     assert 0.5 <= half["weight_bytes"] / whole["weight_bytes"] < 0.6
@@ -110,7 +112,7 @@ def test_int8_weights_take_half_of_bf16() -> None:
 def test_int4_on_a_cpu_says_what_its_figures_are_not() -> None:
     pytest.importorskip("torchao")
     run = Bench("tiny", "cpu", silent)
-    run.run(Plan(["fp32", "int8", "int4"], [16], [1], [8], 2, 1))
+    run.run(Plan(["fp32", "int8", "int4"], [16], [1], [8], 2, 1, served=False))
     eight, four = (run.results["formats"][name] for name in ("int8", "int4"))
     assert "each is held in a byte" in four["note"]
     assert four["against"]["kl_nats"] > eight["against"]["kl_nats"] > 0
@@ -162,7 +164,7 @@ def test_what_does_not_fit_is_told_with_what_would(monkeypatch: pytest.MonkeyPat
         shapes.SHAPES, "huge", {"kind": "llama", "size": (1 << 16, 1 << 18, 200, 64, 8, 1 << 17), "tied": False}
     )
     run = Bench("huge", "cpu", silent)
-    run.run(Plan(["bf16"], [32], [1], [16], 1))
+    run.run(Plan(["bf16"], [32], [1], [16], 1, served=False))
     assert run.results["done"] is True
     reason = run.results["formats"]["bf16"]["reason"]
     assert "what would fit: tiny" in reason
@@ -175,7 +177,7 @@ def test_an_interrupted_run_leaves_a_valid_file(tmp_path: Path) -> None:
 
     run = Bench("tiny", "cpu", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        run.run(Plan(["fp32"], [32], [1], [16], 1))
+        run.run(Plan(["fp32"], [32], [1], [16], 1, served=False))
     run.write(tmp_path / "bench.json")
     assert json.loads((tmp_path / "bench.json").read_text())["done"] is False
 

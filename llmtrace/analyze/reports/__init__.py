@@ -11,7 +11,7 @@ from llmtrace.analyze.book import Book
 from llmtrace.analyze.report import Report
 from llmtrace.phases.objectives import Patterns
 
-NAMES: Final = ("phases", "causes", "cost", "cancellations", "floor", "models", "accuracy", "slo", "cache")
+NAMES: Final = ("phases", "causes", "cost", "cancellations", "floor", "models", "accuracy", "slo", "cache", "fleet")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,10 +22,18 @@ class Options:
     """Rows of a list of routes or calls."""
     span_usd: float = 0.0
     """USD that storing a million spans costs, for the cost of telemetry itself."""
+    usd: str | None = None
+    """An attribute of spans with what they cost, USD, beside ``llmtrace.cost.usd``."""
+    quality: str | None = None
+    """A numeric attribute of spans, higher is better, in the place of the conventions' evaluation score."""
     objectives: Mapping[str, Patterns] = field(default_factory=dict[str, Patterns])
     """Targets by objective, in the place of those on the spans."""
     slo: float = 0.99
     """Share of calls that are to meet their objectives."""
+    version_of: str = ""
+    """What a version of the fleet is one of: ``weights``, ``app`` or ``model``; the first that the spans tell."""
+    newest: str = ""
+    """The fleet's newest version, where that is not the last one to appear."""
 
 
 def make(name: str, book: Book, options: Options | None = None) -> Report:

@@ -1,0 +1,1 @@
+"""`llmtrace breakeven`: recorded calls replayed on a machine that `llmtrace bench` has measured."""
