@@ -58,9 +58,11 @@ class Member:
     own: str
     call: str | None
     task: str | None
-    failed: bool = False
+    failed: int = 0
+    """1 if it did; not every engine hands out booleans."""
     attempts: int = 1
-    repaired: bool = False
+    repaired: int = 0
+    """1 where it asked again because an answer did not pass a check."""
     tokens: int = 0
     cost: float = 0.0
     children: list[Member] = field(default_factory=list["Member"])
