@@ -89,6 +89,8 @@ class Path:
 
     whole: float
     spent: dict[Label, float]
+    of_asked: float = 0
+    """Nanoseconds of it in the parts that a change was asked of, with all that lies beneath them."""
 
 
 def requests(rows: Iterable[Sequence[Any]], by_task: bool = False) -> list[Request]:
@@ -248,6 +250,7 @@ def path(root: Member, factors: Mapping[str, float] | None = None) -> Path:
     for node in reversed(nodes):
         node.settle()
     spent: dict[Label, float] = {}
+    of_asked: float = 0
     stack = [first]
     while stack:
         node = stack.pop()
@@ -259,7 +262,8 @@ def path(root: Member, factors: Mapping[str, float] | None = None) -> Path:
             child = child.waited
         if own > 0:
             spent[node.member.label] = spent.get(node.member.label, 0) + own
-    return Path(first.length, spent)
+            of_asked += own if node.changed else 0
+    return Path(first.length, spent, of_asked)
 
 
 def mean(paths: Sequence[Path], name_of: Callable[[Label], str]) -> dict[str, float]:

@@ -28,7 +28,8 @@ def requests(
     if every > 1:
         spans = spans.filter(first(spans.trace_id.hash().abs() % every == 0, False))
     calls = book.calls.select(
-        "trace_id", "span_id", "attempts", is_repair=when(book.calls.repairs.fill_null(0) > 0, 1, 0), price=book.calls.cost,
+        "trace_id", "span_id", "attempts", price=book.calls.cost,
+        is_repair=when(book.calls.repairs.fill_null(0) > 0, 1, 0),
         tokens=book.calls.input_tokens.fill_null(0) + book.calls.output_tokens.fill_null(0), ended=book.calls.outcome,
     )  # fmt: skip
     calls = calls.inner_join(book.components, [("trace_id", "call_trace"), ("span_id", "call_span")])
