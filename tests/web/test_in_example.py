@@ -65,8 +65,9 @@ def test_a_prompt_goes_where_it_is_answered_sooner(open_page: Callable[..., Page
                 assert sorted(joined["services"]) == ["browser-example", "llmtrace-reference"]
                 if picture := os.environ.get("LLMTRACE_PICTURE"):
                     page.goto(f"{viewer.url}/#/trace/{trace}")
-                    page.get_by_role("treeitem").nth(8).wait_for()
-                    page.screenshot(path=picture)
+                    page.get_by_role("treeitem").nth(7).wait_for()
+                    page.screenshot(path=picture, clip={"x": 0, "y": 0, "width": 1440, "height": 630})
+                    page.goto("about:blank")
             finally:
                 model.terminate()
                 page_server.shutdown()
