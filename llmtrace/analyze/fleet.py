@@ -116,7 +116,8 @@ class Fleet:
         if len(rows) < 2:
             raise LlmtraceError(
                 f"a single version of {WORDS[self.version_of]} ({self.versions[0]}) in all of "
-                f"{plural(self.calls, 'call')}: this report compares several (--version-of weights, app or model looks at another one)"
+                f"{plural(self.calls, 'call')}: "
+                "this report compares several (--version-of weights, app or model looks at another one)"
             )
         if newest and newest not in self.versions:
             raise LlmtraceError(f"no version {newest!r} among {', '.join(self.versions[-12:])}")
