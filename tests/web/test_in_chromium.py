@@ -45,6 +45,20 @@ def test_any_async_iterator(traced: Traced) -> None:
     assert call["service"] == "page"
 
 
+def test_numbers_that_json_does_not_have_cost_themselves_at_most(traced: Traced) -> None:
+    """A BigInt in one call, which JSON.stringify refuses, had lost all the spans that were sent together."""
+    traced.run(
+        WORDS
+        + """
+        const request = { provider: "my.engine", model: "odd", maxTokens: Infinity, url: "http://127.0.0.1/v1" };
+        for await (const chunk of llm.stream(request, words(1, 1, 2), () => ({ input: 12n, output: 1e300 }))) ;
+        """
+    )
+    marks = attributes(traced.received.one("completed"))
+    assert marks["gen_ai.usage.input_tokens"] == 12
+    assert "gen_ai.request.max_tokens" not in marks
+
+
 def test_a_call_that_loads_its_model_first_says_so(traced: Traced) -> None:
     traced.run(
         WORDS

@@ -25,16 +25,17 @@ export const float = (value) => (Number.isFinite(value) ? { doubleValue: value }
 export const seconds = (ms) => float(ms / 1000);
 
 function encoded(value) {
-  if (typeof value === "string") return { stringValue: value };
   if (typeof value === "boolean") return { boolValue: value };
-  if (typeof value === "number") return { intValue: String(Math.round(value)) };
-  return Array.isArray(value) ? { arrayValue: { values: value.map(encoded) } } : value;
+  const whole = typeof value === "number" ? Math.round(value) : value;
+  if (typeof whole === "bigint" || Number.isSafeInteger(whole)) return { intValue: String(whole) };
+  if (Array.isArray(value)) return { arrayValue: { values: value.map(encoded) } };
+  return value.doubleValue === undefined ? { stringValue: String(value) } : value; // a page's own value may be anything
 }
 
 /** Attributes as OTLP has them, those of an object under its name; what is not known is left out. */
 const attributes = (values, prefix = "") =>
   Object.entries(values).flatMap(([name, value]) => {
-    if (value == null || Number.isNaN(value)) return [];
+    if (value == null || (typeof value === "number" && !Number.isFinite(value))) return [];
     if (value.constructor === Object && !("doubleValue" in value)) return attributes(value, `${prefix}${name}.`);
     return { key: prefix + name, value: encoded(value) };
   });
