@@ -184,6 +184,7 @@ def test_cost_by_model_and_per_resolved_task(writer: Writer, report: Reader) -> 
     assert model["cost"] == pytest.approx(2 * (first + 0.15))
     assert model["saved by cache"] == pytest.approx(2 * 0.5 * 0.075)
     assert model["not priced"] == 0
+    assert made.headline.endswith("for 4 calls; $0.5000 for tools and other steps"), "what the components add up to"
     (task_row,) = table(made, "By task")
     assert (task_row["tasks"], task_row["resolved"], task_row["over budget"]) == (2, 1, 2)
     assert task_row["model"] == pytest.approx(2 * first)

@@ -35,6 +35,10 @@ def make(book: Book, options: Options) -> Report:
         report.notes.append(judge.note)
     if count or cost_components.worth_it(book):
         spent = book.hold(cost_components.spent(book, tasks, options.usd))
+        beside = spent.filter(spent.n == 0)
+        ((others,),) = book.rows(beside.agg(usd=beside.usd.sum()))
+        if others:
+            report.headline += f"; {cell(others, 'usd')} for tools and other steps"
         if count:
             report.sections.append(_tasks(book, tasks, spent, judge, options))
         report.sections += cost_components.make(book, tasks, spent, report.notes)
