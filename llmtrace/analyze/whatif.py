@@ -144,7 +144,7 @@ def _waiting(spent: Sequence[Mapping[str, float]], now: Sequence[Path], factors:
     whole = sum(path.whole for path in now)
     waited = sum(path.of_asked for path in now)
     first, second = (max(side, key=lambda name: side[name], default="nothing") for side in spent)
-    moved = f"; most would then be {second}" if first != second else ""
+    moved = f"; most would then be {second}" if first != second and spent[1].get(second) else ""
     return (
         f"{' and '.join(factors)} {'is' if len(factors) == 1 else 'are'} {waited / (whole or 1):.0%} of the path{moved}"
     )

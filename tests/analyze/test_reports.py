@@ -452,6 +452,7 @@ def test_whatif_counts_only_what_is_on_the_critical_path(writer: Writer, report:
             whatif.make(book, {"queue": 0.5})
         with pytest.raises(LlmtraceError, match="decode cannot take -1 times as long"):
             whatif.make(book, {"decode": -1})
+        assert whatif.make(book, {"agent": 0}).headline == "end to end -100.0%: agent is 100% of the path"
     mean = table(made, "End to end")[0]
     assert mean["now"] == pytest.approx(1.0)
     assert mean["then"] == pytest.approx(0.55)
