@@ -338,10 +338,14 @@ def carrier(context: Context | None = None) -> dict[str, str]:
 
 
 class resume:
-    """``with llmtrace.resume(carrier):`` goes on inside the unit whose ``carrier`` came from another process."""
+    """``with llmtrace.resume(carrier):`` goes on inside the unit whose ``carrier`` came from another process.
 
-    def __init__(self, carried: Mapping[str, str]) -> None:
-        self._carried = {name.lower(): value for name, value in carried.items()}
+    Where a message has none (None, or nothing that can be read), what is current here stays current.
+    """
+
+    def __init__(self, carried: Mapping[str, str] | None) -> None:
+        headers: Any = carried.items() if isinstance(carried, Mapping) else ()  # an older sender's message, say
+        self._carried = {name.lower(): value for name, value in headers if isinstance(name, str)}
         self._attached: Attached | None = None
 
     def __enter__(self) -> None:

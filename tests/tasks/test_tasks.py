@@ -184,6 +184,15 @@ def test_another_process_goes_on(spans: Spans, way: str) -> None:
     assert marked["llmtrace.task.id"] == "t 9, and =more"
 
 
+@pytest.mark.parametrize("carried", [None, "text", {}, {7: "x"}, {"traceparent": None}, {"traceparent": "00-zz"}])
+def test_a_message_without_a_carrier_leaves_what_is_current(spans: Spans, carried: Any) -> None:
+    with llmtrace.task("here"), llmtrace.resume(carried), llmtrace.step("near"):
+        pass
+    near, whole = named(spans, "near"), named(spans, "task here")
+    assert near.parent is not None
+    assert near.parent.span_id == whole.context.span_id
+
+
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [
