@@ -109,9 +109,10 @@ def origin_of(text: str) -> str:
         port = parts.port
     except ValueError:
         parts, port = urlsplit(""), None
+    name = parts.hostname or ""
     bare = parts.path in ("", "/") and not parts.query and not parts.fragment and "@" not in text
-    if parts.scheme not in ("http", "https") or not _NAME.fullmatch(parts.hostname or "") or not bare:
+    if parts.scheme not in ("http", "https") or not _NAME.fullmatch(name) or not bare:
         raise LlmtraceError(f"--allow-origin takes an origin such as http://localhost:8080, not {text[:80]!r}")
-    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    host = f"[{name}]" if ":" in name else name
     usual = {"http": 80, "https": 443}[parts.scheme]
     return f"{parts.scheme}://{host}" + ("" if port in (None, usual) else f":{port}")
