@@ -89,23 +89,29 @@ def _choose(options: Sequence[Choice], weights: str) -> tuple[Choice, str]:
         chosen = by_name.get(weights) or options[0]
         return chosen, "no target is set: --slo-ttft 0.5, say, tells which weight format meets it at which loss"
     meeting = [option for option in options if option.met >= targets.share]
-    wanted = f"{targets.words()} for {targets.share:.4g} of calls".replace(
-        f"{targets.share:.4g}", f"{targets.share:.4%}".rstrip("0").rstrip(".%") + " %"
-    )
+    failing = [option for option in options if option.met < targets.share]
+    wanted = f"{targets.words()} for {targets.share * 100:.6g} % of calls"
     if not meeting:
         nearest = max(options, key=lambda option: option.met)
         sentence = f"no format meets {wanted}: {nearest.machine.format} comes nearest with {nearest.met:.1%}"
         return by_name.get(weights) or nearest, sentence
-    best = min(meeting, key=lambda option: (_loss(option.machine), -option.met))
-    others = [option.machine.format for option in options if option not in meeting]
-    sentence = f"{best.machine.format} is the format with the least loss that meets {wanted} ({best.met:.1%})"
-    if best.machine.kl is not None and best.machine.against != best.machine.format:
-        sentence += (
-            f": the same token as {best.machine.against} at {best.machine.top1 or 0:.1%}, KL {best.machine.kl:.2g} nats"
-        )
-    if others:
-        sentence += f"; not met by {', '.join(others)}"
-    return by_name.get(weights) or best, sentence
+    meeting.sort(key=lambda option: (_loss(option.machine), -option.met))
+    sentence = f"{wanted}: met by " + ", ".join(_met(option) for option in meeting)
+    if failing:
+        sentence += "; not by " + ", ".join(f"{option.machine.format} ({option.met:.1%})" for option in failing)
+    return by_name.get(weights) or meeting[0], sentence
+
+
+def _met(option: Choice) -> str:
+    """A format that meets the targets, and what it loses."""
+    machine = option.machine
+    if machine.kl is None:
+        loss = "loss not measured"
+    elif machine.against == machine.format or not machine.kl:
+        loss = "no loss"
+    else:
+        loss = f"the same token as {machine.against} at {machine.top1 or 0:.1%}, KL {machine.kl:.2g} nats"
+    return f"{machine.format} ({option.met:.1%}; {loss})"
 
 
 def _loss(machine: Machine) -> float:
@@ -139,7 +145,7 @@ def _latency(hosted: _Hosted, chosen: Choice) -> Section:
         rows,
         f"{HOSTED}: as recorded. {own}: the same calls, sent at the same moments, by the model of the measured machine "
         f"({chosen.machine.slots} at once). queue: within TTFT.",
-        Lines("Share of calls that took at most so long", "s", "s", "share", [line for line in lines if line[1]]),
+        Lines("Share of calls that took at most so long", "time", "s", "share", [line for line in lines if line[1]]),
     )  # fmt: skip
 
 
