@@ -70,11 +70,14 @@ def serving(of: Machine) -> dict[str, Any]:
 
 def test_it_batches_as_the_runner_does(monkeypatch: pytest.MonkeyPatch) -> None:
     """The runner computes real steps; what each would have taken on the machine is added up, and no clock is asked."""
+    import torch
+
     from llmtrace.reference import shapes
     from llmtrace.reference.prefix_cache import PrefixCache
     from llmtrace.reference.runner import Generation, Request, Runner
     from llmtrace.reference.sampling import Sampling
 
+    torch.set_num_threads(1)  # more of them than free cores spin
     draw, model = random.Random(5), BATCHING
     monkeypatch.setitem(shapes.SHAPES, "toy", {"kind": "llama", "size": (32, 64, 1, 2, 1, 640), "tied": False})
     runner = Runner(
@@ -241,11 +244,12 @@ def test_the_format_that_meets_a_target_is_told_with_its_loss(tmp_path: Path) ->
     made_report = made(tmp_path, Targets(itl=0.008))
     document = as_json(made_report)
     met = {row["format"]: row["within the targets"] for row in rows(document, "Weight formats")}
-    assert met["int4"] == 1.0 and met["fp32"] < 0.5
-    assert document["notes"][0].startswith(
-        "ITL 0.008 s for 95 % of calls: met by int4 (100.0%; the same token as fp32 at"
+    assert met["int4"] == 1.0
+    assert met["fp32"] < 0.5
+    assert document["notes"][0] == (
+        "ITL 0.008 s for 95 % of calls: met by int4 (100.0%; the same token as fp32 at 91.0%, KL 0.02 nats); "
+        f"not by fp32 ({met['fp32']:.1%})"
     )
-    assert "KL 0.02 nats" in document["notes"][0] and "not by fp32" in document["notes"][0]
     assert "with int4" in document["headline"], "the one that meets them is laid beside the route"
     assert as_json(made(tmp_path, Targets(itl=0.5)))["notes"][0].count("by fp32 (100.0%; no loss), int4")
 
