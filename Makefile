@@ -27,6 +27,7 @@ help:
 	@echo "make frameworks  agent frameworks, bare and traced: heavy installs (docs/frameworks.md)"
 	@echo "make ends    how the last spans of a process fare, by how it ends (docs/process-ends.md)"
 	@echo "make browser the page of llmtrace view in a real Chromium: every page and state (docs/view.md)"
+	@echo "make web     llmtrace-web in a real Chromium, with transformers.js and a model of its own (docs/browser.md): heavy installs"
 	@echo "make pictures  the pictures of the demo and of the viewer in README and docs, taken anew: needs Chromium"
 	@echo "make spark   the reports on PySpark against DuckDB: needs Java, a large package"
 	@echo "make clickhouse  the reports over the Collector's table on real ClickHouse against DuckDB: a large package"
@@ -123,7 +124,19 @@ $(BROWSER): $(STAMP)
 
 .PHONY: browser
 browser: $(BROWSER)  # needs a Chromium on the PATH, or LLMTRACE_CHROMIUM=/path/to/it
-	LLMTRACE_BROWSER=1 $(BIN)/python -m pytest tests/view/browser $(ARGS)
+	LLMTRACE_BROWSER=1 $(BIN)/python -m pytest tests/view/browser tests/web $(ARGS)
+
+WEB := .venvs/web/.installed
+
+$(WEB): $(BROWSER) tests/web/export.py
+	npm install --silent --no-audit --no-fund --ignore-scripts --prefix .venvs/web @huggingface/transformers@4
+	$(BIN)/python -m pip install --quiet --no-deps --target .venvs/web/python onnx ml_dtypes
+	PYTHONPATH=.venvs/web/python $(BIN)/python -m tests.web.export .venvs/web/models
+	@touch $@
+
+.PHONY: web
+web: $(WEB)  # needs npm and a Chromium
+	LLMTRACE_BROWSER=1 $(BIN)/python -m pytest tests/web $(ARGS)
 
 .PHONY: breakeven-eval
 breakeven-eval: $(STAMP)  # ARGS="--device cpu" on this processor instead of a device of a set speed

@@ -59,6 +59,8 @@ OUTPUT_TYPE: Final = "gen_ai.output.type"
 ENCODING_FORMATS: Final = _attribute("GEN_AI_REQUEST_ENCODING_FORMATS", "gen_ai.request.encoding_formats")
 DIMENSIONS: Final = "gen_ai.embeddings.dimension.count"
 AGENT_ID: Final = "gen_ai.agent.id"
+AGENT_NAME: Final = "gen_ai.agent.name"
+WORKFLOW_NAME: Final = "gen_ai.workflow.name"
 TOOL_NAME: Final = "gen_ai.tool.name"
 
 # --- what an answer says --------------------------------------------------------------------------------------
@@ -87,6 +89,11 @@ CACHE_READ_BY_MODALITY: Final = {
     "image": IMAGE_CACHE_READ_TOKENS,
     "audio": AUDIO_CACHE_READ_TOKENS,
 }
+
+# --- what others say of an answer -------------------------------------------------------------------------------
+EVALUATION_EVENT: Final = "gen_ai.evaluation.result"
+SCORE: Final = "gen_ai.evaluation.score.value"
+SCORE_NAME: Final = "gen_ai.evaluation.name"
 
 # --- content --------------------------------------------------------------------------------------------------
 INPUT_MESSAGES: Final = "gen_ai.input.messages"

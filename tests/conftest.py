@@ -39,12 +39,19 @@ def pytest_configure() -> None:
     # What a shell puts into the background ignores Ctrl-C, and so would the children that tests interrupt.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    # Clients and ibis make hundreds of thousands of objects that stay: to look through them again and again would be a
+    # tenth of the work. Tests of what is left behind run the collector themselves.
+    gc.set_threshold(20_000, 20, 20)
     # How long an example takes says nothing on a machine that does other things too.
     try:
         from hypothesis import HealthCheck, settings
+
+        from tests.support.effort import examples
     except ImportError:  # not in every environment of ``make matrix``
         return
-    settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.register_profile(
+        "unhurried", deadline=None, max_examples=examples(30), suppress_health_check=[HealthCheck.too_slow]
+    )
     settings.load_profile("unhurried")
 
 
@@ -126,7 +133,14 @@ def pytest_collection(session: pytest.Session) -> None:
             import_module(".".join(file.relative_to(tests.parent).with_suffix("").parts))
 
 
+TAKES_SECONDS = ("torch", "transformers", "peft", "anthropic", "litellm", "google.genai", "cohere", "mistralai", "ibis")
+"""Modules that no worker shall import before a test needs them."""
+collected_with: list[str] = []
+"""Those of them that collecting imported all the same."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    collected_with[:] = [name for name in TAKES_SECONDS if name in sys.modules]
     from tests.support.replay import NO_SHARED, shared_folder
 
     folder = Path(__file__).parent

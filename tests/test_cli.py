@@ -11,11 +11,17 @@ import sys
 import time
 from contextlib import closing
 from pathlib import Path
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from unittest import mock
 
 import pytest
 from rich.console import Console
+from typer.models import ArgumentInfo
 
 from llmtrace import doctor
+from llmtrace.cli import build_app
+from llmtrace.commands import common
+from llmtrace.doctor import packages, page
 from llmtrace.launch import destinations
 from llmtrace.version import VERSION
 from tests.support.grpc_collector import GrpcCollector
@@ -54,7 +60,8 @@ def examined(everything: bool = True, **changes: str) -> subprocess.CompletedPro
     """What ``llmtrace doctor`` prints in this environment, without the seconds that a process of its own takes."""
     out = io.StringIO()
     console = Console(file=out, width=80, no_color=True, highlight=False)
-    code = doctor.run(console, environment(**changes), everything=everything)
+    with mock.patch.object(packages, "device", return_value=()):  # it imports torch, which takes seconds
+        code = doctor.run(console, environment(**changes), everything=everything)
     return subprocess.CompletedProcess(["doctor"], code, out.getvalue(), "")
 
 
@@ -73,14 +80,31 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
+HELPED = """
+import sys
+from llmtrace.cli import main
+
+for command in sys.argv[1:]:
+    sys.argv = ["llmtrace", command, "-h"]
+    try:
+        main()
+    except SystemExit as end:
+        print("exit", command, end.code or 0)
+"""
+"""One process for the help of several commands."""
+
+
 def test_version_and_help() -> None:
     assert llmtrace("--version").stdout == f"llmtrace {VERSION}\n"
-    assert VERSION in llmtrace("--version").stdout
     helped = llmtrace("--help")
     assert helped.returncode == 0
     assert all(command in helped.stdout for command in ("serve", "demo", "show", "doctor"))
-    for command in ("serve", "demo", "show", "doctor"):
-        assert llmtrace(command, "-h").returncode == 0
+    commands = ["serve", "demo", "show", "doctor"]
+    done = subprocess.run(
+        [sys.executable, "-c", HELPED, *commands],
+        capture_output=True, text=True, env=environment(), timeout=120, check=False,
+    )  # fmt: skip
+    assert [line for line in done.stdout.splitlines() if line.startswith("exit ")] == [f"exit {c} 0" for c in commands]
 
 
 @pytest.mark.parametrize(
@@ -247,6 +271,44 @@ def test_serve_without_the_reference_extra(missing: str) -> None:
     line = one_line(without([missing], "serve", "--port", "0"))
     assert missing in line
     assert 'pip install "llmtrace-phases[reference]"' in line
+
+
+def test_all_that_is_missing_is_said_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    common.require("demo", "json", "opentelemetry.trace")
+    with pytest.raises(SystemExit):
+        common.require("demo", "json", "no_such_one", "no_such.two", "opentelemetry.no_such_three")
+    assert capsys.readouterr().err == (
+        "llmtrace: no_such_one, no_such.two and opentelemetry.no_such_three are not installed: "
+        'pip install "llmtrace-phases[demo]"\n'
+    )
+
+
+def test_a_file_that_may_not_be_read_is_said_like_every_other_mistake() -> None:
+    callbacks = [command.callback for command in build_app().registered_commands if command.callback is not None]
+    files = [
+        hint.__metadata__[0]
+        for callback in callbacks
+        for hint in get_type_hints(callback, include_extras=True).values()
+        if get_origin(hint) is Annotated and isinstance(hint.__metadata__[0], ArgumentInfo) and Path in leaves(hint)
+    ]
+    assert len(files) >= 2
+    assert not any(file.readable for file in files), "the option parser would answer with its usage"
+
+
+def leaves(hint: Any) -> tuple[Any, ...]:
+    """The classes of a hint such as ``Annotated[Path | None, ...]``."""
+    bare = get_args(hint)[0]
+    return get_args(bare) or (bare,)
+
+
+def test_a_command_that_doctor_names_stays_in_one_line() -> None:
+    commands = ['pip install "llmtrace-phases[openai]"', "llmtrace show traces.otlp.jsonl"]
+    sentence = f"Traced: nothing ({commands[0]}). Spans: they go into a file, to be read by {commands[1]}."
+    for width in range(1, 90):
+        wrapped = page.lines(sentence, width)
+        assert " ".join(wrapped) == sentence
+        assert all(any(command in line for line in wrapped) for command in commands)
+        assert max(map(len, wrapped)) <= max(width, *map(len, commands)) + len("().")
 
 
 def test_doctor_says_what_is_there() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import LONGEST, TOGETHER
+from tests.conftest import LONGEST, TOGETHER, collected_with
 
 ROOT = Path(__file__).parent.parent
 FILES = ["Makefile", "pyproject.toml", "noxfile.py", ".ci/run"]
@@ -40,3 +40,4 @@ def test_collecting_imports_nothing_that_takes_seconds() -> None:
     """It would in each worker: the files that need such a module say so by ``tests.support.late``."""
     files = [file for file in (ROOT / "tests").rglob("test_*.py") if "e2e" not in file.parts]
     assert [str(file) for file in files if SLOW_IMPORTS.search(file.read_text())] == []
+    assert collected_with == [], "whatever a file calls for its parameters counts too"

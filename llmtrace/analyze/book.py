@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable, Sequence
 from functools import cached_property
 from typing import Any
 
-from llmtrace.analyze import contract, nesting, tables
+from llmtrace.analyze import components, contract, nesting, tables
 from llmtrace.analyze.expressions import count_of, first, when
 from llmtrace.analyze.load import Stats, Traces
 from llmtrace.analyze.statements import Statements, name_of
@@ -24,8 +24,10 @@ _OF_PHASES = (
 class Book:
     """One set of traces: the tables that reports read."""
 
-    def __init__(self, traces: Traces) -> None:
+    def __init__(self, traces: Traces, mapping: components.Mapping = ()) -> None:
+        """``mapping``: a user's own components, by patterns of span names."""
         self.spans = traces.table
+        self.mapping = mapping
         self._statements = Statements(traces.connection, traces.table)
         self.stats: Stats = traces.stats
 
@@ -33,6 +35,10 @@ class Book:
     def mixed(self) -> bool:
         """Whether calls of schema version 1 stand beside later ones."""
         return contract.are_mixed(self.stats.versions)
+
+    def described(self, spans: Any) -> Any:
+        """``spans`` with what each says of the component that it is a part of."""
+        return components.described(spans, self.mapping)
 
     @cached_property
     def calls(self) -> Any:
@@ -82,6 +88,11 @@ class Book:
 
         return self._statements.make(build, "phases", name_of(calls), name_of(engines), mixed)
 
+    @cached_property
+    def components(self) -> Any:
+        """The component of each call (``components.of_calls``); held by the engine."""
+        return components.of_calls(self.spans, self.calls, self.mapping, self._some)
+
     @property
     def _paired(self) -> bool:
         """Whether a call may be in two spans."""
@@ -117,9 +128,9 @@ class Book:
         """The rows of an expression, as plain Python values."""
         return tables.values(expression)
 
-    def arrays_by_trace(self, calls: Any, names: Sequence[str]) -> tuple[dict[str, Any], Any]:
-        """The columns ``names`` as numpy arrays of floats, NaN where a value is missing; and the number of each call's
-        trace.
+    def arrays_by_trace(self, calls: Any, names: Sequence[str]) -> tuple[dict[str, Any], Any, list[str]]:
+        """The columns ``names`` as numpy arrays of floats, NaN where a value is missing; the number of each call's
+        trace; and the traces' ids by their numbers.
 
         In the order of ids, so that the same calls give the same arrays, however an engine hands them out.
         """
@@ -130,8 +141,9 @@ class Book:
         for name in names:
             column = table[name].cast("float64")
             columns[name] = np.asarray(column.to_numpy(zero_copy_only=False), dtype=float)
-        numbers = table["trace_id"].combine_chunks().dictionary_encode().indices
-        return columns, np.asarray(numbers.to_numpy(zero_copy_only=False), dtype=np.int64)
+        numbered = table["trace_id"].combine_chunks().dictionary_encode()
+        numbers = np.asarray(numbered.indices.to_numpy(zero_copy_only=False), dtype=np.int64)
+        return columns, numbers, numbered.dictionary.to_pylist()
 
 
 def _overhead_as_one(phases: Any) -> Any:

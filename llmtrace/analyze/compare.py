@@ -1,11 +1,13 @@
-"""Before and after a change: each phase, the percentiles, retries, cost, quality, and where the bottleneck went."""
+"""Before and after a change: each phase and component, the percentiles, retries, cost, quality, and the bottleneck."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llmtrace.analyze import critical, ends
+import numpy as np
+
+from llmtrace.analyze import critical, ends, parts, quality, trap
 from llmtrace.analyze.book import Book
 from llmtrace.analyze.contract import OVERHEAD_NOTE, are_mixed, figures
 from llmtrace.analyze.differences import Difference, Row, Side, between
@@ -17,15 +19,22 @@ _LEAST = 30
 """Traces on a side below which differences are little more than chance; the headline says so."""
 _WHOLE = "end to end"
 _TOKENS = ("input_tokens", "output_tokens")
+_QUALITY = "quality"
 
 
-def make(before: Book, after: Book, quality: str | None = None) -> Report:
-    """Compare two sets of traces. ``quality``: a numeric attribute of the calls, higher is better."""
+def make(before: Book, after: Book, score: str | None = None) -> Report:
+    """Compare two sets of traces.
+
+    ``score``: a numeric attribute of spans, higher is better; by default the conventions' evaluation score.
+    """
+    books = (before, after)
     mixed = are_mixed([*before.stats.versions, *after.stats.versions])
     parts_by_figure = figures(mixed)
-    sides = [_side(book, parts_by_figure, quality) for book in (before, after)]
+    measured = [parts.of(*ends.requests(book)) for book in books]
+    judge = quality.common(books, score)
+    sides = _sides(books, measured, parts_by_figure, judge)
     phases = [name for name in parts_by_figure if any(side.columns[name].any() for side in sides)]
-    shown = {
+    shown: dict[str, dict[Any, Row]] = {
         "phases": {name: Row(name) for name in phases} | {_WHOLE: Row("duration")},
         "percentiles": {
             f"{title} p{rank * 100:.0f}": Row(column, rank)
@@ -35,40 +44,67 @@ def make(before: Book, after: Book, quality: str | None = None) -> Report:
         "rest": {
             title: Row(column)
             for title, column in (
-                ("attempts per call", "attempts"), ("cost per call, USD", "cost"), (quality or "", quality or ""),
+                ("attempts per call", "attempts"), ("cost per call, USD", "cost"), (judge.title, _QUALITY),
             )
-            if column
         },
         "traffic": {name: Row(name) for name in _TOKENS},
+        "components": trap.rows(name for name in sides[0].by_trace if name != _QUALITY),
     }  # fmt: skip
     keys = [(table, name) for table, rows in shown.items() for name in rows]
     judged = dict(zip(keys, between(sides[0], sides[1], [shown[table][name] for table, name in keys]), strict=True))
     tables = {table: {name: judged[table, name] for name in rows} for table, rows in shown.items()}
-    paths = [ends.paths(book) for book in (before, after)]
     report = Report(
         "compare",
         "Before and after",
-        [_phases(tables["phases"]), _percentiles(tables["percentiles"]), _rest(tables["rest"]), _path(paths, mixed)],
+        [
+            _phases(tables["phases"]),
+            _percentiles(tables["percentiles"]),
+            _rest(tables["rest"]),
+            _path(measured, mixed),
+            *trap.sections(tables["components"], _row, _columns),
+        ],
         stats=(before.stats, after.stats),
     )
-    caveats = _caveats(report, sides, (before, after), tables["traffic"])
-    report.headline = "; ".join([*caveats, _headline(tables["phases"])])
+    caveats = _caveats(report, sides, books, tables["traffic"])
+    only = {name: each for name, each in tables["phases"].items() if name != _WHOLE}
+    trapped = trap.sentence(tables["components"] or _of_calls(tables["phases"]), only, _calls_in_a_trace(sides[0]))
+    report.headline = "; ".join([*caveats, _headline(tables["phases"])]) + (f". {trapped}" if trapped else "")
     report.notes.append(
         f"{_size(sides[0])} before, {_size(sides[1])} after; intervals are 95 %, by bootstrap over traces. sure: fewer "
         "than 5 in 100 pairs of equal sets would have any such row, however many rows there are"
     )
+    if judge.note:
+        report.notes.append(judge.note)
     if mixed:
         report.notes.append(OVERHEAD_NOTE)
-    if any(share < 1 for _, share in paths):
-        report.notes.append("critical paths are of an even sample of the traces")
+    if any(side.share < 1 for side in measured):
+        report.notes.append("critical paths and components are of an even sample of the traces")
     return report
 
 
-def _side(book: Book, parts_by_figure: Mapping[str, Sequence[str]], quality: str | None) -> Side:
+def _sides(
+    books: Sequence[Book], measured: Sequence[parts.Parts], parts_by_figure: Mapping[str, Sequence[str]],
+    judge: quality.Quality,
+) -> list[Side]:  # fmt: skip
     names = ["duration", "ttft", "attempts", "cost", *_TOKENS, *(f"s_{phase}" for phase in PHASES)]
-    calls, traces = book.arrays_by_trace(book.calls, [*names, *([] if quality is None else [quality])])
-    spent = {name: _seconds(calls, parts) for name, parts in parts_by_figure.items()}
-    return Side({**calls, **spent}, traces)
+    read = [book.arrays_by_trace(book.calls, names) for book in books]
+    by_component = trap.arrays(measured, [ids for _, _, ids in read])
+    sides: list[Side] = []
+    for book, (calls, traces, ids), components in zip(books, read, by_component, strict=True):
+        spent = {name: _seconds(calls, members) for name, members in parts_by_figure.items()}
+        scores = quality.by_trace(book, judge)
+        by_trace = {_QUALITY: np.array([scores.get(trace_id, np.nan) for trace_id in ids]), **components}
+        sides.append(Side({**calls, **spent}, traces, by_trace))
+    return sides
+
+
+def _of_calls(phases: Mapping[str, Difference]) -> dict[parts.Key, Difference]:
+    """The whole request, where each is a single call."""
+    return {(parts.WHOLE, parts.WAITED): phases[_WHOLE]}
+
+
+def _calls_in_a_trace(side: Side) -> float:
+    return len(side.traces) / max(1, side.trace_count)
 
 
 def _size(side: Side) -> str:
@@ -126,8 +162,11 @@ def _known(differences: Mapping[str, Difference]) -> list[list[Any]]:
     return [row for row in rows if row[1] == row[1] or row[2] == row[2]]
 
 
-def _path(paths: Sequence[tuple[list[critical.Path], float]], mixed: bool) -> Section:
-    old, new = (critical.mean(side_paths, figures(mixed)) for side_paths, _ in paths)
+def _path(measured: Sequence[parts.Parts], mixed: bool) -> Section:
+    figure_of = {part: name for name, members in figures(mixed).items() for part in members}
+    old, new = (
+        critical.mean(side.paths, lambda label: figure_of.get(label.part, label.part)) for side in measured
+    )  # fmt: skip
     whole = [sum(side.values()) for side in (old, new)]
     rows = [
         [label, old.get(label, 0.0), new.get(label, 0.0), new.get(label, 0.0) - old.get(label, 0.0),

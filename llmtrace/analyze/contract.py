@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
+from llmtrace.conventions import EVALUATION_EVENT
 from llmtrace.phases import model
 from llmtrace.phases.model import NETWORK, OPAQUE, PHASES, QUEUE_PREFILL, UNATTRIBUTED
 
 VERSIONS: Final = (1, 2)
 """Schema versions that are read."""
+FAILED: Final = ("error", "timed_out")
+"""Outcomes of calls that failed."""
 MERGED: Final = (QUEUE_PREFILL, OPAQUE)
 """Phases that could not be told apart."""
 OVERHEAD: Final = "network + unattributed"
@@ -27,6 +30,8 @@ LLM_OPERATIONS: Final = (
 )  # fmt: skip
 """What an LLM call's operation may be, in lower case: the GenAI conventions' names and those of two other tracers."""
 WORDS: Final = {
+    "model_load": "model load",
+    **{f"model_load.{part}": part.replace("_", " ") for part in model.LOAD_PARTS},
     "kv_cache_hit": "cache hit",
     "decode.reasoning": "reasoning",
     "decode.output": "output",
@@ -37,6 +42,8 @@ WORDS: Final = {
 """What people read in place of a phase's name, wherever that is another word."""
 DETAILS: Final = "llmtrace.call.details"
 """The event of version 1 with the attributes that were too many for the call's span."""
+TELLING: Final = {DETAILS: "", EVALUATION_EVENT: "gen_ai.evaluation."}
+"""Events whose attributes count as their span's own, as far as their names begin so; the last of several counts."""
 REASONS: Final = {
     model.NO_USAGE: (
         "nobody told how many tokens there were",

@@ -14,7 +14,7 @@ share that was used, as the spread of means and quantiles scales.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
@@ -59,18 +59,30 @@ class Side:
 
     columns: dict[str, Any]
     traces: Any
+    by_trace: dict[str, Any] = field(default_factory=dict[str, Any])
+    """Columns with a value for each trace, in the order of their numbers."""
 
     @property
     def trace_count(self) -> int:
         """The number of traces."""
         return int(self.traces.max()) + 1 if len(self.traces) else 0
 
+    def column(self, name: str) -> tuple[Any, Any]:
+        """The values of a column, and the number of each one's trace."""
+        if name in self.columns:
+            return self.columns[name], self.traces
+        return self.by_trace[name], np.arange(self.trace_count)
+
     def part(self, kept: Any) -> Side:
         """The calls of the traces numbered ``kept``, which are numbered anew."""
         numbers = np.full(self.trace_count, -1)
         numbers[kept] = np.arange(len(kept))
         within = numbers[self.traces] >= 0
-        return Side({name: values[within] for name, values in self.columns.items()}, numbers[self.traces][within])
+        return Side(
+            {name: values[within] for name, values in self.columns.items()},
+            numbers[self.traces][within],
+            {name: values[kept] for name, values in self.by_trace.items()},
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +94,12 @@ class Row:
 
     def enough(self, side: Side) -> bool:
         """Whether a side has values enough for an interval."""
-        count = int(np.isfinite(side.columns[self.column]).sum())
+        count = int(np.isfinite(side.column(self.column)[0]).sum())
         return side.trace_count >= 2 and count >= (2 if self.rank is None else BEYOND / (1 - self.rank) - _ROUNDING)
 
     def value(self, side: Side) -> float:
         """The statistic itself; NaN where there is no value."""
-        values = side.columns[self.column]
+        values, _ = side.column(self.column)
         values = values[np.isfinite(values)]
         if not len(values):
             return float("nan")
@@ -141,13 +153,12 @@ def _drawn(side: Side, rows: Sequence[Row], random: Any) -> Any:
 def _dealt(before: Side, after: Side, rows: Sequence[Row], random: Any) -> Any:
     """Changes of each row's statistic (columns) where the traces of both sides are dealt out anew, one line a deal."""
     first = before.trace_count
+    joined = {row.column: np.concatenate([side.column(row.column)[0] for side in (before, after)]) for row in rows}
     both = Side(
-        {
-            row.column: np.concatenate([before.columns[row.column], after.columns[row.column]])
-            for row in rows
-        },
+        {name: values for name, values in joined.items() if name in before.columns},
         np.concatenate([before.traces, after.traces + first]),
-    )  # fmt: skip
+        {name: values for name, values in joined.items() if name in before.by_trace},
+    )
     results: list[Any] = []
     for deals in _blocks(DEALS, len(both.traces)):
         order = random.permuted(np.tile(np.arange(both.trace_count), (deals, 1)), axis=1)
@@ -166,24 +177,37 @@ def _statistics(side: Side, rows: Sequence[Row], weights: Any) -> Any:
     """Each row's statistic (columns) where each trace counts as often as ``weights`` says, a line for each of its."""
     result = np.full((len(weights), len(rows)), np.nan)
     by_column: dict[str, list[int]] = {}
+    means: dict[str, list[int]] = {}
     for place, row in enumerate(rows):
-        by_column.setdefault(row.column, []).append(place)
+        (means if row.rank is None else by_column).setdefault(row.column, []).append(place)
+    if means:
+        sums = np.empty((side.trace_count, len(means)))
+        counts = np.empty_like(sums)
+        for column, name in enumerate(means):
+            values, traces = _known(side, name)
+            sums[:, column] = np.bincount(traces, values, side.trace_count)
+            counts[:, column] = np.bincount(traces, minlength=side.trace_count)
+        times = weights.astype(float)  # so that one product of matrices does for all rows
+        with np.errstate(invalid="ignore", divide="ignore"):
+            averages = (times @ sums) / (times @ counts)
+        for column, places in enumerate(means.values()):
+            result[:, places] = averages[:, column : column + 1]
     for column, places in by_column.items():
-        known = np.isfinite(side.columns[column])
-        values, traces = side.columns[column][known], side.traces[known]
-        ranked = [place for place in places if rows[place].rank is not None]
-        for place in set(places) - set(ranked):
-            sums = np.bincount(traces, values, side.trace_count)
-            with np.errstate(invalid="ignore", divide="ignore"):
-                result[:, place] = (weights @ sums) / (weights @ np.bincount(traces, minlength=side.trace_count))
-        if ranked:
-            order = np.argsort(values, kind="stable")
-            reached = np.cumsum(weights[:, traces[order]], axis=1)
-            for place in ranked:
-                wanted = np.maximum(rows[place].rank * reached[:, -1:], 1)
-                at = np.minimum((reached < wanted).sum(axis=1), len(order) - 1)
-                result[:, place] = values[order][at]
+        values, traces = _known(side, column)
+        order = np.argsort(values, kind="stable")
+        reached = np.cumsum(weights[:, traces[order]], axis=1)
+        for place in places:
+            wanted = np.maximum(rows[place].rank * reached[:, -1:], 1)
+            at = np.minimum((reached < wanted).sum(axis=1), len(order) - 1)
+            result[:, place] = values[order][at]
     return result
+
+
+def _known(side: Side, column: str) -> tuple[Any, Any]:
+    """The values of a column that are known, and the number of each one's trace."""
+    values, traces = side.column(column)
+    known = np.isfinite(values)
+    return values[known], traces[known]
 
 
 def _chances(changes: Any, dealt: Any, sizes: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The critical paths of whole traces: of all where there are few, of an even sample where there are many."""
+"""The requests of a set of traces, to be walked: all where there are few, an even sample where there are many."""
 
 from __future__ import annotations
 
@@ -6,19 +6,41 @@ from typing import Any, Final
 
 from llmtrace.analyze import critical
 from llmtrace.analyze.book import Book
-from llmtrace.analyze.expressions import first
+from llmtrace.analyze.contract import FAILED
+from llmtrace.analyze.expressions import first, when
+from llmtrace.analyze.schema import column_of
 
 SPANS: Final = 300_000
 """The most spans that are walked (a few seconds); beyond that, an even sample of the traces is walked."""
 
 
-def paths(book: Book) -> tuple[list[critical.Path], float]:
-    """The critical paths of the traces with a call in them, and the share of traces looked at."""
+def requests(
+    book: Book, most: int = SPANS, by_task: bool = False, cost: str | None = None
+) -> tuple[list[critical.Request], float]:
+    """The requests of the traces with a call in them, and the share of traces looked at.
+
+    ``most``: spans to walk. ``cost``: another attribute that has what a span cost, USD.
+    """
     trace_ids = book.calls.select(wanted="trace_id").distinct()
     spans: Any = book.spans.semi_join(trace_ids, [("trace_id", "wanted")])
     ((whole,),) = book.rows(spans.aggregate(n=spans.count()))
-    every = max(1, -(-whole // SPANS))
+    every = max(1, -(-whole // most))
     if every > 1:
         spans = spans.filter(first(spans.trace_id.hash().abs() % every == 0, False))
-    critical_paths = critical.paths(book.rows(spans.select(*critical.COLUMNS)))
-    return critical_paths, 1 / every
+    calls = book.calls.select(
+        "trace_id", "span_id", "attempts", is_repair=book.calls.repairs.fill_null(0) > 0, price=book.calls.cost,
+        tokens=book.calls.input_tokens.fill_null(0) + book.calls.output_tokens.fill_null(0), ended=book.calls.outcome,
+    )  # fmt: skip
+    calls = calls.inner_join(book.components, [("trace_id", "call_trace"), ("span_id", "call_span")])
+    calls = calls.drop("trace_id", "span_id")
+    spans = book.described(spans).left_join(calls, [("trace_id", "call_trace"), ("span_id", "call_span")])
+    declared = spans.cost_usd if cost is None else first(spans[column_of(cost)], spans.cost_usd)
+    spans = spans.mutate(
+        failed=first(spans.ended.isin(FAILED), False) | (spans.status == "error"),
+        attempts=spans.attempts.fill_null(1),
+        repaired=spans.is_repair.fill_null(False),
+        tokens=spans.tokens.fill_null(0),
+        cost=first(spans.price, when(spans.phase.isnull(), declared), 0.0),
+    )
+    rows = book.rows(spans.select(*critical.COLUMNS).order_by("trace_id", "start_ns", "span_id"))
+    return critical.requests(rows, by_task), 1 / every

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import ibis
@@ -10,6 +11,13 @@ import ibis
 def when(condition: Any, then: Any, otherwise: Any = None) -> Any:
     """``then`` where ``condition`` holds, else ``otherwise``."""
     return ibis.ifelse(condition, then, otherwise)
+
+
+def chosen(cases: Sequence[tuple[Any, Any]], otherwise: Any = None) -> Any:
+    """The value of the first of ``cases`` (condition, value) whose condition holds."""
+    for condition, value in reversed(cases):
+        otherwise = when(condition, value, otherwise)
+    return otherwise
 
 
 def first(*values: Any) -> Any:

@@ -7,7 +7,7 @@ from itertools import chain
 from typing import Any
 
 from llmtrace.analyze import engine_spans, jaeger, otlp, whole_span
-from llmtrace.analyze.contract import DETAILS
+from llmtrace.analyze.contract import TELLING
 from llmtrace.analyze.schema import FIXED, Column
 
 _KINDS = dict(enumerate(otlp.KINDS))
@@ -234,8 +234,13 @@ def _texts(resource: Any) -> dict[str, Any]:
 
 
 def _moved(events: Sequence[Any]) -> list[Any]:
-    """The attributes that version 1 of the span contract moved off a call's span; those on the span win."""
-    return [event.get("attributes", ()) for event in events if event.get("name") == DETAILS]
+    """The attributes of events that count as their span's own; those on the span win."""
+    telling = [(event.get("attributes", ()), TELLING.get(event.get("name"))) for event in events]
+    return [
+        [each for each in attributes if each["key"].startswith(beginning)] if beginning else attributes
+        for attributes, beginning in telling
+        if beginning is not None
+    ]
 
 
 def _joined(values: Any) -> str:

@@ -14,6 +14,7 @@ import ibis
 
 from llmtrace.analyze.book import Book
 from llmtrace.analyze.expressions import count_of, first, share_of, when
+from llmtrace.analyze.schema import column_of
 from llmtrace.errors import LlmtraceError
 
 NOT_TOLD: Final = "not told"
@@ -86,7 +87,7 @@ class Fleet:
             output=when(calls.output_tokens > 0, calls.output_tokens),
             failed=calls.outcome.isin(_FAILED),
             cut=calls.finish.startswith("length") | calls.finish.startswith("max_tokens"),
-            score=calls[quality] if quality is not None else ibis.null().cast("float64"),
+            score=calls[column_of(quality)] if quality is not None else ibis.null().cast("float64"),
             slot=((calls.began_ns - self.begun) // self.slot).cast("int64"),
         )
 

@@ -11,10 +11,20 @@ from typing import Any, Final
 
 from llmtrace.analyze.expressions import count_of, first, least, most, nothing, when
 from llmtrace.analyze.reports.floor import floors, usable
-from llmtrace.phases.model import DECODE, GATEWAY, NETWORK, OPAQUE, PREFILL, QUEUE, QUEUE_PREFILL, UNATTRIBUTED
+from llmtrace.phases.model import (
+    DECODE,
+    GATEWAY,
+    MODEL_LOAD,
+    NETWORK,
+    OPAQUE,
+    PREFILL,
+    QUEUE,
+    QUEUE_PREFILL,
+    UNATTRIBUTED,
+)
 from llmtrace.phases.objectives import APPLICATION, FLOOR, ITL, TOTAL, TTFT, UNKNOWN, Patterns, regex
 
-EARLY: Final = (NETWORK, GATEWAY, UNATTRIBUTED, QUEUE, PREFILL, QUEUE_PREFILL)
+EARLY: Final = (NETWORK, GATEWAY, UNATTRIBUTED, MODEL_LOAD, QUEUE, PREFILL, QUEUE_PREFILL)
 """Phases before the first token that can take longer than they need."""
 LATE: Final = (DECODE, APPLICATION)
 CHARGED: Final = (*EARLY, *LATE, OPAQUE, FLOOR, UNKNOWN)
@@ -107,7 +117,8 @@ def _beyond(joined: Any) -> dict[str, Any]:
     filling_floor = joined.f_prefill.fill_null(0.0) * uncached
     making = joined.s_decode - joined.application
     beyond = {name: most(joined[f"s_{name}"] - joined[f"f_{name}"].fill_null(0.0), 0.0) for name in EARLY[:3]}
-    beyond[QUEUE] = joined.s_queue
+    for name in (MODEL_LOAD, QUEUE):  # what could be none at all
+        beyond[name] = joined[f"s_{name}"]
     for name in (PREFILL, QUEUE_PREFILL):
         beyond[name] = most(joined[f"s_{name}"] - filling_floor, 0.0)
     beyond[DECODE] = most(making - joined.f_itl.fill_null(0.0) * joined.steps, 0.0)

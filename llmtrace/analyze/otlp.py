@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from llmtrace.analyze.contract import DETAILS
+from llmtrace.analyze.contract import TELLING
 from llmtrace.errors import LlmtraceError
 
 KINDS = ("unspecified", "internal", "server", "client", "producer", "consumer")
@@ -97,9 +97,13 @@ class Span:
 
     @property
     def everything(self) -> Mapping[str, Any]:
-        """The attributes, and those that version 1 of the span contract moved off a call's span into an event."""
-        details = [event.attributes for event in self.events if event.name == DETAILS]
-        return {**details[0], **self.attributes} if details else self.attributes
+        """The attributes, and those of events that count as the span's own (``contract.TELLING``)."""
+        by_events: dict[str, Any] = {}
+        for event in self.events:
+            beginning = TELLING.get(event.name)
+            if beginning is not None:
+                by_events |= {name: item for name, item in event.attributes.items() if name.startswith(beginning)}
+        return {**by_events, **self.attributes} if by_events else self.attributes
 
     @property
     def duration(self) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import time
 import urllib.error
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from llmtrace.errors import LlmtraceError
+from llmtrace.observe.address import apart
 
 TIMEOUT_S: Final = 30.0
 QUERY: Final = '{ name =~ "chat.*|llm.*|text_completion.*|embeddings.*|task.*" }'
@@ -215,11 +215,7 @@ class _Server:
     """A query interface: its address, and the credentials in it, which no message repeats."""
 
     def __init__(self, base: str) -> None:
-        parts = urllib.parse.urlsplit(base.rstrip("/"))
-        user, _, host = parts.netloc.rpartition("@")
-        self.shown = parts._replace(netloc=host).geturl()
-        coded = base64.b64encode(urllib.parse.unquote(user).encode()).decode()
-        self._authorization = f"Basic {coded}" if user else ""
+        self.shown, self._authorization = apart(base.rstrip("/"))
 
     def ask(self, path: str) -> dict[str, Any]:
         """The JSON object at ``path``. Raises LlmtraceError."""

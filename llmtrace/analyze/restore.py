@@ -35,7 +35,7 @@ def make(book: Book, objectives: Mapping[str, Patterns], share: float) -> Report
     rows = book.hold(rows.mutate(fails=rows.failed.cast("int64")))
     names = [f"s_{name}" for name in PHASES if name != APPLICATION] + ["application", "fails"]
     over = [f"over_{name}" for name in (TTFT, ITL, TOTAL)]
-    columns, _ = book.arrays_by_trace(rows, [*names, *over])
+    columns, *_ = book.arrays_by_trace(rows, [*names, *over])
     count = len(columns["fails"])
     if not count:
         raise LlmtraceError(none_judged(objectives))

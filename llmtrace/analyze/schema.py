@@ -7,6 +7,7 @@ version 1 of the span contract moved off a call's span into an event counts as t
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -15,7 +16,7 @@ from llmtrace.emit import names
 
 Kind = Literal["text", "int", "float", "bool"]
 
-VERSION: Final = 9
+VERSION: Final = 10
 """Changes with the columns: tables cached by an older version are made anew."""
 
 
@@ -44,7 +45,11 @@ FIXED: Final = (
 
 FROM_ATTRIBUTES: Final = (
     # the call
-    Column("operation", "text", (names.OPERATION, "llm.request.type", "openinference.span.kind")),
+    Column(
+        "operation",
+        "text",
+        (names.OPERATION, "llm.request.type", "openinference.span.kind", "traceloop.span.kind"),
+    ),
     Column("provider", "text", (names.PROVIDER, "gen_ai.system", "llm.provider", "llm.system")),
     Column("request_model", "text", (names.REQUEST_MODEL, "llm.model_name", "llm.request.model")),
     Column("response_model", "text", (names.RESPONSE_MODEL, "llm.response.model")),
@@ -132,12 +137,24 @@ FROM_ATTRIBUTES: Final = (
     Column("step_kind", "text", (names.STEP_KIND,)),
     Column("repairs", "int", (names.REPAIRS,)),
     Column("cost_usd", "float", (names.COST,)),
+    # what else a request is made of
+    Column("tool_name", "text", (names.TOOL_NAME, "tool.name")),
+    Column("agent_name", "text", (names.AGENT_NAME, "agent.name")),
+    Column("entity_name", "text", ("traceloop.entity.name", names.WORKFLOW_NAME)),
+    Column("db_system", "text", ("db.system.name", "db.system")),
+    Column("messaging_system", "text", ("messaging.system",)),
+    Column("rpc_system", "text", ("rpc.system.name", "rpc.system")),
+    Column("http_method", "text", ("http.request.method", "http.method")),
+    Column("score", "float", (names.SCORE,)),
+    Column("score_name", "text", (names.SCORE_NAME,)),
 )
 
 COLUMNS: Final = (*FIXED, *FROM_ATTRIBUTES)
+_NUMBERS: Final = ("int", "float")
 _NEWER = (
     "estimate_", "slo_", "lost_", "changed_", "engine_span", "port", "repairs", "cache_miss", "billed_output",
-    "billed_usd", "billed_by", "finish", "weights", "model_format", "app_version", "device", "instance",
+    "billed_usd", "billed_by", "finish", "weights", "model_format", "app_version", "device", "instance", "tool_name",
+    "agent_name", "entity_name", "db_system", "messaging_system", "rpc_system", "http_method", "score",
 )  # fmt: skip
 SINCE_4: Final = frozenset(column.name for column in FROM_ATTRIBUTES if column.name.startswith(_NEWER))
 """Columns that a table may lack which an older llmtrace made: nothing stands there."""
@@ -146,3 +163,15 @@ SINCE_4: Final = frozenset(column.name for column in FROM_ATTRIBUTES if column.n
 def with_extra(attributes: tuple[str, ...]) -> tuple[Column, ...]:
     """The columns, and further ones of numbers for attributes that a user named (a quality score, say)."""
     return (*COLUMNS, *(Column(name, "float", (name,)) for name in attributes))
+
+
+def extra(attributes: Iterable[str | None]) -> tuple[str, ...]:
+    """Those of the attributes that a user named that are no column of numbers already."""
+    own = {name for column in FROM_ATTRIBUTES if column.kind in _NUMBERS for name in column.attributes[:1]}
+    return tuple(dict.fromkeys(name for name in attributes if name is not None and name not in own))
+
+
+def column_of(attribute: str) -> str:
+    """The column that an attribute fills which a user named."""
+    of_numbers = (column for column in FROM_ATTRIBUTES if column.kind in _NUMBERS)
+    return next((column.name for column in of_numbers if column.attributes[:1] == (attribute,)), attribute)

@@ -7,18 +7,28 @@ from typing import Any
 from llmtrace.analyze.expressions import first, when
 
 USAGE = "usage of the answer"
+REFUSAL = "the refusal"
 NOBODY = "not told"
+_REFUSED = "^4(0[0-79]|[1-8][0-9]|9[0-8])$"
+"""4xx, but for 408 and 499: whoever waited too long, or left, may have been generated for."""
 
 
 def bounded(spans: Any, calls: Any) -> Any:
-    """``calls`` with ``exact``, ``lower`` and ``upper`` output tokens, ``hop`` (who told them) and ``billed_usd``."""
+    """``calls`` with ``exact``, ``lower`` and ``upper`` output tokens, ``hop`` (who told them) and ``billed_usd``.
+
+    ``is_refused``: the call was answered by a status of 4xx and nothing came, so nobody generates or charges.
+    """
     table = told_later(spans, calls)
-    exact = first(table.told_tokens, table.billed_tokens)
+    came_to_nothing = (first(table.delivered_tokens, 0) == 0) & (first(table.output_tokens, 0) == 0)
+    refused = (table.outcome == "error") & first(table.error_type, "").re_search(_REFUSED) & came_to_nothing
+    table = table.mutate(is_refused=first(refused & table.told_tokens.isnull(), False))
+    exact = first(table.told_tokens, table.billed_tokens, when(table.is_refused, 0))
     return table.mutate(
+        billed_usd=first(table.billed_usd, when(table.is_refused, 0.0)),
         exact=exact,
         lower=first(exact, table.billed_lower, table.delivered_tokens, table.output_tokens),
         upper=first(exact, table.billed_upper, table.max_tokens),
-        hop=first(table.told_by, when(exact.notnull(), USAGE, NOBODY)),
+        hop=first(table.told_by, when(table.is_refused, REFUSAL), when(exact.notnull(), USAGE, NOBODY)),
     )
 
 

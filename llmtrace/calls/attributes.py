@@ -105,6 +105,8 @@ def call_attributes(result: Result) -> dict[str, Any]:
         attributes.update(state.baggage_attributes)
     if state.question is not None and state.question.repairs:
         attributes[names.REPAIRS] = state.question.repairs
+    if state.loaded is not None:
+        attributes[names.LOAD_BEFORE] = state.loaded.seconds
     attributes[names.SCHEMA] = SCHEMA_VERSION
     attributes[names.OUTCOME] = call.outcome
     if result.seen.first_token is not None:

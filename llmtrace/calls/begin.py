@@ -24,6 +24,7 @@ from llmtrace.observe import internal_errors
 from llmtrace.observe.address import address_of
 from llmtrace.observe.call import Call, ChoiceEnds, start_time
 from llmtrace.observe.chunk_timing import LAST
+from llmtrace.observe.run_queue import RunQueue
 from llmtrace.providers.anchors import before_prefill
 from llmtrace.providers.declare import Operation, Provider, Request, Stainless
 from llmtrace.providers.prompt import asks_for_caching, prompt_texts
@@ -156,6 +157,8 @@ class Beginning:
         before = before_prefill(state.endpoint.provider, operation)
         state.in_flight = self._services.baselines.begin(route, start, prompt.text_size, before)
         call.on_first_token = state.in_flight.first_token_came
+        if settings.diagnosis:
+            state.run_queue = RunQueue()
         return call
 
     def _find_span(self, above: Span, links: Sequence[Link] | None, call: Call) -> None:

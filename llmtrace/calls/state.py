@@ -12,9 +12,11 @@ from llmtrace.calls.repairs import Question
 from llmtrace.estimate.baselines import InFlight
 from llmtrace.estimate.prefixes import Prompt
 from llmtrace.observe.call import Call
+from llmtrace.observe.run_queue import RunQueue
 from llmtrace.providers.declare import Operation, Request
 
 if TYPE_CHECKING:
+    from llmtrace.calls.model_loads import Loaded
     from llmtrace.calls.result import Result
 
 
@@ -71,6 +73,10 @@ class CallState:
     """Whoever is asked is asked by HTTP requests that are seen."""
     media: int = 0
     """Images, recordings and files in the prompt, as far as they have to be computed."""
+    run_queue: RunQueue | None = None
+    """What its thread waits for a core, where that is looked at."""
+    loaded: Loaded | None = None
+    """The load of its model, if it is the first call of that."""
     judge: Callable[[Call, CallState], Result] | None = None
     """Makes the result of the ended call, where that is not the timeline's work (a model in this process)."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from itertools import islice
 from typing import Any
 
@@ -37,13 +37,18 @@ class Diagnoser:
     def __len__(self) -> int:
         return len(self._routes)
 
-    def judge(self, key: Hashable, symptoms: Symptoms) -> list[Verdict]:
-        """The verdicts on a call of route ``key``, most certain first; then the call is part of its history."""
+    def judge(
+        self, key: Hashable, symptoms: Symptoms, no_core: Callable[[], float | None] | None = None
+    ) -> list[Verdict]:
+        """The verdicts on a call of route ``key``, most certain first; then the call is part of its history.
+
+        ``no_core``: asked for how long its thread waited for a core, s, where something would be named for its times.
+        """
         with self._routes.lock:
             route, own = self._routes.route(key), None
             if symptoms.upstream is not None:
                 own = self._routes.route((key, symptoms.upstream))
-            return judge(route, symptoms, own)
+            return judge(route, symptoms, own, no_core)
 
 
 def diagnose(
@@ -72,7 +77,7 @@ def diagnose(
             symptoms.behind_headers = behind_headers(seen, call.chunk_timing.gaps)
             if call.attempts:
                 symptoms.segments, symptoms.unread = call.attempts[-1].segments(), call.attempts[-1].unread
-        return diagnoser.judge(state.route, symptoms)
+        return diagnoser.judge(state.route, symptoms, None if state.run_queue is None else state.run_queue.waited)
     except Exception as error:
         internal_errors.note("diagnosing a call", error)
         return []

@@ -10,7 +10,7 @@ from llmtrace.errors import LlmtraceError
 from llmtrace.observe.address import host_of, is_private
 from llmtrace.probe import cancel, text
 from llmtrace.probe.clients import Client, open_client, shown
-from llmtrace.probe.meters import Meter, beside
+from llmtrace.probe.meters import Meter, beside, each_once
 from llmtrace.probe.probing import INTERRUPTED_BY_HAND
 from llmtrace.probe.prompts import Prompts
 from llmtrace.probe.session import Purse, Session
@@ -57,7 +57,7 @@ def _meter(client: Client, metrics: list[str]) -> tuple[Meter | None, str]:
     private = is_private(host_of(client.base_url))
     if not metrics and not private:
         return None, "the provider shows no counters of its engines"
-    meter = Meter(metrics or [beside(client.base_url)], client.library.api_key, client.base_url)
+    meter = Meter(each_once(metrics) or [beside(client.base_url)], client.library.api_key, client.base_url)
     try:
         meter.read()
     except LlmtraceError as error:

@@ -5,6 +5,7 @@ import functools
 import os
 import sys
 from collections.abc import Callable, Generator
+from importlib.util import find_spec
 from typing import Any, Literal, NoReturn
 
 from llmtrace.commands import interrupts
@@ -60,6 +61,21 @@ def needs(extra: str) -> Generator[None, None, None]:
         if not missing or missing == "llmtrace":
             raise
         fail(f"{missing} is not installed: {install_hint(extra)}")
+
+
+def require(extra: str, *modules: str) -> None:
+    """End the command in one line if a module is missing, before anything is done; names all that are."""
+    missing = [module for module in modules if not _installed(module)]
+    if missing:
+        names = " and ".join(filter(None, (", ".join(missing[:-1]), missing[-1])))
+        fail(f"{names} {'is' if len(missing) == 1 else 'are'} not installed: {install_hint(extra)}")
+
+
+def _installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ImportError:  # of a package around it
+        return False
 
 
 def terminal(**options: Any) -> Any:

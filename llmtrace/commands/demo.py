@@ -5,7 +5,9 @@ from typing import Annotated, Any
 
 import typer
 
-from llmtrace.commands.common import Device, guarded, importing, terminal
+from llmtrace.commands.common import Device, guarded, importing, require, terminal
+
+_NEEDED = ("openai", "torch", "transformers", "starlette", "uvicorn", "opentelemetry.exporter.otlp.proto.common")
 
 
 def add(app: Any) -> None:
@@ -30,6 +32,7 @@ def add(app: Any) -> None:
     ) -> None:
         """Call a real local model, show where each call's time went and why, and check it against the server."""
 
+        require("demo", *_NEEDED)
         with importing("demo"):
             from llmtrace.demo.run import run
             from llmtrace.demo.scenarios import LEARN

@@ -18,7 +18,9 @@ def add(app: Any) -> None:
         file: Annotated[
             Path | None,
             typer.Argument(
-                help="Spans as OTLP/JSON: of each route in them, what keeps its phases merged.", show_default=False
+                help="Spans as OTLP/JSON: of each route in them, what keeps its phases merged.",
+                show_default=False,
+                readable=False,
             ),
         ] = None,
         everything: Annotated[bool, typer.Option("--all", help="List what is fine as well.")] = False,

@@ -25,11 +25,15 @@ SOURCES = (
 
 
 _NAMES = "phases, causes, cost, cancellations, floor, models, accuracy, slo, cache or fleet."
-_Share = Annotated[str, typer.Option(metavar="SHARE", help="slo: the share of calls that are to meet theirs.")]
 _Quality = Annotated[
     str | None,
-    typer.Option(metavar="ATTRIBUTE", help="A numeric attribute of calls: higher is better.", show_default=False),
+    typer.Option(
+        metavar="ATTRIBUTE",
+        help="A numeric attribute of the root or of any span, higher is better: by default gen_ai.evaluation's score.",
+        show_default=False,
+    ),
 ]
+_Share = Annotated[str, typer.Option(metavar="SHARE", help="slo: the share of calls that are to meet theirs.")]
 _WHERE = "s, or PATTERN=s,...: by default what the spans have from the settings."
 _Ttft = Annotated[
     str | None, typer.Option(metavar="TARGET", help=f"slo: objective for the TTFT; {_WHERE}", show_default=False)
@@ -60,6 +64,25 @@ class Given:
     query: Annotated[
         str | None, typer.Option(help="Tempo: the TraceQL query that picks the traces.", show_default=False)
     ] = None
+    components: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATTERN=NAME,...",
+            envvar="LLMTRACE_COMPONENTS",
+            help="What your own spans are, by their names: judge*=evaluation,plan*=model/planner.",
+            show_default=False,
+        ),
+    ] = None
+
+    @property
+    def mapping(self) -> tuple[tuple[str, str], ...]:
+        """The user's own components."""
+        from llmtrace.analyze import components
+
+        try:
+            return () if self.components is None else components.parse(self.components)
+        except ValueError as error:
+            raise typer.BadParameter(f"--components is {self.components}; it takes {error}") from None
 
     @property
     def window(self) -> dict[str, Any]:
@@ -105,6 +128,15 @@ def add(app: Any) -> None:
         sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help=SOURCES)],
         top: Annotated[int, typer.Option(min=1, help="Rows of a list.")] = 20,
         span_usd: Annotated[float, typer.Option(min=0.0, help="cost: USD that keeping a million spans costs.")] = 0.0,
+        usd: Annotated[
+            str | None,
+            typer.Option(
+                metavar="ATTRIBUTE",
+                help="cost: what your spans (tools, say) say that they cost, USD, beside llmtrace.cost.usd.",
+                show_default=False,
+            ),
+        ] = None,
+        quality: _Quality = None,
         slo: _Share = "99%",
         slo_ttft: _Ttft = None,
         slo_itl: _Itl = None,
@@ -117,7 +149,6 @@ def add(app: Any) -> None:
             str,
             typer.Option(metavar="VERSION", help="fleet: the newest, if not the last to appear.", show_default=False),
         ] = "",
-        quality: _Quality = None,
         save: Annotated[
             Path | None,
             typer.Option(metavar="TABLE.parquet", help="Write the table of spans too.", show_default=False),
@@ -133,15 +164,15 @@ def add(app: Any) -> None:
             raise typer.BadParameter(f"no report {name!r}; there are {', '.join(reports.NAMES)}")
         objectives = _objectives(slo_ttft, slo_itl, slo_total)
         options = reports.Options(
-            top=top, span_usd=span_usd, objectives=objectives, slo=share_of(slo), version_of=version_of or "",
-            newest=newest, quality=quality,
+            top=top, span_usd=span_usd, usd=usd, quality=quality, objectives=objectives, slo=share_of(slo),
+            version_of=version_of or "", newest=newest,
         )  # fmt: skip
-        extra = (quality,) if quality is not None else ()
-        with opened([sources], given, extra) as (traces,):
+        mapping = given.mapping
+        with opened([sources], given, (usd, quality)) as (traces,):
             if save is not None:
                 with replacing(save) as place:
                     traces.table.to_parquet(place)
-            result = reports.make(name, Book(traces), options)
+            result = reports.make(name, Book(traces, mapping), options)
             give(result, given)
 
     @app.command()
@@ -154,13 +185,13 @@ def add(app: Any) -> None:
         *,
         given: Given,
     ) -> None:
-        """What a change did: each phase with its interval, percentiles, retries, cost, and the bottleneck."""
+        """What a change did: to each phase and each component of a request, with intervals; and the bottleneck."""
         with importing("analyze"):
             from llmtrace.analyze import compare as comparing
             from llmtrace.analyze.book import Book
-        extra = (quality,) if quality is not None else ()
-        with opened([[before], [after]], given, extra) as (old, new):
-            give(comparing.make(Book(old), Book(new), quality), given)
+        mapping = given.mapping
+        with opened([[before], [after]], given, (quality,)) as (old, new):
+            give(comparing.make(Book(old, mapping), Book(new, mapping), quality), given)
 
     @app.command()
     @guarded
@@ -168,11 +199,23 @@ def add(app: Any) -> None:
     def whatif(  # pyright: ignore[reportUnusedFunction]
         sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help=SOURCES)],
         phase: Annotated[
-            str | None, typer.Option(help="The phase (or step, or retry) that would change.", show_default=False)
+            str | None, typer.Option(help="The phase or component that would change.", show_default=False)
         ] = None,
         factor: Annotated[
             float | None,
             typer.Option(min=0.0, help="How long it would take: 0.5 is half as long.", show_default=False),
+        ] = None,
+        faster: Annotated[
+            list[str] | None,
+            typer.Option(
+                metavar="PART=SHARE",
+                help="A component, its kind or name, or a phase that takes less time: retrieval=30%. May be repeated.",
+                show_default=False,
+            ),
+        ] = None,
+        without: Annotated[
+            list[str] | None,
+            typer.Option(metavar="PART", help="The same, gone altogether. May be repeated.", show_default=False),
         ] = None,
         slo: Annotated[
             str | None,
@@ -188,21 +231,44 @@ def add(app: Any) -> None:
         *,
         given: Given,
     ) -> None:
-        """What a faster phase would gain end to end, by Amdahl's law on each trace's critical path."""
+        """What a faster part would gain end to end: each request worked out anew from the order of its spans."""
         with importing("analyze"):
             from llmtrace.analyze import restore
             from llmtrace.analyze import whatif as asking
             from llmtrace.analyze.book import Book
         objectives = _objectives(slo_ttft, slo_itl, slo_total)
-        if slo is not None and phase is None and factor is None:
+        factors = _factors(faster, without)
+        if phase is not None and factor is not None:
+            factors[phase] = factor
+        mapping = given.mapping
+        is_whole = (phase is None) == (factor is None)
+        if slo is not None and not factors and is_whole:
             share = share_of(slo)
             with opened([sources], given) as (traces,):
                 give(restore.make(Book(traces), objectives, share), given)
-        elif slo is None and phase is not None and factor is not None and not objectives:
+        elif slo is None and factors and is_whole and not objectives:
             with opened([sources], given) as (traces,):
-                give(asking.make(Book(traces), phase, factor), given)
+                give(asking.make(Book(traces, mapping), factors), given)
         else:
-            raise typer.BadParameter("whatif takes --phase and --factor, or --slo (with --slo-ttft 2, for instance)")
+            raise typer.BadParameter(
+                "whatif takes --faster PART=30%, --without PART, or --phase and --factor; or --slo (with --slo-ttft 2, "
+                "for instance)"
+            )
+
+
+def _factors(faster: Sequence[str] | None, without: Sequence[str] | None) -> dict[str, float]:
+    """How many times as long each part takes."""
+    factors: dict[str, float] = {}
+    for text in faster or ():
+        part, _, share = text.rpartition("=")
+        try:
+            less = float(share.strip().removesuffix("%")) / (100 if share.strip().endswith("%") else 1)
+        except ValueError:
+            less = -1.0
+        if not part.strip() or not 0 <= less <= 1:
+            raise typer.BadParameter(f"--faster is {text}; it takes a part and the share that it is faster: decode=30%")
+        factors[part.strip()] = 1 - less
+    return factors | {part.strip(): 0.0 for part in without or ()}
 
 
 def share_of(text: str) -> float:
@@ -235,11 +301,13 @@ def _objectives(ttft: str | None, itl: str | None, total: str | None) -> dict[st
 
 @contextmanager
 def opened(
-    groups: Sequence[Sequence[str]], given: Given, extra: tuple[str, ...] = ()
+    groups: Sequence[Sequence[str]], given: Given, attributes: Sequence[str | None] = ()
 ) -> Generator[list[Any], None, None]:
     """The traces of each group of sources, read with a progress bar on stderr if that is a terminal."""
     with importing("analyze"):
+        from llmtrace.analyze import schema
         from llmtrace.analyze.load import load
+    extra = schema.extra(attributes)
     window = {name: value for name, value in given.window.items() if value is not None}
     with ExitStack() as stack:
         with _progress() as tell:

@@ -41,10 +41,12 @@ def add(app: Any) -> None:
         With no option the first of these is used: OTEL_EXPORTER_OTLP_ENDPOINT, a viewer that runs, a collector on port
         4318, a viewer started now, a file. Settings come from LLMTRACE_* variables, as ever.
         """
+        program = _program(command[0])  # first: a viewer that is started for a slip of the keys would go on
         destination = choose(view=view, otlp=otlp, file=file, console=console)
         say(destination.sentence)
         ahead = os.environ.get("PYTHONPATH")
-        start(
+        _become(
+            program,
             command,
             {
                 **os.environ,
@@ -54,13 +56,18 @@ def add(app: Any) -> None:
         )
 
 
-def start(command: Sequence[str], environ: dict[str, str]) -> NoReturn:
-    """Become the program: it has our process, so its signals, terminal and exit code are its own."""
-    program = shutil.which(command[0], path=environ.get("PATH"))
+def _program(name: str) -> str:
+    """The program's path; where there is none, the command ends as a shell does."""
+    program = shutil.which(name)
     if program is None:
-        there = os.path.dirname(command[0]) and os.path.exists(command[0])
-        say(f"{command[0]}: {'it cannot be executed' if there else 'no such program'}")
+        there = os.path.dirname(name) and os.path.exists(name)
+        say(f"{name}: {'it cannot be executed' if there else 'no such program'}")
         raise SystemExit(_NOT_RUNNABLE if there else _NOT_FOUND)
+    return program
+
+
+def _become(program: str, command: Sequence[str], environ: dict[str, str]) -> NoReturn:
+    """Become the program: it has our process, so its signals, terminal and exit code are its own."""
     sys.stdout.flush()
     if os.name == "nt":  # where a process cannot become another
         raise SystemExit(subprocess.run([program, *command[1:]], env=environ, check=False).returncode)

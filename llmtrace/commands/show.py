@@ -17,7 +17,8 @@ def add(app: Any) -> None:
     @guarded
     def show(  # pyright: ignore[reportUnusedFunction]
         file: Annotated[
-            Path, typer.Argument(help="OTLP/JSON: lines or one object, gzipped or not.", show_default=False)
+            Path,
+            typer.Argument(help="OTLP/JSON: lines or one object, gzipped or not.", show_default=False, readable=False),
         ],
         trace: Annotated[
             str | None, typer.Option(metavar="ID", help="Only traces whose id begins so.", show_default=False)

@@ -52,6 +52,12 @@ def add(app: Any) -> None:
             list[str] | None,
             typer.Option(metavar="NAME", help="A further name that this server goes by; may be repeated."),
         ] = None,
+        allow_origin: Annotated[
+            list[str] | None,
+            typer.Option(
+                metavar="ORIGIN", help="An origin whose pages may send spans (http://localhost:8080); may be repeated."
+            ),
+        ] = None,
         default_ports: Annotated[
             bool | None,
             typer.Option(
@@ -68,6 +74,7 @@ def add(app: Any) -> None:
         if jaeger is not None and not re.match(r"https?://[^/\s]+", jaeger):
             fail(f"--jaeger takes an address such as http://localhost:16686, not {jaeger!r}")
         with importing("view"):
+            from llmtrace.view.serve.guard import origin_of
             from llmtrace.view.serve.run import Options, Ready, run
         if not is_loopback(host):
             print(
@@ -103,6 +110,7 @@ def add(app: Any) -> None:
             max_bytes=_bytes(max_size),
             jaeger_url=jaeger.rstrip("/") if jaeger else None,
             names=tuple(allow_host or ()),
+            origins=tuple(map(origin_of, allow_origin or ())),
             default_ports=port == _PORT if default_ports is None else default_ports,
         )
         with needs("view"), _progress() as tell:

@@ -17,6 +17,7 @@ _LETTERS = {
     "network": "n",
     "gateway": "g",
     "unattributed": "u",
+    "model_load": "m",
     "queue": "Q",
     "kv_cache_hit": "C",
     "prefill": "P",

@@ -92,11 +92,12 @@ def buffered_stream(route: Route, timed: Route, symptoms: Symptoms) -> Verdict |
         if symptoms.gap is None or not symptoms.mean_gap:
             return None
         observed, usual = symptoms.gap / symptoms.mean_gap, timed.evenness.mid
+        if not _in_bursts(timed, symptoms.gap, observed):
+            if route.bursts:
+                route.bursts, route.gathered = route.bursts << 1 & LATELY, route.gathered << 1 & LATELY
+            return None
         score = BY_BURSTS * (usual - observed) / max(usual - BURSTS, TINY)
         quantity, reason = "chunk_evenness", IN_BURSTS
-        if not _in_bursts(timed, symptoms, observed):
-            route.bursts, route.gathered = route.bursts << 1 & LATELY, route.gathered << 1 & LATELY
-            return None
         # The first token waited for the rest of its burst.
         came_earlier(symptoms, max(symptoms.burst, symptoms.ready_at_first * timed.least_gap))
     symptoms.headers = None  # they too waited for what they came with
@@ -110,16 +111,16 @@ def buffered_stream(route: Route, timed: Route, symptoms: Symptoms) -> Verdict |
     return Verdict(BUFFERED_STREAM, score, quantity, observed, usual, reason=reason)
 
 
-def _in_bursts(timed: Route, symptoms: Symptoms, even: float) -> bool:
+def _in_bursts(timed: Route, gap: float, even: float) -> bool:
     """Whether the median gap collapsed, to less than the model ever needed: a few long stalls that raise the mean are
     no bursts. ``even``: it by the mean gap, which is learned."""
-    usual, gap = timed.evenness, symptoms.gap or 0.0
-    odd = usual.ready and even < BURSTS < usual.mid / 2 and gap < BURSTS * timed.least_gap
-    usual.learn(even, odd)
-    if not odd:
-        least = timed.least_gap
-        timed.least_gap = gap if gap < least else least + SLOWER * (min(gap, 1.0) - least)
-    return odd
+    usual, least = timed.evenness, timed.least_gap
+    if even < BURSTS < usual.mid / 2 and gap < BURSTS * least and usual.ready:
+        usual.learn(even, True)
+        return True
+    usual.learn(even, False)
+    timed.least_gap = gap if gap < least else least + SLOWER * ((gap if gap < 1.0 else 1.0) - least)
+    return False
 
 
 def model_swap(route: Route, symptoms: Symptoms) -> Verdict | None:

@@ -8,6 +8,7 @@ from typing import Final
 from llmtrace.diagnosis.verdict import (
     BUFFERED_STREAM,
     COLD_KV_CACHE,
+    COLD_MODEL,
     COLD_SCHEMA,
     MODEL_SWAP,
     NETWORK,
@@ -21,7 +22,7 @@ from llmtrace.diagnosis.verdict import (
     Verdict,
 )
 from llmtrace.phases import model
-from llmtrace.phases.model import DECODE, OPAQUE, PREFILL, QUEUE, QUEUE_PREFILL, UNATTRIBUTED, Phase
+from llmtrace.phases.model import DECODE, MODEL_LOAD, OPAQUE, PREFILL, QUEUE, QUEUE_PREFILL, UNATTRIBUTED, Phase
 
 _MERGED: Final = (QUEUE_PREFILL, OPAQUE)
 """Where a phase is not told apart from others, the merged one is guilty."""
@@ -34,6 +35,7 @@ _ON_THE_WAY: Final = (UNATTRIBUTED, *_QUEUE, model.NETWORK)
 _BY_CAUSE: Final[dict[str, tuple[str, ...]]] = {
     QUEUEING: _QUEUE,
     COLD_SCHEMA: (*_QUEUE, PREFILL),
+    COLD_MODEL: (MODEL_LOAD,),
     PREFILL_SURGE: _PREFILL,
     COLD_KV_CACHE: _PREFILL,
     NOISY_NEIGHBOR: _DECODE,

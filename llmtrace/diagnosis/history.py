@@ -49,10 +49,12 @@ class Habit(Generic[T]):
 
     __slots__ = (
         "_alarm",
-        "_due",
+        "_edge",
         "_every",
         "_floor",
         "_held",
+        "_left",
+        "_next",
         "_reach",
         "_run",
         "_share",
@@ -65,7 +67,6 @@ class Habit(Generic[T]):
         "lone",
         "mid",
         "room",
-        "seen",
     )
 
     def __init__(
@@ -93,15 +94,22 @@ class Habit(Generic[T]):
     def restart(self) -> None:
         """Forget everything."""
         self.items = deque[T](maxlen=WINDOW)
-        self.seen = 0
-        """Values learned, all told."""
         self.lone = False
         """Whether the last value asked about was the first unusual one of a young history: a second mode may show."""
         self.mid = 0.0
         self.room = self.below = float("inf")
         self.cusum = 0.0
-        self._due = self._run = self._visits = self._since = 0
+        self._edge = inf
+        """Values up to it are ``near``; no value is while the last ones were high."""
+        self._left = self._next = 1
+        """Values until the next look at the window, and how many will have been learned by then."""
+        self._run = self._visits = self._since = 0
         self._held: list[T] = []
+
+    @property
+    def seen(self) -> int:
+        """Values learned, all told."""
+        return self._next - self._left
 
     @property
     def count(self) -> int:
@@ -117,6 +125,7 @@ class Habit(Generic[T]):
         """Whether a value of this score is too high, by itself or because the last ones were high too."""
         self.cusum = min(self._alarm + MEMORY, max(0.0, self.cusum + min(max(score, 0.0), 1.2) - DRIFT))
         self.lone = len(self.items) < MANY and not self._run
+        self._mark()
         return len(self.items) >= MIN_CALLS and (score >= 1.0 or (self.cusum >= self._alarm and score > DRIFT))
 
     def settle(self, item: T, score: float) -> bool:
@@ -134,18 +143,31 @@ class Habit(Generic[T]):
         """Take in one call; ``odd``: it was beyond the usual."""
         if odd:
             self._hold(item)
+            self._mark()
             return
         if self._run:
             self._calm_again()
+            self._mark()
         self.take(item)
 
     def take(self, item: T) -> None:
         """``learn`` for a value that is ``near``."""
         self.items.append(item)
-        self.seen = seen = self.seen + 1
-        if seen > self._due:
-            self._due = seen + max(1, min(self._every, seen // 4))
-            self._refresh()
+        self._left -= 1
+        if not self._left:
+            self._look()
+
+    def _look(self) -> None:
+        """Look at the whole window."""
+        seen = self._next
+        self._left = 1 + max(1, min(self._every, seen // 4))
+        self._next = seen + self._left
+        self._refresh()
+        self._mark()
+
+    def _mark(self) -> None:
+        """Have ``near`` know what has changed."""
+        self._edge = -inf if self.cusum or self._run else self.mid + DRIFT * self.room
 
     def _refresh(self) -> None:
         """Middle and rooms anew, from the window."""
@@ -173,7 +195,8 @@ class Habit(Generic[T]):
             held = self._held[-self._run :]
             self.restart()
             self.items.extend(held)
-            self.seen, self._due = len(held), len(held) + self._every
+            self._left = 1 + self._every
+            self._next = len(held) + self._left
             self._refresh()
 
     def _calm_again(self) -> None:
@@ -195,13 +218,16 @@ class Level(Habit[float]):
 
     def near(self, value: float) -> bool:
         """Whether nobody need look closer: far from the upper limit, in calm times. Cheaper than the score."""
-        return value - self.mid <= DRIFT * self.room and not self.cusum and not self._run
+        return value <= self._edge
 
     def calm(self, value: float) -> bool:
         """``take`` a value that is ``near``, and whether it was."""
-        if value - self.mid > DRIFT * self.room or self.cusum or self._run:
+        if value > self._edge:
             return False
-        self.take(value)
+        self.items.append(value)  # ``take``, without the cost of calling it
+        self._left -= 1
+        if not self._left:
+            self._look()
         return True
 
     def score(self, value: float) -> float:
@@ -254,12 +280,12 @@ class Line(Habit["tuple[float, float]"]):
 
     def near(self, x: float, y: float) -> bool:
         """Whether nobody need look closer at ``y``; the room is at least this large everywhere on the line."""
-        return y - self.mid - self.slope * x <= DRIFT * self.room and not self.cusum and not self._run
+        return y - self.slope * x <= self._edge
 
     def over(self, x: float, y: float) -> float:
         """By how much ``y`` is beyond the usual at ``x``, by how far up the line that lies."""
-        usual = self.mid + self.slope * x
-        return (y - usual) * self.ref / usual if usual > self.ref > 0 else y - usual
+        usual, ref = self.mid + self.slope * x, self.ref
+        return (y - usual) * ref / usual if usual > ref > 0 else y - usual
 
     def score(self, x: float, y: float) -> float:
         """The distance of ``y`` from the usual at ``x``, in rooms."""
@@ -322,14 +348,15 @@ class Changes:
 
     def surprise(self, name: str) -> float:
         """The Bayes factor's logarithm, above 0 where ``name`` speaks for a change."""
-        if self.counts.get(name, 0) * (len(self.counts) + 1) > len(self.items) + len(self.counts):
+        times, kinds, known = self.counts.get(name, 0), len(self.counts) + 1, len(self.items)
+        if times * kinds >= known + kinds:
             return 0.0  # commoner than the average name
-        kinds = len(self.counts) + 1
-        expected = (self.counts.get(name, 0) + 0.5) / (len(self.items) + 0.5 * kinds)
-        return -log(expected * kinds)
+        return -log((times + 0.5) / (known + 0.5 * kinds) * kinds)
 
     def learn(self, name: str) -> None:
         """Take in one call's name."""
+        if self.counts.get(name) == WINDOW and not self.run:
+            return  # it is the only one
         at = self._next
         if not self.run and len(self.items) == WINDOW and self.items[at] == name:
             self._next = (at + 1) % WINDOW

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from llmtrace.diagnosis.causes import (
     NEW_FINGERPRINT,
@@ -14,7 +14,9 @@ from llmtrace.diagnosis.causes import (
     retry_storm,
     slow_consumer,
 )
+from llmtrace.diagnosis.cold_model import cold_model
 from llmtrace.diagnosis.history import MIN_CALLS
+from llmtrace.diagnosis.no_core import is_by_time, is_own
 from llmtrace.diagnosis.route import Route
 from llmtrace.diagnosis.schema import cold_schema
 from llmtrace.diagnosis.shift import Shift
@@ -35,8 +37,8 @@ from llmtrace.diagnosis.verdict import (
 )
 from llmtrace.observe.internal_errors import note
 
-T = TypeVar("T")
 _NONE: Final[list[Verdict]] = []
+_FAILED: Final = "diagnosing a call"
 
 _LATELY: Final = 0xFF
 """The last eight calls, a bit each."""
@@ -51,11 +53,17 @@ _AT_UPSTREAM: Final = (QUEUEING, NOISY_NEIGHBOR, PREFILL_SURGE, COLD_KV_CACHE, B
 """Causes that belong to whoever answered behind a gateway."""
 
 
-def judge(route: Route, symptoms: Symptoms, own: Route | None = None) -> list[Verdict]:
+def judge(
+    route: Route,
+    symptoms: Symptoms,
+    own: Route | None = None,
+    no_core: Callable[[], float | None] | None = None,
+) -> list[Verdict]:
     """The verdicts on a call of ``route``, most certain first; then the call is part of the route's history.
 
     ``symptoms.others_open`` has been filled in; ``alongside`` is set here. ``own``: where a gateway told who answered,
-    the history of the calls that this upstream answered, by which the call's times are judged.
+    the history of the calls that this upstream answered, by which the call's times are judged. ``no_core``: tells how
+    long the call's thread had no core, s.
     """
     timed = route
     if own is not None:
@@ -64,6 +72,10 @@ def judge(route: Route, symptoms: Symptoms, own: Route | None = None) -> list[Ve
     verdicts = _judge(route, timed, symptoms)
     if symptoms.upstream is not None:
         verdicts = _elsewhere(route, symptoms.upstream, symptoms, verdicts)
+    if verdicts and any(map(is_by_time, verdicts)):
+        if no_core is not None and symptoms.no_core is None:
+            symptoms.no_core = no_core()
+        verdicts = [verdict for verdict in verdicts if not is_own(verdict, symptoms)]
     if verdicts or route.named:
         _weigh(route, verdicts)
     route.calls += 1
@@ -102,69 +114,109 @@ def _elsewhere(route: Route, upstream: str, symptoms: Symptoms, verdicts: list[V
 
 def _judge(route: Route, timed: Route, symptoms: Symptoms) -> list[Verdict]:
     """``timed``: the history by which the call's times are judged."""
-    swapped = _alone(None, model_swap, route, symptoms)
-    verdicts = [] if swapped is None else [swapped]
+    verdicts: list[Verdict] = []
+    swapped = None
+    # A detector that fails is its own affair and not the others'.
+    if symptoms.answered is not None:
+        try:
+            swapped = model_swap(route, symptoms)
+        except Exception as error:
+            note(_FAILED, error)
+        if swapped is not None:
+            verdicts.append(swapped)
     # What most calls have nothing of is looked at only where there is something of it.
-    if symptoms.consumer_wait or symptoms.attempts > 1 or route.retries or symptoms.repetition is not None:
+    if (
+        symptoms.consumer_wait
+        or symptoms.attempts > 1
+        or route.retries
+        or symptoms.repetition is not None
+        or symptoms.grammar_compile
+        or symptoms.model_load
+    ):
         by_itself = (
-            _alone(None, slow_consumer, symptoms),
-            _alone(None, retry_storm, route, symptoms),
-            _alone(None, repetition_loop, symptoms),
+            _alone(slow_consumer, symptoms),
+            _alone(retry_storm, route, symptoms),
+            _alone(repetition_loop, symptoms),
+            _alone(cold_schema, symptoms),
+            _alone(cold_model, symptoms),
         )
         verdicts += [verdict for verdict in by_itself if verdict is not None]
-    if symptoms.grammar_compile and (compiled := _alone(None, cold_schema, symptoms)) is not None:
-        verdicts.append(compiled)
-    if (buffered := _alone(None, buffered_stream, route, timed, symptoms)) is not None:
-        verdicts.append(buffered)
+    if symptoms.buffered or symptoms.mean_gap:
+        try:
+            if (buffered := buffered_stream(route, timed, symptoms)) is not None:
+                verdicts.append(buffered)
+        except Exception as error:
+            note(_FAILED, error)
     if swapped is None:  # another model's times say nothing of this route's
-        verdicts += _alone(_NONE, _times, timed, symptoms)
-    beside, crowd = float(symptoms.alongside), timed.alongside
+        try:
+            verdicts += _times(timed, symptoms)
+        except Exception as error:
+            note(_FAILED, error)
+    beside, crowd = symptoms.alongside, timed.alongside
     if not crowd.calm(beside):
         crowd.learn(beside, crowd.score(beside) >= 1.0)
     return verdicts
 
 
-def _alone(nothing: T, detector: Callable[..., T], *evidence: Any) -> T:
-    """What a detector says; ``nothing`` where it fails, which is its own affair and not the others'."""
+def _alone(detector: Callable[..., Verdict | None], *evidence: Any) -> Verdict | None:
+    """What a detector says; nothing where it fails."""
     try:
         return detector(*evidence)
     except Exception as error:
-        note("diagnosing a call", error)
-        return nothing
+        note(_FAILED, error)
+        return None
 
 
 def _times(route: Route, symptoms: Symptoms) -> list[Verdict]:
-    evidence = _names(route, symptoms)
+    evidence = 0.0 if symptoms.fingerprint is None else _names(route, symptoms.fingerprint)
     # Where the route tells fingerprints, a familiar one is enough to say that it is the same.
-    asked = evidence > 0 or not route.fingerprints.items
-    round_trip = envelope = 0.0
-    if asked and symptoms.rtt is not None and route.rtt.ready:
-        rise = symptoms.rtt - route.rtt.mid
-        if not 0 < rise <= late_acknowledgement(route, symptoms):
-            round_trip = _either_way(route.rtt.score(symptoms.rtt))
-    if (
-        asked
-        and symptoms.wait is not None
-        and symptoms.server_queue is None
-        and route.waits.ready
-        and symptoms.uncached is not None
-    ):
-        envelope = _either_way(route.waits.score(float(symptoms.uncached), symptoms.wait))
-    on_the_way, inside = _alone((_NONE, 0.0), network, route, symptoms)
-    slower, score = _alone((_NONE, 0.0), pace, route, symptoms)
-    by_time = [*on_the_way, *_alone(_NONE, wait, route, symptoms, inside), *slower]
-    if asked and route.pace.ready:
+    if evidence > 0 or not route.fingerprints.items:
+        paced = symptoms if route.pace.ready else None
+        round_trip, envelope = _elsewhere_by_time(route, symptoms)
+    else:
+        paced, round_trip, envelope = None, 0.0, 0.0
+    on_the_way: list[Verdict] = _NONE
+    slower: list[Verdict] = _NONE
+    waited: list[Verdict] = _NONE
+    inside = score = 0.0
+    try:
+        on_the_way, inside = network(route, symptoms)
+    except Exception as error:
+        note(_FAILED, error)
+    try:
+        slower, score = pace(route, symptoms, scored=paced is not None)
+    except Exception as error:
+        note(_FAILED, error)
+    try:
+        waited = wait(route, symptoms, inside)
+    except Exception as error:
+        note(_FAILED, error)
+    by_time = [*on_the_way, *waited, *slower]
+    if paced is not None:
         envelope = max(envelope, _either_way(score))
     if evidence > 0:
         envelope = max(envelope, _together(route.high_pace), _together(route.high_wait), _together(route.high_queue))
-    return _changed(route, by_time, evidence, round_trip, envelope)
+    if evidence or round_trip or envelope or route.change or route.changed is not None or route.fingerprints.run:
+        return _changed(route, by_time, evidence, round_trip, envelope)
+    return by_time
 
 
-def _names(route: Route, symptoms: Symptoms) -> float:
+def _elsewhere_by_time(route: Route, symptoms: Symptoms) -> tuple[float, float]:
+    """How far the round trip, and the wait, speak for a change of the route."""
+    round_trip = envelope = 0.0
+    if symptoms.rtt is not None and route.rtt.ready:
+        rise = symptoms.rtt - route.rtt.mid
+        if not 0 < rise <= late_acknowledgement(route, symptoms):
+            round_trip = _either_way(route.rtt.score(symptoms.rtt))
+    if symptoms.wait is not None and symptoms.server_queue is None and route.waits.ready:
+        uncached = symptoms.uncached
+        if uncached is not None:
+            envelope = _either_way(route.waits.score(float(uncached), symptoms.wait))
+    return round_trip, envelope
+
+
+def _names(route: Route, name: str) -> float:
     """How far this call's fingerprint speaks for a change; 0 where it is none of the surprising ones."""
-    name = symptoms.fingerprint
-    if name is None:
-        return 0.0
     prints = route.fingerprints
     surprise = prints.surprise(name) if len(prints.items) >= MIN_CALLS else 0.0
     prints.learn(name)
@@ -187,8 +239,6 @@ def _changed(route: Route, verdicts: list[Verdict], names: float, round_trip: fl
     Where the route tells fingerprints, one of the two has to be the fingerprint: a slow network and a long queue
     together are no change.
     """
-    if not (names or round_trip or envelope or route.change) and route.changed is None and not route.fingerprints.run:
-        return verdicts
     tells_names = bool(route.fingerprints.items)
     agreeing = (names > 0) + (round_trip > 0) + (envelope > 0)
     fits = agreeing >= 2 and (names > 0 or not tells_names)

@@ -29,9 +29,11 @@ def queueing(route: Route, symptoms: Symptoms, inside_network: float) -> tuple[f
     if queue is None:
         if symptoms.whole:
             return symptoms.queue, _late(route, symptoms)
-        if symptoms.queue is None:
+        queue = symptoms.queue
+        if queue is None:
             return None, []
-        queue = max(0.0, symptoms.queue - inside_network)
+        if inside_network:
+            queue = max(0.0, queue - inside_network)
     habit = route.queue
     high = route.high_queue.high(queue)
     calm = habit.calm(queue)
@@ -65,8 +67,9 @@ def is_crowded(route: Route, symptoms: Symptoms) -> bool:
     number grows with how slow it was.
     """
     if not symptoms.alongside:
-        route.beside -= _NEW * route.beside
-        route.passing -= _NEW * route.passing
+        if route.beside:
+            route.beside -= _NEW * route.beside
+            route.passing -= _NEW * route.passing
         return False
     now, rate = symptoms.others_open, symptoms.alongside / max(1e-3, (symptoms.end - symptoms.begin) / 1e9)
     crowded = now > _FEW * route.beside or rate > _FEW * route.passing
@@ -85,7 +88,7 @@ def _late(route: Route, symptoms: Symptoms) -> list[Verdict]:
     score, usual = habit.score(prompt, tokens, taken), habit.usual(prompt, tokens)
     # Beside more calls of the application's own than usual it is late for them.
     crowded = is_crowded(route, symptoms)
-    high = usual > 0 and not crowded and route.high_queue.high(taken / usual)
+    high = usual > 0 and not crowded and route.high_queue.high(habit.lateness(usual, taken))
     odd = habit.settle((prompt, float(tokens), taken), score) and not habit.lone
     late = taken - usual
     if crowded or not (odd or high) or not is_late(late, usual):

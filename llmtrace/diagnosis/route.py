@@ -143,12 +143,17 @@ class Route:
 
     def ended(self, begin: int, end: int) -> int:
         """Note that a call ran from ``begin`` to ``end``; how many others of the route ended meanwhile."""
-        meanwhile = min(len(self.ends) - bisect_left(self.ends, begin), ENDS)
-        insort(self.ends, end)
-        if len(self.ends) > 2 * ENDS:
-            del self.ends[:ENDS]
-        self.idle = 0.0 if self.last_end is None else (begin - self.last_end) / 1e9
+        ends, last = self.ends, self.last_end
         self.last_end = end
+        if last is None or begin > ends[-1]:  # nothing ended since it began
+            meanwhile = 0
+            ends.append(end)
+        else:
+            meanwhile = min(len(ends) - bisect_left(ends, begin), ENDS)
+            insort(ends, end)
+        if len(ends) > 2 * ENDS:
+            del ends[:ENDS]
+        self.idle = 0.0 if last is None else (begin - last) / 1e9
         return meanwhile
 
     def waits_long(self, over: float) -> float:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from llmtrace.diagnosis.repetition import Repetition
 from llmtrace.phases.model import Estimate
 from llmtrace.phases.observation import BURST_SHARE, READY_GAP_S, Observation, came_at_once
+from llmtrace.phases.server import load_of
 
 TAIL = 32
 """Gaps at a stream's end by which its evenness is judged: all of them, since thinned ones may skip the bursts."""
@@ -40,6 +41,8 @@ class Symptoms:
     server_prefill: float | None = None
     grammar_compile: float = 0.0
     """Compiling the answer's grammar, as the server tells it; it lies in no other time here."""
+    model_load: float = 0.0
+    """Loading the model, as the server tells it; it lies in no other time here either."""
     whole: bool = False
     """The answer came in one piece: its parts are known by the estimate alone."""
     queue: float | None = None
@@ -86,12 +89,20 @@ class Symptoms:
     """And those of the route that ended meanwhile; filled in by the judge."""
     crowded: bool | None = None
     """Whether those were more than usual; filled in as its pace is judged, None where it was not."""
+    no_core: float | None = None
+    """How long its thread was ready to go on and had no core; looked up only where something would be named for the
+    call's times."""
     asked: str | None = None
     answered: str | None = None
     fingerprint: str | None = None
     upstream: str | None = None
     """Who answered behind a gateway, as that tells it."""
     repetition: Repetition | None = None
+
+    @property
+    def prepared(self) -> float:
+        """What the server made ready in front of the first token, and tells apart, s."""
+        return self.grammar_compile + self.model_load
 
     @property
     def ready_together(self) -> bool:
@@ -116,9 +127,10 @@ def symptoms_of(seen: Observation, gaps: Sequence[int] = (), estimate: Estimate 
         symptoms.server_queue, symptoms.server_prefill = server.queue, server.prefill
         symptoms.grammar_compile = server.grammar_compile or 0.0
         if symptoms.server_queue is not None:
-            symptoms.server_queue = max(0.0, symptoms.server_queue - symptoms.grammar_compile)
+            symptoms.model_load = load_of(server)
+            symptoms.server_queue = max(0.0, symptoms.server_queue - symptoms.prepared)
     if seen.sent is not None and seen.headers is not None:
-        symptoms.headers = max(0.0, (seen.headers - seen.sent) / 1e9 - symptoms.grammar_compile)
+        symptoms.headers = max(0.0, (seen.headers - seen.sent) / 1e9 - symptoms.prepared)
     if estimate is not None and symptoms.server_queue is None:
         take_queue(symptoms, estimate)
     first = seen.first_token
@@ -126,29 +138,30 @@ def symptoms_of(seen: Observation, gaps: Sequence[int] = (), estimate: Estimate 
         return _of_whole_answer(symptoms, estimate)
     if first is None:
         return symptoms
-    symptoms.silence = (first - seen.start) / 1e9
-    symptoms.consumer_wait = seen.consumer_wait
+    symptoms.silence = silence = (first - seen.start) / 1e9
+    held = seen.consumer_wait
     last = seen.last_chunk if seen.last_chunk is not None else first
-    symptoms.reading = (last - first) / 1e9
-    symptoms.buffered = seen.buffered or (seen.consumer_wait > 0 and _at_once(seen, symptoms))
-    if symptoms.buffered:
-        symptoms.headers = (
-            None  # what held the stream back may have held them back with it: they tell nothing of the way
-        )
-        return symptoms
+    symptoms.reading = reading = (last - first) / 1e9
+    if held > 0:
+        symptoms.consumer_wait = held
+    if reading - held < BURST_SHARE * silence:  # else it came too slowly for that
+        symptoms.buffered = seen.buffered or (held > 0 and _at_once(seen, symptoms))
+        if symptoms.buffered:
+            symptoms.headers = None  # what held the stream back may have held them back with it
+            return symptoms
     if seen.first_token_error is None:
         begin = seen.request_arrived
         waited = (first - (seen.start if begin is None else begin)) / 1e9
-        symptoms.wait = max(0.0, waited - symptoms.grammar_compile)
+        symptoms.wait = max(0.0, waited - symptoms.prepared)
     symptoms.tokens = symptoms.tokens or seen.chunks
-    symptoms.decode = max(0.0, symptoms.reading - seen.consumer_wait)
+    symptoms.decode = max(0.0, reading - held)
     chunks = seen.chunks - 1
     if chunks < _FEW_GAPS or not gaps:
         return symptoms
     tail = sorted(gaps[-TAIL:])
-    if 2 * len(gaps) < chunks <= _ALL_KEPT and symptoms.consumer_wait < READY_HELD * symptoms.reading:
+    if 2 * len(gaps) < chunks <= _ALL_KEPT and held < READY_HELD * reading:
         # Most chunks lay ready for an application that took but a moment with each: no gap of theirs is the model's.
-        symptoms.gap, symptoms.mean_gap = 0.0, symptoms.reading / chunks
+        symptoms.gap, symptoms.mean_gap = 0.0, reading / chunks
     elif len(tail) >= _FEW_GAPS:
         symptoms.gap, symptoms.mean_gap = tail[len(tail) // 2] / 1e9, sum(tail) / len(tail) / 1e9
     symptoms.burst = tail[-1] / 1e9

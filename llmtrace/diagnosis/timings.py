@@ -42,6 +42,9 @@ LONE: Final = 1.5
 """One call's slow tokens are mostly chance where they go no further than so many rooms: the next one has to agree."""
 FEW_TOKENS: Final = 16
 """Pace is not judged over fewer."""
+_NONE: Final[list[Verdict]] = []
+_NOTHING: Final = (_NONE, 0.0)
+"""No verdict, and nothing that would explain any of the time."""
 
 
 def network(route: Route, symptoms: Symptoms) -> tuple[list[Verdict], float]:
@@ -49,24 +52,29 @@ def network(route: Route, symptoms: Symptoms) -> tuple[list[Verdict], float]:
     best: Verdict | None = None
     inside = 0.0
     outside: float | None = None
-    if symptoms.wait is not None and symptoms.server_queue is not None and symptoms.server_prefill is not None:
+    if symptoms.server_queue is not None and symptoms.wait is not None and symptoms.server_prefill is not None:
         outside = max(0.0, symptoms.wait - symptoms.server_queue - symptoms.server_prefill)
-    early = None  # headers that tell of the way
-    usual_wait = route.waits.ref or route.waits_untold.mid
-    if symptoms.headers is not None and (route.headers.mid < EARLY * usual_wait or not route.headers.ready):
-        early = symptoms.headers
-        if route.high_headers.high(early) and early - route.headers.mid >= LEAST_S:
-            best = _late_headers(route, early)
-            inside = early - route.headers.mid
+    early = symptoms.headers
+    if early is not None:
+        usual = route.headers.mid
+        if usual < EARLY * (route.waits.ref or route.waits_untold.mid) or not route.headers.ready:
+            if route.high_headers.high(early) and early - usual >= LEAST_S:
+                best = _late_headers(route, early)
+                inside = early - usual
+        else:
+            early = None  # they tell nothing of the way
+    rtt, setup = symptoms.rtt, symptoms.setup
     closer: list[tuple[Level, float, str]] = []
     if outside is not None and not route.outside.calm(outside):
         closer.append((route.outside, outside, "wait_outside_server"))
     if early is not None and not route.headers.calm(early):
         closer.append((route.headers, early, "time_to_headers"))
-    if symptoms.rtt is not None and not route.rtt.calm(symptoms.rtt):
-        closer.append((route.rtt, symptoms.rtt, "round_trip"))
-    if symptoms.setup is not None and not route.setup.calm(symptoms.setup):
-        closer.append((route.setup, symptoms.setup, "connection_setup"))
+    if rtt is not None and not route.rtt.calm(rtt):
+        closer.append((route.rtt, rtt, "round_trip"))
+    if setup is not None and not route.setup.calm(setup):
+        closer.append((route.setup, setup, "connection_setup"))
+    if best is None and not closer:
+        return _NOTHING
     for habit, value, quantity in closer:
         usual = habit.mid
         score = habit.score(value)
@@ -104,7 +112,9 @@ def wait(route: Route, symptoms: Symptoms, inside_network: float) -> list[Verdic
     queue, verdicts = queueing(route, symptoms, inside_network)
     if symptoms.wait is None:
         return verdicts
-    waited = max(0.0, symptoms.wait - inside_network)
+    waited = symptoms.wait
+    if inside_network:
+        waited = max(0.0, waited - inside_network)
     taken, kept, judged = waited, waited, False
     if queue is not None:
         # Of what is estimated only what is unusual is taken away, and nothing while nobody knows what is usual.
@@ -120,14 +130,14 @@ def wait(route: Route, symptoms: Symptoms, inside_network: float) -> list[Verdic
     line = route.waits
     tokens = float(uncached)
     missing = _missing(route, symptoms)
-    fresh = max(0.0, tokens - missing)
+    fresh = max(0.0, tokens - missing) if missing else tokens
     size = log(fresh + 1)
     high = 0.0
-    crowded = symptoms.alongside and symptoms.crowded is not False
-    if symptoms.server_queue is None and not (missing or symptoms.whole or crowded) and line.count >= SOME_CALLS:
-        high = route.waits_long(line.over(tokens, waited))
-    if not missing and not high and route.fresh.near(size) and line.near(tokens, taken):
-        route.fresh.take(size)
+    if not (missing or symptoms.whole) and symptoms.server_queue is None and line.count >= SOME_CALLS:
+        crowded = symptoms.alongside and symptoms.crowded is not False
+        if not crowded:
+            high = route.waits_long(line.over(tokens, waited))
+    if not missing and not high and line.near(tokens, taken) and route.fresh.calm(size):
         line.take((tokens, kept))
         _learn_cached(route, symptoms, False)
         return verdicts
@@ -195,6 +205,8 @@ def _waited(route: Route, symptoms: Symptoms, score: float, tokens: float, taken
 
 
 def _learn_cached(route: Route, symptoms: Symptoms, odd: bool) -> None:
+    if symptoms.cached_tokens is None and not route.hit:
+        return  # nothing is told
     cached = _cached(route, symptoms)
     if cached is None:
         return
@@ -276,32 +288,30 @@ def _judge(route: Route, symptoms: Symptoms, habit: Level, value: float, quantit
     return [Verdict(QUEUEING, score, quantity, value, usual, value - usual, reason=own_crowd(route, symptoms))]
 
 
-def pace(route: Route, symptoms: Symptoms) -> tuple[list[Verdict], float]:
-    """A slower decode that the application's own load does not explain; also the score, for changes of the route."""
-    count = symptoms.tokens
-    if (
-        symptoms.decode is None
-        or symptoms.whole
-        or count < FEW_TOKENS
-        or symptoms.consumer_wait > 0.2 * symptoms.reading
-    ):
-        return [], 0.0
+def pace(route: Route, symptoms: Symptoms, scored: bool = True) -> tuple[list[Verdict], float]:
+    """A slower decode that the application's own load does not explain; also the score, for changes of the route (0
+    where it was not asked for and need not be known)."""
+    count, decode = symptoms.tokens, symptoms.decode
+    if decode is None or symptoms.whole or count < FEW_TOKENS or symptoms.consumer_wait > 0.2 * symptoms.reading:
+        return _NOTHING
     line = route.pace
-    each = symptoms.decode / (count - 1)
-    context = float(symptoms.input_tokens or 0)
-    score = line.score(context, each)
-    usual = line.usual(context)
+    each, context = decode / (count - 1), symptoms.input_tokens or 0
+    usual = line.mid + line.slope * context
+    near = line.near(context, each)
+    score = 0.0 if near and not scored else line.score(context, each)
     crowded = symptoms.crowded = is_crowded(route, symptoms)
     # The mean of few gaps scatters more than that of many.
     high = usual > 0 and not crowded and route.high_pace.high((each / usual - 1) * sqrt(count))
-    if line.near(context, each):
+    if high and near and not scored:
+        score = line.score(context, each)
+    if near:
         line.take((context, each))
         odd = False
     else:
         odd = line.settle((context, each), score)
     if crowded or not (odd or high):
         route.slow = False
-        return [], score
+        return _NOTHING if not score else ([], score)
     again, route.slow = route.slow, True
     if not (high or again or score >= LONE):
         return [], score

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import log
+from math import log, sqrt
 from statistics import pvariance
 from typing import Final
 
@@ -43,6 +43,12 @@ class Plane(Habit["tuple[float, float, float]"]):
         off = taken - usual
         scale = usual / self.ref if usual > self.ref > 0 else 1.0
         return off / ((self.room if off > 0 else self.below) * scale)
+
+    def lateness(self, usual: float, taken: float) -> float:
+        """How late an answer is that took ``taken`` s and not ``usual`` s, so that short and long ones can be ranked
+        together: a long one scatters more than a short one, though less than by its length."""
+        ref = self.ref or usual
+        return (taken - usual) / sqrt(max(usual, ref) * ref)
 
     def _refresh(self) -> None:
         prompts, outputs, times = zip(*self.items, strict=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from importlib import import_module
+from importlib.util import find_spec
 from typing import NamedTuple
 
 from llmtrace import name_clash
@@ -69,16 +70,18 @@ def _name_clash() -> Iterator[Finding]:
         yield Finding("missing", name_clash.OTHER, detail, name_clash.mend())
 
 
-def device() -> Iterator[Finding]:
-    """Whether torch is there, can be imported, and sees a GPU."""
+def device(*, ask: bool) -> Iterator[Finding]:
+    """Whether torch is there, and if ``ask``, which takes seconds, whether it can be imported and sees a GPU."""
     if installed_version("torch") is None:
         yield Finding("note", "torch", "not installed: no device to look at")
         return
     try:
-        torch = import_module("torch")
+        torch = import_module("torch") if ask or not _can_be_found("torch") else None
     except Exception as error:  # a broken build of torch raises whatever its loader raises
         detail = f"installed, but cannot be imported: {one_line(error)}"
         yield Finding("missing", "torch", detail, install_hint("reference"))
+        return
+    if torch is None:
         return
     try:
         cuda = bool(torch.cuda.is_available())
@@ -90,3 +93,10 @@ def device() -> Iterator[Finding]:
         yield Finding("ok", "cuda", f"{name}: phases timed on the device")
     else:
         yield Finding("note", "cuda", "not available: the reference server runs on the CPU")
+
+
+def _can_be_found(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except (ImportError, ValueError):  # another finder's, or of a module that has no spec
+        return False

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +24,7 @@ _ASCII = {"✓": "+", "·": "-", "!": "!", "✗": "x"}
 _WRONG: tuple[Mark, ...] = ("missing", "broken")
 _PHASES = "Phases"
 _WIDEST_NAME = 40
+_COMMAND = re.compile(r"pip install \S*\w[\]\"']*|llmtrace \w+ [\w.-]*\w")
 
 
 @dataclass(slots=True)
@@ -43,8 +46,10 @@ class Report:
             yield from findings
 
 
-def examine(environ: Mapping[str, str] | None = None, traces: Path | None = None) -> Report:
-    """Look around; imports nothing heavy but torch, and that only where it is installed.
+def examine(
+    environ: Mapping[str, str] | None = None, traces: Path | None = None, *, everything: bool = False
+) -> Report:
+    """Look around; imports nothing heavy but torch, and that only for ``everything`` and where it is installed.
 
     ``traces``: a file of spans, of which it is told what keeps their phases merged.
 
@@ -62,7 +67,7 @@ def examine(environ: Mapping[str, str] | None = None, traces: Path | None = None
             "Clients": hooked,
             "Export": spans.findings,
             "Settings": list(variables.examine(environ)),
-            "Device": list(packages.device()),
+            "Device": list(packages.device(ask=everything)),
         },
         [clients.summary(hooked), spans.summary],
     )
@@ -77,7 +82,7 @@ def run(
     """
     from rich.text import Text
 
-    report = examine(environ, traces)
+    report = examine(environ, traces, everything=everything)
     sections = report.sections
     if not everything:
         wrong = [finding for name, each in sections.items() for finding in each if _is_told(name, finding)]
@@ -88,11 +93,15 @@ def run(
         _print(console, title, findings)
     _print_mends(console, [finding for findings in sections.values() for finding in findings])
     for sentence in report.summary:
-        console.print(Text(sentence))
+        for line in lines(sentence, console.width):
+            console.print(Text(line), soft_wrap=True)
     if not everything:
-        console.print(Text("llmtrace doctor --all lists everything that was looked at.", style="dim"), soft_wrap=True)
+        for line in lines("llmtrace doctor --all lists everything that was looked at.", console.width):
+            console.print(Text(line, style="dim"), soft_wrap=True)
     if report.tracing_possible:
-        console.print(Text("Tracing is possible here.", style="green"))
+        traced = any(finding.mark == "ok" for finding in report.sections["Clients"])
+        until = "" if traced else ", once a client library is installed"
+        console.print(Text(f"Tracing is possible here{until}.", style="green"), soft_wrap=True)
         return 0
     console.print(Text("Tracing is not possible here: see what is marked as broken above.", style="red"))
     return 1
@@ -122,6 +131,13 @@ def _print(console: Any, title: str, findings: list[Finding]) -> None:
         line = Text.assemble(mark, f" {name}  {detail}")
         console.print(Text(line.plain.rstrip(), spans=line.spans), soft_wrap=True)
     console.print()
+
+
+def lines(sentence: str, width: int) -> list[str]:
+    """The sentence in lines of the width; a command in it stays in one, so that it can be copied."""
+    whole = _COMMAND.sub(lambda command: command[0].replace(" ", "\0"), sentence)
+    wrapped = textwrap.wrap(whole, max(width, 1), break_long_words=False, break_on_hyphens=False)
+    return [line.replace("\0", " ") for line in wrapped]
 
 
 def _print_mends(console: Any, findings: list[Finding]) -> None:

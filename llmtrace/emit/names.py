@@ -111,6 +111,16 @@ GENERATE_ROWS: Final = "llmtrace.generate.batch_size"
 GENERATE_BEAMS: Final = "llmtrace.generate.beams"
 GENERATE_STEPS: Final = "llmtrace.generate.steps"
 GENERATE_SETUP: Final = "llmtrace.generate.setup"
+LOAD_BYTES: Final = "llmtrace.model_load.bytes"
+LOAD_BEFORE: Final = "llmtrace.model_load.before"
+
+# --- ours: a page of a browser (llmtrace-web) ------------------------------------------------------------------
+PAGE_HIDDEN_FOR: Final = "llmtrace.page.hidden_duration"
+PAGE_HIDDEN: Final = "llmtrace.page.hidden"
+PAGE_VISIBLE: Final = "llmtrace.page.visible"
+"""Two events, as the tab was hidden and seen again."""
+DEVICE_LOST: Final = "llmtrace.device.lost"
+"""The event, and the attribute with the reason."""
 
 # --- ours: a phase --------------------------------------------------------------------------------------------
 PHASE: Final = "llmtrace.phase"

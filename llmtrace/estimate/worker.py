@@ -8,7 +8,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 
-from llmtrace.observe import internal_errors
+from llmtrace.observe import internal_errors, process
 
 _SHARE = 0.05
 _MOST_REST_S = 0.5
@@ -27,19 +27,42 @@ class Fitter:
         self._condition = threading.Condition()
         self._running = False
         self._busy = False
+        self._ending = False
+        self._thread: threading.Thread | None = None
+        process.ends_before_forks(self)
 
     def ask(self, key: Hashable) -> None:
         """Have route ``key`` fitted, soon."""
         with self._condition:
             self._asked[key] = None
-            if self._running:
+            if self._running or self._ending:
                 self._condition.notify()
                 return
             self._running = True
+        self._start()
+
+    def _start(self) -> None:
+        thread = threading.Thread(target=self._run, name="llmtrace-baseline", daemon=True)
         try:
-            threading.Thread(target=self._run, name="llmtrace-baseline", daemon=True).start()
+            thread.start()
         except RuntimeError:  # the interpreter is shutting down
             self._running = False
+            return
+        self._thread = thread
+
+    def end_thread(self, until: float) -> None:
+        with self._condition:
+            self._ending = True
+            self._condition.notify_all()
+        process.join_until(self._thread, until)
+
+    def may_start(self) -> None:
+        with self._condition:
+            self._ending = False
+            if self._running or not self._asked:
+                return
+            self._running = True
+        self._start()
 
     def settle(self, timeout: float) -> bool:
         """Wait until all that was asked for is done; False where that takes longer than ``timeout`` s."""
@@ -52,12 +75,14 @@ class Fitter:
             with self._condition:
                 self._busy = False
                 self._condition.notify_all()
-                if not self._condition.wait_for(lambda: self._asked, _IDLE_S):
+                if not self._condition.wait_for(lambda: self._asked or self._ending, _IDLE_S):
                     self._running = False
                     return
                 self._busy = True
-            time.sleep(rest)  # what is asked for again meanwhile is fitted once
-            with self._condition:
+                # What is asked for again meanwhile is fitted once.
+                if self._condition.wait_for(lambda: self._ending, rest):
+                    self._running = self._busy = False
+                    return
                 key, _ = self._asked.popitem(last=False)
             begun = time.thread_time()
             try:

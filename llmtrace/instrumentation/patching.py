@@ -152,14 +152,14 @@ class Patches:
         """
         self._active = False
         for owner, name, original in reversed(self._undo):
-            current = vars(owner).get(name)
+            current: Any = vars(owner).get(name)
             if current is self._put.get((id(owner), name), _ABSENT):
                 setattr(owner, name, original)
             elif self._made(current):
                 setattr(owner, name, current.__wrapped__)
             else:
                 while isinstance(current, Patched):
-                    beneath = current.__wrapped__
+                    beneath: Any = current.__wrapped__
                     if self._made(beneath):
                         current.__wrapped__ = beneath.__wrapped__
                         break

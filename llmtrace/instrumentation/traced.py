@@ -35,6 +35,12 @@ def _hook(patches: Patches, tracer: CallTracer, provider: Provider) -> None:
         from llmtrace.instrumentation import botocore
 
         botocore.patch(patches, tracer, provider, service)
+    if provider.loads:
+        from llmtrace.instrumentation import loads
+
+        loads.patch_downloads(patches)
+        for load in provider.loads:
+            loads.patch(patches, tracer, provider, load)
     for hook in provider.hooks:
         if isinstance(hook, Stainless):
             from llmtrace.instrumentation import stainless

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ipaddress
+from base64 import b64encode
 from functools import lru_cache
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 Address = tuple[str | None, int | None]
 """Host (IPv6 without brackets) and port; None where they are not known."""
@@ -38,8 +39,15 @@ def host_of(url: Any) -> str | None:
 
 def without_credentials(url: str) -> str:
     """``url`` as it may be shown: without the user and password in it."""
+    return apart(url)[0]
+
+
+def apart(url: str) -> tuple[str, str]:
+    """``url`` without the user and password in it, and the value of ``Authorization`` that they make (empty: none)."""
     parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    user, _, host = parts.netloc.rpartition("@")
+    basic = f"Basic {b64encode(unquote(user).encode()).decode()}" if user else ""
+    return parts._replace(netloc=host).geturl(), basic
 
 
 def _host(parts: Any) -> str | None:

@@ -2,8 +2,9 @@
 
 A forked child has only the thread that forked. A lock that another thread held at that moment would stay locked for
 ever in the child, and a worker thread is not there. So every lock of llmtrace is a ``Lock`` of this module, whoever
-keeps something that belongs to the parent (a thread, calls on their way) says so with ``after_fork``, and a fork waits
-for what a ``Worker`` has in hand, which may hold other libraries' locks.
+keeps something that belongs to the parent (a thread, calls on their way) says so with ``after_fork``, and our threads
+end before a fork: what one has in hand may hold other libraries' locks, and Python (3.12 and later) warns of a fork
+beside another thread. The next call starts them again.
 
 What must be done before a process ends is registered with ``at_exit``. The interpreter's own exit does it by itself;
 where a process ends another way, ``run_exit_actions`` does it.
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import _thread
 import atexit
+import contextlib
 import os
 import queue
 import threading
@@ -23,19 +25,29 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from llmtrace.observe.internal_errors import note
 
 _locks: weakref.WeakSet[Lock] = weakref.WeakSet()
-_workers: weakref.WeakSet[Worker] = weakref.WeakSet()
+_threads: weakref.WeakSet[HasThread] = weakref.WeakSet()
 _after_fork: list[weakref.WeakMethod[Callable[[], None]] | Callable[[], Callable[[], None]]] = []
 _exit_actions: list[Callable[[], None]] = []
 
 _FORK_WAITS_S = 0.5
-"""How long a fork waits for what a worker has in hand: the locks of others that it holds would be held for ever in the
-child."""
-_paused = threading.local()
+"""How long a fork waits for what our threads have in hand."""
+
+
+class HasThread(Protocol):
+    """Somebody with a thread that ends before a fork."""
+
+    def end_thread(self, until: float) -> None:
+        """Have the thread end, and wait for it until ``time.monotonic()`` is ``until``. It takes no further item."""
+        ...
+
+    def may_start(self) -> None:
+        """The fork is over, and this is the parent: the thread may start again."""
+        ...
 
 
 class Lock:
@@ -80,7 +92,8 @@ class Worker:
         self._turn = threading.RLock()
         """Held by the thread while it takes and handles an item."""
         self._thread: threading.Thread | None = None
-        _workers.add(self)
+        self._ending = False
+        ends_before_forks(self)
         after_fork(self._forked)
 
     def __len__(self) -> int:
@@ -88,7 +101,7 @@ class Worker:
 
     def start(self) -> None:
         """Start the thread unless it runs. Takes locks of the interpreter's: not to be called from a destructor."""
-        if self._thread is not None and self._thread.is_alive():
+        if self._ending or (self._thread is not None and self._thread.is_alive()):
             return
         thread = threading.Thread(target=self._run, name=self._name, daemon=True)
         try:
@@ -108,17 +121,20 @@ class Worker:
         """Handle the waiting items on this thread, then wait up to ``timeout`` seconds for the item under way."""
         while self._take():
             pass
-        if self.pause(timeout):
-            self.resume()
+        if self._turn.acquire(timeout=timeout):
+            self._turn.release()
 
-    def pause(self, timeout: float) -> bool:
-        """Wait up to ``timeout`` seconds for the item under way; the thread takes no further one until ``resume`` is
-        called, by the same thread, if this returns True."""
-        return self._turn.acquire(timeout=timeout)
+    def end_thread(self, until: float) -> None:
+        self._ending = True
+        self._wake.put(None)
+        join_until(self._thread, until)
 
-    def resume(self) -> None:
-        """Let the thread go on."""
-        self._turn.release()
+    def may_start(self) -> None:
+        self._ending = self._woken = False
+        if self._items:  # else the next call starts it: a thread here and now is what Python warns of
+            self._woken = True
+            self._wake.put(None)
+            self.start()
 
     def _take(self) -> bool:
         """Handle the next item; whether there was one."""
@@ -135,17 +151,31 @@ class Worker:
     def _run(self) -> None:
         while True:
             self._wake.get()
-            if self._rest:
-                time.sleep(self._rest)
+            if self._rest and not self._ending:
+                with contextlib.suppress(queue.Empty):
+                    self._wake.get(timeout=self._rest)  # woken before that only to end
             self._woken = False  # before the items are looked at: what is put from here on wakes the thread again
-            while self._items:
+            while self._items and not self._ending:
                 with self._turn:
                     self._take()
                 time.sleep(0)
+            if self._ending:
+                return
 
     def _forked(self) -> None:
         self._thread, self._items, self._wake = None, deque(), queue.SimpleQueue()
-        self._woken, self._turn = False, threading.RLock()
+        self._woken, self._ending, self._turn = False, False, threading.RLock()
+
+
+def ends_before_forks(owner: HasThread) -> None:
+    """Have the thread of ``owner``, which is held weakly, end before every fork of this process."""
+    _threads.add(owner)
+
+
+def join_until(thread: threading.Thread | None, until: float) -> None:
+    """Wait for the end of ``thread`` until ``time.monotonic()`` is ``until``; not at all for this very thread."""
+    if thread is not None and thread is not threading.current_thread():
+        thread.join(max(0.0, until - time.monotonic()))
 
 
 def after_fork(action: Callable[[], None]) -> None:
@@ -239,12 +269,20 @@ def _in_child() -> None:
 
 
 def _before_fork() -> None:
-    _paused.workers = [worker for worker in list(_workers) if worker.pause(_FORK_WAITS_S)]
+    until = time.monotonic() + _FORK_WAITS_S
+    for owner in list(_threads):
+        try:
+            owner.end_thread(until)
+        except Exception as error:
+            note("ending a thread before a fork", error)
 
 
 def _in_parent() -> None:
-    for worker in _paused.workers:
-        worker.resume()
+    for owner in list(_threads):
+        try:
+            owner.may_start()
+        except Exception as error:
+            note("going on after a fork", error)
 
 
 if hasattr(os, "register_at_fork"):

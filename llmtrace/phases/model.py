@@ -11,6 +11,7 @@ SCHEMA_VERSION: Final = 2
 NETWORK: Final = "network"
 GATEWAY: Final = "gateway"
 UNATTRIBUTED: Final = "unattributed"
+MODEL_LOAD: Final = "model_load"
 QUEUE: Final = "queue"
 KV_CACHE_HIT: Final = "kv_cache_hit"
 PREFILL: Final = "prefill"
@@ -18,8 +19,19 @@ DECODE: Final = "decode"
 QUEUE_PREFILL: Final = "queue_prefill"
 OPAQUE: Final = "opaque"
 
-PHASES: Final = (NETWORK, GATEWAY, UNATTRIBUTED, QUEUE, KV_CACHE_HIT, PREFILL, DECODE, QUEUE_PREFILL, OPAQUE)
+PHASES: Final = (
+    NETWORK, GATEWAY, UNATTRIBUTED, MODEL_LOAD, QUEUE, KV_CACHE_HIT, PREFILL, DECODE, QUEUE_PREFILL, OPAQUE,
+)  # fmt: skip
 """In the order in which they follow each other; the merged ones last."""
+
+DOWNLOAD: Final = "download"
+READ: Final = "read"
+TO_DEVICE: Final = "to_device"
+COMPILE: Final = "compile"
+WARM_UP: Final = "warm_up"
+
+LOAD_PARTS: Final = (DOWNLOAD, READ, TO_DEVICE, COMPILE, WARM_UP)
+"""What loading a model is made of, as far as it is told."""
 
 DEVICE: Final = "device"
 SERVER: Final = "server"
@@ -135,7 +147,7 @@ class Blind:
 
 @dataclass(slots=True)
 class Part:
-    """A stretch inside a phase: reasoning or output inside decode. Times are monotonic ns."""
+    """A stretch inside a phase: reasoning or output inside decode, a part of a model's load. Times are monotonic ns."""
 
     name: str
     start: int

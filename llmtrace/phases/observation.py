@@ -95,10 +95,12 @@ class Observation:
     @property
     def buffered(self) -> bool:
         """Long silence, then everything at once, read by an application that was not late itself."""
-        if self.first_token is None or self.last_chunk is None or self.chunks < BUFFERED_CHUNKS:
+        first, last = self.first_token, self.last_chunk
+        if first is None or last is None or self.chunks < BUFFERED_CHUNKS:
             return False
-        silence = (self.first_token - self.start) / 1e9
-        burst = (self.last_chunk - self.first_token) / 1e9
+        silence, burst = (first - self.start) / 1e9, (last - first) / 1e9
+        if burst >= BURST_SHARE * silence:
+            return False  # most streams are told by this alone
         late = self.first_token_error is not None or self.consumer_wait > LATE_SHARE * silence
         return not late and came_at_once(silence, burst, self.chunks, self.gaps)
 

@@ -15,6 +15,8 @@ SLACK_SHARE = 0.02
 SLACK_S = 0.002
 """Server numbers may exceed what the client saw by this share and time (rounding, clock rates) and are scaled to fit;
 beyond it they contradict the client and are not used."""
+LOADED_S = 0.1
+"""Having the model ready takes Ollama some ms where it is loaded already; from this on it was loaded."""
 HIDDEN_SHARE = 0.75
 HIDDEN_S = 0.005
 """A stream delivered in less than this share of the decode time that the server reports was held back on the way."""
@@ -84,6 +86,14 @@ def plausible_gateway(seen: Observation) -> float | None:
     if spent is None or not math.isfinite(spent) or not 0 <= spent <= (seen.end - seen.start) / 1e9:
         return None
     return spent
+
+
+def load_of(server: ServerTimings) -> float:
+    """How long the model was loaded for the call, s, as a part of its queue; 0 where it was loaded already."""
+    load = server.model_load
+    if load is None or not math.isfinite(load) or load < LOADED_S or server.queue is None:
+        return 0.0
+    return min(load, server.queue)
 
 
 def held_back(seen: Observation, server: ServerTimings) -> bool:

@@ -20,6 +20,7 @@ from llmtrace.phases.model import (
     ESTIMATE,
     GATEWAY,
     KV_CACHE_HIT,
+    MODEL_LOAD,
     NETWORK,
     OPAQUE,
     PREFILL,
@@ -32,7 +33,7 @@ from llmtrace.phases.model import (
     Unknown,
 )
 from llmtrace.phases.observation import Observation
-from llmtrace.phases.server import SLACK_S, held_back, most_in, plausible, plausible_gateway
+from llmtrace.phases.server import SLACK_S, held_back, load_of, most_in, plausible, plausible_gateway
 from llmtrace.phases.stagger import stagger_phases
 from llmtrace.phases.wire import Wire, wire_of
 
@@ -48,7 +49,7 @@ def split(seen: Observation, estimate: Estimate | Unknown | None = None) -> tupl
     phases = _lay(seen, _plan(seen, server, fitted, estimate if isinstance(estimate, Unknown) else None))
     stagger_phases(phases)
     describe(seen, server, phases, fitted)
-    if server is not None and fitted is not None:
+    if server is not None and fitted is not None and not load_of(server):  # no estimate knows of a load
         grade(phases, fitted, seen.first_token_error or 0.0)
     return phases, complaint
 
@@ -153,7 +154,10 @@ def _engine_phases(
     left = _outside(plan, seen, wire, room - whole * fit)
     if server.queue is not None:
         _unattributed(plan, wire)
-        plan.add(QUEUE, server.queue * fit, source)
+        load = load_of(server)
+        if load:
+            plan.add(MODEL_LOAD, load * fit, source)
+        plan.add(QUEUE, (server.queue - load) * fit, source)
     elif seen.sent is not None:
         # The engine tells no queue: what lies between the request and its prefill is the wait for it, or the HTTP
         # server and tokenising. How much of it is which, nobody says.

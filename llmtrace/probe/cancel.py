@@ -109,6 +109,7 @@ def prove(
             try:
                 _Trial(session, proof, meter, unread, tell).run()
             finally:
+                _name_the_rest(session, proof)
                 span.set_attribute(PROBE_CANCEL, [f"{each.hop}: {answer(each)}" for each in proof.said])
     except Exhausted:
         proof.stopped = "the next call might have passed the budget"
@@ -122,6 +123,16 @@ def prove(
     proof.answer_tokens = session.answer_tokens
     proof.usd = session.purse.spent if session.purse.price is not None else None
     return proof
+
+
+def _name_the_rest(session: Session, proof: Proof) -> None:
+    """Say of the hops that were to be looked at after the close, and were not, that they cannot be told."""
+    if proof.came is None:
+        return
+    hops = ["engine", "rate limit", *(["stored response"] if session.client.kind == "openai" else [])]
+    for hop in hops:
+        if all(each.hop != hop for each in proof.said):
+            proof.said.append(Said(hop, UNKNOWN, why="it ended before this was looked at"))
 
 
 def answer(said: Said) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit, urlunsplit
 
 from llmtrace.errors import LlmtraceError
+from llmtrace.observe.address import address_of, apart
 from llmtrace.probe.clients import shown
 from llmtrace.probe.engines import ENGINES, Engine, Reading
 
@@ -63,10 +64,12 @@ class Meter:
     def _page(self, url: str) -> Samples:
         if urlsplit(url).scheme not in ("http", "https"):
             raise LlmtraceError(f"{shown(url)} is no page of metrics: name one such as http://127.0.0.1:8000/metrics")
-        authorized = self.key and same_place(url, self.own)
-        request = urllib.request.Request(url)
-        if authorized:  # and whoever the page sends one on to gets no key
-            request.add_unredirected_header("Authorization", f"Bearer {self.key}")
+        plain, credentials = apart(url)
+        if not credentials and self.key and same_place(url, self.own):
+            credentials = f"Bearer {self.key}"
+        request = urllib.request.Request(plain)
+        if credentials:  # and whoever the page sends one on to gets none
+            request.add_unredirected_header("Authorization", credentials)
         try:
             with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:
                 text = response.read(_MOST_BYTES).decode("utf-8", "replace")
@@ -86,6 +89,17 @@ class Meter:
 def beside(base_url: str) -> str:
     """Where an engine that serves ``base_url`` has its metrics."""
     return urlunsplit(urlsplit(base_url)._replace(path="/metrics", query="", fragment=""))
+
+
+def each_once(urls: Sequence[str]) -> list[str]:
+    """``urls`` without those that name a page again: its counters would be added to themselves."""
+    pages: dict[tuple[object, ...], str] = {}
+    for url in urls:
+        host, port = address_of(url)
+        host = "127.0.0.1" if host in ("localhost", "::1") else host
+        parts = urlsplit(url)
+        pages.setdefault((parts.scheme, host, port, parts.path.rstrip("/"), parts.query), url)
+    return list(pages.values())
 
 
 def same_place(one: str, other: str) -> bool:

@@ -70,6 +70,10 @@ class Operation:
     """Content capture: the messages received, from all chunks or from the whole response."""
 
 
+def _itself(model: Any) -> Any:
+    return model
+
+
 def _own_url(client: Any) -> Any:
     return getattr(client, "_base_url", None)
 
@@ -216,6 +220,25 @@ class Generate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class Load:
+    """A function that loads a model into this process and returns it, or the ``__init__`` of one."""
+
+    module: str
+    """Module that defines it: ``llama_cpp.llama``."""
+    path: str
+    """The place in that module: ``Llama.__init__``."""
+    name: Callable[[Any], str | None]
+    """The model's name as its calls have it, from the model."""
+    model: Callable[[Any], Any] = _itself
+    """What calls are made of, from what the function returned."""
+    rest: str | None = None
+    """The part of the load (``phases.model.LOAD_PARTS``) that all its time is which is not seen apart; None where that
+    is made of several."""
+    moves: tuple[str, ...] = ()
+    """Methods of the model, in the same module, that take it to another device."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class Provider:
     """How one client library is traced. The line in ``llmtrace.providers.CLIENTS`` says which library that is."""
 
@@ -236,6 +259,8 @@ class Provider:
     posts: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
     """Where HTTP clients come and go: the functions through which every request of the library's to a model goes, or by
     which a client beneath builds it, by module."""
+    loads: tuple[Load, ...] = ()
+    """The functions that load a model into this process."""
     services: tuple[Botocore, ...] = ()
     """The services of botocore whose calls are traced; they stand instead of hooks."""
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from llmtrace.observe.answer import Answer, ServerTimings
 from llmtrace.observe.call import NOTHING, OUTPUT
 from llmtrace.providers import openai
-from llmtrace.providers.declare import Method, Provider, Request
+from llmtrace.providers.declare import Load, Method, Provider, Request
 from llmtrace.providers.safe import get, items, text
 
 _MODEL, _BEFORE = "llama", "before"
@@ -99,6 +99,11 @@ _METHODS: Sequence[tuple[str, Any, str]] = (
     ("create_embedding", EMBED, "input"),
 )
 
+
+def _name(model: Any) -> str:
+    return os.path.basename(text(model.model_path) or "")
+
+
 LLAMA_CPP = Provider(
     hooks=tuple(
         Method(module="llama_cpp.llama", path=f"Llama.{name}", operation=operation, body=_arguments(first), lazy=True)
@@ -107,4 +112,8 @@ LLAMA_CPP = Provider(
     provider_name=lambda model, host: "llama.cpp",
     base_url=lambda model: None,
     in_process=True,
+    loads=tuple(
+        Load(module="llama_cpp.llama", path=f"Llama.{function}", name=_name, rest="read")
+        for function in ("__init__", "from_pretrained")
+    ),
 )

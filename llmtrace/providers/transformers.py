@@ -12,7 +12,8 @@ from typing import Any
 from llmtrace import conventions
 from llmtrace.observe.answer import Answer
 from llmtrace.observe.call import NOTHING
-from llmtrace.providers.declare import Generate, Operation, Provider, Request
+from llmtrace.providers.declare import Generate, Load, Operation, Provider, Request
+from llmtrace.providers.model_identity import model_name
 from llmtrace.providers.safe import count, number
 
 _MODES = {"_beam_search": "beam_search", "_assisted_decoding": "assisted_generation"}
@@ -149,9 +150,34 @@ def _operation(name: str) -> Operation:
     )
 
 
+def _loaded(result: Any) -> Any:
+    """The model in what a load returned: beside its loading info, or inside a pipeline."""
+    if isinstance(result, tuple):
+        result = result[0]
+    return result if hasattr(result, "generate") else getattr(result, "model", result)
+
+
 TRANSFORMERS = Provider(
     hooks=(Generate(chat=_operation("chat"), completion=_operation("text_completion")),),
     provider_name=lambda client, host: "transformers",
     base_url=lambda client: None,
     in_process=True,
+    loads=(
+        Load(
+            module="transformers.modeling_utils",
+            path="PreTrainedModel.from_pretrained",
+            name=model_name,
+            model=_loaded,
+            rest="read",
+            moves=("PreTrainedModel.to", "PreTrainedModel.cuda"),
+        ),
+        Load(
+            module="transformers.models.auto.auto_factory",
+            path="_BaseAutoModelClass.from_pretrained",
+            name=model_name,
+            model=_loaded,
+            rest="read",
+        ),
+        Load(module="transformers.pipelines", path="pipeline", name=model_name, model=_loaded, rest="read"),
+    ),
 )

@@ -16,7 +16,7 @@ from llmtrace import conventions
 from llmtrace.observe.answer import Answer, ServerTimings, Usage
 from llmtrace.observe.call import NOTHING, OUTPUT
 from llmtrace.providers import chat_completions
-from llmtrace.providers.declare import Method, Operation, Provider, Request
+from llmtrace.providers.declare import Load, Method, Operation, Provider, Request
 from llmtrace.providers.messages import chat_input, prompt_input, tool_definitions
 from llmtrace.providers.safe import count, get, items, set_finish_reasons, text
 
@@ -203,4 +203,9 @@ VLLM = Provider(
     provider_name=lambda engine, host: "vllm",
     base_url=lambda engine: None,
     in_process=True,
+    # What of it is reading, compiling and warming up is told by the engine's own process, in its log alone.
+    loads=(
+        Load(module="vllm.entrypoints.llm", path="LLM.__init__", name=_model),
+        Load(module="vllm.v1.engine.async_llm", path="AsyncLLM.__init__", name=_model),
+    ),
 )

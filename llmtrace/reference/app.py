@@ -48,6 +48,8 @@ from llmtrace.reference.scheduler import Job, QueueClosed, QueueFull, Result, Sc
 if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
 
+    from llmtrace.observe.loading import Loading
+
 __all__ = ["create_app"]
 
 _MOST_BODY = 32 * 1024 * 1024
@@ -79,6 +81,7 @@ def create_app(
     default_max_tokens: int = DEFAULT_MAX_TOKENS,
     tracer_provider: TracerProvider | None = None,
     warm_up: bool = True,
+    loading: Loading | None = None,
     names: Collection[str] | None = None,
     loopback: bool = True,
     grace: float = 0.0,
@@ -97,6 +100,9 @@ def create_app(
     `names`: host names that the server goes by beside its addresses, and `loopback` whether only this machine can reach
     it; requests to other names and from pages are refused (None: no such check). `grace`: s that running requests have
     at the shutdown before they are ended.
+
+    `loading`: the load of this model, which goes on until the application is ready: making room and warming up are its
+    last part. It becomes a span.
 
     Server spans go to `tracer_provider` if one is given, else to the OTLP endpoint of the environment, else nowhere.
     The application's `state.scheduler` is the `Scheduler`.
@@ -128,6 +134,9 @@ def create_app(
         if warm_up:
             runner.warm_up()
             service.warm_up()
+        if loading is not None and writer is not None:
+            loading.finish("warm_up")
+            writer.emit_load(loading, loaded.name)
         scheduler.start()
         try:
             yield

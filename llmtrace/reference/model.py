@@ -13,6 +13,8 @@ from time import perf_counter
 from typing import Any
 
 from llmtrace.emit import names
+from llmtrace.observe.clock import now
+from llmtrace.observe.loading import Loading
 from llmtrace.reference._errors import RunnerError, missing_extra
 from llmtrace.reference.tiny import TINY_NAME, Progress, build_tiny, quiet, tiny_path
 
@@ -44,6 +46,8 @@ class LoadedModel:
     """A short hash of config, weights, dtype and device: the `system_fingerprint` of the responses."""
     load_seconds: float = 0.0
     """Seconds that reading it took."""
+    loading: Loading | None = None
+    """The same as it went, until whoever serves it says that it is ready."""
 
     @property
     def about(self) -> dict[str, str]:
@@ -135,7 +139,7 @@ def _load(path: Path, name: str, device: str, dtype: str) -> LoadedModel:
         from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
     except ImportError as error:
         raise missing_extra(error) from error
-    begun = perf_counter()
+    begun, loading = perf_counter(), Loading(rest="read")
     try:
         with quiet():
             config: Any = AutoConfig.from_pretrained(path, local_files_only=True)
@@ -144,12 +148,16 @@ def _load(path: Path, name: str, device: str, dtype: str) -> LoadedModel:
             weights: Any = AutoModelForCausalLM.from_pretrained(
                 path, config=config, torch_dtype=getattr(torch, dtype_name), local_files_only=True
             )
+            moved = now()
             weights = weights.to(device).eval()
+            if device != "cpu":
+                loading.measured("to_device", moved)
     except torch.cuda.OutOfMemoryError as error:
         raise RunnerError(f"the model at {path} does not fit on {device}: use a smaller one or --device cpu") from error
     except Exception as error:
         raise RunnerError(f"cannot load the model at {path}: {first_line(error)}") from error
     text_config: Any = config.get_text_config() if hasattr(config, "get_text_config") else config
+    loading.finish()
     return LoadedModel(
         model=weights,
         tokenizer=tokenizer,
@@ -161,6 +169,7 @@ def _load(path: Path, name: str, device: str, dtype: str) -> LoadedModel:
         stop_ids=_stop_ids(weights, tokenizer),
         fingerprint=_fingerprint(config, weights, dtype_name, device),
         load_seconds=perf_counter() - begun,
+        loading=loading,
     )
 
 

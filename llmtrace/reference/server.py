@@ -88,6 +88,7 @@ def serve(
             names=(*allow_hosts, *(() if loopback else (socket.gethostname(),))),
             loopback=loopback,
             grace=max(0.0, grace - _CLOSING),
+            loading=loaded.loading,
             **app_options,
         )
         base_url = listening.url(host, listener)

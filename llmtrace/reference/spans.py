@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.trace import TracerProvider
 
+    from llmtrace.observe.loading import Loading
+
 __all__ = ["ServerSpans", "from_environment"]
 
 _log = logging.getLogger("llmtrace.reference")
@@ -112,6 +114,15 @@ class ServerSpans:
                     self._emit_chunks(timings, phase, start, end, trace.set_span_in_context(child), offset)
                 child.end(end_time=end)
         span.end(end_time=ended)
+
+    def emit_load(self, loading: Loading, model: str) -> None:
+        """Write the load of the model that is served."""
+        from llmtrace.emit.model_load import emit_model_load
+
+        attributes: dict[str, Any] = {names.REQUEST_MODEL: model}
+        if self._fingerprint:
+            attributes[names.MODEL_FINGERPRINT] = self._fingerprint
+        emit_model_load(self._tracer, loading, attributes, side=names.SERVER_SIDE)
 
     def _emit_chunks(
         self, timings: Timings, prefill: Phase, start: int, end: int, inside: Context, offset: int

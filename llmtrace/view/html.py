@@ -122,7 +122,8 @@ def _overview(traces: Sequence[tree.Trace], all_calls: Sequence[tree.Node]) -> s
     if not total:
         return ""
     order = (
-        "network", "gateway", "unattributed", "queue", "kv_cache_hit", "prefill", "queue_prefill", "decode", "opaque",
+        "network", "gateway", "unattributed", "model_load", "queue", "kv_cache_hit", "prefill", "queue_prefill",
+        "decode", "opaque",
     )  # fmt: skip
     bars: list[str] = []
     terms: list[str] = []
@@ -198,7 +199,7 @@ def _table(table: text.Table) -> str:
 
 _NAMED = {"cache": "kv_cache_hit", "kv_cache_hit": "kv_cache_hit", "queue_prefill": "queue_prefill"} | {
     palette.LABELS[family].replace(" ", ""): family
-    for family in ("network", "gateway", "unattributed", "queue", "kv_cache_hit", "prefill", "decode")
+    for family in ("network", "gateway", "unattributed", "model_load", "queue", "kv_cache_hit", "prefill", "decode")
 }
 
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 from typing import Final
 
 from llmtrace.analyze import contract
+from llmtrace.phases.model import LOAD_PARTS
 
 FAMILIES: Final = {
     "network": ("#8593a8", "#7d8ba1"),
     "gateway": ("#0b8a99", "#35a9b8"),
     "unattributed": ("#a5825f", "#c0a080"),
+    "model_load": ("#d1663f", "#e58257"),
     "queue": ("#eaa51c", "#f0b23c"),
     "kv_cache_hit": ("#17a884", "#2cc09a"),
     "prefill": ("#7a5af0", "#957bff"),
@@ -29,6 +31,8 @@ PHASE_FAMILIES: Final = {
     "network": "network",
     "gateway": "gateway",
     "unattributed": "unattributed",
+    "model_load": "model_load",
+    **{f"model_load.{part}": "model_load" for part in LOAD_PARTS},
     "queue": "queue",
     "kv_cache_hit": "kv_cache_hit",
     "prefill": "prefill",

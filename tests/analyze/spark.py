@@ -68,7 +68,7 @@ def all_reports(traces: Traces) -> dict[str, list[Any]]:
     book = Book(traces)
     made = {name: figures(reports.make(name, book)) for name in reports.NAMES}
     made["compare"] = figures(compare.make(book, book))
-    made["whatif"] = figures(whatif.make(book, "decode", 0.5))
+    made["whatif"] = figures(whatif.make(book, {"decode": 0.5, "rerank": 0.0}))
     return made
 
 

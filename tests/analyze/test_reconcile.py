@@ -13,7 +13,7 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from llmtrace.analyze.billing.exports import read_text
+from llmtrace.analyze.billing.exports import read_file, read_text
 from llmtrace.analyze.billing.join import BY_ID, BY_TIME, Call, checks, join, same_model
 from llmtrace.analyze.billing.records import NS, Exports, Record, Unreadable, moment
 from llmtrace.cli import build_app
@@ -184,6 +184,29 @@ def test_bad_rows_cost_themselves_only(text: str, records: int, bad: list[int]) 
     read_text(text, "f", exports)
     assert len(exports.records) == records
     assert [place for place, _ in exports.problems] == [f"f:{line}" for line in bad]
+
+
+def test_a_record_that_contradicts_an_earlier_one_is_named(tmp_path: Path) -> None:
+    export = tmp_path / "logs.jsonl"
+    export.write_text("".join(json.dumps(spend_log("chatcmpl-1", 20_000, tokens)) + "\n" for tokens in (199, 199, 150)))
+    result = run("reconcile", recorded(tmp_path), "--with", export, "--file", tmp_path / "b.jsonl", "--format", "json")
+    assert result.exit_code == 0, result.output
+    sections = {section["title"]: section["rows"] for section in json.loads(result.stdout)["sections"]}
+    ((place, why),) = sections["Records that contradict an earlier one (1)"]
+    assert place == f"{export}:3"
+    assert "150 output tokens" in why
+    assert f"{export}:1 said" in why
+    assert sections["Records of single calls"][0][6] == 199
+
+
+def test_what_a_spreadsheet_saves(tmp_path: Path) -> None:
+    exports, wide, split = Exports(), tmp_path / "wide.csv", tmp_path / "split.csv"
+    wide.write_text("request_id\tcompletion_tokens\na\t1\n", encoding="utf-16")
+    read_file(wide, exports)
+    assert [record.output_tokens for record in exports.records] == [1]
+    split.write_text("request_id;completion_tokens\na;1\n")
+    with pytest.raises(LlmtraceError, match="has semicolons between its cells: save it with commas or tabs"):
+        read_file(split, exports)
 
 
 @pytest.mark.parametrize("text", ["a,b\n1,2\n", "[1, 2]", '[{"a":' * 50_000, "", "\x00\x01", '{"data": [{"x": 1}]}'])
@@ -358,11 +381,13 @@ def test_what_goes_wrong_is_one_line(tmp_path: Path, replay: Replay, monkeypatch
         (("--with", tmp_path), "is a folder"),
         (("--with", cut_off), "cannot read"),
         (("--with", f"{replay.url}/api/v1"), "set OPENROUTER_API_KEY"),
+        (("--with", "http://me:hunter2@127.0.0.1/api/v1"), "http://127.0.0.1/api/v1 is named with a user and password"),
     ]
     for arguments, says in cases:
         result = run("reconcile", traces, *arguments, "--file", tmp_path / "b.jsonl")
         assert result.exit_code == 1, result.output
         assert says in result.output
+        assert "hunter2" not in result.output
         assert len(result.output.splitlines()) == 1
     monkeypatch.setenv("OPENROUTER_API_KEY", "k")
     for url, says in (

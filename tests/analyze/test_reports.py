@@ -146,7 +146,7 @@ def test_whatif_knows_what_retries_can_give_back(writer: Writer, report: Reader)
     writer.span("llm.attempt", 0, 500, {"http.response.status_code": 429}, trace=7, parent=call)
     writer.span("llm.attempt", 1500, 3000, {"http.response.status_code": 200}, trace=7, parent=call)
     with load([report.save(writer)]) as traces:
-        made = whatif.make(Book(traces), "retry", 0)
+        made = whatif.make(Book(traces), {"retry": 0})
     assert table(made, "End to end")[0]["change"] == pytest.approx(-1.5)
 
 
@@ -272,6 +272,22 @@ def test_cancelled_calls_are_billed_exactly_where_somebody_tells(writer: Writer,
     assert (row["calls"], row["exactly known"]) == (4, 3)
     found = {row["trace"]: (row["billed ≥"], row["billed ≤"]) for row in table(made, "The longest")}
     assert found == {f"{1:032x}": (61, 61), f"{2:032x}": (62, 62), f"{3:032x}": (63, 63), f"{4:032x}": (50, 200)}
+
+
+def test_a_refused_call_costs_nothing_and_one_that_may_have_begun_stays_within_bounds(
+    writer: Writer, report: Reader
+) -> None:
+    limits = {"gen_ai.request.max_tokens": 500, "llmtrace.cancellation.billed_tokens.upper": 500}
+    for number, kind in enumerate(("429", "400", "408", "500", "APIConnectionError")):
+        span = {**limits, "gen_ai.operation.name": "chat", "gen_ai.provider.name": "openai", "error.type": kind}
+        span |= {"gen_ai.request.model": "gpt-4o-mini", "llmtrace.schema_version": 2, "llmtrace.call.outcome": "error"}
+        writer.span("chat gpt-4o-mini", number * 10, number * 10 + 5, span, trace=number + 1, kind=3)
+    made = report("cancellations", writer)
+    rows = {row["cause"]: row for row in table(made, "The cancellation tax, by cause, route and who told it")}
+    refused, failed = rows["refused"], rows["server error"]
+    assert (refused["calls"], refused["exactly known"], refused["tax"], refused["told by"]) == (2, 2, 0, "the refusal")
+    assert (failed["calls"], failed["exactly known"], failed["tax ≤"]) == (3, 0, 1500)
+    assert "exactly 0 tokens ($0) in 2 calls" in made.headline
 
 
 def test_floor(writer: Writer, report: Reader) -> None:
@@ -428,15 +444,17 @@ def test_whatif_counts_only_what_is_on_the_critical_path(writer: Writer, report:
     writer.call(0, [("prefill", 300), ("decode", 200)], trace=1, parent=root)
     with load([report.save(writer)]) as traces:
         book = Book(traces)
-        made = whatif.make(book, "decode", 0.5)
-        with pytest.raises(LlmtraceError, match="no critical path has 'queue'; these have decode, prefill"):
-            whatif.make(book, "queue", 0.5)
-        with pytest.raises(LlmtraceError, match="--factor is -1"):
-            whatif.make(book, "decode", -1)
+        made = whatif.make(book, {"decode": 0.5})
+        with pytest.raises(
+            LlmtraceError, match=r"nothing in these requests is 'queue'\. There are agent, call, decode, model"
+        ):
+            whatif.make(book, {"queue": 0.5})
+        with pytest.raises(LlmtraceError, match="decode cannot take -1 times as long"):
+            whatif.make(book, {"decode": -1})
     mean = table(made, "End to end")[0]
     assert mean["now"] == pytest.approx(1.0)
     assert mean["then"] == pytest.approx(0.55)
-    assert mean["without it"] == pytest.approx(0.1)
+    assert mean["without it"] == pytest.approx(0.3), "the call beside it is waited for then"
 
 
 def test_cells() -> None:

@@ -165,8 +165,8 @@ def test_a_version_that_is_not_known_is_told(tmp_path: Path) -> None:
 
 def test_whatif_says_what_network_is_in_version_1(both: tuple[Path, Path]) -> None:
     with book(*both) as opened:
-        assert any("schema version 1" in note for note in whatif.make(opened, "network", 0.5).notes)
-        assert not any("schema version 1" in note for note in whatif.make(opened, "decode", 0.5).notes)
+        assert any("schema version 1" in note for note in whatif.make(opened, {"network": 0.5}).notes)
+        assert not any("schema version 1" in note for note in whatif.make(opened, {"decode": 0.5}).notes)
 
 
 def test_floor_knows_overhead_by_its_parts(tmp_path: Path) -> None:

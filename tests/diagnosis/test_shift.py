@@ -114,3 +114,15 @@ def test_a_slow_decode_is_told_when_the_next_one_agrees() -> None:
     sure_of = [verdicts[0].confidence for verdicts in later]
     assert sure_of == sorted(sure_of)
     assert sure_of[-1] > 0.9
+
+
+def test_a_long_answer_that_is_late_by_the_same_share_is_later_than_a_short_one() -> None:
+    plane, draw = Plane(0.02, 0.25), random.Random(3)
+    for _ in range(40):
+        prompt, output = draw.uniform(100, 900), draw.uniform(5, 60)
+        plane.take((prompt, output, 0.05 + 2e-4 * prompt + 0.01 * output))
+    short, long = plane.ref, 4 * plane.ref
+    assert plane.lateness(long, 1.5 * long) == pytest.approx(2 * plane.lateness(short, 1.5 * short))
+    assert plane.lateness(short / 4, short / 4 + 0.1) == pytest.approx(plane.lateness(short, short + 0.1)), (
+        "below the usual time a second is a second"
+    )

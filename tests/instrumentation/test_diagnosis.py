@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from llmtrace.calls.verdict import Diagnoser
 from tests.support import replay as play
 from tests.support.spans import attributes
 from tests.support.waiting import PATIENCE
@@ -112,6 +114,25 @@ def test_diagnosis_can_be_switched_off(tracing: Any, client: openai.OpenAI, repl
     replay.serve(answer(model="gpt-3.5-turbo-0125"))
     ask(client)
     assert "llmtrace.diagnosis" not in attributes(spans.parents()[0])
+
+
+@pytest.mark.skipif(not Path("/proc/thread-self/schedstat").is_file(), reason="this kernel does not count it")
+def test_the_diagnosis_can_ask_how_long_the_calls_thread_had_no_core(
+    client: openai.OpenAI, replay: Replay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge, told = Diagnoser.judge, list[float | None]()
+
+    def asking(diagnoser: Diagnoser, key: Any, symptoms: Any, no_core: Callable[[], float | None] | None = None) -> Any:
+        told.append(None if no_core is None else no_core())
+        return judge(diagnoser, key, symptoms, no_core)
+
+    monkeypatch.setattr(Diagnoser, "judge", asking)
+    replay.serve(answer())
+    began = time.perf_counter()
+    ask(client)
+    (waited,) = told
+    assert waited is not None
+    assert 0.0 <= waited <= time.perf_counter() - began
 
 
 @pytest.mark.parametrize("way", ["sync", "async"])

@@ -378,7 +378,7 @@ def test_a_programs_own_config_option_stays_its_own(launcher: str, tmp_path: Pat
 def test_what_cannot_be_run_is_said_as_a_shell_says_it(tmp_path: Path) -> None:
     done = run("--console", "no-such-program-here", cwd=tmp_path)
     assert done.returncode == 127
-    assert done.stderr.splitlines()[-1] == "llmtrace: no-such-program-here: no such program"
+    assert done.stderr == "llmtrace: no-such-program-here: no such program\n", "and no viewer was started for it"
     refused = run("--console", "--view", "true", cwd=tmp_path)
     assert refused.returncode == 1
     assert "exclude each other" in refused.stderr

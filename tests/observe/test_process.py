@@ -109,6 +109,36 @@ def test_a_fork_waits_for_what_a_worker_has_in_hand() -> None:
     assert not theirs.locked()
 
 
+def named(name: str) -> bool:
+    return name in [thread.name for thread in threading.enumerate()]
+
+
+@needs_fork
+def test_a_workers_thread_ends_before_a_fork_and_starts_again_when_it_is_wanted() -> None:
+    handled: list[int] = []
+    worker = Worker("test of a thread", handled.append)
+    worker.start()
+    assert named("test of a thread")
+    assert in_child(lambda: True) == 0
+    assert not named("test of a thread")
+    worker.start()
+    worker.put(1)
+    worker.settle(60)
+    assert handled == [1]
+
+
+@needs_fork
+def test_a_fork_neither_waits_for_a_workers_rest_nor_loses_what_waits() -> None:
+    handled: list[int] = []
+    worker = Worker("test of a rest", handled.append, rest=300.0)
+    worker.start()
+    worker.put(1)
+    assert in_child(lambda: handled == [] and len(worker) == 0) == 0
+    assert named("test of a rest"), "it goes on with what waits"
+    worker.settle(60)
+    assert handled == [1]
+
+
 @needs_fork
 def test_an_action_after_the_fork_lives_as_long_as_its_object() -> None:
     class Owner:

@@ -211,6 +211,39 @@ def test_what_cannot_work_is_told_before_anything_is_sent(
     assert not engine.bodies
 
 
+def test_a_page_is_counted_once_and_asked_with_the_password_in_its_address(server: Replay) -> None:
+    engine = Engine(pace=0.002)
+    engine.serve(server)
+    page = server.url.replace("http://", "http://me:hunter2@") + "/metrics"
+    again = page.replace("127.0.0.1", "localhost") + "/"
+    result = run(server.base_url, "--metrics", page, "--metrics", again)
+    assert result.exit_code == 0, result.output
+    assert "engine stopped after" in " ".join(result.output.split())
+    assert "hunter2" not in result.output
+    pages = [request for request in server.requests if request.path == "/metrics"]
+    assert {request.headers.get("authorization") for request in pages} == {"Basic bWU6aHVudGVyMg=="}
+
+
+def test_ctrl_c_after_the_close_names_what_was_not_looked_at(
+    server: Replay, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    Engine(pace=0.002).serve(server)
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cancel._Trial, "_followed", interrupted)
+    result = run(server.base_url, "--json", tmp_path / "answer.json")
+    assert result.exit_code == 130
+    hops = json.loads((tmp_path / "answer.json").read_text())["hops"]
+    assert {each["hop"]: each["state"] for each in hops} == dict.fromkeys(
+        ("engine", "rate limit", "stored response"), UNKNOWN
+    )
+    words = " ".join(result.output.split())
+    assert "closed after 10 of 60 tokens" in words
+    assert "engine cannot be told it ended before this was looked at" in words
+
+
 def test_options_before_the_command_are_not_lost() -> None:
     result = CliRunner().invoke(build_app(), ["probe", "--budget", "1", "cancel"])
     assert result.exit_code == 2

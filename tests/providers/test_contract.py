@@ -405,6 +405,8 @@ def test_bedrock_body_is_the_applications(replay: Replay, tracing: Tracing, span
 @pytest.mark.parametrize("kind", ["sync", "async"])
 def test_bedrock_body_whose_block_is_left(replay: Replay, tracing: Tracing, spans: Spans, way: str, kind: str) -> None:
     """``with answer["body"] as raw``: at the block's end."""
+    if kind == "async":
+        pytest.importorskip("aiobotocore")
     opened = AioBedrockInvoke(kind, replay.url) if kind == "async" else BedrockInvoke(kind, replay.url)
     tracing.on(opened.name)
     replay.serve(json_answer(b'{"id": "id-1", "content": [], "stop_reason": "end_turn"}'))

@@ -6,15 +6,20 @@ import asyncio
 import json
 import ssl
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from google import genai
 
 from tests.conftest import Tracing
+from tests.support.late import Late
 from tests.support.realtime import LOCALHOST, SOUND, Conversations, Cut, Expect, Send, Step
 from tests.support.replay import Replay, Script, json_answer, paced, sse
 from tests.support.spans import Spans, assert_golden, attributes, shape
+
+if TYPE_CHECKING:
+    from google import genai
+else:
+    genai = Late("google.genai")
 
 MODEL = "gemini-live"
 CONFIG: dict[str, Any] = {"response_modalities": ["AUDIO"], "system_instruction": "SAY", "temperature": 0.25}

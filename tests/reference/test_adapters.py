@@ -179,7 +179,7 @@ def adapted(base: Path, folders: dict[str, Path]) -> Adapters:
 )
 @example(asked=[("second", 51, 35, 2), ("second", 87, 20, 3), (None, 69, 4, 4)] * 2, room=136, leaves=5)
 @settings(
-    max_examples=int(os.environ.get("LLMTRACE_RUNNER_EXAMPLES", "6")),
+    max_examples=int(os.environ.get("LLMTRACE_RUNNER_EXAMPLES", "3")),
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
     phases=[Phase.explicit, Phase.generate],

@@ -287,7 +287,7 @@ def test_what_could_never_fit_is_refused(small: LoadedModel) -> None:
 )
 @example(asked=[(47, 14, 4, 0), (87, 11, 6, 0), (107, 47, 2, 2), (107, 47, 2, 2)], room=256, chunk=None, block=8)
 @settings(
-    max_examples=int(os.environ.get("LLMTRACE_RUNNER_EXAMPLES", "8")),
+    max_examples=int(os.environ.get("LLMTRACE_RUNNER_EXAMPLES", "4")),
     deadline=None,
     phases=[Phase.explicit, Phase.generate],
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],

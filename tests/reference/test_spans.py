@@ -209,8 +209,17 @@ def test_the_environment_decides_whether_spans_are_sent(monkeypatch: pytest.Monk
 
 
 @pytest.fixture(scope="module")
+def at_the_start() -> list[ReadableSpan]:
+    """What that server wrote before any request."""
+    return []
+
+
+@pytest.fixture(scope="module")
 def with_adapter(
-    small_path: Path, tmp_path_factory: pytest.TempPathFactory, exported: InMemorySpanExporter
+    small_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    exported: InMemorySpanExporter,
+    at_the_start: list[ReadableSpan],
 ) -> Iterator[openai.OpenAI]:
     """A server that has two adapters; its model is its own, since adapters change the model they are put into."""
     pytest.importorskip("peft")
@@ -219,8 +228,22 @@ def with_adapter(
         name: build_tiny_adapter(root / name, spec=SMALL, rank=rank, seed=rank)
         for name, rank in (("tuned", 8), ("other", 4))
     }
-    with serving(build_or_load(small_path, device="cpu"), exported, adapters=adapters) as client:
+    loaded = build_or_load(small_path, device="cpu")
+    with serving(loaded, exported, adapters=adapters, loading=loaded.loading) as client:
+        at_the_start += exported.get_finished_spans()
         yield client
+
+
+def test_the_models_load_is_a_span_up_to_the_moment_when_it_is_ready(
+    with_adapter: openai.OpenAI, at_the_start: list[ReadableSpan]
+) -> None:
+    *parts, load = [span for span in at_the_start if span.name.startswith("llm.model_load")]
+    assert [part.name for part in parts] == ["llm.model_load.read", "llm.model_load.warm_up"]
+    assert (parts[0].start_time, parts[0].end_time) == (load.start_time, parts[1].start_time)
+    assert parts[1].end_time == load.end_time
+    told = load.attributes or {}
+    assert (told["llmtrace.side"], told["llmtrace.phase"]) == ("server", "model_load")
+    assert told["gen_ai.request.model"] == with_adapter.models.list().data[0].id
 
 
 def test_adapters_are_models_and_their_swaps_are_spans(

@@ -227,13 +227,16 @@ class Replay:
             if script.chunked and script.status is not None:
                 connection.sendall(b"0\r\n\r\n")
             return script.after == "keep" and script.status is not None
-        if script.after == "rst":
-            # A reset discards what lies unread in the client's socket: let it read what was sent.
-            self._let_read(connection, request)
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        elif script.after == "hang":
+        if script.after == "hang":
             self._wait(connection, request, GATE_TIMEOUT)
-        elif script.after != "cut":
+        elif script.after in ("rst", "cut"):
+            # A reset discards what lies unread in the client's socket, and some clients discard what they have read
+            # but not handed on when the connection ends: let them do both.
+            self._let_read(connection, request)
+            self._wait(connection, request, HANDED_ON_WITHIN)
+            if script.after == "rst":
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        else:
             raise ValueError(script.after)
         return False
 
@@ -278,6 +281,8 @@ class Replay:
 
 READ_WITHIN = 5.0
 """s. A client that reads nothing for so long does not mean to."""
+HANDED_ON_WITHIN = 0.03
+"""s. What a client has read it has handed on by then."""
 
 
 def _unread(connection: socket.socket) -> bool:

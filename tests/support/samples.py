@@ -1,8 +1,9 @@
 """The samples of output in README and docs, made by the commands as they are: ``make samples``.
 
 A sample stands between ``<!-- output: llmtrace show --help -->`` and ``<!-- end -->``. Its command is run by a shell in
-a folder that holds three files (and two adapters, for the command on these): ``traces.otlp.jsonl``, one call of every
-kind; ``broken.otlp.jsonl``, the same with a line that is no JSON; ``demo.otlp.jsonl.gz``, what a run of the demo wrote.
+a folder that holds some files (and two adapters, for the command on these): ``traces.otlp.jsonl``, one call of every
+kind; ``broken.otlp.jsonl``, the same with a line that is no JSON; ``demo.otlp.jsonl.gz``, what a run of the demo wrote;
+``before.otlp.jsonl`` and ``after.otlp.jsonl``, an agent's requests on either side of a change.
 The terminal is 80 columns wide and without colour, and no variable is set that OpenTelemetry or llmtrace reads.
 """
 
@@ -17,6 +18,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.support.agents import before_and_after
 from tests.support.recorder import Recorder, demo_calls
 
 ROOT = Path(__file__).parents[2]
@@ -48,6 +50,8 @@ def made(command: str) -> str:
     with tempfile.TemporaryDirectory() as scratch:
         file = demo_calls(Recorder()).save(Path(scratch, "traces.otlp.jsonl"))
         shutil.copy(DEMO, scratch)
+        if "after.otlp" in command:
+            before_and_after(Path(scratch))
         if command == ADAPTERS:
             _adapters(Path(scratch))
         Path(scratch, "broken.otlp.jsonl").write_text(file.read_text(encoding="utf-8") + '{"resourceSpans": "\n')

@@ -30,14 +30,21 @@ RANK = {
     "network": 0,
     "gateway": 1,
     "unattributed": 2,
-    "queue": 3,
-    "queue_prefill": 3,
-    "kv_cache_hit": 4,
-    "prefill": 5,
-    "decode": 6,
-    "opaque": 7,
+    "model_load": 3,
+    "queue": 4,
+    "queue_prefill": 4,
+    "kv_cache_hit": 5,
+    "prefill": 6,
+    "decode": 7,
+    "opaque": 8,
 }
 MERGED = {"queue_prefill", "opaque"}
+IN_PROCESS = {"transformers", "transformers.js", "webllm"}
+"""Providers without a server."""
+PARTS = {
+    "llm.decode": {"reasoning", "output"},
+    "llm.model_load": {"download", "read", "to_device", "compile", "warm_up"},
+}
 REASONS = {"no_usage", "few_calls", "narrow_spread", "buffered", "no_stream", "cut_short", "ambiguous"}
 SHORTEST_NS = 2_000
 """Starts of spans that last so long can always be moved so that they fall below the microsecond."""
@@ -140,7 +147,7 @@ def seconds(span: ReadableSpan) -> float:
 def assert_contract(spans: Spans, parent: ReadableSpan, *, content: bool = False) -> None:
     """DESIGN.md section 2, for one call: every name, every nanosecond."""
     attrs = attributes(parent)
-    local = attrs.get("gen_ai.provider.name") == "transformers"  # in this process: no server, no client
+    local = attrs.get("gen_ai.provider.name") in IN_PROCESS
     missing = [name for name in REQUIRED if name not in attrs and not (local and name.startswith("server."))]
     assert not missing, (missing, attrs)
     assert parent.name == f"{attrs['gen_ai.operation.name']} {attrs['gen_ai.request.model']}"
@@ -206,7 +213,7 @@ def _assert_phases(spans: Spans, parent: ReadableSpan) -> None:
     assert ranks == sorted(set(ranks)), [phase.name for phase in phases]
     names = {attributes(phase)["llmtrace.phase"] for phase in phases}
     assert not ({"queue_prefill"} & names and {"queue", "prefill", "kv_cache_hit"} & names), names
-    assert not ({"opaque"} & names and names - {"opaque", "network", "gateway", "unattributed"}), names
+    assert not ({"opaque"} & names and names - {"opaque", "network", "gateway", "unattributed", "model_load"}), names
     _assert_falling([parent, *attempts, *phases])
     for phase in phases:
         attrs = attributes(phase)
@@ -229,8 +236,7 @@ def _assert_phases(spans: Spans, parent: ReadableSpan) -> None:
             assert 0 <= attrs["llmtrace.phase.uncertainty"] <= seconds(phase) + 1e-9
         parts = spans.children(phase)
         if parts:
-            assert phase.name == "llm.decode"
-            assert {part.name for part in parts} <= {"llm.decode.reasoning", "llm.decode.output"}
+            assert {part.name.removeprefix(f"{phase.name}.") for part in parts} <= PARTS[phase.name]
             assert_contiguous(phase, parts)
 
 

@@ -28,8 +28,15 @@ _KEYS: Final[Mapping[str, tuple[str, ...]]] = {
 
 
 def is_address(source: str) -> bool:
-    """Whether an export is to be asked for."""
-    return source.startswith(("http://", "https://"))
+    """Whether an export is to be asked for.
+
+    Raises:
+        LlmtraceError: it has a user and password, which would stand where the key has to.
+    """
+    is_url = source.startswith(("http://", "https://"))
+    if is_url and (plain := without_credentials(source)) != source:
+        raise LlmtraceError(f"{plain} is named with a user and password: leave them out, keys are taken from variables")
+    return is_url
 
 
 def ask(url: str, calls: Sequence[Call], into: Exports) -> None:

@@ -43,7 +43,8 @@ def read_file(path: Path, into: Exports) -> None:
         raise LlmtraceError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
     if len(raw) > _MOST_BYTES:
         raise LlmtraceError(f"{path} is larger than a GiB: export less at once")
-    read_text(raw.decode("utf-8-sig", "replace"), str(path), into)
+    coding = "utf-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    read_text(raw.decode(coding, "replace"), str(path), into)
 
 
 def read_text(text: str, name: str, into: Exports) -> None:
@@ -55,7 +56,7 @@ def read_text(text: str, name: str, into: Exports) -> None:
     if not text.strip():
         raise LlmtraceError(f"{name} is empty")
     before = len(into.records) + len(into.buckets)
-    rows = _json(text) if text.lstrip()[:1] in ("{", "[") else _csv(text)
+    rows = _json(text) if text.lstrip()[:1] in ("{", "[") else _csv(text, name)
     seen, problems = 0, len(into.problems)
     for line, row in rows:
         seen += 1
@@ -70,7 +71,7 @@ def read_text(text: str, name: str, into: Exports) -> None:
         raise LlmtraceError("nothing can be read of {}: {}".format(*into.problems[problems]))
 
 
-def _csv(text: str) -> Iterator[tuple[int, Any]]:
+def _csv(text: str, name: str) -> Iterator[tuple[int, Any]]:
     """Each row with the line on which it ends."""
     delimiter = "\t" if "\t" in text.partition("\n")[0] else ","
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
@@ -88,6 +89,8 @@ def _csv(text: str) -> Iterator[tuple[int, Any]]:
         if not header:
             header = [cell.strip() for cell in cells]
             if not _COLUMNS.intersection(header):
+                if _COLUMNS.intersection(";".join(header).split(";")):
+                    raise LlmtraceError(f"{name} has semicolons between its cells: save it with commas or tabs")
                 yield reader.line_num, Unreadable("its header is none of an export that is known")
         elif len(cells) != len(header):
             yield reader.line_num, Unreadable(f"it has {len(cells)} cells, the header {len(header)}")

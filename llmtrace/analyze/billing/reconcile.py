@@ -126,6 +126,8 @@ def report(made: Reconciled, written: str) -> Report:
         result.sections.append(_named("Rows that could not be read", exports.problems))
     if joined.ambiguous:
         result.sections.append(_named("Records that were not joined", joined.ambiguous))
+    if exports.contradicting:
+        result.sections.append(_named("Records that contradict an earlier one", exports.contradicting))
     if exports.repeated:
         result.notes.append(f"{plural(exports.repeated, 'record')} there twice: one of each counts")
     if written and joined.matches:

@@ -32,6 +32,12 @@ class Record:
     hop: str
     """Who counted, and for whom: ``openrouter: Infermatic``."""
 
+    @property
+    def bill(self) -> str:
+        """What was billed, in words."""
+        into = "" if self.input_tokens is None else f"{self.input_tokens:,} input and "
+        return f"{into}{self.output_tokens:,} output tokens" + ("" if self.usd is None else f" for ${self.usd:g}")
+
 
 @dataclass(slots=True, kw_only=True)
 class Bucket:
@@ -58,16 +64,22 @@ class Exports:
     """``FILE:LINE`` and the reason."""
     repeated: int = 0
     """Records that were there already, under the same id."""
-    _ids: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
+    contradicting: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
+    """``FILE:LINE`` of those among them that say something else, and what."""
+    _first: dict[tuple[str, str], Record] = field(default_factory=dict[tuple[str, str], Record])
 
     def add(self, record: Record) -> None:
         """Take a record in, once for each id."""
         name = (record.source, record.ids[0] if record.ids else record.place)
-        if name in self._ids:
-            self.repeated += 1
+        first = self._first.setdefault(name, record)
+        if first is record:
+            self.records.append(record)
             return
-        self._ids.add(name)
-        self.records.append(record)
+        self.repeated += 1
+        if record.bill != first.bill:
+            self.contradicting.append(
+                (record.place, f"it says {record.bill}, {first.place} said {first.bill} under its id: that one counts")
+            )
 
     def sum_up(self, bucket: Bucket) -> None:
         """Take sums in: rows of one bucket and model, by key or project, are one."""

@@ -22,6 +22,10 @@ class Options:
     """Rows of a list of routes or calls."""
     span_usd: float = 0.0
     """USD that storing a million spans costs, for the cost of telemetry itself."""
+    usd: str | None = None
+    """An attribute of spans with what they cost, USD, beside ``llmtrace.cost.usd``."""
+    quality: str | None = None
+    """A numeric attribute of spans, higher is better, in the place of the conventions' evaluation score."""
     objectives: Mapping[str, Patterns] = field(default_factory=dict[str, Patterns])
     """Targets by objective, in the place of those on the spans."""
     slo: float = 0.99
@@ -30,8 +34,6 @@ class Options:
     """What a version of the fleet is one of: ``weights``, ``app`` or ``model``; the first that the spans tell."""
     newest: str = ""
     """The fleet's newest version, where that is not the last one to appear."""
-    quality: str | None = None
-    """A numeric attribute of the calls' spans of which more is better."""
 
 
 def make(name: str, book: Book, options: Options | None = None) -> Report:

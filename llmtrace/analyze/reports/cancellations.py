@@ -44,7 +44,11 @@ def make(book: Book, options: Options) -> Report:
     cut = cut.mutate(
         usd_lower=first(cut.billed_usd, cut.lower * cut.usd_output + cut.input_cost),
         usd_upper=first(cut.billed_usd, cut.upper * cut.usd_output + cut.input_cost),
-        ended_by=first(cut.cancel_cause.cases(*CAUSES.items()), cut.outcome.cases(*_BY_OUTCOME.items())),
+        ended_by=first(
+            when(cut.is_refused, "refused"),
+            cut.cancel_cause.cases(*CAUSES.items()),
+            cut.outcome.cases(*_BY_OUTCOME.items()),
+        ),
         tax=most(cut.exact - came, 0),
         tax_lower=when(cut.exact.isnull(), most(first(cut.lower, 0) - came, 0)),
         tax_upper=when(cut.exact.isnull(), most(cut.upper - came, 0)),
@@ -67,9 +71,10 @@ def make(book: Book, options: Options) -> Report:
     report.headline = f"{cut_calls or 0:,} of {plural(whole, 'call')} did not complete" + _headline(book, cut)
     report.notes.append(
         "billed: exact where the provider's usage told, a server span in the same trace, another span with the same "
-        "response id, or an export that `llmtrace reconcile` joined; else between the tokens delivered and made until "
-        "the socket closed (lower) and the request's max_tokens (upper, a dash where the request has none). Whether a "
-        "provider stops the model when the socket closes, none of them promises: `llmtrace probe cancel` finds out."
+        "response id, or an export that `llmtrace reconcile` joined, and 0 where the call was refused (4xx); else "
+        "between the tokens delivered and made until the socket closed (lower) and the request's max_tokens (upper, a "
+        "dash where the request has none). Whether a provider stops the model when the socket closes, none of them "
+        "promises: `llmtrace probe cancel` finds out."
     )
     return report
 

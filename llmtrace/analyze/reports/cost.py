@@ -10,19 +10,18 @@ from typing import Any, Final
 
 import ibis
 
-from llmtrace.analyze import tables
+from llmtrace.analyze import components, quality, tables
 from llmtrace.analyze.book import Book
-from llmtrace.analyze.expressions import count_of, first, when
+from llmtrace.analyze.expressions import chosen, count_of, first, when
 from llmtrace.analyze.report import Column, Report, Section, Stack, cell
-from llmtrace.analyze.reports import Options
+from llmtrace.analyze.reports import Options, cost_components
 from llmtrace.analyze.reports.cancellations import CUT_SHORT
 from llmtrace.wording import plural
 
 COMPONENTS: Final = (
-    "model", "retries", "cancelled", "repair", "retrieval", "rerank", "tool", "guardrail", "evaluation", "human_review",
-    "other", "telemetry",
+    "model", "retries", "cancelled", "repair", "embeddings", "retrieval", "rerank", "tool", "guardrail", "evaluation",
+    "human_review", "other", "telemetry",
 )  # fmt: skip
-_FAILED = ("error", "timed_out")
 
 
 def make(book: Book, options: Options) -> Report:
@@ -31,12 +30,23 @@ def make(book: Book, options: Options) -> Report:
     _say(book, report)
     tasks = book.hold(tables.tasks(book.spans))
     ((count,),) = book.rows(tasks.agg(n=tasks.count()))
+    judge = quality.common([book], options.quality)
+    if judge.note:
+        report.notes.append(judge.note)
+    if count or cost_components.worth_it(book):
+        spent = book.hold(cost_components.spent(book, tasks, options.usd))
+        if count:
+            report.sections.append(_tasks(book, tasks, spent, judge, options))
+        report.sections += cost_components.make(book, tasks, spent, report.notes)
     if count:
-        report.sections.append(_tasks(book, tasks, options))
         if options.span_usd == 0:
             report.notes.append("telemetry is counted in spans only: --span-usd says what a million spans cost to keep")
     else:
         report.notes.append("no tasks: `with llmtrace.task(...)` around a unit of work gives its cost per resolution")
+        scores = quality.by_trace(book, judge)
+        if scores:
+            mean = sum(scores.values()) / len(scores)
+            report.notes.append(f"{judge.title}: {cell(mean, 'number')} in the mean of {plural(len(scores), 'trace')}")
     return report
 
 
@@ -109,44 +119,27 @@ def _say(book: Book, report: Report) -> None:
         )
 
 
-def _tasks(book: Book, tasks: Any, options: Options) -> Section:
-    """One row per task name. Calls and steps belong to the task whose id they carry, else to their trace's only one."""
-    only = tasks.group_by("trace_id").agg(n=tasks.count(), only_id=tasks.task_id.min()).filter(lambda t: t.n == 1)
-    only = only.rename(only_trace="trace_id")
-
-    def owned(table: Any) -> Any:
-        joined = table.left_join(only, [("trace_id", "only_trace")])
-        return joined.mutate(owner=first(joined.task_id, joined.only_id)).filter(lambda t: t.owner.notnull())
-
-    calls = owned(book.calls)
-    cut = calls.outcome.isin(CUT_SHORT) & ~calls.outcome.isin(_FAILED)
-    repairs = _is_repair(calls)
-    within = when(repairs, "repair", first(calls.step_kind, "model"))
-    component = when(calls.outcome.isin(_FAILED), "retries", when(cut, "cancelled", within))
-    spent = calls.select(
-        "owner",
-        component=component,
-        usd=calls.cost,
-        tries="attempts",
-        n=1,
-        repairs=when(repairs, 1, 0),
-        seconds="duration",
+def _tasks(book: Book, tasks: Any, spent: Any, judge: quality.Quality, options: Options) -> Section:
+    """One row per task name."""
+    own = spent.filter(spent.owner.notnull())
+    kind = components.group(own.component)
+    column = chosen(
+        [(own.failed, "retries"), (own.cut, "cancelled"), (kind.isin(COMPONENTS), kind)], "other"
+    )  # fmt: skip
+    own = own.mutate(column=column)
+    sums = own.group_by("owner").agg(
+        calls=own.n.sum(),
+        attempts=own.tries.sum(),
+        repaired=own.repairs.sum(),
+        **{f"usd_{name}": when(own.column == name, own.usd, 0.0).sum() for name in COMPONENTS[:-1]},
     )
-    steps = owned(tables.steps(book.spans).filter(lambda t: t.cost_usd.notnull()))
-    stepped = steps.select(
-        "owner", component=steps.step_kind, usd=steps.cost_usd, tries=0, n=0, repairs=0, seconds=ibis.literal(0.0)
-    )
-    counts = {"tries": "int64", "n": "int64", "repairs": "int64"}
-    both = spent.cast(counts).union(stepped.cast(counts))
-    sums = both.group_by("owner").agg(
-        calls=both.n.sum(),
-        attempts=both.tries.sum(),
-        repaired=both.repairs.sum(),
-        **{f"usd_{name}": when(both.component == name, both.usd, 0.0).sum() for name in COMPONENTS[:-1]},
-    )
-    spans = owned(book.spans.select("trace_id", "task_id")).group_by("owner").agg(spans=lambda t: t.count())
+    spans = cost_components.owned(tasks, book.spans.select("trace_id", "task_id"))
+    spans = spans.filter(spans.owner.notnull()).group_by("owner").agg(spans=lambda t: t.count())
     spans = spans.rename(span_owner="owner")
+    scored = cost_components.owned(tasks, judge.scored(book.spans).select("trace_id", "task_id", "quality"))
+    scored = scored.group_by(scored_owner=scored.owner).agg(quality=scored.quality.mean())
     joined = tasks.left_join(sums, [("task_id", "owner")]).left_join(spans, [("task_id", "span_owner")])
+    joined = joined.left_join(scored, [("task_id", "scored_owner")])
     joined = joined.mutate(usd_telemetry=joined.spans.fill_null(1) * (options.span_usd / 1e6))
     total = sum(joined[f"usd_{name}"].fill_null(0.0) for name in COMPONENTS)
     joined = joined.mutate(usd=total, solved=when(joined.task_resolved.fill_null(False), 1, 0))
@@ -160,25 +153,26 @@ def _tasks(book: Book, tasks: Any, options: Options) -> Section:
         attempts=joined.attempts.sum(),
         repaired=joined.repaired.sum(),
         spans=joined.spans.sum(),
+        quality=joined.quality.mean(),
         **{name: joined[f"usd_{name}"].sum() for name in COMPONENTS},
     )
     rows: list[list[Any]] = []
     bars: list[tuple[str, dict[str, float]]] = []
-    for name, n, solved, usd, over, p50, calls_, attempts, repaired, spans_, *parts in book.rows(
+    for name, n, solved, usd, over, p50, calls_, attempts, repaired, spans_, score, *parts in book.rows(
         by_task.order_by(ibis.desc("usd")).limit(options.top)
     ):
         per = usd / solved if solved else None
         amplified = attempts / calls_ if calls_ else None
         per_task = [(calls_ or 0) / n, amplified, (repaired or 0) / n, (spans_ or 0) / n]
-        rows.append([name, n, solved, usd, per, over, p50, *per_task, *parts])
+        rows.append([name, n, solved, usd, per, over, p50, score, *per_task, *parts])
         bars.append((name, {part: value for part, value in zip(COMPONENTS, parts, strict=True) if value}))
     return Section(
         "By task",
         [
             Column("task"), Column("tasks", "count"), Column("resolved", "count"), Column("cost", "usd"),
             Column("per resolved", "usd"), Column("over budget", "count"), Column("took p50", "s"),
-            Column("calls/task", "number"), Column("attempts/call", "number"), Column("repairs/task", "number"),
-            Column("spans/task", "number"),
+            Column(judge.title, "number"), Column("calls/task", "number"), Column("attempts/call", "number"),
+            Column("repairs/task", "number"), Column("spans/task", "number"),
             *(Column(name, "usd") for name in COMPONENTS),
         ],
         rows,

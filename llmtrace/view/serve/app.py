@@ -33,7 +33,9 @@ _LARGEST_KEPT: Final = 1 << 20
 Ask = Callable[[Pairs], dict[str, Any]]
 
 
-def create(state: State, *, loopback: bool = True, names: tuple[str, ...] = ()) -> Starlette:
+def create(
+    state: State, *, loopback: bool = True, names: tuple[str, ...] = (), origins: tuple[str, ...] = ()
+) -> Starlette:
     """The application over a store and its writer."""
     answers = _Answers(state)
     app = Starlette(
@@ -52,7 +54,7 @@ def create(state: State, *, loopback: bool = True, names: tuple[str, ...] = ()) 
             Route("/", _asset),
             Route("/assets/{name}", _asset),
         ],
-        middleware=[Middleware(Guard, loopback=loopback, names=names)],
+        middleware=[Middleware(Guard, loopback=loopback, names=names, origins=origins)],
         exception_handlers={
             HTTPException: _http_error,
             RefusedError: _refused,

@@ -9,7 +9,7 @@ from llmtrace.analyze.schema import Column
 from llmtrace.emit import names
 from llmtrace.phases.model import PHASES
 
-VERSION: Final = 4
+VERSION: Final = 5
 """The version of the store's tables. A newer store is not opened; an older one is upgraded to this version."""
 
 SINCE_2: Final = (

@@ -2,16 +2,19 @@
 
 A page elsewhere can make a browser send requests here, and a name elsewhere can be made to point here (DNS
 rebinding). So a Host header must be an address or one of this machine's names, and an Origin must be the page's own.
+Pages of origins that were allowed may send spans, and nothing else: they read no trace.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import orjson
 
 from llmtrace import listening
+from llmtrace.errors import LlmtraceError
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -25,6 +28,15 @@ HEADERS: Final = [
     (b"cross-origin-opener-policy", b"same-origin"),
 ]
 
+_SPANS: Final = "/v1/traces"
+_PREFLIGHT: Final = [
+    (b"access-control-allow-methods", b"POST"),
+    (b"access-control-allow-headers", b"content-type, content-encoding"),
+    (b"access-control-max-age", b"600"),
+    (b"access-control-allow-private-network", b"true"),
+]
+"""What a browser asks before it lets a page of another origin send JSON, here to this machine perhaps."""
+
 
 class Guard:
     """ASGI middleware: refuses foreign hosts (421) and foreign origins (403), and puts ``HEADERS`` on every answer.
@@ -33,12 +45,14 @@ class Guard:
         app: the application behind it.
         loopback: whether only this machine can reach it: then only loopback addresses are names of it.
         names: further host names that it goes by.
+        origins: those whose pages may send spans (``https://app.example``).
     """
 
-    def __init__(self, app: Any, loopback: bool, names: Iterable[str] = ()) -> None:
+    def __init__(self, app: Any, loopback: bool, names: Iterable[str] = (), origins: Iterable[str] = ()) -> None:
         self._app = app
         self._loopback = loopback
         self._names = {name.lower() for name in names}
+        self._origins = frozenset(origins)
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         """Answer or refuse one request."""
@@ -46,19 +60,29 @@ class Guard:
             await self._app(scope, receive, send)
             return
 
-        async def guarded(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), *HEADERS]
-            await send(message)
-
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
         host, origin = headers.get(b"host", ""), headers.get(b"origin")
+        sends_spans = origin in self._origins and scope["path"] == _SPANS
+        more = [(b"access-control-allow-origin", (origin or "").encode()), (b"vary", b"origin")] if sends_spans else []
+
+        async def guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", ()), *HEADERS, *more]
+            await send(message)
+
         if not listening.is_own(host, loopback=self._loopback, names=self._names):
             await _refuse(
                 guarded, 421, f"this server is not {host[:80]!r}: use its address, or start it with --allow-host NAME"
             )
+        elif sends_spans and scope["method"] == "OPTIONS":
+            await guarded({"type": "http.response.start", "status": 204, "headers": _PREFLIGHT})
+            await guarded({"type": "http.response.body"})
+        elif sends_spans:
+            await self._app(scope, receive, guarded)
         elif origin is not None and origin.lower() not in (f"http://{host.lower()}", f"https://{host.lower()}"):
-            await _refuse(guarded, 403, f"pages of {origin[:80]!r} may not ask this server")
+            may = "may only send spans" if origin in self._origins else "may not ask this server"
+            hint = "" if origin in self._origins else "; to let them send spans, start it with --allow-origin"
+            await _refuse(guarded, 403, f"pages of {origin[:80]!r} {may}{hint}")
         else:
             await self._app(scope, receive, guarded)
 
@@ -68,3 +92,21 @@ async def _refuse(send: Send, status: int, reason: str) -> None:
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
+
+
+def origin_of(text: str) -> str:
+    """``text`` as browsers write an origin: scheme, host and a port that is not the scheme's own.
+
+    Raises LlmtraceError where it is none: all that a page's address has beyond that is no part of its origin.
+    """
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        parts, port = urlsplit(""), None
+    bare = parts.path in ("", "/") and not parts.query and not parts.fragment and "@" not in text
+    if parts.scheme not in ("http", "https") or not parts.hostname or not bare:
+        raise LlmtraceError(f"--allow-origin takes an origin such as http://localhost:8080, not {text[:80]!r}")
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    usual = {"http": 80, "https": 443}[parts.scheme]
+    return f"{parts.scheme}://{host}" + ("" if port in (None, usual) else f":{port}")

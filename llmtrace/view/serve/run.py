@@ -48,6 +48,8 @@ class Options:
     max_bytes: int = 2 << 30
     jaeger_url: str | None = None
     names: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ()
+    """Those whose pages may send spans."""
     default_ports: bool = False
     """Listen on OTLP's own ports too, where they are free."""
 
@@ -94,7 +96,7 @@ def run(
         stack.callback(writer.stop)
         loopback = listening.is_loopback(options.host)
         names = (*options.names, *(() if loopback else (socket.gethostname(),)))
-        app = application.create(state, loopback=loopback, names=names)
+        app = application.create(state, loopback=loopback, names=names, origins=options.origins)
         url = listening.url(options.host, listener)
         listeners = [listener, *(stack.enter_context(contextlib.closing(more)) for more in _http_port(options))]
         grpc_server = _grpc_server(options, writer, notes)

@@ -140,7 +140,7 @@ class Store:
                 f"{self.path} was written by a newer llmtrace: {install_hint('view', upgrade=True)}, or name another "
                 "file with --store"
             )
-        for version, step in enumerate((upgrade.from_1, upgrade.from_2, upgrade.from_3), 1):
+        for version, step in enumerate((upgrade.from_1, upgrade.from_2, upgrade.from_3, upgrade.from_4), 1):
             if row[0] <= version:
                 step(connection)
         self.dropped = row[1]

@@ -47,3 +47,10 @@ def from_3(connection: Any) -> None:
     for name in columns.SINCE_4:
         connection.execute(f"ALTER TABLE spans ADD COLUMN IF NOT EXISTS {name} {columns.TYPES[name]}")
     connection.execute("UPDATE state SET version = 4")
+
+
+def from_4(connection: Any) -> None:
+    """Upgrade from version 4: calls that it holds have no load of a model, which nobody told then."""
+    for name, kind in columns.CALL_TYPES.items():
+        connection.execute(f"ALTER TABLE calls ADD COLUMN IF NOT EXISTS {name} {kind}")
+    connection.execute("UPDATE state SET version = 5")

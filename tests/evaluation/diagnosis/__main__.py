@@ -15,10 +15,10 @@ from llmtrace.diagnosis.verdict import CAUSES
 from tests.evaluation.common import provenance
 from tests.evaluation.common.pages import write_section
 from tests.evaluation.common.places import DOCS, ROOT
-from tests.evaluation.diagnosis import plot, report, settings
+from tests.evaluation.diagnosis import kept, plot, report, settings
 from tests.evaluation.diagnosis.notebook import Notebook, judged_again
 from tests.evaluation.diagnosis.plan import calm_sessions, sessions
-from tests.evaluation.diagnosis.population import fit, population
+from tests.evaluation.diagnosis.population import population
 from tests.evaluation.diagnosis.reality import Run, reality
 from tests.evaluation.diagnosis.sizes import curve
 from tests.evaluation.diagnosis.speed import microseconds
@@ -28,15 +28,16 @@ from tests.evaluation.phases import engines
 
 T = TypeVar("T")
 PAGE = DOCS / "diagnosis.md"
+DETAILS = DOCS / "diagnosis" / "measured.md"
 RESULTS = ROOT / "build" / "diagnosis-real.jsonl"
 CALM_RESULTS = ROOT / "build" / "diagnosis-calm.jsonl"
-SIMULATED, REAL = "simulated", "real"
+SIMULATED, REAL, KEPT = "simulated", "real", "kept"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="make diagnose-eval", description=__doc__)
     parser.add_argument("--seed", type=int, default=None, help="drawn anew each run unless given")
-    parser.add_argument("--only", choices=(SIMULATED, REAL), help="one half of it, and one half of the page")
+    parser.add_argument("--only", choices=(SIMULATED, REAL, KEPT), help="one part of it, and of the page")
     parser.add_argument("--episodes", type=int, default=20, help="simulated, for each cause and size of the curve")
     parser.add_argument("--draws", type=int, default=4, help="of each simulated calm setting, 180 calls each")
     parser.add_argument("--routes", type=int, default=250, help="for the calibration, 300 calls each")
@@ -53,13 +54,19 @@ def main() -> None:
     seed = provenance.new_seed(chosen.seed)
     print(f"seed {seed}", flush=True)
     if chosen.fit:
-        for key, weights in fit(population(random.Random(seed), chosen.routes).rows).items():
+        made = population(random.Random(seed), chosen.routes)
+        for key, weights in kept.fitted(made, kept.judged(kept.runs().values())).items():
             print(f"{key}: {weights}")
         return
-    if chosen.only != REAL:
+    if chosen.only in (None, SIMULATED, KEPT):
+        started, load = time.time(), provenance.load_average()
+        held_out = kept.held_out(population(random.Random(seed), chosen.routes))
+        where = provenance.machine(provenance.make_command("diagnose-eval"), started, load)
+        _write("kept", report.kept(held_out, where, seed), chosen)
+    if chosen.only in (None, SIMULATED):
         with Progress() as progress:
             _simulated(chosen, seed, progress)
-    if chosen.only != SIMULATED:
+    if chosen.only in (None, REAL):
         signal.signal(signal.SIGTERM, _interrupt)  # what has been played is written all the same
         _real(chosen, seed)
 
@@ -86,11 +93,10 @@ def _simulated(chosen: argparse.Namespace, seed: int, progress: Progress) -> Non
     where = provenance.machine(provenance.make_command("diagnose-eval"), started, load)
     played = report.Simulated(where, seed, speed, points, recorded, calm_settings, many, singles, pairs, bimodal, wired)
     _write("summary", report.summary(played), chosen)
-    _write("measured", report.details(played), chosen)
+    _write("measured", report.details(played), chosen, DETAILS)
     if not chosen.no_write:
-        (DOCS / "diagnosis").mkdir(exist_ok=True)
         title = f"Simulated, {len(singles)} episodes: % of those with this cause in which it was named"
-        (DOCS / "diagnosis" / "confusion.svg").write_text(plot.draw([(title, singles)]), encoding="utf-8")
+        (DETAILS.parent / "confusion.svg").write_text(plot.draw([(title, singles)]), encoding="utf-8")
 
 
 def _real(chosen: argparse.Namespace, seed: int) -> None:
@@ -144,10 +150,10 @@ def _interrupt(signal_number: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def _write(section: str, lines: list[str], chosen: argparse.Namespace) -> None:
+def _write(section: str, lines: list[str], chosen: argparse.Namespace, page: Path = PAGE) -> None:
     print("\n".join(lines), flush=True)
     if not chosen.no_write:
-        write_section(PAGE, section, lines)
+        write_section(page, section, lines)
 
 
 if __name__ == "__main__":

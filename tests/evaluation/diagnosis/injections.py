@@ -1,4 +1,12 @@
-"""A traced application, other tenants of its server, and what goes wrong between them: one method for each cause."""
+"""A traced application, other tenants of its server, and what goes wrong between them: one method for each cause.
+
+Large ones really happen: prompts of 2,000 tokens; strangers' documents that evict the cache (vLLM's is emptied);
+strangers who hold all slots, or whose documents are computed between the tokens of a running answer; a relay that
+delays, hands on chunks in bursts, or leads to another server, under the other model's name or under the same; an
+application that holds each chunk; refused attempts; a grammar that the model cannot leave. Small ones are made by the
+relay: the usual wait 1.15 to 1.5 times as long, on the way or behind the headers, or pauses between chunks 1.3 to 2
+times as long.
+"""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ detectors, without a server.
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -16,6 +17,7 @@ from llmtrace.calls.verdict import Diagnoser
 from llmtrace.diagnosis.repetition import Repetition
 from llmtrace.diagnosis.symptoms import Symptoms
 from llmtrace.diagnosis.verdict import Verdict
+from tests.evaluation.diagnosis.plain import happened
 from tests.evaluation.diagnosis.plan import NOTHING
 from tests.evaluation.diagnosis.trials import Trial
 
@@ -41,12 +43,17 @@ class Played:
     calls: list[Seen]
 
     def trial(self) -> Trial:
-        """What was named. Where nothing was wrong all calls are calm ones."""
+        """What was named. Where nothing was wrong all calls are calm ones; what is plain to see of those is no false
+        alarm."""
         truth = () if self.cause == NOTHING else (self.cause,)
         trial = Trial(truth, where=self.where, size=self.size)
         for call in self.calls:
-            stated = [(verdict.cause, verdict.confidence) for verdict in call.verdicts]
-            trial.note(stated, call.faulty and bool(truth))
+            faulty = call.faulty and bool(truth)
+            counted = call.verdicts
+            if not faulty:
+                counted = [verdict for verdict in call.verdicts if not happened(verdict, call.symptoms)]
+                trial.plain += len(call.verdicts) - len(counted)
+            trial.note([(verdict.cause, verdict.confidence) for verdict in counted], faulty)
         return trial
 
 
@@ -69,8 +76,10 @@ class Notebook:
     @classmethod
     def read(cls, path: Path) -> Notebook:
         """What was played. A last line that was cut short is left out, and cut off."""
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        if lines and not lines[-1].endswith("\n"):
+        packed = path.suffix == ".gz"
+        text = gzip.decompress(path.read_bytes()).decode() if packed else path.read_text(encoding="utf-8")
+        lines = text.splitlines(keepends=True)
+        if not packed and lines and not lines[-1].endswith("\n"):
             lines.pop()
             path.write_text("".join(lines), encoding="utf-8")
         rows = [json.loads(line) for line in lines]

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict, deque
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from math import exp, log
 
 from llmtrace.diagnosis import verdict as causes
-from llmtrace.diagnosis.verdict import CAUSES, LATENESS, Verdict
+from llmtrace.diagnosis.verdict import CAUSES, LATENESS, Verdict, confidence
 from tests.evaluation.diagnosis.judging import Judging
 from tests.evaluation.diagnosis.sizes import SIZED, sized
 from tests.evaluation.diagnosis.traffic import Faults, Traffic, draw_habits, single
 
+Constants = dict[str, tuple[float, float, float]]
 BASE_RATE = 1 / 200
 """Of so many calls one has a cause: what confidence is calibrated for."""
 CALLS = 300
@@ -123,13 +124,19 @@ def _incident(draw: random.Random, traffic: Traffic) -> tuple[str, Faults]:
     return cause, single(cause, draw, habits)
 
 
-def fit(rows: list[Row]) -> dict[str, tuple[float, float, float]]:
+def fit(rows: Sequence[Row]) -> Constants:
     """Base, weight of the score's logarithm and weight of each call lately, for each cause: a logistic regression by
     gradient descent. Half a wrong verdict more than was seen is counted for each (Krichevsky and Trofimov)."""
     return {key: _fitted([row for row in rows if row.key == key]) for key in sorted({row.key for row in rows})}
 
 
-def _fitted(rows: list[Row]) -> tuple[float, float, float]:
+def graded(made: Population, constants: Constants) -> Population:
+    """The same verdicts with the confidence that other ``constants`` give them."""
+    rows = [replace(row, confidence=confidence(constants, row.key, row.score, row.lately)) for row in made.rows]
+    return replace(made, rows=rows)
+
+
+def _fitted(rows: Sequence[Row]) -> tuple[float, float, float]:
     cells: dict[tuple[float, float, float], float] = defaultdict(float)  # those alike count together
     for row in rows:
         score = round(log(min(max(row.score, 1.0), 8.0)), 2)

@@ -103,9 +103,12 @@ def _listening() -> Iterator[list[tuple[Symptoms, list[Verdict]]]]:
     heard: list[tuple[Symptoms, list[Verdict]]] = []
     judge = Diagnoser.judge
 
-    def watched(diagnoser: Diagnoser, key: Any, symptoms: Symptoms) -> list[Verdict]:
-        seen.append(replace(symptoms))
-        return judge(diagnoser, key, symptoms)
+    def watched(diagnoser: Diagnoser, key: Any, symptoms: Symptoms, *no_core: Any) -> list[Verdict]:
+        before = replace(symptoms)  # judging changes some of it
+        seen.append(before)
+        verdicts = judge(diagnoser, key, symptoms, *no_core)
+        before.no_core = symptoms.no_core
+        return verdicts
 
     def listen(ended: Result) -> None:
         heard.append((seen.pop(), list(ended.verdicts)))

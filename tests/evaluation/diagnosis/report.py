@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -79,9 +79,10 @@ def summary(played: Simulated) -> list[str]:
 
 
 def details(played: Simulated) -> list[str]:
-    """The tables behind the summary."""
+    """The tables behind the summary, on a page of their own."""
     return [
-        "### How small an effect is found",
+        *freshness.stamp("diagnosis", played.where["commit"]),
+        "## How small an effect is found",
         "",
         "Effects of eight calls, by how many times the usual time to the first token (of slow tokens and a slow "
         "reader: the time per token) gets longer: % of the episodes in which the cause was named in half of the calls. "
@@ -100,7 +101,7 @@ def details(played: Simulated) -> list[str]:
         "",
         *_curve(played.recorded, sorted({point.cause for point in played.recorded})),
         "",
-        "### False alarms",
+        "## False alarms",
         "",
         "Per 1,000 calls; false: what was named did not happen to that call. True: it had really waited that much "
         "longer than the route's calls before it, or strangers really slowed its tokens.",
@@ -115,7 +116,7 @@ def details(played: Simulated) -> list[str]:
         f"| two modes of the network | {sum(t.calm_calls for t in played.bimodal):,} | {alarms(played.bimodal)} "
         f"| {listed(false_of(played.bimodal))} | |",
         "",
-        "### Confidence",
+        "## Confidence",
         "",
         f"Stated confidence against how often that was what was wrong with that call. {played.population.faulty:,} of "
         f"{played.population.faulty + played.population.calm:,} calls had a cause; they are weighted as if it were one "
@@ -129,9 +130,9 @@ def details(played: Simulated) -> list[str]:
             for rows in (_within(played.population.rows, low, high),)
         ),
         "",
-        "### Large effects, and two at once",
+        "## Large effects, and two at once",
         "",
-        "![Which cause was injected, and which was named](diagnosis/confusion.svg)",
+        "![Which cause was injected, and which was named](confusion.svg)",
         "",
         *_by_cause(played.singles),
         "",
@@ -140,6 +141,39 @@ def details(played: Simulated) -> list[str]:
         + "; ".join(f"{one.truth}: {listed(one.named)}" for one in played.wired)
         + ".",
     ]
+
+
+def kept(runs: Mapping[str, Population], where: dict[str, Any], seed: int) -> list[str]:
+    """The confidence of verdicts on real calls that the fit has not seen, run by run and by what was stated."""
+    rows = [row for run in runs.values() for row in run.rows]
+    return [
+        *freshness.stamp("diagnosis", where["commit"]),
+        provenance.sentence(where, seed),
+        "",
+        "| kept calls of real servers, each run graded by a fit to the others | calls | wrong verdicts: number, median "
+        "confidence | right ones: number, median confidence, share below 0.5 |",
+        "|---|---|---|---|",
+        *(
+            f"| {name} | {run.calm + run.faulty:,} | {_sure(run.rows, False)} | {_sure(run.rows, True)} |"
+            for name, run in runs.items()
+        ),
+        "",
+        "| stated | verdicts, mean stated, right | right without the weights |",
+        "|---|---|---|",
+        *(
+            f"| {low:.2f} to {high:.2f} | {_bin(mine)} | {_percent(sum(row.right for row in mine), len(mine))} |"
+            for low, high in pairwise((0.0, 0.3, *_BINS[1:]))
+            if (mine := _within(rows, low, high))
+        ),
+    ]
+
+
+def _sure(rows: Sequence[Row], right: bool) -> str:
+    mine = [row.confidence for row in rows if row.right == right]
+    if not mine:
+        return NOTHING
+    below = f", {_percent(sum(each < 0.5 for each in mine), len(mine))}" if right else ""
+    return f"{len(mine)}, {_median(mine)}{below}"
 
 
 def real(trials: Sequence[Trial], missing: Sequence[str], where: dict[str, Any], seed: int) -> list[str]:
@@ -157,6 +191,8 @@ def real(trials: Sequence[Trial], missing: Sequence[str], where: dict[str, Any],
         f"| small effects of 1.15 to 2 times among them, {len(small)} | {share(small)} | |",
         *(f"| {place}, {len(mine)} | {share(mine)} | |" for place, mine in places.items()),
         f"| false alarms per 1,000, {sum(t.calm_calls for t in trials):,} calm calls | {alarms(trials)} | < 1 |",
+        "| named besides in calm calls, and plain to see (an engine that was slower, a cache that was empty), verdicts "
+        f"| {sum(t.plain for t in trials)} | |",
         f"| median confidence of a wrong verdict, {len(wrong)} | {_median([said[1] for said in wrong])} | < 0.6 |",
         "",
         "| injected | right, by size and server | named besides or instead |",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from llmtrace.diagnosis.repetition import Repetition
 from llmtrace.diagnosis.symptoms import Symptoms
-from llmtrace.diagnosis.verdict import CAUSES, QUEUEING, Verdict
+from llmtrace.diagnosis.verdict import CAUSES, NOISY_NEIGHBOR, QUEUEING, Verdict
 from tests.evaluation.diagnosis.notebook import Notebook, Played, Seen, judged_again
 from tests.evaluation.diagnosis.plan import NOTHING, VLLM, sessions
 
@@ -56,3 +56,10 @@ def test_a_trial_counts_what_was_named_where_nothing_was_wrong_as_false() -> Non
 def test_calls_can_be_judged_again() -> None:
     (episode,) = judged_again([played(0, 0)])
     assert episode.calls[1].verdicts[0].cause == "repetition_loop", "today's detectors say this of what was seen"
+
+
+def test_tokens_that_really_came_slower_are_no_false_alarm() -> None:
+    verdict = Verdict(NOISY_NEIGHBOR, 1.1, "time_per_token", 0.012, 0.008, 0.1, confidence=0.6)
+    slower, late = Symptoms(1, 2, gap=0.011), Symptoms(3, 4, gap=0.0002)
+    trial = Played(0, 0, NOTHING, 0.0, "here", [Seen(False, each, [verdict]) for each in (slower, late)]).trial()
+    assert (trial.plain, trial.false_alarms[NOISY_NEIGHBOR]) == (1, 1), "of the second the client read late"

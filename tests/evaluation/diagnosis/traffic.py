@@ -224,7 +224,7 @@ class Traffic:
         if faults.buffered:
             segments = 1 + len(arrivals) // 5  # as many chunks have room in one
         self._starved = habits.starved and draw.random() < (STAYS_STARVED if self._starved else STARVED)
-        unread = 0.0
+        unread = pause = 0.0
         if self._starved:
             pause = draw.uniform(*WITHOUT_CORE)
             wakes = draw.uniform(sent, max(sent, arrivals[-1])) + pause
@@ -263,6 +263,7 @@ class Traffic:
             facts.behind_headers = behind_headers(seen, gaps)
             facts.segments = min(segments, facts.behind_headers)
             facts.unread = unread // TICK * TICK
+        facts.no_core = pause
         facts.rtt = rtt
         facts.attempts = 1 + faults.retries
         facts.retrying = retrying

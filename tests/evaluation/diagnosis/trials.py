@@ -49,6 +49,8 @@ class Trial:
     """The first call of the episode in which all of the truth was named, from 0."""
     calm_calls: int = 0
     false_alarms: Counter[str] = field(default_factory=Counter[str])
+    plain: int = 0
+    """Verdicts on calm calls that are plain to see: on a real machine something else was going on."""
     stated: list[Stated] = field(default_factory=list[Stated])
     where: str = ""
     """The server, of real ones."""

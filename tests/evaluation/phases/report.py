@@ -33,38 +33,32 @@ _REHEARSAL = "**A rehearsal (`--quick`): too few calls of too few cells to say a
 _IN_CLOUDS = ("alone", "share30")
 """Kinds of traffic whose calls are plotted one by one."""
 CELLS, HITS, SERVER_TIMES, HITS_PLOT = "cells.csv", "hits.csv", "server-times.csv", "hits.svg"
+CELLS_PAGE = "cells.md"
 """Files beside the page."""
 SENSITIVITY = DOCS / "accuracy" / "sensitivity.json"
 
 _READING = f"""## How to read it
 
-A **cell** is one kind of traffic at one load against one engine, on a route that starts without history. Its first
-{WARM_UP} calls ({WARM_UP_WHOLE} of whole answers) are learned from, but not counted. Calls arrive open-loop. A load
-is a share of what the engine completes for callers without pause; strangers are another process, without llmtrace. A
-bar is decided by its **worst cell**; *(chance)*: a coverage that misses its bar by no more than so few calls can (90 %
-Wilson interval).
+A **cell** is one kind of traffic at one load against one engine. The first {WARM_UP} calls ({WARM_UP_WHOLE} whole
+answers) teach the route and do not count. Load is a share of what the engine can do at most; strangers are another
+process, without llmtrace. The **worst cell** decides a bar. *(chance)*: so few calls can miss it by chance.
 
-**Errors** are mean |error| over the mean time to first token (TTFT; of whole answers the mean total); *of itself* is
-the median of |error| over the true length. **A refusal counts**: `queue_prefill` as half queue and half prefill,
-`opaque` as a third each. *Covers*: how often the truth lay inside the 90 % interval on the span, of the calls that
-were split; *half/err*: its mean half width over the mean |error|. *To the best*: the error of queue and prefill, over
-that of the best simpler method, each of which sees all calls of the cell at once (*envelope so far* excepted).
+- **Error**: mean |error| over the mean time to first token (TTFT; of whole answers the mean total). *Of itself*: the
+  median |error| over the true length.
+- **A refusal counts**: `queue_prefill` as half queue and half prefill, `opaque` as a third each.
+- *Covers*: how often the 90 % interval held the truth, of the calls that were split. *half/err*: its mean half width
+  over the mean |error|.
+- **Queue** is `llm.queue` as exported, the wait for the running step in it (of vLLM, which leaves that out, it is in
+  `llm.unattributed`). *Queue where none is*: what is said of calls whose true queue is under 10 % of the TTFT. *Sure
+  and wrong*: outside its interval and off by over 15 % of the TTFT.
+- *To the best*: the error of queue and prefill over that of the best simpler method. These see all calls of the cell at
+  once (but *envelope so far*): *all prefill*; *no queue*; *by headers* (queue until they come); *least squares* (a
+  curve over uncached tokens, queue what lies above); *envelope* (the same through the 10 % quantile).
 
-**Queue** is `llm.queue` as exported: from the engine's door until the prompt is taken up, the wait for the running
-step in it, except of an engine that is known to leave that out (vLLM): there it is in `llm.unattributed`. *Queue
-where none is*: what was ascribed to calls whose true queue is under 10 % of their TTFT. *Sure and wrong*: a phase
-outside its interval and off by over 15 % of the TTFT.
+The client is **blind**: the engine's own timings are taken out of its answers.
 
-**The client is blind**: `server_timings=False`, and the engine's word is taken out of the answer beneath the client.
-
-**The simpler methods.** *All prefill*: the TTFT less network is prefill. *No queue*: prefill is the least-squares
-curve, queue 0. *By headers*: queue until the headers. *Least squares*: prefill is the curve 1, u, u² over uncached
-tokens, queue what lies above. *Envelope*: the same through the 10 % quantile.
-
-**Prompts of one length** (*onelength*) are merged on purpose: fixed cost and cost per token cannot be told apart
-there, so a split would say nothing of other lengths. The merged span's length is right, but as equal parts it loses
-to *envelope*, which takes the shortest calls for work alone: true in that cell, whose engine is idle at times, and
-false wherever a queue stands (*standing*), which looks the same to a client.
+Prompts of **one length** are merged on purpose: fixed cost and cost per token cannot be told apart there. *Envelope*
+wins in that cell, whose engine is idle at times; where a queue always stands, it would be wrong in the same way.
 """
 
 
@@ -95,13 +89,10 @@ def page(facts: dict[str, Any], cells: Sequence[Judged], plots_at: str = "accura
             tables.summary(lines).grid(text=True),
         ]
     parts += _not_run(facts["not_run"])
-    for source in SOURCES:
-        some = [judged for judged in cells if judged.cell.source == source]
-        if some:
-            parts += _section(source, some, facts.get("kept") if source == "live" else None)
     if cells:
         parts.append(
-            f"Every method in every cell, refusals, decode, the engine's own queue: [{CELLS}]({plots_at}/{CELLS}).\n"
+            f"All {len(cells)} cells: [{CELLS_PAGE}]({plots_at}/{CELLS_PAGE}). With every method, refusals, decode and "
+            f"the engine's own queue: [{CELLS}]({plots_at}/{CELLS}).\n"
         )
         parts += [f"![{name.removesuffix('.svg')}]({plots_at}/{name})\n" for name in pictures if name != HITS_PLOT]
     parts.append(_READING)
@@ -116,6 +107,21 @@ def page(facts: dict[str, Any], cells: Sequence[Judged], plots_at: str = "accura
         parts += _cost(facts["cost"])
     parts += _sensitivity()
     return "\n".join(parts), pictures
+
+
+def cells_page(facts: dict[str, Any], cells: Sequence[Judged]) -> str:
+    """Every cell in a row of its own: a page beside the other one."""
+    where = facts["machine"]
+    parts = [
+        "# Accuracy, cell by cell\n",
+        "[What the columns mean](../accuracy.md#how-to-read-it). TTFT in ms; *not split*, errors and *covers* in %.\n",
+        *freshness.stamp("phases", where["commit"], where["code"]),
+    ]
+    for source in SOURCES:
+        some = [judged for judged in cells if judged.cell.source == source]
+        if some:
+            parts += _section(source, some, facts.get("kept") if source == "live" else None)
+    return "\n".join(parts).rstrip() + "\n"
 
 
 def _not_run(why: dict[str, str]) -> list[str]:
@@ -218,13 +224,15 @@ def write(folder: Path, facts: dict[str, Any], calls: Sequence[Measured]) -> Pat
     at = folder / "accuracy"
     at.mkdir(parents=True, exist_ok=True)
     made = pictures | files(facts, cells)
+    if cells:
+        made[CELLS_PAGE] = cells_page(facts, cells)
     for name, content in made.items():
         (at / name).write_text(content)
     target = folder / "accuracy.md"
     partial = target.with_suffix(".partial")
     partial.write_text(text.rstrip() + "\n")
     partial.replace(target)
-    for old in (*at.glob("*.svg"), *at.glob("*.csv")):
+    for old in (*at.glob("*.svg"), *at.glob("*.csv"), *at.glob("*.md")):
         if old.name not in made:
             old.unlink()
     return target
@@ -251,12 +259,10 @@ def _section(source: str, cells: Sequence[Judged], kept: str | None) -> list[str
 def _audit(rows: Sequence[dict[str, Any]], at: str) -> list[str]:
     return [
         "## Cache hits from timing\n",
-        "Real requests to hosted APIs (5,000 tokens, one token asked for), in the order of their sending, the "
-        "whole prompt sent 25 times before. Each call is judged before it is learned from, by "
-        "`llmtrace/estimate/hits.py`, from unlabelled history. *Accuracy* takes a repeated prompt for a hit and a"
-        " fresh one for a miss, and is balanced; *three calls*: groups with one prefix, judged together; *best "
-        "threshold*: the best single one, chosen with hindsight. One rule for all rows, chosen on these same "
-        "recordings.\n",
+        "Real requests to hosted APIs (5,000 tokens each, the whole prompt sent 25 times before), judged one by one "
+        "from unlabelled history. *Accuracy* takes a repeated prompt for a hit and a fresh one for a miss, and is "
+        "balanced; *three calls*: three with one prefix, judged together; *best threshold*: chosen with hindsight. One "
+        "rule for all rows, chosen on these same recordings.\n",
         tables.hits(rows).grid(),
         f"All conditions: [{HITS}]({at}/{HITS}); the provider's own time predicted from the client's and earlier "
         f"calls: [{SERVER_TIMES}]({at}/{SERVER_TIMES}).\n",

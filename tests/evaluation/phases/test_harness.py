@@ -473,10 +473,17 @@ def test_the_page(tmp_path: Path) -> None:
         "Not run: vllm: not installed.",
         "bars met, each decided by its worst cell",
         "queue, load <= 0.7",
-        "reference, alone 0.3: 1 calls had no answer or no truth (the first: APITimeoutError)",
         "A refusal counts",
+        "All 1 cells: [cells.md](accuracy/cells.md)",
     ):
         assert words in text
+    cells = (tmp_path / "accuracy" / "cells.md").read_text()
+    for words in (
+        "Measured at commit `abc1234`; the code has changed since",
+        "reference, alone 0.3: 1 calls had no answer or no truth (the first: APITimeoutError)",
+    ):
+        assert words in cells
+    assert "nan" not in cells
     assert text.index("## In short") < text.index("## How to read it")
     assert "nan" not in text
     for line in text.splitlines():
@@ -499,8 +506,9 @@ def test_what_an_earlier_run_measured_on_real_servers_stays(tmp_path: Path) -> N
     told = run.keep(facts(cells=[]), tmp_path / "earlier.jsonl")
     assert [each["source"] for each in told["cells"]] == ["live"]
     assert run.calls == some
-    text, _ = report.page(told, report.judged_cells(told, run.calls))
-    assert "Measured by an earlier run (commit abc1234, today)" in text
+    cells = report.judged_cells(told, run.calls)
+    assert "The live cells are an earlier run's** (commit abc1234, today)" in report.page(told, cells)[0]
+    assert "Measured by an earlier run (commit abc1234, today)" in report.cells_page(told, cells)
 
 
 def test_a_page_of_nothing(tmp_path: Path) -> None:
@@ -558,7 +566,7 @@ def test_a_rehearsal_writes_a_page(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "seed 3" in capsys.readouterr().out
     text = (tmp_path / "accuracy.md").read_text()
     assert "A rehearsal" in text
-    assert "whole prompts, 4 slots: share30 0.6" in text
+    assert "whole prompts, 4 slots: share30 0.6" in (tmp_path / "accuracy" / "cells.md").read_text()
     kept, some = measured.read(tmp_path / "calls.jsonl")
     assert kept["seed"] == 3
     assert len(some) == warm_up("share30") + simulated.CALLS
@@ -580,4 +588,4 @@ def test_a_stopped_run_leaves_a_page_of_what_it_has(tmp_path: Path) -> None:
     assert process.returncode == 130
     text = (tmp_path / "accuracy.md").read_text()
     assert "Not run: the rest: the run was stopped." in text
-    assert "whole prompts, 4 slots: alone 0.7" in text
+    assert "whole prompts, 4 slots: alone 0.7" in (tmp_path / "accuracy" / "cells.md").read_text()

@@ -39,8 +39,12 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Viewer]:
         yield made
 
 
+ALLOWED = "http://app.example:8080"
+"""Pages of this origin may send spans to ``taking``."""
+
+
 @pytest.fixture(scope="session")
 def taking() -> Iterator[Viewer]:
     """For traces that a test finds again by their ids."""
-    with viewer("--memory") as made:
+    with viewer("--memory", "--allow-origin", ALLOWED.replace("app", "App") + "/") as made:
         yield made

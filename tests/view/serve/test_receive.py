@@ -23,9 +23,12 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExportResult
 from opentelemetry.trace import Link, Status, StatusCode
 
+from llmtrace.errors import LlmtraceError
 from llmtrace.view.serve import bodies
 from llmtrace.view.serve.bodies import BODY_BYTES, UNPACKED_BYTES
+from llmtrace.view.serve.guard import origin_of
 from tests.analyze.writing import MS, Writer
+from tests.view.serve.conftest import ALLOWED
 from tests.view.serve.running import Viewer, viewer
 
 JSON = {"Content-Type": "application/json"}
@@ -227,6 +230,59 @@ def test_foreign_names_and_pages_are_refused(taking: Viewer, headers: dict[str, 
         assert "frame-ancestors 'none'" in answered["content-security-policy"]
         assert "access-control-allow-origin" not in answered
         assert code == 200 or json.loads(answer)["error"]
+
+
+PREFLIGHT = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type"}
+
+
+def test_pages_of_an_allowed_origin_may_send_spans_and_read_nothing(taking: Viewer) -> None:
+    code, answered, _ = taking.ask("/v1/traces", headers={"Origin": ALLOWED, **PREFLIGHT}, method="OPTIONS")
+    assert (code, answered["access-control-allow-origin"], answered["vary"]) == (204, ALLOWED, "origin")
+    assert answered["access-control-allow-methods"] == "POST"
+    assert "content-type" in answered["access-control-allow-headers"].split(", ")
+    trace = next(_traces)
+    body = json.dumps(a_call(trace).document()).encode()
+    code, answered, _ = taking.ask("/v1/traces", body, {"Origin": ALLOWED, **JSON})
+    assert (code, answered["access-control-allow-origin"]) == (200, ALLOWED)
+    arrived(taking, trace)
+    for path in (f"/api/traces/{trace:032x}", "/api/calls", "/api/live", "/"):
+        for method in ("GET", "OPTIONS"):
+            code, answered, _ = taking.ask(path, headers={"Origin": ALLOWED, **PREFLIGHT}, method=method)
+            assert (code, "access-control-allow-origin" in answered) == (403, False), path
+
+
+@pytest.mark.parametrize(
+    "origin", ["http://app.example", "https://app.example:8080", "http://app.example:80801", "null"]
+)
+def test_pages_of_any_other_origin_may_send_nothing(taking: Viewer, origin: str) -> None:
+    for method, body in (("OPTIONS", None), ("POST", b"{}")):
+        code, answered, _ = taking.ask("/v1/traces", body, {"Origin": origin, **PREFLIGHT, **JSON}, method)
+        assert (code, "access-control-allow-origin" in answered) == (403, False)
+
+
+def test_no_page_of_another_origin_may_send_unless_it_is_allowed(asked: Viewer) -> None:
+    for method, body in (("OPTIONS", None), ("POST", b"{}")):
+        code, answered, answer = asked.ask("/v1/traces", body, {"Origin": ALLOWED, **PREFLIGHT, **JSON}, method)
+        assert (code, "access-control-allow-origin" in answered) == (403, False)
+        assert b"--allow-origin" in answer
+
+
+@pytest.mark.parametrize(
+    ("given", "origin"),
+    [
+        ("HTTP://LocalHost:8080/", ALLOWED.replace("app.example", "localhost")),
+        ("https://app.example:443", "https://app.example"),
+        ("http://[::1]:80", "http://[::1]"),
+    ],
+)
+def test_an_origin_is_read_as_browsers_write_it(given: str, origin: str) -> None:
+    assert origin_of(given) == origin
+
+
+@pytest.mark.parametrize("given", ["*", "localhost:8080", "http://", "http://a/b", "http://u@a", "http://a:b", "null"])
+def test_what_is_no_origin_is_refused(given: str) -> None:
+    with pytest.raises(LlmtraceError, match="--allow-origin takes an origin"):
+        origin_of(given)
 
 
 def test_other_signals_are_taken_and_dropped_with_one_note(taking: Viewer) -> None:
