@@ -46,7 +46,8 @@ def plot(chart: Lines) -> str:
     lines = [
         (name, [point for point in points if not chart.logarithmic or min(point) > 0]) for name, points in chart.lines
     ]
-    every = [point for _, points in lines for point in points]
+    drawn = [(number, name, points) for number, (name, points) in enumerate(lines) if points]
+    every = [point for _, _, points in drawn for point in points]
     if not every:
         return ""
     marks = [(name, at) for name, at in chart.marks if at > 0]
@@ -60,7 +61,7 @@ def plot(chart: Lines) -> str:
             f'style="stroke:var(--soft)"/><text class="soft" x="{x + 5:.1f}" y="{_TOP + 12 + 15 * number}">'
             f"{escape(name)}</text>"
         )
-    for number, (name, points) in enumerate(lines):
+    for number, name, points in drawn:
         path = " ".join(f"{across(x):.1f},{upward(y):.1f}" for x, y in points)
         shapes.append(
             f'<polyline points="{path}" fill="none" stroke-width="2.5" style="stroke:{_colour(number)}">'
@@ -70,9 +71,7 @@ def plot(chart: Lines) -> str:
         f'<text class="soft" x="{(_LEFT + _WIDTH) / 2}" y="{_HEIGHT - 8}" text-anchor="middle">'
         f"{escape(chart.across)}</text>"
     )
-    key = "".join(
-        f'<span><i style="--c:{_colour(number)}"></i>{escape(name)}</span>' for number, (name, _) in enumerate(lines)
-    )
+    key = "".join(f'<span><i style="--c:{_colour(number)}"></i>{escape(name)}</span>' for number, name, _ in drawn)
     return (
         f"<figure><figcaption>{escape(chart.title)}</figcaption>"
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(chart.title)}">{"".join(shapes)}</svg>'

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from llmtrace.analyze.book import Book
 from llmtrace.analyze.breakeven import choices, machine, report
@@ -17,6 +18,7 @@ from llmtrace.analyze.breakeven.queueing import Asked, play
 from llmtrace.analyze.breakeven.workload import Workload
 from llmtrace.analyze.load import load
 from llmtrace.analyze.report import Lines, as_json
+from llmtrace.cli import build_app
 from llmtrace.errors import LlmtraceError
 from llmtrace.view import report_page
 from tests.analyze.writing import Writer
@@ -308,3 +310,23 @@ def test_a_bench_file_that_is_none_is_said(tmp_path: Path, text: str, says: str)
     assert says in str(raised.value)
     with pytest.raises(LlmtraceError, match="no bench file"):
         machine.read(tmp_path / "none.json")
+
+
+def test_as_a_user_types_it(tmp_path: Path) -> None:
+    source = str(traffic(Writer()).save(tmp_path / "spans.jsonl"))
+    path = tmp_path / "bench.json"
+    path.write_text(json.dumps(TWO))
+    typed = ["breakeven", source, "--bench", str(path), "--usd-in", "1", "--usd-out", "2", "--no-cache"]
+    told = CliRunner().invoke(build_app(), [*typed, "--weights", "fp32", "--format", "json"])
+    assert told.exit_code == 0, told.output
+    document = json.loads(told.stdout)
+    with load([source], cache=False) as traces:
+        (tokens,) = traces.table.agg(
+            into=traces.table.input_tokens.sum(), out=traces.table.output_tokens.sum()
+        ).to_pyarrow().to_pylist()  # fmt: skip
+    assert rows(document, "Cost")[0]["a call"] == pytest.approx((tokens["into"] + 2 * tokens["out"]) / 1e6 / 120)
+    assert [row["calls"] for row in rows(document, "Latency")] == ["p10", "p25", "p50", "p75", "p90", "p95", "p99"]
+    assert rows(document, "Latency")[2]["TTFT hosted"] == 0.25
+    alone = CliRunner().invoke(build_app(), [*typed[:-3], "--no-cache"])
+    assert alone.exit_code == 2
+    assert "--usd-in and --usd-out go together" in " ".join(alone.output.replace("│", " ").split())
