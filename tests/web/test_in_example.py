@@ -15,7 +15,7 @@ from examples.browser.serve import serve
 from llmtrace.reference.tiny import build_tiny
 from tests.view.serve.running import viewer as viewing
 from tests.web.conftest import INSTALLED
-from tests.web.test_in_transformers import pytestmark as pytestmark  # it needs the same
+from tests.web.test_in_transformers import pytestmark  # noqa: F401 - it needs the same
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
