@@ -62,6 +62,6 @@ def add(app: Any) -> None:
             made = report.make(
                 Book(traces), machines, f"{results.get('model', '?')} on {results.get('device', '?')}",
                 targets=targets, prices=Prices(usd_per_hour, usd_per_kwh), weights=weights, route=route,
-                usd_in=usd_in, usd_out=usd_out,
+                usd_in=usd_in, usd_out=usd_out, notes=machine.left_out(results),
             )  # fmt: skip
             give(made, given)

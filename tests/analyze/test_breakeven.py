@@ -250,7 +250,7 @@ def test_the_format_that_meets_a_target_is_told_with_its_loss(tmp_path: Path) ->
     assert met["fp32"] < 0.5
     assert document["notes"][0] == (
         "ITL 0.008 s for 95 % of calls: met by int4 (100.0%; the same token as fp32 at 91.0%, KL 0.02 nats); "
-        f"not by fp32 ({met['fp32']:.1%})"
+        f"not by fp32 ({met['fp32']:.1%}; not even with a machine for each call)"
     )
     assert "with int4" in document["headline"], "the one that meets them is laid beside the route"
     assert as_json(made(tmp_path, Targets(itl=0.5)))["notes"][0].count("by fp32 (100.0%; no loss), int4")
@@ -315,7 +315,7 @@ def test_a_bench_file_that_is_none_is_said(tmp_path: Path, text: str, says: str)
 def test_as_a_user_types_it(tmp_path: Path) -> None:
     source = str(traffic(Writer()).save(tmp_path / "spans.jsonl"))
     path = tmp_path / "bench.json"
-    path.write_text(json.dumps(TWO))
+    path.write_text(json.dumps(bench(**TWO["formats"], int8={"reason": "no torchao"})))
     typed = ["breakeven", source, "--bench", str(path), "--usd-in", "1", "--usd-out", "2", "--no-cache"]
     told = CliRunner().invoke(build_app(), [*typed, "--weights", "fp32", "--format", "json"])
     assert told.exit_code == 0, told.output
@@ -327,6 +327,7 @@ def test_as_a_user_types_it(tmp_path: Path) -> None:
     assert rows(document, "Cost")[0]["a call"] == pytest.approx((tokens["into"] + 2 * tokens["out"]) / 1e6 / 120)
     assert [row["calls"] for row in rows(document, "Latency")] == ["p10", "p25", "p50", "p75", "p90", "p95", "p99"]
     assert rows(document, "Latency")[2]["TTFT hosted"] == 0.25
+    assert "int8 is left out: no torchao" in document["notes"]
     alone = CliRunner().invoke(build_app(), [*typed[:-3], "--no-cache"])
     assert alone.exit_code == 2
     assert "--usd-in and --usd-out go together" in " ".join(alone.output.replace("│", " ").split())

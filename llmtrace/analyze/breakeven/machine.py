@@ -95,17 +95,26 @@ def read(path: str | Path) -> dict[str, Any]:
 
 def machines(results: Mapping[str, Any], path: str | Path = "the bench file") -> list[Machine]:
     """A machine for each weight format that was measured. Raises LlmtraceError where there is none."""
-    made = [
-        _fitted(name, measured)
-        for name, measured in results["formats"].items()
-        if len(measured.get("prefill", ())) >= 2 and len(measured.get("decode", ())) >= 2
-    ]
+    made = [_fitted(name, measured) for name, measured in results["formats"].items() if _enough(measured)]
     if not made:
         raise LlmtraceError(
             f"{path} has no weight format with two prompts and two decode points; run llmtrace bench with "
             "--prompts 128,512 --batches 1,4"
         )
     return made
+
+
+def left_out(results: Mapping[str, Any]) -> list[str]:
+    """A sentence for each weight format that was asked for and gives no machine."""
+    return [
+        f"{name} is left out: {measured.get('reason', 'too few points were measured')}"
+        for name, measured in results["formats"].items()
+        if not _enough(measured)
+    ]
+
+
+def _enough(measured: Mapping[str, Any]) -> bool:
+    return len(measured.get("prefill", ())) >= 2 and len(measured.get("decode", ())) >= 2
 
 
 def _fitted(name: str, measured: Mapping[str, Any]) -> Machine:

@@ -12,6 +12,7 @@ from llmtrace.analyze.breakeven.machine import Machine
 from llmtrace.analyze.breakeven.workload import MONTH_DAYS, Workload
 from llmtrace.analyze.report import Column, Lines, Report, Section, cell
 from llmtrace.errors import LlmtraceError
+from llmtrace.wording import plural
 
 _RANKS: Final = (0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
 _ROUTED: Final = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
@@ -32,6 +33,7 @@ def make(
     route: str = "",
     usd_in: float | None = None,
     usd_out: float | None = None,
+    notes: Sequence[str] = (),
 ) -> Report:
     """Build the report.
 
@@ -45,6 +47,7 @@ def make(
         route: only calls of routes with this in their names.
         usd_in: USD of a million input tokens, where the price list does not know them; with ``usd_out``.
         usd_out: the same of output tokens.
+        notes: further sentences below the tables.
 
     Raises:
         LlmtraceError: calls that cannot be replayed, or a format that was not measured.
@@ -61,7 +64,7 @@ def make(
         _router(hosted, chosen, report),
     ]
     report.headline = _headline(hosted, chosen)
-    report.notes = [sentence, *report.notes, *_notes(chosen, prices), *calls.notes]
+    report.notes = [sentence, *report.notes, *_notes(chosen, prices), *notes, *calls.notes]
     report.stats = (book.stats,)
     return report
 
@@ -93,13 +96,20 @@ def _choose(options: Sequence[Choice], weights: str) -> tuple[Choice, str]:
     wanted = f"{targets.words()} for {targets.share * 100:.6g} % of calls"
     if not meeting:
         nearest = max(options, key=lambda option: option.met)
-        sentence = f"no format meets {wanted}: {nearest.machine.format} comes nearest with {nearest.met:.1%}"
+        sentence = f"{wanted}: met by no format on one machine; {_missed(nearest)} comes nearest"
         return by_name.get(weights) or nearest, sentence
     meeting.sort(key=lambda option: (_loss(option.machine), -option.met))
     sentence = f"{wanted}: met by " + ", ".join(_met(option) for option in meeting)
     if failing:
-        sentence += "; not by " + ", ".join(f"{option.machine.format} ({option.met:.1%})" for option in failing)
+        sentence += "; not by " + ", ".join(_missed(option) for option in failing)
     return by_name.get(weights) or meeting[0], sentence
+
+
+def _missed(option: Choice) -> str:
+    """A format with which one machine does not meet the targets, and how many would."""
+    count = option.machines(option.workload.per_day)
+    more = "not even with a machine for each call" if count is None else f"{plural(count, 'machine')} would"
+    return f"{option.machine.format} ({option.met:.1%}; {more})"
 
 
 def _met(option: Choice) -> str:
@@ -229,8 +239,8 @@ def _formats(options: Sequence[Choice]) -> Section:
             Column("same token", "share"), Column("KL, nats", "number"), Column("weights, MB", "number"),
         ],
         rows,
-        "One machine, the recorded calls. same token and KL: what the format loses against the first one, by the "
-        "bench.",
+        "One machine, the recorded calls; how many each takes stands above. same token and KL: what the format "
+        "loses against the first one, by the bench.",
     )  # fmt: skip
 
 
