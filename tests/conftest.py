@@ -88,6 +88,16 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return Together(config, log)
 
 
+FORKING = (
+    "observe/test_process.py",
+    "observe/test_in_use.py",
+    "emit/test_otlp_json.py",
+    "estimate/test_prefixes.py",
+    "estimate/test_fitter.py",
+)
+"""The files whose tests fork the worker itself. They go before all others: a child of a worker that has imported every
+client and torch takes seconds, where one of a fresh worker takes none."""
+
 LONGEST = (
     "providers/test_contract.py",
     "view/serve/test_store.py",
@@ -133,7 +143,7 @@ def pytest_collection(session: pytest.Session) -> None:
             import_module(".".join(file.relative_to(tests.parent).with_suffix("").parts))
 
 
-TAKES_SECONDS = ("torch", "transformers", "peft", "anthropic", "litellm", "google.genai", "cohere", "mistralai", "ibis")
+TAKES_SECONDS = ("torch", "transformers", "peft", "anthropic", "litellm", "google.genai", "cohere", "mistralai")
 """Modules that no worker shall import before a test needs them."""
 collected_with: list[str] = []
 """Those of them that collecting imported all the same."""
@@ -144,8 +154,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     from tests.support.replay import NO_SHARED, shared_folder
 
     folder = Path(__file__).parent
-    place = {folder / name: number for number, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: place.get(item.path, len(LONGEST)))
+    place = {folder / name: number for number, name in enumerate((*FORKING, *LONGEST))}
+    items.sort(key=lambda item: place.get(item.path, len(place)))
     if shared_folder() is None:
         for item in items:
             if item.get_closest_marker("shared"):

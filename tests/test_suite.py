@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import LONGEST, TOGETHER, collected_with
+from tests.conftest import FORKING, LONGEST, TOGETHER, collected_with
 
 ROOT = Path(__file__).parent.parent
 FILES = ["Makefile", "pyproject.toml", "noxfile.py", ".ci/run"]
@@ -19,7 +19,7 @@ def test_nothing_runs_a_failed_test_again(name: str) -> None:
     assert SECOND_CHANCE.findall((ROOT / name).read_text()) == []
 
 
-@pytest.mark.parametrize("name", LONGEST)
+@pytest.mark.parametrize("name", [*FORKING, *LONGEST])
 def test_what_goes_first_is_there(name: str) -> None:
     assert (ROOT / "tests" / name).is_file()
 

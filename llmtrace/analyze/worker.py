@@ -6,18 +6,9 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
+from llmtrace.analyze import no_pandas
 from llmtrace.analyze.chunks import Stretch, convert
-
-
-class _WithoutPandas:
-    """Has pandas not there in this process: pyarrow imports it to ask whether a list is one of its columns, which
-    takes a third of a second."""
-
-    def find_spec(self, name: str, *_: Any) -> None:
-        if name == "pandas":
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 
 def main() -> None:
@@ -38,5 +29,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.meta_path.insert(0, _WithoutPandas())
+    no_pandas.keep_out()
     main()

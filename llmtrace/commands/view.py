@@ -74,6 +74,9 @@ def add(app: Any) -> None:
         if jaeger is not None and not re.match(r"https?://[^/\s]+", jaeger):
             fail(f"--jaeger takes an address such as http://localhost:16686, not {jaeger!r}")
         with importing("view"):
+            from llmtrace.analyze import no_pandas
+
+            no_pandas.keep_out()
             from llmtrace.view.serve.guard import origin_of
             from llmtrace.view.serve.run import Options, Ready, run
         if not is_loopback(host):

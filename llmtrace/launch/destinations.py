@@ -278,6 +278,8 @@ def _start_viewer() -> int:
                 "-m",
                 "llmtrace",
                 "view",
+                "--port",
+                VIEWER.rpartition(":")[2],
                 "--no-default-ports",  # these are for a viewer that is started by hand, and ended by hand
             ],
             stdin=subprocess.DEVNULL,

@@ -11,6 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,13 @@ def environment(server: Replay, collector: Collector | None = None, **more: str)
     if collector is not None:
         told["OTEL_EXPORTER_OTLP_ENDPOINT"] = collector.url
     return kept | told | more
+
+
+def needs(*modules: str) -> None:
+    """Skip where one is missing; the program imports it, this process need not."""
+    for module in modules:
+        if find_spec(module) is None:
+            pytest.skip(f"{module} is not installed")
 
 
 def run(name: str, server: Replay, collector: Collector | None = None) -> str:
@@ -127,7 +135,7 @@ def test_vllm_gets_the_trace(server: Replay, collector: Collector) -> None:
 
 
 def test_agents(server: Replay, collector: Collector) -> None:
-    pytest.importorskip("agents")
+    needs("agents")
     out = run("agents_tools.py", server, collector)
     assert "Hello there, you two." in out
     chat = f"chat {play.MODEL}"
@@ -136,7 +144,7 @@ def test_agents(server: Replay, collector: Collector) -> None:
 
 
 def test_langchain(server: Replay, collector: Collector) -> None:
-    pytest.importorskip("langchain_openai")
+    needs("langchain_openai")
     run("langchain_chain.py", server, collector)
     assert tree(the_trace(collector, "task explain")) == ["task explain", [f"chat {play.MODEL}"]]
 
@@ -153,8 +161,7 @@ def test_worker(server: Replay, collector: Collector) -> None:
 
 def test_fastapi(server: Replay, collector: Collector) -> None:
     """The web request holds the task, its steps and the call."""
-    pytest.importorskip("fastapi")
-    pytest.importorskip("opentelemetry.instrumentation.fastapi")
+    needs("fastapi", "opentelemetry.instrumentation.fastapi")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     app = subprocess.Popen(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -40,7 +41,8 @@ BARE = {key: value for key, value in os.environ.items() if not key.startswith(("
 @pytest.fixture
 def provider() -> Iterator[Replay]:
     with closing(Replay()) as replay:
-        replay.serve(openai_stream(ttft=0.05, itl=0.01))
+        # In step with its reader: however late that comes to run, no two chunks lie there together.
+        replay.serve(openai_stream(ttft=0.05, itl=0.01, lockstep=True))
         yield replay
 
 
@@ -390,28 +392,47 @@ def test_switched_off_means_untouched(provider: Replay, app: Path, tmp_path: Pat
     assert not (tmp_path / "t.jsonl").exists()
 
 
+ELSEWHERE = """
+import sys
+from llmtrace.cli import main
+from llmtrace.launch import destinations
+
+destinations.VIEWER, destinations._VIEWER_STARTS_WITHIN_S = sys.argv.pop(1), float(sys.argv.pop(1))
+main()
+"""
+"""The command line where the viewer's port is another, which nobody else on this machine has taken."""
+
+
 def test_the_viewer_is_started_where_none_runs_and_stays(provider: Replay, app: Path, tmp_path: Path) -> None:
-    if destinations.listens(destinations.VIEWER):
-        pytest.skip("something listens on the viewer's port of this machine")
-    home = {"XDG_DATA_HOME": str(tmp_path / "data"), "HOME": str(tmp_path)}
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        viewer = f"http://127.0.0.1:{free.getsockname()[1]}"
+    environ = BARE | {"XDG_DATA_HOME": str(tmp_path / "data"), "HOME": str(tmp_path)}
+
+    def run_with_viewer() -> subprocess.CompletedProcess[str]:
+        program = [sys.executable, str(app), provider.base_url]
+        return subprocess.run(
+            [sys.executable, "-c", ELSEWHERE, viewer, str(PATIENCE_S), "run", "--view", *program],
+            cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=2 * PATIENCE_S, check=False,
+        )  # fmt: skip
+
     started: Any = None
     try:
-        done = run("--view", sys.executable, app, provider.base_url, cwd=tmp_path, **home)
+        done = run_with_viewer()
         assert done.returncode == 7, done.stderr
         started = int(done.stderr.split("started as process ")[1].split(")")[0])
-        assert destinations.is_viewer(destinations.VIEWER)
-        again = run("--view", sys.executable, app, provider.base_url, cwd=tmp_path, **home)
-        assert again.stderr == f"llmtrace: the trace is at {destinations.VIEWER}\n"
-        until(lambda: calls_in_the_viewer() == 2)
+        assert destinations.is_viewer(viewer)
+        again = run_with_viewer()
+        assert again.stderr == f"llmtrace: the trace is at {viewer}\n"
+        until(lambda: calls_in(viewer) == 2)
     finally:
         if started is not None:
             os.kill(started, signal.SIGTERM)
 
 
-def calls_in_the_viewer() -> int:
+def calls_in(viewer: str) -> int:
     import urllib.request
 
-    with urllib.request.urlopen(f"{destinations.VIEWER}/api/status", timeout=10) as response:
+    with urllib.request.urlopen(f"{viewer}/api/status", timeout=10) as response:
         return int(json.load(response)["calls"])
 
 

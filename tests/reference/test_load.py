@@ -10,8 +10,8 @@ from tests.reference.load import play
 
 async def test_no_request_is_lost_and_both_sides_agree() -> None:
     with ServerProcess(device="cpu", max_running=8, max_queue=24, faults=False) as server:
-        report = await play(server, streams=24, seconds=5)
-        told = "\n".join(report.lines(5))
+        report = await play(server, streams=24, seconds=3)
+        told = "\n".join(report.lines(3))
         assert report.sound, told
         assert report.completed >= 24, told
         assert max(report.batch) > 4, told
