@@ -362,7 +362,7 @@ def test_doctor_never_prints_a_secret() -> None:
     ],
 )
 def test_doctor_fails_where_tracing_is_impossible(changes: dict[str, str]) -> None:
-    result = examined(**changes)
+    result = examined(True, **changes)
     assert result.returncode == 1
     assert "Tracing is not possible here" in result.stdout
 

@@ -9,7 +9,6 @@ python examples/browser/serve.py               # then open http://127.0.0.1:8080
 from __future__ import annotations
 
 import argparse
-import functools
 import http.client
 import http.server
 from pathlib import Path
@@ -19,19 +18,24 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 
 
+class Site(http.server.ThreadingHTTPServer):
+    """A server of the page, here. ``server_url``: the model's; ``installed``: where ``make web`` put things."""
+
+    def __init__(self, port: int, server_url: str, installed: Path) -> None:
+        self.server_url = server_url
+        self.places = {"web": ROOT, "node_modules": installed, "models": installed}
+        super().__init__(("127.0.0.1", port), Page)
+
+
 class Page(http.server.SimpleHTTPRequestHandler):
     """Files, and ``/v1/`` passed on to the model's server with the page's ``traceparent``."""
 
-    def __init__(self, *given: object, server_url: str, installed: Path, **more: object) -> None:
-        self.target = urlsplit(server_url).netloc
-        self.places = {"web": ROOT, "node_modules": installed, "models": installed}
-        super().__init__(*given, directory=str(HERE), **more)  # type: ignore[arg-type]
+    server: Site
 
     def translate_path(self, path: str) -> str:
-        name = path.split("?", maxsplit=1)[0].lstrip("/")
-        place = self.places.get(name.split("/", maxsplit=1)[0])
-        plain = super().translate_path(path)  # without any way up
-        return plain if place is None else str(place / Path(plain).relative_to(HERE))
+        parts = [part for part in path.split("?", maxsplit=1)[0].split("/") if part not in ("", ".", "..")]
+        place = self.server.places.get(parts[0]) if parts else None
+        return str((place or HERE).joinpath(*parts or ["index.html"]))
 
     def do_POST(self) -> None:
         if not self.path.startswith("/v1/"):
@@ -39,7 +43,7 @@ class Page(http.server.SimpleHTTPRequestHandler):
             return
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         passed = {name: self.headers[name] for name in ("Content-Type", "traceparent") if name in self.headers}
-        upstream = http.client.HTTPConnection(self.target)
+        upstream = http.client.HTTPConnection(urlsplit(self.server.server_url).netloc)
         try:
             upstream.request("POST", self.path, body, passed)
             answer = upstream.getresponse()
@@ -49,18 +53,12 @@ class Page(http.server.SimpleHTTPRequestHandler):
             while part := answer.read1(65536):  # as it comes
                 self.wfile.write(part)
         except OSError as error:
-            self.send_error(502, f"{self.target}: {error}")
+            self.send_error(502, f"{self.server.server_url}: {error}")
         finally:
             upstream.close()
 
     def log_message(self, format: str, *args: object) -> None:
         pass
-
-
-def serve(port: int, server_url: str, installed: Path) -> http.server.ThreadingHTTPServer:
-    """A server of the page on this machine, not yet started."""
-    page = functools.partial(Page, server_url=server_url, installed=installed)
-    return http.server.ThreadingHTTPServer(("127.0.0.1", port), page)
 
 
 if __name__ == "__main__":
@@ -70,4 +68,4 @@ if __name__ == "__main__":
     parser.add_argument("--installed", type=Path, default=ROOT / ".venvs" / "web", help="where make web installed")
     given = parser.parse_args()
     print(f"open http://127.0.0.1:{given.port}/  (Ctrl-C ends it)")
-    serve(given.port, given.server, given.installed).serve_forever()
+    Site(given.port, given.server, given.installed).serve_forever()

@@ -58,9 +58,11 @@ class Member:
     own: str
     call: str | None
     task: str | None
-    failed: bool = False
+    failed: int = 0
+    """1 if it did; not every engine hands out booleans."""
     attempts: int = 1
-    repaired: bool = False
+    repaired: int = 0
+    """1 where it asked again because an answer did not pass a check."""
     tokens: int = 0
     cost: float = 0.0
     children: list[Member] = field(default_factory=list["Member"])
@@ -87,6 +89,8 @@ class Path:
 
     whole: float
     spent: dict[Label, float]
+    of_asked: float = 0
+    """Nanoseconds of it in the parts that a change was asked of, with all that lies beneath them."""
 
 
 def requests(rows: Iterable[Sequence[Any]], by_task: bool = False) -> list[Request]:
@@ -246,6 +250,7 @@ def path(root: Member, factors: Mapping[str, float] | None = None) -> Path:
     for node in reversed(nodes):
         node.settle()
     spent: dict[Label, float] = {}
+    of_asked: float = 0
     stack = [first]
     while stack:
         node = stack.pop()
@@ -257,7 +262,8 @@ def path(root: Member, factors: Mapping[str, float] | None = None) -> Path:
             child = child.waited
         if own > 0:
             spent[node.member.label] = spent.get(node.member.label, 0) + own
-    return Path(first.length, spent)
+            of_asked += own if node.changed else 0
+    return Path(first.length, spent, of_asked)
 
 
 def mean(paths: Sequence[Path], name_of: Callable[[Label], str]) -> dict[str, float]:

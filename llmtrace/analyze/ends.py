@@ -28,7 +28,8 @@ def requests(
     if every > 1:
         spans = spans.filter(first(spans.trace_id.hash().abs() % every == 0, False))
     calls = book.calls.select(
-        "trace_id", "span_id", "attempts", is_repair=book.calls.repairs.fill_null(0) > 0, price=book.calls.cost,
+        "trace_id", "span_id", "attempts", price=book.calls.cost,
+        is_repair=when(book.calls.repairs.fill_null(0) > 0, 1, 0),
         tokens=book.calls.input_tokens.fill_null(0) + book.calls.output_tokens.fill_null(0), ended=book.calls.outcome,
     )  # fmt: skip
     calls = calls.inner_join(book.components, [("trace_id", "call_trace"), ("span_id", "call_span")])
@@ -36,9 +37,9 @@ def requests(
     spans = book.described(spans).left_join(calls, [("trace_id", "call_trace"), ("span_id", "call_span")])
     declared = spans.cost_usd if cost is None else first(spans[column_of(cost)], spans.cost_usd)
     spans = spans.mutate(
-        failed=first(spans.ended.isin(FAILED), False) | (spans.status == "error"),
+        failed=(first(spans.ended.isin(FAILED), False) | first(spans.status == "error", False)).cast("int64"),
         attempts=spans.attempts.fill_null(1),
-        repaired=spans.is_repair.fill_null(False),
+        repaired=spans.is_repair.fill_null(0),
         tokens=spans.tokens.fill_null(0),
         cost=first(spans.price, when(spans.phase.isnull(), declared), 0.0),
     )

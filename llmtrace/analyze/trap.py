@@ -24,9 +24,9 @@ _WORSE: Final = (parts.ERRORS, parts.RETRIES, parts.REPAIRS)
 def arrays(sides: Sequence[Parts], ids: Sequence[Sequence[str]]) -> list[dict[str, Any]]:
     """The columns by trace of each side, by ``name_of`` a key. Figures that are nothing on both sides are left out."""
     names = parts.largest(*sides)
-    told = [] if len(names) == 1 and all(side.is_plain for side in sides) else TIMES
-    keys = [(WHOLE, WAITED)] if told else []
-    keys += [(name, figure) for name in names for figure in ((*told, *COUNTS) if len(names) > 1 else COUNTS)]
+    times = [] if len(names) == 1 and all(side.is_plain for side in sides) else TIMES
+    keys = [(WHOLE, WAITED)] if times else []
+    keys += [(name, figure) for name in names for figure in ((*times, *COUNTS) if len(names) > 1 else COUNTS)]
     made = [side.arrays(order, keys) for side, order in zip(sides, ids, strict=True)]
     kept = [key for key in keys if any((columns[key] > 0).any() for columns in made)]
     return [{name_of(key): columns[key] for key in kept} for columns in made]

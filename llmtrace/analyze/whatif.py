@@ -44,7 +44,7 @@ def make(book: Book, factors: Mapping[str, float]) -> Report:
     for part in factors:
         if not any(label.is_of(part) for label in labels):
             raise LlmtraceError(_unknown(part, labels))
-    now = [critical.path(request.root) for request in requests]
+    now = [critical.path(request.root, dict.fromkeys(factors, 1.0)) for request in requests]
     then = [critical.path(request.root, factors) for request in requests]
     without = [critical.path(request.root, dict.fromkeys(factors, 0.0)) for request in requests]
     name_of = _names(labels)
@@ -142,9 +142,7 @@ def _path(spent: Sequence[Mapping[str, float]]) -> Section:
 
 def _waiting(spent: Sequence[Mapping[str, float]], now: Sequence[Path], factors: Mapping[str, float]) -> str:
     whole = sum(path.whole for path in now)
-    waited = sum(
-        length for path in now for label, length in path.spent.items() if any(label.is_of(part) for part in factors)
-    )
+    waited = sum(path.of_asked for path in now)
     first, second = (max(side, key=lambda name: side[name], default="nothing") for side in spent)
     moved = f"; most would then be {second}" if first != second else ""
     return (

@@ -130,7 +130,7 @@ def model_swap(route: Route, symptoms: Symptoms) -> Verdict | None:
     never seen before, is told too, as the weakest evidence.
     """
     answered, known = symptoms.answered, route.answers
-    if answered is None:
+    if answered is None or known.is_only(answered):
         return None
     times, verdict = known.counts.get(answered, 0), None
     if times < CHANGED_FOR:

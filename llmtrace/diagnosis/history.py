@@ -346,6 +346,10 @@ class Changes:
         """Calls in a row with the same name, which was never seen before them."""
         self._next = 0
 
+    def is_only(self, name: str) -> bool:
+        """Whether all of the window is ``name``: then it is no surprise, and there is nothing to learn."""
+        return self.counts.get(name) == WINDOW and not self.run
+
     def surprise(self, name: str) -> float:
         """The Bayes factor's logarithm, above 0 where ``name`` speaks for a change."""
         times, kinds, known = self.counts.get(name, 0), len(self.counts) + 1, len(self.items)
@@ -355,8 +359,6 @@ class Changes:
 
     def learn(self, name: str) -> None:
         """Take in one call's name."""
-        if self.counts.get(name) == WINDOW and not self.run:
-            return  # it is the only one
         at = self._next
         if not self.run and len(self.items) == WINDOW and self.items[at] == name:
             self._next = (at + 1) % WINDOW

@@ -170,11 +170,8 @@ def _alone(detector: Callable[..., Verdict | None], *evidence: Any) -> Verdict |
 def _times(route: Route, symptoms: Symptoms) -> list[Verdict]:
     evidence = 0.0 if symptoms.fingerprint is None else _names(route, symptoms.fingerprint)
     # Where the route tells fingerprints, a familiar one is enough to say that it is the same.
-    if evidence > 0 or not route.fingerprints.items:
-        paced = symptoms if route.pace.ready else None
-        round_trip, envelope = _elsewhere_by_time(route, symptoms)
-    else:
-        paced, round_trip, envelope = None, 0.0, 0.0
+    asked = evidence > 0 or not route.fingerprints.items
+    round_trip, envelope = _elsewhere_by_time(route, symptoms) if asked else (0.0, 0.0)
     on_the_way: list[Verdict] = _NONE
     slower: list[Verdict] = _NONE
     waited: list[Verdict] = _NONE
@@ -184,7 +181,7 @@ def _times(route: Route, symptoms: Symptoms) -> list[Verdict]:
     except Exception as error:
         note(_FAILED, error)
     try:
-        slower, score = pace(route, symptoms, scored=paced is not None)
+        slower, score = pace(route, symptoms, scored=asked)
     except Exception as error:
         note(_FAILED, error)
     try:
@@ -192,7 +189,7 @@ def _times(route: Route, symptoms: Symptoms) -> list[Verdict]:
     except Exception as error:
         note(_FAILED, error)
     by_time = [*on_the_way, *waited, *slower]
-    if paced is not None:
+    if asked and route.pace.ready:
         envelope = max(envelope, _either_way(score))
     if evidence > 0:
         envelope = max(envelope, _together(route.high_pace), _together(route.high_wait), _together(route.high_queue))
@@ -218,6 +215,8 @@ def _elsewhere_by_time(route: Route, symptoms: Symptoms) -> tuple[float, float]:
 def _names(route: Route, name: str) -> float:
     """How far this call's fingerprint speaks for a change; 0 where it is none of the surprising ones."""
     prints = route.fingerprints
+    if prints.is_only(name):
+        return 0.0
     surprise = prints.surprise(name) if len(prints.items) >= MIN_CALLS else 0.0
     prints.learn(name)
     return min(_STRONGEST, surprise) if surprise > 1.0 else 0.0

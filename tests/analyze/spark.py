@@ -17,6 +17,7 @@ from llmtrace.analyze import compare, reports, whatif
 from llmtrace.analyze.book import Book
 from llmtrace.analyze.load import Stats, Traces, load
 from llmtrace.analyze.report import Report, as_json
+from llmtrace.phases.objectives import TOTAL, parse_objective
 from tests.analyze.writing import Writer
 
 
@@ -44,6 +45,13 @@ def traffic() -> Writer:
         writer.call(10, [("prefill", 100), ("decode", 400)], trace=trace, parent=task, marks=marks)
         step = {"llmtrace.step.kind": "rerank", "llmtrace.cost.usd": 0.25, **marks}
         writer.span("rerank five", 600, 700, step, trace=trace, parent=task)
+        agent = {"gen_ai.operation.name": "invoke_agent", "gen_ai.agent.name": "planner"}
+        planner = writer.span("invoke_agent planner 17", 700, 1500, agent, trace=trace, parent=task)
+        writer.call(700, [("prefill", 100), ("decode", 300)], trace=trace, parent=planner, marks=marks)
+        tool = {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": "search"}
+        searched = writer.span("execute_tool search", 1100, 1400, tool, trace=trace, parent=planner)
+        writer.span("SELECT", 1100, 1300, {"db.system.name": "postgresql"}, trace=trace, parent=searched, kind=3)
+        writer.span("parse answer", 1500, 1600, {"gen_ai.evaluation.score.value": 0.5}, trace=trace, parent=task)
     return writer
 
 
@@ -66,7 +74,8 @@ def figures(report: Report) -> list[Any]:
 def all_reports(traces: Traces) -> dict[str, list[Any]]:
     """Every report's figures."""
     book = Book(traces)
-    made = {name: figures(reports.make(name, book)) for name in reports.NAMES}
+    options = reports.Options(objectives={TOTAL: parse_objective("1")})
+    made = {name: figures(reports.make(name, book, options)) for name in reports.NAMES}
     made["compare"] = figures(compare.make(book, book))
     made["whatif"] = figures(whatif.make(book, {"decode": 0.5, "rerank": 0.0}))
     return made

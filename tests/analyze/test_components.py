@@ -112,7 +112,7 @@ def test_a_resolved_task_by_component(sides: Sides) -> None:
         ),
         ({"model": 0.5}, lambda t: sum(s for name, s in t.waited.items() if name.startswith("model")) / 2),
     ],
-    ids=str,
+    ids=lambda value: str(value) if isinstance(value, dict) else "saved",
 )  # fmt: skip
 def test_what_a_part_would_gain(sides: Sides, factors: dict[str, float], saved: Callable[[Truth], float]) -> None:
     for book, truths in sides:

@@ -68,6 +68,7 @@ def test_a_thread_that_shares_its_core_has_waited_for_it() -> None:
     cores, stop = os.sched_getaffinity(0), threading.Event()
     core = {min(cores)}
     started = threading.Event()
+    waited: float | None = None
 
     def busy() -> None:
         os.sched_setaffinity(0, core)  # of this thread alone

@@ -96,6 +96,16 @@ def test_every_call_once(lived: dict[str, Any]) -> None:
         assert abs(sum(phase["seconds"] for phase in phases(lived, span).values()) - span["seconds"]) < 1e-6
 
 
+def test_its_load_is_a_span_that_the_first_call_points_to(lived: dict[str, Any]) -> None:
+    (load,) = [span for span in lived["spans"] if span["name"] == "llm.model_load"]
+    parts = [span["name"] for span in lived["spans"] if span["parent"] == load["id"]]
+    assert parts == ["llm.model_load.read"]
+    assert load["attributes"]["gen_ai.request.model"] == GGUF.name
+    first, *later = parents(lived)
+    assert first["attributes"]["llmtrace.model_load.before"] == pytest.approx(load["seconds"], abs=1e-3)
+    assert not any("llmtrace.model_load.before" in span["attributes"] for span in later)
+
+
 def test_whole_answers_by_the_librarys_counters(lived: dict[str, Any]) -> None:
     first, second = parents(lived)[:2]
     for span, usage in zip((first, second), lived["answers"], strict=False):

@@ -164,6 +164,10 @@ def assert_sound(lived: dict[str, Any], outcomes: list[str]) -> None:
     assert lived["internal_errors"] == 0
     found = parents(lived)
     assert [span["attributes"]["llmtrace.call.outcome"] for span in found] == outcomes
+    (load,) = [span for span in lived["spans"] if span["name"] == "llm.model_load"]
+    assert load["attributes"]["gen_ai.request.model"] == MODEL.name
+    before = [span["attributes"].get("llmtrace.model_load.before") for span in found]
+    assert before == [pytest.approx(load["seconds"], abs=1e-3), *[None] * (len(found) - 1)]
     for span in found:
         assert span["name"] == f"{span['attributes']['gen_ai.operation.name']} {MODEL.name}"
         assert span["kind"] == "INTERNAL"

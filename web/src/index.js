@@ -69,9 +69,11 @@ export class LlmTrace {
     try {
       return await load.of(run);
     } finally {
-      const known = { "llmtrace.schema_version": 2, "gen_ai.provider.name": provider, "gen_ai.request.model": model };
-      const span = load.span(load.end, { ...known, "error.type": load.failed });
-      this.exporter.add(spansOf({ ...span, failed: load.failed }, ...this.parent));
+      safely("writing a load", () => {
+        const known = { "llmtrace.schema_version": 2, "gen_ai.provider.name": provider, "gen_ai.request.model": model };
+        const span = load.span(load.end, { ...known, "error.type": load.failed });
+        this.exporter.add(spansOf({ ...span, failed: load.failed }, ...this.parent));
+      });
     }
   }
 

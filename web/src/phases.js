@@ -4,6 +4,7 @@ import { float, seconds } from "./otlp.js";
 
 const LEAST_MS = 20; // no cause is named for less
 const OF_WAIT = 0.2; // nor for a smaller share of the time to the first token
+const ROUNDING_MS = 0.002; // by so much a span may be shorter than what was measured, in whole microseconds
 const LEAST_LOAD_MS = 1; // less is a look at a model that is loaded already
 const MERGED = {
   cut_short: "the call ended before its first token",
@@ -47,7 +48,7 @@ export function split(call) {
   };
   const waited = first - Math.round(call.prefill * 1000) / 1000 - begun; // until the engine began, where that is told
   if (waited >= 0) {
-    add("queue", begun + waited, unsure(waited, 0));
+    add("queue", begun + waited, unsure(Math.max(0, waited - ROUNDING_MS), 0));
     prefill({}, "server");
   } else if (prompted !== undefined) prefill({ "llmtrace.generate.setup": seconds(Math.max(0, prompted - begun)) });
   else merge("queue_prefill", first, "ambiguous");

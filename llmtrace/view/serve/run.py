@@ -13,7 +13,8 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Final
 
 import uvicorn
 
@@ -82,8 +83,8 @@ def run(
         LlmtraceError: the port is taken, the store cannot be opened, a file does not exist.
     """
     with contextlib.ExitStack() as stack:
+        obey = stack.enter_context(holding_signals())
         listener = stack.enter_context(contextlib.closing(listening.bind(options.host, options.port, backlog=128)))
-        signal.signal(signal.SIGTERM, _ended)
         os.umask(0o077)  # traces may hold content: only their owner may read them
         place = stack.enter_context(_place(options))
         store = Store(place, options.max_bytes)
@@ -124,7 +125,7 @@ def run(
                     await asyncio.to_thread(reader.stop)
                 await super().shutdown(sockets=sockets)
 
-        Server(
+        server = Server(
             uvicorn.Config(
                 app,
                 log_level="warning",
@@ -135,7 +136,9 @@ def run(
                 h11_max_incomplete_event_size=64 << 10,
                 http=over_grpc.protocol(None if grpc_server is None else grpc_server.port, notes),
             )
-        ).run(sockets=listeners)
+        )
+        obey()
+        server.run(sockets=listeners)
 
 
 def _http_port(options: Options) -> list[socket.socket]:
@@ -155,7 +158,43 @@ def _grpc_server(options: Options, writer: Writer, notes: Notes) -> over_grpc.Gr
     return over_grpc.GrpcServer(writer, notes, (f"{host}:{_GRPC_PORT}",) if options.default_ports else ())
 
 
-def _ended(number: int, frame: object) -> None:
+@contextlib.contextmanager
+def holding_signals() -> Generator[Callable[[], None], None, None]:
+    """Hold Ctrl-C and SIGTERM back until the function that this gives is called: it obeys the first that came.
+
+    While the viewer starts, libraries import others from C code (DuckDB does pandas), where an exception is dropped:
+    the viewer would start all the same, with half a pandas. A second signal ends the process at once.
+    """
+    came: list[int] = []
+
+    def hold(number: int, frame: object) -> None:
+        came.append(number)
+        if len(came) > 1:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+
+    def give_back() -> None:
+        for number, handler in later.items():
+            if signal.getsignal(number) is hold:
+                signal.signal(number, handler)
+
+    def obey() -> None:
+        give_back()
+        if came:
+            later[came[0]](came[0], None)
+
+    later: dict[int, Callable[[int, FrameType | None], Any]] = {signal.SIGTERM: _ended}
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # `nohup` ignores it, and so do we
+        later[signal.SIGINT] = signal.default_int_handler
+    for number in later:
+        signal.signal(number, hold)
+    try:
+        yield obey
+    finally:
+        give_back()
+
+
+def _ended(number: int, frame: FrameType | None) -> None:
     """Handle SIGTERM as Ctrl-C, so that everything is closed."""
     raise SystemExit(128 + number)
 

@@ -28,6 +28,8 @@ HELD_SPANS: Final = 100_000
 """The most spans that may wait for a store that cannot be written."""
 SETTLE_S: Final = 0.5
 """Seconds between two times of making spans and calls of the bodies."""
+_LONGEST_REST_S: Final = 3.0
+"""The most seconds between them, however long they take."""
 _REST_S: Final = 2.0
 """Seconds before the next try after a failed one."""
 
@@ -210,8 +212,7 @@ class Writer:
             self.trouble = str(error)
             self._settle_at = time.monotonic() + _REST_S
             return
-        # What takes long is done less often, so that writing keeps most of the time.
-        self._settle_at = time.monotonic() + max(SETTLE_S, 3 * (time.monotonic() - began))
+        self._settle_at = time.monotonic() + rest(time.monotonic() - began)
         if changed:
             self._changed()
 
@@ -232,6 +233,15 @@ class Writer:
                     self.reject(f"cannot be stored: {' '.join(str(error).split())[:200]}", 1)
             self.store.add(table.slice(0, 0), held.through)
         held.clear()
+
+
+def rest(took: float) -> float:
+    """Seconds until spans are made into calls again, after that took so many.
+
+    What takes long is done less often, so that writing keeps most of the time; but who watches does not wait for long
+    because the first time loaded what it needs, or the machine was busy.
+    """
+    return max(SETTLE_S, min(3 * took, _LONGEST_REST_S))
 
 
 class Held:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -97,7 +97,7 @@ def reality(run: Run, seed: int) -> None:
 
 
 @contextmanager
-def _listening() -> Iterator[list[tuple[Symptoms, list[Verdict]]]]:
+def _listening() -> Generator[list[tuple[Symptoms, list[Verdict]]], None, None]:
     """What the diagnosis saw and said of each call, as they end."""
     seen: list[Symptoms] = []
     heard: list[tuple[Symptoms, list[Verdict]]] = []

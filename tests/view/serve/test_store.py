@@ -18,7 +18,7 @@ import pytest
 
 from llmtrace.view.serve import store as module
 from llmtrace.view.serve.store import Store, StoreError, UnavailableError
-from llmtrace.view.serve.writer import Held, Writer
+from llmtrace.view.serve.writer import SETTLE_S, Held, Writer, rest
 from tests.analyze import writing
 from tests.view.serve.running import Viewer, viewer
 
@@ -252,3 +252,9 @@ def test_a_store_of_nothing_answers(tmp_path: Path) -> None:
     made.close()
     with pytest.raises(UnavailableError), made.reading():
         pass
+
+
+def test_a_slow_first_time_keeps_nobody_waiting() -> None:
+    assert rest(0.01) == SETTLE_S
+    assert rest(0.5) == 1.5, "writing keeps three quarters of the time"
+    assert rest(60.0) == 3.0, "as it may take where modules are loaded on a busy machine"
