@@ -11,7 +11,7 @@ from llmtrace.analyze.expressions import first, when
 from llmtrace.analyze.schema import column_of
 
 SPANS: Final = 300_000
-"""The most spans that are walked (a few seconds); beyond that, an even sample of the traces is walked."""
+"""The most spans that are walked (some seconds); beyond that, an even sample of the traces is walked."""
 
 
 def requests(
