@@ -102,16 +102,15 @@ class _Spread:
         since = fleet.since[fleet.newest]
         rows: list[tuple[int, float | None, float]] = []
         for slot, counts in sorted(self.calls.items()):
-            instances = self.instances.get(slot)
+            active = self.instances.get(slot)
             end = min(fleet.begun + (slot + 1) * fleet.slot, fleet.ended)
             if end > since:
-                of_instances = instances[fleet.newest] / sum(instances.values()) if instances else None
+                of_instances = active[fleet.newest] / sum(active.values()) if active else None
                 rows.append((end, of_instances, counts[fleet.newest] / sum(counts.values())))
-        days = [(_days(end - since), *shares) for end, *shares in rows]
-        lines = [
-            (whom, [(0.0, 0.0), *((row[0], row[place]) for row in days if row[place] is not None)])
-            for place, whom in enumerate(_WHOM, 1)
-        ]
+        begin = (0.0, 0.0)
+        instances = [begin, *((_days(end - since), share) for end, share, _ in rows if share is not None)]
+        calls = [begin, *((_days(end - since), share) for end, _, share in rows)]
+        lines = list(zip(_WHOM, (instances, calls), strict=True))
         name = fleet.versions[fleet.newest]
         return Section(
             f"The newest, {name}, over time",
