@@ -51,11 +51,14 @@ def measure_served(loaded: LoadedModel, long: int, slots: int = DEFAULT_RUNNING)
     rows: list[dict[str, Any]] = []
     with serving(loaded, slots, long) as address:
         asked = json.dumps({"model": loaded.name, "vocabulary": loaded.vocabulary, "tokens": TOKENS, "plan": plan})
-        done = subprocess.run(
-            [sys.executable, "-m", "llmtrace.reference.served_client", address],
-            input=asked, capture_output=True, text=True, timeout=_PATIENCE_S, check=False,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        )  # fmt: skip
+        try:
+            done = subprocess.run(
+                [sys.executable, "-m", "llmtrace.reference.served_client", address],
+                input=asked, capture_output=True, text=True, timeout=_PATIENCE_S, check=False,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            raise RunnerError(f"the served model did not answer within {_PATIENCE_S} s") from None
         if done.returncode:
             raise RunnerError(f"the client of the served model failed: {done.stderr.strip()[-200:]}")
         for (prompt, batch, _), rounds in zip(plan, json.loads(done.stdout), strict=True):
