@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import orjson
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from llmtrace.analyze import otlp
@@ -26,6 +27,8 @@ BATCH = 25_000
 PROBLEMS_KEPT = 100
 _EACH_ITS_OWN = ("trace_id", "span_id", "parent_id", "start_ns", "end_ns", "response_id")
 _BLOCK = 1 << 20
+_BEYOND = 10**15
+"""No tokens, seconds, USD or scores of a span are so many."""
 _TYPES: dict[Kind, Any] = {"text": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
 
 
@@ -146,20 +149,31 @@ def arrow_table(flattener: Flattener, schema: pa.Schema) -> pa.Table:
     """The rows that the flattener holds, as a table; the flattener is empty afterwards."""
     count = len(flattener)
     fixed, sparse, texts = flattener.take()
-    kinds = iter(schema.types)
-    arrays = [_array(values, next(kinds)) for values in fixed]
-    arrays += [_spread(column, count, next(kinds)) for column in sparse]
-    arrays += [_array(values, next(kinds)) for values in texts]
+    each = iter(schema)
+    arrays = [_array(values, next(each).type) for values in fixed]
+    arrays += [_spread(column, count, next(each)) for column in sparse]
+    arrays += [_array(values, next(each).type) for values in texts]
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
-def _spread(column: Sparse, count: int, kind: pa.DataType) -> pa.Array:
+def _spread(column: Sparse, count: int, field: pa.Field) -> pa.Array:
     """A column of ``count`` values; the rows without a value are null."""
     if not column.rows:
-        return pa.nulls(count, kind)
+        return pa.nulls(count, field.type)
     places = np.full(count, -1, dtype=np.int64)
     places[column.rows] = np.arange(len(column.rows))
-    return _array(column.values, kind).take(pa.array(places, mask=places < 0))
+    values = _array(column.values, field.type)
+    if not field.name.endswith("_ns"):  # moments are that large
+        values = _measurable(values)
+    return values.take(pa.array(places, mask=places < 0))
+
+
+def _measurable(values: pa.Array) -> pa.Array:
+    """Null for what no span measures, NaN among it: one such number, or its square, is all that is left of a sum."""
+    if not (pa.types.is_floating(values.type) or pa.types.is_integer(values.type)):
+        return values
+    between = pc.and_(pc.greater(values, -_BEYOND), pc.less(values, _BEYOND))
+    return pc.if_else(between, values, pa.scalar(None, values.type))
 
 
 def _array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:

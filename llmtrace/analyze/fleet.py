@@ -7,6 +7,7 @@ each instance with all its calls.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, Final
 
@@ -16,6 +17,7 @@ from llmtrace.analyze.book import Book
 from llmtrace.analyze.expressions import count_of, first, share_of, when
 from llmtrace.analyze.schema import column_of
 from llmtrace.errors import LlmtraceError
+from llmtrace.wording import plural
 
 NOT_TOLD: Final = "not told"
 SOURCES: Final = {"weights": "weights", "app": "app_version", "model": "response_model"}
@@ -31,6 +33,9 @@ DAY_NS: Final = 24 * HOUR_NS
 _SLOTS: Final = 180
 """The most slots of time."""
 _FAILED: Final = ("error", "timed_out")
+_APART_DAYS: Final = 180
+_STRAYS: Final = 0.01
+"""The most of the calls that are taken for strays, where so many days lie between them and all others."""
 
 
 class Fleet:
@@ -39,7 +44,7 @@ class Fleet:
     def __init__(self, book: Book, version_of: str = "", newest: str = "", quality: str | None = None) -> None:
         """Raises LlmtraceError where the spans tell no version, or only one."""
         self._book = book
-        calls = book.single_calls
+        calls = self._dated(book.single_calls)
         counts = {name: calls[column].count() for name, column in SOURCES.items()}
         ((self.calls, begun, ended, self.named, instances, *told),) = book.rows(
             calls.agg(
@@ -69,6 +74,14 @@ class Fleet:
         self._named_calls = self._narrow(calls, quality)
         self._order(newest)
 
+    def _dated(self, calls: Any) -> Any:
+        """The calls without the few that wrong clocks date far from all others; they are counted in ``strays``."""
+        days = self._book.rows(calls.group_by(day=calls.began_ns // DAY_NS).agg(n=calls.count()))
+        first_day, last_day, self.strays = _together(sorted((int(day), int(count)) for day, count in days))
+        if not self.strays:
+            return calls
+        return calls.filter((calls.began_ns >= first_day * DAY_NS) & (calls.began_ns < (last_day + 1) * DAY_NS))
+
     def _narrow(self, calls: Any, quality: str | None) -> Any:
         """The few columns that are looked at, with a name for each version and instance."""
         rate = (calls.duration - calls.ttft) / (calls.output_tokens - 1)
@@ -94,14 +107,16 @@ class Fleet:
     def _order(self, newest: str) -> None:
         """Put the versions in the order in which they appeared; ``newest`` is the last, or the one named."""
         calls = self._named_calls
-        by_version = calls.group_by("version").agg(n=calls.count(), since=calls.began.min())
+        by_version = calls.group_by("version").agg(n=calls.count(), since=calls.began.min(), until=calls.began.max())
         rows = self._book.rows(by_version.order_by(ibis.desc("n")).limit(_VERSIONS))
         rows = sorted((row for row in rows if row[0] != NOT_TOLD), key=lambda row: row[2])
         self.versions = [str(row[0]) for row in rows]
         self.since = [int(row[2]) for row in rows]
+        self.until = [int(row[3]) for row in rows]
         if len(rows) < 2:
             raise LlmtraceError(
-                f"a single version of {WORDS[self.version_of]} ({self.versions[0]}) in all {self.calls:,} calls: "
+                f"a single version of {WORDS[self.version_of]} ({self.versions[0]}) in all of "
+                f"{plural(self.calls, 'call')}: "
                 "this report compares several (--version-of weights, app or model looks at another one)"
             )
         if newest and newest not in self.versions:
@@ -258,6 +273,19 @@ class Fleet:
         calls = self.ranked
         rows = calls.group_by("rank", "weights", "app", "form", "device").agg(n=calls.count())
         return self._book.rows(rows.order_by("rank", ibis.desc("n")).limit(400))
+
+
+def _together(days: Sequence[tuple[int, int]]) -> tuple[int, int, int]:
+    """The first and the last of the days (day, calls) that belong together, and how many calls lie outside of them."""
+    whole = sum(count for _, count in days)
+    stretches: list[list[tuple[int, int]]] = []
+    for day, count in days:
+        if not stretches or day - stretches[-1][-1][0] > _APART_DAYS:
+            stretches.append([])
+        stretches[-1].append((day, count))
+    kept = [days for days in stretches if sum(count for _, count in days) >= _STRAYS * whole] or stretches
+    start, end = kept[0][0][0], kept[-1][-1][0]
+    return start, end, sum(count for day, count in days if not start <= day <= end)
 
 
 FIGURES: Final = ("ttft", "tpot", "output", "cut", "failed", "score")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,11 @@ def report(source: Path, **options: Any) -> dict[str, Any]:
     return as_json(build(source, **options))
 
 
+def written(path: Path, documents: Iterable[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(each) + "\n" for each in documents))
+    return path
+
+
 def rows(made: dict[str, Any], title: str) -> list[dict[str, Any]]:
     section = next(each for each in made["sections"] if each["title"] == title)
     names = [column["title"] for column in section["columns"]]
@@ -64,6 +70,8 @@ def test_versions_and_their_spread_are_those_of_the_calls(table: Path, made: dic
     assert [row["version"] for row in versions] == list(made_up.VERSIONS)
     counted = dict(ask(table, "SELECT weights, count(*) FROM {table} GROUP BY 1"))
     assert {row["version"]: row["calls"] for row in versions} == counted
+    times = ask(table, "SELECT weights, min(start_ns), max(start_ns) FROM {table} GROUP BY 1 ORDER BY 1")
+    assert [(row["version"], row["first call"], row["last call"]) for row in versions] == times
     (newest,) = (row for row in versions if row["version"] == "fp_d")
     assert 0.93 < newest["of instances now"] < 0.99, "one in 25 takes eight times as long, one in 100 never does"
     (spread,) = (row for row in rows(made, "How fast they spread") if row["version"] == "fp_d")
@@ -138,11 +146,23 @@ def test_a_sample_of_the_instances_says_the_same(
 
 def test_spans_tell_the_same_as_the_table(tmp_path: Path) -> None:
     calls = 800
-    spans = tmp_path / "fleet.jsonl"
-    spans.write_text("".join(json.dumps(each) + "\n" for each in made_up.documents(calls)))
-    of_spans = report(spans)
+    of_spans = report(written(tmp_path / "fleet.jsonl", made_up.documents(calls)))
     of_table = report(made_up.write_parquet(tmp_path / "fleet.parquet", calls))
     assert same(of_spans["sections"], of_table["sections"]), "but for the last digits, which follow the order of rows"
+
+
+def test_a_wrong_clock_moves_nobody_else(tmp_path: Path) -> None:
+    """One device of the seventies, one of the end of the century: else nobody called "in the last week" but it."""
+    documents = list(made_up.documents(400))
+    right = report(written(tmp_path / "right.jsonl", documents))
+    for number, moment in enumerate((5, 4_000_000_000_000_000_000)):
+        stray = json.loads(json.dumps(documents[number]))
+        (span,) = stray["resourceSpans"][0]["scopeSpans"][0]["spans"]
+        span |= {"spanId": f"{number + 1:015x}f", "startTimeUnixNano": str(moment), "endTimeUnixNano": str(moment + 1)}
+        documents.append(stray)
+    wrong = report(written(tmp_path / "wrong.jsonl", documents))
+    assert same(wrong["sections"], right["sections"])
+    assert sum(note.startswith("left out: 2 calls dated half a year or more") for note in wrong["notes"]) == 1
 
 
 def test_a_narrow_terminal_holds_it(whole: Report) -> None:
@@ -154,7 +174,7 @@ def test_a_narrow_terminal_holds_it(whole: Report) -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({}, "a single version of weights (fp_1) in all 3 calls"),
+        ({}, "a single version of weights (fp_1) in all of 3 calls"),
         ({"version_of": "app"}, "no call tells a version of the application"),
         ({"version_of": "model", "newest": "m-9"}, "no version 'm-9' among m-1, m-2"),
     ],

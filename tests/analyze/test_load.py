@@ -17,8 +17,9 @@ import pytest
 
 from llmtrace.analyze import chunks, remote
 from llmtrace.analyze.load import Stats, Traces, load
+from llmtrace.emit import names
 from llmtrace.errors import LlmtraceError
-from tests.analyze.writing import Writer
+from tests.analyze.writing import EPOCH, Writer
 from tests.view.serve.running import viewer
 
 AGES = 50_000.0
@@ -136,6 +137,19 @@ def test_numbers_as_text_ids_in_base64_and_snake_case(tmp_path: Path) -> None:
     ((found,), _) = read(path)
     assert found["trace_id"] == f"{1:032x}"
     assert (found["input_tokens"], found["output_tokens"], found["ttft"]) == (12, 7, None)
+
+
+def test_numbers_that_nobody_measured_are_none(tmp_path: Path) -> None:
+    """One of them would be all that is left of a sum, and its square is beyond what an engine reckons with."""
+    writer = Writer()
+    odd = [(1e308, 2**62, "NaN"), (-1e308, -(2**62), "Infinity"), (0.25, 7, "0.5")]
+    for number, (cost, tokens, score) in enumerate(odd):
+        marks = {names.COST: cost, names.INPUT_TOKENS: tokens, names.SCORE: score, names.CALL_START: EPOCH}
+        writer.span("chat x", number, number + 1, marks)
+    rows, stats = read(writer.save(tmp_path / "odd.jsonl"))
+    values = [(row["cost_usd"], row["input_tokens"], row["score"], row["call_start_ns"]) for row in rows]
+    assert sorted(values, key=str) == [(0.25, 7, 0.5, EPOCH), *[(None, None, None, EPOCH)] * 2]
+    assert not stats.problems
 
 
 def test_duplicates_orphans_and_clocks_that_disagree(tmp_path: Path) -> None:

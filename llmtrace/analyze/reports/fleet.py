@@ -153,13 +153,12 @@ def _versions(fleet: Fleet, spread: _Spread) -> Section:
     rows: list[list[Any]] = []
     for rank, name in enumerate(fleet.versions):
         of_slot = {slot: counts[rank] / slots[slot] for slot, counts in spread.calls.items() if counts[rank]}
-        seen = max(of_slot)
         rows.append(
             [
                 name,
                 sum(counts[rank] for counts in spread.calls.values()),
                 fleet.since[rank],
-                min(fleet.begun + (seen + 1) * fleet.slot, fleet.ended),
+                fleet.until[rank],
                 max(of_slot.values()),
                 of_slot.get(final, 0.0),
                 spread.now[rank],
@@ -180,7 +179,7 @@ def _versions(fleet: Fleet, spread: _Spread) -> Section:
         ],
         rows[-60:],
         "In the order in which they appeared. at most: the largest share of a slot's calls. instances now: those with "
-        f"a call in the last {plural(days, 'day')}, by the version of their last call.",
+        f"a call in the last {_last(days)}, by the version of their last call.",
         Stack("Calls over time, by version (UTC)", "count", bars),
     )  # fmt: skip
 
@@ -217,10 +216,14 @@ def _lagging(fleet: Fleet, spread: _Spread, top: int) -> list[Section]:
                 Column("format"), Column("last call", "time"), Column("calls", "count"),
             ],
             rows,
-            f"Of the instances with a call in the last {plural(spread.active_ns // DAY_NS, 'day')}, those with the "
+            f"Of the instances with a call in the last {_last(spread.active_ns // DAY_NS)}, those with the "
             "oldest versions. outdated for: since the next version's first call anywhere.",
         ),
     ]  # fmt: skip
+
+
+def _last(days: int) -> str:
+    return "day" if days == 1 else plural(days, "day")
 
 
 def _days(ns: int) -> float:
@@ -419,8 +422,13 @@ def _notes(fleet: Fleet) -> list[str]:
         notes.append(f"{fleet.untold:,} of {plural(fleet.calls, 'call')} {NOT_TOLD} which version; they are left out")
     if fleet.named < fleet.calls:
         notes.append(
-            f"{fleet.calls - fleet.named:,} calls name no instance (service.instance.id, device.id or host.name on the "
-            "resource): all of a service's count as one"
+            f"{fleet.calls - fleet.named:,} of {plural(fleet.calls, 'call')} without an instance (service.instance.id, "
+            "app.installation.id, device.id or host.name on the resource): all of a service's count as one"
+        )
+    if fleet.strays:
+        notes.append(
+            f"left out: {plural(fleet.strays, 'call')} dated half a year or more before or after all others, as wrong "
+            "clocks do"
         )
     if fleet.stride > 1:
         notes.append(

@@ -7,6 +7,7 @@ Pages of origins that were allowed may send spans, and nothing else: they read n
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -36,6 +37,10 @@ _PREFLIGHT: Final = [
     (b"access-control-allow-private-network", b"true"),
 ]
 """What a browser asks before it lets a page of another origin send JSON, here to this machine perhaps."""
+
+
+_NAME: Final = re.compile(r"[0-9a-z._-]+|[0-9a-f:.]+")
+"""A host as browsers send it: no pattern, and other scripts as ``xn--``. What none sends would allow no page."""
 
 
 class Guard:
@@ -105,7 +110,7 @@ def origin_of(text: str) -> str:
     except ValueError:
         parts, port = urlsplit(""), None
     bare = parts.path in ("", "/") and not parts.query and not parts.fragment and "@" not in text
-    if parts.scheme not in ("http", "https") or not parts.hostname or not bare:
+    if parts.scheme not in ("http", "https") or not _NAME.fullmatch(parts.hostname or "") or not bare:
         raise LlmtraceError(f"--allow-origin takes an origin such as http://localhost:8080, not {text[:80]!r}")
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     usual = {"http": 80, "https": 443}[parts.scheme]

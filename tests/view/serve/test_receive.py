@@ -279,7 +279,10 @@ def test_an_origin_is_read_as_browsers_write_it(given: str, origin: str) -> None
     assert origin_of(given) == origin
 
 
-@pytest.mark.parametrize("given", ["*", "localhost:8080", "http://", "http://a/b", "http://u@a", "http://a:b", "null"])
+@pytest.mark.parametrize(
+    "given",
+    ["*", "localhost:8080", "http://", "http://a/b", "http://u@a", "http://a:b", "null", "http://*.a", "http://ä.de"],
+)
 def test_what_is_no_origin_is_refused(given: str) -> None:
     with pytest.raises(LlmtraceError, match="--allow-origin takes an origin"):
         origin_of(given)
