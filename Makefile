@@ -20,6 +20,7 @@ help:
 	@echo "make accuracy  how right the phases are, against engines that know (docs/accuracy.md)"
 	@echo "make diagnose-eval  how right the diagnosis is, into docs/diagnosis.md"
 	@echo "make probe-eval  what llmtrace probe finds of engines whose settings are known, into docs/probe.md"
+	@echo "make breakeven-eval  the queueing model of llmtrace breakeven against the reference server, into docs/breakeven.md"
 	@echo "make figures  the notes under the figures in docs: on which commit, and whether the code has changed since"
 	@echo "make sdist   build the source distribution, unpack it and collect its tests"
 	@echo "make e2e     other people's engines and a trace viewer: heavy installs (docs/engines.md)"
@@ -136,6 +137,10 @@ $(WEB): $(BROWSER) tests/web/export.py
 .PHONY: web
 web: $(WEB)  # needs npm and a Chromium
 	LLMTRACE_BROWSER=1 $(BIN)/python -m pytest tests/web $(ARGS)
+
+.PHONY: breakeven-eval
+breakeven-eval: $(STAMP)  # ARGS="--device cpu" on this processor instead of a device of a set speed
+	$(BIN)/python -m tests.evaluation.breakeven $(ARGS)
 
 .PHONY: pictures
 pictures: $(BROWSER)  # of a demo's pages, for README and docs; ARGS=FOLDER takes one that was run already

@@ -23,7 +23,7 @@ from llmtrace.cli import build_app
 from llmtrace.commands import common
 from llmtrace.doctor import packages, page
 from llmtrace.launch import destinations
-from llmtrace.version import VERSION
+from llmtrace.version import DISTRIBUTION, VERSION
 from tests.support.grpc_collector import GrpcCollector
 from tests.support.replay import Replay, Script, json_answer
 
@@ -302,7 +302,8 @@ def leaves(hint: Any) -> tuple[Any, ...]:
 
 
 def test_a_command_that_doctor_names_stays_in_one_line() -> None:
-    commands = ['pip install "llmtrace-phases[openai]"', "llmtrace show traces.otlp.jsonl"]
+    commands = [f'pip install "{DISTRIBUTION}[openai]"']
+    commands.append("llmtrace show traces.otlp.jsonl")
     sentence = f"Traced: nothing ({commands[0]}). Spans: they go into a file, to be read by {commands[1]}."
     for width in range(1, 90):
         wrapped = page.lines(sentence, width)

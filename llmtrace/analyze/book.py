@@ -49,7 +49,7 @@ class Book:
             lambda: tables.calls(self.spans, prices, paired=paired, engines=engines, outer=outer),
             "calls", tuple(prices), paired, name_of(engines), name_of(outer),
         )  # fmt: skip
-        if self.rows(table.aggregate(n=table.count())) == [(0,)]:
+        if self._statements.is_empty(table):
             raise LlmtraceError(
                 f"no LLM calls in {', '.join(self.stats.sources)}: {plural(self.stats.spans, 'span')}, none of which "
                 "says gen_ai.operation.name (chat, text_completion, generate_content, embeddings), is one of "
@@ -102,23 +102,27 @@ class Book:
     def _some(self, build: Callable[[], Any], name: str, *made_of: Hashable) -> Any | None:
         """The table that ``build`` describes, computed now; None where it has no rows."""
         table = self._statements.make(build, name, *made_of)
-        return None if self.rows(table.aggregate(n=table.count())) == [(0,)] else table
+        return None if self._statements.is_empty(table) else table
 
     @cached_property
     def _engines(self) -> Any | None:
         """The calls that engines' own spans belong to; None where there are no such spans."""
-        ((count,),) = self.rows(self.spans.aggregate(n=self.spans.engine_span.count()))
-        return self._statements.make(lambda: tables.owners(self.spans), "owners") if count else None
+        there = self._some(
+            lambda: self.spans.filter(self.spans.engine_span.notnull()).select("span_id").limit(1), "engines"
+        )
+        return None if there is None else self._statements.make(lambda: tables.owners(self.spans), "owners")
 
     @cached_property
     def _prices(self) -> list[prices.Priced]:
-        spans = self.spans
-        with_model = spans.filter(spans.operation.notnull() | spans.outcome.notnull())
-        pairs = with_model.select(
-            provider=with_model.provider.fill_null(""),
-            model=first(with_model.response_model, with_model.request_model, ""),
-        ).distinct()
-        return [priced for priced in prices.priced(sorted(self.rows(pairs))) if priced[2] is not None]
+        def build() -> Any:
+            with_model = self.spans.filter(self.spans.operation.notnull() | self.spans.outcome.notnull())
+            return with_model.select(
+                provider=with_model.provider.fill_null(""),
+                model=first(with_model.response_model, with_model.request_model, ""),
+            ).distinct()
+
+        pairs = self.rows(self._statements.make(build, "models"))
+        return [priced for priced in prices.priced(sorted(pairs)) if priced[2] is not None]
 
     def hold(self, expression: Any) -> Any:
         """Compute the table of ``expression`` now; the engine holds it until the connection ends."""

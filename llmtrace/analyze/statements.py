@@ -63,6 +63,12 @@ class Statements:
         self._connection.raw_sql(f"INSERT INTO temp.main.{made} {statement.query}")
         return self._connection.table(made, database=("temp", "main"))
 
+    def is_empty(self, table: Any) -> bool:
+        """Whether a table that ``make`` made has no rows."""
+        if self._connection.name != "duckdb":
+            return table.aggregate(n=table.count()).to_pyarrow()["n"][0].as_py() == 0
+        return not self._connection.raw_sql(f"SELECT 1 FROM temp.main.{name_of(table)} LIMIT 1").fetchall()
+
     def _compiled(self, expression: Any) -> _Statement:
         kinds = self._connection.compiler.type_mapper
         quoted = {name: '"' + name.replace('"', '""') + '"' for name in expression.columns}

@@ -23,7 +23,10 @@ def add(app: Any) -> None:
         route: Annotated[str, typer.Option(metavar="TEXT", help="Only routes with this in their names.")] = "",
         weights: Annotated[
             str,
-            typer.Option(metavar="FORMAT", help="The weight format to lay beside the route; by default the best one."),
+            typer.Option(
+                metavar="FORMAT",
+                help="The weight format to compare; by default the one that meets the targets at the least loss.",
+            ),
         ] = "",
         usd_per_hour: Annotated[float, typer.Option(min=0.0, help="What the machine costs.")] = 0.0,
         usd_per_kwh: Annotated[float, typer.Option(min=0.0, help="What energy costs, where it was measured.")] = 0.0,
@@ -59,6 +62,6 @@ def add(app: Any) -> None:
             made = report.make(
                 Book(traces), machines, f"{results.get('model', '?')} on {results.get('device', '?')}",
                 targets=targets, prices=Prices(usd_per_hour, usd_per_kwh), weights=weights, route=route,
-                usd_in=usd_in, usd_out=usd_out,
+                usd_in=usd_in, usd_out=usd_out, notes=machine.left_out(results),
             )  # fmt: skip
             give(made, given)

@@ -7,7 +7,6 @@ The server's thread and the model's share a process, as in `llmtrace serve`; the
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import os
 import statistics
@@ -48,15 +47,18 @@ def measure_served(loaded: LoadedModel, long: int, slots: int = DEFAULT_RUNNING)
     `long`: tokens of a long prompt. Raises `RunnerError` where the server does not come up or a call fails.
     """
     crowds = sorted({1, max(1, slots // 2), slots})
-    plan = [(SHORT, 1, ROUNDS), (long, 1, ROUNDS), *((SHORT, crowd, 2) for crowd in crowds if crowd > 1)]
+    plan = [(SHORT, 1, ROUNDS), (long, 1, ROUNDS), *((SHORT, crowd, 3) for crowd in crowds if crowd > 1)]
     rows: list[dict[str, Any]] = []
     with serving(loaded, slots, long) as address:
         asked = json.dumps({"model": loaded.name, "vocabulary": loaded.vocabulary, "tokens": TOKENS, "plan": plan})
-        done = subprocess.run(
-            [sys.executable, "-m", "llmtrace.reference.served_client", address],
-            input=asked, capture_output=True, text=True, timeout=_PATIENCE_S, check=False,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        )  # fmt: skip
+        try:
+            done = subprocess.run(
+                [sys.executable, "-m", "llmtrace.reference.served_client", address],
+                input=asked, capture_output=True, text=True, timeout=_PATIENCE_S, check=False,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            raise RunnerError(f"the served model did not answer within {_PATIENCE_S} s") from None
         if done.returncode:
             raise RunnerError(f"the client of the served model failed: {done.stderr.strip()[-200:]}")
         for (prompt, batch, _), rounds in zip(plan, json.loads(done.stdout), strict=True):
@@ -72,7 +74,7 @@ def measure_served(loaded: LoadedModel, long: int, slots: int = DEFAULT_RUNNING)
 
 
 def _figures(rounds: list[list[list[float]]]) -> dict[str, float]:
-    """Medians over rounds: the first token of the first to have one, and a step in which all of them decode."""
+    """Medians over rounds: the first token of the first to have one, and the mean step in which all of them decode."""
     first: list[float] = []
     steps: list[float] = []
     for streams in rounds[1:] or rounds:  # the first one warms up
@@ -80,7 +82,8 @@ def _figures(rounds: list[list[list[float]]]) -> dict[str, float]:
         begin, end = max(stream[0] for stream in streams), min(stream[-1] for stream in streams)
         for stream in streams:
             inside = [moment for moment in stream if begin <= moment <= end]
-            steps += [after - before for before, after in itertools.pairwise(inside)]
+            if len(inside) > 1:
+                steps.append((inside[-1] - inside[0]) / (len(inside) - 1))
     return {"ttft_seconds": statistics.median(first), "seconds_per_step": statistics.median(steps) if steps else 0.0}
 
 

@@ -9,7 +9,7 @@ from html import escape
 from llmtrace.analyze.report import Lines, Unit, cell
 from llmtrace.view import palette
 
-_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 1000, 380, 90, 24, 22, 48
+_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 1000, 380, 90, 48, 22, 48
 _TICKS = 5
 _MOST_POWERS = 8
 
@@ -23,7 +23,12 @@ class _Axis:
             self._low, self._high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
             self._high = max(self._high, self._low + 1)
         else:
-            self._low, self._high = 0.0, max(values) or 1.0
+            highest = max(values)
+            rough = (highest if highest > 0 else 1.0) / _TICKS
+            power = 10.0 ** math.floor(math.log10(rough))
+            self._step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)
+            # The axis ends with a value that is written beside it.
+            self._low, self._high = 0.0, self._step * math.ceil(_TICKS * rough / self._step - 1e-9)
 
     def __call__(self, value: float) -> float:
         at = math.log10(value) if self._logarithmic else value
@@ -33,10 +38,7 @@ class _Axis:
         if self._logarithmic:
             step = max(1, math.ceil((self._high - self._low) / _MOST_POWERS))
             return [10.0**power for power in range(int(self._low), int(self._high) + 1, step)]
-        rough = self._high / _TICKS
-        power = 10.0 ** math.floor(math.log10(rough))
-        step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)
-        return [step * number for number in range(int(self._high / step) + 1)]
+        return [self._step * number for number in range(round(self._high / self._step) + 1)]
 
 
 def plot(chart: Lines) -> str:
@@ -44,7 +46,8 @@ def plot(chart: Lines) -> str:
     lines = [
         (name, [point for point in points if not chart.logarithmic or min(point) > 0]) for name, points in chart.lines
     ]
-    every = [point for _, points in lines for point in points]
+    drawn = [(number, name, points) for number, (name, points) in enumerate(lines) if points]
+    every = [point for _, _, points in drawn for point in points]
     if not every:
         return ""
     marks = [(name, at) for name, at in chart.marks if at > 0]
@@ -58,7 +61,7 @@ def plot(chart: Lines) -> str:
             f'style="stroke:var(--soft)"/><text class="soft" x="{x + 5:.1f}" y="{_TOP + 12 + 15 * number}">'
             f"{escape(name)}</text>"
         )
-    for number, (name, points) in enumerate(lines):
+    for number, name, points in drawn:
         path = " ".join(f"{across(x):.1f},{upward(y):.1f}" for x, y in points)
         shapes.append(
             f'<polyline points="{path}" fill="none" stroke-width="2.5" style="stroke:{_colour(number)}">'
@@ -68,9 +71,7 @@ def plot(chart: Lines) -> str:
         f'<text class="soft" x="{(_LEFT + _WIDTH) / 2}" y="{_HEIGHT - 8}" text-anchor="middle">'
         f"{escape(chart.across)}</text>"
     )
-    key = "".join(
-        f'<span><i style="--c:{_colour(number)}"></i>{escape(name)}</span>' for number, (name, _) in enumerate(lines)
-    )
+    key = "".join(f'<span><i style="--c:{_colour(number)}"></i>{escape(name)}</span>' for number, name, _ in drawn)
     return (
         f"<figure><figcaption>{escape(chart.title)}</figcaption>"
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(chart.title)}">{"".join(shapes)}</svg>'

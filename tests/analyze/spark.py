@@ -23,10 +23,10 @@ from tests.analyze.writing import Writer
 
 def traffic() -> Writer:
     """Calls on two routes, with verdicts, cancellations, two models, tasks and steps."""
-    writer = Writer()
+    writer = Writer(about={"service.instance.id": "i-1", "device.model.name": "Pixel 9"})
     for number in range(60):
         slow = 1 + number % 5
-        marks: dict[str, Any] = {}
+        marks: dict[str, Any] = {"llmtrace.slo.total": 0.6, "llmtrace.model.fingerprint": f"fp_{number // 30}"}
         if number % 9 == 0:
             marks |= {"llmtrace.diagnosis": ["queueing", "network"]}
         outcome = "cancelled" if number % 11 == 0 else "completed"

@@ -81,6 +81,20 @@ def test_versions_and_their_spread_are_those_of_the_calls(table: Path, made: dic
     assert spread["99% of instances, days"] is None
 
 
+def test_the_newest_ones_curve_is_that_of_the_calls(table: Path, made: dict[str, Any]) -> None:
+    curve = rows(made, "The newest, fp_d, over time")
+    of_calls = [row["of calls"] for row in curve]
+    assert of_calls[0] < 0.05
+    assert of_calls[-1] > 0.95
+    assert max(abs(row["of calls"] - row["of instances"]) for row in curve) < 0.02, "who calls more is no earlier"
+    ((on, everything),) = ask(
+        table,
+        "SELECT count(*) FILTER (weights = 'fp_d'), count(*) FROM {table} "
+        "WHERE start_ns >= (SELECT min(start_ns) + 59 * 86400000000000 FROM {table})",
+    )
+    assert of_calls[-1] == pytest.approx(on / everything)
+
+
 def test_what_a_version_changed_is_found_and_nothing_else(made: dict[str, Any]) -> None:
     changes = {(row["version"], row["figure"]): row for row in rows(made, "Against the version before")}
     slower = changes["fp_d", "TPOT"]

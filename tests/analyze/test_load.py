@@ -252,18 +252,17 @@ class Backend(BaseHTTPRequestHandler):
             if path != "/api/traces":
                 return None
             assert query["service"] == ["app"]
-            return {"data": [self.jaeger(trace, spans) for trace, spans in traces.items()]}
+            return {"data": [self.jaeger(trace, spans, self.writer.about) for trace, spans in traces.items()]}
         if path == "/api/search":
             assert int(query["limit"][0]) > 0
             return {"traces": [{"traceID": trace} for trace in traces], "metrics": {}}
         if path.startswith("/api/traces/"):
             spans = traces[path.rpartition("/")[2]]
-            resource = {"attributes": [{"key": "service.name", "value": {"stringValue": "app"}}]}
+            resource = self.writer.document()["resourceSpans"][0]["resource"]
             return {"batches": [{"resource": resource, "scopeSpans": [{"spans": spans}]}]}
         return None
 
-    @staticmethod
-    def jaeger_2(path: str, query: dict[str, list[str]], traces: dict[str, list[Any]]) -> Any:
+    def jaeger_2(self, path: str, query: dict[str, list[str]], traces: dict[str, list[Any]]) -> Any:
         """``/api/v3`` alone: the interface of before is gone. The newest traces of the window, as many as asked for."""
         if path == "/api/v3/services":
             return {"services": ["app"]}
@@ -276,13 +275,13 @@ class Backend(BaseHTTPRequestHandler):
         begun = {trace: min(int(span["startTimeUnixNano"]) for span in spans) for trace, spans in traces.items()}
         inside = sorted((trace for trace in traces if first <= begun[trace] <= last), key=lambda trace: -begun[trace])
         chosen = [span for trace in inside[: int(query["query.search_depth"][0])] for span in traces[trace]]
-        resource = {"attributes": [{"key": "service.name", "value": {"stringValue": "app"}}]}
+        resource = self.writer.document()["resourceSpans"][0]["resource"]
         if not chosen:
             return None
         return {"result": {"resourceSpans": [{"resource": resource, "scopeSpans": [{"spans": chosen}]}]}}
 
     @staticmethod
-    def jaeger(trace: str, spans: list[Any]) -> Any:
+    def jaeger(trace: str, spans: list[Any], about: dict[str, str]) -> Any:
         kinds = {"intValue": "int64", "doubleValue": "float64", "boolValue": "bool", "stringValue": "string"}
 
         def tag(pair: Any) -> Any:
@@ -304,7 +303,8 @@ class Backend(BaseHTTPRequestHandler):
                 "processID": "p1",
             }
 
-        return {"traceID": trace, "spans": list(map(one, spans)), "processes": {"p1": {"serviceName": "app"}}}
+        process = {"serviceName": "app", "tags": [{"key": name, "value": value} for name, value in about.items()]}
+        return {"traceID": trace, "spans": list(map(one, spans)), "processes": {"p1": process}}
 
     def log_message(self, *args: Any) -> None:
         pass
@@ -326,9 +326,11 @@ def backend(request: pytest.FixtureRequest, writer: Writer) -> Iterator[str]:
 
 
 def test_jaeger_and_tempo_say_what_the_file_says(backend: str, writer: Writer, tmp_path: Path) -> None:
+    writer.about |= {"service.version": "2.1", "service.instance.id": "i-1", "device.model.name": "Pixel 9"}
     plain, _ = read(writer.save(tmp_path / "t.jsonl"))
     found, stats = read(backend, hours=AGES)
     assert found == plain
+    assert {(row["app_version"], row["instance"], row["device"]) for row in found} == {("2.1", "i-1", "Pixel 9")}
     assert stats.sources == [backend]
 
 

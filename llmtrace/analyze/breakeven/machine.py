@@ -12,13 +12,12 @@ import json
 import math
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from llmtrace.errors import LlmtraceError
 
-FEWEST = 1e-9
 _NO_BENCH = "`llmtrace bench` makes one"
 
 
@@ -63,6 +62,11 @@ class Machine:
             + self.per_attention * attention
         )
 
+    def alone(self, prompt: int) -> float:
+        """s to the first token of a request that nobody else slows down, without what is once for each request."""
+        parts = [(begin, min(self.chunk, prompt - begin)) for begin in range(0, prompt, self.chunk)]
+        return sum(self.compute(0, 0, part, part * (begin + part / 2)) + self.overhead(1) for begin, part in parts)
+
     def overhead(self, streams: int) -> float:
         """What the server adds to a step in which so many requests take part."""
         places = [batch for batch, _ in self.added]
@@ -91,17 +95,26 @@ def read(path: str | Path) -> dict[str, Any]:
 
 def machines(results: Mapping[str, Any], path: str | Path = "the bench file") -> list[Machine]:
     """A machine for each weight format that was measured. Raises LlmtraceError where there is none."""
-    made = [
-        _fitted(name, measured)
-        for name, measured in results["formats"].items()
-        if len(measured.get("prefill", ())) >= 2 and len(measured.get("decode", ())) >= 2
-    ]
+    made = [_fitted(name, measured) for name, measured in results["formats"].items() if _enough(measured)]
     if not made:
         raise LlmtraceError(
             f"{path} has no weight format with two prompts and two decode points; run llmtrace bench with "
             "--prompts 128,512 --batches 1,4"
         )
     return made
+
+
+def left_out(results: Mapping[str, Any]) -> list[str]:
+    """A sentence for each weight format that was asked for and gives no machine."""
+    return [
+        f"{name} is left out: {measured.get('reason', 'too few points were measured')}"
+        for name, measured in results["formats"].items()
+        if not _enough(measured)
+    ]
+
+
+def _enough(measured: Mapping[str, Any]) -> bool:
+    return len(measured.get("prefill", ())) >= 2 and len(measured.get("decode", ())) >= 2
 
 
 def _fitted(name: str, measured: Mapping[str, Any]) -> Machine:
@@ -156,29 +169,24 @@ def _least_squares(rows: Sequence[Sequence[float]], times: Sequence[float]) -> l
 
 
 def _behind_a_server(machine: Machine, serving: Mapping[str, Any]) -> Machine:
-    """The machine with what serving adds, by the rows that the bench measured behind a server."""
-    from dataclasses import replace
-
-    tokens = serving["tokens"]
+    """The machine as a client has it: with what serving adds to a step and a request, and prompts as fast as there."""
+    tokens, chunk = serving["tokens"], serving["chunk"]
     added: dict[int, list[float]] = {}
-    requests: list[float] = []
     for row in serving["rows"]:
-        context = row["batch"] * (row["prompt"] + tokens / 2)
-        own = machine.compute(row["batch"], context, 0, 0)
+        own = machine.compute(row["batch"], row["batch"] * (row["prompt"] + tokens / 2), 0, 0)
         added.setdefault(row["batch"], []).append(row["seconds_per_step"] - own)
-        if row["batch"] == 1:
-            prompt, first = row["prompt"], 0.0
-            for begin in range(0, prompt, serving["chunk"]):
-                part = min(serving["chunk"], prompt - begin)
-                first += machine.compute(0, 0, part, part * (begin + part / 2))
-            requests.append(row["ttft_seconds"] - first)
-    least = [(batch, max(0.0, min(each))) for batch, each in sorted(added.items())]
+    steps = tuple((batch, max(0.0, min(each))) for batch, each in sorted(added.items())) or ((1, 0.0),)
+    alone = sorted((row["prompt"], row["ttft_seconds"]) for row in serving["rows"] if row["batch"] == 1)
+    machine = replace(machine, added=steps, chunk=chunk)
+    if len(alone) > 1 and alone[-1][1] > alone[0][1]:
+        # What the longer prompt took beyond the short one's time, over what the runner alone would have taken.
+        short, long = (machine.alone(prompt) for prompt, _ in (alone[0], alone[-1]))
+        factor = (alone[-1][1] - alone[0][1]) / (long - short) if long > short else 1.0
+        machine = replace(machine, per_prompt=machine.per_prompt * factor, per_attention=machine.per_attention * factor)
     return replace(
         machine,
-        request=max(0.0, _middle(requests)) if requests else 0.0,
-        added=tuple(least) or ((1, 0.0),),
+        request=max(0.0, _middle([first - machine.alone(prompt) for prompt, first in alone])) if alone else 0.0,
         slots=serving["slots"],
-        chunk=serving["chunk"],
         budget=serving["budget"],
         block=serving["block"],
         served=True,

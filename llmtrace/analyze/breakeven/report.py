@@ -12,6 +12,7 @@ from llmtrace.analyze.breakeven.machine import Machine
 from llmtrace.analyze.breakeven.workload import MONTH_DAYS, Workload
 from llmtrace.analyze.report import Column, Lines, Report, Section, cell
 from llmtrace.errors import LlmtraceError
+from llmtrace.wording import plural
 
 _RANKS: Final = (0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
 _ROUTED: Final = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
@@ -32,6 +33,7 @@ def make(
     route: str = "",
     usd_in: float | None = None,
     usd_out: float | None = None,
+    notes: Sequence[str] = (),
 ) -> Report:
     """Build the report.
 
@@ -45,6 +47,7 @@ def make(
         route: only calls of routes with this in their names.
         usd_in: USD of a million input tokens, where the price list does not know them; with ``usd_out``.
         usd_out: the same of output tokens.
+        notes: further sentences below the tables.
 
     Raises:
         LlmtraceError: calls that cannot be replayed, or a format that was not measured.
@@ -61,7 +64,7 @@ def make(
         _router(hosted, chosen, report),
     ]
     report.headline = _headline(hosted, chosen)
-    report.notes = [sentence, *report.notes, *_notes(chosen, prices), *calls.notes]
+    report.notes = [sentence, *report.notes, *_notes(chosen, prices), *notes, *calls.notes]
     report.stats = (book.stats,)
     return report
 
@@ -89,23 +92,36 @@ def _choose(options: Sequence[Choice], weights: str) -> tuple[Choice, str]:
         chosen = by_name.get(weights) or options[0]
         return chosen, "no target is set: --slo-ttft 0.5, say, tells which weight format meets it at which loss"
     meeting = [option for option in options if option.met >= targets.share]
-    wanted = f"{targets.words()} for {targets.share:.4g} of calls".replace(
-        f"{targets.share:.4g}", f"{targets.share:.4%}".rstrip("0").rstrip(".%") + " %"
-    )
+    failing = [option for option in options if option.met < targets.share]
+    wanted = f"{targets.words()} for {targets.share * 100:.6g} % of calls"
     if not meeting:
         nearest = max(options, key=lambda option: option.met)
-        sentence = f"no format meets {wanted}: {nearest.machine.format} comes nearest with {nearest.met:.1%}"
+        sentence = f"{wanted}: met by no format on one machine; {_missed(nearest)} comes nearest"
         return by_name.get(weights) or nearest, sentence
-    best = min(meeting, key=lambda option: (_loss(option.machine), -option.met))
-    others = [option.machine.format for option in options if option not in meeting]
-    sentence = f"{best.machine.format} is the format with the least loss that meets {wanted} ({best.met:.1%})"
-    if best.machine.kl is not None and best.machine.against != best.machine.format:
-        sentence += (
-            f": the same token as {best.machine.against} at {best.machine.top1 or 0:.1%}, KL {best.machine.kl:.2g} nats"
-        )
-    if others:
-        sentence += f"; not met by {', '.join(others)}"
-    return by_name.get(weights) or best, sentence
+    meeting.sort(key=lambda option: (_loss(option.machine), -option.met))
+    sentence = f"{wanted}: met by " + ", ".join(_met(option) for option in meeting)
+    if failing:
+        sentence += "; not by " + ", ".join(_missed(option) for option in failing)
+    return by_name.get(weights) or meeting[0], sentence
+
+
+def _missed(option: Choice) -> str:
+    """A format with which one machine does not meet the targets, and how many would."""
+    count = option.machines(option.workload.per_day)
+    more = "not even with a machine for each call" if count is None else f"{plural(count, 'machine')} would"
+    return f"{option.machine.format} ({option.met:.1%}; {more})"
+
+
+def _met(option: Choice) -> str:
+    """A format that meets the targets, and what it loses."""
+    machine = option.machine
+    if machine.kl is None:
+        loss = "loss not measured"
+    elif machine.against == machine.format or not machine.kl:
+        loss = "no loss"
+    else:
+        loss = f"the same token as {machine.against} at {machine.top1 or 0:.1%}, KL {machine.kl:.2g} nats"
+    return f"{machine.format} ({option.met:.1%}; {loss})"
 
 
 def _loss(machine: Machine) -> float:
@@ -139,7 +155,7 @@ def _latency(hosted: _Hosted, chosen: Choice) -> Section:
         rows,
         f"{HOSTED}: as recorded. {own}: the same calls, sent at the same moments, by the model of the measured machine "
         f"({chosen.machine.slots} at once). queue: within TTFT.",
-        Lines("Share of calls that took at most so long", "s", "s", "share", [line for line in lines if line[1]]),
+        Lines("Share of calls that took at most so long", "time", "s", "share", [line for line in lines if line[1]]),
     )  # fmt: skip
 
 
@@ -223,8 +239,8 @@ def _formats(options: Sequence[Choice]) -> Section:
             Column("same token", "share"), Column("KL, nats", "number"), Column("weights, MB", "number"),
         ],
         rows,
-        "One machine, the recorded calls. same token and KL: what the format loses against the first one, by the "
-        "bench.",
+        "One machine, the recorded calls; how many each takes stands above. same token and KL: what the format "
+        "loses against the first one, by the bench.",
     )  # fmt: skip
 
 

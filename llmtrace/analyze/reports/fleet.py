@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from llmtrace.analyze.book import Book
 from llmtrace.analyze.fleet import DAY_NS, FIGURES, HOUR_NS, LOGARITHMS, NOT_TOLD, WORDS, Fleet
-from llmtrace.analyze.report import Column, Intervals, Report, Section, Stack, cell
+from llmtrace.analyze.report import Column, Intervals, Lines, Report, Section, Stack, cell
 from llmtrace.analyze.reports import Options
 from llmtrace.wording import plural
 
@@ -40,6 +40,7 @@ def make(book: Book, options: Options) -> Report:
     report.sections = [
         _versions(fleet, spread),
         spread.section(),
+        spread.curve(),
         *_lagging(fleet, spread, options.top),
         _answers(fleet, spread),
         changed,
@@ -84,12 +85,6 @@ class _Spread:
                 continue  # it was there when the traces begin
             times = [self.reached(table, rank, share) for table in (self.instances, self.calls) for share in _REACHES]
             rows.append([name, fleet.since[rank], *times])
-        shares = [
-            (fleet.begun + slot * fleet.slot, counts[fleet.newest] / sum(counts.values()))
-            for slot, counts in sorted(self.instances.items())
-            if fleet.begun + (slot + 1) * fleet.slot > fleet.since[fleet.newest]
-        ]
-        bars = [(cell(time, "time"), {"instances": share}) for time, share in _thinned(shares)]
         return Section(
             "How fast they spread",
             [
@@ -99,8 +94,31 @@ class _Spread:
             rows,
             "Days from a version's first call until so many of the instances that called in a "
             f"{'day' if fleet.slot == DAY_NS else 'slot of time'}, or of its calls, were on it or on a newer one.",
-            Stack(f"Share of instances on {fleet.versions[fleet.newest]}, the newest", "share", bars),
         )  # fmt: skip
+
+    def curve(self) -> Section:
+        """The newest version's share of instances and of calls, from its first call on."""
+        fleet = self.fleet
+        since = fleet.since[fleet.newest]
+        rows: list[tuple[int, float | None, float]] = []
+        for slot, counts in sorted(self.calls.items()):
+            active = self.instances.get(slot)
+            end = min(fleet.begun + (slot + 1) * fleet.slot, fleet.ended)
+            if end > since:
+                of_instances = active[fleet.newest] / sum(active.values()) if active else None
+                rows.append((end, of_instances, counts[fleet.newest] / sum(counts.values())))
+        begin = (0.0, 0.0)
+        instances = [begin, *((_days(end - since), share) for end, share, _ in rows if share is not None)]
+        calls = [begin, *((_days(end - since), share) for end, _, share in rows)]
+        lines = list(zip(_WHOM, (instances, calls), strict=True))
+        name = fleet.versions[fleet.newest]
+        return Section(
+            f"The newest, {name}, over time",
+            [Column("until", "time"), *(Column(f"of {whom}", "share") for whom in _WHOM)],
+            [list(row) for row in _thinned(rows)],
+            "",
+            Lines(f"Share on {name} by days since its first call", "days", "number", "share", lines),
+        )
 
     def headline(self) -> str:
         fleet, active = self.fleet, sum(self.now.values())

@@ -28,6 +28,7 @@ CODE: dict[str, tuple[str, ...]] = {
     "reference": ("reference",),
     "viewer": ("view", "analyze"),
     "reports": ("analyze",),
+    "breakeven": ("analyze/breakeven", "reference"),
     "everything": (*TRACING, "reference", "analyze"),
 }
 """What figures can depend on: folders of the package by the name that a page's comment has for them."""
