@@ -165,6 +165,15 @@ def test_a_wrong_clock_moves_nobody_else(tmp_path: Path) -> None:
     assert sum(note.startswith("left out: 2 calls dated half a year or more") for note in wrong["notes"]) == 1
 
 
+def test_a_name_of_any_length_leaves_the_sentences_readable(tmp_path: Path) -> None:
+    name = "fp_d" + "0123456789" * 200
+    text = written(tmp_path / "fleet.jsonl", made_up.documents(200)).read_text().replace('"fp_d"', f'"{name}"')
+    (tmp_path / "fleet.jsonl").write_text(text)
+    made = report(tmp_path / "fleet.jsonl")
+    assert made["headline"].startswith(f"{name[:71]}…, the newest of ")
+    assert name in {row["version"] for row in rows(made, "Versions")}
+
+
 def test_a_narrow_terminal_holds_it(whole: Report) -> None:
     shown = StringIO()
     report_text.show(whole, Console(width=60, color_system=None, file=shown))

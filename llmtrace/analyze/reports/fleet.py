@@ -16,6 +16,7 @@ from llmtrace.wording import plural
 _REACHES: Final = (0.5, 0.9, 0.99)
 _WHOM: Final = ("instances", "calls")
 _BARS: Final = 40
+_LONGEST: Final = 72
 _LEAST: Final = 30
 """The fewest instances that a comparison is made from."""
 _SURE: Final = 3.0
@@ -122,7 +123,7 @@ class _Spread:
 
     def headline(self) -> str:
         fleet, active = self.fleet, sum(self.now.values())
-        newest = fleet.versions[fleet.newest]
+        newest = _short(fleet.versions[fleet.newest])
         last = self.calls[max(self.calls)]
         share = self.now[fleet.newest] / active if active else 0.0
         text = (
@@ -222,6 +223,11 @@ def _lagging(fleet: Fleet, spread: _Spread, top: int) -> list[Section]:
     ]  # fmt: skip
 
 
+def _short(name: str) -> str:
+    """A version's name where it stands in a sentence: a hash in full, no more."""
+    return name if len(name) <= _LONGEST else name[: _LONGEST - 1] + "…"
+
+
 def _last(days: int) -> str:
     return "day" if days == 1 else plural(days, "day")
 
@@ -281,7 +287,7 @@ def _changes(fleet: Fleet) -> tuple[Section, list[str]]:
             )
             if figure in ("ttft", "tpot", "output"):
                 points.append((f"{name} {_TITLES[figure]}", change, low, high))
-            if sure and (words := _sentence(name, earlier, figure, change, low, high)):
+            if sure and (words := _sentence(_short(name), _short(earlier), figure, change, low, high)):
                 sentences.append(words)
     section = Section(
         "Against the version before",
