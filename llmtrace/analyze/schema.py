@@ -16,7 +16,7 @@ from llmtrace.emit import names
 
 Kind = Literal["text", "int", "float", "bool"]
 
-VERSION: Final = 10
+VERSION: Final = 11
 """Changes with the columns: tables cached by an older version are made anew."""
 
 

@@ -19,6 +19,7 @@ from llmtrace.instrumentation.patching import Patches
 from llmtrace.observe import internal_errors
 from llmtrace.observe.clock import now
 from llmtrace.observe.loading import Loading
+from llmtrace.observe.process import after_fork
 from llmtrace.phases.model import TO_DEVICE
 from llmtrace.providers.declare import Load, Provider
 
@@ -26,6 +27,14 @@ _loading: ContextVar[Loading | None] = ContextVar("llmtrace_loading", default=No
 """The load under way in this context."""
 _under_way: list[Loading] = []
 """Those of all threads: huggingface_hub downloads a model's files on threads of its own."""
+
+
+def _forked() -> None:
+    """In a child, the loads of the parent's other threads do not go on."""
+    _under_way[:] = [loading for loading in (_loading.get(),) if loading is not None]
+
+
+after_fork(_forked)
 
 
 def patch(patches: Patches, tracer: CallTracer, provider: Provider, hook: Load) -> None:
