@@ -55,6 +55,17 @@ def pytest_configure() -> None:
     settings.load_profile("unhurried")
 
 
+@pytest.fixture(autouse=True)
+def _ctrl_c_as_before() -> Iterator[None]:
+    """What a test makes of Ctrl-C ends with it: where another one sends it, the whole worker would die."""
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    after = signal.getsignal(signal.SIGINT)
+    if after is not before:
+        signal.signal(signal.SIGINT, before)
+        pytest.fail(f"this test has left another handler of SIGINT: {after!r}")
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int | None:
     """One worker more than there are cores: a test often waits for a socket, a process or a clock."""

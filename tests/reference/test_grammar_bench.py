@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
-from llmtrace import cli
+from llmtrace.cli import build_app
 from llmtrace.reference import LoadedModel, RunnerError
 from llmtrace.reference import grammar_bench as bench
 
@@ -58,21 +59,16 @@ def test_what_fits_is_what_the_schema_says() -> None:
         bench.validator({"type": "no such type"})
 
 
-def test_the_command(
-    small: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command(small: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("llmtrace.reference.model.build_or_load", lambda *_, **__: replace(small))
     files = {"prompts": "Yes or no?\n\n", "schema": '{"type": "boolean"}', "broken": "{", "list": "[]"}
     for name, text in files.items():
         (tmp_path / name).write_text(text)
 
-    def run(schema: str) -> tuple[Any, str]:
+    def run(schema: str) -> tuple[int, str]:
         command = ["bench", "grammar", "--prompts", str(tmp_path / "prompts"), "--tokens", "4", "--tries", "1"]
-        monkeypatch.setattr("sys.argv", ["llmtrace", *command, "--schema", str(tmp_path / schema)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        shown = capsys.readouterr()
-        return ended.value.code, shown.out + shown.err
+        ended = CliRunner().invoke(build_app(), [*command, "--schema", str(tmp_path / schema)])
+        return ended.exit_code, ended.output
 
     code, shown = run("schema")
     assert not code, shown
