@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from llmtrace.analyze import critical
+from llmtrace.analyze import critical, tables
 from llmtrace.analyze.book import Book
 from llmtrace.analyze.contract import FAILED
 from llmtrace.analyze.expressions import first, when
-from llmtrace.analyze.schema import column_of
 
 SPANS: Final = 300_000
 """The most spans that are walked (some seconds); beyond that, an even sample of the traces is walked."""
@@ -35,13 +34,12 @@ def requests(
     calls = calls.inner_join(book.components, [("trace_id", "call_trace"), ("span_id", "call_span")])
     calls = calls.drop("trace_id", "span_id")
     spans = book.described(spans).left_join(calls, [("trace_id", "call_trace"), ("span_id", "call_span")])
-    declared = spans.cost_usd if cost is None else first(spans[column_of(cost)], spans.cost_usd)
     spans = spans.mutate(
         failed=(first(spans.ended.isin(FAILED), False) | first(spans.status == "error", False)).cast("int64"),
         attempts=spans.attempts.fill_null(1),
         repaired=spans.is_repair.fill_null(0),
         tokens=spans.tokens.fill_null(0),
-        cost=first(spans.price, when(spans.phase.isnull(), declared), 0.0),
+        cost=first(spans.price, when(spans.phase.isnull(), tables.declared_cost(spans, cost)), 0.0),
     )
     rows = book.rows(spans.select(*critical.COLUMNS).order_by("trace_id", "start_ns", "span_id"))
     return critical.requests(rows, by_task), 1 / every

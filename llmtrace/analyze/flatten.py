@@ -108,8 +108,8 @@ class Flattener:
         place_of = self._places.get
         last_trace = trace_id = ""
         for resource in document["resourceSpans"]:
-            service = _service(resource.get("resource"))
-            served_by = self._served_by(_texts(resource.get("resource")))
+            texts = _texts(resource.get("resource"))
+            service, served_by = texts.get("service.name"), self._served_by(texts)
             about = whole_span.resource_text(resource.get("resource")) if self._whole else ""
             for scope in resource["scopeSpans"]:
                 maker = whole_span.scope_text(scope.get("scope"))
@@ -219,13 +219,6 @@ class Flattener:
 
 def _columns(rows: Sequence[tuple[Any, ...]], width: int) -> list[Sequence[Any]]:
     return list(zip(*rows, strict=True)) if rows else [() for _ in range(width)]
-
-
-def _service(resource: Any) -> str | None:
-    for attribute in (resource or {}).get("attributes", ()):
-        if attribute["key"] == "service.name":
-            return attribute["value"].get("stringValue")
-    return None
 
 
 def _texts(resource: Any) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any, Final
 import ibis
 
 from llmtrace.analyze.book import Book
+from llmtrace.analyze.contract import FAILED
 from llmtrace.analyze.expressions import count_of, first, share_of, when
 from llmtrace.analyze.schema import column_of
 from llmtrace.errors import LlmtraceError
@@ -32,7 +33,6 @@ HOUR_NS: Final = 3_600_000_000_000
 DAY_NS: Final = 24 * HOUR_NS
 _SLOTS: Final = 180
 """The most slots of time."""
-_FAILED: Final = ("error", "timed_out")
 _APART_DAYS: Final = 180
 _STRAYS: Final = 0.01
 """The most of the calls that are taken for strays, where so many days lie between them and all others."""
@@ -98,7 +98,7 @@ class Fleet:
             ttft=when(calls.ttft > 0, calls.ttft),
             tpot=when((calls.output_tokens > 1) & (rate > 0), rate),
             output=when(calls.output_tokens > 0, calls.output_tokens),
-            failed=calls.outcome.isin(_FAILED),
+            failed=calls.outcome.isin(FAILED),
             cut=calls.finish.startswith("length") | calls.finish.startswith("max_tokens"),
             score=calls[column_of(quality)] if quality is not None else ibis.null().cast("float64"),
             slot=((calls.began_ns - self.begun) // self.slot).cast("int64"),
@@ -162,12 +162,14 @@ class Fleet:
     def latest(self) -> Any:
         """All instances with their last version, device, and first and last call; held."""
         calls = self.ranked
-        # The last call's version in one number: engines need not sort the calls of each instance for it.
-        packed = ((calls.began // 1_000_000) * _RANKS + calls["rank"]).max()
         whole = calls.group_by("instance").agg(
-            packed=packed, until=calls.began.max(), n=calls.count(), device=calls.device.max(), form=calls.form.max()
+            rank=_last_rank(calls),
+            until=calls.began.max(),
+            n=calls.count(),
+            device=calls.device.max(),
+            form=calls.form.max(),
         )
-        return self._book.hold(whole.mutate(rank=whole.packed % _RANKS).drop("packed"))
+        return self._book.hold(whole)
 
     def now(self, active_ns: int) -> list[tuple[int, str, int]]:
         """Rank, device, and how many instances were last seen so, of those with a call in the last ``active_ns``."""
@@ -193,10 +195,7 @@ class Fleet:
     def active(self) -> list[tuple[int, int, int]]:
         """Slot, rank, and how many of the sample's instances ended the slot with it."""
         calls = self._sample
-        last = calls.group_by("slot", "instance").agg(
-            packed=((calls.began // 1_000_000) * _RANKS + calls["rank"]).max()
-        )
-        last = last.mutate(rank=last.packed % _RANKS)
+        last = calls.group_by("slot", "instance").agg(rank=_last_rank(calls))
         return self._book.rows(last.group_by("slot", "rank").agg(n=last.count()))
 
     @cached_property
@@ -273,6 +272,11 @@ class Fleet:
         calls = self.ranked
         rows = calls.group_by("rank", "weights", "app", "form", "device").agg(n=calls.count())
         return self._book.rows(rows.order_by("rank", ibis.desc("n")).limit(400))
+
+
+def _last_rank(calls: Any) -> Any:
+    """The version of the last of a group's calls, with its moment in one number: engines need not sort the calls."""
+    return ((calls.began // 1_000_000) * _RANKS + calls["rank"]).max() % _RANKS
 
 
 def _together(days: Sequence[tuple[int, int]]) -> tuple[int, int, int]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from llmtrace.analyze.contract import FAILED
 from llmtrace.analyze.expressions import count_of, first, least, most, nothing, when
 from llmtrace.analyze.reports.floor import floors, usable
 from llmtrace.phases.model import (
@@ -40,7 +41,7 @@ def judged(calls: Any, objectives: Mapping[str, Patterns]) -> Any:
     calls = calls.filter(calls.outcome.notnull())
     aimed = calls.mutate(
         **{f"t_{name}": first(_target(calls, objectives.get(name, ())), calls[f"slo_{name}"]) for name in _PARTS},
-        failed=calls.outcome.isin(("error", "timed_out")),
+        failed=calls.outcome.isin(FAILED),
         ended=calls.outcome == "completed",
         steps=most(calls.output_tokens.fill_null(0) - 1, 0),
         application=least(calls.wait.fill_null(0.0), calls.s_decode),

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from llmtrace import interpreter
 from llmtrace.analyze import remote, schema, tables
 from llmtrace.analyze.chunks import PROBLEMS_KEPT, Outcome, Stretch, convert, cpus, cut
 from llmtrace.analyze.otlp import Problem
@@ -259,7 +260,7 @@ class _Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            env=interpreter.environ(),
             start_new_session=True,  # Ctrl-C is this process's to answer
         )
 

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from llmtrace.analyze import engine_calls, pairs
 from llmtrace.analyze.expressions import count_of, first, most, nothing, when
+from llmtrace.analyze.schema import column_of
 from llmtrace.emit import names
 from llmtrace.phases.model import PHASES, SOURCES
 from llmtrace.tasks.prices import Priced
@@ -81,6 +82,11 @@ def timed(table: Any) -> Any:
         began_ns=first(table.call_start_ns, table.start_ns),
         duration=first(table.call_duration, length(table)),
     )
+
+
+def declared_cost(spans: Any, attribute: str | None = None) -> Any:
+    """What a span says that it cost, USD: in ``attribute``, where a user named one and it is there, else in ours."""
+    return spans.cost_usd if attribute is None else first(spans[column_of(attribute)], spans.cost_usd)
 
 
 def is_part(table: Any) -> Any:

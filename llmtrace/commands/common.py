@@ -5,9 +5,9 @@ import functools
 import os
 import sys
 from collections.abc import Callable, Generator
-from importlib.util import find_spec
 from typing import Any, Literal, NoReturn
 
+from llmtrace import interpreter
 from llmtrace.commands import interrupts
 from llmtrace.errors import LlmtraceError
 from llmtrace.version import install_hint
@@ -65,17 +65,10 @@ def needs(extra: str) -> Generator[None, None, None]:
 
 def require(extra: str, *modules: str) -> None:
     """End the command in one line if a module is missing, before anything is done; names all that are."""
-    missing = [module for module in modules if not _installed(module)]
+    missing = [module for module in modules if not interpreter.finds(module)]
     if missing:
         names = " and ".join(filter(None, (", ".join(missing[:-1]), missing[-1])))
         fail(f"{names} {'is' if len(missing) == 1 else 'are'} not installed: {install_hint(extra)}")
-
-
-def _installed(module: str) -> bool:
-    try:
-        return find_spec(module) is not None
-    except ImportError:  # of a package around it
-        return False
 
 
 def terminal(**options: Any) -> Any:

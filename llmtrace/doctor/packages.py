@@ -5,10 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from importlib import import_module
-from importlib.util import find_spec
 from typing import NamedTuple
 
-from llmtrace import name_clash
+from llmtrace import interpreter, name_clash
 from llmtrace.doctor.findings import Finding, Mark, installed_version, one_line
 from llmtrace.version import DISTRIBUTION, install_hint
 
@@ -76,7 +75,7 @@ def device(*, ask: bool) -> Iterator[Finding]:
         yield Finding("note", "torch", "not installed: no device to look at")
         return
     try:
-        torch = import_module("torch") if ask or not _can_be_found("torch") else None
+        torch = import_module("torch") if ask or not interpreter.finds("torch") else None
     except Exception as error:  # a broken build of torch raises whatever its loader raises
         detail = f"installed, but cannot be imported: {one_line(error)}"
         yield Finding("missing", "torch", detail, install_hint("reference"))
@@ -93,10 +92,3 @@ def device(*, ask: bool) -> Iterator[Finding]:
         yield Finding("ok", "cuda", f"{name}: phases timed on the device")
     else:
         yield Finding("note", "cuda", "not available: the reference server runs on the CPU")
-
-
-def _can_be_found(package: str) -> bool:
-    try:
-        return find_spec(package) is not None
-    except (ImportError, ValueError):  # another finder's, or of a module that has no spec
-        return False

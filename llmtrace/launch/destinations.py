@@ -13,11 +13,11 @@ import time
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Final, Literal, TextIO
 from urllib.parse import urlsplit
 
+from llmtrace import interpreter
 from llmtrace.errors import LlmtraceError
 from llmtrace.observe.address import without_credentials
 from llmtrace.version import GRPC_EXPORTER_COMMAND, install_hint
@@ -159,7 +159,7 @@ def endpoint(url: str, protocol: str = "", *, exact: bool = False) -> Destinatio
         raise LlmtraceError(f"sending spans needs the OTLP exporter: {install_hint('otlp')}")
     kind: Kind = "otlp_grpc" if protocol == "grpc" or (not protocol and parts.port == _GRPC_PORT) else "otlp"
     if kind == "otlp_grpc":
-        if not _installed("opentelemetry.exporter.otlp.proto.grpc"):
+        if not interpreter.finds("opentelemetry.exporter.otlp.proto.grpc"):
             raise LlmtraceError(
                 f"sending spans over gRPC needs its exporter: {GRPC_EXPORTER_COMMAND}; or use the endpoint's HTTP port"
             )
@@ -246,11 +246,11 @@ def _file(path: Path) -> Destination:
 
 
 def _can_export() -> bool:
-    return _installed("opentelemetry.exporter.otlp.proto.http")
+    return interpreter.finds("opentelemetry.exporter.otlp.proto.http")
 
 
 def _can_view() -> bool:
-    return all(map(_installed, ("starlette", "uvicorn", "duckdb")))
+    return all(map(interpreter.finds, ("starlette", "uvicorn", "duckdb")))
 
 
 def _collector_listens() -> bool:
@@ -259,13 +259,6 @@ def _collector_listens() -> bool:
 
 def _can_start_viewer() -> bool:
     return _can_export() and _can_view() and not listens(VIEWER)  # else the port is somebody else's
-
-
-def _installed(module: str) -> bool:
-    try:
-        return find_spec(module) is not None
-    except ImportError:
-        return False
 
 
 def _start_viewer() -> int:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from llmtrace import listening
+from llmtrace import interpreter, listening
 from llmtrace.reference._errors import RunnerError
 from llmtrace.reference.model import LoadedModel
 from llmtrace.reference.prefix_cache import DEFAULT_BLOCK
@@ -55,7 +54,7 @@ def measure_served(loaded: LoadedModel, long: int, slots: int = DEFAULT_RUNNING)
             done = subprocess.run(
                 [sys.executable, "-m", "llmtrace.reference.served_client", address],
                 input=asked, capture_output=True, text=True, timeout=_PATIENCE_S, check=False,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                env=interpreter.environ(),
             )  # fmt: skip
         except subprocess.TimeoutExpired:
             raise RunnerError(f"the served model did not answer within {_PATIENCE_S} s") from None

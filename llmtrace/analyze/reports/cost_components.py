@@ -16,7 +16,6 @@ from llmtrace.analyze.contract import FAILED
 from llmtrace.analyze.expressions import first, when
 from llmtrace.analyze.report import Column, Section, Stack
 from llmtrace.analyze.reports.cancellations import CUT_SHORT
-from llmtrace.analyze.schema import column_of
 
 SPANS: Final = 30_000
 """The most spans that are walked for what was waited for: enough for a mean, and a fraction of a second."""
@@ -53,9 +52,7 @@ def spent(book: Book, tasks: Any, attribute: str | None) -> Any:
         repairs=when(calls.repairs.fill_null(0) > 0, 1, 0),
         tokens=calls.input_tokens.fill_null(0) + calls.output_tokens.fill_null(0),
     )  # fmt: skip
-    spans = book.spans.mutate(
-        usd=book.spans.cost_usd if attribute is None else first(book.spans[column_of(attribute)], book.spans.cost_usd)
-    )
+    spans = book.spans.mutate(usd=tables.declared_cost(book.spans, attribute))
     spans = book.described(spans.filter(spans.usd.notnull() & spans.phase.isnull() & ~tables.is_call(spans)))
     others = owned(tasks, spans).select(
         "trace_id", "owner", component="own", usd="usd", tries=0, n=0, failed=ibis.literal(False),

@@ -8,7 +8,7 @@ from typing import Any
 import ibis
 
 from llmtrace.analyze.book import Book
-from llmtrace.analyze.contract import MERGED, OVERHEAD_NOTE, figures
+from llmtrace.analyze.contract import FAILED, MERGED, OVERHEAD_NOTE, figures
 from llmtrace.analyze.expressions import count_of, share_of, when
 from llmtrace.analyze.report import Column, Report, Section, Stack
 from llmtrace.analyze.reports import Options, merged
@@ -24,7 +24,7 @@ def make(book: Book, options: Options) -> Report:
         **{f"p{q}": calls.duration.quantile(q / 100) for q in (50, 95, 99)},
         ttft50=calls.ttft.quantile(0.5),
         ttft95=calls.ttft.quantile(0.95),
-        failed=share_of(calls.outcome.isin(("error", "timed_out"))),
+        failed=share_of(calls.outcome.isin(FAILED)),
         split=share_of(calls.has_phases),
         whole=calls.duration.mean(),
         **{name: _seconds(calls, parts).mean() for name, parts in parts_by_figure.items()},

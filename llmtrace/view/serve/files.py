@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -13,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from llmtrace import interpreter
 from llmtrace.analyze.chunks import Stretch, cpus, cut
 from llmtrace.analyze.load import trace_files
 from llmtrace.view.serve.state import Loading, Source, State
@@ -90,7 +90,7 @@ class Reader:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                env=interpreter.environ(),
                 start_new_session=True,  # Ctrl-C is the parent's: it ends this process in its own time
             )
             self._processes.append(process)
