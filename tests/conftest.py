@@ -74,6 +74,14 @@ def pytest_xdist_auto_num_workers() -> int | None:
 
 TOGETHER = {
     "providers": "clients",
+    "instrumentation/test_asked_nobody.py": "clients",
+    "instrumentation/test_cache_diagnosis.py": "clients",
+    "instrumentation/test_conventions.py": "clients",
+    "instrumentation/test_failures.py": "clients",
+    "instrumentation/test_libraries.py": "clients",
+    "instrumentation/test_links.py": "clients",
+    "instrumentation/test_never_in_the_way.py": "clients",
+    "instrumentation/test_own_requests.py": "clients",
     "reference": "torch",
     "instrumentation/test_transformers.py": "torch",
     "evaluation/gpu/test_checks.py": "torch",

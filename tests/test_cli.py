@@ -56,6 +56,10 @@ def llmtrace(*arguments: str | Path, **changes: str) -> subprocess.CompletedProc
     )
 
 
+PATIENT = {"OTEL_EXPORTER_OTLP_TIMEOUT": "120"}
+"""For a collector that is a thread of ours, on a machine that may be busy."""
+
+
 def examined(everything: bool = True, **changes: str) -> subprocess.CompletedProcess[str]:
     """What ``llmtrace doctor`` prints in this environment, without the seconds that a process of its own takes."""
     out = io.StringIO()
@@ -386,19 +390,20 @@ def test_doctor_tries_an_export() -> None:
     with closing(Replay()) as collector:
         collector.serve(json_answer({}))
         tried = examined(
-            OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, OTEL_EXPORTER_OTLP_HEADERS="authorization=Bearer%20k"
+            OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, OTEL_EXPORTER_OTLP_HEADERS="authorization=Bearer%20k", **PATIENT
         )
         assert f"OTEL_EXPORTER_OTLP_ENDPOINT  {collector.url} over HTTP took an empty export" in tried.stdout
         first = collector.requests[0]
         assert (first.path, first.headers["authorization"]) == ("/v1/traces", "Bearer k")
     with closing(Replay()) as collector:
         collector.serve(json_answer({}, status=401))
-        tried = examined(False, OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=f"{collector.url}/exact")
+        tried = examined(False, OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=f"{collector.url}/exact", **PATIENT)
         assert "401, it wants credentials: set OTEL_EXPORTER_OTLP_HEADERS" in tried.stdout
         assert [request.path for request in collector.requests] == ["/exact"]
     with closing(Replay()) as page:
         page.serve(Script(200, {"content-type": "text/html"}, [(0.0, b"<html></html>")]))
-        tried = examined(False, OTEL_EXPORTER_OTLP_ENDPOINT=page.url, OTEL_EXPORTER_OTLP_HEADERS="Bearer SECRET")
+        wrong_header = {"OTEL_EXPORTER_OTLP_HEADERS": "Bearer SECRET"}
+        tried = examined(False, OTEL_EXPORTER_OTLP_ENDPOINT=page.url, **wrong_header, **PATIENT)
         assert "it answers with a page" in tried.stdout
         assert "OTEL_EXPORTER_OTLP_HEADERS" in tried.stdout
         assert "is not NAME=VALUE" in tried.stdout
@@ -412,7 +417,7 @@ def test_doctor_tries_an_export() -> None:
 def test_doctor_tries_an_export_over_grpc() -> None:
     collector = GrpcCollector()
     try:
-        over_grpc = {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}
+        over_grpc = {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc", **PATIENT}
         tried = examined(False, OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, **over_grpc)
         assert f"Spans: {collector.url} over gRPC took an empty export" in " ".join(tried.stdout.split())
         assert collector.exports == 1

@@ -61,7 +61,7 @@ class Statements:
         return self._connection.table(made, database=("temp", "main"))
 
     def rows(self, build: Callable[[], Any], name: str, *made_of: Hashable) -> list[tuple[Any, ...]]:
-        """The rows of the expression that ``build`` returns, as plain Python values, under the same terms as ``make``."""
+        """The rows of the expression that ``build`` returns, as plain Python values; on the same terms as ``make``."""
         if self._connection.name != "duckdb":
             return tables.values(build())
         return self._connection.raw_sql(self._statement(build, name, *made_of).query).fetchall()

@@ -202,23 +202,6 @@ def test_uninstrument_restores_the_very_same_functions(tracing: Any) -> None:
     assert set(after) == set(before)
 
 
-@pytest.mark.parametrize("order", [("openai", "litellm"), ("litellm", "openai")])
-def test_two_that_wrap_one_function_leave_nothing_of_theirs_in_either_order(order: tuple[str, str]) -> None:
-    pytest.importorskip("litellm")
-    import openai._base_client as base
-
-    before = base.BaseClient.__dict__["_build_request"]
-    for _ in range(2):
-        llmtrace.instrument("openai")
-        llmtrace.instrument("litellm")
-        wrapper = base.BaseClient.__dict__["_build_request"]
-        assert wrapper.__wrapped__ is not before, "both wrap it"
-        llmtrace.uninstrument(order[0])
-        assert base.BaseClient.__dict__["_build_request"].__wrapped__ is before, "one is left"
-        llmtrace.uninstrument(order[1])
-        assert base.BaseClient.__dict__["_build_request"] is before
-
-
 def test_uninstrumented_calls_make_no_spans(tracing: Any, api: Sync, replay: Replay, spans: Spans) -> None:
     replay.serve(play.openai_body())
     api.create()

@@ -4,7 +4,8 @@ A sample stands between ``<!-- output: llmtrace show --help -->`` and ``<!-- end
 a folder that holds some files (and two adapters, for the command on these): ``traces.otlp.jsonl``, one call of every
 kind; ``broken.otlp.jsonl``, the same with a line that is no JSON; ``demo.otlp.jsonl.gz``, what a run of the demo wrote;
 ``before.otlp.jsonl`` and ``after.otlp.jsonl``, an agent's requests on either side of a change.
-The terminal is 80 columns wide and without colour, and no variable is set that OpenTelemetry or llmtrace reads.
+The terminal is 80 columns wide and without colour, no variable is set that OpenTelemetry or llmtrace reads, and
+whoever looks for a viewer or a collector finds none, whatever listens on this machine.
 """
 
 from __future__ import annotations
@@ -30,6 +31,15 @@ DEMO_RUN = "llmtrace demo | sed '/^$/q'"
 ADAPTERS = "llmtrace bench adapters support sql"
 """Runs a model: ``make samples`` makes it, the tests of the command hold what it says."""
 SLOW = (DEMO_RUN, ADAPTERS)
+_ALONE = """
+from llmtrace.launch import destinations
+
+destinations.listens = lambda url: False
+from llmtrace.cli import main
+
+main()
+"""
+"""``llmtrace`` on a machine where nothing listens."""
 
 
 def pages() -> list[Path]:
@@ -55,10 +65,12 @@ def made(command: str) -> str:
         if command == ADAPTERS:
             _adapters(Path(scratch))
         Path(scratch, "broken.otlp.jsonl").write_text(file.read_text(encoding="utf-8") + '{"resourceSpans": "\n')
+        alone = Path(scratch, ".llmtrace.py")
+        alone.write_text(_ALONE)
         env = {name: value for name, value in os.environ.items() if not _OURS.match(name)}
         paths = os.pathsep.join(filter(None, (str(ROOT), env.get("PYTHONPATH"))))
         done = subprocess.run(
-            ["sh", "-c", f'llmtrace() {{ "{sys.executable}" -m llmtrace "$@"; }}\n{command}'],
+            ["sh", "-c", f'llmtrace() {{ "{sys.executable}" "{alone}" "$@"; }}\n{command}'],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
