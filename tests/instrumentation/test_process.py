@@ -24,6 +24,7 @@ from tests.support import replay as play
 from tests.support.apis import Sync, http, request, sync_client
 from tests.support.replay import Replay, openai_stream
 from tests.support.spans import Spans, attributes, outcome
+from tests.support.warm import warm
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -53,15 +54,8 @@ aclient = openai.AsyncOpenAI(base_url=base, api_key="k", max_retries=0, timeout=
 
 
 def run_script(body: str, base_url: str, out: Path) -> tuple[subprocess.CompletedProcess[str], list[Any]]:
-    done = subprocess.run(
-        [sys.executable, "-c", HEAD + body, base_url, str(out)],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
+    python = warm("openai", "opentelemetry.sdk.trace.export")
+    done = python.run(HEAD + body, base_url, str(out), env=os.environ, cwd=ROOT)
     return done, [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
 
 
