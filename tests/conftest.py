@@ -94,6 +94,7 @@ TOGETHER = {
         "evaluation/gpu/test_checks.py",
     ),
     "viewer": ("view/serve",),
+    "command": ("test_cli.py", "test_samples.py"),
     "statements": (
         "analyze/test_reports.py",
         "analyze/test_because.py",
@@ -102,8 +103,8 @@ TOGETHER = {
         "analyze/test_objectives.py",
     ),
 }
-"""Folders and files whose tests one worker takes all, by what they share (LiteLLM and Anthropic's client, a model, a
-viewer, compiled statements), which each worker that gets one of the files would otherwise make in seconds."""
+"""Folders and files whose tests one worker takes all, by what they share: LiteLLM and Anthropic's client, a model, a
+viewer, a warm interpreter, compiled statements. Each worker that gets one of them would otherwise take seconds for it."""
 
 
 @pytest.hookimpl(optionalhook=True)

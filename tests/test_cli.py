@@ -1,4 +1,4 @@
-"""The command line through real processes: exit codes, one clear line, no traceback, no secrets."""
+"""The command line in processes of its own: exit codes, one clear line, no traceback, no secrets."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from llmtrace.launch import destinations
 from llmtrace.version import DISTRIBUTION, VERSION
 from tests.support.grpc_collector import GrpcCollector
 from tests.support.replay import Replay, Script, json_answer
+from tests.support.warm import COMMAND, warm
 
 SPAN = {
     "traceId": "4bf92f3577b34da6a3ce929d0e0e4736",
@@ -42,6 +43,12 @@ LINE = json.dumps({"resourceSpans": [{"scopeSpans": [{"spans": [SPAN]}]}]})
 def environment(**changes: str) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "LLMTRACE_"))}
     return {**kept, "COLUMNS": "80", "NO_COLOR": "1", "PYTHONUTF8": "1", **changes}
+
+
+def by_fork(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """``llmtrace`` in a process of its own, without an interpreter's start and imports."""
+    program = "from llmtrace.cli import main; main()"
+    return warm(*COMMAND).run(program, *map(str, arguments), env=environment(), cwd=Path.cwd())
 
 
 def llmtrace(*arguments: str | Path, **changes: str) -> subprocess.CompletedProcess[str]:
@@ -115,14 +122,14 @@ def test_version_and_help() -> None:
     "arguments", [["nothing"], ["show"], ["show", "x", "--limit", "0"], ["serve", "--device", "tpu"], ["demo", "--no"]]
 )
 def test_wrong_usage_is_exit_code_2(arguments: list[str]) -> None:
-    result = llmtrace(*arguments)
+    result = by_fork(*arguments)
     assert result.returncode == 2
     assert "Traceback" not in result.stderr
     assert "Usage:" in result.stderr
 
 
 def test_show(file: Path) -> None:
-    result = llmtrace("show", file)
+    result = by_fork("show", file)
     assert (result.returncode, result.stderr) == (0, "")
     assert "chat smol" in result.stdout
     assert "1.00 s" in result.stdout
@@ -136,32 +143,32 @@ def test_show_in_an_ascii_terminal(file: Path) -> None:
 
 
 def test_show_chooses(file: Path) -> None:
-    assert llmtrace("show", file, "--trace", "4bf9", "--limit", "1").returncode == 0
-    assert "none of its 1 trace has an id beginning with 'abc'" in one_line(llmtrace("show", file, "--trace", "abc"))
+    assert by_fork("show", file, "--trace", "4bf9", "--limit", "1").returncode == 0
+    assert "none of its 1 trace has an id beginning with 'abc'" in one_line(by_fork("show", file, "--trace", "abc"))
 
 
 def test_show_tells_what_it_skipped(file: Path) -> None:
     file.write_text(f"{LINE}\nbroken\n")
-    result = llmtrace("show", file)
+    result = by_fork("show", file)
     assert result.returncode == 0
     assert "line 2: not valid JSON" in result.stderr
     assert "chat smol" in result.stdout
-    assert f"{file}:2: not valid JSON" in one_line(llmtrace("show", file, "--strict"))
+    assert f"{file}:2: not valid JSON" in one_line(by_fork("show", file, "--strict"))
 
 
 def test_show_what_cannot_be_read(tmp_path: Path) -> None:
-    assert "no such file" in one_line(llmtrace("show", tmp_path / "none"))
-    assert "is a directory" in one_line(llmtrace("show", tmp_path))
+    assert "no such file" in one_line(by_fork("show", tmp_path / "none"))
+    assert "is a directory" in one_line(by_fork("show", tmp_path))
     (tmp_path / "empty").write_text("")
-    assert "no spans" in one_line(llmtrace("show", tmp_path / "empty"))
+    assert "no spans" in one_line(by_fork("show", tmp_path / "empty"))
 
 
 def test_show_writes_a_page(file: Path, tmp_path: Path) -> None:
     page = tmp_path / "deep" / "page.html"
-    result = llmtrace("show", file, "--html", page)
+    result = by_fork("show", file, "--html", page)
     assert result.returncode == 0, result.stderr
     assert "chat smol" in page.read_text(encoding="utf-8")
-    assert "cannot write" in one_line(llmtrace("show", file, "--html", tmp_path))
+    assert "cannot write" in one_line(by_fork("show", file, "--html", tmp_path))
 
 
 def test_a_reader_that_leaves_is_no_error_to_speak_of(file: Path) -> None:

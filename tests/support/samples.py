@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from pathlib import Path
 
 from tests.support.agents import before_and_after
 from tests.support.recorder import Recorder, demo_calls
+from tests.support.warm import CLIENT, COMMAND, warm
 
 ROOT = Path(__file__).parents[2]
 _MARKED = re.compile(r"(<!-- output: (.+?) -->\n\n)```\n.*?\n```(\n\n<!-- end -->)", re.S)
@@ -55,8 +57,8 @@ def on_pages() -> Iterator[tuple[Path, str, str]]:
             yield page, match[2], block.removeprefix("```\n").removesuffix("\n```")
 
 
-def made(command: str) -> str:
-    """What a terminal shows: the command after a prompt, and all that it prints."""
+def made(command: str, by_fork: bool = False) -> str:
+    """What a terminal shows: the command after a prompt, and all that it prints. ``by_fork``: see ``warm``."""
     with tempfile.TemporaryDirectory() as scratch:
         file = demo_calls(Recorder()).save(Path(scratch, "traces.otlp.jsonl"))
         shutil.copy(DEMO, scratch)
@@ -65,12 +67,12 @@ def made(command: str) -> str:
         if command == ADAPTERS:
             _adapters(Path(scratch))
         Path(scratch, "broken.otlp.jsonl").write_text(file.read_text(encoding="utf-8") + '{"resourceSpans": "\n')
-        alone = Path(scratch, ".llmtrace.py")
-        alone.write_text(_ALONE)
+        started = ["-SE", "-c", CLIENT, warm(*COMMAND).address, _ALONE] if by_fork else ["-c", _ALONE]
+        llmtrace = shlex.join([sys.executable, *started])
         env = {name: value for name, value in os.environ.items() if not _OURS.match(name)}
         paths = os.pathsep.join(filter(None, (str(ROOT), env.get("PYTHONPATH"))))
         done = subprocess.run(
-            ["sh", "-c", f'llmtrace() {{ "{sys.executable}" "{alone}" "$@"; }}\n{command}'],
+            ["sh", "-c", f'llmtrace() {{ {llmtrace} "$@"; }}\n{command}'],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -33,6 +33,9 @@ CLIENT = (
 )
 """A program for ``python -SE -c``, to be started with an address, a program and its arguments: it stands for a process
 where a shell wants one."""
+COMMAND = ("typer", "rich.console", "llmtrace.commands.show", "llmtrace.commands.doctor", "llmtrace.commands.report",
+           "llmtrace.analyze.compare", "llmtrace.analyze.whatif", "ibis.backends.duckdb")  # fmt: skip
+"""What the command line imports for most of its commands."""
 _MOST = 1 << 20
 
 
