@@ -104,7 +104,7 @@ TOGETHER = {
     ),
 }
 """Folders and files whose tests one worker takes all, by what they share: LiteLLM and Anthropic's client, a model, a
-viewer, a warm interpreter, compiled statements. Each worker that gets one of them would otherwise take seconds for it."""
+viewer, a warm interpreter, compiled statements. Each worker that gets one of them would else take seconds for it."""
 
 
 @pytest.hookimpl(optionalhook=True)

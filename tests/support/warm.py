@@ -33,9 +33,8 @@ CLIENT = (
 )
 """A program for ``python -SE -c``, to be started with an address, a program and its arguments: it stands for a process
 where a shell wants one."""
-COMMAND = ("typer", "rich.console", "llmtrace.commands.show", "llmtrace.commands.doctor", "llmtrace.commands.report",
-           "llmtrace.analyze.compare", "llmtrace.analyze.whatif", "ibis.backends.duckdb")  # fmt: skip
-"""What the command line imports for most of its commands."""
+COMMAND = ("typer", "rich.console", "llmtrace.commands.show", "llmtrace.commands.doctor")
+"""What the command line imports for most of its commands; not DuckDB and Arrow, whose threads bear no fork."""
 _MOST = 1 << 20
 
 
@@ -120,6 +119,10 @@ def _become(program: str, arguments: list[str], env: dict[str, str], cwd: str, s
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
+    # Those of before keep whether theirs was a pipe, a file or a terminal.
+    sys.stdin = sys.__stdin__ = os.fdopen(0, closefd=False)
+    sys.stdout = sys.__stdout__ = os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.__stderr__ = os.fdopen(2, "w", buffering=1, errors="backslashreplace", closefd=False)
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(env)
