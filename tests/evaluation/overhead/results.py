@@ -79,5 +79,5 @@ def versions(envs: list[str]) -> dict[str, list[str]]:
 def _sentence(versions: dict[str, list[str]]) -> str:
     """The first environment's versions, and of each further one only what it has beside them or has otherwise."""
     (first, shared), *others = versions.items()
-    told = [f"{first}: {', '.join(shared)}"]
-    return "; ".join([*told, *(f"{env}: {', '.join(pin for pin in pins if pin not in shared)}" for env, pins in others)])
+    further = {env: [pin for pin in pins if pin not in shared] for env, pins in others}
+    return "; ".join(f"{env}: {', '.join(pins)}" for env, pins in {first: shared, **further}.items())
