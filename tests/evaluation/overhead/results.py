@@ -52,7 +52,7 @@ def publish(row: str, where: dict[str, Any], outcome: Outcome) -> None:
     lines += [table.grid() if len(outcome.tables) == 1 else table.markdown(4) for table in outcome.tables]
     lines += [f"{remark}\n" for remark in outcome.remarks]
     if where["versions"]:
-        lines.append(f"Versions: {_sentence(where['versions'])}.")
+        lines.append(f"<details><summary>Versions</summary>{_sentence(where['versions'])}.</details>")
     write_section(PAGE, row, lines)
 
 
