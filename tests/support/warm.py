@@ -46,7 +46,7 @@ class Warm:
         self.address = str(Path(self._folder.name, "socket"))
         self._process = subprocess.Popen(
             [sys.executable, "-c", "from tests.support import warm; warm.serve()", self.address, *modules],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT, start_new_session=True,
             env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUTF8": "1"},
         )  # fmt: skip
         assert self._process.stdout is not None
