@@ -32,6 +32,7 @@ from llmtrace.phases.observation import Observation
 from llmtrace.providers.declare import Operation, Provider
 from llmtrace.tasks import units
 
+_NO_FIELDS: Mapping[str, Any] = {}
 listeners: list[Callable[[Result], None]] = []
 """Called with each result, after its spans: for tools that compare (the demo, the accuracy runs)."""
 
@@ -91,7 +92,9 @@ class CallTracer:
             still_open = response is not None and not response.is_closed and not response.is_stream_consumed
             if still_open and tap(response, call):
                 return
-            if getattr(result, "http_response", None) is None or response is None:
+            # Not ``getattr``: a model of pydantic's takes long to say that it has no such attribute.
+            raw = getattr(result, "__dict__", _NO_FIELDS).get("http_response")
+            if raw is None or response is None:
                 call.answer = result
             else:
                 call.body = RawBody(whole=call.kept is not None)

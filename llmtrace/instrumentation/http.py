@@ -9,7 +9,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from llmtrace.calls.byte_taps import put
 from llmtrace.calls.current import RESPONSE_KEY, Beside, Current, being_made
-from llmtrace.calls.own_requests import Own, plain
+from llmtrace.calls.own_requests import Own
 from llmtrace.instrumentation.patching import Patches
 from llmtrace.observe import internal_errors
 from llmtrace.observe.address import host_of, is_private
@@ -159,10 +159,7 @@ class UnderWay:
         self._own, self._url = own, url
 
     def __enter__(self) -> None:
-        try:
-            self._own.url = plain(self._url)
-        except Exception as error:
-            internal_errors.note("reading a URL", error)
+        self._own.url = self._url
 
     def __exit__(self, *raised: object) -> None:
         self._own.url = None

@@ -169,7 +169,15 @@ class Engine:
             return False
         if any(get(key) is None for key in self.all_of):
             return False
-        return self.fewest < 2 or sum(get(key) is not None for key in self.known) >= self.fewest
+        if self.fewest < 2:
+            return True
+        there = 0
+        for key in self.known:
+            if get(key) is not None:
+                there += 1
+                if there == self.fewest:
+                    return True
+        return False
 
     def read(self, source: Any) -> ServerTimings | None:
         """The durations in ``source``, in seconds; None where it has none."""
