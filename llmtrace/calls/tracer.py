@@ -10,7 +10,7 @@ from typing import Any
 
 from opentelemetry.trace import Span
 
-from llmtrace.calls import attributes, model_loads
+from llmtrace.calls import attributes
 from llmtrace.calls.begin import Beginning
 from llmtrace.calls.byte_taps import RawBody, tap
 from llmtrace.calls.emit import emit_metrics, emit_spans
@@ -73,6 +73,8 @@ class CallTracer:
                 self.in_use.begin(call)
                 self._provider_in_use.begin(call)
                 if provider.in_process:
+                    from llmtrace.calls import model_loads  # here, since few programs load a model
+
                     call.state.loaded = model_loads.first_call(client, call.state.span)
             return call
         except Exception as error:
@@ -145,6 +147,8 @@ class CallTracer:
         try:
             result = (state.judge or self._judge)(call, state)
             if state.loaded is not None and self.settings.diagnosis:
+                from llmtrace.calls import model_loads
+
                 model_loads.diagnose(result, state.loaded)
             if self.services.objectives is not None:
                 result.judgement = self.services.objectives.judge(result)
