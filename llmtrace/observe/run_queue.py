@@ -47,12 +47,12 @@ def _waits(seen: bytes | None) -> int | None:
 
 
 def _look(thread: int) -> bytes | None:
-    """What the kernel counts of the thread, to be read only where it is wanted. (The path with the process's number is
-    found faster than ``self``.)"""
+    """What the kernel counts of the thread, to be read only where it is wanted. (A thread is found faster by its own
+    number, which ``/proc`` takes without listing it, than beneath ``self`` or its process.)"""
     if thread in _UNREADABLE:
         return None
     try:
-        file = os.open(f"/proc/{os.getpid()}/task/{thread}/schedstat", os.O_RDONLY)
+        file = os.open(f"/proc/{thread}/schedstat", os.O_RDONLY)
         try:
             return os.read(file, _MOST_BYTES)
         finally:
