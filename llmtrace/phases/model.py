@@ -144,8 +144,7 @@ class Blind:
     """The estimate less what the engine told: above 0 where it says too much."""
 
 
-@dataclass(slots=True)
-class Part:
+class Part(NamedTuple):
     """A stretch inside a phase: reasoning or output inside decode, a part of a model's load. Times are monotonic ns."""
 
     name: str
