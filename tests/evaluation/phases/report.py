@@ -115,8 +115,8 @@ def _typical(cells: Sequence[Judged]) -> list[str]:
     return [
         f"Streams, in {len(errors)} kinds of traffic ([how to read it](#how-to-read-it)). The median: the queue, which "
         f"is the wait for the engine, is off by {tables.share(statistics.median(errors.values()))} of the time to the "
-        f"first token, and its 90 % interval holds the truth in {tables.share(statistics.median(held.values()))} of the "
-        f"calls. The worst: {tables.share(errors[worst])} ({worst}), {tables.share(held[least])} ({least}).\n"
+        f"first token, and its 90 % interval holds the truth in {tables.share(statistics.median(held.values()))} of "
+        f"the calls. The worst: {tables.share(errors[worst])} ({worst}), {tables.share(held[least])} ({least}).\n"
     ]
 
 
