@@ -1,9 +1,9 @@
-"""``make breakeven-eval``: the queueing model against the reference server, at three loads, into docs/breakeven.md.
+"""``make breakeven-eval``: the queueing model against the reference server, at three loads.
 
 A round measures the machine as ``llmtrace bench`` does, then sends the server requests at random moments, at each of
 three loads, and plays the same requests on the model. On two devices: this processor, and one of a set speed, whose
 steps wait as a host waits for its accelerator, so that who else uses the processor hardly matters. ``--keep`` adds to
-the rounds of earlier runs.
+the rounds of earlier runs. What comes out goes into docs/breakeven/measured.md.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tests.evaluation.common.pages import write_section
 from tests.evaluation.common.places import DOCS, ROOT
 from tests.evaluation.common.quantiles import quantile
 
-PAGE = DOCS / "breakeven.md"
+PAGE = DOCS / "breakeven" / "measured.md"
 SHAPE = "breakeven-eval"
 DEVICES = {"set": (32, 64, 2, 2, 1, 512), "cpu": (384, 1056, 6, 6, 2, 4096)}
 """The model by device: hidden, intermediate, layers, heads, key-value heads, vocabulary. On the processor computing
@@ -58,7 +58,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=20.0, help="of requests, at each load")
     parser.add_argument("--seed", type=int, default=None, help="drawn anew each run unless given")
     parser.add_argument("--keep", type=Path, metavar="FILE", help="add to the rounds in this file")
-    parser.add_argument("--no-write", action="store_true", help="leave docs/breakeven.md as it is")
+    parser.add_argument("--no-write", action="store_true", help="leave docs/breakeven/measured.md as it is")
     chosen = parser.parse_args()
     seed = provenance.new_seed(chosen.seed)
     started, load = time.time(), provenance.load_average()
