@@ -198,28 +198,24 @@ def real_details(trials: Sequence[Trial], missing: Sequence[str], where: dict[st
         f"{sum(t.plain for t in trials)} verdicts named in calm calls besides were plain to see (an engine that was "
         "slower, a cache that was empty).",
         "",
-        "| injected | right, by size and server | named besides or instead |",
-        "|---|---|---|",
+        "| injected | right, large | right, small | named besides or instead |",
+        "|---|---|---|---|",
         *(
-            f"| `{cause}` | {'; '.join(_kinds([t for t in trials if _kind(t)[0] == cause]))} "
-            f"| {listed(sum((_wrong([t]) for t in trials if _kind(t)[0] == cause), Counter[str]()))} |"
-            for cause in sorted({_kind(trial)[0] for trial in trials})
+            f"| `{cause}` | {_right(trials, cause, False)} | {_right(trials, cause, True)} "
+            f"| {listed(sum((_wrong([t]) for t in trials if _injected(t) == cause), Counter[str]()))} |"
+            for cause in sorted({_injected(trial) for trial in trials})
         ),
     ]
 
 
-def _kinds(trials: Sequence[Trial]) -> list[str]:
-    """How many of each size and server were right."""
-    lines: list[str] = []
-    for kind in sorted({_kind(trial) for trial in trials}):
-        mine = [trial for trial in trials if _kind(trial) == kind]
-        size = f"{kind[1]:g} times, " if kind[1] else ""
-        lines.append(f"{size}{kind[2]} {sum(t.right for t in mine)} of {len(mine)}")
-    return lines
+def _right(trials: Sequence[Trial], cause: str, small: bool) -> str:
+    """How many episodes of this cause were right: of those with an effect of a chosen size, or of the large ones."""
+    mine = [trial for trial in trials if _injected(trial) == cause and bool(trial.size) == small]
+    return f"{sum(trial.right for trial in mine)} of {len(mine)}" if mine else ""
 
 
-def _kind(trial: Trial) -> tuple[str, float, str]:
-    return trial.truth[0] if trial.truth else NOTHING, trial.size, trial.where
+def _injected(trial: Trial) -> str:
+    return trial.truth[0] if trial.truth else NOTHING
 
 
 def _curve(points: Sequence[Point], causes: Sequence[str]) -> list[str]:

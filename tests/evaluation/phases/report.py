@@ -30,6 +30,7 @@ theirs. `make accuracy` measures and writes this page.
 
 _REHEARSAL = "**A rehearsal (`--quick`): too few calls of too few cells to say anything.**\n"
 
+_SIMULATION = "simulation"
 _IN_CLOUDS = ("alone", "share30")
 """Kinds of traffic whose calls are plotted one by one."""
 CELLS, HITS, SERVER_TIMES, HITS_PLOT = "cells.csv", "hits.csv", "server-times.csv", "hits.svg"
@@ -91,8 +92,8 @@ def page(facts: dict[str, Any], cells: Sequence[Judged], plots_at: str = "accura
     parts += _not_run(facts["not_run"])
     if cells:
         parts.append(
-            f"All {len(cells)} cells: [{CELLS_PAGE}]({plots_at}/{CELLS_PAGE}), with plots. With every method, "
-            f"refusals, decode and the engine's own queue: [{CELLS}]({plots_at}/{CELLS}).\n"
+            f"The cells of real engines, with plots: [{CELLS_PAGE}]({plots_at}/{CELLS_PAGE}). All {len(cells)}, with "
+            f"every method, refusals, decode and the engine's own queue: [{CELLS}]({plots_at}/{CELLS}).\n"
         )
     parts.append(_READING)
     if facts["audit"]:
@@ -121,16 +122,19 @@ def _typical(cells: Sequence[Judged]) -> list[str]:
 
 
 def cells_page(facts: dict[str, Any], cells: Sequence[Judged], plotted: Sequence[str] = ()) -> str:
-    """Every cell in a row of its own: a page beside the other one. ``plotted``: the files of the plots of cells."""
+    """Every cell of a real engine in a row of its own: a page beside the other one. ``plotted``: the plots' files."""
     where = facts["machine"]
     parts = [
         "# Accuracy, cell by cell\n",
         "[What the columns mean](../accuracy.md#how-to-read-it). TTFT in ms; *not split*, errors and *covers* in %.\n",
         *freshness.stamp("phases", where["commit"], where["code"]),
     ]
+    simulated = sum(judged.cell.source == _SIMULATION for judged in cells)
+    if simulated:
+        parts.append(f"The {simulated} simulated cells are in [{CELLS}]({CELLS}) only.\n")
     for source in SOURCES:
         some = [judged for judged in cells if judged.cell.source == source]
-        if some:
+        if some and source != _SIMULATION:
             parts += _section(source, some, facts.get("kept") if source == "live" else None)
             parts += [f"![{name.removesuffix('.svg')}]({name})\n" for name in plotted if name.startswith(f"{source}-")]
     parts += ["## The kinds of traffic\n", *_traffic(cells), "", "## What each engine's numbers mean\n"]
@@ -173,7 +177,7 @@ def draw(cells: Sequence[Judged], audit: Sequence[dict[str, Any]]) -> dict[str, 
     groups = dict.fromkeys((judged.cell.source, judged.cell.engine) for judged in cells)
     for source, engine in groups:
         mine = [judged for judged in cells if (judged.cell.source, judged.cell.engine) == (source, engine)]
-        if source == "simulation":
+        if source == _SIMULATION:
             continue  # its tables say it: there are too many cells for a plot
         title, name = f"{source} {engine}", f"{source}-{engine}"
         errors = {
