@@ -51,14 +51,14 @@ decides a bar, which is what we want to reach; *(chance)*: so few calls can miss
 - **A refusal counts**: `queue_prefill` as half queue and half prefill, `opaque` as a third each.
 - *Covers*: how often the 90 % interval held the truth, of the calls that were split. *half/err*: its mean half width
   over the mean |error|.
-- **Queue** is `llm.queue` as exported, the wait for the running step in it (of vLLM, which leaves that out, it is in
-  `llm.unattributed`). *Queue where none is*: what is said of calls whose true queue is under 10 % of the TTFT. *Sure
-  and wrong*: outside its interval and off by over 15 % of the TTFT.
+- **Queue** is `llm.queue` as exported, the wait for the running step in it (of vLLM that is in `llm.unattributed`).
+  *Queue where none is*: what is said of calls whose true queue is under 10 % of the TTFT. *Sure and wrong*: outside its
+  interval and off by over 15 % of the TTFT.
 - *To the best*: the error of queue and prefill over that of the best simpler method. These see all calls of the cell at
   once (but *envelope so far*): *all prefill*; *no queue*; *by headers* (queue until they come); *least squares* (a
   curve over uncached tokens, queue what lies above); *envelope* (the same through the 10 % quantile).
-- Prompts of **one length** are merged on purpose, since fixed cost and cost per token cannot be told apart there.
-  *Envelope* wins in that cell, whose engine is idle at times; where a queue always stands, it would be as wrong.
+- Prompts of **one length** are merged on purpose: fixed cost and cost per token cannot be told apart. *Envelope* wins
+  in that cell, whose engine is idle at times.
 """
 
 
