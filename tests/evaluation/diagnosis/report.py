@@ -104,7 +104,7 @@ def details(played: Simulated) -> list[str]:
         *(
             f"| {s.title} | {s.calls:,} | {_rate(s.false.total(), s.calls)} | {_falsely(s)} "
             f"| {_rate(s.true.total(), s.calls)} |"
-            for s in played.settings
+            for s in _by_source(played.settings)
         ),
         f"| two modes of the network | {sum(t.calm_calls for t in played.bimodal):,} | {alarms(played.bimodal)} "
         f"| {listed(false_of(played.bimodal))} | |",
@@ -240,6 +240,18 @@ def _found(points: Sequence[Point], size: float) -> str:
     mine = [point for point in points if point.size == size]
     episodes = sum(point.episodes for point in mine)
     return f"{_percent(sum(p.half for p in mine), episodes)}; {_percent(sum(p.once for p in mine), episodes)}"
+
+
+def _by_source(settings: Sequence[Setting]) -> list[Setting]:
+    """All settings of a source together, and by themselves those in which something false was named."""
+    rows: list[Setting] = []
+    for source in dict.fromkeys(setting.title.partition(":")[0] for setting in settings):
+        mine = [setting for setting in settings if setting.title.partition(":")[0] == source]
+        together = Setting(f"{source}, {len(mine)} kinds of traffic")
+        for setting in mine:
+            together.add(setting)
+        rows += [together, *(setting for setting in mine if setting.false)]
+    return rows
 
 
 def _falsely(setting: Setting) -> str:
