@@ -14,25 +14,23 @@ from tests.evaluation.phases.measured import DECODE, PREFILL, QUEUE
 
 
 def summary(lines: Sequence[Line]) -> Table:
-    """A row for each group of bars: what is met, and what is missed, by its worst cell."""
+    """A row for each group of bars: what is met, by its name, and what is missed, by its worst cell."""
     rows: list[list[str]] = []
     for group in dict.fromkeys(line.group for line in lines):
         some = [line for line in lines if line.group == group]
-        met = [_told(line) for line in some if line.met]
+        met = [_SHORTER.get(line.what, line.what) for line in some if line.met]
         missed = [_told(line) for line in some if line.met is False]
-        rows.append([group, "<br>".join(met) or "-", "<br>".join(missed) or "-"])
-    return Table("Bars", ["", "met (bar)", "missed (bar)"], rows)
+        rows.append([group, "; ".join(met) or "-", "<br>".join(missed) or "-"])
+    return Table("Bars", ["", "met", "missed (bar)"], rows)
 
 
 def _told(line: Line) -> str:
-    """One bar in a few words."""
+    """One missed bar in a few words."""
     worst = line.worst()
     assert worst is not None
     _, value, bar, *_ = worst.bar.cells()
     beyond = sum(1 for figure in line.known() if not figure.bar.met)
     told = f"{_SHORTER.get(line.what, line.what)} {value} ({bar})"
-    if worst.bar.met:
-        return told
     chance = " (chance)" if line.verdict().endswith("within chance") else ""
     where = f"{worst.source[0]}: {_named(worst.where)}"
     return f"**{told}**{chance}, {beyond} of {len(line.known())} cells, {where}"
