@@ -58,14 +58,12 @@ def _named(where: str) -> str:
 
 def compact(cells: Sequence[Judged]) -> Table:
     """llmtrace in each cell, in a few columns: shares in %, times in ms."""
-    head = ["cell", "calls", "TTFT", "not split", "queue", "covers", "half/err", "prefill", "of itself", "covers"]
+    head = ["cell", "calls", "TTFT", "not split", "queue", "covers", "prefill", "covers"]
     rows: list[list[str]] = []
     for judged in cells:
         pairs = judged.pairs()
         queue, prefill = scoring.errors(pairs, QUEUE), scoring.errors(pairs, PREFILL)
         queue_covers, prefill_covers = scoring.coverage(pairs, QUEUE), scoring.coverage(pairs, PREFILL)
-        own, *others = (_both(judged, method) for method in judged.methods)
-        best = min(others)
         rows.append(
             [
                 judged.cell.title.partition(" ")[2].removeprefix("engine, "),
@@ -74,19 +72,11 @@ def compact(cells: Sequence[Judged]) -> Table:
                 _whole(scoring.refused(pairs)),
                 _percent(queue.share if queue else math.nan),
                 _whole(queue_covers.inside if queue_covers else math.nan),
-                f"{queue_covers.ratio:.1f}" if queue_covers and math.isfinite(queue_covers.ratio) else "-",
                 _percent(prefill.share if prefill else math.nan),
-                _whole(prefill.of_itself if prefill else math.nan),
                 _whole(prefill_covers.inside if prefill_covers else math.nan),
-                times(own / best) if best > 0 else "-",
             ]
         )
-    return Table("", [*head, "to the best"], rows)
-
-
-def _both(judged: Judged, method: str) -> float:
-    some = [scoring.errors(judged.pairs(method), phase) for phase in (QUEUE, PREFILL)]
-    return sum(error.share for error in some if error is not None) if any(some) else math.inf
+    return Table("", head, rows)
 
 
 def _percent(value: float) -> str:
