@@ -201,14 +201,14 @@ def real_details(trials: Sequence[Trial], missing: Sequence[str], where: dict[st
         "| injected | right, large | right, small | named besides or instead |",
         "|---|---|---|---|",
         *(
-            f"| `{cause}` | {_right(trials, cause, False)} | {_right(trials, cause, True)} "
+            f"| `{cause}` | {_of_cause(trials, cause, False)} | {_of_cause(trials, cause, True)} "
             f"| {listed(sum((_wrong([t]) for t in trials if _injected(t) == cause), Counter[str]()))} |"
             for cause in sorted({_injected(trial) for trial in trials})
         ),
     ]
 
 
-def _right(trials: Sequence[Trial], cause: str, small: bool) -> str:
+def _of_cause(trials: Sequence[Trial], cause: str, small: bool) -> str:
     """How many episodes of this cause were right: of those with an effect of a chosen size, or of the large ones."""
     mine = [trial for trial in trials if _injected(trial) == cause and bool(trial.size) == small]
     return f"{sum(trial.right for trial in mine)} of {len(mine)}" if mine else ""

@@ -13,7 +13,7 @@ WARM_UP_WHOLE = 60
 TRAFFIC = {
     "alone": "this client alone, Poisson arrivals, streamed, usage told",
     "burst": "the same in bursts of four calls on average; live, every second prompt begins as some others do",
-    "share30": "30 % of the load is this client's, the rest strangers'",
+    "share30": "30 % of the load is this client's, the rest that of strangers: another process, without llmtrace",
     "share05": "5 % of the load is this client's",
     "tenants1": "one tenant alone",
     "tenants5": "one of 5 tenants with equal shares",
