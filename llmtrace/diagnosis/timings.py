@@ -31,7 +31,8 @@ BY_FACT: Final = 0.15
 """That tokens are missing is a fact: their cost need stand out of the noise by only this share of what a time needs."""
 EARLY: Final = 0.6
 """Headers that come within this share of the usual wait have no prefill in front of them: what delays them is on the
-way, or at the front end."""
+way, or at the front end. So do headers that leave room behind them for what the prompts cost, but for the rest of it: far
+away they come late in the wait, and yet before the prefill."""
 IDLE_S: Final = 240.0
 """After so long a pause of the route, an empty cache has expired."""
 ACKNOWLEDGED_S: Final = 0.045
@@ -48,7 +49,8 @@ _NOTHING: Final = (_NONE, 0.0)
 
 
 def network(route: Route, symptoms: Symptoms) -> tuple[list[Verdict], float]:
-    """The way between client and engine; also the part of the wait (s) that it explains."""
+    """The way between client and engine; also the part of the wait (s) that it explains: less than nothing where it was
+    quicker than usual."""
     best: Verdict | None = None
     inside = 0.0
     outside: float | None = None
@@ -57,10 +59,11 @@ def network(route: Route, symptoms: Symptoms) -> tuple[list[Verdict], float]:
     early = symptoms.headers
     if early is not None:
         usual = route.headers.mid
-        if usual < EARLY * (route.waits.ref or route.waits_untold.mid) or not route.headers.ready:
+        if _before_prefill(route, usual):
+            if route.headers.count >= FEW_CALLS:
+                inside = early - usual
             if route.high_headers.high(early) and early - usual >= LEAST_S:
                 best = _late_headers(route, early)
-                inside = early - usual
         else:
             early = None  # they tell nothing of the way
     rtt, setup = symptoms.rtt, symptoms.setup
@@ -74,7 +77,7 @@ def network(route: Route, symptoms: Symptoms) -> tuple[list[Verdict], float]:
     if setup is not None and not route.setup.calm(setup):
         closer.append((route.setup, setup, "connection_setup"))
     if best is None and not closer:
-        return _NOTHING
+        return (_NONE, inside) if inside else _NOTHING
     for habit, value, quantity in closer:
         usual = habit.mid
         score = habit.score(value)
@@ -93,6 +96,14 @@ def network(route: Route, symptoms: Symptoms) -> tuple[list[Verdict], float]:
             if habit is not route.setup:
                 inside = max(inside, excess)
     return ([] if best is None else [best]), inside
+
+
+def _before_prefill(route: Route, headers: float) -> bool:
+    """Whether headers that usually take ``headers`` s are sent before the prompt is computed."""
+    line = route.waits
+    if headers < EARLY * (line.ref or route.waits_untold.mid) or not route.headers.ready:
+        return True
+    return line.slope > 0 and line.mid - headers >= (EARLY - 1) * line.slope * line.at
 
 
 def _late_headers(route: Route, headers: float) -> Verdict:
