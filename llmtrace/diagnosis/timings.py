@@ -12,7 +12,7 @@ from typing import Final
 from llmtrace.diagnosis.history import FEW_CALLS, Level
 from llmtrace.diagnosis.queueing import SHARE, is_crowded, own_crowd, queueing
 from llmtrace.diagnosis.route import PACE_SHARE, Route
-from llmtrace.diagnosis.symptoms import Symptoms
+from llmtrace.diagnosis.symptoms import BURSTS, Symptoms
 from llmtrace.diagnosis.verdict import (
     COLD_KV_CACHE,
     LEAST_S,
@@ -126,6 +126,8 @@ def wait(route: Route, symptoms: Symptoms, inside_network: float) -> list[Verdic
     waited = symptoms.wait
     if inside_network:
         waited = max(0.0, waited - inside_network)
+    if symptoms.slower:
+        waited = max(0.0, waited - symptoms.slower * _computing(route, symptoms))
     taken, kept, judged = waited, waited, False
     if queue is not None:
         # Of what is estimated only what is unusual is taken away, and nothing while nobody knows what is usual.
@@ -207,6 +209,15 @@ def wait(route: Route, symptoms: Symptoms, inside_network: float) -> list[Verdic
     line.learn((tokens, kept), odd)
     _learn_cached(route, symptoms, bool(missing))
     return verdicts
+
+
+def _computing(route: Route, symptoms: Symptoms) -> float:
+    """Of the usual wait, what the engine is at work for, s: it takes longer where its tokens do."""
+    line = route.waits
+    tokens = float(symptoms.uncached or 0)
+    if symptoms.headers is not None and route.headers.ready and _before_prefill(route, route.headers.mid):
+        return max(0.0, line.usual(tokens) - route.headers.mid)
+    return line.slope * tokens
 
 
 def _waited(route: Route, symptoms: Symptoms, score: float, tokens: float, taken: float) -> Verdict:
@@ -311,8 +322,15 @@ def pace(route: Route, symptoms: Symptoms, scored: bool = True) -> tuple[list[Ve
     near = line.near(context, each)
     score = 0.0 if near and not scored else line.score(context, each)
     crowded = symptoms.crowded = is_crowded(route, symptoms)
-    # The mean of few gaps scatters more than that of many.
-    high = usual > 0 and not crowded and route.high_pace.high((each / usual - 1) * sqrt(count))
+    high = False
+    together = symptoms.gap is not None and symptoms.gap < BURSTS * route.least_gap  # read late: when they came is unknown
+    most = each  # what most tokens took
+    if symptoms.gap is not None and symptoms.mean_gap:
+        most *= min(1.0, symptoms.gap / symptoms.mean_gap)
+    if usual > 0 and not together:
+        symptoms.slower = max(0.0, most / usual - 1)
+        # The mean of few gaps scatters more than that of many.
+        high = not crowded and route.high_pace.high((most / usual - 1) * sqrt(count))
     if high and near and not scored:
         score = line.score(context, each)
     if near:
@@ -320,16 +338,17 @@ def pace(route: Route, symptoms: Symptoms, scored: bool = True) -> tuple[list[Ve
         odd = False
     else:
         odd = line.settle((context, each), score)
-    if crowded or not (odd or high):
+    if crowded or together or not (odd or high):
         route.slow = False
         return _NOTHING if not score else ([], score)
     again, route.slow = route.slow, True
-    if not (high or again or score >= LONE):
-        return [], score
+    least = (1 + PACE_SHARE) * usual
     excess = (each - usual) * (count - 1)
-    if excess < LEAST_S or each < (1 + PACE_SHARE) * usual or usual <= 0:
+    if excess < LEAST_S or each < least or usual <= 0:
         return [], score  # of streams that come in one piece nobody knows the pace
-    stalls = symptoms.gap is not None and symptoms.mean_gap is not None and symptoms.gap < 0.7 * symptoms.mean_gap
+    if score < LONE and not (again and odd) and not (high and most >= least):
+        return [], score
+    stalls = most < 0.7 * each
     reason = "stalls" if stalls else "every token took longer"
     strength = max(score, route.high_pace.strength)
     return [Verdict(NOISY_NEIGHBOR, strength, "time_per_token", each, usual, excess, reason=reason)], score
