@@ -12,6 +12,7 @@ Smaller shifts that stay are found by a one-sided CUSUM of the scores.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from math import inf, log
 from operator import mul
 from typing import Generic, TypeVar
@@ -38,6 +39,10 @@ MEMORY = 0.5
 """It goes no further beyond its alarm: one calm call after an incident, however long, ends the alarm."""
 REFRESH = 32
 """Calls between two looks at the whole window, at most; fewer while it is short."""
+LONG = 3.0
+"""Prompts of so many times the median length, where they are no more than this share of all, are left out of the line:
+each of their tokens costs more, and eight surges of ten times the tokens made a fifth of it, for all others."""
+FEW_LONG = 0.125
 TINY = 1e-9
 """Of a history without any spread, whose usual value is 0 besides: no room is narrower, so that scores stay numbers."""
 _QUARTILE = 0.6745
@@ -246,7 +251,7 @@ class Line(Habit["tuple[float, float]"]):
     Least squares over the window. The scatter is scaled with the line, since it grows with the quantity.
     """
 
-    __slots__ = ("at", "bend", "error", "most", "ref", "slope", "steepest")
+    __slots__ = ("at", "bend", "curve", "error", "most", "ref", "slope", "steepest")
 
     def __init__(
         self, floor: float, share: float, reach: float = REACH, bend: float = inf, every: int = REFRESH
@@ -263,7 +268,9 @@ class Line(Habit["tuple[float, float]"]):
         self.error = 0.0
         """The slope's standard error."""
         self.at = self.most = self.ref = 0.0
-        """The mean and the largest x, the usual y."""
+        """The mean and the largest x of those that the line is drawn through, the usual y."""
+        self.curve = 0.0
+        """How much steeper it gets beyond the largest x of the line."""
         self.steepest = 0.0
         """The most that an untold slope can be: all of y, by x."""
 
@@ -276,7 +283,7 @@ class Line(Habit["tuple[float, float]"]):
         off = 3 * self.error * abs(x - self.at)
         if x <= self.most:
             return off
-        return off + min((x - self.most) * (0.5 * self.slope if self.slope else self.steepest), self.bend * self.ref)
+        return off + min((x - self.most) * max(self.curve, 0.5 * self.slope or self.steepest), self.bend * self.ref)
 
     def near(self, x: float, y: float) -> bool:
         """Whether nobody need look closer at ``y``; the room is at least this large everywhere on the line."""
@@ -295,7 +302,15 @@ class Line(Habit["tuple[float, float]"]):
         return off / ((self.room if off > 0 else self.below) * scale + self.unsure(x))
 
     def _refresh(self) -> None:
-        xs, ys = zip(*self.items, strict=True)
+        items: Sequence[tuple[float, float]] = self.items
+        self.curve = 0.0
+        middle = sorted([x for x, _ in items])[len(items) // 2]
+        long = [item for item in items if item[0] > LONG * middle > 0]
+        if long and len(long) <= FEW_LONG * len(items):
+            items = [item for item in items if item[0] <= LONG * middle]
+        else:
+            long = []
+        xs, ys = zip(*items, strict=True)
         count = len(xs)
         mean_x, mean_y = sum(xs) / count, sum(ys) / count
         self.at, self.most = mean_x, max(xs)
@@ -312,8 +327,9 @@ class Line(Habit["tuple[float, float]"]):
         ordered = sorted(ys)
         self.ref = ref = ordered[count // 2]
         if not slope:
-            self.steepest = ref / max(1.0, sorted(xs)[count // 2])
+            self.steepest = ref / max(1.0, middle)
             self._limits(ordered, ref)
+            self._bend(long)
             return
         fixed = mean_y - slope * mean_x
         least = ref if ref > 0 else inf
@@ -323,6 +339,11 @@ class Line(Habit["tuple[float, float]"]):
         ]
         self._limits(sorted(over), ref)
         self.mid += fixed
+        self._bend(long)
+
+    def _bend(self, long: Sequence[tuple[float, float]]) -> None:
+        """How much more each x beyond the others' brought: what the line leaves open there."""
+        self.curve = max([(y - self.usual(x)) / (x - self.most) for x, y in long], default=0.0)
 
 
 class Changes:

@@ -95,6 +95,9 @@ class Shift:
             return False
         rareness = self._rareness(value)
         self.latest = rareness - DRIFT
+        if self._alarmed and value < self._sixth:
+            # Of the incident's values none was as low as this one, by the rule of succession one in so many is.
+            self.latest -= log(len(self._held) + 1)
         evidence = self.evidence + self.latest
         if evidence <= 0.0:
             if self._held:

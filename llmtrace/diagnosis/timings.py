@@ -41,6 +41,8 @@ SOME_CALLS: Final = 12
 """Calls from which on a line says which waits are longer than others."""
 LONE: Final = 1.5
 """One call's slow tokens are mostly chance where they go no further than so many rooms: the next one has to agree."""
+STALLED: Final = 2.0
+"""A pause between tokens is a hiccup where the others were no slower and all of it took not so many times as long."""
 FEW_TOKENS: Final = 16
 """Pace is not judged over fewer."""
 _NONE: Final[list[Verdict]] = []
@@ -57,6 +59,8 @@ def network(route: Route, symptoms: Symptoms) -> tuple[list[Verdict], float]:
     if symptoms.server_queue is not None and symptoms.wait is not None and symptoms.server_prefill is not None:
         outside = max(0.0, symptoms.wait - symptoms.server_queue - symptoms.server_prefill)
     early = symptoms.headers
+    if early is not None and symptoms.ready_at_first * (symptoms.gap or 0.0)>=0 and symptoms.ready_at_first * route.least_gap >= LEAST_S:
+        early = None  # they were read late, as the chunks that lay ready behind them
     if early is not None:
         usual = route.headers.mid
         if _before_prefill(route, usual):
@@ -322,15 +326,17 @@ def pace(route: Route, symptoms: Symptoms, scored: bool = True) -> tuple[list[Ve
     near = line.near(context, each)
     score = 0.0 if near and not scored else line.score(context, each)
     crowded = symptoms.crowded = is_crowded(route, symptoms)
-    high = False
-    together = symptoms.gap is not None and symptoms.gap < BURSTS * route.least_gap  # read late: when they came is unknown
-    most = each  # what most tokens took
-    if symptoms.gap is not None and symptoms.mean_gap:
-        most *= min(1.0, symptoms.gap / symptoms.mean_gap)
-    if usual > 0 and not together:
-        symptoms.slower = max(0.0, most / usual - 1)
-        # The mean of few gaps scatters more than that of many.
-        high = not crowded and route.high_pace.high((most / usual - 1) * sqrt(count))
+    slow = route.high_pace
+    if symptoms.gap is not None and symptoms.gap < BURSTS * route.least_gap:
+        most, high = 0.0, slow.strength >= 1.0  # it was read late: nobody knows when most of its tokens came
+    else:
+        most, high = each, False
+        if symptoms.gap is not None and symptoms.mean_gap:
+            most *= min(1.0, symptoms.gap / symptoms.mean_gap)
+        if usual > 0:
+            symptoms.slower = max(0.0, most / usual - 1)
+            # The mean of few gaps scatters more than that of many.
+            high = not crowded and slow.high((each / usual - 1) * sqrt(count))
     if high and near and not scored:
         score = line.score(context, each)
     if near:
@@ -338,7 +344,7 @@ def pace(route: Route, symptoms: Symptoms, scored: bool = True) -> tuple[list[Ve
         odd = False
     else:
         odd = line.settle((context, each), score)
-    if crowded or together or not (odd or high):
+    if crowded or not (odd or high):
         route.slow = False
         return _NOTHING if not score else ([], score)
     again, route.slow = route.slow, True
@@ -346,9 +352,9 @@ def pace(route: Route, symptoms: Symptoms, scored: bool = True) -> tuple[list[Ve
     excess = (each - usual) * (count - 1)
     if excess < LEAST_S or each < least or usual <= 0:
         return [], score  # of streams that come in one piece nobody knows the pace
-    if score < LONE and not (again and odd) and not (high and most >= least):
-        return [], score
     stalls = most < 0.7 * each
+    if score < LONE and not (again and odd) and not (high and (most >= least or not most or each >= STALLED * usual)):
+        return [], score
     reason = "stalls" if stalls else "every token took longer"
     strength = max(score, route.high_pace.strength)
     return [Verdict(NOISY_NEIGHBOR, strength, "time_per_token", each, usual, excess, reason=reason)], score
