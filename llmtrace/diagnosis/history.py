@@ -133,16 +133,16 @@ class Habit(Generic[T]):
         self._mark()
         return len(self.items) >= MIN_CALLS and (score >= 1.0 or (self.cusum >= self._alarm and score > DRIFT))
 
-    def settle(self, item: T, score: float) -> bool:
-        """``beyond`` and ``learn`` in one: whether ``item`` was beyond the usual."""
+    def settle(self, item: T, score: float, suspect: bool = False) -> bool:
+        """``beyond`` and ``learn`` in one: whether ``item`` was beyond the usual. ``suspect``: it may be an incident's
+        even if it was not, and is held back as well."""
+        odd = False
         if score > DRIFT:
             odd = self.beyond(score)
-            self.learn(item, odd)
-            return odd
-        if self.cusum:
+        elif self.cusum:
             self.beyond(score)
-        self.learn(item, False)
-        return False
+        self.learn(item, odd or suspect)
+        return odd
 
     def learn(self, item: T, odd: bool) -> None:
         """Take in one call; ``odd``: it was beyond the usual."""

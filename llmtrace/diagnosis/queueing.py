@@ -36,12 +36,12 @@ def queueing(route: Route, symptoms: Symptoms, inside_network: float) -> tuple[f
             queue = max(0.0, queue - inside_network)
     habit = route.queue
     high = route.high_queue.high(queue)
-    calm = habit.calm(queue)
-    if calm and not high:
+    suspect = False
+    if not suspect and habit.calm(queue):
         return queue, []
     usual = habit.mid
     score = habit.score(queue)
-    odd = not calm and habit.settle(queue, score) and not habit.lone
+    odd = habit.settle(queue, score, suspect) and not habit.lone
     excess = queue - usual
     if not (odd or high) or excess < LEAST_S:
         return queue, []
@@ -89,7 +89,7 @@ def _late(route: Route, symptoms: Symptoms) -> list[Verdict]:
     # Beside more calls of the application's own than usual it is late for them.
     crowded = is_crowded(route, symptoms)
     high = usual > 0 and not crowded and route.high_queue.high(habit.lateness(usual, taken))
-    odd = habit.settle((prompt, float(tokens), taken), score) and not habit.lone
+    odd = habit.settle((prompt, float(tokens), taken), score, route.high_queue.suspects) and not habit.lone
     late = taken - usual
     if crowded or not (odd or high) or not is_late(late, usual):
         return []

@@ -29,6 +29,8 @@ very rare value could make it up by itself.) Only where calls hardly depend on e
 by such rows of it eight of 524 calm calls were named."""
 _LONGEST: Final = 6
 """Calls of such a row, at most."""
+SUSPECT: Final = 0.5
+"""From this share of an alarm on, values are held back."""
 _MOST: Final = 1.5
 """Evidence is not counted further beyond the alarm than this."""
 _AFTER: Final = -2.5
@@ -84,6 +86,11 @@ class Shift:
     def strength(self) -> float:
         """The evidence by that of an alarm."""
         return self.evidence / self._alarm
+
+    @property
+    def suspects(self) -> bool:
+        """Whether the last values may well be an incident's: they are not to be learned as usual ones."""
+        return self.evidence >= SUSPECT * self._alarm
 
     def high(self, value: float) -> bool:
         """Take in one call's value; whether it is one of several that are too high together."""

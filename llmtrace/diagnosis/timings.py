@@ -85,7 +85,8 @@ def network(route: Route, symptoms: Symptoms) -> tuple[list[Verdict], float]:
     for habit, value, quantity in closer:
         usual = habit.mid
         score = habit.score(value)
-        if not habit.settle(value, score) or habit.lone:
+        suspect = False
+        if not habit.settle(value, score, suspect) or habit.lone:
             continue
         excess = value - usual
         least = LEAST_S
@@ -154,7 +155,8 @@ def wait(route: Route, symptoms: Symptoms, inside_network: float) -> list[Verdic
         crowded = symptoms.alongside and symptoms.crowded is not False
         if not crowded:
             high = route.waits_long(line.over(tokens, waited))
-    if not missing and not high and line.near(tokens, taken) and route.fresh.calm(size):
+    suspect = route.high_wait.suspects
+    if not missing and not suspect and line.near(tokens, taken) and route.fresh.calm(size):
         line.take((tokens, kept))
         _learn_cached(route, symptoms, False)
         return verdicts
@@ -210,7 +212,7 @@ def wait(route: Route, symptoms: Symptoms, inside_network: float) -> list[Verdic
             )
     route.fresh.learn(size, surged)
     # What a miss cost belongs to the line as every other prefill does; only what nothing explains is held back.
-    line.learn((tokens, kept), odd)
+    line.learn((tokens, kept), odd or suspect)
     _learn_cached(route, symptoms, bool(missing))
     return verdicts
 
@@ -339,11 +341,12 @@ def pace(route: Route, symptoms: Symptoms, scored: bool = True) -> tuple[list[Ve
             high = not crowded and slow.high((each / usual - 1) * sqrt(count))
     if high and near and not scored:
         score = line.score(context, each)
-    if near:
+    suspect = False
+    if near and not suspect:
         line.take((context, each))
         odd = False
     else:
-        odd = line.settle((context, each), score)
+        odd = line.settle((context, each), score, suspect)
     if crowded or not (odd or high):
         route.slow = False
         return _NOTHING if not score else ([], score)
