@@ -33,9 +33,6 @@ SUSPECT: Final = 0.5
 """From this share of an alarm on, values are held back."""
 _MOST: Final = 1.5
 """Evidence is not counted further beyond the alarm than this."""
-_AFTER: Final = -2.5
-"""The most that is left, beyond the alarm, after a call that was not high: one that is higher than all before raises it
-again."""
 _RAREST: Final = log(WINDOW + 1)
 """No value is rarer than one above a full history."""
 REGIME: Final = 48
@@ -102,11 +99,8 @@ class Shift:
             return False
         rareness = self._rareness(value)
         self.latest = rareness - DRIFT
-        if self._alarmed and value < self._sixth:
-            # Of the incident's values none was as low as this one, by the rule of succession one in so many is.
-            self.latest -= log(len(self._held) + 1)
         evidence = self.evidence + self.latest
-        if evidence <= 0.0:
+        if evidence <= 0.0 or (self._alarmed and self.latest < 0.0):  # the incident, or what looked like one, is over
             if self._held:
                 self._calm_again()
             self.evidence, self._row = 0.0, []
@@ -114,7 +108,7 @@ class Shift:
             return False
         if self._rows and self._in_a_row(rareness):
             evidence = max(evidence, self._alarm)
-        self.evidence = min(evidence, self._alarm + (_MOST if self.latest > 0.0 else _AFTER))
+        self.evidence = min(evidence, self._alarm + _MOST)
         self._alarmed = self._alarmed or evidence >= self._alarm
         self._held.append(value)
         if len(self._held) >= REGIME:
