@@ -131,7 +131,7 @@ def wait(route: Route, symptoms: Symptoms, inside_network: float) -> list[Verdic
     waited = symptoms.wait
     if inside_network:
         waited = max(0.0, waited - inside_network)
-    if symptoms.slower:
+    if symptoms.slower and symptoms.server_queue is None:
         waited = max(0.0, waited - symptoms.slower * _computing(route, symptoms))
     taken, kept, judged = waited, waited, False
     if queue is not None:
@@ -218,9 +218,10 @@ def wait(route: Route, symptoms: Symptoms, inside_network: float) -> list[Verdic
 
 
 def _computing(route: Route, symptoms: Symptoms) -> float:
-    """Of the usual wait, what the engine is at work for, s: it takes longer where its tokens do."""
+    """Of the usual wait, what the engine is at work for, s: it takes longer where its tokens do. Of a longer prompt than
+    most no more than of those, or a slow pace would explain its length."""
     line = route.waits
-    tokens = float(symptoms.uncached or 0)
+    tokens = min(float(symptoms.uncached or 0), line.at)
     if symptoms.headers is not None and route.headers.ready and _before_prefill(route, route.headers.mid):
         return max(0.0, line.usual(tokens) - route.headers.mid)
     return line.slope * tokens
