@@ -59,7 +59,11 @@ def network(route: Route, symptoms: Symptoms) -> tuple[list[Verdict], float]:
     if symptoms.server_queue is not None and symptoms.wait is not None and symptoms.server_prefill is not None:
         outside = max(0.0, symptoms.wait - symptoms.server_queue - symptoms.server_prefill)
     early = symptoms.headers
-    if early is not None and symptoms.ready_at_first * (symptoms.gap or 0.0)>=0 and symptoms.ready_at_first * route.least_gap >= LEAST_S:
+    if (
+        early is not None
+        and symptoms.ready_at_first * (symptoms.gap or 0.0) >= 0
+        and symptoms.ready_at_first * route.least_gap >= LEAST_S
+    ):
         early = None  # they were read late, as the chunks that lay ready behind them
     if early is not None:
         usual = route.headers.mid
