@@ -31,8 +31,8 @@ BY_FACT: Final = 0.15
 """That tokens are missing is a fact: their cost need stand out of the noise by only this share of what a time needs."""
 EARLY: Final = 0.6
 """Headers that come within this share of the usual wait have no prefill in front of them: what delays them is on the
-way, or at the front end. So do headers that leave room behind them for what the prompts cost, but for the rest of it: far
-away they come late in the wait, and yet before the prefill."""
+way, or at the front end. And so have those that leave room behind them for the rest of what the prompts cost: far away
+they come late in the wait, and yet before the prefill."""
 IDLE_S: Final = 240.0
 """After so long a pause of the route, an empty cache has expired."""
 ACKNOWLEDGED_S: Final = 0.045
@@ -222,8 +222,8 @@ def wait(route: Route, symptoms: Symptoms, inside_network: float) -> list[Verdic
 
 
 def _computing(route: Route, symptoms: Symptoms) -> float:
-    """Of the usual wait, what the engine is at work for, s: it takes longer where its tokens do. Of a longer prompt than
-    most no more than of those, or a slow pace would explain its length."""
+    """Of the usual wait, what the engine is at work for, s: it takes longer where its tokens do. Of a long prompt it is
+    no more than of the mean one, or a slow pace would explain its length."""
     line = route.waits
     tokens = min(float(symptoms.uncached or 0), line.at)
     if symptoms.headers is not None and route.headers.ready and _before_prefill(route, route.headers.mid):
