@@ -39,10 +39,10 @@ MEMORY = 0.5
 """It goes no further beyond its alarm: one calm call after an incident, however long, ends the alarm."""
 REFRESH = 32
 """Calls between two looks at the whole window, at most; fewer while it is short."""
-LONG = 3.0
-"""Prompts of so many times the median length, where they are no more than this share of all, are left out of the line:
-each of their tokens costs more, and eight surges of ten times the tokens made a fifth of it, for all others."""
+LONG = 6.0
+"""Of prompts so many times as long as the median one each token costs more: a few of them bend a line for all others."""
 FEW_LONG = 0.125
+"""Few are up to this share of all."""
 TINY = 1e-9
 """Of a history without any spread, whose usual value is 0 besides: no room is narrower, so that scores stay numbers."""
 _QUARTILE = 0.6745
@@ -251,13 +251,21 @@ class Line(Habit["tuple[float, float]"]):
     Least squares over the window. The scatter is scaled with the line, since it grows with the quantity.
     """
 
-    __slots__ = ("at", "bend", "curve", "error", "most", "ref", "slope", "steepest")
+    __slots__ = ("at", "bend", "curve", "doubt", "error", "few_long", "most", "ref", "slope", "steepest")
 
     def __init__(
-        self, floor: float, share: float, reach: float = REACH, bend: float = inf, every: int = REFRESH
+        self,
+        floor: float,
+        share: float,
+        reach: float = REACH,
+        bend: float = inf,
+        every: int = REFRESH,
+        few_long: float = 0.0,
     ) -> None:
-        """``bend``: the most that y may rise beyond the largest x seen, as a share of the usual y."""
-        self.bend = bend
+        """``bend``: the most that y may rise beyond the largest x seen, as a share of the usual y; ``few_long``: the
+        share of all up to which values at ``LONG`` times the median x are left out of the line."""
+        self.bend, self.few_long = bend, few_long
+        self.doubt = 1.0 if few_long else 0.5
         super().__init__(floor, share, reach=reach, every=every)
 
     def restart(self) -> None:
@@ -283,7 +291,7 @@ class Line(Habit["tuple[float, float]"]):
         off = 3 * self.error * abs(x - self.at)
         if x <= self.most:
             return off
-        return off + min((x - self.most) * max(self.curve, 0.5 * self.slope or self.steepest), self.bend * self.ref)
+        return off + min((x - self.most) * max(self.curve, self.doubt * self.slope or self.steepest), self.bend * self.ref)
 
     def near(self, x: float, y: float) -> bool:
         """Whether nobody need look closer at ``y``; the room is at least this large everywhere on the line."""
@@ -306,7 +314,7 @@ class Line(Habit["tuple[float, float]"]):
         self.curve = 0.0
         middle = sorted([x for x, _ in items])[len(items) // 2]
         long = [item for item in items if item[0] > LONG * middle > 0]
-        if long and len(long) <= FEW_LONG * len(items):
+        if long and len(long) <= self.few_long * len(items):
             items = [item for item in items if item[0] <= LONG * middle]
         else:
             long = []

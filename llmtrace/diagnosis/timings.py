@@ -68,7 +68,7 @@ def network(route: Route, symptoms: Symptoms) -> tuple[list[Verdict], float]:
     if early is not None:
         usual = route.headers.mid
         if _before_prefill(route, usual):
-            if route.headers.count >= FEW_CALLS:
+            if route.headers.ready:
                 inside = early - usual
             if route.high_headers.high(early) and early - usual >= LEAST_S:
                 best = _late_headers(route, early)
