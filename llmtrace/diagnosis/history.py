@@ -40,7 +40,7 @@ MEMORY = 0.5
 REFRESH = 32
 """Calls between two looks at the whole window, at most; fewer while it is short."""
 LONG = 6.0
-"""Of prompts so many times as long as the median one each token costs more: a few of them bend a line for all others."""
+"""Of prompts so many times as long as the median one each token costs more: a few bend the line for all others."""
 FEW_LONG = 0.125
 """Few are up to this share of all."""
 TINY = 1e-9
@@ -291,7 +291,9 @@ class Line(Habit["tuple[float, float]"]):
         off = 3 * self.error * abs(x - self.at)
         if x <= self.most:
             return off
-        return off + min((x - self.most) * max(self.curve, self.doubt * self.slope or self.steepest), self.bend * self.ref)
+        return off + min(
+            (x - self.most) * max(self.curve, self.doubt * self.slope or self.steepest), self.bend * self.ref
+        )
 
     def near(self, x: float, y: float) -> bool:
         """Whether nobody need look closer at ``y``; the room is at least this large everywhere on the line."""
