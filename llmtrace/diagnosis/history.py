@@ -45,6 +45,7 @@ FEW_LONG = 0.125
 """Few are up to this share of all."""
 TINY = 1e-9
 """Of a history without any spread, whose usual value is 0 besides: no room is narrower, so that scores stay numbers."""
+_NO_ITEMS: Sequence[tuple[float, float]] = ()
 _QUARTILE = 0.6745
 """Half the interquartile range of the standard normal distribution."""
 
@@ -313,13 +314,10 @@ class Line(Habit["tuple[float, float]"]):
 
     def _refresh(self) -> None:
         items: Sequence[tuple[float, float]] = self.items
-        self.curve = 0.0
-        middle = sorted([x for x, _ in items])[len(items) // 2]
-        long = [item for item in items if item[0] > LONG * middle > 0]
-        if long and len(long) <= self.few_long * len(items):
-            items = [item for item in items if item[0] <= LONG * middle]
-        else:
-            long = []
+        long = self._long() if self.few_long else _NO_ITEMS
+        if long:
+            least = long[0][0]
+            items = [item for item in items if item[0] < least]
         xs, ys = zip(*items, strict=True)
         count = len(xs)
         mean_x, mean_y = sum(xs) / count, sum(ys) / count
@@ -337,7 +335,7 @@ class Line(Habit["tuple[float, float]"]):
         ordered = sorted(ys)
         self.ref = ref = ordered[count // 2]
         if not slope:
-            self.steepest = ref / max(1.0, middle)
+            self.steepest = ref / max(1.0, sorted(xs)[count // 2])
             self._limits(ordered, ref)
             self._bend(long)
             return
@@ -351,9 +349,18 @@ class Line(Habit["tuple[float, float]"]):
         self.mid += fixed
         self._bend(long)
 
+    def _long(self) -> Sequence[tuple[float, float]]:
+        """Those of far larger x than most, by x, if they are few."""
+        ordered = sorted(self.items)
+        most = LONG * ordered[len(ordered) // 2][0]
+        if ordered[-1][0] <= most or most <= 0:
+            return _NO_ITEMS
+        long = [item for item in ordered if item[0] > most]
+        return long if len(long) <= self.few_long * len(ordered) else _NO_ITEMS
+
     def _bend(self, long: Sequence[tuple[float, float]]) -> None:
         """How much more each x beyond the others' brought: what the line leaves open there."""
-        self.curve = max([(y - self.usual(x)) / (x - self.most) for x, y in long], default=0.0)
+        self.curve = max([(y - self.usual(x)) / (x - self.most) for x, y in long]) if long else 0.0
 
 
 class Changes:

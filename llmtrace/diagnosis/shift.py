@@ -52,6 +52,7 @@ class Shift:
         "_row",
         "_rows",
         "_sixth",
+        "_suspect",
         "_values",
         "evidence",
         "latest",
@@ -61,6 +62,7 @@ class Shift:
         """``modes``: values beyond the history may belong to another mode, however far they lie, as a network's do;
         ``rows``: a row of calls that are each somewhat rare is told as well."""
         self._modes, self._alarm, self._rows = modes, alarm, rows
+        self._suspect = SUSPECT * alarm
         self.restart()
 
     def restart(self) -> None:
@@ -87,7 +89,7 @@ class Shift:
     @property
     def suspects(self) -> bool:
         """Whether the last values may well be an incident's: they are not to be learned as usual ones."""
-        return self.evidence >= SUSPECT * self._alarm
+        return self.evidence >= self._suspect
 
     def high(self, value: float) -> bool:
         """Take in one call's value; whether it is one of several that are too high together."""
