@@ -36,12 +36,12 @@ def queueing(route: Route, symptoms: Symptoms, inside_network: float) -> tuple[f
             queue = max(0.0, queue - inside_network)
     habit = route.queue
     high = route.high_queue.high(queue)
-    suspect = False
-    if not suspect and habit.calm(queue):
+    calm = habit.calm(queue)
+    if calm and not high:
         return queue, []
     usual = habit.mid
     score = habit.score(queue)
-    odd = habit.settle(queue, score, suspect) and not habit.lone
+    odd = not calm and habit.settle(queue, score) and not habit.lone
     excess = queue - usual
     if not (odd or high) or excess < LEAST_S:
         return queue, []

@@ -59,12 +59,8 @@ def network(route: Route, symptoms: Symptoms) -> tuple[list[Verdict], float]:
     if symptoms.server_queue is not None and symptoms.wait is not None and symptoms.server_prefill is not None:
         outside = max(0.0, symptoms.wait - symptoms.server_queue - symptoms.server_prefill)
     early = symptoms.headers
-    if (
-        early is not None
-        and symptoms.ready_at_first * (symptoms.gap or 0.0) >= 0
-        and symptoms.ready_at_first * route.least_gap >= LEAST_S
-    ):
-        early = None  # they were read late, as the chunks that lay ready behind them
+    if symptoms.ready_at_first * (symptoms.mean_gap or 0.0) >= LEAST_S:
+        early = None  # they were read late, as the chunks that lay ready behind them were
     if early is not None:
         usual = route.headers.mid
         if _before_prefill(route, usual):
@@ -72,6 +68,7 @@ def network(route: Route, symptoms: Symptoms) -> tuple[list[Verdict], float]:
                 inside = early - usual
             if route.high_headers.high(early) and early - usual >= LEAST_S:
                 best = _late_headers(route, early)
+                inside = early - usual
         else:
             early = None  # they tell nothing of the way
     rtt, setup = symptoms.rtt, symptoms.setup
@@ -89,8 +86,7 @@ def network(route: Route, symptoms: Symptoms) -> tuple[list[Verdict], float]:
     for habit, value, quantity in closer:
         usual = habit.mid
         score = habit.score(value)
-        suspect = False
-        if not habit.settle(value, score, suspect) or habit.lone:
+        if not habit.settle(value, score) or habit.lone:
             continue
         excess = value - usual
         least = LEAST_S
@@ -346,12 +342,11 @@ def pace(route: Route, symptoms: Symptoms, scored: bool = True) -> tuple[list[Ve
             high = not crowded and slow.high((each / usual - 1) * sqrt(count))
     if high and near and not scored:
         score = line.score(context, each)
-    suspect = False
-    if near and not suspect:
+    if near:
         line.take((context, each))
         odd = False
     else:
-        odd = line.settle((context, each), score, suspect)
+        odd = line.settle((context, each), score)
     if crowded or not (odd or high):
         route.slow = False
         return _NOTHING if not score else ([], score)
