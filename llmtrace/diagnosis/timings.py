@@ -356,7 +356,8 @@ def pace(route: Route, symptoms: Symptoms, scored: bool = True) -> tuple[list[Ve
     if excess < LEAST_S or each < least or usual <= 0:
         return [], score  # of streams that come in one piece nobody knows the pace
     stalls = most < 0.7 * each
-    if score < LONE and not (again and odd) and not (high and (most >= least or not most or each >= STALLED * usual)):
+    agreed = high or (again and odd)
+    if score < LONE and not (agreed and (most >= least or not most or each >= STALLED * usual)):
         return [], score
     reason = "stalls" if stalls else "every token took longer"
     strength = max(score, route.high_pace.strength)
