@@ -34,7 +34,7 @@ SUSPECT: Final = 0.5
 _MOST: Final = 1.5
 """Evidence is not counted further beyond the alarm than this."""
 _RAREST: Final = log(WINDOW + 1)
-"""No value is rarer than one above a full history."""
+"""No value is rarer than one above a full history, nor twice as rare as one above what there is of it."""
 REGIME: Final = 48
 """Values in a row that are high are the new usual ones."""
 
@@ -133,7 +133,7 @@ class Shift:
         mean = sum(ordered[-tail:]) / tail - begin
         beyond = (value - begin) / mean if mean > 0 else inf
         far = log(count / tail) + tail * log(1 + beyond / tail)
-        return min(_RAREST, max(log(count + 1), far))
+        return min(_RAREST, log(2 * (count + 1)), max(log(count + 1), far))
 
     def _in_a_row(self, rareness: float) -> bool:
         """Whether the last calls, this one with them, are each too rare for so many in a row."""
