@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from math import log
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,7 @@ from tests.evaluation.diagnosis.notebook import Played
 from tests.evaluation.diagnosis.plan import NOTHING
 from tests.evaluation.diagnosis.theory import FALSE_EVERY
 
+Line = npt.NDArray[np.floating[Any]]
 Row = tuple[list[float], float]
 """What a quantity grows with, and the quantity, s."""
 _READY_S = 0.001
@@ -81,18 +83,18 @@ def _row(symptoms: Symptoms, cause: str) -> Row | None:
     return [1.0, float(symptoms.uncached or 0)], symptoms.wait - symptoms.headers
 
 
-def _fitted(rows: Sequence[Row]) -> npt.NDArray[np.float64]:
+def _fitted(rows: Sequence[Row]) -> Line:
     """The line through most of the rows: least absolute errors."""
     drivers, values = np.array([row[0] for row in rows]), np.array([row[1] for row in rows])
     weights = np.ones(len(rows))
-    line = np.zeros(drivers.shape[1])
+    line: Line = np.zeros(drivers.shape[1])
     for _ in range(30):
         line = np.linalg.lstsq(drivers * weights[:, None], values * weights, rcond=None)[0]
         weights = 1 / np.sqrt(np.abs(values - drivers @ line) + _TINY_S)
     return line
 
 
-def _left(row: Row, usual: npt.NDArray[np.float64]) -> float:
+def _left(row: Row, usual: Line) -> float:
     """What the line leaves of one row, s."""
     return row[1] - float(np.dot(row[0], usual))
 
@@ -108,7 +110,7 @@ def _ratio(calm: npt.NDArray[np.float64], effect: float) -> Callable[[float], fl
     return lambda value: log(density(value - effect) / density(value)) if effect > 0 else 0.0
 
 
-def _sums(rows: Sequence[Row | None], usual: npt.NDArray[np.float64], ratio: Callable[[float], float]) -> list[float]:
+def _sums(rows: Sequence[Row | None], usual: Line, ratio: Callable[[float], float]) -> list[float]:
     """The evidence after each call."""
     total, made = 0.0, list[float]()
     for row in rows:
