@@ -68,6 +68,9 @@ export function spansOf(root, traceId = randomId(16), parent = undefined) {
   });
 }
 
+/** Half of a surrogate pair, as a text cut inside an emoji has it, is no text to a receiver: it becomes U+FFFD. */
+const wellFormed = (_, value) => (typeof value === "string" ? value.replace(/\p{Surrogate}/gu, "\ufffd") : value);
+
 /** Collects spans, and sends them a moment later. */
 export class Exporter {
   constructor({ endpoint = "http://127.0.0.1:4319", headers, service = "browser", resource, delay = 1000 }) {
@@ -90,7 +93,7 @@ export class Exporter {
     if (!spans.length) return;
     try {
       const scopeSpans = [{ scope: { name: "llmtrace" }, spans }];
-      const body = JSON.stringify({ resourceSpans: [{ resource: this.resource, scopeSpans }] });
+      const body = JSON.stringify({ resourceSpans: [{ resource: this.resource, scopeSpans }] }, wellFormed);
       const options = { method: "POST", headers: this.headers, body, credentials: "omit" };
       const answer = await fetch(this.url, { ...options, keepalive: keepalive && body.length < MOST_KEPT_ALIVE });
       if (!answer.ok) throw { name: `HTTP ${answer.status}` };
