@@ -68,9 +68,6 @@ export function spansOf(root, traceId = randomId(16), parent = undefined) {
   });
 }
 
-/** Half of a surrogate pair, as a text cut inside an emoji has it, is no text to a receiver: it becomes U+FFFD. */
-const wellFormed = (_, value) => (typeof value === "string" ? value.replace(/\p{Surrogate}/gu, "\ufffd") : value);
-
 /** Collects spans, and sends them a moment later. */
 export class Exporter {
   constructor({ endpoint = "http://127.0.0.1:4319", headers, service = "browser", resource, delay = 1000 }) {
@@ -92,8 +89,8 @@ export class Exporter {
     const spans = this.waiting.splice(0);
     if (!spans.length) return;
     try {
-      const scopeSpans = [{ scope: { name: "llmtrace" }, spans }];
-      const body = JSON.stringify({ resourceSpans: [{ resource: this.resource, scopeSpans }] }, wellFormed);
+      const resourceSpans = [{ resource: this.resource, scopeSpans: [{ scope: { name: "llmtrace" }, spans }] }];
+      const body = JSON.stringify({ resourceSpans }, (_, value) => value?.toWellFormed?.() ?? value); // no half emojis
       const options = { method: "POST", headers: this.headers, body, credentials: "omit" };
       const answer = await fetch(this.url, { ...options, keepalive: keepalive && body.length < MOST_KEPT_ALIVE });
       if (!answer.ok) throw { name: `HTTP ${answer.status}` };
