@@ -53,7 +53,8 @@ def measure_served(loaded: LoadedModel, long: int, slots: int = DEFAULT_RUNNING)
     prompts = sorted({round(SHORT * (long / SHORT) ** (number / (LENGTHS - 1))) for number in range(LENGTHS)})
     crowds = sorted({2, max(2, slots // 2), max(2, slots)})
     plan = [(prompt, 1, 0.0) for prompt in prompts]
-    plan += [(prompts[len(prompts) // 2], 1, PAUSE_S), *((SHORT, crowd, 0.0) for crowd in crowds)]
+    middle = prompts[len(prompts) // 2]
+    plan += [(middle, 1, PAUSE_S), *((SHORT, crowd, 0.0) for crowd in crowds), (middle, crowds[-1], 0.0)]
     rows: list[dict[str, Any]] = []
     with serving(loaded, slots, long) as address:
         asked = json.dumps(

@@ -2,10 +2,10 @@
 
 A step takes ``base`` s, and more for each sequence in it, for each token of context that its decoding reads, for each
 prompt token, and for each prompt token times the tokens before it (attention). These five are fitted to what the bench
-measured of the runner, relative errors least, none below zero. Where it measured behind a socket too, that is what
-counts: the steps there say what a server adds to a step, by how many streams it serves; the first tokens of prompts of
-several lengths say what a prompt's token takes there and what each request has on top; and the first token after a
-pause what a machine that had nothing to do takes to wake up.
+measured of the runner, relative errors least, none below zero. Where it measured behind a socket too, that takes their
+place: a step is measured by how many streams it serves, with its context; the first tokens of prompts of several
+lengths say what a prompt's token takes there and what each request has on top; and the first token after a pause what
+a machine that had nothing to do takes to wake up.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Machine:
     request: float = 0.0
     """What the server and the socket add to each request before its first token."""
     added: tuple[tuple[int, float], ...] = ((1, 0.0),)
-    """What the server adds to a step, by streams at once."""
+    """What a step takes on top, by streams at once: what the server adds, or how far it is off the straight line."""
     wake: float = 0.0
     """What a request takes more when it finds the machine without work for ``pause`` s or longer."""
     pause: float = 0.3
@@ -72,7 +72,7 @@ class Machine:
         return sum(self.compute(0, 0, part, part * (begin + part / 2)) + self.overhead(1) for begin, part in parts)
 
     def overhead(self, streams: int) -> float:
-        """What the server adds to a step in which so many requests take part."""
+        """What a step takes on top in which so many requests take part."""
         places = [batch for batch, _ in self.added]
         at = bisect_left(places, streams)
         if at == 0:
@@ -178,25 +178,42 @@ def _least_squares(
 
 def _behind_a_server(machine: Machine, serving: Mapping[str, Any]) -> Machine:
     """The machine as a client has it: steps, prompts and requests as they were measured behind the server."""
-    tokens, chunk, rows = serving["tokens"], serving["chunk"], serving["rows"]
-    added: dict[int, list[float]] = {}
-    for row in rows:
-        own = machine.compute(row["batch"], row["batch"] * (row["prompt"] + tokens / 2), 0, 0)
-        added.setdefault(row["batch"], []).append(row["seconds_per_step"] - own)
-    # Less than nothing where the runner alone was measured while others slowed the machine; but a step takes its time.
-    least = -machine.base / 2
-    steps = tuple((batch, max(least, _mean(each))) for batch, each in sorted(added.items())) or ((1, 0.0),)
+    rows = serving["rows"]
     machine = replace(
-        machine, added=steps, chunk=chunk, slots=serving["slots"], budget=serving["budget"], block=serving["block"],
+        machine, chunk=serving["chunk"], slots=serving["slots"], budget=serving["budget"], block=serving["block"],
         served=True,
     )  # fmt: skip
     alone = [row for row in rows if row["batch"] == 1]
-    machine = _with_prompts(machine, [row for row in alone if not row.get("pause_seconds")])
     paused = [row for row in alone if row.get("pause_seconds")]
+    unpaused = [row for row in alone if not row.get("pause_seconds")]
+    machine = _with_steps(machine, rows, serving["tokens"], len(unpaused) > 2)
+    machine = _with_prompts(machine, unpaused)
     if paused:
         later = _mean([row["ttft_seconds"] - machine.request - machine.alone(row["prompt"]) for row in paused])
         machine = replace(machine, wake=max(0.0, later), pause=max(row["pause_seconds"] for row in paused))
     return machine
+
+
+def _with_steps(machine: Machine, rows: Sequence[Mapping[str, Any]], tokens: int, enough: bool) -> Machine:
+    """The machine with steps that take what they take behind the server, by streams at once.
+
+    ``enough``: the rows tell what context costs; else that and the cost of a stream stay those of the runner.
+    """
+    batches = sorted({row["batch"] for row in rows}) or [1]
+    contexts = [row["batch"] * (row["prompt"] + tokens / 2) for row in rows]
+    if enough:
+        terms = [
+            [*(float(row["batch"] == batch) for batch in batches), context]
+            for row, context in zip(rows, contexts, strict=True)
+        ]
+        *by_batch, per_context = _least_squares(terms, [row["seconds_per_step"] for row in rows])
+        base, per_row = _least_squares([[1.0, float(batch)] for batch in batches], by_batch)
+        steps = tuple((batch, own - base - per_row * batch) for batch, own in zip(batches, by_batch, strict=True))
+        return replace(machine, base=base, per_row=per_row, per_context=per_context, added=steps)
+    added: dict[int, list[float]] = {batch: [] for batch in batches}
+    for row, context in zip(rows, contexts, strict=True):
+        added[row["batch"]].append(row["seconds_per_step"] - machine.compute(row["batch"], context, 0, 0))
+    return replace(machine, added=tuple((batch, max(0.0, min(each, default=0.0))) for batch, each in added.items()))
 
 
 def _with_prompts(machine: Machine, rows: Sequence[Mapping[str, Any]]) -> Machine:
