@@ -51,10 +51,11 @@ def measure_served(loaded: LoadedModel, long: int, slots: int = DEFAULT_RUNNING)
     `long`: tokens of the longest prompt. Raises `RunnerError` where the server does not come up or a call fails.
     """
     prompts = sorted({round(SHORT * (long / SHORT) ** (number / (LENGTHS - 1))) for number in range(LENGTHS)})
-    crowds = sorted({2, max(2, slots // 2), max(2, slots)})
+    crowds = sorted({crowd for crowd in (2, slots // 2, slots) if 1 < crowd <= slots})
     plan = [(prompt, 1, 0.0) for prompt in prompts]
     middle = prompts[len(prompts) // 2]
-    plan += [(middle, 1, PAUSE_S), *((SHORT, crowd, 0.0) for crowd in crowds), (middle, crowds[-1], 0.0)]
+    plan += [(middle, 1, PAUSE_S), *((SHORT, crowd, 0.0) for crowd in crowds)]
+    plan += [(middle, crowd, 0.0) for crowd in crowds[-1:]]
     rows: list[dict[str, Any]] = []
     with serving(loaded, slots, long) as address:
         asked = json.dumps(

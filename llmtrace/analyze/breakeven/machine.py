@@ -178,7 +178,7 @@ def _least_squares(
 
 def _behind_a_server(machine: Machine, serving: Mapping[str, Any]) -> Machine:
     """The machine as a client has it: steps, prompts and requests as they were measured behind the server."""
-    rows = serving["rows"]
+    rows = [row for row in serving["rows"] if row["seconds_per_step"] > 0]  # else their streams never ran at once
     machine = replace(
         machine, chunk=serving["chunk"], slots=serving["slots"], budget=serving["budget"], block=serving["block"],
         served=True,
