@@ -347,7 +347,7 @@ def test_a_fleet_is_the_same_from_jaeger_and_tempo(backend: str, writer: Writer,
             made.append(as_json(reports.make("fleet", Book(traces))))
     plain, asked = ({**each, "input": None} for each in made)
     assert asked == plain
-    assert "the newest of 2, runs on 100.0% of 1 active instance" in plain["headline"]
+    assert "the newest of 2, runs on 100.0% of 1 active instance" in str(plain["headline"])
 
 
 def test_the_viewer_says_what_the_file_says(writer: Writer, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from websockets.sync.client import ClientConnection, connect
+from websockets.sync.client import connect
 
 from tests.support.spans import attributes, seconds
 from tests.support.waiting import wait_for
@@ -21,7 +21,7 @@ from tests.web.received import Received
 class Chromium:
     """A browser with one tab, over its debugging socket."""
 
-    def __init__(self, socket: ClientConnection) -> None:
+    def __init__(self, socket: Any) -> None:
         self._socket = socket
         self._sent = 0
         (self.tab,) = (
