@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from llmtrace.analyze import otlp
+from llmtrace.analyze import half_pairs, otlp
 from llmtrace.analyze.flatten import Flattener, Sparse
 from llmtrace.analyze.schema import Column, Kind, with_extra
 
@@ -90,7 +90,7 @@ def _is_lines(file: BinaryIO) -> bool:
         if not text:
             continue
         try:
-            if isinstance(orjson.loads(text), (dict, list)):
+            if isinstance(half_pairs.loads(text), (dict, list)):
                 return True
         except orjson.JSONDecodeError:
             pass
@@ -233,7 +233,7 @@ def documents(stretch: Stretch) -> Iterator[Read]:
                 yield number, None, "", done
                 continue
             try:
-                yield number, orjson.loads(text), "", done
+                yield number, half_pairs.loads(text), "", done
             except orjson.JSONDecodeError as error:
                 yield number, None, f"not valid JSON: {error.msg} at column {error.colno}", done
 

@@ -16,7 +16,7 @@ import ibis
 from llmtrace.analyze.book import Book
 from llmtrace.analyze.contract import FAILED
 from llmtrace.analyze.expressions import count_of, first, share_of, when
-from llmtrace.analyze.schema import column_of
+from llmtrace.analyze.quality import Quality, common
 from llmtrace.errors import LlmtraceError
 from llmtrace.wording import plural
 
@@ -71,7 +71,8 @@ class Fleet:
         self.slot = DAY_NS if self.ended - self.begun > 3 * DAY_NS else HOUR_NS
         while (self.ended - self.begun) / self.slot > _SLOTS:
             self.slot *= 7 if self.slot == DAY_NS else 2
-        self._named_calls = self._narrow(calls, quality)
+        self.quality = common([book], quality)
+        self._named_calls = self._narrow(calls, self.quality)
         self._order(newest)
 
     def _dated(self, calls: Any) -> Any:
@@ -82,7 +83,7 @@ class Fleet:
             return calls
         return calls.filter((calls.began_ns >= first_day * DAY_NS) & (calls.began_ns < (last_day + 1) * DAY_NS))
 
-    def _narrow(self, calls: Any, quality: str | None) -> Any:
+    def _narrow(self, calls: Any, quality: Quality) -> Any:
         """The few columns that are looked at, with a name for each version and instance."""
         rate = (calls.duration - calls.ttft) / (calls.output_tokens - 1)
         return calls.select(
@@ -100,16 +101,16 @@ class Fleet:
             output=when(calls.output_tokens > 0, calls.output_tokens),
             failed=calls.outcome.isin(FAILED),
             cut=calls.finish.startswith("length") | calls.finish.startswith("max_tokens"),
-            score=calls[column_of(quality)] if quality is not None else ibis.null().cast("float64"),
+            score=quality.of(calls),
             slot=((calls.began_ns - self.begun) // self.slot).cast("int64"),
         )
 
     def _order(self, newest: str) -> None:
-        """Put the versions in the order in which they appeared; ``newest`` is the last, or the one named."""
+        """Put the versions in the order in which they appeared; ``newest``, where it is named, behind all others."""
         calls = self._named_calls
         by_version = calls.group_by("version").agg(n=calls.count(), since=calls.began.min(), until=calls.began.max())
         rows = self._book.rows(by_version.order_by(ibis.desc("n")).limit(_VERSIONS))
-        rows = sorted((row for row in rows if row[0] != NOT_TOLD), key=lambda row: row[2])
+        rows = sorted((row for row in rows if row[0] != NOT_TOLD), key=lambda row: (row[0] == newest, row[2]))
         self.versions = [str(row[0]) for row in rows]
         self.since = [int(row[2]) for row in rows]
         self.until = [int(row[3]) for row in rows]
@@ -121,7 +122,9 @@ class Fleet:
             )
         if newest and newest not in self.versions:
             raise LlmtraceError(f"no version {newest!r} among {', '.join(self.versions[-12:])}")
-        self.newest = self.versions.index(newest or self.versions[-1])
+        self.newest = len(rows) - 1
+        self.first = self.since.index(min(self.since))
+        """The version that the traces begin with."""
 
     @cached_property
     def ranked(self) -> Any:

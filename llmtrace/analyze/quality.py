@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmtrace.analyze.book import Book
+from llmtrace.analyze.expressions import when
 from llmtrace.analyze.schema import column_of
 from llmtrace.conventions import SCORE
 
@@ -24,13 +25,16 @@ class Quality:
         """What people read."""
         return self.attribute or (f"quality ({self.name})" if self.name else "quality")
 
+    def of(self, spans: Any) -> Any:
+        """The score that each span itself has; null where it has none."""
+        if self.attribute is not None:
+            return spans[column_of(self.attribute)]
+        return when(spans.score_name.fill_null("") == (self.name or ""), spans.score)
+
     def scored(self, spans: Any) -> Any:
         """The spans that have a score, each with its ``quality``."""
-        if self.attribute is not None:
-            column = spans[column_of(self.attribute)]
-            return spans.filter(column.notnull()).mutate(quality=column)
-        spans = spans.filter(spans.score.notnull())
-        return spans.filter(spans.score_name.fill_null("") == (self.name or "")).mutate(quality=spans.score)
+        spans = spans.mutate(quality=self.of(spans))
+        return spans.filter(spans.quality.notnull())
 
 
 def common(books: Sequence[Book], attribute: str | None = None) -> Quality:

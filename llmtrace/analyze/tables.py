@@ -204,8 +204,8 @@ def faults(spans: Any) -> Any:
 
 
 def tasks(spans: Any) -> Any:
-    """The spans of ``llmtrace.task``: one row a task."""
-    return spans.filter(spans.task_id.notnull() & spans.task_name.notnull())
+    """The spans of ``llmtrace.task``: one row a task. One without an id, another tracer's say, has its span's."""
+    return spans.filter(spans.task_name.notnull()).mutate(task_id=lambda t: first(t.task_id, t.span_id))
 
 
 def steps(spans: Any) -> Any:

@@ -3,6 +3,7 @@
 import inspect
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields
@@ -29,7 +30,8 @@ _Quality = Annotated[
     str | None,
     typer.Option(
         metavar="ATTRIBUTE",
-        help="A numeric attribute of the root or of any span, higher is better: by default gen_ai.evaluation's score.",
+        help="A numeric attribute of any span of a request (report fleet: of the call), higher is better; without it "
+        "gen_ai.evaluation.score.value, where spans have it.",
         show_default=False,
     ),
 ]
@@ -147,7 +149,11 @@ def add(app: Any) -> None:
         ] = None,
         newest: Annotated[
             str,
-            typer.Option(metavar="VERSION", help="fleet: the newest, if not the last to appear.", show_default=False),
+            typer.Option(
+                metavar="VERSION",
+                help="fleet: the newest, if not the last to appear; all others are older then.",
+                show_default=False,
+            ),
         ] = "",
         save: Annotated[
             Path | None,
@@ -239,6 +245,8 @@ def add(app: Any) -> None:
         objectives = _objectives(slo_ttft, slo_itl, slo_total)
         factors = _factors(faster, without)
         if phase is not None and factor is not None:
+            if phase in factors:
+                raise typer.BadParameter(f"{phase} is given twice: by --phase and by --faster or --without")
             factors[phase] = factor
         mapping = given.mapping
         is_whole = (phase is None) == (factor is None)
@@ -258,7 +266,7 @@ def add(app: Any) -> None:
 
 def _factors(faster: Sequence[str] | None, without: Sequence[str] | None) -> dict[str, float]:
     """How many times as long each part takes."""
-    factors: dict[str, float] = {}
+    parts: list[tuple[str, float]] = []
     for text in faster or ():
         part, _, share = text.rpartition("=")
         try:
@@ -267,8 +275,12 @@ def _factors(faster: Sequence[str] | None, without: Sequence[str] | None) -> dic
             less = -1.0
         if not part.strip() or not 0 <= less <= 1:
             raise typer.BadParameter(f"--faster is {text}; it takes a part and the share that it is faster: decode=30%")
-        factors[part.strip()] = 1 - less
-    return factors | {part.strip(): 0.0 for part in without or ()}
+        parts.append((part.strip(), 1 - less))
+    parts += [(part.strip(), 0.0) for part in without or ()]
+    for part, times in Counter(part for part, _ in parts).items():
+        if times > 1:
+            raise typer.BadParameter(f"{part} is given {times} times; it takes one --faster or --without for a part")
+    return dict(parts)
 
 
 def share_of(text: str) -> float:

@@ -6,10 +6,12 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from opentelemetry.context import Context
-from opentelemetry.metrics import Histogram, Meter
+from opentelemetry.metrics import Meter
+from opentelemetry.util.types import AttributeValue
 
 from llmtrace.emit import names
 from llmtrace.emit.measurements import Measurements, Series
+from llmtrace.observe import internal_errors
 
 _UNKNOWN = "unknown"
 """The modality of tokens that the provider does not divide."""
@@ -23,10 +25,35 @@ class Conventions(Protocol):
         ...
 
 
-def histogram(meter: Meter, name: str, unit: str, description: str) -> Histogram:
+class Instrument:
+    """A histogram or counter, of which a value that cannot be recorded is counted as an error of ours.
+
+    An application's view or aggregation may raise: that costs this value, not those that a call has beside it.
+    """
+
+    __slots__ = ("_put", "_where")
+
+    def __init__(self, name: str, put: Callable[..., None]) -> None:
+        self._put, self._where = put, f"recording {name}"
+
+    def record(self, value: float, attributes: Mapping[str, AttributeValue], context: Context | None) -> None:
+        """Record a value of the histogram, or add one to the counter."""
+        try:
+            self._put(value, attributes, context=context)
+        except Exception as error:
+            internal_errors.note(self._where, error)
+
+
+def histogram(meter: Meter, name: str, unit: str, description: str) -> Instrument:
     """A histogram with the buckets that the conventions recommend for its unit, ``s`` or ``{token}``."""
     buckets = names.TOKEN_BUCKETS if unit == "{token}" else names.SECONDS_BUCKETS
-    return meter.create_histogram(name, unit=unit, description=description, explicit_bucket_boundaries_advisory=buckets)
+    made = meter.create_histogram(name, unit=unit, description=description, explicit_bucket_boundaries_advisory=buckets)
+    return Instrument(name, made.record)
+
+
+def counter(meter: Meter, name: str, unit: str, description: str) -> Instrument:
+    """A counter."""
+    return Instrument(name, meter.create_counter(name, unit=unit, description=description).add)
 
 
 def by_modality(total: int, reported: Mapping[str, int] | None) -> list[tuple[str, int]]:
@@ -48,7 +75,7 @@ class _Spent:
 
     def __init__(self, meter: Meter, name: str, description: str) -> None:
         self._name = name
-        self._counter = meter.create_counter(name, unit="{token}", description=description)
+        self._counter = counter(meter, name, "{token}", description)
 
     def add(self, total: int, reported: Mapping[str, int] | None, series: Series, context: Context | None) -> None:
         """Count ``total`` tokens. A 0 is only added to a counter without a value, so that the counter exists."""
@@ -56,7 +83,7 @@ class _Spent:
             return
         series.counted.add(self._name)
         for modality, tokens in by_modality(total, reported):
-            self._counter.add(tokens, series.refined.plus((names.TOKEN_MODALITY, modality)), context=context)
+            self._counter.record(tokens, series.refined.plus((names.TOKEN_MODALITY, modality)), context)
 
 
 class _V010:
@@ -106,21 +133,21 @@ class _V010:
         if measurements.operation in names.INFERENCE:
             self._inference(measurements, series)
         elif measurements.operation == names.EMBEDDINGS:
-            self._embeddings.record(measurements.duration, series.base.ended(measurements.failure), context=context)
+            self._embeddings.record(measurements.duration, series.base.ended(measurements.failure), context)
             if measurements.usage.input_tokens is not None:
-                self._embeddings_input.record(measurements.usage.input_tokens, series.base.own, context=context)
+                self._embeddings_input.record(measurements.usage.input_tokens, series.base.own, context)
         else:
-            self._other.record(measurements.duration, series.base.ended(measurements.failure), context=context)
+            self._other.record(measurements.duration, series.base.ended(measurements.failure), context)
 
     def _inference(self, measurements: Measurements, series: Series) -> None:
         context, usage = measurements.context, measurements.usage
         ended = series.refined.ended(measurements.failure)
-        self._duration.record(measurements.duration, ended, context=context)
+        self._duration.record(measurements.duration, ended, context)
         if measurements.time_to_first_chunk is not None:
-            self._to_first_chunk.record(measurements.time_to_first_chunk, series.base.own, context=context)
+            self._to_first_chunk.record(measurements.time_to_first_chunk, series.base.own, context)
         record, base = self._per_chunk.record, series.base.own
         for gap in measurements.gaps:
-            record(gap, base, context=context)
+            record(gap, base, context)
         # The conventions want a value for each call, 0 where no usage came: no sum changes by it.
         self._input.add(usage.input_tokens or 0, usage.input_by_modality, series, context)
         self._output.add(usage.output_tokens or 0, usage.output_by_modality, series, context)
@@ -140,7 +167,7 @@ class _V010:
         ):
             tokens = uncounted if reported is None else reported
             if tokens is not None:
-                distribution.record(tokens, ended, context=context)
+                distribution.record(tokens, ended, context)
 
 
 class _V141:
@@ -158,14 +185,14 @@ class _V141:
 
     def record(self, measurements: Measurements, series: Series) -> None:
         context, usage = measurements.context, measurements.usage
-        self._duration.record(measurements.duration, series.base.ended(measurements.failure), context=context)
+        self._duration.record(measurements.duration, series.base.ended(measurements.failure), context)
         if measurements.time_to_first_chunk is not None:
-            self._to_first_chunk.record(measurements.time_to_first_chunk, series.base.own, context=context)
+            self._to_first_chunk.record(measurements.time_to_first_chunk, series.base.own, context)
         for gap in measurements.gaps:
-            self._per_chunk.record(gap, series.base.own, context=context)
+            self._per_chunk.record(gap, series.base.own, context)
         for kind, count in (("input", usage.input_tokens), ("output", usage.output_tokens)):
             if count is not None:
-                self._tokens.record(count, series.base.plus((names.TOKEN_TYPE, kind)), context=context)
+                self._tokens.record(count, series.base.plus((names.TOKEN_TYPE, kind)), context)
 
 
 CONVENTIONS: Mapping[str, Callable[[Meter], Conventions]] = {names.V0_1_0: _V010, names.V1_41: _V141}

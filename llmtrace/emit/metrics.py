@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 from opentelemetry import metrics as api
 from opentelemetry.context import Context
-from opentelemetry.metrics import CallbackOptions, Counter, MeterProvider, Observation
+from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
 
 from llmtrace.emit import later, names
-from llmtrace.emit.instruments import CONVENTIONS, histogram
+from llmtrace.emit.instruments import CONVENTIONS, Instrument, counter, histogram
 from llmtrace.emit.measurements import Kind, Measurements, Series
 from llmtrace.observe import internal_errors
 from llmtrace.observe.process import Lock
@@ -37,14 +37,12 @@ class Meters:
         self._errors = histogram(
             meter, names.M_ESTIMATE_ERROR, "s", "How far the blind estimate of a phase is off what the engine told."
         )
-        self._diagnoses = meter.create_counter(
-            names.M_DIAGNOSES, unit="{call}", description="Calls with a diagnosis, once per cause."
-        )
+        self._diagnoses = counter(meter, names.M_DIAGNOSES, "{call}", "Calls with a diagnosis, once per cause.")
         # v1.41 knows no such metric.
         described = "The duration of a single tool execution."
         self._tool = histogram(meter, names.M_TOOL_DURATION, "s", described) if semconv == names.V0_1_0 else None
         self._meter = meter
-        self._slo: tuple[Counter, Counter] | None = None
+        self._slo: tuple[Instrument, Instrument] | None = None
         self._series: dict[Kind, Series] = {}
         # Of a meter that has this one already (another ``Meters`` on it), the SDK returns that and drops ours.
         meter.create_observable_counter(
@@ -61,30 +59,30 @@ class Meters:
         context = measurements.context
         for name, source, seconds in measurements.phases:
             attributes = series.base.plus((names.PHASE, name), (names.SOURCE, source))
-            self._phase.record(seconds, attributes, context=context)
+            self._phase.record(seconds, attributes, context)
         if measurements.objectives is not None:
             self._record_objectives(measurements, measurements.objectives, series)
         for cause in measurements.causes:
-            self._diagnoses.add(1, series.base.plus((names.CAUSE, cause)), context=context)
+            self._diagnoses.record(1, series.base.plus((names.CAUSE, cause)), context)
         for name, source, seconds in measurements.errors:
             attributes = series.base.plus((names.PHASE, name), (names.SOURCE, source))
-            self._errors.record(seconds, attributes, context=context)
+            self._errors.record(seconds, attributes, context)
 
     def _record_objectives(self, measurements: Measurements, decided: Mapping[str, bool], series: Series) -> None:
         if self._slo is None:  # made when they are wanted: few programs name objectives
             described = "Calls judged by an objective, and whether they met it."
-            calls = self._meter.create_counter(names.M_SLO_CALLS, unit="{call}", description=described)
+            calls = counter(self._meter, names.M_SLO_CALLS, "{call}", described)
             described = "Time beyond the targets of missed objectives, charged to phases."
-            self._slo = calls, self._meter.create_counter(names.M_SLO_EXCESS, unit="s", description=described)
+            self._slo = calls, counter(self._meter, names.M_SLO_EXCESS, "s", described)
         calls, excess = self._slo
         context, base = measurements.context, series.base
         for objective, met in decided.items():
             attributes = base.plus((names.SLO_OBJECTIVE, objective), (names.SLO_MET, met))
-            calls.add(1, attributes, context=context)
+            calls.record(1, attributes, context)
         cause = measurements.causes[0] if measurements.causes else "none"
         for objective, phase, seconds in measurements.charged:
             attributes = base.plus((names.SLO_OBJECTIVE, objective), (names.PHASE, phase), (names.CAUSE, cause))
-            excess.add(seconds, attributes, context=context)
+            excess.record(seconds, attributes, context)
 
     def record_tool(self, tool: str, seconds: float, failure: str | None, context: Context | None) -> None:
         """Record how long the execution of a tool took."""
@@ -93,7 +91,7 @@ class Meters:
         attributes = {names.TOOL_NAME: tool}
         if failure is not None:
             attributes[names.ERROR_TYPE] = failure
-        self._tool.record(seconds, attributes, context=context)
+        self._tool.record(seconds, attributes, context)
 
     def _series_of(self, measurements: Measurements) -> Series:
         kind = Kind(

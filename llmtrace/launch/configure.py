@@ -43,7 +43,8 @@ def configure(
 ) -> str:
     """Set up where spans go and trace the named client libraries, or all that are installed.
 
-    The providers are llmtrace's own: what the program sets up for itself, before or after, stays its own. With none of
+    The providers are llmtrace's own: what the program sets up for itself, before or after, stays its own. A program
+    with spans of its own has whole traces where both go to one place, or with ``llmtrace.instrument``. With none of
     ``view``, ``otlp``, ``file`` and ``console`` the first place that is there is taken: the endpoint in
     ``OTEL_EXPORTER_OTLP_ENDPOINT``, a running viewer, a collector on port 4318, a viewer started now, a file.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from base64 import b64encode
 from functools import lru_cache
 from typing import Any
@@ -43,11 +44,20 @@ def without_credentials(url: str) -> str:
 
 
 def apart(url: str) -> tuple[str, str]:
-    """``url`` without the user and password in it, and the value of ``Authorization`` that they make (empty: none)."""
-    parts = urlsplit(url)
-    user, _, host = parts.netloc.rpartition("@")
+    """``url`` without the user and password in it, and the value of ``Authorization`` that they make (empty: none).
+
+    A password may hold ``/``, ``?`` or ``#`` as they are: by the letter it would end there, what follows would be a
+    path, and be shown.
+    """
+    begin = re.match("([^:/?#]+:)?//", url)
+    if begin is None:
+        return url, ""
+    rest = url[begin.end() :]
+    authority = re.split("[/?#]", rest, maxsplit=1)[0]
+    cut_short = "@" in rest and "@" not in authority and not re.fullmatch(r"(\[.*\]|[^:]*)(:\d*)?", authority)
+    user, _, host = (rest if cut_short else authority).rpartition("@")
     basic = f"Basic {b64encode(unquote(user).encode()).decode()}" if user else ""
-    return parts._replace(netloc=host).geturl(), basic
+    return f"{begin[0]}{host}{'' if cut_short else rest[len(authority) :]}", basic
 
 
 def _host(parts: Any) -> str | None:

@@ -95,14 +95,15 @@ def each_once(urls: Sequence[str]) -> list[str]:
     """``urls`` without those that name a page again: its counters would be added to themselves."""
     pages: dict[tuple[object, ...], str] = {}
     for url in urls:
-        host, port = address_of(url)
+        plain = apart(url)[0]
+        host, port = address_of(plain)
         host = "127.0.0.1" if host in ("localhost", "::1") else host
-        parts = urlsplit(url)
+        parts = urlsplit(plain)
         pages.setdefault((parts.scheme, host, port, parts.path.rstrip("/"), parts.query), url)
     return list(pages.values())
 
 
 def same_place(one: str, other: str) -> bool:
     """Whether two URLs are of one host and port."""
-    a, b = urlsplit(one), urlsplit(other)
-    return (a.scheme, a.hostname, a.port) == (b.scheme, b.hostname, b.port)
+    a, b = apart(one)[0], apart(other)[0]
+    return (urlsplit(a).scheme, address_of(a)) == (urlsplit(b).scheme, address_of(b))

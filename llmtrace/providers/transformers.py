@@ -7,7 +7,7 @@ and, once the call is over, for counts.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from llmtrace import conventions
 from llmtrace.observe.answer import Answer
@@ -157,6 +157,14 @@ def _loaded(result: Any) -> Any:
     return result if hasattr(result, "generate") else getattr(result, "model", result)
 
 
+_AUTO: Final = (
+    "AutoModel", "AutoModelForCausalLM", "AutoModelForSeq2SeqLM", "AutoModelForImageTextToText",
+    "AutoModelForMultimodalLM", "AutoModelForSpeechSeq2Seq",
+)  # fmt: skip
+"""The classes that pick a model's own by its config and may give one that generates. Each has a copy of its base's
+``from_pretrained``, which reads the config first: a folder that is not there fails in it."""
+
+
 TRANSFORMERS = Provider(
     hooks=(Generate(chat=_operation("chat"), completion=_operation("text_completion")),),
     provider_name=lambda client, host: "transformers",
@@ -171,12 +179,15 @@ TRANSFORMERS = Provider(
             rest="read",
             moves=("PreTrainedModel.to", "PreTrainedModel.cuda"),
         ),
-        Load(
-            module="transformers.models.auto.auto_factory",
-            path="_BaseAutoModelClass.from_pretrained",
-            name=model_name,
-            model=_loaded,
-            rest="read",
+        *(
+            Load(
+                module="transformers.models.auto.modeling_auto",
+                path=f"{name}.from_pretrained",
+                name=model_name,
+                model=_loaded,
+                rest="read",
+            )
+            for name in _AUTO
         ),
         Load(module="transformers.pipelines", path="pipeline", name=model_name, model=_loaded, rest="read"),
     ),

@@ -25,9 +25,14 @@ from llmtrace.reference.runner import DEFAULT_BUDGET, DEFAULT_CHUNK, DEFAULT_RUN
 
 __all__ = ["measure_served", "serving"]
 
-SHORT, TOKENS, ROUNDS = 16, 33, 5
-"""Tokens of a short prompt and of an answer, and how often one client asks alone."""
+SHORT, TOKENS, ROUNDS = 16, 33, 4
+"""Tokens of a short prompt and of an answer, and how often each is asked."""
+LENGTHS = 4
+"""Prompts of so many lengths are asked alone, each as many times as long as the one before."""
+PAUSE_S = 0.3
+"""How long the server has nothing to do before some requests: the first one after a pause takes longer."""
 _PATIENCE_S = 300
+_ANSWERED_WITHIN_S = 1800
 
 
 class _Words:
@@ -41,27 +46,33 @@ class _Words:
 
 
 def measure_served(loaded: LoadedModel, long: int, slots: int = DEFAULT_RUNNING) -> dict[str, Any]:
-    """Time to the first token and between tokens, s, as a client has them: alone and with others at once.
+    """Time to the first token and between tokens, s, as a client has them: alone, after a pause, with others at once.
 
-    `long`: tokens of a long prompt. Raises `RunnerError` where the server does not come up or a call fails.
+    `long`: tokens of the longest prompt. Raises `RunnerError` where the server does not come up or a call fails.
     """
-    crowds = sorted({1, max(1, slots // 2), slots})
-    plan = [(SHORT, 1, ROUNDS), (long, 1, ROUNDS), *((SHORT, crowd, 3) for crowd in crowds if crowd > 1)]
+    prompts = sorted({round(SHORT * (long / SHORT) ** (number / (LENGTHS - 1))) for number in range(LENGTHS)})
+    crowds = sorted({crowd for crowd in (2, slots // 2, slots) if 1 < crowd <= slots})
+    plan = [(prompt, 1, 0.0) for prompt in prompts]
+    middle = prompts[len(prompts) // 2]
+    plan += [(middle, 1, PAUSE_S), *((SHORT, crowd, 0.0) for crowd in crowds)]
+    plan += [(middle, crowd, 0.0) for crowd in crowds[-1:]]
     rows: list[dict[str, Any]] = []
     with serving(loaded, slots, long) as address:
-        asked = json.dumps({"model": loaded.name, "vocabulary": loaded.vocabulary, "tokens": TOKENS, "plan": plan})
+        asked = json.dumps(
+            {"model": loaded.name, "vocabulary": loaded.vocabulary, "tokens": TOKENS, "plan": plan, "rounds": ROUNDS}
+        )
         try:
             done = subprocess.run(
                 [sys.executable, "-m", "llmtrace.reference.served_client", address],
-                input=asked, capture_output=True, text=True, timeout=_PATIENCE_S, check=False,
+                input=asked, capture_output=True, text=True, timeout=_ANSWERED_WITHIN_S, check=False,
                 env=interpreter.environ(),
             )  # fmt: skip
         except subprocess.TimeoutExpired:
-            raise RunnerError(f"the served model did not answer within {_PATIENCE_S} s") from None
+            raise RunnerError(f"the served model did not answer within {_ANSWERED_WITHIN_S} s") from None
         if done.returncode:
             raise RunnerError(f"the client of the served model failed: {done.stderr.strip()[-200:]}")
-        for (prompt, batch, _), rounds in zip(plan, json.loads(done.stdout), strict=True):
-            rows.append({"prompt": prompt, "batch": batch, **_figures(rounds)})
+        for (prompt, batch, pause), rounds in zip(plan, json.loads(done.stdout), strict=True):
+            rows.append({"prompt": prompt, "batch": batch, "pause_seconds": pause, **_figures(rounds)})
     return {
         "slots": slots,
         "chunk": DEFAULT_CHUNK,

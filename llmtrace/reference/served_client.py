@@ -32,13 +32,16 @@ def ask(address: str, body: dict[str, Any], moments: list[float]) -> None:
 
 
 def main() -> int:
-    """Run the plan: rows of tokens per prompt, streams at once, and rounds."""
+    """Run the plan, in rounds: rows of tokens per prompt, streams at once, and s of a pause before.
+
+    All rows have their turn in each round, so that what disturbs the machine for a while disturbs them alike.
+    """
     address, plan = sys.argv[1], json.load(sys.stdin)
     draw = random.Random(1)
-    results: list[list[list[list[float]]]] = []
-    for prompt, batch, rounds in plan["plan"]:
-        results.append([])
-        for _ in range(rounds):
+    results: list[list[list[list[float]]]] = [[] for _ in plan["plan"]]
+    for _ in range(plan["rounds"]):
+        for (prompt, batch, pause), result in zip(plan["plan"], results, strict=True):
+            time.sleep(pause)
             streams: list[list[float]] = [[] for _ in range(batch)]
             threads: list[threading.Thread] = []
             for moments in streams:
@@ -56,7 +59,7 @@ def main() -> int:
                 thread.join()
             if not all(streams):
                 return 1
-            results[-1].append(streams)
+            result.append(streams)
     print(json.dumps(results))
     return 0
 

@@ -51,21 +51,28 @@ def measured(of: Machine, **more: Any) -> dict[str, Any]:
     }
 
 
-def serving(of: Machine) -> dict[str, Any]:
+PLAN = [(16, 1, 0.0), (64, 1, 0.0), (180, 1, 0.0), (512, 1, 0.0), (180, 1, 0.3), *((16, n, 0.0) for n in (2, 4, 8)),
+        (180, 8, 0.0)]  # fmt: skip
+"""What a bench asks a server: tokens of a prompt, streams at once, and s of a pause before."""
+BEFORE = [(16, 1, 0.0), (512, 1, 0.0), (16, 4, 0.0), (16, 8, 0.0)]
+"""What it asked at first."""
+
+
+def serving(of: Machine, plan: list[tuple[int, int, float]] = PLAN) -> dict[str, Any]:
     """What it would write of its server: each step, prompt and request as ``of`` says."""
 
     def step(batch: int, prompt: int) -> float:
         return of.compute(batch, batch * (prompt + 16), 0, 0) + of.overhead(batch)
 
-    plan = [(16, 1), (512, 1), (16, 4), (16, 8)]
     rows = [
         {
             "prompt": prompt,
             "batch": batch,
-            "ttft_seconds": of.request + of.alone(prompt),
+            **({"pause_seconds": pause} if plan is PLAN else {}),
+            "ttft_seconds": of.request + of.alone(prompt) + (of.wake if pause else 0.0),
             "seconds_per_step": step(batch, prompt),
         }
-        for prompt, batch in plan
+        for prompt, batch, pause in plan
     ]
     return {"slots": 8, "chunk": of.chunk, "budget": of.budget, "block": of.block, "tokens": 32, "rows": rows}
 
@@ -142,28 +149,44 @@ def test_it_batches_as_the_runner_does(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [answer.total for answer in answers] == pytest.approx([last[n] - asked[n].at for n in range(len(asked))])
 
 
-def test_what_was_measured_gives_the_machine_back() -> None:
+@pytest.mark.parametrize("plan", [PLAN, BEFORE], ids=["now", "an older file"])
+def test_what_was_measured_gives_the_machine_back(plan: list[tuple[int, int, float]]) -> None:
     truth = Machine(
         "fp32", base=0.008, per_row=0.001, per_context=2e-6, per_prompt=1e-4, per_attention=2e-8, request=0.02,
-        added=((1, 0.001), (4, 0.003), (8, 0.004)),
+        added=((1, 0.001), (4, 0.003), (8, 0.004)), wake=0.03 if plan is PLAN else 0.0,
     )  # fmt: skip
     (alone,) = machine.machines(bench(fp32=measured(truth)))
     for name in ("base", "per_row", "per_context", "per_prompt", "per_attention"):
         assert getattr(alone, name) == pytest.approx(getattr(truth, name)), name
     assert not alone.served
-    (behind,) = machine.machines(bench(fp32=measured(truth, serving=serving(truth))))
+    (behind,) = machine.machines(bench(fp32=measured(truth, serving=serving(truth, plan))))
     assert behind.served
-    assert behind.request == pytest.approx(truth.request)
-    assert [value for _, value in behind.added] == pytest.approx([0.001, 0.003, 0.004])
-    asked = [Asked(number * 0.05, 300, 20) for number in range(20)]
+    assert behind.request + behind.alone(300) == pytest.approx(truth.request + truth.alone(300))
+    assert behind.wake == pytest.approx(truth.wake)
+    for streams, context in ((1, 700), (4, 900), (8, 5000)):
+        step, real = (each.compute(streams, context, 0, 0) + each.overhead(streams) for each in (behind, truth))
+        assert step == pytest.approx(real)
+    asked = [Asked(number * 0.05 + number // 10 * 2, 300, 20) for number in range(20)]
     ours, theirs = (play(each, asked).answers for each in (behind, truth))
-    assert [each.total for each in ours] == pytest.approx([each.total for each in theirs])
+    # Steps with prompts have not been measured: how much of a step is each stream's is told from the steps without.
+    assert [each.total for each in ours] == pytest.approx([each.total for each in theirs], 0.02)
 
 
-def test_a_server_whose_prompts_take_longer_than_the_runner_alone_slows_prompts() -> None:
+def test_who_finds_the_machine_asleep_waits_longer_and_in_no_queue() -> None:
+    sleepy = Machine("m", 0.01, 0.0, 0.0, 1e-3, 0.0, wake=0.06, pause=0.3)
+    asked = [Asked(at, 10, 1) for at in (1.0, 1.005, 1.13, 9.0)]
+    answers = play(sleepy, asked).answers
+    assert [each.ttft for each in answers] == pytest.approx([0.08, 0.095, 0.026, 0.08])
+    assert [each.queue for each in answers] == pytest.approx([0.0, 0.075, 0.0, 0.0])
+
+
+@pytest.mark.parametrize("plan", [PLAN, BEFORE], ids=["now", "an older file"])
+def test_a_server_whose_prompts_take_longer_than_the_runner_alone_slows_prompts(
+    plan: list[tuple[int, int, float]],
+) -> None:
     truth = Machine("fp32", base=0.01, per_row=0.0, per_context=0.0, per_prompt=1e-4, per_attention=0.0)
     slower = Machine("fp32", base=0.01, per_row=0.0, per_context=0.0, per_prompt=3e-4, per_attention=0.0)
-    (behind,) = machine.machines(bench(fp32=measured(truth, serving=serving(slower))))
+    (behind,) = machine.machines(bench(fp32=measured(truth, serving=serving(slower, plan))))
     assert behind.alone(400) == pytest.approx(slower.alone(400))
 
 

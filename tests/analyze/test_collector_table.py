@@ -33,6 +33,7 @@ def writer() -> Writer:
     writer = Writer()
     for number in range(12):
         marks: dict[str, Any] = {"llmtrace.diagnosis": ["queueing", "network"]} if number % 4 == 0 else {}
+        marks["llmtrace.model.fingerprint"] = "fp_1" if number < 5 else "fp_2"
         writer.call(
             number * 1000, [("queue", 20 + number), ("decode", 400)], marks={**marks, "llmtrace.call.ttft": 0.02}
         )
@@ -54,7 +55,7 @@ def table(path: Path, writer: Writer, attributes: str = ATTRIBUTES) -> str:
     return f"duckdb://{path}?table=otel_traces"
 
 
-@pytest.mark.parametrize("name", ["phases", "causes", "models"])
+@pytest.mark.parametrize("name", ["phases", "causes", "models", "fleet"])
 def test_the_same_figures_as_from_a_file(name: str, writer: Writer, tmp_path: Path) -> None:
     with load([str(writer.save(tmp_path / "spans.jsonl"))]) as read:
         expected = as_json(reports.make(name, Book(read)))
@@ -69,10 +70,12 @@ def test_the_same_figures_as_from_a_file(name: str, writer: Writer, tmp_path: Pa
 
 
 def test_who_served_a_call_stands_on_the_resource(writer: Writer, tmp_path: Path) -> None:
-    writer.about |= {"service.version": "2.1", "service.instance.id": "i-1", "llmtrace.model.fingerprint": "fp_9"}
+    writer.about |= {"service.version": "2.1", "service.instance.id": "i-1", "llmtrace.model.format": "gguf Q4"}
     with load([table(tmp_path / "store.duckdb", writer)]) as held:
-        columns = held.table.select("app_version", "instance", "weights", "device").distinct().to_pyarrow().to_pylist()
-    assert columns == [{"app_version": "2.1", "instance": "i-1", "weights": "fp_9", "device": None}]
+        columns = (
+            held.table.select("app_version", "instance", "model_format", "device").distinct().to_pyarrow().to_pylist()
+        )
+    assert columns == [{"app_version": "2.1", "instance": "i-1", "model_format": "gguf Q4", "device": None}]
 
 
 def test_only_the_hours_asked_for(writer: Writer, tmp_path: Path) -> None:

@@ -195,6 +195,9 @@ def test_as_a_user_types_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert json.loads(result.stdout)["title"] == "If look took 0.7 times as long and repair took no time"
     for mistake, words in (
         (["--faster", "rerank"], "it takes a part and the share"),
+        (["--faster", "rerank=30%", "--faster", "rerank=50%"], "rerank is given 2 times"),
+        (["--faster", "rerank=30%", "--without", "rerank"], "rerank is given 2 times"),
+        (["--faster", "rerank=30%", "--phase", "rerank", "--factor", "0.5"], "rerank is given twice"),
         (["--without", "rerunk"], "Did you mean rerank"),
         (["--without", "rerank", "--components", "judge"], "patterns of span names with a component each"),
     ):

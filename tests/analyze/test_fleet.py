@@ -12,7 +12,7 @@ import duckdb
 import pytest
 from rich.console import Console
 
-from llmtrace.analyze import fleet, reports
+from llmtrace.analyze import fleet, reports, schema
 from llmtrace.analyze.book import Book
 from llmtrace.analyze.load import load
 from llmtrace.analyze.report import Report, as_json
@@ -127,6 +127,34 @@ def test_stragglers_are_the_instances_whose_last_call_was_on_the_oldest(table: P
 def test_answers_by_another_model_are_all_counted(table: Path, made: dict[str, Any]) -> None:
     ((count,),) = ask(table, "SELECT count(*) FROM {table} WHERE request_model <> response_model")
     assert sum(row["calls"] for row in rows(made, "Answered by another model than asked")) == count > 0
+
+
+def test_the_version_that_is_named_the_newest_is_newer_than_all_others(tmp_path: Path) -> None:
+    """Also the one that was there first: a fleet that went back to what it had."""
+    source = written(tmp_path / "fleet.jsonl", made_up.documents(400))
+    made = report(source, newest="fp_a")
+    assert [row["version"] for row in rows(made, "Versions")] == ["fp_b", "fp_c", "fp_d", "fp_a"]
+    assert {row["version"] for row in rows(made, "How fast they spread")} == {"fp_b", "fp_c", "fp_d"}
+    assert "the instances had it after" not in made["headline"], "nobody knows since when it was there"
+    lagging = rows(made, "Who lags, by device")
+    assert all(row["behind"] == round(row["instances"] * (1 - row["on the newest"])) for row in lagging)
+    assert {row["version"] for row in rows(made, "Stragglers")} <= {"fp_b", "fp_c", "fp_d"}
+    back = {(row["from"], row["to"]) for row in rows(made, "Moves") if row["how"] == "back"}
+    assert not any(after == "fp_a" for _, after in back)
+    assert same(report(source, newest="fp_d")["sections"], report(source)["sections"])
+
+
+def test_quality_is_the_evaluations_score_where_none_is_named(tmp_path: Path) -> None:
+    documents = list(made_up.documents(40))
+    for document in documents:
+        (span,) = document["resourceSpans"][0]["scopeSpans"][0]["spans"]
+        score = {"gen_ai.evaluation.score.value": 0.25, "mine": 4.0}
+        span["attributes"] += [{"key": key, "value": {"doubleValue": value}} for key, value in score.items()]
+    source = written(tmp_path / "fleet.jsonl", documents)
+    assert {row["quality"] for row in rows(report(source), "What they answer")} == {0.25}
+    with load([str(source)], cache=False, extra=schema.extra(["mine"])) as traces:
+        named = as_json(reports.make("fleet", Book(traces), reports.Options(quality="mine")))
+    assert {row["quality"] for row in rows(named, "What they answer")} == {4.0}
 
 
 def test_a_sample_of_the_instances_says_the_same(

@@ -15,8 +15,10 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from llmtrace.analyze import chunks, remote
+from llmtrace.analyze import chunks, remote, reports
+from llmtrace.analyze.book import Book
 from llmtrace.analyze.load import Stats, Traces, load
+from llmtrace.analyze.report import as_json
 from llmtrace.emit import names
 from llmtrace.errors import LlmtraceError
 from tests.analyze.writing import EPOCH, Writer
@@ -332,6 +334,20 @@ def test_jaeger_and_tempo_say_what_the_file_says(backend: str, writer: Writer, t
     assert found == plain
     assert {(row["app_version"], row["instance"], row["device"]) for row in found} == {("2.1", "i-1", "Pixel 9")}
     assert stats.sources == [backend]
+
+
+def test_a_fleet_is_the_same_from_jaeger_and_tempo(backend: str, writer: Writer, tmp_path: Path) -> None:
+    writer.about |= {"service.instance.id": "i-1", "device.model.name": "Pixel 9"}
+    for number, span in enumerate(writer.spans):
+        mark = {"key": "llmtrace.model.fingerprint", "value": {"stringValue": f"fp_{number * 2 // len(writer.spans)}"}}
+        span["attributes"].append(mark)
+    made: list[dict[str, Any]] = []
+    for source in (str(writer.save(tmp_path / "t.jsonl")), backend):
+        with load([source], hours=AGES) as traces:
+            made.append(as_json(reports.make("fleet", Book(traces))))
+    plain, asked = ({**each, "input": None} for each in made)
+    assert asked == plain
+    assert "the newest of 2, runs on 100.0% of 1 active instance" in str(plain["headline"])
 
 
 def test_the_viewer_says_what_the_file_says(writer: Writer, tmp_path: Path) -> None:

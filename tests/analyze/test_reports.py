@@ -195,8 +195,11 @@ def test_cost_by_model_and_per_resolved_task(writer: Writer, report: Reader) -> 
     assert task_row["calls/task"] == 2
 
 
-def test_cost_of_failures_goes_to_retries_and_cancellations(writer: Writer, report: Reader) -> None:
-    task = writer.span("task t", 0, 9000, {"llmtrace.task.name": "t", "llmtrace.task.id": "x"}, trace=5)
+@pytest.mark.parametrize("marks", [{"llmtrace.task.id": "x"}, {}], ids=["with an id", "without"])
+def test_cost_of_failures_goes_to_retries_and_cancellations(
+    writer: Writer, report: Reader, marks: dict[str, str]
+) -> None:
+    task = writer.span("task t", 0, 9000, {"llmtrace.task.name": "t", **marks}, trace=5)
     for outcome in ("error", "cancelled", "completed"):
         writer.call(0, CALM, trace=5, parent=task, outcome=outcome, tokens=(1_000_000, 0, 0))
     (row,) = table(report("cost", writer), "By task")

@@ -471,6 +471,27 @@ def test_sums_are_the_calls_own(calls: list[tuple[Any, ...]], semconv: str) -> N
         assert counted == sum((each[3] or 0) + (each[4] or 0) for each in asked)
 
 
+@pytest.mark.parametrize("semconv", [names.V0_1_0, names.V1_41])
+def test_a_view_that_raises_costs_its_own_value_alone(semconv: str) -> None:
+    class Broken(ExplicitBucketHistogramAggregation):
+        def _create_aggregation(self, *given: Any, **named: Any) -> Any:
+            raise KeyError("the application's own")
+
+    def names_with(views: list[View]) -> set[str]:
+        reader = InMemoryMetricReader()
+        meters = Meters(sdk.MeterProvider([reader], views=views), "1", semconv)
+        usage = Usage(input_tokens=3, output_tokens=2)
+        measured = call(time_to_first_chunk=0.1, usage=usage, phases=[("decode", "client", 0.5)], causes=["network"])
+        meters.record(measured)
+        return set(read(reader)) - {names.M_ERRORS}
+
+    first_chunk = names.M_TIME_TO_FIRST_CHUNK if semconv == names.V0_1_0 else names.M_OLD_TIME_TO_FIRST_CHUNK
+    where = f"recording {first_chunk}"
+    before = internal_errors.counts.get(where, 0)
+    assert names_with([View(instrument_name=first_chunk, aggregation=Broken())]) == names_with([]) - {first_chunk}
+    assert internal_errors.counts.pop(where) == before + 1
+
+
 def test_our_own_failures_are_a_metric() -> None:
     reader = InMemoryMetricReader()
     provider = sdk.MeterProvider([reader])

@@ -120,12 +120,22 @@ def test_a_pipeline_is_one_load(traced: Spans, saved: Path) -> None:
     assert attributes(load)["gen_ai.request.model"] == "tiny-llama"
 
 
-def test_a_load_that_fails_says_so(traced: Spans, tmp_path: Path) -> None:
-    with pytest.raises(OSError):
-        transformers.LlamaForCausalLM.from_pretrained(tmp_path)
+@pytest.mark.parametrize(
+    ("name", "folder", "error"),
+    [
+        ("LlamaForCausalLM", ".", OSError),
+        ("AutoModelForCausalLM", "not-there", OSError),
+        ("AutoModel", ".", ValueError),
+    ],
+)
+def test_a_load_that_fails_says_so(
+    traced: Spans, tmp_path: Path, name: str, folder: str, error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        getattr(transformers, name).from_pretrained(tmp_path / folder)
     (load,) = loads(traced)
     assert load.status.status_code is trace.StatusCode.ERROR
-    assert attributes(load)["error.type"] == "OSError"
+    assert attributes(load)["error.type"] == error.__name__
     assert str(tmp_path) not in str([attributes(load), load.status.description])
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmtrace.observe.address import address_of, is_private
+from llmtrace.observe.address import address_of, apart, is_private
 
 
 class Url:
@@ -49,6 +50,24 @@ class Url:
 def test_host_port_and_privacy(url: Any, host: str | None, port: int | None, private: bool) -> None:
     assert address_of(url) == (host, port)
     assert is_private(host) is private
+
+
+@pytest.mark.parametrize(
+    ("url", "plain", "user"),
+    [
+        ("http://me:pass@host:1/metrics", "http://host:1/metrics", "me:pass"),
+        ("http://me:p%2Fa%40s@host/metrics", "http://host/metrics", "me:p/a@s"),
+        ("http://me:p/a?s#s@host:1/metrics?a=b", "http://host:1/metrics?a=b", "me:p/a?s#s"),
+        ("http://me:p/a@s@host/metrics", "http://host/metrics", "me:p/a@s"),
+        ("//me:pass@host/metrics", "//host/metrics", "me:pass"),
+        ("http://[::1]:8000/metrics/a@b", "http://[::1]:8000/metrics/a@b", ""),
+        ("https://host/v1?user=a@b", "https://host/v1?user=a@b", ""),
+        ("host:8000/a@b", "host:8000/a@b", ""),
+        ("", "", ""),
+    ],
+)
+def test_no_password_is_left_in_what_is_shown(url: str, plain: str, user: str) -> None:
+    assert apart(url) == (plain, f"Basic {b64encode(user.encode()).decode()}" if user else "")
 
 
 @given(st.text())

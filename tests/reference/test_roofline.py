@@ -44,7 +44,13 @@ def test_a_run_is_whole_and_consistent(tmp_path: Path) -> None:
     for compared in (found["timing"], found["generate"]):
         assert 0 < compared["low"] <= compared["ratio"] <= compared["high"]
         assert compared["pairs"] == 2
-    assert [(row["prompt"], row["batch"]) for row in found["serving"]["rows"]] == [(16, 1), (64, 1), (16, 4), (16, 8)]
+    served = [(row["prompt"], row["batch"], row["pause_seconds"]) for row in found["serving"]["rows"]]
+    assert served == [
+        *((n, 1, 0) for n in (16, 25, 40, 64)),
+        (40, 1, 0.3),
+        *((16, n, 0) for n in (2, 4, 8)),
+        (40, 8, 0),
+    ]
     assert all(row["seconds_per_step"] > 0 for row in found["serving"]["rows"])
     assert [done for done, _ in told] == list(range(12)), "copy, 10 measurements, and the end"
     assert {of for _, of in told} == {11}

@@ -127,23 +127,19 @@ def test_nobody_there_is_told_once_and_breaks_nothing(traced: Traced) -> None:
     assert told == [1, 6]
 
 
-def test_a_tab_that_is_hidden_says_for_how_long(traced: Traced) -> None:
-    """Headless Chromium hides no tab: the page's own answer to that question is put in its place."""
+def test_half_a_character_costs_no_span(traced: Traced) -> None:
+    """A model's name that was cut inside an emoji: JSON may hold its half, and strict receivers refuse the body."""
     traced.run(
         WORDS
-        + """
-        const turn = (state) => {
-          Object.defineProperty(document, "visibilityState", { value: state, configurable: true });
-          document.dispatchEvent(new Event("visibilitychange"));
-        };
-        const request = { provider: "my.engine", model: "tiny", url: "http://127.0.0.1:8000/v1" };
-        let at = 0;
-        for await (const chunk of llm.stream(request, words(1, 40, 4))) turn(at++ === 1 ? "hidden" : "visible");
+        + r"""
+        const request = { provider: "my.engine", model: "a\ud83d b\u{1f600}", url: "http://127.0.0.1:8000/v1" };
+        for await (const chunk of llm.stream(request, words(1, 1, 2))) ;
         """
     )
-    call = traced.received.one("completed")
-    assert [event.name for event in call.events][1:3] == ["llmtrace.page.hidden", "llmtrace.page.visible"]
-    assert 0.039 <= attributes(call)["llmtrace.page.hidden_duration"] <= seconds(call)
+    span = traced.received.one("completed")
+    assert attributes(span)["gen_ai.request.model"] == "a\ufffd b\U0001f600"
+    (call,) = arrived(traced, span)
+    assert call["model"] == "a\ufffd b\U0001f600"
 
 
 def test_the_trace_goes_on_to_the_pages_own_server_and_to_no_other(traced: Traced) -> None:

@@ -89,8 +89,8 @@ export class Exporter {
     const spans = this.waiting.splice(0);
     if (!spans.length) return;
     try {
-      const scopeSpans = [{ scope: { name: "llmtrace" }, spans }];
-      const body = JSON.stringify({ resourceSpans: [{ resource: this.resource, scopeSpans }] });
+      const resourceSpans = [{ resource: this.resource, scopeSpans: [{ scope: { name: "llmtrace" }, spans }] }];
+      const body = JSON.stringify({ resourceSpans }, (_, value) => value?.toWellFormed?.() ?? value); // no half emojis
       const options = { method: "POST", headers: this.headers, body, credentials: "omit" };
       const answer = await fetch(this.url, { ...options, keepalive: keepalive && body.length < MOST_KEPT_ALIVE });
       if (!answer.ok) throw { name: `HTTP ${answer.status}` };

@@ -2,14 +2,15 @@
 
 A step takes ``base`` s, and more for each sequence in it, for each token of context that its decoding reads, for each
 prompt token, and for each prompt token times the tokens before it (attention). These five are fitted to what the bench
-measured of the runner, relative errors least, none below zero. What the server adds to a step (by how many streams it
-serves) and to a request is the difference to what the bench measured behind a socket.
+measured of the runner, relative errors least, none below zero. Where it measured behind a socket too, that takes their
+place: a step is measured by how many streams it serves, with its context; the first tokens of prompts of several
+lengths say what a prompt's token takes there and what each request has on top; and the first token after a pause what
+a machine that had nothing to do takes to wake up.
 """
 
 from __future__ import annotations
 
 import json
-import math
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -34,7 +35,10 @@ class Machine:
     request: float = 0.0
     """What the server and the socket add to each request before its first token."""
     added: tuple[tuple[int, float], ...] = ((1, 0.0),)
-    """What the server adds to a step, by streams at once."""
+    """What a step takes on top, by streams at once: what the server adds, or how far it is off the straight line."""
+    wake: float = 0.0
+    """What a request takes more when it finds the machine without work for ``pause`` s or longer."""
+    pause: float = 0.3
     slots: int = 8
     chunk: int = 512
     """The most prompt tokens of a request in a step."""
@@ -68,7 +72,7 @@ class Machine:
         return sum(self.compute(0, 0, part, part * (begin + part / 2)) + self.overhead(1) for begin, part in parts)
 
     def overhead(self, streams: int) -> float:
-        """What the server adds to a step in which so many requests take part."""
+        """What a step takes on top in which so many requests take part."""
         places = [batch for batch, _ in self.added]
         at = bisect_left(places, streams)
         if at == 0:
@@ -146,54 +150,95 @@ def _fitted(name: str, measured: Mapping[str, Any]) -> Machine:
     return _behind_a_server(machine, measured["serving"]) if measured.get("serving") else machine
 
 
-def _least_squares(rows: Sequence[Sequence[float]], times: Sequence[float]) -> list[float]:
-    """The factors, none below zero, with the least relative errors: those that would be below are dropped, worst first.
+def _least_squares(
+    rows: Sequence[Sequence[float]], times: Sequence[float], whole: Sequence[float] | None = None
+) -> list[float]:
+    """The factors, none below zero, with the least errors relative to ``whole`` (by default the times themselves):
+    those that would be below are dropped, worst first.
 
     With so few of them, and of so few points, this is as good as any better-known way.
     """
     import numpy as np
 
-    weighed = np.array([[value / time for value in row] for row, time in zip(rows, times, strict=True)])
+    measured = np.array(times if whole is None else whole)
+    weighed = np.array(rows) / measured[:, None]
     scale = np.abs(weighed).max(axis=0)
     scale[scale == 0] = 1.0
     kept = list(range(weighed.shape[1]))
-    ones = np.ones(len(times))
+    aim = np.array(times) / measured
     while True:
-        factors, *_ = np.linalg.lstsq(weighed[:, kept] / scale[kept], ones, rcond=None)
+        factors, *_ = np.linalg.lstsq(weighed[:, kept] / scale[kept], aim, rcond=None)
         if len(kept) == 1 or factors.min() >= 0:
             break
         kept.pop(int(factors.argmin()))
-    whole = np.zeros(weighed.shape[1])
-    whole[kept] = np.maximum(factors, 0) / scale[kept]
-    return [float(value) for value in whole]
+    all_factors = np.zeros(weighed.shape[1])
+    all_factors[kept] = np.maximum(factors, 0) / scale[kept]
+    return [float(value) for value in all_factors]
 
 
 def _behind_a_server(machine: Machine, serving: Mapping[str, Any]) -> Machine:
-    """The machine as a client has it: with what serving adds to a step and a request, and prompts as fast as there."""
-    tokens, chunk = serving["tokens"], serving["chunk"]
-    added: dict[int, list[float]] = {}
-    for row in serving["rows"]:
-        own = machine.compute(row["batch"], row["batch"] * (row["prompt"] + tokens / 2), 0, 0)
-        added.setdefault(row["batch"], []).append(row["seconds_per_step"] - own)
-    steps = tuple((batch, max(0.0, min(each))) for batch, each in sorted(added.items())) or ((1, 0.0),)
-    alone = sorted((row["prompt"], row["ttft_seconds"]) for row in serving["rows"] if row["batch"] == 1)
-    machine = replace(machine, added=steps, chunk=chunk)
-    if len(alone) > 1 and alone[-1][1] > alone[0][1]:
-        # What the longer prompt took beyond the short one's time, over what the runner alone would have taken.
-        short, long = (machine.alone(prompt) for prompt, _ in (alone[0], alone[-1]))
-        factor = (alone[-1][1] - alone[0][1]) / (long - short) if long > short else 1.0
-        machine = replace(machine, per_prompt=machine.per_prompt * factor, per_attention=machine.per_attention * factor)
-    return replace(
-        machine,
-        request=max(0.0, _middle([first - machine.alone(prompt) for prompt, first in alone])) if alone else 0.0,
-        slots=serving["slots"],
-        budget=serving["budget"],
-        block=serving["block"],
+    """The machine as a client has it: steps, prompts and requests as they were measured behind the server."""
+    rows = [row for row in serving["rows"] if row["seconds_per_step"] > 0]  # else their streams never ran at once
+    machine = replace(
+        machine, chunk=serving["chunk"], slots=serving["slots"], budget=serving["budget"], block=serving["block"],
         served=True,
-    )
+    )  # fmt: skip
+    alone = [row for row in rows if row["batch"] == 1]
+    paused = [row for row in alone if row.get("pause_seconds")]
+    unpaused = [row for row in alone if not row.get("pause_seconds")]
+    machine = _with_steps(machine, rows, serving["tokens"], len(unpaused) > 2)
+    machine = _with_prompts(machine, unpaused)
+    if paused:
+        later = _mean([row["ttft_seconds"] - machine.request - machine.alone(row["prompt"]) for row in paused])
+        machine = replace(machine, wake=max(0.0, later), pause=max(row["pause_seconds"] for row in paused))
+    return machine
 
 
-def _middle(values: Sequence[float]) -> float:
-    ordered = sorted(values)
-    middle = len(ordered) / 2
-    return (ordered[math.ceil(middle) - 1] + ordered[math.floor(middle)]) / 2
+def _with_steps(machine: Machine, rows: Sequence[Mapping[str, Any]], tokens: int, enough: bool) -> Machine:
+    """The machine with steps that take what they take behind the server, by streams at once.
+
+    ``enough``: the rows tell what context costs; else that and the cost of a stream stay those of the runner.
+    """
+    batches = sorted({row["batch"] for row in rows}) or [1]
+    contexts = [row["batch"] * (row["prompt"] + tokens / 2) for row in rows]
+    if enough:
+        terms = [
+            [*(float(row["batch"] == batch) for batch in batches), context]
+            for row, context in zip(rows, contexts, strict=True)
+        ]
+        *by_batch, per_context = _least_squares(terms, [row["seconds_per_step"] for row in rows])
+        base, per_row = _least_squares([[1.0, float(batch)] for batch in batches], by_batch)
+        steps = tuple((batch, own - base - per_row * batch) for batch, own in zip(batches, by_batch, strict=True))
+        return replace(machine, base=base, per_row=per_row, per_context=per_context, added=steps)
+    added: dict[int, list[float]] = {batch: [] for batch in batches}
+    for row, context in zip(rows, contexts, strict=True):
+        added[row["batch"]].append(row["seconds_per_step"] - machine.compute(row["batch"], context, 0, 0))
+    return replace(machine, added=tuple((batch, max(0.0, min(each, default=0.0))) for batch, each in added.items()))
+
+
+def _with_prompts(machine: Machine, rows: Sequence[Mapping[str, Any]]) -> Machine:
+    """The machine with what a prompt's tokens and a request take behind the server, from first tokens of lone calls.
+
+    Of at least three lengths; of fewer, prompts are as fast as the runner's, or slower by one factor.
+    """
+    first = {row["prompt"]: row["ttft_seconds"] for row in rows}
+    if len(first) > 2:
+        bare = replace(machine, per_prompt=0.0, per_attention=0.0)
+        steps = {prompt: bare.alone(prompt) for prompt in first}
+        terms = [[1.0, prompt, prompt * prompt / 2] for prompt in first]
+        # A first token that comes sooner than its steps alone says nothing of its prompt.
+        times = [max(time / 10, time - steps[prompt]) for prompt, time in first.items()]
+        request, per_prompt, per_attention = _least_squares(terms, times, list(first.values()))
+        return replace(machine, request=request, per_prompt=per_prompt, per_attention=per_attention)
+    if len(first) == 2:
+        (short, sooner), (long, later) = sorted(first.items())
+        # What the longer prompt took beyond the short one's time, over what the runner alone would have taken.
+        runner = machine.alone(long) - machine.alone(short)
+        factor = (later - sooner) / runner if later > sooner and runner > 0 else 1.0
+        machine = replace(machine, per_prompt=machine.per_prompt * factor, per_attention=machine.per_attention * factor)
+    request = _mean([time - machine.alone(prompt) for prompt, time in first.items()]) if first else 0.0
+    return replace(machine, request=max(0.0, request))
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

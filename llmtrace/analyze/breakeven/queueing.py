@@ -2,7 +2,8 @@
 
 The rules are those of the reference server: first come, first served into ``slots``; in each step every request that
 decodes gets a token, and what is left of the step's budget goes to prompts in the order in which they came, at most a
-chunk of each. Steps in which nobody joins or leaves are taken together.
+chunk of each. Steps in which nobody joins or leaves are taken together. Who finds the machine without work waits until
+it has woken up, the longer the longer it had none.
 """
 
 from __future__ import annotations
@@ -72,11 +73,14 @@ def play(machine: Machine, requests: Sequence[Asked]) -> Played:
     running: list[_Running] = []
     time = busy = 0.0
     while waiting or running:
+        waking = 0.0
         if not running and waiting[0][0] > time:
+            waking = machine.wake * min(1.0, (waiting[0][0] - time) / machine.pause)
             time = waiting[0][0]
         while waiting and len(running) < machine.slots and waiting[0][0] <= time:
             _, number = heapq.heappop(waiting)
             running.append(_Running(number, requests[number], time, machine.block))
+        time += waking
         prefilling = [one for one in running if one.prompt]
         if prefilling:
             spent, ended = _mixed(machine, running, prefilling, time)

@@ -82,7 +82,7 @@ class _Spread:
         fleet = self.fleet
         rows: list[list[Any]] = []
         for rank, name in enumerate(fleet.versions):
-            if rank == 0:
+            if rank == fleet.first:
                 continue  # it was there when the traces begin
             times = [self.reached(table, rank, share) for table in (self.instances, self.calls) for share in _REACHES]
             rows.append([name, fleet.since[rank], *times])
@@ -130,7 +130,7 @@ class _Spread:
             f"{newest}, the newest of {len(fleet.versions)}, runs on {share:.1%} of {plural(active, 'active instance')}"
             f" and answers {last[fleet.newest] / sum(last.values()):.1%} of the last calls"
         )
-        half = self.reached(self.instances, fleet.newest, 0.5)
+        half = None if fleet.newest == fleet.first else self.reached(self.instances, fleet.newest, 0.5)
         return text + (f"; half of the instances had it after {half:.1f} days" if half is not None else "")
 
 
@@ -179,8 +179,8 @@ def _versions(fleet: Fleet, spread: _Spread) -> Section:
             Column("of instances now", "share"),
         ],
         rows[-60:],
-        "In the order in which they appeared. at most: the largest share of a slot's calls. instances now: those with "
-        f"a call in the last {_last(days)}, by the version of their last call.",
+        "In the order in which they appeared, the newest last. at most: the largest share of a slot's calls. "
+        f"instances now: those with a call in the last {_last(days)}, by the version of their last call.",
         Stack("Calls over time, by version (UTC)", "count", bars),
     )  # fmt: skip
 
@@ -198,7 +198,7 @@ def _lagging(fleet: Fleet, spread: _Spread, top: int) -> list[Section]:
         for device, counts in sorted(spread.devices.items(), key=lambda item: -sum(item[1].values()))
     ]
     rows = [
-        [instance, fleet.versions[rank], _days(fleet.ended - fleet.since[rank + 1]), device, form, until, count]
+        [instance, fleet.versions[rank], _days(fleet.ended - min(fleet.since[rank + 1 :])), device, form, until, count]
         for instance, rank, device, form, until, count in fleet.stragglers(spread.active_ns, top)
     ]
     return [
@@ -218,7 +218,7 @@ def _lagging(fleet: Fleet, spread: _Spread, top: int) -> list[Section]:
             ],
             rows,
             f"Of the instances with a call in the last {_last(spread.active_ns // DAY_NS)}, those with the "
-            "oldest versions. outdated for: since the next version's first call anywhere.",
+            "oldest versions. outdated for: since a newer version's first call anywhere.",
         ),
     ]  # fmt: skip
 
@@ -250,7 +250,8 @@ def _answers(fleet: Fleet, spread: _Spread) -> Section:
             Column("TPOT p50", "s"), Column("quality", "number"),
         ],
         rows[-60:],
-        "All calls as they came. Another mix of devices or of questions shows here too; the next table leaves it out.",
+        "All calls as they came. Another mix of devices or of questions shows here too; the next table leaves it out. "
+        f"quality: the mean {fleet.quality.attribute or 'score'} of the calls that have it on their own span.",
     )  # fmt: skip
 
 
@@ -420,7 +421,7 @@ def _together(fleet: Fleet, top: int) -> Section:
 
 
 def _notes(fleet: Fleet) -> list[str]:
-    notes: list[str] = []
+    notes = [fleet.quality.note] if fleet.quality.note else []
     other = fleet.mismatched()
     if other:
         notes.append(f"{plural(other, 'call')} answered by another model than asked ({other / fleet.calls:.2%})")

@@ -296,10 +296,11 @@ class Held:
 def _json(body: bytes) -> Any:
     import orjson
 
+    from llmtrace.analyze import half_pairs
     from llmtrace.view.serve.protobuf import NotOtlpError
 
     try:
-        document = orjson.loads(body)
+        document = half_pairs.loads(body)
     except orjson.JSONDecodeError as error:
         raise NotOtlpError(f"the body is not valid JSON: {error}") from error
     if not isinstance(document, dict):

@@ -128,6 +128,17 @@ def test_what_is_refused(taking: Viewer, body: bytes, headers: dict[str, str], c
         assert "gzip" in answered["accept-encoding"]
 
 
+def test_half_a_character_costs_no_span(taking: Viewer) -> None:
+    """JavaScript escapes half of a surrogate pair as it stands; strict readers take it for no JSON."""
+    trace = next(_traces)
+    document = a_call(trace, mine="cut \ud83d here, whole \U0001f600, spelt \\ud83d").document()
+    body = json.dumps(document).encode()
+    assert b"cut \\ud83d here" in body
+    assert taking.ask("/v1/traces", body, JSON)[0] == 200
+    call = next(span for span in arrived(taking, trace)["spans"] if "mine" in span["attributes"])
+    assert call["attributes"]["mine"] == "cut \ufffd here, whole \U0001f600, spelt \\ud83d"
+
+
 def test_a_bomb_is_refused_and_not_unpacked(taking: Viewer) -> None:
     bomb = zlib.compressobj(9, wbits=31)
     packed = b"".join(bomb.compress(b" " * (1 << 20)) for _ in range((UNPACKED_BYTES >> 20) + 2)) + bomb.flush()
