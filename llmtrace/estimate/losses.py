@@ -85,8 +85,7 @@ class Lineage:
     """Characters of the texts from there on that this route was sent before, behind another beginning."""
 
 
-@dataclass(frozen=True, slots=True)
-class Loss:
+class Loss(NamedTuple):
     """Prompt tokens that were computed though they need not have been."""
 
     reason: str
