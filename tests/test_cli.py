@@ -222,6 +222,25 @@ def test_ctrl_c_is_exit_code_130_and_quiet() -> None:
     assert errors == b""
 
 
+COUNTING = """
+import os, signal, threading
+import duckdb
+from llmtrace.commands.common import guarded
+
+query = duckdb.sql("SELECT count(*) FROM range(1000000000000) WHERE range % 7 = 3")
+threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+guarded(query.fetchall)()
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_ctrl_c_while_duckdb_works_is_quiet_too() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", COUNTING], env=environment(), capture_output=True, timeout=120, check=False
+    )
+    assert (done.returncode, done.stderr) == (130, b"")
+
+
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 @pytest.mark.parametrize("arguments", [["-m", "llmtrace.cli", "doctor"], ["-c", "print('never')"]])
 def test_ctrl_c_while_modules_load_is_quiet_too(arguments: list[str], tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from llmtrace import interpreter
+from llmtrace import scratch as scratch_files
 from llmtrace.analyze import remote, schema, tables
 from llmtrace.analyze.chunks import PROBLEMS_KEPT, Outcome, Stretch, convert, cpus, cut
 from llmtrace.analyze.otlp import Problem
@@ -116,7 +117,7 @@ def _loaded(
         yield _table(sources[0], extra, window)
         return
     with ExitStack() as stack:
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="llmtrace-")))
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="llmtrace-", dir=scratch_files.folder())))
         stats = Stats()
         paths = list(_files(sources, scratch, window, stats))
         parts = _parts(paths, scratch, extra, tell, cache, stats)

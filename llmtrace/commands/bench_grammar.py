@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from llmtrace.commands.common import Device, fail, guarded, needs, terminal
+from llmtrace.commands.common import Device, fail, guarded, importing, terminal
 
 
 def add(group: Any) -> None:
@@ -36,7 +36,7 @@ def add(group: Any) -> None:
         """Say how many answers fit a schema at the first try: with a grammar, without, and with retries."""
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-        with needs("grammar"):
+        with importing("grammar"):
             for package in ("jsonschema", "llguidance"):
                 importlib.import_module(package)
             from llmtrace.reference.grammar_bench import PROMPTS, SCHEMA, Plan, measure

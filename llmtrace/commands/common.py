@@ -33,6 +33,10 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
             fail(str(error))
         except KeyboardInterrupt:
             raise SystemExit(INTERRUPTED) from None
+        except RuntimeError as error:
+            if not isinstance(error.__cause__, KeyboardInterrupt):  # what DuckDB makes of Ctrl-C while it works
+                raise
+            raise SystemExit(INTERRUPTED) from None
         except BrokenPipeError:
             # The reader of the output has what it wanted (`| head`), so no message is printed and nothing is wrong.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

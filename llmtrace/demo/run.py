@@ -22,6 +22,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.rule import Rule
 
 import llmtrace
+from llmtrace import scratch as scratch_files
 from llmtrace.analyze import otlp
 from llmtrace.calls import tracer
 from llmtrace.demo.ledger import Entry, Ledger
@@ -102,7 +103,7 @@ def run(
         if (everything or not scenario.more) and (scenario.needs is None or find_spec(scenario.needs) is not None)
     ]
     try:
-        with progress, tempfile.TemporaryDirectory(prefix="llmtrace-demo-") as scratch:
+        with progress, tempfile.TemporaryDirectory(prefix="llmtrace-demo-", dir=scratch_files.folder()) as scratch:
             _play(Path(scratch), device, port, provider, sampler, ledger, progress, calls, chosen)
     finally:
         provider.shutdown()

@@ -8,7 +8,6 @@ import re
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.request
 from collections.abc import Mapping
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Final, Literal, TextIO
 from urllib.parse import urlsplit
 
-from llmtrace import interpreter
+from llmtrace import interpreter, scratch
 from llmtrace.errors import LlmtraceError
 from llmtrace.observe.address import without_credentials
 from llmtrace.version import GRPC_EXPORTER_COMMAND, install_hint
@@ -27,6 +26,7 @@ COLLECTOR: Final = "http://127.0.0.1:4318"
 """Where a collector or Jaeger listens for OTLP over HTTP by default."""
 DEFAULT_FILE: Final = "traces.otlp.jsonl"
 _GRPC_PORT: Final = 4317
+_PRINTED = "each call is printed here as it ends"
 _TRACES, _METRICS = "/v1/traces", "/v1/metrics"
 _CONNECT_S = 0.25
 _VIEWER_STARTS_WITHIN_S = 20.0
@@ -94,7 +94,7 @@ def choose(
     if sum((view, otlp is not None, file is not None, console)) > 1:
         raise LlmtraceError("view, otlp, file and console exclude each other: give one of them")
     if console:
-        return Destination("console", "", "each call is printed here as it ends")
+        return Destination("console", "", _PRINTED)
     if file is not None:
         return _file(Path(file))
     if otlp is not None:
@@ -227,11 +227,15 @@ def is_viewer(url: str) -> bool:
 
 
 def _instead(why: str = "") -> Destination:
-    """A file in the working directory, or where that cannot be written to, among the temporary files."""
+    """A file in the working directory, or where that cannot be written to, among the temporary files; else stderr."""
     try:
         file = _file(Path(DEFAULT_FILE))
     except LlmtraceError:
-        file = _file(Path(tempfile.gettempdir(), DEFAULT_FILE))
+        try:
+            temporary = scratch.folder()
+        except LlmtraceError:  # the program is to run all the same
+            return Destination("console", "", f"{why or 'no file can be written to'}; {_PRINTED}")
+        file = _file(Path(temporary, DEFAULT_FILE))
     return replace(file, sentence=f"{why}; {file.sentence}") if why else file
 
 
@@ -263,7 +267,7 @@ def _can_start_viewer() -> bool:
 
 def _start_viewer() -> int:
     """Start a viewer that outlives this process; returns its process id once it answers."""
-    log = Path(tempfile.gettempdir()) / f"llmtrace-view-{os.getpid()}.log"
+    log = Path(scratch.folder()) / f"llmtrace-view-{os.getpid()}.log"
     with log.open("wb") as output:
         started = subprocess.Popen(
             [

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -513,6 +514,21 @@ def test_a_port_that_is_somebody_elses_does_not_keep_the_program_from_running(
         monkeypatch.setattr(destinations, "COLLECTOR", refused_url())
         chosen = choose(environ={})
     assert (chosen.kind, chosen.place) == ("file", str(tmp_path / destinations.DEFAULT_FILE))
+
+
+def test_where_no_file_can_be_written_the_program_runs_and_its_calls_are_printed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / destinations.DEFAULT_FILE).mkdir()  # no file of that name can be made here
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(destinations, "VIEWER", refused_url())
+    monkeypatch.setattr(destinations, "COLLECTOR", refused_url())
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/dev/null/none"])
+    chosen = choose(environ={})
+    assert chosen.kind == "console"
+    assert "set TMPDIR" in chosen.sentence
+    assert "printed here" in chosen.sentence
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:99999", "http://[::1", "http://127.0.0.1:0"])

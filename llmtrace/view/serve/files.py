@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from llmtrace import interpreter
+from llmtrace import interpreter, scratch
 from llmtrace.analyze.chunks import Stretch, cpus, cut
 from llmtrace.analyze.load import trace_files
 from llmtrace.view.serve.state import Loading, Source, State
@@ -63,7 +63,7 @@ class Reader:
             thread.join()
 
     def _read(self) -> None:
-        with tempfile.TemporaryDirectory(prefix="llmtrace-parts-") as folder:
+        with tempfile.TemporaryDirectory(prefix="llmtrace-parts-", dir=scratch.folder()) as folder:
             process = self._process()
             if process is None:
                 return

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import uvicorn
 
-from llmtrace import listening
+from llmtrace import listening, scratch
 from llmtrace.errors import LlmtraceError
 from llmtrace.view.serve import app as application
 from llmtrace.view.serve import over_grpc
@@ -214,7 +214,7 @@ def _place(options: Options) -> Generator[Path | None, None, None]:
     elif options.store is not None:
         yield options.store
     elif options.files:
-        with tempfile.TemporaryDirectory(prefix="llmtrace-view-") as folder:
+        with tempfile.TemporaryDirectory(prefix="llmtrace-view-", dir=scratch.folder()) as folder:
             yield Path(folder) / "view.duckdb"
     else:
         yield default_path()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 import threading
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any, Final, NoReturn
 
 import duckdb
 
+from llmtrace import scratch
 from llmtrace.errors import LlmtraceError
 from llmtrace.tasks import prices
 from llmtrace.version import install_hint
@@ -101,7 +101,7 @@ class Store:
                     "autoinstall_known_extensions": False,
                     "autoload_known_extensions": False,
                     "max_temp_directory_size": "1GB",
-                    "temp_directory": tempfile.gettempdir(),
+                    "temp_directory": scratch.folder(),
                     "checkpoint_threshold": f"{min(16 << 20, self.max_bytes // 8)}B",
                 },
             )
