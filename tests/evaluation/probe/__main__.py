@@ -15,7 +15,7 @@ from typing import Any
 
 from llmtrace.probe import plan, text
 from llmtrace.probe.clients import open_client
-from llmtrace.probe.probing import probe
+from llmtrace.probe.probing import INTERRUPTED_BY_HAND, probe
 from llmtrace.probe.prompts import Prompts
 from llmtrace.probe.session import Purse, Session
 from llmtrace.probe.sheet import Sheet
@@ -124,12 +124,12 @@ def played(key: str, draw: random.Random) -> tuple[list[Checked], Sheet]:
         tracing = Tracing("openai", None, None)
         try:
             sheet, _ = probe(Session(client, Prompts(), Purse(), options.longest), tracing, steps, options)
+            if sheet.stopped == INTERRUPTED_BY_HAND:
+                raise KeyboardInterrupt
+            known = {**engine.known, **engine.measured(steps, client)}
         finally:
             tracing.close()
             client.close()
-        if sheet.stopped == "interrupted":
-            raise KeyboardInterrupt
-        known = {**engine.known, **engine.measured(steps)}
     rows: list[Checked] = []
     for name, truth in known.items():
         figure = sheet[name]

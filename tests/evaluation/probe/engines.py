@@ -11,14 +11,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from llmtrace.probe.clients import Client
 from llmtrace.probe.maths import fits
-from llmtrace.probe.plan import CURVE, GREET, Step
+from llmtrace.probe.plan import CURVE, GREET, SHORTEST, Step
+from llmtrace.probe.prompts import Prompts
 from llmtrace.reference.process import ServerProcess
 from tests.e2e import servers
+from tests.evaluation.common.quantiles import median
 from tests.evaluation.phases.engines import or_not_here
 
 INTEGERS = ("cache.block", "concurrency.limit", "prefill.chunk")
 """Figures that have to be the very setting."""
+_WAYS = 20
+"""Calls that show how long the way to an engine and back is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +34,8 @@ class Engine:
     known: dict[str, float | str]
     longest: int
     life_s: float | None = None
-    measured: Callable[[list[Step]], dict[str, float]] = field(default=lambda steps: {})
-    """What its own records say once the probe is over."""
+    measured: Callable[[list[Step], Client], dict[str, float]] = field(default=lambda steps, client: {})
+    """What its own records say once the probe is over, and calls of the same client."""
 
 
 @contextmanager
@@ -50,19 +55,26 @@ def reference(draw: random.Random, folder: Path) -> Iterator[Engine]:
             "cache.life": life,
             "queue.order": "fifo",
         }
-        yield Engine(server.base_url, known, 3000, 40.0, lambda steps: _recorded(server, steps))
+        yield Engine(server.base_url, known, 3000, 40.0, lambda steps, client: _recorded(server, steps, client))
 
 
-def _recorded(server: ServerProcess, steps: list[Step]) -> dict[str, float]:
-    """The costs that the server's own clock saw, for the same calls and by the same fit: of its engine alone, without
-    the wire, HTTP and the client."""
-    rows: list[dict[str, Any]] = json.loads(server.get("/debug/requests"))["requests"]
-    rows.sort(key=lambda row: row["arrived_unix_s"])
+def _recorded(server: ServerProcess, steps: list[Step], client: Client) -> dict[str, float]:
+    """The costs that the server's own clock saw, for the same calls and by the same fit; and in front of them the way
+    through client and HTTP, from short calls of our own, whose time on the server is known as well."""
+    rows = _requests(server)
     calls = {step.name: step.calls for step in steps}
     start = calls[GREET]
     curve = rows[start : start + calls[CURVE]]
     cost = fits.prompt_cost([(row["prompt_tokens"], row["token_times_s"][0]) for row in curve])
-    return {} if cost is None else {"prompt.thousand": cost.thousand.value}
+    prompts = Prompts()
+    seen = [client.send(prompts.unique(SHORTEST), client.least).ttft for _ in range(_WAYS)]
+    way = median([ttft - row["token_times_s"][0] for ttft, row in zip(seen, _requests(server)[-_WAYS:], strict=True)])
+    return {} if cost is None else {"prompt.thousand": cost.thousand.value + way}
+
+
+def _requests(server: ServerProcess) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = json.loads(server.get("/debug/requests"))["requests"]
+    return sorted(rows, key=lambda row: row["arrived_unix_s"])
 
 
 @contextmanager
