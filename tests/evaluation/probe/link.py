@@ -1,5 +1,7 @@
-"""A link between two network namespaces whose delay is settled and changed while it runs, so that the kernel's own round
-trip is as long as in another region. Linux, as root, with ``ip``."""
+"""A link between two network namespaces whose delay is settled, and changed while it runs.
+
+So the kernel's own round trip is as long as to another region. Linux, as root, with ``ip``.
+"""
 
 from __future__ import annotations
 

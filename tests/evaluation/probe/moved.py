@@ -1,6 +1,6 @@
-"""``python -m tests.evaluation.probe.moved``: whether ``llmtrace probe --watch`` notices a server that moves further away.
+"""``python -m tests.evaluation.probe.moved``: whether ``llmtrace probe --watch`` notices a server that moves away.
 
-The reference server behind a link whose delay grows after some calm rounds. Linux, as root.
+The reference server behind a link whose delay changes after some calm rounds. Linux, as root.
 """
 
 from __future__ import annotations
