@@ -70,17 +70,20 @@ def main() -> None:
         runs[key] = run_of(key, chosen.rounds, seed)
         if chosen.keep is not None:
             chosen.keep.write_text(json.dumps({name: asdict(run) for name, run in runs.items()}), encoding="utf-8")
-    runs = {key: runs[key] for key in ENGINES if key in runs}
-    lines = [
-        *freshness.stamp("probe"),
-        *next((run.example for run in runs.values() if run.example), []),
-        *(f"{TITLES[key]}: {run.taken}" for key, run in runs.items()),
-        "",
-        table([one for run in runs.values() for one in run.checked]).grid(),
-    ]
+    lines = page({key: runs[key] for key in ENGINES if key in runs})
     print("\n".join(lines))
     if not chosen.no_write:
         write_section(PAGE, "probe-eval", lines)
+
+
+def page(runs: dict[str, Run]) -> list[str]:
+    """The section of the page."""
+    return [
+        *freshness.stamp("probe"),
+        *next((run.example for run in runs.values() if run.example), []),
+        *(f"{TITLES[key]}: {run.taken}\n" for key, run in runs.items()),
+        table([one for run in runs.values() for one in run.checked]).grid(),
+    ]
 
 
 def kept(file: Path | None) -> dict[str, Run]:
@@ -99,6 +102,7 @@ def run_of(key: str, rounds: int, seed: int) -> Run:
     run = Run("")
     draw = random.Random(seed)
     started, load = time.time(), provenance.load_average()
+    commit = provenance.commit()
     command = provenance.make_command("probe-eval", ["--engine", key, "--rounds", str(rounds)])
     for number in range(rounds):
         try:
@@ -110,7 +114,8 @@ def run_of(key: str, rounds: int, seed: int) -> Run:
         run.example = run.example or printed(sheet, rows)
         wrong = sum(not one.right for one in run.checked)
         print(f"{key}, round {number + 1}: {wrong} wrong so far", flush=True)
-    run.taken = provenance.sentence(provenance.machine(command, started, load), seed)
+    taken = provenance.sentence(provenance.machine(command, started, load), seed)
+    run.taken = f"{taken} Commit `{commit}`."
     return run
 
 
