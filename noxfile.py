@@ -7,7 +7,7 @@ the suite that all of them share. What was installed and what came of it goes in
 import ast
 import datetime
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -184,34 +184,41 @@ def _test(session: nox.Session, name: str, requirements: Sequence[str], *argumen
     told = {key: int(suite.get(key, 0)) for key in ("tests", "skipped", "failures", "errors")}
     failed = told["failures"] + told["errors"]
     if not session.posargs:  # else it was a part
-        installed = _versions(
-            session, [re.split(r"[=<>]", each)[0] for each in ["python", "opentelemetry-api", *requirements]]
-        )
-        passed = told["tests"] - told["skipped"] - failed
-        python, api, *others = installed
-        result = f"{passed} | {told['skipped']} | {failed}"
-        _record(
-            name,
-            f"| {name} | {', '.join(dict.fromkeys(others))} | {python} | {api} | {result} | {datetime.date.today()} |",
-        )
+        told["passed"] = told["tests"] - told["skipped"] - failed
+        counts = {"passed": told["passed"], "skipped": told["skipped"], "**failed**": failed}
+        shown = ["python", *requirements] if name.startswith("OpenTelemetry") else requirements
+        installed = _versions(session, [re.split(r"[=<>]", each)[0] for each in shown])
+        _record(name, installed, counts, datetime.date.today())
     if failed:
         session.error(f"{failed} failed")
 
 
 def _versions(session: nox.Session, names: Sequence[str]) -> list[str]:
-    """Names with the versions that are installed; of Python and OpenTelemetry's API the versions alone."""
+    """Names, ``python`` among them, with the versions that are installed."""
     script = (
-        "import platform, sys; from importlib.metadata import version; python, api, *names = sys.argv[1:];"
-        "print(platform.python_version(), version(api), *(f'{name} {version(name)}' for name in names), sep='\\n')"
+        "import platform, sys; from importlib.metadata import version;"
+        "print(*(f'Python {platform.python_version()}' if name == 'python' else f'{name} {version(name)}'"
+        " for name in dict.fromkeys(sys.argv[1:])), sep='\\n')"
     )
     return str(session.run("python", "-c", script, *names, silent=True)).strip().splitlines()
 
 
-def _record(name: str, row: str) -> None:
-    """Put ``row`` in the place of the session's earlier one."""
+def _record(name: str, versions: Sequence[str], counts: Mapping[str, int], day: datetime.date) -> None:
+    """Put a session's result in the place of its earlier one: a row for what was tested, a cell for its age."""
     before, begin, rest = PAGE.read_text().partition("<!-- make matrix -->\n")
     table, end, after = rest.partition("<!-- end -->")
-    head, lines = table.splitlines()[:2], table.splitlines()[2:]
-    rows = {line.split("|")[1].strip(): line for line in lines} | {name: row}
-    known = [rows[each] for each in SESSIONS if each in rows]
-    PAGE.write_text(before + begin + "\n".join([*head, *known]) + "\n" + end + after)
+    rows = {row[0]: row for row in ([cell.strip() for cell in line.split("|")[1:4]] for line in table.splitlines()[2:])}
+    what, age = _what(name)
+    row = rows.setdefault(what, [what, "", ""])
+    told = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
+    row[1 + (age == "newest")] = f"{', '.join(versions).removeprefix(f'{what} ')}: {told} ({day})"
+    known = dict.fromkeys(_what(each)[0] for each in SESSIONS)
+    lines = ["| what | oldest | newest |", "|---|---|---|"]
+    lines += [f"| {' | '.join(rows[each])} |" for each in known if each in rows]
+    PAGE.write_text(before + begin + "\n".join(lines) + "\n" + end + after)
+
+
+def _what(name: str) -> tuple[str, str]:
+    """A session's row and column: ``openai oldest`` is of openai; what has one age only is new."""
+    what, _, age = name.rpartition(" ")
+    return (what, age) if age in ("oldest", "newest") else (name, "newest")
