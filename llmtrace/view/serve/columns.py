@@ -22,9 +22,7 @@ SINCE_3: Final = ("engine_span", "fingerprint", "response_id")
 """Those that version 2 did not have."""
 SINCE_4: Final = ("port",)
 """Those that version 3 did not have."""
-SINCE_6: Final = tuple(
-    f"{kind}_{what}_tokens" for kind in MODALITIES for what in ("input", "output", "cached")
-)
+SINCE_6: Final = tuple(f"{kind}_{what}_tokens" for kind in MODALITIES for what in ("input", "output", "cached"))
 """Those that version 5 did not have."""
 _ASKED: Final = {
     "operation", "provider", "request_model", "response_model", "address", "input_tokens", "output_tokens",
