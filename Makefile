@@ -20,7 +20,7 @@ help:
 	@echo "make accuracy  how right the phases are, against engines that know (docs/accuracy.md)"
 	@echo "make diagnose-eval  how right the diagnosis is, into docs/diagnosis.md"
 	@echo "make probe-eval  what llmtrace probe finds of engines whose settings are known, into docs/probe.md"
-	@echo "make breakeven-eval  the queueing model of llmtrace breakeven against the reference server, into docs/breakeven.md"
+	@echo "make breakeven-eval  the queueing model of llmtrace breakeven against the reference server, into docs/breakeven/measured.md"
 	@echo "make figures  the notes under the figures in docs: on which commit, and whether the code has changed since"
 	@echo "make sdist   build the source distribution, unpack it and collect its tests"
 	@echo "make e2e     other people's engines and a trace viewer: heavy installs (docs/engines.md)"

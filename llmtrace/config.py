@@ -7,11 +7,13 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmtrace.conventions import SEMCONVS, V0_1_0
 from llmtrace.errors import LlmtraceError, did_you_mean
-from llmtrace.phases.objectives import Patterns, parse_objective
+
+if TYPE_CHECKING:
+    from llmtrace.phases.objectives import Patterns
 
 _log = logging.getLogger("llmtrace")
 _slips_told: set[str] = set()
@@ -146,6 +148,12 @@ def _at_least(kind: Callable[[Any], Any], least: float) -> Callable[[Any], Any]:
     return parse
 
 
+def _objective(value: Any) -> Patterns:
+    from llmtrace.phases.objectives import parse_objective  # here, since few programs name any
+
+    return parse_objective(value)
+
+
 _PARSERS: Mapping[str, Callable[[Any], Any]] = {
     "capture_content": _capture,
     "server_timings": _boolean,
@@ -159,9 +167,9 @@ _PARSERS: Mapping[str, Callable[[Any], Any]] = {
     "min_spread": _at_least(float, 1),
     "baseline_path": _file,
     "baseline_prior": _prior,
-    "slo_ttft": parse_objective,
-    "slo_itl": parse_objective,
-    "slo_total": parse_objective,
+    "slo_ttft": _objective,
+    "slo_itl": _objective,
+    "slo_total": _objective,
     "slo_headers": _boolean,
     "flush_on_sigterm": _boolean,
     "tokenizer": _function,

@@ -35,6 +35,7 @@ from llmtrace.phases.pace import Pace
 from llmtrace.providers.prompt import place_of
 from llmtrace.providers.timings import read_route
 
+_NO_FACTS: Mapping[str, Any] = {}
 _CUT_SHORT = (calls.CLOSED_EARLY, calls.ABANDONED, calls.CANCELLED, calls.TIMED_OUT, calls.ERROR)
 
 
@@ -315,9 +316,11 @@ def _lost(result: Result, lost: Loss) -> dict[str, Any]:
     return attributes
 
 
-def _engine_facts(result: Result, phase: str | None) -> dict[str, Any]:
+def _engine_facts(result: Result, phase: str | None) -> Mapping[str, Any]:
     """What the engine reports beside its timings of ``phase``; None: of all phases that the call has no span for."""
     answer = result.answer
+    if answer.queue_depth is None and answer.speculation is None and not answer.cached_by_tier:
+        return _NO_FACTS
     by_phase: dict[str, dict[str, Any]] = {}
     if answer.queue_depth is not None:
         by_phase[QUEUE] = {names.QUEUE_DEPTH: answer.queue_depth}

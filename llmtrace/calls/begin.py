@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -215,13 +215,18 @@ def _over_http(provider: Provider, client: Any) -> bool:
     """Whether a call for which no HTTP request was seen asked nobody. Not so for a client that sends with something of
     the application's own make, nor for one that Stainless generated, which never answers by itself.
     """
-    if provider.in_process or any(isinstance(hook, Stainless) for hook in provider.hooks):
+    if provider.in_process or _by_stainless(provider):
         return False
     try:
         return provider.senders is None or bool(provider.senders(client))
     except Exception as error:
         internal_errors.note("finding a client's HTTP clients", error)
         return False
+
+
+@lru_cache(64)
+def _by_stainless(provider: Provider) -> bool:
+    return any(isinstance(hook, Stainless) for hook in provider.hooks)
 
 
 def _start(

@@ -21,7 +21,6 @@ from llmtrace.emit.spans import Children, Event
 from llmtrace.emit.values import safe_attributes
 from llmtrace.observe import internal_errors
 from llmtrace.observe.call import Call
-from llmtrace.phases.objectives import CALL
 
 _MOST_GAPS = 16
 """Gaps between a stream's chunks that become metric values."""
@@ -164,6 +163,8 @@ def _objectives(result: Result) -> dict[str, bool] | None:
     judgement = result.judgement
     if judgement is None:
         return None
+    from llmtrace.phases.objectives import CALL  # here, since few programs name any
+
     return dict(judgement.decided) if judgement.met is None else {**judgement.decided, CALL: judgement.met}
 
 

@@ -15,6 +15,8 @@ _MOST = 128
 def finish_reasons(result: Result) -> tuple[str, ...]:
     """One reason for each choice, in the order of the choices; nothing where no answer had begun."""
     call, state, answer = result.call, result.state, result.answer
+    if answer.ended == (0,) and state.request.choices == 1:
+        return answer.finish_reasons  # as nearly always
     ended = answer.ended or range(len(answer.finish_reasons))
     if max(ended, default=0) >= max(state.request.choices, len(ended)):
         return answer.finish_reasons  # numbers that are no positions: nobody asked for so many choices

@@ -27,8 +27,8 @@ class Own:
     # Defaults stand on the class: each call makes one of these.
     funnel: int | None = None
     """How many of a library's own functions for posting are under way; None: it is not known to have any."""
-    url: str | None = None
-    """Where the request under way goes; None while there is none."""
+    url: Any = None
+    """Where the request under way goes, as its library has it; None while there is none."""
 
     def __init__(self, client: Any = None, senders: Any = None, path: str = "", built: Any = None) -> None:
         """``senders``: gives the HTTP clients that ``client`` sends with; ``path``: what its requests' paths hold;
@@ -67,7 +67,7 @@ class Own:
 
     def is_on_its_way(self, url: Any) -> bool:
         """Whether a request to ``url`` is the one under way, seen again in the HTTP library beneath."""
-        return self.url is not None and self.url == plain(url)
+        return self.url is not None and plain(self.url) == plain(url)
 
     def _known(self) -> Sequence[Any]:
         if self._senders is None:

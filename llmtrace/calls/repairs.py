@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from opentelemetry.trace import Link, Span, SpanContext
 
@@ -27,8 +26,7 @@ _QUICK_S = 2.0
 _OPERATIONS = frozenset({"chat", "generate_content", "text_completion"})
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
-class Asked:
+class Asked(NamedTuple):
     """A call that was answered."""
 
     span: SpanContext
@@ -38,8 +36,7 @@ class Asked:
     """When its answer ended, monotonic s."""
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
-class Question:
+class Question(NamedTuple):
     """What a call that begins asks, and whether it repairs an answer by that."""
 
     hashes: Sequence[int]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from llmtrace.calls.state import CallState
 from llmtrace.diagnosis.verdict import Verdict
@@ -12,9 +13,11 @@ from llmtrace.estimate.losses import Loss
 from llmtrace.observe.answer import Answer
 from llmtrace.observe.call import Call
 from llmtrace.phases.model import Estimate, Phase
-from llmtrace.phases.objectives import Judgement
 from llmtrace.phases.observation import Observation
 from llmtrace.phases.pace import Pace
+
+if TYPE_CHECKING:
+    from llmtrace.phases.objectives import Judgement
 
 
 @dataclass(slots=True, eq=False, repr=False)

@@ -10,7 +10,7 @@ from typing import Any
 
 from opentelemetry.trace import Span
 
-from llmtrace.calls import attributes, model_loads
+from llmtrace.calls import attributes
 from llmtrace.calls.begin import Beginning
 from llmtrace.calls.byte_taps import RawBody, tap
 from llmtrace.calls.emit import emit_metrics, emit_spans
@@ -32,6 +32,7 @@ from llmtrace.phases.observation import Observation
 from llmtrace.providers.declare import Operation, Provider
 from llmtrace.tasks import units
 
+_NO_FIELDS: Mapping[str, Any] = {}
 listeners: list[Callable[[Result], None]] = []
 """Called with each result, after its spans: for tools that compare (the demo, the accuracy runs)."""
 
@@ -72,6 +73,8 @@ class CallTracer:
                 self.in_use.begin(call)
                 self._provider_in_use.begin(call)
                 if provider.in_process:
+                    from llmtrace.calls import model_loads  # here, since few programs load a model
+
                     call.state.loaded = model_loads.first_call(client, call.state.span)
             return call
         except Exception as error:
@@ -91,7 +94,9 @@ class CallTracer:
             still_open = response is not None and not response.is_closed and not response.is_stream_consumed
             if still_open and tap(response, call):
                 return
-            if getattr(result, "http_response", None) is None or response is None:
+            # Not ``getattr``: a model of pydantic's takes long to say that it has no such attribute.
+            raw = getattr(result, "__dict__", _NO_FIELDS).get("http_response")
+            if raw is None or response is None:
                 call.answer = result
             else:
                 call.body = RawBody(whole=call.kept is not None)
@@ -142,6 +147,8 @@ class CallTracer:
         try:
             result = (state.judge or self._judge)(call, state)
             if state.loaded is not None and self.settings.diagnosis:
+                from llmtrace.calls import model_loads
+
                 model_loads.diagnose(result, state.loaded)
             if self.services.objectives is not None:
                 result.judgement = self.services.objectives.judge(result)

@@ -17,8 +17,8 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import dataclass
 from math import exp, inf, log, pi, sqrt
+from typing import NamedTuple
 
 from llmtrace.estimate.routes import RouteTable
 
@@ -43,8 +43,7 @@ _LEAST_DENSITY = 1e-2
 _ROOT2PI = sqrt(2.0 * pi)
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
-class Verdict:
+class Verdict(NamedTuple):
     """What the times say of calls that shared a prefix."""
 
     probability: float
@@ -104,8 +103,7 @@ class Hits:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Told:
+class Told(NamedTuple):
     """What is said of one call; None where there is no telling."""
 
     hit: float | None = None
@@ -215,8 +213,7 @@ class _Smooth:
         self.density = density
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
-class _Mixture:
+class _Mixture(NamedTuple):
     """Repeats = ``share`` of hits, and the rest like fresh prompts. As tables over the logarithm of the pace."""
 
     share: float

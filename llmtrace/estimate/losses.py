@@ -87,8 +87,7 @@ class Lineage:
     """Characters of the texts from there on that this model was sent before, behind another beginning."""
 
 
-@dataclass(frozen=True, slots=True)
-class Loss:
+class Loss(NamedTuple):
     """Prompt tokens that were computed though they need not have been."""
 
     reason: str

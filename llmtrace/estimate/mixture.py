@@ -24,6 +24,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import erfc, exp, log, pi, sqrt
 from statistics import NormalDist
+from typing import NamedTuple
 
 CLASSES = 4
 """Whether this client had calls ahead (1), and whether there are signs that the engine is busy (2)."""
@@ -52,8 +53,7 @@ _FAR = 0.136
 """Of a stretch that happens less often than this (e over 20), the mean stands for the far point too."""
 
 
-@dataclass(frozen=True, slots=True)
-class Habits:
+class Habits(NamedTuple):
     """How often calls of one class wait, and how. The five shares add up to 1."""
 
     none: float = 0.45
@@ -66,8 +66,7 @@ class Habits:
     """Mean of a long wait, s."""
 
 
-@dataclass(frozen=True, slots=True)
-class Shape:
+class Shape(NamedTuple):
     """What is the same for all calls of a route."""
 
     stretch: float = 0.3

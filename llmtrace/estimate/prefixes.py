@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from math import gcd, log2
+from typing import NamedTuple
 
 from llmtrace.estimate.losses import Lineage, Texts, Who
 from llmtrace.observe.process import Lock
@@ -73,8 +74,7 @@ class Prompt:
         return max(0, self.size - self.aside)
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
-class Expected:
+class Expected(NamedTuple):
     """What the history says of one call's cached tokens."""
 
     tokens: int

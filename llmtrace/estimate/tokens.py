@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from llmtrace.estimate.prefixes import Prompt, Survival, expected
 from llmtrace.observe.answer import Usage
@@ -22,8 +22,7 @@ _NEW = 0.1
 """Weight of the latest call in a route's ratios: they follow within some ten calls; one odd call moves them little."""
 
 
-@dataclass(slots=True)
-class Tokens:
+class Tokens(NamedTuple):
     """A call's tokens, as far as they are known or can be reckoned."""
 
     uncached: int

@@ -9,7 +9,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from llmtrace.calls.byte_taps import put
 from llmtrace.calls.current import RESPONSE_KEY, Beside, Current, being_made
-from llmtrace.calls.own_requests import Own, plain
+from llmtrace.calls.own_requests import Own
 from llmtrace.instrumentation.patching import Patches
 from llmtrace.observe import internal_errors
 from llmtrace.observe.address import host_of, is_private
@@ -28,19 +28,22 @@ def patch(patches: Patches) -> None:
 
     def send(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         being = being_made()
-        if being is None or _carries_nothing(being, args, kwargs):
+        if being is None:
             return wrapped(*args, **kwargs)
-        if not _is_own(being, instance, args, kwargs):
+        request = args[0] if args else kwargs.get("request")
+        if _carries_nothing(being, request):
+            return wrapped(*args, **kwargs)
+        if not _is_own(being, instance, request):
             with Beside():
                 return wrapped(*args, **kwargs)
         call = being.call
         if not isinstance(call, Call):
-            _propagate(being.propagate, args, kwargs)
-            with UnderWay(being.own, _url(args, kwargs)):
+            _propagate(being.propagate, request)
+            with UnderWay(being.own, _url(request)):
                 return wrapped(*args, **kwargs)
-        attempt = _begin(being.propagate, call, args, kwargs, False)
+        attempt = _begin(being.propagate, call, request, False)
         try:
-            with UnderWay(being.own, _url(args, kwargs)):
+            with UnderWay(being.own, _url(request)):
                 response = wrapped(*args, **kwargs)
         except BaseException as error:
             failed(attempt, error)
@@ -48,15 +51,17 @@ def patch(patches: Patches) -> None:
         _answered(call, attempt, response)
         return response
 
-    async def send_traced(being: Current, wrapped: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    async def send_traced(
+        being: Current, request: Any, wrapped: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
         call = being.call
         if not isinstance(call, Call):
-            _propagate(being.propagate, args, kwargs)
-            with UnderWay(being.own, _url(args, kwargs)):
+            _propagate(being.propagate, request)
+            with UnderWay(being.own, _url(request)):
                 return await wrapped(*args, **kwargs)
-        attempt = _begin(being.propagate, call, args, kwargs, True)
+        attempt = _begin(being.propagate, call, request, True)
         try:
-            with UnderWay(being.own, _url(args, kwargs)):
+            with UnderWay(being.own, _url(request)):
                 response = await wrapped(*args, **kwargs)
         except BaseException as error:
             failed(attempt, error)
@@ -70,10 +75,13 @@ def patch(patches: Patches) -> None:
 
     def asend(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         being = being_made()
-        if being is None or _carries_nothing(being, args, kwargs):
+        if being is None:
             return wrapped(*args, **kwargs)
-        if _is_own(being, instance, args, kwargs):
-            return send_traced(being, wrapped, args, kwargs)
+        request = args[0] if args else kwargs.get("request")
+        if _carries_nothing(being, request):
+            return wrapped(*args, **kwargs)
+        if _is_own(being, instance, request):
+            return send_traced(being, request, wrapped, args, kwargs)
         return send_beside(wrapped, args, kwargs)
 
     def close(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -107,47 +115,40 @@ def patch(patches: Patches) -> None:
         patches.when_imported(library, hook)
 
 
-def _begin(
-    propagate: str, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any], asynchronous: bool
-) -> Attempt | None:
+def _begin(propagate: str, call: Call, request: Any, asynchronous: bool) -> Attempt | None:
     try:
         attempt = Attempt(now(), pick_headers)
         call.attempts.append(attempt)
         if call.state.find_span is not None:
             call.state.find_span(call)
-        request = attempt.request = _request(args, kwargs)
+        attempt.request = request
         theirs = request.extensions.get("trace")
         attempt.chain(theirs)
         mine = attempt.aevent if asynchronous else attempt.event
         request.extensions = {**request.extensions, "trace": mine}
-        _propagate(propagate, args, kwargs)
+        _propagate(propagate, request)
         return attempt
     except Exception as error:
         internal_errors.note("watching a request", error)
         return None
 
 
-def _request(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return args[0] if args else kwargs["request"]
+def _url(request: Any) -> Any:
+    return getattr(request, "url", None)
 
 
-def _url(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return getattr(args[0] if args else kwargs.get("request"), "url", None)
-
-
-def _carries_nothing(being: Current, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+def _carries_nothing(being: Current, request: Any) -> bool:
     """Whether nothing is recorded of the call being made, and this request may carry nothing of its trace either."""
     try:
-        return not isinstance(being.call, Call) and not may_propagate(being.propagate, _url(args, kwargs))
+        return not isinstance(being.call, Call) and not may_propagate(being.propagate, _url(request))
     except Exception as error:
         internal_errors.note("looking at a request", error)
         return False
 
 
-def _is_own(being: Current, sender: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    request = args[0] if args else kwargs.get("request")
+def _is_own(being: Current, sender: Any, request: Any) -> bool:
     method, headers = getattr(request, "method", None), getattr(request, "headers", None)
-    return being.own.is_sent_by(sender, request, method, headers, getattr(request, "url", None))
+    return being.own.is_sent_by(sender, request, method, headers, _url(request))
 
 
 class UnderWay:
@@ -159,10 +160,7 @@ class UnderWay:
         self._own, self._url = own, url
 
     def __enter__(self) -> None:
-        try:
-            self._own.url = plain(self._url)
-        except Exception as error:
-            internal_errors.note("reading a URL", error)
+        self._own.url = self._url
 
     def __exit__(self, *raised: object) -> None:
         self._own.url = None
@@ -179,9 +177,8 @@ def propagate(headers: Any) -> None:
         _W3C.inject(headers)
 
 
-def _propagate(mode: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def _propagate(mode: str, request: Any) -> None:
     try:
-        request = _request(args, kwargs)
         if may_propagate(mode, request.url):
             propagate(request.headers)
     except Exception as error:

@@ -188,7 +188,7 @@ def _begin(
         else:
             kwargs = {**kwargs, "options": options}
         extra_fields = getattr(options, "extra_json", None)
-        if isinstance(extra_fields, Mapping) and isinstance(body, dict):
+        if extra_fields is not None and isinstance(extra_fields, Mapping) and isinstance(body, dict):
             body = {**body, **extra_fields}
         url = options.url if options.url.startswith("http") else None
         headers = options.headers if isinstance(options.headers, Mapping) else _NONE

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 
 @dataclass(slots=True)
@@ -58,8 +58,7 @@ class Usage:
     """The cached tokens by modality, as far as the provider tells."""
 
 
-@dataclass(frozen=True, slots=True)
-class ToldAttempt:
+class ToldAttempt(NamedTuple):
     """An attempt of a gateway's own that came to nothing, as far as the gateway tells of it."""
 
     upstream: str | None = None
@@ -97,8 +96,7 @@ class Hop:
         return " ".join(parts) or None
 
 
-@dataclass(frozen=True, slots=True)
-class Speculation:
+class Speculation(NamedTuple):
     """Tokens that a draft proposed and that the model took over, as the engine counts them."""
 
     drafted: int

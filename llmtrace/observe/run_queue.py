@@ -26,27 +26,37 @@ class RunQueue:
 
     def __init__(self) -> None:
         self._thread = get_native_id()
-        self._before = _waited(self._thread) if _COUNTED else None
+        self._before = _look(self._thread) if _COUNTED else None
 
     def waited(self) -> float | None:
         """Seconds without a core since then; None where the kernel does not count them, or on another thread."""
         if self._before is None or get_native_id() != self._thread:
             return None
-        now = _waited(self._thread)
-        return None if now is None else max(0, now - self._before) / 1e9
+        before, now = _waits(self._before), _waits(_look(self._thread))
+        return None if before is None or now is None else max(0, now - before) / 1e9
 
 
-def _waited(thread: int) -> int | None:
-    """All of the thread's waits so far, ns. (The path with the process's number is found faster than ``self``.)"""
+def _waits(seen: bytes | None) -> int | None:
+    """All of a thread's waits until it was looked at, ns; None where that cannot be read, or the kernel does not count
+    them (nothing but zeros)."""
+    try:
+        ran, waited, _ = map(int, (seen or b"").split())
+    except ValueError:
+        return None
+    return waited if ran else None
+
+
+def _look(thread: int) -> bytes | None:
+    """What the kernel counts of the thread, to be read only where it is wanted. (A thread is found faster by its own
+    number, which ``/proc`` takes without listing it, than beneath ``self`` or its process.)"""
     if thread in _UNREADABLE:
         return None
     try:
-        file = os.open(f"/proc/{os.getpid()}/task/{thread}/schedstat", os.O_RDONLY | os.O_CLOEXEC)
+        file = os.open(f"/proc/{thread}/schedstat", os.O_RDONLY)
         try:
-            ran, waited, _ = os.read(file, _MOST_BYTES).split()
+            return os.read(file, _MOST_BYTES)
         finally:
             os.close(file)
-        return int(waited) if int(ran) else None  # nothing but zeros: it does not count
     except OSError:  # not there, or too many files are open just now
         return None
     except Exception:  # what watches an event loop for calls that block may forbid the look: it is not asked again

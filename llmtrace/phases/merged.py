@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from llmtrace.phases.model import (
     AMBIGUOUS,
     BUFFERED,
@@ -75,6 +77,7 @@ def few_calls(calls: int, least: int) -> Unknown:
     )
 
 
+@lru_cache(64)  # asked for at each call of such a route, and seldom shown
 def narrow_spread(spread: float, least: float) -> Unknown:
     """The route's prompts are too alike. Both: uncached tokens, 90th over 10th percentile."""
     return Unknown(

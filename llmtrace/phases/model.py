@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 SCHEMA_VERSION: Final = 2
 
@@ -52,8 +52,7 @@ REASONS: Final = (NO_USAGE, FEW_CALLS, NARROW_SPREAD, BUFFERED, NO_STREAM, CUT_S
 """Why phases are merged."""
 
 
-@dataclass(frozen=True, slots=True)
-class Unknown:
+class Unknown(NamedTuple):
     """Why the phases of a call cannot be told apart."""
 
     reason: str
@@ -145,8 +144,7 @@ class Blind:
     """The estimate less what the engine told: above 0 where it says too much."""
 
 
-@dataclass(slots=True)
-class Part:
+class Part(NamedTuple):
     """A stretch inside a phase: reasoning or output inside decode, a part of a model's load. Times are monotonic ns."""
 
     name: str

@@ -46,6 +46,8 @@ def _speculation(fields: Mapping[str, Any]) -> Speculation | None:
     steps makes one token itself, so that the steps are the tokens that no draft brought.
     """
     counts = get(fields.get("metrics"), "speculative_decoding")
+    if counts is None and "timings" not in fields:
+        return None
     drafted, accepted = count(get(counts, "num_draft_tokens")), count(get(counts, "num_accepted_draft_tokens"))
     steps = count(get(counts, "num_spec_steps"))
     if drafted is None and accepted is None:
@@ -65,6 +67,8 @@ def _tiers(fields: Mapping[str, Any]) -> dict[str, int]:
     first_meta, first_choice = next(iter(items(meta)), None), next(iter(choices), None)
     for source in (fields.get("sglext"), meta, first_meta, get(first_choice, "meta_info")):
         details = get(source, "cached_tokens_details")
+        if details is None:
+            continue
         tiers = {tier: tokens for tier in TIERS if (tokens := count(get(details, tier))) is not None}
         if tiers:
             return tiers

@@ -8,7 +8,7 @@ without prejudice to the others.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
@@ -52,6 +52,17 @@ def number(value: Any) -> float | None:
         except (ValueError, OverflowError):
             return None
     return value if 0.0 <= value < _INFINITY else None
+
+
+def _has(get: Callable[[str], Any], keys: Iterable[str], fewest: int) -> bool:
+    """Whether there are values for so many of ``keys``."""
+    there = 0
+    for key in keys:
+        if get(key) is not None:
+            there += 1
+            if there == fewest:
+                return True
+    return False
 
 
 class _Term(NamedTuple):
@@ -165,11 +176,11 @@ class Engine:
         get = getter(source)
         if self.mark and get(self.mark[0]) != self.mark[1]:
             return False
-        if self.own and all(get(key) is None for key in self.own):
+        if self.own and not _has(get, self.own, 1):
             return False
-        if any(get(key) is None for key in self.all_of):
+        if self.all_of and not _has(get, self.all_of, len(self.all_of)):
             return False
-        return self.fewest < 2 or sum(get(key) is not None for key in self.known) >= self.fewest
+        return self.fewest < 2 or _has(get, self.known, self.fewest)
 
     def read(self, source: Any) -> ServerTimings | None:
         """The durations in ``source``, in seconds; None where it has none."""

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 from llmtrace.observe.answer import Hop, ToldAttempt
 from llmtrace.observe.internal_errors import note
+from llmtrace.providers.safe import get
 
 _LONGEST_MS: Final = 1e9
 _MOST_ATTEMPTS: Final = 100
@@ -176,7 +177,7 @@ def read_body(fields: Mapping[str, Any], usage: Any) -> Hop | None:
     """The hop that a body's (or the last chunks') top-level fields tell of, and its usage. Never raises."""
     try:
         metadata = fields.get(_METADATA)
-        upstream, cost = _word(fields.get(_PROVIDER)), _dollars(_get(usage, _COST))
+        upstream, cost = _word(fields.get(_PROVIDER)), _dollars(get(usage, _COST))
         if upstream is None and cost is None and metadata is None:
             return None
         named = metadata is not None or (upstream is not None and str(fields.get("id")).startswith(_ID))

@@ -6,14 +6,16 @@ Only used where content capture is on.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmtrace.providers import parts
 from llmtrace.providers.content_blocks import content_parts
 from llmtrace.providers.declare import Request
 from llmtrace.providers.parts import Part
 from llmtrace.providers.safe import get, items, text
-from llmtrace.providers.stream_messages import ChoiceMessage, place_of, reasoning_of
+
+if TYPE_CHECKING:
+    from llmtrace.providers.stream_messages import ChoiceMessage
 
 
 def instructions(system: Any) -> list[Part]:
@@ -88,7 +90,11 @@ def message_parts(message: Any) -> list[Part]:
     content = get(message, "content")
     if get(message, "role") in ("tool", "function"):
         return [parts.tool_result(get(message, "tool_call_id"), content)]
-    made = [*parts.reasonings(reasoning_of(message)), *content_parts(content), *parts.refusals(get(message, "refusal"))]
+    made = [
+        *parts.reasonings(parts.reasoning_of(message)),
+        *content_parts(content),
+        *parts.refusals(get(message, "refusal")),
+    ]
     if (audio := get(message, "audio")) is not None:
         made.append(spoken(text(get(audio, "transcript")), text(get(audio, "id"))))
     for call in items(get(message, "tool_calls")):
@@ -110,6 +116,8 @@ def spoken(transcript: str | None, id: str | None) -> Part:
 
 
 def _join(chunks: Sequence[Any]) -> list[dict[str, Any]]:
+    from llmtrace.providers.stream_messages import ChoiceMessage, place_of  # here, since few programs capture content
+
     choices: dict[int, ChoiceMessage] = {}
     for chunk in chunks:
         for place, choice in enumerate(items(get(chunk, "choices"))):

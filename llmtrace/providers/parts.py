@@ -113,6 +113,12 @@ def texts(content: Any) -> list[Part]:
     return [{"type": "text", "content": string}] if (string := text(content)) else []
 
 
+def reasoning_of(source: Any) -> str | None:
+    """The reasoning in a message or delta, under the name that vLLM, SGLang and DeepSeek, or that OpenRouter and Groq
+    have for it."""
+    return text(get(source, "reasoning_content")) or text(get(source, "reasoning"))
+
+
 def reasonings(content: Any) -> list[Part]:
     """What a model thought, as a part; none for what is empty or no text."""
     return [{"type": "reasoning", "content": string}] if (string := text(content)) else []

@@ -108,7 +108,7 @@ def _strings(value: Any, texts: list[str], most: int) -> None:
             return  # token ids, perhaps a hundred thousand
         for inner in value:
             _strings(inner, texts, most)
-    elif isinstance(value, Mapping):
+    elif type(value) is dict or isinstance(value, Mapping):  # the second alone takes long
         for field, inner in value.items():
             if field in _NO_TEXT:
                 continue

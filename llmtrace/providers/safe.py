@@ -21,9 +21,9 @@ def get(source: Any, name: str) -> Any:
     try:
         return source.__dict__[name]  # an object of the client's: the common case
     except KeyError:
-        extra = getattr(source, "__pydantic_extra__", None)
-        if extra:
-            return extra.get(name)
+        extra: Any = getattr(source, "__pydantic_extra__", _NO_MODEL)
+        if extra is not _NO_MODEL:  # asked first: asking for Mapping is slow
+            return extra.get(name) if extra else None
     except (AttributeError, TypeError):
         pass
     return source.get(name) if isinstance(source, Mapping) else None
@@ -61,6 +61,8 @@ def text(value: Any) -> str | None:
 
 def count(value: Any) -> int | None:
     """``value`` if it is a count: an int (no bool) or a whole float, as some APIs count in, zero or more."""
+    if value is None:
+        return None
     if isinstance(value, float):
         return int(value) if value >= 0 and value.is_integer() else None
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
@@ -116,10 +118,12 @@ _MODALITIES = tuple((modality, f"{modality}_tokens") for modality in ("text", "i
 
 def by_modality(details: Any) -> dict[str, int]:
     """The tokens of each modality that the details of a usage in OpenAI's shape tell: ``audio_tokens`` and its like."""
-    if details is None:
-        return {}
-    told = ((modality, count(get(details, field))) for modality, field in _MODALITIES)
-    return {modality: tokens for modality, tokens in told if tokens}
+    told: dict[str, int] = {}
+    if details is not None:
+        for modality, field in _MODALITIES:
+            if tokens := count(get(details, field)):
+                told[modality] = tokens
+    return told
 
 
 def set_finish_reasons(answer: Answer, reasons: Mapping[int, str]) -> None:

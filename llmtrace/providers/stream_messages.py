@@ -15,12 +15,6 @@ from llmtrace.providers.parts import Part
 from llmtrace.providers.safe import count, get, items, text
 
 
-def reasoning_of(source: Any) -> str | None:
-    """The reasoning in a message or delta, under the name that vLLM, SGLang and DeepSeek, or that OpenRouter and Groq
-    have for it."""
-    return text(get(source, "reasoning_content")) or text(get(source, "reasoning"))
-
-
 def place_of(choice: Any, place: int) -> int:
     """The index of a choice; where it has none, its place among those of its chunk."""
     index = count(get(choice, "index"))
@@ -67,7 +61,7 @@ class ChoiceMessage:
         delta = get(choice, "delta")
         self.role = text(get(delta, "role")) or self.role
         self.end = text(get(choice, "finish_reason")) or self.end
-        for part in parts.reasonings(reasoning_of(delta)):
+        for part in parts.reasonings(parts.reasoning_of(delta)):
             parts.append(self.reasoning, part)
         for part in content_parts(get(delta, "content")) or parts.texts(get(choice, "text")):
             parts.append(self.content, part)

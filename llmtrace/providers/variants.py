@@ -16,6 +16,11 @@ _MEDIA_FIELDS = ("inline_data", "inlineData", "file_data", "fileData", "image", 
 """Of APIs whose parts have no type: the field itself says it."""
 _MOST = 256
 """Parts looked at."""
+_WAYS = frozenset(
+    {"service_tier", "reasoning_effort", "reasoning", "thinking", "response_format", "text", "tools", "adapter_id"}
+    | {"lora"}
+)
+"""The parameters that ``variant`` looks at."""
 
 
 def media(params: Mapping[str, Any], last_only: bool = False) -> tuple[int, int]:
@@ -29,7 +34,7 @@ def media(params: Mapping[str, Any], last_only: bool = False) -> tuple[int, int]
     count = size = looked = 0
     number = len(messages)
     for at, message in enumerate(messages):
-        if not isinstance(message, Mapping):
+        if type(message) is not dict and not isinstance(message, Mapping):  # the second alone takes long
             continue
         content: Any = message.get("content", message.get("parts"))
         images: Any = message.get("images")
@@ -66,6 +71,8 @@ def _longest(part: Mapping[Any, Any]) -> int:
 def variant(params: Mapping[str, Any]) -> tuple[str, ...]:
     """The ways of asking that make a call another kind of call: service tier, reasoning effort, the answer's format,
     tools, adapter. Empty for a plain call."""
+    if _WAYS.isdisjoint(params):
+        return ()
     found: list[str] = []
     tier = params.get("service_tier")
     if isinstance(tier, str) and tier not in ("auto", "default"):

@@ -1,4 +1,4 @@
-"""The span trees of docs/providers, made by the code as it is: ``make trees``, or some with ``make trees ARGS=groq``.
+"""The span trees of docs/providers, made by the code as it is: ``make trees``, or some with ``make trees ARGS=ollama``.
 
 Each is a real client's call to a local server that plays a stream, 120 ms to its first event and 20 ms from event to
 event, unless the page says otherwise.
@@ -18,7 +18,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 import llmtrace
 from tests.support import by_funnel, by_library, by_method, ndjson
 from tests.support.by_method import Driver
-from tests.support.replay import USAGE, Replay, Script, azure_stream, completion, json_answer, paced
+from tests.support.replay import Replay, Script, completion, json_answer, paced
 from tests.support.spans import Spans, attributes, seconds
 
 PAGES = Path(__file__).parents[2] / "docs" / "providers"
@@ -42,20 +42,6 @@ def _plain(driver_class: type[Driver], last_fields: Mapping[str, Any] | None = N
         return driver
 
     return scene
-
-
-class _Azure(by_funnel.OpenAI):
-    def make(self) -> Any:
-        import openai
-
-        return openai.AzureOpenAI(api_key="k", azure_endpoint=self.url, api_version="2024-10-21", max_retries=0)
-
-
-def _azure(replay: Replay) -> Driver:
-    headers = {"content-type": "text/event-stream", "x-envoy-upstream-service-time": "95", "x-ms-region": "East US"}
-    script = azure_stream(ttft=0.12, itl=0.02)
-    replay.serve(Script(200, headers, script.parts, lockstep=True))
-    return _Azure("sync", replay.url)
 
 
 class _Thinking(by_funnel.Anthropic):
@@ -132,32 +118,12 @@ class _Transformers(Driver):
         return item
 
 
-_GROQ = {"queue_time": 0.03, "prompt_time": 0.08, "completion_time": 0.12, "total_time": 0.2}
-_CEREBRAS = {"queue_time": 0.03, "prompt_time": 0.08, "completion_time": 0.12, "total_time": 0.25}
-_FIREWORKS = {
-    "cached-prompt-tokens": "16",
-    "prefill-queue-duration": "0.03",
-    "prefill-duration": "0.08",
-    "server-time-to-first-token": "0.11",
-    "server-processing-time": "0.23",
-}
 _VLLM = {"queue_time_ms": 30.0, "time_to_first_token_ms": 80.0, "generation_time_ms": 120.0}
 SCENES: dict[str, Concurrency] = {
     "openai": _plain(by_funnel.Responses),
-    "azure": _azure,
     "openai-compatible": _plain(by_funnel.OpenAI, {"metrics": _VLLM}),
     "anthropic": _plain(_Thinking),
-    "groq": _plain(by_funnel.Groq, {"x_groq": {"usage": USAGE | _GROQ}}),
-    "together": _plain(by_funnel.Together),
-    "cerebras": _plain(by_funnel.Cerebras, {"time_info": _CEREBRAS}),
-    "fireworks": _plain(by_funnel.Fireworks, {"perf_metrics": _FIREWORKS}),
-    "mistralai": _plain(by_method.Mistral),
-    "google-genai": _plain(by_method.Google),
-    "cohere": _plain(by_method.Cohere),
-    "bedrock": _plain(by_method.Bedrock),
-    "aiobotocore": _plain(by_method.AioBedrockInvoke),
     "ollama": _ollama,
-    "huggingface": _plain(by_library.HuggingFace),
     "litellm": _router,
     "transformers": lambda replay: _Transformers("sync", replay.url),
 }

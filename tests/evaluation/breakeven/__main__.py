@@ -1,9 +1,9 @@
-"""``make breakeven-eval``: the queueing model against the reference server, at three loads, into docs/breakeven.md.
+"""``make breakeven-eval``: the queueing model against the reference server, at three loads.
 
 A round measures the machine as ``llmtrace bench`` does, then sends the server requests at random moments, at each of
 three loads, and plays the same requests on the model. On two devices: this processor, and one of a set speed, whose
 steps wait as a host waits for its accelerator, so that who else uses the processor hardly matters. ``--keep`` adds to
-the rounds of earlier runs.
+the rounds of earlier runs. What comes out goes into docs/breakeven/measured.md.
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ from llmtrace.reference.roofline import Bench, Plan
 from llmtrace.reference.served import serving
 from tests.evaluation.breakeven.devices import of_set_speed
 from tests.evaluation.common import freshness, provenance
-from tests.evaluation.common.bars import Bar, table
+from tests.evaluation.common.bars import Bar
 from tests.evaluation.common.pages import write_section
 from tests.evaluation.common.places import DOCS, ROOT
 from tests.evaluation.common.quantiles import quantile
+from tests.evaluation.common.tables import Table
 
-PAGE = DOCS / "breakeven.md"
+PAGE = DOCS / "breakeven" / "measured.md"
 SHAPE = "breakeven-eval"
 DEVICES = {"set": (32, 64, 2, 2, 1, 512), "cpu": (384, 1056, 6, 6, 2, 4096)}
 """The model by device: hidden, intermediate, layers, heads, key-value heads, vocabulary. On the processor computing
@@ -58,7 +59,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=20.0, help="of requests, at each load")
     parser.add_argument("--seed", type=int, default=None, help="drawn anew each run unless given")
     parser.add_argument("--keep", type=Path, metavar="FILE", help="add to the rounds in this file")
-    parser.add_argument("--no-write", action="store_true", help="leave docs/breakeven.md as it is")
+    parser.add_argument("--no-write", action="store_true", help="leave docs/breakeven/measured.md as it is")
     chosen = parser.parse_args()
     seed = provenance.new_seed(chosen.seed)
     started, load = time.time(), provenance.load_average()
@@ -80,7 +81,7 @@ def main() -> int:
         provenance.sentence(provenance.machine(provenance.make_command("breakeven-eval"), started, load), seed),
         f"{len(rounds)} rounds; load averages after each: {averages}. Above 2 others used these cores too.",
         "",
-        table(bars, f"The model over the server, on {TITLES[chosen.device]}").grid(),
+        _table(bars, f"The model over the server, on {TITLES[chosen.device]}").grid(),
     ]
     print("\n".join(lines))
     if not chosen.no_write:
@@ -166,6 +167,19 @@ def _bars(rows: list[Row]) -> list[Bar]:
                 what = f"{share:.0%} busy, {name} p{rank * 100:g}: {played * 1e3:.0f} for {measured * 1e3:.0f} ms"
                 bars.append(Bar(what, played / measured - 1, -most, most, len(ours)))
     return bars
+
+
+def _table(bars: list[Bar], title: str) -> Table:
+    """A row for each load: what the model said for what was measured, and how far it is off; in bold where too far."""
+    named = [(*bar.what.partition(": ")[::2], bar) for bar in bars]
+    loads = list(dict.fromkeys(what.partition(", ")[0] for what, _, _ in named))
+    head = list(dict.fromkeys(what.partition(", ")[2] for what, _, _ in named))
+    rows: list[list[str]] = []
+    for load in loads:
+        cells = [(f"{said}, {bar.value:+.1%}", bar) for what, said, bar in named if what.startswith(f"{load}, ")]
+        told = [f"**{cell}**" if bar.met is False else cell for cell, bar in cells]
+        rows.append([load, *told, str(cells[0][1].calls)])
+    return Table(title, ["", *head, "calls"], rows)
 
 
 if __name__ == "__main__":

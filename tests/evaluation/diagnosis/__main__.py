@@ -62,7 +62,7 @@ def main() -> None:
         started, load = time.time(), provenance.load_average()
         held_out = kept.held_out(population(random.Random(seed), chosen.routes))
         where = provenance.machine(provenance.make_command("diagnose-eval"), started, load)
-        _write("kept", report.kept(held_out, where, seed), chosen)
+        _write("kept", report.kept(held_out, where, seed), chosen, DETAILS)
     if chosen.only in (None, SIMULATED):
         with Progress() as progress:
             _simulated(chosen, seed, progress)
@@ -143,7 +143,9 @@ def _real(chosen: argparse.Namespace, seed: int) -> None:
     notes += run.failures
     if run.unplayed:
         notes.append(f"{run.unplayed} episodes{f' ({run.cut})' if run.cut else ''}")
-    _write("real", report.real([played.trial() for played in notebook.episodes], notes, where, seed), chosen)
+    trials = [played.trial() for played in notebook.episodes]
+    _write("real", report.real(trials, where), chosen)
+    _write("real-details", report.real_details(trials, notes, where, seed), chosen, DETAILS)
 
 
 def _interrupt(signal_number: int, frame: object) -> None:

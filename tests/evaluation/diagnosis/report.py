@@ -12,7 +12,6 @@ from typing import Any
 from llmtrace.diagnosis.verdict import CAUSES
 from tests.evaluation.common import freshness, provenance
 from tests.evaluation.diagnosis.effects import SIZES
-from tests.evaluation.diagnosis.golden import slow_turn
 from tests.evaluation.diagnosis.plot import NOTHING
 from tests.evaluation.diagnosis.population import BASE_RATE, Population, Row
 from tests.evaluation.diagnosis.settings import Setting
@@ -43,24 +42,21 @@ class Simulated:
 
 def summary(played: Simulated) -> list[str]:
     """One screen."""
-    golden, calm = slow_turn(), played.settings
+    calm = played.settings
     false = sum(setting.false.total() for setting in calm)
     worst = max(calm, key=lambda setting: setting.false.total() / setting.calls)
     alarmed = [row for row in played.population.rows if row.calm]
     stated = [row.confidence for row in alarmed] + [each for setting in calm for each in setting.sure]
-    small = [point for point in played.curve if point.size == 1.3]
     return [
         *freshness.stamp("diagnosis", played.where["commit"]),
-        f'{provenance.sentence(played.where, played.seed)} `ARGS="--only simulated '
-        f'--seed {played.seed}"` plays the same.',
-        "",
         "| simulated and recorded traffic | measured | bar |",
         "|---|---|---|",
         *(
             f"| an effect of {size:g} times, named in half of its calls; at all | {_found(played.curve, size)} | |"
             for size in SIZES
         ),
-        f"| of 1.3 times, by cause | {', '.join(f'`{p.cause}` {_percent(p.half, p.episodes)}' for p in small)} | |",
+        f"| large single causes, {len(played.singles)} episodes; pairs, {len(played.pairs)} "
+        f"| {share(played.singles)}; {share(played.pairs)} | 95 %; 85 % |",
         f"| false alarms per 1,000 calls, {_total(calm):,} calls in {len(calm)} calm settings "
         f"| {_rate(false, _total(calm))} | < 1 |",
         f"| the same in the worst setting ({worst.title}, {worst.calls:,} calls) "
@@ -68,13 +64,8 @@ def summary(played: Simulated) -> list[str]:
         f"| the same on routes drawn at random, {played.population.calm:,} calls "
         f"| {_rate(len(alarmed), played.population.calm)} | < 1 |",
         f"| median confidence of a false alarm | {_median(stated)} | < 0.6 |",
-        "| verdicts stated at 0.85 to 0.95: number, mean stated, right "
-        f"| {_bin(_within(played.population.rows, 0.85, 0.95))} | 0.90 |",
-        f"| large single causes, {len(played.singles)} episodes; pairs, {len(played.pairs)} "
-        f"| {share(played.singles)}; {share(played.pairs)} | 95 %; 85 % |",
         "| one verdict: mean CPU time; median and 99th percentile of wall time "
         f"| {played.speed[0]:.1f}; {played.speed[1]:.1f}, {played.speed[2]:.1f} µs | 15 µs |",
-        f"| the slow turn | `{golden.cause}`, {1e6 * (golden.per_token or 0):.0f} µs per token | 94 µs |",
     ]
 
 
@@ -82,28 +73,30 @@ def details(played: Simulated) -> list[str]:
     """The tables behind the summary, on a page of their own."""
     return [
         *freshness.stamp("diagnosis", played.where["commit"]),
+        f'{provenance.sentence(played.where, played.seed)} `ARGS="--only simulated '
+        f'--seed {played.seed}"` plays the same.',
+        "",
         "## How small an effect is found",
         "",
-        "Effects of eight calls, by how many times the usual time to the first token (of slow tokens and a slow "
-        "reader: the time per token) gets longer: % of the episodes in which the cause was named in half of the calls. "
-        "In brackets: what a test could reach at best that knew the route and the effect exactly, with one false alarm "
-        "in 1,000 calls (it needs 2 ln 1000 / d² calls for d standard deviations).",
+        "Episodes of eight calls whose time to the first token (of slow tokens and a slow reader: the time per token) "
+        "is so many times the usual: % of those in which half of the calls or more named the cause. In brackets: what "
+        "a test could reach at best that knew the route and the effect exactly, with one false alarm in 1,000 calls.",
         "",
         *_curve(played.curve, SIZED),
         "",
-        "Below three times the usual tokens a prompt is no surge; a lost cache, slow tokens and queues are not named "
-        "for less than 10, 20 and 10 % of the time. What else is missing is the price of learning a route's costs and "
-        "scatter from 60 to 100 calls.",
+        "Some is missing by design: below three times the usual tokens a prompt is no surge; a lost cache, slow tokens "
+        "and queues are not named for less than 10, 20 and 10 % of the time. The rest is the price of learning a "
+        "route's costs and scatter from 60 to 100 calls.",
         "",
-        "The same laid over recorded calls of clients that were alone on vLLM and the reference server. Their prompts "
-        "differ in length by a factor of 50 and their own calls queue behind each other, so that most small effects "
-        "lie within what is usual there.",
+        "The same effects laid over recorded calls of clients that were alone on vLLM and the reference server. Their "
+        "prompts differ in length by a factor of 50 and their own calls queue behind each other, so that most small "
+        "effects lie within what is usual there.",
         "",
         *_curve(played.recorded, sorted({point.cause for point in played.recorded})),
         "",
         "## False alarms",
         "",
-        "Per 1,000 calls; false: what was named did not happen to that call. True: it had really waited that much "
+        "Per 1,000 calls. False: what was named did not happen to that call. True: it had really waited that much "
         "longer than the route's calls before it, or strangers really slowed its tokens.",
         "",
         "| setting | calls | false | causes, confidence | true |",
@@ -111,7 +104,7 @@ def details(played: Simulated) -> list[str]:
         *(
             f"| {s.title} | {s.calls:,} | {_rate(s.false.total(), s.calls)} | {_falsely(s)} "
             f"| {_rate(s.true.total(), s.calls)} |"
-            for s in played.settings
+            for s in _by_source(played.settings)
         ),
         f"| two modes of the network | {sum(t.calm_calls for t in played.bimodal):,} | {alarms(played.bimodal)} "
         f"| {listed(false_of(played.bimodal))} | |",
@@ -176,47 +169,53 @@ def _sure(rows: Sequence[Row], right: bool) -> str:
     return f"{len(mine)}, {_median(mine)}{below}"
 
 
-def real(trials: Sequence[Trial], missing: Sequence[str], where: dict[str, Any], seed: int) -> list[str]:
-    """The episodes on real servers."""
+def real(trials: Sequence[Trial], where: dict[str, Any]) -> list[str]:
+    """The episodes on real servers, in short."""
     small = [trial for trial in trials if trial.size]
     wrong = [said for trial in trials for said in trial.stated if not said[2]]
+    return [
+        *freshness.stamp("diagnosis", where["commit"]),
+        "| real servers | measured | bar |",
+        "|---|---|---|",
+        f"| episodes right, of {len(trials)} | {share(trials)} | 95 % |",
+        f"| small effects of 1.15 to 2 times among them, {len(small)} | {share(small)} | |",
+        f"| false alarms per 1,000, {sum(t.calm_calls for t in trials):,} calm calls | {alarms(trials)} | < 1 |",
+        f"| median confidence of a wrong verdict, {len(wrong)} | {_median([said[1] for said in wrong])} | < 0.6 |",
+    ]
+
+
+def real_details(trials: Sequence[Trial], missing: Sequence[str], where: dict[str, Any], seed: int) -> list[str]:
+    """The same by server and by what was injected."""
     places = {place: [t for t in trials if t.where == place] for place in dict.fromkeys(t.where for t in trials)}
     return [
         *freshness.stamp("diagnosis", where["commit"]),
         f"{provenance.sentence(where, seed)}{''.join(f' Not played: {each}.' for each in missing)}",
         "",
-        "| real servers | measured | bar |",
-        "|---|---|---|",
-        f"| episodes right, of {len(trials)} | {share(trials)} | 95 % |",
-        f"| small effects of 1.15 to 2 times among them, {len(small)} | {share(small)} | |",
-        *(f"| {place}, {len(mine)} | {share(mine)} | |" for place, mine in places.items()),
-        f"| false alarms per 1,000, {sum(t.calm_calls for t in trials):,} calm calls | {alarms(trials)} | < 1 |",
-        "| named besides in calm calls, and plain to see (an engine that was slower, a cache that was empty), verdicts "
-        f"| {sum(t.plain for t in trials)} | |",
-        f"| median confidence of a wrong verdict, {len(wrong)} | {_median([said[1] for said in wrong])} | < 0.6 |",
+        "| episodes right | |",
+        "|---|---|",
+        *(f"| {place}, {len(mine)} | {share(mine)} |" for place, mine in places.items()),
         "",
-        "| injected | right, by size and server | named besides or instead |",
-        "|---|---|---|",
+        f"{sum(t.plain for t in trials)} verdicts named in calm calls besides were plain to see (an engine that was "
+        "slower, a cache that was empty).",
+        "",
+        "| injected | right, large | right, small | named besides or instead |",
+        "|---|---|---|---|",
         *(
-            f"| `{cause}` | {'; '.join(_kinds([t for t in trials if _kind(t)[0] == cause]))} "
-            f"| {listed(sum((_wrong([t]) for t in trials if _kind(t)[0] == cause), Counter[str]()))} |"
-            for cause in sorted({_kind(trial)[0] for trial in trials})
+            f"| `{cause}` | {_of_cause(trials, cause, False)} | {_of_cause(trials, cause, True)} "
+            f"| {listed(sum((_wrong([t]) for t in trials if _injected(t) == cause), Counter[str]()))} |"
+            for cause in sorted({_injected(trial) for trial in trials})
         ),
     ]
 
 
-def _kinds(trials: Sequence[Trial]) -> list[str]:
-    """How many of each size and server were right."""
-    lines: list[str] = []
-    for kind in sorted({_kind(trial) for trial in trials}):
-        mine = [trial for trial in trials if _kind(trial) == kind]
-        size = f"{kind[1]:g} times, " if kind[1] else ""
-        lines.append(f"{size}{kind[2]} {sum(t.right for t in mine)} of {len(mine)}")
-    return lines
+def _of_cause(trials: Sequence[Trial], cause: str, small: bool) -> str:
+    """How many episodes of this cause were right: of those with an effect of a chosen size, or of the large ones."""
+    mine = [trial for trial in trials if _injected(trial) == cause and bool(trial.size) == small]
+    return f"{sum(trial.right for trial in mine)} of {len(mine)}" if mine else ""
 
 
-def _kind(trial: Trial) -> tuple[str, float, str]:
-    return trial.truth[0] if trial.truth else NOTHING, trial.size, trial.where
+def _injected(trial: Trial) -> str:
+    return trial.truth[0] if trial.truth else NOTHING
 
 
 def _curve(points: Sequence[Point], causes: Sequence[str]) -> list[str]:
@@ -241,6 +240,18 @@ def _found(points: Sequence[Point], size: float) -> str:
     mine = [point for point in points if point.size == size]
     episodes = sum(point.episodes for point in mine)
     return f"{_percent(sum(p.half for p in mine), episodes)}; {_percent(sum(p.once for p in mine), episodes)}"
+
+
+def _by_source(settings: Sequence[Setting]) -> list[Setting]:
+    """All settings of a source together, and by themselves those in which something false was named."""
+    rows: list[Setting] = []
+    for source in dict.fromkeys(setting.title.partition(":")[0] for setting in settings):
+        mine = [setting for setting in settings if setting.title.partition(":")[0] == source]
+        together = Setting(f"{source}, {len(mine)} kinds of traffic")
+        for setting in mine:
+            together.add(setting)
+        rows += [together, *(setting for setting in mine if setting.false)]
+    return rows
 
 
 def _falsely(setting: Setting) -> str:

@@ -13,11 +13,11 @@ WARM_UP_WHOLE = 60
 TRAFFIC = {
     "alone": "this client alone, Poisson arrivals, streamed, usage told",
     "burst": "the same in bursts of four calls on average; live, every second prompt begins as some others do",
-    "share30": "30 % of the load is this client's, the rest strangers'",
+    "share30": "30 % of the load is this client's, the rest that of strangers: another process, without llmtrace",
     "share05": "5 % of the load is this client's",
     "tenants1": "one tenant alone",
-    "tenants5": "one of 5 tenants with equal shares",
-    "tenants20": "one of 20 tenants with equal shares",
+    "tenants5": "one of 5 with equal shares",
+    "tenants20": "one of 20",
     "chat": "six conversations that grow: each turn sends all before it again",
     "chat30": "the same, 30 % of the load",
     "whole": "answers not streamed",
@@ -25,8 +25,8 @@ TRAFFIC = {
     "nousage": "streams without usage",
     "nousage30": "streams without usage, 30 % of the load",
     "mixed": "30 % of the calls carry an image that costs 250 ms of prefill and is in no count of tokens",
-    "onelength": "prompts of one length: fixed cost and cost per token cannot be told apart, so nothing may be split",
-    "standing": "a queue that never empties: a part of it looks like fixed cost, so a split is a lower bound",
+    "onelength": "prompts of one length, where nothing may be split",
+    "standing": "a queue that never empties, so that a split is a lower bound",
     "regime": "prefill takes twice as long from a moment on: the 30 calls after it count",
 }
 """The kinds of traffic."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,14 +23,14 @@ from tests.evaluation.phases.methods import ALL_PREFILL, ENVELOPE, LEAST_SQUARES
 
 _INTRO = """# Accuracy
 
-How right are the phases that llmtrace infers where the provider reports none? Each engine here knows the truth of every
-call; the client is kept from it, and afterwards its word is laid beside the engine's. This page is written by the run:
-
-    make accuracy
+How right are the phases that llmtrace infers where the provider reports none? The engines here know the truth of every
+call. The client is **blind**: their timings are taken out of its answers, and afterwards its word is laid beside
+theirs. `make accuracy` measures and writes this page.
 """
 
 _REHEARSAL = "**A rehearsal (`--quick`): too few calls of too few cells to say anything.**\n"
 
+_SIMULATION = "simulation"
 _IN_CLOUDS = ("alone", "share30")
 """Kinds of traffic whose calls are plotted one by one."""
 CELLS, HITS, SERVER_TIMES, HITS_PLOT = "cells.csv", "hits.csv", "server-times.csv", "hits.svg"
@@ -39,26 +40,25 @@ SENSITIVITY = DOCS / "accuracy" / "sensitivity.json"
 
 _READING = f"""## How to read it
 
-A **cell** is one kind of traffic at one load against one engine. The first {WARM_UP} calls ({WARM_UP_WHOLE} whole
-answers) teach the route and do not count. Load is a share of what the engine can do at most; strangers are another
-process, without llmtrace. The **worst cell** decides a bar. *(chance)*: so few calls can miss it by chance.
+*Queue* is the wait until the engine takes the prompt up, *prefill* the computation of the prompt, which ends with the
+first token, *decode* the rest of the answer. *TTFT* is the time to the first token. A **cell** is one [kind of
+traffic](accuracy/cells.md#the-kinds-of-traffic) at one load (a share of what the engine can do at most) against one
+engine. The first {WARM_UP} calls ({WARM_UP_WHOLE} whole answers) teach the route and do not count. The **worst cell**
+decides a bar, which is what we want to reach; *(chance)*: so few calls can miss it by chance.
 
-- **Error**: mean |error| over the mean time to first token (TTFT; of whole answers the mean total). *Of itself*: the
-  median |error| over the true length.
+- **Error**: mean |error| over the mean TTFT (of whole answers the mean total). *Of itself*: the median |error| over the
+  true length.
 - **A refusal counts**: `queue_prefill` as half queue and half prefill, `opaque` as a third each.
 - *Covers*: how often the 90 % interval held the truth, of the calls that were split. *half/err*: its mean half width
   over the mean |error|.
-- **Queue** is `llm.queue` as exported, the wait for the running step in it (of vLLM, which leaves that out, it is in
-  `llm.unattributed`). *Queue where none is*: what is said of calls whose true queue is under 10 % of the TTFT. *Sure
-  and wrong*: outside its interval and off by over 15 % of the TTFT.
+- **Queue** is `llm.queue` as exported, the wait for the running step in it (of vLLM that is in `llm.unattributed`).
+  *Queue where none is*: what is said of calls whose true queue is under 10 % of the TTFT. *Sure and wrong*: outside its
+  interval and off by over 15 % of the TTFT.
 - *To the best*: the error of queue and prefill over that of the best simpler method. These see all calls of the cell at
   once (but *envelope so far*): *all prefill*; *no queue*; *by headers* (queue until they come); *least squares* (a
   curve over uncached tokens, queue what lies above); *envelope* (the same through the 10 % quantile).
-
-The client is **blind**: the engine's own timings are taken out of its answers.
-
-Prompts of **one length** are merged on purpose: fixed cost and cost per token cannot be told apart there. *Envelope*
-wins in that cell, whose engine is idle at times; where a queue always stands, it would be wrong in the same way.
+- Prompts of **one length** are merged on purpose: fixed cost and cost per token cannot be told apart. *Envelope* wins
+  in that cell, whose engine is idle at times.
 """
 
 
@@ -83,6 +83,7 @@ def page(facts: dict[str, Any], cells: Sequence[Judged], plots_at: str = "accura
         known = [line for line in lines if line.met is not None]
         parts += [
             "## In short\n",
+            *_typical(cells),
             f"{sum(1 for line in known if line.met)} of {len(known)} bars met, each decided by its worst cell "
             "(r: recorded, s: simulated, l: live). *: no bar was set; held to the one that is nearest.\n",
             *([f"**The live cells are an earlier run's** ({facts['kept']}).\n"] if facts.get("kept") else []),
@@ -91,15 +92,10 @@ def page(facts: dict[str, Any], cells: Sequence[Judged], plots_at: str = "accura
     parts += _not_run(facts["not_run"])
     if cells:
         parts.append(
-            f"All {len(cells)} cells: [{CELLS_PAGE}]({plots_at}/{CELLS_PAGE}). With every method, refusals, decode and "
-            f"the engine's own queue: [{CELLS}]({plots_at}/{CELLS}).\n"
+            f"The cells of real engines, with plots: [{CELLS_PAGE}]({plots_at}/{CELLS_PAGE}). All {len(cells)}, with "
+            f"every method, refusals, decode and the engine's own queue: [{CELLS}]({plots_at}/{CELLS}).\n"
         )
-        parts += [f"![{name.removesuffix('.svg')}]({plots_at}/{name})\n" for name in pictures if name != HITS_PLOT]
     parts.append(_READING)
-    if cells:
-        parts += ["The kinds of traffic:\n", *_traffic(cells), "", "What each engine's numbers mean:\n"]
-        parts += [f"- {DEFINITIONS[key]}" for key in dict.fromkeys(judged.cell.engine for judged in cells)]
-        parts.append("")
     if facts["audit"]:
         parts += _audit(facts["audit"], plots_at)
         parts += [f"![hits]({plots_at}/{HITS_PLOT})\n"] if HITS_PLOT in pictures else []
@@ -109,18 +105,40 @@ def page(facts: dict[str, Any], cells: Sequence[Judged], plots_at: str = "accura
     return "\n".join(parts), pictures
 
 
-def cells_page(facts: dict[str, Any], cells: Sequence[Judged]) -> str:
-    """Every cell in a row of its own: a page beside the other one."""
+def _typical(cells: Sequence[Judged]) -> list[str]:
+    """How far off the queue of streams is, and whether its interval holds: the middle cell and the worst one."""
+    streamed = [j for j in cells if not j.cell.traffic.startswith("whole") and j.cell.traffic != "onelength"]
+    errors = {j.cell.title: error.share for j in streamed if (error := scoring.errors(j.pairs(), QUEUE))}
+    held = {j.cell.title: covers.inside for j in streamed if (covers := scoring.coverage(j.pairs(), QUEUE))}
+    if not errors or not held:
+        return []
+    worst, least = max(errors, key=errors.__getitem__), min(held, key=held.__getitem__)
+    return [
+        f"Streams, in {len(errors)} kinds of traffic ([how to read it](#how-to-read-it)). The median: the queue, which "
+        f"is the wait for the engine, is off by {tables.share(statistics.median(errors.values()))} of the time to the "
+        f"first token, and its 90 % interval holds the truth in {tables.share(statistics.median(held.values()))} of "
+        f"the calls. The worst: {tables.share(errors[worst])} ({worst}), {tables.share(held[least])} ({least}).\n"
+    ]
+
+
+def cells_page(facts: dict[str, Any], cells: Sequence[Judged], plotted: Sequence[str] = ()) -> str:
+    """Every cell of a real engine in a row of its own: a page beside the other one. ``plotted``: the plots' files."""
     where = facts["machine"]
     parts = [
         "# Accuracy, cell by cell\n",
         "[What the columns mean](../accuracy.md#how-to-read-it). TTFT in ms; *not split*, errors and *covers* in %.\n",
         *freshness.stamp("phases", where["commit"], where["code"]),
     ]
+    simulated = sum(judged.cell.source == _SIMULATION for judged in cells)
+    if simulated:
+        parts.append(f"The {simulated} simulated cells are in [{CELLS}]({CELLS}) only.\n")
     for source in SOURCES:
         some = [judged for judged in cells if judged.cell.source == source]
-        if some:
+        if some and source != _SIMULATION:
             parts += _section(source, some, facts.get("kept") if source == "live" else None)
+            parts += [f"![{name.removesuffix('.svg')}]({name})\n" for name in plotted if name.startswith(f"{source}-")]
+    parts += ["## The kinds of traffic\n", *_traffic(cells), "", "## What each engine's numbers mean\n"]
+    parts += [f"- {DEFINITIONS[key]}" for key in dict.fromkeys(judged.cell.engine for judged in cells)]
     return "\n".join(parts).rstrip() + "\n"
 
 
@@ -159,7 +177,7 @@ def draw(cells: Sequence[Judged], audit: Sequence[dict[str, Any]]) -> dict[str, 
     groups = dict.fromkeys((judged.cell.source, judged.cell.engine) for judged in cells)
     for source, engine in groups:
         mine = [judged for judged in cells if (judged.cell.source, judged.cell.engine) == (source, engine)]
-        if source == "simulation":
+        if source == _SIMULATION:
             continue  # its tables say it: there are too many cells for a plot
         title, name = f"{source} {engine}", f"{source}-{engine}"
         errors = {
@@ -225,7 +243,7 @@ def write(folder: Path, facts: dict[str, Any], calls: Sequence[Measured]) -> Pat
     at.mkdir(parents=True, exist_ok=True)
     made = pictures | files(facts, cells)
     if cells:
-        made[CELLS_PAGE] = cells_page(facts, cells)
+        made[CELLS_PAGE] = cells_page(facts, cells, [name for name in pictures if name != HITS_PLOT])
     for name, content in made.items():
         (at / name).write_text(content)
     target = folder / "accuracy.md"
@@ -261,8 +279,9 @@ def _audit(rows: Sequence[dict[str, Any]], at: str) -> list[str]:
         "## Cache hits from timing\n",
         "Real requests to hosted APIs (5,000 tokens each, the whole prompt sent 25 times before), judged one by one "
         "from unlabelled history. *Accuracy* takes a repeated prompt for a hit and a fresh one for a miss, and is "
-        "balanced; *three calls*: three with one prefix, judged together; *best threshold*: chosen with hindsight. One "
-        "rule for all rows, chosen on these same recordings.\n",
+        "balanced; *three calls*: three with one prefix, judged together; *best threshold*: chosen with hindsight; "
+        "*fresh claimed*: prompts sent for the first time that were said to hit. One rule for all rows, chosen on "
+        "these same recordings.\n",
         tables.hits(rows).grid(),
         f"All conditions: [{HITS}]({at}/{HITS}); the provider's own time predicted from the client's and earlier "
         f"calls: [{SERVER_TIMES}]({at}/{SERVER_TIMES}).\n",

@@ -14,25 +14,23 @@ from tests.evaluation.phases.measured import DECODE, PREFILL, QUEUE
 
 
 def summary(lines: Sequence[Line]) -> Table:
-    """A row for each group of bars: what is met, and what is missed, by its worst cell."""
+    """A row for each group of bars: what is met, by its name, and what is missed, by its worst cell."""
     rows: list[list[str]] = []
     for group in dict.fromkeys(line.group for line in lines):
         some = [line for line in lines if line.group == group]
-        met = [_told(line) for line in some if line.met]
+        met = [_SHORTER.get(line.what, line.what) for line in some if line.met]
         missed = [_told(line) for line in some if line.met is False]
-        rows.append([group, "<br>".join(met) or "-", "<br>".join(missed) or "-"])
-    return Table("Bars", ["", "met (bar)", "missed (bar)"], rows)
+        rows.append([group, "; ".join(met) or "-", "<br>".join(missed) or "-"])
+    return Table("Bars", ["", "met", "missed (bar)"], rows)
 
 
 def _told(line: Line) -> str:
-    """One bar in a few words."""
+    """One missed bar in a few words."""
     worst = line.worst()
     assert worst is not None
     _, value, bar, *_ = worst.bar.cells()
     beyond = sum(1 for figure in line.known() if not figure.bar.met)
     told = f"{_SHORTER.get(line.what, line.what)} {value} ({bar})"
-    if worst.bar.met:
-        return told
     chance = " (chance)" if line.verdict().endswith("within chance") else ""
     where = f"{worst.source[0]}: {_named(worst.where)}"
     return f"**{told}**{chance}, {beyond} of {len(line.known())} cells, {where}"
@@ -60,14 +58,12 @@ def _named(where: str) -> str:
 
 def compact(cells: Sequence[Judged]) -> Table:
     """llmtrace in each cell, in a few columns: shares in %, times in ms."""
-    head = ["cell", "calls", "TTFT", "not split", "queue", "covers", "half/err", "prefill", "of itself", "covers"]
+    head = ["cell", "calls", "TTFT", "not split", "queue", "covers", "prefill", "covers"]
     rows: list[list[str]] = []
     for judged in cells:
         pairs = judged.pairs()
         queue, prefill = scoring.errors(pairs, QUEUE), scoring.errors(pairs, PREFILL)
         queue_covers, prefill_covers = scoring.coverage(pairs, QUEUE), scoring.coverage(pairs, PREFILL)
-        own, *others = (_both(judged, method) for method in judged.methods)
-        best = min(others)
         rows.append(
             [
                 judged.cell.title.partition(" ")[2].removeprefix("engine, "),
@@ -76,19 +72,11 @@ def compact(cells: Sequence[Judged]) -> Table:
                 _whole(scoring.refused(pairs)),
                 _percent(queue.share if queue else math.nan),
                 _whole(queue_covers.inside if queue_covers else math.nan),
-                f"{queue_covers.ratio:.1f}" if queue_covers and math.isfinite(queue_covers.ratio) else "-",
                 _percent(prefill.share if prefill else math.nan),
-                _whole(prefill.of_itself if prefill else math.nan),
                 _whole(prefill_covers.inside if prefill_covers else math.nan),
-                times(own / best) if best > 0 else "-",
             ]
         )
-    return Table("", [*head, "to the best"], rows)
-
-
-def _both(judged: Judged, method: str) -> float:
-    some = [scoring.errors(judged.pairs(method), phase) for phase in (QUEUE, PREFILL)]
-    return sum(error.share for error in some if error is not None) if any(some) else math.inf
+    return Table("", head, rows)
 
 
 def _percent(value: float) -> str:

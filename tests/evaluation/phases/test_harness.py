@@ -474,7 +474,7 @@ def test_the_page(tmp_path: Path) -> None:
         "bars met, each decided by its worst cell",
         "queue, load <= 0.7",
         "A refusal counts",
-        "All 1 cells: [cells.md](accuracy/cells.md)",
+        "The cells of real engines, with plots: [cells.md](accuracy/cells.md). All 1, with",
     ):
         assert words in text
     cells = (tmp_path / "accuracy" / "cells.md").read_text()
@@ -566,7 +566,7 @@ def test_a_rehearsal_writes_a_page(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "seed 3" in capsys.readouterr().out
     text = (tmp_path / "accuracy.md").read_text()
     assert "A rehearsal" in text
-    assert "whole prompts, 4 slots: share30 0.6" in (tmp_path / "accuracy" / "cells.md").read_text()
+    assert "whole prompts, 4 slots: share30 0.6" in (tmp_path / "accuracy" / "cells.csv").read_text()
     kept, some = measured.read(tmp_path / "calls.jsonl")
     assert kept["seed"] == 3
     assert len(some) == warm_up("share30") + simulated.CALLS
@@ -588,4 +588,4 @@ def test_a_stopped_run_leaves_a_page_of_what_it_has(tmp_path: Path) -> None:
     assert process.returncode == 130
     text = (tmp_path / "accuracy.md").read_text()
     assert "Not run: the rest: the run was stopped." in text
-    assert "whole prompts, 4 slots: alone 0.7" in (tmp_path / "accuracy" / "cells.md").read_text()
+    assert "whole prompts, 4 slots: alone 0.7" in (tmp_path / "accuracy" / "cells.csv").read_text()
