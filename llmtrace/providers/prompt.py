@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 _ORDER = ("system", "system_instruction", "instructions", "messages", "input", "contents", "prompt")
@@ -15,10 +15,13 @@ _END_OF_TOOLS = "]"
 """So that a prompt with fewer tools is told from one whose messages changed."""
 
 
-def prompt_texts(params: Mapping[str, Any]) -> list[str]:
-    """Everything that the model is given: a text for each tool's definition and one for their end, then every string of
-    the system's text and the messages. Empty where none of it can be read."""
-    texts = [*map(_definition, _tools(params)), _END_OF_TOOLS]
+def prompt_texts(params: Mapping[str, Any], of_tool: Callable[[Mapping[str, Any]], str] | None = None) -> list[str]:
+    """Everything that the model is given: a text for each tool and one for their end, then every string of the system's
+    text and the messages. Empty where none of it can be read.
+
+    ``of_tool``: a tool's text; by default its whole definition.
+    """
+    texts = [*map(of_tool or _definition, _tools(params)), _END_OF_TOOLS]
     most = len(texts) + _MOST_LEAVES
     for field in _ORDER:
         value = params.get(field)
@@ -43,7 +46,7 @@ def _definition(tool: Mapping[str, Any]) -> str:
     try:
         return json.dumps(tool, default=_no_json, skipkeys=True)
     except (ValueError, RecursionError):
-        return _tool_name(tool)
+        return tool_name(tool)
 
 
 def _no_json(value: Any) -> str:
@@ -51,7 +54,8 @@ def _no_json(value: Any) -> str:
     return type(value).__name__
 
 
-def _tool_name(tool: Mapping[str, Any]) -> str:
+def tool_name(tool: Mapping[str, Any]) -> str:
+    """A tool's name, the same in every provider's way of defining it; else its type."""
     inner = next((each for name in ("function", "toolSpec") if isinstance(each := tool.get(name), Mapping)), tool)
     name = inner.get("name", tool.get("type"))
     return name[:_MOST_NAME] if isinstance(name, str) else ""
@@ -62,7 +66,7 @@ def place_of(params: Mapping[str, Any], number: int) -> tuple[str, bool]:
     with a tool's name, or ``tools`` for their end; and whether that is among the tools."""
     tools = _tools(params)
     if number < len(tools):
-        return f"tools[{number}] {_tool_name(tools[number])}".rstrip(), True
+        return f"tools[{number}] {tool_name(tools[number])}".rstrip(), True
     left = number - len(tools) - 1
     if left < 0:
         return "tools", True
