@@ -111,7 +111,7 @@ def beside(session: nox.Session, other: str) -> None:
 OTEL = [("3.10", "oldest"), ("3.13", "newest")]
 OTEL_TESTS = [
     *("tests/emit", "tests/observe", "tests/instrumentation/test_metrics.py", "tests/instrumentation/test_process.py"),
-    *("tests/instrumentation/test_ends.py", "tests/providers/test_contract.py"),
+    *("tests/instrumentation/test_ends.py", "tests/providers/test_first_stream.py", "tests/providers/test_contract.py"),
 ]
 
 

@@ -73,14 +73,38 @@ def pytest_xdist_auto_num_workers() -> int | None:
 
 
 TOGETHER = {
-    "providers": "clients",
-    "reference": "torch",
-    "instrumentation/test_transformers.py": "torch",
-    "evaluation/gpu/test_checks.py": "torch",
-    "view/serve": "viewer",
+    "clients": (
+        "providers",
+        "calls/test_repairs.py",
+        "instrumentation/test_asked_nobody.py",
+        "instrumentation/test_cache_diagnosis.py",
+        "instrumentation/test_conventions.py",
+        "instrumentation/test_failures.py",
+        "instrumentation/test_libraries.py",
+        "instrumentation/test_links.py",
+        "instrumentation/test_never_in_the_way.py",
+        "instrumentation/test_own_requests.py",
+        "probe/test_cancel.py",
+        "probe/test_command.py",
+    ),
+    "torch": (
+        "reference",
+        "instrumentation/test_model_loads.py",
+        "instrumentation/test_transformers.py",
+        "evaluation/gpu/test_checks.py",
+    ),
+    "viewer": ("view/serve",),
+    "command": ("test_cli.py", "test_samples.py"),
+    "statements": (
+        "analyze/test_reports.py",
+        "analyze/test_because.py",
+        "analyze/test_cache_report.py",
+        "analyze/test_components.py",
+        "analyze/test_objectives.py",
+    ),
 }
-"""Folders and files whose tests one worker takes all: what they share (a model, a viewer, imports of many seconds)
-would otherwise be made by each worker that gets one of the files."""
+"""Folders and files whose tests one worker takes all, by what they share: LiteLLM and Anthropic's client, a model, a
+viewer, a warm interpreter, compiled statements. Each worker that gets one of them would else take seconds for it."""
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -90,11 +114,13 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
         return None
     from xdist.scheduler import LoadFileScheduling
 
+    shared = {place: name for name, places in TOGETHER.items() for place in places}
+
     class Together(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.split("::", 1)[0]
             below = file.removeprefix("tests/")
-            return next((name for place, name in TOGETHER.items() if (below + "/").startswith(place + "/")), file)
+            return next((name for place, name in shared.items() if (below + "/").startswith(place + "/")), file)
 
     return Together(config, log)
 

@@ -1,4 +1,4 @@
-"""The command line through real processes: exit codes, one clear line, no traceback, no secrets."""
+"""The command line in processes of its own: exit codes, one clear line, no traceback, no secrets."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from llmtrace.launch import destinations
 from llmtrace.version import DISTRIBUTION, VERSION
 from tests.support.grpc_collector import GrpcCollector
 from tests.support.replay import Replay, Script, json_answer
+from tests.support.warm import COMMAND, warm
 
 SPAN = {
     "traceId": "4bf92f3577b34da6a3ce929d0e0e4736",
@@ -44,6 +45,12 @@ def environment(**changes: str) -> dict[str, str]:
     return {**kept, "COLUMNS": "80", "NO_COLOR": "1", "PYTHONUTF8": "1", **changes}
 
 
+def by_fork(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """``llmtrace`` in a process of its own, without an interpreter's start and imports."""
+    program = "from llmtrace.cli import main; main()"
+    return warm(*COMMAND).run(program, *map(str, arguments), env=environment(), cwd=Path.cwd())
+
+
 def llmtrace(*arguments: str | Path, **changes: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "llmtrace.cli", *map(str, arguments)],
@@ -54,6 +61,10 @@ def llmtrace(*arguments: str | Path, **changes: str) -> subprocess.CompletedProc
         timeout=120,
         check=False,
     )
+
+
+PATIENT = {"OTEL_EXPORTER_OTLP_TIMEOUT": "120"}
+"""For a collector that is a thread of ours, on a machine that may be busy."""
 
 
 def examined(everything: bool = True, **changes: str) -> subprocess.CompletedProcess[str]:
@@ -111,14 +122,14 @@ def test_version_and_help() -> None:
     "arguments", [["nothing"], ["show"], ["show", "x", "--limit", "0"], ["serve", "--device", "tpu"], ["demo", "--no"]]
 )
 def test_wrong_usage_is_exit_code_2(arguments: list[str]) -> None:
-    result = llmtrace(*arguments)
+    result = by_fork(*arguments)
     assert result.returncode == 2
     assert "Traceback" not in result.stderr
     assert "Usage:" in result.stderr
 
 
 def test_show(file: Path) -> None:
-    result = llmtrace("show", file)
+    result = by_fork("show", file)
     assert (result.returncode, result.stderr) == (0, "")
     assert "chat smol" in result.stdout
     assert "1.00 s" in result.stdout
@@ -132,32 +143,32 @@ def test_show_in_an_ascii_terminal(file: Path) -> None:
 
 
 def test_show_chooses(file: Path) -> None:
-    assert llmtrace("show", file, "--trace", "4bf9", "--limit", "1").returncode == 0
-    assert "none of its 1 trace has an id beginning with 'abc'" in one_line(llmtrace("show", file, "--trace", "abc"))
+    assert by_fork("show", file, "--trace", "4bf9", "--limit", "1").returncode == 0
+    assert "none of its 1 trace has an id beginning with 'abc'" in one_line(by_fork("show", file, "--trace", "abc"))
 
 
 def test_show_tells_what_it_skipped(file: Path) -> None:
     file.write_text(f"{LINE}\nbroken\n")
-    result = llmtrace("show", file)
+    result = by_fork("show", file)
     assert result.returncode == 0
     assert "line 2: not valid JSON" in result.stderr
     assert "chat smol" in result.stdout
-    assert f"{file}:2: not valid JSON" in one_line(llmtrace("show", file, "--strict"))
+    assert f"{file}:2: not valid JSON" in one_line(by_fork("show", file, "--strict"))
 
 
 def test_show_what_cannot_be_read(tmp_path: Path) -> None:
-    assert "no such file" in one_line(llmtrace("show", tmp_path / "none"))
-    assert "is a directory" in one_line(llmtrace("show", tmp_path))
+    assert "no such file" in one_line(by_fork("show", tmp_path / "none"))
+    assert "is a directory" in one_line(by_fork("show", tmp_path))
     (tmp_path / "empty").write_text("")
-    assert "no spans" in one_line(llmtrace("show", tmp_path / "empty"))
+    assert "no spans" in one_line(by_fork("show", tmp_path / "empty"))
 
 
 def test_show_writes_a_page(file: Path, tmp_path: Path) -> None:
     page = tmp_path / "deep" / "page.html"
-    result = llmtrace("show", file, "--html", page)
+    result = by_fork("show", file, "--html", page)
     assert result.returncode == 0, result.stderr
     assert "chat smol" in page.read_text(encoding="utf-8")
-    assert "cannot write" in one_line(llmtrace("show", file, "--html", tmp_path))
+    assert "cannot write" in one_line(by_fork("show", file, "--html", tmp_path))
 
 
 def test_a_reader_that_leaves_is_no_error_to_speak_of(file: Path) -> None:
@@ -386,19 +397,20 @@ def test_doctor_tries_an_export() -> None:
     with closing(Replay()) as collector:
         collector.serve(json_answer({}))
         tried = examined(
-            OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, OTEL_EXPORTER_OTLP_HEADERS="authorization=Bearer%20k"
+            OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, OTEL_EXPORTER_OTLP_HEADERS="authorization=Bearer%20k", **PATIENT
         )
         assert f"OTEL_EXPORTER_OTLP_ENDPOINT  {collector.url} over HTTP took an empty export" in tried.stdout
         first = collector.requests[0]
         assert (first.path, first.headers["authorization"]) == ("/v1/traces", "Bearer k")
     with closing(Replay()) as collector:
         collector.serve(json_answer({}, status=401))
-        tried = examined(False, OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=f"{collector.url}/exact")
+        tried = examined(False, OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=f"{collector.url}/exact", **PATIENT)
         assert "401, it wants credentials: set OTEL_EXPORTER_OTLP_HEADERS" in tried.stdout
         assert [request.path for request in collector.requests] == ["/exact"]
     with closing(Replay()) as page:
         page.serve(Script(200, {"content-type": "text/html"}, [(0.0, b"<html></html>")]))
-        tried = examined(False, OTEL_EXPORTER_OTLP_ENDPOINT=page.url, OTEL_EXPORTER_OTLP_HEADERS="Bearer SECRET")
+        wrong_header = {"OTEL_EXPORTER_OTLP_HEADERS": "Bearer SECRET"}
+        tried = examined(False, OTEL_EXPORTER_OTLP_ENDPOINT=page.url, **wrong_header, **PATIENT)
         assert "it answers with a page" in tried.stdout
         assert "OTEL_EXPORTER_OTLP_HEADERS" in tried.stdout
         assert "is not NAME=VALUE" in tried.stdout
@@ -412,7 +424,7 @@ def test_doctor_tries_an_export() -> None:
 def test_doctor_tries_an_export_over_grpc() -> None:
     collector = GrpcCollector()
     try:
-        over_grpc = {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}
+        over_grpc = {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc", **PATIENT}
         tried = examined(False, OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, **over_grpc)
         assert f"Spans: {collector.url} over gRPC took an empty export" in " ".join(tried.stdout.split())
         assert collector.exports == 1

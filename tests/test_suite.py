@@ -24,7 +24,7 @@ def test_what_goes_first_is_there(name: str) -> None:
     assert (ROOT / "tests" / name).is_file()
 
 
-@pytest.mark.parametrize("name", TOGETHER)
+@pytest.mark.parametrize("name", [place for places in TOGETHER.values() for place in places])
 def test_what_goes_to_one_worker_is_there(name: str) -> None:
     assert (ROOT / "tests" / name).exists()
 

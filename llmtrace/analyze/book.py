@@ -132,6 +132,15 @@ class Book:
         """The rows of an expression, as plain Python values."""
         return tables.values(expression)
 
+    def rows_of_calls(self, build: Callable[[], Any], name: str, *options: Hashable) -> list[tuple[Any, ...]]:
+        """The rows of the expression that ``build`` makes of spans, calls and components, as plain Python values.
+
+        It is made and compiled once in a process for all files of one shape; ``name`` and ``options`` tell it from
+        others.
+        """
+        made_of = (self.mapping, name_of(self.calls), name_of(self.components))
+        return self._statements.rows(build, name, *made_of, *options)
+
     def arrays_by_trace(self, calls: Any, names: Sequence[str]) -> tuple[dict[str, Any], Any, list[str]]:
         """The columns ``names`` as numpy arrays of floats, NaN where a value is missing; the number of each call's
         trace; and the traces' ids by their numbers.

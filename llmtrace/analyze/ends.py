@@ -20,10 +20,21 @@ def requests(
 
     ``most``: spans to walk. ``cost``: another attribute that has what a span cost, USD.
     """
-    trace_ids = book.calls.select(wanted="trace_id").distinct()
-    spans: Any = book.spans.semi_join(trace_ids, [("trace_id", "wanted")])
-    ((whole,),) = book.rows(spans.aggregate(n=spans.count()))
+    ((whole,),) = book.rows_of_calls(lambda: _with_calls(book).agg(n=lambda spans: spans.count()), "counted")
     every = max(1, -(-whole // most))
+    rows = book.rows_of_calls(lambda: _walked(book, every, cost), "walked", every, cost)
+    return critical.requests(rows, by_task), 1 / every
+
+
+def _with_calls(book: Book) -> Any:
+    """The spans of the traces with a call in them."""
+    trace_ids = book.calls.select(wanted="trace_id").distinct()
+    return book.spans.semi_join(trace_ids, [("trace_id", "wanted")])
+
+
+def _walked(book: Book, every: int, cost: str | None) -> Any:
+    """The columns of ``critical`` of every span, or of one in so many traces."""
+    spans = _with_calls(book)
     if every > 1:
         spans = spans.filter(first(spans.trace_id.hash().abs() % every == 0, False))
     calls = book.calls.select(
@@ -41,5 +52,4 @@ def requests(
         tokens=spans.tokens.fill_null(0),
         cost=first(spans.price, when(spans.phase.isnull(), tables.declared_cost(spans, cost)), 0.0),
     )
-    rows = book.rows(spans.select(*critical.COLUMNS).order_by("trace_id", "start_ns", "span_id"))
-    return critical.requests(rows, by_task), 1 / every
+    return spans.select(*critical.COLUMNS).order_by("trace_id", "start_ns", "span_id")

@@ -10,6 +10,8 @@ from functools import cached_property
 from itertools import count
 from typing import Any, Final, NamedTuple
 
+from llmtrace.analyze import tables
+
 _MOST: Final = 200
 """The most statements that are kept; prices and attributes of the user's are part of them."""
 _numbers = count()
@@ -50,12 +52,7 @@ class Statements:
         """
         if self._connection.name != "duckdb":
             return self.hold(build())
-        key = (self._shape, name, *made_of)
-        statement = _kept.get(key)
-        if statement is None:
-            if len(_kept) >= _MOST:
-                _kept.clear()
-            statement = _kept[key] = self._compiled(build())
+        statement = self._statement(build, name, *made_of)
         # Numbered by what the connection holds, so that the same reports name their tables the same on each.
         ((number,),) = self._connection.raw_sql("SELECT count(*) FROM duckdb_tables() WHERE temporary").fetchall()
         made = f"made_{number}"
@@ -63,11 +60,26 @@ class Statements:
         self._connection.raw_sql(f"INSERT INTO temp.main.{made} {statement.query}")
         return self._connection.table(made, database=("temp", "main"))
 
+    def rows(self, build: Callable[[], Any], name: str, *made_of: Hashable) -> list[tuple[Any, ...]]:
+        """The rows of the expression that ``build`` returns, as plain Python values; on the same terms as ``make``."""
+        if self._connection.name != "duckdb":
+            return tables.values(build())
+        return self._connection.raw_sql(self._statement(build, name, *made_of).query).fetchall()
+
     def is_empty(self, table: Any) -> bool:
         """Whether a table that ``make`` made has no rows."""
         if self._connection.name != "duckdb":
             return table.aggregate(n=table.count()).to_pyarrow()["n"][0].as_py() == 0
         return not self._connection.raw_sql(f"SELECT 1 FROM temp.main.{name_of(table)} LIMIT 1").fetchall()
+
+    def _statement(self, build: Callable[[], Any], name: str, *made_of: Hashable) -> _Statement:
+        key = (self._shape, name, *made_of)
+        statement = _kept.get(key)
+        if statement is None:
+            if len(_kept) >= _MOST:
+                _kept.clear()
+            statement = _kept[key] = self._compiled(build())
+        return statement
 
     def _compiled(self, expression: Any) -> _Statement:
         kinds = self._connection.compiler.type_mapper

@@ -12,6 +12,7 @@ Smaller shifts that stay are found by a one-sided CUSUM of the scores.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from math import inf, log
 from operator import mul
 from typing import Generic, TypeVar
@@ -38,8 +39,13 @@ MEMORY = 0.5
 """It goes no further beyond its alarm: one calm call after an incident, however long, ends the alarm."""
 REFRESH = 32
 """Calls between two looks at the whole window, at most; fewer while it is short."""
+LONG = 6.0
+"""Of prompts so many times as long as the median one each token costs more: a few bend the line for all others."""
+FEW_LONG = 0.125
+"""Few are up to this share of all."""
 TINY = 1e-9
 """Of a history without any spread, whose usual value is 0 besides: no room is narrower, so that scores stay numbers."""
+_NO_ITEMS: Sequence[tuple[float, float]] = ()
 _QUARTILE = 0.6745
 """Half the interquartile range of the standard normal distribution."""
 
@@ -128,16 +134,16 @@ class Habit(Generic[T]):
         self._mark()
         return len(self.items) >= MIN_CALLS and (score >= 1.0 or (self.cusum >= self._alarm and score > DRIFT))
 
-    def settle(self, item: T, score: float) -> bool:
-        """``beyond`` and ``learn`` in one: whether ``item`` was beyond the usual."""
+    def settle(self, item: T, score: float, suspect: bool = False) -> bool:
+        """``beyond`` and ``learn`` in one: whether ``item`` was beyond the usual. ``suspect``: it may be an incident's
+        even if it was not, and is held back as well."""
+        odd = False
         if score > DRIFT:
             odd = self.beyond(score)
-            self.learn(item, odd)
-            return odd
-        if self.cusum:
+        elif self.cusum:
             self.beyond(score)
-        self.learn(item, False)
-        return False
+        self.learn(item, odd or suspect)
+        return odd
 
     def learn(self, item: T, odd: bool) -> None:
         """Take in one call; ``odd``: it was beyond the usual."""
@@ -246,13 +252,21 @@ class Line(Habit["tuple[float, float]"]):
     Least squares over the window. The scatter is scaled with the line, since it grows with the quantity.
     """
 
-    __slots__ = ("at", "bend", "error", "most", "ref", "slope", "steepest")
+    __slots__ = ("at", "bend", "curve", "doubt", "error", "few_long", "most", "ref", "slope", "steepest")
 
     def __init__(
-        self, floor: float, share: float, reach: float = REACH, bend: float = inf, every: int = REFRESH
+        self,
+        floor: float,
+        share: float,
+        reach: float = REACH,
+        bend: float = inf,
+        every: int = REFRESH,
+        few_long: float = 0.0,
     ) -> None:
-        """``bend``: the most that y may rise beyond the largest x seen, as a share of the usual y."""
-        self.bend = bend
+        """``bend``: the most that y may rise beyond the largest x seen, as a share of the usual y; ``few_long``: the
+        share of all up to which values at ``LONG`` times the median x are left out of the line."""
+        self.bend, self.few_long = bend, few_long
+        self.doubt = 1.0 if few_long else 0.5
         super().__init__(floor, share, reach=reach, every=every)
 
     def restart(self) -> None:
@@ -263,7 +277,9 @@ class Line(Habit["tuple[float, float]"]):
         self.error = 0.0
         """The slope's standard error."""
         self.at = self.most = self.ref = 0.0
-        """The mean and the largest x, the usual y."""
+        """The mean and the largest x of those that the line is drawn through, the usual y."""
+        self.curve = 0.0
+        """How much steeper it gets beyond the largest x of the line."""
         self.steepest = 0.0
         """The most that an untold slope can be: all of y, by x."""
 
@@ -276,7 +292,9 @@ class Line(Habit["tuple[float, float]"]):
         off = 3 * self.error * abs(x - self.at)
         if x <= self.most:
             return off
-        return off + min((x - self.most) * (0.5 * self.slope if self.slope else self.steepest), self.bend * self.ref)
+        return off + min(
+            (x - self.most) * max(self.curve, self.doubt * self.slope or self.steepest), self.bend * self.ref
+        )
 
     def near(self, x: float, y: float) -> bool:
         """Whether nobody need look closer at ``y``; the room is at least this large everywhere on the line."""
@@ -295,7 +313,12 @@ class Line(Habit["tuple[float, float]"]):
         return off / ((self.room if off > 0 else self.below) * scale + self.unsure(x))
 
     def _refresh(self) -> None:
-        xs, ys = zip(*self.items, strict=True)
+        items: Sequence[tuple[float, float]] = self.items
+        long = self._long() if self.few_long else _NO_ITEMS
+        if long:
+            least = long[0][0]
+            items = [item for item in items if item[0] < least]
+        xs, ys = zip(*items, strict=True)
         count = len(xs)
         mean_x, mean_y = sum(xs) / count, sum(ys) / count
         self.at, self.most = mean_x, max(xs)
@@ -314,6 +337,7 @@ class Line(Habit["tuple[float, float]"]):
         if not slope:
             self.steepest = ref / max(1.0, sorted(xs)[count // 2])
             self._limits(ordered, ref)
+            self._bend(long)
             return
         fixed = mean_y - slope * mean_x
         least = ref if ref > 0 else inf
@@ -323,6 +347,20 @@ class Line(Habit["tuple[float, float]"]):
         ]
         self._limits(sorted(over), ref)
         self.mid += fixed
+        self._bend(long)
+
+    def _long(self) -> Sequence[tuple[float, float]]:
+        """Those of far larger x than most, by x, if they are few."""
+        ordered = sorted(self.items)
+        most = LONG * ordered[len(ordered) // 2][0]
+        if ordered[-1][0] <= most or most <= 0:
+            return _NO_ITEMS
+        long = [item for item in ordered if item[0] > most]
+        return long if len(long) <= self.few_long * len(ordered) else _NO_ITEMS
+
+    def _bend(self, long: Sequence[tuple[float, float]]) -> None:
+        """How much more each x beyond the others' brought: what the line leaves open there."""
+        self.curve = max([(y - self.usual(x)) / (x - self.most) for x, y in long]) if long else 0.0
 
 
 class Changes:

@@ -89,7 +89,7 @@ def _late(route: Route, symptoms: Symptoms) -> list[Verdict]:
     # Beside more calls of the application's own than usual it is late for them.
     crowded = is_crowded(route, symptoms)
     high = usual > 0 and not crowded and route.high_queue.high(habit.lateness(usual, taken))
-    odd = habit.settle((prompt, float(tokens), taken), score) and not habit.lone
+    odd = habit.settle((prompt, float(tokens), taken), score, route.high_queue.suspects) and not habit.lone
     late = taken - usual
     if crowded or not (odd or high) or not is_late(late, usual):
         return []

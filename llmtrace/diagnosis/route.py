@@ -8,7 +8,7 @@ from collections import deque
 from math import log
 from typing import Final
 
-from llmtrace.diagnosis.history import MANY, Changes, Level, Line
+from llmtrace.diagnosis.history import FEW_LONG, MANY, Changes, Level, Line
 from llmtrace.diagnosis.shift import Shift
 from llmtrace.diagnosis.upstreams import Upstreams
 from llmtrace.diagnosis.verdict import LEAST_S
@@ -81,7 +81,7 @@ class Route:
         """Seconds between the previous call's end and this call's begin."""
         self.ends = array("q")
         """When the last calls ended, monotonic ns, in order."""
-        self.waits = Line(LEAST_S, 0.25, every=61)
+        self.waits = Line(LEAST_S, 0.25, every=61, few_long=FEW_LONG)
         """Uncached tokens -> wait, s, less the queue that the server reports, or one that was named."""
         self.high_wait = Shift(rows=True)
         """Waits beyond that line, queues with them, s."""

@@ -29,13 +29,12 @@ very rare value could make it up by itself.) Only where calls hardly depend on e
 by such rows of it eight of 524 calm calls were named."""
 _LONGEST: Final = 6
 """Calls of such a row, at most."""
+SUSPECT: Final = 0.5
+"""From this share of an alarm on, values are held back."""
 _MOST: Final = 1.5
 """Evidence is not counted further beyond the alarm than this."""
-_AFTER: Final = -2.5
-"""The most that is left, beyond the alarm, after a call that was not high: one that is higher than all before raises it
-again."""
 _RAREST: Final = log(WINDOW + 1)
-"""No value is rarer than one above a full history."""
+"""No value is rarer than one above a full history, nor twice as rare as one above what there is of it."""
 REGIME: Final = 48
 """Values in a row that are high are the new usual ones."""
 
@@ -53,6 +52,7 @@ class Shift:
         "_row",
         "_rows",
         "_sixth",
+        "_suspect",
         "_values",
         "evidence",
         "latest",
@@ -62,6 +62,7 @@ class Shift:
         """``modes``: values beyond the history may belong to another mode, however far they lie, as a network's do;
         ``rows``: a row of calls that are each somewhat rare is told as well."""
         self._modes, self._alarm, self._rows = modes, alarm, rows
+        self._suspect = SUSPECT * alarm
         self.restart()
 
     def restart(self) -> None:
@@ -85,6 +86,11 @@ class Shift:
         """The evidence by that of an alarm."""
         return self.evidence / self._alarm
 
+    @property
+    def suspects(self) -> bool:
+        """Whether the last values may well be an incident's: they are not to be learned as usual ones."""
+        return self.evidence >= self._suspect
+
     def high(self, value: float) -> bool:
         """Take in one call's value; whether it is one of several that are too high together."""
         if value < self._sixth and not self.evidence:  # nothing would come of it
@@ -96,7 +102,7 @@ class Shift:
         rareness = self._rareness(value)
         self.latest = rareness - DRIFT
         evidence = self.evidence + self.latest
-        if evidence <= 0.0:
+        if evidence <= 0.0 or (self._alarmed and self.latest < 0.0):  # the incident, or what looked like one, is over
             if self._held:
                 self._calm_again()
             self.evidence, self._row = 0.0, []
@@ -104,7 +110,7 @@ class Shift:
             return False
         if self._rows and self._in_a_row(rareness):
             evidence = max(evidence, self._alarm)
-        self.evidence = min(evidence, self._alarm + (_MOST if self.latest > 0.0 else _AFTER))
+        self.evidence = min(evidence, self._alarm + _MOST)
         self._alarmed = self._alarmed or evidence >= self._alarm
         self._held.append(value)
         if len(self._held) >= REGIME:
@@ -127,7 +133,7 @@ class Shift:
         mean = sum(ordered[-tail:]) / tail - begin
         beyond = (value - begin) / mean if mean > 0 else inf
         far = log(count / tail) + tail * log(1 + beyond / tail)
-        return min(_RAREST, max(log(count + 1), far))
+        return min(_RAREST, log(2 * (count + 1)), max(log(count + 1), far))
 
     def _in_a_row(self, rareness: float) -> bool:
         """Whether the last calls, this one with them, are each too rare for so many in a row."""

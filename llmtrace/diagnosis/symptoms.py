@@ -89,6 +89,8 @@ class Symptoms:
     """And those of the route that ended meanwhile; filled in by the judge."""
     crowded: bool | None = None
     """Whether those were more than usual; filled in as its pace is judged, None where it was not."""
+    slower: float = 0.0
+    """By what share most of its tokens took longer than usual; filled in as its pace is judged."""
     no_core: float | None = None
     """How long its thread was ready to go on and had no core; looked up only where something would be named for the
     call's times."""

@@ -12,7 +12,7 @@ from typing import Final
 from llmtrace.diagnosis.history import FEW_CALLS, Level
 from llmtrace.diagnosis.queueing import SHARE, is_crowded, own_crowd, queueing
 from llmtrace.diagnosis.route import PACE_SHARE, Route
-from llmtrace.diagnosis.symptoms import Symptoms
+from llmtrace.diagnosis.symptoms import BURSTS, Symptoms
 from llmtrace.diagnosis.verdict import (
     COLD_KV_CACHE,
     LEAST_S,
@@ -31,7 +31,8 @@ BY_FACT: Final = 0.15
 """That tokens are missing is a fact: their cost need stand out of the noise by only this share of what a time needs."""
 EARLY: Final = 0.6
 """Headers that come within this share of the usual wait have no prefill in front of them: what delays them is on the
-way, or at the front end."""
+way, or at the front end. And so have those that leave room behind them for the rest of what the prompts cost: far away
+they come late in the wait, and yet before the prefill."""
 IDLE_S: Final = 240.0
 """After so long a pause of the route, an empty cache has expired."""
 ACKNOWLEDGED_S: Final = 0.045
@@ -40,6 +41,8 @@ SOME_CALLS: Final = 12
 """Calls from which on a line says which waits are longer than others."""
 LONE: Final = 1.5
 """One call's slow tokens are mostly chance where they go no further than so many rooms: the next one has to agree."""
+STALLED: Final = 2.0
+"""A pause between tokens is a hiccup where the others were no slower and all of it took not so many times as long."""
 FEW_TOKENS: Final = 16
 """Pace is not judged over fewer."""
 _NONE: Final[list[Verdict]] = []
@@ -48,16 +51,21 @@ _NOTHING: Final = (_NONE, 0.0)
 
 
 def network(route: Route, symptoms: Symptoms) -> tuple[list[Verdict], float]:
-    """The way between client and engine; also the part of the wait (s) that it explains."""
+    """The way between client and engine; also the part of the wait (s) that it explains: less than nothing where it was
+    quicker than usual."""
     best: Verdict | None = None
     inside = 0.0
     outside: float | None = None
     if symptoms.server_queue is not None and symptoms.wait is not None and symptoms.server_prefill is not None:
         outside = max(0.0, symptoms.wait - symptoms.server_queue - symptoms.server_prefill)
     early = symptoms.headers
+    if symptoms.ready_at_first * (symptoms.mean_gap or 0.0) >= LEAST_S:
+        early = None  # they were read late, as the chunks that lay ready behind them were
     if early is not None:
         usual = route.headers.mid
-        if usual < EARLY * (route.waits.ref or route.waits_untold.mid) or not route.headers.ready:
+        if _before_prefill(route, usual):
+            if route.headers.ready:
+                inside = early - usual
             if route.high_headers.high(early) and early - usual >= LEAST_S:
                 best = _late_headers(route, early)
                 inside = early - usual
@@ -74,7 +82,7 @@ def network(route: Route, symptoms: Symptoms) -> tuple[list[Verdict], float]:
     if setup is not None and not route.setup.calm(setup):
         closer.append((route.setup, setup, "connection_setup"))
     if best is None and not closer:
-        return _NOTHING
+        return (_NONE, inside) if inside else _NOTHING
     for habit, value, quantity in closer:
         usual = habit.mid
         score = habit.score(value)
@@ -93,6 +101,14 @@ def network(route: Route, symptoms: Symptoms) -> tuple[list[Verdict], float]:
             if habit is not route.setup:
                 inside = max(inside, excess)
     return ([] if best is None else [best]), inside
+
+
+def _before_prefill(route: Route, headers: float) -> bool:
+    """Whether headers that usually take ``headers`` s are sent before the prompt is computed."""
+    line = route.waits
+    if headers < EARLY * (line.ref or route.waits_untold.mid) or not route.headers.ready:
+        return True
+    return line.slope > 0 and line.mid - headers >= (EARLY - 1) * line.slope * line.at
 
 
 def _late_headers(route: Route, headers: float) -> Verdict:
@@ -115,6 +131,8 @@ def wait(route: Route, symptoms: Symptoms, inside_network: float) -> list[Verdic
     waited = symptoms.wait
     if inside_network:
         waited = max(0.0, waited - inside_network)
+    if symptoms.slower and symptoms.server_queue is None:
+        waited = max(0.0, waited - symptoms.slower * _computing(route, symptoms))
     taken, kept, judged = waited, waited, False
     if queue is not None:
         # Of what is estimated only what is unusual is taken away, and nothing while nobody knows what is usual.
@@ -137,7 +155,8 @@ def wait(route: Route, symptoms: Symptoms, inside_network: float) -> list[Verdic
         crowded = symptoms.alongside and symptoms.crowded is not False
         if not crowded:
             high = route.waits_long(line.over(tokens, waited))
-    if not missing and not high and line.near(tokens, taken) and route.fresh.calm(size):
+    suspect = route.high_wait.suspects
+    if not missing and not suspect and line.near(tokens, taken) and route.fresh.calm(size):
         line.take((tokens, kept))
         _learn_cached(route, symptoms, False)
         return verdicts
@@ -193,9 +212,19 @@ def wait(route: Route, symptoms: Symptoms, inside_network: float) -> list[Verdic
             )
     route.fresh.learn(size, surged)
     # What a miss cost belongs to the line as every other prefill does; only what nothing explains is held back.
-    line.learn((tokens, kept), odd)
+    line.learn((tokens, kept), odd or suspect)
     _learn_cached(route, symptoms, bool(missing))
     return verdicts
+
+
+def _computing(route: Route, symptoms: Symptoms) -> float:
+    """Of the usual wait, what the engine is at work for, s: it takes longer where its tokens do. Of a long prompt it is
+    no more than of the mean one, or a slow pace would explain its length."""
+    line = route.waits
+    tokens = min(float(symptoms.uncached or 0), line.at)
+    if symptoms.headers is not None and route.headers.ready and _before_prefill(route, route.headers.mid):
+        return max(0.0, line.usual(tokens) - route.headers.mid)
+    return line.slope * tokens
 
 
 def _waited(route: Route, symptoms: Symptoms, score: float, tokens: float, taken: float) -> Verdict:
@@ -300,8 +329,17 @@ def pace(route: Route, symptoms: Symptoms, scored: bool = True) -> tuple[list[Ve
     near = line.near(context, each)
     score = 0.0 if near and not scored else line.score(context, each)
     crowded = symptoms.crowded = is_crowded(route, symptoms)
-    # The mean of few gaps scatters more than that of many.
-    high = usual > 0 and not crowded and route.high_pace.high((each / usual - 1) * sqrt(count))
+    slow = route.high_pace
+    if symptoms.gap is not None and symptoms.gap < BURSTS * route.least_gap:
+        most, high = 0.0, slow.strength >= 1.0  # it was read late: nobody knows when most of its tokens came
+    else:
+        most, high = each, False
+        if symptoms.gap is not None and symptoms.mean_gap:
+            most *= min(1.0, symptoms.gap / symptoms.mean_gap)
+        if usual > 0:
+            symptoms.slower = max(0.0, most / usual - 1)
+            # The mean of few gaps scatters more than that of many.
+            high = not crowded and slow.high((each / usual - 1) * sqrt(count))
     if high and near and not scored:
         score = line.score(context, each)
     if near:
@@ -313,12 +351,14 @@ def pace(route: Route, symptoms: Symptoms, scored: bool = True) -> tuple[list[Ve
         route.slow = False
         return _NOTHING if not score else ([], score)
     again, route.slow = route.slow, True
-    if not (high or again or score >= LONE):
-        return [], score
+    least = (1 + PACE_SHARE) * usual
     excess = (each - usual) * (count - 1)
-    if excess < LEAST_S or each < (1 + PACE_SHARE) * usual or usual <= 0:
+    if excess < LEAST_S or each < least or usual <= 0:
         return [], score  # of streams that come in one piece nobody knows the pace
-    stalls = symptoms.gap is not None and symptoms.mean_gap is not None and symptoms.gap < 0.7 * symptoms.mean_gap
+    stalls = most < 0.7 * each
+    agreed = high or (again and odd)
+    if score < LONE and not (agreed and (most >= least or not most or each >= STALLED * usual)):
+        return [], score
     reason = "stalls" if stalls else "every token took longer"
     strength = max(score, route.high_pace.strength)
     return [Verdict(NOISY_NEIGHBOR, strength, "time_per_token", each, usual, excess, reason=reason)], score

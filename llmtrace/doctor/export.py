@@ -13,10 +13,9 @@ from llmtrace.config import is_disabled
 from llmtrace.doctor.findings import Finding, Mark, plain
 from llmtrace.errors import LlmtraceError
 from llmtrace.launch import destinations
-from llmtrace.launch.probe import is_a_page, refusal
+from llmtrace.launch.probe import is_a_page, patience, refusal
 from llmtrace.version import GRPC_EXPORTER_COMMAND, install_hint
 
-_TIMEOUT_S = 2
 _TRACES_ENDPOINT, _ENDPOINT = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"
 
 
@@ -163,7 +162,7 @@ def _tried(name: str, url: str, grpc: bool, environ: Mapping[str, str], amiss: M
 
 def _outcome(name: str, shown: str, url: str, grpc: bool, environ: Mapping[str, str], amiss: Mark) -> Finding:
     """What became of an empty export. ``shown``: the address as people may see it."""
-    why = refusal(lambda: _export(url, grpc, environ)) or (None if grpc else is_a_page(url))
+    why = refusal(lambda: _export(url, grpc, environ)) or (None if grpc else is_a_page(url, environ))
     if why is None:
         return Finding("ok", name, f"{shown} took an empty export")
     return Finding(amiss, name, f"{shown}: {why}")
@@ -186,10 +185,10 @@ def _exporter(url: str, grpc: bool, environ: Mapping[str, str]) -> Any:
     if grpc:
         from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as Grpc
 
-        return Grpc(endpoint=url, headers=headers, timeout=_TIMEOUT_S)
+        return Grpc(endpoint=url, headers=headers, timeout=patience(environ))
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as Http
 
-    return Http(endpoint=url, headers=headers, timeout=_TIMEOUT_S)
+    return Http(endpoint=url, headers=headers, timeout=patience(environ))
 
 
 def _headers(name: str, value: str) -> Finding:

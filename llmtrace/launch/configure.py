@@ -12,7 +12,7 @@ from llmtrace.config import is_disabled
 from llmtrace.emit import names
 from llmtrace.errors import LlmtraceError
 from llmtrace.launch.destinations import Destination, choose, say
-from llmtrace.launch.probe import refusal
+from llmtrace.launch.probe import patience, refusal
 from llmtrace.observe.host import host_name
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 _SEND_EVERY_MS = 1000
 """Spans are sent after a second at most, so that a page that is looked at keeps up."""
-_METRICS_TIMEOUT_S = 2
 _log = logging.getLogger("llmtrace")
 _in_force: list[Any] = []
 """The providers that an earlier call made here, that of spans first."""
@@ -196,7 +195,7 @@ def meter_provider(destination: Destination, resource: Any) -> Any:
     from opentelemetry.sdk.metrics import MeterProvider
     from opentelemetry.sdk.metrics.export import MetricsData, PeriodicExportingMetricReader
 
-    exporter = OTLPMetricExporter(endpoint=address, timeout=_METRICS_TIMEOUT_S)
+    exporter = OTLPMetricExporter(endpoint=address, timeout=patience(os.environ, "METRICS"))
     if refusal(lambda: exporter.export(MetricsData([]))) is not None:
         exporter.shutdown()
         return None

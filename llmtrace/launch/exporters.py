@@ -15,12 +15,11 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from llmtrace import conventions
 from llmtrace.emit import names
 from llmtrace.launch.destinations import Destination, listens
+from llmtrace.launch.probe import patience
 from llmtrace.observe.address import without_credentials
 from llmtrace.wording import clean
 
 _log = logging.getLogger("llmtrace")
-_TIMEOUT_S = 2
-"""For one export to somebody who listens: the exporters' own 10 s would be the wait at a program's end."""
 _MOST_WAITING = 512
 """Children of calls that have not ended yet, kept for the terminal."""
 
@@ -52,16 +51,16 @@ class Impatient(SpanExporter):
 
 def otlp(destination: Destination) -> SpanExporter:
     """An exporter to an OTLP endpoint, over the protocol that it takes."""
-    place = destination.place
+    place, timeout = destination.place, patience(os.environ)
     inner: Any
     if destination.kind == "otlp_grpc":
         from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as Grpc
 
-        inner = Grpc(endpoint=place, insecure=place.startswith("http://"), timeout=_TIMEOUT_S)
+        inner = Grpc(endpoint=place, insecure=place.startswith("http://"), timeout=timeout)
     else:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as Http
 
-        inner = Http(endpoint=place, timeout=_TIMEOUT_S)
+        inner = Http(endpoint=place, timeout=timeout)
     return Impatient(inner, place)
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import re
 import urllib.request
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any, Literal
 
-_TIMEOUT_S = 2
+_PATIENCE_S = 2.0
+"""The exporters' own 10 s would be the wait at a program's end."""
 _STATUS = re.compile(r"\bcode: (\d{3})\b|\bStatusCode\.([A-Z_]+)")
 _MEANS = {
     "401": "it wants credentials: set OTEL_EXPORTER_OTLP_HEADERS",
@@ -40,11 +41,20 @@ def refusal(export: Callable[[], Any]) -> str | None:
     return "the export failed" + (f" ({' '.join(lines[-1].split())[:100]})" if lines else "")
 
 
-def is_a_page(url: str) -> str | None:
+def patience(environ: Mapping[str, str], signal: Literal["TRACES", "METRICS"] = "TRACES") -> float:
+    """How long one export may take, s: as the environment says, else less than the exporters would wait."""
+    for name in (f"OTEL_EXPORTER_OTLP_{signal}_TIMEOUT", "OTEL_EXPORTER_OTLP_TIMEOUT"):
+        with suppress(KeyError, ValueError):
+            if (seconds := float(environ[name])) > 0:
+                return seconds
+    return _PATIENCE_S
+
+
+def is_a_page(url: str, environ: Mapping[str, str]) -> str | None:
     """Why an address that takes an export keeps nothing: a page answers there. None where none does."""
     request = urllib.request.Request(url, data=b"", headers={"content-type": "application/x-protobuf"}, method="POST")
     try:
-        with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:
+        with urllib.request.urlopen(request, timeout=patience(environ)) as response:
             is_page = response.headers.get_content_type() == "text/html"
     except (OSError, ValueError):
         return None  # the exporter's own word holds

@@ -39,6 +39,9 @@ _MOMENTS = {
     )
 }
 """httpcore's event names (module of the connection, step) and the attribute of ``Attempt`` that each one sets."""
+_CLOSING = "http11.response_closed.started"
+"""The last moment at which the kernel surely knows the connection: OpenAI's client stops reading at ``[DONE]``, which
+closes it."""
 
 
 class Attempt:
@@ -74,6 +77,8 @@ class Attempt:
     _chained: Callable[[str, Any], Any] | None = None
     _segments: int | None = None
     """TCP segments with data that the connection had received when the headers were read."""
+    _received: int | None = None
+    """And when the response was closed."""
 
     def __init__(
         self, start: int, pick: Callable[[Mapping[str, str]], Mapping[str, str]] = lambda headers: headers
@@ -100,6 +105,8 @@ class Attempt:
         """httpcore's ``trace`` callback, synchronous."""
         if name in _MOMENTS:
             setattr(self, _MOMENTS[name], now())
+        elif name == _CLOSING:
+            self._received = self._received_now()
         if self._chained is not None:
             self._chained(name, info)
 
@@ -107,6 +114,8 @@ class Attempt:
         """httpcore's ``trace`` callback, asynchronous."""
         if name in _MOMENTS:
             setattr(self, _MOMENTS[name], now())
+        elif name == _CLOSING:
+            self._received = self._received_now()
         if self._chained is not None:
             result: Awaitable[Any] | None = self._chained(name, info)
             if result is not None:
@@ -161,10 +170,14 @@ class Attempt:
 
     def segments(self) -> int | None:
         """TCP segments with data that the connection has received since the headers were read; None where unknown."""
-        info = None if self._segments is None else self.tcp_info()
-        if info is None or self._segments is None:
+        received = self._received if self._received is not None else self._received_now()
+        if received is None or self._segments is None:
             return None
-        return (_U32.unpack_from(info, _DATA_SEGMENTS)[0] - self._segments) & 0xFFFFFFFF
+        return (received - self._segments) & 0xFFFFFFFF
+
+    def _received_now(self) -> int | None:
+        info = None if self._segments is None else self.tcp_info()
+        return None if info is None else _U32.unpack_from(info, _DATA_SEGMENTS)[0]
 
     def tcp_info(self) -> bytes | None:
         """The raw ``struct tcp_info`` of this attempt's socket; None off Linux or once it is closed."""

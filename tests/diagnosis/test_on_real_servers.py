@@ -134,3 +134,48 @@ def test_of_two_upstreams_the_slow_one_is_named_and_the_route_has_not_changed(tu
     assert {cause for verdicts in slow for cause in names(verdicts)} == {causes.QUEUEING}
     assert sum(bool(verdicts) for verdicts in slow) >= 0.8 * len(slow)
     assert all("at beta" in (verdict.reason or "") for verdicts in slow for verdict in verdicts)
+
+
+def far_away(application: Application, delay: float = 0.0, late: float = 0.0) -> list[str]:
+    """A call over 0.09 s of way: its headers come late in the wait, and before the prefill."""
+    way = application.draw.choice((0.065, 0.095)) + delay
+    return names(application.call(late=way + late - 0.08, headers=way))
+
+
+def test_far_away_headers_show_the_way_and_what_it_took_is_no_queue() -> None:
+    application = Application(scatter=0.03)
+    assert not any(far_away(application) for _ in range(100))
+    assert [far_away(application, delay=0.06) for _ in range(8)].count([causes.NETWORK]) >= 5
+    assert not any(far_away(application) for _ in range(8))
+    assert [far_away(application, late=0.03) for _ in range(8)].count([causes.QUEUEING]) >= 4
+
+
+def test_a_prompt_that_is_as_much_slower_as_its_tokens_did_not_wait() -> None:
+    application = Application(scatter=0.03)
+    application.warm(100)
+    slow: dict[str, Any] = {"late": 0.04, "decode": 0.3}
+    named = [names(application.call(**slow)) for _ in range(8)]
+    assert sum(causes.NOISY_NEIGHBOR in each for each in named) >= 4
+    assert not any(causes.QUEUEING in each for each in named)
+    application = Application(scatter=0.03)
+    application.warm(100)
+    assert sum(causes.QUEUEING in names(application.call(late=0.04)) for _ in range(8)) >= 4
+
+
+def test_one_pause_among_tokens_as_fast_as_ever_is_no_neighbour_unless_it_doubles_the_time() -> None:
+    even: dict[str, Any] = {"gap": 0.01, "mean_gap": 0.01}
+    application = Application(scatter=0.03)
+    application.warm(100, **even)
+    for _ in range(4):
+        application.call(decode=0.24, gap=0.012, mean_gap=0.012)  # somewhat slower
+    assert not application.call(decode=0.3, gap=0.01, mean_gap=0.0158)
+    assert names(application.call(decode=0.6, gap=0.01, mean_gap=0.0316)) == [causes.NOISY_NEIGHBOR]
+
+
+def test_a_few_prompts_far_longer_than_all_others_do_not_bend_the_line() -> None:
+    application = Application(scatter=0.03)
+    application.warm()
+    for _ in range(6):
+        application.call(own=2400, late=0.5)  # each of their tokens costs twice as much
+    assert not any(names(application.call()) for _ in range(60))
+    assert sum(causes.QUEUEING in names(application.call(own=220, late=0.03)) for _ in range(8)) >= 4

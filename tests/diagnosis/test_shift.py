@@ -30,6 +30,15 @@ def test_three_values_above_all_before_are_enough_and_one_is_not() -> None:
     assert [shift.high(1.5) for _ in range(4)] == [False, False, True, True], "which was not learned"
 
 
+def test_an_incident_is_over_with_the_first_value_that_is_as_usual() -> None:
+    draw, shift = random.Random(4), Shift()
+    for _ in range(WINDOW):
+        shift.high(draw.random())
+    assert [shift.high(1.5) for _ in range(8)][-1]
+    assert not shift.high(0.5)
+    assert not any(shift.high(value) for value in (0.97, 0.99, 0.98)), "of which no three are an incident"
+
+
 def test_what_stays_becomes_the_usual() -> None:
     draw, shift = random.Random(3), Shift()
     for _ in range(60):

@@ -162,6 +162,23 @@ def test_no_double_count_with_the_client_beneath(
     check(spans, [200])
 
 
+@pytest.mark.parametrize("order", [("openai", "litellm"), ("litellm", "openai")])
+def test_two_that_wrap_one_function_leave_nothing_of_theirs_in_either_order(order: tuple[str, str]) -> None:
+    pytest.importorskip("litellm")
+    import openai._base_client as base
+
+    before = base.BaseClient.__dict__["_build_request"]
+    for _ in range(2):
+        llmtrace.instrument("openai")
+        llmtrace.instrument("litellm")
+        wrapper = base.BaseClient.__dict__["_build_request"]
+        assert wrapper.__wrapped__ is not before, "both wrap it"
+        llmtrace.uninstrument(order[0])
+        assert base.BaseClient.__dict__["_build_request"].__wrapped__ is before, "one is left"
+        llmtrace.uninstrument(order[1])
+        assert base.BaseClient.__dict__["_build_request"] is before
+
+
 @pytest.mark.parametrize("streaming", [False, True])
 def test_litellms_own_retries(wire: by_library.LiteLLM, replay: Replay, spans: Spans, streaming: bool) -> None:
     answer = wire.script(paced(wire.events())) if streaming else wire.whole()

@@ -19,15 +19,14 @@ from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
 from opentelemetry.trace import SpanKind
 
 import llmtrace
-from tests.support import by_funnel, ndjson
+from tests.support import ndjson
 from tests.support import replay as play
 from tests.support.apis import Sync, http, request, sync_client
 from tests.support.replay import Replay, openai_stream
 from tests.support.spans import Spans, attributes, outcome
+from tests.support.warm import warm
 
 ROOT = Path(__file__).resolve().parents[2]
-SLACK = 5_000_000
-"""ns. Two clocks (the span's anchor and ``time.time_ns``), and the ticks in which the kernel tells of arrivals."""
 
 HEAD = """
 import asyncio, gc, json, os, sys, time
@@ -55,15 +54,8 @@ aclient = openai.AsyncOpenAI(base_url=base, api_key="k", max_retries=0, timeout=
 
 
 def run_script(body: str, base_url: str, out: Path) -> tuple[subprocess.CompletedProcess[str], list[Any]]:
-    done = subprocess.run(
-        [sys.executable, "-c", HEAD + body, base_url, str(out)],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
+    python = warm("openai", "opentelemetry.sdk.trace.export")
+    done = python.run(HEAD + body, base_url, str(out), env=os.environ, cwd=ROOT)
     return done, [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
 
 
@@ -202,23 +194,6 @@ def test_uninstrument_restores_the_very_same_functions(tracing: Any) -> None:
     assert set(after) == set(before)
 
 
-@pytest.mark.parametrize("order", [("openai", "litellm"), ("litellm", "openai")])
-def test_two_that_wrap_one_function_leave_nothing_of_theirs_in_either_order(order: tuple[str, str]) -> None:
-    pytest.importorskip("litellm")
-    import openai._base_client as base
-
-    before = base.BaseClient.__dict__["_build_request"]
-    for _ in range(2):
-        llmtrace.instrument("openai")
-        llmtrace.instrument("litellm")
-        wrapper = base.BaseClient.__dict__["_build_request"]
-        assert wrapper.__wrapped__ is not before, "both wrap it"
-        llmtrace.uninstrument(order[0])
-        assert base.BaseClient.__dict__["_build_request"].__wrapped__ is before, "one is left"
-        llmtrace.uninstrument(order[1])
-        assert base.BaseClient.__dict__["_build_request"] is before
-
-
 def test_uninstrumented_calls_make_no_spans(tracing: Any, api: Sync, replay: Replay, spans: Spans) -> None:
     replay.serve(play.openai_body())
     api.create()
@@ -278,7 +253,6 @@ def test_on_off_on(tracing: Any, api: Sync, replay: Replay, spans: Spans) -> Non
 
 
 def test_unknown_client_and_unknown_setting(tracing: Any) -> None:
-    import llmtrace
     from llmtrace.errors import LlmtraceError
 
     with pytest.raises(LlmtraceError, match="openai") as caught:
@@ -292,7 +266,6 @@ def test_every_setting_is_a_keyword_with_a_type(tracing: Any) -> None:
     import inspect
     from dataclasses import fields
 
-    import llmtrace
     from llmtrace.config import Settings
 
     parameters = inspect.signature(llmtrace.instrument).parameters
@@ -318,35 +291,6 @@ def test_the_official_instrumentor(spans: Spans, api: Sync, replay: Replay) -> N
     api.create()
     spans.one("completed")
     assert [name for name, value in patchable().items() if before.get(name) is not value] == []
-
-
-FIRST_STREAM = """
-import sys, time, llmtrace
-from tests.support.by_funnel import {driver}
-from tests.support.spans import Spans, attributes
-
-spans = Spans()
-llmtrace.instrument(tracer_provider=spans.provider)
-opened = {driver}("sync", sys.argv[1])
-stream = opened.stream()
-time.sleep(1)
-opened.drain(stream)
-span = spans.one("completed")
-print(span.start_time + attributes(span)["llmtrace.call.ttft"] * 1e9)
-"""
-
-
-@pytest.mark.parametrize("driver", ["OpenAI", "Responses", "Anthropic"])
-def test_a_late_reader_of_a_processs_first_stream(replay: Replay, driver: str) -> None:
-    """Its first pull takes long, for the client then builds what it parses with: its chunk lay ready all the same."""
-    made = getattr(by_funnel, driver)("sync", replay.url)
-    replay.serve(made.script(play.paced(made.events(), 0.05, 0.0)))
-    command = [sys.executable, "-c", FIRST_STREAM.format(driver=driver), replay.url]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stderr
-    (request,) = replay.requests
-    assert request.arrived <= float(done.stdout) <= request.flushed[-1] + SLACK
-    made.shut()
 
 
 ZERO_CODE = """

@@ -22,6 +22,7 @@ import pytest
 from tests.support import ends
 from tests.support.effort import examples
 from tests.support.ends import ALL, CASES, NONE, ROOT, Case, exit_code, left
+from tests.support.warm import warm
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
@@ -45,7 +46,7 @@ ESSENTIAL = [
 @pytest.mark.parametrize(("name", "mode"), ESSENTIAL)
 def test_what_arrives(name: str, mode: str) -> None:
     late = 1.0 if mode == "sigterm" else 0.0  # a backend that takes its time is waited for
-    arrived = left(name, mode, late=late)
+    arrived = left(name, mode, late=late, by_fork=True)
     expected = case(name).expected(mode)
     assert arrived.of() == (int(bool(expected)), expected), arrived.log
     assert arrived.code == exit_code(name), "as without llmtrace"
@@ -80,20 +81,20 @@ def test_the_last_spans_of_a_celery_worker() -> None:
 
 @pytest.mark.parametrize("name", ["sigterm", "process_fork"])
 def test_an_exporter_that_hangs_holds_up_the_end_for_a_while(name: str) -> None:
-    arrived = left(name, "sigterm", late=600, patience=1)
+    arrived = left(name, "sigterm", late=600, patience=1, by_fork=True)
     assert arrived.of() == (0, NONE)
     assert arrived.code == exit_code(name)
 
 
 def test_a_second_sigterm_ends_the_process_at_once() -> None:
-    arrived = left("sigterm_twice", "sigterm", late=600, patience=50)
+    arrived = left("sigterm_twice", "sigterm", late=600, patience=50, by_fork=True)
     assert arrived.code == -signal.SIGTERM
     assert arrived.seconds < 40
 
 
 def test_a_lock_that_the_interrupted_thread_holds() -> None:
     """Ending the open calls waits for it in vain; what had ended before is exported all the same."""
-    arrived = left("holding", "sigterm", patience=4)
+    arrived = left("holding", "sigterm", patience=4, by_fork=True)
     assert arrived.of() == (1, ("completed", "completed")), arrived.log
     assert arrived.code == -signal.SIGTERM
 
@@ -176,11 +177,16 @@ def test_on_another_thread_it_says_that_it_cannot(
 # Forks
 
 
-def run(program: list[str], cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
+def bare() -> dict[str, str]:
+    """The environment without what steers OpenTelemetry or llmtrace."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("LLMTRACE_", "OTEL_"))}
+    return {**kept, "PYTHONPATH": str(ROOT)}
+
+
+def run(program: list[str], cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         program,
-        env={**kept, "PYTHONPATH": str(ROOT), **env},
+        env={**bare(), **env},
         cwd=cwd,
         capture_output=True,
         text=True,
@@ -257,7 +263,7 @@ def test_a_child_keeps_what_was_learned_and_nothing_that_was_under_way(replay: A
     from tests.support import replay as play
 
     replay.serve(play.openai_stream(usage=play.USAGE, itl=0.001))
-    done = run([sys.executable, "-c", FORKED, replay.base_url], tmp_path)
+    done = warm(*ends.WARM).run(FORKED, replay.base_url, env=bare(), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     before, child, inherited, own, later, parent, ended = map(json.loads, done.stdout.splitlines())
     assert (before["open"], before["in_flight"], before["worker"]) == (2, 2, True)
@@ -315,16 +321,17 @@ def test_disabled_means_that_nothing_is_patched_recorded_or_kept(replay: Any, tm
     if launcher:
         pytest.importorskip("opentelemetry.distro", reason="without a distribution nothing sets the SDK up")
     replay.serve(lambda request: play.openai_stream() if request.json.get("stream") else play.openai_body())
-    program = [sys.executable, "-c", DISABLED, replay.base_url]
-    if launcher:
-        program[:0] = [str(Path(sys.executable).parent / "opentelemetry-instrument")]
     exporters = {"OTEL_TRACES_EXPORTER": "console", "OTEL_METRICS_EXPORTER": "console", "OTEL_LOGS_EXPORTER": "console"}
     env = exporters | {
         "OTEL_SDK_DISABLED": "true",
         "LLMTRACE_FLUSH_ON_SIGTERM": "true",
         "OURS": "" if launcher else "1",
     }
-    done = run(program, tmp_path, **env)
+    if launcher:
+        started = [str(Path(sys.executable).parent / "opentelemetry-instrument"), sys.executable]
+        done = run([*started, "-c", DISABLED, replay.base_url], tmp_path, **env)
+    else:
+        done = warm(*ends.WARM).run(DISABLED, replay.base_url, env=bare() | env, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     (told,) = map(json.loads, done.stdout.splitlines())
     assert told == {

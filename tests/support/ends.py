@@ -18,10 +18,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tests.support.replay import Replay, Request, Script, openai_body, openai_stream
+from tests.support.warm import CLIENT, warm
 
 ROOT = Path(__file__).resolve().parents[2]
 APP = str(Path(__file__).with_name("ends_app.py"))
 MODULE = "tests.support.ends_app"
+WARM = ("openai", "opentelemetry.sdk.trace.export")
+"""What the programs import before anything of llmtrace."""
+RUN = "import sys; del sys.argv[0]; exec(compile(open(sys.argv[0]).read(), sys.argv[0], 'exec'))"
+"""A program that does what another one's file says."""
 WAITED_S = 60.0
 """No process of these takes longer to get ready, or to end."""
 
@@ -119,7 +124,7 @@ def api() -> str:
     def answer(request: Request) -> Script:
         body = request.json
         if body["model"] == "slow":
-            Path(request.headers["x-ready"]).write_text("asked")
+            Path(request.headers["x-ready"]).write_text(request.headers["x-pid"])
             return replace(openai_body(), before=WAITED_S)
         return openai_stream() if body.get("stream") else openai_body()
 
@@ -180,12 +185,17 @@ def left(
     patience: float = 30.0,
     python: str = sys.executable,
     broker: str = "",
+    by_fork: bool = False,
 ) -> Left:
     """Run the program of ``case`` to its end.
 
     ``late``: after how many seconds the backend takes spans. ``patience``: how long an end may be held up, in s; longer
-    than by default, so that no busy machine decides what arrives.
+    than by default, so that no busy machine decides what arrives. ``by_fork``: of an interpreter that has imported the
+    client already, where the program is Python's own.
     """
+    started = command(case, python)
+    if by_fork := by_fork and started[1] == APP:
+        started = [python, "-SE", "-c", CLIENT, warm(*WARM).address, RUN, *started[1:]]
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         out = Path(folder) / "spans"
         env = {name: value for name, value in os.environ.items() if not name.startswith(("LLMTRACE_", "OTEL_"))}
@@ -194,11 +204,11 @@ def left(
         env |= {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
         log = Path(folder) / "log"
         with log.open("w") as written:
-            process = subprocess.Popen(command(case, python), env=env, cwd=folder, stdout=written, stderr=written)
+            process = subprocess.Popen(started, env=env, cwd=folder, stdout=written, stderr=written)
         try:
             if is_signalled(case):
-                _await(Path(f"{out}.ready"), process)
-                _signal(process, case)
+                ready = _await(Path(f"{out}.ready"), process)
+                _signal(process, case, int(ready) if by_fork else process.pid)
             since = time.monotonic()
             code = process.wait(timeout=WAITED_S)
             seconds = time.monotonic() - since
@@ -216,17 +226,17 @@ def left(
         return Left(app, {who: tuple(sorted(o)) for who, o in calls.items()}, code, seconds, log.read_text())
 
 
-def _await(marker: Path, process: subprocess.Popen[bytes]) -> None:
+def _await(marker: Path, process: subprocess.Popen[bytes]) -> str:
     until = time.monotonic() + WAITED_S
     while not (marker.exists() and marker.read_text()):
         assert process.poll() is None, "ended before it was ready"
         assert time.monotonic() < until, "not ready in time"
         time.sleep(0.02)
     time.sleep(0.1)  # what comes right after the marker: the wait for a signal
+    return marker.read_text()
 
 
-def _signal(process: subprocess.Popen[bytes], case: str) -> None:
-    pid = process.pid
+def _signal(process: subprocess.Popen[bytes], case: str, pid: int) -> None:
     if case.endswith("_pid1"):
         pid = int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
     os.kill(pid, signal_for(case))

@@ -102,7 +102,7 @@ def waiting() -> None:
     set_up_in_parent()
     with TRACER.start_as_current_span("app child"):
         pass
-    headers = {"x-ready": f"{OUT}.ready"}  # the server says when it was asked
+    headers = {"x-ready": f"{OUT}.ready", "x-pid": str(os.getpid())}  # the server says when it was asked
     client().chat.completions.create(model="slow", messages=MESSAGES, extra_headers=headers)
 
 

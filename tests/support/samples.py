@@ -4,13 +4,15 @@ A sample stands between ``<!-- output: llmtrace show --help -->`` and ``<!-- end
 a folder that holds some files (and two adapters, for the command on these): ``traces.otlp.jsonl``, one call of every
 kind; ``broken.otlp.jsonl``, the same with a line that is no JSON; ``demo.otlp.jsonl.gz``, what a run of the demo wrote;
 ``before.otlp.jsonl`` and ``after.otlp.jsonl``, an agent's requests on either side of a change.
-The terminal is 80 columns wide and without colour, and no variable is set that OpenTelemetry or llmtrace reads.
+The terminal is 80 columns wide and without colour, no variable is set that OpenTelemetry or llmtrace reads, and
+whoever looks for a viewer or a collector finds none, whatever listens on this machine.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -20,6 +22,7 @@ from pathlib import Path
 
 from tests.support.agents import before_and_after
 from tests.support.recorder import Recorder, demo_calls
+from tests.support.warm import CLIENT, COMMAND, warm
 
 ROOT = Path(__file__).parents[2]
 _MARKED = re.compile(r"(<!-- output: (.+?) -->\n\n)```\n.*?\n```(\n\n<!-- end -->)", re.S)
@@ -30,6 +33,15 @@ DEMO_RUN = "llmtrace demo | sed '/^$/q'"
 ADAPTERS = "llmtrace bench adapters support sql | sed '/^by chance/q'"
 """Runs a model: ``make samples`` makes it, the tests of the command hold what it says."""
 SLOW = (DEMO_RUN, ADAPTERS)
+_ALONE = """
+from llmtrace.launch import destinations
+
+destinations.listens = lambda url: False
+from llmtrace.cli import main
+
+main()
+"""
+"""``llmtrace`` on a machine where nothing listens."""
 
 
 def pages() -> list[Path]:
@@ -45,8 +57,8 @@ def on_pages() -> Iterator[tuple[Path, str, str]]:
             yield page, match[2], block.removeprefix("```\n").removesuffix("\n```")
 
 
-def made(command: str) -> str:
-    """What a terminal shows: the command after a prompt, and all that it prints."""
+def made(command: str, by_fork: bool = False) -> str:
+    """What a terminal shows: the command after a prompt, and all that it prints. ``by_fork``: see ``warm``."""
     with tempfile.TemporaryDirectory() as scratch:
         file = demo_calls(Recorder()).save(Path(scratch, "traces.otlp.jsonl"))
         shutil.copy(DEMO, scratch)
@@ -55,10 +67,12 @@ def made(command: str) -> str:
         if command == ADAPTERS:
             _adapters(Path(scratch))
         Path(scratch, "broken.otlp.jsonl").write_text(file.read_text(encoding="utf-8") + '{"resourceSpans": "\n')
+        started = ["-SE", "-c", CLIENT, warm(*COMMAND).address, _ALONE] if by_fork else ["-c", _ALONE]
+        llmtrace = shlex.join([sys.executable, *started])
         env = {name: value for name, value in os.environ.items() if not _OURS.match(name)}
         paths = os.pathsep.join(filter(None, (str(ROOT), env.get("PYTHONPATH"))))
         done = subprocess.run(
-            ["sh", "-c", f'llmtrace() {{ "{sys.executable}" -m llmtrace "$@"; }}\n{command}'],
+            ["sh", "-c", f'llmtrace() {{ {llmtrace} "$@"; }}\n{command}'],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -16,6 +16,7 @@ from tests.evaluation.common import provenance
 from tests.evaluation.common.pages import write_section
 from tests.evaluation.common.places import DOCS, ROOT
 from tests.evaluation.diagnosis import kept, plot, report, settings
+from tests.evaluation.diagnosis.bound import at_best
 from tests.evaluation.diagnosis.notebook import Notebook, judged_again
 from tests.evaluation.diagnosis.plan import calm_sessions, sessions
 from tests.evaluation.diagnosis.population import population
@@ -62,7 +63,7 @@ def main() -> None:
         started, load = time.time(), provenance.load_average()
         held_out = kept.held_out(population(random.Random(seed), chosen.routes))
         where = provenance.machine(provenance.make_command("diagnose-eval"), started, load)
-        _write("kept", report.kept(held_out, where, seed), chosen, DETAILS)
+        _write("kept", report.kept(kept.runs(), held_out, where, seed), chosen, DETAILS)
     if chosen.only in (None, SIMULATED):
         with Progress() as progress:
             _simulated(chosen, seed, progress)
@@ -144,7 +145,7 @@ def _real(chosen: argparse.Namespace, seed: int) -> None:
     if run.unplayed:
         notes.append(f"{run.unplayed} episodes{f' ({run.cut})' if run.cut else ''}")
     trials = [played.trial() for played in notebook.episodes]
-    _write("real", report.real(trials, where), chosen)
+    _write("real", report.real(trials, at_best(notebook.episodes), where), chosen)
     _write("real-details", report.real_details(trials, notes, where, seed), chosen, DETAILS)
 
 

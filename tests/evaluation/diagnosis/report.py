@@ -11,7 +11,9 @@ from typing import Any
 
 from llmtrace.diagnosis.verdict import CAUSES
 from tests.evaluation.common import freshness, provenance
+from tests.evaluation.diagnosis.bound import at_best
 from tests.evaluation.diagnosis.effects import SIZES
+from tests.evaluation.diagnosis.notebook import Played
 from tests.evaluation.diagnosis.plot import NOTHING
 from tests.evaluation.diagnosis.population import BASE_RATE, Population, Row
 from tests.evaluation.diagnosis.settings import Setting
@@ -136,14 +138,22 @@ def details(played: Simulated) -> list[str]:
     ]
 
 
-def kept(runs: Mapping[str, Population], where: dict[str, Any], seed: int) -> list[str]:
-    """The confidence of verdicts on real calls that the fit has not seen, run by run and by what was stated."""
+def kept(
+    played: Mapping[str, Sequence[Played]], runs: Mapping[str, Population], where: dict[str, Any], seed: int
+) -> list[str]:
+    """What is named of kept real calls, run by run; the confidence of verdicts that the fit has not seen, by run and by
+    what was stated."""
     rows = [row for run in runs.values() for row in run.rows]
     return [
         *freshness.stamp("diagnosis", where["commit"]),
         provenance.sentence(where, seed),
         "",
-        "| kept calls of real servers, each run graded by a fit to the others | calls | wrong verdicts: number, median "
+        "| kept calls of real servers | episodes: right | small effects: named at best, right | false alarms per 1,000 "
+        "calm calls |",
+        "|---|---|---|---|",
+        *(f"| {name} | {_right(mine)} |" for name, mine in played.items()),
+        "",
+        "| each run graded by a fit to the others | calls | wrong verdicts: number, median "
         "confidence | right ones: number, median confidence, share below 0.5 |",
         "|---|---|---|---|",
         *(
@@ -161,6 +171,15 @@ def kept(runs: Mapping[str, Population], where: dict[str, Any], seed: int) -> li
     ]
 
 
+def _right(played: Sequence[Played]) -> str:
+    trials = [each.trial() for each in played]
+    faulty, small = [t for t in trials if t.truth], [t for t in trials if t.size]
+    best = at_best(played).values()
+    named = f"{len(small)}: {sum(best)}, {sum(t.right for t in small)}" if small else NOTHING
+    right = f"{len(faulty)}: {sum(t.right for t in faulty)}" if faulty else NOTHING
+    return f"{right} | {named} | {alarms(trials)} of {sum(t.calm_calls for t in trials):,}"
+
+
 def _sure(rows: Sequence[Row], right: bool) -> str:
     mine = [row.confidence for row in rows if row.right == right]
     if not mine:
@@ -169,8 +188,8 @@ def _sure(rows: Sequence[Row], right: bool) -> str:
     return f"{len(mine)}, {_median(mine)}{below}"
 
 
-def real(trials: Sequence[Trial], where: dict[str, Any]) -> list[str]:
-    """The episodes on real servers, in short."""
+def real(trials: Sequence[Trial], best: Mapping[tuple[int, int], bool], where: dict[str, Any]) -> list[str]:
+    """The episodes on real servers, in short. ``best``: which of the small effects could be named at best."""
     small = [trial for trial in trials if trial.size]
     wrong = [said for trial in trials for said in trial.stated if not said[2]]
     return [
@@ -179,6 +198,7 @@ def real(trials: Sequence[Trial], where: dict[str, Any]) -> list[str]:
         "|---|---|---|",
         f"| episodes right, of {len(trials)} | {share(trials)} | 95 % |",
         f"| small effects of 1.15 to 2 times among them, {len(small)} | {share(small)} | |",
+        f"| those named at best, with the size and the noise known | {_percent(sum(best.values()), len(best))} | |",
         f"| false alarms per 1,000, {sum(t.calm_calls for t in trials):,} calm calls | {alarms(trials)} | < 1 |",
         f"| median confidence of a wrong verdict, {len(wrong)} | {_median([said[1] for said in wrong])} | < 0.6 |",
     ]

@@ -36,7 +36,7 @@ def test_what_is_plain_to_see_is_neither_right_nor_wrong(runs: dict[str, list[Pl
     calm = kept.judged([runs["calm-busy-machine"]])
     verdicts = sum(len(call.verdicts) for episode in runs["calm-busy-machine"] for call in episode.calls)
     assert not calm.faulty
-    assert verdicts > 10 > len(calm.rows) > 0, "most of them: an engine without cores, a cache that was emptied"
+    assert verdicts > 10 > len(calm.rows), "most of them: an engine without cores, a cache that was emptied"
 
 
 def test_simulated_and_real_calls_have_the_same_weight_in_the_fit() -> None:
