@@ -14,7 +14,7 @@ import struct
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 from tests.evaluation.phases.engines import NotHere
@@ -35,7 +35,7 @@ class Link:
         self.names = [f"llmtrace-{end}-{os.getpid()}" for end in ("near", "far")]
 
     @contextmanager
-    def inside(self, end: int) -> Iterator[None]:
+    def inside(self, end: int) -> Generator[None]:
         """This thread's new sockets, and its children's, are made in the client's (0) or the server's (1) namespace."""
         with open("/proc/thread-self/ns/net") as own:
             _enter(f"/run/netns/{self.names[end]}")
@@ -53,7 +53,7 @@ def _enter(path: str) -> None:
 
 
 @contextmanager
-def link() -> Iterator[Link]:
+def link() -> Generator[Link]:
     """A link, until the block ends.
 
     Raises:
