@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,7 +39,7 @@ class Engine:
 
 
 @contextmanager
-def reference(draw: random.Random, folder: Path) -> Iterator[Engine]:
+def reference(draw: random.Random, folder: Path) -> Generator[Engine]:
     """The project's own server: every setting is drawn."""
     block, chunk = draw.choice((32, 64, 128)), draw.choice((128, 256, 512))
     slots, life = draw.randint(2, 9), round(draw.uniform(3.0, 8.0), 2)
@@ -78,7 +78,7 @@ def _requests(server: ServerProcess) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def vllm(draw: random.Random, folder: Path) -> Iterator[Engine]:
+def vllm(draw: random.Random, folder: Path) -> Generator[Engine]:
     """vLLM on the CPU, whose blocks have 128 tokens there."""
     slots, budget = draw.randint(2, 6), draw.choice((256, 512))
     flags = ["--max-num-seqs", str(slots), "--max-num-batched-tokens", str(budget)]
@@ -94,7 +94,7 @@ def vllm(draw: random.Random, folder: Path) -> Iterator[Engine]:
 
 
 @contextmanager
-def llama(draw: random.Random, folder: Path) -> Iterator[Engine]:
+def llama(draw: random.Random, folder: Path) -> Generator[Engine]:
     """llama.cpp's server: a slot keeps the last prompt, to the token."""
     slots, batch = draw.randint(2, 4), draw.choice((128, 256))
     flags = ["-b", str(batch), "-ub", str(batch)]
