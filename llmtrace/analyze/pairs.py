@@ -14,9 +14,11 @@ from llmtrace.analyze.contract import LLM_OPERATIONS
 from llmtrace.analyze.expressions import first, when
 from llmtrace.analyze.nesting import HOPS
 from llmtrace.emit import names
+from llmtrace.tasks.prices import MODALITIES
 
 _USAGE: Final = (
     "response_id", "input_tokens", "output_tokens", "cached_tokens", "cache_write_tokens", "reasoning_tokens",
+    *(f"{kind}_{what}_tokens" for kind in MODALITIES for what in ("input", "output", "cached")),
 )  # fmt: skip
 _ABOUT: Final = ("operation", "provider", "request_model", "response_model", "address", "max_tokens", "streamed")
 

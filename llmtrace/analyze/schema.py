@@ -13,10 +13,11 @@ from typing import Final, Literal
 
 from llmtrace.analyze.engine_spans import ENGINE_SPAN
 from llmtrace.emit import names
+from llmtrace.tasks.prices import MODALITIES
 
 Kind = Literal["text", "int", "float", "bool"]
 
-VERSION: Final = 11
+VERSION: Final = 12
 """Changes with the columns: tables cached by an older version are made anew."""
 
 
@@ -67,6 +68,15 @@ FROM_ATTRIBUTES: Final = (
     ),
     Column("cache_write_tokens", "int", (names.CACHE_WRITE_TOKENS, "llm.token_count.prompt_details.cache_write")),
     Column("reasoning_tokens", "int", (names.REASONING_TOKENS, "llm.token_count.completion_details.reasoning")),
+    *(
+        Column(f"{kind}_{what}_tokens", "int", (by_modality[kind],))
+        for kind in MODALITIES
+        for what, by_modality in (
+            ("input", names.INPUT_BY_MODALITY),
+            ("output", names.OUTPUT_BY_MODALITY),
+            ("cached", names.CACHE_READ_BY_MODALITY),
+        )
+    ),
     Column("max_tokens", "int", ("gen_ai.request.max_tokens",)),
     Column("error_type", "text", (names.ERROR_TYPE,)),
     Column("schema_version", "int", (names.SCHEMA,)),
@@ -155,6 +165,7 @@ _NEWER = (
     "estimate_", "slo_", "lost_", "changed_", "engine_span", "port", "repairs", "cache_miss", "billed_output",
     "billed_usd", "billed_by", "finish", "weights", "model_format", "app_version", "device", "instance", "tool_name",
     "agent_name", "entity_name", "db_system", "messaging_system", "rpc_system", "http_method", "score",
+    *(f"{kind}_" for kind in MODALITIES),
 )  # fmt: skip
 SINCE_4: Final = frozenset(column.name for column in FROM_ATTRIBUTES if column.name.startswith(_NEWER))
 """Columns that a table may lack which an older llmtrace made: nothing stands there."""

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from llmtrace.analyze import engine_calls, pairs
-from llmtrace.analyze.expressions import count_of, first, most, nothing, when
+from llmtrace.analyze.expressions import count_of, first, least, most, nothing, when
 from llmtrace.analyze.schema import column_of
 from llmtrace.emit import names
 from llmtrace.phases.model import PHASES, SOURCES
@@ -160,7 +160,8 @@ def owners(spans: Any) -> Any:
 
 
 def _priced(table: Any, prices: Sequence[Priced]) -> Any:
-    """``cost`` in USD: tokens by their unit prices. Cached and cache-writing tokens are part of the input."""
+    """``cost`` in USD: tokens by their unit prices. Cached and cache-writing tokens are part of the input, and those of
+    audio and images part of all."""
     model_key = first(table.provider, "") + "\t" + first(table.response_model, table.request_model, "")
     known_prices = [(f"{provider}\t{model}", price) for provider, model, price in prices if price is not None]
 
@@ -168,6 +169,10 @@ def _priced(table: Any, prices: Sequence[Priced]) -> Any:
         # Cases rather than a joined table: an engine far away need not be given one.
         cases = [(key, getattr(price, kind)) for key, price in known_prices]
         return (model_key.cases(*cases) if cases else nothing()).cast("float64")
+
+    def dearer(modality: str, kind: str) -> Any:
+        cases = [(key, getattr(price.dearer.get(modality), kind, 0.0)) for key, price in known_prices]
+        return model_key.cases(*cases, else_=0.0)
 
     table = table.mutate(usd_input=of("input"), usd_cached=of("cached"), usd_written=of("written"))
     table = table.mutate(usd_output=of("output"))
@@ -177,6 +182,11 @@ def _priced(table: Any, prices: Sequence[Priced]) -> Any:
     has_usage = table.input_tokens.notnull() | table.output_tokens.notnull()
     input_cost = fresh * table.usd_input + cached * table.usd_cached + written * table.usd_written
     output_cost = table.output_tokens.fill_null(0) * table.usd_output
+    for modality in sorted({modality for _, price in known_prices for modality in price.dearer}):
+        read, kept, made = (table[f"{modality}_{what}_tokens"].fill_null(0) for what in ("input", "cached", "output"))
+        own = least(fresh, most(read - kept, 0))
+        input_cost += own * dearer(modality, "input") + kept * dearer(modality, "cached")
+        output_cost += made * dearer(modality, "output")
     priced = when(has_usage, input_cost + output_cost)
     # A step's own cost is on spans of other kinds, which have no outcome.
     billed = when(table.outcome.notnull(), table.cost_usd)

@@ -13,7 +13,7 @@ from llmtrace.calls.state import CallState
 from llmtrace.calls.verdict import attributes_of
 from llmtrace.emit import names
 from llmtrace.emit.values import class_name
-from llmtrace.estimate.losses import Loss
+from llmtrace.estimate.losses import TOOLS_CHANGED, Loss
 from llmtrace.observe import call as calls
 from llmtrace.observe.answer import Answer, Hop, ToldAttempt
 from llmtrace.observe.call import Call
@@ -306,7 +306,9 @@ def _lost(result: Result, lost: Loss) -> dict[str, Any]:
     """What the cache might have spared, and why it did not."""
     attributes: dict[str, Any] = {names.LOST_TOKENS: lost.tokens, names.LOST_BECAUSE: lost.reason}
     if lost.text is not None:
-        attributes[names.CHANGED_AT] = place_of(result.state.request.params, lost.text)
+        attributes[names.CHANGED_AT], tools = place_of(result.state.request.params, lost.text)
+        if tools:
+            attributes[names.LOST_BECAUSE] = TOOLS_CHANGED
         attributes[names.CHANGED_TOKEN] = lost.near
     per_token = next((phase.per_token for phase in result.phases if phase.name == PREFILL), None)
     if per_token:

@@ -138,7 +138,7 @@ class Beginning:
         state.closing = recent if several else closing
         state.route = route = _route(state.endpoint, operation, request)
         explicit = state.endpoint.provider in CACHE_IF_ASKED and asks_for_caching(request.params)
-        prompt = self._services.prefixes.look(route, texts, start / 1e9, explicit)
+        prompt = self._services.prefixes.look(route, texts, start / 1e9, explicit, route[:_WHOSE])
         state.media, prompt.aside = media(request.params, last_only=prompt.known > 0)
         state.prompt = prompt
         call = Call(
@@ -199,6 +199,10 @@ class Beginning:
         endpoint = Endpoint(url, asked or provider.provider_name(client, host), host, port)
         self._endpoints[key] = endpoint
         return endpoint
+
+
+_WHOSE = 4
+"""Of a route, the parts that name whose model it is: provider, host, port, model."""
 
 
 def _route(endpoint: Endpoint, operation: Operation, request: Request) -> tuple[Any, ...]:

@@ -13,7 +13,7 @@ from typing import Any
 from opentelemetry.trace import INVALID_SPAN, Link, Span, SpanContext, format_trace_id
 
 from llmtrace.emit import names
-from llmtrace.providers.prompt import prompt_texts
+from llmtrace.providers.prompt import prompt_texts, tool_name
 
 RETRY, FALLBACK = "retry", "fallback"
 _MOST = 64
@@ -58,7 +58,7 @@ class RetryLinks:
         at: float,
     ) -> None:
         """Remember a call that failed; ``where``: what ``scope`` said when it began, ``at``: monotonic s."""
-        texts = tuple(prompt_texts(params))
+        texts = tuple(prompt_texts(params, tool_name))
         if texts:
             self._failed.append(Failed((where, operation, hash(texts)), route, span, why, at))
 
@@ -71,7 +71,7 @@ class RetryLinks:
 
         A failed call is repeated once: what is asked after that is a repetition of the repetition, or a new question.
         """
-        asked = (scope(above), operation, hash(tuple(prompt_texts(params))))
+        asked = (scope(above), operation, hash(tuple(prompt_texts(params, tool_name))))
         for each in reversed(self._failed.copy()):
             if now - each.at > _FOR_S:
                 return None

@@ -132,14 +132,18 @@ def watch(asked: Asked, every: float, rounds: int, state: Path | None) -> None:
     writable(state)
     with tellable():
         clients = [open_client(asked.client, url, asked.model) for url in asked.base_urls]
-        purse = Purse(price_of(clients[0], asked.price, asked.budget), asked.budget)
+        budget = Purse(budget=asked.budget)
+        purses = [budget.priced(price_of(client, asked.price, asked.budget)) for client in clients]
         screen = terminal(highlight=False)
-        for client in clients:
+        for client, purse in zip(clients, purses, strict=True):
             _announce_rounds(client, purse.price, every, screen)
             client.offer_logprobs()
         confirm(asked.yes)
         tracing = Tracing(clients[0].kind, destination(asked.spans), None)
-        watched = [watching.Watched(Session(client, Prompts(), purse, watching.LONG), tracing) for client in clients]
+        watched = [
+            watching.Watched(Session(client, Prompts(), purse, watching.LONG), tracing)
+            for client, purse in zip(clients, purses, strict=True)
+        ]
         meters = watching.Meters(tracing.meters)
         try:
             if state is not None:

@@ -17,14 +17,16 @@ if TYPE_CHECKING:
     from llmtrace.estimate.prefixes import Expected
 
 PREFIX_CHANGED: Final = "prefix_changed"
+TOOLS_CHANGED: Final = "tools_changed"
 IDLE: Final = "idle"
 EVICTED: Final = "evicted"
 ROUTE_CHANGED: Final = "route_changed"
 BELOW_MINIMUM: Final = "below_minimum"
-REASONS: Final = (PREFIX_CHANGED, IDLE, EVICTED, ROUTE_CHANGED, BELOW_MINIMUM)
+REASONS: Final = (PREFIX_CHANGED, TOOLS_CHANGED, IDLE, EVICTED, ROUTE_CHANGED, BELOW_MINIMUM)
 
 WORDS: Final = {
     PREFIX_CHANGED: "the prompt's beginning changed",
+    TOOLS_CHANGED: "the tools changed",
     IDLE: "idle for longer than the cache keeps",
     EVICTED: "evicted early, or sent elsewhere",
     ROUTE_CHANGED: "another route or model version",
@@ -82,7 +84,7 @@ class Lineage:
     changed: int = 0
     """The number of the first text that was not."""
     again: int = 0
-    """Characters of the texts from there on that this route was sent before, behind another beginning."""
+    """Characters of the texts from there on that this model was sent before, behind another beginning."""
 
 
 class Loss(NamedTuple):
@@ -104,12 +106,15 @@ class Texts:
     def __init__(self) -> None:
         self._seen: OrderedDict[int, Sent | None] = OrderedDict()
 
-    def look(self, route: Hashable, texts: Sequence[str]) -> Lineage:
-        """What a prompt that is about to be sent has in common with earlier ones."""
+    def look(self, route: Hashable, texts: Sequence[str], model: Hashable = None) -> Lineage:
+        """What a prompt that is about to be sent has in common with earlier ones.
+
+        ``model``: what several routes may share, so that with other tools they are known to have been sent the same.
+        """
         seen, looked_at = self._seen, texts[:_MOST]
-        number = hash((_CHAIN_KEY, route))
-        own = [hash((number, text)) for text in looked_at]
-        lineage = Lineage(number, chain("texts", looked_at), own)
+        shared = hash((_CHAIN_KEY, model))
+        own = [hash((shared, text)) for text in looked_at]
+        lineage = Lineage(hash((_CHAIN_KEY, route)), chain("texts", looked_at), own)
         known, at = True, 0
         for count, text in enumerate(looked_at):
             size = len(text) + 1

@@ -159,17 +159,19 @@ class Prefixes:
         self._texts = Texts()
         self._lock = Lock()
 
-    def look(self, route: Hashable, texts: Sequence[str], now: float, explicit: bool = False) -> Prompt:
+    def look(
+        self, route: Hashable, texts: Sequence[str], now: float, explicit: bool = False, model: Hashable = None
+    ) -> Prompt:
         """Mark a prompt that is about to be sent, and find how much of its beginning was sent before.
 
         ``texts``: its pieces in the order in which the model reads them; ``now``: monotonic s; ``explicit``: the
-        request itself says what to cache.
+        request itself says what to cache; ``model``: what routes to the same model share.
         """
         marks, size = self._marks(route, texts)
         prompt = Prompt(marks, size, explicit=explicit)
         with self._lock:
             seen = self._seen
-            prompt.lineage = self._texts.look(route, texts)
+            prompt.lineage = self._texts.look(route, texts, model)
             for count, mark in enumerate(marks, 1):
                 used = seen.get(mark)
                 if used is None:

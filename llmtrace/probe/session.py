@@ -21,16 +21,33 @@ _RETRIES = 3
 _USUAL_WAIT_S = 2.0
 
 
+@dataclass(slots=True)
+class _Account:
+    """What was spent and set aside, USD, and of what budget."""
+
+    budget: float | None
+    spent: float = 0.0
+    set_aside: float = 0.0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
 class Purse:
     """The budget in USD. A call's most is set aside before it is sent; safe for several threads."""
 
     def __init__(self, price: Price | None = None, budget: float | None = None) -> None:
         self.price = price
-        self.budget = budget
-        self.spent = 0.0
-        """As far as the provider's counts tell; else the most."""
-        self._set_aside = 0.0
-        self._lock = threading.Lock()
+        self._account = _Account(budget)
+
+    @property
+    def spent(self) -> float:
+        """USD, as far as the provider's counts tell; else the most."""
+        return self._account.spent
+
+    def priced(self, price: Price | None) -> Purse:
+        """The same budget, for another model's calls."""
+        other = Purse(price)
+        other._account = self._account
+        return other
 
     def reserve(self, prompt_tokens: int, answer_tokens: int) -> float:
         """Set a call's most aside and return it, USD.
@@ -42,23 +59,27 @@ class Purse:
             return 0.0
         most = self.price.of(Usage(input_tokens=prompt_tokens, output_tokens=answer_tokens, cache_write_tokens=0))
         most = max(most, prompt_tokens * self.price.written + answer_tokens * self.price.output)
-        with self._lock:
-            if self.budget is not None and self.spent + self._set_aside + most > self.budget:
+        account = self._account
+        with account.lock:
+            if account.budget is not None and account.spent + account.set_aside + most > account.budget:
                 raise Exhausted
-            self._set_aside += most
+            account.set_aside += most
         return most
 
     def settle(self, most: float, answer: Answer | None) -> None:
         """The call is over. ``answer``: None where it was refused, and nothing is to be paid."""
-        with self._lock:
-            self._set_aside -= most
+        account = self._account
+        with account.lock:
+            account.set_aside -= most
             if answer is None or self.price is None:
                 return
             if answer.input_tokens is None or answer.output_tokens is None:
-                self.spent += most
+                account.spent += most
                 return
             counts = answer.input_tokens, answer.cached_tokens, answer.output_tokens
-            self.spent += min(most, self.price.of(Usage(counts[0], cached_tokens=counts[1], output_tokens=counts[2])))
+            account.spent += min(
+                most, self.price.of(Usage(counts[0], cached_tokens=counts[1], output_tokens=counts[2]))
+            )
 
 
 @dataclass

@@ -2,43 +2,74 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 _ORDER = ("system", "system_instruction", "instructions", "messages", "input", "contents", "prompt")
 _MOST_LEAVES = 4096
+_MOST_TOOLS = 128
+_MOST_NAME = 64
 _NO_TEXT = frozenset({"cache_control", "type", "id"})
+_END_OF_TOOLS = "]"
+"""So that a prompt with fewer tools is told from one whose messages changed."""
 
 
-def prompt_texts(params: Mapping[str, Any]) -> list[str]:
-    """Every string that the model is given: names of the tools, then system text, then messages."""
-    texts = _tool_names(params)
+def prompt_texts(params: Mapping[str, Any], of_tool: Callable[[Mapping[str, Any]], str] | None = None) -> list[str]:
+    """Everything that the model is given: a text for each tool and one for their end, then every string of the system's
+    text and the messages. Empty where none of it can be read.
+
+    ``of_tool``: a tool's text; by default its whole definition.
+    """
+    texts = [*map(of_tool or _definition, _tools(params)), _END_OF_TOOLS]
     most = len(texts) + _MOST_LEAVES
     for field in _ORDER:
         value = params.get(field)
         if value is not None:
             _strings(value, texts, most)
-    return texts
+    return texts if len(texts) > 1 else []
 
 
-def _tool_names(params: Mapping[str, Any]) -> list[str]:
-    names: list[str] = []
+def _tools(params: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     tools = params.get("tools")
-    if isinstance(tools, (list, tuple)):
-        for tool in tools[:64]:
-            if isinstance(tool, Mapping):
-                function = tool.get("function", tool)
-                name = function.get("name") if isinstance(function, Mapping) else None
-                if isinstance(name, str):
-                    names.append(name)
-    return names
+    if tools is None and isinstance(config := params.get("toolConfig", params.get("config")), Mapping):
+        tools = config.get("tools")
+    if not isinstance(tools, (list, tuple)):
+        return []
+    return [tool for tool in tools[:_MOST_TOOLS] if isinstance(tool, Mapping)]
 
 
-def place_of(params: Mapping[str, Any], number: int) -> str:
-    """Where the text with that ``number`` in ``prompt_texts`` stands: ``tools[2]``, ``system`` or ``messages[3]``."""
-    left = number - len(_tool_names(params))
+def _definition(tool: Mapping[str, Any]) -> str:
+    """A tool with its description and its schema, as the model is given it; where a cache may end is no part of it."""
+    if "cache_control" in tool:
+        tool = {field: value for field, value in tool.items() if field != "cache_control"}
+    try:
+        return json.dumps(tool, default=_no_json, skipkeys=True)
+    except (ValueError, RecursionError):
+        return tool_name(tool)
+
+
+def _no_json(value: Any) -> str:
+    """What stands for an object of a class: its own text may have an address in it."""
+    return type(value).__name__
+
+
+def tool_name(tool: Mapping[str, Any]) -> str:
+    """A tool's name, the same in every provider's way of defining it; else its type."""
+    inner = next((each for name in ("function", "toolSpec") if isinstance(each := tool.get(name), Mapping)), tool)
+    name = inner.get("name", tool.get("type"))
+    return name[:_MOST_NAME] if isinstance(name, str) else ""
+
+
+def place_of(params: Mapping[str, Any], number: int) -> tuple[str, bool]:
+    """Where the text with that ``number`` in ``prompt_texts`` stands: ``system``, ``messages[3]``, ``tools[2] search``
+    with a tool's name, or ``tools`` for their end; and whether that is among the tools."""
+    tools = _tools(params)
+    if number < len(tools):
+        return f"tools[{number}] {tool_name(tools[number])}".rstrip(), True
+    left = number - len(tools) - 1
     if left < 0:
-        return f"tools[{number}]"
+        return "tools", True
     for field in _ORDER:
         value = params.get(field)
         items: list[Any] = list(value) if isinstance(value, (list, tuple)) else [value]
@@ -48,8 +79,8 @@ def place_of(params: Mapping[str, Any], number: int) -> str:
                 _strings(item, texts, _MOST_LEAVES)
             left -= len(texts)
             if left < 0:
-                return f"{field}[{place}]" if isinstance(value, (list, tuple)) else field
-    return "end"
+                return (f"{field}[{place}]" if isinstance(value, (list, tuple)) else field), False
+    return "end", False
 
 
 def asks_for_caching(params: Mapping[str, Any]) -> bool:

@@ -5,9 +5,10 @@ Prices that rise with a call's length are taken at a short call's; whoever uses 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import lru_cache, partial
 
 from llmtrace.observe.answer import Usage
 
@@ -24,6 +25,17 @@ _ALIASES = {
 }
 """The GenAI conventions' provider names, where genai-prices has another."""
 _UNIT = 1000
+MODALITIES = ("audio", "image")
+"""Kinds of tokens that may have prices of their own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dearer:
+    """What tokens of another kind cost more than those of text (less, if negative), in USD per token."""
+
+    input: float = 0.0
+    cached: float = 0.0
+    output: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +46,12 @@ class Price:
     cached: float
     written: float
     output: float
+    dearer: Mapping[str, Dearer] = field(default_factory=dict[str, Dearer], hash=False)
+    """By modality; none of those whose tokens cost what text does."""
 
     def of(self, usage: Usage) -> float:
-        """The cost of ``usage`` in USD. Cached and cache-writing tokens are part of the input tokens."""
+        """The cost of ``usage`` in USD. Cached and cache-writing tokens are part of the input tokens, and those of each
+        modality part of all."""
         cached, written = usage.cached_tokens or 0, usage.cache_write_tokens or 0
         fresh = max(0, (usage.input_tokens or 0) - cached - written)
         return (
@@ -44,7 +59,18 @@ class Price:
             + cached * self.cached
             + written * self.written
             + (usage.output_tokens or 0) * self.output
+            + sum(self._more(modality, more, usage, fresh) for modality, more in self.dearer.items())
         )
+
+    @staticmethod
+    def _more(modality: str, more: Dearer, usage: Usage, fresh: int) -> float:
+        """What the tokens of one modality cost beside the price of text. Where nobody says which tokens were cached,
+        those of text were."""
+        read, cached, written = (
+            (counts or {}).get(modality, 0)
+            for counts in (usage.input_by_modality, usage.cached_by_modality, usage.output_by_modality)
+        )
+        return min(fresh, max(0, read - cached)) * more.input + cached * more.cached + written * more.output
 
 
 @lru_cache(4096)
@@ -65,16 +91,34 @@ def price(provider: str | None, model: str | None) -> Price | None:
 
     for candidate in dict.fromkeys((_ALIASES.get(provider or "", provider), None)):
         try:
-            fresh = per_token(candidate, input_tokens=_UNIT)
-            return Price(
-                input=fresh,
-                cached=per_token(candidate, input_tokens=_UNIT, cache_read_tokens=_UNIT),
-                written=per_token(candidate, input_tokens=_UNIT, cache_write_tokens=_UNIT),
+            read = {"input_tokens": _UNIT}
+            text = Price(
+                input=per_token(candidate, **read),
+                cached=per_token(candidate, **read, cache_read_tokens=_UNIT),
+                written=per_token(candidate, **read, cache_write_tokens=_UNIT),
                 output=per_token(candidate, output_tokens=_UNIT),
             )
         except (LookupError, ValueError):
             continue
+        return replace(text, dearer=_dearer(text, partial(per_token, candidate)))
     return None
+
+
+def _dearer(text: Price, per_token: Callable[..., float]) -> dict[str, Dearer]:
+    """What each modality costs beside text's prices, where the price list has prices for it."""
+    dearer: dict[str, Dearer] = {}
+    for kind in MODALITIES:
+        read = {"input_tokens": _UNIT, f"input_{kind}_tokens": _UNIT}
+        cached = {**read, "cache_read_tokens": _UNIT, f"cache_{kind}_read_tokens": _UNIT}
+        with suppress(TypeError, ValueError):  # an older list that has no such tokens
+            more = Dearer(
+                per_token(**read) - text.input,
+                per_token(**cached) - text.cached,
+                per_token(output_tokens=_UNIT, **{f"output_{kind}_tokens": _UNIT}) - text.output,
+            )
+            if more != Dearer():
+                dearer[kind] = more
+    return dearer
 
 
 Priced = tuple[str, str, Price | None]

@@ -195,6 +195,23 @@ def test_cost_by_model_and_per_resolved_task(writer: Writer, report: Reader) -> 
     assert task_row["calls/task"] == 2
 
 
+def test_sound_is_paid_at_the_price_of_sound(writer: Writer, report: Reader) -> None:
+    from llmtrace.observe.answer import Usage
+    from llmtrace.tasks import prices
+
+    heard = {"gen_ai.usage.audio.input_tokens": 900, "gen_ai.usage.audio.output_tokens": 80}
+    heard["gen_ai.usage.audio.cache_read.input_tokens"] = 150
+    writer.call(0, CALM, model="gpt-realtime", answered="gpt-realtime", tokens=(1000, 200, 100), marks=heard)
+    writer.call(0, CALM, tokens=(1000, 200, 100))
+    known = prices.price("openai", "gpt-realtime")
+    assert known is not None
+    kinds = ({"audio": 900}, {"audio": 80}, {"audio": 150})
+    usage = Usage(1000, 100, 200, None, None, *kinds)
+    cost = {row["model"]: row["cost"] for row in table(report("cost", writer), "By model")}
+    assert cost["gpt-realtime"] == pytest.approx(known.of(usage))
+    assert cost["gpt-4o-mini-2024-07-18"] == pytest.approx(800 * 0.15e-6 + 200 * 0.075e-6 + 100 * 0.6e-6)
+
+
 @pytest.mark.parametrize("marks", [{"llmtrace.task.id": "x"}, {}], ids=["with an id", "without"])
 def test_cost_of_failures_goes_to_retries_and_cancellations(
     writer: Writer, report: Reader, marks: dict[str, str]

@@ -184,3 +184,94 @@ def test_a_changed_beginning_is_told_with_its_place(traced: Tracing, api: Sync, 
     assert changed["llmtrace.kv_cache.lost_tokens"] == pytest.approx(1390, abs=30)
     assert "contracts" not in str(changed), "no text is kept"
     spans.check_all()
+
+
+def tool(name: str, about: str = "It finds what is asked for. ") -> dict[str, Any]:
+    schema = {"type": "object", "properties": {"query": {"type": "string", "description": about * 8}}}
+    return {"type": "function", "name": name, "parameters": schema}
+
+
+SEARCH, SEEK, READ = tool("search"), tool("search", "It searches. "), tool("read")
+ASKED: dict[str, Any] = {"model": "gpt-5.6", "instructions": "Be brief. " * 40, "input": DOCUMENT}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "theirs", "ours", "place"),
+    [
+        ({"tools": [READ, SEARCH]}, {"tools": [READ, SEEK]}, "tools_changed", "tools_changed", "tools[1] search"),
+        ({"tools": [READ, SEARCH]}, {"tools": [READ]}, "tools_changed", "tools_changed", "tools"),
+        ({"tools": [READ]}, {"tools": [READ, SEARCH]}, "tools_changed", "tools_changed", "tools[1] search"),
+        ({"tools": [READ]}, {}, "tools_changed", "tools_changed", "tools"),
+        ({}, {"tools": [READ]}, "tools_changed", "tools_changed", "tools[0] read"),
+        ({}, {"instructions": "Be long. " * 40}, "input_changed", "prefix_changed", "instructions"),
+        ({}, {"model": "gpt-5.6-mini"}, "model_changed", "route_changed", None),
+        ({}, {"reasoning": {"effort": "low"}}, "reasoning_effort_changed", "route_changed", None),
+        ({}, {"service_tier": "flex"}, "service_tier_changed", "route_changed", None),
+    ],
+)  # fmt: skip
+def test_this_clients_history_agrees_with_openais_word(
+    before: dict[str, Any], after: dict[str, Any], theirs: str, ours: str, place: str | None,
+    traced: Tracing, replay: Replay, spans: Spans,
+) -> None:  # fmt: skip
+    import openai
+
+    miss = {"type": "cache_miss", "reason": theirs, "cache_missed_tokens": 1900}
+    with openai.OpenAI(api_key="x", base_url=replay.base_url, max_retries=0) as client:
+        create: Any = client.responses.create
+        for changed, said in ((before, None), (after, miss)):
+            asked = ASKED | changed
+            replay.serve(play.json_answer(response(0, said) | {"model": asked["model"]}))
+            create(**asked)
+    _first, last = (attributes(span) for span in spans.parents())
+    assert last["openai.response.cache_miss_reason"] == theirs
+    assert last["llmtrace.kv_cache.lost_because"] == ours
+    assert last.get("llmtrace.kv_cache.changed_at") == place
+    assert last["llmtrace.kv_cache.lost_tokens"] > 1000
+    assert "finds what" not in str(last), "no text is kept"
+
+
+CACHED: dict[str, str] = {"type": "ephemeral"}
+LOOSE: dict[str, Any] = {"name": "search", "input_schema": {"type": "object"}}
+STRICT: dict[str, Any] = {"name": "search", "input_schema": {"type": "object", "required": ["query"]}}
+
+
+@pytest.mark.parametrize(
+    ("changed", "theirs", "ours", "place"),
+    [
+        ({"tools": [STRICT]}, "tools_changed", "tools_changed", "tools[0] search"),
+        ({"system": [{"type": "text", "text": "Be long. " * 40}]}, "system_changed", "prefix_changed", "system[0]"),
+    ],
+)  # fmt: skip
+def test_this_clients_history_agrees_with_anthropics_word(
+    changed: dict[str, Any], theirs: str, ours: str, place: str, tracing: Tracing, replay: Replay, spans: Spans
+) -> None:
+    import anthropic
+
+    tracing.on("anthropic")
+    asked: dict[str, Any] = {
+        "tools": [LOOSE],
+        "system": [{"type": "text", "text": "Be brief. " * 40}],
+        "messages": [{"role": "user", "content": [{"type": "text", "text": DOCUMENT, "cache_control": CACHED}]}],
+    }
+    miss = {"type": theirs, "cache_missed_input_tokens": 1900}
+    with anthropic.Anthropic(api_key="x", base_url=replay.url, max_retries=0) as client:
+        create: Any = client.messages.create
+        for changes, said in (({}, None), (changed, miss)):
+            replay.serve(play.json_answer(anthropic_message(0, said)))
+            create(model="claude-x", max_tokens=16, **asked | changes)
+    last = attributes(spans.parents()[-1])
+    assert last["anthropic.response.cache_miss_reason"] == theirs
+    assert (last["llmtrace.kv_cache.lost_because"], last["llmtrace.kv_cache.changed_at"]) == (ours, place)
+
+
+def test_where_a_cache_may_end_is_no_change_of_a_tool(tracing: Tracing, replay: Replay, spans: Spans) -> None:
+    import anthropic
+
+    tracing.on("anthropic")
+    with anthropic.Anthropic(api_key="x", base_url=replay.url, max_retries=0) as client:
+        create: Any = client.messages.create
+        for cached, marks in ((0, {}), (1990, {"cache_control": CACHED})):
+            replay.serve(play.json_answer(anthropic_message(cached, None)))
+            messages = [{"role": "user", "content": DOCUMENT}]
+            create(model="claude-x", max_tokens=16, tools=[LOOSE | marks], messages=messages)
+    assert "llmtrace.kv_cache.lost_because" not in attributes(spans.parents()[-1])

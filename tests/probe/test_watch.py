@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from llmtrace.probe.maths.drift import LEARNED
 from tests.probe.provider import Provider
 from tests.probe.test_command import run
-from tests.support.replay import Replay
+from tests.support.replay import Replay, json_answer
 
 CALM, LATER = LEARNED + 2, 10
 
@@ -78,6 +79,25 @@ def test_rounds_end_where_the_budget_does(server: Replay, usage: bool) -> None:
     output = watching(server, "--budget", "0.2", "--price", "10", "30", rounds=100)
     assert "the budget is spent" in output
     assert 0 < sum(10e-6 * prompt + 30e-6 * answer for prompt, answer in provider.answered) <= 0.2
+
+
+def test_each_address_is_paid_at_its_own_models_price(server: Replay) -> None:
+    budget, prices = 0.02, {"gpt-4o-mini": (0.15e-6, 0.6e-6), "gpt-4o": (2.5e-6, 10e-6)}
+    with Replay() as dearer:
+        providers = [Provider(), Provider()]
+        for provider, behind, model in zip(providers, (server, dearer), prices, strict=True):
+            provider.serve(behind)
+            behind.serve(json_answer({"object": "list", "data": [{"id": model, "object": "model"}]}), "/v1/models")
+        urls = ("--base-url", dearer.base_url, "--budget", str(budget))
+        output = watching(server, *urls, rounds=100)
+    assert "the budget is spent" in output
+    cheap, dear = (float(usd) for usd in re.findall(r"([\d.]+) USD a round", output))
+    assert dear == pytest.approx(cheap * 2.5 / 0.15, rel=0.1)
+    paid = [
+        sum(prompt * into + answer * out for prompt, answer in provider.answered)
+        for provider, (into, out) in zip(providers, prices.values(), strict=True)
+    ]
+    assert budget / 2 < sum(paid) <= budget
 
 
 def test_several_addresses_are_only_watched(server: Replay) -> None:

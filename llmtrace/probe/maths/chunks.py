@@ -22,6 +22,8 @@ _STEEPER = (1.0, 2.0, 4.0)
 """How much more a prompt's last token may take than its first: it attends to all that came before."""
 _BEHIND = 2
 """Plain gaps that may follow the prompt's last step before its first token is seen."""
+_AFTERMATH = 0.5
+"""How much a gap behind the last step counts: in it the prompt's own stream begins, here and on the server."""
 _STEP = 16
 """Sizes that are tried: the multiples of this. What an engine takes off a chunk for the stream's own tokens is less."""
 _ROUND, _POWER = math.log(3), math.log(60)
@@ -100,7 +102,8 @@ def _likelihood(window: Window, size: int) -> float:
         for behind in range(min(_BEHIND, gaps - steps) + 1):
             end = gaps - behind
             start = end - steps
-            misfit = sum(plain[:start]) + sum(_off(logs[start:end], expected)) + sum(plain[end:])
+            before = sum(plain[: max(0, start - 1)])  # in the gap before the first step the prompt arrives and is read
+            misfit = before + sum(_off(logs[start:end], expected)) + _AFTERMATH * sum(plain[end:])
             best = min(best, misfit + _SCATTER * behind / 2)
     return -best / _SCATTER - sum(logs)
 

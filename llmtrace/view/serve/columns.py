@@ -8,8 +8,9 @@ from llmtrace.analyze import schema, whole_span
 from llmtrace.analyze.schema import Column
 from llmtrace.emit import names
 from llmtrace.phases.model import PHASES
+from llmtrace.tasks.prices import MODALITIES
 
-VERSION: Final = 5
+VERSION: Final = 6
 """The version of the store's tables. A newer store is not opened; an older one is upgraded to this version."""
 
 SINCE_2: Final = (
@@ -21,11 +22,13 @@ SINCE_3: Final = ("engine_span", "fingerprint", "response_id")
 """Those that version 2 did not have."""
 SINCE_4: Final = ("port",)
 """Those that version 3 did not have."""
+SINCE_6: Final = tuple(f"{kind}_{what}_tokens" for kind in MODALITIES for what in ("input", "output", "cached"))
+"""Those that version 5 did not have."""
 _ASKED: Final = {
     "operation", "provider", "request_model", "response_model", "address", "input_tokens", "output_tokens",
     "cached_tokens", "cache_write_tokens", "error_type", "outcome", "ttft", "diagnosis", "phase", "source",
     "uncertainty", "itl_p50", "consumer_wait", "task_id", "task_name", *SINCE_2, *SINCE_3,
-    *SINCE_4,
+    *SINCE_4, *SINCE_6,
 }  # fmt: skip
 TAKEN: Final = (
     *schema.FIXED,

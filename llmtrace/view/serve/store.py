@@ -140,7 +140,8 @@ class Store:
                 f"{self.path} was written by a newer llmtrace: {install_hint('view', upgrade=True)}, or name another "
                 "file with --store"
             )
-        for version, step in enumerate((upgrade.from_1, upgrade.from_2, upgrade.from_3, upgrade.from_4), 1):
+        steps = upgrade.from_1, upgrade.from_2, upgrade.from_3, upgrade.from_4, upgrade.from_5
+        for version, step in enumerate(steps, 1):
             if row[0] <= version:
                 step(connection)
         self.dropped = row[1]

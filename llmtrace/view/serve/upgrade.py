@@ -54,3 +54,10 @@ def from_4(connection: Any) -> None:
     for name, kind in columns.CALL_TYPES.items():
         connection.execute(f"ALTER TABLE calls ADD COLUMN IF NOT EXISTS {name} {kind}")
     connection.execute("UPDATE state SET version = 5")
+
+
+def from_5(connection: Any) -> None:
+    """Upgrade from version 5: calls that it holds keep a cost in which audio and images were priced as text."""
+    for name in columns.SINCE_6:
+        connection.execute(f"ALTER TABLE spans ADD COLUMN IF NOT EXISTS {name} {columns.TYPES[name]}")
+    connection.execute("UPDATE state SET version = 6")

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
 import os
 import random
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from llmtrace.probe import plan, text
 from llmtrace.probe.clients import open_client
-from llmtrace.probe.probing import probe
+from llmtrace.probe.probing import INTERRUPTED_BY_HAND, probe
 from llmtrace.probe.prompts import Prompts
 from llmtrace.probe.session import Purse, Session
-from llmtrace.probe.sheet import Figure, Sheet
+from llmtrace.probe.sheet import Sheet
 from llmtrace.probe.tracing import Tracing
 from tests.evaluation.common import freshness, provenance
 from tests.evaluation.common.pages import write_section
 from tests.evaluation.common.places import DOCS
+from tests.evaluation.common.quantiles import median
 from tests.evaluation.common.tables import Table
 from tests.evaluation.phases.engines import NotHere
 from tests.evaluation.probe.engines import ENGINES, INTEGERS, TITLES, right
@@ -33,9 +36,23 @@ class Checked:
     """One figure of one round."""
 
     engine: str
+    name: str
     known: float | str
-    figure: Figure
+    found: float | str | None
+    low: float | None
+    high: float | None
     right: bool
+
+
+@dataclass(slots=True)
+class Run:
+    """All rounds of one engine in one run."""
+
+    taken: str
+    """When and where, as a sentence; or why there were none."""
+    checked: list[Checked] = field(default_factory=list[Checked])
+    example: list[str] = field(default_factory=list[str])
+    """The first round's sheet, as the page shows it."""
 
 
 def main() -> None:
@@ -44,36 +61,62 @@ def main() -> None:
     parser.add_argument("--engine", action="append", choices=tuple(ENGINES), help="only this one; may be repeated")
     parser.add_argument("--seed", type=int, default=None, help="drawn anew each run unless given")
     parser.add_argument("--no-write", action="store_true", help="leave docs/probe.md as it is")
+    parser.add_argument("--keep", type=Path, help="a file that keeps each engine's last run: the page is made of all")
     chosen = parser.parse_args()
     seed = provenance.new_seed(chosen.seed)
-    started, load = time.time(), provenance.load_average()
     print(f"seed {seed}", flush=True)
-    checked: list[Checked] = []
-    absent: list[str] = []
-    example: tuple[Sheet, list[Checked]] | None = None
+    runs = kept(chosen.keep)
     for key in chosen.engine or ENGINES:
-        draw = random.Random(seed)
-        for number in range(chosen.rounds):
-            try:
-                rows, sheet = played(key, draw)
-                checked += rows
-                example = example or (sheet, rows)
-            except NotHere as why:
-                absent.append(f"{TITLES[key]}: {why}.")
-                break
-            wrong = [one for one in checked if not one.right and one.engine == key]
-            print(f"{key}, round {number + 1}: {len(wrong)} wrong so far", flush=True)
-    lines = [
-        *freshness.stamp("probe"),
-        *(printed(*example) if example is not None else []),
-        provenance.sentence(provenance.machine(provenance.make_command("probe-eval"), started, load), seed),
-        *absent,
-        "",
-        table(checked).grid(),
-    ]
+        runs[key] = run_of(key, chosen.rounds, seed)
+        if chosen.keep is not None:
+            chosen.keep.write_text(json.dumps({name: asdict(run) for name, run in runs.items()}), encoding="utf-8")
+    lines = page({key: runs[key] for key in ENGINES if key in runs})
     print("\n".join(lines))
     if not chosen.no_write:
         write_section(PAGE, "probe-eval", lines)
+
+
+def page(runs: dict[str, Run]) -> list[str]:
+    """The section of the page."""
+    return [
+        *freshness.stamp("probe"),
+        *next((run.example for run in runs.values() if run.example), []),
+        *(f"{TITLES[key]}: {run.taken}\n" for key, run in runs.items()),
+        table([one for run in runs.values() for one in run.checked]).grid(),
+    ]
+
+
+def kept(file: Path | None) -> dict[str, Run]:
+    """The last run of each engine as the file has it; none where there is no file yet."""
+    if file is None or not file.exists():
+        return {}
+    stored: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return {
+        key: Run(one["taken"], [Checked(**each) for each in one["checked"]], one["example"])
+        for key, one in stored.items()
+    }
+
+
+def run_of(key: str, rounds: int, seed: int) -> Run:
+    """Play all rounds of one engine."""
+    run = Run("")
+    draw = random.Random(seed)
+    started, load = time.time(), provenance.load_average()
+    commit = provenance.commit()
+    command = provenance.make_command("probe-eval", ["--engine", key, "--rounds", str(rounds)])
+    for number in range(rounds):
+        try:
+            rows, sheet = played(key, draw)
+        except NotHere as why:
+            run.taken = f"{why}."
+            return run
+        run.checked += rows
+        run.example = run.example or printed(sheet, rows)
+        wrong = sum(not one.right for one in run.checked)
+        print(f"{key}, round {number + 1}: {wrong} wrong so far", flush=True)
+    taken = provenance.sentence(provenance.machine(command, started, load), seed)
+    run.taken = f"{taken} Commit `{commit}`."
+    return run
 
 
 def played(key: str, draw: random.Random) -> tuple[list[Checked], Sheet]:
@@ -86,19 +129,19 @@ def played(key: str, draw: random.Random) -> tuple[list[Checked], Sheet]:
         tracing = Tracing("openai", None, None)
         try:
             sheet, _ = probe(Session(client, Prompts(), Purse(), options.longest), tracing, steps, options)
+            if sheet.stopped == INTERRUPTED_BY_HAND:
+                raise KeyboardInterrupt
+            known = {**engine.known, **engine.measured(steps, client)}
         finally:
             tracing.close()
             client.close()
-        if sheet.stopped == "interrupted":
-            raise KeyboardInterrupt
-        known = {**engine.known, **engine.measured(steps)}
     rows: list[Checked] = []
     for name, truth in known.items():
         figure = sheet[name]
         agrees = right(name, truth, figure.value, figure.low, figure.high)
         if not agrees:
             print(f"  {name}: {truth} is known, {figure.value} ({figure.low} to {figure.high}) found {figure.note}")
-        rows.append(Checked(key, truth, figure, agrees))
+        rows.append(Checked(key, name, truth, figure.value, figure.low, figure.high, agrees))
     return rows, sheet
 
 
@@ -108,7 +151,7 @@ def printed(sheet: Sheet, rows: list[Checked]) -> list[str]:
 
     out = io.StringIO()
     text.print_sheet(sheet, Console(file=out, width=80, no_color=True, highlight=False))
-    known = ", ".join(f"`{one.figure.name}` {shown(one.known)}" for one in rows)
+    known = ", ".join(f"`{one.name}` {shown(one.known)}" for one in rows)
     lines = [line.rstrip() for line in out.getvalue().rstrip().splitlines()]
     return ["One of the sheets below, of a server with the settings " + known + ":", "", "```", *lines, "```", ""]
 
@@ -116,13 +159,34 @@ def printed(sheet: Sheet, rows: list[Checked]) -> list[str]:
 def table(checked: list[Checked]) -> Table:
     """By engine and figure: how often it was right, and how wide its interval was."""
     rows: list[list[str]] = []
-    for engine, name in dict.fromkeys((one.engine, one.figure.name) for one in checked):
-        ours = [one for one in checked if (one.engine, one.figure.name) == (engine, name)]
+    for engine, name in dict.fromkeys((one.engine, one.name) for one in checked):
+        ours = [one for one in checked if (one.engine, one.name) == (engine, name)]
         exact = name in INTEGERS or isinstance(ours[0].known, str)
         share = f"{sum(one.right for one in ours)} of {len(ours)}"
         known = ", ".join(dict.fromkeys(shown(one.known) for one in ours))
-        rows.append([f"{TITLES[engine]}, `{name}`", known, "the setting" if exact else "in its interval", share])
-    return Table("Known and found", ("engine, figure", "known", "right means", "right"), rows)
+        means = "the setting" if exact else "in its interval"
+        rows.append([f"{TITLES[engine]}, `{name}`", known, means, share, missed(ours) if exact else widths(ours)])
+    return Table("Known and found", ("engine, figure", "known", "right means", "right", "found"), rows)
+
+
+def missed(ours: list[Checked]) -> str:
+    """What was found in the place of settings; nothing where all were found."""
+    wrong = [
+        f"{'nothing' if one.found is None else shown(one.found)} for {shown(one.known)}"
+        for one in ours
+        if not one.right
+    ]
+    return ", ".join(wrong)
+
+
+def widths(ours: list[Checked]) -> str:
+    """How wide the intervals are beside what is known, in the middle of the rounds."""
+    shares = [
+        (one.high - one.low) / one.known
+        for one in ours
+        if not isinstance(one.known, str) and one.low is not None and one.high is not None
+    ]
+    return f"interval of {median(shares):.0%}" if shares else ""
 
 
 def shown(value: float | str) -> str:

@@ -5,20 +5,25 @@ from __future__ import annotations
 import json
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from llmtrace.probe.clients import Client
 from llmtrace.probe.maths import fits
-from llmtrace.probe.plan import CURVE, GREET, Step
+from llmtrace.probe.plan import CURVE, GREET, SHORTEST, Step
+from llmtrace.probe.prompts import Prompts
 from llmtrace.reference.process import ServerProcess
 from tests.e2e import servers
+from tests.evaluation.common.quantiles import median
 from tests.evaluation.phases.engines import or_not_here
 
 INTEGERS = ("cache.block", "concurrency.limit", "prefill.chunk")
 """Figures that have to be the very setting."""
+_WAYS = 20
+"""Calls that show how long the way to an engine and back is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +34,12 @@ class Engine:
     known: dict[str, float | str]
     longest: int
     life_s: float | None = None
-    measured: Callable[[list[Step]], dict[str, float]] = field(default=lambda steps: {})
-    """What its own records say once the probe is over."""
+    measured: Callable[[list[Step], Client], dict[str, float]] = field(default=lambda steps, client: {})
+    """What its own records say once the probe is over, and calls of the same client."""
 
 
 @contextmanager
-def reference(draw: random.Random, folder: Path) -> Iterator[Engine]:
+def reference(draw: random.Random, folder: Path) -> Generator[Engine]:
     """The project's own server: every setting is drawn."""
     block, chunk = draw.choice((32, 64, 128)), draw.choice((128, 256, 512))
     slots, life = draw.randint(2, 9), round(draw.uniform(3.0, 8.0), 2)
@@ -50,23 +55,30 @@ def reference(draw: random.Random, folder: Path) -> Iterator[Engine]:
             "cache.life": life,
             "queue.order": "fifo",
         }
-        yield Engine(server.base_url, known, 3000, 40.0, lambda steps: _recorded(server, steps))
+        yield Engine(server.base_url, known, 3000, 40.0, lambda steps, client: _recorded(server, steps, client))
 
 
-def _recorded(server: ServerProcess, steps: list[Step]) -> dict[str, float]:
-    """The costs that the server's own clock saw, for the same calls and by the same fit: of its engine alone, without
-    the wire, HTTP and the client."""
-    rows: list[dict[str, Any]] = json.loads(server.get("/debug/requests"))["requests"]
-    rows.sort(key=lambda row: row["arrived_unix_s"])
+def _recorded(server: ServerProcess, steps: list[Step], client: Client) -> dict[str, float]:
+    """The costs that the server's own clock saw, for the same calls and by the same fit; and in front of them the way
+    through client and HTTP, from short calls of our own, whose time on the server is known as well."""
+    rows = _requests(server)
     calls = {step.name: step.calls for step in steps}
     start = calls[GREET]
     curve = rows[start : start + calls[CURVE]]
     cost = fits.prompt_cost([(row["prompt_tokens"], row["token_times_s"][0]) for row in curve])
-    return {} if cost is None else {"prompt.thousand": cost.thousand.value}
+    prompts = Prompts()
+    seen = [client.send(prompts.unique(SHORTEST), client.least).ttft for _ in range(_WAYS)]
+    way = median([ttft - row["token_times_s"][0] for ttft, row in zip(seen, _requests(server)[-_WAYS:], strict=True)])
+    return {} if cost is None else {"prompt.thousand": cost.thousand.value + way}
+
+
+def _requests(server: ServerProcess) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = json.loads(server.get("/debug/requests"))["requests"]
+    return sorted(rows, key=lambda row: row["arrived_unix_s"])
 
 
 @contextmanager
-def vllm(draw: random.Random, folder: Path) -> Iterator[Engine]:
+def vllm(draw: random.Random, folder: Path) -> Generator[Engine]:
     """vLLM on the CPU, whose blocks have 128 tokens there."""
     slots, budget = draw.randint(2, 6), draw.choice((256, 512))
     flags = ["--max-num-seqs", str(slots), "--max-num-batched-tokens", str(budget)]
@@ -82,7 +94,7 @@ def vllm(draw: random.Random, folder: Path) -> Iterator[Engine]:
 
 
 @contextmanager
-def llama(draw: random.Random, folder: Path) -> Iterator[Engine]:
+def llama(draw: random.Random, folder: Path) -> Generator[Engine]:
     """llama.cpp's server: a slot keeps the last prompt, to the token."""
     slots, batch = draw.randint(2, 4), draw.choice((128, 256))
     flags = ["-b", str(batch), "-ub", str(batch)]
