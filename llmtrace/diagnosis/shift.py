@@ -7,7 +7,6 @@ route's were below is little evidence by itself, and enough when four calls in a
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import deque
 from math import inf, log
 from typing import Final
 
@@ -67,7 +66,8 @@ class Shift:
 
     def restart(self) -> None:
         """Forget everything."""
-        self._values: deque[float] = deque(maxlen=WINDOW)
+        self._values: list[float] = []
+        """At most ``WINDOW`` at each look, and those since."""
         self._due = LEAST
         """Values until the next look at all of them."""
         self._ordered: list[float] = []
@@ -160,5 +160,6 @@ class Shift:
 
     def _look(self) -> None:
         self._due = LOOK
+        del self._values[:-WINDOW]
         self._ordered = ordered = sorted(self._values)
         self._sixth = ordered[-1 - len(ordered) // 6]
