@@ -99,7 +99,7 @@ class Habit(Generic[T]):
     def restart(self) -> None:
         """Forget everything."""
         self.items: list[T] = []
-        """The last values: at most ``WINDOW`` at each look, and those since. (A deque takes 600 bytes while it is empty,
+        """The last values: at most ``WINDOW`` at each look, and those since. (A deque takes 600 bytes while empty,
         and most of a route's habits are never fed.)"""
         self.lone = False
         """Whether the last value asked about was the first unusual one of a young history: a second mode may show."""
