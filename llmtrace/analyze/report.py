@@ -130,13 +130,16 @@ def harmless(part: Any) -> Any:
 
 
 def plain(cell: Any) -> Any:
-    """A cell as a JSON value: engines hand out their own numbers, and NaN where there is none."""
+    """A cell as a JSON value: engines hand out their own numbers, and NaN where there is none.
+
+    To 12 digits, but for moments: what an engine that sums on several threads gives behind them is another each time.
+    """
     if cell is None or isinstance(cell, (str, bool)):
         return cell
     value = cell.item() if hasattr(cell, "item") else cell
     if isinstance(value, float) and not math.isfinite(value):
         return None
-    return value
+    return float(f"{value:.12g}") if isinstance(value, float) and abs(value) < 1e12 else value
 
 
 def cell(value: Any, unit: Unit) -> str:

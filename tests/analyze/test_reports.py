@@ -11,7 +11,7 @@ import pytest
 from llmtrace.analyze import compare, reports, whatif
 from llmtrace.analyze.book import Book
 from llmtrace.analyze.load import load
-from llmtrace.analyze.report import Report, Section, as_json, cell
+from llmtrace.analyze.report import Report, Section, as_json, cell, plain
 from llmtrace.errors import LlmtraceError
 from tests.analyze.writing import Writer
 
@@ -485,3 +485,8 @@ def test_cells() -> None:
     ]  # fmt: skip
     assert [cell(value, "usd") for value in (0, 0.0000012, 0.0123, 12.3456)] == ["$0", "$1.20e-06", "$0.0123", "$12.35"]
     assert cell(float("nan"), "share") == "\N{EN DASH}"
+
+
+def test_json_has_no_digits_that_depend_on_the_order_of_a_sum() -> None:
+    assert plain(0.1 + 0.2) == plain(0.3) == 0.3
+    assert plain(1_764_000_000_123_456_789.0) == 1_764_000_000_123_456_789.0
