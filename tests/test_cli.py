@@ -443,8 +443,8 @@ def test_doctor_tries_an_export() -> None:
 def test_doctor_tries_an_export_over_grpc() -> None:
     collector = GrpcCollector()
     try:
-        over_grpc = {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc", **PATIENT}
-        tried = examined(False, OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, **over_grpc)
+        over_grpc = {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}
+        tried = examined(False, OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, **over_grpc, **PATIENT)
         assert f"Spans: {collector.url} over gRPC took an empty export" in " ".join(tried.stdout.split())
         assert collector.exports == 1
     finally:

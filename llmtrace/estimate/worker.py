@@ -28,6 +28,8 @@ class Fitter:
         self._running = False
         self._busy = False
         self._ending = False
+        self._waiting = 0
+        """Threads in ``settle``."""
         self._thread: threading.Thread | None = None
         process.ends_before_forks(self)
 
@@ -65,9 +67,14 @@ class Fitter:
         self._start()
 
     def settle(self, timeout: float) -> bool:
-        """Wait until all that was asked for is done; False where that takes longer than ``timeout`` s."""
+        """Wait until all that was asked for is done, without rests; False where that takes longer than ``timeout`` s."""
         with self._condition:
-            return self._condition.wait_for(lambda: not self._asked and not self._busy, timeout)
+            self._waiting += 1
+            self._condition.notify_all()
+            try:
+                return self._condition.wait_for(lambda: not self._asked and not self._busy, timeout)
+            finally:
+                self._waiting -= 1
 
     def _run(self) -> None:
         rest = 0.0
@@ -80,7 +87,8 @@ class Fitter:
                     return
                 self._busy = True
                 # What is asked for again meanwhile is fitted once.
-                if self._condition.wait_for(lambda: self._ending, rest):
+                self._condition.wait_for(lambda: self._ending or self._waiting, rest)
+                if self._ending:
                     self._running = self._busy = False
                     return
                 key, _ = self._asked.popitem(last=False)
