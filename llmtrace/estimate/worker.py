@@ -67,7 +67,7 @@ class Fitter:
         self._start()
 
     def settle(self, timeout: float) -> bool:
-        """Wait until all that was asked for is done, without rests; False where that takes longer than ``timeout`` s."""
+        """Wait until all that was asked for is done, without rests; False where it takes longer than ``timeout`` s."""
         with self._condition:
             self._waiting += 1
             self._condition.notify_all()
