@@ -20,10 +20,11 @@ _FEW: Final = 0.8
 _EITHER: Final = "or its tokens were slow: an answer in one piece does not show which"
 
 
-def queueing(route: Route, symptoms: Symptoms, inside_network: float) -> tuple[float | None, list[Verdict]]:
+def queueing(route: Route, symptoms: Symptoms, elsewhere: float) -> tuple[float | None, list[Verdict]]:
     """The call's queue (s, None where nobody knows it), and the verdict on it.
 
-    ``inside_network``: seconds of the wait that lie on the way, which the estimate takes for a queue.
+    ``elsewhere``: seconds of the wait that lie on the way, or that a slower engine computed, which the estimate takes
+    for a queue.
     """
     queue = symptoms.server_queue
     if queue is None:
@@ -32,8 +33,8 @@ def queueing(route: Route, symptoms: Symptoms, inside_network: float) -> tuple[f
         queue = symptoms.queue
         if queue is None:
             return None, []
-        if inside_network:
-            queue = max(0.0, queue - inside_network)
+        if elsewhere:
+            queue = max(0.0, queue - elsewhere)
     habit = route.queue
     high = route.high_queue.high(queue)
     calm = habit.calm(queue)

@@ -43,6 +43,8 @@ LONE: Final = 1.5
 """One call's slow tokens are mostly chance where they go no further than so many rooms: the next one has to agree."""
 STALLED: Final = 2.0
 """A pause between tokens is a hiccup where the others were no slower and all of it took not so many times as long."""
+BORNE_OUT: Final = 0.5
+"""By this share of it an estimated queue has to show in the wait."""
 FEW_TOKENS: Final = 16
 """Pace is not judged over fewer."""
 _NONE: Final[list[Verdict]] = []
@@ -125,14 +127,15 @@ def late_acknowledgement(route: Route, symptoms: Symptoms) -> float:
 
 def wait(route: Route, symptoms: Symptoms, inside_network: float) -> list[Verdict]:
     """Cold cache, surge and queue, from the time to the first token."""
-    queue, verdicts = queueing(route, symptoms, inside_network)
-    if symptoms.wait is None:
-        return verdicts
-    waited = symptoms.wait
-    if inside_network:
-        waited = max(0.0, waited - inside_network)
+    elsewhere = inside_network
     if symptoms.slower and symptoms.server_queue is None:
-        waited = max(0.0, waited - symptoms.slower * _computing(route, symptoms))
+        elsewhere += symptoms.slower * _computing(route, symptoms)
+    queue, verdicts = queueing(route, symptoms, elsewhere)
+    if symptoms.wait is None:  # what is estimated without it shows nowhere
+        return verdicts if symptoms.whole or symptoms.server_queue is not None else []
+    waited = max(0.0, symptoms.wait - elsewhere) if elsewhere else symptoms.wait
+    if verdicts and symptoms.server_queue is None and not _bears_out(route, symptoms, waited, verdicts[0].excess):
+        verdicts = []
     taken, kept, judged = waited, waited, False
     if queue is not None:
         # Of what is estimated only what is unusual is taken away, and nothing while nobody knows what is usual.
@@ -215,6 +218,15 @@ def wait(route: Route, symptoms: Symptoms, inside_network: float) -> list[Verdic
     line.learn((tokens, kept), odd or suspect)
     _learn_cached(route, symptoms, bool(missing))
     return verdicts
+
+
+def _bears_out(route: Route, symptoms: Symptoms, waited: float, excess: float) -> bool:
+    """Whether the wait is longer than the route's waits for such prompts by as much as an estimated queue is beyond its
+    usual, more or less: the estimate's idea of the prompt's cost may have changed, and no wait with it."""
+    line = route.waits
+    if symptoms.whole or symptoms.uncached is None or line.count < FEW_CALLS:
+        return True
+    return waited - line.usual(float(symptoms.uncached)) >= BORNE_OUT * excess
 
 
 def _computing(route: Route, symptoms: Symptoms) -> float:
