@@ -226,7 +226,8 @@ def _bears_out(route: Route, symptoms: Symptoms, waited: float, excess: float) -
     line = route.waits
     if symptoms.whole or symptoms.uncached is None or line.count < FEW_CALLS:
         return True
-    return waited - line.usual(float(symptoms.uncached)) >= BORNE_OUT * excess
+    tokens = float(symptoms.uncached)
+    return waited - line.usual(tokens) - line.unsure(tokens) >= BORNE_OUT * excess
 
 
 def _computing(route: Route, symptoms: Symptoms) -> float:
@@ -349,9 +350,10 @@ def pace(route: Route, symptoms: Symptoms, scored: bool = True) -> tuple[list[Ve
         if symptoms.gap is not None and symptoms.mean_gap:
             most *= min(1.0, symptoms.gap / symptoms.mean_gap)
         if usual > 0:
-            symptoms.slower = max(0.0, most / usual - 1)
-            # The mean of few gaps scatters more than that of many.
-            high = not crowded and slow.high((each / usual - 1) * sqrt(count))
+            # What a longer context than any before costs is not known. The mean of few gaps scatters more than of many.
+            known = usual if context <= line.most else usual + line.unsure(context)
+            symptoms.slower = max(0.0, most / known - 1)
+            high = not crowded and slow.high((each / known - 1) * sqrt(count))
     if high and near and not scored:
         score = line.score(context, each)
     if near:

@@ -73,21 +73,21 @@ class Verdict:
 
 
 SURE: Final[dict[str, tuple[float, float, float]]] = {
-    BUFFERED_STREAM: (0.21, 3.56, 1.66),
-    COLD_KV_CACHE: (0.1, 2.61, 1.53),
-    MODEL_SWAP: (0.08, 3.03, 1.42),
-    NETWORK: (-3.11, 1.1, 1.71),
-    NOISY_NEIGHBOR: (-0.18, 1.86, 0.84),
-    PREFILL_SURGE: (0.65, 3.63, 2.48),
-    QUEUEING: (-2.97, 3.77, 0.61),
-    REPETITION_LOOP: (0.15, 3.41, 1.53),
-    RETRY_STORM: (0.55, 4.17, 2.02),
-    ROUTE_CHANGE: (0.98, 2.66, 2.06),
-    SLOW_CONSUMER: (0.14, 3.13, 1.44),
+    BUFFERED_STREAM: (0.43, 3.66, 1.61),
+    COLD_KV_CACHE: (0.41, 2.67, 1.42),
+    MODEL_SWAP: (0.35, 3.03, 1.4),
+    NETWORK: (-3.18, 5.92, 2.02),
+    NOISY_NEIGHBOR: (-2.64, 4.97, 0.79),
+    PREFILL_SURGE: (0.59, 5.27, 0.41),
+    QUEUEING: (-2.19, 2.16, 0.58),
+    REPETITION_LOOP: (0.45, 3.17, 1.54),
+    RETRY_STORM: (1.58, 3.27, 1.81),
+    ROUTE_CHANGE: (2.34, 1.83, 1.7),
+    SLOW_CONSUMER: (0.34, 3.04, 1.43),
     LATENESS: (0.3, 0.0, 0.0),
 }
 """Base, weight of the score's logarithm, weight of each call lately: fitted by ``make diagnose-eval ARGS=--fit`` to
-simulated calls and to 2,794 kept ones of real servers, which count alike, weighted as if one call in 200 had a cause. A
+simulated calls and to 5,647 kept ones of real servers, which count alike, weighted as if one call in 200 had a cause. A
 lone verdict on the network or a queue is mostly wrong on a busy machine, a row of them is not. Of an answer in one
 piece nobody can tell whether it waited: a little more than half, since waits are commoner."""
 _MOST: Final = 0.99

@@ -121,7 +121,7 @@ def test_a_slow_decode_is_told_when_the_next_one_agrees() -> None:
     assert diagnoser.judge("route", call(100, 0.016)) == [], "a lone one is mostly chance"
     later = [diagnoser.judge("route", call(101 + number, 0.016)) for number in range(4)]
     sure_of = [verdicts[0].confidence for verdicts in later]
-    assert sure_of == sorted(sure_of)
+    assert max(sure_of[:2]) < min(sure_of[2:])
     assert sure_of[-1] > 0.9
 
 
