@@ -134,7 +134,7 @@ def wait(route: Route, symptoms: Symptoms, inside_network: float) -> list[Verdic
     if symptoms.wait is None:  # what is estimated without it shows nowhere
         return verdicts if symptoms.whole or symptoms.server_queue is not None else []
     waited = max(0.0, symptoms.wait - elsewhere) if elsewhere else symptoms.wait
-    if verdicts and symptoms.server_queue is None and not _bears_out(route, symptoms, waited, verdicts[0].excess):
+    if verdicts and symptoms.server_queue is None and not _bears_out(route, symptoms, waited, verdicts[0].excess or 0.0):
         verdicts = []
     taken, kept, judged = waited, waited, False
     if queue is not None:
