@@ -134,7 +134,7 @@ def wait(route: Route, symptoms: Symptoms, inside_network: float) -> list[Verdic
     if symptoms.wait is None:  # what is estimated without it shows nowhere
         return verdicts if symptoms.whole or symptoms.server_queue is not None else []
     waited = max(0.0, symptoms.wait - elsewhere) if elsewhere else symptoms.wait
-    if verdicts and symptoms.server_queue is None and not _bears_out(route, symptoms, waited, verdicts[0].excess or 0.0):
+    if verdicts and symptoms.server_queue is None and not _bears_out(route, symptoms, waited, verdicts[0]):
         verdicts = []
     taken, kept, judged = waited, waited, False
     if queue is not None:
@@ -220,14 +220,14 @@ def wait(route: Route, symptoms: Symptoms, inside_network: float) -> list[Verdic
     return verdicts
 
 
-def _bears_out(route: Route, symptoms: Symptoms, waited: float, excess: float) -> bool:
+def _bears_out(route: Route, symptoms: Symptoms, waited: float, queue: Verdict) -> bool:
     """Whether the wait is longer than the route's waits for such prompts by as much as an estimated queue is beyond its
     usual, more or less: the estimate's idea of the prompt's cost may have changed, and no wait with it."""
     line = route.waits
     if symptoms.whole or symptoms.uncached is None or line.count < FEW_CALLS:
         return True
     tokens = float(symptoms.uncached)
-    return waited - line.usual(tokens) - line.unsure(tokens) >= BORNE_OUT * excess
+    return waited - line.usual(tokens) - line.unsure(tokens) >= BORNE_OUT * (queue.excess or 0.0)
 
 
 def _computing(route: Route, symptoms: Symptoms) -> float:
