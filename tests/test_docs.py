@@ -161,6 +161,14 @@ def test_pages_speak_of_no_machine() -> None:
         assert not re.search(r"/(?:work|root|home|Users)/|https?://(?:pypi|files\.pythonhosted)", text(page)), page
 
 
+def test_pages_are_whole() -> None:
+    """No merge was left half done, and what a run writes has its place once, with a begin and an end."""
+    for page in PAGES:
+        assert not re.search(r"^(<<<<<<<|=======|>>>>>>>)( |$)", text(page), re.M), page
+        places = re.findall(r"<!-- ([\w-]+):(begin|end) -->", text(page))
+        assert places == [(name, end) for name, _ in places[::2] for end in ("begin", "end")], page
+
+
 def minimum(versions: str) -> list[int]:
     """``>= 1.40`` as ``[1, 40, 0]``, whatever stands around the numbers."""
     parts = [int(part) for part in re.findall(r"\d+", versions)[:3]]
