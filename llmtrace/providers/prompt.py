@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 _ORDER = ("system", "system_instruction", "instructions", "messages", "input", "contents", "prompt")
 _MOST_LEAVES = 4096
@@ -44,7 +44,7 @@ def _definition(tool: Mapping[str, Any]) -> str:
     if "cache_control" in tool:
         tool = {field: value for field, value in tool.items() if field != "cache_control"}
     try:
-        return json.dumps(tool, default=_no_json, skipkeys=True)
+        return _as_json(tool)
     except (ValueError, RecursionError):
         return tool_name(tool)
 
@@ -52,6 +52,10 @@ def _definition(tool: Mapping[str, Any]) -> str:
 def _no_json(value: Any) -> str:
     """What stands for an object of a class: its own text may have an address in it."""
     return type(value).__name__
+
+
+_as_json: Final = json.JSONEncoder(default=_no_json, skipkeys=True).encode
+"""Made once: ``json.dumps`` makes one for each tool of each call, which takes as long as its text."""
 
 
 def tool_name(tool: Mapping[str, Any]) -> str:
