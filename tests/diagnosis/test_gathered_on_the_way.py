@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import socket
 import sys
-import threading
 import time
 
 import openai
@@ -14,6 +13,7 @@ import pytest
 import llmtrace
 from llmtrace.calls import tracer
 from llmtrace.calls.result import Result
+from tests.support.answering import answering
 from tests.support.spans import Spans
 
 CHUNKS = 24
@@ -27,21 +27,13 @@ def _answer(text: str) -> bytes:
     return b"%x\r\n%s\r\n" % (len(data), data)
 
 
-def _serve(listener: socket.socket) -> None:
-    """Answer one request on each connection: silence, and then all chunks in one piece."""
-    while True:
-        try:
-            connection, _ = listener.accept()
-        except OSError:
-            return
-        with connection:
-            connection.recv(1 << 16)
-            connection.sendall(_HEADERS)
-            time.sleep(0.02)  # or they would be read with the headers
-            connection.sendall(
-                b"".join(_answer("word ") for _ in range(CHUNKS)) + b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n"
-            )
-            connection.recv(1)
+def _serve(connection: socket.socket) -> None:
+    """Answer one request: silence, and then all chunks in one piece."""
+    connection.recv(1 << 16)
+    connection.sendall(_HEADERS)
+    time.sleep(0.02)  # or they would be read with the headers
+    connection.sendall(b"".join(_answer("word ") for _ in range(CHUNKS)) + b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n")
+    connection.recv(1)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts a connection's segments")
@@ -52,13 +44,13 @@ def test_the_kernels_count_outlives_the_connection() -> None:
         attempt = ended.call.attempts[-1]
         told.append((attempt.tcp_info() is None, attempt.segments()))
 
-    listener = socket.create_server(("127.0.0.1", 0))
-    threading.Thread(target=_serve, args=(listener,), daemon=True).start()
     llmtrace.instrument("openai", tracer_provider=Spans().provider)
     tracer.listeners.append(listen)
     try:
-        address = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
-        with listener, openai.OpenAI(base_url=address, api_key="unused") as client:
+        with (
+            answering(_serve) as (host, port),
+            openai.OpenAI(base_url=f"http://{host}:{port}/v1", api_key="unused") as client,
+        ):
             stream = client.chat.completions.create(
                 model="m", messages=[{"role": "user", "content": "Hello"}], stream=True
             )

@@ -3,32 +3,25 @@
 from __future__ import annotations
 
 import socket
-import threading
 from collections.abc import Iterator
 
 import pytest
 
 from tests.evaluation.diagnosis.relay import Way, relay
+from tests.support.answering import answering
 
 
 @pytest.fixture
 def upstream() -> Iterator[tuple[str, int]]:
     """Answers each request with its own bytes in brackets, and the end of a chunked body."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
 
-        def serve() -> None:
-            while True:
-                try:
-                    connection, _ = listener.accept()
-                except OSError:
-                    return
-                with connection:
-                    while data := connection.recv(65536):
-                        connection.sendall(b"<" + data + b">")
-                        connection.sendall(b"0\r\n\r\n")
+    def echo(connection: socket.socket) -> None:
+        while data := connection.recv(65536):
+            connection.sendall(b"<" + data + b">")
+            connection.sendall(b"0\r\n\r\n")
 
-        threading.Thread(target=serve, daemon=True).start()
-        yield listener.getsockname()[:2]
+    with answering(echo) as address:
+        yield address
 
 
 def answer(port: int, data: bytes) -> bytes:
