@@ -67,7 +67,11 @@ class Own:
 
     def is_on_its_way(self, url: Any) -> bool:
         """Whether a request to ``url`` is the one under way, seen again in the HTTP library beneath."""
-        return self.url is not None and plain(self.url) == plain(url)
+        try:
+            return self.url is not None and plain(self.url) == plain(url)
+        except Exception as error:
+            internal_errors.note("reading a URL", error)
+            return False
 
     def _known(self) -> Sequence[Any]:
         if self._senders is None:
