@@ -137,9 +137,11 @@ def plain(cell: Any) -> Any:
     if cell is None or isinstance(cell, (str, bool)):
         return cell
     value = cell.item() if hasattr(cell, "item") else cell
-    if isinstance(value, float) and not math.isfinite(value):
+    if not isinstance(value, float):
+        return value
+    if not math.isfinite(value):
         return None
-    return float(f"{value:.12g}") if isinstance(value, float) and abs(value) < 1e12 else value
+    return float(f"{value:.12g}") if abs(value) < 1e12 else value
 
 
 def cell(value: Any, unit: Unit) -> str:

@@ -2,12 +2,12 @@
 
 import json
 import os
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from llmtrace import interpreter
 from llmtrace.commands.common import Device, fail, guarded, importing, terminal
 from llmtrace.whole_file import write_text
 from llmtrace.wording import clean
@@ -56,7 +56,7 @@ def add(group: Any) -> None:
         if out is not None and not out.parent.is_dir():
             fail(f"cannot write {out}: there is no folder {out.parent}")
         with importing("adapters"):
-            if find_spec("peft") is None:
+            if not interpreter.finds("peft"):
                 raise ImportError(name="peft")
             from llmtrace.reference.adapter_bench import Asked, measure, named_folders
         threads = max(1, (os.cpu_count() or 2) // 2)  # torch's spin: on a machine that is not idle, fewer are faster

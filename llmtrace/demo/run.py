@@ -8,7 +8,6 @@ import random
 import tempfile
 import time
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +21,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.rule import Rule
 
 import llmtrace
+from llmtrace import interpreter
 from llmtrace import scratch as scratch_files
 from llmtrace.analyze import otlp
 from llmtrace.calls import tracer
@@ -100,7 +100,7 @@ def run(
     chosen = [
         scenario
         for scenario in SCENARIOS
-        if (everything or not scenario.more) and (scenario.needs is None or find_spec(scenario.needs) is not None)
+        if (everything or not scenario.more) and (scenario.needs is None or interpreter.finds(scenario.needs))
     ]
     try:
         with progress, tempfile.TemporaryDirectory(prefix="llmtrace-demo-", dir=scratch_files.folder()) as scratch:
@@ -116,7 +116,7 @@ def run(
 
 def _adapter(folder: Path) -> list[str]:
     """The server's arguments for an adapter of the tiny model; none where adapters cannot be served."""
-    if find_spec("peft") is None:
+    if not interpreter.finds("peft"):
         return []
     from llmtrace.reference.tiny_adapter import build_tiny_adapter
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from llmtrace import scratch
 from llmtrace.reference._errors import RunnerError
 
 __all__ = ["ServerProcess"]
@@ -75,7 +76,7 @@ class ServerProcess:
 
     def start(self) -> ServerProcess:
         """Start and wait until `/health` answers."""
-        self._folder = tempfile.TemporaryDirectory(prefix="llmtrace-server-")
+        self._folder = tempfile.TemporaryDirectory(prefix="llmtrace-server-", dir=scratch.folder())
         state = Path(self._folder.name, "state.json")
         command = [sys.executable, "-m", "llmtrace.reference.server", *self._arguments, "--state-file", str(state)]
         with self._log_path.open("wb") as log:

@@ -12,6 +12,7 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
+from llmtrace import interpreter
 from llmtrace.reference._errors import RunnerError
 from llmtrace.reference.model import LoadedModel, require_model
 from llmtrace.reference.tiny import quiet
@@ -155,9 +156,7 @@ def _hushed() -> Generator[None, None, None]:
 
 
 def _need_torchao() -> None:
-    import importlib.util
-
-    if importlib.util.find_spec("torchao") is None:
+    if not interpreter.finds("torchao"):
         raise ImportError(f"torchao is not installed: {install_hint('quantized')}")
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from importlib.util import find_spec
 from typing import Any, Final
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from llmtrace import interpreter
 from llmtrace.errors import LlmtraceError
 from llmtrace.view.serve.bodies import UNPACKED_BYTES
 from llmtrace.view.serve.notes import Notes
@@ -27,7 +27,7 @@ _THREADS: Final = 4
 
 def is_installed() -> bool:
     """Whether grpcio is there, which comes with OpenTelemetry's exporter for gRPC."""
-    return find_spec("grpc") is not None
+    return interpreter.finds("grpc")
 
 
 class GrpcServer:
