@@ -10,6 +10,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Final
 
@@ -244,7 +245,7 @@ class _Server:
             error.close()
             means = _MEANS.get(error.code, error.reason)
             raise _AnswerError(f"{where} answers {error.code}: {means}", error.code) from error
-        except OSError as error:
+        except (OSError, HTTPException) as error:
             raise LlmtraceError(f"cannot reach {self.shown}: {getattr(error, 'reason', error)}") from error
         try:
             return [document for document in _documents(text) if isinstance(document, dict)]

@@ -153,8 +153,11 @@ def endpoint(url: str, protocol: str = "", *, exact: bool = False) -> Destinatio
         if parts.scheme not in ("http", "https") or not re.fullmatch(r"[^\s/]+", parts.netloc) or parts.port == 0:
             raise ValueError(url)
     except (TypeError, ValueError):  # no text, a port beyond 65535, half of an IPv6 address
-        shown = re.sub(r"//[^/]*@", "//", str(url))  # no password, even of an address that is none
-        raise LlmtraceError(f"otlp takes an address such as {COLLECTOR}, not {shown!r}") from None
+        text = str(url)
+        shown = without_credentials(text if "//" in text else f"//{text}").removeprefix("//")
+        # No password, even of an address that is none.
+        hint = "; a password in it has to be percent-encoded" if "@" in text else ""
+        raise LlmtraceError(f"otlp takes an address such as {COLLECTOR}, not {shown!r}{hint}") from None
     if not _can_export():
         raise LlmtraceError(f"sending spans needs the OTLP exporter: {install_hint('otlp')}")
     kind: Kind = "otlp_grpc" if protocol == "grpc" or (not protocol and parts.port == _GRPC_PORT) else "otlp"
@@ -242,7 +245,10 @@ def _instead(why: str = "") -> Destination:
 def _file(path: Path) -> Destination:
     if not _can_export():
         raise LlmtraceError(f"a file of spans needs the OTLP encoder: {install_hint('otlp')}; or use --console")
-    absolute = path.expanduser().absolute()
+    try:
+        absolute = path.expanduser().absolute()
+    except FileNotFoundError:
+        raise LlmtraceError(f"{path} cannot be written to, since the working folder is gone: name its folder") from None
     folder = next(parent for parent in absolute.parents if parent.exists())  # the others are made
     if absolute.is_dir() or not folder.is_dir() or not os.access(absolute if absolute.exists() else folder, os.W_OK):
         raise LlmtraceError(f"{path} cannot be written to: name a file that can")

@@ -7,10 +7,13 @@ import re
 import urllib.request
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
+from http.client import HTTPException
 from typing import Any, Literal
 
 _PATIENCE_S = 2.0
 """The exporters' own 10 s would be the wait at a program's end."""
+_LONGEST_S = 86_400.0
+"""The exporters reckon with the moment at which they give up, which has to be one that the system knows."""
 _STATUS = re.compile(r"\bcode: (\d{3})\b|\bStatusCode\.([A-Z_]+)")
 _MEANS = {
     "401": "it wants credentials: set OTEL_EXPORTER_OTLP_HEADERS",
@@ -42,11 +45,11 @@ def refusal(export: Callable[[], Any]) -> str | None:
 
 
 def patience(environ: Mapping[str, str], signal: Literal["TRACES", "METRICS"] = "TRACES") -> float:
-    """How long one export may take, s: as the environment says, else less than the exporters would wait."""
+    """How long one export may take, s: what the environment says, a day at most; else less than the exporters do."""
     for name in (f"OTEL_EXPORTER_OTLP_{signal}_TIMEOUT", "OTEL_EXPORTER_OTLP_TIMEOUT"):
         with suppress(KeyError, ValueError):
             if (seconds := float(environ[name])) > 0:
-                return seconds
+                return min(seconds, _LONGEST_S)
     return _PATIENCE_S
 
 
@@ -56,7 +59,7 @@ def is_a_page(url: str, environ: Mapping[str, str]) -> str | None:
     try:
         with urllib.request.urlopen(request, timeout=patience(environ)) as response:
             is_page = response.headers.get_content_type() == "text/html"
-    except (OSError, ValueError):
+    except (OSError, ValueError, HTTPException):
         return None  # the exporter's own word holds
     return "it answers with a page: this is not where spans are taken" if is_page else None
 

@@ -8,6 +8,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
+from http.client import HTTPException
 from urllib.parse import urlsplit, urlunsplit
 
 from llmtrace.errors import LlmtraceError
@@ -75,7 +76,7 @@ class Meter:
                 text = response.read(_MOST_BYTES).decode("utf-8", "replace")
         except urllib.error.HTTPError as error:
             raise LlmtraceError(f"{shown(url)} answers {error.code}") from None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, HTTPException) as error:
             raise LlmtraceError(f"{shown(url)} cannot be read ({getattr(error, 'reason', None) or error})") from None
         samples: Samples = {}
         for name, labels, value in _SAMPLE.findall(text):

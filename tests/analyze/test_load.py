@@ -22,6 +22,7 @@ from llmtrace.analyze.report import as_json
 from llmtrace.emit import names
 from llmtrace.errors import LlmtraceError
 from tests.analyze.writing import EPOCH, Writer
+from tests.support.answering import answering
 from tests.view.serve.running import viewer
 
 AGES = 50_000.0
@@ -401,3 +402,11 @@ def test_a_download_from_jaegers_page(writer: Writer, tmp_path: Path) -> None:
 def test_nobody_answers() -> None:
     with pytest.raises(LlmtraceError, match=r"cannot reach http://127\.0\.0\.1:9"):
         read("http://127.0.0.1:9")
+
+
+def test_who_answers_speaks_no_http() -> None:
+    with (
+        answering(lambda connection: connection.sendall(b"SSH-2.0\r\n")) as (host, port),
+        pytest.raises(LlmtraceError, match=r"cannot reach http://127\.0\.0\.1:\d+: "),
+    ):
+        read(f"http://{host}:{port}")

@@ -22,8 +22,9 @@ import pytest
 from llmtrace.errors import LlmtraceError
 from llmtrace.launch import destinations
 from llmtrace.launch.destinations import choose
-from llmtrace.launch.probe import patience
+from llmtrace.launch.probe import is_a_page, patience
 from tests.support import ndjson
+from tests.support.answering import answering
 from tests.support.grpc_collector import GrpcCollector
 from tests.support.replay import Replay, Request, Script, json_answer, openai_body, openai_stream, refused_url
 
@@ -484,6 +485,8 @@ def test_an_export_has_two_seconds_unless_the_environment_says_otherwise() -> No
     both = {"OTEL_EXPORTER_OTLP_TIMEOUT": "7", "OTEL_EXPORTER_OTLP_METRICS_TIMEOUT": "0.5"}
     assert [patience({}), patience(both), patience(both, "METRICS")] == [2, 7, 0.5]
     assert patience({"OTEL_EXPORTER_OTLP_TIMEOUT": "soon"}) == patience({"OTEL_EXPORTER_OTLP_TIMEOUT": "0"}) == 2
+    longest = {patience({"OTEL_EXPORTER_OTLP_TIMEOUT": text}) for text in ("inf", "1e400", "1e10")}
+    assert longest == {86_400}, "a time that no system knows would cost every export"
 
 
 def test_the_typed_settings_are_those_of_instrument() -> None:
@@ -550,9 +553,30 @@ def test_credentials_are_used_and_never_shown(provider: Replay, app: Path, tmp_p
         assert sent == {"Basic dXNlcjpzZWNAcmV0"}
     done = run("--otlp", refused_url().replace("//", "//user:secret@"), "true", cwd=tmp_path)
     assert "secret" not in done.stderr
-    with pytest.raises(LlmtraceError, match="takes an address such as") as refused:
-        choose(otlp="http://user:secret@127.0.0.1:99999", environ={})
-    assert "secret" not in str(refused.value)
+    for user in ("user:secret", "user:a/secret", "user:a?secret", "user:a secret"):
+        for scheme in ("http://", ""):
+            with pytest.raises(LlmtraceError, match="takes an address such as") as refused:
+                choose(otlp=f"{scheme}{user}@127.0.0.1:99999", environ={})
+            assert "secret" not in str(refused.value)
+            assert "percent-encoded" in str(refused.value)
+
+
+def test_a_working_folder_that_is_gone_keeps_no_program_from_running(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert choose(environ={"OTEL_EXPORTER_OTLP_ENDPOINT": "junk://"}).kind == "file"
+    with pytest.raises(LlmtraceError, match=r"x\.jsonl cannot be written to, since the working folder is gone"):
+        choose(file="x.jsonl", environ={})
+
+
+@pytest.mark.parametrize("url", ["http://user:se cret@127.0.0.1:9", "http://{}:{}"])
+def test_what_is_no_http_is_no_page(url: str) -> None:
+    with answering(lambda connection: connection.sendall(b"SSH-2.0\r\n")) as place:
+        assert is_a_page(url.format(*place), {}) is None
 
 
 def test_a_closed_stderr_leaves_the_output_alone(provider: Replay, app: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Mapping, Sequence
+from http.client import HTTPException
 from typing import Any, Final
 
 from llmtrace.analyze.billing.exports import read_text
@@ -123,5 +124,5 @@ def _get(url: str, kind: str) -> str | None:
         if error.code in (401, 403):
             raise LlmtraceError(f"{shown} refuses the key ({error.code}): set {_KEYS[kind][0]}") from None
         raise LlmtraceError(f"{shown} answers {error.code}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, HTTPException) as error:
         raise LlmtraceError(f"{shown} cannot be reached ({getattr(error, 'reason', None) or error})") from None
