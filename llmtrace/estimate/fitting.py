@@ -100,9 +100,9 @@ def fit(window: Window, min_calls: int, min_spread: float, least_per_token: floa
     """Fit the model, the way and the anchors to a window of calls, if that is due or the route has changed."""
     rows, calm = window.rows, window.calm
     before, forget = window.model, 0
-    borrowed = window.borrowed
+    borrowed, released = window.borrowed, None
     if borrowed and window.due and len(rows) >= _OWN and not (before is not None and _standing(rows, before)):
-        before, calm, borrowed = None, [], False
+        before, calm, borrowed, released = None, [], False, before
     change = Change() if before is None else changes.look(rows, before, window.hop)
     if before is not None and change.factor != 1.0:
         if change.factor < 1 and len(rows) < _YOUNG:
@@ -137,6 +137,9 @@ def fit(window: Window, min_calls: int, min_spread: float, least_per_token: floa
         )
     anchors.learn([(row[U], row[HEAD], row[EVENT], row[TOTAL]) for row in rows if row[PACE] != WHOLE])
     model = fit_model(rows, calm, before, window.hop, 0.5 * calm_step, least_per_token)
+    if released is not None:
+        again = fit_model(rows, calm, released, window.hop, 0.5 * calm_step, least_per_token)
+        model = max(model, again, key=lambda each: _likely(rows, each, window.hop))
     curve = model.curve
     calm_step = calm_step or curve.per_output
     # One step is the least that a prompt can cost; what the fixed part holds beyond it is the way on to the engine and
@@ -172,6 +175,11 @@ def _moved(
         for row in kept
     ]
     return now, rows[-since:], made, since
+
+
+def _likely(rows: Sequence[Row], model: Model, hop: float) -> float:
+    """The logarithm of how likely the calls' times are under the model."""
+    return sum(changes.likely(row, model, hop) for row in rows)
 
 
 def _standing(rows: Sequence[Row], model: Model) -> bool:
