@@ -106,7 +106,7 @@ def fit(window: Window, min_calls: int, min_spread: float, least_per_token: floa
     change = Change() if before is None else changes.look(rows, before, window.hop)
     if before is not None and change.factor != 1.0:
         if change.factor < 1 and len(rows) < _YOUNG:
-            before, calm, borrowed = None, [], False
+            before, calm, borrowed, released = None, [], False, before
         else:
             before, rows, calm, forget = _moved(before, change, rows, calm, window.hop)
             borrowed = forget > 0
