@@ -51,6 +51,9 @@ _LAST = 24
 """Calls in which a queue that does not empty has to show."""
 _HOP_LEAST, _HOP_MOST = 0.25, 0.75
 """The way from the headers' sender to the engine and back, as a share of the headers' own delay."""
+_ALONE = 2.0
+"""Where half of a route's whole answers did not wait they show the way to the engine fully; fewer by so many times
+their share."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -149,7 +152,9 @@ def fit(window: Window, min_calls: int, min_spread: float, least_per_token: floa
     if anchors.headers_are_admission and calm_step:
         hop = min(max(over, _HOP_LEAST * anchors.admission), _HOP_MOST * anchors.admission, curve.fixed)
     elif all(row[PACE] == WHOLE for row in rows):
-        hop = over  # their headers tell nothing
+        # Their headers tell nothing. Nor do calls that waited for one of this client's own, which bear any way equally
+        # well: where most did, what was found earlier stays.
+        hop = window.hop + min(1.0, _ALONE * (1.0 - curve.queued)) * (over - window.hop)
     middle = sorted(row[U] for row in rows)[len(rows) // 2]
     bound = over - hop > max(0.5 * calm_step, 0.2 * curve.cost(middle)) or _standing(rows, model)
     kept = _calm(rows, calm, model, window.hop, before)

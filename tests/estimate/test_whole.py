@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
+from statistics import fmean
 
 import pytest
 
@@ -12,6 +13,7 @@ from llmtrace.estimate.curve import ANSWER, TERMS, Curve, answer_terms, terms
 from llmtrace.estimate.expectation import Model
 from llmtrace.estimate.sample import Sample
 from llmtrace.phases.model import NARROW_SPREAD, Estimate, Unknown
+from tests.evaluation.phases import replay, simulated
 from tests.support.effort import seeds
 from tests.support.engine_sim import Engine, Simulated, poisson
 
@@ -108,3 +110,10 @@ def test_what_the_prompt_is_too_long_by_the_answer_is_too_short_by() -> None:
     prompt, answer, both = model.parts((*terms(1000, 0), *answer_terms(100, 0, 0)))
     assert (prompt, answer, both) == pytest.approx((1e-4, 1e-4, -1e-4))
     assert model.answer_sd((*terms(1000, 0), *answer_terms(100, 0, 0))) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_the_way_to_a_crowded_engine_does_not_grow_with_each_fit() -> None:
+    cell = next(each for each in simulated.cells() if each.key.endswith("chunks of 256, 8 slots|whole 0.9"))
+    calls = [call for call in replay.play(simulated.trips(cell, 2), cell.key, 100, replay.Place()) if call.warm]
+    off = [(call.truth.queue or 0.0) - (call.claim.value("queue") or 0.0) for call in calls]
+    assert fmean(off) < 0.08 * fmean(call.end for call in calls)  # or its waits would be told as the way, ever more

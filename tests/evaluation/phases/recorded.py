@@ -119,7 +119,7 @@ def _with_headers(row: dict[str, Any]) -> Trip:
         cached=row["cached_tokens"],
         output=row["completion_tokens"],
         truth=Truth(told["queue_ms"] / 1e3, told["prefill_ms"] / 1e3, told["decode_ms"] / 1e3),
-        messages=_own_text(row["sent_s"], row["prompt_tokens"]),
+        messages=own_text(row["sent_s"], row["prompt_tokens"]),
     )
 
 
@@ -142,10 +142,10 @@ def _of_truth(row: dict[str, Any], at: float, origin: float) -> Trip:
         cached=(usage.get("prompt_tokens_details") or {}).get("cached_tokens"),
         output=usage["completion_tokens"],
         truth=truth,
-        messages=_own_text(begin, usage["prompt_tokens"]),
+        messages=own_text(begin, usage["prompt_tokens"]),
     )
 
 
-def _own_text(begin: float, tokens: int) -> tuple[dict[str, Any], ...]:
+def own_text(begin: float, tokens: int) -> tuple[dict[str, Any], ...]:
     """A prompt that begins like no other: the recordings do not hold what was asked."""
     return ({"role": "user", "content": f"{begin!r} ".ljust(_CHARS_PER_TOKEN * tokens, "x")},)
