@@ -1,4 +1,4 @@
-"""Kept calls of vLLM on two cores, whose estimate once lost its way: from a moment on whole queues were told as prefill.
+"""Kept calls of vLLM on two cores, whose estimate once lost its way: from then on whole queues were told as prefill.
 
 In the first a queue stands from the 25th call on, in the second one that began on an engine which had become slower.
 Both times the route let go of what it had learned before, and what it began anew explained its queue by long prompts.
