@@ -47,6 +47,8 @@ _ANSWERS = 3
 _NEW = 0.05
 """Weight of the latest call in the usual prompt's length: that of some 20 calls."""
 _STEP_NS = 1_000_000
+_LONG = 8.0
+"""No step takes longer than so many usual prompts: the recorded runs' longest are five to seven."""
 
 Lesson = tuple[Sample, Concurrency, int, Sequence[float], int, float, float, float, "Wait | None", float, float, float]
 """What ``Route.end`` leaves to ``Route.learn``: the call, what was around it, when it was ready (ns), the moments that
@@ -298,7 +300,9 @@ class Route:
         if around.firsts and around.ahead > around.decoding:
             limit = self.limits.known
             if limit is None or around.decoding < limit:
-                step = (around.firsts[0] - ready) / 1e9
+                until = (around.firsts[0] - ready) / 1e9
+                if until <= model.curve.cost(_LONG * self._usual):  # else that one waited as well
+                    step = until
         steps, sharing = None, self.sharing
         if sharing.step > 0.0 and (share := sharing.share):
             steps = Steps(share, sharing.step, pace)
