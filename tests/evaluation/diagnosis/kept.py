@@ -1,7 +1,7 @@
 """Real calls that were kept, judged by today's detectors: confidence is fitted to them, too, and graded on them.
 
-Runs on a machine of two cores that computed the models, too, and ran the relay and the client: four with episodes,
-and two while other work had its cores as well. What was injected is known; what else happened on that machine is not.
+Runs on a machine of two cores that computed the models, too, and ran the relay and the client; during two of them
+other work had its cores as well. What was injected is known; what else happened on that machine is not.
 So a verdict is right where its cause was injected, and one whose cause was not, but is plain to see (``happened``), is
 neither right nor wrong. Nor is one by which today's evidence was not kept: of TCP segments where chunks lay ready
 together, or of the process's own wait for a core.
