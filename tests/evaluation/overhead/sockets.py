@@ -38,7 +38,7 @@ def calls(plan: Plan) -> Outcome:
     return Outcome(
         [tables.costs(known, title, tables.CALLS, samples, "timed")],
         tables.call_bars(known),
-        tables.control(known, tables.CALLS),
+        [],
         _as_json(known, samples),
         samples.failed,
     )
@@ -52,7 +52,7 @@ def chunks(plan: Plan) -> Outcome:
     return Outcome(
         [tables.costs(known, title, tables.CHUNKS, samples)],
         tables.chunk_bars(known),
-        tables.control(known, tables.CHUNKS),
+        [],
         _as_json(known, samples),
         samples.failed,
     )
