@@ -14,14 +14,14 @@ from tests.evaluation.phases.measured import DECODE, PREFILL, QUEUE
 
 
 def summary(lines: Sequence[Line]) -> Table:
-    """A row for each group of bars: what is met, by its name, and what is missed, by its worst cell."""
+    """A row for each group of bars: what is met; what is missed, by its worst cell and how many cells miss it."""
     rows: list[list[str]] = []
     for group in dict.fromkeys(line.group for line in lines):
         some = [line for line in lines if line.group == group]
         met = [_SHORTER.get(line.what, line.what) for line in some if line.met]
         missed = [_told(line) for line in some if line.met is False]
         rows.append([group, "; ".join(met) or "-", "<br>".join(missed) or "-"])
-    return Table("Bars", ["", "met", "missed (bar)"], rows)
+    return Table("Bars", ["", "met", "missed (bar), cells"], rows)
 
 
 def _told(line: Line) -> str:
@@ -30,15 +30,14 @@ def _told(line: Line) -> str:
     assert worst is not None
     _, value, bar, *_ = worst.bar.cells()
     beyond = sum(1 for figure in line.known() if not figure.bar.met)
-    told = f"{_SHORTER.get(line.what, line.what)} {value} ({bar})"
+    told = f"{_SHORTER.get(line.what, line.what)}: {value} ({bar.replace('<=', '≤').replace('>=', '≥')})"
     chance = " (chance)" if line.verdict().endswith("within chance") else ""
-    where = f"{worst.source[0]}: {_named(worst.where)}"
-    return f"**{told}**{chance}, {beyond} of {len(line.known())} cells, {where}"
+    return f"{told}{chance}, {beyond} of {len(line.known())}"
 
 
 _SHORTER = {
-    "queue, of mean TTFT (load <= 0.7)": "queue, load <= 0.7",
-    "prefill, of mean TTFT (load <= 0.7)": "prefill, load <= 0.7",
+    "queue, of mean TTFT (load <= 0.7)": "queue, load ≤ 0.7",
+    "prefill, of mean TTFT (load <= 0.7)": "prefill, load ≤ 0.7",
     "queue, of mean TTFT": "queue",
     "prefill, median of itself (load <= 0.7)": "prefill of itself",
     "90 % interval of queue covers": "queue covers",
@@ -49,11 +48,6 @@ _SHORTER = {
     "the engine's own queue, of mean TTFT": "engine's own queue",
     "90 % interval of the engine's own queue covers": "engine's own queue covers",
 }
-
-
-def _named(where: str) -> str:
-    """A cell's place without what all have in common."""
-    return where.removeprefix("engine, ").replace("recorded ", "")
 
 
 def compact(cells: Sequence[Judged]) -> Table:
