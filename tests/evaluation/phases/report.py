@@ -87,7 +87,7 @@ def page(facts: dict[str, Any], cells: Sequence[Judged], plots_at: str = "accura
     parts += _not_run(facts["not_run"])
     if cells:
         parts.append(
-            f"The cells of real engines, with plots: [{CELLS_PAGE}]({plots_at}/{CELLS_PAGE}). All {len(cells)}, with "
+            f"The cells of real engines as plots: [{CELLS_PAGE}]({plots_at}/{CELLS_PAGE}). All {len(cells)}, with "
             f"every method, refusals, decode and the engine's own queue: [{CELLS}]({plots_at}/{CELLS}).\n"
         )
     parts.append(_READING)
@@ -121,12 +121,10 @@ def cells_page(facts: dict[str, Any], cells: Sequence[Judged], plotted: Sequence
     where = facts["machine"]
     parts = [
         "# Accuracy, cell by cell\n",
-        "[What the columns mean](../accuracy.md#how-to-read-it). TTFT in ms; *not split*, errors and *covers* in %.\n",
+        f"The cells of real engines as plots ([what is in them](../accuracy.md#how-to-read-it)); the figures of all "
+        f"cells are in [{CELLS}]({CELLS}).\n",
         *freshness.stamp("phases", where["commit"], where["code"]),
     ]
-    simulated = sum(judged.cell.source == _SIMULATION for judged in cells)
-    if simulated:
-        parts.append(f"The {simulated} simulated cells are in [{CELLS}]({CELLS}) only.\n")
     for source in SOURCES:
         some = [judged for judged in cells if judged.cell.source == source]
         if some and source != _SIMULATION:
@@ -266,7 +264,7 @@ def _section(source: str, cells: Sequence[Judged], kept: str | None) -> list[str
     able = {f"{judged.cell.engine} {judged.cell.capacity:.1f} calls/s" for judged in cells if judged.cell.capacity}
     if able:
         notes.append(f"- Capacities measured: {', '.join(sorted(able))}.")
-    return [f"## {source.capitalize()}\n", *notes, "", tables.compact(cells).grid()]
+    return [f"## {source.capitalize()}\n", *notes, ""]
 
 
 def _audit(rows: Sequence[dict[str, Any]], at: str) -> list[str]:

@@ -50,37 +50,6 @@ _SHORTER = {
 }
 
 
-def compact(cells: Sequence[Judged]) -> Table:
-    """llmtrace in each cell, in a few columns: shares in %, times in ms."""
-    head = ["cell", "calls", "TTFT", "not split", "queue", "covers", "prefill", "covers"]
-    rows: list[list[str]] = []
-    for judged in cells:
-        pairs = judged.pairs()
-        queue, prefill = scoring.errors(pairs, QUEUE), scoring.errors(pairs, PREFILL)
-        queue_covers, prefill_covers = scoring.coverage(pairs, QUEUE), scoring.coverage(pairs, PREFILL)
-        rows.append(
-            [
-                judged.cell.title.partition(" ")[2].removeprefix("engine, "),
-                str(len(pairs)),
-                f"{judged.scale() * 1e3:.0f}",
-                _whole(scoring.refused(pairs)),
-                _percent(queue.share if queue else math.nan),
-                _whole(queue_covers.inside if queue_covers else math.nan),
-                _percent(prefill.share if prefill else math.nan),
-                _whole(prefill_covers.inside if prefill_covers else math.nan),
-            ]
-        )
-    return Table("", head, rows)
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f}" if math.isfinite(value) else "-"
-
-
-def _whole(value: float) -> str:
-    return f"{100 * value:.0f}" if math.isfinite(value) else "-"
-
-
 def joined(first: Table, *others: Table) -> Table:
     """Tables of the same rows side by side."""
     head = [*first.head, *(f"{table.title.partition(',')[0]}: {name}" for table in others for name in table.head[1:])]
