@@ -14,13 +14,13 @@ from tests.evaluation.phases.measured import DECODE, PREFILL, QUEUE
 
 
 def summary(lines: Sequence[Line]) -> Table:
-    """A row for each group of bars: what is met; what is missed, by its worst cell and how many cells miss it."""
+    """A row for each group of bars: how many are met; what is missed, by its worst cell and how many cells miss it."""
     rows: list[list[str]] = []
     for group in dict.fromkeys(line.group for line in lines):
         some = [line for line in lines if line.group == group]
-        met = [_SHORTER.get(line.what, line.what) for line in some if line.met]
         missed = [_told(line) for line in some if line.met is False]
-        rows.append([group, "; ".join(met) or "-", "<br>".join(missed) or "-"])
+        met = sum(1 for line in some if line.met)
+        rows.append([group, f"{met} of {met + len(missed)}", "<br>".join(missed) or "-"])
     return Table("Bars", ["", "met", "missed (bar), cells"], rows)
 
 
