@@ -272,8 +272,8 @@ def _audit(rows: Sequence[dict[str, Any]], at: str) -> list[str]:
         "## Cache hits from timing\n",
         "Real requests to hosted APIs (5,000 tokens each, the whole prompt sent 25 times before), judged by one rule, "
         "which was chosen on these recordings. *Accuracy* takes a repeated prompt for a hit and a fresh one for a "
-        "miss, and is balanced; *three calls*: three with one prefix together; *best threshold*: chosen with "
-        "hindsight; *fresh claimed*: prompts sent for the first time that were said to hit.\n",
+        "miss, and is balanced; *three calls*: three with one prefix together; *fresh claimed*: prompts sent "
+        "for the first time that were said to hit.\n",
         tables.hits(rows).grid(),
         f"All conditions: [{HITS}]({at}/{HITS}); the provider's own time predicted from the client's and earlier "
         f"calls: [{SERVER_TIMES}]({at}/{SERVER_TIMES}).\n",

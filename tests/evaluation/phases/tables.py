@@ -59,12 +59,12 @@ def joined(first: Table, *others: Table) -> Table:
 
 def hits(rows: Sequence[dict[str, Any]]) -> Table:
     """Hits told from timing where the whole prompt was sent often before."""
-    head = ["provider", "caches", "AUC, one call", "accuracy", "three calls", "best threshold", "fresh claimed"]
+    head = ["provider", "caches", "accuracy", "three calls", "fresh claimed"]
     made = [
         [
             row["provider"],
             "yes" if row["caching"] else "no",
-            *(f"{row[key]:.3f}" for key in ("auc", "single", "filtered", "best")),
+            *(f"{row[key]:.3f}" for key in ("single", "filtered")),
             share(row["false_claims"]),
         ]
         for row in sorted(rows, key=lambda row: (not row["caching"], -row["auc"]))
