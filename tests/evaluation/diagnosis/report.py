@@ -145,16 +145,11 @@ def kept(
         provenance.sentence(where, seed),
         "",
         "| kept calls of real servers | episodes: right | small effects: named at best, right | false alarms per 1,000 "
-        "calm calls |",
-        "|---|---|---|---|",
-        *(f"| {name} | {_right(mine)} |" for name, mine in played.items()),
-        "",
-        "| each run graded by a fit to the others | calls | wrong verdicts: number, median "
-        "confidence | right ones: number, median confidence, share below 0.5 |",
-        "|---|---|---|---|",
+        "calm calls | wrong verdicts: number, median confidence | right ones: the same, share below 0.5 |",
+        "|---|---|---|---|---|---|",
         *(
-            f"| {name} | {run.calm + run.faulty:,} | {_sure(run.rows, False)} | {_sure(run.rows, True)} |"
-            for name, run in runs.items()
+            f"| {name} | {_right(mine)} | {_sure(runs[name].rows, False)} | {_sure(runs[name].rows, True)} |"
+            for name, mine in played.items()
         ),
         "",
         "| stated | verdicts, mean stated, right | right without the weights |",
