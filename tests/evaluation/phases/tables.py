@@ -14,13 +14,22 @@ from tests.evaluation.phases.measured import DECODE, PREFILL, QUEUE
 
 
 def summary(lines: Sequence[Line]) -> Table:
-    """A row for each group of bars: how many are met; what is missed, by its worst cell and how many cells miss it."""
+    """A row for each group of bars: how many are met; what is missed, by its worst cell and how many cells miss it.
+
+    Groups whose bars are all met share one row.
+    """
     rows: list[list[str]] = []
+    whole: dict[str, int] = {}
     for group in dict.fromkeys(line.group for line in lines):
         some = [line for line in lines if line.group == group]
         missed = [_told(line) for line in some if line.met is False]
         met = sum(1 for line in some if line.met)
-        rows.append([group, f"{met} of {met + len(missed)}", "<br>".join(missed) or "-"])
+        if missed:
+            rows.append([group, f"{met} of {met + len(missed)}", "<br>".join(missed)])
+        elif met:
+            whole[group] = met
+    if whole:
+        rows.append(["; ".join(whole), f"all {sum(whole.values())}", "-"])
     return Table("Bars", ["", "met", "missed (bar), cells"], rows)
 
 
