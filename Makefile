@@ -16,7 +16,7 @@ help:
 	@echo "make trees   the span trees of docs/providers, made anew"
 	@echo "make samples  the samples of output in README and docs, made anew"
 	@echo "make gpu     every check that needs a GPU, in one table; on a CPU a tiny rehearsal"
-	@echo "make load    64 streams on the reference server for two minutes (docs/reference-runner.md)"
+	@echo "make load    64 streams on the reference server for two minutes"
 	@echo "make accuracy  how right the phases are, against engines that know (docs/accuracy.md)"
 	@echo "make diagnose-eval  how right the diagnosis is, into docs/diagnosis.md"
 	@echo "make probe-eval  what llmtrace probe finds of engines whose settings are known, into docs/probe.md"

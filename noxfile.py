@@ -5,7 +5,6 @@ the suite that all of them share. What was installed and what came of it goes in
 """
 
 import ast
-import datetime
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -185,10 +184,10 @@ def _test(session: nox.Session, name: str, requirements: Sequence[str], *argumen
     failed = told["failures"] + told["errors"]
     if not session.posargs:  # else it was a part
         told["passed"] = told["tests"] - told["skipped"] - failed
-        counts = {"passed": told["passed"], "skipped": told["skipped"], "**failed**": failed}
+        counts = {"passed": told["passed"], "**failed**": failed}
         shown = ["python", *requirements] if name.startswith("OpenTelemetry") else requirements
         installed = _versions(session, [re.split(r"[=<>]", each)[0] for each in shown])
-        _record(name, installed, counts, datetime.date.today())
+        _record(name, installed, counts)
     if failed:
         session.error(f"{failed} failed")
 
@@ -203,7 +202,7 @@ def _versions(session: nox.Session, names: Sequence[str]) -> list[str]:
     return str(session.run("python", "-c", script, *names, silent=True)).strip().splitlines()
 
 
-def _record(name: str, versions: Sequence[str], counts: Mapping[str, int], day: datetime.date) -> None:
+def _record(name: str, versions: Sequence[str], counts: Mapping[str, int]) -> None:
     """Put a session's result in the place of its earlier one: a row for what was tested, a cell for its age."""
     before, begin, rest = PAGE.read_text().partition("<!-- make matrix -->\n")
     table, end, after = rest.partition("<!-- end -->")
@@ -211,7 +210,7 @@ def _record(name: str, versions: Sequence[str], counts: Mapping[str, int], day: 
     what, age = _what(name)
     row = rows.setdefault(what, [what, "", ""])
     told = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
-    row[1 + (age == "newest")] = f"{', '.join(versions).removeprefix(f'{what} ')}: {told} ({day})"
+    row[1 + (age == "newest")] = f"{', '.join(versions).removeprefix(f'{what} ')}: {told}"
     known = dict.fromkeys(_what(each)[0] for each in SESSIONS)
     lines = ["| what | oldest | newest |", "|---|---|---|"]
     lines += [f"| {' | '.join(rows[each])} |" for each in known if each in rows]

@@ -75,11 +75,10 @@ def main() -> int:
         if chosen.keep is not None:
             chosen.keep.write_text("".join(json.dumps(each) + "\n" for each in rounds))
     bars = _bars([row for each in rounds for row in each["rows"]])
-    averages = ", ".join(f"{each['load_average']:g}" for each in rounds if each["load_average"] is not None)
     lines = [
         *freshness.stamp("breakeven"),
         provenance.sentence(provenance.machine(provenance.make_command("breakeven-eval"), started, load), seed),
-        f"{len(rounds)} rounds; load averages after each: {averages}. Above 2 others used these cores too.",
+        f"{len(rounds)} rounds.",
         "",
         _table(bars, f"The model over the server, on {TITLES[chosen.device]}").grid(),
     ]

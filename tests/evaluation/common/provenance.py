@@ -78,6 +78,6 @@ def sentence(where: dict[str, Any], seed: int | None = None) -> str:
     with_seed = "" if seed is None else f", seed {seed}"
     return (
         f"Taken on {where['date']} with `{where['command']}` ({where['seconds']} s{with_seed}): {where['cpu']}, "
-        f"{where['cores']} cores, {where['system']}, Python {where['python']}; load average at the start "
+        f"{where['cores']} cores, Python {where['python']}; load average at the start "
         f"{where['load_average_at_start']}."
     )

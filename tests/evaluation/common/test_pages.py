@@ -11,7 +11,7 @@ from tests.evaluation.common.pages import NoSection, read_section, write_section
 from tests.evaluation.common.places import DOCS, ROOT
 
 FIGURES = [ROOT / "README.md"]
-FIGURES += [DOCS / f"{name}.md" for name in ("accuracy", "benchmarks", "diagnosis", "reference-runner")]
+FIGURES += [DOCS / f"{name}.md" for name in ("accuracy", "benchmarks", "diagnosis", "bench")]
 FIGURES += [DOCS / f"{name}.md" for name in ("reports", "suites", "supported-versions", "view")]
 
 

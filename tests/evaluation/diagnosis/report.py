@@ -53,10 +53,9 @@ def summary(played: Simulated) -> list[str]:
         *freshness.stamp("diagnosis", played.where["commit"]),
         "| simulated and recorded traffic | measured | bar |",
         "|---|---|---|",
-        *(
-            f"| an effect of {size:g} times, named in half of its calls; at all | {_found(played.curve, size)} | |"
-            for size in SIZES
-        ),
+        f"| effects of {'; '.join(f'{size:g}' for size in SIZES)} times, named in half of their calls "
+        f"| {'; '.join(_found(played.curve, size, half=True) for size in SIZES)} % | |",
+        f"| those named at all | {'; '.join(_found(played.curve, size, half=False) for size in SIZES)} % | |",
         f"| large single causes, {len(played.singles)} episodes; pairs, {len(played.pairs)} "
         f"| {share(played.singles)}; {share(played.pairs)} | 95 %; 85 % |",
         f"| false alarms per 1,000 calls, {_total(calm):,} calls in {len(calm)} calm settings "
@@ -75,24 +74,21 @@ def details(played: Simulated) -> list[str]:
     """The tables behind the summary, on a page of their own."""
     return [
         *freshness.stamp("diagnosis", played.where["commit"]),
-        f'{provenance.sentence(played.where, played.seed)} `ARGS="--only simulated '
-        f'--seed {played.seed}"` plays the same.',
+        provenance.sentence(played.where, played.seed),
         "",
         "## How small an effect is found",
         "",
         "Episodes of eight calls whose time to the first token (of slow tokens and a slow reader: the time per token) "
-        "is so many times the usual: % of those in which half of the calls or more named the cause. In brackets: what "
-        "a test could reach at best that knew the route and the effect exactly, with one false alarm in 1,000 calls.",
+        "is so many times the usual: % of those that half of the calls or more named. In brackets: what a test could "
+        "reach at best that knew the route and the effect, with one false alarm in 1,000 calls.",
         "",
         *_curve(played.curve, SIZED),
         "",
         "Some is missing by design: below three times the usual tokens a prompt is no surge; a lost cache, slow tokens "
-        "and queues are not named for less than 10, 20 and 10 % of the time. The rest is the price of learning a "
-        "route's costs and scatter from 60 to 100 calls.",
+        "and queues are not named for less than 10, 20 and 10 % of the time.",
         "",
-        "The same effects laid over recorded calls of clients that were alone on vLLM and the reference server. Their "
-        "prompts differ in length by a factor of 50 and their own calls queue behind each other, so that most small "
-        "effects lie within what is usual there.",
+        "The same effects laid over recorded calls of clients that were alone on vLLM and the reference server, whose "
+        "prompts differ in length by a factor of 50 and whose own calls queue behind each other:",
         "",
         *_curve(played.recorded, sorted({point.cause for point in played.recorded})),
         "",
@@ -149,16 +145,11 @@ def kept(
         provenance.sentence(where, seed),
         "",
         "| kept calls of real servers | episodes: right | small effects: named at best, right | false alarms per 1,000 "
-        "calm calls |",
-        "|---|---|---|---|",
-        *(f"| {name} | {_right(mine)} |" for name, mine in played.items()),
-        "",
-        "| each run graded by a fit to the others | calls | wrong verdicts: number, median "
-        "confidence | right ones: number, median confidence, share below 0.5 |",
-        "|---|---|---|---|",
+        "calm calls | wrong verdicts: number, median confidence | right ones: the same, share below 0.5 |",
+        "|---|---|---|---|---|---|",
         *(
-            f"| {name} | {run.calm + run.faulty:,} | {_sure(run.rows, False)} | {_sure(run.rows, True)} |"
-            for name, run in runs.items()
+            f"| {name} | {_right(mine)} | {_sure(runs[name].rows, False)} | {_sure(runs[name].rows, True)} |"
+            for name, mine in played.items()
         ),
         "",
         "| stated | verdicts, mean stated, right | right without the weights |",
@@ -223,8 +214,10 @@ def real_details(trials: Sequence[Trial], missing: Sequence[str], where: dict[st
         *(
             f"| `{cause}` | {_of_cause(trials, cause, False)} | {_of_cause(trials, cause, True)} "
             f"| {listed(sum((_wrong([t]) for t in trials if _injected(t) == cause), Counter[str]()))} |"
-            for cause in sorted({_injected(trial) for trial in trials})
+            for cause in sorted({_injected(trial) for trial in trials if not trial.right})
         ),
+        "",
+        f"All right: {_all_right(trials)}.",
     ]
 
 
@@ -239,7 +232,7 @@ def _injected(trial: Trial) -> str:
 
 
 def _curve(points: Sequence[Point], causes: Sequence[str]) -> list[str]:
-    lines = ["| cause | " + " | ".join(f"{size:g} times" for size in SIZES) + " | named besides, calls |"]
+    lines = ["| cause | " + " | ".join(f"{size:g}x" for size in SIZES) + " | named besides, calls |"]
     lines.append("|---" * (len(SIZES) + 2) + "|")
     by_size = {(point.cause, point.size): point for point in points}
     for cause in causes:
@@ -256,10 +249,10 @@ def _reached(point: Point | None) -> str:
     return f"{100 * point.half / point.episodes:.0f}{best}"
 
 
-def _found(points: Sequence[Point], size: float) -> str:
+def _found(points: Sequence[Point], size: float, half: bool) -> str:
     mine = [point for point in points if point.size == size]
-    episodes = sum(point.episodes for point in mine)
-    return f"{_percent(sum(p.half for p in mine), episodes)}; {_percent(sum(p.once for p in mine), episodes)}"
+    found = sum(point.half if half else point.once for point in mine)
+    return f"{100 * found / max(1, sum(point.episodes for point in mine)):.0f}"
 
 
 def _by_source(settings: Sequence[Setting]) -> list[Setting]:
@@ -326,18 +319,23 @@ def alarms(trials: Sequence[Trial]) -> str:
 
 
 def _by_cause(trials: Sequence[Trial]) -> list[str]:
+    """A row for each cause of which an episode was not right, or not from its first call on; the others by name."""
     lines = [
         "| injected | right | named besides or instead | first named in call, median and last |",
         "|---|---|---|---|",
     ]
+    plain: list[str] = []
     for cause in CAUSES:
         mine = [trial for trial in trials if trial.truth == (cause,)]
         if not mine:
             continue
         firsts = [trial.first + 1 for trial in mine if trial.first is not None]
+        if all(trial.right for trial in mine) and firsts and max(firsts) == 1:
+            plain.append(f"`{cause}` {len(mine)}")
+            continue
         first = f"{statistics.median(firsts):.0f}, {max(firsts)}" if firsts else "never"
         lines.append(f"| `{cause}` | {sum(t.right for t in mine)} of {len(mine)} | {listed(_wrong(mine))} | {first} |")
-    return lines
+    return [*lines, "", f"All right, from the first call on: {', '.join(plain) or NOTHING}."]
 
 
 def _wrong(trials: Sequence[Trial]) -> Counter[str]:
@@ -346,6 +344,13 @@ def _wrong(trials: Sequence[Trial]) -> Counter[str]:
 
 def share(trials: Sequence[Trial]) -> str:
     return f"{100 * sum(trial.right for trial in trials) / len(trials):.1f} %" if trials else "not played"
+
+
+def _all_right(trials: Sequence[Trial]) -> str:
+    """What was injected and always named rightly, with the number of its episodes."""
+    wrong = {_injected(trial) for trial in trials if not trial.right}
+    counts = Counter(_injected(trial) for trial in trials)
+    return ", ".join(f"`{cause}` {counts[cause]}" for cause in sorted(counts) if cause not in wrong) or NOTHING
 
 
 def listed(counts: Counter[str]) -> str:

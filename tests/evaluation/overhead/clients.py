@@ -45,11 +45,8 @@ def measure(plan: Plan) -> Outcome:
     if done.returncode:
         raise NotMeasured((done.stderr.splitlines() or ["no reason given"])[-1])
     known: dict[str, Costs] = json.loads(done.stdout.splitlines()[-1])
-    rows = [
-        [name, f"{us['chunk']:.1f}", f"{us['chunk_added']:+.2f}", f"{us['call']:.0f}", f"{us['call_added']:+.0f}"]
-        for name, us in known.items()
-    ]
-    head = ["client", "bare, µs a chunk", "llmtrace adds", "bare, µs a call", "llmtrace adds"]
+    rows = [[name, f"{us['chunk_added']:.1f}", f"{us['call_added']:.0f}"] for name, us in known.items()]
+    head = ["client", "added, µs a chunk", "added, µs a call"]
     return Outcome([Table("Each client", head, rows)], figures={"us": known, "rounds": rounds})
 
 

@@ -131,7 +131,7 @@ def _table(cells: list[Cell]) -> Table:
                 f"{by_name(cell.subject).title}, {cell.streams:,}",
                 str(max(each["peak_on"] for each in cell.rounds)),
                 f"{cell.bare:,.0f}",
-                f"{median(cell.added):,.0f} ({low:,.0f} … {high:,.0f})",
+                f"{median(cell.added):,.0f} ({low:,.0f}…{high:,.0f})",
                 f"{cell.lag('off'):.1f}",
                 f"{cell.lag('on'):.1f}",
                 f"{cell.lag_ratio:.2f}",

@@ -51,8 +51,6 @@ def publish(row: str, where: dict[str, Any], outcome: Outcome) -> None:
     lines += [f"Left out: {name}: {reason}\n" for name, reason in outcome.left_out.items()]
     lines += [table.grid() if len(outcome.tables) == 1 else table.markdown(4) for table in outcome.tables]
     lines += [f"{remark}\n" for remark in outcome.remarks]
-    if where["versions"]:
-        lines.append(f"<details><summary>Versions</summary>{_sentence(where['versions'])}.</details>")
     write_section(PAGE, row, lines)
 
 
@@ -74,10 +72,3 @@ def publish_bars(order: list[str]) -> None:
 def versions(envs: list[str]) -> dict[str, list[str]]:
     """What is installed in each environment, as far as it matters."""
     return {env: [pin for pin in frozen(env) if pin.startswith(_SHOWN)] for env in envs}
-
-
-def _sentence(versions: dict[str, list[str]]) -> str:
-    """The first environment's versions, and of each further one only what it has beside them or has otherwise."""
-    (first, shared), *others = versions.items()
-    further = {env: [pin for pin in pins if pin not in shared] for env, pins in others}
-    return "; ".join(f"{env}: {', '.join(pins)}" for env, pins in {first: shared, **further}.items())

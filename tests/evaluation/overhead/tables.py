@@ -12,7 +12,6 @@ from tests.evaluation.overhead.outcome import FEWEST_ROUNDS
 from tests.evaluation.overhead.rounds import SIZES, Samples
 from tests.evaluation.overhead.subjects import (
     BARE,
-    CONTROL,
     FLOOR,
     LLMTRACE,
     LLMTRACE_NO_METRICS,
@@ -121,7 +120,7 @@ def costs(known: Figures, title: str, measures: list[Measure], samples: Samples,
         if not any(each):
             continue
         own = " (own cost)" if subject.name in (BARE, FLOOR) else ""
-        cells = [f"{number(f.value)} ({number(f.q1)} … {number(f.q3)})" if f else NONE for f in each]
+        cells = [f"{number(f.value)} ({number(f.q1)}…{number(f.q3)})" if f else NONE for f in each]
         rows.append([subject.title + own, *cells, *([_emitted(samples, subject.name, counted)] if counted else [])])
     head = ["", *(measure.title for measure in measures), *(["spans/attributes/records"] if counted else [])]
     return Table(title, head, rows)
@@ -131,12 +130,6 @@ def _emitted(samples: Samples, name: str, key: str) -> str:
     """What one call sends out: spans, their attributes, histogram records."""
     last = next((answer for answer in reversed(samples.answers[name, key]) if answer), None)
     return f"{last['spans']:.0f}/{last['attributes']:.0f}/{last['records']:.0f}" if last else NONE
-
-
-def control(known: Figures, measures: list[Measure]) -> list[str]:
-    """What the method makes of no difference at all."""
-    shown = [f"{m.title} {number(known[CONTROL][m.key].value)}" for m in measures if m.key in known.get(CONTROL, {})]
-    return [f"The control, whose true figure is 0: {', '.join(shown)} µs."] if shown else []
 
 
 Memory = dict[str, dict[int, int]]

@@ -227,7 +227,7 @@ def test_concurrent_streams_are_held_against_their_bars() -> None:
     assert bars["2,000 concurrent streams: a call"].verdict() == "**missed** by 100 µs"
     assert bars["2,000 concurrent streams: longest lag, to the bare client's"].verdict() == "**missed** by 0.10x"
     assert bars["concurrent streams: a call at the dearest number of them, to the cheapest"].value == pytest.approx(1.4)
-    assert concurrency._table(cells).rows[1][3] == "700 (700 … 700)"
+    assert concurrency._table(cells).rows[1][3] == "700 (700…700)"
 
 
 def test_few_callers_make_many_calls_each() -> None:

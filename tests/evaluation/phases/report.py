@@ -23,9 +23,8 @@ from tests.evaluation.phases.methods import ALL_PREFILL, ENVELOPE, LEAST_SQUARES
 
 _INTRO = """# Accuracy
 
-How right are the phases that llmtrace infers where the provider reports none? The engines here know the truth of every
-call. The client is **blind**: their timings are taken out of its answers, and afterwards its word is laid beside
-theirs. `make accuracy` measures and writes this page.
+How right are the phases that llmtrace infers where the provider reports none? The engines here know the truth, and
+their timings are taken out of the answers that the client sees. `make accuracy` writes this page.
 """
 
 _REHEARSAL = "**A rehearsal (`--quick`): too few calls of too few cells to say anything.**\n"
@@ -43,22 +42,19 @@ _READING = f"""## How to read it
 *Queue* is the wait until the engine takes the prompt up, *prefill* the computation of the prompt, which ends with the
 first token, *decode* the rest of the answer. *TTFT* is the time to the first token. A **cell** is one [kind of
 traffic](accuracy/cells.md#the-kinds-of-traffic) at one load (a share of what the engine can do at most) against one
-engine. The first {WARM_UP} calls ({WARM_UP_WHOLE} whole answers) teach the route and do not count. The **worst cell**
-decides a bar, which is what we want to reach; *(chance)*: so few calls can miss it by chance.
+engine. The first {WARM_UP} calls ({WARM_UP_WHOLE} whole answers) teach the route and do not count. A bar is what we
+want to reach; *(chance)*: so few calls can miss it by chance.
 
 - **Error**: mean |error| over the mean TTFT (of whole answers the mean total). *Of itself*: the median |error| over the
-  true length.
-- **A refusal counts**: `queue_prefill` as half queue and half prefill, `opaque` as a third each.
+  true length. What was not split counts: `queue_prefill` as half queue and half prefill, `opaque` as a third each.
 - *Covers*: how often the 90 % interval held the truth, of the calls that were split. *half/err*: its mean half width
   over the mean |error|.
-- **Queue** is `llm.queue` as exported, the wait for the running step in it (of vLLM that is in `llm.unattributed`).
-  *Queue where none is*: what is said of calls whose true queue is under 10 % of the TTFT. *Sure and wrong*: outside its
-  interval and off by over 15 % of the TTFT.
-- *To the best*: the error of queue and prefill over that of the best simpler method. These see all calls of the cell at
-  once (but *envelope so far*): *all prefill*; *no queue*; *by headers* (queue until they come); *least squares* (a
-  curve over uncached tokens, queue what lies above); *envelope* (the same through the 10 % quantile).
-- Prompts of **one length** are merged on purpose: fixed cost and cost per token cannot be told apart. *Envelope* wins
-  in that cell, whose engine is idle at times.
+- *Queue* includes the wait for the running step (of vLLM that is in `llm.unattributed`). *Queue where none is*: what is
+  said of calls whose true queue is under 10 % of the TTFT. *Sure and wrong*: outside its interval and off by over 15 %
+  of the TTFT.
+- *To the error of*: queue and prefill held against simpler methods, which see all calls of the cell at once (but
+  *envelope so far*): *all prefill*; *no queue*; *by headers* (queue until they come); *least squares* (a curve over
+  uncached tokens, queue what lies above); *envelope* (the same through the 10 % quantile).
 """
 
 
@@ -76,23 +72,22 @@ def page(facts: dict[str, Any], cells: Sequence[Judged], plots_at: str = "accura
         _INTRO,
         *([_REHEARSAL] if facts.get("quick") else []),
         *freshness.stamp("phases", where["commit"], where["code"]),
-        f"{provenance.sentence(where, facts['seed'])} A new seed is drawn for each run; "
-        '`ARGS="--seed N"` repeats one.\n',
+        f"{provenance.sentence(where, facts['seed'])}\n",
     ]
     if lines:
         known = [line for line in lines if line.met is not None]
         parts += [
             "## In short\n",
             *_typical(cells),
-            f"{sum(1 for line in known if line.met)} of {len(known)} bars met, each decided by its worst cell "
-            "(r: recorded, s: simulated, l: live). *: no bar was set; held to the one that is nearest.\n",
+            f"{sum(1 for line in known if line.met)} of {len(known)} bars met, each decided by its worst cell; behind "
+            "it how many cells miss the bar. *: no bar was set; held to the one that is nearest.\n",
             *([f"**The live cells are an earlier run's** ({facts['kept']}).\n"] if facts.get("kept") else []),
             tables.summary(lines).grid(text=True),
         ]
     parts += _not_run(facts["not_run"])
     if cells:
         parts.append(
-            f"The cells of real engines, with plots: [{CELLS_PAGE}]({plots_at}/{CELLS_PAGE}). All {len(cells)}, with "
+            f"The cells of real engines as plots: [{CELLS_PAGE}]({plots_at}/{CELLS_PAGE}). All {len(cells)}, with "
             f"every method, refusals, decode and the engine's own queue: [{CELLS}]({plots_at}/{CELLS}).\n"
         )
     parts.append(_READING)
@@ -126,12 +121,10 @@ def cells_page(facts: dict[str, Any], cells: Sequence[Judged], plotted: Sequence
     where = facts["machine"]
     parts = [
         "# Accuracy, cell by cell\n",
-        "[What the columns mean](../accuracy.md#how-to-read-it). TTFT in ms; *not split*, errors and *covers* in %.\n",
+        f"The cells of real engines as plots ([what is in them](../accuracy.md#how-to-read-it)); the figures of all "
+        f"cells are in [{CELLS}]({CELLS}).\n",
         *freshness.stamp("phases", where["commit"], where["code"]),
     ]
-    simulated = sum(judged.cell.source == _SIMULATION for judged in cells)
-    if simulated:
-        parts.append(f"The {simulated} simulated cells are in [{CELLS}]({CELLS}) only.\n")
     for source in SOURCES:
         some = [judged for judged in cells if judged.cell.source == source]
         if some and source != _SIMULATION:
@@ -271,17 +264,16 @@ def _section(source: str, cells: Sequence[Judged], kept: str | None) -> list[str
     able = {f"{judged.cell.engine} {judged.cell.capacity:.1f} calls/s" for judged in cells if judged.cell.capacity}
     if able:
         notes.append(f"- Capacities measured: {', '.join(sorted(able))}.")
-    return [f"## {source.capitalize()}\n", *notes, "", tables.compact(cells).grid()]
+    return [f"## {source.capitalize()}\n", *notes, ""]
 
 
 def _audit(rows: Sequence[dict[str, Any]], at: str) -> list[str]:
     return [
         "## Cache hits from timing\n",
-        "Real requests to hosted APIs (5,000 tokens each, the whole prompt sent 25 times before), judged one by one "
-        "from unlabelled history. *Accuracy* takes a repeated prompt for a hit and a fresh one for a miss, and is "
-        "balanced; *three calls*: three with one prefix, judged together; *best threshold*: chosen with hindsight; "
-        "*fresh claimed*: prompts sent for the first time that were said to hit. One rule for all rows, chosen on "
-        "these same recordings.\n",
+        "Real requests to hosted APIs (5,000 tokens each, the whole prompt sent 25 times before), judged by one rule, "
+        "which was chosen on these recordings. *Accuracy* takes a repeated prompt for a hit and a fresh one for a "
+        "miss, and is balanced; *three calls*: three with one prefix together; *fresh claimed*: prompts sent "
+        "for the first time that were said to hit.\n",
         tables.hits(rows).grid(),
         f"All conditions: [{HITS}]({at}/{HITS}); the provider's own time predicted from the client's and earlier "
         f"calls: [{SERVER_TIMES}]({at}/{SERVER_TIMES}).\n",

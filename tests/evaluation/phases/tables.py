@@ -14,14 +14,23 @@ from tests.evaluation.phases.measured import DECODE, PREFILL, QUEUE
 
 
 def summary(lines: Sequence[Line]) -> Table:
-    """A row for each group of bars: what is met, by its name, and what is missed, by its worst cell."""
+    """A row for each group of bars: how many are met; what is missed, by its worst cell and how many cells miss it.
+
+    Groups whose bars are all met share one row.
+    """
     rows: list[list[str]] = []
+    whole: dict[str, int] = {}
     for group in dict.fromkeys(line.group for line in lines):
         some = [line for line in lines if line.group == group]
-        met = [_SHORTER.get(line.what, line.what) for line in some if line.met]
         missed = [_told(line) for line in some if line.met is False]
-        rows.append([group, "; ".join(met) or "-", "<br>".join(missed) or "-"])
-    return Table("Bars", ["", "met", "missed (bar)"], rows)
+        met = sum(1 for line in some if line.met)
+        if missed:
+            rows.append([group, f"{met} of {met + len(missed)}", "<br>".join(missed)])
+        elif met:
+            whole[group] = met
+    if whole:
+        rows.append(["; ".join(whole), f"all {sum(whole.values())}", "-"])
+    return Table("Bars", ["", "met", "missed (bar), cells"], rows)
 
 
 def _told(line: Line) -> str:
@@ -30,15 +39,14 @@ def _told(line: Line) -> str:
     assert worst is not None
     _, value, bar, *_ = worst.bar.cells()
     beyond = sum(1 for figure in line.known() if not figure.bar.met)
-    told = f"{_SHORTER.get(line.what, line.what)} {value} ({bar})"
+    told = f"{_SHORTER.get(line.what, line.what)}: {value} ({bar.replace('<=', '≤').replace('>=', '≥')})"
     chance = " (chance)" if line.verdict().endswith("within chance") else ""
-    where = f"{worst.source[0]}: {_named(worst.where)}"
-    return f"**{told}**{chance}, {beyond} of {len(line.known())} cells, {where}"
+    return f"{told}{chance}, {beyond} of {len(line.known())}"
 
 
 _SHORTER = {
-    "queue, of mean TTFT (load <= 0.7)": "queue, load <= 0.7",
-    "prefill, of mean TTFT (load <= 0.7)": "prefill, load <= 0.7",
+    "queue, of mean TTFT (load <= 0.7)": "queue, load ≤ 0.7",
+    "prefill, of mean TTFT (load <= 0.7)": "prefill, load ≤ 0.7",
     "queue, of mean TTFT": "queue",
     "prefill, median of itself (load <= 0.7)": "prefill of itself",
     "90 % interval of queue covers": "queue covers",
@@ -51,42 +59,6 @@ _SHORTER = {
 }
 
 
-def _named(where: str) -> str:
-    """A cell's place without what all have in common."""
-    return where.removeprefix("engine, ").replace("recorded ", "")
-
-
-def compact(cells: Sequence[Judged]) -> Table:
-    """llmtrace in each cell, in a few columns: shares in %, times in ms."""
-    head = ["cell", "calls", "TTFT", "not split", "queue", "covers", "prefill", "covers"]
-    rows: list[list[str]] = []
-    for judged in cells:
-        pairs = judged.pairs()
-        queue, prefill = scoring.errors(pairs, QUEUE), scoring.errors(pairs, PREFILL)
-        queue_covers, prefill_covers = scoring.coverage(pairs, QUEUE), scoring.coverage(pairs, PREFILL)
-        rows.append(
-            [
-                judged.cell.title.partition(" ")[2].removeprefix("engine, "),
-                str(len(pairs)),
-                f"{judged.scale() * 1e3:.0f}",
-                _whole(scoring.refused(pairs)),
-                _percent(queue.share if queue else math.nan),
-                _whole(queue_covers.inside if queue_covers else math.nan),
-                _percent(prefill.share if prefill else math.nan),
-                _whole(prefill_covers.inside if prefill_covers else math.nan),
-            ]
-        )
-    return Table("", head, rows)
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f}" if math.isfinite(value) else "-"
-
-
-def _whole(value: float) -> str:
-    return f"{100 * value:.0f}" if math.isfinite(value) else "-"
-
-
 def joined(first: Table, *others: Table) -> Table:
     """Tables of the same rows side by side."""
     head = [*first.head, *(f"{table.title.partition(',')[0]}: {name}" for table in others for name in table.head[1:])]
@@ -96,12 +68,12 @@ def joined(first: Table, *others: Table) -> Table:
 
 def hits(rows: Sequence[dict[str, Any]]) -> Table:
     """Hits told from timing where the whole prompt was sent often before."""
-    head = ["provider", "caches", "AUC, one call", "accuracy", "three calls", "best threshold", "fresh claimed"]
+    head = ["provider", "caches", "accuracy", "three calls", "fresh claimed"]
     made = [
         [
             row["provider"],
             "yes" if row["caching"] else "no",
-            *(f"{row[key]:.3f}" for key in ("auc", "single", "filtered", "best")),
+            *(f"{row[key]:.3f}" for key in ("single", "filtered")),
             share(row["false_claims"]),
         ]
         for row in sorted(rows, key=lambda row: (not row["caching"], -row["auc"]))

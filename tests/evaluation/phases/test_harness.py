@@ -472,9 +472,9 @@ def test_the_page(tmp_path: Path) -> None:
         "Measured at commit `abc1234`; the code has changed since",
         "Not run: vllm: not installed.",
         "bars met, each decided by its worst cell",
-        "queue, load <= 0.7",
-        "A refusal counts",
-        "The cells of real engines, with plots: [cells.md](accuracy/cells.md). All 1, with",
+        "met | missed (bar), cells |",
+        "What was not split counts",
+        "The cells of real engines as plots: [cells.md](accuracy/cells.md). All 1, with",
     ):
         assert words in text
     cells = (tmp_path / "accuracy" / "cells.md").read_text()

@@ -81,7 +81,8 @@ def page(runs: dict[str, Run]) -> list[str]:
     return [
         *freshness.stamp("probe"),
         *next((run.example for run in runs.values() if run.example), []),
-        *(f"{TITLES[key]}: {run.taken}\n" for key, run in runs.items()),
+        *(f"- {TITLES[key]}: {run.taken}" for key, run in runs.items()),
+        "",
         table([one for run in runs.values() for one in run.checked]).grid(),
     ]
 
@@ -157,16 +158,32 @@ def printed(sheet: Sheet, rows: list[Checked]) -> list[str]:
 
 
 def table(checked: list[Checked]) -> Table:
-    """By engine and figure: how often it was right, and how wide its interval was."""
+    """By figure and engine: how often it was right, and how wide its interval was."""
+    engines = list(dict.fromkeys(one.engine for one in checked))
     rows: list[list[str]] = []
-    for engine, name in dict.fromkeys((one.engine, one.name) for one in checked):
-        ours = [one for one in checked if (one.engine, one.name) == (engine, name)]
-        exact = name in INTEGERS or isinstance(ours[0].known, str)
-        share = f"{sum(one.right for one in ours)} of {len(ours)}"
-        known = ", ".join(dict.fromkeys(shown(one.known) for one in ours))
-        means = "the setting" if exact else "in its interval"
-        rows.append([f"{TITLES[engine]}, `{name}`", known, means, share, missed(ours) if exact else widths(ours)])
-    return Table("Known and found", ("engine, figure", "known", "right means", "right", "found"), rows)
+    for name in dict.fromkeys(one.name for one in checked):
+        cells: list[str] = []
+        exact = True
+        for engine in engines:
+            ours = [one for one in checked if (one.engine, one.name) == (engine, name)]
+            if not ours:
+                cells.append("")
+                continue
+            exact = name in INTEGERS or isinstance(ours[0].known, str)
+            told = missed(ours) if exact else widths(ours)
+            share = f"{sum(one.right for one in ours)} of {len(ours)} ({drawn(ours)})"
+            cells.append(share + (f": {told}" if told else ""))
+        rows.append([f"`{name}`", "the setting" if exact else "in its interval", *cells])
+    return Table("Known and found", ("figure", "right means", *(TITLES[engine] for engine in engines)), rows)
+
+
+def drawn(ours: list[Checked]) -> str:
+    """The settings that were drawn: each of a few, else the least and the greatest."""
+    known = {one.known for one in ours}
+    numbers = sorted(each for each in known if not isinstance(each, str))
+    if len(numbers) > 2:
+        return f"{shown(numbers[0])} to {shown(numbers[-1])}"
+    return ", ".join(shown(each) for each in sorted(known, key=str))
 
 
 def missed(ours: list[Checked]) -> str:
