@@ -258,7 +258,7 @@ class _Service:
         except QueueFull as full:
             return _too_many(f"the server is full: {full}; try again later", full.retry_after)
         except QueueClosed as closed:
-            return JSONResponse(error_body(str(closed), code="stopping"), status_code=503)
+            return JSONResponse(error_body(str(closed), code=closed.code), status_code=503)
         return exchange
 
     def _adapter(self, name: str) -> Adapter | None:

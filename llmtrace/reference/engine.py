@@ -13,7 +13,9 @@ What of transformers this relies on stands in `HOOKS`, and a test pins it.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
+import weakref
 from collections.abc import Callable, Collection, Generator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -66,6 +68,7 @@ HOOKS: dict[str, tuple[str, ...]] = {
         "graphs",
     ),
     "scheduler.FIFOScheduler": (
+        "reset",
         "schedule_batch",
         "_process_candidates",
         "_schedule_request",
@@ -76,6 +79,9 @@ HOOKS: dict[str, tuple[str, ...]] = {
         "add_waiting_request",
         "set_request_cancellation",
         "clear_cancelled_requests",
+        "cache",
+        "max_requests_per_batch",
+        "safety_margin",
     ),
     "cache.PagedAttentionCache": (
         "search_prefix_match",
@@ -83,8 +89,25 @@ HOOKS: dict[str, tuple[str, ...]] = {
         "free_blocks",
         "evict_cached_blocks",
         "compute_free_capacity",
+        "update",
         "cache_allocators",
+        "layer_to_allocator",
+        "max_batch_tokens",
+        "num_blocks",
+        "pool",
     ),
+    "cache_allocators.full_attention.FullAttentionCacheAllocator": (
+        "update",
+        "get_cache_for_block_table",
+        "block_physical_stride",
+        "block_table",
+        "bytes_per_block",
+        "index",
+        "ledger",
+        "tokens_per_page",
+    ),
+    "cache_allocators.cache_allocator.BlockLedger": ("block_to_hash", "cached_blocks", "hash_to_block"),
+    "cache_allocators.cache_pool.CachePool": ("free_blocks",),
     "cb_logits_processors.ContinuousBatchingLogitsProcessorList": (
         "tensors_required",
         "do_processing",
@@ -92,15 +115,23 @@ HOOKS: dict[str, tuple[str, ...]] = {
         "prepare_tensor_args",
         "__call__",
     ),
+    "continuous_api.ContinuousMixin": ("init_continuous_batching",),
+    "continuous_api.OutputRouter": ("deliver", "deliver_batch"),
+    "offloading_manager.OffloadingManager": ("free_request_cpu_cache",),
+    "requests.FutureRequestState": ("has_new_token", "query_length", "state"),
     "requests.RequestState": (
+        "request_id",
         "initial_tokens",
         "generated_tokens",
         "remaining_prefill_tokens",
+        "tokens_to_process",
         "position_offset",
         "status",
     ),
+    "requests.RequestStatus": ("DECODING", "PREFILLING"),
 }
-"""Everything of `transformers.generation.continuous_batching` that is called, set, overridden or read, by its class."""
+"""Everything of `transformers.generation.continuous_batching` that `engine`, `blocks` and `paged_attention` call, set,
+override or read, by its class."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -469,8 +500,13 @@ class Engine:
         The engine computes a step before it captures it, so its tokens are there. But CUDA may leave the allocator
         believing that the capture goes on, and then every later one fails: there are none.
         """
-        runner = self._processor.model_runner
-        capture = runner._capture_graph
+        # What the runner holds must not hold it, nor this: the room for keys and values is given back with the last
+        # reference, not when the collector comes by.
+        watching, runner = weakref.proxy(self), weakref.proxy(self._processor.model_runner)
+        model_runner = self._processor.model_runner
+        capture = vars(model_runner).get("_capture_graph") or functools.partial(
+            type(model_runner)._capture_graph, runner
+        )
 
         def watched(forward: Callable[..., None], *arguments: Any) -> None:
             computed = False
@@ -480,17 +516,17 @@ class Engine:
                 forward(*inputs)
                 computed = True
 
-            self.captures += 1
+            watching.captures += 1
             try:
                 capture(work, *arguments)
             except RuntimeError as error:
                 if not computed:
                     raise
-                self.failed_captures += 1
+                watching.failed_captures += 1
                 runner.use_cuda_graph_varlen = runner.use_cuda_graph_decode = False
                 _log.warning("a CUDA graph could not be captured, so there are none from here on: %s", error)
 
-        runner._capture_graph = watched
+        model_runner._capture_graph = watched
 
     @contextlib.contextmanager
     def _attention(self) -> Generator[None, None, None]:

@@ -22,6 +22,10 @@ from llmtrace.reference.timings import Timings
 __all__ = ["Exchange", "Stopping"]
 
 
+_UNFINISHED = {"error": "error", "cancelled": "abort"}
+"""The finish reason of a choice that did not end by itself, by the request's outcome, in vLLM's words."""
+
+
 class Stopping(Exception):
     """The server was told to end before the answer was complete."""
 
@@ -119,8 +123,11 @@ class Exchange:
             if news.finish is not None:
                 self._finished[number].append(news.finish)  # here, since nobody may read the news any more
         else:
+            reasons = self._finished[number]
+            if news.outcome != "completed":
+                reasons += [_UNFINISHED[news.outcome]] * (self._api_request.choices - len(reasons))
             # After the response has gone out: nothing that is written down may delay it.
-            self._loop.call_soon(self._ended, self.jobs[number], news, self._finished[number])
+            self._loop.call_soon(self._ended, self.jobs[number], news, reasons)
 
     async def _watch(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Callable
+from concurrent.futures import Future
 from time import perf_counter_ns
 from typing import Any
 
@@ -20,6 +22,14 @@ __all__ = ["BrokenGrammar", "Constraint", "Grammar", "Grammars"]
 
 # A model that has learned nothing would write white space for ever; between the parts of JSON it means nothing.
 _JSON: Any = {"whitespace_flexible": False}
+
+
+_LONGEST = {"regex": 16 * 1024}
+"""Characters of a source; compiling an expression takes time with their square."""
+_LONGEST_OTHER = 128 * 1024
+_STACK = 256 * 1024 * 1024
+"""Bytes of stack for compiling: llguidance goes down it as deep as one rule refers to another, and where it ended, so
+would the process. In a source of that length there is no such depth."""
 
 
 class BrokenGrammar(ValueError):
@@ -93,26 +103,34 @@ class Grammars:
         """
         began = perf_counter_ns()
         try:
-            from llguidance import LLMatcher
+            import llguidance  # pyright: ignore[reportUnusedImport]  # noqa: F401
         except ImportError as error:
             raise RunnerError(f"grammars need llguidance, which is not installed: {install_hint('grammar')}") from error
         with self._lock:
             if self._tokenizer is None:
                 self._tokenizer = self._read_tokenizer()
-        try:
-            if kind == "regex":
-                text = LLMatcher.grammar_from_regex(source)
-            elif kind == "grammar":
-                text = LLMatcher.grammar_from_lark(source)
-            else:
-                schema: Any = {"type": "object"} if kind == "json_object" else source
-                text = LLMatcher.grammar_from_json_schema(json.dumps(schema), defaults=_JSON)
-        except ValueError as error:
-            raise BrokenGrammar(str(error)) from error
-        matcher = LLMatcher(self._tokenizer, text, log_level=0)
+        matcher = _with_deep_stack(lambda: self._compiled(kind, source))
         if matcher.is_error():
             raise BrokenGrammar(" ".join(matcher.get_error().split())[:300])
         return Grammar(kind, matcher, self._loaded.vocabulary, perf_counter_ns() - began)
+
+    def _compiled(self, kind: str, source: Any) -> Any:
+        from llguidance import LLMatcher
+
+        try:
+            text = source if isinstance(source, str) else json.dumps({"type": "object"} if source is None else source)
+            most = _LONGEST.get(kind, _LONGEST_OTHER)
+            if len(text) > most:
+                raise BrokenGrammar(f"it has {len(text)} characters; at most {most} are taken")
+            if kind == "regex":
+                grammar = LLMatcher.grammar_from_regex(text)
+            elif kind == "grammar":
+                grammar = LLMatcher.grammar_from_lark(text)
+            else:
+                grammar = LLMatcher.grammar_from_json_schema(text, defaults=_JSON)
+        except (ValueError, RecursionError) as error:
+            raise BrokenGrammar(str(error)[:300]) from error
+        return LLMatcher(self._tokenizer, grammar, log_level=0)
 
     def _read_tokenizer(self) -> Any:
         from llguidance.hf import from_tokenizer
@@ -123,3 +141,25 @@ class Grammars:
             return from_tokenizer(loaded.tokenizer, n_vocab=loaded.vocabulary, eos_token=ends or None)
         except Exception as error:
             raise RunnerError(f"llguidance cannot read the tokenizer of {loaded.name}: {error}") from error
+
+
+_stack_lock = threading.Lock()
+
+
+def _with_deep_stack(work: Callable[[], Any]) -> Any:
+    """What `work` returns or raises, in a thread of its own with a stack of `_STACK`."""
+    outcome: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            outcome.set_result(work())
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    with _stack_lock:
+        before = threading.stack_size(_STACK)
+        try:
+            threading.Thread(target=run, name="llmtrace-grammar", daemon=True).start()
+        finally:
+            threading.stack_size(before)
+    return outcome.result()

@@ -6,7 +6,7 @@ import json
 import re
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -75,16 +75,12 @@ def parse(raw: bytes, *, chat: bool) -> ApiRequest:
     _refuse_unsupported(decoded, chat=chat)
     body = _Fields(decoded)
     stream = body.flag("stream")
-    options = body.get("stream_options")
-    if options is not None and not isinstance(options, dict):
-        raise BadRequest("stream_options must be an object", param="stream_options")
+    options = body.inside("stream_options", ("include_usage", "include_obfuscation"))
     if options is not None and not stream:
         raise BadRequest("stream_options is only allowed with stream=true", param="stream_options")
-    limit = body.whole("max_completion_tokens", 1) if chat else None
-    asked_tokens = limit if limit is not None else body.whole("max_tokens", 1)
     common: dict[str, Any] = {
         "model": body.text("model"),
-        "max_tokens": asked_tokens,
+        "max_tokens": _most_tokens(body, chat=chat),
         "sampling": Sampling(
             temperature=body.number("temperature", 0.0, 2.0, default=1.0),
             top_p=body.number("top_p", 0.0, 1.0, default=1.0, above=True),
@@ -93,7 +89,7 @@ def parse(raw: bytes, *, chat: bool) -> ApiRequest:
         "stops": _stops(body.get("stop")),
         "choices": body.whole("n", 1, _MAX_CHOICES) or 1,
         "stream": stream,
-        "include_usage": bool(cast(dict[str, Any], options or {}).get("include_usage")),
+        "include_usage": options is not None and options.flag("include_usage"),
         "ignore_eos": body.flag("ignore_eos"),
         "grammar": _grammar(body),
     }
@@ -108,7 +104,8 @@ _HALF = re.compile(rb"\\u[dD][89a-fA-F]")
 
 def _decoded(raw: bytes) -> dict[str, Any]:
     try:
-        decoded: Any = json.loads(raw)
+        # Bytes that json.loads decodes by itself may be UTF-16, or halves of characters that are no UTF-8.
+        decoded: Any = json.loads(raw.decode("utf-8-sig"))
         if _HALF.search(raw):
             json.dumps(decoded, ensure_ascii=False).encode()
     except RecursionError as error:
@@ -123,13 +120,25 @@ def _decoded(raw: bytes) -> dict[str, Any]:
 
 
 class _Fields:
-    """A request body, read field by field with one clear error each."""
+    """A request body, or an object in it, read field by field with one clear error each."""
 
-    def __init__(self, body: dict[str, Any]) -> None:
+    def __init__(self, body: dict[str, Any], where: str = "") -> None:
         self._body = body
+        self._where = where
 
     def get(self, name: str) -> Any:
         return self._body.get(name)
+
+    def inside(self, name: str, known: Collection[str]) -> _Fields | None:
+        """The object at `name`, which may have these fields and no others; None where it is not given."""
+        value = self._body.get(name)
+        if value is None:
+            return None
+        fields = _object(value, self._where + name)
+        for field_name in fields:
+            if field_name not in known:
+                raise _unsupported(f"{self._where}{name}.{field_name[:80]}")
+        return _Fields(fields, f"{self._where}{name}.")
 
     def text(self, name: str) -> str:
         value = self._body.get(name)
@@ -140,7 +149,7 @@ class _Fields:
     def flag(self, name: str) -> bool:
         value = self._body.get(name)
         if value is not None and not isinstance(value, bool):
-            raise BadRequest(f"{name} must be a boolean", param=name)
+            raise BadRequest(f"{self._where}{name} must be a boolean", param=self._where + name)
         return bool(value)
 
     def whole(self, name: str, low: int, high: int | None = None) -> int | None:
@@ -211,10 +220,23 @@ def _refuse_unsupported(body: dict[str, Any], *, chat: bool) -> None:
         if name == "tool_choice":
             raise BadRequest("tool_choice: this server cannot force a tool call", param=name)
         if name not in _FIELDS[chat]:
-            raise BadRequest(f"{name[:80]} is not supported by the reference server", param=name[:80])
+            raise _unsupported(name[:80])
     tools = body.get("tools")
     if tools is not None and not isinstance(tools, list):
         raise BadRequest("tools must be a list", param="tools")
+    _Fields(body).flag("parallel_tool_calls")
+
+
+def _unsupported(name: str) -> BadRequest:
+    return BadRequest(f"{name} is not supported by the reference server", param=name)
+
+
+def _most_tokens(body: _Fields, *, chat: bool) -> int | None:
+    asked = body.whole("max_tokens", 1)
+    newer = body.whole("max_completion_tokens", 1) if chat else None
+    if asked is not None and newer is not None and asked != newer:
+        raise BadRequest("give one of max_tokens and max_completion_tokens", param="max_tokens")
+    return asked if newer is None else newer
 
 
 def _grammar(body: _Fields) -> tuple[str, Any] | None:
@@ -223,13 +245,14 @@ def _grammar(body: _Fields) -> tuple[str, Any] | None:
     for name in ("guided_regex", "guided_grammar"):
         if body.get(name) is not None:
             grammars.append((name.removeprefix("guided_"), body.text(name)))
-    response_format = body.get("response_format")
-    if response_format is not None:
-        form = _Fields(_object(response_format, "response_format"))
+    form = body.inside("response_format", ("type", "json_schema"))
+    if form is not None:
         kind = form.get("type")
         if kind == "json_schema":
-            schema_object = _object(form.get("json_schema"), "response_format.json_schema")
-            schema = schema_object.get("schema")
+            described = form.inside("json_schema", ("name", "description", "schema", "strict"))
+            if described is None:
+                raise BadRequest("response_format.json_schema must be an object", param="response_format.json_schema")
+            schema = described.get("schema")
             if not isinstance(schema, bool):
                 schema = _object(schema, "response_format.json_schema.schema")
             grammars.append((kind, schema))
@@ -292,10 +315,10 @@ def _prompt(value: Any) -> Any:
         return [value]
     if isinstance(value, list) and value:
         items = cast(list[Any], value)
-        if all(isinstance(item, int) and not isinstance(item, bool) for item in items):
+        if all(type(item) is int for item in items):  # a boolean is no token
             return [items]
         if all(isinstance(item, str) for item in items) or all(
-            isinstance(item, list) and item and all(isinstance(token, int) for token in cast(list[Any], item))
+            isinstance(item, list) and item and all(type(token) is int for token in cast(list[Any], item))
             for item in items
         ):
             if len(items) > _MAX_PROMPTS:
@@ -318,61 +341,57 @@ def prompts(
     `per_token`: the most characters of a token; a text that must be too long is refused before it is tokenised.
     """
     param = "messages" if api_request.chat else "prompt"
-    if per_token is not None:
-        _check_characters(api_request, param, min(loaded.context, room or loaded.context), per_token)
+
+    def check(characters: int) -> None:
+        least = 0 if per_token is None else -(-characters // per_token)
+        if least > min(loaded.context, room or loaded.context):
+            raise _too_long(loaded, room, f"the {param} alone has at least {least} tokens", param)
+
+    items = api_request.prompt
     if api_request.chat:
-        if not loaded.has_chat_template:
-            raise BadRequest(
-                f"the model {loaded.name} has no chat template: use /v1/completions", code="no_chat_template"
-            )
-        try:
-            text = loaded.tokenizer.apply_chat_template(
-                api_request.messages, tools=api_request.tools, tokenize=False, add_generation_prompt=True
-            )
-        except Exception as error:  # templates raise what they like
-            raise BadRequest(f"the chat template refuses these messages: {error}", param=param) from error
-        prompt_ids = [_encode(loaded, text, special=False)]
-    else:
-        prompt_ids = [
-            _encode(loaded, item, special=True) if isinstance(item, str) else item for item in api_request.prompt
-        ]
+        check(sum(len(message["content"]) for message in api_request.messages))
+        items = [_rendered(api_request, loaded)]  # with all that the template takes of other fields and of tools
+    for item in items:
+        if isinstance(item, str):
+            check(len(item))
+    prompt_ids = [
+        _encode(loaded, item, special=not api_request.chat) if isinstance(item, str) else item for item in items
+    ]
     for ids in prompt_ids:
         if not ids:
             raise BadRequest("the prompt has no tokens", param=param)
         if min(ids) < 0 or max(ids) >= loaded.vocabulary:
             raise BadRequest(f"token ids must lie in [0, {loaded.vocabulary})", param=param)
         output_tokens = api_request.max_tokens or 1
-        if len(ids) + output_tokens > loaded.context:
-            raise BadRequest(
-                f"This model's maximum context length is {loaded.context} tokens. However, you requested "
-                f"{len(ids) + output_tokens} tokens ({len(ids)} in the {param}, {output_tokens} in the completion). "
-                f"Please reduce the length of the {param} or completion.",
-                param=param,
-                code="context_length_exceeded",
-            )
-        if room is not None and len(ids) + output_tokens > room:
-            raise BadRequest(
-                f"This server has room for the keys and values of {room} tokens. However, you requested "
-                f"{len(ids) + output_tokens} tokens ({len(ids)} in the {param}, {output_tokens} in the completion). "
-                f"Please reduce the length of the {param} or completion, or start it with more --cache-tokens.",
-                param=param,
-                code="context_length_exceeded",
-            )
+        asked = len(ids) + output_tokens
+        if asked > loaded.context or (room is not None and asked > room):
+            parts = f"({len(ids)} in the {param}, {output_tokens} in the completion)"
+            raise _too_long(loaded, room, f"you requested {asked} tokens {parts}", param, more=" or completion")
     return prompt_ids
 
 
-def _check_characters(api_request: ApiRequest, param: str, context: int, per_token: int) -> None:
-    texts = [message["content"] for message in api_request.messages] if api_request.chat else api_request.prompt
-    sizes = [sum(map(len, texts))] if api_request.chat else [len(text) for text in texts]
-    for size, text in zip(sizes, texts, strict=False):
-        least = -(-size // per_token) if isinstance(text, str) else size
-        if least > context:
-            raise BadRequest(
-                f"This model's maximum context length is {context} tokens. However, the {param} alone has at least "
-                f"{least} tokens. Please reduce the length of the {param}.",
-                param=param,
-                code="context_length_exceeded",
-            )
+def _rendered(api_request: ApiRequest, loaded: LoadedModel) -> str:
+    """The messages as the chat template writes them."""
+    if not loaded.has_chat_template:
+        raise BadRequest(f"the model {loaded.name} has no chat template: use /v1/completions", code="no_chat_template")
+    try:
+        return loaded.tokenizer.apply_chat_template(
+            api_request.messages, tools=api_request.tools, tokenize=False, add_generation_prompt=True
+        )
+    except Exception as error:  # templates raise what they like
+        raise BadRequest(f"the chat template refuses these messages: {error}", param="messages") from error
+
+
+def _too_long(loaded: LoadedModel, room: int | None, asked: str, param: str, more: str = "") -> BadRequest:
+    limit, mend = f"This model's maximum context length is {loaded.context} tokens", ""
+    if room is not None and room < loaded.context:
+        limit = f"This server has room for the keys and values of {room} tokens"
+        mend = ", or start it with more --cache-tokens"
+    return BadRequest(
+        f"{limit}. However, {asked}. Please reduce the length of the {param}{more}{mend}.",
+        param=param,
+        code="context_length_exceeded",
+    )
 
 
 def _encode(loaded: LoadedModel, text: str, *, special: bool) -> list[int]:

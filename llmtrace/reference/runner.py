@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
@@ -111,8 +112,10 @@ class Runner:
             )
         self.clock = self.new_clock(timing=timing)
         self._by_id: dict[str, Generation] = {}
-        self._engine.choose_by(lambda id: Wanted(self._by_id[id].row, self._by_id[id].constraint))
-        self._engine.cache.matched = self._matched
+        # The engine must not hold this runner: its room is given back with the last reference to the runner.
+        by_id, matched = self._by_id, weakref.WeakMethod(self._matched)
+        self._engine.choose_by(lambda id: Wanted(by_id[id].row, by_id[id].constraint))
+        self._engine.cache.matched = lambda id: told(id) if (told := matched()) is not None else None
         self._count = 0
         self._mark: Mark | None = None
         self._unresolved: deque[Work] = deque()
@@ -413,8 +416,12 @@ class Runner:
         self._tell(generation, piece)
         if piece.finish is not None and not generation.done:
             self._drop(generation)
-            generation.next_choice()
-            self._enter(generation)
+            try:
+                generation.next_choice()
+            except Exception as error:  # its grammar begins anew
+                self._fail(generation, error)
+            else:
+                self._enter(generation)
 
     def _failed(self, parts: Sequence[Part], owners: Sequence[Generation], error: Exception) -> None:
         """A step failed and was taken back: find out whose fault it was, so that it costs only those."""

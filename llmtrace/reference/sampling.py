@@ -28,6 +28,11 @@ class Sampling:
     """Same seed, same prompt, same output, on one device and dtype. None: another output each time."""
 
 
+_LEAST = 1e-5
+"""A temperature below it is greedy, and a top_p below it leaves the likeliest token: smaller numbers, as float32, are 0
+or divide a logit to infinity, and then chance no longer decides."""
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """The parameters of one row of a step."""
@@ -49,7 +54,13 @@ def packed(rows: Sequence[Row]) -> Any:
     """The rows as int32 `[5, rows]` (the bits of temperature and top_p, two halves of the seed, the number)."""
     import torch
 
-    floats = torch.tensor([[row.temperature for row in rows], [row.top_p for row in rows]], dtype=torch.float32)
+    floats = torch.tensor(
+        [
+            [0.0 if row.temperature < _LEAST else row.temperature for row in rows],
+            [max(_LEAST, row.top_p) for row in rows],
+        ],
+        dtype=torch.float32,
+    )
     wholes = torch.tensor(
         [
             [_signed(row.seed & 0xFFFFFFFF) for row in rows],
@@ -89,7 +100,8 @@ def _uniform(numbers: Any, vocabulary: int) -> Any:
     low, high, number = numbers.long()
     key = _mixed(_mixed((high << 32) ^ (low & 0xFFFFFFFF)) + number * _GOLDEN)
     bits = _mixed(key[:, None] + torch.arange(vocabulary, device=numbers.device)[None] * _GOLDEN)
-    return (((bits >> 40) & 0xFFFFFF).float() + 0.5) / 2**24
+    # 23 bits and a half are what a float32 holds: with more the largest would round to 1, whose noise is infinite.
+    return (((bits >> 41) & 0x7FFFFF).float() + 0.5) / 2**23
 
 
 def _mixed(numbers: Any) -> Any:

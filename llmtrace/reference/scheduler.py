@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from llmtrace.observe.clock import now
+from llmtrace.reference._errors import RunnerError
 from llmtrace.reference.generation import Generation, Piece, Request
 from llmtrace.reference.runner import Runner
 from llmtrace.reference.timings import Timings
@@ -36,7 +37,11 @@ class QueueFull(Exception):
 
 
 class QueueClosed(Exception):
-    """The server is stopping, and takes nobody any more."""
+    """Nobody is taken any more. `code`: `stopping`, or `broken` where only a restart helps."""
+
+    def __init__(self, says: str, code: str) -> None:
+        super().__init__(says)
+        self.code = code
 
 
 @dataclass(frozen=True)
@@ -97,6 +102,7 @@ class Scheduler:
         """Whether it was told to stop: nobody is let in any more."""
         self.broken: str | None = None
         """The error after which the device computes nothing any more."""
+        self._dead = False
         self._deadline = 0
         self._usual_s = 0.5  # how long a request runs, s: a moving mean, for retry-after
         self._thread = threading.Thread(target=self._run, name="llmtrace-reference", daemon=True)
@@ -109,19 +115,31 @@ class Scheduler:
     def stop(self, timeout: float = 5.0, *, grace: float = 0.0) -> None:
         """Admit nobody any more, end what waits at once and what runs after `grace` s, and end the thread.
 
-        Waits at most `timeout` s longer, for the step that is under way.
+        Waits at most `timeout` s longer, for the step that is under way; if that takes longer still, its requests are
+        told that they are over. A further call changes nothing of the time that they have.
         """
         with self._condition:
-            self.stopping = True
-            self._deadline = now() + round(grace * 1e9)
+            if not self.stopping:
+                self.stopping = True
+                self._deadline = now() + round(grace * 1e9)
+            left = max(0, self._deadline - now()) / 1e9
             self._condition.notify()
+        if self.stuck:
+            return
         if self._thread.is_alive():
-            self._thread.join(grace + timeout)
+            self._thread.join(left + timeout)
+        if self._thread.is_alive():
+            self._end_all(Result("cancelled"))
 
     @property
     def alive(self) -> bool:
         """Whether the thread lives, and the device has not failed for good."""
-        return self._thread.is_alive() and self.broken is None
+        return self._thread.is_alive() and not self._dead and self.broken is None
+
+    @property
+    def stuck(self) -> bool:
+        """Whether a step goes on whose requests have been told that they are over."""
+        return self._dead and self._thread.is_alive()
 
     @property
     def waiting(self) -> int:
@@ -132,11 +150,13 @@ class Scheduler:
         return len(self._running)
 
     def submit(self, *jobs: Job) -> None:
-        """Put the jobs at the end of the queue, all or none. Raises `QueueFull`."""
+        """Put the jobs at the end of the queue, all or none. Raises `QueueFull` and `QueueClosed`."""
         with self._condition:
             free = self.max_running - len(self._running)
             if self.stopping:
-                raise QueueClosed("the server is stopping: send the request again")
+                raise QueueClosed("the server is stopping: send the request again", "stopping")
+            if self._dead or self.broken is not None:
+                raise QueueClosed("the server computes nothing any more: restart it", "broken")
             if len(self._waiting) + len(jobs) > self.max_queue + max(0, free):
                 self.counters.rejected += 1
                 rounds = (len(self._waiting) + 1) / self.max_running
@@ -163,6 +183,26 @@ class Scheduler:
     # The model's thread
 
     def _run(self) -> None:
+        last = Result("cancelled")
+        try:
+            self._serve()
+        except BaseException as error:  # a fault of ours: nobody may hang
+            _log.exception("the model's thread ends with an error")
+            last = Result("error", _as_exception(error))
+        self._end_all(last)
+
+    def _end_all(self, last: Result) -> None:
+        """End all that has not ended, and take nobody any more. Any thread may do so."""
+        with self._condition:
+            self._dead = True
+            unfinished = [*self._running.values(), *self._waiting]
+            self._waiting.clear()
+        for job in unfinished:
+            if last.outcome == "cancelled":
+                job.timings.cancelled = job.timings.cancelled or now()
+            self._end(job, last)
+
+    def _serve(self) -> None:
         while True:
             with self._condition:
                 while not (self._waiting or self._running or self.stopping):
@@ -182,17 +222,12 @@ class Scheduler:
             self.counters.steps += 1
             try:
                 self.runner.step(self._pass_on)
-            except Exception as error:  # a fault of ours, or a device in an error state: nobody may hang
-                self._look_at(error)
+            except BaseException as error:  # a fault of ours, or a device in an error state: nobody may hang
+                failure = _as_exception(error)
+                self._look_at(failure)
                 _log.exception("a step failed; the requests that were running end with an error")
                 for job in list(self._running.values()):
-                    self._end(job, Result("error", error))
-        with self._condition:
-            unfinished = [*self._running.values(), *self._waiting]
-            self._waiting.clear()
-        for job in unfinished:
-            job.timings.cancelled = job.timings.cancelled or now()
-            self._end(job, Result("cancelled"))
+                    self._end(job, Result("error", failure))
 
     def _look_at(self, error: Exception) -> None:
         """Note an error that leaves the device unusable for this process: an assert in a kernel, a lost device."""
@@ -258,17 +293,20 @@ class Scheduler:
             self._end(job, Result("completed"))
 
     def _end(self, job: Job, ended: Result) -> None:
+        with self._condition:
+            if job.outcome is not None:
+                return
+            job.outcome = ended.outcome
         timings = job.timings
         if job.generation is not None:
             try:
-                if ended.outcome != "completed":
+                if ended.outcome != "completed" and threading.current_thread() is self._thread:
                     self.runner.leave(job.generation)
-            except Exception as error:  # a device in an error state
+            except BaseException as error:  # a device in an error state
                 _log.warning("cannot close a request: %s: %s", type(error).__name__, error)
             self._running.pop(job.generation, None)
         if timings.finished is None:
             timings.finished = max(now(), timings.arrived)
-        job.outcome = ended.outcome
         counters = self.counters
         with self._condition:
             self._count(counters.outcomes, ended.outcome)
@@ -291,3 +329,8 @@ class Scheduler:
     @staticmethod
     def _count(table: dict[str, int], key: str) -> None:
         table[key] = table.get(key, 0) + 1
+
+
+def _as_exception(error: BaseException) -> Exception:
+    """The same as an `Exception`, which a panic in a library written in Rust is not."""
+    return error if isinstance(error, Exception) else RunnerError(f"{type(error).__name__}: {error}")

@@ -24,8 +24,12 @@ from llmtrace.reference.tiny import Progress
 __all__ = ["DEFAULT_GRACE", "main", "serve"]
 
 DEFAULT_GRACE = 3.0
-_CLOSING = 1.0
-"""Seconds of the grace that are kept for sending the last events and closing connections."""
+_CLOSING = 1.5
+"""Seconds of the grace that are kept for sending the last events, closing connections and exporting spans."""
+_STEP = 0.2
+"""Seconds of these in which the step that is under way may end before its requests are told that they are over."""
+_NOTICED = 0.15
+"""Seconds within which uvicorn notices that it was told to end."""
 
 
 def serve(
@@ -53,9 +57,10 @@ def serve(
     `ready(base_url)` is called once requests are taken; without it a line says so on stderr. Port 0 takes a free one.
     `threads` is torch's thread count on the CPU (default: half of the cores, so that clients on this machine get
     theirs). `allow_hosts`: host names that the server goes by beside its addresses. `grace`: s from the signal to the
-    end; what runs may go on meanwhile, and is ended with an error. `max_running` (default: the runner's
-    `DEFAULT_RUNNING`) and `app_options` go to `create_app`. Raises `RunnerError` for everything that the caller can
-    mend.
+    end (1.5 at least); what runs may go on meanwhile, and is ended with an error. Where something still holds it up
+    then, a step of the model or an exporter, the process ends all the same, with 0. `max_running` (default: the
+    runner's `DEFAULT_RUNNING`) and `app_options` go to `create_app`. Raises `RunnerError` for everything that the
+    caller can mend.
     """
     try:
         import uvicorn
@@ -92,6 +97,8 @@ def serve(
             **app_options,
         )
         base_url = listening.url(host, listener)
+        end = threading.Timer(max(grace, _CLOSING) - _NOTICED, _leave)
+        end.daemon = True
 
         class Server(uvicorn.Server):
             """Tells when it is ready; ends open streams before it waits for them."""
@@ -102,7 +109,9 @@ def serve(
                     (ready or _say_ready(loaded.name, loaded.device, loaded.dtype))(base_url)
 
             async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-                await asyncio.to_thread(app.state.scheduler.stop, grace=max(0.0, grace - _CLOSING))
+                if threading.current_thread() is threading.main_thread():
+                    end.start()
+                await asyncio.to_thread(app.state.scheduler.stop, _STEP, grace=max(0.0, grace - _CLOSING))
                 await super().shutdown(sockets=sockets)
 
             @contextlib.contextmanager
@@ -126,6 +135,16 @@ def serve(
         )
         with contextlib.suppress(KeyboardInterrupt):
             Server(config).run(sockets=[listener])
+        if end.is_alive() and app.state.scheduler.stuck:
+            _leave()  # the interpreter cannot end a thread in the middle of a step, and would die of it
+        end.cancel()
+
+
+def _leave() -> None:
+    """End this process as it is."""
+    print("the grace is over: ended what still ran", file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    os._exit(0)
 
 
 def _say_ready(name: str, device: str, dtype: str) -> Callable[[str], None]:

@@ -38,14 +38,14 @@ class ServerSpans:
     """Writes the spans of ended requests to a tracer provider."""
 
     def __init__(self, provider: TracerProvider, *, owned: bool = False, fingerprint: str = "") -> None:
-        """`fingerprint`: the model's, which stands on every request's span."""
+        """`fingerprint`: the model's, which stands on every span."""
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
         self.chunks = False
         """Whether each chunk of a prompt gets a span under `llm.prefill`."""
         self._provider = provider
         self._owned = owned
-        self._fingerprint = fingerprint
+        self._model = {names.MODEL_FINGERPRINT: fingerprint} if fingerprint else {}
         self._tracer = provider.get_tracer("llmtrace.reference")
         self._propagator = TraceContextTextMapPropagator()
 
@@ -77,10 +77,9 @@ class ServerSpans:
             "gen_ai.request.id": request_id,
             # No token counts: they stand on the client's span, and viewers add up what both sides say.
             "llmtrace.call.outcome": outcome,
+            **self._model,
             **_latencies(timings),
         }
-        if self._fingerprint:
-            attributes[names.MODEL_FINGERPRINT] = self._fingerprint
         if finish_reasons:
             attributes[names.FINISH_REASONS] = finish_reasons
         if error is not None:
@@ -107,7 +106,7 @@ class ServerSpans:
                 child = self._tracer.start_span(
                     names.SPAN_PREFIX + phase.name,
                     context=inside,
-                    attributes=_details(phase, timings, source),
+                    attributes=self._model | _details(phase, timings, source),
                     start_time=start,
                 )
                 if self.chunks and phase.name == "prefill":
@@ -119,9 +118,7 @@ class ServerSpans:
         """Write the load of the model that is served."""
         from llmtrace.emit.model_load import emit_model_load
 
-        attributes: dict[str, Any] = {names.REQUEST_MODEL: model}
-        if self._fingerprint:
-            attributes[names.MODEL_FINGERPRINT] = self._fingerprint
+        attributes = {names.REQUEST_MODEL: model, **self._model}
         emit_model_load(self._tracer, loading, attributes, side=names.SERVER_SIDE)
 
     def _emit_chunks(
@@ -139,7 +136,7 @@ class ServerSpans:
         ]
         times = stagger_spans(start, measured, end)
         for chunk, (begin, stop) in zip(chunks, times, strict=True):
-            attributes: dict[str, Any] = {names.TOKENS: chunk.tokens}
+            attributes: dict[str, Any] = {names.TOKENS: chunk.tokens, **self._model}
             if chunk.again:
                 attributes[names.CHUNK_AGAIN] = True
             span = self._tracer.start_span(names.PREFILL_CHUNK, context=inside, attributes=attributes, start_time=begin)

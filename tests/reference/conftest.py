@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import openai
 import pytest
+import uvicorn
+from starlette.applications import Starlette
 
+from llmtrace import listening
 from llmtrace.reference import LoadedModel, ServerProcess, build_or_load
 from llmtrace.reference.tiny import TinySpec, build_tiny
 from tests.support.late import Late
+from tests.support.waiting import wait_for
 
 if TYPE_CHECKING:
     import torch
@@ -48,6 +54,21 @@ def small_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small(small_path: Path) -> LoadedModel:
     """That one, loaded."""
     return build_or_load(small_path, device="cpu")
+
+
+@contextlib.contextmanager
+def in_process(app: Starlette) -> Iterator[str]:
+    """The application in a thread of this process, behind a real socket; its URL for a client."""
+    with contextlib.closing(listening.bind("127.0.0.1", 0)) as listener:
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="on"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        try:
+            wait_for(lambda: server.started)
+            yield listening.url("127.0.0.1", listener) + "/v1"
+        finally:
+            server.should_exit = True
+            thread.join(30)
 
 
 @pytest.fixture(scope="session")

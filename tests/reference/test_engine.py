@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import re
@@ -40,13 +41,44 @@ def test_every_hook_is_there() -> None:
     from llmtrace.reference.engine import HOOKS
 
     for owner, names in HOOKS.items():
-        module, _, name = owner.partition(".")
+        module, _, name = owner.rpartition(".")
         found: Any = getattr(importlib.import_module(f"{PACKAGE}.{module}"), name)
         source = "".join(inspect.getsource(kind) for kind in found.__mro__ if kind.__module__.startswith(PACKAGE))
         for hook in names:
             assert hasattr(found, hook) or re.search(
                 rf"self\.{hook}(:.*|, .*)? = |^    {hook}:", source, re.MULTILINE
             ), f"{owner}.{hook}"
+
+
+ALSO_OURS = {"__init__", "clear", "config", "device", "dtype", "fresh", "model", "temperature", "top_p"}
+"""Names in the engine that other things are called by here."""
+
+
+def test_no_hook_is_missing_from_the_list() -> None:
+    """What our modules name that is a name of the engine's too."""
+    from llmtrace.reference import blocks, engine, paged_attention
+
+    package = importlib.import_module(PACKAGE)
+    theirs: set[str] = set()
+    for file in Path(inspect.getfile(package)).parent.rglob("*.py"):
+        for kind in (node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.ClassDef)):
+            for node in ast.walk(kind):
+                if isinstance(node, ast.FunctionDef):
+                    theirs.add(node.name)
+                elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+                    theirs.add(node.target.id)
+                elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+                    theirs.add(node.attr)
+    ours: set[str] = set()
+    for module in (blocks, engine, paged_attention):
+        for node in ast.walk(ast.parse(inspect.getsource(module))):
+            if isinstance(node, ast.FunctionDef):
+                ours.add(node.name)
+            elif isinstance(node, ast.Attribute):
+                ours.add(node.attr)
+    listed = {hook for hooks in engine.HOOKS.values() for hook in hooks}
+    assert (ours & theirs) - listed - ALSO_OURS == set()
+    assert listed - ours == set(), "what is no longer used"
 
 
 def test_the_version_range_is_that_of_the_hooks() -> None:

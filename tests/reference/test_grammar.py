@@ -120,3 +120,30 @@ def test_a_limit_cuts_it_and_says_so(small: LoadedModel, grammars: Grammars) -> 
 def test_what_is_wrong_is_said(grammars: Grammars, kind: str, source: Any, says: str) -> None:
     with pytest.raises(BrokenGrammar, match=says):
         grammars.compile(kind, source)
+
+
+def chain(rules: int) -> str:
+    return "start: r0\n" + "".join(f"r{at}: r{at + 1}\n" for at in range(rules)) + f'r{rules}: "a"'
+
+
+def references(objects: int) -> dict[str, Any]:
+    made: dict[str, Any] = {
+        f"a{at}": {"properties": {"x": {"$ref": f"#/$defs/a{at + 1}"}}, "required": ["x"]} for at in range(objects)
+    }
+    return {"$ref": "#/$defs/a0", "$defs": made | {f"a{objects}": {"type": "integer"}}}
+
+
+@pytest.mark.parametrize(("kind", "source"), [("grammar", chain(8_000)), ("json_schema", references(1_500))])
+def test_rules_that_refer_to_rules_without_end_cost_the_process_nothing(
+    small: LoadedModel, grammars: Grammars, kind: str, source: Any
+) -> None:
+    """They go as deep as a source of the greatest length can: an ordinary stack ends at a fifth of it."""
+    [(text, _, generation)] = run(Runner(small), ask(grammars.compile(kind, source), max_tokens=3))
+    assert text
+    assert generation.timings.grammar == kind
+
+
+@pytest.mark.parametrize(("kind", "source"), [("regex", "a?" * 10_000), ("grammar", chain(30_000))])
+def test_what_is_too_long_is_refused(grammars: Grammars, kind: str, source: str) -> None:
+    with pytest.raises(BrokenGrammar, match="characters; at most"):
+        grammars.compile(kind, source)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
 from collections.abc import Iterator
 
 import openai
 import pytest
-import uvicorn
 from opentelemetry.sdk.trace import ReadableSpan
 
 import llmtrace
 from llmtrace.reference import LoadedModel, create_app
+from tests.reference.conftest import in_process
 from tests.support.jaeger import off_the_path
 from tests.support.spans import SHORTEST_NS, Spans, attributes
 from tests.support.waiting import wait_for
@@ -24,17 +22,11 @@ PROMPT = "one two three four five six seven eight " * 12
 def client(small: LoadedModel, spans: Spans) -> Iterator[openai.OpenAI]:
     """A traced client of the server, which runs in this process; both export to the same place."""
     app = create_app(small, tracer_provider=spans.provider, block_size=8, chunk_spans=True, prefill_chunk=32)
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
-    thread = threading.Thread(target=lambda: asyncio.run(server.serve()), daemon=True)
-    thread.start()
-    wait_for(lambda: server.started)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    llmtrace.instrument("openai", tracer_provider=spans.provider)
-    with openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="unused", max_retries=0) as made:
-        yield made
-    llmtrace.uninstrument()
-    server.should_exit = True
-    thread.join(10)
+    with in_process(app) as base_url:
+        llmtrace.instrument("openai", tracer_provider=spans.provider)
+        with openai.OpenAI(base_url=base_url, api_key="unused", max_retries=0) as made:
+            yield made
+        llmtrace.uninstrument()
 
 
 def ask(client: openai.OpenAI, *, stream: bool) -> None:

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import os
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-import uvicorn
 from typer.testing import CliRunner
 
-from llmtrace import listening
 from llmtrace.cli import build_app
 from llmtrace.estimate import store
 from llmtrace.estimate.prefixes import COUNTS
@@ -27,10 +23,10 @@ from llmtrace.probe.prompts import Prompts
 from llmtrace.probe.session import Purse, Session
 from llmtrace.probe.tracing import Tracing
 from llmtrace.probe.watching import ANSWERS, Watched
-from llmtrace.reference import LoadedModel, RunnerError
+from llmtrace.reference import LoadedModel
 from llmtrace.reference.app import create_app
+from tests.reference.conftest import in_process
 from tests.support.late import Late
-from tests.support.waiting import wait_for
 
 if TYPE_CHECKING:
     import torch
@@ -40,21 +36,9 @@ else:
 BLOCK, SLOTS, CHUNK = 16, 3, 64
 
 
-@contextmanager
-def serving(loaded: LoadedModel, run_on: bool = False) -> Iterator[str]:
-    """The server in a thread of this process; its base URL."""
-    app = create_app(loaded, max_running=SLOTS, block_size=BLOCK, prefill_chunk=CHUNK, run_on=run_on)
-    listener = listening.bind("127.0.0.1", 0, RunnerError)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="on"))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
-    thread.start()
-    try:
-        wait_for(lambda: server.started)
-        yield listening.url("127.0.0.1", listener) + "/v1"
-    finally:
-        server.should_exit = True
-        thread.join(30)
-        listener.close()
+def serving(loaded: LoadedModel, run_on: bool = False) -> contextlib.AbstractContextManager[str]:
+    """The server in a thread of this process; its URL."""
+    return in_process(create_app(loaded, max_running=SLOTS, block_size=BLOCK, prefill_chunk=CHUNK, run_on=run_on))
 
 
 @pytest.mark.parametrize("run_on", [False, True])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -248,3 +250,16 @@ def test_one_that_leaves_between_steps_does_not_move_the_next_ones_beginning(sma
     assert timings.taken_in is not None
     assert timings.scheduled is not None
     assert timings.scheduled >= timings.taken_in
+
+
+def test_the_room_is_given_back_with_the_last_reference(small: LoadedModel) -> None:
+    """Half a GiB each, which nobody would wait for the collector to find."""
+    runner = Runner(small, prefix_cache=PrefixCache(block=8), cache_tokens=4096)
+    list(runner.generate(Request(prompt_of(small, 30), 4, GREEDY)))
+    room = weakref.ref(runner._engine.cache)
+    gc.disable()
+    try:
+        del runner
+        assert room() is None
+    finally:
+        gc.enable()

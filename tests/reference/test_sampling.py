@@ -62,3 +62,15 @@ def test_seeds_of_any_size_pass_and_choices_differ() -> None:
         assert new_seed(sampling, 0) != new_seed(sampling, 1)
         drawn([Row(1.0, 1.0, new_seed(sampling, choice), 0) for choice in range(3)], four_chances())
     assert new_seed(Sampling(), 0) != new_seed(Sampling(), 0)
+
+
+def test_no_noise_is_infinite() -> None:
+    """This seed's first number is all ones: an unlikely token would win by it, and a banned one would be no number."""
+    row = Row(1.0, 1.0, 3022672847080326280, 0)
+    assert drawn([row], torch.tensor([1e-30, 0.5, 0.5])) != [0]
+    assert drawn([row], torch.tensor([0.0, 0.5, 0.5])) != [0]
+
+
+@pytest.mark.parametrize("row", [Row(1e-45, 1.0, 3, 0), Row(1e-9, 0.5, 3, 0), Row(1.0, 1e-60, 3, 0)])
+def test_the_smallest_numbers_leave_the_likeliest(row: Row) -> None:
+    assert drawn([row] * 20, torch.tensor([0.2, 0.3, 0.5])) == [2] * 20

@@ -192,6 +192,64 @@ def test_a_device_that_asserted_is_not_alive_any_more(make) -> None:
     assert one.wait() == "error"
     assert scheduler.broken == "RuntimeError: CUDA error: device-side assert triggered"
     assert not scheduler.alive
+    with pytest.raises(QueueClosed) as caught:
+        scheduler.submit(Listener().job)
+    assert caught.value.code == "broken"
+
+
+class Panic(BaseException):
+    """What a library written in Rust raises, which is no `Exception`."""
+
+
+def test_a_panic_in_a_step_ends_those_who_were_in_it_and_nobody_else(make) -> None:
+    scheduler = make(max_running=1)
+    step = scheduler.runner.step
+
+    def panics(tell) -> None:
+        scheduler.runner.step = step
+        raise Panic("called `unwrap()` on a `None` value")
+
+    scheduler.runner.step = panics
+    bad, good = Listener(), Listener()
+    scheduler.submit(bad.job, good.job)
+    assert [bad.wait(), good.wait()] == ["error", "completed"]
+    assert isinstance(bad.ended.error, Exception)
+    assert "unwrap" in str(bad.ended.error)
+    assert scheduler.alive
+
+
+def test_where_the_models_thread_dies_nobody_waits_for_it(make) -> None:
+    scheduler = make(max_running=1)
+    running, waiting = Listener(tokens=400, held_at=1), Listener()
+    scheduler.submit(running.job, waiting.job)
+    assert running.held.wait(PATIENCE)
+
+    def dies() -> None:
+        raise Panic("the thread's end")
+
+    scheduler._drop_cancelled = dies
+    running.go.set()
+    assert [running.wait(), waiting.wait()] == ["error", "error"]
+    assert not scheduler.alive
+    with pytest.raises(QueueClosed) as caught:
+        scheduler.submit(Listener().job)
+    assert caught.value.code == "broken"
+
+
+def test_a_step_that_goes_on_and_on_holds_up_no_end(make) -> None:
+    scheduler = make(max_running=1)
+    running, waiting = Listener(tokens=400, held_at=1), Listener()
+    scheduler.submit(running.job, waiting.job)
+    assert running.held.wait(PATIENCE)  # the step waits for the listener, who waits for the test
+    scheduler.stop(timeout=0)
+    assert [running.wait(), waiting.wait()] == ["cancelled", "cancelled"]
+    assert scheduler.stuck
+    assert running.job.timings.finished is not None
+    scheduler.stop()  # once more waits for nothing
+    running.go.set()
+    wait_for(lambda: not scheduler.stuck)
+    assert scheduler.counters.outcomes == {"cancelled": 2}
+    assert len(running.pieces) == 1
 
 
 def test_the_counters_hold_every_phase(make) -> None:

@@ -18,6 +18,7 @@ from llmtrace.reference import ServerProcess
 from tests.support.waiting import wait_for
 
 MODEL = "llmtrace-tiny"
+MORE = "response_format.json_schema.more"
 PHASES = ("queue_time_ms", "time_to_first_token_ms", "generation_time_ms")
 
 
@@ -30,6 +31,18 @@ def fresh(words: int) -> str:
 def chat(client: openai.OpenAI, prompt: str, **options: Any) -> Any:
     asked: dict[str, Any] = {"model": MODEL, "max_tokens": 8, "temperature": 0, **options}
     return client.chat.completions.create(messages=[{"role": "user", "content": prompt}], **asked)
+
+
+def post(server: ServerProcess, path: str, body: bytes | None) -> tuple[int, dict[str, Any]]:
+    """The status and the error of a request that no client would send; a body of None is a GET."""
+    request = urllib.request.Request(server.root_url + path, data=body, headers={"x-request-id": "mine"})
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(request)
+    with caught.value as answer:
+        assert answer.headers["x-request-id"] == "mine"
+        error = json.loads(answer.read())["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    return answer.code, error
 
 
 def metrics_of(response: Any) -> dict[str, Any]:
@@ -190,7 +203,7 @@ def test_the_truth_of_a_cancelled_stream_can_be_read_back(client: openai.OpenAI,
     assert stream.response.headers["x-request-id"] == "left-early"
     stream.close()
     truth = server.truth("left-early")
-    assert truth["outcome"] == "cancelled"
+    assert (truth["outcome"], truth["finish_reasons"]) == ("cancelled", ["abort"])
     assert truth["trace_id"] == "0af7651916cd43dd8448eb211c80319c"
     assert truth["span_id"] == "b7ad6b7169203331"
     assert 5 <= truth["output_tokens"] < 2000
@@ -297,15 +310,49 @@ async def test_the_asynchronous_client(server: ServerProcess) -> None:
         ({"stop_token_ids": [1]}, "stop_token_ids", "not supported"),
         ({"prompt": "x"}, "prompt", "not supported"),
         ({"stop": list("abcde")}, "stop", "at most 4"),
+        ({"stream": True, "stream_options": {"include_usage": 1}}, "stream_options.include_usage", "a boolean"),
+        ({"stream": True, "stream_options": {"every": 1}}, "stream_options.every", "not supported"),
+        ({"response_format": {"type": "text", "strict": True}}, "response_format.strict", "not supported"),
+        ({"response_format": {"json_schema": {"more": 1}, "type": "json_schema"}}, MORE, "not supported"),
+        ({"max_tokens": 5, "max_completion_tokens": 6}, "max_tokens", "give one of"),
+        ({"max_tokens": "5", "max_completion_tokens": 5}, "max_tokens", "integer"),
+        ({"max_tokens": 2**70}, "messages", "maximum context length is 4096"),
+        ({"temperature": float("inf")}, "temperature", "from 0 to 2"),
+        ({"temperature": float("nan")}, "temperature", "from 0 to 2"),
+        ({"seed": "7"}, "seed", "integer"),
+        ({"n": 0}, "n", "from 1 to 16"),
+        ({"parallel_tool_calls": "no"}, "parallel_tool_calls", "a boolean"),
+        ({"tools": {}}, "tools", "a list"),
+        ({"messages": [{"role": "word " * 100_000, "content": "x"}]}, "messages", "has at least"),
         ({"max_tokens": 5000}, "messages", "maximum context length is 4096"),
     ],
 )
-def test_bad_parameters(client: openai.OpenAI, options: dict[str, Any], param: str, says: str) -> None:
-    body = {"messages": [{"role": "user", "content": "x"}], **options}
-    with pytest.raises(openai.BadRequestError, match=says) as caught:
-        client.post("/chat/completions", cast_to=object, body={"model": MODEL, **body})
-    assert caught.value.param == param
-    assert caught.value.type == "invalid_request_error"
+def test_bad_parameters(server: ServerProcess, options: dict[str, Any], param: str, says: str) -> None:
+    body = {"model": MODEL, "messages": [{"role": "user", "content": "x"}], **options}
+    status, error = post(server, "/v1/chat/completions", json.dumps(body).encode())
+    assert (status, error["param"], error["type"]) == (400, param, "invalid_request_error")
+    assert says in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "says"),
+    [
+        ([], "must be a string, a list of token ids, or a list of either"),
+        ([[]], "must be a string"),
+        ([[True]], "must be a string"),
+        (["a", [1]], "must be a string"),
+        ([None], "must be a string"),
+        ("", "has no tokens"),
+        ([-1], "must lie in"),
+        ([2**70], "must lie in"),
+        (["a"] * 65, "at most 64 prompts"),
+        ([[5] * 5000], "maximum context length is 4096"),
+    ],
+)
+def test_bad_prompts(server: ServerProcess, prompt: Any, says: str) -> None:
+    status, error = post(server, "/v1/completions", json.dumps({"model": MODEL, "prompt": prompt}).encode())
+    assert (status, error["param"]) == (400, "prompt")
+    assert says in error["message"]
 
 
 def test_a_prompt_that_is_too_long(client: openai.OpenAI) -> None:
@@ -361,6 +408,9 @@ def test_an_unknown_model(client: openai.OpenAI) -> None:
         ("/v1/chat/completions", b"[]", 400, "must be a JSON object"),
         ("/v1/chat/completions", b"[" * 200_000, 400, "nested too deeply"),
         ("/v1/chat/completions", b'{"model": "\\ud800"}', 400, "half of a character"),
+        ("/v1/chat/completions", b'{"model": "\xed\xa0\x80"}', 400, "not valid JSON"),
+        ("/v1/chat/completions", '{"model": "x"}'.encode("utf-16"), 400, "not valid JSON"),
+        ("/v1/chat/completions", b'{"n": ' + b"1" * 5000 + b"}", 400, "not valid JSON"),
         ("/v1/chat/completions", None, 405, "Not allowed"),
         ("/v1/nowhere", None, 404, "Invalid URL"),
         ("/v1/models/gpt-9", None, 404, "does not exist"),
@@ -369,14 +419,8 @@ def test_an_unknown_model(client: openai.OpenAI) -> None:
 def test_errors_have_openais_shape(
     server: ServerProcess, path: str, body: bytes | None, status: int, says: str
 ) -> None:
-    request = urllib.request.Request(server.root_url + path, data=body, headers={"x-request-id": "mine"})
-    with pytest.raises(urllib.error.HTTPError) as caught:
-        urllib.request.urlopen(request)
-    with caught.value as answer:
-        assert answer.code == status
-        assert answer.headers["x-request-id"] == "mine"
-        error = json.loads(answer.read())["error"]
-    assert set(error) == {"message", "type", "param", "code"}
+    found, error = post(server, path, body)
+    assert found == status
     assert says in error["message"]
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import socket
-import threading
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -16,7 +14,6 @@ from typing import Any
 
 import openai
 import pytest
-import uvicorn
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -25,7 +22,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 from llmtrace.reference import LoadedModel, build_or_load, create_app, spans
 from llmtrace.reference.timings import Chunk, Timings
 from llmtrace.reference.tiny_adapter import build_tiny_adapter
-from tests.reference.conftest import SMALL
+from tests.reference import conftest
 from tests.support.waiting import wait_for
 
 SLACK = 5_000_000
@@ -51,16 +48,11 @@ def serving(small: LoadedModel, exported: InMemorySpanExporter, **options: Any) 
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exported))
     app = create_app(small, faults=True, tracer_provider=provider, block_size=8, **options)
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
-    thread = threading.Thread(target=lambda: asyncio.run(server.serve()), daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    with openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="unused", max_retries=0) as client:
+    with (
+        conftest.in_process(app) as base_url,
+        openai.OpenAI(base_url=base_url, api_key="unused", max_retries=0) as client,
+    ):
         yield client
-    server.should_exit = True
-    thread.join(10)
 
 
 def ask(client: openai.OpenAI, prompt: str, model: str = "small", **headers: str):
@@ -136,6 +128,9 @@ def test_spans_continue_the_trace_and_fill_their_parent(
             "they fall below the microsecond, for Jaeger's critical path"
         )
         assert told["llmtrace.call.outcome"] == "completed"
+        assert told["gen_ai.response.finish_reasons"] == ("length",)
+        found = {span.attributes["llmtrace.model.fingerprint"] for span in (parent, *children)}
+        assert found == {response.system_fingerprint}
         assert began - SLACK <= parent.start_time < parent.end_time <= time.time_ns() + SLACK
 
 
@@ -160,6 +155,7 @@ def test_a_crash_is_an_error_and_a_request_that_left_is_cancelled(
     assert parent.status.status_code is StatusCode.ERROR
     assert parent.attributes["error.type"] == "RuntimeError"
     assert parent.attributes["llmtrace.call.outcome"] == "error"
+    assert parent.attributes["gen_ai.response.finish_reasons"] == ("error",)
     assert children[-1].end_time == parent.end_time
     exported.clear()
     stream = in_process.chat.completions.create(
@@ -173,6 +169,7 @@ def test_a_crash_is_an_error_and_a_request_that_left_is_cancelled(
     stream.close()
     parent, children = tree(exported)
     assert parent.attributes["llmtrace.call.outcome"] == "cancelled"
+    assert parent.attributes["gen_ai.response.finish_reasons"] == ("abort",)
     assert {"llm.queue", "llm.prefill", "llm.decode"} <= {span.name for span in children}
     assert children[-1].end_time == parent.end_time
 
@@ -225,7 +222,7 @@ def with_adapter(
     pytest.importorskip("peft")
     root = tmp_path_factory.mktemp("adapted")
     adapters = {
-        name: build_tiny_adapter(root / name, spec=SMALL, rank=rank, seed=rank)
+        name: build_tiny_adapter(root / name, spec=conftest.SMALL, rank=rank, seed=rank)
         for name, rank in (("tuned", 8), ("other", 4))
     }
     loaded = build_or_load(small_path, device="cpu")
@@ -388,7 +385,7 @@ def test_starts_fall_below_the_microsecond_also_of_chunks_that_touch(below: int)
     )
     exported, provider = InMemorySpanExporter(), TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exported))
-    writer = spans.ServerSpans(provider)
+    writer = spans.ServerSpans(provider, fingerprint="fp_123")
     writer.chunks = True
     writer.emit(timings, carrier={}, request_id="r", model="m", outcome="completed")
     parent, children = tree(exported)
@@ -400,6 +397,7 @@ def test_starts_fall_below_the_microsecond_also_of_chunks_that_touch(below: int)
         key=lambda span: span.start_time or 0,
     )
     assert [(span.attributes or {})["llmtrace.phase.tokens"] for span in inside] == [16, 16, 8]
+    assert {(span.attributes or {})["llmtrace.model.fingerprint"] for span in inside} == {"fp_123"}
     assert inside[0].start_time == children[1].start_time
     for siblings in (children, inside):
         starts = [(span.start_time or 0) % 1000 for span in siblings]
