@@ -114,7 +114,7 @@ def convert(
     gc.disable()  # millions of small objects, none of them in a cycle
     try:
         with pq.ParquetWriter(target, schema, compression="lz4", use_dictionary=dictionaries) as writer:
-            for number, document, reason, done in documents(stretch):
+            for number, document, reason, done in documents(stretch, flattener.add_line):
                 lines = max(lines, number)
                 if reason:
                     flattener.problems.append(otlp.Problem(number, reason))
@@ -204,11 +204,12 @@ def _coerced(value: Any, kind: pa.DataType) -> Any:
 
 
 Read = tuple[int, Any, str, int]
-"""Line within the stretch, the document (None: an empty line), what is wrong with it, bytes read since the last."""
+"""Line within the stretch, the document (None: an empty line, or one that was taken), what is wrong with it, bytes read
+since the last."""
 
 
-def documents(stretch: Stretch) -> Iterator[Read]:
-    """Yields the documents of a stretch, line by line."""
+def documents(stretch: Stretch, take: Callable[[bytes], bool] = lambda text: False) -> Iterator[Read]:
+    """Yields the documents of a stretch, line by line; ``take`` may take a line of a file of lines, as it is written."""
     if not stretch.lines:
         problems: list[otlp.Problem] = []
         for line, document in otlp.documents(Path(stretch.path), problems):
@@ -217,7 +218,7 @@ def documents(stretch: Stretch) -> Iterator[Read]:
             yield problem.line, None, problem.reason, 0
         yield 0, None, "", stretch.end
         return
-    with open(stretch.path, "rb") as file:
+    with open(stretch.path, "rb", buffering=_BLOCK) as file:
         packed = file.read(2) == b"\x1f\x8b"
         file.seek(stretch.start)
         source = _unpacked(file) if packed else _plain(file, stretch.end - stretch.start)
@@ -229,7 +230,7 @@ def documents(stretch: Stretch) -> Iterator[Read]:
             text = line.strip()
             if number == 1:
                 text = text.removeprefix(b"\xef\xbb\xbf")
-            if not text:
+            if not text or take(text):
                 yield number, None, "", done
                 continue
             try:
