@@ -1,8 +1,8 @@
 """Regular lines of OTLP/JSON, decoded into typed objects, become columns: a step for each column, not for each span.
 
-The objects take a third of the memory of dicts, and so much of the time. Only what fills the table is decoded; of
-the rest it is only asked whether it is JSON. A line that is written otherwise than exporters write it is refused as a
-whole, and nothing of it is added: the caller then reads it as any JSON.
+Such objects take far less memory than dicts, and memory is what takes the time. Only what fills the table is decoded;
+the rest has to be JSON, but may hold numbers beyond a float's. A line that is written otherwise than exporters write it
+is refused as a whole: the caller then reads it as any JSON.
 """
 
 from __future__ import annotations

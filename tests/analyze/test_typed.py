@@ -145,6 +145,16 @@ def test_regular_lines_are_taken(documents_: list[Any]) -> None:
     assert arrow_table(quick, SCHEMA).equals(arrow_table(other, SCHEMA))
 
 
+def test_an_empty_member_of_a_list_costs_nothing() -> None:
+    writer = Writer()
+    writer.call(0, [("queue", 20)])
+    members = {"arrayValue": {"values": [{"stringValue": "stop"}, {}]}}
+    writer.spans[0]["attributes"].append({"key": "gen_ai.response.finish_reasons", "value": members})
+    _, quick, other = tables(json.dumps(writer.document()).encode())
+    assert quick.equals(other)
+    assert quick["finish"].to_pylist() == ["stop,None", None]
+
+
 @pytest.mark.parametrize("path", sorted(Path(__file__).parent.glob("recorded/*.gz")), ids=lambda path: path.name)
 def test_recorded_files(path: Path) -> None:
     texts_ = gzip.decompress(path.read_bytes()).splitlines()
