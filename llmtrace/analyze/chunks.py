@@ -17,13 +17,18 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from llmtrace.analyze import half_pairs, otlp
-from llmtrace.analyze.flatten import Flattener, Sparse
+from llmtrace.analyze.flatten import Flattener
 from llmtrace.analyze.schema import Column, Kind, with_extra
+from llmtrace.analyze.sparse import Sparse
 
 STRETCH = 24 << 20
 """Bytes of an uncompressed file that one task reads."""
-BATCH = 25_000
-"""Spans held as Python objects before they become columns."""
+BATCH = 4096
+"""Spans held as Python objects before they become columns: as many as the processor's caches hold."""
+GROUP = 25_000
+"""Spans that are written together."""
+LONG = 8 << 10
+"""Bytes. A line that is shorter has few spans, for which a step for each column takes longer than one for each span."""
 PROBLEMS_KEPT = 100
 _EACH_ITS_OWN = ("trace_id", "span_id", "parent_id", "start_ns", "end_ns", "response_id")
 _BLOCK = 1 << 20
@@ -110,11 +115,12 @@ def convert(
     spans = lines = problems = 0
     first_problems: list[otlp.Problem] = []
     dictionaries: Any = _repeating(columns)
+    waiting: list[pa.Table] = []
     collecting = gc.isenabled()
     gc.disable()  # millions of small objects, none of them in a cycle
     try:
         with pq.ParquetWriter(target, schema, compression="lz4", use_dictionary=dictionaries) as writer:
-            for number, document, reason, done in documents(stretch):
+            for number, document, reason, done in documents(stretch, flattener.add_line):
                 lines = max(lines, number)
                 if reason:
                     flattener.problems.append(otlp.Problem(number, reason))
@@ -126,14 +132,23 @@ def convert(
                 if done:
                     tell(done)
                 if len(flattener) >= BATCH:
-                    spans += len(flattener)
-                    writer.write_table(arrow_table(flattener, schema))
-            spans += len(flattener)
-            writer.write_table(arrow_table(flattener, schema))
+                    waiting.append(arrow_table(flattener, schema))
+                    if sum(table.num_rows for table in waiting) >= GROUP:
+                        spans += _write(waiting, writer)
+            waiting.append(arrow_table(flattener, schema))
+            spans += _write(waiting, writer)
     finally:
         if collecting:
             gc.enable()
     return Outcome(spans, lines, first_problems, problems)
+
+
+def _write(tables: list[pa.Table], writer: pq.ParquetWriter) -> int:
+    """Write the tables as one; returns the number of their rows. The list is empty afterwards."""
+    table = pa.concat_tables(tables)
+    tables.clear()
+    writer.write_table(table)
+    return table.num_rows
 
 
 def _repeating(columns: Sequence[Column]) -> list[str]:
@@ -195,6 +210,8 @@ def _coerced(value: Any, kind: pa.DataType) -> Any:
             return value if isinstance(value, bool) else {"true": True, "false": False}.get(str(value).lower())
         if isinstance(value, bool):
             return None
+        if pa.types.is_integer(kind) and isinstance(value, int):
+            return value if -(2**63) <= value < 2**63 else None
         number = float(value)
         if pa.types.is_integer(kind):
             return int(number) if abs(number) < 2**63 else None
@@ -204,11 +221,12 @@ def _coerced(value: Any, kind: pa.DataType) -> Any:
 
 
 Read = tuple[int, Any, str, int]
-"""Line within the stretch, the document (None: an empty line), what is wrong with it, bytes read since the last."""
+"""Line within the stretch, the document (None: an empty line, or one that was taken), what is wrong with it, bytes read
+since the last."""
 
 
-def documents(stretch: Stretch) -> Iterator[Read]:
-    """Yields the documents of a stretch, line by line."""
+def documents(stretch: Stretch, take: Callable[[bytes], bool] = lambda text: False) -> Iterator[Read]:
+    """Yields the documents of a stretch, line by line; ``take`` may take a long line of a file of lines unparsed."""
     if not stretch.lines:
         problems: list[otlp.Problem] = []
         for line, document in otlp.documents(Path(stretch.path), problems):
@@ -217,7 +235,7 @@ def documents(stretch: Stretch) -> Iterator[Read]:
             yield problem.line, None, problem.reason, 0
         yield 0, None, "", stretch.end
         return
-    with open(stretch.path, "rb") as file:
+    with open(stretch.path, "rb", buffering=_BLOCK) as file:
         packed = file.read(2) == b"\x1f\x8b"
         file.seek(stretch.start)
         source = _unpacked(file) if packed else _plain(file, stretch.end - stretch.start)
@@ -229,7 +247,7 @@ def documents(stretch: Stretch) -> Iterator[Read]:
             text = line.strip()
             if number == 1:
                 text = text.removeprefix(b"\xef\xbb\xbf")
-            if not text:
+            if not text or (len(text) >= LONG and take(text)):
                 yield number, None, "", done
                 continue
             try:

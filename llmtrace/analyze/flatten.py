@@ -1,48 +1,23 @@
-"""Turns OTLP/JSON documents into columns: regular ones by a fast path, all others through the careful reader."""
+"""Turns OTLP/JSON into columns: regular lines and documents by faster ways, all others through the careful reader."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
 from llmtrace.analyze import engine_spans, jaeger, otlp, whole_span
 from llmtrace.analyze.contract import TELLING
 from llmtrace.analyze.schema import FIXED, Column
+from llmtrace.analyze.sparse import Sparse
+from llmtrace.analyze.typed import KINDS, STATUSES, Lines, Resource, members
 
-_KINDS = dict(enumerate(otlp.KINDS))
-_STATUSES = dict(enumerate(otlp.STATUSES))
 _ENGINE = (-1, False)
 """Marks the attributes of engines' own spans that fill no column."""
 _LATEST = 1 << 63
 _ODD = (KeyError, TypeError, ValueError, AttributeError)
 Row = tuple[Any, ...]
 """A span's values of ``FIXED``."""
-
-
-class Sparse:
-    """A column that few spans fill: the rows that have a value, and the values."""
-
-    __slots__ = ("rows", "values")
-
-    def __init__(self) -> None:
-        self.rows: list[int] = []
-        self.values: list[Any] = []
-
-    def put(self, row: int, value: Any, best: bool) -> None:
-        """Fill ``row``; where another attribute has filled it already, only the ``best`` one takes its place."""
-        if self.rows and self.rows[-1] == row:
-            if best:
-                self.values[-1] = value
-            return
-        self.rows.append(row)
-        self.values.append(value)
-
-    def fill(self, row: int, value: Any) -> None:
-        """Fill ``row`` unless it is filled."""
-        if not self.rows or self.rows[-1] != row:
-            self.rows.append(row)
-            self.values.append(value)
 
 
 class Flattener:
@@ -61,19 +36,32 @@ class Flattener:
         self._of_resource = [(place, column.resource) for place, column in enumerate(self._asked) if column.resource]
         for mark in engine_spans.MARKS:
             self._places.setdefault(mark, _ENGINE)
+        self._lines = Lines(self._places, self._of)
         self._clear()
 
     def _clear(self) -> None:
-        self._rows: list[Row] = []
+        self._fixed: list[list[Any]] = [[] for _ in FIXED]
         self._sparse = [Sparse() for _ in self._asked]
         self._texts: list[whole_span.Texts] = []
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._fixed[0])
+
+    def add_line(self, text: bytes) -> bool:
+        """Add the document in ``text`` if it is a regular one; else add nothing and return False."""
+        if self._whole:
+            return False
+        rows_before = len(self)
+        try:
+            self._lines.add(text, self._fixed, self._sparse)
+        except _ODD:
+            self.cut(rows_before)
+            return False
+        return True
 
     def add(self, document: Any, line: int) -> None:
         """Add one document: an OTLP object, or a list of them."""
-        rows_before = len(self._rows)
+        rows_before = len(self)
         try:
             if jaeger.is_jaeger(document):
                 document = jaeger.to_otlp(document)
@@ -87,29 +75,26 @@ class Flattener:
 
     def cut(self, length: int) -> None:
         """Drop all rows after the first ``length``."""
-        del self._rows[length:]
-        del self._texts[length:]
+        for values in (*self._fixed, self._texts):
+            del values[length:]
         for column in self._sparse:
-            while column.rows and column.rows[-1] >= length:
-                column.rows.pop()
-                column.values.pop()
+            column.cut(length)
 
-    def take(self) -> tuple[list[Sequence[Any]], list[Sparse], list[Sequence[Any]]]:
+    def take(self) -> tuple[Sequence[Sequence[Any]], list[Sparse], list[Sequence[Any]]]:
         """Return the values of ``FIXED``, the columns asked for and ``whole_span.COLUMNS``, and drop them here."""
-        fixed = _columns(self._rows, len(FIXED))
+        fixed, sparse = self._fixed, self._sparse
         texts = _columns(self._texts, len(whole_span.COLUMNS) if self._whole else 0)
-        sparse = self._sparse
         self._clear()
         return fixed, sparse, texts
 
     def _regular(self, document: Any) -> None:
         """Add the rows of a regular document; raises one of ``_ODD`` where the document is not regular."""
-        rows, sparse, whole = self._rows, self._sparse, self._whole
+        rows: list[Row] = []
+        first, sparse, whole = len(self), self._sparse, self._whole
         place_of = self._places.get
         last_trace = trace_id = ""
         for resource in document["resourceSpans"]:
-            texts = _texts(resource.get("resource"))
-            service, served_by = texts.get("service.name"), self._served_by(texts)
+            service, served_by = self._of(resource.get("resource"))
             about = whole_span.resource_text(resource.get("resource")) if self._whole else ""
             for scope in resource["scopeSpans"]:
                 maker = whole_span.scope_text(scope.get("scope"))
@@ -129,17 +114,17 @@ class Flattener:
                     bytes.fromhex(own)
                     parent = span.get("parentSpanId")
                     status = span.get("status")
-                    row = len(rows)
+                    row = first + len(rows)
                     rows.append(
                         (
                             trace_id,
                             own.lower(),
                             parent.lower() if parent else None,
                             span.get("name", ""),
-                            _KINDS[span.get("kind", 0)],
+                            KINDS[span.get("kind", 0)],
                             start,
                             end,
-                            _STATUSES[status.get("code", 0)] if status else "unset",
+                            STATUSES[status.get("code", 0)] if status else "unset",
                             service,
                         )
                     )
@@ -171,6 +156,11 @@ class Flattener:
                         known, beneath = engine_spans.expanded_json(span, scope["spans"], maker, service or "")
                         self._know(row, known)
                         made.extend(beneath)
+        self._extend(rows)
+
+    def _extend(self, rows: Iterable[Row]) -> None:
+        for column, values in zip(self._fixed, zip(*rows, strict=True), strict=False):
+            column.extend(values)
 
     def _know(self, row: int, known: Mapping[str, Any]) -> None:
         """Fill in what an engine's span is known by, where its own attributes say nothing of it."""
@@ -178,6 +168,11 @@ class Flattener:
             where = self._places.get(name)
             if where is not None:
                 self._sparse[where[0]].fill(row, value)
+
+    def _of(self, resource: Any) -> Resource:
+        """What is taken from a resource."""
+        texts = _texts(resource)
+        return Resource(texts.get("service.name"), self._served_by(texts))
 
     def _served_by(self, about: Mapping[str, Any]) -> list[tuple[int, str]]:
         """The columns that a resource fills, and what with."""
@@ -191,25 +186,24 @@ class Flattener:
     def _from_span(self, span: otlp.Span) -> None:
         service = span.resource.get("service.name")
         attributes = span.everything
-        row = len(self._rows)
-        self._rows.append(
-            (
-                span.trace_id,
-                span.span_id,
-                span.parent_id,
-                span.name,
-                span.kind,
-                span.start_ns,
-                span.end_ns,
-                span.status.code,
-                service if isinstance(service, str) else None,
-            )
+        row = len(self)
+        values = (
+            span.trace_id,
+            span.span_id,
+            span.parent_id,
+            span.name,
+            span.kind,
+            span.start_ns,
+            span.end_ns,
+            span.status.code,
+            service if isinstance(service, str) else None,
         )
+        self._extend([values])
         for column, sparse in zip(self._asked, self._sparse, strict=True):
             for attribute in column.attributes:
                 value = attributes.get(attribute)
                 if value is not None:
-                    sparse.put(row, _joined(value) if isinstance(value, tuple) else value, True)
+                    sparse.put(row, ",".join(map(str, value)) if isinstance(value, tuple) else value, True)
                     break
         for place, value in self._served_by(span.resource):
             self._sparse[place].fill(row, value)
@@ -236,12 +230,8 @@ def _moved(events: Sequence[Any]) -> list[Any]:
     ]
 
 
-def _joined(values: Any) -> str:
-    return ",".join(str(value) for value in values)
-
-
 def _array(value: Any) -> str:
-    return _joined(next(iter(member.values())) for member in value.get("values", ()))
+    return members(value.get("values", ()))
 
 
 _READ: dict[str, Callable[[Any], Any]] = {"intValue": int, "arrayValue": _array}

@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -243,6 +244,7 @@ def _run(jobs: Sequence[_Job], extra: tuple[str, ...], tell: Tell) -> None:
     try:
         for thread in threads:
             thread.start()
+        import_module("ibis.backends.duckdb")  # needed next; meanwhile there is nothing else to do here
         for thread in threads:
             thread.join()
     finally:
