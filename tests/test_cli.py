@@ -440,6 +440,26 @@ def test_doctor_tries_an_export() -> None:
         assert "the endpoint is not a URL" in result.stdout
 
 
+def test_doctor_tries_the_places_that_metrics_and_logs_have_of_their_own() -> None:
+    with closing(Replay()) as collector:
+        collector.serve(json_answer({}))
+        own = {
+            "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": f"{collector.url}/m",
+            "OTEL_EXPORTER_OTLP_METRICS_HEADERS": "x-key=metrics",
+            "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT": f"{collector.url}/l",
+            "OTEL_EXPORTER_OTLP_HEADERS": "x-key=all",
+        }
+        tried = examined(True, OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, **own, **PATIENT)
+        for name in ("METRICS_ENDPOINT", "LOGS_ENDPOINT", "ENDPOINT"):
+            assert f"OTEL_EXPORTER_OTLP_{name} " in tried.stdout
+        assert tried.stdout.count(f"{collector.url} over HTTP took an empty export") >= 3
+        sent = {(request.path, request.headers.get("x-key")) for request in collector.requests if request.body == b""}
+        assert {("/m", "metrics"), ("/l", "all"), ("/v1/traces", "all")} <= sent
+    gone = examined(False, OTEL_EXPORTER_OTLP_METRICS_ENDPOINT=collector.url, **PATIENT)
+    assert "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT" in gone.stdout
+    assert "nobody listens" in " ".join(gone.stdout.split())
+
+
 def test_doctor_tries_an_export_over_grpc() -> None:
     collector = GrpcCollector()
     try:
