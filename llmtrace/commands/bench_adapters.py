@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from llmtrace import interpreter
-from llmtrace.commands.common import Device, fail, guarded, importing, terminal
+from llmtrace.commands.common import Device, fail, guarded, importing, is_usable, terminal
 from llmtrace.whole_file import write_text
 from llmtrace.wording import clean
 
@@ -36,7 +36,12 @@ def add(group: Any) -> None:
         ] = "stacked",
         density: Annotated[
             float | None,
-            typer.Option(help="The share of values that ties, dare and magnitude_prune keep.", show_default="0.5"),
+            typer.Option(
+                min=0.0,
+                max=1.0,
+                help="The share of values that ties, dare and magnitude_prune keep.",
+                show_default="0.5",
+            ),
         ] = None,
         prompts: Annotated[
             Path | None, typer.Option(help="A file with a prompt per line.", show_default="eight of its own")
@@ -90,9 +95,12 @@ def _weights(text: str | None) -> list[float] | None:
     if text is None:
         return None
     try:
-        return [float(part) for part in text.split(",")]
+        weights = [float(part) for part in text.split(",")]
     except ValueError:
+        weights = []
+    if not weights or not all(map(is_usable, weights)):
         fail(f"{text!r} is no list of weights: give for instance 0.7,0.3")
+    return weights
 
 
 def _print(console: Any, results: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from llmtrace.commands import interrupts
-from llmtrace.commands.common import guarded, terminal
+from llmtrace.commands.common import check_texts, guarded, terminal
 
 
 def add(app: Any) -> None:
@@ -16,6 +16,7 @@ def add(app: Any) -> None:
     @app.command()
     @guarded
     def show(  # pyright: ignore[reportUnusedFunction]
+        context: typer.Context,
         file: Annotated[
             Path,
             typer.Argument(help="OTLP/JSON: lines or one object, gzipped or not.", show_default=False, readable=False),
@@ -33,6 +34,7 @@ def add(app: Any) -> None:
         strict: Annotated[bool, typer.Option("--strict", help="Fail on the first broken line.")] = False,
     ) -> None:
         """Print the waterfalls of an OTLP/JSON file, whoever wrote it."""
+        check_texts(context)
         with interrupts.loading():
             from llmtrace.view import html as page
             from llmtrace.view import terminal as waterfalls

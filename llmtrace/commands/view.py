@@ -13,6 +13,7 @@ from llmtrace.commands.common import fail, guarded, importing, needs
 from llmtrace.listening import is_loopback
 
 _PORT = 4319
+_MOST_BYTES = 1 << 60
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
@@ -142,6 +143,7 @@ def _progress() -> Generator[Callable[[Any], None], None, None]:
 
 def _bytes(text: str) -> int:
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?\s*", text, re.IGNORECASE)
-    if match is None:
-        fail(f"--max-size {text!r} is no size: give for instance 500MB or 2GB")
-    return int(float(match[1]) * _UNITS[match[2].upper()])
+    size = float(match[1]) * _UNITS[match[2].upper()] if match is not None else 0.0
+    if not 1 <= size <= _MOST_BYTES:
+        fail(f"--max-size {text[:40]!r} is no size: give for instance 500MB or 2GB")
+    return int(size)
