@@ -54,6 +54,8 @@ class Flattener:
         self._whole = whole
         self._asked = tuple(columns)[len(FIXED) :]
         self.problems: list[otlp.Problem] = []
+        self.odd = 0
+        """Values that cannot be (``plausible``), as far as they have become columns."""
         self._places: dict[str, tuple[int, bool]] = {}
         for place, column in enumerate(self._asked):
             for rank, attribute in enumerate(column.attributes):
@@ -192,6 +194,7 @@ class Flattener:
         service = span.resource.get("service.name")
         attributes = span.everything
         row = len(self._rows)
+        self.odd += span.odd
         self._rows.append(
             (
                 span.trace_id,
