@@ -145,6 +145,8 @@ def _print(console: Any, results: dict[str, Any]) -> None:
         notes.insert(0, words)
     for line in notes:
         console.print(escape(line), soft_wrap=True)
+    if "warning" in results:
+        console.print(f"warning: {escape(results['warning'])}", style="yellow", soft_wrap=True)
 
 
 def _ratio(row: dict[str, Any]) -> str:
