@@ -11,7 +11,7 @@ from llmtrace import interpreter
 from llmtrace.commands import interrupts
 from llmtrace.errors import LlmtraceError
 from llmtrace.version import install_hint
-from llmtrace.wording import clean
+from llmtrace.wording import clean, fitted
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 
@@ -121,8 +121,12 @@ def terminal(**options: Any) -> Any:
     return Terminal(**options)
 
 
+def tell(sentence: str) -> None:
+    """Tell people on stderr, beside a command's own output."""
+    print(fitted(f"llmtrace: {sentence}", sys.stderr), file=sys.stderr, flush=True)
+
+
 def fail(message: str) -> NoReturn:
-    """Print ``message`` in one line on stderr and exit."""
-    line = " ".join(clean(message, 4000).split())
-    print(f"llmtrace: {line}", file=sys.stderr)
+    """Print ``message`` on stderr, in one line but where a terminal is narrower, and exit."""
+    tell(" ".join(clean(message, 4000).split()))
     raise SystemExit(_FAILED)

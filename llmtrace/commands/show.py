@@ -8,6 +8,7 @@ import typer
 
 from llmtrace.commands import interrupts
 from llmtrace.commands.common import check_texts, guarded, terminal
+from llmtrace.wording import fitted
 
 
 def add(app: Any) -> None:
@@ -43,7 +44,7 @@ def add(app: Any) -> None:
             selection = select(file, trace=trace, limit=limit, strict=strict)
             page.write_html(selection.spans, html, title=file.name)
             for line in selection.notes():
-                print(line, file=sys.stderr)
+                print(fitted(line, sys.stderr), file=sys.stderr)
             print(f"wrote {html}")
             return
         waterfalls.show(file, terminal(), trace=trace, limit=limit, strict=strict, notes=terminal(stderr=True))

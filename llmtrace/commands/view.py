@@ -1,7 +1,6 @@
 """`llmtrace view`: a page over the spans that programs send, or over files."""
 
 import re
-import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from llmtrace.commands.common import fail, guarded, importing, needs
+from llmtrace.commands.common import fail, guarded, importing, needs, tell
 from llmtrace.listening import is_loopback
 
 _PORT = 4319
@@ -81,10 +80,7 @@ def add(app: Any) -> None:
             from llmtrace.view.serve.guard import origin_of
             from llmtrace.view.serve.run import Options, Ready, run
         if not is_loopback(host):
-            print(
-                f"llmtrace: warning: with --host {host} everyone who reaches this machine can read and send spans",
-                file=sys.stderr,
-            )
+            tell(f"warning: with --host {host} everyone who reaches this machine can read and send spans")
 
         def ready(up: Ready) -> None:
             print(f"The page: {up.url}   ({up.place})")
@@ -102,9 +98,6 @@ def add(app: Any) -> None:
 
                 webbrowser.open(up.url)
 
-        def note(sentence: str) -> None:
-            print(f"llmtrace: {sentence}", file=sys.stderr, flush=True)
-
         options = Options(
             files=files or (),
             host=host,
@@ -117,8 +110,8 @@ def add(app: Any) -> None:
             origins=tuple(map(origin_of, allow_origin or ())),
             default_ports=port == _PORT if default_ports is None else default_ports,
         )
-        with needs("view"), _progress() as tell:
-            run(options, ready, tell, note)
+        with needs("view"), _progress() as progress:
+            run(options, ready, progress, tell)
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from llmtrace.launch import signals
 from llmtrace.launch.signals import PATHS, Signal
 from llmtrace.observe.address import without_credentials
 from llmtrace.version import GRPC_EXPORTER_COMMAND, install_hint
+from llmtrace.wording import fitted
 
 VIEWER: Final = "http://127.0.0.1:4319"
 COLLECTOR: Final = "http://127.0.0.1:4318"
@@ -246,7 +247,7 @@ def say(sentence: str) -> None:
     """Tell people on stderr; nobody where that is closed: the program's own output is not the place."""
     stream: TextIO | None = sys.stderr
     if stream is not None:
-        print(f"llmtrace: {sentence}", file=stream, flush=True)
+        print(fitted(f"llmtrace: {sentence}", stream), file=stream, flush=True)
 
 
 def is_grpc_target(url: str) -> bool:
