@@ -53,12 +53,14 @@ def _is_readable(value: Any, deep: int) -> bool:
         return True
     try:
         _ = bool(value), value == "", value in ("",)
-        if not isinstance(value, (list, tuple, Mapping)):
-            return True
-        inner: Any = value
         if isinstance(value, Mapping):
-            _ = value.get(""), "" in value
-            inner = value.values()
+            _ = value.get(""), "" in value, [*value]
+            inner = [item for _, item in value.items()]
+        elif isinstance(value, (list, tuple)):
+            _ = value[:1]
+            inner = [*value]
+        else:
+            return True
         return deep > 0 and len(value) >= 0 and all(_is_readable(each, deep - 1) for each in inner)
     except Exception:
         return False
