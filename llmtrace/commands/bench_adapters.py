@@ -56,6 +56,7 @@ def add(group: Any) -> None:
         """Say how LoRA adapters conflict, and how far together they move the answers from each alone."""
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+        parts = _weights(weights)
         if out is not None and out.suffix == ".html":
             fail(f"--out names the JSON file; the page is written beside it: give {out.with_suffix('.json')}")
         if out is not None and not out.parent.is_dir():
@@ -65,9 +66,7 @@ def add(group: Any) -> None:
                 raise ImportError(name="peft")
             from llmtrace.reference.adapter_bench import Asked, measure, named_folders
         threads = max(1, (os.cpu_count() or 2) // 2)  # torch's spin: on a machine that is not idle, fewer are faster
-        asked = Asked(
-            named_folders(adapter), _weights(weights), method, density, model, device, prompts, tokens, threads
-        )
+        asked = Asked(named_folders(adapter), parts, method, density, model, device, prompts, tokens, threads)
         stderr = terminal(stderr=True)
         columns = (BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
         with Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal) as progress:
