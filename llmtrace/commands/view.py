@@ -73,6 +73,7 @@ def add(app: Any) -> None:
             fail("--memory and --store exclude each other")
         if jaeger is not None and not re.match(r"https?://[^/\s]+", jaeger):
             fail(f"--jaeger takes an address such as http://localhost:16686, not {jaeger!r}")
+        most_bytes = _bytes(max_size)
         with importing("view"):
             from llmtrace.analyze import no_pandas
 
@@ -104,7 +105,7 @@ def add(app: Any) -> None:
             port=port,
             store=store,
             memory=memory,
-            max_bytes=_bytes(max_size),
+            max_bytes=most_bytes,
             jaeger_url=jaeger.rstrip("/") if jaeger else None,
             names=tuple(allow_host or ()),
             origins=tuple(map(origin_of, allow_origin or ())),
