@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
 import os
+import pty
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 from contextlib import closing
 from pathlib import Path
@@ -21,9 +25,10 @@ from typer.models import ArgumentInfo
 from llmtrace import doctor
 from llmtrace.cli import build_app
 from llmtrace.commands import common
-from llmtrace.doctor import packages, page
+from llmtrace.doctor import packages
 from llmtrace.launch import destinations
 from llmtrace.version import DISTRIBUTION, VERSION
+from llmtrace.wording import lines
 from tests.support.grpc_collector import GrpcCollector
 from tests.support.replay import Replay, Script, json_answer
 from tests.support.warm import COMMAND, warm
@@ -336,10 +341,31 @@ def test_a_command_that_doctor_names_stays_in_one_line() -> None:
     commands.append("llmtrace show traces.otlp.jsonl")
     sentence = f"Traced: nothing ({commands[0]}). Spans: they go into a file, to be read by {commands[1]}."
     for width in range(1, 90):
-        wrapped = page.lines(sentence, width)
+        wrapped = lines(sentence, width)
         assert " ".join(wrapped) == sentence
         assert all(any(command in line for line in wrapped) for command in commands)
         assert max(map(len, wrapped)) <= max(width, *map(len, commands)) + len("().")
+
+
+@pytest.mark.parametrize(
+    "arguments", [("show", "no-such-folder/and-no-such-file.jsonl"), ("run", "no-such-program", "x")]
+)
+def test_what_is_wrong_is_told_in_lines_as_wide_as_the_terminal(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    reader, writer = pty.openpty()
+    try:
+        fcntl.ioctl(writer, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 30, 0, 0))
+        command = [sys.executable, "-m", "llmtrace.cli", *arguments]
+        done = subprocess.run(
+            command, stdout=subprocess.DEVNULL, stderr=writer, env=environment(), cwd=tmp_path, timeout=120, check=False
+        )
+        told = os.read(reader, 4096).decode().splitlines()
+    finally:
+        os.close(reader)
+        os.close(writer)
+    assert done.returncode in (1, 127)
+    assert len(told) > 1
+    assert all(len(line) <= 30 or " " not in line for line in told), told
+    assert " ".join(told).startswith("llmtrace: ")
 
 
 def test_doctor_says_what_is_there() -> None:
@@ -438,6 +464,26 @@ def test_doctor_tries_an_export() -> None:
         result = examined(False, OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=wrong)
         assert result.returncode == 0
         assert "the endpoint is not a URL" in result.stdout
+
+
+def test_doctor_tries_the_places_that_metrics_and_logs_have_of_their_own() -> None:
+    with closing(Replay()) as collector:
+        collector.serve(json_answer({}))
+        own = {
+            "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": f"{collector.url}/m",
+            "OTEL_EXPORTER_OTLP_METRICS_HEADERS": "x-key=metrics",
+            "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT": f"{collector.url}/l",
+            "OTEL_EXPORTER_OTLP_HEADERS": "x-key=all",
+        }
+        tried = examined(True, OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, **own, **PATIENT)
+        for name in ("METRICS_ENDPOINT", "LOGS_ENDPOINT", "ENDPOINT"):
+            assert f"OTEL_EXPORTER_OTLP_{name} " in tried.stdout
+        assert tried.stdout.count(f"{collector.url} over HTTP took an empty export") >= 3
+        sent = {(request.path, request.headers.get("x-key")) for request in collector.requests if request.body == b""}
+        assert {("/m", "metrics"), ("/l", "all"), ("/v1/traces", "all")} <= sent
+    gone = examined(False, OTEL_EXPORTER_OTLP_METRICS_ENDPOINT=collector.url, **PATIENT)
+    assert "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT" in gone.stdout
+    assert "nobody listens" in " ".join(gone.stdout.split())
 
 
 def test_doctor_tries_an_export_over_grpc() -> None:

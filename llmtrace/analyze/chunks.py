@@ -13,10 +13,9 @@ from typing import Any, BinaryIO
 import numpy as np
 import orjson
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from llmtrace.analyze import half_pairs, otlp
+from llmtrace.analyze import half_pairs, otlp, plausible, plausible_columns
 from llmtrace.analyze.flatten import Flattener
 from llmtrace.analyze.schema import Column, Kind, with_extra
 from llmtrace.analyze.sparse import Sparse
@@ -32,9 +31,6 @@ LONG = 8 << 10
 PROBLEMS_KEPT = 100
 _EACH_ITS_OWN = ("trace_id", "span_id", "parent_id", "start_ns", "end_ns", "response_id")
 _BLOCK = 1 << 20
-_compute: Any = pc  # its functions are made as it is imported: a checker sees none
-_BEYOND = 10**15
-"""No tokens, seconds, USD or scores of a span are so many."""
 _TYPES: dict[Kind, Any] = {"text": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
 
 
@@ -57,6 +53,8 @@ class Outcome:
     problems: list[otlp.Problem]
     """The first ``PROBLEMS_KEPT``; their lines count from the stretch's first."""
     problem_count: int
+    odd: int = 0
+    """Values that cannot be, and count as not known."""
 
 
 def cut(path: Path) -> list[Stretch]:
@@ -140,7 +138,7 @@ def convert(
     finally:
         if collecting:
             gc.enable()
-    return Outcome(spans, lines, first_problems, problems)
+    return Outcome(spans, lines, first_problems, problems, flattener.odd)
 
 
 def _write(tables: list[pa.Table], writer: pq.ParquetWriter) -> int:
@@ -162,34 +160,33 @@ def arrow_schema(columns: Sequence[Column]) -> pa.Schema:
 
 
 def arrow_table(flattener: Flattener, schema: pa.Schema) -> pa.Table:
-    """The rows that the flattener holds, as a table; the flattener is empty afterwards."""
+    """The rows that the flattener holds, as a table; the flattener is empty afterwards. What cannot be is null in it,
+    and counted by the flattener.
+    """
     count = len(flattener)
     fixed, sparse, texts = flattener.take()
     each = iter(schema)
     arrays = [_array(values, next(each).type) for values in fixed]
-    arrays += [_spread(column, count, next(each)) for column in sparse]
+    for column in sparse:
+        spread, odd = _spread(column, count, next(each))
+        flattener.odd += odd
+        arrays.append(spread)
     arrays += [_array(values, next(each).type) for values in texts]
-    return pa.Table.from_arrays(arrays, schema=schema)
+    columns: dict[str, Any] = dict(zip(schema.names, arrays, strict=True))
+    flattener.odd += plausible_columns.known_columns(columns)
+    return pa.Table.from_arrays(list(columns.values()), schema=schema)
 
 
-def _spread(column: Sparse, count: int, field: pa.Field) -> pa.Array:
-    """A column of ``count`` values; the rows without a value are null."""
+def _spread(column: Sparse, count: int, field: pa.Field) -> tuple[pa.Array, int]:
+    """A column of ``count`` values, the rows without a value null; and how many values cannot be."""
     if not column.rows:
-        return pa.nulls(count, field.type)
+        return pa.nulls(count, field.type), 0
     places = np.full(count, -1, dtype=np.int64)
     places[column.rows] = np.arange(len(column.rows))
-    values = _array(column.values, field.type)
+    values, odd = _array(column.values, field.type), 0
     if not field.name.endswith("_ns"):  # moments are that large
-        values = _measurable(values)
-    return values.take(pa.array(places, mask=places < 0))
-
-
-def _measurable(values: pa.Array) -> pa.Array:
-    """Null for what no span measures, NaN among it: one such number, or its square, is all that is left of a sum."""
-    if not (pa.types.is_floating(values.type) or pa.types.is_integer(values.type)):
-        return values
-    between = _compute.and_(_compute.greater(values, -_BEYOND), _compute.less(values, _BEYOND))
-    return _compute.if_else(between, values, pa.scalar(None, values.type))
+        values, odd = plausible_columns.known_values(values, field.name in plausible.COUNTS)
+    return values.take(pa.array(places, mask=places < 0)), odd
 
 
 def _array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:

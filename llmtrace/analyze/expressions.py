@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import ibis
+
+HOPS: Final = 8
+"""The most steps up from a span where one statement takes them all."""
 
 
 def when(condition: Any, then: Any, otherwise: Any = None) -> Any:

@@ -29,6 +29,8 @@ class Flattener:
         self._whole = whole
         self._asked = tuple(columns)[len(FIXED) :]
         self.problems: list[otlp.Problem] = []
+        self.odd = 0
+        """Values that cannot be (``plausible``), as far as they have become columns."""
         self._places: dict[str, tuple[int, bool]] = {}
         for place, column in enumerate(self._asked):
             for rank, attribute in enumerate(column.attributes):
@@ -187,6 +189,7 @@ class Flattener:
         service = span.resource.get("service.name")
         attributes = span.everything
         row = len(self)
+        self.odd += span.odd
         values = (
             span.trace_id,
             span.span_id,

@@ -55,6 +55,8 @@ class Stats:
     skewed: int = 0
     """Children of another service that begin before or end after their parent by over a millisecond: clocks that
     disagree. Durations are used, which they do not touch."""
+    odd: int = 0
+    """Values that cannot be, and count as not known."""
     notes: list[str] = field(default_factory=list[str])
     """What was left unread, a sentence each."""
     versions: list[int] = field(default_factory=list[int])
@@ -195,6 +197,7 @@ def _account(stats: Stats, path: Path, outcomes: Sequence[Outcome]) -> None:
     for outcome in outcomes:
         stats.spans += outcome.spans
         stats.problem_count += outcome.problem_count
+        stats.odd += outcome.odd
         room = PROBLEMS_KEPT - len(stats.problems)
         stats.problems.extend(
             f"{path}:{before + problem.line}: {problem.reason}" for problem in outcome.problems[:room]
@@ -312,7 +315,7 @@ def _feed(
 
 def _outcome(message: dict[str, Any]) -> Outcome:
     problems = [Problem(**problem) for problem in message["problems"]]
-    return Outcome(message["spans"], message["lines"], problems, message["problem_count"])
+    return Outcome(message["spans"], message["lines"], problems, message["problem_count"], message["odd"])
 
 
 # Tables kept from before

@@ -8,10 +8,9 @@ from typing import Any, Final
 
 import ibis
 
+from llmtrace.analyze.expressions import HOPS
 from llmtrace.analyze.statements import name_of
 
-HOPS: Final = 8
-"""The most steps up from a span where one statement takes them all."""
 _FURTHER: Final = 64
 """The most steps up where each is computed before the next."""
 Make = Callable[..., Any]

@@ -94,6 +94,8 @@ class Span:
     resource: Mapping[str, Any] = field(default_factory=dict[str, Any])
     scope: Scope = Scope()
     links: tuple[Link, ...] = ()
+    odd: int = field(default=0, compare=False)
+    """Values that it had and that cannot be: they are left out."""
 
     @property
     def everything(self) -> Mapping[str, Any]:
@@ -118,6 +120,11 @@ class TraceFile:
     path: Path
     spans: tuple[Span, ...]
     problems: tuple[Problem, ...] = ()
+
+    @property
+    def odd(self) -> int:
+        """Values that cannot be, and count as not known."""
+        return sum(span.odd for span in self.spans)
 
 
 def read(path: str | os.PathLike[str], strict: bool = False) -> TraceFile:
@@ -344,12 +351,18 @@ def _scope(item: Any) -> Scope:
 
 
 def _span(item: Any, resource: Mapping[str, Any], scope: Scope) -> Span:
+    from llmtrace.analyze import plausible  # here, since the columns it knows are known by engines' spans, read by this
+
     if not _is_mapping(item):
         raise ValueError("not an object")
     start = _time(item, "startTimeUnixNano")
     if start is None:
         raise ValueError("startTimeUnixNano is missing")
     end = _time(item, "endTimeUnixNano")
+    attributes = _attributes(item)
+    odd = plausible.known(attributes)
+    if end is not None and end < start:
+        end, odd = None, odd + 1
     parent = _get(item, "parentSpanId")
     return Span(
         trace_id=_id(item, "traceId", 16),
@@ -359,12 +372,13 @@ def _span(item: Any, resource: Mapping[str, Any], scope: Scope) -> Span:
         kind=_word(item.get("kind"), KINDS, "SPAN_KIND_"),
         start_ns=start,
         end_ns=start if end is None else end,
-        attributes=_attributes(item),
+        attributes=attributes,
         status=_status(item.get("status")),
         events=tuple(_event(event, start) for event in _list(item, "events") if _is_mapping(event)),
         resource=resource,
         scope=scope,
         links=tuple(link for item in _list(item, "links") if (link := _link(item)) is not None),
+        odd=odd,
     )
 
 

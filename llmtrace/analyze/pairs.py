@@ -11,8 +11,7 @@ from typing import Any, Final
 import ibis
 
 from llmtrace.analyze.contract import LLM_OPERATIONS
-from llmtrace.analyze.expressions import first, when
-from llmtrace.analyze.nesting import HOPS
+from llmtrace.analyze.expressions import HOPS, first, when
 from llmtrace.emit import names
 from llmtrace.tasks.prices import MODALITIES
 

@@ -109,6 +109,7 @@ def as_json(report: Report) -> dict[str, Any]:
                 "duplicates": stats.duplicates,
                 "orphans": stats.orphans,
                 "clock_skew": stats.skewed,
+                "not_known": stats.odd,
                 "schema_versions": stats.versions,
             }
             for stats in report.stats

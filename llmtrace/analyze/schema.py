@@ -17,7 +17,7 @@ from llmtrace.tasks.prices import MODALITIES
 
 Kind = Literal["text", "int", "float", "bool"]
 
-VERSION: Final = 12
+VERSION: Final = 13
 """Changes with the columns: tables cached by an older version are made anew."""
 
 

@@ -76,11 +76,12 @@ def calls(
 
 
 def timed(table: Any) -> Any:
-    """Calls with ``route``, ``began_ns`` and ``duration``."""
+    """Calls with ``route``, ``began_ns`` and ``duration``, which is not known of one without an end."""
+    seconds = length(table)
     return table.mutate(
         route=_route(table),
         began_ns=first(table.call_start_ns, table.start_ns),
-        duration=first(table.call_duration, length(table)),
+        duration=first(table.call_duration, when(seconds > 0, seconds)),
     )
 
 

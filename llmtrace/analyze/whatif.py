@@ -7,6 +7,7 @@ what is left out changes what comes after it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
@@ -32,10 +33,10 @@ def make(book: Book, factors: Mapping[str, float]) -> Report:
     ``factors``: components, their kinds or names, or phases, that take so many times as long, with all beneath them.
 
     Raises:
-        LlmtraceError: a part that no request has, or a factor below 0.
+        LlmtraceError: a part that no request has, or a factor that is below 0 or not finite.
     """
     for part, factor in factors.items():
-        if not factor >= 0:
+        if not 0 <= factor < math.inf:
             raise LlmtraceError(
                 f"{part} cannot take {factor:g} times as long: 0 is gone, 0.5 half as long, 1 unchanged"
             )

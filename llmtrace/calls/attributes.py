@@ -8,6 +8,7 @@ from typing import Any
 from llmtrace.calls.cancellation import cancellation_attributes
 from llmtrace.calls.finish_reasons import finish_reasons
 from llmtrace.calls.model_sent import model_sent
+from llmtrace.calls.reading import of_params, of_request
 from llmtrace.calls.result import Result
 from llmtrace.calls.state import CallState
 from llmtrace.calls.verdict import attributes_of
@@ -70,7 +71,7 @@ def call_attributes(result: Result) -> dict[str, Any]:
     usage, chunk_timing = answer.usage, call.chunk_timing
     attributes: dict[str, Any] = {}
     if state.is_genai_span:
-        attributes.update(state.operation.request_attributes(state.request))
+        attributes.update(of_request(state.request, state.operation.request_attributes))
         if call.streaming:
             attributes[names.REQUEST_STREAM] = True
         for name, value in (
@@ -306,7 +307,7 @@ def _lost(result: Result, lost: Loss) -> dict[str, Any]:
     """What the cache might have spared, and why it did not."""
     attributes: dict[str, Any] = {names.LOST_TOKENS: lost.tokens, names.LOST_BECAUSE: lost.reason}
     if lost.text is not None:
-        attributes[names.CHANGED_AT], tools = place_of(result.state.request.params, lost.text)
+        attributes[names.CHANGED_AT], tools = of_params(result.state.request, place_of, lost.text)
         if tools:
             attributes[names.LOST_BECAUSE] = TOOLS_CHANGED
         attributes[names.CHANGED_TOKEN] = lost.near

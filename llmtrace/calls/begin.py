@@ -12,6 +12,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Link, Span, SpanKind, Tracer
 
 from llmtrace.calls import adoption
+from llmtrace.calls.reading import of_params, read_request
 from llmtrace.calls.repairs import REPAIR, Question
 from llmtrace.calls.retry_links import marks, scope
 from llmtrace.calls.services import Services
@@ -68,7 +69,7 @@ class Beginning:
         traced at all.
         """
         services, settings = self._services, self._services.settings
-        request = operation.read_request(body)
+        request = read_request(operation, body)
         endpoint = self._endpoint(provider, client, url, request.provider)
         start, offset = start_time()
         tracer = services.telemetry.tracer()
@@ -81,7 +82,7 @@ class Beginning:
         links = None
         if (owns or later or adopted is not None) and services.retry_links:
             route = _route(endpoint, operation, request)
-            links = services.retry_links.links(above, operation.name, request.params, route, start / 1e9)
+            links = services.retry_links.links(above, operation.name, request, route, start / 1e9)
         asked: Asked | None = None
         if services.repairs.any:  # else there is nothing to repair, and a call that nobody records is cheap
             asked = self._asked(above, operation, request, start)
@@ -123,10 +124,10 @@ class Beginning:
             raise
 
     def _asked(self, above: Span, operation: Operation, request: Request, start: int) -> Asked:
-        carried, where, params = units.baggage_attributes(), scope(above), request.params
+        carried, where = units.baggage_attributes(), scope(above)
         declared = carried.get(names.STEP_KIND) == REPAIR
-        texts = prompt_texts(params)
-        question = self._services.repairs.asked(where, operation.name, params, texts, start / 1e9, declared)
+        texts = of_params(request, prompt_texts)
+        question = of_params(request, self._services.repairs.asked, where, operation.name, texts, start / 1e9, declared)
         return carried, where, texts, question
 
     def _open(self, state: CallState, start: int, offset: int, texts: Sequence[str]) -> Call:
@@ -137,9 +138,9 @@ class Beginning:
         recent = max(closing, LAST_CHUNKS if settings.diagnosis and operation.chunk_text else LAST)
         state.closing = recent if several else closing
         state.route = route = _route(state.endpoint, operation, request)
-        explicit = state.endpoint.provider in CACHE_IF_ASKED and asks_for_caching(request.params)
+        explicit = state.endpoint.provider in CACHE_IF_ASKED and of_params(request, asks_for_caching)
         prompt = self._services.prefixes.look(route, texts, start / 1e9, explicit, route[:_WHOSE])
-        state.media, prompt.aside = media(request.params, last_only=prompt.known > 0)
+        state.media, prompt.aside = of_params(request, media, prompt.known > 0)
         state.prompt = prompt
         call = Call(
             self._ended,
@@ -208,7 +209,7 @@ _WHOSE = 4
 def _route(endpoint: Endpoint, operation: Operation, request: Request) -> tuple[Any, ...]:
     """What the baselines know the call's route by."""
     asked = operation.path or operation.name
-    return (endpoint.provider, endpoint.host, endpoint.port, request.model, asked, *variant(request.params))
+    return (endpoint.provider, endpoint.host, endpoint.port, request.model, asked, *of_params(request, variant))
 
 
 def _over_http(provider: Provider, client: Any) -> bool:

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from llmtrace import conventions
+from llmtrace.calls.reading import of_request
 from llmtrace.calls.result import Result
 from llmtrace.emit import names
 from llmtrace.observe import call as calls
@@ -79,7 +80,7 @@ def _closing(call: Call) -> tuple[int, int | None]:
 
 
 def _limit(result: Result) -> int | None:
-    limit = result.state.operation.request_attributes(result.state.request).get(conventions.MAX_TOKENS)
+    limit = of_request(result.state.request, result.state.operation.request_attributes).get(conventions.MAX_TOKENS)
     return limit * result.state.request.choices if isinstance(limit, int) else None
 
 

@@ -10,6 +10,7 @@ from opentelemetry.trace import SpanContext, Status, StatusCode, set_span_in_con
 
 from llmtrace.calls import adoption, attributes
 from llmtrace.calls.chunk_weights import pace_of
+from llmtrace.calls.reading import of_request
 from llmtrace.calls.result import Result
 from llmtrace.calls.services import Services
 from llmtrace.calls.verdict import evidence_of
@@ -105,9 +106,9 @@ def _emit_content(result: Result, own: dict[str, Any], settings: Settings) -> No
         operation, request = state.operation, state.request
         received, streamed = _received(call)
         captured = content.Content(
-            without_data_urls(operation.system_instructions(request)),
-            operation.tool_definitions(request),
-            without_data_urls(operation.input_messages(request)),
+            without_data_urls(of_request(request, operation.system_instructions)),
+            of_request(request, operation.tool_definitions),
+            without_data_urls(of_request(request, operation.input_messages)),
             without_data_urls(operation.output_messages(received, streamed)),
         ).attributes(settings.semconv)
         if mode in ("span_only", "span_and_event") and state.is_genai_span:

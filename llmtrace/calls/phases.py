@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from llmtrace.calls.reading import of_params
 from llmtrace.calls.services import Services
 from llmtrace.calls.state import CallState
 from llmtrace.estimate.hits import NOTHING_TOLD, Told
@@ -80,7 +81,7 @@ def _sample(services: Services, call: Call, state: CallState, answer: Answer, se
     if isinstance(sample, Sample) and sample.whole and state.request.choices != 1:
         return WHOLE_ANSWER  # several answers, made side by side, and their tokens told in all
     if answer.usage.input_tokens is None and baselines.wants_text(state.route, state.request.model):
-        baselines.take_text(state.route, state.request.model, prompt_texts(state.request.params))
+        baselines.take_text(state.route, state.request.model, of_params(state.request, prompt_texts))
     return sample
 
 

@@ -78,9 +78,9 @@ class Repairs:
 
     def asked(
         self,
+        params: Mapping[str, Any],
         where: Hashable,
         operation: str,
-        params: Mapping[str, Any],
         texts: Sequence[str],
         now: float,
         declared: bool,

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from opentelemetry.trace import INVALID_SPAN, Link, Span, SpanContext, format_trace_id
 
+from llmtrace.calls.reading import of_params
 from llmtrace.emit import names
+from llmtrace.providers.declare import Request
 from llmtrace.providers.prompt import prompt_texts, tool_name
 
 RETRY, FALLBACK = "retry", "fallback"
@@ -51,19 +53,19 @@ class RetryLinks:
         self,
         where: Hashable,
         operation: str,
-        params: Mapping[str, Any],
+        request: Request,
         route: tuple[Any, ...],
         span: SpanContext,
         why: str,
         at: float,
     ) -> None:
         """Remember a call that failed; ``where``: what ``scope`` said when it began, ``at``: monotonic s."""
-        texts = tuple(prompt_texts(params, tool_name))
+        texts = tuple(of_params(request, prompt_texts, tool_name))
         if texts:
             self._failed.append(Failed((where, operation, hash(texts)), route, span, why, at))
 
     def links(
-        self, above: Span, operation: str, params: Mapping[str, Any], route: tuple[Any, ...], now: float
+        self, above: Span, operation: str, request: Request, route: tuple[Any, ...], now: float
     ) -> list[Link] | None:
         """The link to the failed call that this one repeats, as a span takes it.
 
@@ -71,7 +73,7 @@ class RetryLinks:
 
         A failed call is repeated once: what is asked after that is a repetition of the repetition, or a new question.
         """
-        asked = (scope(above), operation, hash(tuple(prompt_texts(params, tool_name))))
+        asked = (scope(above), operation, hash(tuple(of_params(request, prompt_texts, tool_name))))
         for each in reversed(self._failed.copy()):
             if now - each.at > _FOR_S:
                 return None

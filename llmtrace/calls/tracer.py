@@ -212,7 +212,7 @@ class CallTracer:
             self.services.retry_links.failed(
                 state.scope,
                 state.operation.name,
-                state.request.params,
+                state.request,
                 state.route,
                 state.span.get_span_context(),
                 result.failure,

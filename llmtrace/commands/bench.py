@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from llmtrace.commands import bench_adapters, bench_grammar
-from llmtrace.commands.common import Device, fail, guarded, importing, terminal
+from llmtrace.commands.common import Device, fail, guarded, importing, is_usable, terminal
 from llmtrace.whole_file import write_text
 
 
@@ -85,7 +85,7 @@ def _counts(text: str) -> list[int]:
         numbers = [int(part) for part in text.split(",")]
     except ValueError:
         numbers = []
-    if not numbers or min(numbers) < 1:
+    if not numbers or min(numbers) < 1 or not is_usable(max(numbers)):
         fail(f"{text!r} is no list of counts: give for instance 128,512")
     return numbers
 
@@ -145,6 +145,8 @@ def _print(console: Any, results: dict[str, Any]) -> None:
         notes.insert(0, words)
     for line in notes:
         console.print(escape(line), soft_wrap=True)
+    if "warning" in results:
+        console.print(f"warning: {escape(results['warning'])}", style="yellow", soft_wrap=True)
 
 
 def _ratio(row: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from llmtrace import interpreter
-from llmtrace.commands.common import Device, fail, guarded, importing, terminal
+from llmtrace.commands.common import Device, fail, guarded, importing, is_usable, terminal
 from llmtrace.whole_file import write_text
 from llmtrace.wording import clean
 
@@ -36,7 +36,12 @@ def add(group: Any) -> None:
         ] = "stacked",
         density: Annotated[
             float | None,
-            typer.Option(help="The share of values that ties, dare and magnitude_prune keep.", show_default="0.5"),
+            typer.Option(
+                min=0.0,
+                max=1.0,
+                help="The share of values that ties, dare and magnitude_prune keep.",
+                show_default="0.5",
+            ),
         ] = None,
         prompts: Annotated[
             Path | None, typer.Option(help="A file with a prompt per line.", show_default="eight of its own")
@@ -51,6 +56,7 @@ def add(group: Any) -> None:
         """Say how LoRA adapters conflict, and how far together they move the answers from each alone."""
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+        parts = _weights(weights)
         if out is not None and out.suffix == ".html":
             fail(f"--out names the JSON file; the page is written beside it: give {out.with_suffix('.json')}")
         if out is not None and not out.parent.is_dir():
@@ -60,9 +66,7 @@ def add(group: Any) -> None:
                 raise ImportError(name="peft")
             from llmtrace.reference.adapter_bench import Asked, measure, named_folders
         threads = max(1, (os.cpu_count() or 2) // 2)  # torch's spin: on a machine that is not idle, fewer are faster
-        asked = Asked(
-            named_folders(adapter), _weights(weights), method, density, model, device, prompts, tokens, threads
-        )
+        asked = Asked(named_folders(adapter), parts, method, density, model, device, prompts, tokens, threads)
         stderr = terminal(stderr=True)
         columns = (BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
         with Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal) as progress:
@@ -90,9 +94,12 @@ def _weights(text: str | None) -> list[float] | None:
     if text is None:
         return None
     try:
-        return [float(part) for part in text.split(",")]
+        weights = [float(part) for part in text.split(",")]
     except ValueError:
+        weights = []
+    if not weights or not all(map(is_usable, weights)):
         fail(f"{text!r} is no list of weights: give for instance 0.7,0.3")
+    return weights
 
 
 def _print(console: Any, results: dict[str, Any]) -> None:

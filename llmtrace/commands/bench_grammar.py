@@ -105,3 +105,5 @@ def _print(console: Any, results: dict[str, Any]) -> None:
         f"compiling took {held['compile_seconds'] * 1e3:.1f} ms (the first, with the tokenizer, "
         f"{held['compile_seconds_first'] * 1e3:.1f} ms), masks {held['mask_seconds_per_token'] * 1e6:.0f} µs per token"
     )
+    if "warning" in results:
+        console.print(f"warning: {results['warning']}", style="yellow", soft_wrap=True)

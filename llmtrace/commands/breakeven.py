@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from llmtrace.commands.common import guarded, importing
+from llmtrace.commands.common import guarded, importing, was_given
 from llmtrace.commands.report import SOURCES, Given, give, opened, share_of, taking
 
 
@@ -16,6 +16,7 @@ def add(app: Any) -> None:
     @guarded
     @taking
     def breakeven(  # pyright: ignore[reportUnusedFunction]
+        context: typer.Context,
         sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help=SOURCES)],
         bench: Annotated[Path, typer.Option(metavar="FILE", help="What llmtrace bench wrote.")] = Path(
             "llmtrace-bench.json"
@@ -53,6 +54,11 @@ def add(app: Any) -> None:
             from llmtrace.analyze.book import Book
             from llmtrace.analyze.breakeven import machine, report
             from llmtrace.analyze.breakeven.choices import Prices, Targets
+        if was_given(context, "components"):
+            raise typer.BadParameter("breakeven does not take --components: it is about routes")
+        for option, target in (("ttft", slo_ttft), ("itl", slo_itl), ("total", slo_total)):
+            if target == 0:
+                raise typer.BadParameter(f"--slo-{option} is 0; it takes seconds over 0")
         if (usd_in is None) != (usd_out is None):
             raise typer.BadParameter("--usd-in and --usd-out go together")
         results = machine.read(bench)

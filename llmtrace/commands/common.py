@@ -4,28 +4,31 @@ import contextlib
 import functools
 import os
 import sys
-from collections.abc import Callable, Generator
-from typing import Any, Literal, NoReturn
+from collections.abc import Callable, Generator, Mapping
+from typing import Any, Final, Literal, NoReturn
 
 from llmtrace import interpreter
 from llmtrace.commands import interrupts
 from llmtrace.errors import LlmtraceError
 from llmtrace.version import install_hint
-from llmtrace.wording import clean
+from llmtrace.wording import clean, fitted
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 
 _FAILED = 1
 INTERRUPTED = 130
+MOST: Final = 1_000_000_000
+"""The largest number that any option takes: seconds, tokens, rows, USD."""
 
 
 def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap a command so that expected errors become one line and an exit code."""
+    """Wrap a command so that expected errors become one line and an exit code, as do numbers that nothing takes."""
 
     @functools.wraps(command, updated=())
     def guarded(*args: Any, **kwargs: Any) -> Any:
         try:
             try:
+                _check_numbers(kwargs)
                 return command(*args, **kwargs)
             finally:
                 sys.stdout.flush()  # `--help` and `--version` leave through SystemExit
@@ -46,6 +49,38 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
             fail(f"{error.filename}: {error.strerror}" if error.filename else error.strerror)
 
     return guarded
+
+
+def _check_numbers(options: Mapping[str, Any]) -> None:
+    """Refuse what a range of typer's lets through: NaN, infinity, and numbers beyond all use, which overflow later."""
+    for name, value in options.items():
+        for number in value if isinstance(value, (list, tuple)) else (value,):
+            if isinstance(number, (int, float)) and not is_usable(number):
+                import typer
+
+                option, told = name.replace("_", "-"), f"{number:g}" if isinstance(number, float) else f"{number}"[:20]
+                raise typer.BadParameter(f"--{option} is {told}; it takes a number of at most {MOST:,}")
+
+
+def was_given(context: Any, name: str) -> bool:
+    """Whether the option ``name`` of a command (typer's context) stands on its command line."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def check_texts(context: Any) -> None:
+    """Refuse options that are given and empty, as by a variable of the shell's that is not set."""
+    import typer
+
+    for option in context.command.params:
+        value = context.params.get(option.name)
+        if value == "" and option.param_type_name == "option" and was_given(context, option.name):
+            raise typer.BadParameter(f"{option.opts[0]} is empty: leave it out, or say what")
+
+
+def is_usable(number: float) -> bool:
+    """Whether a number that was given can be meant: a finite one, of at most ``MOST``."""
+    return abs(number) <= MOST
 
 
 @contextlib.contextmanager
@@ -86,8 +121,12 @@ def terminal(**options: Any) -> Any:
     return Terminal(**options)
 
 
+def tell(sentence: str) -> None:
+    """Tell people on stderr, beside a command's own output."""
+    print(fitted(f"llmtrace: {sentence}", sys.stderr), file=sys.stderr, flush=True)
+
+
 def fail(message: str) -> NoReturn:
-    """Print ``message`` in one line on stderr and exit."""
-    line = " ".join(clean(message, 4000).split())
-    print(f"llmtrace: {line}", file=sys.stderr)
+    """Print ``message`` on stderr, in one line but where a terminal is narrower, and exit."""
+    tell(" ".join(clean(message, 4000).split()))
     raise SystemExit(_FAILED)

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from llmtrace.commands.common import fail, guarded
+from llmtrace.commands.common import fail, guarded, was_given
 
 _MOST_S = 30 * 86_400
 """The longest that anything is waited for, s."""
@@ -99,7 +99,7 @@ def add(app: Any) -> None:
         """
         if context.invoked_subcommand is not None:
             for option in context.command.params:
-                if option.name and _was_given(context, option.name):
+                if option.name and was_given(context, option.name):
                     raise typer.BadParameter(f"{option.opts[0]} goes behind {context.invoked_subcommand}")
             return
         if not watch and (state is not None or rounds):
@@ -155,11 +155,6 @@ def add(app: Any) -> None:
         cancelling.prove(asked, tokens, metrics or [], json_file)
 
     app.add_typer(group, name="probe")
-
-
-def _was_given(context: typer.Context, name: str) -> bool:
-    source = context.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"
 
 
 def _check(price: tuple[float, float] | None) -> None:

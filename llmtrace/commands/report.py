@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 import typer
 
-from llmtrace.commands.common import guarded, importing, terminal
+from llmtrace.commands.common import check_texts, guarded, importing, terminal, was_given
 from llmtrace.whole_file import replacing
 from llmtrace.wording import clean_json
 
@@ -93,11 +93,12 @@ class Given:
 
 
 def taking(command: Callable[..., None]) -> Callable[..., None]:
-    """A command like ``command(..., given)`` that takes the options of ``Given`` instead of ``given``."""
+    """A command like ``command(context, ..., given)`` that takes the options of ``Given`` instead of ``given``."""
     names = [field.name for field in fields(Given)]
 
     @wraps(command)
     def run(**options: Any) -> None:
+        check_texts(options["context"])
         given = Given(**{name: options.pop(name) for name in names})
         command(**options, given=given)
 
@@ -123,6 +124,7 @@ def add(app: Any) -> None:
     @guarded
     @taking
     def report(  # pyright: ignore[reportUnusedFunction]
+        context: typer.Context,
         name: Annotated[
             str,
             typer.Argument(metavar="NAME", help=_NAMES),
@@ -168,6 +170,12 @@ def add(app: Any) -> None:
             from llmtrace.analyze.book import Book
         if name not in reports.NAMES:
             raise typer.BadParameter(f"no report {name!r}; there are {', '.join(reports.NAMES)}")
+        for option, takers in reports.TAKERS.items():
+            if name not in takers and was_given(context, option):
+                raise typer.BadParameter(
+                    f"report {name} does not take --{option.replace('_', '-')}; report {' and '.join(takers)} "
+                    f"{'do' if len(takers) > 1 else 'does'}"
+                )
         objectives = _objectives(slo_ttft, slo_itl, slo_total)
         options = reports.Options(
             top=top, span_usd=span_usd, usd=usd, quality=quality, objectives=objectives, slo=share_of(slo),
@@ -185,6 +193,7 @@ def add(app: Any) -> None:
     @guarded
     @taking
     def compare(  # pyright: ignore[reportUnusedFunction]
+        context: typer.Context,
         before: Annotated[str, typer.Argument(help=SOURCES)],
         after: Annotated[str, typer.Argument(help="The same, after the change.")],
         quality: _Quality = None,
@@ -203,6 +212,7 @@ def add(app: Any) -> None:
     @guarded
     @taking
     def whatif(  # pyright: ignore[reportUnusedFunction]
+        context: typer.Context,
         sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help=SOURCES)],
         phase: Annotated[
             str | None, typer.Option(help="The phase or component that would change.", show_default=False)
@@ -251,6 +261,8 @@ def add(app: Any) -> None:
         mapping = given.mapping
         is_whole = (phase is None) == (factor is None)
         if slo is not None and not factors and is_whole:
+            if was_given(context, "components"):
+                raise typer.BadParameter("whatif --slo does not take --components: it is about phases")
             share = share_of(slo)
             with opened([sources], given) as (traces,):
                 give(restore.make(Book(traces), objectives, share), given)

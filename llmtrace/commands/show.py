@@ -7,7 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from llmtrace.commands import interrupts
-from llmtrace.commands.common import guarded, terminal
+from llmtrace.commands.common import check_texts, guarded, terminal
+from llmtrace.wording import fitted
 
 
 def add(app: Any) -> None:
@@ -16,6 +17,7 @@ def add(app: Any) -> None:
     @app.command()
     @guarded
     def show(  # pyright: ignore[reportUnusedFunction]
+        context: typer.Context,
         file: Annotated[
             Path,
             typer.Argument(help="OTLP/JSON: lines or one object, gzipped or not.", show_default=False, readable=False),
@@ -33,6 +35,7 @@ def add(app: Any) -> None:
         strict: Annotated[bool, typer.Option("--strict", help="Fail on the first broken line.")] = False,
     ) -> None:
         """Print the waterfalls of an OTLP/JSON file, whoever wrote it."""
+        check_texts(context)
         with interrupts.loading():
             from llmtrace.view import html as page
             from llmtrace.view import terminal as waterfalls
@@ -41,7 +44,7 @@ def add(app: Any) -> None:
             selection = select(file, trace=trace, limit=limit, strict=strict)
             page.write_html(selection.spans, html, title=file.name)
             for line in selection.notes():
-                print(line, file=sys.stderr)
+                print(fitted(line, sys.stderr), file=sys.stderr)
             print(f"wrote {html}")
             return
         waterfalls.show(file, terminal(), trace=trace, limit=limit, strict=strict, notes=terminal(stderr=True))

@@ -1,7 +1,6 @@
 """`llmtrace view`: a page over the spans that programs send, or over files."""
 
 import re
-import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,10 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
-from llmtrace.commands.common import fail, guarded, importing, needs
+from llmtrace.commands.common import fail, guarded, importing, needs, tell
 from llmtrace.listening import is_loopback
 
 _PORT = 4319
+_MOST_BYTES = 1 << 60
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
@@ -73,6 +73,7 @@ def add(app: Any) -> None:
             fail("--memory and --store exclude each other")
         if jaeger is not None and not re.match(r"https?://[^/\s]+", jaeger):
             fail(f"--jaeger takes an address such as http://localhost:16686, not {jaeger!r}")
+        most_bytes = _bytes(max_size)
         with importing("view"):
             from llmtrace.analyze import no_pandas
 
@@ -80,10 +81,7 @@ def add(app: Any) -> None:
             from llmtrace.view.serve.guard import origin_of
             from llmtrace.view.serve.run import Options, Ready, run
         if not is_loopback(host):
-            print(
-                f"llmtrace: warning: with --host {host} everyone who reaches this machine can read and send spans",
-                file=sys.stderr,
-            )
+            tell(f"warning: with --host {host} everyone who reaches this machine can read and send spans")
 
         def ready(up: Ready) -> None:
             print(f"The page: {up.url}   ({up.place})")
@@ -101,23 +99,20 @@ def add(app: Any) -> None:
 
                 webbrowser.open(up.url)
 
-        def note(sentence: str) -> None:
-            print(f"llmtrace: {sentence}", file=sys.stderr, flush=True)
-
         options = Options(
             files=files or (),
             host=host,
             port=port,
             store=store,
             memory=memory,
-            max_bytes=_bytes(max_size),
+            max_bytes=most_bytes,
             jaeger_url=jaeger.rstrip("/") if jaeger else None,
             names=tuple(allow_host or ()),
             origins=tuple(map(origin_of, allow_origin or ())),
             default_ports=port == _PORT if default_ports is None else default_ports,
         )
-        with needs("view"), _progress() as tell:
-            run(options, ready, tell, note)
+        with needs("view"), _progress() as progress:
+            run(options, ready, progress, tell)
 
 
 @contextmanager
@@ -142,6 +137,7 @@ def _progress() -> Generator[Callable[[Any], None], None, None]:
 
 def _bytes(text: str) -> int:
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?\s*", text, re.IGNORECASE)
-    if match is None:
-        fail(f"--max-size {text!r} is no size: give for instance 500MB or 2GB")
-    return int(float(match[1]) * _UNITS[match[2].upper()])
+    size = float(match[1]) * _UNITS[match[2].upper()] if match is not None else 0.0
+    if not 1 <= size <= _MOST_BYTES:
+        fail(f"--max-size {text[:40]!r} is no size: give for instance 500MB or 2GB")
+    return int(size)

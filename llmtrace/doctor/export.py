@@ -6,17 +6,19 @@ import re
 import sys
 from collections.abc import Iterator, Mapping
 from importlib.metadata import entry_points
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 from llmtrace.config import is_disabled
 from llmtrace.doctor.findings import Finding, Mark, plain
 from llmtrace.errors import LlmtraceError
-from llmtrace.launch import destinations
+from llmtrace.launch import destinations, signals
 from llmtrace.launch.probe import is_a_page, patience, refusal
+from llmtrace.launch.signals import Signal
 from llmtrace.version import GRPC_EXPORTER_COMMAND, install_hint
 
-_TRACES_ENDPOINT, _ENDPOINT = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"
+_BESIDE: Final[tuple[Signal, ...]] = ("METRICS", "LOGS")
+_ENDPOINTS: Final = (signals.own("TRACES", "ENDPOINT"), signals.general("ENDPOINT"))
 
 
 class Spans(NamedTuple):
@@ -35,12 +37,13 @@ def examine(environ: Mapping[str, str]) -> Spans:
     findings += _sampler(environ)
     destination = destinations.from_environ(environ)
     if destination is not None:
-        findings.append(_launched(destination, environ))
+        findings += _launched(destination, environ)
         summary = f"Spans: {destination.sentence}."
     else:
         chosen = list(_exporters(environ, _is_launched_by_opentelemetry() or _says_where(environ)))
         findings += chosen
         summary = _summary(chosen, environ)
+        findings += _beside(environ)
     findings += [
         _headers(name, environ[name])
         for name in sorted(environ)
@@ -55,7 +58,7 @@ def _is_launched_by_opentelemetry() -> bool:
 
 def _says_where(environ: Mapping[str, str]) -> bool:
     """Whether the environment says where spans are to go; else the defaults hurt nobody who uses ``llmtrace run``."""
-    return any(environ.get(name, "").strip() for name in ("OTEL_TRACES_EXPORTER", _TRACES_ENDPOINT, _ENDPOINT))
+    return any(environ.get(name, "").strip() for name in ("OTEL_TRACES_EXPORTER", *_ENDPOINTS))
 
 
 def _summary(chosen: list[Finding], environ: Mapping[str, str]) -> str:
@@ -84,11 +87,33 @@ def _sampler(environ: Mapping[str, str]) -> Iterator[Finding]:
         yield Finding("ok", "sampler", "parentbased_always_on (the default)")
 
 
-def _launched(destination: destinations.Destination, environ: Mapping[str, str]) -> Finding:
+def _launched(destination: destinations.Destination, environ: Mapping[str, str]) -> Iterator[Finding]:
     """What an ``llmtrace run`` around this process has chosen."""
-    if not destination.kind.startswith("otlp"):
-        return Finding("ok", "llmtrace run", destination.sentence)
-    return _tried("llmtrace run", destination.place, destination.kind == "otlp_grpc", environ, "missing")
+    if destination.kind.startswith("otlp"):
+        yield _tried("llmtrace run", destination.place, destination.kind == "otlp_grpc", environ, "missing")
+    else:
+        yield Finding("ok", "llmtrace run", destination.sentence)
+    if place := destination.metrics_place:
+        # Where nobody has named it, it is tried whether this place takes metrics at all.
+        named = bool(environ.get(signals.own("METRICS", "ENDPOINT")))
+        grpc = destination.metrics_kind == "otlp_grpc"
+        yield _tried("llmtrace run, metrics", place, grpc, environ, "missing" if named else "note", "METRICS")
+
+
+def _beside(environ: Mapping[str, str]) -> Iterator[Finding]:
+    """The places that metrics and log events have of their own."""
+    for signal in _BESIDE:
+        name, url = signals.own(signal, "ENDPOINT"), environ.get(signals.own(signal, "ENDPOINT"), "").strip()
+        if not url or environ.get(f"OTEL_{signal}_EXPORTER", "").strip() == "none":
+            continue
+        grpc = signals.protocol(environ, signal) == "grpc"
+        try:
+            signals.exporter(signal, grpc=grpc)
+        except ImportError:
+            mend = GRPC_EXPORTER_COMMAND if grpc else install_hint("otlp")
+            yield Finding("missing", name, "the exporter that it needs is not installed", mend)
+        else:
+            yield _tried(name, url, grpc, environ, "missing", signal)
 
 
 def _exporters(environ: Mapping[str, str], meant: bool) -> Iterator[Finding]:
@@ -117,7 +142,7 @@ def _exporters(environ: Mapping[str, str], meant: bool) -> Iterator[Finding]:
             detail = f"{plain(name)}{'' if there else ' (OTEL_TRACES_EXPORTER) is not installed'}"
             yield Finding("ok" if there else "broken", "exporter", detail)
             continue
-        grpc = name == "otlp_proto_grpc" or (name == "otlp" and destinations.protocol(environ) == "grpc")
+        grpc = name == "otlp_proto_grpc" or (name == "otlp" and signals.protocol(environ) == "grpc")
         if f"otlp_proto_{'grpc' if grpc else 'http'}" in available:
             variable, url = _endpoint(environ, grpc)
             yield _tried(variable, url, grpc, environ, amiss)
@@ -133,18 +158,19 @@ def _exporters(environ: Mapping[str, str], meant: bool) -> Iterator[Finding]:
 
 def _endpoint(environ: Mapping[str, str], grpc: bool) -> tuple[str, str]:
     """The variable that names the endpoint, and the address that traces are sent to."""
-    if url := environ.get(_TRACES_ENDPOINT, "").strip():
-        return _TRACES_ENDPOINT, url
-    url = environ.get(_ENDPOINT, "").strip()
-    name = _ENDPOINT if url else "endpoint"
+    name, url = signals.setting(environ, "TRACES", "ENDPOINT")
+    if name == signals.own("TRACES", "ENDPOINT"):
+        return name, url
     url = url or ("http://localhost:4317" if grpc else "http://localhost:4318")
-    return name, url if grpc else f"{url.rstrip('/')}/v1/traces"
+    return name or "endpoint", url if grpc else f"{url.rstrip('/')}{signals.PATHS['TRACES']}"
 
 
-def _tried(name: str, url: str, grpc: bool, environ: Mapping[str, str], amiss: Mark) -> Finding:
+def _tried(
+    name: str, url: str, grpc: bool, environ: Mapping[str, str], amiss: Mark, signal: Signal = "TRACES"
+) -> Finding:
     """Send an empty export there. ``amiss``: how a failure is marked."""
     if grpc and destinations.is_grpc_target(url):
-        return _outcome(name, f"{plain(url)} over gRPC", url, grpc, environ, amiss)
+        return _outcome(name, f"{plain(url)} over gRPC", url, grpc, environ, amiss, signal)
     url = url if "://" in url else f"http://{url}"
     try:
         parts = urlsplit(url)
@@ -157,38 +183,30 @@ def _tried(name: str, url: str, grpc: bool, environ: Mapping[str, str], amiss: M
     shown = f"{plain(parts.scheme)}://{host}:{port}{default} over {'gRPC' if grpc else 'HTTP'}"
     if not destinations.listens(url):
         return Finding(amiss, name, f"{shown}: nobody listens", f"unset {name}" if name.startswith("OTEL_") else "")
-    return _outcome(name, shown, url, grpc, environ, amiss)
+    return _outcome(name, shown, url, grpc, environ, amiss, signal)
 
 
-def _outcome(name: str, shown: str, url: str, grpc: bool, environ: Mapping[str, str], amiss: Mark) -> Finding:
+def _outcome(
+    name: str, shown: str, url: str, grpc: bool, environ: Mapping[str, str], amiss: Mark, signal: Signal
+) -> Finding:
     """What became of an empty export. ``shown``: the address as people may see it."""
-    why = refusal(lambda: _export(url, grpc, environ)) or (None if grpc else is_a_page(url, environ))
+    why = refusal(lambda: _export(url, grpc, environ, signal)) or (None if grpc else is_a_page(url, environ, signal))
     if why is None:
         return Finding("ok", name, f"{shown} took an empty export")
     return Finding(amiss, name, f"{shown}: {why}")
 
 
-def _export(url: str, grpc: bool, environ: Mapping[str, str]) -> Any:
+def _export(url: str, grpc: bool, environ: Mapping[str, str], signal: Signal) -> Any:
     """Send nothing, by an exporter as a program has it."""
-    exporter = _exporter(url, grpc, environ)
-    try:
-        return exporter.export([])
-    finally:
-        exporter.shutdown()
-
-
-def _exporter(url: str, grpc: bool, environ: Mapping[str, str]) -> Any:
     from opentelemetry.util.re import parse_env_headers
 
-    sent = environ.get("OTEL_EXPORTER_OTLP_TRACES_HEADERS") or environ.get("OTEL_EXPORTER_OTLP_HEADERS") or ""
-    headers = dict(parse_env_headers(sent, liberal=True))
-    if grpc:
-        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as Grpc
-
-        return Grpc(endpoint=url, headers=headers, timeout=patience(environ))
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as Http
-
-    return Http(endpoint=url, headers=headers, timeout=patience(environ))
+    headers = dict(parse_env_headers(signals.setting(environ, signal, "HEADERS")[1], liberal=True))
+    make = signals.exporter(signal, grpc=grpc)
+    exporter = make(endpoint=url, headers=headers, timeout=patience(environ, signal))
+    try:
+        return exporter.export(signals.nothing(signal))
+    finally:
+        exporter.shutdown()
 
 
 def _headers(name: str, value: str) -> Finding:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
-import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +10,7 @@ from typing import Any
 
 from llmtrace.doctor import clients, export, merged, packages, variables
 from llmtrace.doctor.findings import Finding, Mark
-from llmtrace.wording import clean
+from llmtrace.wording import clean, lines
 
 _SYMBOLS: dict[Mark, tuple[str, str]] = {
     "ok": ("✓", "green"),
@@ -24,7 +22,6 @@ _ASCII = {"✓": "+", "·": "-", "!": "!", "✗": "x"}
 _WRONG: tuple[Mark, ...] = ("missing", "broken")
 _PHASES = "Phases"
 _WIDEST_NAME = 40
-_COMMAND = re.compile(r"pip install \S*\w[\]\"']*|llmtrace \w+ [\w.-]*\w")
 
 
 @dataclass(slots=True)
@@ -131,13 +128,6 @@ def _print(console: Any, title: str, findings: list[Finding]) -> None:
         line = Text.assemble(mark, f" {name}  {detail}")
         console.print(Text(line.plain.rstrip(), spans=line.spans), soft_wrap=True)
     console.print()
-
-
-def lines(sentence: str, width: int) -> list[str]:
-    """The sentence in lines of the width; a command in it stays in one, so that it can be copied."""
-    whole = _COMMAND.sub(lambda command: command[0].replace(" ", "\0"), sentence)
-    wrapped = textwrap.wrap(whole, max(width, 1), break_long_words=False, break_on_hyphens=False)
-    return [line.replace("\0", " ") for line in wrapped]
 
 
 def _print_mends(console: Any, findings: list[Finding]) -> None:

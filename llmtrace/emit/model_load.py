@@ -27,9 +27,13 @@ def emit_model_load(
     context: Context | None = None,
     error: BaseException | None = None,
 ) -> SpanContext:
-    """Write a load that has ended, below the current span or that of ``context``; returns its own span's context."""
+    """Write a load that has ended, below the current span or that of ``context``; returns its own span's context.
+
+    One that failed has no parts: nobody saw in which it was, or that it had read anything.
+    """
     offset = loading.offset
-    parts = [Part(name, start, end) for name, start, end in loading.parts()]
+    told = loading.parts() if error is None else ()
+    parts = [Part(name, start, end) for name, start, end in told]
     source = CLIENT if side == names.CLIENT_SIDE else SERVER
     phase = Phase(MODEL_LOAD, call_start(loading.start + offset) - offset, loading.end, source, parts=parts)
     stagger_parts(phase)

@@ -6,6 +6,7 @@ that huggingface_hub downloads meanwhile are its download, a model that moves to
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import Any
 
@@ -23,6 +24,7 @@ from llmtrace.observe.process import after_fork
 from llmtrace.phases.model import TO_DEVICE
 from llmtrace.providers.declare import Load, Provider
 
+_NONE: Mapping[str, Any] = {}
 _loading: ContextVar[Loading | None] = ContextVar("llmtrace_loading", default=None)
 """The load under way in this context."""
 _under_way: list[Loading] = []
@@ -49,7 +51,7 @@ def patch(patches: Patches, tracer: CallTracer, provider: Provider, hook: Load) 
         try:
             result = wrapped(*args, **kwargs)
         except BaseException as error:
-            _ended(tracer, provider, hook, loading, None, error)
+            _ended(tracer, provider, hook, loading, None, error, args, kwargs)
             raise
         finally:
             _under_way.remove(loading)
@@ -91,15 +93,21 @@ def patch_downloads(patches: Patches) -> None:
 
 
 def _ended(
-    tracer: CallTracer, provider: Provider, hook: Load, loading: Loading, result: Any, error: BaseException | None
+    tracer: CallTracer,
+    provider: Provider,
+    hook: Load,
+    loading: Loading,
+    result: Any,
+    error: BaseException | None,
+    args: tuple[Any, ...] = (),
+    kwargs: Mapping[str, Any] = _NONE,
 ) -> None:
-    """Write the load, and remember it for the first call of its model."""
+    """Write the load, and remember it for the first call of its model. ``args`` and ``kwargs``: of one that failed."""
     try:
         loading.finish()
         model = None if result is None else hook.model(result)
         attributes: dict[str, Any] = {names.PROVIDER: provider.provider_name(model, None)}
-        if model is not None:
-            attributes[names.REQUEST_MODEL] = hook.name(model)
+        attributes[names.REQUEST_MODEL] = hook.asked(args, kwargs) if model is None else hook.name(model)
         span = emit_model_load(tracer.services.telemetry.tracer(), loading, attributes, error=error)
         if model is not None:
             model_loads.remember(model, model_loads.Loaded(span, loading.seconds))

@@ -177,7 +177,7 @@ def _begin(
             return None
         body: Any = options.json_data
         if tracer.settings.request_usage and isinstance(body, dict):
-            asking_body = operation.ask_for_usage(body)
+            asking_body = _asking(operation, body)
             if asking_body is not None:
                 options = _copy(options, json_data=dict(asking_body))
                 body = options.json_data
@@ -198,6 +198,15 @@ def _begin(
         return None if call is None else (call, args, kwargs)
     except Exception as error:
         internal_errors.note("beginning a call", error)
+        return None
+
+
+def _asking(operation: Operation, body: dict[str, Any]) -> Mapping[str, Any] | None:
+    """The body that asks for usage as well; None where it is to stay, also because it cannot be read."""
+    try:
+        return operation.ask_for_usage(body)
+    except Exception as error:
+        internal_errors.note("asking for usage", error)
         return None
 
 

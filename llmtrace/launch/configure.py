@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from llmtrace.config import is_disabled
 from llmtrace.emit import names
 from llmtrace.errors import LlmtraceError
+from llmtrace.launch import signals
 from llmtrace.launch.destinations import Destination, choose, say
 from llmtrace.launch.probe import patience, refusal
 from llmtrace.observe.host import host_name
@@ -189,15 +190,17 @@ def _names_service(attributes: str) -> bool:
 
 def meter_provider(destination: Destination, resource: Any) -> Any:
     """A provider that sends metrics where they are taken; None where they are not: Jaeger takes spans only."""
-    address = destination.metrics_address
-    if address is None:
+    place, grpc = destination.metrics_place, destination.metrics_kind == "otlp_grpc"
+    if not place:
         return None
-    from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
     from opentelemetry.sdk.metrics import MeterProvider
-    from opentelemetry.sdk.metrics.export import MetricsData, PeriodicExportingMetricReader
+    from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 
-    exporter = OTLPMetricExporter(endpoint=address, timeout=patience(os.environ, "METRICS"))
-    if refusal(lambda: exporter.export(MetricsData([]))) is not None:
+    from llmtrace.launch.exporters import encryption
+
+    make, timeout = signals.exporter("METRICS", grpc=grpc), patience(os.environ, "METRICS")
+    exporter = make(endpoint=place, timeout=timeout, **encryption(place, grpc))
+    if refusal(lambda: exporter.export(signals.nothing("METRICS"))) is not None:
         exporter.shutdown()
         return None
     return MeterProvider(metric_readers=[PeriodicExportingMetricReader(exporter)], resource=resource)

@@ -18,8 +18,11 @@ from urllib.parse import urlsplit
 
 from llmtrace import interpreter, scratch
 from llmtrace.errors import LlmtraceError
+from llmtrace.launch import signals
+from llmtrace.launch.signals import PATHS, Signal
 from llmtrace.observe.address import without_credentials
 from llmtrace.version import GRPC_EXPORTER_COMMAND, install_hint
+from llmtrace.wording import fitted
 
 VIEWER: Final = "http://127.0.0.1:4319"
 COLLECTOR: Final = "http://127.0.0.1:4318"
@@ -27,15 +30,14 @@ COLLECTOR: Final = "http://127.0.0.1:4318"
 DEFAULT_FILE: Final = "traces.otlp.jsonl"
 _GRPC_PORT: Final = 4317
 _PRINTED = "each call is printed here as it ends"
-_TRACES, _METRICS = "/v1/traces", "/v1/metrics"
+_TRACES, _METRICS = PATHS["TRACES"], PATHS["METRICS"]
 _CONNECT_S = 0.25
 _VIEWER_STARTS_WITHIN_S = 20.0
-ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
-_PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 _GRPC_SCHEMES = ("unix", "unix-abstract", "dns", "ipv4", "ipv6", "xds")
 """Targets that gRPC knows by itself; whether somebody listens there is not asked."""
 _KIND, _PLACE = "LLMTRACE_RUN_KIND", "LLMTRACE_RUN_PLACE"
-VARIABLES: Final = (_KIND, _PLACE)
+_METRICS_KIND, _METRICS_PLACE = "LLMTRACE_RUN_METRICS_KIND", "LLMTRACE_RUN_METRICS_PLACE"
+VARIABLES: Final = (_KIND, _PLACE, _METRICS_KIND, _METRICS_PLACE)
 """Those by which a program is told of its destination."""
 
 Kind = Literal["otlp", "otlp_grpc", "file", "console"]
@@ -43,25 +45,21 @@ Kind = Literal["otlp", "otlp_grpc", "file", "console"]
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """One place that spans go to."""
+    """One place that spans go to, and where metrics go beside them."""
 
     kind: Kind
     place: str = ""
     """The address that spans are sent to, or the file's absolute path."""
     sentence: str = ""
     """Where the trace can be seen, for people."""
-
-    @property
-    def metrics_address(self) -> str | None:
-        """Where the same endpoint takes metrics, None where that cannot be known."""
-        parts = urlsplit(self.place)
-        if self.kind != "otlp" or not parts.path.endswith(_TRACES) or self.place.startswith(VIEWER):
-            return None
-        return parts._replace(path=parts.path.removesuffix(_TRACES) + _METRICS).geturl()
+    metrics_kind: Kind | Literal[""] = ""
+    metrics_place: str = ""
+    """The address that metrics are sent to, if it takes them; empty where they go nowhere."""
 
     def to_environ(self) -> dict[str, str]:
         """The variables by which a child process is told of it."""
-        return {_KIND: self.kind, _PLACE: self.place}
+        ours = (self.kind, self.place, self.metrics_kind, self.metrics_place)
+        return dict(zip(VARIABLES, ours, strict=True))
 
 
 def from_environ(environ: Mapping[str, str]) -> Destination | None:
@@ -70,7 +68,11 @@ def from_environ(environ: Mapping[str, str]) -> Destination | None:
     if kind not in ("otlp", "otlp_grpc", "file", "console"):
         return None
     shown = without_credentials(place) if kind.startswith("otlp") else place
-    return Destination(kind, place, f"spans go where the llmtrace run around this one sends them: {shown or 'stderr'}")
+    sentence = f"spans go where the llmtrace run around this one sends them: {shown or 'stderr'}"
+    metrics_kind = environ.get(_METRICS_KIND)
+    if metrics_kind not in ("otlp", "otlp_grpc"):
+        return Destination(kind, place, sentence)
+    return Destination(kind, place, sentence, metrics_kind, environ.get(_METRICS_PLACE, ""))
 
 
 def choose(
@@ -84,8 +86,9 @@ def choose(
     """The destination that was asked for; where none was, the first that is there.
 
     In this order: where an ``llmtrace run`` around this one sends them, the endpoint that
-    ``OTEL_EXPORTER_OTLP_ENDPOINT`` names, a viewer that is running, a collector or Jaeger on its default port, a viewer
-    started now, a file in the working directory.
+    ``OTEL_EXPORTER_OTLP_TRACES_ENDPOINT`` or ``OTEL_EXPORTER_OTLP_ENDPOINT`` names, a viewer that is running, a
+    collector or Jaeger on its default port, a viewer started now, a file in the working directory. Metrics go where
+    ``OTEL_EXPORTER_OTLP_METRICS_ENDPOINT`` says, but with ``otlp``; else to the same endpoint, if it takes them.
 
     Raises:
         LlmtraceError: several were asked for, an address is none, or what it needs is not installed.
@@ -93,21 +96,37 @@ def choose(
     environ = os.environ if environ is None else environ
     if sum((view, otlp is not None, file is not None, console)) > 1:
         raise LlmtraceError("view, otlp, file and console exclude each other: give one of them")
+    if otlp is not None:  # an argument goes before the variables, of metrics too
+        return _beside(endpoint(otlp))
     if console:
-        return Destination("console", "", _PRINTED)
+        return _with_metrics(Destination("console", "", _PRINTED), environ)
     if file is not None:
-        return _file(Path(file))
-    if otlp is not None:
-        return endpoint(otlp)
+        return _with_metrics(_file(Path(file)), environ)
     if view:
-        return viewer()
+        return _with_metrics(viewer(), environ)
     if (around := from_environ(environ)) is not None:
         return around
-    if named := next((name for name in ENDPOINTS if environ.get(name)), None):
-        try:
-            return endpoint(environ[named], protocol(environ), exact=named == ENDPOINTS[0])
-        except LlmtraceError as error:  # nobody asked for it here: the variable may be meant for others
-            return _instead(f"{named}: {error}")
+    return _with_metrics(_named(environ) or _first_there(), environ)
+
+
+def is_named(environ: Mapping[str, str]) -> bool:
+    """Whether the environment says where spans go: an ``llmtrace run`` around this one, or a variable of OTLP's."""
+    return from_environ(environ) is not None or bool(signals.setting(environ, "TRACES", "ENDPOINT")[0])
+
+
+def _named(environ: Mapping[str, str]) -> Destination | None:
+    """The endpoint that OTLP's variables name for spans, None where they name none."""
+    name, url = signals.setting(environ, "TRACES", "ENDPOINT")
+    if not name:
+        return None
+    try:
+        return endpoint(url, signals.protocol(environ), exact=name == signals.own("TRACES", "ENDPOINT"))
+    except LlmtraceError as error:  # nobody asked for it here: the variable may be meant for others
+        return _instead(f"{name}: {error}")
+
+
+def _first_there() -> Destination:
+    """The first place that is there, where nothing names one."""
     if is_viewer(VIEWER):
         return viewer()
     if _collector_listens():
@@ -120,21 +139,48 @@ def choose(
     return _instead()
 
 
+def _with_metrics(spans: Destination, environ: Mapping[str, str]) -> Destination:
+    """``spans`` with where metrics go: what the variable of their own names; what the one for all signals does, where
+    a variable has named the spans' place; else the same endpoint, if that may take them.
+    """
+    name, url = signals.setting(environ, "METRICS", "ENDPOINT")
+    theirs = name == signals.own("METRICS", "ENDPOINT")
+    if not theirs and not (name and spans.kind.startswith("otlp") and not spans.place.startswith(VIEWER)):
+        return _beside(spans)
+    try:
+        kind, place = _address(url, signals.protocol(environ, "METRICS"), "METRICS", exact=theirs)
+    except LlmtraceError as error:
+        return replace(spans, sentence=f"{spans.sentence}; metrics go nowhere: {name}: {error}") if theirs else spans
+    if not theirs:
+        return replace(spans, metrics_kind=kind, metrics_place=place)
+    shown = without_credentials(place).removesuffix(_METRICS)
+    if not listens(place):
+        return replace(spans, sentence=f"{spans.sentence}; metrics go nowhere: nothing listens at {shown}")
+    return replace(spans, sentence=f"{spans.sentence}; metrics go to {shown}", metrics_kind=kind, metrics_place=place)
+
+
+def _beside(spans: Destination) -> Destination:
+    """``spans`` with metrics at the same endpoint; without, where it cannot be known where that takes them."""
+    if spans.kind == "otlp_grpc":
+        return replace(spans, metrics_kind=spans.kind, metrics_place=spans.place)
+    if spans.kind != "otlp" or spans.place.startswith(VIEWER):
+        return spans
+    parts = urlsplit(spans.place)
+    if not parts.path.endswith(_TRACES):
+        return spans
+    place = parts._replace(path=parts.path.removesuffix(_TRACES) + _METRICS).geturl()
+    return replace(spans, metrics_kind="otlp", metrics_place=place)
+
+
 def foresee(environ: Mapping[str, str]) -> str:
     """What ``choose`` would say where nothing is asked for; starts nothing.
 
     Raises:
         LlmtraceError: as ``choose`` does.
     """
-    named = from_environ(environ) is not None or any(environ.get(name) for name in ENDPOINTS)
-    if not named and not is_viewer(VIEWER) and not _collector_listens() and _can_start_viewer():
+    if not is_named(environ) and not is_viewer(VIEWER) and not _collector_listens() and _can_start_viewer():
         return f"the trace is at {VIEWER}, where a viewer is started"
     return choose(environ=environ).sentence
-
-
-def protocol(environ: Mapping[str, str]) -> str:
-    """The protocol that the environment asks for, empty where it asks for none."""
-    return next((environ[name].strip() for name in _PROTOCOLS if environ.get(name, "").strip()), "")
 
 
 def endpoint(url: str, protocol: str = "", *, exact: bool = False) -> Destination:
@@ -146,8 +192,17 @@ def endpoint(url: str, protocol: str = "", *, exact: bool = False) -> Destinatio
     Raises:
         LlmtraceError: ``url`` is no address, or the exporter is not installed.
     """
+    kind, place = _address(url, protocol, "TRACES", exact=exact)
+    shown = without_credentials(place).removesuffix(_TRACES)
+    if not listens(place):
+        return _instead(f"nothing listens at {shown}")
+    return Destination(kind, place, f"spans go to {shown}")
+
+
+def _address(url: str, protocol: str, signal: Signal, *, exact: bool) -> tuple[Kind, str]:
+    """The protocol and the address by which an endpoint takes ``signal``. Arguments and errors are ``endpoint``'s."""
     if protocol == "grpc" and is_grpc_target(url) and _can_export():
-        return Destination("otlp_grpc", url, f"spans go to {url}")
+        return "otlp_grpc", url
     try:
         parts = urlsplit(url if "://" in url else f"http://{url}")
         if parts.scheme not in ("http", "https") or not re.fullmatch(r"[^\s/]+", parts.netloc) or parts.port == 0:
@@ -168,12 +223,8 @@ def endpoint(url: str, protocol: str = "", *, exact: bool = False) -> Destinatio
             )
         parts = parts._replace(path="", query="")
     elif not exact:
-        parts = parts._replace(path=parts.path.rstrip("/").removesuffix(_TRACES) + _TRACES)
-    place = parts._replace(fragment="").geturl()
-    shown = without_credentials(place).removesuffix(_TRACES)
-    if not listens(place):
-        return _instead(f"nothing listens at {shown}")
-    return Destination(kind, place, f"spans go to {shown}")
+        parts = parts._replace(path=parts.path.rstrip("/").removesuffix(_TRACES) + PATHS[signal])
+    return kind, parts._replace(fragment="").geturl()
 
 
 def viewer() -> Destination:
@@ -196,7 +247,7 @@ def say(sentence: str) -> None:
     """Tell people on stderr; nobody where that is closed: the program's own output is not the place."""
     stream: TextIO | None = sys.stderr
     if stream is not None:
-        print(f"llmtrace: {sentence}", file=stream, flush=True)
+        print(fitted(f"llmtrace: {sentence}", stream), file=stream, flush=True)
 
 
 def is_grpc_target(url: str) -> bool:

@@ -14,6 +14,7 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from llmtrace import conventions
 from llmtrace.emit import names
+from llmtrace.launch import signals
 from llmtrace.launch.destinations import Destination, listens
 from llmtrace.launch.probe import patience
 from llmtrace.observe.address import without_credentials
@@ -52,16 +53,14 @@ class Impatient(SpanExporter):
 def otlp(destination: Destination) -> SpanExporter:
     """An exporter to an OTLP endpoint, over the protocol that it takes."""
     place, timeout = destination.place, patience(os.environ)
-    inner: Any
-    if destination.kind == "otlp_grpc":
-        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as Grpc
-
-        inner = Grpc(endpoint=place, insecure=place.startswith("http://"), timeout=timeout)
-    else:
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as Http
-
-        inner = Http(endpoint=place, timeout=timeout)
+    grpc = destination.kind == "otlp_grpc"
+    inner = signals.exporter("TRACES", grpc=grpc)(endpoint=place, timeout=timeout, **encryption(place, grpc))
     return Impatient(inner, place)
+
+
+def encryption(place: str, grpc: bool) -> dict[str, Any]:
+    """What an exporter over gRPC has to be told beside its address: whether that is without encryption."""
+    return {"insecure": place.startswith("http://")} if grpc else {}
 
 
 def to_stderr(text: str) -> None:

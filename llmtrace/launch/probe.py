@@ -8,7 +8,10 @@ import urllib.request
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
 from http.client import HTTPException
-from typing import Any, Literal
+from typing import Any
+
+from llmtrace.launch import signals
+from llmtrace.launch.signals import Signal
 
 _PATIENCE_S = 2.0
 """The exporters' own 10 s would be the wait at a program's end."""
@@ -18,11 +21,11 @@ _STATUS = re.compile(r"\bcode: (\d{3})\b|\bStatusCode\.([A-Z_]+)")
 _MEANS = {
     "401": "it wants credentials: set OTEL_EXPORTER_OTLP_HEADERS",
     "403": "it refuses these credentials",
-    "404": "nothing takes spans at this path",
-    "405": "nothing takes spans at this path",
+    "404": "nothing takes them at this path",
+    "405": "nothing takes them at this path",
     "UNAUTHENTICATED": "it wants credentials: set OTEL_EXPORTER_OTLP_HEADERS",
     "PERMISSION_DENIED": "it refuses these credentials",
-    "UNIMPLEMENTED": "nothing takes spans there",
+    "UNIMPLEMENTED": "nothing takes them there",
     "UNAVAILABLE": "it does not speak gRPC, or is not ready",
 }
 
@@ -44,24 +47,24 @@ def refusal(export: Callable[[], Any]) -> str | None:
     return "the export failed" + (f" ({' '.join(lines[-1].split())[:100]})" if lines else "")
 
 
-def patience(environ: Mapping[str, str], signal: Literal["TRACES", "METRICS"] = "TRACES") -> float:
+def patience(environ: Mapping[str, str], signal: Signal = "TRACES") -> float:
     """How long one export may take, s: what the environment says, a day at most; else less than the exporters do."""
-    for name in (f"OTEL_EXPORTER_OTLP_{signal}_TIMEOUT", "OTEL_EXPORTER_OTLP_TIMEOUT"):
+    for name in (signals.own(signal, "TIMEOUT"), signals.general("TIMEOUT")):
         with suppress(KeyError, ValueError):
             if (seconds := float(environ[name])) > 0:
                 return min(seconds, _LONGEST_S)
     return _PATIENCE_S
 
 
-def is_a_page(url: str, environ: Mapping[str, str]) -> str | None:
+def is_a_page(url: str, environ: Mapping[str, str], signal: Signal = "TRACES") -> str | None:
     """Why an address that takes an export keeps nothing: a page answers there. None where none does."""
     request = urllib.request.Request(url, data=b"", headers={"content-type": "application/x-protobuf"}, method="POST")
     try:
-        with urllib.request.urlopen(request, timeout=patience(environ)) as response:
+        with urllib.request.urlopen(request, timeout=patience(environ, signal)) as response:
             is_page = response.headers.get_content_type() == "text/html"
     except (OSError, ValueError, HTTPException):
         return None  # the exporter's own word holds
-    return "it answers with a page: this is not where spans are taken" if is_page else None
+    return "it answers with a page: this is not where exports are taken" if is_page else None
 
 
 @contextmanager

@@ -96,12 +96,13 @@ def stagger_phases(phases: Sequence[Phase]) -> None:
         before.end = phase.start = start
         before = phase
     for phase in phases:
-        if phase.parts:
-            stagger_parts(phase)
+        stagger_parts(phase)
 
 
 def stagger_parts(phase: Phase) -> None:
-    """Move the starts of a phase's parts, which touch and fill it."""
+    """Move the starts of a phase's parts, which touch and fill it, where it has any."""
+    if not phase.parts:
+        return
     moments = [min(max(part.start, phase.start), phase.end) for part in phase.parts[1:]]
     starts = falling(phase.start, moments, phase.end)
     phase.parts = tuple(

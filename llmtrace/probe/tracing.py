@@ -22,8 +22,7 @@ def destination(file: Path | None) -> Destination | None:
     """Where the spans go: a file, an endpoint that is set, a viewer that runs; else nowhere. Nothing is started."""
     if file is not None:
         return destinations.choose(file=file)
-    named = any(os.environ.get(name) for name in destinations.ENDPOINTS)
-    if named or destinations.from_environ(os.environ) is not None:
+    if destinations.is_named(os.environ):
         return destinations.choose()
     return destinations.viewer() if destinations.is_viewer(destinations.VIEWER) else None
 

@@ -231,6 +231,8 @@ class Load:
     """The model's name as its calls have it, from the model."""
     model: Callable[[Any], Any] = _itself
     """What calls are made of, from what the function returned."""
+    asked: Callable[[tuple[Any, ...], Mapping[str, Any]], str | None] = lambda args, kwargs: None
+    """The same name, from the arguments that the function was called with: for a load that fails."""
     rest: str | None = None
     """The part of the load (``phases.model.LOAD_PARTS``) that all its time is which is not seen apart; None where that
     is made of several."""

@@ -169,7 +169,9 @@ LIVE = replace(
     chunk_text=_chunk_text,
     ends=None,
     read_chunks=_read_chunks,
-    input_messages=lambda request: google_genai.GENERATE.input_messages(request) if request.params["contents"] else [],
+    input_messages=lambda request: (
+        google_genai.GENERATE.input_messages(request) if request.params.get("contents") else []
+    ),
     output_messages=_output,
 )
 

@@ -104,6 +104,12 @@ def _name(model: Any) -> str:
     return os.path.basename(text(model.model_path) or "")
 
 
+def _asked(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str | None:
+    """The name of the file that was to be loaded; of a repository's, that of the repository."""
+    asked = args[0] if args else kwargs.get("model_path", kwargs.get("repo_id"))
+    return os.path.basename(text(asked) or "") or None
+
+
 LLAMA_CPP = Provider(
     hooks=tuple(
         Method(module="llama_cpp.llama", path=f"Llama.{name}", operation=operation, body=_arguments(first), lazy=True)
@@ -113,7 +119,7 @@ LLAMA_CPP = Provider(
     base_url=lambda model: None,
     in_process=True,
     loads=tuple(
-        Load(module="llama_cpp.llama", path=f"Llama.{function}", name=_name, rest="read")
+        Load(module="llama_cpp.llama", path=f"Llama.{function}", name=_name, asked=_asked, rest="read")
         for function in ("__init__", "from_pretrained")
     ),
 )

@@ -61,8 +61,11 @@ _tokenizers: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
 def model_name(model: Any) -> str:
     """The name that a model was loaded by: a hub name as it is, the last part of a folder, else the class's name."""
     name_or_path = str(getattr(getattr(model, "config", None), "_name_or_path", "") or "")
-    if not name_or_path:
-        return type(model).__name__
+    return shown_name(name_or_path) if name_or_path else type(model).__name__
+
+
+def shown_name(name_or_path: str) -> str:
+    """What a model is called that is loaded by ``name_or_path``: a hub name as it is, the last part of a folder."""
     path = Path(name_or_path)
     return path.name if path.is_absolute() or name_or_path.startswith((".", "~")) or path.is_dir() else name_or_path
 

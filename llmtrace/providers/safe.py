@@ -23,7 +23,7 @@ def get(source: Any, name: str) -> Any:
     except KeyError:
         extra: Any = getattr(source, "__pydantic_extra__", _NO_MODEL)
         if extra is not _NO_MODEL:  # asked first: asking for Mapping is slow
-            return extra.get(name) if extra else None
+            return extra.get(name) if type(extra) is dict else None  # of a class of pydantic's it is no value
     except (AttributeError, TypeError):
         pass
     return source.get(name) if isinstance(source, Mapping) else None
@@ -35,6 +35,8 @@ def fields(source: Any) -> Mapping[str, Any]:
         return source
     extra: Any = getattr(source, "__pydantic_extra__", _NO_MODEL)
     if extra is not _NO_MODEL:  # asked first: asking for Mapping is slow
+        if isinstance(source, type):
+            return {}  # a class, which has no values
         return {**source.__dict__, **extra} if extra else source.__dict__
     return source if isinstance(source, Mapping) else getattr(source, "__dict__", {})
 
@@ -43,7 +45,7 @@ def extras(source: Any) -> Mapping[str, Any]:
     """The fields that the client library does not model itself; all fields for a plain mapping."""
     extra: Any = getattr(source, "__pydantic_extra__", _NO_MODEL)
     if extra is not _NO_MODEL:
-        return extra or {}
+        return extra if type(extra) is dict else {}
     return source if isinstance(source, Mapping) else {}
 
 

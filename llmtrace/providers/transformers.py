@@ -6,6 +6,7 @@ and, once the call is over, for counts.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -13,8 +14,8 @@ from llmtrace import conventions
 from llmtrace.observe.answer import Answer
 from llmtrace.observe.call import NOTHING
 from llmtrace.providers.declare import Generate, Load, Operation, Provider, Request
-from llmtrace.providers.model_identity import model_name
-from llmtrace.providers.safe import count, number
+from llmtrace.providers.model_identity import model_name, shown_name
+from llmtrace.providers.safe import count, number, text
 
 _MODES = {"_beam_search": "beam_search", "_assisted_decoding": "assisted_generation"}
 
@@ -157,6 +158,18 @@ def _loaded(result: Any) -> Any:
     return result if hasattr(result, "generate") else getattr(result, "model", result)
 
 
+def _asked(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str | None:
+    """The model that ``from_pretrained`` was to load, by its hub name or the last part of its folder."""
+    asked = args[0] if args else kwargs.get("pretrained_model_name_or_path")
+    name = text(os.fspath(asked)) if isinstance(asked, (str, os.PathLike)) else None
+    return None if name is None else shown_name(name)
+
+
+def _asked_of_pipeline(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str | None:
+    """The model that ``pipeline`` was to load; None where it was given one, or was to pick one."""
+    return _asked((args[1] if len(args) > 1 else kwargs.get("model"),), {})
+
+
 _AUTO: Final = (
     "AutoModel", "AutoModelForCausalLM", "AutoModelForSeq2SeqLM", "AutoModelForImageTextToText",
     "AutoModelForMultimodalLM", "AutoModelForSpeechSeq2Seq",
@@ -176,6 +189,7 @@ TRANSFORMERS = Provider(
             path="PreTrainedModel.from_pretrained",
             name=model_name,
             model=_loaded,
+            asked=_asked,
             rest="read",
             moves=("PreTrainedModel.to", "PreTrainedModel.cuda"),
         ),
@@ -185,10 +199,18 @@ TRANSFORMERS = Provider(
                 path=f"{name}.from_pretrained",
                 name=model_name,
                 model=_loaded,
+                asked=_asked,
                 rest="read",
             )
             for name in _AUTO
         ),
-        Load(module="transformers.pipelines", path="pipeline", name=model_name, model=_loaded, rest="read"),
+        Load(
+            module="transformers.pipelines",
+            path="pipeline",
+            name=model_name,
+            model=_loaded,
+            asked=_asked_of_pipeline,
+            rest="read",
+        ),
     ),
 )

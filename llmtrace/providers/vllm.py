@@ -139,8 +139,18 @@ def _sum(sources: Sequence[Any], field: str) -> int | None:
 def _model(engine: Any) -> str | None:
     """The name that the model is served under; for a model in a folder, the folder's name."""
     config = get(engine, "model_config") or get(get(engine, "llm_engine"), "model_config")
-    name = text(get(config, "served_model_name")) or text(get(config, "model"))
-    return os.path.basename(os.path.normpath(name)) if name and os.path.isdir(name) else name
+    return _shown(text(get(config, "served_model_name")) or text(get(config, "model")))
+
+
+def _asked(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str | None:
+    """The model that an engine was to be made of: ``LLM`` is told its name, ``AsyncLLM`` the engine's whole config."""
+    asked = args[0] if args else kwargs.get("model", kwargs.get("vllm_config"))
+    return _shown(text(kwargs.get("served_model_name")) or text(asked)) or _model(asked)
+
+
+def _shown(name: str | None) -> str | None:
+    is_folder = name and (os.path.isabs(name) or os.path.isdir(name))
+    return os.path.basename(os.path.normpath(name)) if name and is_folder else name
 
 
 def _arguments(first: str) -> Callable[[Any, tuple[Any, ...], Mapping[str, Any]], Mapping[str, Any]]:
@@ -205,7 +215,7 @@ VLLM = Provider(
     in_process=True,
     # What of it is reading, compiling and warming up is told by the engine's own process, in its log alone.
     loads=(
-        Load(module="vllm.entrypoints.llm", path="LLM.__init__", name=_model),
-        Load(module="vllm.v1.engine.async_llm", path="AsyncLLM.__init__", name=_model),
+        Load(module="vllm.entrypoints.llm", path="LLM.__init__", name=_model, asked=_asked),
+        Load(module="vllm.v1.engine.async_llm", path="AsyncLLM.__init__", name=_model, asked=_asked),
     ),
 )

@@ -17,6 +17,7 @@ from llmtrace.observe.clock import now
 from llmtrace.reference._errors import RunnerError
 from llmtrace.reference.grammar import BrokenGrammar, Grammar, Grammars
 from llmtrace.reference.model import LoadedModel
+from llmtrace.reference.other_load import OtherLoad
 from llmtrace.reference.runner import Request, Runner
 from llmtrace.reference.sampling import Sampling
 from llmtrace.reference.timings import Timings
@@ -106,6 +107,7 @@ def measure(loaded: LoadedModel, plan: Plan, answered: Callable[[], None] | None
 
     Seconds are medians, the other numbers means over the prompts.
     """
+    others = OtherLoad()
     valid = validator(plan.schema)
     grammars = Grammars(loaded)
     runner = Runner(loaded)
@@ -135,7 +137,7 @@ def measure(loaded: LoadedModel, plan: Plan, answered: Callable[[], None] | None
                 way[-1].add(valid(text), timings)
         if answered is not None:
             answered()
-    return {
+    results: dict[str, Any] = {
         "model": loaded.name,
         "device": loaded.device,
         "schema": plan.schema,
@@ -153,6 +155,8 @@ def measure(loaded: LoadedModel, plan: Plan, answered: Callable[[], None] | None
             "with retries": _summary(again),
         },
     }
+    others.into(results)
+    return results
 
 
 def _answer(runner: Runner, ids: list[int], plan: Plan, seed: int, grammar: Grammar | None) -> tuple[str, Timings]:

@@ -32,6 +32,7 @@ from llmtrace.reference.comparisons import against_generate, random_prompt, timi
 from llmtrace.reference.energy import Counter, NoCounter, energy_counter, measure_energy
 from llmtrace.reference.formats import fixed_text, lost, next_chances
 from llmtrace.reference.model import LoadedModel, pick_device
+from llmtrace.reference.other_load import OtherLoad
 from llmtrace.reference.prefix_cache import DEFAULT_BLOCK, LEAST_BLOCK, PrefixCache
 from llmtrace.reference.runner import Generation, Request, Runner
 from llmtrace.reference.sampling import Sampling
@@ -286,6 +287,13 @@ class Bench:
             import torch
         except ImportError as error:
             raise missing_extra(error) from error
+        others = OtherLoad()
+        try:
+            self._run(plan, torch)
+        finally:
+            others.into(self.results)
+
+    def _run(self, plan: Plan, torch: Any) -> None:
         try:
             self._counter = energy_counter(self.device)
             self.results["energy"] = f"{self._counter.name}, over decode; other programs' share is in it"

@@ -41,6 +41,8 @@ def render(results: Mapping[str, Any]) -> str:
         sections.append(section("Weight formats side by side", table(heads, rows)))
         lines.insert(0, words)
     sections += [section(title, table(head, rows)) for title, head, rows in _tables(formats) if rows]
+    if "warning" in results:
+        lines.insert(0, f"Warning: {results['warning']}.")
     notes = "".join(f"<li>{escape(line)}</li>" for line in lines)
     title = escape(f"{results['model']} on {results['device']}")
     return fill(

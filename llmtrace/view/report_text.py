@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.cells import cell_len
 
-from llmtrace.analyze import contract
+from llmtrace.analyze import contract, plausible
 from llmtrace.analyze.load import Stats
 from llmtrace.analyze.report import NOTHING, Column, Intervals, Report, Section, Stack, cell, harmless
 from llmtrace.view import palette
@@ -48,6 +48,8 @@ def faults(stats: Stats) -> list[str]:
         sentences.append(
             f"skipped {plural(stats.problem_count, 'broken part')} of the input, the first: {'; '.join(first)}"
         )
+    if stats.odd:
+        sentences.append(plausible.note(stats.odd))
     if stats.duplicates:
         sentences.append(f"{plural(stats.duplicates, 'span')} there twice; one of each counts")
     if stats.orphans:

@@ -18,6 +18,8 @@ class Selection:
     earlier: int
     """Traces left out by the limit."""
     problems: tuple[otlp.Problem, ...]
+    odd: int = 0
+    """Values that cannot be, and count as not known."""
 
     @property
     def spans(self) -> list[otlp.Span]:
@@ -28,6 +30,10 @@ class Selection:
         """Sentences on what was left out."""
         if self.earlier:
             yield f"{text.plural(self.earlier, 'earlier trace')} not shown"
+        if self.odd:
+            from llmtrace.analyze import plausible
+
+            yield plausible.note(self.odd)
         if self.problems:
             yield f"skipped {text.plural(len(self.problems), 'broken part')} of the file; everything else is shown:"
         for problem in self.problems[:10]:
@@ -52,4 +58,4 @@ def select(
             )
         traces = matching
     earlier = 0 if limit is None else max(0, len(traces) - limit)
-    return Selection(tuple(traces[earlier:]), earlier, file.problems)
+    return Selection(tuple(traces[earlier:]), earlier, file.problems, file.odd)

@@ -413,3 +413,50 @@ def test_odd_requests(api: Sync, replay: Replay, spans: Spans, tracing: Any, cha
     assert after.body == before.body
     if not lived.error:
         assert len(spans.parents()) == 1
+
+
+def raises(*_: Any) -> Any:
+    raise RuntimeError("not to be asked")
+
+
+@pytest.mark.parametrize("method", ["__bool__", "__len__", "__eq__", "__iter__", "__class__", "get"])
+@pytest.mark.parametrize("field", ["tools", "messages", "response_format", "stop", "stream_options", "prompt", "n"])
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_value_that_raises_costs_no_more_than_itself(
+    api: Sync, replay: Replay, spans: Spans, tracing: Any, field: str, method: str, streaming: bool
+) -> None:
+    methods = {method: property(raises) if method == "__class__" else raises}
+    odd: Any = type("Odd", (list,), methods)([{"name": "a"}])
+    if method == "get" or field in ("response_format", "stream_options"):
+        odd = type("Odd", (dict,), methods)({"type": "json_object"})
+    replay.serve(lambda request: openai_stream() if streaming else play.openai_body())
+    changes = {"stream": streaming, "temperature": 0.5, "extra_body": {field: odd}}
+    bare = live_through(api, **changes)
+    tracing.on(capture_content="span_only", request_usage=True)
+    lived = live_through(api, **changes)
+    assert same(lived, bare)
+    if not replay.requests:
+        return  # the client itself could not send it
+    (parent,) = spans.parents()
+    span = attributes(parent)
+    assert span["gen_ai.request.temperature"] == 0.5
+    assert "gen_ai.output.messages" in span, "what can be read is told"
+    assert ("gen_ai.input.messages" in span) or field == "messages"
+
+
+def test_a_class_as_a_tool_is_named(api: Sync, replay: Replay, spans: Spans, tracing: Any) -> None:
+    """The client cannot send it; what it was is told all the same, and nothing of ours fails."""
+    from pydantic import BaseModel
+
+    from llmtrace.observe import internal_errors
+
+    class Search(BaseModel):
+        query: str
+
+    before = dict(internal_errors.counts)
+    tracing.on(capture_content="span_only")
+    with pytest.raises(TypeError):
+        api.create(extra_body={"tools": [Search], "response_format": Search, "stop": Search})
+    (parent,) = spans.parents()
+    assert json.loads(attributes(parent)["gen_ai.tool.definitions"]) == [{"type": "function", "name": "Search"}]
+    assert dict(internal_errors.counts) == before

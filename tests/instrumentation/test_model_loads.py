@@ -6,6 +6,7 @@ import http.server
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,7 +14,9 @@ from opentelemetry import trace
 from tokenizers import Tokenizer, models
 
 import llmtrace
+from llmtrace.emit.model_load import emit_model_load
 from llmtrace.observe import internal_errors
+from llmtrace.observe.loading import Loading
 from tests.support.clock import Clock
 from tests.support.late import Late
 from tests.support.replay import Replay
@@ -137,6 +140,38 @@ def test_a_load_that_fails_says_so(
     assert load.status.status_code is trace.StatusCode.ERROR
     assert attributes(load)["error.type"] == error.__name__
     assert str(tmp_path) not in str([attributes(load), load.status.description])
+    assert attributes(load)["gen_ai.request.model"] == (tmp_path / folder).name, "what was to be loaded"
+    assert traced.tree(load) == [LOAD], "nobody saw it read anything"
+
+
+def test_a_load_of_which_no_part_is_told_has_its_span(spans: Spans) -> None:
+    """As an engine has it that loads in another process."""
+    loading = Loading()
+    loading.finish()
+    emit_model_load(spans.provider.get_tracer("llmtrace"), loading, {"gen_ai.provider.name": "transformers"})
+    (load,) = loads(spans)
+    assert spans.tree(load) == [LOAD]
+
+
+def test_a_failed_load_is_named_as_it_was_asked_for(tmp_path: Path) -> None:
+    from llmtrace.providers.llama_cpp import LLAMA_CPP
+    from llmtrace.providers.transformers import TRANSFORMERS
+    from llmtrace.providers.vllm import VLLM
+
+    here, pipeline = TRANSFORMERS.loads[0].asked, TRANSFORMERS.loads[-1].asked
+    assert here((), {"pretrained_model_name_or_path": "somebody/model"}) == "somebody/model"
+    assert here((tmp_path / "tiny",), {}) == "tiny"
+    assert here((5,), {}) is here((), {}) is None
+    assert pipeline(("text-generation",), {"model": "./folder/tiny"}) == "tiny"
+    assert pipeline(("text-generation", "somebody/model"), {}) == "somebody/model"
+    assert pipeline((), {"model": object()}) is None
+    file, repository = (load.asked for load in LLAMA_CPP.loads)
+    assert file(("/models/tiny.gguf",), {}) == file((), {"model_path": "/models/tiny.gguf"}) == "tiny.gguf"
+    assert repository((), {"repo_id": "somebody/tiny-gguf", "filename": "*q4.gguf"}) == "tiny-gguf"
+    offline, online = (load.asked for load in VLLM.loads)
+    assert offline(("/models/tiny",), {}) == offline((), {"model": "/models/tiny"}) == "tiny"
+    assert online((SimpleNamespace(model_config=SimpleNamespace(model="somebody/model")),), {}) == "somebody/model"
+    assert online((), {}) is None
 
 
 class Hub(http.server.BaseHTTPRequestHandler):

@@ -132,12 +132,66 @@ def test_an_endpoint_gets_spans_and_metrics_with_its_key_if_it_takes_them(
         assert "/v1/traces" in paths
 
 
+def test_metrics_go_where_their_own_variables_say(provider: Replay, app: Path, tmp_path: Path) -> None:
+    with closing(Replay()) as collector, closing(Replay()) as meters:
+        collector.serve(json_answer({}))
+        meters.serve(json_answer({}))
+        own = {
+            "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": f"{meters.url}/take",
+            "OTEL_EXPORTER_OTLP_METRICS_HEADERS": "x-key=metrics",
+            "OTEL_EXPORTER_OTLP_HEADERS": "x-key=all",
+        }
+        for where in ([], ["--file", "t.jsonl"]):
+            general = {} if where else {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}
+            done = run(*where, "--", sys.executable, app, provider.url, cwd=tmp_path, **own, **general)
+            assert done.stderr.endswith(f"; metrics go to {meters.url}/take\n")
+            assert {(request.path, request.headers["x-key"]) for request in meters.requests} == {("/take", "metrics")}
+            meters.reset()
+            meters.serve(json_answer({}))
+        assert {(request.path, request.headers["x-key"]) for request in collector.requests} == {("/v1/traces", "all")}
+        collector.reset()
+        collector.serve(json_answer({}))
+        run("--otlp", collector.url, "--", sys.executable, app, provider.url, cwd=tmp_path, **own)
+        assert {request.path for request in collector.requests} == {"/v1/traces", "/v1/metrics"}
+        assert not meters.requests, "an argument goes before a variable"
+
+
+def test_traces_and_metrics_each_have_their_endpoint_and_their_protocol() -> None:
+    with closing(Replay()) as one, closing(GrpcCollector()) as other:
+
+        def chosen(**environ: str) -> tuple[str, str, str, str]:
+            found = choose(environ={f"OTEL_EXPORTER_OTLP_{name}": value for name, value in environ.items()})
+            return found.kind, found.place, found.metrics_kind, found.metrics_place
+
+        spans, both = f"{one.url}/exact", {"ENDPOINT": other.url, "PROTOCOL": "grpc"}
+        assert chosen(TRACES_ENDPOINT=spans, TRACES_PROTOCOL="http/protobuf", **both) == (
+            "otlp", spans, "otlp_grpc", other.url
+        )  # fmt: skip
+        assert chosen(METRICS_ENDPOINT=spans, METRICS_PROTOCOL="http/protobuf", **both) == (
+            "otlp_grpc", other.url, "otlp", spans
+        )  # fmt: skip
+        assert chosen(**both) == ("otlp_grpc", other.url, "otlp_grpc", other.url)
+        assert chosen(ENDPOINT=one.url, TRACES_ENDPOINT=" ") == (
+            "otlp", f"{one.url}/v1/traces", "otlp", f"{one.url}/v1/metrics"
+        )  # fmt: skip
+        assert chosen(TRACES_ENDPOINT=spans) == ("otlp", spans, "", "")
+
+
+@pytest.mark.parametrize("url", ["ftp://x", "{}"])
+def test_metrics_that_have_no_place_keep_no_span_from_its_own(url: str, tmp_path: Path) -> None:
+    environ = {"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": url.format(refused_url())}
+    found = choose(file=tmp_path / "t.jsonl", environ=environ)
+    assert (found.kind, found.metrics_place) == ("file", "")
+    assert "metrics go nowhere" in found.sentence
+
+
 def test_grpc_is_spoken_where_the_environment_asks_for_it(provider: Replay, app: Path, tmp_path: Path) -> None:
     with closing(GrpcCollector()) as collector:
         where = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}
         done = run("--", sys.executable, app, provider.url, cwd=tmp_path, **where)
         assert done.stderr == f"llmtrace: spans go to {collector.url}\n"
         assert "chat m" in collector.names
+        assert collector.metrics
 
 
 def test_the_address_of_the_traces_is_used_as_it_stands(provider: Replay, app: Path, tmp_path: Path) -> None:

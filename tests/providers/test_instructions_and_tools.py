@@ -143,3 +143,32 @@ def test_the_level_of_reasoning_as_it_is_sent(where: str, body: Any, level: str 
     operation: Operation = getattr(importlib.import_module(f"llmtrace.providers.{module}"), name)
     request = operation.read_request({"model": "m", **(body() if callable(body) else body)})
     assert operation.request_attributes(request).get("gen_ai.request.reasoning.level") == level
+
+
+@pytest.mark.parametrize("operation", ["chat_completions:CHAT", "anthropic:MESSAGES", "ollama:CHAT", "cohere:CHAT"])
+def test_a_class_as_a_tool_is_named(operation: str) -> None:
+    from pydantic import BaseModel
+
+    class Weather(BaseModel):
+        city: str
+
+    module, _, name = operation.partition(":")
+    declared: Operation = getattr(importlib.import_module(f"llmtrace.providers.{module}"), name)
+    request = declared.read_request({"model": "m", "tools": [Weather, weather], "response_format": Weather})
+    named = [{"type": "function", "name": "Weather"}, WEATHER]
+    assert declared.tool_definitions(request) == named
+    assert declared.request_attributes(request) is not None
+
+
+def test_a_class_has_no_fields() -> None:
+    from pydantic import BaseModel
+
+    from llmtrace.providers.safe import extras, fields, get
+
+    class Model(BaseModel, extra="allow"):
+        x: int = 1
+
+    assert get(Model, "y") is None
+    assert dict(fields(Model)) == dict(extras(Model)) == {}
+    made = Model.model_validate({"x": 2, "y": 3})
+    assert (get(made, "x"), get(made, "y"), dict(extras(made))) == (2, 3, {"y": 3})

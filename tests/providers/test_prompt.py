@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from llmtrace.providers import prompt
 from llmtrace.providers.prompt import place_of, prompt_texts, tool_name
 
 SAID: dict[str, Any] = {"messages": [{"role": "user", "content": "Hello."}]}
@@ -43,3 +45,58 @@ def test_what_is_no_json_says_the_same_each_time() -> None:
 def test_nothing_that_can_be_read_is_no_text() -> None:
     assert prompt_texts({}) == []
     assert prompt_texts({"tools": "search", "input": [1, 2, 3]}) == []
+
+
+def changed(tools: list[dict[str, Any]]) -> None:
+    tools[0]["parameters"]["properties"]["city"]["type"] = "number"
+
+
+def reordered(tools: list[dict[str, Any]]) -> None:
+    tools[0]["name"] = tools[0].pop("name")
+
+
+def of_another_type(tools: list[dict[str, Any]]) -> None:
+    tools[0]["strict"] = 1
+
+
+def of_another_number(tools: list[dict[str, Any]]) -> None:
+    tools[0]["strict"] = 1.0
+
+
+def of_a_class(tools: list[dict[str, Any]]) -> None:
+    tools[0]["strict"] = type("Word", (str,), {})("yes")
+
+
+def holding_itself(tools: list[dict[str, Any]]) -> None:
+    tools[0]["self"] = tools[0]
+
+
+@pytest.mark.parametrize(
+    "change", [changed, reordered, of_another_type, of_another_number, of_a_class, holding_itself, list.pop]
+)
+def test_tools_that_were_changed_in_place_are_read_anew(change: Callable[[Any], Any]) -> None:
+    """Their texts are remembered, and stay true: a list may be the same, and not its tools."""
+
+    def tools() -> list[dict[str, Any]]:
+        city = {"type": "object", "properties": {"city": {"type": "string"}}}
+        return [{"name": "weather", "parameters": city, "strict": True}, {"name": "time"}]
+
+    given = tools()
+    before = prompt_texts({"tools": given})
+    again = prompt_texts({"tools": tools()})
+    assert again == before
+    assert all(one is other for one, other in zip(before, again, strict=True)), "made once"
+    change(given)
+    after = prompt_texts({"tools": given})
+    prompt._lists.clear()
+    assert after == prompt_texts({"tools": given}) != before
+    assert prompt_texts({"tools": tools()}) == before
+
+
+def test_no_more_is_remembered_than_a_few_lists() -> None:
+    for number in range(50):
+        prompt_texts({"tools": [{"name": f"tool {number}"}]})
+    assert 0 < len(prompt._lists) <= 8
+    prompt._lists.clear()
+    prompt_texts({"tools": [{"name": "x" * (1 << 18)}]})
+    assert not prompt._lists

@@ -109,8 +109,9 @@ def machines(results: Mapping[str, Any], path: str | Path = "the bench file") ->
 
 
 def left_out(results: Mapping[str, Any]) -> list[str]:
-    """A sentence for each weight format that was asked for and gives no machine."""
-    return [
+    """A sentence for each weight format that was asked for and gives no machine; and why the others may be wrong."""
+    loaded = [f"llmtrace bench warned: {results['warning']}"] if isinstance(results.get("warning"), str) else []
+    return loaded + [
         f"{name} is left out: {measured.get('reason', 'too few points were measured')}"
         for name, measured in results["formats"].items()
         if not _enough(measured)

@@ -13,6 +13,20 @@ from llmtrace.phases.objectives import Patterns
 
 NAMES: Final = ("phases", "causes", "cost", "cancellations", "floor", "models", "accuracy", "slo", "cache", "fleet")
 
+TAKERS: Final[Mapping[str, tuple[str, ...]]] = {
+    "span_usd": ("cost",),
+    "usd": ("cost",),
+    "components": ("cost",),
+    "quality": ("cost", "fleet"),
+    "slo": ("slo",),
+    "slo_ttft": ("slo",),
+    "slo_itl": ("slo",),
+    "slo_total": ("slo",),
+    "version_of": ("fleet",),
+    "newest": ("fleet",),
+}
+"""Options that not all reports take, and the reports that do."""
+
 
 @dataclass(frozen=True, slots=True)
 class Options:

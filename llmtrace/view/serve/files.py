@@ -120,6 +120,7 @@ class Reader:
                 part.unlink()
                 source.spans += message["spans"]
                 source.bad_lines += message["bad"]
+                source.odd += message["odd"]
                 source.problem = source.problem or message["first"]
                 self._progress(source.path, message["done"])
                 self._say(process, "next")

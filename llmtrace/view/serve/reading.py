@@ -65,6 +65,7 @@ def _parts(stretch: Stretch, folder: Path, number: int) -> Iterator[dict[str, An
         table = arrow_table(flattener, schema)
         pq.write_table(table, path, compression="lz4")
         message = {"part": str(path), "spans": table.num_rows, "done": done, "bad": bad, "first": first}
+        message["odd"], flattener.odd = flattener.odd, 0
         done = bad = 0
         return message
 

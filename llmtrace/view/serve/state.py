@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from llmtrace.analyze import plausible
 from llmtrace.version import VERSION
 from llmtrace.view.serve.notes import Notes
 from llmtrace.view.serve.store import Store
@@ -22,6 +23,8 @@ class Source:
     path: str
     spans: int = 0
     bad_lines: int = 0
+    odd: int = 0
+    """Values in it that cannot be, and count as not known."""
     problem: str = ""
     """The first fault in the file."""
 
@@ -94,4 +97,5 @@ class State:
             for source in self.sources
             if source.bad_lines
         ]
+        warnings += [f"{Path(source.path).name}: {plausible.note(source.odd)}" for source in self.sources if source.odd]
         return warnings

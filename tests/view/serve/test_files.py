@@ -10,6 +10,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llmtrace.analyze import plausible
 from llmtrace.view.serve.arrange import arrange
 from tests.analyze.writing import Writer
 from tests.support.effort import examples
@@ -106,3 +107,28 @@ def test_files_of_nothing_are_told_on_the_page(tmp_path: Path) -> None:
         assert status["spans"] == 0
         assert [source["bad_lines"] for source in status["sources"]] == [1, 1, 0]
         assert len(status["warnings"]) == 2
+
+
+def test_values_that_cannot_be_are_told_once(tmp_path: Path) -> None:
+    spans = [
+        {
+            "traceId": "4bf92f3577b34da6a3ce929d0e0e4736",
+            "spanId": f"{number:016x}",
+            "name": "chat m",
+            "kind": 3,
+            "startTimeUnixNano": "1760000001000000000",
+            "endTimeUnixNano": "1760000000000000000",
+            "attributes": [
+                {"key": "gen_ai.operation.name", "value": {"stringValue": "chat"}},
+                {"key": "gen_ai.usage.input_tokens", "value": {"intValue": "-5"}},
+            ],
+        }
+        for number in (1, 2)
+    ]
+    file = tmp_path / "odd.jsonl"
+    file.write_text(json.dumps({"resourceSpans": [{"scopeSpans": [{"spans": spans}]}]}) + "\n")
+    with viewer(file) as made:
+        status = made.until(lambda status: status["loading"] is None and status["spans"] == 2)
+        assert status["warnings"] == [f"odd.jsonl: {plausible.note(4)}"]
+        calls = made.get("/api/calls")["calls"]
+        assert [(call["duration_s"], call["input_tokens"]) for call in calls] == [(None, None)] * 2
