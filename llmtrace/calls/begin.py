@@ -75,7 +75,7 @@ class Beginning:
         tracer = services.telemetry.tracer()
         context = otel.get_current()  # asked once: each further look would ask for it anew, the SDK's three too
         current = trace_api.get_current_span(context)
-        above = adoption.served_by(current, request)
+        above = current if request.served is None else adoption.served_by(current, request.served)
         place = adoption.place(above, operation, request, tracer, headers, settings.parent)
         adopted = place.adopted
         later = place is adoption.OWN and (covers or provider.own_spans) and settings.parent != "own"
