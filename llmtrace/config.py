@@ -6,11 +6,12 @@ import json
 import logging
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 from llmtrace.conventions import SEMCONVS, V0_1_0
 from llmtrace.errors import LlmtraceError, did_you_mean
+from llmtrace.fixed import fixed
 
 if TYPE_CHECKING:
     from llmtrace.phases.objectives import Patterns
@@ -23,7 +24,7 @@ _PROPAGATE_MODES = ("auto", "always", "never")
 _PARENT_MODES = ("auto", "own", "existing")
 
 
-@dataclass(frozen=True, slots=True)
+@fixed(eq=True)
 class Settings:
     """The settings, by argument of ``llmtrace.instrument`` or by environment variable."""
 

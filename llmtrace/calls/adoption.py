@@ -326,12 +326,12 @@ def _exported_together(span: Any, tracer: Any) -> bool:
     return theirs is None or ours is None or theirs is ours
 
 
-def served_by(current: Span, request: Request) -> Span:
+def served_by(current: Span, served: Mapping[str, Any]) -> Span:
     """What the call goes beneath: ``current`` or, where nothing traces the server that the call is made in, the span
-    that the request which is being served names in its ``traceparent``."""
-    if request.served is None or current.get_span_context().is_valid:
+    that the request which is being served names in its ``traceparent``. ``served``: that one's headers."""
+    if current.get_span_context().is_valid:
         return current
-    named = trace_api.get_current_span(_W3C.extract(_lowered(request.served), Context()))
+    named = trace_api.get_current_span(_W3C.extract(_lowered(served), Context()))
     return named if named.get_span_context().is_valid else current
 
 

@@ -7,6 +7,7 @@ from functools import lru_cache, partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from opentelemetry import context as otel
 from opentelemetry import trace as trace_api
 from opentelemetry.context import Context
 from opentelemetry.trace import Link, Span, SpanKind, Tracer
@@ -73,8 +74,9 @@ class Beginning:
         endpoint = self._endpoint(provider, client, url, request.provider)
         start, offset = start_time()
         tracer = services.telemetry.tracer()
-        current = trace_api.get_current_span()
-        above = adoption.served_by(current, request)
+        context = otel.get_current()  # asked once: each further look would ask for it anew, the SDK's three too
+        current = trace_api.get_current_span(context)
+        above = current if request.served is None else adoption.served_by(current, request.served)
         place = adoption.place(above, operation, request, tracer, headers, settings.parent)
         adopted = place.adopted
         later = place is adoption.OWN and (covers or provider.own_spans) and settings.parent != "own"
@@ -98,7 +100,8 @@ class Beginning:
         span = adopted
         if owns:
             beneath = place.above or (None if above is current else above)
-            context = None if beneath is None else trace_api.set_span_in_context(beneath)
+            if beneath is not None:
+                context = trace_api.set_span_in_context(beneath, context)
             if place.spoken_for:
                 span = adoption.start_beneath(tracer, start + offset, links, context)
             else:

@@ -7,13 +7,13 @@ import threading
 from collections import deque
 from collections.abc import Hashable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
 from opentelemetry.trace import INVALID_SPAN, Link, Span, SpanContext, format_trace_id
 
 from llmtrace.calls.reading import of_params
 from llmtrace.emit import names
+from llmtrace.fixed import fixed
 from llmtrace.providers.declare import Request
 from llmtrace.providers.prompt import prompt_texts, tool_name
 
@@ -22,7 +22,7 @@ _MOST = 64
 _FOR_S = 600.0
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@fixed()
 class Failed:
     """One call that failed; equal only to itself."""
 

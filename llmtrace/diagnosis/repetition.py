@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 LEAST_CHARACTERS = 60
 LEAST_ROUNDS = 3
 _PROBE = 12
 
 
-@dataclass(frozen=True, slots=True)
-class Repetition:
+class Repetition(NamedTuple):
     """The stream ended in the same text over and over."""
 
     period: int

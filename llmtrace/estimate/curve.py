@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import combinations
 from operator import mul
 from time import sleep
+
+from llmtrace.fixed import fixed
 
 _STEPS = 10
 REUSED = 4
@@ -184,7 +185,7 @@ def answer_terms(output: float, shared: float, joined: float) -> tuple[float, ..
     return (output, output * shared, joined)
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@fixed()
 class Curve:
     """Seconds that a prompt costs on this route, from the moment it is taken up until its first token, and its answer
     after that."""

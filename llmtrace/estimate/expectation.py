@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from math import sqrt
 from operator import mul
 
@@ -21,6 +21,7 @@ from llmtrace.estimate import curve as curves
 from llmtrace.estimate.curve import Curve
 from llmtrace.estimate.mixture import CLASSES, Habits, Shape, cut_normal, weights
 from llmtrace.estimate.rows import BESIDE, CLASS, M1, MEDIA, MOMENTS, PACE, WHOLE, B, K, N, Row, S, U, X
+from llmtrace.fixed import fixed
 
 _ROUNDS = 12
 """Rounds of expectation and maximization. After 8 the figures of the recorded runs no longer move by 1 %."""
@@ -51,7 +52,7 @@ _CACHED = 0.05
 """What a cached token costs beside an uncached one where the route has not shown it: 5 % in vLLM's recorded runs."""
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@fixed()
 class Model:
     """How a route's calls spend their time."""
 

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from math import erfc, exp, log, pi, sqrt
 from statistics import NormalDist
 from typing import NamedTuple
@@ -372,7 +373,8 @@ def _cut_quantiles(mean: float, sd: float) -> tuple[float, float, float]:
     at = (z - _FURTHEST) * _PER_SD
     cell = int(at)
     at -= cell
-    (few, half, many), (more_few, more_half, more_many) = _CUT[cell], _CUT[cell + 1]
+    table = _cut_table()
+    (few, half, many), (more_few, more_half, more_many) = table[cell], table[cell + 1]
     return (
         sd * (few + at * (more_few - few)),
         sd * (half + at * (more_half - half)),
@@ -380,6 +382,7 @@ def _cut_quantiles(mean: float, sd: float) -> tuple[float, float, float]:
     )
 
 
+@cache
 def _cut_table() -> tuple[tuple[float, float, float], ...]:
     """``_cut_quantiles`` of a standard deviation of 1, for means from ``_FURTHEST`` to ``_UNCUT``."""
     inverse, made = NormalDist().inv_cdf, list[tuple[float, float, float]]()
@@ -394,4 +397,3 @@ def _cut_table() -> tuple[tuple[float, float, float], ...]:
 _FURTHEST, _PER_SD = -8.0, 16
 """Where the table of those points begins, and its cells for each standard deviation: between two of them a straight
 line is off by under 0.1 % of one."""
-_CUT = _cut_table()

@@ -8,7 +8,6 @@ to be read again: it names the client's function, traced where llmtrace is on an
 from __future__ import annotations
 
 import copy
-import pkgutil
 import sys
 from collections.abc import Callable
 from types import ModuleType
@@ -53,7 +52,9 @@ class Patched(wrapt.FunctionWrapper):  # pyright: ignore[reportMissingTypeArgume
         self._self_place = place
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        return pkgutil.resolve_name, (self._self_place,)
+        from pkgutil import resolve_name  # here, since few programs pickle a client
+
+        return resolve_name, (self._self_place,)
 
     def __copy__(self) -> Any:
         return self

@@ -172,6 +172,7 @@ def _begin(
     """The call that this request starts, and the arguments to go on with; None where the request is not traced."""
     try:
         options: Any = args[1] if len(args) > 1 else kwargs.get("options")
+        given = options
         operation = _operation(client, options)
         if operation is None or not may_begin():
             return None
@@ -183,9 +184,9 @@ def _begin(
                 body = options.json_data
         if tracer.settings.slo_headers and isinstance(body, dict):
             options = _with_objectives(tracer, provider, instance, options, body)
-        if len(args) > 1:
+        if options is not given and len(args) > 1:
             args = (args[0], options, *args[2:])
-        else:
+        elif options is not given:
             kwargs = {**kwargs, "options": options}
         extra_fields = getattr(options, "extra_json", None)
         if extra_fields is not None and isinstance(extra_fields, Mapping) and isinstance(body, dict):

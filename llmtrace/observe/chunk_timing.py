@@ -45,10 +45,8 @@ class ChunkTiming:
     """Chunks in folded blocks."""
     first_asked: int | None = None
     first_arrival: int | None = None
-    first_wait = 0
     buffered_head = 0
     """Chunks that lay ready, one after the other, when the application began to read."""
-    wait_sum = 0
     consumer_wait = 0
     """Time in which the application held a stream whose next chunk was ready."""
     gap_count = 0
@@ -101,19 +99,15 @@ class ChunkTiming:
         asked, arrived = self.block[0::2], self.block[1::2]
         early = max(0, self.begun - max(self.count, 1))
         self.count += len(asked)
-        waited = sum(arrived) - sum(asked)
-        self.wait_sum += waited
         if self.first_arrival is None:
             self.first_asked, self.first_arrival = asked[0], arrived[0]
-            self.first_wait = arrived[0] - asked[0]
             hold = asked[0] - handed_over if handed_over is not None else 0
-            if self.first_wait < ready_within(hold):
+            if arrived[0] - asked[0] < ready_within(hold):
                 self.consumer_wait += max(0, hold)
                 waits = map(sub, arrived, asked)
                 limit = ready_within(hold)
                 self.buffered_head = next((i for i, wait in enumerate(waits) if wait >= limit), len(asked))
             before = arrived[0]
-            waited -= self.first_wait
             del asked[0], arrived[0]
         else:
             before = self.last_arrival_folded or arrived[0]
@@ -122,9 +116,8 @@ class ChunkTiming:
             return
         self.last_arrival_folded = arrived[-1]
         gaps = list(map(sub, arrived, chain((before,), arrived)))
-        hold_sum = arrived[-1] - before - waited
         # An application takes a few microseconds with each chunk: whether one of them took long is told without a loop.
-        if hold_sum > READY_NS and max(map(sub, asked, chain((before,), arrived))) > READY_NS:
+        if max(map(sub, asked, chain((before,), arrived))) > READY_NS:
             # Where the application paused while the next chunk lay ready, the gap is its own, not the model's.
             paced: list[int] = []
             for i, (gap, ask, arrive) in enumerate(zip(gaps, asked, arrived, strict=False)):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from llmtrace.fixed import fixed
 from llmtrace.observe.answer import Answer
 from llmtrace.observe.call import COMPLETED
 
@@ -26,7 +27,7 @@ class Request:
     """The headers of the request that the application is serving with this call, where it hands them on: a gateway."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+@fixed(kw_only=True)
 class Operation:
     """One API operation of a provider."""
 
@@ -78,7 +79,7 @@ def _own_url(client: Any) -> Any:
     return getattr(client, "_base_url", None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+@fixed(kw_only=True)
 class Botocore:
     """Services of botocore's or aiobotocore's, all of whose calls go through one method."""
 
@@ -93,7 +94,7 @@ class Botocore:
     ``read_request`` gets the parameters, and the name as ``operation``."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+@fixed(kw_only=True)
 class Stainless:
     """A client that Stainless generated: all calls go through one ``request``, all streams are of one class."""
 
@@ -107,7 +108,7 @@ class Stainless:
     ``request``, so that the span is there to put phases under."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+@fixed(kw_only=True)
 class Method:
     """One method of a client whose calls do not go through one funnel.
 
@@ -187,7 +188,7 @@ class Opened(NamedTuple):
     protocol: Protocol
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+@fixed(kw_only=True)
 class Conversation:
     """A connection (of websockets) over which a model is asked again and again: each answer is a call."""
 
@@ -209,7 +210,7 @@ class Conversation:
     operation: Operation
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+@fixed(kw_only=True)
 class Generate:
     """A model in this process, whose ``generate`` is the call."""
 
@@ -219,7 +220,7 @@ class Generate:
     """The operation of every other call."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+@fixed(kw_only=True)
 class Load:
     """A function that loads a model into this process and returns it, or the ``__init__`` of one."""
 
@@ -240,7 +241,7 @@ class Load:
     """Methods of the model, in the same module, that take it to another device."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+@fixed(kw_only=True)
 class Provider:
     """How one client library is traced. The line in ``llmtrace.providers.CLIENTS`` says which library that is."""
 

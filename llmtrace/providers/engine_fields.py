@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Final, NamedTuple
 
+from llmtrace.fixed import fixed
 from llmtrace.observe.answer import ServerTimings
 
 LONGEST: Final = 1e6
@@ -119,7 +120,7 @@ MS: Final = 1e3
 NS: Final = 1e9
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@fixed()
 class Engine:
     """One engine's fields: a formula for each of ServerTimings' durations, over fields of which ``per`` make 1 s."""
 

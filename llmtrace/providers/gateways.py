@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from llmtrace.fixed import fixed
 from llmtrace.observe.answer import Hop, ToldAttempt
 from llmtrace.observe.internal_errors import note
 from llmtrace.providers.safe import get
@@ -29,7 +29,7 @@ _DEAREST: Final = 1e6
 """USD. No call costs a million."""
 
 
-@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+@fixed(kw_only=True)
 class _Gateway:
     """One gateway's response headers, in lower case. Of several names for one thing, the first that is there counts."""
 

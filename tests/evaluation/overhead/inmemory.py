@@ -29,6 +29,8 @@ ALL_PHASES, NO_METRICS, UNSAMPLED = "all phases, metrics", "all phases, no metri
 MODES = (ALL_PHASES, NO_METRICS, UNSAMPLED)
 """How llmtrace is switched on, by what the tables call it."""
 SSE = {"content-type": "text/event-stream"}
+LONG = 1000
+"""Content chunks of the stream by which a chunk is known: what the end does for each chunk is in it."""
 PACED_SECONDS = 2.0
 """How long a concurrent stream takes, on its clock."""
 _URL = "https://api.example.com/v1"

@@ -20,9 +20,12 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count as counting
 from pathlib import Path
 from typing import NamedTuple
 
+from llmtrace.observe import stream
+from llmtrace.observe.clock import now
 from tests.evaluation.common.bars import Bar
 from tests.evaluation.common.places import ROOT
 from tests.evaluation.common.tables import Table
@@ -35,10 +38,12 @@ from tests.evaluation.overhead.warm import BARE, DROPPED, SAME, SAME_RECORDS, SP
 
 OVER_FLOOR = 1.5
 """llmtrace's instructions over those of the SDK's own parent, four children and as many records."""
-CHUNKS = 1000
 CONCURRENT = (10,)
 """Streams at once. Under valgrind a turn of 100 takes half a minute: ``--streams`` for more."""
 _WARM_UP = 60
+_HELD_NS = 5_000
+"""How long a stream's clock says that the application held each chunk, and waited for it. By the real clock valgrind
+makes that fifty times longer, and what is done for an application that pauses would be counted."""
 _TOTALS = re.compile(r"^(?:totals|summary): (\d+)", re.MULTILINE)
 
 
@@ -62,7 +67,7 @@ def measure(plan: Plan) -> Outcome:
     few, many = (2, 6) if plan.quick else (20, 60)
     streams = (1, 2) if plan.quick else (1, 3)
     sizes = plan.streams or CONCURRENT
-    long, short = f"stream {CHUNKS}", "stream 0"
+    long, short = f"stream {inmemory.LONG}", "stream 0"
     read = [Job(long, *streams), Job(short, *streams)]
     read += [Job(f"concurrent {size}", *((1, 2) if size >= 100 else (2, 6))) for size in sizes]
     own = [Job(what, few, many) for what in (BARE, SPANS, SPANS_RECORDS, SAME, SAME_RECORDS, DROPPED)]
@@ -74,7 +79,7 @@ def measure(plan: Plan) -> Outcome:
             traced = count(mode, [Job(BARE, few, many), *(read if mode == NO_METRICS else [])])
             known[mode] = traced[BARE] - bare[BARE]
             if mode == NO_METRICS:
-                chunk, own_chunk = ((each[long] - each[short]) / CHUNKS for each in (traced, bare))
+                chunk, own_chunk = ((each[long] - each[short]) / inmemory.LONG for each in (traced, bare))
                 known |= {"the bare client's own chunk, of 1,000": own_chunk, "a chunk of 1,000": chunk - own_chunk}
                 for size in sizes:
                     what, at_once = f"concurrent {size}", f"{size:,} concurrent streams"
@@ -126,7 +131,9 @@ def prepared(what: str) -> Iterator[Action]:
         with inmemory.concurrent_calls(int(size)) as action:
             yield action
     elif kind == "stream":
+        stream.now = counting(now(), _HELD_NS).__next__
         yield inmemory.streamed_call(int(size))
+        stream.now = now
     else:
         yield _once(what)
 

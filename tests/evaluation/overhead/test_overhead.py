@@ -25,7 +25,7 @@ from tests.evaluation.common.pages import read_section
 from tests.evaluation.common.places import DOCS, ROOT
 from tests.evaluation.common.tables import Table
 from tests.evaluation.overhead import __main__ as bench
-from tests.evaluation.overhead import concurrency, inmemory, lines, replay, replayed, results
+from tests.evaluation.overhead import concurrency, inmemory, layouts, lines, replay, replayed, results
 from tests.evaluation.overhead.concurrency import Cell
 from tests.evaluation.overhead.conversations import LONGEST, SHORTEST, Asker, tokens_of
 from tests.evaluation.overhead.figures import call, slope
@@ -212,6 +212,35 @@ def test_a_chunk_has_its_share_of_the_end_and_not_the_call() -> None:
     figure = slope(samples(2000, 300, per_chunk=1.5), "llmtrace", "stream", (0, 1000))
     assert figure is not None
     assert figure.value == pytest.approx(1.5)
+
+
+def test_a_chunk_is_the_difference_of_two_arms_over_their_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One process in five lies badly, in each arm: a median does not mind."""
+    asked: list[tuple[str, int]] = []
+
+    def process(arm: str, layout: int) -> dict[str, float]:
+        asked.append((arm, layout))
+        us = 80.0 + 3.0 * (arm == layouts.TRACED) + 9.0 * (len(asked) % 15 < 3)
+        return dict.fromkeys(layouts.KINDS, us)
+
+    monkeypatch.setattr(layouts, "_in_a_process", process)
+    known = layouts.measure(20, 7, lambda arm: None)
+    assert {len(known[arm][kind]) for arm in layouts.ARMS for kind in layouts.KINDS} == {20}
+    for arm, true in ((layouts.TRACED, 3.0), (layouts.CONTROL, 0.0)):
+        for value, low, high in layouts.differences(known, arm).values():
+            assert value == true
+            assert low <= true <= high
+    assert layouts.table(known).rows[0] == ["bare client (own cost)", "80.00", "80.00"]
+    before, asked[:] = list(asked), []
+    layouts.measure(20, 7, lambda arm: None)
+    assert asked == before
+    assert len({layout for _, layout in asked}) == 60
+
+
+def test_a_layout_is_drawn_by_its_seed() -> None:
+    sizes = [len(layouts.lay_out(seed)) for seed in range(10)]
+    assert sizes == [len(layouts.lay_out(seed)) for seed in range(10)]
+    assert max(sizes) - min(sizes) > layouts.MOST_CLASSES / 4
 
 
 def cell(streams: int, added: float, lag: float) -> Cell:

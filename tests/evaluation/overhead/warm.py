@@ -3,7 +3,8 @@
 Batches of calls are traced and suppressed in turns (OpenTelemetry's own ``suppress_instrumentation``), with the patches
 in place in both: taking them out would make the interpreter specialise its code anew each time. Left out: the wrappers
 themselves (about 3 µs a call) and the transport's own events (about ten a call). The splice alone is timed over an
-iterator that costs nothing. Figures are medians of paired differences, µs of CPU time.
+iterator that costs nothing. Figures are medians of paired differences, µs of CPU time. A chunk of the client's own
+stream is measured over many processes (``layouts.py``).
 
 ``python -m tests.evaluation.overhead.warm ROUNDS`` prints them as JSON.
 """
@@ -27,7 +28,7 @@ from tests.evaluation.common.bars import Bar
 from tests.evaluation.common.places import ROOT
 from tests.evaluation.common.quantiles import median
 from tests.evaluation.common.tables import Table
-from tests.evaluation.overhead import inmemory, replayed
+from tests.evaluation.overhead import inmemory, layouts, replayed
 from tests.evaluation.overhead.environments import surroundings
 from tests.evaluation.overhead.inmemory import ALL_PHASES, MODES, NO_METRICS, UNSAMPLED, Action
 from tests.evaluation.overhead.outcome import FEWEST_ROUNDS, NotMeasured, Outcome, Plan
@@ -35,8 +36,10 @@ from tests.evaluation.overhead.sinks import Sinks
 from tests.evaluation.overhead.tables import PER_CHUNK
 
 BATCH, ROUNDS, QUICK_ROUNDS = 10, 60, 6
-CHUNKS, SPLICED = 1000, 4000
-"""Chunks of the client's streams, and of the iterator that is spliced."""
+SPLICED = 4000
+"""Chunks of the iterator that is spliced."""
+PROCESSES, QUICK_PROCESSES = 20, 2
+"""Processes of each arm, over which a chunk of the client's own stream is measured."""
 OVER_DROPPED = 15.0
 """µs of an unsampled call over the SDK's own dropped span."""
 BARE = "the bare client's own call"
@@ -45,11 +48,10 @@ SAME, SAME_RECORDS = "SDK: the spans of a call as llmtrace makes them", "SDK: th
 DROPPED = "SDK: a dropped span"
 FLOORS = {ALL_PHASES: (SPANS_RECORDS, SAME_RECORDS), NO_METRICS: (SPANS, SAME), UNSAMPLED: (DROPPED, DROPPED)}
 """What each mode stands beside: a floor that stays as it is, and what the SDK takes for the very same telemetry."""
-CHUNK, ASYNC_CHUNK = "a chunk of 1,000, the client's own stream", "an async chunk of 1,000, the client's own stream"
 
 
 def measure(plan: Plan) -> Outcome:
-    """Measure in a process of its own."""
+    """Measure the calls in a process of their own, and the chunks in many."""
     rounds = plan.rounds or (QUICK_ROUNDS if plan.quick else ROUNDS)
     command = [sys.executable, "-m", "tests.evaluation.overhead.warm", str(rounds)]
     with plan.console.status("in one warm process"):
@@ -59,14 +61,19 @@ def measure(plan: Plan) -> Outcome:
     known: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     rows = [[what, f"{us:.2f}", *ratios(what, known)] for what, us in known.items()]
     head = ["what", "µs", "x the SDK's, after each call of the client", "x the SDK's for the same"]
-    table = Table("In one warm process", head, rows)
+    processes = plan.rounds or (QUICK_PROCESSES if plan.quick else PROCESSES)
+    with plan.console.status("chunks") as status:
+        chunks = layouts.measure(processes, plan.seed, lambda arm: status.update(f"a chunk: {arm}"))
+    tables = [Table("In one warm process", head, rows), layouts.table(chunks)]
     over = known[UNSAMPLED] - known[DROPPED]
     bars = [
         _bar("unsampled, over the SDK's own dropped span", over, OVER_DROPPED, rounds),
-        _bar("a chunk of 1,000, in one warm process", known[CHUNK], PER_CHUNK, rounds),
-        _bar("an async chunk of 1,000, in one warm process", known[ASYNC_CHUNK], PER_CHUNK, rounds),
+        *(
+            _bar(f"{kind}, over many processes (95 % interval {low:.2f} to {high:.2f})", value, PER_CHUNK, processes)
+            for kind, (value, low, high) in layouts.differences(chunks, layouts.TRACED).items()
+        ),
     ]
-    return Outcome([table], bars, figures={"us": known, "rounds": rounds})
+    return Outcome(tables, bars, figures={"us": known, "rounds": rounds, "chunks": chunks})
 
 
 def ratios(what: str, known: dict[str, float]) -> list[str]:
@@ -130,36 +137,6 @@ def _after(call: Action, floor: Action) -> Action:
     return both
 
 
-def client_chunks(rounds: int) -> dict[str, float]:
-    """µs a chunk of the real client's stream of a thousand, over the same without tracing.
-
-    A stream without content is taken off on both sides: what is left is a chunk, and what the end does for each.
-    """
-    loop = asyncio.new_event_loop()
-    makers = {
-        CHUNK: inmemory.streamed_call,
-        ASYNC_CHUNK: lambda chunks: inmemory.async_streamed_call(chunks, loop),
-    }
-    known: dict[str, float] = {}
-    inmemory.switched_on(NO_METRICS)
-    for what, maker in makers.items():
-        long, short = maker(CHUNKS), maker(0)
-        added: list[float] = []
-        for _ in range(rounds):
-            with suppress_instrumentation():
-                bare = _once(long) - _once(short)
-            added.append((_once(long) - _once(short) - bare) / CHUNKS)
-        known[what] = median(added)
-    llmtrace.uninstrument()
-    return known
-
-
-def _once(action: Action) -> float:
-    start = time.process_time_ns()
-    action()
-    return (time.process_time_ns() - start) / 1e3
-
-
 def new_call() -> Call:
     call = Call(lambda call: call.chunk_timing.fold(), lambda chunk: OUTPUT, streaming=True)
     call.returned = call.start
@@ -212,7 +189,7 @@ def main() -> None:
     rounds = int(sys.argv[1])
     gc.collect()
     gc.freeze()
-    print(json.dumps(calls(rounds) | client_chunks(rounds) | spliced_chunks(rounds)))
+    print(json.dumps(calls(rounds) | spliced_chunks(rounds)))
 
 
 if __name__ == "__main__":
