@@ -53,9 +53,7 @@ def add(app: Any) -> None:
             list[str] | None,
             typer.Option(metavar="NAME", help="A host name that requests may use beside addresses; may be repeated."),
         ] = None,
-        grace: Annotated[
-            float, typer.Option(min=0, help="Seconds from SIGTERM to the end, for requests that run.")
-        ] = 3.0,
+        grace: Annotated[float, typer.Option(min=0, help="Seconds from SIGTERM to the end (2 at least).")] = 3.0,
         faults: Annotated[bool, typer.Option("--faults", help="Obey requests that ask for a fault (tests).")] = False,
         run_on: Annotated[
             bool, typer.Option("--run-on", help="A fault: make answers to their ends though their clients have gone.")

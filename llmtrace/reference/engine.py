@@ -502,9 +502,9 @@ class Engine:
         """
         # What the runner holds must not hold it, nor this: the room for keys and values is given back with the last
         # reference, not when the collector comes by.
-        watching = weakref.proxy(self)
-        runner: Any = weakref.proxy(self._processor.model_runner)
         model_runner = self._processor.model_runner
+        watching: Any = weakref.proxy(self)
+        runner: Any = weakref.proxy(model_runner)
         capture = vars(model_runner).get("_capture_graph") or functools.partial(
             type(model_runner)._capture_graph, runner
         )

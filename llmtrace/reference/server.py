@@ -24,8 +24,8 @@ from llmtrace.reference.tiny import Progress
 __all__ = ["DEFAULT_GRACE", "main", "serve"]
 
 DEFAULT_GRACE = 3.0
-_CLOSING = 1.5
-"""Seconds of the grace that are kept for sending the last events, closing connections and exporting spans."""
+_CLOSING = 2.0
+"""Seconds of the grace that are kept for the last events, closing connections, exporting spans and leaving."""
 _STEP = 0.2
 """Seconds of these in which the step that is under way may end before its requests are told that they are over."""
 _NOTICED = 0.15
@@ -57,7 +57,7 @@ def serve(
     `ready(base_url)` is called once requests are taken; without it a line says so on stderr. Port 0 takes a free one.
     `threads` is torch's thread count on the CPU (default: half of the cores, so that clients on this machine get
     theirs). `allow_hosts`: host names that the server goes by beside its addresses. `grace`: s from the signal to the
-    end (1.5 at least); what runs may go on meanwhile, and is ended with an error. Where something still holds it up
+    end (2 at least); what runs may go on meanwhile, and is ended with an error. Where something still holds it up
     then, a step of the model or an exporter, the process ends all the same, with 0. `max_running` (default: the
     runner's `DEFAULT_RUNNING`) and `app_options` go to `create_app`. Raises `RunnerError` for everything that the
     caller can mend.
