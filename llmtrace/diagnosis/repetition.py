@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+
+from llmtrace.fixed import fixed
 
 LEAST_CHARACTERS = 60
 LEAST_ROUNDS = 3
 _PROBE = 12
 
 
-class Repetition(NamedTuple):
+@fixed()
+class Repetition:
     """The stream ended in the same text over and over."""
 
     period: int
