@@ -11,7 +11,7 @@ LEAST_ROUNDS = 3
 _PROBE = 12
 
 
-@fixed()
+@fixed(eq=True)
 class Repetition:
     """The stream ended in the same text over and over."""
 
