@@ -79,15 +79,15 @@ def page(facts: dict[str, Any], cells: Sequence[Judged], plots_at: str = "accura
         parts += [
             "## In short\n",
             *_typical(cells),
-            f"{sum(1 for line in known if line.met)} of {len(known)} bars met, each decided by its worst cell; behind "
-            "it how many cells miss the bar. *: no bar was set; held to the one that is nearest.\n",
+            f"{sum(1 for line in known if line.met)} of {len(known)} bars met, each decided by its worst cell (r: "
+            "recorded, s: simulated, l: live), with how many cells miss it. *: no bar was set; held to the nearest one.\n",
             *([f"**The live cells are an earlier run's** ({facts['kept']}).\n"] if facts.get("kept") else []),
             tables.summary(lines).grid(text=True),
         ]
     parts += _not_run(facts["not_run"])
     if cells:
         parts.append(
-            f"The cells of real engines as plots: [{CELLS_PAGE}]({plots_at}/{CELLS_PAGE}). All {len(cells)}, with "
+            f"The cells of real engines, with plots: [{CELLS_PAGE}]({plots_at}/{CELLS_PAGE}). All {len(cells)}, with "
             f"every method, refusals, decode and the engine's own queue: [{CELLS}]({plots_at}/{CELLS}).\n"
         )
     parts.append(_READING)
@@ -121,8 +121,8 @@ def cells_page(facts: dict[str, Any], cells: Sequence[Judged], plotted: Sequence
     where = facts["machine"]
     parts = [
         "# Accuracy, cell by cell\n",
-        f"The cells of real engines as plots ([what is in them](../accuracy.md#how-to-read-it)); the figures of all "
-        f"cells are in [{CELLS}]({CELLS}).\n",
+        "The cells of real engines ([what the columns mean](../accuracy.md#how-to-read-it)); TTFT in ms; *not split*, "
+        f"errors and *covers* in %. The simulated cells are in [{CELLS}]({CELLS}) only.\n",
         *freshness.stamp("phases", where["commit"], where["code"]),
     ]
     for source in SOURCES:
@@ -264,7 +264,7 @@ def _section(source: str, cells: Sequence[Judged], kept: str | None) -> list[str
     able = {f"{judged.cell.engine} {judged.cell.capacity:.1f} calls/s" for judged in cells if judged.cell.capacity}
     if able:
         notes.append(f"- Capacities measured: {', '.join(sorted(able))}.")
-    return [f"## {source.capitalize()}\n", *notes, ""]
+    return [f"## {source.capitalize()}\n", *notes, "", tables.compact(cells).grid()]
 
 
 def _audit(rows: Sequence[dict[str, Any]], at: str) -> list[str]:

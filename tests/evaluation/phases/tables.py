@@ -41,7 +41,8 @@ def _told(line: Line) -> str:
     beyond = sum(1 for figure in line.known() if not figure.bar.met)
     told = f"{_SHORTER.get(line.what, line.what)}: {value} ({bar.replace('<=', '≤').replace('>=', '≥')})"
     chance = " (chance)" if line.verdict().endswith("within chance") else ""
-    return f"{told}{chance}, {beyond} of {len(line.known())}"
+    where = f"{worst.source[0]}: {_named(worst.where)}"
+    return f"{told}{chance}, {beyond} of {len(line.known())}, {where}"
 
 
 _SHORTER = {
@@ -57,6 +58,42 @@ _SHORTER = {
     "the engine's own queue, of mean TTFT": "engine's own queue",
     "90 % interval of the engine's own queue covers": "engine's own queue covers",
 }
+
+
+def _named(where: str) -> str:
+    """A cell's place without what all have in common."""
+    return where.removeprefix("engine, ").replace("recorded ", "")
+
+
+def compact(cells: Sequence[Judged]) -> Table:
+    """llmtrace in each cell, in a few columns: shares in %, times in ms."""
+    head = ["cell", "calls", "TTFT", "not split", "queue", "covers", "prefill", "covers"]
+    rows: list[list[str]] = []
+    for judged in cells:
+        pairs = judged.pairs()
+        queue, prefill = scoring.errors(pairs, QUEUE), scoring.errors(pairs, PREFILL)
+        queue_covers, prefill_covers = scoring.coverage(pairs, QUEUE), scoring.coverage(pairs, PREFILL)
+        rows.append(
+            [
+                judged.cell.title.partition(" ")[2].removeprefix("engine, "),
+                str(len(pairs)),
+                f"{judged.scale() * 1e3:.0f}",
+                _whole(scoring.refused(pairs)),
+                _percent(queue.share if queue else math.nan),
+                _whole(queue_covers.inside if queue_covers else math.nan),
+                _percent(prefill.share if prefill else math.nan),
+                _whole(prefill_covers.inside if prefill_covers else math.nan),
+            ]
+        )
+    return Table("", head, rows)
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}" if math.isfinite(value) else "-"
+
+
+def _whole(value: float) -> str:
+    return f"{100 * value:.0f}" if math.isfinite(value) else "-"
 
 
 def joined(first: Table, *others: Table) -> Table:

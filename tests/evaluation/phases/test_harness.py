@@ -474,7 +474,7 @@ def test_the_page(tmp_path: Path) -> None:
         "bars met, each decided by its worst cell",
         "met | missed (bar), cells |",
         "What was not split counts",
-        "The cells of real engines as plots: [cells.md](accuracy/cells.md). All 1, with",
+        "The cells of real engines, with plots: [cells.md](accuracy/cells.md). All 1, with",
     ):
         assert words in text
     cells = (tmp_path / "accuracy" / "cells.md").read_text()
