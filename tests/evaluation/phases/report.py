@@ -80,7 +80,7 @@ def page(facts: dict[str, Any], cells: Sequence[Judged], plots_at: str = "accura
             "## In short\n",
             *_typical(cells),
             f"{sum(1 for line in known if line.met)} of {len(known)} bars met, each decided by its worst cell (r: "
-            "recorded, s: simulated, l: live), with how many cells miss it. *: no bar was set; held to the nearest one.\n",
+            "recorded, s: simulated, l: live), and how many miss it. *: no bar was set; held to the nearest one.\n",
             *([f"**The live cells are an earlier run's** ({facts['kept']}).\n"] if facts.get("kept") else []),
             tables.summary(lines).grid(text=True),
         ]
