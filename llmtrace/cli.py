@@ -2,6 +2,7 @@
 # No deferred annotations here: typer reads them, and it is imported only where the commands are made.
 
 import contextlib
+import os
 import sys
 from importlib import import_module
 from types import ModuleType
@@ -26,6 +27,9 @@ def main() -> None:
 
 
 def _main() -> None:
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed (`>&-`): what is said goes nowhere, and not to the other one
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - for as long as the process
     if name_clash.imported() and sys.argv[1:2] != ["doctor"]:
         fail(f"another package called llmtrace has overwritten this one: {name_clash.mend()}")
     with interrupts.loading():

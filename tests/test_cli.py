@@ -523,3 +523,18 @@ def test_doctor_without_torch_and_the_client() -> None:
     result = without(["torch"], "doctor")
     assert result.returncode == 0, result.stderr
     assert "cannot be imported" in result.stdout
+
+
+def test_a_closed_output_is_no_mistake(tmp_path: Path) -> None:
+    """A program is run, and a file is read, where nobody keeps an output open (``>&-``)."""
+    file, told = tmp_path / "traces.jsonl", tmp_path / "told"
+    file.write_text(LINE)
+    program = f"import sys; open({str(told)!r}, 'w').write(str(sys.stdout))"
+    for words in (["show", file], ["--version"], ["run", "--console", "--", sys.executable, "-c", program]):
+        command = [sys.executable, "-m", "llmtrace.cli", *map(str, words)]
+        result = subprocess.run(
+            ["sh", "-c", 'exec "$@" >&-', "sh", *command],
+            stderr=subprocess.PIPE, text=True, env=environment(), timeout=120, check=False,
+        )  # fmt: skip
+        assert (result.returncode, "Traceback" in result.stderr) == (0, False), result.stderr
+    assert told.read_text() == "None"

@@ -80,3 +80,17 @@ def test_a_report_refuses_what_it_does_not_take(name: str) -> None:
 )
 def test_what_is_refused_beside(words: list[str], told: str) -> None:
     assert told in refused(*words)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["report", "phases", ""], "SOURCE is empty"),
+        (["report", "phases", "x", ""], "SOURCE is empty"),
+        (["compare", "x", ""], "AFTER is empty"),
+        (["whatif", "", "--without", "decode"], "SOURCE is empty"),
+    ],
+)
+def test_a_source_that_is_empty_is_refused(words: list[str], told: str) -> None:
+    """It is no other name of the folder that one is in."""
+    assert told in refused(*words)

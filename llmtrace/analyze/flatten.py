@@ -10,7 +10,7 @@ from llmtrace.analyze import engine_spans, jaeger, otlp, whole_span
 from llmtrace.analyze.contract import TELLING
 from llmtrace.analyze.schema import FIXED, Column
 from llmtrace.analyze.sparse import Sparse
-from llmtrace.analyze.typed import KINDS, STATUSES, Lines, Resource, members
+from llmtrace.analyze.typed import KINDS, NOBODY, STATUSES, Lines, Resource, members, parent
 
 _ENGINE = (-1, False)
 """Marks the attributes of engines' own spans that fill no column."""
@@ -94,7 +94,7 @@ class Flattener:
         rows: list[Row] = []
         first, sparse, whole = len(self), self._sparse, self._whole
         place_of = self._places.get
-        last_trace = trace_id = ""
+        last_trace, trace_id = None, ""
         for resource in document["resourceSpans"]:
             service, served_by = self._of(resource.get("resource"))
             about = whole_span.resource_text(resource.get("resource")) if self._whole else ""
@@ -107,21 +107,19 @@ class Flattener:
                     trace, own = span["traceId"], span["spanId"]
                     start, end = int(span["startTimeUnixNano"]), int(span["endTimeUnixNano"])
                     if trace != last_trace:  # the spans of a trace mostly come together
-                        if len(trace) != 32:
+                        if len(trace) != 32 or not any(bytes.fromhex(trace)):  # raises where it is no hexadecimal
                             raise ValueError
-                        bytes.fromhex(trace)  # raises where it is no hexadecimal
                         last_trace, trace_id = trace, trace.lower()
-                    if len(own) != 16 or not 0 < start < _LATEST or not 0 < end < _LATEST:
+                    if len(own) != 16 or own == NOBODY or not 0 < start < _LATEST or not 0 < end < _LATEST:
                         raise ValueError
                     bytes.fromhex(own)
-                    parent = span.get("parentSpanId")
                     status = span.get("status")
                     row = first + len(rows)
                     rows.append(
                         (
                             trace_id,
                             own.lower(),
-                            parent.lower() if parent else None,
+                            parent(span.get("parentSpanId")),
                             span.get("name", ""),
                             KINDS[span.get("kind", 0)],
                             start,

@@ -126,7 +126,8 @@ def _loaded(
         parts = _parts(paths, scratch, extra, tell, cache, stats)
         if not parts or stats.spans == 0:
             first = f": {stats.problems[0]}" if stats.problems else ""
-            raise LlmtraceError(f"no spans in {', '.join(sources)}{first}")
+            asked = any(map(_is_address, sources))
+            raise LlmtraceError(f"no spans in {', '.join(sources)}{_looked_back(window) if asked else ''}{first}")
         connection = _duckdb(scratch)
         stack.callback(connection.disconnect)
         table = connection.read_parquet([str(part) for part in parts], table_name="raw_spans")
@@ -139,7 +140,7 @@ def _loaded(
 def _files(sources: Iterable[str], scratch: Path, window: dict[str, Any], stats: Stats) -> Iterator[Path]:
     for source in sources:
         stats.sources.append(source)
-        if source.startswith(("http://", "https://")):
+        if _is_address(source):
             yield remote.fetch(source, scratch, notes=stats.notes, **window)
             continue
         if _is_table(source):
@@ -416,8 +417,19 @@ def _versions(table: Any) -> list[int]:
     return sorted(version for (version,) in tables.values(versions))
 
 
+def _is_address(source: str) -> bool:
+    """Whether it is the address of a server that keeps traces."""
+    return source.startswith(("http://", "https://"))
+
+
+def _looked_back(window: Mapping[str, Any]) -> str:
+    """How far back was looked, for what says that nothing was found."""
+    hours = window.get("hours")
+    return f" in the last {hours:g} h (--hours)" if hours else ""
+
+
 def _is_table(source: str) -> bool:
-    if source.startswith(("http://", "https://")):
+    if _is_address(source):
         return False
     return "://" in source or source.endswith((".parquet", ".duckdb"))
 
@@ -473,8 +485,7 @@ def settled(
         )
     ((spans,),) = tables.values(table.aggregate(spans=table.count()))
     if not spans:
-        hours = (window or {}).get("hours")
-        raise LlmtraceError(f"no spans in {source}" + (f" in the last {hours:g} h (--hours)" if hours else ""))
+        raise LlmtraceError(f"no spans in {source}{_looked_back(window or {})}")
     stats = Stats([source], spans=spans, versions=_versions(table))
     return Traces(table, connection, stats)
 

@@ -23,6 +23,8 @@ STATUSES: Final = dict(enumerate(otlp.STATUSES))
 _REMEMBERED: Final = 10_000
 """Resources, and lists of attributes' names, that are remembered."""
 _LATEST: Final = 1 << 63
+NOBODY: Final = "0" * 16
+"""An id that is none."""
 
 _Int = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 """Of longer ones orjson makes floats."""
@@ -201,7 +203,7 @@ def _fixed(spans: Sequence[_Span], service: str | None) -> tuple[Iterable[Any], 
     traces, owns = [span.traceId for span in spans], [span.spanId for span in spans]
     lower = {trace: _lower(trace) for trace in set(traces)}
     digits = "".join(owns)
-    if any(len(own) != 16 for own in owns) or len(bytes.fromhex(digits)) != 8 * len(owns):
+    if any(len(own) != 16 for own in owns) or NOBODY in owns or len(bytes.fromhex(digits)) != 8 * len(owns):
         raise ValueError("a span id")
     starts = [int(span.startTimeUnixNano) for span in spans]
     ends = [int(span.endTimeUnixNano) for span in spans]
@@ -211,7 +213,7 @@ def _fixed(spans: Sequence[_Span], service: str | None) -> tuple[Iterable[Any], 
     return (
         [lower[trace] for trace in traces],
         owns if digits == digits.lower() else [own.lower() for own in owns],
-        [span.parentSpanId.lower() if span.parentSpanId else None for span in spans],
+        [parent(span.parentSpanId) for span in spans],
         [span.name for span in spans],
         [KINDS[span.kind] for span in spans],
         starts,
@@ -222,9 +224,18 @@ def _fixed(spans: Sequence[_Span], service: str | None) -> tuple[Iterable[Any], 
 
 
 def _lower(trace: str) -> str:
-    if len(trace) != 32 or len(bytes.fromhex(trace)) != 16:
+    if len(trace) != 32 or not any(raw := bytes.fromhex(trace)) or len(raw) != 16:
         raise ValueError("a trace id")
     return trace.lower()
+
+
+def parent(own: str | None) -> str | None:
+    """A parent's id; None where it is missing or all zeros. Raises ValueError where it is not regular."""
+    if not own or own == NOBODY:
+        return None
+    if len(own) != 16:
+        raise ValueError("a parent's id")
+    return own.lower()
 
 
 def _telling(events: Iterable[_Event]) -> Iterable[_Attribute]:

@@ -68,14 +68,38 @@ def was_given(context: Any, name: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
-def check_texts(context: Any) -> None:
-    """Refuse options that are given and empty, as by a variable of the shell's that is not set."""
+def check_given(context: Any) -> None:
+    """Refuse options and sources that are given and empty, as by a variable of the shell's that is not set, and pages
+    and tables that would be written over what is read.
+    """
     import typer
 
-    for option in context.command.params:
-        value = context.params.get(option.name)
-        if value == "" and option.param_type_name == "option" and was_given(context, option.name):
-            raise typer.BadParameter(f"{option.opts[0]} is empty: leave it out, or say what")
+    sources: list[str] = []
+    for parameter in context.command.params:
+        value = context.params.get(parameter.name)
+        if parameter.param_type_name == "argument":
+            given = [str(each) for each in (value if isinstance(value, (list, tuple)) else (value,))]
+            if "" in given:
+                shown = (parameter.metavar or parameter.name).upper().rstrip(".")
+                raise typer.BadParameter(f"{shown} is empty: name one")
+            sources += given
+        elif value == "" and was_given(context, parameter.name):
+            raise typer.BadParameter(f"{parameter.opts[0]} is empty: leave it out, or say what")
+    for name in _WRITTEN:
+        place = context.params.get(name)
+        if place is not None and any(_is_same(place, source) for source in sources):
+            raise typer.BadParameter(f"--{name} is {place}, which is read: name another file")
+
+
+_WRITTEN: Final = ("html", "save")
+"""The options that name a file to write."""
+
+
+def _is_same(one: str | os.PathLike[str], other: str) -> bool:
+    try:
+        return os.path.samefile(one, other)
+    except (OSError, ValueError):  # one of them is not there, or is an address
+        return False
 
 
 def is_usable(number: float) -> bool:

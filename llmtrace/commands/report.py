@@ -13,7 +13,8 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 import typer
 
-from llmtrace.commands.common import check_texts, guarded, importing, terminal, was_given
+from llmtrace.commands.common import check_given, guarded, importing, terminal, was_given
+from llmtrace.errors import LlmtraceError
 from llmtrace.whole_file import replacing
 from llmtrace.wording import clean_json
 
@@ -98,7 +99,7 @@ def taking(command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def run(**options: Any) -> None:
-        check_texts(options["context"])
+        check_given(options["context"])
         given = Given(**{name: options.pop(name) for name in names})
         command(**options, given=given)
 
@@ -184,8 +185,7 @@ def add(app: Any) -> None:
         mapping = given.mapping
         with opened([sources], given, (usd, quality)) as (traces,):
             if save is not None:
-                with replacing(save) as place:
-                    traces.table.to_parquet(place)
+                _save(traces, save)
             result = reports.make(name, Book(traces, mapping), options)
             give(result, given)
 
@@ -321,6 +321,23 @@ def _objectives(ttft: str | None, itl: str | None, total: str | None) -> dict[st
             except ValueError as error:
                 raise typer.BadParameter(f"--slo-{name} is {text}; it takes {error}") from None
     return parsed
+
+
+def _save(traces: Any, path: Path) -> None:
+    """Write the table of spans.
+
+    Raises:
+        LlmtraceError: it cannot be written there.
+    """
+    import duckdb
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as place:
+            traces.table.to_parquet(place)
+    except (OSError, duckdb.IOException) as error:
+        reason = getattr(error, "strerror", None) or str(error).rpartition(": ")[2]
+        raise LlmtraceError(f"cannot write {path}: {reason}") from error
 
 
 @contextmanager

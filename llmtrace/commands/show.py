@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from llmtrace.commands import interrupts
-from llmtrace.commands.common import check_texts, guarded, terminal
+from llmtrace.commands.common import check_given, guarded, terminal
 from llmtrace.wording import fitted
 
 
@@ -35,7 +35,7 @@ def add(app: Any) -> None:
         strict: Annotated[bool, typer.Option("--strict", help="Fail on the first broken line.")] = False,
     ) -> None:
         """Print the waterfalls of an OTLP/JSON file, whoever wrote it."""
-        check_texts(context)
+        check_given(context)
         with interrupts.loading():
             from llmtrace.view import html as page
             from llmtrace.view import terminal as waterfalls

@@ -92,6 +92,28 @@ def test_save_and_read_the_table_again(traces: str, tmp_path: Path) -> None:
     assert first.partition("skipped")[0].split() == [*again.split(), "·"] or again.split()[:20] == first.split()[:20]
 
 
+def test_a_table_that_cannot_be_written_is_told_in_a_line(traces: str, tmp_path: Path) -> None:
+    for place in (str(tmp_path), f"{traces}/spans.parquet"):
+        result = run("report", "phases", traces, "--save", place, code=1)
+        assert f"cannot write {place}" in " ".join(result.stderr.split())
+
+
+def test_a_table_gets_its_folder_as_a_page_does(traces: str, tmp_path: Path) -> None:
+    run("report", "phases", traces, "--save", str(tmp_path / "deep" / "spans.parquet"))
+    assert (tmp_path / "deep" / "spans.parquet").exists()
+
+
+@pytest.mark.parametrize(
+    "command", ["report phases --html", "report phases --save", "compare elsewhere --html", "show --html"]
+)
+def test_what_is_read_is_not_written_over(traces: str, command: str) -> None:
+    before = Path(traces).read_bytes()
+    *words, option = command.split()
+    same = str(Path(traces).parent / ".." / Path(traces).parent.name / "traces.jsonl")
+    assert ", which is read: name another file" in run(*words, traces, option, same, code=2).stderr
+    assert Path(traces).read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [

@@ -84,7 +84,7 @@ def spans(draw: st.DrawFn, of: st.SearchStrategy[Any], changed: bool) -> dict[st
         "attributes": draw(attributes(of, names)),
     }
     more = {
-        "parentSpanId": st.sampled_from(["", "00F067AA0BA902B7", None]),
+        "parentSpanId": st.sampled_from(["", "00F067AA0BA902B7", "0" * 16, None]),
         "kind": st.integers(0, 5),
         "status": st.sampled_from([{}, None, {"code": 2, "message": "x"}, {"message": "y"}]),
         "events": st.lists(events(of), max_size=2) | st.none(),
@@ -153,6 +153,27 @@ def test_an_empty_member_of_a_list_costs_nothing() -> None:
     _, quick, other = tables(json.dumps(writer.document()).encode())
     assert quick.equals(other)
     assert quick["finish"].to_pylist() == ["stop,None", None]
+
+
+IDS = [("parentSpanId", "0" * 16, 1), ("parentSpanId", "0" * 32, 1), ("parentSpanId", "0x00f067aa0ba902b7", 1)]
+NOBODYS = [("spanId", "0" * 16, 0), ("traceId", "0" * 32, 0), ("traceId", "", 0)]
+
+
+@pytest.mark.parametrize(("name", "value", "rows"), [*IDS, *NOBODYS])
+def test_an_id_means_the_same_to_all_ways_of_reading(name: str, value: str, rows: int) -> None:
+    """A parent of zeros is none, and a span or trace of zeros cannot be."""
+    writer = Writer()
+    writer.span("chat", 0, 1)
+    writer.spans[0][name] = value
+    document = writer.document()
+    _, quick, other = tables(json.dumps(document).encode())
+    careful = Flattener(COLUMNS)
+    careful.add([document, 5], 1)  # what is no document sends all of it that way
+    assert quick.equals(other)
+    assert quick.equals(arrow_table(careful, SCHEMA))
+    assert quick.num_rows == rows
+    if not value.strip("0"):
+        assert quick["parent_id"].to_pylist() == [None] * rows
 
 
 @pytest.mark.parametrize("path", sorted(Path(__file__).parent.glob("recorded/*.gz")), ids=lambda path: path.name)
