@@ -11,7 +11,7 @@ from llmtrace import interpreter
 from llmtrace.commands import interrupts
 from llmtrace.errors import LlmtraceError
 from llmtrace.version import install_hint
-from llmtrace.wording import clean, fitted
+from llmtrace.wording import clean, say
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 
@@ -121,12 +121,7 @@ def terminal(**options: Any) -> Any:
     return Terminal(**options)
 
 
-def tell(sentence: str) -> None:
-    """Tell people on stderr, beside a command's own output."""
-    print(fitted(f"llmtrace: {sentence}", sys.stderr), file=sys.stderr, flush=True)
-
-
 def fail(message: str) -> NoReturn:
     """Print ``message`` on stderr, in one line but where a terminal is narrower, and exit."""
-    tell(" ".join(clean(message, 4000).split()))
+    say(" ".join(clean(message, 4000).split()))
     raise SystemExit(_FAILED)
