@@ -17,7 +17,7 @@ Device = Literal["auto", "cpu", "cuda", "mps"]
 
 _FAILED = 1
 INTERRUPTED = 130
-MOST: Final = 1_000_000_000
+_MOST: Final = 1_000_000_000
 """The largest number that any option takes: seconds, tokens, rows, USD."""
 
 
@@ -59,7 +59,7 @@ def _check_numbers(options: Mapping[str, Any]) -> None:
                 import typer
 
                 option, told = name.replace("_", "-"), f"{number:g}" if isinstance(number, float) else f"{number}"[:20]
-                raise typer.BadParameter(f"--{option} is {told}; it takes a number of at most {MOST:,}")
+                raise typer.BadParameter(f"--{option} is {told}; it takes a number of at most {_MOST:,}")
 
 
 def was_given(context: Any, name: str) -> bool:
@@ -74,13 +74,14 @@ def check_texts(context: Any) -> None:
 
     for option in context.command.params:
         value = context.params.get(option.name)
-        if value == "" and option.param_type_name == "option" and was_given(context, option.name):
+        is_empty = "" in value if isinstance(value, (list, tuple)) else value == ""
+        if is_empty and option.param_type_name == "option" and was_given(context, option.name):
             raise typer.BadParameter(f"{option.opts[0]} is empty: leave it out, or say what")
 
 
 def is_usable(number: float) -> bool:
-    """Whether a number that was given can be meant: a finite one, of at most ``MOST``."""
-    return abs(number) <= MOST
+    """Whether a number that was given can be meant: a finite one, of at most ``_MOST``."""
+    return abs(number) <= _MOST
 
 
 @contextlib.contextmanager
