@@ -143,14 +143,14 @@ def _with_metrics(spans: Destination, environ: Mapping[str, str]) -> Destination
     a variable has named the spans' place; else the same endpoint, if that may take them.
     """
     name, url = signals.setting(environ, "METRICS", "ENDPOINT")
-    theirs = name == signals.own("METRICS", "ENDPOINT")
-    if not theirs and not (name and spans.kind.startswith("otlp") and not spans.place.startswith(VIEWER)):
+    is_own = name == signals.own("METRICS", "ENDPOINT")
+    if not is_own and not (name and spans.kind.startswith("otlp") and not spans.place.startswith(VIEWER)):
         return _beside(spans)
     try:
-        kind, place = _address(url, signals.protocol(environ, "METRICS"), "METRICS", exact=theirs)
+        kind, place = _address(url, signals.protocol(environ, "METRICS"), "METRICS", exact=is_own)
     except LlmtraceError as error:
-        return replace(spans, sentence=f"{spans.sentence}; metrics go nowhere: {name}: {error}") if theirs else spans
-    if not theirs:
+        return replace(spans, sentence=f"{spans.sentence}; metrics go nowhere: {name}: {error}") if is_own else spans
+    if not is_own:
         return replace(spans, metrics_kind=kind, metrics_place=place)
     shown = without_credentials(place).removesuffix(_METRICS)
     if not listens(place):
