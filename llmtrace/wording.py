@@ -1,9 +1,10 @@
-"""Words that every room prints: text from outside made harmless, and counts with their nouns."""
+"""Words that every room prints: text from outside made harmless, counts with their nouns, sentences on stderr."""
 
 from __future__ import annotations
 
 import os
 import re
+import sys
 import textwrap
 import unicodedata
 from typing import TextIO
@@ -62,3 +63,10 @@ def fitted(sentence: str, stream: TextIO) -> str:
     except (OSError, ValueError, AttributeError):  # closed, or somebody else's object in its place
         width = 0
     return "\n".join(lines(sentence, width)) if 0 < width < len(sentence) else sentence
+
+
+def say(sentence: str) -> None:
+    """Tell people on stderr; nobody where that is closed: a program's own output is not the place."""
+    stream: TextIO | None = sys.stderr
+    if stream is not None:
+        print(fitted(f"llmtrace: {sentence}", stream), file=stream, flush=True)

@@ -10,11 +10,10 @@ from llmtrace.analyze import engine_spans, jaeger, otlp, whole_span
 from llmtrace.analyze.contract import TELLING
 from llmtrace.analyze.schema import FIXED, Column
 from llmtrace.analyze.sparse import Sparse
-from llmtrace.analyze.typed import KINDS, NOBODY, STATUSES, Lines, Resource, members, parent
+from llmtrace.analyze.typed import KINDS, LATEST, NOBODY, STATUSES, Lines, Resource, members, parent
 
 _ENGINE = (-1, False)
 """Marks the attributes of engines' own spans that fill no column."""
-_LATEST = 1 << 63
 _ODD = (KeyError, TypeError, ValueError, AttributeError)
 Row = tuple[Any, ...]
 """A span's values of ``FIXED``."""
@@ -110,7 +109,7 @@ class Flattener:
                         if len(trace) != 32 or not any(bytes.fromhex(trace)):  # raises where it is no hexadecimal
                             raise ValueError
                         last_trace, trace_id = trace, trace.lower()
-                    if len(own) != 16 or own == NOBODY or not 0 < start < _LATEST or not 0 < end < _LATEST:
+                    if len(own) != 16 or own == NOBODY or not 0 < start < LATEST or not 0 < end < LATEST:
                         raise ValueError
                     bytes.fromhex(own)
                     status = span.get("status")

@@ -351,7 +351,7 @@ def _scope(item: Any) -> Scope:
 
 
 def _span(item: Any, resource: Mapping[str, Any], scope: Scope) -> Span:
-    from llmtrace.analyze import plausible  # here, since the columns it knows are known by engines' spans, read by this
+    from llmtrace.analyze import plausible  # here, since its columns come from modules that import this one
 
     if not _is_mapping(item):
         raise ValueError("not an object")

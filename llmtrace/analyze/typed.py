@@ -22,7 +22,8 @@ KINDS: Final = dict(enumerate(otlp.KINDS))
 STATUSES: Final = dict(enumerate(otlp.STATUSES))
 _REMEMBERED: Final = 10_000
 """Resources, and lists of attributes' names, that are remembered."""
-_LATEST: Final = 1 << 63
+LATEST: Final = 1 << 63
+"""Nanoseconds. No moment is as late."""
 NOBODY: Final = "0" * 16
 """An id that is none."""
 
@@ -208,7 +209,7 @@ def _fixed(spans: Sequence[_Span], service: str | None) -> tuple[Iterable[Any], 
     starts = [int(span.startTimeUnixNano) for span in spans]
     ends = [int(span.endTimeUnixNano) for span in spans]
     moments = starts + ends
-    if min(moments) <= 0 or max(moments) >= _LATEST:
+    if min(moments) <= 0 or max(moments) >= LATEST:
         raise ValueError("a moment")
     return (
         [lower[trace] for trace in traces],

@@ -18,7 +18,7 @@ from llmtrace.phases.model import QUEUE, Estimate, Phase, Unknown
 from llmtrace.phases.observation import Observation
 from llmtrace.phases.server import STEP_APART
 from llmtrace.phases.timeline import split
-from llmtrace.providers.prompt import prompt_texts
+from llmtrace.providers.prompt import prompt_texts, tool_definition
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -81,7 +81,7 @@ def _sample(services: Services, call: Call, state: CallState, answer: Answer, se
     if isinstance(sample, Sample) and sample.whole and state.request.choices != 1:
         return WHOLE_ANSWER  # several answers, made side by side, and their tokens told in all
     if answer.usage.input_tokens is None and baselines.wants_text(state.route, state.request.model):
-        baselines.take_text(state.route, state.request.model, of_params(state.request, prompt_texts))
+        baselines.take_text(state.route, state.request.model, of_params(state.request, prompt_texts, tool_definition))
     return sample
 
 

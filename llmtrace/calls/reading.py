@@ -49,18 +49,19 @@ def _readable(params: Mapping[str, Any], error: Exception) -> dict[str, Any]:
 
 
 def _is_readable(value: Any, deep: int) -> bool:
+    """Whether nothing that is asked of ``value``, and of what it holds down to so ``deep``, raises."""
     if type(value) in _PLAIN:
         return True
     try:
-        _ = bool(value), value == "", value in ("",)
+        _ = bool(value), value in ("",)
         if isinstance(value, Mapping):
-            _ = value.get(""), "" in value, [*value]
+            _ = len(value), [*value], value.get(""), "" in value
             inner = [item for _, item in value.items()]
         elif isinstance(value, (list, tuple)):
-            _ = value[:1]
+            _ = len(value), value[:1]
             inner = [*value]
         else:
             return True
-        return deep > 0 and len(value) >= 0 and all(_is_readable(each, deep - 1) for each in inner)
+        return deep > 0 and all(_is_readable(each, deep - 1) for each in inner)
     except Exception:
         return False

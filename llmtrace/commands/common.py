@@ -11,13 +11,13 @@ from llmtrace import interpreter
 from llmtrace.commands import interrupts
 from llmtrace.errors import LlmtraceError
 from llmtrace.version import install_hint
-from llmtrace.wording import clean, fitted
+from llmtrace.wording import clean, say
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 
 _FAILED = 1
 INTERRUPTED = 130
-MOST: Final = 1_000_000_000
+_MOST: Final = 1_000_000_000
 """The largest number that any option takes: seconds, tokens, rows, USD."""
 
 
@@ -59,7 +59,7 @@ def _check_numbers(options: Mapping[str, Any]) -> None:
                 import typer
 
                 option, told = name.replace("_", "-"), f"{number:g}" if isinstance(number, float) else f"{number}"[:20]
-                raise typer.BadParameter(f"--{option} is {told}; it takes a number of at most {MOST:,}")
+                raise typer.BadParameter(f"--{option} is {told}; it takes a number of at most {_MOST:,}")
 
 
 def was_given(context: Any, name: str) -> bool:
@@ -83,7 +83,7 @@ def check_given(context: Any) -> None:
                 shown = (parameter.metavar or parameter.name).upper().rstrip(".")
                 raise typer.BadParameter(f"{shown} is empty: name one")
             sources += given
-        elif value == "" and was_given(context, parameter.name):
+        elif ("" in value if isinstance(value, (list, tuple)) else value == "") and was_given(context, parameter.name):
             raise typer.BadParameter(f"{parameter.opts[0]} is empty: leave it out, or say what")
     for name in _WRITTEN:
         place = context.params.get(name)
@@ -103,8 +103,8 @@ def _is_same(one: str | os.PathLike[str], other: str) -> bool:
 
 
 def is_usable(number: float) -> bool:
-    """Whether a number that was given can be meant: a finite one, of at most ``MOST``."""
-    return abs(number) <= MOST
+    """Whether a number that was given can be meant: a finite one, of at most ``_MOST``."""
+    return abs(number) <= _MOST
 
 
 @contextlib.contextmanager
@@ -145,12 +145,7 @@ def terminal(**options: Any) -> Any:
     return Terminal(**options)
 
 
-def tell(sentence: str) -> None:
-    """Tell people on stderr, beside a command's own output."""
-    print(fitted(f"llmtrace: {sentence}", sys.stderr), file=sys.stderr, flush=True)
-
-
 def fail(message: str) -> NoReturn:
     """Print ``message`` on stderr, in one line but where a terminal is narrower, and exit."""
-    tell(" ".join(clean(message, 4000).split()))
+    say(" ".join(clean(message, 4000).split()))
     raise SystemExit(_FAILED)

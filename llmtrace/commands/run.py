@@ -11,7 +11,8 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from llmtrace.commands.common import guarded
-from llmtrace.launch.destinations import choose, say
+from llmtrace.launch.destinations import choose
+from llmtrace.wording import say
 
 _NOT_FOUND, _NOT_RUNNABLE = 127, 126
 _SITE = Path(__file__).parent.parent / "launch" / "site"

@@ -8,8 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from llmtrace.commands.common import fail, guarded, importing, needs, tell
+from llmtrace.commands.common import fail, guarded, importing, needs
 from llmtrace.listening import is_loopback
+from llmtrace.wording import say
 
 _PORT = 4319
 _MOST_BYTES = 1 << 60
@@ -81,7 +82,7 @@ def add(app: Any) -> None:
             from llmtrace.view.serve.guard import origin_of
             from llmtrace.view.serve.run import Options, Ready, run
         if not is_loopback(host):
-            tell(f"warning: with --host {host} everyone who reaches this machine can read and send spans")
+            say(f"warning: with --host {host} everyone who reaches this machine can read and send spans")
 
         def ready(up: Ready) -> None:
             print(f"The page: {up.url}   ({up.place})")
@@ -112,7 +113,7 @@ def add(app: Any) -> None:
             default_ports=port == _PORT if default_ports is None else default_ports,
         )
         with needs("view"), _progress() as progress:
-            run(options, ready, progress, tell)
+            run(options, ready, progress, say)
 
 
 @contextmanager

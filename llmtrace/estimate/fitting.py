@@ -51,9 +51,9 @@ _LAST = 24
 """Calls in which a queue that does not empty has to show."""
 _HOP_LEAST, _HOP_MOST = 0.25, 0.75
 """The way from the headers' sender to the engine and back, as a share of the headers' own delay."""
-_ALONE = 2.0
-"""Where half of a route's whole answers did not wait they show the way to the engine fully; fewer by so many times
-their share."""
+_SHOWN = 2.0
+"""How far whole answers move the way to the engine, by the share of them that did not wait: so many times it, at most
+all the way."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -141,8 +141,9 @@ def fit(window: Window, min_calls: int, min_spread: float, least_per_token: floa
     anchors.learn([(row[U], row[HEAD], row[EVENT], row[TOTAL]) for row in rows if row[PACE] != WHOLE])
     model = fit_model(rows, calm, before, window.hop, 0.5 * calm_step, least_per_token)
     if released is not None:
-        again = fit_model(rows, calm, released, window.hop, 0.5 * calm_step, least_per_token)
-        model = max(model, again, key=lambda each: _likely(rows, each, window.hop))
+        # What is begun anew may explain its queue by long prompts: it stands only where it explains the calls better.
+        continued = fit_model(rows, calm, released, window.hop, 0.5 * calm_step, least_per_token)
+        model = max(model, continued, key=lambda each: _likely(rows, each, window.hop))
     curve = model.curve
     calm_step = calm_step or curve.per_output
     # One step is the least that a prompt can cost; what the fixed part holds beyond it is the way on to the engine and
@@ -154,7 +155,7 @@ def fit(window: Window, min_calls: int, min_spread: float, least_per_token: floa
     elif all(row[PACE] == WHOLE for row in rows):
         # Their headers tell nothing. Nor do calls that waited for one of this client's own, which bear any way equally
         # well: where most did, what was found earlier stays.
-        hop = window.hop + min(1.0, _ALONE * (1.0 - curve.queued)) * (over - window.hop)
+        hop = window.hop + min(1.0, _SHOWN * (1.0 - curve.queued)) * (over - window.hop)
     middle = sorted(row[U] for row in rows)[len(rows) // 2]
     bound = over - hop > max(0.5 * calm_step, 0.2 * curve.cost(middle)) or _standing(rows, model)
     kept = _calm(rows, calm, model, window.hop, before)

@@ -24,7 +24,6 @@ from llmtrace.observe.process import after_fork
 from llmtrace.phases.model import TO_DEVICE
 from llmtrace.providers.declare import Load, Provider
 
-_NONE: Mapping[str, Any] = {}
 _loading: ContextVar[Loading | None] = ContextVar("llmtrace_loading", default=None)
 """The load under way in this context."""
 _under_way: list[Loading] = []
@@ -51,7 +50,7 @@ def patch(patches: Patches, tracer: CallTracer, provider: Provider, hook: Load) 
         try:
             result = wrapped(*args, **kwargs)
         except BaseException as error:
-            _ended(tracer, provider, hook, loading, None, error, args, kwargs)
+            _ended(tracer, provider, hook, loading, None, error, asked=(args, kwargs))
             raise
         finally:
             _under_way.remove(loading)
@@ -99,15 +98,17 @@ def _ended(
     loading: Loading,
     result: Any,
     error: BaseException | None,
-    args: tuple[Any, ...] = (),
-    kwargs: Mapping[str, Any] = _NONE,
+    asked: tuple[tuple[Any, ...], Mapping[str, Any]] | None = None,
 ) -> None:
-    """Write the load, and remember it for the first call of its model. ``args`` and ``kwargs``: of one that failed."""
+    """Write the load, and remember it for the first call of its model. ``asked``: the arguments of one that failed."""
     try:
         loading.finish()
         model = None if result is None else hook.model(result)
         attributes: dict[str, Any] = {names.PROVIDER: provider.provider_name(model, None)}
-        attributes[names.REQUEST_MODEL] = hook.asked(args, kwargs) if model is None else hook.name(model)
+        if model is not None:
+            attributes[names.REQUEST_MODEL] = hook.name(model)
+        elif asked is not None:
+            attributes[names.REQUEST_MODEL] = hook.asked(*asked)
         span = emit_model_load(tracer.services.telemetry.tracer(), loading, attributes, error=error)
         if model is not None:
             model_loads.remember(model, model_loads.Loaded(span, loading.seconds))

@@ -12,9 +12,10 @@ from llmtrace.config import is_disabled
 from llmtrace.emit import names
 from llmtrace.errors import LlmtraceError
 from llmtrace.launch import signals
-from llmtrace.launch.destinations import Destination, choose, say
+from llmtrace.launch.destinations import Destination, choose
 from llmtrace.launch.probe import patience, refusal
 from llmtrace.observe.host import host_name
+from llmtrace.wording import say
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -13,7 +13,7 @@ import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, Literal, TextIO
+from typing import Final, Literal
 from urllib.parse import urlsplit
 
 from llmtrace import interpreter, scratch
@@ -22,7 +22,6 @@ from llmtrace.launch import signals
 from llmtrace.launch.signals import PATHS, Signal
 from llmtrace.observe.address import without_credentials
 from llmtrace.version import GRPC_EXPORTER_COMMAND, install_hint
-from llmtrace.wording import fitted
 
 VIEWER: Final = "http://127.0.0.1:4319"
 COLLECTOR: Final = "http://127.0.0.1:4318"
@@ -144,14 +143,14 @@ def _with_metrics(spans: Destination, environ: Mapping[str, str]) -> Destination
     a variable has named the spans' place; else the same endpoint, if that may take them.
     """
     name, url = signals.setting(environ, "METRICS", "ENDPOINT")
-    theirs = name == signals.own("METRICS", "ENDPOINT")
-    if not theirs and not (name and spans.kind.startswith("otlp") and not spans.place.startswith(VIEWER)):
+    is_own = name == signals.own("METRICS", "ENDPOINT")
+    if not is_own and not (name and spans.kind.startswith("otlp") and not spans.place.startswith(VIEWER)):
         return _beside(spans)
     try:
-        kind, place = _address(url, signals.protocol(environ, "METRICS"), "METRICS", exact=theirs)
+        kind, place = _address(url, signals.protocol(environ, "METRICS"), "METRICS", exact=is_own)
     except LlmtraceError as error:
-        return replace(spans, sentence=f"{spans.sentence}; metrics go nowhere: {name}: {error}") if theirs else spans
-    if not theirs:
+        return replace(spans, sentence=f"{spans.sentence}; metrics go nowhere: {name}: {error}") if is_own else spans
+    if not is_own:
         return replace(spans, metrics_kind=kind, metrics_place=place)
     shown = without_credentials(place).removesuffix(_METRICS)
     if not listens(place):
@@ -241,13 +240,6 @@ def viewer() -> Destination:
         raise LlmtraceError(f"the viewer needs a few packages more: {install_hint('view')}; or use --file")
     pid = _start_viewer()
     return Destination("otlp", VIEWER + _TRACES, f"the trace is at {VIEWER} (llmtrace view, started as process {pid})")
-
-
-def say(sentence: str) -> None:
-    """Tell people on stderr; nobody where that is closed: the program's own output is not the place."""
-    stream: TextIO | None = sys.stderr
-    if stream is not None:
-        print(fitted(f"llmtrace: {sentence}", stream), file=stream, flush=True)
 
 
 def is_grpc_target(url: str) -> bool:

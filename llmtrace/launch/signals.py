@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib import import_module
 from typing import Any, Final, Literal
 
 Signal = Literal["TRACES", "METRICS", "LOGS"]
 PATHS: Final[dict[Signal, str]] = {"TRACES": "/v1/traces", "METRICS": "/v1/metrics", "LOGS": "/v1/logs"}
 """What OTLP over HTTP adds to the address that is there for all signals."""
+_EXPORTERS: Final[dict[Signal, tuple[str, str]]] = {
+    "TRACES": ("trace_exporter", "OTLPSpanExporter"),
+    "METRICS": ("metric_exporter", "OTLPMetricExporter"),
+    "LOGS": ("_log_exporter", "OTLPLogExporter"),
+}
+"""Module and class, of the same names over HTTP and over gRPC."""
 
 
 def own(signal: Signal, what: str) -> str:
@@ -39,30 +46,8 @@ def exporter(signal: Signal, *, grpc: bool) -> Any:
     Raises:
         ImportError: it is not installed.
     """
-    # pyright knows each of these only where it is imported by its name.
-    if signal == "TRACES":
-        if grpc:
-            from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GrpcSpans
-
-            return GrpcSpans
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as HttpSpans
-
-        return HttpSpans
-    if signal == "METRICS":
-        if grpc:
-            from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter as GrpcMetrics
-
-            return GrpcMetrics
-        from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter as HttpMetrics
-
-        return HttpMetrics
-    if grpc:
-        from opentelemetry.exporter.otlp.proto.grpc._log_exporter import OTLPLogExporter as GrpcLogs
-
-        return GrpcLogs
-    from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter as HttpLogs
-
-    return HttpLogs
+    module, name = _EXPORTERS[signal]
+    return getattr(import_module(f"opentelemetry.exporter.otlp.proto.{'grpc' if grpc else 'http'}.{module}"), name)
 
 
 def nothing(signal: Signal) -> Any:

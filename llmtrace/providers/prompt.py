@@ -1,12 +1,10 @@
-"""The text of a request of any API, in the order in which the model reads it. The text is read and never kept, but for
-tools': the last lists of them are remembered, in memory alone, since agents send the same with each call.
-"""
+"""The text of a request of any API, in the order in which the model reads it. The text is read and never kept."""
 
 from __future__ import annotations
 
 import json
 import marshal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 _ORDER = ("system", "system_instruction", "instructions", "messages", "input", "contents", "prompt")
@@ -22,10 +20,9 @@ def prompt_texts(params: Mapping[str, Any], of_tool: Callable[[Mapping[str, Any]
     """Everything that the model is given: a text for each tool and one for their end, then every string of the system's
     text and the messages. Empty where none of it can be read.
 
-    ``of_tool``: a tool's text; by default its whole definition.
+    ``of_tool``: a tool's text; by default one that tells it from others (``tool_packed``).
     """
-    tools = _tools(params)
-    texts = [*(_definitions(tools) if of_tool is None else map(of_tool, tools)), _END_OF_TOOLS]
+    texts = [*map(of_tool or tool_packed, _tools(params)), _END_OF_TOOLS]
     most = len(texts) + _MOST_LEAVES
     for field in _ORDER:
         value = params.get(field)
@@ -45,43 +42,33 @@ def _tools(params: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 _PLAIN: Final = 2
 """The version of ``marshal``'s format in which equal values are equal bytes: later ones tell shared objects too."""
-_MOST_LISTS: Final = 8
-_MOST_BYTES: Final = 1 << 17
-_lists: dict[bytes, list[str]] = {}
-"""The texts of the last lists of tools."""
 
 
-def _definitions(tools: Sequence[Mapping[str, Any]]) -> Sequence[str]:
-    """The text of each tool.
+def tool_packed(tool: Mapping[str, Any]) -> str:
+    """A tool's whole definition, for hashes alone: another text wherever a value, a type or the order is another.
 
-    The same list object may have been changed since the last call, in itself or deep within, so that what it holds is
-    compared: as ``marshal`` has it, which tells types and order apart, and takes a quarter of the time of JSON.
+    Agents send the same tools with each call, and this takes a quarter of the time of ``tool_definition``.
     """
-    if not tools:
-        return ()
-    values: Any = tools
+    plain: Any = _without_cache_control(tool)
     try:
-        held = marshal.dumps(values, _PLAIN)
+        return marshal.dumps(plain, _PLAIN).decode("latin-1")
     except ValueError:  # something of a class's, or too deep: JSON has its own ways with it
-        return [_definition(tool) for tool in tools]
-    texts = _lists.get(held)
-    if texts is None:
-        texts = [_definition(tool) for tool in tools]
-        if len(held) <= _MOST_BYTES:
-            if len(_lists) >= _MOST_LISTS:
-                _lists.clear()
-            _lists[held] = texts
-    return texts
+        return tool_definition(tool)
 
 
-def _definition(tool: Mapping[str, Any]) -> str:
-    """A tool with its description and its schema, as the model is given it; where a cache may end is no part of it."""
-    if "cache_control" in tool:
-        tool = {field: value for field, value in tool.items() if field != "cache_control"}
+def tool_definition(tool: Mapping[str, Any]) -> str:
+    """A tool with its description and its schema, as the model is given it."""
     try:
-        return _as_json(tool)
+        return _as_json(_without_cache_control(tool))
     except (ValueError, RecursionError):
         return tool_name(tool)
+
+
+def _without_cache_control(tool: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Where a cache may end is no part of a tool."""
+    if "cache_control" not in tool:
+        return tool
+    return {field: value for field, value in tool.items() if field != "cache_control"}
 
 
 def _no_json(value: Any) -> str:

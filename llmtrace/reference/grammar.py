@@ -22,8 +22,6 @@ __all__ = ["BrokenGrammar", "Constraint", "Grammar", "Grammars"]
 
 # A model that has learned nothing would write white space for ever; between the parts of JSON it means nothing.
 _JSON: Any = {"whitespace_flexible": False}
-
-
 _LONGEST = {"regex": 16 * 1024}
 """Characters of a source; compiling an expression takes time with their square."""
 _LONGEST_OTHER = 128 * 1024
@@ -103,34 +101,33 @@ class Grammars:
         """
         began = perf_counter_ns()
         try:
-            import llguidance  # pyright: ignore[reportUnusedImport]  # noqa: F401
+            from llguidance import LLMatcher
         except ImportError as error:
             raise RunnerError(f"grammars need llguidance, which is not installed: {install_hint('grammar')}") from error
         with self._lock:
             if self._tokenizer is None:
                 self._tokenizer = self._read_tokenizer()
-        matcher = _with_deep_stack(lambda: self._compiled(kind, source))
+        matcher = _with_deep_stack(lambda: self._compiled(LLMatcher, kind, source))
         if matcher.is_error():
             raise BrokenGrammar(" ".join(matcher.get_error().split())[:300])
         return Grammar(kind, matcher, self._loaded.vocabulary, perf_counter_ns() - began)
 
-    def _compiled(self, kind: str, source: Any) -> Any:
-        from llguidance import LLMatcher
-
+    def _compiled(self, matcher: Any, kind: str, source: Any) -> Any:
+        """A matcher of the class `matcher`. Raises `BrokenGrammar`."""
         try:
             text = source if isinstance(source, str) else json.dumps({"type": "object"} if source is None else source)
             most = _LONGEST.get(kind, _LONGEST_OTHER)
             if len(text) > most:
                 raise BrokenGrammar(f"it has {len(text)} characters; at most {most} are taken")
             if kind == "regex":
-                grammar = LLMatcher.grammar_from_regex(text)
+                grammar = matcher.grammar_from_regex(text)
             elif kind == "grammar":
-                grammar = LLMatcher.grammar_from_lark(text)
+                grammar = matcher.grammar_from_lark(text)
             else:
-                grammar = LLMatcher.grammar_from_json_schema(text, defaults=_JSON)
+                grammar = matcher.grammar_from_json_schema(text, defaults=_JSON)
         except (ValueError, RecursionError) as error:
             raise BrokenGrammar(str(error)[:300]) from error
-        return LLMatcher(self._tokenizer, grammar, log_level=0)
+        return matcher(self._tokenizer, grammar, log_level=0)
 
     def _read_tokenizer(self) -> Any:
         from llguidance.hf import from_tokenizer

@@ -1,4 +1,5 @@
-"""The texts of a request: each tool's whole definition, or its name where two providers' shapes are compared."""
+"""The texts of a request: each tool's whole definition, packed or as JSON, or its name where two providers' shapes are
+compared."""
 
 from __future__ import annotations
 
@@ -7,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from llmtrace.providers import prompt
-from llmtrace.providers.prompt import place_of, prompt_texts, tool_name
+from llmtrace.providers.prompt import place_of, prompt_texts, tool_definition, tool_name, tool_packed
 
 SAID: dict[str, Any] = {"messages": [{"role": "user", "content": "Hello."}]}
 SCHEMA = {"type": "object", "properties": {"q": {"type": "string"}}}
@@ -23,9 +23,11 @@ SHAPES: list[dict[str, Any]] = [
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_tools_name_is_the_same_in_every_shape(shape: dict[str, Any]) -> None:
     assert prompt_texts(shape | SAID, tool_name) == ["search", "]", "user", "Hello."]
-    whole = prompt_texts(shape | SAID)
-    assert '"properties"' in whole[0]
-    assert "cache_control" not in whole[0]
+    assert '"properties": {"q": {"type": "string"}}' in prompt_texts(shape | SAID, tool_definition)[0]
+    for of_tool in (tool_definition, tool_packed):
+        whole = prompt_texts(shape | SAID, of_tool)
+        assert "properties" in whole[0]
+        assert "cache_control" not in whole[0]
     assert [place_of(shape | SAID, number) for number in (0, 1, 3)] == [
         ("tools[0] search", True),
         ("tools", True),
@@ -74,29 +76,15 @@ def holding_itself(tools: list[dict[str, Any]]) -> None:
 @pytest.mark.parametrize(
     "change", [changed, reordered, of_another_type, of_another_number, of_a_class, holding_itself, list.pop]
 )
-def test_tools_that_were_changed_in_place_are_read_anew(change: Callable[[Any], Any]) -> None:
-    """Their texts are remembered, and stay true: a list may be the same, and not its tools."""
-
+def test_tools_that_were_changed_in_place_have_another_text(change: Callable[[Any], Any]) -> None:
     def tools() -> list[dict[str, Any]]:
         city = {"type": "object", "properties": {"city": {"type": "string"}}}
         return [{"name": "weather", "parameters": city, "strict": True}, {"name": "time"}]
 
     given = tools()
     before = prompt_texts({"tools": given})
-    again = prompt_texts({"tools": tools()})
-    assert again == before
-    assert all(one is other for one, other in zip(before, again, strict=True)), "made once"
+    assert prompt_texts({"tools": tools()}) == before
     change(given)
     after = prompt_texts({"tools": given})
-    prompt._lists.clear()
     assert after == prompt_texts({"tools": given}) != before
     assert prompt_texts({"tools": tools()}) == before
-
-
-def test_no_more_is_remembered_than_a_few_lists() -> None:
-    for number in range(50):
-        prompt_texts({"tools": [{"name": f"tool {number}"}]})
-    assert 0 < len(prompt._lists) <= 8
-    prompt._lists.clear()
-    prompt_texts({"tools": [{"name": "x" * (1 << 18)}]})
-    assert not prompt._lists

@@ -14,6 +14,7 @@ import pytest
 
 from llmtrace.reference import LoadedModel, build_or_load
 from llmtrace.reference.adapters import Adapters
+from llmtrace.reference.hooks import HOOKS
 from llmtrace.reference.runner import Request, Runner
 from llmtrace.reference.sampling import Sampling
 from llmtrace.reference.tiny import TinySpec, build_tiny
@@ -38,8 +39,6 @@ def prompt_of(loaded: LoadedModel, tokens: int, seed: int = 0) -> list[int]:
 
 def test_every_hook_is_there() -> None:
     """A method or a field of the class, or an attribute that it sets on itself."""
-    from llmtrace.reference.engine import HOOKS
-
     for owner, names in HOOKS.items():
         module, _, name = owner.rpartition(".")
         found: Any = getattr(importlib.import_module(f"{PACKAGE}.{module}"), name)
@@ -76,7 +75,7 @@ def test_no_hook_is_missing_from_the_list() -> None:
                 ours.add(node.name)
             elif isinstance(node, ast.Attribute):
                 ours.add(node.attr)
-    listed = {hook for hooks in engine.HOOKS.values() for hook in hooks}
+    listed = {hook for hooks in HOOKS.values() for hook in hooks}
     assert (ours & theirs) - listed - ALSO_OURS == set()
     assert listed - ours == set(), "what is no longer used"
 

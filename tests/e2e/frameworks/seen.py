@@ -128,8 +128,6 @@ class Beside:
     """Answers that told their tokens, which no span does."""
     doubled: int
     """Answers whose tokens more spans of model calls tell than there are calls."""
-    others: dict[str, int]
-    """The other's spans, by name."""
 
 
 def beside(spans: Sequence[Span], answers: Sequence[Answer], hops: int) -> Beside:
@@ -144,7 +142,6 @@ def beside(spans: Sequence[Span], answers: Sequence[Answer], hops: int) -> Besid
         beneath=sum(call.name == "llm.call" for call in calls),
         silent=sum(not tellers[tokens] for tokens in told),
         doubled=sum(tellers[tokens] > hops for tokens in told),
-        others=dict(Counter(span.name for span in spans if not span.is_ours)),
     )
 
 

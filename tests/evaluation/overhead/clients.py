@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import gc
 import json
-import subprocess
 import sys
 from collections.abc import Callable
 from time import thread_time_ns
@@ -17,11 +16,10 @@ from time import thread_time_ns
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 
 import llmtrace
-from tests.evaluation.common.places import ROOT
 from tests.evaluation.common.quantiles import median
 from tests.evaluation.common.tables import Table
-from tests.evaluation.overhead.environments import surroundings
-from tests.evaluation.overhead.outcome import NotMeasured, Outcome, Plan
+from tests.evaluation.overhead.outcome import Outcome, Plan
+from tests.evaluation.overhead.processes import printed
 from tests.evaluation.overhead.sinks import Sinks
 from tests.support import by_funnel, by_library, by_method
 from tests.support.by_method import Driver
@@ -39,12 +37,8 @@ Costs = dict[str, float]
 def measure(plan: Plan) -> Outcome:
     """Measure in a process of its own."""
     rounds = plan.rounds or (QUICK_ROUNDS if plan.quick else ROUNDS)
-    command = [sys.executable, "-m", "tests.evaluation.overhead.clients", str(rounds), *sorted(plan.only or ())]
     with plan.console.status("each client"):
-        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=surroundings(), check=False)
-    if done.returncode:
-        raise NotMeasured((done.stderr.splitlines() or ["no reason given"])[-1])
-    known: dict[str, Costs] = json.loads(done.stdout.splitlines()[-1])
+        known: dict[str, Costs] = printed("tests.evaluation.overhead.clients", str(rounds), *sorted(plan.only or ()))
     rows = [[name, f"{us['chunk_added']:.1f}", f"{us['call_added']:.0f}"] for name, us in known.items()]
     head = ["client", "added, µs a chunk", "added, µs a call"]
     return Outcome([Table("Each client", head, rows)], figures={"us": known, "rounds": rounds})

@@ -18,19 +18,16 @@ import asyncio
 import gc
 import json
 import random
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from tests.evaluation.common.places import ROOT
 from tests.evaluation.common.quantiles import median, quantile
 from tests.evaluation.common.tables import Table
 from tests.evaluation.overhead import inmemory
-from tests.evaluation.overhead.environments import surroundings
 from tests.evaluation.overhead.inmemory import Action
-from tests.evaluation.overhead.outcome import NotMeasured
+from tests.evaluation.overhead.processes import printed
 
 BARE, CONTROL, TRACED = ARMS = ("bare client", "bare client again (control)", "llmtrace")
 CHUNK, ASYNC_CHUNK = KINDS = (f"chunk of {inmemory.LONG:,}", f"async chunk of {inmemory.LONG:,}")
@@ -94,11 +91,7 @@ def _drawn(values: Sequence[float], chance: random.Random) -> list[float]:
 
 
 def _in_a_process(arm: str, layout: int) -> dict[str, float]:
-    command = [sys.executable, "-m", "tests.evaluation.overhead.layouts", arm, str(layout)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=surroundings(), check=False)
-    if done.returncode:
-        raise NotMeasured((done.stderr.splitlines() or ["no reason given"])[-1])
-    return json.loads(done.stdout.splitlines()[-1])
+    return printed("tests.evaluation.overhead.layouts", arm, str(layout))
 
 
 def lay_out(seed: int) -> list[Any]:

@@ -7,11 +7,14 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import threading
+from pathlib import Path
 from typing import Any, TextIO
 
 from tests.evaluation.common.places import ROOT
 from tests.evaluation.overhead.environments import python, surroundings
+from tests.evaluation.overhead.outcome import NotMeasured
 from tests.evaluation.overhead.subjects import Subject
 
 LONGEST = 300.0
@@ -20,6 +23,19 @@ LONGEST = 300.0
 
 class Broken(Exception):
     """A child process ended or failed; the text says which and how."""
+
+
+def printed(module: str, *args: str, by: str | Path = sys.executable) -> Any:
+    """What a program of ours prints last, as JSON, in a process that does nothing else; ``by``: the interpreter.
+
+    Raises:
+        NotMeasured: it failed.
+    """
+    command = [str(by), "-m", module, *args]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=surroundings(), check=False)
+    if done.returncode:
+        raise NotMeasured((done.stderr.splitlines() or ["no reason given"])[-1])
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 class Child:

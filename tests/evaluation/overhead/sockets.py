@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 import time
 from collections import defaultdict
 from dataclasses import asdict
@@ -11,13 +9,12 @@ from dataclasses import asdict
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from tests.evaluation.common.bars import Bar
-from tests.evaluation.common.places import ROOT
 from tests.evaluation.common.quantiles import median
 from tests.evaluation.common.tables import Table
 from tests.evaluation.overhead import tables
-from tests.evaluation.overhead.environments import python, surroundings
-from tests.evaluation.overhead.outcome import Outcome, Plan
-from tests.evaluation.overhead.processes import Broken, Fleet
+from tests.evaluation.overhead.environments import python
+from tests.evaluation.overhead.outcome import NotMeasured, Outcome, Plan
+from tests.evaluation.overhead.processes import Broken, Fleet, printed
 from tests.evaluation.overhead.rounds import Samples, Section, call_sections, chunk_sections, measure
 from tests.evaluation.overhead.subjects import BARE, LLMTRACE, Subject, by_name
 
@@ -81,12 +78,12 @@ def start_up(plan: Plan) -> Outcome:
         for subject in _alone(plan):
             if not subject.switch or subject.name in failed:
                 continue
-            command = [str(python(subject.env)), "-m", "tests.evaluation.overhead.startup", subject.name]
-            done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=surroundings(), check=False)
-            if done.returncode:
-                failed[subject.name] = (done.stderr.splitlines() or ["no reason given"])[-1]
-            elif turn:
-                answer = json.loads(done.stdout.splitlines()[-1])
+            try:
+                answer = printed("tests.evaluation.overhead.startup", subject.name, by=python(subject.env))
+            except NotMeasured as error:
+                failed[subject.name] = str(error)
+                continue
+            if turn:
                 spent[subject.name].append((answer["import"] / 1e6, answer["on"] / 1e6))
     rows: list[list[str]] = []
     bars: list[Bar] = []

@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
-import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -25,13 +24,12 @@ import llmtrace
 from llmtrace.observe.call import OUTPUT, Call
 from llmtrace.observe.stream import Guard, asplice, splice
 from tests.evaluation.common.bars import Bar
-from tests.evaluation.common.places import ROOT
 from tests.evaluation.common.quantiles import median
 from tests.evaluation.common.tables import Table
 from tests.evaluation.overhead import inmemory, layouts, replayed
-from tests.evaluation.overhead.environments import surroundings
 from tests.evaluation.overhead.inmemory import ALL_PHASES, MODES, NO_METRICS, UNSAMPLED, Action
-from tests.evaluation.overhead.outcome import FEWEST_ROUNDS, NotMeasured, Outcome, Plan
+from tests.evaluation.overhead.outcome import FEWEST_ROUNDS, Outcome, Plan
+from tests.evaluation.overhead.processes import printed
 from tests.evaluation.overhead.sinks import Sinks
 from tests.evaluation.overhead.tables import PER_CHUNK
 
@@ -53,12 +51,8 @@ FLOORS = {ALL_PHASES: (SPANS_RECORDS, SAME_RECORDS), NO_METRICS: (SPANS, SAME), 
 def measure(plan: Plan) -> Outcome:
     """Measure the calls in a process of their own, and the chunks in many."""
     rounds = plan.rounds or (QUICK_ROUNDS if plan.quick else ROUNDS)
-    command = [sys.executable, "-m", "tests.evaluation.overhead.warm", str(rounds)]
     with plan.console.status("in one warm process"):
-        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=surroundings(), check=False)
-    if done.returncode:
-        raise NotMeasured((done.stderr.splitlines() or ["no reason given"])[-1])
-    known: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+        known: dict[str, float] = printed("tests.evaluation.overhead.warm", str(rounds))
     rows = [[what, f"{us:.2f}", *ratios(what, known)] for what, us in known.items()]
     head = ["what", "µs", "x the SDK's, after each call of the client", "x the SDK's for the same"]
     processes = plan.rounds or (QUICK_PROCESSES if plan.quick else PROCESSES)

@@ -15,7 +15,7 @@ from tests.evaluation.phases.measured import Measured, from_json
 from tests.evaluation.phases.recorded import own_text
 from tests.evaluation.phases.replay import Place, Trip, play
 
-FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).parent / "kept"
 
 
 def read(name: str) -> list[Measured]:
