@@ -124,7 +124,9 @@ $(BROWSER): $(STAMP)
 
 .PHONY: browser
 browser: $(BROWSER)  # needs a Chromium on the PATH, or LLMTRACE_CHROMIUM=/path/to/it
-	LLMTRACE_BROWSER=1 $(BIN)/python -m pytest tests/view/browser tests/web $(ARGS)
+	# Each in a process of its own: a browser's driver keeps its event loop, and lets no other begin beside it.
+	LLMTRACE_BROWSER=1 $(BIN)/python -m pytest tests/view/browser $(ARGS)
+	LLMTRACE_BROWSER=1 $(BIN)/python -m pytest tests/web $(ARGS)
 
 WEB := .venvs/web/.installed
 
