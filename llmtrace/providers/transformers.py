@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Final
 
 from llmtrace import conventions
@@ -178,39 +179,20 @@ _AUTO: Final = (
 ``from_pretrained``, which reads the config first: a folder that is not there fails in it."""
 
 
+_load: Final = partial(Load, name=model_name, model=_loaded, asked=_asked, rest="read")
+
 TRANSFORMERS = Provider(
     hooks=(Generate(chat=_operation("chat"), completion=_operation("text_completion")),),
     provider_name=lambda client, host: "transformers",
     base_url=lambda client: None,
     in_process=True,
     loads=(
-        Load(
+        _load(
             module="transformers.modeling_utils",
             path="PreTrainedModel.from_pretrained",
-            name=model_name,
-            model=_loaded,
-            asked=_asked,
-            rest="read",
             moves=("PreTrainedModel.to", "PreTrainedModel.cuda"),
         ),
-        *(
-            Load(
-                module="transformers.models.auto.modeling_auto",
-                path=f"{name}.from_pretrained",
-                name=model_name,
-                model=_loaded,
-                asked=_asked,
-                rest="read",
-            )
-            for name in _AUTO
-        ),
-        Load(
-            module="transformers.pipelines",
-            path="pipeline",
-            name=model_name,
-            model=_loaded,
-            asked=_asked_of_pipeline,
-            rest="read",
-        ),
+        *(_load(module="transformers.models.auto.modeling_auto", path=f"{name}.from_pretrained") for name in _AUTO),
+        _load(module="transformers.pipelines", path="pipeline", asked=_asked_of_pipeline),
     ),
 )

@@ -149,8 +149,9 @@ def _asked(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str | None:
 
 
 def _shown(name: str | None) -> str | None:
-    is_folder = name and (os.path.isabs(name) or os.path.isdir(name))
-    return os.path.basename(os.path.normpath(name)) if name and is_folder else name
+    if name and (os.path.isabs(name) or os.path.isdir(name)):
+        return os.path.basename(os.path.normpath(name))
+    return name
 
 
 def _arguments(first: str) -> Callable[[Any, tuple[Any, ...], Mapping[str, Any]], Mapping[str, Any]]:
