@@ -5,10 +5,10 @@ A moment whose delay grows with the uncached tokens has prefill in front of it; 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from llmtrace.estimate.curve import quantile_curve, spread
+from llmtrace.estimate.curve import nothing, quantile_curve, spread
 
 HEADERS = "headers"
 FIRST_EVENT = "first_event"
@@ -56,25 +56,30 @@ class Anchors:
                 at = event
         return at
 
-    def learn(self, calls: Sequence[tuple[float, float, float, float]]) -> None:
-        """Correct by data: (uncached tokens, delays of headers, first event and first token in s; below 0: unseen)."""
+    def learn(
+        self, calls: Sequence[tuple[float, float, float, float]], breathe: Callable[[], object] = nothing
+    ) -> None:
+        """Correct by data: (uncached tokens, delays of headers, first event and first token in s; below 0: unseen).
+
+        ``breathe``: see ``quantile_curve``.
+        """
         with_headers = [call for call in calls if call[1] >= 0]
         if len(with_headers) < _ENOUGH or spread([tokens for tokens, *_ in with_headers]) < _SPREAD:
             return
         rows = [(1.0, tokens) for tokens, *_ in with_headers]
-        whole = _slope(rows, [first for *_, first in with_headers])
+        whole = _slope(rows, [first for *_, first in with_headers], breathe)
         if whole <= 0:
             return
-        self.headers = _before(_slope(rows, [head for _, head, _, _ in with_headers]) / whole, self.headers)
+        self.headers = _before(_slope(rows, [head for _, head, _, _ in with_headers], breathe) / whole, self.headers)
         events = [max(head, event) for _, head, event, _ in with_headers]
-        self.event = self.headers and _before(_slope(rows, events) / whole, self.event)
+        self.event = self.headers and _before(_slope(rows, events, breathe) / whole, self.event)
         delays = sorted(head for _, head, _, _ in with_headers)
         low, middle, high = (delays[len(delays) * quarter // 4] for quarter in (1, 2, 3))
         self.admission, self.jitter = (middle, (high - low) / 1.349) if self.headers else (0.0, 0.0)
 
 
-def _slope(rows: Sequence[tuple[float, ...]], delays: Sequence[float]) -> float:
-    return quantile_curve(rows, delays, 0.5)[1]
+def _slope(rows: Sequence[tuple[float, ...]], delays: Sequence[float], breathe: Callable[[], object]) -> float:
+    return quantile_curve(rows, delays, 0.5, breathe=breathe)[1]
 
 
 def _before(share: float, was: bool) -> bool:

@@ -22,7 +22,7 @@ from llmtrace.estimate.route import WINDOW, Route
 from llmtrace.estimate.rows import COLUMNS
 from llmtrace.estimate.sample import Sample
 from llmtrace.estimate.tokens import Ratios, Tokens, loaded_tokenizer, reckon
-from llmtrace.estimate.worker import Fitter
+from llmtrace.estimate.worker import Fitter, breathe
 from llmtrace.observe import internal_errors
 from llmtrace.observe.answer import Usage
 from llmtrace.observe.process import Lock, after_fork, at_exit
@@ -315,7 +315,7 @@ class Baselines:
             window = None if route is None or route.points < self._first_fit else route.snapshot()
         if window is None:
             return
-        fitted = fitting.fit(window, self._first_fit, self.min_spread, self.least_per_token)
+        fitted = fitting.fit(window, self._first_fit, self.min_spread, self.least_per_token, breathe)
         with self._lock:
             route = self._routes.get(key)
             if route is not None:

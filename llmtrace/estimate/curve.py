@@ -7,10 +7,9 @@ nothing is known yet (``estimate/expectation.py`` goes on from there).
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import combinations
 from operator import mul
-from time import sleep
 
 from llmtrace.fixed import fixed
 
@@ -24,13 +23,21 @@ Row = tuple[float, ...]
 Columns = list[list[float]]
 
 
+def nothing() -> None:
+    """Where no other thread waits."""
+
+
 def quantile_curve(
-    rows: Sequence[Row], values: Sequence[float], quantile: float, least: Row | None = None
+    rows: Sequence[Row],
+    values: Sequence[float],
+    quantile: float,
+    least: Row | None = None,
+    breathe: Callable[[], object] = nothing,
 ) -> tuple[float, ...]:
     """Coefficients, none below ``least`` (default 0), of the conditional ``quantile`` of ``values`` given ``rows``.
 
     Iteratively reweighted least squares on the check loss: each step weighs a point by quantile (above the curve) or
-    1 - quantile (below it), over its distance. Gives other threads a turn after each step.
+    1 - quantile (below it), over its distance. ``breathe`` is called after each step.
 
     Source: Koenker and Bassett, Regression Quantiles, Econometrica 46 (1978), for the loss.
     """
@@ -48,7 +55,7 @@ def quantile_curve(
             if c:
                 off = [o - c * x for o, x in zip(off, column, strict=True)]
         weights = [above / (o if o > floor else floor) if o > 0 else below / (-o if o < -floor else floor) for o in off]
-        sleep(0)
+        breathe()
     return tuple(c / scale + low for c, scale, low in zip(coefficients, scales, least, strict=True))
 
 
@@ -60,7 +67,6 @@ def weighted_nonnegative(
     least = least or (0.0,) * width
     columns, scales, rest = _scaled(rows, values, least)
     coefficients = _nonnegative(columns, rest, list(weights))
-    sleep(0)
     return tuple(c / scale + low for c, scale, low in zip(coefficients, scales, least, strict=True))
 
 

@@ -5,7 +5,7 @@ Takes some ms; for a thread of its own.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import exp, hypot, log
 
@@ -99,8 +99,17 @@ class Fitted:
     """The same by all of them: it may be less."""
 
 
-def fit(window: Window, min_calls: int, min_spread: float, least_per_token: float = 0.0) -> Fitted:
-    """Fit the model, the way and the anchors to a window of calls, if that is due or the route has changed."""
+def fit(
+    window: Window,
+    min_calls: int,
+    min_spread: float,
+    least_per_token: float = 0.0,
+    breathe: Callable[[], object] = curves.nothing,
+) -> Fitted:
+    """Fit the model, the way and the anchors to a window of calls, if that is due or the route has changed.
+
+    ``breathe``: see ``fit_model``.
+    """
     rows, calm = window.rows, window.calm
     before, forget = window.model, 0
     borrowed, released = window.borrowed, None
@@ -138,11 +147,11 @@ def fit(window: Window, min_calls: int, min_spread: float, least_per_token: floa
             change.most,
             borrowed,
         )
-    anchors.learn([(row[U], row[HEAD], row[EVENT], row[TOTAL]) for row in rows if row[PACE] != WHOLE])
-    model = fit_model(rows, calm, before, window.hop, 0.5 * calm_step, least_per_token)
+    anchors.learn([(row[U], row[HEAD], row[EVENT], row[TOTAL]) for row in rows if row[PACE] != WHOLE], breathe)
+    model = fit_model(rows, calm, before, window.hop, 0.5 * calm_step, least_per_token, breathe)
     if released is not None:
         # What is begun anew may explain its queue by long prompts: it stands only where it explains the calls better.
-        continued = fit_model(rows, calm, released, window.hop, 0.5 * calm_step, least_per_token)
+        continued = fit_model(rows, calm, released, window.hop, 0.5 * calm_step, least_per_token, breathe)
         model = max(model, continued, key=lambda each: _likely(rows, each, window.hop))
     curve = model.curve
     calm_step = calm_step or curve.per_output

@@ -10,11 +10,17 @@ from collections.abc import Callable, Hashable
 
 from llmtrace.observe import internal_errors, process
 
-_SHARE = 0.05
-_MOST_REST_S = 0.5
+_SHARE = 0.02
+_MOST_REST_S = 2.0
 """The fitting thread works for this share of the time at most, and rests no longer than this after one fit."""
 _IDLE_S = 5.0
 """The fitting thread goes after so long without work."""
+
+
+def breathe() -> None:
+    """Let go of the interpreter for a moment: a thread of the application that wants it would else wait until it is
+    taken away from this one, after 5 ms (``sys.getswitchinterval``)."""
+    time.sleep(0)
 
 
 class Fitter:

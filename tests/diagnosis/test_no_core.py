@@ -6,6 +6,8 @@ import os
 import random
 import sys
 import threading
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from hashlib import pbkdf2_hmac
 
@@ -13,7 +15,7 @@ import pytest
 
 from llmtrace.calls.verdict import Diagnoser
 from llmtrace.diagnosis.verdict import NETWORK, NOISY_NEIGHBOR, QUEUEING
-from llmtrace.observe.run_queue import RunQueue
+from llmtrace.observe.run_queue import RunQueue, forget
 from tests.evaluation.diagnosis.traffic import Faults, Made, Traffic, draw_habits
 
 CALLS = 70
@@ -104,13 +106,91 @@ def test_a_thread_that_shares_its_core_has_waited_for_it() -> None:
 def test_where_a_look_is_forbidden_nothing_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on the event loop of an application that has its blocking calls reported."""
 
-    def forbidden(file: int, size: int) -> bytes:
+    def forbidden(file: int, size: int, offset: int) -> bytes:
         raise RuntimeError("a blocking call on the event loop")
 
     with monkeypatch.context() as patched:
-        patched.setattr("llmtrace.observe.run_queue.os.read", forbidden)
+        patched.setattr("llmtrace.observe.run_queue.os.pread", forbidden)
         told: list[float | None] = []
         thread = threading.Thread(target=lambda: told.append(RunQueue().waited()))
         thread.start()
         thread.join()
     assert told == [None]
+
+
+linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux counts it")
+
+
+def looked_at() -> set[int]:
+    """The numbers of this process's open files that count a thread's waits."""
+    numbers: set[int] = set()
+    for number in os.listdir("/proc/self/fd"):
+        with suppress(OSError):  # the one that this list was read from
+            if os.readlink(f"/proc/self/fd/{number}").endswith("/schedstat"):
+                numbers.add(int(number))
+    return numbers
+
+
+def on_a_thread(action: Callable[[], object]) -> None:
+    thread = threading.Thread(target=action)
+    thread.start()
+    thread.join()
+
+
+@linux
+def test_looks_keep_a_few_files_open_and_no_more() -> None:
+    RunQueue()
+    before = looked_at()
+    assert before
+    RunQueue()
+    assert looked_at() == before, "the next look reads the same file"
+    together = threading.Barrier(50)
+
+    def at_once() -> None:
+        RunQueue()
+        together.wait(60)
+
+    threads = [threading.Thread(target=at_once) for _ in range(50)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for _ in range(50):
+        on_a_thread(RunQueue)
+    assert len(looked_at()) <= 8
+
+
+@linux
+def test_a_file_that_the_program_closed_is_left_to_whoever_has_its_number_now() -> None:
+    seen: list[object] = []
+
+    def look() -> None:
+        before = looked_at()
+        RunQueue()
+        (number,) = looked_at() - before
+        os.close(number)
+        read, write = os.pipe()
+        seen.append(number in (read, write))
+        RunQueue().waited()
+        os.write(write, b"x")
+        seen.append(os.read(read, 1))
+        os.close(read)
+        os.close(write)
+
+    forget()
+    on_a_thread(look)
+    assert seen == [True, b"x"]
+
+
+@linux
+def test_a_forked_child_has_none_of_its_parents_files() -> None:
+    RunQueue()
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(write, str(len(looked_at())).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert os.read(read, 1) == b"0"
+    os.close(read)
+    os.close(write)
