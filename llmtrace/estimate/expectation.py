@@ -25,9 +25,6 @@ from llmtrace.fixed import fixed
 
 _ROUNDS = 12
 """Rounds of expectation and maximization. After 8 the figures of the recorded runs no longer move by 1 %."""
-_SETTLED = 0.01
-"""A model that goes on from the one before is done when a round moves nothing in it by more than this share: half of
-them are after seven."""
 _BREATH = 32
 """Calls of a round between two breaths: some 0.4 ms."""
 _EDGE = 0.2
@@ -183,7 +180,6 @@ class _Learner:
         self.most_floor = 2e-3 + 2 * blur + 0.5 * hop
         self.least_blur = max(blur, 1e-3)
         self.trust: list[float] = []
-        self.goes_on = before is not None
         self.breathe = breathe
 
     def _begin(self, before: Model | None, blur: float, breathe: Callable[[], object]) -> None:
@@ -209,17 +205,13 @@ class _Learner:
             self.habits = list(before.habits)
             self.noise, self.floor, self.shape = before.noise, before.floor, before.shape
 
-    def _place(self) -> float:
-        """What the curve says of each call; returns the share of all of it by which that has moved."""
+    def _place(self) -> None:
+        """What the curve says of each call."""
         edge, split = self.edge, curves.ANSWER
-        total = moved = 0.0
         for call in self.calls:
-            x, before = call.x, call.prompt + call.answer
+            x = call.x
             call.prompt = max(1e-5, sum(c * cell for c, cell in zip(edge[:split], x, strict=False)))
             call.answer = sum(c * cell for c, cell in zip(edge[split:], x[split:], strict=True)) if x[split] else 0.0
-            total += call.prompt + call.answer
-            moved += abs(call.prompt + call.answer - before)
-        return moved / total if total else 0.0
 
     def learn(self) -> Model:
         design = [call.x for call in self.calls] + [x for x, _ in self.answers]
@@ -227,34 +219,18 @@ class _Learner:
         belief[0], belief[curves.ANSWER] = 1.0, -_FIXED_STEPS
         design.append(tuple(belief))
         for _ in range(_ROUNDS):
-            habits, widths = self.habits, self._widths()
             targets, self.trust = self._round()
             answers, trust = self._answers()
             trust.append(self._sure_of_fixed())
             self.edge = curves.weighted_nonnegative(design, [*targets, *answers, 0.0], self.trust + trust, self.least)
             self.trust += trust
-            moved = self._place()
-            self.breathe()
-            if self.goes_on and max(moved, self._moved(habits, widths)) < _SETTLED:
-                break
+            self._place()
         wider = self._wider()
         none = sum(habit.none for habit in self.habits) / len(self.habits)
         curve = Curve.of(self.edge, self.noise, 1.0 - none, self.knows_cached, self._knows_answers())
         doubt = curves.covariance(design, self.trust, self.edge)
         noise, floor, pace_noise = wider * self.noise, wider * self.floor, wider * self.pace_noise
         return Model(curve, noise, floor, pace_noise, tuple(self.habits), self.shape, doubt)
-
-    def _widths(self) -> tuple[float, ...]:
-        """All that a round learns besides the curve and the habits, s or shares."""
-        return self.noise, self.floor, self.pace_noise, *self.shape
-
-    def _moved(self, habits: Sequence[Habits], widths: Sequence[float]) -> float:
-        """By how much a round has moved these: the habits (shares of the calls, and s), and the widths, as shares of
-        themselves."""
-        far = max(abs(now / then - 1) for then, now in zip(widths, self._widths(), strict=True))
-        for then, now in zip(habits, self.habits, strict=True):
-            far = max(far, *(abs(b - a) for a, b in zip(then, now, strict=True)))
-        return far
 
     def _wider(self) -> float:
         """By how much the noise has to be wider for its 90 % interval to hold 90 % of the calls below the curve, which

@@ -10,9 +10,11 @@ from collections.abc import Callable, Hashable
 
 from llmtrace.observe import internal_errors, process
 
-_SHARE = 0.02
-_MOST_REST_S = 2.0
-"""The fitting thread works for this share of the time at most, and rests no longer than this after one fit."""
+_SHARE, _AT_ONCE = 0.02, 0.05
+_AHEAD_S = 0.5
+"""The fitting thread works for the first share of the time. It may be so many seconds of work ahead of that, as where a
+program has just begun; it then works for the second share, and rests no longer than ``_MOST_REST_S`` after one fit."""
+_MOST_REST_S = 0.5
 _IDLE_S = 5.0
 """The fitting thread goes after so long without work."""
 
@@ -37,6 +39,8 @@ class Fitter:
         self._waiting = 0
         """Threads in ``settle``."""
         self._thread: threading.Thread | None = None
+        self._left, self._counted = _AHEAD_S, time.monotonic()
+        """Seconds of work that it may do ahead of its share, and when that was reckoned."""
         process.ends_before_forks(self)
 
     def ask(self, key: Hashable) -> None:
@@ -105,4 +109,11 @@ class Fitter:
                     fit(key)
             except Exception as error:
                 internal_errors.note("fitting a baseline", error)
-            rest = min(_MOST_REST_S, (time.thread_time() - begun) / _SHARE)
+            rest = self._rest(time.thread_time() - begun)
+
+    def _rest(self, worked: float) -> float:
+        """How long to rest after so much work, s."""
+        now = time.monotonic()
+        self._left = min(_AHEAD_S, self._left + (now - self._counted) * _SHARE) - worked
+        self._counted = now
+        return max(min(_MOST_REST_S, worked / _AT_ONCE), -self._left / _SHARE)
