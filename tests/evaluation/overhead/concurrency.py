@@ -3,7 +3,8 @@
 Each caller has a session of streams of ten chunks, one after the other; the server takes longer over each the more
 callers there are, so that the bare client has as many calls a second to do however many lie open, and more than half
 of its time is free. The same traffic is played with the instrumentation on and off, in turn, in one process; beside the
-CPU time of a call, a ticker in the event loop tells how late the loop was at most.
+CPU time of a call, a ticker in the event loop tells how late the loop was at most. With one number of callers, the SDK
+alone makes the spans and values that llmtrace makes, after each stream: what it takes for them stands beside.
 """
 
 from __future__ import annotations
@@ -17,18 +18,20 @@ from tests.evaluation.common.quantiles import median, quartiles
 from tests.evaluation.common.tables import Table
 from tests.evaluation.overhead.outcome import Outcome, Plan
 from tests.evaluation.overhead.processes import Broken, Child, Fleet
-from tests.evaluation.overhead.subjects import CONTROL, LLMTRACE, by_name
+from tests.evaluation.overhead.subjects import CONTROL, LLMTRACE, SDK_ALONE, by_name
 
 ENVS = ("bare", "llmtrace")
 STREAMS = (10, 100, 500, 2000)
 QUICK_STREAMS = (10, 50)
+ALONE_AT = 100
+"""Callers with which the SDK alone is measured."""
 BUSY, MOST_CALLS_PER_SECOND = 0.5, 400.0
 """The share of the time that the bare client is busy, which sets the server's pace; and how fast that may be."""
 CALLS, MOST_TURNS = 600, 40
 """Calls in one mode of a round, where there are fewer callers than that; and the most that one caller makes."""
 ENOUGH_CALLS, LEAST_ROUNDS, MOST_ROUNDS = 2000, 2, 5
 """Rounds of a number of callers: until there are so many calls in each mode."""
-SECONDS, QUICK_SECONDS = 240.0, 40.0
+SECONDS, QUICK_SECONDS = 300.0, 40.0
 """The row's time: a round that would end after it is not begun, but each number of callers has one."""
 HANGS = 120.0
 """A worker that takes so many seconds longer over a round than the traffic does is given up."""
@@ -71,9 +74,13 @@ def measure(plan: Plan) -> Outcome:
     """Every number of streams, round after round."""
     wanted = plan.only or {LLMTRACE}
     subjects = [s for s in plan.subjects() if s.name in (wanted | {CONTROL} if plan.only else wanted)]
+    if LLMTRACE in wanted:
+        subjects.append(SDK_ALONE)
     sizes = plan.streams or (QUICK_STREAMS if plan.quick else STREAMS)
     until = time.monotonic() + (plan.seconds or (QUICK_SECONDS if plan.quick else SECONDS))
-    cells = {(s.name, size): Cell(s.name, size, []) for s in subjects for size in sizes}
+    beside = ALONE_AT if ALONE_AT in sizes else min(sizes)
+    asked = [(s.name, size) for s in subjects for size in sizes if s is not SDK_ALONE or size == beside]
+    cells = {(name, size): Cell(name, size, []) for name, size in asked}
     with Fleet(subjects) as fleet, plan.console.status("concurrent streams") as status:
         failed = dict(fleet.failed)
         pace = MOST_CALLS_PER_SECOND
@@ -86,8 +93,12 @@ def measure(plan: Plan) -> Outcome:
                     continue
                 status.update(f"concurrent streams: {size:,}, round {turn + 1} of {plan.rounds or rounds(size)}")
                 for name, worker in fleet.workers.items():
-                    cell = cells[name, size]
-                    if name in failed or (cell.rounds and time.monotonic() + cell.rounds[-1]["wall_s"] > until):
+                    cell = cells.get((name, size))
+                    if (
+                        cell is None
+                        or name in failed
+                        or (cell.rounds and time.monotonic() + cell.rounds[-1]["wall_s"] > until)
+                    ):
                         continue
                     try:
                         cell.rounds.append(_ask(worker, size, plan.seed + turn, pace))

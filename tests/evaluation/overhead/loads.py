@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,6 +58,8 @@ class Loads:
         self.aclient = openai.AsyncOpenAI(**self.settings)
         self.many: list[openai.AsyncOpenAI] = []
         self.open = self.peak = 0
+        self.after: Callable[[], None] | None = None
+        """What is done after each concurrent stream."""
 
     def call(self, kind: str, times: int) -> None:
         """Calls that are not streamed."""
@@ -106,6 +109,8 @@ class Loads:
                 async for _chunk in stream:
                     pass
                 self.open -= 1
+                if self.after is not None:
+                    self.after()
 
         lag = Lag()
         ticker = asyncio.ensure_future(_tick(lag))

@@ -18,6 +18,7 @@ from opentelemetry.trace import SpanKind, set_span_in_context
 import llmtrace
 from llmtrace.emit import later
 from tests.evaluation.overhead import inmemory
+from tests.evaluation.overhead.inmemory import Action
 from tests.evaluation.overhead.sinks import Sinks
 
 _KNOWN = 80
@@ -78,7 +79,16 @@ class _Spans(SpanExporter):
 
 def of_a_call(sinks: Sinks, with_metrics: bool) -> Callable[[], None]:
     """Do with the SDK alone, into ``sinks``, what llmtrace does with it for one call with all its phases."""
-    spans, values = _kept(with_metrics)
+    return _replayed(sinks, *_kept(with_metrics, inmemory.call()))
+
+
+def of_a_stream(sinks: Sinks) -> Callable[[], None]:
+    """The same for one of the row of concurrent streams."""
+    with inmemory.concurrent_calls(1) as action:
+        return _replayed(sinks, *_kept(True, action))
+
+
+def _replayed(sinks: Sinks, spans: Sequence[ReadableSpan], values: Sequence[Value]) -> Callable[[], None]:
     tracer = sinks.tracer_provider.get_tracer("floor")
     own = next(span for span in spans if span.parent is None)
     given = list((own.attributes or {}).items())
@@ -116,14 +126,13 @@ def _recorders(sinks: Sinks, values: Sequence[Value]) -> list[tuple[Callable[...
     return [(instruments[name], value, attributes) for _, name, value, attributes in values]
 
 
-def _kept(with_metrics: bool) -> tuple[list[ReadableSpan], list[Value]]:
-    """The spans and the values of one call in memory."""
+def _kept(with_metrics: bool, action: Action) -> tuple[list[ReadableSpan], list[Value]]:
+    """The spans and the values of the one call that ``action`` makes."""
     exporter, meters = _Spans(), _Values()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     more: dict[str, Any] = {"meter_provider": meters} if with_metrics else {"metrics": False}
     llmtrace.instrument("openai", tracer_provider=provider, **more)
-    action = inmemory.call()
     for _ in range(_KNOWN):
         action()
     later.settle()

@@ -64,6 +64,10 @@ SUBJECTS = [
 ]
 
 
+SDK_ALONE = Subject("sdk-alone", "the SDK alone, with the spans and values that llmtrace makes", "llmtrace")
+"""Of the row of concurrent streams only."""
+
+
 def by_name(name: str) -> Subject:
     """The subject called ``name``."""
-    return next(subject for subject in SUBJECTS if subject.name == name)
+    return next(subject for subject in (*SUBJECTS, SDK_ALONE) if subject.name == name)

@@ -18,7 +18,7 @@ from tests.evaluation.overhead.conversations import Asker
 from tests.evaluation.overhead.floor import floor
 from tests.evaluation.overhead.loads import Loads
 from tests.evaluation.overhead.sinks import Sinks, records
-from tests.evaluation.overhead.subjects import CONTROL, by_name
+from tests.evaluation.overhead.subjects import CONTROL, SDK_ALONE, by_name
 from tests.evaluation.overhead.switches import Switch
 
 
@@ -30,7 +30,8 @@ class Worker:
         self.sinks: Sinks = self.switch.sinks
         self.loads = Loads(port)
         self.floor: Callable[[int], None] | None = None
-        self.both = bool(self.switch.patched) or name == CONTROL
+        self.after = _made_by_the_sdk(self.sinks) if name == SDK_ALONE.name else None
+        self.both = bool(self.switch.patched or self.after) or name == CONTROL
         self.turn = False
 
     def batch(self, load: str, times: int, slices: int = 1, **args: Any) -> dict[str, Any]:
@@ -77,6 +78,7 @@ class Worker:
         modes = (True, False) if self.both else (True,)
         for on in modes if self.turn else reversed(modes):
             self.switch.flip(on)
+            self.loads.after = self.after if on else None
             self.loads.peak = 0
             dropper, spans = self.sinks.dropper, self.sinks.dropper.spans
             gc.collect()
@@ -107,6 +109,12 @@ class Worker:
             return lambda: loads.call(args["kind"], times), lambda: loads.call(args["kind"], 2)
         small = loads.stream if load == "stream" else loads.astream
         return lambda: getattr(loads, load)(args["size"], times), lambda: small(10, 2)
+
+
+def _made_by_the_sdk(sinks: Sinks) -> Callable[[], None]:
+    from tests.evaluation.overhead import replayed  # here: it needs llmtrace, which most workers do not have
+
+    return replayed.of_a_stream(sinks)
 
 
 def main() -> None:
