@@ -56,10 +56,17 @@ def _one_each(operation: Operation, recent: Sequence[Any], chunks: int, shown: i
     """
     if shown is None or operation.chunk_text is None:
         return None
-    weights = [0.0 if operation.classify_chunk(chunk) == NOTHING else 1.0 for chunk in recent]
-    if 1.0 not in weights or not paces.is_one_each(shown, chunks - weights.count(0.0)):
+    classify = operation.classify_chunk
+    last = next((at for at in reversed(range(len(recent))) if classify(recent[at]) != NOTHING), None)
+    if last is None:
         return None
-    last = len(weights) - 1 - weights[::-1].index(1.0)
+    empty = len(recent) - 1 - last
+    if shown >= chunks - empty:  # no room for another without any
+        weights = [1.0] * (last + 1) + [0.0] * empty
+    else:
+        weights = [0.0 if at > last or classify(chunk) == NOTHING else 1.0 for at, chunk in enumerate(recent)]
+    if not paces.is_one_each(shown, chunks - weights.count(0.0)):
+        return None
     return weights if operation.chunk_text(recent[last])[1] is None else None
 
 

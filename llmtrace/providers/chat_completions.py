@@ -119,11 +119,11 @@ def read_chunks(chunks: Sequence[Any], headers: Mapping[str, str] | None) -> Ans
         own = fields(chunk)
         chunk_fields.update(own)
         _identify(answer, own)
-        answer.failed = failure_in(chunk) or answer.failed
-        for place, choice in enumerate(items(get(chunk, "choices"))):
+        answer.failed = failure_in(own) or answer.failed
+        for place, choice in enumerate(items(get(own, "choices"))):
             if reason := text(get(choice, "finish_reason")):
                 reasons[_position(choice, place)] = reason
-        reported = get(chunk, "usage")
+        reported = get(own, "usage")
         if reported is not None:
             usage = reported
         elif usage is None and "x_groq" in own:
@@ -138,8 +138,8 @@ def read_response(response: Any, headers: Mapping[str, str] | None) -> Answer:
     answer = Answer()
     own = fields(response)
     _identify(answer, own)
-    answer.failed = failure_in(response)
-    choices = items(get(response, "choices"))
+    answer.failed = failure_in(own)
+    choices = items(get(own, "choices"))
     positions = [_position(choice, place) for place, choice in enumerate(choices)]
     if len(set(positions)) < len(positions):
         positions = range(len(choices))  # numbers that come twice are no positions
@@ -149,7 +149,7 @@ def read_response(response: Any, headers: Mapping[str, str] | None) -> Answer:
         if (reason := text(get(choice, "finish_reason")))
     }
     set_finish_reasons(answer, reasons)
-    _add_usage_and_timings(answer, get(response, "usage"), own, headers)
+    _add_usage_and_timings(answer, get(own, "usage"), own, headers)
     return answer
 
 

@@ -18,17 +18,17 @@ _FAILED: Final = ("error", "ERROR")
 
 def failure_in(source: Any) -> str | None:
     """The provider's name for what failed, where a body or a chunk of chat completions' shape says that it did."""
-    if (told := _named(get(source, "error"))) is not None:
+    if (error := get(source, "error")) and (told := _named(error)) is not None:
         return told
     for choice in items(get(source, "choices")):
-        told = _named(get(choice, "error"))
+        told = _named(error) if (error := get(choice, "error")) else None
         if told is not None or get(choice, "finish_reason") in _FAILED:
             return told or "error"
     return None
 
 
 def _named(error: Any) -> str | None:
-    if not error or isinstance(error, bool):
+    if isinstance(error, bool):
         return None
     if isinstance(error, str):
         return "error"

@@ -19,8 +19,9 @@ def get(source: Any, name: str) -> Any:
     if type(source) is dict:
         return source.get(name)
     try:
-        return source.__dict__[name]  # an object of the client's: the common case
-    except KeyError:
+        own = source.__dict__
+        if name in own:  # an object of the client's: the common case
+            return own[name]
         extra: Any = getattr(source, "__pydantic_extra__", _NO_MODEL)
         if extra is not _NO_MODEL:  # asked first: asking for Mapping is slow
             return extra.get(name) if type(extra) is dict else None  # of a class of pydantic's it is no value
