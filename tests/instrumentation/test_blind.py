@@ -159,7 +159,11 @@ def exported(spans: Spans, metrics: Metrics) -> Exported:
         found.spans.append((span.name, *times, told, span.status.status_code, events))
     for name, metric in sorted(metrics.collect().items()):
         for point in metric.data.data_points:
-            value = (point.sum, point.count, point.bucket_counts) if hasattr(point, "bucket_counts") else point.value
+            if hasattr(point, "bucket_counts"):
+                # To the nanosecond: two threads may record, and a sum's last digit depends on their order.
+                value = round(point.sum, 9), point.count, point.bucket_counts
+            else:
+                value = point.value
             found.points.append((name, sorted((point.attributes or {}).items()), value))
     found.points.sort(key=str)
     return found
