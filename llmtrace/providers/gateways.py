@@ -120,8 +120,8 @@ _PORTKEY = _Gateway(
     hits=("hit", "semantic hit"),
 )
 
-# developers.cloudflare.com/ai-gateway "Caching", "Fallbacks", "Using a dynamic route": step 0 is the primary provider, 1
-# the first fallback; provider and model are those that answered.
+# developers.cloudflare.com/ai-gateway "Caching", "Fallbacks", "Using a dynamic route": step 0 is the primary provider,
+# 1 the first fallback; provider and model are those that answered.
 _CLOUDFLARE = _Gateway(
     name="cloudflare",
     marks=("cf-aig-log-id", "cf-aig-step", "cf-aig-cache-status", "cf-aig-provider", "cf-aig-model"),
