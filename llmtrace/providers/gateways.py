@@ -326,7 +326,7 @@ def _azure_router(fields: Mapping[str, Any]) -> Hop | None:
     details = get(fields.get(_SELECTION), _DETAILS)
     if details is None:
         return None
-    hop = Hop(AZURE_ROUTER)
+    hop = Hop(AZURE_ROUTER, model=_word(fields.get("model")), chooses=True)
     trace = items(get(details, _TRACE))[:_MOST_ATTEMPTS]
     spent = [ms for each in trace if (ms := _number(get(each, "latency_ms"))) is not None]
     if spent and sum(spent) <= _LONGEST_MS:
@@ -339,7 +339,7 @@ def _azure_router(fields: Mapping[str, Any]) -> Hop | None:
         if told.status >= 400:
             failed.append(told)
         else:
-            hop.model = told.model
+            hop.model = hop.model or told.model
     hop.attempts = tuple(failed)
     hop.fallbacks = len(failed) if trace else None
     return hop

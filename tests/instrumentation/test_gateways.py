@@ -447,7 +447,20 @@ def openrouter_of(provider: str, ttft: float) -> play.Script:
     return stream(ttft=ttft, id="gen-1", provider=provider)
 
 
-@pytest.mark.parametrize("script", [litellm_of, openrouter_of])
+def azure_of(model: str, ttft: float) -> play.Script:
+    trace = [{"latency_ms": 1, "attempts": [{"model": model, "result": {"status": 200}}]}]
+    return stream(ttft=ttft, model=model, model_selection_details={"model_router_details": {"routing_trace": trace}})
+
+
+def ngrok_of(model: str, ttft: float) -> play.Script:
+    return stream({"ngrok-aig-attempts": "1", "ngrok-aig-model": model}, ttft=ttft)
+
+
+def cloudflare_of(provider: str, ttft: float) -> play.Script:
+    return stream({"cf-aig-log-id": "01M", "cf-aig-provider": provider}, ttft=ttft)
+
+
+@pytest.mark.parametrize("script", [litellm_of, openrouter_of, azure_of, ngrok_of, cloudflare_of])
 def test_another_upstream_is_a_change_of_route_and_no_queue(
     script: Any, client: openai.OpenAI, replay: Replay, spans: Spans, clock: Clock
 ) -> None:
@@ -470,10 +483,14 @@ def test_another_upstream_is_a_change_of_route_and_no_queue(
         assert "first" in str(evidence["llmtrace.diagnosis.expected"])
 
 
-def test_upstreams_that_take_turns_are_no_change(client: openai.OpenAI, replay: Replay, spans: Spans) -> None:
-    scripts = [openrouter_of("first", 0.001), openrouter_of("second", 0.03), openrouter_of("first", 0.001)]
+@pytest.mark.parametrize("script", [openrouter_of, azure_of, ngrok_of])
+def test_upstreams_that_take_turns_are_no_change(
+    script: Any, client: openai.OpenAI, replay: Replay, spans: Spans
+) -> None:
+    scripts = [script("first", 0.001), script("second", 0.03), script("first", 0.001)]
     for number in range(60):
         replay.serve(scripts[number % 3])
         ask(client, streaming=True)
     causes = [cause for span in spans.parents() for cause in attributes(span).get("llmtrace.diagnosis", ())]
     assert "route_change" not in causes
+    assert "model_swap" not in causes

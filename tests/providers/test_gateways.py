@@ -42,6 +42,21 @@ def test_a_mark_is_one_gateways_own() -> None:
     assert len(marks) == len(set(marks))
 
 
+NAMES = (
+    *(
+        "attempts",
+        "attempt",
+        "provider",
+        "status",
+        "region",
+        "cost",
+        "total_cost",
+        "endpoints",
+        "available",
+        "selected",
+    ),
+    *("request_type", "cache_debug", "cache_hit", "model_router_details", "routing_trace", "latency_ms", "result"),
+)
 values: Any = st.recursive(
     st.none()
     | st.booleans()
@@ -52,10 +67,7 @@ values: Any = st.recursive(
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(
-            st.sampled_from(
-                ["attempts", "attempt", "provider", "status", "region", "cost", "total_cost", "result", "latency_ms"]
-                + ["request_type", "cache_debug", "cache_hit", "model_router_details", "routing_trace", "model"]
-            ),
+            st.sampled_from(NAMES),
             inner,
             max_size=4,
         )
