@@ -69,7 +69,7 @@ REASONS: Final = {
 
 
 WHO: Final = ("upstream", "deployment", "upstream_model")
-"""The entries of ``llmtrace.route.fingerprint`` that say who answered behind a gateway: the first that is there does."""
+"""What of ``llmtrace.route.fingerprint`` says who answered behind a gateway: the first that is there."""
 
 
 def upstream(fingerprint: str | None) -> str | None:
