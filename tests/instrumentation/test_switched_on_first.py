@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -43,6 +44,31 @@ for name, package in json.loads(sys.argv[1]).items():
     hooked[name] = len(INSTRUMENTORS[name]().patches.functions())
 llmtrace.uninstrument()
 print(json.dumps([hooked, [type(each).__module__ for each in sys.meta_path]]))
+"""
+
+DOCTOR = """
+import io, json, os, sys
+import llmtrace
+from llmtrace import doctor
+from rich.console import Console
+
+def says():
+    out = io.StringIO()
+    doctor.run(Console(file=out, width=200), os.environ, everything=True)
+    return next(line.split("mistralai", 1)[1].split(":")[-1].strip() for line in out.getvalue().splitlines()
+                if " mistralai " in line)
+
+llmtrace.instrument()
+told = [says()]
+if sys.argv[1] == "unheard":  # as by an import hook that is told of no namespace package
+    sys.meta_path[:] = [each for each in sys.meta_path if "llmtrace" not in type(each).__module__]
+from mistralai.client import Mistral
+
+told.append(says())
+import mistralai.client.chat
+
+told.append(says())
+print(json.dumps(told))
 """
 
 LIGHTLY = """
@@ -176,6 +202,19 @@ def test_every_client_is_hooked() -> None:
     assert set(hooked) >= {"openai", "mistralai"}
     assert not [name for name, functions in hooked.items() if not functions]
     assert "llmtrace.instrumentation.namespaces" not in finders, "and nothing stays behind"
+
+
+@pytest.mark.parametrize("way", ["heard", "unheard"])
+def test_doctor_asks_the_patch(way: str) -> None:
+    _needs(client_named("mistralai"))
+    told = _run([], DOCTOR, way)
+    assert isinstance(told, list)
+    assert told[0] == "patched in this process as soon as it is imported"
+    if way == "heard":
+        assert told[1] == "patched in this process as soon as it is used"
+        assert re.fullmatch(r"patched in this process \(\d+ functions\)", told[2])
+    else:
+        assert all(each.endswith("is imported, and none of its functions is patched") for each in told[1:])
 
 
 def test_what_is_slow_to_import_is_left_alone() -> None:
