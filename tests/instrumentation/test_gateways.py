@@ -133,6 +133,14 @@ def test_openrouter(streaming: bool, client: openai.OpenAI, replay: Replay, span
     assert "llmtrace.attempt.told" not in attributes(answering)
 
 
+def test_openrouters_error_in_a_good_response(client: openai.OpenAI, replay: Replay, spans: Spans) -> None:
+    replay.serve(play.json_answer({"error": {"message": "no", "code": 503}, "openrouter_metadata": METADATA}))
+    ask(client)
+    span = spans.one("error")
+    assert attributes(span)["llmtrace.gateway.name"] == "openrouter"
+    assert [attributes(each)["error.type"] for each in spans.children(span)] == ["502", "503"]
+
+
 def test_openrouter_without_asking(client: openai.OpenAI, replay: Replay, spans: Spans) -> None:
     replay.serve(stream(id="gen-1", provider="Groq"))
     ask(client, streaming=True)
