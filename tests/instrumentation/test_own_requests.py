@@ -208,15 +208,22 @@ def test_retries_are_attempts_still(audit: str, replay: Replay, spans: Spans) ->
     assert [attributes(each)["http.response.status_code"] for each in attempts] == [500, 200]
 
 
-def test_mistrals_key_from_a_function(tracing: Any, replay: Replay, spans: Spans) -> None:
+def post_by_openai(base_url: str) -> None:
+    with openai.OpenAI(base_url=base_url, api_key="k", max_retries=0) as client:
+        client.chat.completions.create(model="guard", messages=MESSAGES)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("post", [post_by_httpx, post_by_openai])
+def test_mistrals_key_from_a_function(post: Callable[[str], None], tracing: Any, replay: Replay, spans: Spans) -> None:
     from mistralai.client import Mistral
 
-    tracing.on("mistralai")
-    replay.serve(play.json_answer({}), path="/beside")
+    tracing.on("mistralai", "openai")
+    for path in ("/beside", "/beside/chat/completions"):
+        replay.serve(play.openai_body(), path=path)
     replay.serve(play.openai_body(), path=PATH)
 
     def key() -> str:
-        post_by_httpx(f"{replay.url}/beside")
+        post(f"{replay.url}/beside")
         return "k"
 
     with Mistral(api_key=key, server_url=replay.url) as client:
@@ -239,18 +246,22 @@ def test_ollamas_hooks(tracing: Any, replay: Replay, spans: Spans) -> None:
 
 
 @pytest.mark.parametrize("event", ["before-call", "before-send", "after-call"])
-@pytest.mark.parametrize("guard", ["another client", "by urllib3"])
+@pytest.mark.parametrize("guard", ["another client", "by urllib3", "an OpenAI client"])
 def test_a_guard_beneath_bedrock(guard: str, event: str, tracing: Any, replay: Replay, spans: Spans) -> None:
     """It asks a model of Bedrock's too: by a path as the client's own, and with the same library."""
     import boto3
 
-    tracing.on("bedrock")
+    tracing.on("bedrock", "openai")
     wire = Bedrock("sync", replay.url)
     replay.serve(wire.whole())
+    replay.serve(play.openai_body(), path=PATH)
 
     def ask(**_: Any) -> None:
         if guard == "by urllib3":
             post_by_urllib3(f"{replay.url}/model/guard/converse")
+            return
+        if guard == "an OpenAI client":
+            post_by_openai(replay.base_url)
             return
         other = boto3.client("bedrock-runtime", **wire.settings())
         other.converse(modelId="guard", messages=[{"role": "user", "content": [{"text": "fine?"}]}])
