@@ -136,6 +136,7 @@ FORKING = (
 client and torch takes seconds, where one of a fresh worker takes none."""
 
 LONGEST = (
+    "instrumentation/test_switched_on_first.py",
     "providers/test_contract.py",
     "view/serve/test_store.py",
     "reference/test_batching.py",

@@ -14,10 +14,14 @@ SPANS = 'service_name=~"$service"'
 """The metrics made of spans carry no model below the call, so the service alone chooses."""
 WINDOW = "[$__rate_interval]"
 CALLS = "traces_span_metrics_calls_total"
-THROUGH = 'llmtrace_route_fingerprint=~"(.*;)?upstream=.*"'
+WHO = ("upstream", "deployment", "upstream_model")
+"""What of a fingerprint says who answered behind a gateway: the first that is there."""
+THROUGH = f'llmtrace_route_fingerprint=~"(.*;)?({"|".join(WHO)})=.*"'
 """Calls of which a gateway told who answered."""
-UPSTREAM = 'label_replace({}, "upstream", "$1", "llmtrace_route_fingerprint", "(?:.*;)?upstream=([^;]*).*")'
+UPSTREAM = "{}"
 """A rate of such calls, with the upstream as a label of its own."""
+for entry in reversed(WHO):
+    UPSTREAM = f'label_replace({UPSTREAM}, "upstream", "$1", "llmtrace_route_fingerprint", "(?:.*;)?{entry}=([^;]*).*")'
 ANSWERED = f"rate({CALLS}{{{SPANS}, {THROUGH}}}{WINDOW})"
 KEPT = "Counted in the traces that were kept, so read it where calm calls are not sampled away, or as a trend."
 

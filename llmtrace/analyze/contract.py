@@ -68,10 +68,14 @@ REASONS: Final = {
 """For each reason why phases are merged: what it means, and what would help."""
 
 
+WHO: Final = ("upstream", "deployment", "upstream_model")
+"""What of ``llmtrace.route.fingerprint`` says who answered behind a gateway: the first that is there."""
+
+
 def upstream(fingerprint: str | None) -> str | None:
     """Who answered behind a gateway, by ``llmtrace.route.fingerprint``; None where none told."""
-    parts = (fingerprint or "").split(";")
-    return next((part.removeprefix("upstream=") for part in parts if part.startswith("upstream=")), None)
+    told = dict(part.partition("=")[::2] for part in (fingerprint or "").split(";"))
+    return next((told[name] for name in WHO if told.get(name)), None)
 
 
 def reasons(told: object) -> list[str]:

@@ -250,8 +250,14 @@ def attempt_attributes(result: Result, number: int) -> tuple[dict[str, Any], str
     marks[names.OUTCOME] = outcome
     if outcome not in (calls.ERROR, calls.TIMED_OUT):
         return marks, None
-    marks[names.ERROR_TYPE] = str(attempt.status) if refused or error is None else class_name(error)
-    return marks, kind(error) or f"HTTP {attempt.status}"
+    if refused:
+        failure = str(attempt.status)
+    elif error is not None:
+        failure = class_name(error)
+    else:  # the answer itself says so
+        failure = result.failure or str(attempt.status)
+    marks[names.ERROR_TYPE] = failure
+    return marks, kind(error) or (f"HTTP {attempt.status}" if refused else failure)
 
 
 def _rerouted(attempt: Attempt) -> dict[str, Any]:

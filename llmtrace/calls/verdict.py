@@ -69,7 +69,10 @@ def diagnose(
         symptoms.asked, symptoms.answered, symptoms.fingerprint = state.request.model, answer.model, answer.fingerprint
         if state.operation.reroutes and call.attempts:  # a router's name for it is the application's own
             symptoms.asked = model_sent(call.attempts[0]) or symptoms.asked
-        symptoms.upstream = None if answer.hop is None else answer.hop.who
+        if answer.hop is not None:
+            symptoms.upstream = answer.hop.who
+            if answer.hop.chooses:
+                symptoms.answered = None  # the choice's changes are told as the upstream's
         symptoms.others_open = open_count()
         symptoms.repetition = _repetition(call, state, answer)
         _attempts(call, symptoms)

@@ -82,6 +82,9 @@ def _hooked(client: str, name: str, instrumentor: Any) -> Finding:
     functions = instrumentor.patches.functions()
     if functions:
         return Finding("ok", client, f"{name}: patched in this process ({len(functions)} functions)")
-    if instrumentor.client.package in sys.modules:
+    package = instrumentor.client.package
+    if package in sys.modules:
+        if instrumentor.patches.seen == {package}:  # it imports as late as it can what its calls are made by
+            return Finding("ok", client, f"{name}: patched in this process as soon as it is used")
         return Finding("missing", client, f"{name} is imported, and none of its functions is patched")
     return Finding("ok", client, f"{name}: patched in this process as soon as it is imported")

@@ -41,7 +41,7 @@ def patch(patches: Patches, tracer: CallTracer, provider: Provider, service: Bot
         if call is None:
             return wrapped(*args, **kwargs)
         try:
-            with Making(call, tracer.settings.propagate, _own(service, instance)):
+            with Making(call, tracer.settings.propagate, _own(provider, service, instance)):
                 result = wrapped(*args, **kwargs)
         except BaseException as error:
             tracer.failed(call, error)
@@ -55,7 +55,7 @@ def patch(patches: Patches, tracer: CallTracer, provider: Provider, service: Bot
         if call is None:
             return await wrapped(*args, **kwargs)
         try:
-            with Making(call, tracer.settings.propagate, _own(service, instance)):
+            with Making(call, tracer.settings.propagate, _own(provider, service, instance)):
                 result = await wrapped(*args, **kwargs)
         except BaseException as error:
             tracer.failed(call, error)
@@ -72,8 +72,8 @@ def patch(patches: Patches, tracer: CallTracer, provider: Provider, service: Bot
     patches.when_imported(module, lambda module: patches.wrap(module, f"{name}._make_api_call", wrapper))
 
 
-def _own(service: Botocore, client: Any) -> Own:
-    return Own(client, path=service.paths.get(client.meta.service_model.service_name, ""))
+def _own(provider: Provider, service: Botocore, client: Any) -> Own:
+    return Own(client, provider.senders, service.paths.get(client.meta.service_model.service_name, ""))
 
 
 def _begin(

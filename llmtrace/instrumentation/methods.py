@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from opentelemetry.trace import Span
 
 from llmtrace.calls import finalizers
-from llmtrace.calls.current import Making, being_made, may_begin
+from llmtrace.calls.current import Beside, Making, being_made, may_begin
 from llmtrace.calls.own_requests import Own
 from llmtrace.calls.tracer import CallTracer
 from llmtrace.instrumentation.iterator_timing import keep_wrapped, watch
@@ -70,6 +70,8 @@ class _Method:
             keep_wrapped(patches, tracer)
         for module in provider.posts:
             patches.when_imported(module, self._hook_posts)
+        for module in provider.callbacks:
+            patches.when_imported(module, self._hook_callbacks)
 
     def call(self, wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Wraps a function, which makes the request itself or (``lazy``) when its stream is first pulled."""
@@ -197,6 +199,13 @@ class _Method:
                 posting = _apost if inspect.iscoroutinefunction(original) else _post
                 self._patches.wrap_method(owner, name, _built if name == "_build_request" else posting)
 
+    def _hook_callbacks(self, module: Any) -> None:
+        for path in self._provider.callbacks[module.__name__]:
+            owner_path, _, name = path.rpartition(".")
+            owner = getattr(module, owner_path, None)
+            if owner is not None and not self._patches.holds(owner, name):
+                self._patches.wrap_method(owner, name, _called_back)
+
     def _own(self, client: Any) -> Own:
         own = Own(None if self._funnelled else client, self._provider.senders)
         if self._funnelled:
@@ -287,6 +296,11 @@ class _InFunnel:
 
 def _post(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     with _InFunnel():
+        return wrapped(*args, **kwargs)
+
+
+def _called_back(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    with Beside():
         return wrapped(*args, **kwargs)
 
 

@@ -79,6 +79,8 @@ class Patches:
         """By the function's identity: one function under two names has one wrapper, or it would not pickle."""
         self._when_undone: list[Callable[[], None]] = []
         self._active = True
+        self.seen: set[str] = set()
+        """The modules that are hooked, of those that ``when_imported`` was asked for."""
 
     def when_imported(self, module: str, action: Callable[[Any], None]) -> None:
         """Run ``action(module)`` now if the module is imported, else as soon as it is; never imports it."""
@@ -177,5 +179,6 @@ class Patches:
             return
         try:
             action(module)
+            self.seen.add(module.__name__)
         except Exception as error:
             internal_errors.note(f"patching {module.__name__}", error)

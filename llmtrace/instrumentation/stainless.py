@@ -124,7 +124,9 @@ class _Beneath:
 
     def __init__(self, client: Any) -> None:
         being = being_made()
-        self._own = None if being is None or being.own.built is not None else being.own
+        own = None if being is None else being.own
+        # One that has no functions for posting sends by itself: this client is then the application's, in a hook of it.
+        self._own = None if own is None or own.built is not None or own.funnel is None else own
         self._client = client
 
     def __enter__(self) -> None:

@@ -88,12 +88,14 @@ class Hop:
     """The answer came from the gateway's own cache: no engine computed anything for this call."""
     cost: float | None = None
     """USD, as told."""
+    chooses: bool = False
+    """The gateway chooses the model: which one answered is its choice, and no other one than was asked for."""
 
     @property
     def who(self) -> str | None:
-        """Who answered, in one word for the diagnosis; None where that is not told."""
+        """Who answered, in one word for the diagnosis; the model where nothing else is told; None where that is not."""
         parts = [part for part in (self.upstream, self.deployment) if part]
-        return " ".join(parts) or None
+        return " ".join(parts) or self.model
 
 
 class Speculation(NamedTuple):

@@ -21,7 +21,7 @@ from llmtrace.providers.failures import failure_in
 from llmtrace.providers.gateways import read_body
 from llmtrace.providers.messages import chat_input, prompt_input, system_text, tool_definitions
 from llmtrace.providers.openai import provider_of
-from llmtrace.providers.safe import count, extras, get, sampling, text
+from llmtrace.providers.safe import count, extras, fields, get, sampling, text
 
 
 def read_request(body: Mapping[str, Any]) -> Request:
@@ -95,7 +95,9 @@ def read_chunks(chunks: Sequence[Any], headers: Mapping[str, str] | None) -> Ans
             unmodelled.update(more)
     usage = get(started, "usage")
     answer.usage = _usage(usage, counted, None if counted is None else count(get(counted, "output_tokens")))
+    unmodelled = {**extras(started), **unmodelled}
     _describe(answer, started, usage, unmodelled, headers)
+    answer.hop = read_body({**unmodelled, "id": answer.id}, {**fields(usage), **fields(counted)})
     return answer
 
 
@@ -108,6 +110,7 @@ def read_response(response: Any, headers: Mapping[str, str] | None) -> Answer:
     usage = get(response, "usage")
     answer.usage = _usage(usage, usage, count(get(usage, "output_tokens")))
     _describe(answer, response, usage, extras(response), headers)
+    answer.hop = read_body({**extras(response), "id": answer.id}, usage)
     return answer
 
 
@@ -139,7 +142,6 @@ def _describe(
     answer: Answer, message: Any, usage: Any, unmodelled: Mapping[str, Any], headers: Mapping[str, str] | None
 ) -> None:
     add_engine(answer, unmodelled, {}, headers)
-    answer.hop = read_body(unmodelled, usage)
     answer.service_tier = text(get(usage, "service_tier"))
     missed = get(get(message, "diagnostics"), "cache_miss_reason")
     reason = text(get(missed, "type"))

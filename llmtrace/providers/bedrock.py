@@ -268,6 +268,17 @@ def _unnamed(body: Mapping[str, Any]) -> Operation:
     return EMBEDDINGS if only_text or any(name in body for name in _EMBEDDED) else COMPLETION
 
 
+def _senders(client: Any) -> list[Any]:
+    """The connection pools of urllib3, or the sessions of aiohttp or httpx, that the client sends with."""
+    session = client._endpoint.http_session
+    if not any(hasattr(session, name) for name in ("_manager", "_sessions", "_session")):
+        return []  # of the application's own make
+    managers = [getattr(session, "_manager", None), *getattr(session, "_proxy_managers", {}).values()]
+    pools = [pool for each in managers if each is not None for pool in map(each.pools.get, each.pools.keys())]
+    sessions = [*(getattr(session, "_sessions", None) or {}).values(), getattr(session, "_session", None)]
+    return [session, *pools, *sessions]  # itself, since it is there before those
+
+
 RUNTIME = Botocore(
     paths={"bedrock-runtime": "/model/", "bedrock-agent-runtime": "/rerank"},
     operations=(CHAT, COMPLETION, EMBEDDINGS, RERANK),
@@ -277,6 +288,7 @@ BEDROCK = Provider(
     hooks=(),
     services=(RUNTIME,),
     provider_name=lambda client, host: "aws.bedrock",
+    senders=_senders,
     base_url=lambda client: client.meta.endpoint_url,
 )
 AIOBOTOCORE = replace(BEDROCK, services=(replace(RUNTIME, asynchronous=True),))

@@ -262,6 +262,9 @@ class Provider:
     posts: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
     """Where HTTP clients come and go: the functions through which every request of the library's to a model goes, or by
     which a client beneath builds it, by module."""
+    callbacks: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
+    """The functions in which the library runs the application's callbacks while a call is being made, by module: what
+    is sent there is no request of the call's."""
     loads: tuple[Load, ...] = ()
     """The functions that load a model into this process."""
     services: tuple[Botocore, ...] = ()

@@ -9,6 +9,7 @@ from llmtrace import conventions
 from llmtrace.observe.answer import Answer, Usage
 from llmtrace.observe.call import NOTHING
 from llmtrace.providers.declare import Operation, Request
+from llmtrace.providers.gateways import read_body
 from llmtrace.providers.safe import count, extras, fields, get, text
 from llmtrace.providers.timings import read_timings
 
@@ -41,6 +42,7 @@ def read_response(response: Any, headers: Mapping[str, str] | None) -> Answer:
         model=text(get(response, "model")),
         usage=Usage(input_tokens=count(get(usage, "prompt_tokens"))),
         timings=read_timings(extras(response), fields(usage), headers),
+        hop=read_body(fields(response), usage),
     )
 
 

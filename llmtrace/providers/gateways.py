@@ -5,9 +5,8 @@ it tells, most of them response headers; ``engines.py`` is the same for engines.
 which a test holds against this module.
 
 A gateway is claimed by a mark of its own: a header or field that nobody else sends. What no page or source of a gateway
-confirms is not read. Left out on purpose: Azure's model router (the model that answered stands in the body's ``model``,
-which everybody's reader takes; the fields of its ``routing_trace`` are UNVERIFIED), Bifrost's upstream latency (which
-interval of a stream it spans is UNVERIFIED), LiteLLM's response duration (the same).
+confirms is not read. Left out on purpose: Bifrost's upstream latency (all its waits for upstreams, and so not its own
+time; a stream's headers come before most of it) and LiteLLM's response duration (the same).
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from urllib.parse import urlsplit
 from llmtrace.fixed import fixed
 from llmtrace.observe.answer import Hop, ToldAttempt
 from llmtrace.observe.internal_errors import note
-from llmtrace.providers.safe import get
+from llmtrace.providers.safe import get, items
 
 _LONGEST_MS: Final = 1e9
 _MOST_ATTEMPTS: Final = 100
@@ -34,15 +33,19 @@ class _Gateway:
     """One gateway's response headers, in lower case. Of several names for one thing, the first that is there counts."""
 
     name: str
-    marks: tuple[str, ...]
+    marks: tuple[str, ...] = ()
     """Headers that only this gateway sends: any of them claims it."""
     upstream: tuple[str, ...] = ()
     """Who answered: a provider's name, or a URL, of which only the host is kept."""
     deployment: tuple[str, ...] = ()
     region: tuple[str, ...] = ()
     model: tuple[str, ...] = ()
+    both: tuple[str, ...] = ()
+    """Upstream and model in one: ``openai/gpt-4o``."""
     spent: tuple[str, ...] = ()
     """The gateway's own time, ms."""
+    spent_cached: tuple[str, ...] = ()
+    """The same of an answer from its cache, ms."""
     retries: tuple[str, ...] = ()
     """Attempts beyond the first."""
     attempts: tuple[str, ...] = ()
@@ -59,8 +62,8 @@ class _Gateway:
     def headers(self) -> set[str]:
         """Every header that is read."""
         groups = (
-            self.marks, self.upstream, self.deployment, self.region, self.model, self.spent, self.retries,
-            self.attempts, self.fallbacks, self.cache, self.cost,
+            self.marks, self.upstream, self.deployment, self.region, self.model, self.both, self.spent,
+            self.spent_cached, self.retries, self.attempts, self.fallbacks, self.cache, self.cost,
         )  # fmt: skip
         return {name for group in groups for name in group}
 
@@ -84,13 +87,16 @@ _LITELLM = _Gateway(
 )
 
 # docs.getbifrost.ai "Response Headers"; transports/bifrost-http/lib/responseheaders.go. Before the first chunk, in
-# streams too. The older names mirror fields that are deprecated. The fallback's index counts from 1.
+# streams too. The older names mirror fields that are deprecated. The key is its name in the configuration: of several
+# for one provider Bifrost chooses one. The fallback's index counts from 1. The cost is the answer's, as LiteLLM's is.
 _BIFROST = _Gateway(
     name="bifrost",
     marks=("x-bifrost-request-id", "x-bifrost-request-type", "x-bifrost-routing-info-provider", "x-bifrost-provider"),
     upstream=("x-bifrost-routing-info-provider", "x-bifrost-provider"),
+    deployment=("x-bifrost-routing-info-key",),
     model=("x-bifrost-routing-info-model", "x-bifrost-resolved-model"),
     fallbacks=("x-bifrost-fallback-index",),
+    cost=("x-bifrost-cost-usd",),
 )
 
 # ngrok.com/docs/ai-gateway "Response headers" (2026-09): the count of upstream attempts, the model that answered.
@@ -101,33 +107,43 @@ _NGROK = _Gateway(
     attempts=("ngrok-aig-attempts",),
 )
 
-# portkey.ai/docs "Response Schema". The first request is not counted among the attempts: 3 means four. The option's
-# index is a path into the user's config.
+# portkey.ai/docs "Response Schema"; its open gateway sends the provider too. The first request is not counted among the
+# attempts: 3 means four; -1 means that they were used up or not wanted. The option's index is a path into the user's
+# config.
 _PORTKEY = _Gateway(
     name="portkey",
     marks=("x-portkey-trace-id", "x-portkey-cache-status", "x-portkey-last-used-option-index"),
+    upstream=("x-portkey-provider",),
     deployment=("x-portkey-last-used-option-index",),
     retries=("x-portkey-retry-attempt-count",),
     cache=("x-portkey-cache-status",),
     hits=("hit", "semantic hit"),
 )
 
-# developers.cloudflare.com/ai-gateway "Caching", "Fallbacks": step 0 is the primary provider, 1 the first fallback.
+# developers.cloudflare.com/ai-gateway "Caching", "Fallbacks", "Using a dynamic route": step 0 is the primary provider,
+# 1 the first fallback; provider and model are those that answered.
 _CLOUDFLARE = _Gateway(
     name="cloudflare",
-    marks=("cf-aig-log-id", "cf-aig-step", "cf-aig-cache-status"),
+    marks=("cf-aig-log-id", "cf-aig-step", "cf-aig-cache-status", "cf-aig-provider", "cf-aig-model"),
+    upstream=("cf-aig-provider",),
     deployment=("cf-aig-step",),
+    model=("cf-aig-model",),
     fallbacks=("cf-aig-step",),
     cache=("cf-aig-cache-status",),
     hits=("hit",),
 )
 
 # Kong core/handler.lua: whole ms that were spent in Kong before the request went to the upstream (its own retries
-# included, developer.konghq.com). A response of Kong's own has another header and no upstream.
+# included, developer.konghq.com). A response of Kong's own, one from the cache of its AI Semantic Cache among them, has
+# x-kong-response-latency instead. AI Proxy names the model that it chose, with the provider in front: `openai/gpt-4o`.
 _KONG = _Gateway(
     name="kong",
-    marks=("x-kong-proxy-latency", "x-kong-upstream-latency"),
+    marks=("x-kong-proxy-latency", "x-kong-upstream-latency", "x-kong-response-latency", "x-kong-llm-model"),
+    both=("x-kong-llm-model",),
     spent=("x-kong-proxy-latency",),
+    spent_cached=("x-kong-response-latency",),
+    cache=("x-cache-status",),
+    hits=("hit",),
 )
 
 GATEWAYS: Final = (_LITELLM, _BIFROST, _NGROK, _PORTKEY, _CLOUDFLARE, _KONG)
@@ -142,17 +158,40 @@ _SERVER_TIMING: Final = "server-timing"
 _HOST: Final = r"[\w.-]+(?: [\w.-]+)*|\[[0-9A-Fa-f:.]+\]"
 """A host, or a provider's name, which may be of several words."""
 
+# ---- what stands in a body, or in a stream's chunks ------------------------------------------------------------------
+
 # openrouter.ai/docs "Router Metadata"; openrouter SDK components/openroutermetadata.py, routerattempt.py, chatusage.py.
 # `provider` stands at the top of a body and of each chunk, without asking. `openrouter_metadata` comes with the last
 # chunk where the request's header X-OpenRouter-Metadata asks for it. `usage.cost` is in USD.
 OPENROUTER: Final = "openrouter"
 _METADATA: Final = "openrouter_metadata"
 _PROVIDER: Final = "provider"
-_COST: Final = "cost"
 _ID: Final = "gen-"
 """How OpenRouter's ids begin (``GET /generation?id=gen-...``)."""
-BODY_FIELDS: Final = (_PROVIDER, _METADATA, "usage.cost")
-"""What is read of bodies and chunks."""
+
+# docs.getbifrost.ai "Semantic Caching"; core/schemas/bifrost.go, BifrostResponseExtraFields. In each chunk too.
+_BIFROSTS: Final = "extra_fields"
+_CACHE: Final = "cache_debug"
+_TYPE: Final = "request_type"
+
+# learn.microsoft.com "Monitor model router in Microsoft Foundry" (2026-09): with the header Foundry-Features
+# ModelRouterControls=V1Preview. Each entry of the trace is a decision, of which `latency_ms` is the time and `attempts`
+# are the models that were tried, in order. The model that answered is the body's `model`.
+AZURE_ROUTER: Final = "azure-model-router"
+_SELECTION: Final = "model_selection_details"
+_DETAILS: Final = "model_router_details"
+_TRACE: Final = "routing_trace"
+
+# USD. Bifrost's and Perplexity's are split into parts: core/schemas/chatcompletions.go, BifrostCost.
+_COST: Final = "cost"
+_TOTAL: Final = "total_cost"
+
+BODY_FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
+    OPENROUTER: (_PROVIDER, _METADATA, f"usage.{_COST}"),
+    _BIFROST.name: (_BIFROSTS, f"{_BIFROSTS}.{_CACHE}", f"usage.{_COST}.{_TOTAL}"),
+    AZURE_ROUTER: (f"{_SELECTION}.{_DETAILS}.{_TRACE}",),
+}
+"""What is read of bodies and chunks, by gateway."""
 
 HEADERS: Final = frozenset[str]().union(*(gateway.headers() for gateway in GATEWAYS))
 """Every response header that is read here, ``Server-Timing`` aside."""
@@ -176,14 +215,12 @@ def read_headers(headers: Mapping[str, str] | None, streaming: bool) -> Hop | No
 def read_body(fields: Mapping[str, Any], usage: Any) -> Hop | None:
     """The hop that a body's (or the last chunks') top-level fields tell of, and its usage. Never raises."""
     try:
-        metadata = fields.get(_METADATA)
-        upstream, cost = _word(fields.get(_PROVIDER)), _dollars(get(usage, _COST))
-        if upstream is None and cost is None and metadata is None:
-            return None
-        named = metadata is not None or (upstream is not None and str(fields.get("id")).startswith(_ID))
-        hop = Hop(OPENROUTER if named else None, upstream=upstream, cost=cost)
-        if metadata is not None:
-            _routed(hop, metadata)
+        cost = _price(get(usage, _COST))
+        hop = _openrouter(fields) or _bifrost(fields) or _azure_router(fields)
+        if hop is None and cost is not None:
+            hop = Hop(None)
+        if hop is not None:
+            hop.cost = cost
         return hop
     except Exception as error:
         note("reading a gateway's fields", error)
@@ -214,7 +251,12 @@ def _hop(gateway: _Gateway, headers: Mapping[str, str], streaming: bool) -> Hop:
     hop.upstream = _host(first(gateway.upstream))
     hop.deployment, hop.region = _word(first(gateway.deployment)), _word(first(gateway.region))
     hop.model = _word(first(gateway.model))
-    spent = _number(first(gateway.spent))
+    if both := first(gateway.both):
+        upstream, slash, model = both.partition("/")
+        hop.upstream, hop.model = (_word(upstream), _word(model)) if slash else (None, _word(both))
+    said = first(gateway.cache)
+    hop.cached = said is not None and (not gateway.hits or said.strip().lower() in gateway.hits)
+    spent = _number(first((*gateway.spent, *(gateway.spent_cached if hop.cached else ()))))
     if spent is not None and spent <= _LONGEST_MS:
         hop.spent = spent / 1e3
     hop.retries, hop.fallbacks = _count(first(gateway.retries)), _count(first(gateway.fallbacks))
@@ -222,8 +264,6 @@ def _hop(gateway: _Gateway, headers: Mapping[str, str], streaming: bool) -> Hop:
     if tried:
         hop.retries = tried - 1
     hop.attempts = (ToldAttempt(),) * min((hop.retries or 0) + (hop.fallbacks or 0), _MOST_ATTEMPTS)
-    said = first(gateway.cache)
-    hop.cached = said is not None and (not gateway.hits or said.strip().lower() in gateway.hits)
     if not streaming:
         hop.cost = _dollars(first(gateway.cost))
     return hop
@@ -241,35 +281,71 @@ def _cdn(timing: str) -> Hop:
     return hop
 
 
-def _routed(hop: Hop, metadata: Any) -> None:
-    hop.region = _word(_get(metadata, "region"))
+def _openrouter(fields: Mapping[str, Any]) -> Hop | None:
+    metadata, upstream = fields.get(_METADATA), _word(fields.get(_PROVIDER))
+    if metadata is None:
+        if upstream is None:
+            return None
+        return Hop(OPENROUTER if str(fields.get("id")).startswith(_ID) else None, upstream=upstream)
+    hop = Hop(OPENROUTER, upstream=upstream)
+    hop.region = _word(get(metadata, "region"))
     failed: list[ToldAttempt] = []
-    attempts = _get(metadata, "attempts")
-    for each in attempts[:_MOST_ATTEMPTS] if isinstance(attempts, list) else ():
-        status = _get(each, "status")
-        told = ToldAttempt(
-            _word(_get(each, "provider")),
-            _word(_get(each, "model")),
-            status if isinstance(status, int) and not isinstance(status, bool) and 100 <= status < 1000 else None,
-        )
+    for each in items(get(metadata, "attempts"))[:_MOST_ATTEMPTS]:
+        told = ToldAttempt(_word(get(each, "provider")), _word(get(each, "model")), _status(get(each, "status")))
         if told == ToldAttempt():
             continue
         if told.status is None or told.status >= 400:
             failed.append(told)
         else:
             hop.upstream, hop.model = hop.upstream or told.upstream, told.model
-    number = _count(_get(metadata, "attempt"))
+    for each in items(get(get(metadata, "endpoints"), "available"))[:_MOST_ATTEMPTS]:
+        if get(each, "selected") is True:
+            hop.upstream = hop.upstream or _word(get(each, "provider"))
+            hop.model = hop.model or _word(get(each, "model"))
+    number = _count(get(metadata, "attempt"))
     if not failed and number and number > 1:
         failed = [ToldAttempt()] * min(number - 1, _MOST_ATTEMPTS)
     hop.attempts = tuple(failed)
     hop.retries = len(failed) if failed or number else None
+    return hop
+
+
+def _bifrost(fields: Mapping[str, Any]) -> Hop | None:
+    told = fields.get(_BIFROSTS)
+    if get(told, _TYPE) is None and get(told, _CACHE) is None:
+        return None
+    return Hop(
+        _BIFROST.name,
+        upstream=_word(get(told, "provider")),
+        model=_word(get(told, "resolved_model_used")) or _word(get(told, "model_deployment")),
+        cached=get(get(told, _CACHE), "cache_hit") is True,
+    )
+
+
+def _azure_router(fields: Mapping[str, Any]) -> Hop | None:
+    details = get(fields.get(_SELECTION), _DETAILS)
+    if details is None:
+        return None
+    hop = Hop(AZURE_ROUTER, model=_word(fields.get("model")), chooses=True)
+    trace = items(get(details, _TRACE))[:_MOST_ATTEMPTS]
+    spent = [ms for each in trace if (ms := _number(get(each, "latency_ms"))) is not None]
+    if spent and sum(spent) <= _LONGEST_MS:
+        hop.spent = sum(spent) / 1e3
+    failed: list[ToldAttempt] = []
+    for each in [attempt for entry in trace for attempt in items(get(entry, "attempts"))][:_MOST_ATTEMPTS]:
+        told = ToldAttempt(None, _word(get(each, "model")), _status(get(get(each, "result"), "status")))
+        if told.status is None:
+            continue
+        if told.status >= 400:
+            failed.append(told)
+        else:
+            hop.model = hop.model or told.model
+    hop.attempts = tuple(failed)
+    hop.fallbacks = len(failed) if trace else None
+    return hop
 
 
 # ---- reading one value -----------------------------------------------------------------------------------------------
-
-
-def _get(source: Any, name: str) -> Any:
-    return source.get(name) if isinstance(source, Mapping) else getattr(source, name, None)
 
 
 def _word(value: Any) -> str | None:
@@ -316,6 +392,15 @@ def _number(value: Any) -> float | None:
 def _count(value: Any) -> int | None:
     number = _number(value)
     return int(number) if number is not None and number.is_integer() and number <= _MOST_ATTEMPTS else None
+
+
+def _status(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and 100 <= value < 1000 else None
+
+
+def _price(value: Any) -> float | None:
+    """USD, told as one number or as an object with the total."""
+    return _dollars(value if isinstance(value, (int, float, str)) else get(value, _TOTAL))
 
 
 def _dollars(value: Any) -> float | None:

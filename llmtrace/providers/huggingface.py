@@ -6,6 +6,7 @@ generation without ``details=True`` returns text and nothing else.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -129,6 +130,13 @@ def provider_name(client: Any, host: str | None) -> str:
     return _PROVIDERS.get(provider, provider)
 
 
+def _senders(client: Any) -> list[Any]:
+    """An asynchronous client's own HTTP client, or the one that all others share."""
+    if hasattr(client, "_async_client"):
+        return [client._async_client]
+    return [sys.modules["huggingface_hub.utils"].get_session()]
+
+
 _PROVIDERS = {"fireworks-ai": "fireworks_ai", "together": "together_ai"}
 _METHODS = (
     ("chat_completion", CHAT, "messages"),
@@ -147,5 +155,6 @@ HUGGINGFACE = Provider(
         for name, operation, first in _METHODS
     ),
     provider_name=provider_name,
+    senders=_senders,
     base_url=base_url,
 )

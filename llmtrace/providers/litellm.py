@@ -263,4 +263,5 @@ LITELLM = Provider(
         ),
         "openai._base_client": ("BaseClient._build_request",),
     },
+    callbacks={"litellm.litellm_core_utils.litellm_logging": ("Logging.pre_call", "Logging.post_call")},
 )

@@ -77,13 +77,16 @@ def read_chunks(chunks: Sequence[Any], headers: Mapping[str, str] | None) -> Ans
     """The answer in the latest state of the response that a stream's events hold."""
     latest: Any = None
     error: Any = None
+    beside: dict[str, Any] = {}
     for chunk in chunks:
         response = get(chunk, "response")
         if response is not None:
             latest = response
         elif get(chunk, "type") == "error":
             error = chunk
-    answer = read_response(latest, headers)
+        if more := extras(chunk):
+            beside.update(more)  # a gateway's, which may stand beside the response
+    answer = _read(latest, headers, beside)
     if error is not None:
         answer.failed = text(get(error, "code")) or "error"
     return answer
@@ -105,6 +108,11 @@ def read_usage(usage: Any) -> Usage:
 
 def read_response(response: Any, headers: Mapping[str, str] | None) -> Answer:
     """The answer in a response. One in the background may still be queued: it has neither usage nor finish reason."""
+    return _read(response, headers, {})
+
+
+def _read(response: Any, headers: Mapping[str, str] | None, beside: Mapping[str, Any]) -> Answer:
+    """``beside``: what the events of a stream have besides the response, and the client has no model of."""
     usage = get(response, "usage")
     status = text(get(response, "status"))
     answer = Answer(
@@ -112,7 +120,7 @@ def read_response(response: Any, headers: Mapping[str, str] | None) -> Answer:
         model=text(get(response, "model")),
         usage=read_usage(usage),
         service_tier=text(get(response, "service_tier")),
-        hop=read_body(extras(response), usage),
+        hop=read_body({**beside, **extras(response), "id": get(response, "id")}, usage),
     )
     add_engine(answer, extras(response), fields(usage), headers)
     _diagnose(answer, get(response, "prompt_cache_diagnostics"))

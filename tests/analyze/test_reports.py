@@ -372,6 +372,22 @@ def test_models_behind_a_gateway(writer: Writer, report: Reader) -> None:
     assert row["cost"] == pytest.approx(1.5), "what was told counts, not the price list"
 
 
+@pytest.mark.parametrize(
+    ("fingerprint", "upstream", "rest"),
+    [
+        ("model=m;deployment=d1;region=eu", "d1", "region=eu"),
+        ("model=m;upstream_model=n", "n", "-"),
+        ("model=m;upstream=Groq;deployment=d1;upstream_model=n", "Groq", "deployment=d1;upstream_model=n"),
+    ],
+)
+def test_who_answered_where_a_gateway_names_no_provider(
+    fingerprint: str, upstream: str, rest: str, writer: Writer, report: Reader
+) -> None:
+    writer.call(0, CALM, answered="m", marks={"llmtrace.route.fingerprint": fingerprint})
+    (row,) = table(report("models", writer), "Who answered")
+    assert (row["upstream"], row["fingerprint"].replace("\N{EN DASH}", "-")) == (upstream, rest)
+
+
 @pytest.mark.parametrize("name", reports.NAMES)
 def test_other_tracers_files_say_what_they_lack(name: str, writer: Writer, report: Reader) -> None:
     said = {"gen_ai.operation.name": "chat", "gen_ai.system": "openai", "gen_ai.request.model": "gpt-4o-mini"}

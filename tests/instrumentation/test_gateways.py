@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import llmtrace
+from tests.support import by_funnel
 from tests.support import replay as play
 from tests.support.spans import attributes
 
@@ -131,6 +133,14 @@ def test_openrouter(streaming: bool, client: openai.OpenAI, replay: Replay, span
     assert "llmtrace.attempt.told" not in attributes(answering)
 
 
+def test_openrouters_error_in_a_good_response(client: openai.OpenAI, replay: Replay, spans: Spans) -> None:
+    replay.serve(play.json_answer({"error": {"message": "no", "code": 503}, "openrouter_metadata": METADATA}))
+    ask(client)
+    span = spans.one("error")
+    assert attributes(span)["llmtrace.gateway.name"] == "openrouter"
+    assert [attributes(each)["error.type"] for each in spans.children(span)] == ["502", "503"]
+
+
 def test_openrouter_without_asking(client: openai.OpenAI, replay: Replay, spans: Spans) -> None:
     replay.serve(stream(id="gen-1", provider="Groq"))
     ask(client, streaming=True)
@@ -146,9 +156,16 @@ TOLD: dict[str, tuple[dict[str, str], dict[str, Any]]] = {
             "x-bifrost-routing-info-provider": "groq",
             "x-bifrost-provider": "groq",
             "x-bifrost-routing-info-model": "llama-3.3-70b",
+            "x-bifrost-routing-info-key": "groq-two",
+            "x-bifrost-upstream-latency-ms": "15684.390",
             "x-bifrost-fallback-index": "1",
+            "x-bifrost-cost-usd": "0.0005",
         },
-        {"route": ["upstream=groq", "upstream_model=llama-3.3-70b"], "attempts": 1},
+        {
+            "route": ["upstream=groq", "deployment=groq-two", "upstream_model=llama-3.3-70b"],
+            "attempts": 1,
+            "cost": 0.0005,
+        },
     ),
     "ngrok": (
         {"ngrok-aig-request-id": "rq_2", "ngrok-aig-attempts": "3", "ngrok-aig-model": "gemini-3.6-flash"},
@@ -159,15 +176,28 @@ TOLD: dict[str, tuple[dict[str, str], dict[str, Any]]] = {
             "x-portkey-trace-id": "t",
             "x-portkey-retry-attempt-count": "3",
             "x-portkey-cache-status": "MISS",
+            "x-portkey-provider": "openai",
             "x-portkey-last-used-option-index": "config.targets[1]",
         },
-        {"route": ["deployment=config.targets[1]"], "attempts": 3},
+        {"route": ["upstream=openai", "deployment=config.targets[1]"], "attempts": 3},
     ),
     "cloudflare": (
-        {"cf-aig-log-id": "01M", "cf-aig-step": "1", "cf-aig-cache-status": "MISS"},
-        {"route": ["deployment=1"], "attempts": 1},
+        {
+            "cf-aig-log-id": "01M",
+            "cf-aig-step": "1",
+            "cf-aig-cache-status": "MISS",
+            "cf-aig-provider": "workers-ai",
+            "cf-aig-model": "@cf/meta/llama-3.1-8b-instruct",
+        },
+        {
+            "route": ["upstream=workers-ai", "deployment=1", "upstream_model=@cf/meta/llama-3.1-8b-instruct"],
+            "attempts": 1,
+        },
     ),
-    "kong": ({"x-kong-proxy-latency": "7", "x-kong-upstream-latency": "20"}, {"spent": 0.007}),
+    "kong": (
+        {"x-kong-proxy-latency": "7", "x-kong-upstream-latency": "20", "x-kong-llm-model": "openai/gpt-4o"},
+        {"route": ["upstream=openai", "upstream_model=gpt-4o"], "spent": 0.007},
+    ),
     "cloudfront": (
         {
             "server-timing": 'cdn-upstream-layer;desc="EDGE",cdn-upstream-dns;dur=0,cdn-upstream-connect;dur=3,'
@@ -187,6 +217,7 @@ def test_what_others_tell(gateway: str, client: openai.OpenAI, replay: Replay, s
     said = attributes(span)
     assert said["llmtrace.gateway.name"] == gateway
     assert set(expected.get("route", ())) <= set(said["llmtrace.route.fingerprint"].split(";"))
+    assert said.get("llmtrace.cost.usd") == expected.get("cost")
     told = [each for each in spans.children(span) if attributes(each).get("llmtrace.attempt.told")]
     assert len(told) == expected.get("attempts", 0)
     phases = spans.phases(span)
@@ -207,6 +238,7 @@ HITS = {
     },
     "portkey": {"x-portkey-trace-id": "t", "x-portkey-cache-status": "SEMANTIC HIT"},
     "cloudflare": {"cf-aig-log-id": "01M", "cf-aig-cache-status": "HIT"},
+    "kong": {"x-cache-status": "Hit", "x-kong-response-latency": "21"},
 }
 
 
@@ -229,6 +261,125 @@ def test_an_answer_from_the_gateways_cache(
     assert set(spans.phases(span)) <= {"network", "gateway", "unattributed"}
     assert not [name for name in said if name.startswith("gen_ai.usage")], "counted when it was computed"
     assert not learned
+
+
+AZURE = {
+    "mode": "balanced",
+    "session_affinity": {"mode": "sticky", "source": "session_id_payload", "decision": "switch"},
+    "routing_trace": [
+        {
+            "latency_ms": 19,
+            "attempts": [
+                {
+                    "model": "grok-4-1-fast",
+                    "result": {"status": 429, "error": {"code": "TooMany", "message": "SECRET"}},
+                },
+                {"model": "gpt-4o-mini", "result": {"status": 200}},
+            ],
+        }
+    ],
+}
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_azures_model_router(streaming: bool, client: openai.OpenAI, replay: Replay, spans: Spans) -> None:
+    told: Any = {"model_selection_details": {"model_router_details": AZURE}}
+    replay.serve(stream(ttft=0.03, **told) if streaming else whole({}, **told))
+    ask(client, streaming)
+    span = spans.one("completed")
+    said = attributes(span)
+    assert said["llmtrace.gateway.name"] == "azure-model-router"
+    assert said["llmtrace.gateway.fallbacks"] == 1
+    failed, answering = spans.children(span)
+    assert attributes(failed)["llmtrace.attempt.told"] is True
+    assert attributes(failed)["gen_ai.request.model"] == "grok-4-1-fast"
+    assert attributes(failed)["http.response.status_code"] == 429
+    assert "llmtrace.attempt.told" not in attributes(answering)
+    gateway = spans.phases(span)["gateway"]
+    assert attributes(gateway)["llmtrace.phase.source"] == "server"
+    assert gateway.end_time - gateway.start_time == pytest.approx(19e6, abs=1e4)  # type: ignore[operator]
+    assert "SECRET" not in span.to_json()
+
+
+@pytest.mark.parametrize("hit", [False, True])
+@pytest.mark.parametrize("streaming", [False, True])
+def test_bifrosts_body(streaming: bool, hit: bool, client: openai.OpenAI, replay: Replay, spans: Spans) -> None:
+    """Its headers may be dropped on the way, by a proxy of one's own; the body says the same."""
+    extra = {"request_type": "chat_completion", "provider": "groq", "resolved_model_used": "llama-3.3-70b"}
+    usage = play.USAGE | {"cost": {"input_tokens_cost": 0.0001, "output_tokens_cost": 0.0002, "total_cost": 0.0003}}
+    told: Any = {"extra_fields": extra | {"latency": 31, "cache_debug": {"cache_hit": hit, "hit_type": "semantic"}}}
+    replay.serve(stream(usage=usage, ttft=0.03, **told) if streaming else whole({}, usage=usage, **told))
+    ask(client, streaming)
+    said = attributes(spans.one("completed"))
+    assert said["llmtrace.gateway.name"] == "bifrost"
+    assert {"upstream=groq", "upstream_model=llama-3.3-70b"} <= set(said["llmtrace.route.fingerprint"].split(";"))
+    assert said["llmtrace.cost.usd"] == 0.0003
+    assert said.get("llmtrace.gateway.cache") == ("hit" if hit else None)
+    assert ("gen_ai.usage.output_tokens" in said) is not hit
+
+
+CHOSEN = METADATA | {
+    "attempts": [{"model": "openai/gpt-4o-mini", "provider": "OpenAI", "status": 502}],
+    "endpoints": {
+        "total": 2,
+        "available": [
+            {"model": "openai/gpt-4o-mini", "provider": "OpenAI", "selected": False},
+            {"model": "openai/gpt-4o-mini", "provider": "Azure", "selected": True},
+        ],
+    },
+}
+
+
+@pytest.mark.parametrize("place", ["in the response", "beside it"])
+def test_openrouters_responses(place: str, client: openai.OpenAI, replay: Replay, spans: Spans) -> None:
+    """What they tell stands in the last state of the response, or in an event after it."""
+    wire = by_funnel.Responses.__new__(by_funnel.Responses)
+    events = [json.loads(event.partition(b"data: ")[2]) for event in wire.events()]
+    told = {"openrouter_metadata": CHOSEN}
+    events[-1]["response"]["usage"] |= {"cost": 0.00014}
+    if place == "in the response":
+        events[-1]["response"] |= told
+    else:
+        events.append({"type": "response.metadata"} | told)
+    replay.serve(play.Script(200, play.SSE_HEADERS, [(0.0, event) for event in by_funnel.typed_events(*events)]))
+    for _ in client.responses.create(model="gpt-4o-mini", input="hello", stream=True):
+        pass
+    openrouters(spans)
+
+
+def test_openrouters_messages(replay: Replay, spans: Spans, tracing: Any) -> None:
+    import anthropic
+
+    wire = by_funnel.Anthropic.__new__(by_funnel.Anthropic)
+    events = [json.loads(event.partition(b"data: ")[2]) for event in wire.events()]
+    events[-2]["usage"] |= {"cost": 0.00014}
+    events[-1] |= {"openrouter_metadata": CHOSEN}
+    replay.serve(play.Script(200, play.SSE_HEADERS, [(0.0, event) for event in by_funnel.typed_events(*events)]))
+    tracing.on("anthropic")
+    with anthropic.Anthropic(api_key="k", base_url=replay.url, max_retries=0) as client:
+        for _ in client.messages.create(model="gpt-4o-mini", messages=MESSAGES, max_tokens=9, stream=True):
+            pass
+    openrouters(spans)
+
+
+def openrouters(spans: Spans) -> None:
+    span = spans.one("completed")
+    said = attributes(span)
+    assert {"upstream=Azure", "region=iad"} <= set(said["llmtrace.route.fingerprint"].split(";"))
+    assert said["llmtrace.gateway.name"] == "openrouter"
+    assert said["llmtrace.cost.usd"] == 0.00014
+    assert attributes(spans.children(span)[0])["llmtrace.attempt.told"] is True
+
+
+def test_a_price_told_of_embeddings(client: openai.OpenAI, replay: Replay, spans: Spans) -> None:
+    usage = {"prompt_tokens": 8, "total_tokens": 8, "cost": 0.0000002}
+    data = [{"object": "embedding", "index": 0, "embedding": [0.1]}]
+    body = {"object": "list", "model": "m", "data": data, "usage": usage, "id": "gen-emb-1", "provider": "Nebius"}
+    replay.serve(play.json_answer(body))
+    client.embeddings.create(model="m", input="hello", encoding_format="float")
+    said = attributes(spans.one("completed"))
+    assert said["llmtrace.cost.usd"] == 0.0000002
+    assert "upstream=Nebius" in said["llmtrace.route.fingerprint"].split(";")
 
 
 def test_a_told_price_counts_for_tasks(client: openai.OpenAI, replay: Replay, spans: Spans) -> None:
@@ -268,6 +419,15 @@ def test_odd_headers(headers: dict[str, str], client: openai.OpenAI, replay: Rep
         {"provider": {"name": "Azure"}, "openrouter_metadata": {"attempts": [1, "a", None, {"status": "x"}]}},
         {"provider": "", "openrouter_metadata": {"attempt": "many", "attempts": {}, "region": 7}},
         {"provider": "\x1b[31m", "openrouter_metadata": []},
+        {
+            "openrouter_metadata": {
+                "endpoints": {"available": [7, {"selected": True, "provider": 8}, {"selected": "x"}]}
+            }
+        },
+        {"extra_fields": [1], "model_selection_details": "text"},
+        {"extra_fields": {"cache_debug": {"cache_hit": "yes"}, "provider": ["x"]}},
+        {"model_selection_details": {"model_router_details": {"routing_trace": [7, {"latency_ms": "nan"}, []]}}},
+        {"model_selection_details": {"model_router_details": {"routing_trace": [{"attempts": [{"result": 429}]}]}}},
     ],
 )
 def test_odd_bodies(odd: dict[str, Any], client: openai.OpenAI, replay: Replay, spans: Spans) -> None:
@@ -295,7 +455,20 @@ def openrouter_of(provider: str, ttft: float) -> play.Script:
     return stream(ttft=ttft, id="gen-1", provider=provider)
 
 
-@pytest.mark.parametrize("script", [litellm_of, openrouter_of])
+def azure_of(model: str, ttft: float) -> play.Script:
+    trace = [{"latency_ms": 1, "attempts": [{"model": model, "result": {"status": 200}}]}]
+    return stream(ttft=ttft, model=model, model_selection_details={"model_router_details": {"routing_trace": trace}})
+
+
+def ngrok_of(model: str, ttft: float) -> play.Script:
+    return stream({"ngrok-aig-attempts": "1", "ngrok-aig-model": model}, ttft=ttft)
+
+
+def cloudflare_of(provider: str, ttft: float) -> play.Script:
+    return stream({"cf-aig-log-id": "01M", "cf-aig-provider": provider}, ttft=ttft)
+
+
+@pytest.mark.parametrize("script", [litellm_of, openrouter_of, azure_of, ngrok_of, cloudflare_of])
 def test_another_upstream_is_a_change_of_route_and_no_queue(
     script: Any, client: openai.OpenAI, replay: Replay, spans: Spans, clock: Clock
 ) -> None:
@@ -318,10 +491,14 @@ def test_another_upstream_is_a_change_of_route_and_no_queue(
         assert "first" in str(evidence["llmtrace.diagnosis.expected"])
 
 
-def test_upstreams_that_take_turns_are_no_change(client: openai.OpenAI, replay: Replay, spans: Spans) -> None:
-    scripts = [openrouter_of("first", 0.001), openrouter_of("second", 0.03), openrouter_of("first", 0.001)]
+@pytest.mark.parametrize("script", [openrouter_of, azure_of, ngrok_of])
+def test_upstreams_that_take_turns_are_no_change(
+    script: Any, client: openai.OpenAI, replay: Replay, spans: Spans
+) -> None:
+    scripts = [script("first", 0.001), script("second", 0.03), script("first", 0.001)]
     for number in range(60):
         replay.serve(scripts[number % 3])
         ask(client, streaming=True)
     causes = [cause for span in spans.parents() for cause in attributes(span).get("llmtrace.diagnosis", ())]
     assert "route_change" not in causes
+    assert "model_swap" not in causes

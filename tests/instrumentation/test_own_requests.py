@@ -12,7 +12,7 @@ import pytest
 
 from tests.support import by_library
 from tests.support import replay as play
-from tests.support.by_method import MODEL
+from tests.support.by_method import MODEL, AioBedrock, Bedrock
 from tests.support.spans import attributes
 
 if TYPE_CHECKING:
@@ -208,15 +208,22 @@ def test_retries_are_attempts_still(audit: str, replay: Replay, spans: Spans) ->
     assert [attributes(each)["http.response.status_code"] for each in attempts] == [500, 200]
 
 
-def test_mistrals_key_from_a_function(tracing: Any, replay: Replay, spans: Spans) -> None:
+def post_by_openai(base_url: str) -> None:
+    with openai.OpenAI(base_url=base_url, api_key="k", max_retries=0) as client:
+        client.chat.completions.create(model="guard", messages=MESSAGES)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("post", [post_by_httpx, post_by_openai])
+def test_mistrals_key_from_a_function(post: Callable[[str], None], tracing: Any, replay: Replay, spans: Spans) -> None:
     from mistralai.client import Mistral
 
-    tracing.on("mistralai")
-    replay.serve(play.json_answer({}), path="/beside")
+    tracing.on("mistralai", "openai")
+    for path in ("/beside", "/beside/chat/completions"):
+        replay.serve(play.openai_body(), path=path)
     replay.serve(play.openai_body(), path=PATH)
 
     def key() -> str:
-        post_by_httpx(f"{replay.url}/beside")
+        post(f"{replay.url}/beside")
         return "k"
 
     with Mistral(api_key=key, server_url=replay.url) as client:
@@ -238,9 +245,89 @@ def test_ollamas_hooks(tracing: Any, replay: Replay, spans: Spans) -> None:
     assert not [each for each in spans.children(spans.one("completed")) if each.name == "llm.attempt"]
 
 
+@pytest.mark.parametrize("event", ["before-call", "before-send", "after-call"])
+@pytest.mark.parametrize("guard", ["another client", "by urllib3", "an OpenAI client"])
+def test_a_guard_beneath_bedrock(guard: str, event: str, tracing: Any, replay: Replay, spans: Spans) -> None:
+    """It asks a model of Bedrock's too: by a path as the client's own, and with the same library."""
+    import boto3
+
+    tracing.on("bedrock", "openai")
+    wire = Bedrock("sync", replay.url)
+    replay.serve(wire.whole())
+    replay.serve(play.openai_body(), path=PATH)
+
+    def ask(**_: Any) -> None:
+        if guard == "by urllib3":
+            post_by_urllib3(f"{replay.url}/model/guard/converse")
+            return
+        if guard == "an OpenAI client":
+            post_by_openai(replay.base_url)
+            return
+        other = boto3.client("bedrock-runtime", **wire.settings())
+        other.converse(modelId="guard", messages=[{"role": "user", "content": [{"text": "fine?"}]}])
+
+    wire.client.meta.events.register(f"{event}.bedrock-runtime.Converse", ask)
+    wire.call()
+    wire.shut()
+    own_alone(spans, replay, f"/model/{MODEL}/converse")
+
+
+def test_a_guard_beneath_aiobotocore(tracing: Any, replay: Replay, spans: Spans) -> None:
+    tracing.on("aiobotocore")
+    wire = AioBedrock("async", replay.url)
+    replay.serve(wire.whole())
+
+    async def ask(**_: Any) -> None:
+        await apost_by_aiohttp(f"{replay.url}/model/guard/converse")
+
+    wire.client.meta.events.register("before-call.bedrock-runtime.Converse", ask)
+    wire.call()
+    wire.shut()
+    own_alone(spans, replay, f"/model/{MODEL}/converse")
+
+
+@pytest.mark.parametrize("post", [post_by_httpx, post_by_urllib3])
+def test_hugging_faces_clients_that_ask_first(
+    post: Callable[[str], None], tracing: Any, replay: Replay, spans: Spans, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import close_session
+    from huggingface_hub.utils import _http
+
+    close_session()
+    monkeypatch.setattr(_http, "_GLOBAL_CLIENT_FACTORY", lambda: Checked(lambda: post(f"{replay.url}/beside")))
+    tracing.on("huggingface")
+    wire = by_library.HuggingFace("sync", replay.url)
+    replay.serve(wire.whole())
+    wire.call()
+    wire.shut()
+    close_session()
+    own_alone(spans, replay, PATH)
+
+
+def own_alone(spans: Spans, replay: Replay, path: str) -> None:
+    """The call has one attempt, which is the request to ``path``."""
+    assert [request.path for request in replay.requests].count(path) == 1
+    assert len(replay.requests) > 1, "the application asked beside"
+    assert not [each.name for each in spans.children(spans.one("completed")) if each.name == "llm.attempt"]
+    assert not any("traceparent" in request.headers for request in replay.requests if request.path != path)
+
+
+def post_by_litellm(url: str) -> None:
+    """By the very client that LiteLLM sends with."""
+    import litellm
+
+    litellm.module_level_client.post(url, json={"model": "audit"})
+
+
+@pytest.mark.parametrize("post", [post_by_httpx, post_by_litellm])
 @pytest.mark.parametrize("asynchronous", [False, True])
 def test_what_litellms_callbacks_post(
-    asynchronous: bool, tracing: Any, replay: Replay, spans: Spans, monkeypatch: pytest.MonkeyPatch
+    asynchronous: bool,
+    post: Callable[[str], None],
+    tracing: Any,
+    replay: Replay,
+    spans: Spans,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     import litellm
 
@@ -251,7 +338,7 @@ def test_what_litellms_callbacks_post(
     tracing.on("litellm", "openai")
     replay.serve(play.json_answer({}), path="/beside")
     replay.serve(play.openai_body(), path=PATH)
-    before, litellm.input_callback = litellm.input_callback, [lambda *_: post_by_httpx(f"{replay.url}/beside")]
+    before, litellm.input_callback = litellm.input_callback, [lambda *_: post(f"{replay.url}/beside")]
     place = {"api_base": replay.base_url, "api_key": "k", "messages": MESSAGES}
     try:
         for model in ("openai/gpt-4o-mini", "hosted_vllm/gpt-4o-mini"):

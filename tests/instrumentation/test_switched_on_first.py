@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
-from llmtrace.providers import CLIENTS
-from tests.support import replay as play
-
-if TYPE_CHECKING:
-    from tests.support.replay import Replay
+from llmtrace.providers import CLIENTS, Client, client_named
+from tests.support import by_funnel, by_library, by_method
 
 ROOT = Path(__file__).resolve().parents[2]
 LIGHT = [client for client in CLIENTS if client.package not in ("vllm", "transformers", "llama_cpp")]
-"""All but the models in the application's own process, whose suites switch on as they import."""
+"""All but the models in the application's own process. Those of vLLM and llama.cpp: ``tests/e2e``."""
 INNER = {
     "aiobotocore": "aiobotocore.client",
     "bedrock": "botocore.client",
@@ -48,6 +46,31 @@ llmtrace.uninstrument()
 print(json.dumps([hooked, [type(each).__module__ for each in sys.meta_path]]))
 """
 
+DOCTOR = """
+import io, json, os, sys
+import llmtrace
+from llmtrace import doctor
+from rich.console import Console
+
+def says():
+    out = io.StringIO()
+    doctor.run(Console(file=out, width=200), os.environ, everything=True)
+    return next(line.split("mistralai", 1)[1].split(":")[-1].strip() for line in out.getvalue().splitlines()
+                if " mistralai " in line)
+
+llmtrace.instrument()
+told = [says()]
+if sys.argv[1] == "unheard":  # as by an import hook that is told of no namespace package
+    sys.meta_path[:] = [each for each in sys.meta_path if "llmtrace" not in type(each).__module__]
+from mistralai.client import Mistral
+
+told.append(says())
+import mistralai.client.chat
+
+told.append(says())
+print(json.dumps(told))
+"""
+
 LIGHTLY = """
 import json, sys
 import openai
@@ -73,15 +96,17 @@ seen.append(instrumentor.is_instrumented_by_opentelemetry)
 print(json.dumps(seen))
 """
 
-MISTRAL = """
-import asyncio, json, sys
+CALLED = """
+import importlib, json, sys
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from tests.support.replay import Replay
 
+way, package, module, name = sys.argv[1:]
 spans = InMemorySpanExporter()
-if sys.argv[2] == "launched":
+if way == "launched":
     provider = trace.get_tracer_provider()
 else:
     provider = TracerProvider()
@@ -90,14 +115,64 @@ else:
 
     llmtrace.instrument()
 provider.add_span_processor(SimpleSpanProcessor(spans))
+driver_class = getattr(importlib.import_module(module), name)
+assert package not in sys.modules, "switched on first"
 
-from mistralai.client import Mistral
+told = {}
+for kind in driver_class.kinds:
+    with Replay() as server:
+        driver = driver_class(kind, server.url)
+        server.play(driver.whole(), driver.script([(0.0, each) for each in driver.events()]))
+        driver.call()
+        driver.read()
+        driver.settle()
+        driver.shut()
+    ended = spans.get_finished_spans()
+    usage = {span.context.span_id: span.attributes.get("gen_ai.usage.output_tokens") for span in ended}
+    told[kind] = [
+        [
+            span.attributes["llmtrace.call.outcome"],
+            usage[(span.parent if span.name == "llm.call" else span.context).span_id],  # a client's own span has it
+            sorted(each.name for each in ended if each.parent and each.parent.span_id == span.context.span_id),
+        ]
+        for span in ended
+        if "llmtrace.call.outcome" in span.attributes
+    ]
+    spans.clear()
+print(json.dumps([driver_class.usage[1], told]))
+"""
 
-asked = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hello"}]}
-with Mistral(api_key="k", server_url=sys.argv[1]) as client:
-    client.chat.complete(**asked)
-    asyncio.run(client.chat.complete_async(**asked))
-print(json.dumps([span.name for span in spans.get_finished_spans() if "llmtrace.call.outcome" in span.attributes]))
+GENERATED = """
+import json, sys
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+spans = InMemorySpanExporter()
+if sys.argv[1] == "launched":
+    provider = trace.get_tracer_provider()
+else:
+    provider = TracerProvider()
+    trace.set_tracer_provider(provider)
+    import llmtrace
+
+    llmtrace.instrument()
+provider.add_span_processor(SimpleSpanProcessor(spans))
+assert "transformers" not in sys.modules, "switched on first"
+
+import torch
+import transformers
+
+torch.set_num_threads(1)
+shape = dict(vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2)
+model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**shape, eos_token_id=None)).eval()
+model.generate(torch.tensor([[5, 9, 23]]), max_new_tokens=4, do_sample=False)
+print(json.dumps([
+    [span.attributes["llmtrace.call.outcome"], span.attributes["gen_ai.usage.output_tokens"]]
+    for span in spans.get_finished_spans()
+    if "llmtrace.call.outcome" in span.attributes
+]))
 """
 
 
@@ -129,15 +204,58 @@ def test_every_client_is_hooked() -> None:
     assert "llmtrace.instrumentation.namespaces" not in finders, "and nothing stays behind"
 
 
+@pytest.mark.parametrize("way", ["heard", "unheard"])
+def test_doctor_asks_the_patch(way: str) -> None:
+    _needs(client_named("mistralai"))
+    told = _run([], DOCTOR, way)
+    assert isinstance(told, list)
+    assert told[0] == "patched in this process as soon as it is imported"
+    if way == "heard":
+        assert told[1] == "patched in this process as soon as it is used"
+        assert re.fullmatch(r"patched in this process \(\d+ functions\)", told[2])
+    else:
+        assert all(each.endswith("is imported, and none of its functions is patched") for each in told[1:])
+
+
 def test_what_is_slow_to_import_is_left_alone() -> None:
     """Switched on and off by the program, and beside the instrumentor of ``opentelemetry-instrument``."""
     assert _run([], LIGHTLY) == [False, True, True, False, True, False]
 
 
-@pytest.mark.parametrize("way", ["first", "launched"])
-def test_mistral(way: str, replay: Replay) -> None:
-    if way == "launched" and find_spec("opentelemetry.distro") is None:
+WAYS = pytest.mark.parametrize("way", ["first", "launched"])
+DRIVERS = {driver.name: driver for driver in reversed((*by_funnel.DRIVERS, *by_library.DRIVERS, *by_method.DRIVERS))}
+"""The first of each client's."""
+
+
+def _launcher(way: str) -> list[str]:
+    if way == "first":
+        return []
+    if find_spec("opentelemetry.distro") is None:
         pytest.skip("without a distribution nothing sets the SDK up")
-    replay.serve(play.openai_body())
-    launcher = [str(Path(sys.executable).parent / "opentelemetry-instrument")] if way == "launched" else []
-    assert _run(launcher, MISTRAL, replay.url, way) == ["chat gpt-4o-mini"] * 2
+    return [str(Path(sys.executable).parent / "opentelemetry-instrument")]
+
+
+def _needs(client: Client) -> None:
+    try:
+        version(client.distribution)
+    except PackageNotFoundError:
+        pytest.skip(f"{client.distribution} is not installed")
+
+
+@WAYS
+@pytest.mark.parametrize("client", LIGHT, ids=lambda client: client.name)
+def test_every_clients_calls_are_seen(client: Client, way: str) -> None:
+    """Whole and streamed, synchronous and asynchronous, in a process that has imported the client after us."""
+    _needs(client)
+    driver = DRIVERS[client.name]
+    output, told = _run(_launcher(way), CALLED, way, client.package, driver.__module__, driver.__name__)  # type: ignore[misc]
+    assert set(told) == set(driver.kinds)
+    for calls in told.values():
+        assert [call[:2] for call in calls] == [["completed", output]] * 2
+        assert all("llm.network" in call[2] for call in calls), "its requests are seen as well"
+
+
+@WAYS
+def test_a_model_in_the_process(way: str) -> None:
+    _needs(client_named("transformers"))
+    assert _run(_launcher(way), GENERATED, way) == [["completed", 4]]

@@ -27,13 +27,14 @@ def rows() -> dict[str, set[str]]:
 
 def test_the_page_has_every_gateway_and_every_field() -> None:
     table = rows()
-    assert set(table) == {*(gateway.name for gateway in gateways.GATEWAYS), "openrouter", "cloudfront"}
+    assert set(table) == {*(gateway.name for gateway in gateways.GATEWAYS), *gateways.BODY_FIELDS, "cloudfront"}
     for gateway in gateways.GATEWAYS:
         assert gateway.headers() <= table[gateway.name], gateway.name
         told = {word for word in table[gateway.name] if re.fullmatch(r"[a-z0-9_]+(-[a-z0-9_]+)+", word)}
         assert told <= gateway.headers(), "nothing is promised that is not read"
         assert set(gateway.hits) <= {word.lower() for word in table[gateway.name]}
-    assert set(gateways.BODY_FIELDS) <= table["openrouter"]
+    for name, fields in gateways.BODY_FIELDS.items():
+        assert set(fields) <= table[name], name
 
 
 def test_a_mark_is_one_gateways_own() -> None:
@@ -41,6 +42,21 @@ def test_a_mark_is_one_gateways_own() -> None:
     assert len(marks) == len(set(marks))
 
 
+NAMES = (
+    *(
+        "attempts",
+        "attempt",
+        "provider",
+        "status",
+        "region",
+        "cost",
+        "total_cost",
+        "endpoints",
+        "available",
+        "selected",
+    ),
+    *("request_type", "cache_debug", "cache_hit", "model_router_details", "routing_trace", "latency_ms", "result"),
+)
 values: Any = st.recursive(
     st.none()
     | st.booleans()
@@ -51,7 +67,9 @@ values: Any = st.recursive(
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(
-            st.sampled_from(["attempts", "attempt", "provider", "status", "region", "cost"]), inner, max_size=4
+            st.sampled_from(NAMES),
+            inner,
+            max_size=4,
         )
     ),
     max_leaves=8,
@@ -78,7 +96,10 @@ def test_any_server_timing(header: str) -> None:
     plausible(gateways.read_headers({"server-timing": header}, False))
 
 
-@given(st.dictionaries(st.sampled_from(["provider", "openrouter_metadata", "id"]), values, max_size=3), values)
+BODY = ["provider", "openrouter_metadata", "id", "extra_fields", "model_selection_details"]
+
+
+@given(st.dictionaries(st.sampled_from(BODY), values, max_size=3), values)
 def test_any_body(fields: dict[str, Any], usage: Any) -> None:
     plausible(gateways.read_body(fields, usage))
 

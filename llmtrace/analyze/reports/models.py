@@ -59,7 +59,9 @@ def make(book: Book, options: Options) -> Report:
 
 def _short(who: str) -> str:
     """The fingerprint without the model and the upstream, which have columns of their own, and without its own name."""
-    parts = [part for part in who.split(";") if not part.startswith(("model=", "upstream="))]
+    upstream = contract.upstream(who)
+    shown = [f"{name}={upstream}" for name in contract.WHO]
+    parts = [part for part in who.split(";") if not part.startswith("model=") and part not in shown]
     return ";".join(part.removeprefix("fingerprint=") for part in parts) or NOTHING
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from llmtrace.analyze import contract
 from llmtrace.emit import names
 from llmtrace.phases.model import PHASES
 from llmtrace.tasks.prices import Priced
@@ -44,6 +45,7 @@ def calls_sql(prices: Sequence[Priced], paired: bool, engines: bool) -> str:
     # What few phases have is left out of the others: the list holds every call's.
     rarely = """'shorter_s': p.uncertainty_low, 'longer_s': p.uncertainty_high,
       'merged_because': p.merged_because, 'merged_detail': p.merged_detail"""
+    who = ", ".join(f"nullif(regexp_extract(c.fingerprint, '(?:^|;){name}=([^;]*)', 1), '')" for name in contract.WHO)
     return f"""
 WITH {before}c AS ({calls}), p AS ({phases}), parts AS (
   SELECT p.trace_id AS part_trace, p.owner AS part_of, {parts},
@@ -55,7 +57,7 @@ WITH {before}c AS ({calls}), p AS ({phases}), parts AS (
 INSERT INTO calls ({", ".join(CALL_TYPES)})
 SELECT c.trace_id, c.span_id, c.name, c.service, c.provider, coalesce(c.request_model, c.response_model),
   c.response_model,
-  nullif(regexp_extract(c.fingerprint, '(?:^|;)upstream=([^;]*)', 1), ''),
+  coalesce({who}),
   c.route, c.operation, c.start_ns // 1000, c.duration, c.ttft,
   coalesce(c.outcome, CASE WHEN c.status = 'error' THEN 'error' END), c.status, c.error_type,
   CASE WHEN c.diagnosis = '' THEN NULL ELSE string_split(c.diagnosis, ',') END, c.confidence, parts.phases,
