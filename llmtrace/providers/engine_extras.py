@@ -28,8 +28,11 @@ def add_engine(
         return
     try:
         answer.speculation = _speculation(fields)
-        # Dynamo lib/llm/src/protocols/common/timing.rs: requests in the router's queue when this one was routed.
-        answer.queue_depth = count(get(get(fields.get("nvext"), "timing"), "router_queue_depth"))
+        # Dynamo lib/llm/src/protocols/common/timing.rs: requests in the router's queue when this one was routed. Its
+        # traces have the same number without the first word.
+        timing = get(fields.get("nvext"), "timing")
+        depths = (count(get(timing, name)) for name in ("router_queue_depth", "queue_depth"))
+        answer.queue_depth = next((depth for depth in depths if depth is not None), None)
         tiers = _tiers(fields)
         if tiers:
             answer.cached_by_tier = tiers

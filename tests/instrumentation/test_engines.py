@@ -29,6 +29,8 @@ class Told(NamedTuple):
     phases: dict[str, float]
     merged: bool = False
     """The first token's time is all that is told before decode."""
+    total: bool = False
+    """Of decode nothing is told but the total."""
 
 
 NIM = {
@@ -123,7 +125,7 @@ ENGINES = {
     "tabbyapi": Told({}, TABBYAPI, {"queue": 0.006, "prefill": 0.010, "decode": 0.004}),
     "fastflowlm": Told({}, FASTFLOWLM, {"prefill": 0.010, "decode": 0.004}),
     "mlc": Told({}, {"extra": MLC}, {"queue_prefill": 0.011}, merged=True),
-    "webllm": Told({}, {"extra": WEBLLM}, {"queue_prefill": 0.011}, merged=True),
+    "webllm": Told({}, {"extra": WEBLLM}, {"prefill": 0.011}, total=True),
     "dynamo": Told({"nvext": {"timing": DYNAMO}}, {}, {"queue": 0.003, "prefill": 0.009, "decode": 0.004}),
 }
 
@@ -164,7 +166,7 @@ def test_an_engine_tells_its_phases(
     call = spans.one("completed")
     assert attributes(call)["llmtrace.server.engine"] == engine
     found = lengths(spans, call)
-    if told.merged and not streaming:
+    if (told.merged or told.total) and not streaming:
         # Of a whole answer only the total is of use: where in it the first token came is not laid out.
         assert set(found) <= {"opaque"}
         return
@@ -282,10 +284,49 @@ def test_mistral_rs_of_old_counted_the_wait_as_prompt(client: openai.OpenAI, rep
     assert lengths(spans, spans.one("completed")) == pytest.approx({"queue_prefill": 0.016}, abs=1e-5)
 
 
-def test_how_many_waited_before_dynamos_router(client: openai.OpenAI, replay: Replay, spans: Spans) -> None:
-    replay.serve(script(ENGINES["dynamo"], True))
+@pytest.mark.parametrize("name", ["router_queue_depth", "queue_depth"])
+def test_how_many_waited_before_dynamos_router(name: str, client: openai.OpenAI, replay: Replay, spans: Spans) -> None:
+    timing = {each: value for each, value in DYNAMO.items() if each != "router_queue_depth"} | {name: 7}
+    replay.serve(script(Told({"nvext": {"timing": timing}}, {}, {}), True))
     ask(client, True)
     assert attributes(spans.phases(spans.one("completed"))["queue"])["llmtrace.queue.depth"] == 7
+
+
+@pytest.mark.parametrize(
+    ("engine", "usage", "phase"),
+    [
+        ("localai", {"timing_token_generation": 4.0}, "opaque"),
+        ("localai", {"timing_prompt_processing": 10.0}, "prefill"),
+        ("fastflowlm", {"prefill_duration_ttft": 0.010, "decoding_speed_tps": 1500.0}, "prefill"),
+    ],
+)
+def test_a_name_that_is_nobody_elses_is_enough(
+    engine: str, usage: Any, phase: str, client: openai.OpenAI, replay: Replay, spans: Spans
+) -> None:
+    replay.serve(script(Told({}, usage, {}), True))
+    ask(client, True)
+    call = spans.one("completed")
+    assert attributes(call)["llmtrace.server.engine"] == engine
+    if phase == "prefill":
+        assert lengths(spans, call) == pytest.approx({"prefill": 0.010}, abs=1e-5)
+
+
+def test_omlx_that_loaded_the_model_first(client: openai.OpenAI, replay: Replay, spans: Spans) -> None:
+    ticking = OMLX | {"model_load_duration": 0.2, "prompt_eval_duration": 0.01, "time_to_first_token": 0.01}
+    replay.serve(play.openai_stream(usage=play.USAGE | ticking, ttft=0.3, itl=0.002))
+    ask(client, True)
+    call = spans.one("completed")
+    assert lengths(spans, call) == pytest.approx({"model_load": 0.2, "queue_prefill": 0.01}, abs=1e-5)
+    assert attributes(call)["llmtrace.server.model_load"] == 0.2
+
+
+def test_omlx_tells_the_load_of_a_whole_answer(client: openai.OpenAI, replay: Replay, spans: Spans) -> None:
+    usage = play.USAGE | {"model_load_duration": 0.2, "total_time": 0.05}
+    replay.serve(play.json_answer(play.completion(usage=usage), before=0.3))
+    ask(client, False)
+    call = spans.one("completed")
+    assert attributes(call)["llmtrace.server.engine"] == "omlx"
+    assert lengths(spans, call) == pytest.approx({"model_load": 0.2, "opaque": 0.05}, abs=1e-5)
 
 
 VLLM = {
