@@ -180,6 +180,7 @@ BYTES = bytes(range(256)) * 64
 DATA = base64.b64encode(BYTES).decode()
 URL = f"data:image/png;base64,{DATA}"
 PDF = f"data:application/pdf;base64,{DATA}"
+LINES = base64.encodebytes(BYTES).decode()
 SMALL = base64.b64encode(b"\x89PNG tiny").decode()
 IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": DATA}}
 TINY = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": SMALL}}
@@ -205,7 +206,8 @@ OPENAI_SENT = [
     {"role": "tool", "tool_call_id": "a", "content": SHOT_TINY},
     {"role": "tool", "tool_call_id": "a", "content": f"As Python prints it: {json.loads(SHOT_TINY)!r}, it's so"},
     {"role": "tool", "tool_call_id": "a", "content": json.dumps({"file_data": SMALL, "input_audio": {"data": SMALL}})},
-    {"role": "tool", "tool_call_id": "a", "content": f"img {base64.encodebytes(BYTES).decode()}"},
+    {"role": "tool", "tool_call_id": "a", "content": f"img {LINES}"},
+    {"role": "tool", "tool_call_id": "a", "content": json.dumps({"log": json.dumps({"log": f"img {LINES}"})})},
     {"role": "system", "content": f"Its logo is {URL}."},
     {**USER, "content": f"What is {URL}?"},
     {"role": "assistant", "content": [{"type": "text", "text": f"It is {URL}."}]},
