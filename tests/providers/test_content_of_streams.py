@@ -335,6 +335,30 @@ def test_a_data_url_in_the_pieces_of_a_stream_is_left_out(replay: Replay, spans:
     assert said.text == "Here: <binary data left out> is it, and <binary data left out>\nNice"
 
 
+@pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
+def test_images_beside_the_content_are_told(streamed: bool, replay: Replay, spans: Spans, tracing: Tracing) -> None:
+    """OpenRouter and LiteLLM put them there."""
+    images = [{"type": "image_url", "index": 0, "image_url": {"url": URL}}]
+    opened = by_funnel.OpenAI("sync", replay.url)
+    tracing.on(opened.name, capture_content="span_only")
+    if streamed:
+        pieces = sse(chunk({"content": "Here."}), chunk({"images": images}), chunk({}, finish="stop"))
+        replay.serve(opened.script([(0.0, piece) for piece in pieces]))
+        opened.drain(opened.stream())
+    else:
+        body = completion()
+        body["choices"][0]["message"] |= {"content": "Here.", "images": images}
+        replay.serve(json_answer(body))
+        opened.call()
+    (message,) = captured(completed(spans))["output.messages"]
+    left_out = {"url": "<binary data left out>"}
+    assert message["parts"] == [
+        {"type": "text", "content": "Here."},
+        {"type": "image_url", "index": 0, "image_url": left_out},
+    ]
+    opened.shut()
+
+
 def test_instructions_without_data_urls(replay: Replay, spans: Spans, tracing: Tracing) -> None:
     opened = by_funnel.Responses("sync", replay.url)
     tracing.on(opened.name, capture_content="span_only")
