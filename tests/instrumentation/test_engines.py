@@ -292,6 +292,21 @@ def test_how_many_waited_before_dynamos_router(name: str, client: openai.OpenAI,
     assert attributes(spans.phases(spans.one("completed"))["queue"])["llmtrace.queue.depth"] == 7
 
 
+def test_dynamos_timing_on_the_chunk_before_the_usage(client: openai.OpenAI, replay: Replay, spans: Spans) -> None:
+    """As it streams: its workers first, the timing with the finish reason, the usage last. One server has no queue."""
+    workers = {"worker_id": {"prefill_worker_id": 1, "prefill_dp_rank": 0, "decode_worker_id": 1, "decode_dp_rank": 0}}
+    timing = {"ttft_ms": 19.66, "total_time_ms": 35.87, "kv_hit_rate": 0.33, "router_queue_depth": 0}
+    chunks = play.openai_chunks(["a", "b", "c"], play.USAGE)
+    last = max(place for place, each in enumerate(chunks) if each["choices"])
+    chunks[0] |= {"nvext": workers}
+    chunks[last] |= {"nvext": workers | {"timing": {"request_received_ms": 1787192456979} | timing}}
+    replay.serve(play.events_script(*chunks, ttft=0.04))
+    ask(client, True)
+    call = spans.one("completed")
+    assert lengths(spans, call) == pytest.approx({"queue_prefill": 0.01966}, abs=1e-5)
+    assert attributes(call)["llmtrace.queue.depth"] == 0
+
+
 @pytest.mark.parametrize(
     ("engine", "usage", "phase"),
     [
