@@ -352,6 +352,10 @@ SPECULATIVE = {
     "mean_acceptance_length": 2.5, "draft_acceptance_rate": 0.5, "acceptance_histogram": [1, 1, 1, 1],
     "num_spec_steps": 4, "num_accepted_draft_tokens": 6, "num_draft_tokens": 12, "num_spec_tokens": 3,
 }  # fmt: skip
+SGLANG = {
+    "queue_time": 0.001, "forward_entry_time": 1719000000.100, "prefill_finished_time": 1719000000.109,
+    "request_finished_ts": 1719000000.113, "e2e_latency": 0.015, "spec_verify_ct": 4,
+}  # fmt: skip
 DRAFTED = LLAMA_SHAPED | {"predicted_n": 25, "draft_n": 16, "draft_n_accepted": 15}
 
 
@@ -361,8 +365,10 @@ DRAFTED = LLAMA_SHAPED | {"predicted_n": 25, "draft_n": 16, "draft_n_accepted": 
     [
         ({"metrics": VLLM | {"speculative_decoding": SPECULATIVE}}, (12, 6, 1.5)),
         ({"timings": DRAFTED}, (16, 15, 1.5)),
+        ({"meta_info": SGLANG | {"spec_draft_token_num": 12, "spec_accept_token_num": 6}}, (12, 6, 1.5)),
+        ({"meta_info": SGLANG | {"spec_num_proposed_drafts": 12, "spec_num_correct_drafts": 6}}, (12, 6, 1.5)),
     ],
-    ids=["vllm", "llama.cpp"],
+    ids=["vllm", "llama.cpp", "sglang", "sglang, newer"],
 )
 def test_speculative_decoding(
     fields: Any, expected: Any, streaming: bool, client: openai.OpenAI, replay: Replay, spans: Spans
