@@ -66,6 +66,8 @@ class Told:
     """The phase that the span itself is."""
     ttft: float | None = None
     """Seconds from its arrival until the first token."""
+    model: str | None = None
+    """The model, where the engine has a name of its own for that attribute."""
 
     def attributes(self) -> dict[str, Any]:
         """What readers are to know of the span beside its own attributes."""
@@ -73,6 +75,7 @@ class Told:
             ENGINE_SPAN: self.engine,
             names.PROVIDER: self.engine,
             names.TTFT: self.ttft,
+            names.REQUEST_MODEL: self.model,
             names.PHASE: self.stage,
             names.SOURCE: None if self.stage is None else SERVER,
         }
@@ -285,11 +288,13 @@ def _triton(attributes: Mapping[str, Any], at: Mapping[str, int], start_ns: int)
     nested = attributes.get("triton.trace_parent_id")
     if isinstance(nested, int) and nested > 0:
         return None
+    name = attributes[_TRITON]
+    model = name if isinstance(name, str) else None
     queued, begun, ended = at.get("QUEUE_START"), at.get("COMPUTE_START"), at.get("COMPUTE_END")
     ended = at.get("REQUEST_END") if ended is None else ended
     if queued is None or begun is None or ended is None or not start_ns <= queued <= begun <= ended:
-        return Told("triton")
-    return Told("triton", (Piece(QUEUE, queued, begun), Piece(OPAQUE, begun, ended)))
+        return Told("triton", model=model)
+    return Told("triton", (Piece(QUEUE, queued, begun), Piece(OPAQUE, begun, ended)), model=model)
 
 
 def _most(seconds: float) -> float:

@@ -120,6 +120,7 @@ def _until_first_token(
         reported = min(server.ttft, room)
         _outside(plan, seen, wire, room - reported)
         _unattributed(plan, wire)
+        reported = _loaded(plan, server, reported)
         _merge_told(plan, QUEUE_PREFILL, merged.ONLY_FIRST_TOKEN, reported, server)
         return
     late = seen.first_token_error
@@ -152,12 +153,12 @@ def _engine_phases(
     whole = cache + prefill + (decode or 0.0) + (server.queue or 0.0)
     fit = min(1.0, room / whole) if whole > 0 else 1.0  # they may be longer by rounding
     left = _outside(plan, seen, wire, room - whole * fit)
-    if server.queue is not None:
+    told = server.queue is not None and server.queue != server.model_load  # the load alone is no queue
+    if server.queue is not None and (told or load_of(server)):
         _unattributed(plan, wire)
-        load = load_of(server)
-        if load:
-            plan.add(MODEL_LOAD, load * fit, source)
-        plan.add(QUEUE, (server.queue - load) * fit, source)
+        waited = _loaded(plan, server, server.queue, fit)
+        if told:
+            plan.add(QUEUE, waited * fit, source)
     elif seen.sent is not None:
         # The engine tells no queue: what lies between the request and its prefill is the wait for it, or the HTTP
         # server and tokenising. How much of it is which, nobody says.
@@ -190,6 +191,7 @@ def _without_first_token(
         reported = min(server.total, room)
         _outside(plan, seen, wire, room - reported)
         _unattributed(plan, wire)
+        reported = _loaded(plan, server, reported)
         if estimate is not None and estimate.decode is not None:
             _estimated_answer(plan, seen, estimate, estimate.decode, reported)
         else:
@@ -276,6 +278,14 @@ def _admitted(plan: _Plan, seen: Observation, wire: Wire, estimate: Estimate, ro
     unsure = estimate.admission_uncertainty + (estimate.step_wait if estimate.step_apart else 0.0)
     plan.unsure(low + unsure, high + unsure)
     return room - admission
+
+
+def _loaded(plan: _Plan, server: ServerTimings, room: float, fit: float = 1.0) -> float:
+    """The loading of the model in front of what the server tells, no longer than ``room`` s; returns what is left."""
+    load = min(load_of(server), room)
+    if load > 0:
+        plan.add(MODEL_LOAD, load * fit, DEVICE if server.device else SERVER)
+    return room - load
 
 
 def _merge_told(plan: _Plan, name: str, why: Unknown, seconds: float, server: ServerTimings) -> None:

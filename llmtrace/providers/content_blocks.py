@@ -56,6 +56,11 @@ def block_parts(block: Any) -> list[Part]:
     return [parts.other(kind, block)]
 
 
+def drawn(message: Any) -> list[Part]:
+    """The images that a gateway puts beside the content of an answer (OpenRouter, LiteLLM), without their data."""
+    return [part for image in items(get(message, "images")) if get(image, "type") for part in block_parts(image)]
+
+
 def _thought(block: Any, kind: str) -> str:
     """What was thought: a text, or (Mistral) a list of texts."""
     thought = get(block, "thinking") or get(block, kind) or get(block, "text")

@@ -16,6 +16,13 @@ from llmtrace.providers.timings import read_timings
 
 TIERS: Final = ("device", "host", "storage")
 """Where SGLang's cached tokens lay: in the accelerator's memory, the machine's, or beyond."""
+_VLLM: Final = ("num_draft_tokens", "num_accepted_draft_tokens", "num_spec_steps")
+_LLAMA_CPP: Final = ("draft_n", "draft_n_accepted", "")
+_SGLANG: Final = (
+    ("spec_num_proposed_drafts", "spec_num_correct_drafts"),
+    ("spec_draft_token_num", "spec_accept_token_num"),
+)
+"""Where tokens proposed, tokens taken over and, but for llama.cpp, steps stand."""
 _PLACES: Final = frozenset({"metrics", "timings", "nvext", "sglext", "meta_info", "choices"})
 
 
@@ -28,8 +35,11 @@ def add_engine(
         return
     try:
         answer.speculation = _speculation(fields)
-        # Dynamo lib/llm/src/protocols/common/timing.rs: requests in the router's queue when this one was routed.
-        answer.queue_depth = count(get(get(fields.get("nvext"), "timing"), "router_queue_depth"))
+        # Dynamo lib/llm/src/protocols/common/timing.rs: requests in the router's queue when this one was routed. Its
+        # traces have the same number without the first word.
+        timing = get(fields.get("nvext"), "timing")
+        depths = (count(get(timing, name)) for name in ("router_queue_depth", "queue_depth"))
+        answer.queue_depth = next((depth for depth in depths if depth is not None), None)
         tiers = _tiers(fields)
         if tiers:
             answer.cached_by_tier = tiers
@@ -40,32 +50,40 @@ def add_engine(
 
 
 def _speculation(fields: Mapping[str, Any]) -> Speculation | None:
-    """Speculative decoding as vLLM tells it (docs/features/speculative_decoding/acceptance_metrics.md), else llama.cpp.
+    """Speculative decoding, as the first of three engines tells it.
 
-    vLLM counts the steps that verified a draft. llama.cpp (tools/server, ``timings``) counts tokens only: each of its
-    steps makes one token itself, so that the steps are the tokens that no draft brought.
+    vLLM (docs/features/speculative_decoding/acceptance_metrics.md) and SGLang (managers/tokenizer_manager.py,
+    ``meta_info``, whose names changed once) count the steps that verified a draft. llama.cpp (tools/server,
+    ``timings``) counts tokens only: each of its steps makes one token itself, so that the steps are the tokens that no
+    draft brought.
     """
-    counts = get(fields.get("metrics"), "speculative_decoding")
-    if counts is None and "timings" not in fields:
-        return None
-    drafted, accepted = count(get(counts, "num_draft_tokens")), count(get(counts, "num_accepted_draft_tokens"))
-    steps = count(get(counts, "num_spec_steps"))
-    if drafted is None and accepted is None:
-        timings = fields.get("timings")
-        drafted, accepted = count(get(timings, "draft_n")), count(get(timings, "draft_n_accepted"))
-        predicted = count(get(timings, "predicted_n"))
-        steps = predicted - accepted if predicted is not None and accepted is not None else None
-    if drafted is None or accepted is None or accepted > drafted:
-        return None
-    return Speculation(drafted, accepted, steps if steps is not None and steps > 0 else None)
+    timings = fields.get("timings")
+    predicted, taken = count(get(timings, "predicted_n")), count(get(timings, "draft_n_accepted"))
+    steps = predicted - taken if predicted is not None and taken is not None else None
+    told = [(get(fields.get("metrics"), "speculative_decoding"), *_VLLM), (timings, *_LLAMA_CPP)]
+    told += [(meta, *names, "spec_verify_ct") for meta in _metas(fields) for names in _SGLANG]
+    for counts, drafted_name, accepted_name, steps_name in told:
+        drafted, accepted = count(get(counts, drafted_name)), count(get(counts, accepted_name))
+        if drafted is None and accepted is None:
+            continue
+        if drafted is None or accepted is None or accepted > drafted:
+            return None
+        steps = count(get(counts, steps_name)) if steps_name else steps
+        return Speculation(drafted, accepted, steps if steps is not None and steps > 0 else None)
+    return None
+
+
+def _metas(fields: Mapping[str, Any]) -> list[Any]:
+    """The places of SGLang's ``meta_info``: of the answer, of the first of several, of the first choice."""
+    meta, choices = fields.get("meta_info"), items(fields.get("choices"))
+    first_meta, first_choice = next(iter(items(meta)), None), next(iter(choices), None)
+    return [meta, first_meta, get(first_choice, "meta_info")]
 
 
 def _tiers(fields: Mapping[str, Any]) -> dict[str, int]:
     """sglang srt: ``sglext`` of the body or of a chunk of its own (request: return_cached_tokens_details), else
     ``meta_info``."""
-    meta, choices = fields.get("meta_info"), items(fields.get("choices"))
-    first_meta, first_choice = next(iter(items(meta)), None), next(iter(choices), None)
-    for source in (fields.get("sglext"), meta, first_meta, get(first_choice, "meta_info")):
+    for source in (fields.get("sglext"), *_metas(fields)):
         details = get(source, "cached_tokens_details")
         if details is None:
             continue

@@ -133,8 +133,8 @@ SAMBANOVA = Engine(
     total="total_latency",
 )
 
-# Dynamo lib/llm/src/protocols/common/timing.rs. `nvext.timing` (request: nvext.extra_fields; on which chunk:
-# UNVERIFIED, presumably the last). Float ms, what is unknown is absent. The wait starts when the frontend received the
+# Dynamo lib/llm/src/protocols/common/timing.rs. `nvext.timing` (request: nvext.extra_fields; of a stream on the chunk
+# with the finish reason). Float ms, what is unknown is absent. The wait starts when the frontend received the
 # request, so it holds tokenising and routing; `prefill_time_ms` ends with the first token; ttft and total start at the
 # receipt. `kv_hit_rate` counts blocks, not tokens, and is not read.
 DYNAMO = Engine(
@@ -227,10 +227,12 @@ LM_STUDIO = Engine(
 )
 
 # LocalAI README, core/schema/openai.go, backend/cpp/llama (prompt_ms, predicted_ms). `usage`, of the request's header
-# Extra-Usage. Float ms; a zero is left out. No queue.
+# Extra-Usage. Float ms; a zero is left out (a prompt that lay in the cache whole), so that one field may be alone. No
+# queue.
 LOCALAI = Engine(
     "localai",
     MS,
+    fewest=1,
     prefill="timing_prompt_processing",
     decode="timing_token_generation",
     own=("timing_prompt_processing", "timing_token_generation"),
@@ -239,21 +241,26 @@ LOCALAI = Engine(
 
 def _omlx(timings: ServerTimings) -> None:
     """Where the prompt's time is the first token's, the wait may be in it: then they are not told apart."""
-    if timings.prefill is not None and timings.ttft is not None and timings.ttft - timings.prefill < _SAME:
-        timings.prefill = None
+    if timings.prefill is not None and timings.ttft is not None:
+        first = timings.ttft - (timings.model_load or 0.0)
+        if first - timings.prefill < _SAME:
+            timings.prefill = None
 
 
-# github.com/jundot/omlx omlx/api/openai_models.py, class Usage. `usage` of the body or of the stream's usage chunk.
-# Float s. SambaNova's has a `time_to_first_token` too. From where the two first times run: UNVERIFIED.
+# github.com/jundot/omlx omlx/api/openai_models.py, omlx/server.py. `usage` of the stream's usage chunk;
+# of a whole answer there are the total and the load alone. Float s, in steps of 10 ms. The clocks of the others start
+# once the model is there; its load is told from 1 s on, and of the queue there is no other word. The prompt's time is
+# the first token's in every version that was read. SambaNova's has a `time_to_first_token` too.
 OMLX = Engine(
     "omlx",
     S,
+    queue="model_load_duration",
     prefill="prompt_eval_duration",
     decode="generation_duration",
-    ttft="time_to_first_token",
-    total="total_time",
+    ttft="time_to_first_token + model_load_duration?",
+    total="total_time + model_load_duration?",
     model_load="model_load_duration",
-    own=("prompt_eval_duration", "generation_duration"),
+    own=("prompt_eval_duration", "generation_duration", "model_load_duration"),
     settle=_omlx,
 )
 
@@ -299,9 +306,10 @@ TABBYAPI = Engine(
 FASTFLOWLM = Engine(
     "fastflowlm",
     S,
+    fewest=1,
     prefill="prefill_duration_ttft",
     decode="decoding_duration",
-    own=("prefill_duration_ttft", "decoding_duration"),
+    own=("prefill_duration_ttft",),
 )
 
 # github.com/mlc-ai/mlc-llm cpp/serve/metrics.h, metrics.cc. `usage.extra`. Float s. Both times start when the request
@@ -315,14 +323,14 @@ MLC = Engine(
     all_of=("end_to_end_latency_s",),
 )
 
-# github.com/mlc-ai/web-llm src/openai_api_protocols/chat_completion.ts. `usage.extra`. Float s, both from the request's
-# receipt; a grammar's `grammar_init_s` lies in the first token's.
+# github.com/mlc-ai/web-llm src/engine.ts, src/llm_chat.ts. `usage.extra`. Float s. The total runs from the request's
+# receipt, with the wait for the requests before it. The first token's time does not: it is the prefill's own, in which
+# a grammar is compiled (`grammar_init_s`), so what the total has beyond it is not decode alone. Of n > 1 both are sums.
 WEBLLM = Engine(
     "webllm",
     S,
     grammar_compile="grammar_init_s",
-    ttft="time_to_first_token_s",
-    decode="e2e_latency_s - time_to_first_token_s",
+    prefill="time_to_first_token_s",
     total="e2e_latency_s",
     all_of=("e2e_latency_s",),
 )

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from llmtrace.providers import parts
-from llmtrace.providers.content_blocks import content_parts
+from llmtrace.providers.content_blocks import content_parts, drawn
 from llmtrace.providers.declare import Request
 from llmtrace.providers.parts import Part
 from llmtrace.providers.safe import get, items, text
@@ -97,6 +97,7 @@ def message_parts(message: Any) -> list[Part]:
     ]
     if (audio := get(message, "audio")) is not None:
         made.append(spoken(text(get(audio, "transcript")), text(get(audio, "id"))))
+    made += drawn(message)
     for call in items(get(message, "tool_calls")):
         function = get(call, "function")
         if function is not None:
@@ -130,5 +131,6 @@ def joined_message(choice: ChoiceMessage) -> dict[str, Any]:
     made = [*choice.reasoning, *choice.content, *choice.refusal]
     if choice.spoke:
         made.append(spoken("".join(choice.transcript), choice.audio_id))
+    made += choice.images
     made += [parts.tool_call(call.id, call.name, call.arguments) for call in choice.calls]
     return {"role": choice.role, "parts": made, "finish_reason": choice.end or "error"}

@@ -38,8 +38,8 @@ _LONG = 512
 _LETTERS = 24
 """Different characters that so much base64 has at least; a text of one repeated letter, or of DNA, has fewer."""
 _LETTER = "[A-Za-z0-9+/_-]"
-_BREAK = r"(?:\r?\n|(?:\\r)?\\n)"
-"""The end of a line, or how JSON writes it."""
+_BREAK = r"(?:\r?\n|(?:\\+r)?\\+n)"
+"""The end of a line, or how JSON writes it, also JSON within JSON."""
 _LINES = rf"(?:(?:{_BREAK}{_LETTER}{{60,}})+(?:{_BREAK}{_LETTER}+(?:={{1,2}}|\s*\Z))?)?={{0,2}}"
 """What follows on the first line of base64 where it is wrapped."""
 _DATA_URL = _Pattern(rf"data:[^,;\"'<>\s]{{0,100}}(?:;[^,;\"'<>\n]{{0,100}})*;base64,[A-Za-z0-9+/=_%-]+{_LINES}")

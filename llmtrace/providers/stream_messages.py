@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llmtrace.providers import parts
-from llmtrace.providers.content_blocks import content_parts
+from llmtrace.providers.content_blocks import content_parts, drawn
 from llmtrace.providers.parts import Part
 from llmtrace.providers.safe import count, get, items, text
 
@@ -54,6 +54,7 @@ class ChoiceMessage:
     spoke: bool = False
     audio_id: str | None = None
     transcript: list[str] = field(default_factory=list[str])
+    images: list[Part] = field(default_factory=list[Part])
     _slots: dict[int, JoinedCall] = field(default_factory=dict[int, JoinedCall])
 
     def add(self, choice: Any) -> None:
@@ -71,6 +72,7 @@ class ChoiceMessage:
             self.spoke = True
             self.audio_id = text(get(audio, "id")) or self.audio_id
             self.transcript.append(text(get(audio, "transcript")) or "")
+        self.images += drawn(delta)
         for call in items(get(delta, "tool_calls")):
             self.add_call(call)
         if (older := get(delta, "function_call")) is not None:

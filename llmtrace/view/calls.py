@@ -67,7 +67,9 @@ def calls(roots: list[Node]) -> Iterator[Node]:
 
 
 def _has_phases(node: Node) -> bool:
-    return any(about.phase(child.span) is not None or child.span.name == names.ATTEMPT for child in node.children)
+    """Whether a span has phases or attempts beneath it. An engine's stages have names of their own, and make none."""
+    own = (child.span for child in node.children if child.span.name.startswith(names.SPAN_PREFIX))
+    return any(about.phase(span) is not None or span.name == names.ATTEMPT for span in own)
 
 
 def _is_llm_span(span: Span) -> bool:

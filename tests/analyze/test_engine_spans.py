@@ -69,6 +69,11 @@ class TestAlone:
         write, phases = ALONE[engine]
         assert reported(tmp_path, [write()]) == (1, by_server(phases))
 
+    def test_triton_tells_the_model(self, tmp_path: Path) -> None:
+        with load([engines.save(tmp_path / "spans.jsonl", [engines.triton()])]) as traces:
+            book = Book(traces)
+            assert book.rows(book.calls.select("route", "request_model")) == [("triton llama", "llama")]
+
     def test_tritons_moments_on_one_span(self, tmp_path: Path) -> None:
         assert reported(tmp_path, [engines.triton(own_span=False)]) == (1, by_server({"queue": 0.1, "opaque": 0.88}))
 
@@ -218,10 +223,17 @@ class TestShow:
         assert found == pytest.approx(phases)
         assert {each.span.attributes["llmtrace.phase.source"] for each in calls.phases(call)} == {"server"}
 
-    def test_beneath_a_client_it_is_none(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("engine", ALONE)
+    def test_beneath_a_client_it_is_none(self, engine: str, tmp_path: Path) -> None:
+        write, _ = ALONE[engine]
         writer, transport = other_tracers(5)
-        (call,) = self.nodes(engines.save(tmp_path / "a.jsonl", [writer, engines.vllm(trace=5, parent=transport)]))
+        (call,) = self.nodes(engines.save(tmp_path / "a.jsonl", [writer, write(trace=5, parent=transport)]))
         assert call.span.name == "chat m"
+
+    def test_stages_whose_request_is_not_in_the_file_make_no_call(self, tmp_path: Path) -> None:
+        part = engines.sglang()
+        del part.spans[0]
+        assert not self.nodes(engines.save(tmp_path / "part.jsonl", [part]))
 
     def test_what_it_says_of_tokens_and_the_first_one(self, tmp_path: Path) -> None:
         (call,) = self.nodes(engines.save(tmp_path / "spans.jsonl", [engines.vllm(unit=1e9)]))

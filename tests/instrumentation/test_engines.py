@@ -29,6 +29,8 @@ class Told(NamedTuple):
     phases: dict[str, float]
     merged: bool = False
     """The first token's time is all that is told before decode."""
+    total: bool = False
+    """Of decode nothing is told but the total."""
 
 
 NIM = {
@@ -123,7 +125,7 @@ ENGINES = {
     "tabbyapi": Told({}, TABBYAPI, {"queue": 0.006, "prefill": 0.010, "decode": 0.004}),
     "fastflowlm": Told({}, FASTFLOWLM, {"prefill": 0.010, "decode": 0.004}),
     "mlc": Told({}, {"extra": MLC}, {"queue_prefill": 0.011}, merged=True),
-    "webllm": Told({}, {"extra": WEBLLM}, {"queue_prefill": 0.011}, merged=True),
+    "webllm": Told({}, {"extra": WEBLLM}, {"prefill": 0.011}, total=True),
     "dynamo": Told({"nvext": {"timing": DYNAMO}}, {}, {"queue": 0.003, "prefill": 0.009, "decode": 0.004}),
 }
 
@@ -164,7 +166,7 @@ def test_an_engine_tells_its_phases(
     call = spans.one("completed")
     assert attributes(call)["llmtrace.server.engine"] == engine
     found = lengths(spans, call)
-    if told.merged and not streaming:
+    if (told.merged or told.total) and not streaming:
         # Of a whole answer only the total is of use: where in it the first token came is not laid out.
         assert set(found) <= {"opaque"}
         return
@@ -282,10 +284,64 @@ def test_mistral_rs_of_old_counted_the_wait_as_prompt(client: openai.OpenAI, rep
     assert lengths(spans, spans.one("completed")) == pytest.approx({"queue_prefill": 0.016}, abs=1e-5)
 
 
-def test_how_many_waited_before_dynamos_router(client: openai.OpenAI, replay: Replay, spans: Spans) -> None:
-    replay.serve(script(ENGINES["dynamo"], True))
+@pytest.mark.parametrize("name", ["router_queue_depth", "queue_depth"])
+def test_how_many_waited_before_dynamos_router(name: str, client: openai.OpenAI, replay: Replay, spans: Spans) -> None:
+    timing = {each: value for each, value in DYNAMO.items() if each != "router_queue_depth"} | {name: 7}
+    replay.serve(script(Told({"nvext": {"timing": timing}}, {}, {}), True))
     ask(client, True)
     assert attributes(spans.phases(spans.one("completed"))["queue"])["llmtrace.queue.depth"] == 7
+
+
+def test_dynamos_timing_on_the_chunk_before_the_usage(client: openai.OpenAI, replay: Replay, spans: Spans) -> None:
+    """As it streams: its workers first, the timing with the finish reason, the usage last. One server has no queue."""
+    workers = {"worker_id": {"prefill_worker_id": 1, "prefill_dp_rank": 0, "decode_worker_id": 1, "decode_dp_rank": 0}}
+    timing = {"ttft_ms": 19.66, "total_time_ms": 35.87, "kv_hit_rate": 0.33, "router_queue_depth": 0}
+    chunks = play.openai_chunks(["a", "b", "c"], play.USAGE)
+    last = max(place for place, each in enumerate(chunks) if each["choices"])
+    chunks[0] |= {"nvext": workers}
+    chunks[last] |= {"nvext": workers | {"timing": {"request_received_ms": 1787192456979} | timing}}
+    replay.serve(play.events_script(*chunks, ttft=0.04))
+    ask(client, True)
+    call = spans.one("completed")
+    assert lengths(spans, call) == pytest.approx({"queue_prefill": 0.01966}, abs=1e-5)
+    assert attributes(call)["llmtrace.queue.depth"] == 0
+
+
+@pytest.mark.parametrize(
+    ("engine", "usage", "phase"),
+    [
+        ("localai", {"timing_token_generation": 4.0}, "opaque"),
+        ("localai", {"timing_prompt_processing": 10.0}, "prefill"),
+        ("fastflowlm", {"prefill_duration_ttft": 0.010, "decoding_speed_tps": 1500.0}, "prefill"),
+    ],
+)
+def test_a_name_that_is_nobody_elses_is_enough(
+    engine: str, usage: Any, phase: str, client: openai.OpenAI, replay: Replay, spans: Spans
+) -> None:
+    replay.serve(script(Told({}, usage, {}), True))
+    ask(client, True)
+    call = spans.one("completed")
+    assert attributes(call)["llmtrace.server.engine"] == engine
+    if phase == "prefill":
+        assert lengths(spans, call) == pytest.approx({"prefill": 0.010}, abs=1e-5)
+
+
+def test_omlx_that_loaded_the_model_first(client: openai.OpenAI, replay: Replay, spans: Spans) -> None:
+    ticking = OMLX | {"model_load_duration": 0.2, "prompt_eval_duration": 0.01, "time_to_first_token": 0.01}
+    replay.serve(play.openai_stream(usage=play.USAGE | ticking, ttft=0.3, itl=0.002))
+    ask(client, True)
+    call = spans.one("completed")
+    assert lengths(spans, call) == pytest.approx({"model_load": 0.2, "queue_prefill": 0.01}, abs=1e-5)
+    assert attributes(call)["llmtrace.server.model_load"] == 0.2
+
+
+def test_omlx_tells_the_load_of_a_whole_answer(client: openai.OpenAI, replay: Replay, spans: Spans) -> None:
+    usage = play.USAGE | {"model_load_duration": 0.2, "total_time": 0.05}
+    replay.serve(play.json_answer(play.completion(usage=usage), before=0.3))
+    ask(client, False)
+    call = spans.one("completed")
+    assert attributes(call)["llmtrace.server.engine"] == "omlx"
+    assert lengths(spans, call) == pytest.approx({"model_load": 0.2, "opaque": 0.05}, abs=1e-5)
 
 
 VLLM = {
@@ -296,6 +352,10 @@ SPECULATIVE = {
     "mean_acceptance_length": 2.5, "draft_acceptance_rate": 0.5, "acceptance_histogram": [1, 1, 1, 1],
     "num_spec_steps": 4, "num_accepted_draft_tokens": 6, "num_draft_tokens": 12, "num_spec_tokens": 3,
 }  # fmt: skip
+SGLANG = {
+    "queue_time": 0.001, "forward_entry_time": 1719000000.100, "prefill_finished_time": 1719000000.109,
+    "request_finished_ts": 1719000000.113, "e2e_latency": 0.015, "spec_verify_ct": 4,
+}  # fmt: skip
 DRAFTED = LLAMA_SHAPED | {"predicted_n": 25, "draft_n": 16, "draft_n_accepted": 15}
 
 
@@ -305,8 +365,10 @@ DRAFTED = LLAMA_SHAPED | {"predicted_n": 25, "draft_n": 16, "draft_n_accepted": 
     [
         ({"metrics": VLLM | {"speculative_decoding": SPECULATIVE}}, (12, 6, 1.5)),
         ({"timings": DRAFTED}, (16, 15, 1.5)),
+        ({"meta_info": SGLANG | {"spec_draft_token_num": 12, "spec_accept_token_num": 6}}, (12, 6, 1.5)),
+        ({"meta_info": SGLANG | {"spec_num_proposed_drafts": 12, "spec_num_correct_drafts": 6}}, (12, 6, 1.5)),
     ],
-    ids=["vllm", "llama.cpp"],
+    ids=["vllm", "llama.cpp", "sglang", "sglang, newer"],
 )
 def test_speculative_decoding(
     fields: Any, expected: Any, streaming: bool, client: openai.OpenAI, replay: Replay, spans: Spans

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
@@ -276,6 +277,30 @@ def test_ttft_alone_stays_merged_but_is_the_servers() -> None:
     assert "not what that time was made of" in (wait.merged_detail or "")
 
 
+@pytest.mark.parametrize(
+    ("seen", "server", "expected"),
+    [
+        (streamed, {"ttft": 0.35, "total": 0.9}, {"model_load": 0.2, "queue_prefill": 0.15}),
+        (streamed, {"prefill": 0.1, "decode": 0.5}, {"model_load": 0.2, "prefill": 0.1}),
+        (whole, {"prefill": 0.1, "decode": 0.5}, {"model_load": 0.2, "prefill": 0.1, "decode": 0.5}),
+        (whole, {"total": 0.9}, {"model_load": 0.2, "opaque": 0.7}),
+    ],
+)
+def test_an_engine_that_tells_the_load_alone_tells_no_queue(
+    seen: Callable[..., Observation], server: dict[str, float], expected: dict[str, float]
+) -> None:
+    phases, _ = split(seen(server=ServerTimings("omlx", queue=0.2, model_load=0.2, **server)))
+    told = {phase.name: phase.duration for phase in phases if phase.source == "server"}
+    assert told == {name: near(seconds) for name, seconds in expected.items()}
+    assert "queue" not in names(phases)
+
+
+def test_the_look_up_of_a_loaded_model_is_no_queue_either() -> None:
+    phases, _ = split(streamed(server=ServerTimings("omlx", queue=0.01, model_load=0.01, prefill=0.1, decode=0.5)))
+    assert named(phases)["queue"].source == "client"
+    assert "model_load" not in names(phases)
+
+
 def test_not_streamed_with_all_server_phases() -> None:
     phases, _ = split(whole(server=ServerTimings("groq", queue=0.1, prefill=0.2, decode=0.6)))
     assert [(phase.name, phase.source) for phase in phases] == [
@@ -456,6 +481,7 @@ servers = st.one_of(
         decode=absurd,
         ttft=absurd,
         total=absurd,
+        model_load=absurd,
         cached_tokens=tokens,
         device=st.booleans(),
     ),
@@ -612,9 +638,11 @@ def test_no_server_source_without_a_server_number(seen: Observation) -> None:
 def test_what_the_server_is_said_to_have_measured_is_what_it_said(seen: Observation) -> None:
     phases, _ = split(seen)
     window = (seen.end - seen.start) / 1e9
+    loading = sum(phase.duration for phase in phases if phase.name == "model_load")
     for phase in phases:
         if phase.source in ("server", "device") and phase.name in ("queue", "kv_cache_hit", "prefill"):
             assert seen.server is not None
             told = getattr(seen.server, phase.name)
             assert told is not None
-            assert abs(phase.duration - told) <= 0.02 * window + 0.004
+            as_told = phase.duration + (loading if phase.name == "queue" else 0.0)
+            assert abs(as_told - told) <= 0.02 * window + 0.004

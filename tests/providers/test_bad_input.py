@@ -23,7 +23,13 @@ from tests.support.replay import Replay, Script, json_answer
 from tests.support.rich import DRIVERS, rich
 from tests.support.spans import Spans, attributes
 
-LIBRARIES = (*DRIVERS, by_library.LiteLLM, by_library.LiteLLMHandler)
+LIBRARIES = (
+    *DRIVERS,
+    by_library.LiteLLM,
+    by_library.LiteLLMHandler,
+    by_library.LiteLLMResponses,
+    by_library.LiteLLMMessages,
+)
 CASES = [pytest.param(driver, kind, id=f"{driver.__name__}-{kind}") for driver in LIBRARIES for kind in driver.kinds]
 
 
@@ -66,7 +72,24 @@ def cut_in_a_character(data: bytes) -> list[bytes]:
 
 
 WIRE = {"at once": at_once, "byte by byte": byte_by_byte, "cut in a character": cut_in_a_character}
-TWICE = {"X-Request-Id": "second", "Openai-Processing-Ms": "x", "x-envoy-upstream-service-time": "1"}
+ONCE = {
+    "x-request-id": "first",
+    "openai-processing-ms": "3",
+    "x-envoy-upstream-service-time": "2",
+    "server-timing": "server_queue;dur=1, server_ttft;dur=2",
+    "x-queue-time": "1",
+    "x-inference-time": "1",
+    "x-total-time": "2",
+    "fireworks-server-processing-time": "0.001",
+    "x-litellm-model-id": "one",
+    "x-litellm-response-cost": "0.5",
+    "x-litellm-attempted-retries": "1",
+    "x-litellm-overhead-duration-ms": "1",
+    "x-kong-upstream-latency": "1",
+    "cf-ray": "1-FRA",
+    "x-ms-region": "East",
+}
+TWICE = {name.title(): value for name, value in ONCE.items()} | {"Openai-Processing-Ms": "x", "X-Queue-Time": "x"}
 """Headers that are there already, spelled otherwise, so that they go out twice."""
 
 
@@ -97,10 +120,10 @@ def scripts(driver: Driver) -> list[tuple[str, bool, Script]]:
             script = json_answer(b"".join(pieces))
             made.append((name, False, replace(script, parts=[(0.0, piece) for piece in pieces])))
             made.append((name, True, driver.script([(0.0, piece) for piece in cut(stream)])))
-        twice = json_answer(body, headers={"x-envoy-upstream-service-time": "2", "openai-processing-ms": "3"} | TWICE)
+        twice = json_answer(body, headers=ONCE | TWICE)
         made.append(("a header twice", False, twice))
         script = driver.script([(0.0, stream)])
-        headers = {**script.headers, "x-request-id": "first", "openai-processing-ms": "3", **TWICE}
+        headers = {**script.headers, **ONCE, **TWICE}
         made.append(("a header twice", True, replace(script, headers=headers)))
     return made
 

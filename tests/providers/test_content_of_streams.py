@@ -180,6 +180,7 @@ BYTES = bytes(range(256)) * 64
 DATA = base64.b64encode(BYTES).decode()
 URL = f"data:image/png;base64,{DATA}"
 PDF = f"data:application/pdf;base64,{DATA}"
+LINES = base64.encodebytes(BYTES).decode()
 SMALL = base64.b64encode(b"\x89PNG tiny").decode()
 IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": DATA}}
 TINY = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": SMALL}}
@@ -205,7 +206,8 @@ OPENAI_SENT = [
     {"role": "tool", "tool_call_id": "a", "content": SHOT_TINY},
     {"role": "tool", "tool_call_id": "a", "content": f"As Python prints it: {json.loads(SHOT_TINY)!r}, it's so"},
     {"role": "tool", "tool_call_id": "a", "content": json.dumps({"file_data": SMALL, "input_audio": {"data": SMALL}})},
-    {"role": "tool", "tool_call_id": "a", "content": f"img {base64.encodebytes(BYTES).decode()}"},
+    {"role": "tool", "tool_call_id": "a", "content": f"img {LINES}"},
+    {"role": "tool", "tool_call_id": "a", "content": json.dumps({"log": json.dumps({"log": f"img {LINES}"})})},
     {"role": "system", "content": f"Its logo is {URL}."},
     {**USER, "content": f"What is {URL}?"},
     {"role": "assistant", "content": [{"type": "text", "text": f"It is {URL}."}]},
@@ -331,6 +333,30 @@ def test_a_data_url_in_the_pieces_of_a_stream_is_left_out(replay: Replay, spans:
     pieces = [chunk({"content": written[place : place + 700]}) for place in range(0, len(written), 700)]
     said = said_of(by_funnel.OpenAI, sse(*pieces, chunk({}, finish="stop")), "sync", replay, spans, tracing)
     assert said.text == "Here: <binary data left out> is it, and <binary data left out>\nNice"
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
+def test_images_beside_the_content_are_told(streamed: bool, replay: Replay, spans: Spans, tracing: Tracing) -> None:
+    """OpenRouter and LiteLLM put them there."""
+    images = [{"type": "image_url", "index": 0, "image_url": {"url": URL}}]
+    opened = by_funnel.OpenAI("sync", replay.url)
+    tracing.on(opened.name, capture_content="span_only")
+    if streamed:
+        pieces = sse(chunk({"content": "Here."}), chunk({"images": images}), chunk({}, finish="stop"))
+        replay.serve(opened.script([(0.0, piece) for piece in pieces]))
+        opened.drain(opened.stream())
+    else:
+        body = completion()
+        body["choices"][0]["message"] |= {"content": "Here.", "images": images}
+        replay.serve(json_answer(body))
+        opened.call()
+    (message,) = captured(completed(spans))["output.messages"]
+    left_out = {"url": "<binary data left out>"}
+    assert message["parts"] == [
+        {"type": "text", "content": "Here."},
+        {"type": "image_url", "index": 0, "image_url": left_out},
+    ]
+    opened.shut()
 
 
 def test_instructions_without_data_urls(replay: Replay, spans: Spans, tracing: Tracing) -> None:
