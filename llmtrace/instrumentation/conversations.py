@@ -69,10 +69,12 @@ def _wrap(patches: Patches, module: Any, path: str, plain: Any, asynchronous: An
 class _Answering:
     """A call of a conversation, from being asked for to its end."""
 
-    __slots__ = ("call", "guard", "waited")
+    __slots__ = ("asked_by", "call", "guard", "waited")
 
-    def __init__(self, call: Call, waited: int) -> None:
+    def __init__(self, call: Call, waited: int, asked_by: str) -> None:
         self.call = call
+        self.asked_by = asked_by
+        """The id of the event that asked for it; empty: it has none."""
         self.guard: Guard = finalizers.guard(call)
         """Dies with the connection, and then has the call ended."""
         self.waited = waited
@@ -117,10 +119,8 @@ class _Talk:
             self._asked_for(mark)
         elif mark.kind in (CHUNK, END):
             self._came(mark, at)
-        elif self._asked:
-            answering = self._asked.popleft()
-            self._take_in(answering, mark, at)
-            answering.call.finish(calls.ERROR, at)
+        else:
+            self._refused(mark, at)
 
     def ended(self, outcome: str, error: BaseException | None = None) -> None:
         """The connection is gone, and with it whatever was still to come."""
@@ -139,9 +139,16 @@ class _Talk:
         call.state.over_http = False
         call.begin_chunks()
         call.returned = call.start
-        answering = _Answering(call, self._waited)
+        answering = _Answering(call, self._waited, mark.id if mark.kind == BEGIN else "")
         self._asked.append(answering)
         return answering
+
+    def _refused(self, mark: Mark, at: int) -> None:
+        asked = [each for each in self._asked if not mark.id or each.asked_by == mark.id]
+        if asked:
+            self._asked.remove(asked[-1])
+            self._take_in(asked[-1], mark, at)
+            asked[-1].call.finish(calls.ERROR, at)
 
     def _came(self, mark: Mark, at: int) -> None:
         answering = self._answered.get(mark.id) if mark.id else None

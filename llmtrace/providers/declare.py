@@ -147,9 +147,10 @@ class Mark(NamedTuple):
 
     kind: str
     """``BEGIN``: an answer is asked for, or begins unasked. ``CHUNK``: a piece of an answer. ``END``: its last one.
-    ``REFUSED``: what was asked for last will not be answered."""
+    ``REFUSED``: what was asked for will not be answered."""
     id: str = ""
-    """The answer's id, where several may be under way; empty until it has one."""
+    """The answer's id, where several may be under way; empty until it has one. With ``BEGIN`` and ``REFUSED`` the id of
+    the event that asks for it; empty: it has none, and the one asked for last is refused."""
     body: Mapping[str, Any] | None = None
     """With ``BEGIN``: the request as one mapping."""
     outcome: str = COMPLETED

@@ -34,17 +34,19 @@ class _Realtime(Protocol):
     def __init__(self, model: str | None) -> None:
         self._settings: dict[str, Any] = {"model": model}
         self._items: list[dict[str, Any]] = []
-        self._last_sent: tuple[str | None, str | None] = (None, None)
-        """Type and id of the last event sent, sound left out."""
+        self._last_sent: str | None = None
+        """Type of the last event sent, sound left out."""
 
     def sent(self, event: Any) -> Mark | None:
         event = _parsed(event)
         kind = text(get(event, "type"))
         if kind != "input_audio_buffer.append":
-            self._last_sent = kind, text(get(event, "event_id"))
+            self._last_sent = kind
         if kind == "conversation.item.create" and len(self._items) < _MOST_ITEMS:
             self._items.append(_without_sound(get(event, "item")))
-        return Mark(BEGIN, body={**self.body(), **_set(get(event, "response"))}) if kind == "response.create" else None
+        if kind != "response.create":
+            return None
+        return Mark(BEGIN, text(get(event, "event_id")) or "", body={**self.body(), **_set(get(event, "response"))})
 
     def received(self, event: Any) -> Mark | None:
         event = _parsed(event)
@@ -60,18 +62,15 @@ class _Realtime(Protocol):
         elif kind.startswith("response."):
             answer = text(get(event, "response_id")) or text(get(get(event, "response"), "id")) or ""
             return Mark(CHUNK, answer, event=event, content=not kind.endswith("audio.delta")) if answer else None
-        elif kind == "error" and self._refuses(get(event, "error")):
-            return Mark(REFUSED, event=event)
+        elif kind == "error":
+            about = text(get(get(event, "error"), "event_id"))
+            # One that names no event is about the last.
+            return Mark(REFUSED, about or "", event=event) if about or self._last_sent == "response.create" else None
         return None
 
     def body(self) -> Mapping[str, Any]:
         asked, self._items = self._items, []
         return {**self._settings, "input": asked}
-
-    def _refuses(self, error: Any) -> bool:
-        """Whether an error is about a response that was asked for. One without an event's id is about the last."""
-        kind, id_sent = self._last_sent
-        return kind == "response.create" and text(get(error, "event_id")) in (None, id_sent)
 
 
 def _parsed(event: Any) -> Any:
@@ -80,7 +79,7 @@ def _parsed(event: Any) -> Any:
         return event
     try:
         return json.loads(event)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 
@@ -214,4 +213,22 @@ def _of(module: str) -> Conversation:
     )
 
 
-CONVERSATIONS = tuple(_of(f"openai.resources.{place}realtime.realtime") for place in ("", "beta."))
+def _opened_by_agents(model: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Opened:
+    """The conversation over a connection that a model of the Agents SDK has opened."""
+    url = text(kwargs.get("url")) or text(next(iter(args), None))
+    return Opened(model, url, _Realtime(text(get(model, "model"))))
+
+
+_AGENTS = Conversation(
+    module="agents.realtime.openai_realtime",
+    opens=("OpenAIRealtimeWebSocketModel._create_websocket_connection",),
+    opened=_opened_by_agents,
+    sends=("ClientConnection.send",),
+    sent=lambda name, args, kwargs: args[0] if args else next(iter(kwargs.values()), None),
+    receives=("ClientConnection.recv",),
+    closes=("ClientConnection.close",),
+    operation=REALTIME,
+)
+"""The Agents SDK's, which has no connection of openai's beneath but one of websockets'."""
+
+CONVERSATIONS = (*(_of(f"openai.resources.{place}realtime.realtime") for place in ("", "beta.")), _AGENTS)
