@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from llmtrace.providers.complaints import finds_fault, is_a_librarys, is_about_form, quotes
 from llmtrace.providers.content_blocks import content_parts
-from llmtrace.providers.safe import get, items, text
+from llmtrace.providers.safe import fields, get, is_model, items, text
 
 _HEAD, _TAIL = 3000, 500
 """Characters of the beginning and of the end of a message that are looked at."""
@@ -26,12 +26,15 @@ _RESULT_FIELDS = ("toolResult", "function_response", "functionResponse")
 _NO_TEXT = frozenset({"type", "id", "name", "role", "status", "tool_use_id", "toolUseId", "tool_call_id"})
 
 
-def is_reask(params: Mapping[str, Any], quick: bool) -> bool:
+def is_reask(params: Mapping[str, Any], quick: bool, continued: bool = False) -> bool:
     """Whether the end of a request's history is an answer that failed a check, and the error.
 
-    ``quick``: the request came sooner after the answer than a person could have read that and written one.
+    ``quick``: the request came sooner after the answer than a person could have read that and written one;
+    ``continued``: it goes on from an answer that the server has kept, and holds no more than what is said to that.
     """
     history = next((value for name in _HISTORY if (value := items(params.get(name)))), ())
+    if continued and not history:
+        history = [{"role": "user", "content": params.get("input")}]
     answers: list[Any] = []
     complaints: list[_Complaint] = []
     for number, message in enumerate(reversed(history)):
@@ -43,10 +46,12 @@ def is_reask(params: Mapping[str, Any], quick: bool) -> bool:
             return False
         else:
             complaints += _complaints(message)
+    if not answers and not continued:
+        return False
     if any(is_a_librarys(complaint.text) for complaint in complaints):
-        return bool(answers)
+        return True
     structured = _asks_for_structure(params)
-    if not answers or not (quick or structured):
+    if not (quick or structured):
         return False
     texts = [written for answer in answers for written in _written(answer)]
     formal = structured or any(is_about_form(_said(message)) for message in _prompt(params, history))
@@ -121,6 +126,7 @@ def _flat(value: Any, depth: int = 0) -> str:
         return value if len(value) <= _HEAD + _TAIL else f"{value[:_HEAD]} {value[-_TAIL:]}"
     if depth > 4:
         return ""
+    value = fields(value) if is_model(value) else value
     if isinstance(value, Mapping):
         nested = (inner for name, inner in value.items() if name not in _NO_TEXT)
         return " ".join(filter(None, (_flat(inner, depth + 1) for inner in nested)))
