@@ -14,8 +14,9 @@ from collections.abc import Sequence
 _REPORT = r"\d+ validation errors? for [^\n]+\n"
 """How pydantic begins what it found."""
 _LIBRARY = re.compile(
-    r"\s*(?:validation error(?:s|\(s\))? found:|correct your json only response\b"
-    r"|correct the following json response, based on the errors"  # instructor
+    r"\s*(?:validation error(?:s|\(s\))? (?:found|due to no tool invocation):"  # instructor's, down to recall
+    r"|correct your json (?:only response\b|response: )|correct the following json response, based on the errors"
+    r"|recall the function (?:arguments )?correctly\b"
     r"|your previous response failed the application's validation|\{\"error\": ?\[\{\"type\": ?\"\w+\", ?\"loc\": ?\["
     r"|the following generated json does not conform to the provided schema"  # haystack
     r"|(?:error:\s*)?error in code parsing:"  # smolagents

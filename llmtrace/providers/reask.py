@@ -37,17 +37,15 @@ def is_reask(params: Mapping[str, Any], quick: bool, continued: bool = False) ->
         history = [{"role": "user", "content": params.get("input")}]
     answers: list[Any] = []
     complaints: list[_Complaint] = []
+    # With neither the failed answer nor one that the server keeps, the last message has to say it all.
+    most = _MOST_MESSAGES if continued or any(map(_is_answer, history)) else 1
     for number, message in enumerate(reversed(history)):
         if _is_answer(message):
             answers.append(message)
-        elif answers:
+        elif answers or number >= most:
             break
-        elif number >= _MOST_MESSAGES:
-            return False
         else:
             complaints += _complaints(message)
-    if not answers and not continued:
-        return False
     if any(is_a_librarys(complaint.text) for complaint in complaints):
         return True
     structured = _asks_for_structure(params)

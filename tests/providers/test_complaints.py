@@ -82,6 +82,9 @@ OF_A_VALIDATOR = (
 OF_A_LIBRARY = (
     "Error:\nError in code parsing:\nYour code snippet is invalid, because the pattern was not found. Now let's retry.",
     "Observation: Error: Could not parse output. Please follow the thought-action-input format. Try again.",
+    f"Recall the function correctly, fix the errors, exceptions found\n{REPORT}",
+    f"Validation Error due to no tool invocation:\n{REPORT}\nRecall the function correctly, fix the errors",
+    f"Correct your JSON response: {GOOD}, based on the following errors:\n{REPORT}",
     "The following generated JSON does not conform to the provided schema.\nGenerated JSON: {}\nError details: ...",
 )
 IN_OTHER_WORDS = (
@@ -249,6 +252,16 @@ def test_a_validator_s_report_as_a_tool_s_result() -> None:
     called = {"id": "c", "type": "function", "function": {"name": "Person", "arguments": GOOD}}
     told = {"role": "tool", "tool_call_id": "c", "content": REPORT}
     assert is_reask(after({"role": "assistant", "tool_calls": [called]}, told), True)
+
+
+def test_an_answer_that_stands_in_the_complaint() -> None:
+    """As instructor tells a response's function call: there is no message of the model's."""
+    told = f"Validation Error found:\n{REPORT}\nRecall the function correctly, fix the errors with {GOOD}"
+    by_hand = f"Your previous reply was not valid JSON: {BROKEN}\nReply with JSON only."
+    for said in (told, by_hand):
+        assert is_reask({"input": [PROMPT[1], {"role": "user", "content": said}]}, True)
+    assert not is_reask({"input": [{"role": "user", "content": told}, PROMPT[1]]}, True)
+    assert not [said for said in ORDINARY if is_reask({"messages": [*PROMPT, {"role": "user", "content": said}]}, True)]
 
 
 CODE = '```python\nPerson(name="Ann")\n```'
