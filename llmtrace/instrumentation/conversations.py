@@ -40,6 +40,8 @@ def patch(patches: Patches, tracer: CallTracer, provider: Provider, conversation
     def hook(module: Any) -> None:
         for path in conversation.opens:
             _wrap(patches, module, path, wrappers.opens, wrappers.aopens, wrappers.manages)
+        for path in conversation.takes:
+            _wrap(patches, module, path, None, wrappers.atakes)
         for path in conversation.sends:
             _wrap(patches, module, path, wrappers.sends, wrappers.asends)
         for path in conversation.receives:
@@ -51,8 +53,10 @@ def patch(patches: Patches, tracer: CallTracer, provider: Provider, conversation
 
 
 def _wrap(patches: Patches, module: Any, path: str, plain: Any, asynchronous: Any, managed: Any = None) -> None:
-    owner_name, _, name = path.rpartition(".")
-    cls: Any = getattr(module, owner_name, None)
+    *owners, name = path.split(".")
+    cls: Any = module
+    for owner_name in owners:
+        cls = getattr(cls, owner_name, None)
     if not isinstance(cls, type):
         return
     # A method may be inherited from a base that other connections have too: those carry no talk.
@@ -133,7 +137,8 @@ class _Talk:
         if not is_instrumentation_enabled():
             return None
         body = {**(self._protocol.body() if mark.body is None else mark.body), "stream": True}
-        call = self.tracer.begin(self._provider, self._conversation.operation, self._client, body, self._url)
+        operation = mark.operation or self._conversation.operation
+        call = self.tracer.begin(self._provider, operation, self._client, body, self._url)
         if not isinstance(call, Call):
             return None
         call.state.over_http = False
@@ -205,6 +210,10 @@ class _Wrappers:
         connection = await wrapped(*args, **kwargs)
         self._open(connection, instance, args, kwargs)
         return connection
+
+    async def atakes(self, wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self._open(next(iter((*args, *kwargs.values())), None), instance, args, kwargs)
+        return await wrapped(*args, **kwargs)
 
     def manages(self, wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Wraps a function that ``contextlib`` made of an asynchronous generator, which gives the connection."""

@@ -15,6 +15,7 @@ from typing import Any
 from llmtrace import conventions
 from llmtrace.observe.answer import Answer, Usage
 from llmtrace.observe.call import CANCELLED, COMPLETED, ERROR
+from llmtrace.providers import realtime_transcription as transcription
 from llmtrace.providers import responses
 from llmtrace.providers.declare import BEGIN, CHUNK, END, REFUSED, Conversation, Mark, Opened, Protocol, Request
 from llmtrace.providers.safe import by_modality, count, fields, get, items, sampling, text
@@ -23,6 +24,7 @@ _SETTINGS = (
     *("instructions", "tools", "max_output_tokens", "max_response_output_tokens", "output_modalities", "modalities"),
     *("reasoning", "temperature"),
 )
+_SESSIONS = ("session.created", "session.updated", "transcription_session.created", "transcription_session.updated")
 _MOST_ITEMS = 256
 """Items of one request that are kept for the next call."""
 _OUTCOMES = {"cancelled": CANCELLED, "failed": ERROR}
@@ -31,8 +33,10 @@ _OUTCOMES = {"cancelled": CANCELLED, "failed": ERROR}
 class _Realtime(Protocol):
     """The events of one connection."""
 
-    def __init__(self, model: str | None) -> None:
+    def __init__(self, model: str | None, transcribes: bool = False) -> None:
         self._settings: dict[str, Any] = {"model": model}
+        self._transcribes = transcribes
+        """Whether the session only transcribes."""
         self._items: list[dict[str, Any]] = []
         self._last_sent: str | None = None
         """Type of the last event sent, sound left out."""
@@ -51,10 +55,14 @@ class _Realtime(Protocol):
     def received(self, event: Any) -> Mark | None:
         event = _parsed(event)
         kind = text(get(event, "type")) or ""
-        if kind in ("session.created", "session.updated"):
+        if kind in _SESSIONS:
             session = get(event, "session")
             self._settings |= _set(session)
-            self._settings["model"] = text(get(session, "model")) or self._settings["model"]
+            self._transcribes = self._transcribes or transcription.transcribes(kind, session)
+            model = transcription.model_of(session) if self._transcribes else text(get(session, "model"))
+            self._settings["model"] = model or self._settings["model"]
+        elif self._transcribes:
+            return transcription.mark(kind, event, self._settings["model"])
         elif kind == "response.done":
             response = get(event, "response")
             outcome = _OUTCOMES.get(text(get(response, "status")) or "", COMPLETED)
@@ -197,6 +205,11 @@ def _opened(manager: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> O
     return Opened(client, getattr(client, "websocket_base_url", None), _Realtime(text(made_with.get("model"))))
 
 
+def _first(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """The first argument: the event that a method sends."""
+    return args[0] if args else next(iter(kwargs.values()), None)
+
+
 def _of(module: str) -> Conversation:
     kinds = ("", "Async")
     return Conversation(
@@ -206,7 +219,7 @@ def _of(module: str) -> Conversation:
         ),
         opened=_opened,
         sends=tuple(f"{kind}RealtimeConnection.{name}" for kind in kinds for name in ("send", "send_raw")),
-        sent=lambda name, args, kwargs: args[0] if args else next(iter(kwargs.values()), None),
+        sent=_first,
         receives=tuple(f"{kind}RealtimeConnection.{name}" for kind in kinds for name in ("recv", "recv_bytes")),
         closes=tuple(f"{kind}RealtimeConnection.close" for kind in kinds),
         operation=REALTIME,
@@ -219,16 +232,33 @@ def _opened_by_agents(model: Any, args: tuple[Any, ...], kwargs: Mapping[str, An
     return Opened(model, url, _Realtime(text(get(model, "model"))))
 
 
-_AGENTS = Conversation(
-    module="agents.realtime.openai_realtime",
-    opens=("OpenAIRealtimeWebSocketModel._create_websocket_connection",),
-    opened=_opened_by_agents,
-    sends=("ClientConnection.send",),
-    sent=lambda name, args, kwargs: args[0] if args else next(iter(kwargs.values()), None),
-    receives=("ClientConnection.recv",),
-    closes=("ClientConnection.close",),
-    operation=REALTIME,
-)
-"""The Agents SDK's, which has no connection of openai's beneath but one of websockets'."""
+def _taken_by_agents(session: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Opened:
+    """The conversation over a connection by which the Agents SDK has speech transcribed."""
+    client = get(session, "_client")
+    return Opened(client, getattr(client, "base_url", None), _Realtime(text(get(session, "_model")), transcribes=True))
 
-CONVERSATIONS = (*(_of(f"openai.resources.{place}realtime.realtime") for place in ("", "beta.")), _AGENTS)
+
+def _by_agents(module: str, opened: Any, opens: str = "", takes: str = "") -> Conversation:
+    """The Agents SDK has no connection of openai's beneath, but one of websockets'."""
+    return Conversation(
+        module=f"agents.{module}",
+        opens=(opens,) if opens else (),
+        takes=(takes,) if takes else (),
+        opened=opened,
+        sends=("websockets.ClientConnection.send",),
+        sent=_first,
+        receives=("websockets.ClientConnection.recv",),
+        closes=("websockets.ClientConnection.close",),
+        operation=REALTIME,
+    )
+
+
+CONVERSATIONS = (
+    *(_of(f"openai.resources.{place}realtime.realtime") for place in ("", "beta.")),
+    _by_agents(
+        "realtime.openai_realtime",
+        _opened_by_agents,
+        opens="OpenAIRealtimeWebSocketModel._create_websocket_connection",
+    ),
+    _by_agents("voice.models.openai_stt", _taken_by_agents, takes="OpenAISTTTranscriptionSession._setup_connection"),
+)
