@@ -111,7 +111,8 @@ def _piece_text(piece: Any) -> tuple[str, int | None]:
 
 
 def _reported(answer: Answer) -> Answer:
-    """``answer`` without a usage of zeros."""
+    """``answer`` without a usage of zeros, and with the provider's own id."""
+    answer.id = _unwrapped(answer.id)
     if not answer.usage.input_tokens:
         answer.usage = Usage()
     return answer

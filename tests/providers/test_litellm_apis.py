@@ -169,6 +169,8 @@ def test_a_response_has_the_provider_s_own_id(streaming: bool, lite: Any, replay
     attrs = attributes(spans.one("completed"))
     sent = replay.requests[0].json
     assert attrs["gen_ai.request.previous_response.id"] == sent["previous_response_id"] == "resp_0"
+    by_response = {"type": "message", "id": _wrapped("resp_1"), "usage": {"input_tokens": 1, "output_tokens": 1}}
+    assert declared.MESSAGES.read_response(by_response, None).id == "resp_1", "a message made of a response"
     assert attrs["gen_ai.response.id"] == declared.RESPONSES.read_response({"id": "resp_1"}, None).id == "resp_1"
 
 
