@@ -27,6 +27,10 @@ _LIBRARY = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 
+FINAL_RESULT = "final_result"
+"""How the tools begin by which pydantic-ai has an answer given."""
+_REFUSED = re.compile(r"\s*\{\"error\": ?\"|.*fix the errors and try again\.\s*\Z", re.IGNORECASE | re.DOTALL)
+
 _HEAD, _REPORT_HEAD = 600, 2400
 """Characters in which a message comes to its point, and in which a report has quoted something."""
 _SENTENCES = 4
@@ -105,6 +109,11 @@ _LITERAL = re.compile(r"\w+(?:[.-]\w+)*")
 def is_a_librarys(said: str) -> bool:
     """Whether a library that wants structure has written the message, whoever is said to speak."""
     return _LIBRARY.match(said) is not None
+
+
+def is_no_final_result(said: str) -> bool:
+    """Whether the result of such a tool says that an application's own check has refused the answer."""
+    return _REFUSED.match(said) is not None
 
 
 def finds_fault(said: str, answers: Sequence[str], formal: bool, quick: bool) -> bool:

@@ -11,7 +11,14 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from llmtrace.providers.complaints import finds_fault, is_a_librarys, is_about_form, quotes
+from llmtrace.providers.complaints import (
+    FINAL_RESULT,
+    finds_fault,
+    is_a_librarys,
+    is_about_form,
+    is_no_final_result,
+    quotes,
+)
 from llmtrace.providers.content_blocks import content_parts
 from llmtrace.providers.safe import fields, get, is_model, items, text
 
@@ -48,6 +55,9 @@ def is_reask(params: Mapping[str, Any], quick: bool, continued: bool = False) ->
             complaints += _complaints(message)
     if any(is_a_librarys(complaint.text) for complaint in complaints):
         return True
+    refused = any(complaint.of_tool and is_no_final_result(complaint.text) for complaint in complaints)
+    if refused and any(name.startswith(FINAL_RESULT) for answer in answers for name in _called(answer)):
+        return True
     structured = _asks_for_structure(params)
     if not (quick or structured):
         return False
@@ -82,6 +92,13 @@ def _written(answer: Any) -> list[str]:
         found += filter(None, (text(part.get("content")), _arguments(part.get("arguments"))))
     calls = [get(call, "function") for call in items(get(answer, "tool_calls"))]
     return found + [given for call in (answer, *calls) if (given := _arguments(get(call, "arguments")))]
+
+
+def _called(answer: Any) -> list[str]:
+    """The names of the tools that an answer calls."""
+    calls = [get(call, "function") for call in items(get(answer, "tool_calls"))]
+    parts = content_parts(get(answer, "content")) or content_parts(get(answer, "parts"))
+    return [name for call in (answer, *calls, *parts) if (name := text(get(call, "name")))]
 
 
 def _arguments(given: Any) -> str | None:

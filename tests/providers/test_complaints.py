@@ -254,6 +254,20 @@ def test_a_validator_s_report_as_a_tool_s_result() -> None:
     assert is_reask(after({"role": "assistant", "tool_calls": [called]}, told), True)
 
 
+@pytest.mark.parametrize("said", ['{"error":"Not she."}', "Not she.\n\nFix the errors and try again."])
+def test_an_application_s_own_check_in_pydantic_ai(said: str) -> None:
+    """What it refuses is the result of the tool that gives the answer; any other tool's is a tool's."""
+    told = {"role": "tool", "tool_call_id": "c", "content": said}
+    for name, repairs in (("final_result", True), ("final_result_Person", True), ("look_up", False)):
+        called = {"id": "c", "type": "function", "function": {"name": name, "arguments": GOOD}}
+        assert is_reask(after({"role": "assistant", "tool_calls": [called]}, told), True) is repairs
+    used = {"type": "tool_use", "id": "t", "name": "final_result", "input": {"name": "Ann"}}
+    result = {"type": "tool_result", "tool_use_id": "t", "content": said}
+    assert is_reask(after({"role": "assistant", "content": [used]}, {"role": "user", "content": [result]}), True)
+    result["content"] = "Final result processed."
+    assert not is_reask(after({"role": "assistant", "content": [used]}, {"role": "user", "content": [result]}), True)
+
+
 def test_an_answer_that_stands_in_the_complaint() -> None:
     """As instructor tells a response's function call: there is no message of the model's."""
     told = f"Validation Error found:\n{REPORT}\nRecall the function correctly, fix the errors with {GOOD}"
