@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 from opentelemetry import context as otel
 from opentelemetry import trace as trace_api
 from opentelemetry.context import Context
-from opentelemetry.trace import Link, Span, SpanKind, Tracer
+from opentelemetry.trace import INVALID_SPAN, Link, Span, SpanKind, Tracer
 
 from llmtrace.calls import adoption
 from llmtrace.calls.reading import of_params, read_request
@@ -79,15 +79,16 @@ class Beginning:
         above = current if request.served is None else adoption.served_by(current, request.served)
         place = adoption.place(above, operation, request, tracer, headers, settings.parent)
         adopted = place.adopted
+        around = _around(above, place)
         later = place is adoption.OWN and (covers or provider.own_spans) and settings.parent != "own"
         owns = adopted is None and not later and (settings.parent != "existing" or place.spoken_for)
         links = None
         if (owns or later or adopted is not None) and services.retry_links:
             route = _route(endpoint, operation, request)
-            links = services.retry_links.links(above, operation.name, request, route, start / 1e9)
+            links = services.retry_links.links(around, operation.name, request, route, start / 1e9)
         asked: Asked | None = None
         if services.repairs.any:  # else there is nothing to repair, and a call that nobody records is cheap
-            asked = self._asked(above, operation, request, start)
+            asked = self._asked(around, operation, request, start)
             question = asked[-1]
             if adopted is None:
                 links = question.links(links)
@@ -113,7 +114,7 @@ class Beginning:
         if not recording and services.telemetry.meters() is None:
             return span
         try:
-            carried, where, texts, question = asked or self._asked(above, operation, request, start)
+            carried, where, texts, question = asked or self._asked(around, operation, request, start)
             state = CallState(operation, request, endpoint, span or above, tracer, owns, recording, carried)
             state.scope, state.question = where, question
             state.over_http = _over_http(provider, client)
@@ -126,8 +127,8 @@ class Beginning:
                 span.end()  # what was started is not left open, whatever failed after it
             raise
 
-    def _asked(self, above: Span, operation: Operation, request: Request, start: int) -> Asked:
-        carried, where = units.baggage_attributes(), scope(above)
+    def _asked(self, around: Span, operation: Operation, request: Request, start: int) -> Asked:
+        carried, where = units.baggage_attributes(), scope(around)
         declared = carried.get(names.STEP_KIND) == REPAIR
         texts = of_params(request, prompt_texts)
         question = of_params(request, self._services.repairs.asked, where, operation.name, texts, start / 1e9, declared)
@@ -207,6 +208,14 @@ class Beginning:
 
 _WHOSE = 4
 """Of a route, the parts that name whose model it is: provider, host, port, model."""
+
+
+def _around(above: Span, place: adoption.Place) -> Span:
+    """The span in which the application makes the call: ``above``, but for one that another instrumentation, or the
+    client itself, has begun a trace with for this very call.
+    """
+    its_own = place.spoken_for or place.adopted is above
+    return INVALID_SPAN if its_own and getattr(above, "parent", above) is None else above
 
 
 def _route(endpoint: Endpoint, operation: Operation, request: Request) -> tuple[Any, ...]:

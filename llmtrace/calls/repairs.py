@@ -19,10 +19,12 @@ from llmtrace.observe.process import Lock
 
 REPAIR = "repair"
 _KIND = {names.LINK_KIND: REPAIR}
-_MOST = 256
+_MOST = 512
 _FOR_S = 600.0
 _QUICK_S = 2.0
 """Seconds in which no person reads an answer and writes what is wrong with it."""
+_PREVIOUS = ("previous_response_id", "previous_interaction_id")
+"""By which a request goes on from an answer whose history the server keeps."""
 _OPERATIONS = frozenset({"chat", "generate_content", "text_completion"})
 
 
@@ -45,6 +47,8 @@ class Question(NamedTuple):
     """The call whose answer it repairs, if that is known."""
     declared: bool
     """The application says that it repairs one."""
+    place: Hashable
+    """Where it was made, and of which operation."""
 
     @property
     def repairs(self) -> int:
@@ -62,7 +66,8 @@ class Question(NamedTuple):
 
 
 class Repairs:
-    """The last 256 answered calls, for ten minutes, by the hash of where they were made and of their whole prompt.
+    """The last answered calls, for ten minutes, by the hash of where they were made and of their whole prompt, and by
+    that of their answer's id.
 
     Two calls belong together if they were made in the same trace, or outside of any by the same thread.
     """
@@ -91,23 +96,30 @@ class Repairs:
         application says that it repairs an answer, so that the earlier call alone is looked for.
         """
         where = where[0] if isinstance(where, tuple) else where  # the thread: agents ask from tasks that they start
-        hashes = chain((where, operation), texts) if operation in _OPERATIONS else ()
-        return Question(hashes, self._earlier(hashes, params, now, declared) if self._asked else None, declared)
+        place = (where, operation)
+        hashes = chain(place, texts) if operation in _OPERATIONS else ()
+        earlier = self._earlier(place, hashes, params, now, declared) if self._asked and hashes else None
+        return Question(hashes, earlier, declared, place)
 
-    def answered(self, question: Question, span: SpanContext, at: float) -> None:
-        """Remember a call whose answer ended at ``at`` (monotonic s)."""
+    def answered(self, question: Question, span: SpanContext, at: float, answer: str | None) -> None:
+        """Remember a call whose answer, of the id ``answer``, ended at ``at`` (monotonic s)."""
         if not question.hashes:
             return
-        whole = question.hashes[-1]
+        keys = [question.hashes[-1], *([hash((question.place, answer))] if answer else ())]
         with self._lock:
-            self._asked[whole] = Asked(span, question.repairs, at)
-            self._asked.move_to_end(whole)
-            if len(self._asked) > _MOST:
+            for key in keys:
+                self._asked[key] = Asked(span, question.repairs, at)
+                self._asked.move_to_end(key)
+            while len(self._asked) > _MOST:
                 self._asked.popitem(last=False)
 
-    def _earlier(self, hashes: Sequence[int], params: Mapping[str, Any], now: float, declared: bool) -> Asked | None:
+    def _earlier(
+        self, place: Hashable, hashes: Sequence[int], params: Mapping[str, Any], now: float, declared: bool
+    ) -> Asked | None:
+        previous = next((given for name in _PREVIOUS if isinstance(given := params.get(name), str)), None)
+        keys = reversed(hashes[:-1]) if previous is None else (hash((place, previous)),)
         with self._lock:
-            known = (self._asked.get(each) for each in reversed(hashes[:-1]))
+            known = (self._asked.get(each) for each in keys)
             earlier = next((asked for asked in known if asked is not None), None)
         if earlier is None or now - earlier.at > _FOR_S:
             return None
@@ -115,4 +127,4 @@ class Repairs:
             return earlier
         from llmtrace.providers.reask import is_reask  # here, since few calls come so far: its patterns take long
 
-        return earlier if is_reask(params, now - earlier.at < _QUICK_S) else None
+        return earlier if is_reask(params, now - earlier.at < _QUICK_S, previous is not None) else None

@@ -65,15 +65,15 @@ class RetryLinks:
             self._failed.append(Failed((where, operation, hash(texts)), route, span, why, at))
 
     def links(
-        self, above: Span, operation: str, request: Request, route: tuple[Any, ...], now: float
+        self, around: Span, operation: str, request: Request, route: tuple[Any, ...], now: float
     ) -> list[Link] | None:
         """The link to the failed call that this one repeats, as a span takes it.
 
-        ``above``: the current span; ``now``: monotonic s.
+        ``around``: the span that the call is made in; ``now``: monotonic s.
 
         A failed call is repeated once: what is asked after that is a repetition of the repetition, or a new question.
         """
-        asked = (scope(above), operation, hash(tuple(of_params(request, prompt_texts, tool_name))))
+        asked = (scope(around), operation, hash(tuple(of_params(request, prompt_texts, tool_name))))
         for each in reversed(self._failed.copy()):
             if now - each.at > _FOR_S:
                 return None
@@ -94,9 +94,9 @@ def marks(links: Sequence[Link] | None) -> dict[str, Any] | None:
     return {names.LINK_KIND: kind, names.LINK_TRACE: format_trace_id(link.context.trace_id)}
 
 
-def scope(above: Span) -> Hashable:
-    """The trace of ``above``, the current span; outside of any, the program's thread and task."""
-    if above is not INVALID_SPAN and (context := above.get_span_context()).is_valid:
+def scope(around: Span) -> Hashable:
+    """The trace of ``around``, the span that a call is made in; outside of any, the program's thread and task."""
+    if around is not INVALID_SPAN and (context := around.get_span_context()).is_valid:
         return context.trace_id
     loop = asyncio._get_running_loop()
     task = asyncio.current_task(loop) if loop is not None else None

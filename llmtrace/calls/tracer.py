@@ -207,7 +207,7 @@ class CallTracer:
         call, state = result.call, result.state
         if result.failure is None and state.question is not None:
             ended = (call.end or call.start) / 1e9
-            self.services.repairs.answered(state.question, state.span.get_span_context(), ended)
+            self.services.repairs.answered(state.question, state.span.get_span_context(), ended, result.answer.id)
         if result.failure is not None and (state.owns_span or state.adopted):
             self.services.retry_links.failed(
                 state.scope,

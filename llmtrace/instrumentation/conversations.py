@@ -40,6 +40,8 @@ def patch(patches: Patches, tracer: CallTracer, provider: Provider, conversation
     def hook(module: Any) -> None:
         for path in conversation.opens:
             _wrap(patches, module, path, wrappers.opens, wrappers.aopens, wrappers.manages)
+        for path in conversation.takes:
+            _wrap(patches, module, path, None, wrappers.atakes)
         for path in conversation.sends:
             _wrap(patches, module, path, wrappers.sends, wrappers.asends)
         for path in conversation.receives:
@@ -51,8 +53,10 @@ def patch(patches: Patches, tracer: CallTracer, provider: Provider, conversation
 
 
 def _wrap(patches: Patches, module: Any, path: str, plain: Any, asynchronous: Any, managed: Any = None) -> None:
-    owner_name, _, name = path.rpartition(".")
-    cls: Any = getattr(module, owner_name, None)
+    *owners, name = path.split(".")
+    cls: Any = module
+    for owner_name in owners:
+        cls = getattr(cls, owner_name, None)
     if not isinstance(cls, type):
         return
     # A method may be inherited from a base that other connections have too: those carry no talk.
@@ -69,10 +73,12 @@ def _wrap(patches: Patches, module: Any, path: str, plain: Any, asynchronous: An
 class _Answering:
     """A call of a conversation, from being asked for to its end."""
 
-    __slots__ = ("call", "guard", "waited")
+    __slots__ = ("asked_by", "call", "guard", "waited")
 
-    def __init__(self, call: Call, waited: int) -> None:
+    def __init__(self, call: Call, waited: int, asked_by: str) -> None:
         self.call = call
+        self.asked_by = asked_by
+        """The id of the event that asked for it; empty: it has none."""
         self.guard: Guard = finalizers.guard(call)
         """Dies with the connection, and then has the call ended."""
         self.waited = waited
@@ -117,10 +123,8 @@ class _Talk:
             self._asked_for(mark)
         elif mark.kind in (CHUNK, END):
             self._came(mark, at)
-        elif self._asked:
-            answering = self._asked.popleft()
-            self._take_in(answering, mark, at)
-            answering.call.finish(calls.ERROR, at)
+        else:
+            self._refused(mark, at)
 
     def ended(self, outcome: str, error: BaseException | None = None) -> None:
         """The connection is gone, and with it whatever was still to come."""
@@ -133,15 +137,23 @@ class _Talk:
         if not is_instrumentation_enabled():
             return None
         body = {**(self._protocol.body() if mark.body is None else mark.body), "stream": True}
-        call = self.tracer.begin(self._provider, self._conversation.operation, self._client, body, self._url)
+        operation = mark.operation or self._conversation.operation
+        call = self.tracer.begin(self._provider, operation, self._client, body, self._url)
         if not isinstance(call, Call):
             return None
         call.state.over_http = False
         call.begin_chunks()
         call.returned = call.start
-        answering = _Answering(call, self._waited)
+        answering = _Answering(call, self._waited, mark.id if mark.kind == BEGIN else "")
         self._asked.append(answering)
         return answering
+
+    def _refused(self, mark: Mark, at: int) -> None:
+        asked = [each for each in self._asked if not mark.id or each.asked_by == mark.id]
+        if asked:
+            self._asked.remove(asked[-1])
+            self._take_in(asked[-1], mark, at)
+            asked[-1].call.finish(calls.ERROR, at)
 
     def _came(self, mark: Mark, at: int) -> None:
         answering = self._answered.get(mark.id) if mark.id else None
@@ -198,6 +210,10 @@ class _Wrappers:
         connection = await wrapped(*args, **kwargs)
         self._open(connection, instance, args, kwargs)
         return connection
+
+    async def atakes(self, wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self._open(next(iter((*args, *kwargs.values())), None), instance, args, kwargs)
+        return await wrapped(*args, **kwargs)
 
     def manages(self, wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Wraps a function that ``contextlib`` made of an asynchronous generator, which gives the connection."""

@@ -256,7 +256,15 @@ def _operation(name: str, params: Mapping[str, Any]) -> Operation | None:
     return _unnamed(parsed(words)) if model.startswith("arn:") else COMPLETION
 
 
-_EMBEDDED = ("texts", "images", "inputImage", "embeddingTypes", "embeddingConfig", "singleEmbeddingParams")
+_EMBEDDED = (
+    "texts",
+    "images",
+    "input_type",
+    "inputImage",
+    "embeddingTypes",
+    "embeddingConfig",
+    "singleEmbeddingParams",
+)
 """Fields that only a model of embeddings is sent: Cohere's, Titan's, Nova's."""
 
 

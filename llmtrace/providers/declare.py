@@ -147,9 +147,10 @@ class Mark(NamedTuple):
 
     kind: str
     """``BEGIN``: an answer is asked for, or begins unasked. ``CHUNK``: a piece of an answer. ``END``: its last one.
-    ``REFUSED``: what was asked for last will not be answered."""
+    ``REFUSED``: what was asked for will not be answered."""
     id: str = ""
-    """The answer's id, where several may be under way; empty until it has one."""
+    """The answer's id, where several may be under way; empty until it has one. With ``BEGIN`` and ``REFUSED`` the id of
+    the event that asks for it; empty: it has none, and the one asked for last is refused."""
     body: Mapping[str, Any] | None = None
     """With ``BEGIN``: the request as one mapping."""
     outcome: str = COMPLETED
@@ -158,6 +159,8 @@ class Mark(NamedTuple):
     """With any but ``BEGIN``: the event, as the operation's functions read it."""
     content: bool = True
     """Whether content capture needs the event (it does not need sound)."""
+    operation: Operation | None = None
+    """What an answer is that begins with this; None: the conversation's own operation."""
 
 
 class Protocol(abc.ABC):
@@ -196,9 +199,11 @@ class Conversation:
     """Module that defines its classes."""
     opens: tuple[str, ...]
     """The methods that open a connection and return it, or whose context managers give it: ``Manager.__enter__``."""
+    takes: tuple[str, ...] = ()
+    """The methods that are handed a connection, as their first argument, before anything has come over it."""
     opened: Callable[[Any, tuple[Any, ...], Mapping[str, Any]], Opened | None]
-    """The conversation, from the object and the arguments that one of ``opens`` was called with; None: none to
-    trace."""
+    """The conversation, from the object and the arguments that one of ``opens`` or ``takes`` was called with; None:
+    none to trace."""
     sends: tuple[str, ...]
     """The connection's methods that send an event."""
     sent: Callable[[str, tuple[Any, ...], Mapping[str, Any]], Any]

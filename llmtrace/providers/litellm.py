@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from llmtrace.observe.answer import Answer, Usage
 from llmtrace.observe.call import NOTHING, OUTPUT
-from llmtrace.providers import litellm_apis, openai
+from llmtrace.providers import cohere, litellm_apis, openai
 from llmtrace.providers.declare import Method, Operation, Provider, Request
 from llmtrace.providers.safe import extras, get, items, text
 
@@ -49,6 +49,12 @@ _BARE = {
     "claude-": "anthropic",
     "command-": "cohere",
     "gemini-": "gcp.vertex_ai",
+    "dall-e-": "openai",
+    "tts-": "openai",
+    "whisper-": "openai",
+    "omni-moderation-": "openai",
+    "text-moderation-": "openai",
+    "rerank-": "cohere",
 }
 """Beginnings of model names that LiteLLM takes without the provider's name before them."""
 
@@ -176,6 +182,9 @@ EMBED = replace(
 
 RESPONSES = _of_its_own(litellm_apis.RESPONSES)
 MESSAGES = _of_its_own(litellm_apis.MESSAGES)
+RERANK = _of_its_own(cohere.RERANK)
+MEDIA = {operation.name: _of_its_own(operation) for operation in litellm_apis.MEDIA}
+"""Images, audio and moderation, by operation."""
 
 
 def _arguments(*names: str) -> Callable[[Any, tuple[Any, ...], Mapping[str, Any]], Mapping[str, Any]]:
@@ -225,6 +234,18 @@ _APIS = (
         MESSAGES,
         ("max_tokens", "messages", "model"),
         read_provider,
+    ),
+    *(
+        _Api(("litellm", module), (name, f"a{name}"), operation, parameters, read_provider)
+        for module, name, operation, parameters in (
+            ("litellm.images.main", "image_generation", MEDIA["image_generation"], ("prompt", "model")),
+            ("litellm.images.main", "image_edit", MEDIA["image_generation"], ("image",)),
+            ("litellm.images.main", "image_variation", MEDIA["image_generation"], ("image", "model")),
+            ("litellm.main", "speech", MEDIA["text_to_speech"], ("model",)),
+            ("litellm.main", "transcription", MEDIA["transcription"], ("model",)),
+            ("litellm.main", "moderation", MEDIA["moderation"], ("input", "model")),
+            ("litellm.rerank_api.main", "rerank", RERANK, ("model",)),
+        )
     ),
 )
 _ROUTED = (

@@ -8,12 +8,14 @@ Of what is sent and answered only the model, counts and ids are read: no prompt,
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from llmtrace import conventions
 from llmtrace.observe.answer import Answer, Usage
 from llmtrace.observe.call import NOTHING, OUTPUT
 from llmtrace.providers.declare import Operation, Request
+from llmtrace.providers.event_stream import events_in
 from llmtrace.providers.safe import by_modality, count, extras, fields, get, text
 from llmtrace.providers.timings import read_timings
 
@@ -63,6 +65,14 @@ def _read_chunks(chunks: Sequence[Any], headers: Mapping[str, str] | None) -> An
     return _read_response(chunks[-1] if chunks else None, headers)
 
 
+def _read_speech(response: Any, headers: Mapping[str, str] | None) -> Answer:
+    """The answer with the sound; where that came as events and was read whole, the one in the last of them."""
+    body = get(get(response, "response"), "_content")
+    if isinstance(body, bytes) and body.startswith((b"event:", b"data:")):
+        return _read_chunks([event for _, event in events_in(body)], headers)
+    return _read_response(response, headers)
+
+
 def _classify_text(event: Any) -> int:
     return OUTPUT if get(event, "type") == "transcript.text.delta" and get(event, "delta") else NOTHING
 
@@ -88,7 +98,7 @@ MEDIA = (
         _operation("image_generation", f"/images/{path}", output="image")
         for path in ("generations", "edits", "variations")
     ),
-    _operation("text_to_speech", "/audio/speech", output="speech"),
+    replace(_operation("text_to_speech", "/audio/speech", output="speech"), read_response=_read_speech),
     _operation("transcription", "/audio/transcriptions", output="text", classify_chunk=_classify_text),
     _operation("translation", "/audio/translations", output="text"),
     _operation("moderation", "/moderations"),

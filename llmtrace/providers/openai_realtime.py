@@ -15,6 +15,7 @@ from typing import Any
 from llmtrace import conventions
 from llmtrace.observe.answer import Answer, Usage
 from llmtrace.observe.call import CANCELLED, COMPLETED, ERROR
+from llmtrace.providers import realtime_transcription as transcription
 from llmtrace.providers import responses
 from llmtrace.providers.declare import BEGIN, CHUNK, END, REFUSED, Conversation, Mark, Opened, Protocol, Request
 from llmtrace.providers.safe import by_modality, count, fields, get, items, sampling, text
@@ -23,6 +24,7 @@ _SETTINGS = (
     *("instructions", "tools", "max_output_tokens", "max_response_output_tokens", "output_modalities", "modalities"),
     *("reasoning", "temperature"),
 )
+_SESSIONS = ("session.created", "session.updated", "transcription_session.created", "transcription_session.updated")
 _MOST_ITEMS = 256
 """Items of one request that are kept for the next call."""
 _OUTCOMES = {"cancelled": CANCELLED, "failed": ERROR}
@@ -31,28 +33,36 @@ _OUTCOMES = {"cancelled": CANCELLED, "failed": ERROR}
 class _Realtime(Protocol):
     """The events of one connection."""
 
-    def __init__(self, model: str | None) -> None:
+    def __init__(self, model: str | None, transcribes: bool = False) -> None:
         self._settings: dict[str, Any] = {"model": model}
+        self._transcribes = transcribes
+        """Whether the session only transcribes."""
         self._items: list[dict[str, Any]] = []
-        self._last_sent: tuple[str | None, str | None] = (None, None)
-        """Type and id of the last event sent, sound left out."""
+        self._last_sent: str | None = None
+        """Type of the last event sent, sound left out."""
 
     def sent(self, event: Any) -> Mark | None:
         event = _parsed(event)
         kind = text(get(event, "type"))
         if kind != "input_audio_buffer.append":
-            self._last_sent = kind, text(get(event, "event_id"))
+            self._last_sent = kind
         if kind == "conversation.item.create" and len(self._items) < _MOST_ITEMS:
             self._items.append(_without_sound(get(event, "item")))
-        return Mark(BEGIN, body={**self.body(), **_set(get(event, "response"))}) if kind == "response.create" else None
+        if kind != "response.create":
+            return None
+        return Mark(BEGIN, text(get(event, "event_id")) or "", body={**self.body(), **_set(get(event, "response"))})
 
     def received(self, event: Any) -> Mark | None:
         event = _parsed(event)
         kind = text(get(event, "type")) or ""
-        if kind in ("session.created", "session.updated"):
+        if kind in _SESSIONS:
             session = get(event, "session")
             self._settings |= _set(session)
-            self._settings["model"] = text(get(session, "model")) or self._settings["model"]
+            self._transcribes = self._transcribes or transcription.transcribes(kind, session)
+            model = transcription.model_of(session) if self._transcribes else text(get(session, "model"))
+            self._settings["model"] = model or self._settings["model"]
+        elif self._transcribes:
+            return transcription.mark(kind, event, self._settings["model"])
         elif kind == "response.done":
             response = get(event, "response")
             outcome = _OUTCOMES.get(text(get(response, "status")) or "", COMPLETED)
@@ -60,18 +70,15 @@ class _Realtime(Protocol):
         elif kind.startswith("response."):
             answer = text(get(event, "response_id")) or text(get(get(event, "response"), "id")) or ""
             return Mark(CHUNK, answer, event=event, content=not kind.endswith("audio.delta")) if answer else None
-        elif kind == "error" and self._refuses(get(event, "error")):
-            return Mark(REFUSED, event=event)
+        elif kind == "error":
+            about = text(get(get(event, "error"), "event_id"))
+            # One that names no event is about the last.
+            return Mark(REFUSED, about or "", event=event) if about or self._last_sent == "response.create" else None
         return None
 
     def body(self) -> Mapping[str, Any]:
         asked, self._items = self._items, []
         return {**self._settings, "input": asked}
-
-    def _refuses(self, error: Any) -> bool:
-        """Whether an error is about a response that was asked for. One without an event's id is about the last."""
-        kind, id_sent = self._last_sent
-        return kind == "response.create" and text(get(error, "event_id")) in (None, id_sent)
 
 
 def _parsed(event: Any) -> Any:
@@ -80,7 +87,7 @@ def _parsed(event: Any) -> Any:
         return event
     try:
         return json.loads(event)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 
@@ -198,6 +205,11 @@ def _opened(manager: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> O
     return Opened(client, getattr(client, "websocket_base_url", None), _Realtime(text(made_with.get("model"))))
 
 
+def _first(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """The first argument: the event that a method sends."""
+    return args[0] if args else next(iter(kwargs.values()), None)
+
+
 def _of(module: str) -> Conversation:
     kinds = ("", "Async")
     return Conversation(
@@ -207,11 +219,46 @@ def _of(module: str) -> Conversation:
         ),
         opened=_opened,
         sends=tuple(f"{kind}RealtimeConnection.{name}" for kind in kinds for name in ("send", "send_raw")),
-        sent=lambda name, args, kwargs: args[0] if args else next(iter(kwargs.values()), None),
+        sent=_first,
         receives=tuple(f"{kind}RealtimeConnection.{name}" for kind in kinds for name in ("recv", "recv_bytes")),
         closes=tuple(f"{kind}RealtimeConnection.close" for kind in kinds),
         operation=REALTIME,
     )
 
 
-CONVERSATIONS = tuple(_of(f"openai.resources.{place}realtime.realtime") for place in ("", "beta."))
+def _opened_by_agents(model: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Opened:
+    """The conversation over a connection that a model of the Agents SDK has opened."""
+    url = text(kwargs.get("url")) or text(next(iter(args), None))
+    return Opened(model, url, _Realtime(text(get(model, "model"))))
+
+
+def _taken_by_agents(session: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Opened:
+    """The conversation over a connection by which the Agents SDK has speech transcribed."""
+    client = get(session, "_client")
+    return Opened(client, getattr(client, "base_url", None), _Realtime(text(get(session, "_model")), transcribes=True))
+
+
+def _by_agents(module: str, opened: Any, opens: str = "", takes: str = "") -> Conversation:
+    """The Agents SDK has no connection of openai's beneath, but one of websockets'."""
+    return Conversation(
+        module=f"agents.{module}",
+        opens=(opens,) if opens else (),
+        takes=(takes,) if takes else (),
+        opened=opened,
+        sends=("websockets.ClientConnection.send",),
+        sent=_first,
+        receives=("websockets.ClientConnection.recv",),
+        closes=("websockets.ClientConnection.close",),
+        operation=REALTIME,
+    )
+
+
+CONVERSATIONS = (
+    *(_of(f"openai.resources.{place}realtime.realtime") for place in ("", "beta.")),
+    _by_agents(
+        "realtime.openai_realtime",
+        _opened_by_agents,
+        opens="OpenAIRealtimeWebSocketModel._create_websocket_connection",
+    ),
+    _by_agents("voice.models.openai_stt", _taken_by_agents, takes="OpenAISTTTranscriptionSession._setup_connection"),
+)

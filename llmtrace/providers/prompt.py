@@ -7,6 +7,8 @@ import marshal
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
+from llmtrace.providers.safe import fields, is_model
+
 _ORDER = ("system", "system_instruction", "instructions", "messages", "input", "contents", "prompt")
 _MOST_LEAVES = 4096
 _MOST_TOOLS = 128
@@ -146,3 +148,5 @@ def _strings(value: Any, texts: list[str], most: int) -> None:
                 texts.append(inner)
             else:
                 _strings(inner, texts, most)
+    elif value is not None and is_model(value):  # an answer's message, handed back as it came
+        _strings(fields(value), texts, most)

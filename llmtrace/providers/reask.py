@@ -1,57 +1,31 @@
 """Whether a request asks again because an answer did not pass a check: the failed answer, then an error message.
 
 Libraries that want structure (instructor, pydantic-ai, LangGraph's tool node) do this, and loops written by hand. What
-follows the failed answer is looked at and never kept. A repair is told only where that is about the answer: better one
-missed than the error of a tool or of a person taken for one.
+follows the failed answer is looked at (``complaints.py``) and never kept. A repair is told only where that is about
+the answer: better one missed than the error of a tool or of a person taken for one.
 """
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from llmtrace.providers.complaints import (
+    FINAL_RESULT,
+    finds_fault,
+    is_a_librarys,
+    is_about_form,
+    is_no_final_result,
+    quotes,
+)
 from llmtrace.providers.content_blocks import content_parts
-from llmtrace.providers.safe import get, items, text
+from llmtrace.providers.safe import fields, get, is_model, items, text
 
 _HEAD, _TAIL = 3000, 500
 """Characters of the beginning and of the end of a message that are looked at."""
 _MOST_MESSAGES = 8
 """Messages after an answer, beyond which they are no error message."""
-_REPORT = r"\d+ validation errors? for [^\n]+\n"
-"""How pydantic begins what it found."""
-_VALIDATOR = re.compile(
-    r"\s*(?:validation error(?:s|\(s\))? found:|correct your json only response\b"
-    r"|correct the following json response, based on the errors"  # instructor
-    r"|your previous response failed the application's validation|\{\"error\": ?\[\{\"type\": ?\"\w+\", ?\"loc\": ?\[)"
-    rf"|\s*(?:validation feedback:|\d+ validation errors?:\s*\n|(?:error: )?{_REPORT}|error invoking tool '"
-    r"|error: failed to parse structured output).*"  # pydantic-ai; LangGraph: these by their end too
-    r"(?:fix the errors? and try again|please fix your mistakes)\.?\s*\Z",
-    re.IGNORECASE | re.DOTALL,
-)
-"""The messages that libraries write, from their beginning: about an answer, whoever is said to speak."""
-_ANSWER = r"(?:answer|response|output|reply|json|yaml|xml|arguments|(?:function|tool) call)\b"
-_WRONG = (
-    r"[^.\n]{0,40}?\b(?:(?:is|are|was|were) (?:not valid|invalid|malformed|unparseable|not parseable)"
-    r"|(?:did|does|do)(?: not|n't) (?:match|conform|validate|parse|pass)|failed|violate[sd]?"
-    r"|(?:could|can)(?: ?not|n't|'t) be (?:parsed|decoded|validated))\b"
-)
-_FAULT = re.compile(
-    rf"\W*(?:the (?:\w+ ){{0,2}}?{_ANSWER}{_WRONG}|fix the (?:\w+ )?errors?(?: and try again)?\s*[:.]\s*{_REPORT})"
-    rf"|.{{0,300}}?(?<!\bif )(?<!\bwhen )(?<!\bunless )(?<!\bcase )\byour (?:\w+ ){{0,2}}?{_ANSWER}{_WRONG}",
-    re.IGNORECASE | re.DOTALL,
-)
-"""How a message begins that finds fault with the answer before it. A rule for answers (if yours is ...) does not."""
-_AGAIN = re.compile(
-    r"\b(?:fix|correct|try again|retry|recall|redo|regenerate|resubmit|once more|again)\b"
-    r"|\b(?:answer|respond|reply|return|output|provide|send)\b[^.?]{0,40}\b(?:only|valid|correct|schema|json)\b",
-    re.IGNORECASE,
-)
-"""Words that ask for another answer."""
-_PARSER = re.compile(r"\s*(?:json\.decoder\.)?JSONDecodeError: ")
-"""The bare words of Python's parser, as a loop by hand passes them on."""
-_JSON = re.compile(r"\s*(?:```(?:json)?\s*)?(?P<json>[\[{])", re.IGNORECASE)
 _MODEL_ROLES = frozenset({"assistant", "model", "chatbot"})
 _HISTORY = ("messages", "input", "contents")
 _RESULTS = ("function_call_output", "custom_tool_call_output")
@@ -59,33 +33,40 @@ _RESULT_FIELDS = ("toolResult", "function_response", "functionResponse")
 _NO_TEXT = frozenset({"type", "id", "name", "role", "status", "tool_use_id", "toolUseId", "tool_call_id"})
 
 
-def is_reask(params: Mapping[str, Any], quick: bool) -> bool:
+def is_reask(params: Mapping[str, Any], quick: bool, continued: bool = False) -> bool:
     """Whether the end of a request's history is an answer that failed a check, and the error.
 
-    ``quick``: the request came sooner after the answer than a person could have read that and written one.
+    ``quick``: the request came sooner after the answer than a person could have read that and written one;
+    ``continued``: it goes on from an answer that the server has kept, and holds no more than what is said to that.
     """
     history = next((value for name in _HISTORY if (value := items(params.get(name)))), ())
+    if continued and not history:
+        history = [{"role": "user", "content": params.get("input")}]
     answers: list[Any] = []
     complaints: list[_Complaint] = []
+    # With neither the failed answer nor one that the server keeps, the last message has to say it all.
+    most = _MOST_MESSAGES if continued or any(map(_is_answer, history)) else 1
     for number, message in enumerate(reversed(history)):
         if _is_answer(message):
             answers.append(message)
-        elif answers:
+        elif answers or number >= most:
             break
-        elif number >= _MOST_MESSAGES:
-            return False
         else:
             complaints += _complaints(message)
-    if any(_VALIDATOR.match(complaint.text) for complaint in complaints):
-        return bool(answers)
-    spoken = [complaint.text for complaint in complaints if not complaint.of_tool]
-    if not answers or not spoken:
+    if any(is_a_librarys(complaint.text) for complaint in complaints):
+        return True
+    refused = any(complaint.of_tool and is_no_final_result(complaint.text) for complaint in complaints)
+    if refused and any(name.startswith(FINAL_RESULT) for answer in answers for name in _called(answer)):
+        return True
+    structured = _asks_for_structure(params)
+    if not (quick or structured):
         return False
-    if quick or _asks_for_structure(params):
-        return any(_FAULT.match(each) and _AGAIN.search(each) for each in spoken) or (
-            any(map(_PARSER.match, spoken)) and any(map(_is_broken, answers))
-        )
-    return False
+    texts = [written for answer in answers for written in _written(answer)]
+    formal = structured or any(is_about_form(_said(message)) for message in _prompt(params, history))
+    return any(
+        quotes(complaint.text, texts) if complaint.of_tool else finds_fault(complaint.text, texts, formal, quick)
+        for complaint in complaints
+    )
 
 
 class _Complaint(NamedTuple):
@@ -104,17 +85,39 @@ def _is_answer(message: Any) -> bool:
     return kind in ("reasoning", "function_call", "custom_tool_call")  # items of the Responses API
 
 
-def _is_broken(message: Any) -> bool:
-    """Whether an answer tried to be JSON and is not."""
-    parts = content_parts(get(message, "content")) or content_parts(get(message, "parts"))
-    for part in parts:
-        if part["type"] == "text" and (begun := _JSON.match(part["content"])):
-            written = part["content"][begun.start("json") :].rpartition("```")
-            try:
-                json.loads(written[0] or written[2])
-            except (ValueError, RecursionError):
-                return True
-    return False
+def _written(answer: Any) -> list[str]:
+    """The texts of an answer, and the arguments of its calls."""
+    found: list[str] = []
+    for part in content_parts(get(answer, "content")) or content_parts(get(answer, "parts")):
+        found += filter(None, (text(part.get("content")), _arguments(part.get("arguments"))))
+    calls = [get(call, "function") for call in items(get(answer, "tool_calls"))]
+    return found + [given for call in (answer, *calls) if (given := _arguments(get(call, "arguments")))]
+
+
+def _called(answer: Any) -> list[str]:
+    """The names of the tools that an answer calls."""
+    calls = [get(call, "function") for call in items(get(answer, "tool_calls"))]
+    parts = content_parts(get(answer, "content")) or content_parts(get(answer, "parts"))
+    return [name for call in (answer, *calls, *parts) if (name := text(get(call, "name")))]
+
+
+def _arguments(given: Any) -> str | None:
+    """Arguments as text: of a mapping its JSON."""
+    if isinstance(given, Mapping):
+        try:
+            return json.dumps(given)
+        except (TypeError, ValueError, RecursionError):
+            return None
+    return text(given)
+
+
+def _prompt(params: Mapping[str, Any], history: Sequence[Any]) -> list[Any]:
+    """Where a program says what its answers are to look like: the instructions, and the first messages."""
+    return [*(params.get(name) for name in ("system", "instructions")), *history[:2]]
+
+
+def _said(message: Any) -> str:
+    return _flat(get(message, "content") or get(message, "parts") or message)
 
 
 def _complaints(message: Any) -> list[_Complaint]:
@@ -138,6 +141,7 @@ def _flat(value: Any, depth: int = 0) -> str:
         return value if len(value) <= _HEAD + _TAIL else f"{value[:_HEAD]} {value[-_TAIL:]}"
     if depth > 4:
         return ""
+    value = fields(value) if is_model(value) else value
     if isinstance(value, Mapping):
         nested = (inner for name, inner in value.items() if name not in _NO_TEXT)
         return " ".join(filter(None, (_flat(inner, depth + 1) for inner in nested)))

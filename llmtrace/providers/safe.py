@@ -42,6 +42,11 @@ def fields(source: Any) -> Mapping[str, Any]:
     return source if isinstance(source, Mapping) else getattr(source, "__dict__", {})
 
 
+def is_model(value: Any) -> bool:
+    """Whether ``value`` is an object of one of pydantic's classes, by which clients declare what they send and get."""
+    return not isinstance(value, type) and hasattr(value, "__pydantic_fields_set__")
+
+
 def extras(source: Any) -> Mapping[str, Any]:
     """The fields that the client library does not model itself; all fields for a plain mapping."""
     extra: Any = getattr(source, "__pydantic_extra__", _NO_MODEL)

@@ -5,6 +5,7 @@ Prices that rise with a call's length are taken at a short call's; whoever uses 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -101,7 +102,10 @@ def price(provider: str | None, model: str | None) -> Price | None:
         except (LookupError, ValueError):
             continue
         return replace(text, dearer=_dearer(text, partial(per_token, candidate)))
-    return None
+    named, _, bare = model.partition("/")
+    # LiteLLM's names begin with the provider's: openai/gpt-image-1, gemini/..., vertex_ai/...
+    is_its_own = named and bare and re.search(rf"(^|[._]){re.escape(named)}($|[._])", provider or "")
+    return price(provider, bare) if is_its_own else None
 
 
 def _dearer(text: Price, per_token: Callable[..., float]) -> dict[str, Dearer]:

@@ -249,6 +249,58 @@ def test_over_responses(traced: Tracing, client: Any, replay: Replay, spans: Spa
     driver.shut()
 
 
+WRONG = "Your reply was not valid JSON: Expecting ',' delimiter. Reply with JSON only."
+
+
+def test_the_answer_s_own_blocks_handed_back(replay: Replay, spans: Spans, tracing: Tracing) -> None:
+    """As Anthropic's examples do it, outside of any trace; a newer client begins one of its own for each call."""
+    opened = Anthropic("sync", replay.url)
+    tracing.on("anthropic")
+    messages: list[Any] = [{"role": "user", "content": "Who?"}]
+    for _ in range(3):
+        replay.play(opened.whole())
+        answer = opened.client.messages.create(model="m", max_tokens=9, messages=messages)
+        messages += [{"role": "assistant", "content": answer.content}, {"role": "user", "content": WRONG}]
+    told = [attributes(span) for span in spans.finished() if "llmtrace.call.outcome" in attributes(span)]
+    assert [each.get("llmtrace.call.repairs") for each in told] == [None, 1, 2]
+    linked = [link.context.span_id for span in spans.finished() for link in span.links if link.attributes == KIND]
+    assert len(set(linked)) == 2
+    opened.shut()
+
+
+@pytest.mark.usefixtures("work")
+def test_contents_that_are_objects(replay: Replay, spans: Spans, tracing: Tracing) -> None:
+    """As Google's client makes them of what is said in a chat."""
+    from google.genai import Client
+
+    tracing.on("google-genai")
+    answer = {"candidates": [{"content": {"role": "model", "parts": [{"text": "{"}]}, "finishReason": "STOP"}]}
+    replay.serve(play.json_answer(answer))
+    google = Client(api_key="k", http_options={"base_url": replay.url})
+    chat = google.chats.create(model="m")
+    for said in ("Who is it?", WRONG, WRONG, "And how old is she?"):
+        chat.send_message(said)
+    assert repairs(spans) == [NONE, (1, [0]), (2, [1]), NONE]
+    google.close()
+
+
+@pytest.mark.usefixtures("work")
+def test_an_answer_that_the_server_keeps(traced: Tracing, client: Any, replay: Replay, spans: Spans) -> None:
+    """A request that goes on from it holds the error alone; another's answer is another's."""
+    from tests.support.by_funnel import Responses
+
+    driver = Responses("sync", replay.url)
+    previous = None
+    for said in ("Who?", WRONG, [{"role": "user", "content": WRONG}], "How old is she?"):
+        replay.play(driver.whole())
+        more = {} if previous is None else {"previous_response_id": previous}
+        previous = client.responses.create(model="m", input=said, **more).id
+    replay.play(driver.whole())
+    client.responses.create(model="m", input=WRONG, previous_response_id="another")
+    assert repairs(spans) == [NONE, (1, [0]), (2, [1]), NONE, NONE]
+    driver.shut()
+
+
 @pytest.fixture
 def tasks_here(spans: Spans, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(units, "_providers", [spans.provider])

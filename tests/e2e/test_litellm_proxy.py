@@ -12,7 +12,7 @@ import secrets
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from llmtrace.emit.otlp_json import OtlpJsonFileExporter
 from llmtrace.reference import ServerProcess
 from tests.e2e import servers
 from tests.e2e.frameworks import seen
+from tests.support import by_funnel
 from tests.support import replay as play
 from tests.support.replay import Replay
 from tests.support.spans import Spans, attributes
@@ -245,3 +246,63 @@ def test_client_and_proxy_in_one_trace(
     assert {route(each)["deployment"] for each in slowed} == {"dep-b"}
     told = [each.get("llmtrace.diagnosis.cause") for each in slowed]
     assert sum(cause in ("queueing", "route_change") for cause in told) > len(told) / 2, told
+
+
+QUESTION: Any = [{"role": "user", "content": "Hello"}]
+SOUND = ("a.wav", b"RIFF" + bytes(100))
+ENDPOINTS: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "chat/completions": ("chat", lambda client: client.chat.completions.create(model="m", messages=QUESTION)),
+    "completions": ("text_completion", lambda client: client.completions.create(model="m", prompt="Hello")),
+    "embeddings": ("embeddings", lambda client: client.embeddings.create(model="m", input="Hello")),
+    "responses": ("chat", lambda client: client.responses.create(model="m", input="Hello")),
+    "images/generations": ("image_generation", lambda client: client.images.generate(model="m", prompt="Hello")),
+    "images/edits": ("image_generation", lambda client: client.images.edit(model="m", prompt="Hello", image=SOUND)),
+    "audio/speech": (
+        "text_to_speech",
+        lambda client: client.audio.speech.create(model="m", voice="alloy", input="Hello"),
+    ),
+    "audio/transcriptions": (
+        "transcription",
+        lambda client: client.audio.transcriptions.create(model="m", file=SOUND),
+    ),
+    "moderations": ("moderation", lambda client: client.moderations.create(model="m", input="Hello")),
+}
+
+
+def served(asked: play.Request) -> play.Script:
+    """An answer of any endpoint's."""
+    usage: dict[str, Any] = {"input_tokens": 10, "output_tokens": 20, "total_tokens": 30}
+    usage["input_tokens_details"] = {"text_tokens": 10, "image_tokens": 0}
+    answers: dict[str, Any] = {
+        "embeddings": {
+            "object": "list",
+            "model": "m",
+            "data": [{"object": "embedding", "index": 0, "embedding": [0.1]}],
+        },
+        "generations": {"created": 1, "data": [{"b64_json": "aGk="}], "usage": usage},
+        "edits": {"created": 1, "data": [{"b64_json": "aGk="}], "usage": usage},
+        "speech": {},
+        "transcriptions": {"text": "Hello"},
+        "moderations": {"id": "modr-1", "model": "m", "results": []},
+    }
+    path = asked.path.partition("?")[0]
+    if path.endswith("/responses"):
+        return by_funnel.Responses.__new__(by_funnel.Responses).whole()
+    last = path.rpartition("/")[2]
+    return play.json_answer(answers[last]) if last in answers else play.openai_body()
+
+
+def test_every_endpoint_is_traced(
+    launcher: list[str], replay: Replay, tmp_path: Path, client_file: Path, proxy_file: Path
+) -> None:
+    """Each request of the client's has one call of the proxy's beneath its own, of the same operation."""
+    replay.serve(served)
+    with running_proxy([("m", "dep-a", replay)], tmp_path, launcher) as url:
+        client = openai.OpenAI(base_url=url, api_key=KEY, max_retries=0)
+        for _, ask in ENDPOINTS.values():
+            ask(client)
+    outer, inner = calls_in(client_file), calls_in(proxy_file)
+    beneath = {span.parent: span.attributes["gen_ai.operation.name"] for span in inner}
+    assert [span.attributes["gen_ai.operation.name"] for span in outer] == [name for name, _ in ENDPOINTS.values()]
+    assert [beneath.get(span.id) for span in outer] == [name for name, _ in ENDPOINTS.values()]
+    assert len(inner) == len(outer)

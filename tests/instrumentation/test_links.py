@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 import openai
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.trace import SpanKind
 
 import llmtrace
 from tests.conftest import Tracing
@@ -158,3 +159,21 @@ def test_a_call_that_failed_under_anothers_span(make_api: Callable[..., Sync], r
     (own,) = (span for span in spans.finished() if span.parent and span.name.startswith("chat "))
     assert linked(two) == [(one.context.span_id, "retry", "500")]
     assert linked(own) == [(two.context.span_id, "retry", "500")]
+
+
+def test_where_each_call_s_own_span_begins_a_trace(
+    tracing: Tracing, make_api: Callable[..., Sync], replay: Replay, spans: Spans
+) -> None:
+    """Another instrumentation's span for the call itself is nothing that two calls have in common."""
+    api = make_api("sync")
+    tracing.off()
+    tracing.on(parent="auto")
+    tracer = spans.provider.get_tracer("opentelemetry.instrumentation.openai_v2")
+    about = {"gen_ai.operation.name": "chat", "gen_ai.request.model": "gpt-4o-mini"}
+    replay.play(play.server_error(), play.openai_body())
+    with tracer.start_as_current_span("chat m", kind=SpanKind.CLIENT, attributes=about) as first:
+        fails(api)
+    with tracer.start_as_current_span("chat m", kind=SpanKind.CLIENT, attributes=about):
+        api.create()
+    _, again = spans.parents()
+    assert linked(again) == [(first.get_span_context().span_id, "retry", "500")]

@@ -246,6 +246,31 @@ def test_an_error_about_something_else_ends_nothing(kind: str, tracing: Tracing,
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("named", [True, False], ids=["by its event", "as the last"])
+def test_the_refused_one_of_two(named: bool, kind: str, tracing: Tracing, spans: Spans) -> None:
+    """Asked for while the first has not begun: the error ends the second."""
+    error = {"type": "invalid_request_error", "code": "conversation_already_has_active_response", "message": "m"}
+    refusal = Send({"type": "error", "event_id": "e", "error": error | ({"event_id": "second"} if named else {})})
+    both = [expect("response.create"), expect("response.create")]
+
+    def act(talking: Talk) -> None:
+        talking.send({"type": "response.create", "event_id": "first"})
+        talking.send({"type": "response.create", "event_id": "second"})
+        if named:
+            talking.send({"type": "conversation.item.create", "event_id": "third", "item": ASKED})
+        talking.read_until()
+
+    tracing.on("openai")
+    talk(kind, [session(), *both, refusal, created("r1"), *deltas("r1"), done("r1")], act)
+    spans.flush()
+    ended = [
+        (attributes(span)["llmtrace.call.outcome"], attributes(span)["llmtrace.stream.chunks"])
+        for span in spans.parents()
+    ]
+    assert sorted(ended) == [("completed", 6), ("error", 1)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("end", [Cut(), Close(1011), Close(1000)])
 def test_a_connection_that_ends_early(end: Step, kind: str, tracing: Tracing, spans: Spans) -> None:
     from websockets.exceptions import ConnectionClosed

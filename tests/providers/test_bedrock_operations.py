@@ -42,6 +42,7 @@ CASES: list[tuple[str, str, dict[str, Any], dict[str, Any], dict[str, Any]]] = [
     ("rerank", "cohere.rerank-v3-5:0", {"query": "q", "documents": ["d"]}, RANKED, {"input_tokens": 8}),
     ("embeddings", ARN, {"inputText": "SENTINEL"}, {"embedding": [0.1], "inputTextTokenCount": 3}, {"input_tokens": 3}),
     ("embeddings", ARN, {"texts": ["SENTINEL"]}, {"id": "co-1", "embeddings": [[0.1]]}, {"input_tokens": 8}),
+    ("embeddings", ARN, {"inputs": [{"content": []}], "input_type": "image"}, {"id": "co-2"}, {"input_tokens": 8}),
     ("embeddings", ARN, {"taskType": "SINGLE_EMBEDDING", "singleEmbeddingParams": {}}, {"embeddings": []}, {}),
     ("text_completion", ARN, {"inputText": "q", "textGenerationConfig": {}}, TITAN, {"output_tokens": 3}),
     ("text_completion", "amazon.titan-text", {"inputText": "q"}, TITAN, {"output_tokens": 3}),

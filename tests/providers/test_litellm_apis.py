@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from base64 import b64encode
 from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
@@ -15,7 +16,7 @@ from llmtrace.providers import litellm as declared
 from tests.conftest import Tracing
 from tests.support import by_funnel, by_library
 from tests.support.by_library import KEY, MESSAGES
-from tests.support.replay import Replay, completion, json_answer, paced
+from tests.support.replay import Replay, Script, completion, json_answer, paced
 from tests.support.spans import Spans, assert_golden, attributes, shape
 
 PHASES = {"queue_prefill", "decode"}
@@ -151,3 +152,120 @@ def test_golden_trees(made: type[by_library.LiteLLM], replay: Replay, tracing: T
     driver.shut()
     assert_golden(made.__name__.lower(), tree)
     assert json.dumps(tree).count('"llm.decode"') == 1
+
+
+def _wrapped(own: str) -> str:
+    about = f"litellm:custom_llm_provider:openai;model_id:None;response_id:{own}"
+    return f"resp_{b64encode(about.encode()).decode()}"
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_response_has_the_provider_s_own_id(streaming: bool, lite: Any, replay: Replay, spans: Spans) -> None:
+    """LiteLLM hands out one of its own, with the deployment's in it, and takes it for the next."""
+    replay.serve(RESPONSES.script(paced(RESPONSES.events(), 0.0)) if streaming else RESPONSES.whole())
+    more = {"stream": True} if streaming else {}
+    place = {"model": "openai/gpt-4o", "api_base": replay.base_url, "api_key": KEY}
+    _read(lambda: lite.responses(input="x", previous_response_id=_wrapped("resp_0"), **place, **more), False)
+    attrs = attributes(spans.one("completed"))
+    sent = replay.requests[0].json
+    assert attrs["gen_ai.request.previous_response.id"] == sent["previous_response_id"] == "resp_0"
+    by_response = {"type": "message", "id": _wrapped("resp_1"), "usage": {"input_tokens": 1, "output_tokens": 1}}
+    assert declared.MESSAGES.read_response(by_response, None).id == "resp_1", "a message made of a response"
+    assert attrs["gen_ai.response.id"] == declared.RESPONSES.read_response({"id": "resp_1"}, None).id == "resp_1"
+
+
+@pytest.mark.parametrize("given", ["resp_1", "resp_", "resp_AAAA", "resp_/w==", _wrapped("x")[:-3], "chatcmpl-1", None])
+def test_an_id_that_litellm_did_not_make_stays(given: str | None) -> None:
+    assert declared.RESPONSES.read_response({"id": given, "status": "completed"}, None).id == given
+
+
+IMAGE = {"created": 1, "data": [{"b64_json": "aGk="}], "usage": {"input_tokens": 10, "output_tokens": 20}}
+SAID = {"text": "hello", "usage": {"type": "tokens", "input_tokens": 14, "output_tokens": 5, "total_tokens": 19}}
+JUDGED = {"id": "modr-1", "model": "omni-moderation-latest", "results": []}
+RANKED = {"id": "r", "results": [{"index": 0, "relevance_score": 0.9}], "meta": {"api_version": {"version": "2"}}}
+PLAIN: dict[str, tuple[str, dict[str, Any], Script, str, dict[str, Any]]] = {
+    "image_generation": (
+        "openai/gpt-image-1",
+        {"prompt": "PROMPT-SENTINEL"},
+        json_answer(IMAGE),
+        "image_generation",
+        {"gen_ai.usage.output_tokens": 20, "gen_ai.output.type": "image", "gen_ai.provider.name": "openai"},
+    ),
+    "speech": (
+        "openai/tts-1",
+        {"input": "PROMPT-SENTINEL", "voice": "alloy"},
+        json_answer({}),
+        "text_to_speech",
+        {"gen_ai.output.type": "speech", "gen_ai.provider.name": "openai"},
+    ),
+    "transcription": (
+        "openai/whisper-1",
+        {"file": ("a.wav", b"SOUND")},
+        json_answer(SAID),
+        "transcription",
+        {"gen_ai.usage.input_tokens": 14, "gen_ai.provider.name": "openai"},
+    ),
+    "moderation": (
+        "omni-moderation-latest",
+        {"input": "PROMPT-SENTINEL"},
+        json_answer(JUDGED),
+        "moderation",
+        {"gen_ai.response.id": "modr-1", "gen_ai.provider.name": "openai"},
+    ),
+    "rerank": (
+        "cohere/rerank-v3.5",
+        {"query": "PROMPT-SENTINEL", "documents": ["a"]},
+        json_answer(RANKED),
+        "rerank",
+        {"gen_ai.provider.name": "cohere"},
+    ),
+}
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize("name", PLAIN)
+def test_images_audio_moderation_and_reranking(
+    name: str, asynchronous: bool, lite: Any, replay: Replay, spans: Spans, tracing: Tracing
+) -> None:
+    """One call each, of the operation's own name, whose phases are those of a whole answer."""
+    model, asked, script, operation, said = PLAIN[name]
+    replay.serve(script)
+    place = {"api_base": f"{replay.url}/v2/rerank" if name == "rerank" else replay.base_url, "api_key": KEY}
+
+    def ask() -> Any:
+        function = getattr(lite, f"a{name}" if asynchronous else name)
+        return (
+            asyncio.run(function(model=model, **asked, **place))
+            if asynchronous
+            else function(model=model, **asked, **place)
+        )
+
+    ask()
+    span = spans.one("completed")
+    attrs = attributes(span)
+    assert span.name == f"{operation} {model}"
+    assert attrs["gen_ai.operation.name"] == operation
+    assert said.items() <= attrs.items()
+    assert set(spans.phases(span)) <= {"network", "unattributed", "opaque"}
+    assert "SENTINEL" not in str(attrs)
+    assert len(replay.requests) == 1
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_one_of_them_that_is_refused(name: str, lite: Any, replay: Replay, spans: Spans) -> None:
+    model, asked, _, operation, _ = PLAIN[name]
+    replay.serve(json_answer({"error": {"message": "no", "code": "x"}}, status=400))
+    place = {"api_base": f"{replay.url}/v2/rerank" if name == "rerank" else replay.base_url, "api_key": KEY}
+    with pytest.raises(Exception, match="no"):
+        getattr(lite, name)(model=model, **asked, **place)
+    attrs = attributes(spans.one("error"))
+    assert (attrs["gen_ai.operation.name"], attrs["error.type"]) == (operation, "400")
+
+
+def test_an_image_of_a_router_s_is_of_the_deployment(lite: Any, replay: Replay, spans: Spans) -> None:
+    replay.serve(json_answer(IMAGE))
+    place = {"model": "openai/gpt-image-1", "api_base": replay.base_url, "api_key": KEY}
+    router = lite.Router(model_list=[{"model_name": "pictures", "litellm_params": place}])
+    asyncio.run(router.aimage_generation(model="pictures", prompt="x"))
+    attrs = attributes(spans.one("completed"))
+    assert (attrs["gen_ai.request.model"], attrs["gen_ai.provider.name"]) == ("openai/gpt-image-1", "openai")

@@ -200,6 +200,19 @@ def test_sound_as_events(replay: Replay, tracing: Tracing, spans: Spans) -> None
     assert not [value for value in attrs.values() if "U09V" in str(value)]
 
 
+def test_sound_as_events_that_is_read_whole(client: Client, replay: Replay, tracing: Tracing, spans: Spans) -> None:
+    done = {"type": "speech.audio.done", "usage": {"input_tokens": 5, "output_tokens": 7, "total_tokens": 12}}
+    replay.serve(_events({"type": "speech.audio.delta", "audio": "U09VTkQ="}, done))
+    tracing.on(capture_content=True)
+    speech = client.do(
+        lambda c: c.audio.speech.create(model="gpt-4o-mini-tts", voice="alloy", input="x", stream_format="sse")
+    )
+    assert b"speech.audio.done" in speech.content
+    attrs = attributes(spans.one("completed"))
+    assert (attrs["gen_ai.usage.input_tokens"], attrs["gen_ai.usage.output_tokens"]) == (5, 7)
+    assert not [value for value in attrs.values() if "U09V" in str(value)]
+
+
 def test_a_refusal(client: Client, replay: Replay, tracing: Tracing, spans: Spans) -> None:
     replay.serve(json_answer({"error": {"message": "no", "code": "x"}}, status=400))
     tracing.on()

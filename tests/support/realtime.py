@@ -54,7 +54,14 @@ class Cut:
     """The connection is gone, without a word."""
 
 
-Step = Expect | Send | Raw | Close | Cut
+@dataclass(frozen=True)
+class Refuse:
+    """Sends an error about the event that was read last, by its id."""
+
+    error: dict[str, Any]
+
+
+Step = Expect | Send | Refuse | Raw | Close | Cut
 
 
 def expect(kind: str) -> Expect:
@@ -103,6 +110,9 @@ class Conversations:
                 self.received.append(event)
                 if step.matches(event):
                     return True
+        if isinstance(step, Refuse):
+            about = {**step.error, "event_id": self.received[-1].get("event_id")}
+            step = Send({"type": "error", "event_id": "e", "error": about})
         if isinstance(step, Send):
             _wait(step.delay)
             text = json.dumps(step.event)

@@ -342,7 +342,7 @@ def spent(metrics: Metrics, kind: str) -> int:
 GOLDEN = Path(__file__).resolve().parents[1] / "instrumentation" / "golden"
 
 
-_OF_THE_PACE = ("llmtrace.decode.", "llmtrace.diagnosis")
+_OF_THE_PACE = ("llmtrace.decode.", "llmtrace.diagnosis", "llmtrace.phase.uncertainty")
 
 
 def shape(spans: Spans, span: ReadableSpan, in_step: bool = True) -> dict[str, Any]:

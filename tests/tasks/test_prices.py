@@ -44,3 +44,22 @@ def test_cached_tokens_that_nobody_divides_are_never_priced_twice() -> None:
     realtime = known("gpt-realtime")
     audio = realtime.input + realtime.dearer["audio"].input
     assert realtime.of(spoken) == pytest.approx(200 * audio + 800 * realtime.cached)
+
+
+@pytest.mark.parametrize(
+    ("provider", "named", "bare"),
+    [
+        ("openai", "openai/gpt-image-1", "gpt-image-1"),
+        ("azure.ai.openai", "azure/gpt-4o", "gpt-4o"),
+        ("gcp.gemini", "gemini/gemini-2.5-flash", "gemini-2.5-flash"),
+        ("gcp.vertex_ai", "vertex_ai/gemini-2.5-flash", "gemini-2.5-flash"),
+        ("mistral_ai", "mistral/mistral-large-latest", "mistral-large-latest"),
+    ],
+)
+def test_a_name_that_begins_with_the_provider_s(provider: str, named: str, bare: str) -> None:
+    assert price(provider, named) == price(provider, bare) is not None
+
+
+@pytest.mark.parametrize("named", ["meta/gpt-4o", "/gpt-4o", "openai/", "open/gpt-4o"])
+def test_a_name_that_begins_otherwise_is_another_model(named: str) -> None:
+    assert price("openai", named) is None
