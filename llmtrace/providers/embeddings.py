@@ -9,6 +9,8 @@ from llmtrace import conventions
 from llmtrace.observe.answer import Answer, Usage
 from llmtrace.observe.call import NOTHING
 from llmtrace.providers.declare import Operation, Request
+from llmtrace.providers.failures import failure_in
+from llmtrace.providers.gateways import read_body
 from llmtrace.providers.safe import count, extras, fields, get, text
 from llmtrace.providers.timings import read_timings
 
@@ -34,13 +36,15 @@ def read_chunks(chunks: Sequence[Any], headers: Mapping[str, str] | None) -> Ans
 
 
 def read_response(response: Any, headers: Mapping[str, str] | None) -> Answer:
-    """Model and prompt tokens."""
-    usage = get(response, "usage")
+    """Model and prompt tokens, who answered and the price."""
+    usage, unmodelled = get(response, "usage"), extras(response)
     return Answer(
         id=text(get(response, "id")),  # of other engines; OpenAI gives none
         model=text(get(response, "model")),
         usage=Usage(input_tokens=count(get(usage, "prompt_tokens"))),
-        timings=read_timings(extras(response), fields(usage), headers),
+        timings=read_timings(unmodelled, fields(usage), headers),
+        hop=read_body(unmodelled, usage),
+        failed=failure_in(response),
     )
 
 

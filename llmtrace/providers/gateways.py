@@ -144,15 +144,20 @@ _HOST: Final = r"[\w.-]+(?: [\w.-]+)*|\[[0-9A-Fa-f:.]+\]"
 
 # openrouter.ai/docs "Router Metadata"; openrouter SDK components/openroutermetadata.py, routerattempt.py, chatusage.py.
 # `provider` stands at the top of a body and of each chunk, without asking. `openrouter_metadata` comes with the last
-# chunk where the request's header X-OpenRouter-Metadata asks for it. `usage.cost` is in USD.
+# chunk where the request's header X-OpenRouter-Metadata asks for it. `usage.cost` is what OpenRouter charges, in USD:
+# with a key of the caller's own (`is_byok`) nothing, or its fee, and what the provider charges stands beside it.
 OPENROUTER: Final = "openrouter"
 _METADATA: Final = "openrouter_metadata"
 _PROVIDER: Final = "provider"
 _COST: Final = "cost"
 _ID: Final = "gen-"
 """How OpenRouter's ids begin (``GET /generation?id=gen-...``)."""
-BODY_FIELDS: Final = (_PROVIDER, _METADATA, "usage.cost")
+BODY_FIELDS: Final = (
+    _PROVIDER, _METADATA, "usage.cost", "usage.is_byok", "usage.cost_details.upstream_inference_cost",
+)  # fmt: skip
 """What is read of bodies and chunks."""
+_TICKS: Final = 1e10
+"""xAI's in a USD (docs.x.ai "Cost Tracking")."""
 
 HEADERS: Final = frozenset[str]().union(*(gateway.headers() for gateway in GATEWAYS))
 """Every response header that is read here, ``Server-Timing`` aside."""
@@ -177,7 +182,7 @@ def read_body(fields: Mapping[str, Any], usage: Any) -> Hop | None:
     """The hop that a body's (or the last chunks') top-level fields tell of, and its usage. Never raises."""
     try:
         metadata = fields.get(_METADATA)
-        upstream, cost = _word(fields.get(_PROVIDER)), _dollars(get(usage, _COST))
+        upstream, cost = _word(fields.get(_PROVIDER)), _price(usage)
         if upstream is None and cost is None and metadata is None:
             return None
         named = metadata is not None or (upstream is not None and str(fields.get("id")).startswith(_ID))
@@ -188,6 +193,21 @@ def read_body(fields: Mapping[str, Any], usage: Any) -> Hop | None:
     except Exception as error:
         note("reading a gateway's fields", error)
         return None
+
+
+def _price(usage: Any) -> float | None:
+    """What the call cost, in USD, as its usage tells it."""
+    cost = get(usage, _COST)
+    if isinstance(cost, Mapping):  # docs.perplexity.ai: what each part cost, and the whole
+        return _dollars(get(cost, "total_cost")) if get(cost, "currency") in (None, "USD") else None
+    charged = _dollars(cost)
+    if charged is None:
+        ticks = _number(get(usage, "cost_in_usd_ticks"))
+        return None if ticks is None else _dollars(ticks / _TICKS)
+    if get(usage, "is_byok") is not True:
+        return charged
+    upstream = _dollars(get(get(usage, "cost_details"), "upstream_inference_cost"))
+    return None if upstream is None else _dollars(charged + upstream)
 
 
 def joined(body: Hop | None, headers: Hop | None) -> Hop | None:
