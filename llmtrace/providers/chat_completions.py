@@ -92,17 +92,24 @@ def ends(chunk: Any) -> bool:
     return any(get(choice, "finish_reason") for choice in items(get(chunk, "choices")))
 
 
+_CACHED = ("prompt_cache_hit_tokens", "cached_tokens", "cache_read_input_tokens")
+"""What other servers call the cached tokens of a prompt, beside its tokens: DeepSeek, Moonshot, Databricks."""
+
+
 def read_usage(usage: Any) -> Usage:
     """The counts of a ``CompletionUsage`` (object or mapping); what is missing or malformed stays None."""
     prompt_details, output_details = get(usage, "prompt_tokens_details"), get(usage, "completion_tokens_details")
     cached = count(get(prompt_details, "cached_tokens"))
+    written = count(get(prompt_details, "cache_write_tokens"))
     if cached is None:
-        cached = count(get(usage, "prompt_cache_hit_tokens"))  # DeepSeek
+        cached = next((told for name in _CACHED if (told := count(get(usage, name))) is not None), None)
+    if written is None:
+        written = count(get(usage, "cache_creation_input_tokens"))
     return Usage(
         input_tokens=count(get(usage, "prompt_tokens")),
         output_tokens=count(get(usage, "completion_tokens")),
         cached_tokens=cached,
-        cache_write_tokens=count(get(prompt_details, "cache_write_tokens")),
+        cache_write_tokens=written,
         reasoning_tokens=count(get(output_details, "reasoning_tokens")),
         input_by_modality=by_modality(prompt_details),
         output_by_modality=by_modality(output_details),
@@ -123,6 +130,8 @@ def read_chunks(chunks: Sequence[Any], headers: Mapping[str, str] | None) -> Ans
         for place, choice in enumerate(items(get(chunk, "choices"))):
             if reason := text(get(choice, "finish_reason")):
                 reasons[_position(choice, place)] = reason
+            if usage is None:
+                usage = get(choice, "usage")  # Moonshot's, in the chunk that ends the choice
         reported = get(chunk, "usage")
         if reported is not None:
             usage = reported
