@@ -85,7 +85,7 @@ class Fleet:
 
     def _narrow(self, calls: Any, quality: Quality) -> Any:
         """The few columns that are looked at, with a name for each version and instance."""
-        rate = (calls.duration - calls.ttft) / (calls.decoded_tokens - 1)
+        rate = (calls.duration - calls.ttft) / (calls.output_tokens - 1)
         return calls.select(
             began="began_ns",
             version=first(calls[SOURCES[self.version_of]], NOT_TOLD),
@@ -97,7 +97,7 @@ class Fleet:
             asked="request_model",
             answered="response_model",
             ttft=when(calls.ttft > 0, calls.ttft),
-            tpot=when((calls.decoded_tokens > 1) & (rate > 0), rate),
+            tpot=when((calls.output_tokens > 1) & (rate > 0), rate),
             output=when(calls.output_tokens > 0, calls.output_tokens),
             failed=calls.outcome.isin(FAILED),
             cut=calls.finish.startswith("length") | calls.finish.startswith("max_tokens"),
