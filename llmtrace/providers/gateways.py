@@ -122,6 +122,14 @@ _CLOUDFLARE = _Gateway(
     hits=("hit",),
 )
 
+# Hugging Face's router, by its recorded answers and huggingface/chat-ui, which shows it: the provider that answered. The
+# upstream's own headers come through beside it, a Kong's among them.
+_HUGGINGFACE = _Gateway(
+    name="huggingface",
+    marks=("x-inference-provider",),
+    upstream=("x-inference-provider",),
+)
+
 # Kong core/handler.lua: whole ms that were spent in Kong before the request went to the upstream (its own retries
 # included, developer.konghq.com). A response of Kong's own has another header and no upstream.
 _KONG = _Gateway(
@@ -130,7 +138,7 @@ _KONG = _Gateway(
     spent=("x-kong-proxy-latency",),
 )
 
-GATEWAYS: Final = (_LITELLM, _BIFROST, _NGROK, _PORTKEY, _CLOUDFLARE, _KONG)
+GATEWAYS: Final = (_LITELLM, _BIFROST, _NGROK, _PORTKEY, _CLOUDFLARE, _HUGGINGFACE, _KONG)
 
 # CloudFront developer guide, "Server-Timing header": `cdn-downstream-fbl` runs from the request's last byte to the
 # answer's first, `cdn-upstream-fbl` is the part of it in which the origin was waited for. Whole ms. What is left is the

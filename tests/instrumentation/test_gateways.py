@@ -131,6 +131,17 @@ def test_openrouter(streaming: bool, client: openai.OpenAI, replay: Replay, span
     assert "llmtrace.attempt.told" not in attributes(answering)
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+def test_hugging_faces_router(streaming: bool, client: openai.OpenAI, replay: Replay, spans: Spans) -> None:
+    """It tells who answered, whose own gateway's headers come through."""
+    headers = {"x-inference-provider": "ovhcloud", "x-kong-proxy-latency": "1", "x-kong-upstream-latency": "36"}
+    replay.serve(stream(headers) if streaming else whole(headers))
+    ask(client, streaming)
+    said = attributes(spans.one("completed"))
+    assert "upstream=ovhcloud" in said["llmtrace.route.fingerprint"].split(";")
+    assert said["llmtrace.gateway.name"] == "huggingface"
+
+
 UPSTREAM = {"cost_details": {"upstream_inference_cost": 0.004}}
 PRICES: list[tuple[dict[str, Any], float | None]] = [
     ({"cost": 0.004, "is_byok": False, **UPSTREAM}, 0.004),
