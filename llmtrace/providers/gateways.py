@@ -122,8 +122,8 @@ _CLOUDFLARE = _Gateway(
     hits=("hit",),
 )
 
-# Hugging Face's router, by its recorded answers and huggingface/chat-ui, which shows it: the provider that answered. The
-# upstream's own headers come through beside it, a Kong's among them.
+# Hugging Face's router, by its recorded answers and huggingface/chat-ui, which shows it: the provider that answered.
+# The upstream's own headers come through beside it, a Kong's among them.
 _HUGGINGFACE = _Gateway(
     name="huggingface",
     marks=("x-inference-provider",),
