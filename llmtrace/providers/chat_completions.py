@@ -58,7 +58,11 @@ def classify_chunk(chunk: Any) -> int:
             if get(choice, "text"):  # of a text completion
                 return OUTPUT
             continue
-        if get(delta, "content") or get(delta, "tool_calls") or get(delta, "function_call") or get(delta, "refusal"):
+        content = get(delta, "content")
+        if isinstance(content, list) and content and all(get(block, "type") in _THOUGHT for block in content):
+            kind = REASONING if any(map(_block_text, content)) else kind
+            content = None
+        if content or get(delta, "tool_calls") or get(delta, "function_call") or get(delta, "refusal"):
             return OUTPUT
         if get(delta, "audio"):
             return OUTPUT
@@ -68,6 +72,18 @@ def classify_chunk(chunk: Any) -> int:
     return kind
 
 
+_THOUGHT = ("thinking", "reasoning")
+"""The types of blocks that reasoning comes in where content is a list: Mistral's, Databricks'."""
+
+
+def _block_text(block: Any) -> str:
+    """The text in one block of a list: its own, or that of the pieces of a thought."""
+    pieces = get(block, "thinking") or get(block, "summary")
+    return (
+        text(get(block, "text")) or text(pieces) or "".join(text(get(piece, "text")) or "" for piece in items(pieces))
+    )
+
+
 def chunk_text(chunk: Any) -> tuple[str, int | None]:
     """The text of a chunk's choices, and the tokens that their log probabilities list."""
     texts: list[str] = []
@@ -75,7 +91,8 @@ def chunk_text(chunk: Any) -> tuple[str, int | None]:
     for choice in items(get(chunk, "choices")):
         delta = get(choice, "delta")
         reasoning = text(get(delta, "reasoning_content")) or text(get(delta, "reasoning"))
-        texts += [text(get(delta, "content")) or text(get(choice, "text")) or "", reasoning or ""]
+        content = get(delta, "content")
+        texts += [text(content) or text(get(choice, "text")) or "", reasoning or "", *map(_block_text, items(content))]
         texts.append(text(get(delta, "refusal")) or "")
         for call in items(get(delta, "tool_calls")):
             function = get(call, "function")

@@ -46,6 +46,11 @@ OLLAMA = [
     ndjson.line("/api/chat", "", message={"role": "assistant", "content": "", "tool_calls": [called]})
     for called in CALLED
 ]
+SUMMARIES = [
+    {"type": "reasoning", "summary": [{"type": "summary_text", "text": "Hm. "}]},
+    {"type": "reasoning", "summary": [{"type": "summary_text", "text": "So."}]},
+    {"type": "text", "text": "Yes."},
+]
 THINKING = [{"type": "thinking", "thinking": [{"type": "text", "text": "12 "}]}, {"type": "text", "text": "1"}]
 CONVERSE = [
     ("messageStart", {"role": "assistant"}),
@@ -104,6 +109,16 @@ STREAMS: dict[str, tuple[type[Driver], list[bytes], Told]] = {
         by_method.Mistral,
         sse(chunk({"role": "assistant", "content": THINKING}), chunk({"content": "44"}), chunk({}, finish="stop")),
         Told(text="144", reasoning="12 "),
+    ),
+    "thinking and text in lists, by another client": (
+        by_funnel.OpenAI,
+        sse(chunk({"role": "assistant", "content": THINKING}), chunk({"content": "44"}), chunk({}, finish="stop")),
+        Told(text="144", reasoning="12 "),
+    ),
+    "databricks' summaries of its reasoning": (
+        by_funnel.OpenAI,
+        sse(*(chunk({"content": [block]}) for block in SUMMARIES), chunk({}, finish="stop")),
+        Told(text="Yes.", reasoning="Hm. So."),
     ),
     "converse's calls and reasoning": (
         by_method.Bedrock,

@@ -260,3 +260,20 @@ def test_the_tokens_of_a_history_that_was_summed_up(how: str, opened: Any, repla
         assert (attrs["gen_ai.usage.input_tokens"], attrs["gen_ai.usage.output_tokens"]) == counts
         assert attrs.get("gen_ai.usage.cache_read.input_tokens") == (500 if counts[0] > 1000 else None)
     assert len(spans.parents()) == 2
+
+
+THOUGHTS = {
+    "of Mistral": {"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]},
+    "of Databricks": {"type": "reasoning", "summary": [{"type": "summary_text", "text": "Hm."}]},
+}
+
+
+@pytest.mark.parametrize("whose", THOUGHTS)
+def test_reasoning_in_a_list_of_blocks(whose: str, opened: Any, replay: Replay, spans: Spans) -> None:
+    """Decode has its two parts, as where the reasoning is in a field of its own."""
+    driver = opened(OpenAI)
+    said = [chunk({"content": [THOUGHTS[whose]]}), chunk({"content": [{"type": "text", "text": "Yes."}]})]
+    replay.serve(events_script(*said, chunk({"content": "!"}), chunk({}, finish="stop"), itl=0.002))
+    driver.drain(driver.stream())
+    decode = spans.phases(spans.one("completed"))["decode"]
+    assert [part.name for part in spans.children(decode)] == ["llm.decode.reasoning", "llm.decode.output"]
