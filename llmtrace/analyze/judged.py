@@ -43,7 +43,7 @@ def judged(calls: Any, objectives: Mapping[str, Patterns]) -> Any:
         **{f"t_{name}": first(_target(calls, objectives.get(name, ())), calls[f"slo_{name}"]) for name in _PARTS},
         failed=calls.outcome.isin(FAILED),
         ended=calls.outcome == "completed",
-        steps=most(calls.output_tokens.fill_null(0) - 1, 0),
+        steps=most(calls.decoded_tokens.fill_null(0) - 1, 0),
         application=least(calls.wait.fill_null(0.0), calls.s_decode),
     )
     aimed = aimed.filter(aimed.t_ttft.notnull() | aimed.t_itl.notnull() | aimed.t_total.notnull())

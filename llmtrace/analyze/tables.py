@@ -14,7 +14,7 @@ from llmtrace.analyze import engine_calls, pairs
 from llmtrace.analyze.expressions import count_of, first, least, most, nothing, when
 from llmtrace.analyze.schema import column_of
 from llmtrace.emit import names
-from llmtrace.phases.model import PHASES, SOURCES
+from llmtrace.phases.model import DECODE, PHASES, SOURCES
 from llmtrace.tasks.prices import Priced
 
 NS: Final = 1e9
@@ -68,6 +68,8 @@ def calls(
         attempts=joined.attempts.fill_null(1),
         has_phases=joined.phase_of.notnull(),
         uncached_tokens=joined.input_tokens - joined.cached_tokens.fill_null(0),
+        # Reasoning that a stream does not show is output, and no part of its decode.
+        decoded_tokens=first(joined.decoded_tokens, joined.output_tokens),
         **{f"s_{phase}": joined[f"s_{phase}"].fill_null(0.0) for phase in PHASES},
     )
     if prices is not None:
@@ -133,6 +135,7 @@ def _phases_by_call(spans: Any, attempts: Any, engines: Any | None) -> Any:
     return phases.group_by(phase_trace=phases.trace_id, phase_of=phases.owner).agg(
         **sums,
         wait=phases.consumer_wait.sum(),
+        decoded_tokens=when(phases.phase == DECODE, phases.phase_tokens).sum(),
     )
 
 

@@ -46,7 +46,7 @@ def _shown(result: Result) -> int | None:
     usage = result.answer.usage
     if usage.output_tokens is None or (usage.reasoning_tokens and result.call.first_reasoning is not None):
         return None
-    return usage.output_tokens - (usage.reasoning_tokens or 0)
+    return result.seen.shown_tokens
 
 
 def _one_each(operation: Operation, recent: Sequence[Any], chunks: int, shown: int | None) -> list[float] | None:

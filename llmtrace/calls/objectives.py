@@ -92,9 +92,10 @@ def attributes_of(judgement: Judgement) -> dict[str, Any]:
 
 def _figures(result: Result) -> Figures:
     call, seen = result.call, result.seen
-    tokens = result.answer.usage.output_tokens
+    decodes = [phase for phase in result.phases if phase.name == DECODE]
+    tokens = decodes[0].tokens if decodes else result.answer.usage.output_tokens
     steps = max(0, (tokens or 0) - 1)
-    decode = sum(phase.duration for phase in result.phases if phase.name == DECODE)
+    decode = sum(phase.duration for phase in decodes)
     return Figures(
         ttft=None if seen.first_token is None or not call.streaming else (seen.first_token - call.start) / 1e9,
         itl=decode / steps if steps and decode else None,

@@ -124,7 +124,7 @@ def symptoms_of(seen: Observation, gaps: Sequence[int] = (), estimate: Estimate 
     usage, server = seen.usage, seen.server
     if usage is not None:
         symptoms.input_tokens, symptoms.cached_tokens = usage.input_tokens, usage.cached_tokens
-        symptoms.tokens = usage.output_tokens or 0
+        symptoms.tokens = seen.shown_tokens or 0
     if server is not None:
         symptoms.server_queue, symptoms.server_prefill = server.queue, server.prefill
         symptoms.grammar_compile = server.grammar_compile or 0.0

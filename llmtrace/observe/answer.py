@@ -50,6 +50,8 @@ class Usage:
     cached_tokens: int | None = None
     cache_write_tokens: int | None = None
     reasoning_tokens: int | None = None
+    summary_tokens: int | None = None
+    """Of the output tokens, those with which the provider summed the history up before it answered (compaction)."""
     input_by_modality: Mapping[str, int] | None = None
     """Of the input tokens, how many are ``text``, ``image``, ``audio``; as far as the provider tells."""
     output_by_modality: Mapping[str, int] | None = None

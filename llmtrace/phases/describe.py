@@ -28,9 +28,9 @@ def describe(
     usage = seen.usage or Usage()
     for phase in phases:
         if phase.name == DECODE:
-            phase.tokens = usage.output_tokens
-            if usage.output_tokens and usage.output_tokens > 1:
-                phase.per_token = phase.duration / (usage.output_tokens - 1)
+            phase.tokens = seen.shown_tokens if phase.source == CLIENT else usage.output_tokens
+            if phase.tokens and phase.tokens > 1:
+                phase.per_token = phase.duration / (phase.tokens - 1)
             if phase.source == CLIENT and server is not None:
                 phase.server_duration = server.decode
             _decode_parts(seen, phase)

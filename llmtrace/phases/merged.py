@@ -37,6 +37,11 @@ HIDDEN_REASONING = Unknown(
     "the model reasoned before its first token, and the stream does not show when it began; a stream that shows its "
     "reasoning would, and so would server timings",
 )
+SUMMED_UP = Unknown(
+    AMBIGUOUS,
+    "the provider summed the history up before it answered (compaction), and nobody says how long that took; a shorter "
+    "history would tell queue and prefill apart",
+)
 NOT_ESTIMATED = Unknown(
     AMBIGUOUS, "nothing was estimated for this call, and the server tells no timings; server timings would help"
 )
@@ -107,7 +112,7 @@ def why_unsplit(seen: Observation) -> Unknown | None:
     usage = seen.usage
     if usage is not None and usage.reasoning_tokens and seen.first_reasoning is None:
         return HIDDEN_REASONING
-    return None
+    return SUMMED_UP if usage is not None and usage.summary_tokens else None
 
 
 def _answered(seen: Observation) -> bool:

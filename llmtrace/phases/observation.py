@@ -79,6 +79,16 @@ class Observation:
         return max(0, self.usage.input_tokens - (self.usage.cached_tokens or 0))
 
     @property
+    def shown_tokens(self) -> int | None:
+        """Output tokens, of a stream those that it brought: reasoning that it does not show, and a summary of the
+        history, were made before its first token. None where the provider did not say."""
+        usage = self.usage
+        if usage is None or usage.output_tokens is None or not self.streaming:
+            return None if usage is None else usage.output_tokens
+        hidden = (usage.reasoning_tokens or 0) if self.first_reasoning is None else 0
+        return max(0, usage.output_tokens - hidden - (usage.summary_tokens or 0))
+
+    @property
     def request_arrived(self) -> int | None:
         """When the request reached the server: bytes out plus half a round trip. None where not known."""
         if self.sent is None or self.rtt is None:

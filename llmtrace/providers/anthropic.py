@@ -21,7 +21,7 @@ from llmtrace.providers.failures import failure_in
 from llmtrace.providers.gateways import read_body
 from llmtrace.providers.messages import chat_input, prompt_input, system_text, tool_definitions
 from llmtrace.providers.openai import provider_of
-from llmtrace.providers.safe import count, extras, fields, get, sampling, text
+from llmtrace.providers.safe import count, extras, fields, get, items, sampling, text
 
 
 def read_request(body: Mapping[str, Any]) -> Request:
@@ -129,13 +129,31 @@ def _usage(first: Any, last: Any, output: int | None) -> Usage:
     uncached, read, written = map(
         latest_count, ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
     )
-    return Usage(
+    usage = Usage(
         input_tokens=None if uncached is None else uncached + (read or 0) + (written or 0),
         output_tokens=output,
         cached_tokens=read,
         cache_write_tokens=written,
         reasoning_tokens=count(get(get(last, "output_tokens_details"), "thinking_tokens")),
     )
+    for iteration in items(get(last, "iterations")):
+        if get(iteration, "type") == "compaction":
+            _add_summary(usage, iteration)
+    return usage
+
+
+def _add_summary(usage: Usage, summing: Any) -> None:
+    """Add what summing the history up took, which the counts beside it leave out: they are of the answer alone. The
+    model is the same. (An advisor's tokens stay out: they are another model's, at another price.)"""
+    uncached, read, written, made = (
+        count(get(summing, name)) or 0
+        for name in ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens", "output_tokens")
+    )
+    usage.input_tokens = (usage.input_tokens or 0) + uncached + read + written
+    usage.output_tokens = (usage.output_tokens or 0) + made
+    usage.summary_tokens = (usage.summary_tokens or 0) + made
+    usage.cached_tokens = usage.cached_tokens if not read else (usage.cached_tokens or 0) + read
+    usage.cache_write_tokens = usage.cache_write_tokens if not written else (usage.cache_write_tokens or 0) + written
 
 
 def _describe(

@@ -100,7 +100,7 @@ def _classify_chunk(event: Any) -> int:
         return OUTPUT
     for source in (delta, opened, *alternatives(opened)):
         for part in (source, get(source, "delta"), get(source, "message")):
-            if own_text(part):
+            if own_text(part) or get(part, "tool_calls"):
                 return OUTPUT
             if get(part, "reasoning_content"):
                 return REASONING

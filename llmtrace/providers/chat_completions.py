@@ -58,7 +58,11 @@ def classify_chunk(chunk: Any) -> int:
             if get(choice, "text"):  # of a text completion
                 return OUTPUT
             continue
-        if get(delta, "content") or get(delta, "tool_calls") or get(delta, "function_call") or get(delta, "refusal"):
+        content = get(delta, "content")
+        if isinstance(content, list) and content and all(get(block, "type") in _THOUGHT for block in content):
+            kind = REASONING if any(map(_block_text, content)) else kind
+            content = None
+        if content or get(delta, "tool_calls") or get(delta, "function_call") or get(delta, "refusal"):
             return OUTPUT
         if get(delta, "audio"):
             return OUTPUT
@@ -68,6 +72,18 @@ def classify_chunk(chunk: Any) -> int:
     return kind
 
 
+_THOUGHT = ("thinking", "reasoning")
+"""The types of blocks that reasoning comes in where content is a list: Mistral's, Databricks'."""
+
+
+def _block_text(block: Any) -> str:
+    """The text in one block of a list: its own, or that of the pieces of a thought."""
+    pieces = get(block, "thinking") or get(block, "summary")
+    return (
+        text(get(block, "text")) or text(pieces) or "".join(text(get(piece, "text")) or "" for piece in items(pieces))
+    )
+
+
 def chunk_text(chunk: Any) -> tuple[str, int | None]:
     """The text of a chunk's choices, and the tokens that their log probabilities list."""
     texts: list[str] = []
@@ -75,7 +91,8 @@ def chunk_text(chunk: Any) -> tuple[str, int | None]:
     for choice in items(get(chunk, "choices")):
         delta = get(choice, "delta")
         reasoning = text(get(delta, "reasoning_content")) or text(get(delta, "reasoning"))
-        texts += [text(get(delta, "content")) or text(get(choice, "text")) or "", reasoning or ""]
+        content = get(delta, "content")
+        texts += [text(content) or text(get(choice, "text")) or "", reasoning or "", *map(_block_text, items(content))]
         texts.append(text(get(delta, "refusal")) or "")
         for call in items(get(delta, "tool_calls")):
             function = get(call, "function")
@@ -92,17 +109,24 @@ def ends(chunk: Any) -> bool:
     return any(get(choice, "finish_reason") for choice in items(get(chunk, "choices")))
 
 
+_CACHED = ("prompt_cache_hit_tokens", "cached_tokens", "cache_read_input_tokens")
+"""What other servers call the cached tokens of a prompt, beside its tokens: DeepSeek, Moonshot, Databricks."""
+
+
 def read_usage(usage: Any) -> Usage:
     """The counts of a ``CompletionUsage`` (object or mapping); what is missing or malformed stays None."""
     prompt_details, output_details = get(usage, "prompt_tokens_details"), get(usage, "completion_tokens_details")
     cached = count(get(prompt_details, "cached_tokens"))
+    written = count(get(prompt_details, "cache_write_tokens"))
     if cached is None:
-        cached = count(get(usage, "prompt_cache_hit_tokens"))  # DeepSeek
+        cached = next((told for name in _CACHED if (told := count(get(usage, name))) is not None), None)
+    if written is None:
+        written = count(get(usage, "cache_creation_input_tokens"))
     return Usage(
         input_tokens=count(get(usage, "prompt_tokens")),
         output_tokens=count(get(usage, "completion_tokens")),
         cached_tokens=cached,
-        cache_write_tokens=count(get(prompt_details, "cache_write_tokens")),
+        cache_write_tokens=written,
         reasoning_tokens=count(get(output_details, "reasoning_tokens")),
         input_by_modality=by_modality(prompt_details),
         output_by_modality=by_modality(output_details),
@@ -123,6 +147,8 @@ def read_chunks(chunks: Sequence[Any], headers: Mapping[str, str] | None) -> Ans
         for place, choice in enumerate(items(get(own, "choices"))):
             if reason := text(get(choice, "finish_reason")):
                 reasons[_position(choice, place)] = reason
+            if usage is None:
+                usage = get(choice, "usage")  # Moonshot's, in the chunk that ends the choice
         reported = get(own, "usage")
         if reported is not None:
             usage = reported

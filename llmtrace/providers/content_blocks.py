@@ -62,8 +62,8 @@ def drawn(message: Any) -> list[Part]:
 
 
 def _thought(block: Any, kind: str) -> str:
-    """What was thought: a text, or (Mistral) a list of texts."""
-    thought = get(block, "thinking") or get(block, kind) or get(block, "text")
+    """What was thought: a text, or a list of texts (Mistral's, Databricks' summary)."""
+    thought = get(block, "thinking") or get(block, kind) or get(block, "text") or get(block, "summary")
     if isinstance(thought, str):
         return thought
     return "".join(text(get(piece, "text")) or "" for piece in items(thought))

@@ -9,6 +9,7 @@ from llmtrace import conventions
 from llmtrace.observe.answer import Answer, Usage
 from llmtrace.observe.call import NOTHING
 from llmtrace.providers.declare import Operation, Request
+from llmtrace.providers.failures import failure_in
 from llmtrace.providers.gateways import read_body
 from llmtrace.providers.safe import count, extras, fields, get, text
 from llmtrace.providers.timings import read_timings
@@ -35,7 +36,7 @@ def read_chunks(chunks: Sequence[Any], headers: Mapping[str, str] | None) -> Ans
 
 
 def read_response(response: Any, headers: Mapping[str, str] | None) -> Answer:
-    """Model and prompt tokens."""
+    """Model and prompt tokens, who answered and the price."""
     usage = get(response, "usage")
     return Answer(
         id=text(get(response, "id")),  # of other engines; OpenAI gives none
@@ -43,6 +44,7 @@ def read_response(response: Any, headers: Mapping[str, str] | None) -> Answer:
         usage=Usage(input_tokens=count(get(usage, "prompt_tokens"))),
         timings=read_timings(extras(response), fields(usage), headers),
         hop=read_body(fields(response), usage),
+        failed=failure_in(response),
     )
 
 

@@ -133,6 +133,14 @@ _CLOUDFLARE = _Gateway(
     hits=("hit",),
 )
 
+# Hugging Face's router, by its recorded answers and huggingface/chat-ui, which shows it: the provider that answered.
+# The upstream's own headers come through beside it, a Kong's among them.
+_HUGGINGFACE = _Gateway(
+    name="huggingface",
+    marks=("x-inference-provider",),
+    upstream=("x-inference-provider",),
+)
+
 # Kong core/handler.lua: whole ms that were spent in Kong before the request went to the upstream (its own retries
 # included, developer.konghq.com). A response of Kong's own, one from the cache of its AI Semantic Cache among them, has
 # x-kong-response-latency instead. AI Proxy names the model that it chose, with the provider in front: `openai/gpt-4o`.
@@ -146,7 +154,7 @@ _KONG = _Gateway(
     hits=("hit",),
 )
 
-GATEWAYS: Final = (_LITELLM, _BIFROST, _NGROK, _PORTKEY, _CLOUDFLARE, _KONG)
+GATEWAYS: Final = (_LITELLM, _BIFROST, _NGROK, _PORTKEY, _CLOUDFLARE, _HUGGINGFACE, _KONG)
 
 # CloudFront developer guide, "Server-Timing header": `cdn-downstream-fbl` runs from the request's last byte to the
 # answer's first, `cdn-upstream-fbl` is the part of it in which the origin was waited for. Whole ms. What is left is the
@@ -162,7 +170,8 @@ _HOST: Final = r"[\w.-]+(?: [\w.-]+)*|\[[0-9A-Fa-f:.]+\]"
 
 # openrouter.ai/docs "Router Metadata"; openrouter SDK components/openroutermetadata.py, routerattempt.py, chatusage.py.
 # `provider` stands at the top of a body and of each chunk, without asking. `openrouter_metadata` comes with the last
-# chunk where the request's header X-OpenRouter-Metadata asks for it. `usage.cost` is in USD.
+# chunk where the request's header X-OpenRouter-Metadata asks for it. `usage.cost` is what OpenRouter charges, in USD:
+# with a key of the caller's own (`is_byok`) nothing, or its fee, and what the provider charges stands beside it.
 OPENROUTER: Final = "openrouter"
 _METADATA: Final = "openrouter_metadata"
 _PROVIDER: Final = "provider"
@@ -185,9 +194,20 @@ _TRACE: Final = "routing_trace"
 # USD. Bifrost's and Perplexity's are split into parts: core/schemas/chatcompletions.go, BifrostCost.
 _COST: Final = "cost"
 _TOTAL: Final = "total_cost"
+_OWN_KEY: Final = "is_byok"
+_DETAILS_OF_COST: Final = "cost_details"
+_UPSTREAMS: Final = "upstream_inference_cost"
+_TICKS: Final = 1e10
+"""xAI's in a USD (docs.x.ai "Cost Tracking")."""
 
 BODY_FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
-    OPENROUTER: (_PROVIDER, _METADATA, f"usage.{_COST}"),
+    OPENROUTER: (
+        _PROVIDER,
+        _METADATA,
+        f"usage.{_COST}",
+        f"usage.{_OWN_KEY}",
+        f"usage.{_DETAILS_OF_COST}.{_UPSTREAMS}",
+    ),
     _BIFROST.name: (_BIFROSTS, f"{_BIFROSTS}.{_CACHE}", f"usage.{_COST}.{_TOTAL}"),
     AZURE_ROUTER: (f"{_SELECTION}.{_DETAILS}.{_TRACE}",),
 }
@@ -215,7 +235,7 @@ def read_headers(headers: Mapping[str, str] | None, streaming: bool) -> Hop | No
 def read_body(fields: Mapping[str, Any], usage: Any) -> Hop | None:
     """The hop that a body's (or the last chunks') top-level fields tell of, and its usage. Never raises."""
     try:
-        cost = _price(get(usage, _COST))
+        cost = _price(usage)
         hop = _openrouter(fields) or _bifrost(fields) or _azure_router(fields)
         if hop is None and cost is not None:
             hop = Hop(None)
@@ -225,6 +245,21 @@ def read_body(fields: Mapping[str, Any], usage: Any) -> Hop | None:
     except Exception as error:
         note("reading a gateway's fields", error)
         return None
+
+
+def _price(usage: Any) -> float | None:
+    """What the call cost, in USD, as its usage tells it."""
+    cost = get(usage, _COST)
+    if cost is not None and not isinstance(cost, (int, float, str)):  # what each part cost, and the whole
+        return _dollars(get(cost, _TOTAL)) if get(cost, "currency") in (None, "USD") else None
+    charged = _dollars(cost)
+    if charged is None:
+        ticks = _number(get(usage, "cost_in_usd_ticks"))
+        return None if ticks is None else _dollars(ticks / _TICKS)
+    if get(usage, _OWN_KEY) is not True:
+        return charged
+    upstream = _dollars(get(get(usage, _DETAILS_OF_COST), _UPSTREAMS))
+    return None if upstream is None else _dollars(charged + upstream)
 
 
 def joined(body: Hop | None, headers: Hop | None) -> Hop | None:
@@ -396,11 +431,6 @@ def _count(value: Any) -> int | None:
 
 def _status(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and 100 <= value < 1000 else None
-
-
-def _price(value: Any) -> float | None:
-    """USD, told as one number or as an object with the total."""
-    return _dollars(value if isinstance(value, (int, float, str)) else get(value, _TOTAL))
 
 
 def _dollars(value: Any) -> float | None:

@@ -12,7 +12,6 @@ from typing import Any
 
 from llmtrace import conventions
 from llmtrace.observe.answer import Answer
-from llmtrace.observe.call import NOTHING, OUTPUT, REASONING
 from llmtrace.providers import chat_completions as openai
 from llmtrace.providers.declare import Method, Operation, Provider, Request
 from llmtrace.providers.messages import chat_output, user_message
@@ -41,26 +40,11 @@ def _request_attributes(request: Request) -> dict[str, Any]:
 
 
 def _classify_chunk(event: Any) -> int:
-    """The kind of a chunk as in OpenAI's API; content may also be a list of parts, where type thinking is reasoning."""
-    chunk = get(event, "data")
-    for choice in items(get(chunk, "choices")):
-        parts = items(get(get(choice, "delta"), "content"))
-        if parts and all(get(part, "type") == "thinking" for part in parts):
-            return REASONING if any(get(part, "thinking") for part in parts) else NOTHING
-        if parts:
-            return OUTPUT
-    return openai.classify_chunk(chunk)
+    return openai.classify_chunk(get(event, "data"))
 
 
 def _chunk_text(event: Any) -> tuple[str, int | None]:
-    chunk = get(event, "data")
-    written, tokens = openai.chunk_text(chunk)
-    for choice in items(get(chunk, "choices")):
-        for part in items(get(get(choice, "delta"), "content")):
-            written += text(get(part, "text")) or "".join(
-                text(get(piece, "text")) or "" for piece in items(get(part, "thinking"))
-            )
-    return written, tokens
+    return openai.chunk_text(get(event, "data"))
 
 
 def _read_chunks(events: Sequence[Any], headers: Mapping[str, str] | None) -> Answer:

@@ -55,12 +55,15 @@ _MOST_DOCUMENTS = 32
 """JSON documents within one text that are looked for."""
 _MIME_TYPES = ("mime_type", "mimeType", "media_type", "mediaType", "content_type", "contentType")
 _TEXT_TYPES = ("text/", "application/json", "application/xml")
-_DATA_FIELDS = frozenset(
-    {"data", "bytes", "blob", "base64", "b64_json", "file_data", "fileData", "image", "audio", "video", "image_data"}
-    | {"image_base64", "image_url", "input_audio", "document_url", "file", "encrypted_content", "signature"}
+_ALWAYS_DATA = frozenset(
+    {"file_data", "fileData", "b64_json", "image_base64"}
+    | {"encrypted_content", "encrypted_index", "encrypted_stdout", "thought_signature", "thoughtSignature"}
 )
-_ALWAYS_DATA = frozenset({"file_data", "fileData", "b64_json", "image_base64"})
 """Fields that hold nothing else."""
+_DATA_FIELDS = _ALWAYS_DATA | {
+    *("data", "bytes", "blob", "base64", "image", "audio", "video", "image_data", "image_url", "input_audio"),
+    *("document_url", "file", "signature"),
+}
 _SOUND = "input_audio"
 _NAMES_DATA = _Pattern("[\"'](?:" + "|".join(sorted(_DATA_FIELDS)) + r")\\*[\"']\s*:")
 _BINARY_TYPES = frozenset(

@@ -26,6 +26,8 @@ _RUNS = {
 """Items in which the provider ran a tool, and where its arguments are."""
 _OUTPUTS = {"code_interpreter_call": "outputs", "file_search_call": "results", "mcp_call": "output"}
 _OUTPUT = "_output"
+_OF_THE_ITEM = frozenset({"type", "id", "call_id", "status", "output", "execution", "created_by"})
+"""Fields of an output that are no part of what the tool gave."""
 
 
 def input_messages(request: Request) -> list[dict[str, Any]]:
@@ -58,7 +60,7 @@ def item_parts(item: Any) -> list[Part]:
     if kind in _CALLS:
         return [parts.tool_call(get(item, "call_id"), get(item, "name"), get(item, _CALLS[kind]))]
     if kind.endswith(_OUTPUT):
-        return [parts.tool_result(get(item, "call_id"), get(item, "output"))]
+        return [parts.tool_result(get(item, "call_id"), _given(item))]
     if kind == "reasoning":
         blocks = [*items(get(item, "summary")), *items(get(item, "content"))]
         return [part for block in blocks for part in parts.reasonings(get(block, "text"))]
@@ -73,6 +75,15 @@ def item_parts(item: Any) -> list[Part]:
     if kind == "compaction":
         return [{"type": kind, "id": text(get(item, "id"))}]
     return [parts.other(kind, item)]
+
+
+def _given(item: Any) -> Any:
+    """What a tool gave: the output, or (a search for tools) the fields that stand in its place."""
+    output = get(item, "output")
+    if output is not None:
+        return output
+    given = {name: value for name, value in fields(item).items() if value is not None and name not in _OF_THE_ITEM}
+    return given or None
 
 
 # ---- a stream whose last state does not hold the whole output --------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -122,3 +123,14 @@ def test_without_an_objective_it_says_what_to_do(book: Book) -> None:
             restore.make(book, {}, 0.99)
     finally:
         book.__dict__["calls"] = kept
+
+
+def test_tokens_that_no_stream_showed_make_none_faster(tmp_path: Path) -> None:
+    """400 ms for 41 tokens are 10 ms each, however much was thought before the first."""
+    writer = Writer()
+    for number in range(3):
+        writer.call(number * 1000, CALM, marks=first_token(CALM), tokens=(1000, 0, 1041), shown=41)
+    with load([str(writer.save(tmp_path / "t.jsonl"))], cache=False) as traces:
+        for target, goodput in ((0.009, 0.0), (0.011, 1.0)):
+            (route,) = rows(report(Book(traces), {"itl": parse_objective(target)}), 0)
+            assert route["goodput"] == goodput

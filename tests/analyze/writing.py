@@ -80,8 +80,10 @@ class Writer:
         tokens: tuple[int, int, int] = (1000, 0, 101),
         source: str = "client",
         marks: Mapping[str, Any] | None = None,
+        shown: int | None = None,
     ) -> str:
-        """A call with phases (name, ms) one after the other; tokens are (input, cached, output)."""
+        """A call with phases (name, ms) one after the other; tokens are (input, cached, output), ``shown`` those of the
+        output that came in its decode (None: all)."""
         trace = trace if trace is not None else self.count + 1000
         end = start + sum(length for _, length in phases)
         said = {
@@ -101,7 +103,8 @@ class Writer:
         own = self.span(f"chat {model}", start, end, said, trace=trace, parent=parent, kind=3)
         at = start
         for name, length in phases:
-            part = {"llmtrace.phase": name, "llmtrace.phase.source": source, "llmtrace.phase.tokens": tokens[2]}
+            made = tokens[2] if shown is None else shown
+            part = {"llmtrace.phase": name, "llmtrace.phase.source": source, "llmtrace.phase.tokens": made}
             self.span(f"llm.{name}", at, at + length, part, trace=trace, parent=own)
             at += length
         return own

@@ -15,6 +15,8 @@ from llmtrace.diagnosis.history import REFRESH, WINDOW, Changes, Level, Line
 from llmtrace.diagnosis.models import same_model
 from llmtrace.diagnosis.repetition import repetition
 from llmtrace.diagnosis.symptoms import Symptoms, symptoms_of
+from llmtrace.observe.answer import Usage
+from llmtrace.phases.observation import Observation
 from tests.evaluation.diagnosis.traffic import Faults, Traffic, both, draw_habits, single
 
 
@@ -69,6 +71,20 @@ def test_a_single_cause_is_named(cause: str) -> None:
 )
 def test_both_of_a_pair_are_named(pair: tuple[str, str]) -> None:
     assert sum(min(episode(list(pair), seed)[cause] for cause in pair) >= 6 for seed in range(3)) >= 2
+
+
+def test_an_answer_without_the_usual_hidden_reasoning_is_no_slower() -> None:
+    """Its tokens came at the pace of all others: reasoning that no stream showed was none of them."""
+    diagnoser, draw, step = Diagnoser(), random.Random(5), 10_000_000
+    for number in range(80):
+        hidden = 0 if number % 40 == 39 else draw.randint(400, 800)
+        begin = number * 20_000_000_000
+        gaps = [round(step * draw.uniform(0.9, 1.1)) for _ in range(40)]
+        first = begin + 300_000_000
+        last = first + sum(gaps)
+        seen = Observation(begin, last, True, first_token=first, last_chunk=last, chunks=41, gaps=gaps)
+        seen.usage = Usage(500, 41 + hidden, 0, reasoning_tokens=hidden)
+        assert diagnoser.judge("route", symptoms_of(seen, gaps)) == [], number
 
 
 @pytest.mark.parametrize("bimodal", [False, True])

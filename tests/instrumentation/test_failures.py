@@ -55,6 +55,15 @@ def test_an_error_in_a_stream(how: str, api: Sync, replay: Replay, spans: Spans)
     assert attributes(spans.one("error"))["error.type"] == named
 
 
+@pytest.mark.parametrize("how", ["top level", "a number"])
+def test_an_error_in_the_place_of_embeddings(how: str, client: openai.OpenAI, replay: Replay, spans: Spans) -> None:
+    """One that the client does not raise over: with the raw body, which the application parses by itself."""
+    body, named = WHOLE[how]
+    replay.serve(play.json_answer(body))
+    client.embeddings.with_raw_response.create(model="m", input="text")
+    assert attributes(spans.one("error"))["error.type"] == named
+
+
 @pytest.mark.parametrize("nothing", [None, {}, "", []])
 def test_no_error_is_none(nothing: Any, api: Sync, replay: Replay, spans: Spans) -> None:
     replay.serve(play.openai_body(error=nothing))

@@ -141,6 +141,57 @@ def test_openrouters_error_in_a_good_response(client: openai.OpenAI, replay: Rep
     assert [attributes(each)["error.type"] for each in spans.children(span)] == ["502", "503"]
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+def test_hugging_faces_router(streaming: bool, client: openai.OpenAI, replay: Replay, spans: Spans) -> None:
+    """It tells who answered, whose own gateway's headers come through."""
+    headers = {"x-inference-provider": "ovhcloud", "x-kong-proxy-latency": "1", "x-kong-upstream-latency": "36"}
+    replay.serve(stream(headers) if streaming else whole(headers))
+    ask(client, streaming)
+    said = attributes(spans.one("completed"))
+    assert "upstream=ovhcloud" in said["llmtrace.route.fingerprint"].split(";")
+    assert said["llmtrace.gateway.name"] == "huggingface"
+
+
+UPSTREAM = {"cost_details": {"upstream_inference_cost": 0.004}}
+PRICES: list[tuple[dict[str, Any], float | None]] = [
+    ({"cost": 0.004, "is_byok": False, **UPSTREAM}, 0.004),
+    ({"cost": 0, "is_byok": True, **UPSTREAM}, 0.004),
+    ({"cost": 0.0002, "is_byok": True, **UPSTREAM}, 0.0042),
+    ({"cost": 0, "is_byok": True, "cost_details": {"upstream_inference_cost": None}}, None),
+    ({"cost": 0, "is_byok": True}, None),
+    ({"cost": {"input_tokens_cost": 0.001, "request_cost": 0.005, "total_cost": 0.006}}, 0.006),
+    ({"cost": {"currency": "USD", "total_cost": 0.006}}, 0.006),
+    ({"cost": {"currency": "EUR", "total_cost": 0.006}}, None),
+    ({"cost_in_usd_ticks": 37756000}, 0.0037756),
+    ({"cost_in_usd_ticks": "many"}, None),
+]
+"""What a usage tells of the price, and what the call cost: OpenRouter's, with a key of the caller's own too,
+Perplexity's and xAI's."""
+
+
+@pytest.mark.parametrize(("told", "price"), PRICES)
+@pytest.mark.parametrize("streaming", [False, True])
+def test_the_price_in_a_usage(
+    told: dict[str, Any], price: float | None, streaming: bool, client: openai.OpenAI, replay: Replay, spans: Spans
+) -> None:
+    usage = play.USAGE | told
+    replay.serve(stream(usage=usage) if streaming else whole({}, usage=usage))
+    ask(client, streaming)
+    assert attributes(spans.one("completed")).get("llmtrace.cost.usd") == (price and pytest.approx(price))
+
+
+def test_the_price_of_embeddings_and_who_made_them(client: openai.OpenAI, replay: Replay, spans: Spans) -> None:
+    usage = {"prompt_tokens": 8, "total_tokens": 8, "cost": 0.00002}
+    vector = {"object": "embedding", "embedding": [0.5], "index": 0}
+    body = {"object": "list", "model": "m", "data": [vector], "usage": usage, "id": "gen-emb-1", "provider": "Groq"}
+    replay.serve(play.json_answer(body))
+    client.embeddings.create(model="m", input="text")
+    said = attributes(spans.one("completed"))
+    assert said["llmtrace.cost.usd"] == 0.00002
+    assert "upstream=Groq" in said["llmtrace.route.fingerprint"].split(";")
+    assert said["llmtrace.gateway.name"] == "openrouter"
+
+
 def test_openrouter_without_asking(client: openai.OpenAI, replay: Replay, spans: Spans) -> None:
     replay.serve(stream(id="gen-1", provider="Groq"))
     ask(client, streaming=True)

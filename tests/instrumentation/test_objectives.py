@@ -69,6 +69,22 @@ def test_once_the_route_is_known_the_slow_phase_is_charged(
     assert told[-1]["llmtrace.slo.blame"] == "decode"
 
 
+def test_the_time_between_tokens_is_that_of_the_shown_ones(
+    tracing: Any, slow_one: Sync, replay: Replay, spans: Spans
+) -> None:
+    """Five steps of 4 ms after the first token; what was thought before it and not shown makes none of them faster."""
+    tracing.on(slo_itl=0.001)
+    hidden = {"completion_tokens_details": {"reasoning_tokens": 1000}}
+    replay.play(openai_stream(usage=play.USAGE | {"completion_tokens": 1006} | hidden))
+    slow_one.drain(slow_one.stream(stream_options={"include_usage": True}))
+    span = spans.one("completed")
+    assert tuple(attributes(span)["llmtrace.slo.missed"]) == ("itl",)
+    decode = attributes(spans.phases(span)["decode"])
+    assert decode["llmtrace.phase.tokens"] == 6
+    assert decode["llmtrace.phase.time_per_token"] > 0.003
+    assert attributes(span)["gen_ai.usage.output_tokens"] == 1006
+
+
 def test_a_failed_call_met_nothing_and_a_whole_answer_has_no_ttft(
     tracing: Any, api: Sync, replay: Replay, spans: Spans, metrics: Metrics
 ) -> None:

@@ -444,6 +444,26 @@ def test_hidden_reasoning_is_ambiguous() -> None:
     assert "reasoned" in (wait.merged_detail or "")
 
 
+def test_the_time_per_token_is_that_of_the_tokens_which_the_stream_shows() -> None:
+    """Hidden reasoning, and a summary of the history, were made before the first token."""
+    hidden = Usage(1000, 561, 0, reasoning_tokens=500)
+    assert named(split(streamed(usage=hidden))[0])["decode"].per_token == near(0.01)
+    assert named(split(streamed(usage=hidden))[0])["decode"].tokens == 61
+    shown = split(streamed(usage=hidden, first_reasoning=400 * MS, first_output=600 * MS))[0]
+    assert named(shown)["decode"].tokens == 561
+    summed_up = split(streamed(usage=Usage(1000, 561, 0, summary_tokens=500)))[0]
+    assert named(summed_up)["decode"].per_token == near(0.01)
+    assert "summed the history up" in (named(summed_up)["queue_prefill"].merged_detail or "")
+    nothing = named(split(streamed(usage=Usage(1000, 500, 0, reasoning_tokens=500)))[0])["decode"]
+    assert (nothing.tokens, nothing.per_token) == (0, None)
+
+
+def test_an_engines_own_decode_holds_the_hidden_tokens_too() -> None:
+    told = ServerTimings("e", queue=0.1, prefill=0.2, decode=0.6)
+    decode = named(split(whole(usage=Usage(1000, 561, 0, reasoning_tokens=500), server=told))[0])["decode"]
+    assert (decode.source, decode.tokens) == ("server", 561)
+
+
 def test_what_the_estimate_says_of_itself_stands_on_the_phase() -> None:
     why = Unknown("few_calls", "12 of 30 calls on this route; 18 more, or a saved baseline, would help")
     wait = named(split(streamed(), why)[0])["queue_prefill"]

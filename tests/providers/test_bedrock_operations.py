@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from typing import Any
 
@@ -11,7 +12,8 @@ from botocore.config import Config
 
 from llmtrace.providers import bedrock
 from tests.conftest import Tracing
-from tests.support.replay import Replay, json_answer
+from tests.support.by_method import EVENT_STREAM, aws_event
+from tests.support.replay import Replay, Script, json_answer
 from tests.support.spans import Spans, assert_golden, attributes, shape
 
 ARN = "arn:aws:bedrock:us-east-1:123456789012:application-inference-profile/abc"
@@ -96,3 +98,21 @@ def test_reranking_by_agents_for_bedrock(replay: Replay, tracing: Tracing, spans
 def test_bodies_that_say_nothing(body: Any) -> None:
     operation = bedrock.BEDROCK.services[0].operation("InvokeModel", {"modelId": ARN, "body": body})
     assert operation in (bedrock.COMPLETION, bedrock.RERANK)
+
+
+def test_a_tool_call_is_the_first_token_of_a_model_in_openais_shape(
+    replay: Replay, tracing: Tracing, spans: Spans
+) -> None:
+    """Of which InvokeModel passes on what the model's maker sends."""
+    call = {"index": 0, "id": "c", "type": "function", "function": {"name": "look", "arguments": "{}"}}
+    deltas = [{"role": "assistant", "content": ""}, {"tool_calls": [call]}, {"content": None}]
+    documents = [{"choices": [{"index": 0, "delta": delta}]} for delta in deltas]
+    documents[-1]["choices"][0]["finish_reason"] = "tool_calls"
+    events = [aws_event("chunk", {"bytes": base64.b64encode(json.dumps(one).encode()).decode()}) for one in documents]
+    replay.serve(Script(200, EVENT_STREAM, [(0.0, event) for event in events]))
+    tracing.on("bedrock")
+    runtime = client("bedrock-runtime", replay.url)
+    list(runtime.invoke_model_with_response_stream(modelId="qwen.qwen3", body='{"messages": []}')["body"])
+    span = spans.one("completed")
+    assert attributes(span)["gen_ai.response.finish_reasons"] == ("tool_calls",)
+    assert "decode" in spans.phases(span)

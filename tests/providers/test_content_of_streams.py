@@ -46,6 +46,11 @@ OLLAMA = [
     ndjson.line("/api/chat", "", message={"role": "assistant", "content": "", "tool_calls": [called]})
     for called in CALLED
 ]
+SUMMARIES = [
+    {"type": "reasoning", "summary": [{"type": "summary_text", "text": "Hm. "}]},
+    {"type": "reasoning", "summary": [{"type": "summary_text", "text": "So."}]},
+    {"type": "text", "text": "Yes."},
+]
 THINKING = [{"type": "thinking", "thinking": [{"type": "text", "text": "12 "}]}, {"type": "text", "text": "1"}]
 CONVERSE = [
     ("messageStart", {"role": "assistant"}),
@@ -104,6 +109,16 @@ STREAMS: dict[str, tuple[type[Driver], list[bytes], Told]] = {
         by_method.Mistral,
         sse(chunk({"role": "assistant", "content": THINKING}), chunk({"content": "44"}), chunk({}, finish="stop")),
         Told(text="144", reasoning="12 "),
+    ),
+    "thinking and text in lists, by another client": (
+        by_funnel.OpenAI,
+        sse(chunk({"role": "assistant", "content": THINKING}), chunk({"content": "44"}), chunk({}, finish="stop")),
+        Told(text="144", reasoning="12 "),
+    ),
+    "databricks' summaries of its reasoning": (
+        by_funnel.OpenAI,
+        sse(*(chunk({"content": [block]}) for block in SUMMARIES), chunk({}, finish="stop")),
+        Told(text="Yes.", reasoning="Hm. So."),
     ),
     "converse's calls and reasoning": (
         by_method.Bedrock,
@@ -305,6 +320,50 @@ def test_binary_data_is_left_out_of_ollama(replay: Replay, spans: Spans, tracing
     opened.client.chat(model="m", messages=OLLAMA_SENT)
     (message,) = check_binary(completed(spans))
     assert [part["type"] for part in message["parts"]] == ["text", "image"]
+
+
+SEALED = "U2VhbGVk"
+"""Encrypted, and no longer than a word."""
+FOUND = [
+    {"type": "web_search_result", "title": "A chart.", "url": "https://a.example", "encrypted_content": SEALED},
+    {"type": "web_search_result", "title": "Another", "url": "https://b.example", "encrypted_content": SEALED * 90},
+]
+SEARCHED = [{"type": "web_search_tool_result", "tool_use_id": "s", "content": FOUND}]
+
+
+def test_encrypted_data_is_left_out_however_short(replay: Replay, spans: Spans, tracing: Tracing) -> None:
+    """Of a search's results, those that are sent back with the history too, and where a tool gives them as JSON."""
+    given = [{"type": "tool_result", "tool_use_id": "t", "content": json.dumps(FOUND)}]
+    sent = [{"role": "assistant", "content": SEARCHED}, {**USER, "content": given}]
+    opened = type("Anthropic", (by_funnel.Anthropic,), {"sent": {"messages": sent, "max_tokens": 9}})(
+        "sync", replay.url
+    )
+    tracing.on(opened.name, capture_content="span_only")
+    replay.serve(json_answer(opened.message(content=SEARCHED, stop_reason="end_turn")))
+    opened.call()
+    assert SEALED in replay.last.body.decode(), "it was sent"
+    told = json.dumps(captured(completed(spans)))
+    assert SEALED not in told
+    assert told.count("A chart.") == told.count("https://b.example") == 3, "what is no data is there"
+    opened.shut()
+
+
+WEATHER_TOOL = {"type": "function", "name": "weather", "parameters": {"type": "object", "properties": {}}}
+
+
+def test_the_tools_that_a_search_for_tools_found(replay: Replay, spans: Spans, tracing: Tracing) -> None:
+    """What a tool of the Responses API gives need not stand in a field of that name."""
+    found = {"type": "tool_search_output", "status": "completed", "tools": [WEATHER_TOOL]}
+    sent = [{**USER, "content": "Find it."}, {**found, "execution": "client", "call_id": "c"}]
+    opened = type("Responses", (by_funnel.Responses,), {"sent": {"input": sent}})("sync", replay.url)
+    tracing.on(opened.name, capture_content="span_only")
+    replay.serve(json_answer(opened.state("completed") | {"output": [{**found, "execution": "server", "id": "o"}]}))
+    opened.call()
+    told = captured(completed(spans))
+    (output,) = told["output.messages"]
+    for id, message in (("c", told["input.messages"][1]), (None, output)):
+        assert message["parts"] == [{"type": "tool_call_response", "id": id, "response": {"tools": [WEATHER_TOOL]}}]
+    opened.shut()
 
 
 def test_what_only_looks_like_data_stays(replay: Replay, spans: Spans, tracing: Tracing) -> None:

@@ -190,3 +190,90 @@ def test_counts_that_only_the_client_made_up(opened: Any, replay: Replay, spans:
     replay.serve(json_answer(body))
     driver.call()
     assert not disagreements(attributes(spans.one("completed")), completions([body]))
+
+
+CACHED = {
+    "of Moonshot": {"cached_tokens": 16},
+    "of Databricks": {"cache_read_input_tokens": 16, "cache_creation_input_tokens": 8},
+    "of DeepSeek": {"prompt_cache_hit_tokens": 16, "prompt_cache_miss_tokens": 24},
+}
+
+
+@pytest.mark.parametrize("whose", CACHED)
+def test_what_others_call_the_cached_tokens(whose: str, opened: Any, replay: Replay, spans: Spans) -> None:
+    driver = opened(OpenAI)
+    usage = {"prompt_tokens": 40, "completion_tokens": 6, "total_tokens": 46, **CACHED[whose]}
+    chunks = openai_chunks(("Hi",), usage)
+    replay.play(json_answer(completion(usage=usage)), events_script(*chunks))
+    driver.call()
+    driver.drain(driver.stream())
+    assert len(spans.parents()) == 2
+    for span in spans.parents():
+        attrs = attributes(span)
+        assert not disagreements(attrs, completions(chunks))
+        assert (attrs["gen_ai.usage.input_tokens"], attrs["gen_ai.usage.cache_read.input_tokens"]) == (40, 16)
+        assert attrs.get("gen_ai.usage.cache_write.input_tokens") == (8 if whose == "of Databricks" else None)
+
+
+def test_a_usage_within_the_choice_that_it_ends(opened: Any, replay: Replay, spans: Spans) -> None:
+    """As Moonshot's streams have it."""
+    driver = opened(OpenAI)
+    last = chunk({}, finish="stop")
+    last["choices"][0]["usage"] = {"prompt_tokens": 19, "completion_tokens": 13, "total_tokens": 32, "cached_tokens": 3}
+    replay.serve(events_script(chunk({"content": "Hi"}), last))
+    driver.drain(driver.stream())
+    attrs = attributes(spans.one("completed"))
+    assert not disagreements(attrs, completions([last]))
+    assert (attrs["gen_ai.usage.input_tokens"], attrs["gen_ai.usage.cache_read.input_tokens"]) == (19, 3)
+
+
+SUMMING = {"type": "compaction", "input_tokens": 83_000, "output_tokens": 150, "cache_read_input_tokens": 500}
+SUMMED_UP = {
+    "and answered": (
+        [SUMMING, {"type": "message", "input_tokens": 200, "output_tokens": 20}],
+        (200, 20),
+        (83_700, 170),
+    ),
+    "and stopped there": ([SUMMING], (0, 0), (83_500, 150)),
+    "without having to": ([{"type": "message", "input_tokens": 200, "output_tokens": 20}], (200, 20), (200, 20)),
+    "with another model's advice": ([{**SUMMING, "type": "advisor_message", "model": "m"}], (200, 20), (200, 20)),
+}
+
+
+@pytest.mark.parametrize("how", SUMMED_UP)
+def test_the_tokens_of_a_history_that_was_summed_up(how: str, opened: Any, replay: Replay, spans: Spans) -> None:
+    """Anthropic bills them, and leaves them out of the counts at the top of the usage."""
+    iterations, (read, made), counts = SUMMED_UP[how]
+    driver = opened(Anthropic)
+    usage = {"input_tokens": read, "output_tokens": made, "iterations": iterations}
+    text = [{"type": "text", "text": "Hi"}]
+    replay.play(json_answer(driver.message(content=text, stop_reason="end_turn", usage=usage)))
+    driver.call()
+    *events, delta, stop = driver.events(usage=False)
+    delta = delta.replace(
+        b'"type": "message_delta"', b'"type": "message_delta", "usage": ' + json.dumps(usage).encode()
+    )
+    replay.play(Script(200, SSE_HEADERS, [(0.0, event) for event in (*events, delta, stop)]))
+    driver.drain(driver.stream())
+    for span in spans.parents():
+        attrs = attributes(span)
+        assert (attrs["gen_ai.usage.input_tokens"], attrs["gen_ai.usage.output_tokens"]) == counts
+        assert attrs.get("gen_ai.usage.cache_read.input_tokens") == (500 if counts[0] > 1000 else None)
+    assert len(spans.parents()) == 2
+
+
+THOUGHTS = {
+    "of Mistral": {"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]},
+    "of Databricks": {"type": "reasoning", "summary": [{"type": "summary_text", "text": "Hm."}]},
+}
+
+
+@pytest.mark.parametrize("whose", THOUGHTS)
+def test_reasoning_in_a_list_of_blocks(whose: str, opened: Any, replay: Replay, spans: Spans) -> None:
+    """Decode has its two parts, as where the reasoning is in a field of its own."""
+    driver = opened(OpenAI)
+    said = [chunk({"content": [THOUGHTS[whose]]}), chunk({"content": [{"type": "text", "text": "Yes."}]})]
+    replay.serve(events_script(*said, chunk({"content": "!"}), chunk({}, finish="stop"), itl=0.002))
+    driver.drain(driver.stream())
+    decode = spans.phases(spans.one("completed"))["decode"]
+    assert [part.name for part in spans.children(decode)] == ["llm.decode.reasoning", "llm.decode.output"]

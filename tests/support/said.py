@@ -60,16 +60,22 @@ def completions(answers: Sequence[Any]) -> Said:
         for choice in _list(_at(answer, "choices")):
             if reason := _word(_at(choice, "finish_reason")):
                 reasons[repr(_at(choice, "index")) if len(answers) > 1 else len(reasons)] = reason
+            usage = _at(choice, "usage") if usage is None else usage
         usage = _at(answer, "usage") if _at(answer, "usage") is not None else usage
         groq = _at(answer, "x_groq", "usage") or groq
     usage = groq if usage is None else usage
-    cached = _count(_at(usage, "prompt_tokens_details", "cached_tokens"))
+    cached = [_count(_at(usage, "prompt_tokens_details", "cached_tokens"))]
+    cached += [
+        _count(_at(usage, name)) for name in ("prompt_cache_hit_tokens", "cached_tokens", "cache_read_input_tokens")
+    ]
+    written = [_count(_at(usage, "prompt_tokens_details", "cache_write_tokens"))]
+    written.append(_count(_at(usage, "cache_creation_input_tokens")))
     return facts | {
         "reasons": list(reasons.values()),
         "input": _count(_at(usage, "prompt_tokens")),
         "output": _count(_at(usage, "completion_tokens")),
-        "cached": _count(_at(usage, "prompt_cache_hit_tokens")) if cached is None else cached,
-        "written": _count(_at(usage, "prompt_tokens_details", "cache_write_tokens")),
+        "cached": next((count for count in cached if count is not None), None),
+        "written": next((count for count in written if count is not None), None),
         "reasoning": _count(_at(usage, "completion_tokens_details", "reasoning_tokens")),
         "queue": _at(usage, "queue_time"),
     }
