@@ -86,8 +86,8 @@ class Making(Current):
         call = self.call
         if isinstance(call, Call) and call.state is not None and _current.get() is not self:
             call.state.over_http = False  # it went on in another context, in which its requests were not seen
-        if kind is GeneratorExit or self._attached is None:
-            return  # dropped while suspended, perhaps in another context: there is nothing to give back here
+        if self._attached is None or (kind is GeneratorExit and _current.get() is not self):
+            return  # dropped while suspended, in another context: there is nothing to give back here
         try:
             self._attached.detach()
         except Exception as ours:

@@ -52,16 +52,26 @@ class Telemetry:
         """The providers in force: of spans, and of metrics where they are wanted."""
         providers: list[Any] = [self._tracer_provider or trace_api.get_tracer_provider()]
         if self._settings.metrics:
-            providers.append(self._meter_provider or metrics_api.get_meter_provider())
+            providers.append(self._meters_provider())
         return providers
+
+    def may_go_to(self, provider: Any) -> bool:
+        """Whether spans or values may go to ``provider``, which is one of the SDK's own: not if another one of these is
+        in force. What an application puts before the SDK's does not show which one it hands over to.
+        """
+        for mine in (self._tracer_provider or trace_api.get_tracer_provider(), self._meters_provider()):
+            if mine is not provider and isinstance(mine, type(provider)):
+                return False
+        return True
+
+    def _meters_provider(self) -> metrics_api.MeterProvider:
+        return self._meter_provider or metrics_api.get_meter_provider()
 
     def meters(self) -> Meters | None:
         """The instruments, None while no MeterProvider is set up."""
         if not self._settings.metrics:
             return None
-        provider = self._meter_provider
-        if provider is None:
-            provider = metrics_api.get_meter_provider()
+        provider = self._meters_provider()
         known = self._meters
         if known is None or known[0] is not provider:
             if is_idle(provider):

@@ -17,20 +17,34 @@ from llmtrace.observe.call import Call
 from llmtrace.observe.process import at_exit
 
 
-def patch(patches: Patches, flush: Callable[[float], None]) -> None:
+def patch(patches: Patches, flush: Callable[[float], None], feeds: Callable[[Call, Any], bool]) -> None:
     """Hook flushes (they end dropped calls), shutdowns (they end the provider's open calls) and asyncio's timeouts.
 
     ``flush`` exports ended spans within the seconds that it is given; it serves ends of a process at which no provider
-    is shut down.
+    is shut down. ``feeds`` says of a call whether what it will say may go to a provider of the SDK's.
     """
+
+    def end_spans_of(provider: Any) -> None:
+        # Spans have their provider's very resource, whatever stands before it; several providers may share one.
+        resource = getattr(provider, "resource", None)
+        if resource is None:
+            return  # not the SDK's: which calls are its own cannot be told
+        finalizers.end_open(
+            lambda call: (
+                getattr(_span_of(call), "resource", None) is resource and (_is_adopted(call) or feeds(call, provider))
+            )
+        )
+
+    def end_values_of(provider: Any) -> None:
+        finalizers.end_open(lambda call: _not_sampled(call) and feeds(call, provider))
 
     def hook_traces(module: Any) -> None:
         patches.wrap(module, "TracerProvider.force_flush", _before(lambda provider: finalizers.settle()))
-        patches.wrap(module, "TracerProvider.shutdown", _before(_end_those_of))
+        patches.wrap(module, "TracerProvider.shutdown", _before(end_spans_of))
 
     def hook_metrics(module: Any) -> None:
         patches.wrap(module, "MeterProvider.force_flush", _before(lambda provider: finalizers.settle()))
-        patches.wrap(module, "MeterProvider.shutdown", _before(lambda provider: finalizers.end_open(_not_sampled)))
+        patches.wrap(module, "MeterProvider.shutdown", _before(end_values_of))
 
     patches.when_imported("opentelemetry.sdk.trace", hook_traces)
     patches.when_imported("opentelemetry.sdk.metrics", hook_metrics)
@@ -50,17 +64,14 @@ def _before(action: Callable[[Any], None]) -> Any:
     return hook
 
 
-def _end_those_of(provider: Any) -> None:
-    """End the open calls whose spans ``provider`` made: its spans have its very resource, whatever stands before it."""
-    resource = getattr(provider, "resource", None)
-    if resource is None:
-        return  # not the SDK's: which calls are its own cannot be told
-    finalizers.end_open(lambda call: getattr(_span_of(call), "resource", None) is resource)
-
-
 def _not_sampled(call: Call) -> bool:
     span = _span_of(call)
     return span is not None and not span.is_recording()
+
+
+def _is_adopted(call: Call) -> bool:
+    state = call.state
+    return state is not None and state.adopted
 
 
 def _span_of(call: Call) -> Any:

@@ -12,6 +12,7 @@ from typing import Any
 from llmtrace.calls.tracer import CallTracer
 from llmtrace.instrumentation import aiohttp_urllib3, http, langchain, lifecycle
 from llmtrace.instrumentation.patching import Patches
+from llmtrace.observe.call import Call
 from llmtrace.observe.process import Lock
 from llmtrace.tasks import units
 
@@ -33,7 +34,7 @@ def join(tracer: CallTracer) -> None:
             _patches = Patches()
             http.patch(_patches)
             aiohttp_urllib3.patch(_patches)
-            lifecycle.patch(_patches, flush)
+            lifecycle.patch(_patches, flush, _feeds)
             langchain.patch(_patches)
 
 
@@ -55,6 +56,14 @@ def _gone(tracer: CallTracer) -> None:
         if not _tracers and _patches is not None:
             _patches.undo()
             _patches = None
+
+
+def _feeds(call: Call, provider: Any) -> bool:
+    """Whether what ``call`` will say may go to ``provider``, one of the SDK's of spans or of metrics."""
+    for tracer in list(_tracers):
+        if call in tracer.in_use:
+            return tracer.services.telemetry.may_go_to(provider)
+    return True
 
 
 def flush(seconds: float) -> None:

@@ -22,6 +22,10 @@ class InUse:
         """Whether anything under way needs it."""
         return bool(self._users)
 
+    def __contains__(self, user: object) -> bool:
+        """Whether ``user`` needs it and is under way."""
+        return user in self._users
+
     def begin(self, user: object) -> None:
         """``user``, a call or a task, needs it from now on."""
         self._users.add(user)

@@ -4,6 +4,9 @@ A client that gets no core reads late what came in time, and a slow stream is th
 that time for each thread. A look is taken once as a call begins, and again only where something would be said of its
 times. To open the kernel's file costs some 50 µs in a program that does much else, to read it again 5: the files of a
 few threads stay open.
+
+A file's number is the program's to close and to give away (a daemon closes all that it finds open): so each look
+makes sure that the number still means the file that was opened.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from itertools import count
 from threading import get_native_id
 from typing import Final, NamedTuple
 
@@ -21,6 +25,8 @@ _MOST_BYTES: Final = 96
 _MOST_THREADS: Final = 256
 _MOST_OPEN: Final = 8
 """Threads whose files stay open: an event loop and some workers. Others' are opened for each look."""
+_BETWEEN_SWEEPS: Final = 64
+"""Looks without a file that stays open, after which the files of threads that have ended are closed."""
 _UNREADABLE: Final = set[int]()
 """Threads that cannot look."""
 
@@ -28,11 +34,20 @@ _UNREADABLE: Final = set[int]()
 class _File(NamedTuple):
     number: int
     identity: tuple[int, int]
-    """Device and inode: whether the number still means this file is looked at before it is closed."""
+    """Device and inode: whether the number still means this file is looked at before it is read or closed."""
+
+    def is_open(self) -> bool:
+        """Whether the number still means this file."""
+        try:
+            return _identity(self.number) == self.identity
+        except OSError:
+            return False
 
 
 _files: Final = dict[int, _File]()
 """By thread."""
+_passed_over: Final = count(1)
+"""Numbers the looks for which no file could stay open."""
 
 
 class RunQueue:
@@ -56,10 +71,10 @@ def _waits(seen: bytes | None) -> int | None:
     """All of a thread's waits until it was looked at, ns; None where that cannot be read, or the kernel does not count
     them (nothing but zeros)."""
     try:
-        ran, waited, _ = map(int, (seen or b"").split())
+        ran, waited, turns = map(int, (seen or b"").split())
     except ValueError:
         return None
-    return waited if ran else None
+    return waited if ran or waited or turns else None
 
 
 def _look(thread: int) -> bytes | None:
@@ -69,10 +84,10 @@ def _look(thread: int) -> bytes | None:
     try:
         file = _files.get(thread)
         if file is not None:
-            try:
-                return os.pread(file.number, _MOST_BYTES, 0)
-            except OSError:  # the thread that had this number has ended, or the program closed what it did not open
-                _close(thread)
+            with contextlib.suppress(OSError):  # the thread that had this number has ended
+                if file.is_open():
+                    return os.pread(file.number, _MOST_BYTES, 0)
+            _close(thread)
         return _open(thread)
     except OSError:  # not there, or too many files are open just now
         return None
@@ -83,18 +98,30 @@ def _look(thread: int) -> bytes | None:
 
 
 def _open(thread: int) -> bytes:
-    """What ``_look`` returns, by a file that is opened for it. (A thread is found faster by its own number, which
-    ``/proc`` takes without listing it, than beneath ``self`` or its process.)"""
-    number = os.open(f"/proc/{thread}/schedstat", os.O_RDONLY | os.O_CLOEXEC)
-    stays = False
+    """What ``_look`` returns, by a file that is opened for it: by the name that means the calling thread wherever
+    ``/proc`` is mounted, since in a namespace of its own the thread's number is another one's there."""
+    number = os.open("/proc/thread-self/schedstat", os.O_RDONLY | os.O_CLOEXEC)
     try:
         seen = os.pread(number, _MOST_BYTES, 0)
-        if stays := len(_files) < _MOST_OPEN or _close_ended():
-            _files[thread] = _File(number, _identity(number))
-        return seen
-    finally:
-        if not stays:
-            os.close(number)
+        stays = _keep(thread, number)
+    except BaseException:
+        os.close(number)
+        raise
+    if not stays:
+        os.close(number)
+    return seen
+
+
+def _keep(thread: int, number: int) -> bool:
+    """Have the thread's file stay open, if that is possible; False where the caller is to close it."""
+    if len(_files) >= _MOST_OPEN:
+        if next(_passed_over) % _BETWEEN_SWEEPS == 0:
+            _close_ended()
+        return False
+    _files[thread] = _File(number, _identity(number))
+    if len(_files) > _MOST_OPEN:  # another thread was as fast
+        return _files.pop(thread, None) is None
+    return True
 
 
 def _identity(number: int) -> tuple[int, int]:
@@ -105,21 +132,20 @@ def _identity(number: int) -> tuple[int, int]:
 def _close(thread: int) -> None:
     """Let go of a thread's file. Its number may mean another one by now: that one stays open."""
     file = _files.pop(thread, None)
-    if file is not None:
+    if file is not None and file.is_open():
         with contextlib.suppress(OSError):
-            if _identity(file.number) == file.identity:
-                os.close(file.number)
+            os.close(file.number)
 
 
-def _close_ended() -> bool:
-    """Close the files of threads that have ended; whether there was one."""
-    before = len(_files)
-    for thread, file in list(_files.items()):
+def _close_ended() -> None:
+    """Close the files of threads that have ended."""
+    for thread in list(_files):
+        file = _files.get(thread)
         try:
-            os.pread(file.number, _MOST_BYTES, 0)
+            if file is not None:
+                os.pread(file.number, _MOST_BYTES, 0)
         except OSError:
             _close(thread)
-    return len(_files) < before
 
 
 def forget() -> None:

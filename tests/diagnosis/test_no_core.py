@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
+import subprocess
 import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from hashlib import pbkdf2_hmac
+from pathlib import Path
 
 import pytest
 
@@ -144,20 +147,40 @@ def test_looks_keep_a_few_files_open_and_no_more() -> None:
     assert before
     RunQueue()
     assert looked_at() == before, "the next look reads the same file"
-    together = threading.Barrier(50)
+    sys.setswitchinterval(1e-6)  # many threads look at once
+    together = threading.Barrier(51)
 
     def at_once() -> None:
+        together.wait(60)
         RunQueue()
+        together.wait(60)
         together.wait(60)
 
     threads = [threading.Thread(target=at_once) for _ in range(50)]
-    for thread in threads:
-        thread.start()
+    try:
+        for thread in threads:
+            thread.start()
+        together.wait(60)
+        together.wait(60)
+    finally:
+        sys.setswitchinterval(0.005)
+    assert len(looked_at()) <= 8, "also while they all live"
+    together.wait(60)
     for thread in threads:
         thread.join()
-    for _ in range(50):
+    for _ in range(200):
         on_a_thread(RunQueue)
     assert len(looked_at()) <= 8
+
+    def often() -> None:
+        for _ in range(200):
+            RunQueue()
+        own = f"/task/{threading.get_native_id()}/"
+        own_stays.append(any(own in os.readlink(f"/proc/self/fd/{number}") for number in looked_at()))
+
+    own_stays: list[bool] = []
+    on_a_thread(often)
+    assert own_stays == [True], "threads that have ended make room"
 
 
 @linux
@@ -180,6 +203,53 @@ def test_a_file_that_the_program_closed_is_left_to_whoever_has_its_number_now() 
     forget()
     on_a_thread(look)
     assert seen == [True, b"x"]
+
+
+@linux
+def test_a_look_reads_the_threads_own_file_after_the_program_closed_them_all(tmp_path: Path) -> None:
+    seen: list[object] = []
+
+    def look() -> None:
+        before = looked_at()
+        looked = RunQueue()
+        while looked.waited() is None:  # a thread that has not been counted yet
+            pass
+        (number,) = looked_at() - before
+        os.close(number)
+        other = os.open(another, os.O_RDONLY)
+        seen.append(other == number)
+        waited = looked.waited()
+        seen.append(waited is not None and waited < 1000)
+        os.close(other)
+
+    another = tmp_path / "counts"
+    for text in ("not numbers", "1 9000000000000000000 1"):
+        another.write_text(text)
+        forget()
+        on_a_thread(look)
+    assert seen == [True, True] * 2
+
+
+@linux
+def test_a_look_is_the_threads_own_in_a_namespace_of_process_numbers() -> None:
+    """``/proc`` may be that of the namespace above, where this thread's number is another one's."""
+    unshare = ["unshare", "--user", "--map-root-user", "--pid", "--fork"]
+    if (
+        shutil.which("unshare") is None
+        or subprocess.run([*unshare, "true"], check=False, capture_output=True).returncode
+    ):
+        pytest.skip("namespaces cannot be made here")
+    program = """
+import os
+from llmtrace.observe.run_queue import RunQueue
+RunQueue()
+links = [os.readlink(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")[:-1]]
+(read,) = [link for link in links if link.endswith("schedstat")]
+own = os.readlink("/proc/thread-self")
+assert f"/{own.rpartition('/')[2]}/" in read, (own, read)
+"""
+    done = subprocess.run([*unshare, sys.executable, "-c", program], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 @linux

@@ -16,23 +16,29 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from opentelemetry import trace
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON
 
 import llmtrace
 from llmtrace.calls import finalizers
-from llmtrace.calls.current import Making
+from llmtrace.calls.current import Making, may_begin
 from llmtrace.instrumentation.instrumentors import INSTRUMENTORS
 from llmtrace.observe import clock
+from llmtrace.observe.call import open_calls
 from tests.support import replay as play
 from tests.support.apis import Async, Sync
 from tests.support.replay import Replay, openai_stream
 from tests.support.spans import Spans, attributes
+
+if TYPE_CHECKING:
+    import openai
 
 # A1: the trace's identity stays at home.
 
@@ -145,6 +151,17 @@ def test_a_coroutine_that_goes_on_in_another_context(
     assert api.run(Hopping(ask()))
     spans.one("completed")
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+async def test_a_coroutine_that_is_closed_in_its_own_context_leaves_nothing_there(
+    traced: Any, aclient: openai.AsyncOpenAI, replay: Replay
+) -> None:
+    replay.serve(play.openai_body())
+    asking = aclient.chat.completions.create(model="m", messages=[{"role": "user", "content": "?"}])
+    asking.send(None)  # as far as its first wait
+    asking.close()
+    assert trace.get_current_span() is trace.INVALID_SPAN
+    assert may_begin()
 
 
 async def test_a_task_and_a_step_that_end_in_another_context(spans: Spans, caplog: pytest.LogCaptureFixture) -> None:
@@ -336,6 +353,29 @@ def test_a_provider_before_the_sdks_ends_what_is_open(tracing: Any, api: Sync, r
     assert spans.parents() == [], "another provider's shutdown is nothing to this call"
     standing.shutdown()
     spans.one("never_consumed")
+    api.close(stream)
+
+
+def test_a_provider_with_the_same_resource_ends_nothing(tracing: Any, api: Sync, replay: Replay, spans: Spans) -> None:
+    other = TracerProvider(resource=spans.provider.resource)
+    tracing.on("openai", tracer_provider=spans.provider)
+    replay.play(openai_stream())
+    stream = api.stream()
+    other.shutdown()
+    assert spans.parents() == []
+    api.close(stream)
+    spans.one("closed_early")
+
+
+def test_another_meter_provider_ends_no_unsampled_call(tracing: Any, api: Sync, replay: Replay) -> None:
+    mine, other = (MeterProvider([InMemoryMetricReader()]) for _ in range(2))
+    tracing.on("openai", tracer_provider=TracerProvider(sampler=ALWAYS_OFF), meter_provider=mine)
+    replay.play(openai_stream())
+    stream = api.stream()
+    other.shutdown()
+    assert len(open_calls()) == 1
+    mine.shutdown()
+    assert open_calls() == []
     api.close(stream)
 
 
