@@ -74,7 +74,8 @@ WHO: Final = ("upstream", "deployment", "upstream_model")
 
 def upstream(fingerprint: str | None) -> str | None:
     """Who answered behind a gateway, by ``llmtrace.route.fingerprint``; None where none told."""
-    told = dict(part.partition("=")[::2] for part in (fingerprint or "").split(";"))
+    parts = (part.partition("=") for part in (fingerprint or "").split(";"))
+    told = {name: value for name, _, value in parts}
     return next((told[name] for name in WHO if told.get(name)), None)
 
 
