@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from llmtrace.observe.process import Worker
 
-_REST_S = 0.05
+_REST_S = 0.2
 """How long the values of the calls that end are gathered before they are recorded."""
 _MOST = 1000
 """Calls whose values may wait. The next one's are recorded where it ends: memory stays bounded, and nothing is lost."""
