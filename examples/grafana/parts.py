@@ -19,9 +19,9 @@ WHO = ("upstream", "deployment", "upstream_model")
 THROUGH = f'llmtrace_route_fingerprint=~"(.*;)?({"|".join(WHO)})=.*"'
 """Calls of which a gateway told who answered."""
 UPSTREAM = "{}"
-"""A rate of such calls, with the upstream as a label of its own."""
-for entry in reversed(WHO):
-    UPSTREAM = f'label_replace({UPSTREAM}, "upstream", "$1", "llmtrace_route_fingerprint", "(?:.*;)?{entry}=([^;]*).*")'
+"""A rate of such calls, with the upstream as a label of its own: what is first in ``WHO`` is put in last."""
+for _who in reversed(WHO):
+    UPSTREAM = f'label_replace({UPSTREAM}, "upstream", "$1", "llmtrace_route_fingerprint", "(?:.*;)?{_who}=([^;]*).*")'
 ANSWERED = f"rate({CALLS}{{{SPANS}, {THROUGH}}}{WINDOW})"
 KEPT = "Counted in the traces that were kept, so read it where calm calls are not sampled away, or as a trend."
 

@@ -74,9 +74,8 @@ WHO: Final = ("upstream", "deployment", "upstream_model")
 
 def upstream(fingerprint: str | None) -> str | None:
     """Who answered behind a gateway, by ``llmtrace.route.fingerprint``; None where none told."""
-    parts = (part.partition("=") for part in (fingerprint or "").split(";"))
-    told = {name: value for name, _, value in parts}
-    return next((told[name] for name in WHO if told.get(name)), None)
+    told = {name: value for name, _, value in (part.partition("=") for part in (fingerprint or "").split(";"))}
+    return next((value for name in WHO if (value := told.get(name))), None)
 
 
 def reasons(told: object) -> list[str]:

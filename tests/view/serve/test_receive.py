@@ -431,3 +431,20 @@ def test_the_live_tail(taking: Viewer) -> None:
         after = event()
     assert after["calls"] == before["calls"] + 1
     connection.close()
+
+
+def test_who_answered_behind_a_gateway_that_names_no_provider(taking: Viewer) -> None:
+    told = ("model=m;upstream=Groq;deployment=d1", "model=m;deployment=d1", "upstream_model=n", "model=m")
+    writer = Writer(count=7_000_000)
+    for number, fingerprint in enumerate(told):
+        writer.call(
+            number, [("decode", 5.0)], trace=0x6A7E0 + number, marks={"llmtrace.route.fingerprint": fingerprint}
+        )
+    taking.send(writer.document())
+    shown: list[str | None] = []
+    for number in range(len(told)):
+        for _ in taking.patiently():
+            if calls := taking.get("/api/calls", q=f"{0x6A7E0 + number:032x}")["calls"]:
+                shown.append(calls[0]["upstream"])
+                break
+    assert shown == ["Groq", "d1", "n", None]
