@@ -32,6 +32,8 @@ _TGI: Final = ("total_time", "queue_time", "inference_time", "time_per_token")
 _RUST: Final = re.compile(r"(\d+(?:\.\d+)?)(ns|µs|us|ms|s)")
 _RUST_UNITS: Final = {"ns": 1e9, "µs": 1e6, "us": 1e6, "ms": 1e3, "s": 1.0}
 _TRITON: Final = "triton.model_name"
+_TRITONS: Final = "triton"
+"""In the scope (``triton-server``)."""
 _COMPUTE: Final = "compute"
 """Triton's span of a model's computing, beneath that of its request: newer versions put the moments there."""
 _MOST_TOLD: Final = 1e18
@@ -124,7 +126,14 @@ MARKS: Final = frozenset(
 
 def may_tell(scope: str, service: str) -> bool:
     """Whether spans of this maker may be an engine's, whatever their attributes."""
-    return _SGLANG in scope.lower() or _SGLANG in service.lower()
+    makers = (scope.lower(), service.lower())
+    return any(word in maker for maker in makers for word in (_SGLANG, _TRITONS))
+
+
+Moments = dict[tuple[str, str], Sequence[Any]]
+"""Events, as OTLP/JSON spells them, of Triton's ``compute`` spans that came before their request's, by trace and
+parent: Triton exports each span by itself once it has ended, the inner one first."""
+_MOST_MOMENTS: Final = 10_000
 
 
 def expanded(spans: Sequence[otlp.Span]) -> list[otlp.Span]:
@@ -155,20 +164,27 @@ def expanded(spans: Sequence[otlp.Span]) -> list[otlp.Span]:
 
 
 def expanded_json(
-    span: Mapping[str, Any], siblings: Sequence[Any], scope: str, service: str
+    span: Mapping[str, Any], siblings: Sequence[Any], scope: str, service: str, moments: Moments
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The same of one span as OTLP/JSON spells it: what is to be known of it beside its attributes, and its spans.
 
-    ``siblings``: the spans that came with it, among which Triton's ``compute`` is.
+    ``siblings``: the spans that came with it, among which Triton's ``compute`` may be; ``moments`` has those that came
+    before it, and is added to.
     """
     attributes = {each["key"]: otlp.value_of(each["value"]) for each in span.get("attributes", ())}
+    trace, own, above = span["traceId"].lower(), span["spanId"].lower(), span.get("parentSpanId")
+    if above and span.get("name") == _COMPUTE and _TRITON not in attributes:
+        if len(moments) >= _MOST_MOMENTS:
+            del moments[next(iter(moments))]
+        moments[trace, above.lower()] = span.get("events", ())
+        return {}, []
 
     def events() -> Iterable[tuple[str, int]]:
         beneath = [
             each for each in siblings if each.get("parentSpanId") == span["spanId"] and each.get("name") == _COMPUTE
         ]
-        for one in (span, *beneath):
-            yield from ((event.get("name", ""), int(event.get("timeUnixNano") or 0)) for event in one.get("events", ()))
+        told_of = [*(one.get("events", ()) for one in (span, *beneath)), moments.pop((trace, own), ())]
+        yield from ((each.get("name", ""), int(each.get("timeUnixNano") or 0)) for some in told_of for each in some)
 
     start, end = int(span["startTimeUnixNano"]), int(span["endTimeUnixNano"])
     kind = otlp.KINDS[span.get("kind", 0)]
@@ -181,9 +197,7 @@ def expanded_json(
             "startTimeUnixNano": piece.start_ns, "endTimeUnixNano": piece.end_ns,
             "attributes": otlp.pairs_of(known),
         }
-        for own, name, piece, known in spans_of(
-            reading, span["traceId"].lower(), span["spanId"].lower(), attributes
-        )
+        for own, name, piece, known in spans_of(reading, trace, own, attributes)
     ]  # fmt: skip
     return reading.attributes(), made
 

@@ -38,6 +38,7 @@ class Flattener:
         for mark in engine_spans.MARKS:
             self._places.setdefault(mark, _ENGINE)
         self._lines = Lines(self._places, self._of)
+        self._moments: engine_spans.Moments = {}
         self._clear()
 
     def _clear(self) -> None:
@@ -152,7 +153,9 @@ class Flattener:
                     if whole:
                         self._texts.append(whole_span.texts(span, about, maker))
                     if engine:
-                        known, beneath = engine_spans.expanded_json(span, scope["spans"], maker, service or "")
+                        known, beneath = engine_spans.expanded_json(
+                            span, scope["spans"], maker, service or "", self._moments
+                        )
                         self._know(row, known)
                         made.extend(beneath)
         self._extend(rows)

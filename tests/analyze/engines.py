@@ -100,6 +100,14 @@ def triton(*, trace: int = 1, parent: str = "", own_span: bool = True) -> Engine
     return engine
 
 
+def one_by_one(whole: Engine) -> list[Engine]:
+    """The same spans, each exported by itself, the last one that began first."""
+    alone = [Engine(whole.service, whole.scope) for _ in whole.spans]
+    for engine, span in zip(alone, reversed(whole.spans), strict=True):
+        engine.spans.append(span)
+    return alone
+
+
 def save(path: Path, writers: Iterable[Writer]) -> str:
     """All of them in one file, a document a line."""
     path.write_bytes(b"".join(orjson.dumps(writer.document()) + b"\n" for writer in writers))

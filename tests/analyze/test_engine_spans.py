@@ -69,6 +69,11 @@ class TestAlone:
         write, phases = ALONE[engine]
         assert reported(tmp_path, [write()]) == (1, by_server(phases))
 
+    @pytest.mark.parametrize("engine", ["sglang", "triton"])
+    def test_each_span_may_be_exported_by_itself(self, engine: str, tmp_path: Path) -> None:
+        write, phases = ALONE[engine]
+        assert reported(tmp_path, engines.one_by_one(write())) == (1, by_server(phases))
+
     def test_triton_tells_the_model(self, tmp_path: Path) -> None:
         with load([engines.save(tmp_path / "spans.jsonl", [engines.triton()])]) as traces:
             book = Book(traces)

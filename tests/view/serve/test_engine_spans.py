@@ -47,6 +47,13 @@ def test_engines_in_the_viewer(taking: Viewer) -> None:
     assert [each["call"] for each in spans] == [True, False, False, False]
 
 
+def test_triton_exports_each_span_by_itself(taking: Viewer) -> None:
+    for writer in engines.one_by_one(engines.triton(trace=0xE4)):
+        taking.send(writer.document())
+    phases = the_call(taking, 0xE4)["phases"]
+    assert {each["name"]: round(each["duration_s"], 6) for each in phases} == {"queue": 0.1, "opaque": 0.88}
+
+
 def test_a_store_of_before_is_upgraded(tmp_path: Path) -> None:
     store = tmp_path / "s.duckdb"
     older = Store(store, 1 << 30)
