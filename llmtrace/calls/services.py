@@ -60,7 +60,7 @@ class Telemetry:
         in force. What an application puts before the SDK's does not show which one it hands over to.
         """
         for mine in (self._tracer_provider or trace_api.get_tracer_provider(), self._meters_provider()):
-            if mine is not provider and isinstance(mine, type(provider)):
+            if mine is not provider and type(mine) is type(provider):
                 return False
         return True
 

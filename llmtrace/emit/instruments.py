@@ -13,6 +13,9 @@ from llmtrace.emit import names
 from llmtrace.emit.measurements import Measurements, Series
 from llmtrace.observe import internal_errors
 
+_MOST = 2**40
+"""The highest value that is recorded. Nobody uses that many tokens in a call, and an SDK adds values up: a sum beyond
+64 bits cannot be exported, nor anything that is exported with it, the application's own metrics among them."""
 _UNKNOWN = "unknown"
 """The modality of tokens that the provider does not divide."""
 
@@ -38,6 +41,8 @@ class Instrument:
 
     def record(self, value: float, attributes: Mapping[str, AttributeValue], context: Context | None) -> None:
         """Record a value of the histogram, or add one to the counter."""
+        if value > _MOST:
+            return
         try:
             self._put(value, attributes, context=context)
         except Exception as error:

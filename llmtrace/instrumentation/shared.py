@@ -12,6 +12,7 @@ from typing import Any
 from llmtrace.calls.tracer import CallTracer
 from llmtrace.instrumentation import aiohttp_urllib3, http, langchain, lifecycle
 from llmtrace.instrumentation.patching import Patches
+from llmtrace.observe import run_queue
 from llmtrace.observe.call import Call
 from llmtrace.observe.process import Lock
 from llmtrace.tasks import units
@@ -56,6 +57,7 @@ def _gone(tracer: CallTracer) -> None:
         if not _tracers and _patches is not None:
             _patches.undo()
             _patches = None
+            run_queue.forget()
 
 
 def _feeds(call: Call, provider: Any) -> bool:

@@ -149,7 +149,7 @@ def _close_ended() -> None:
 
 
 def forget() -> None:
-    """Close all files; in a forked child they are its parent's threads'."""
+    """Close all files: nothing is traced any more; or this is a forked child, and they are its parent's threads'."""
     for thread in list(_files):
         _close(thread)
 

@@ -129,8 +129,8 @@ def _usage(sources: Sequence[Any], headers: Mapping[str, Any]) -> Usage:
     for name, keys in names.items():
         header = text(headers.get(_HEADER.format(name)))
         counts[name] = _first(sources, keys)
-        if counts[name] is None and header and header.isdecimal():
-            counts[name] = int(header)
+        if counts[name] is None and header and header.isdecimal() and len(header) < 20:
+            counts[name] = count(int(header))
     inputs, read, write = counts["input"], counts["cache-read-input"], counts["cache-write-input"]
     outputs = counts["output"]
     if (

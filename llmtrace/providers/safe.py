@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from llmtrace import conventions
 from llmtrace.observe.answer import Answer
 
 _NO_MODEL: Any = object()
+_MOST: Final = 2**63 - 1
+"""The highest count that fits the 64 bits which a span or a metric has for it."""
 
 
 def get(source: Any, name: str) -> Any:
@@ -68,17 +70,22 @@ def text(value: Any) -> str | None:
 
 
 def count(value: Any) -> int | None:
-    """``value`` if it is a count: an int (no bool) or a whole float, as some APIs count in, zero or more."""
+    """``value`` if it is a count: an int (no bool) or a whole float, as some APIs count in, from zero to 64 bits."""
     if value is None:
         return None
     if isinstance(value, float):
-        return int(value) if value >= 0 and value.is_integer() else None
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+        return int(value) if 0 <= value < _MOST and value.is_integer() else None
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST else None
 
 
 def number(value: Any) -> float | None:
     """``value`` if it is a number that a span can carry."""
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return None
+    try:
+        return float(value)
+    except OverflowError:  # an int of hundreds of digits
+        return None
 
 
 def integer(value: Any) -> int | None:

@@ -26,6 +26,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from llmtrace.emit import later, names
 from llmtrace.emit.attached import Attached
 from llmtrace.emit.metrics import Meters
+from llmtrace.emit.values import safe_attributes, text
 from llmtrace.errors import LlmtraceError, did_you_mean
 from llmtrace.observe import internal_errors
 from llmtrace.observe.clock import now
@@ -109,7 +110,7 @@ class _Unit:
     """A span that is current while its block runs, in ``with`` and in ``async with``."""
 
     def __init__(self, title: str, attributes: dict[str, Any], carried: dict[str, str]) -> None:
-        self._title, self._attributes, self._carried = title, attributes, carried
+        self._title, self._attributes, self._carried = text(title), dict(safe_attributes(attributes)), carried
         self._attached: Attached | None = None
         self._context: Context | None = None
         self._began = 0
@@ -193,7 +194,8 @@ class Task(_Unit):
 
     def __init__(self, name: str, id: str | None, budget: float | None) -> None:
         self.name = name
-        self.id = id if id is not None else uuid.uuid4().hex[:16]
+        # As it can be exported and sent: whoever propagates baggage would fail at anything else.
+        self.id = text(str(id)) if id is not None else uuid.uuid4().hex[:16]
         self.budget = budget
         """USD that the task may cost; None: no limit. Nothing is stopped at the limit: ``over_budget`` tells."""
         self._resolved: bool | None = None
@@ -281,7 +283,7 @@ class Step(_Unit):
         if self.kind == "tool" and instruments is not None and (meters := instruments()) is not None:
             failure = type(error).__qualname__ if isinstance(error, Exception) else None
             seconds, context = (now() - self._began) / 1e9, set_span_in_context(self.span)
-            later.soon(partial(meters.record_tool, self.name, seconds, failure, context))
+            later.soon(partial(meters.record_tool, text(str(self.name)), seconds, failure, context))
         if self.cost_usd is not None:
             self.span.set_attribute(names.COST, self.cost_usd)
             spent(self._attributes, self.cost_usd)

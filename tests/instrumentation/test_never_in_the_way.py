@@ -516,6 +516,41 @@ def test_values_that_no_exporter_can_encode(
     provider.shutdown()
 
 
+@pytest.mark.parametrize("semconv", ["v0.1.0", "v1.41"])
+@pytest.mark.parametrize("tokens", [2**62, 2**63, 10**400], ids=["2**62", "2**63", "10**400"])
+def test_counts_that_no_exporter_can_add_up(
+    tracing: Any, make_api: Callable[..., Sync], replay: Replay, spans: Spans, semconv: str, tokens: int
+) -> None:
+    """One such value among them, and nothing of the application's metrics is exported any more."""
+    pytest.importorskip("opentelemetry.exporter.otlp.proto.common")
+    from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
+
+    reader = InMemoryMetricReader()
+    tracing.on("openai", tracer_provider=spans.provider, meter_provider=MeterProvider([reader]), semconv=semconv)
+    api = make_api("sync")
+    details = {"prompt_tokens_details": {"cached_tokens": tokens}, "completion_tokens_details": {"text_tokens": tokens}}
+    usage = {"prompt_tokens": tokens, "completion_tokens": tokens, "total_tokens": tokens, **details}
+    for _ in range(2):
+        replay.serve(play.openai_body(usage=usage))
+        api.create()
+    assert [span.name for span in spans.parents()] == ["chat gpt-4o-mini"] * 2
+    metrics = reader.get_metrics_data()
+    assert metrics is not None
+    encode_metrics(metrics).SerializeToString()
+
+
+def test_names_and_ids_of_tasks_that_no_exporter_can_encode(tracing: Any, spans: Spans) -> None:
+    tracing.on("openai", tracer_provider=spans.provider)
+    with llmtrace.task("t\ud800", id="i\ud800") as task:
+        with llmtrace.step("s\udfff", kind="tool"):
+            assert "i%3F" in llmtrace.carrier()["baggage"], "what propagates it can encode it"
+        assert "i%3F" in task.carrier()["baggage"]
+    assert [span.name for span in spans.finished()] == ["task t?", "tool s?"]
+    for span in spans.finished():
+        for value in attributes(span).values():
+            str(value).encode()
+
+
 # C7: blind means blind.
 
 

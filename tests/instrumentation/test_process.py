@@ -194,6 +194,16 @@ def test_uninstrument_restores_the_very_same_functions(tracing: Any) -> None:
     assert set(after) == set(before)
 
 
+def test_uninstrument_leaves_no_file_open(tracing: Any, api: Sync, replay: Replay) -> None:
+    replay.serve(play.openai_body())
+    tracing.on()
+    api.create()
+    tracing.off()
+    files = Path("/proc/self/fd")
+    numbers = files.iterdir() if files.exists() else ()
+    assert not [number for number in numbers if os.path.realpath(number).endswith("/schedstat")]
+
+
 def test_uninstrumented_calls_make_no_spans(tracing: Any, api: Sync, replay: Replay, spans: Spans) -> None:
     replay.serve(play.openai_body())
     api.create()

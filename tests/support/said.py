@@ -40,7 +40,7 @@ def _word(value: Any) -> str | None:
 def _count(value: Any) -> int | None:
     whole = isinstance(value, int) and not isinstance(value, bool)
     whole = whole or (isinstance(value, float) and value.is_integer())
-    return int(value) if whole and value >= 0 else None
+    return int(value) if whole and 0 <= value < 2**63 else None  # as many bits as a span has for it
 
 
 def _sum(*counts: int | None) -> int | None:
