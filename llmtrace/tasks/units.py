@@ -110,7 +110,8 @@ class _Unit:
     """A span that is current while its block runs, in ``with`` and in ``async with``."""
 
     def __init__(self, title: str, attributes: dict[str, Any], carried: dict[str, str]) -> None:
-        self._title, self._attributes, self._carried = text(title), dict(safe_attributes(attributes)), carried
+        self._title, self._carried = text(title), carried
+        self._attributes: dict[str, Any] = {**safe_attributes(attributes)}
         self._attached: Attached | None = None
         self._context: Context | None = None
         self._began = 0
