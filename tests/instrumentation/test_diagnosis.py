@@ -37,9 +37,9 @@ def answer(cached: int = 0, prompt: int = 40, model: str = "gpt-4o-mini", words:
     return play.Script(headers=play.SSE_HEADERS, parts=parts)
 
 
-def ask(client: openai.OpenAI, **options: Any) -> None:
+def ask(client: openai.OpenAI, model: str = "gpt-4o-mini", **options: Any) -> None:
     with client.chat.completions.create(
-        model="gpt-4o-mini", messages=[{"role": "user", "content": "hello"}], stream=True, **options
+        model=model, messages=[{"role": "user", "content": "hello"}], stream=True, **options
     ) as stream:
         for _ in stream:
             pass
@@ -69,6 +69,22 @@ def test_another_model_than_asked_for(client: openai.OpenAI, replay: Replay, spa
     assert evidence["llmtrace.diagnosis.observed"] == "gpt-3.5-turbo-0125"
     assert evidence["llmtrace.diagnosis.expected"] == "gpt-4o-mini"
     assert evidence["llmtrace.diagnosis.history"] == 1
+
+
+def test_the_name_of_a_deployment_is_no_models(replay: Replay, spans: Spans) -> None:
+    """Azure's are the application's own: only a change of the model that answers is told."""
+    import openai
+
+    settings: dict[str, Any] = {"azure_endpoint": replay.url, "api_version": "2024-10-21", "api_key": "k"}
+    with openai.AzureOpenAI(**settings) as client:
+        replay.serve(answer(model="gpt-4o-mini-2024-07-18"))
+        for _ in range(10):
+            ask(client, model="support-bot")
+        replay.serve(answer(model="gpt-3.5-turbo-0125"))
+        ask(client, model="support-bot")
+    *calm, swapped = spans.parents()
+    assert all("llmtrace.diagnosis" not in attributes(span) for span in calm)
+    assert attributes(swapped)["llmtrace.diagnosis"] == ("model_swap",)
 
 
 def test_a_cold_cache_after_few_calls(client: openai.OpenAI, replay: Replay, spans: Spans) -> None:
