@@ -92,7 +92,7 @@ _PERSONS = re.compile(r"\bmy\b|\?\s*\Z", re.IGNORECASE)
 """What no program says to a model of its answers."""
 _ABOUT_FORM = re.compile(r"json|schema|\byaml\b|\bxml\b|\bformat|\bfields?\b|\bstructured\b", re.IGNORECASE)
 _FIX_REPORTED = re.compile(
-    rf"\W*(?:please )?(?:fix|correct) (?:the|this|these) (?:\w+ )?errors?\b[^\n]*\n?\s*{_REPORT}", re.IGNORECASE
+    rf"\W*(?:please )?(?:fix|correct) (?:the|this|these) (?:\w+ )?errors?\b[^\n]{{0,80}}\n?\s*{_REPORT}", re.IGNORECASE
 )
 _PARSER = re.compile(
     r"(?:expecting|unterminated|invalid|extra data|illegal)[^\n]*? line \d+ column (\d+)(?: \(char \d+\))?",
