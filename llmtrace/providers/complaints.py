@@ -140,7 +140,7 @@ def finds_fault(said: str, answers: Sequence[str], formal: bool, quick: bool) ->
     sentences = [each for each in _END.split(said[:_HEAD].strip())[:_SENTENCES] if not _RULE.search(each)]
     if any(_OF_YOURS.match(each) or (formal and _SENTENCE.match(each)) for each in sentences):
         return True
-    return any(_error(each) for each in data) and any(map(_PARSES.search, sentences[:1]))
+    return any(map(_PARSES.search, sentences[:1])) and any(map(_error, data))
 
 
 def is_about_form(said: str) -> bool:
