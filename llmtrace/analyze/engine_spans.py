@@ -31,8 +31,8 @@ _REQUEST: Final = re.compile(r"(?:^|\s)Req \S+$")
 _TGI: Final = ("total_time", "queue_time", "inference_time", "time_per_token")
 _RUST: Final = re.compile(r"(\d+(?:\.\d+)?)(ns|µs|us|ms|s)")
 _RUST_UNITS: Final = {"ns": 1e9, "µs": 1e6, "us": 1e6, "ms": 1e3, "s": 1.0}
-_TRITON: Final = "triton.model_name"
-_TRITONS: Final = "triton"
+_TRITON_MODEL: Final = "triton.model_name"
+_TRITON: Final = "triton"
 """In the scope (``triton-server``)."""
 _COMPUTE: Final = "compute"
 """Triton's span of a model's computing, beneath that of its request: newer versions put the moments there."""
@@ -105,7 +105,7 @@ def told(
         return Told(None, stage=_STAGES[name])
     if sglang and _REQUEST.search(name):
         return Told("sglang", ttft=_latencies(attributes, start_ns, end_ns).get("time_to_first_token"))
-    if _TRITON in attributes:
+    if _TRITON_MODEL in attributes:
         return _triton(attributes, dict(events()), start_ns)
     if all(isinstance(attributes.get(key), str) for key in _TGI):
         return _tgi(attributes, start_ns, end_ns)
@@ -119,7 +119,7 @@ def told(
 
 MARKS: Final = frozenset(
     {f"{_LATENCY}{name}" for name in ("e2e", "time_in_queue", "time_in_model_prefill", "time_in_model_decode",
-     "time_in_model_inference", "time_to_first_token")} | {_TRITON, "inference_time"}
+     "time_in_model_inference", "time_to_first_token")} | {_TRITON_MODEL, "inference_time"}
 )  # fmt: skip
 """Attributes by which a fast reader notices a span that may be an engine's."""
 
@@ -127,7 +127,7 @@ MARKS: Final = frozenset(
 def may_tell(scope: str, service: str) -> bool:
     """Whether spans of this maker may be an engine's, whatever their attributes."""
     makers = (scope.lower(), service.lower())
-    return any(word in maker for maker in makers for word in (_SGLANG, _TRITONS))
+    return any(word in maker for maker in makers for word in (_SGLANG, _TRITON))
 
 
 Moments = dict[tuple[str, str], Sequence[Any]]
@@ -173,7 +173,7 @@ def expanded_json(
     """
     attributes = {each["key"]: otlp.value_of(each["value"]) for each in span.get("attributes", ())}
     trace, own, above = span["traceId"].lower(), span["spanId"].lower(), span.get("parentSpanId")
-    if above and span.get("name") == _COMPUTE and _TRITON not in attributes:
+    if above and span.get("name") == _COMPUTE and _TRITON_MODEL not in attributes:
         if len(moments) >= _MOST_MOMENTS:
             del moments[next(iter(moments))]
         moments[trace, above.lower()] = span.get("events", ())
@@ -302,7 +302,7 @@ def _triton(attributes: Mapping[str, Any], at: Mapping[str, int], start_ns: int)
     nested = attributes.get("triton.trace_parent_id")
     if isinstance(nested, int) and nested > 0:
         return None
-    name = attributes[_TRITON]
+    name = attributes[_TRITON_MODEL]
     model = name if isinstance(name, str) else None
     queued, begun, ended = at.get("QUEUE_START"), at.get("COMPUTE_START"), at.get("COMPUTE_END")
     ended = at.get("REQUEST_END") if ended is None else ended

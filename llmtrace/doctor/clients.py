@@ -84,7 +84,7 @@ def _hooked(client: str, name: str, instrumentor: Any) -> Finding:
         return Finding("ok", client, f"{name}: patched in this process ({len(functions)} functions)")
     package = instrumentor.client.package
     if package in sys.modules:
-        if instrumentor.patches.seen == {package}:  # it imports as late as it can what its calls are made by
+        if instrumentor.patches.seen == {package}:  # the modules of its calls are imported on first use
             return Finding("ok", client, f"{name}: patched in this process as soon as it is used")
         return Finding("missing", client, f"{name} is imported, and none of its functions is patched")
     return Finding("ok", client, f"{name}: patched in this process as soon as it is imported")

@@ -176,20 +176,20 @@ class _Learner:
         self.knows_cached = sum(1 for row in every if row[K] > 0) >= curves.REUSED
         self.least = (0.0, least_per_token, *((0.0,) * (curves.TERMS - 2)))
         self.pace_noise = _USUAL_PACE if before is None else before.pace_noise
-        self._begin(before, blur, breathe)
+        self.breathe = breathe
+        self._begin(before, blur)
         self.most_floor = 2e-3 + 2 * blur + 0.5 * hop
         self.least_blur = max(blur, 1e-3)
         self.trust: list[float] = []
-        self.breathe = breathe
 
-    def _begin(self, before: Model | None, blur: float, breathe: Callable[[], object]) -> None:
+    def _begin(self, before: Model | None, blur: float) -> None:
         calls = self.calls
         if before is None:
             design = [call.x for call in calls]
             times = [call.time for call in calls]
             design += [x for x, _ in self.answers]
             times += [time for _, time in self.answers]
-            self.edge = curves.quantile_curve(design, times, _EDGE, self.least, breathe)
+            self.edge = curves.quantile_curve(design, times, _EDGE, self.least, self.breathe)
         else:
             self.edge = before.curve.coefficients()
         self._place()

@@ -200,10 +200,11 @@ class _Method:
                 self._patches.wrap_method(owner, name, _built if name == "_build_request" else posting)
 
     def _hook_callbacks(self, module: Any) -> None:
+        """What the application's callbacks send is none of the library's own requests."""
         for path in self._provider.callbacks[module.__name__]:
             owner_path, _, name = path.rpartition(".")
             owner = getattr(module, owner_path, None)
-            if owner is not None and not self._patches.holds(owner, name):
+            if not self._patches.holds(owner, name):
                 self._patches.wrap_method(owner, name, _called_back)
 
     def _own(self, client: Any) -> Own:

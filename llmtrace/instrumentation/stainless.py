@@ -125,7 +125,7 @@ class _Beneath:
     def __init__(self, client: Any) -> None:
         being = being_made()
         own = None if being is None else being.own
-        # One that has no functions for posting sends by itself: this client is then the application's, in a hook of it.
+        # A library without functions for posting sends by itself: this client is then the application's own, in a hook.
         self._own = None if own is None or own.built is not None or own.funnel is None else own
         self._client = client
 

@@ -12,6 +12,7 @@ from typing import Any
 from llmtrace import conventions
 from llmtrace.observe.answer import Answer, Usage
 from llmtrace.observe.call import NOTHING, OUTPUT, REASONING
+from llmtrace.providers.content_blocks import thought
 from llmtrace.providers.declare import Operation, Request
 from llmtrace.providers.engine_extras import add_engine
 from llmtrace.providers.failures import failure_in
@@ -78,10 +79,7 @@ _THOUGHT = ("thinking", "reasoning")
 
 def _block_text(block: Any) -> str:
     """The text in one block of a list: its own, or that of the pieces of a thought."""
-    pieces = get(block, "thinking") or get(block, "summary")
-    return (
-        text(get(block, "text")) or text(pieces) or "".join(text(get(piece, "text")) or "" for piece in items(pieces))
-    )
+    return thought(block, "text")
 
 
 def chunk_text(chunk: Any) -> tuple[str, int | None]:

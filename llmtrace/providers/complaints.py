@@ -92,7 +92,7 @@ _PERSONS = re.compile(r"\bmy\b|\?\s*\Z", re.IGNORECASE)
 """What no program says to a model of its answers."""
 _ABOUT_FORM = re.compile(r"json|schema|\byaml\b|\bxml\b|\bformat|\bfields?\b|\bstructured\b", re.IGNORECASE)
 _FIX_REPORTED = re.compile(
-    rf"\W*(?:please )?(?:fix|correct) (?:the|this|these) (?:\w+ )?errors?\b[^\n]*\n?\s*{_REPORT}", re.IGNORECASE
+    rf"\W*(?:please )?(?:fix|correct) (?:the|this|these) (?:\w+ )?errors?\b[^\n]{{0,80}}\n?\s*{_REPORT}", re.IGNORECASE
 )
 _PARSER = re.compile(
     r"(?:expecting|unterminated|invalid|extra data|illegal)[^\n]*? line \d+ column (\d+)(?: \(char \d+\))?",
@@ -140,7 +140,7 @@ def finds_fault(said: str, answers: Sequence[str], formal: bool, quick: bool) ->
     sentences = [each for each in _END.split(said[:_HEAD].strip())[:_SENTENCES] if not _RULE.search(each)]
     if any(_OF_YOURS.match(each) or (formal and _SENTENCE.match(each)) for each in sentences):
         return True
-    return any(_error(each) for each in data) and any(map(_PARSES.search, sentences[:1]))
+    return any(map(_PARSES.search, sentences[:1])) and any(map(_error, data))
 
 
 def is_about_form(said: str) -> bool:

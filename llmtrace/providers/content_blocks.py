@@ -38,7 +38,7 @@ def block_parts(block: Any) -> list[Part]:
     if kind in _TEXTS:
         return parts.texts(get(block, "text"))
     if kind in _REASONING:
-        return parts.reasonings(_thought(block, kind))
+        return parts.reasonings(thought(block, kind))
     if kind == "redacted_thinking":
         return [{"type": kind}]
     if kind == "refusal":
@@ -61,12 +61,12 @@ def drawn(message: Any) -> list[Part]:
     return [part for image in items(get(message, "images")) if get(image, "type") for part in block_parts(image)]
 
 
-def _thought(block: Any, kind: str) -> str:
+def thought(block: Any, kind: str) -> str:
     """What was thought: a text, or a list of texts (Mistral's, Databricks' summary)."""
-    thought = get(block, "thinking") or get(block, kind) or get(block, "text") or get(block, "summary")
-    if isinstance(thought, str):
-        return thought
-    return "".join(text(get(piece, "text")) or "" for piece in items(thought))
+    told = get(block, "thinking") or get(block, kind) or get(block, "text") or get(block, "summary")
+    if isinstance(told, str):
+        return told
+    return "".join(text(get(piece, "text")) or "" for piece in items(told))
 
 
 # ---- blocks that are named by their field ----------------------------------------------------------------------------

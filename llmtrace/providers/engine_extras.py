@@ -19,8 +19,8 @@ TIERS: Final = ("device", "host", "storage")
 _VLLM: Final = ("num_draft_tokens", "num_accepted_draft_tokens", "num_spec_steps")
 _LLAMA_CPP: Final = ("draft_n", "draft_n_accepted", "")
 _SGLANG: Final = (
-    ("spec_num_proposed_drafts", "spec_num_correct_drafts"),
-    ("spec_draft_token_num", "spec_accept_token_num"),
+    ("spec_num_proposed_drafts", "spec_num_correct_drafts", "spec_verify_ct"),
+    ("spec_draft_token_num", "spec_accept_token_num", "spec_verify_ct"),
 )
 """Where tokens proposed, tokens taken over and, but for llama.cpp, steps stand."""
 _PLACES: Final = frozenset({"metrics", "timings", "nvext", "sglext", "meta_info", "choices"})
@@ -61,7 +61,7 @@ def _speculation(fields: Mapping[str, Any]) -> Speculation | None:
     predicted, taken = count(get(timings, "predicted_n")), count(get(timings, "draft_n_accepted"))
     steps = predicted - taken if predicted is not None and taken is not None else None
     told = [(get(fields.get("metrics"), "speculative_decoding"), *_VLLM), (timings, *_LLAMA_CPP)]
-    told += [(meta, *names, "spec_verify_ct") for meta in _metas(fields) for names in _SGLANG]
+    told += [(meta, *names) for meta in _metas(fields) for names in _SGLANG]
     for counts, drafted_name, accepted_name, steps_name in told:
         drafted, accepted = count(get(counts, drafted_name)), count(get(counts, accepted_name))
         if drafted is None and accepted is None:

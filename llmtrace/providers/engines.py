@@ -185,7 +185,7 @@ SGLANG = Engine(
 )
 
 # openrouter SDK components/openroutermetadata.py. Whole ms from handing the request to the provider behind it until
-# that one's body ended (how to opt in: UNVERIFIED). No phase, only that total.
+# that one's body ended (request: header X-OpenRouter-Metadata). No phase, only that total.
 OPENROUTER = Engine("openrouter", MS, total="generation_time", fewest=1)
 
 # botocore's bedrock-runtime service model (latencyMs of Converse, "latency of the call") and the metrics in the last

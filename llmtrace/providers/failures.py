@@ -18,16 +18,17 @@ _FAILED: Final = ("error", "ERROR")
 
 def failure_in(source: Any) -> str | None:
     """The provider's name for what failed, where a body or a chunk of chat completions' shape says that it did."""
-    if (error := get(source, "error")) and (told := _named(error)) is not None:
+    if (error := get(source, "error")) and (told := named(error)) is not None:
         return told
     for choice in items(get(source, "choices")):
-        told = _named(error) if (error := get(choice, "error")) else None
+        told = named(error) if (error := get(choice, "error")) else None
         if told is not None or get(choice, "finish_reason") in _FAILED:
             return told or "error"
     return None
 
 
-def _named(error: Any) -> str | None:
+def named(error: Any) -> str | None:
+    """The provider's name for an error; None where it is none."""
     if isinstance(error, bool):
         return None
     if isinstance(error, str):

@@ -65,11 +65,16 @@ def _read_chunks(chunks: Sequence[Any], headers: Mapping[str, str] | None) -> An
     return _read_response(chunks[-1] if chunks else None, headers)
 
 
+_LAST_BYTES = 4096
+"""Of a body of events, what the last of them fits into."""
+
+
 def _read_speech(response: Any, headers: Mapping[str, str] | None) -> Answer:
-    """The answer with the sound; where that came as events and was read whole, the one in the last of them."""
+    """The answer with the sound; where that came as events and was read whole, the one in the last of them, which has
+    no sound: the others are long, and are not read."""
     body = get(get(response, "response"), "_content")
     if isinstance(body, bytes) and body.startswith((b"event:", b"data:")):
-        return _read_chunks([event for _, event in events_in(body)], headers)
+        return _read_chunks([event for _, event in events_in(body[-_LAST_BYTES:])], headers)
     return _read_response(response, headers)
 
 

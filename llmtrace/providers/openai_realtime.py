@@ -18,6 +18,7 @@ from llmtrace.observe.call import CANCELLED, COMPLETED, ERROR
 from llmtrace.providers import realtime_transcription as transcription
 from llmtrace.providers import responses
 from llmtrace.providers.declare import BEGIN, CHUNK, END, REFUSED, Conversation, Mark, Opened, Protocol, Request
+from llmtrace.providers.failures import named
 from llmtrace.providers.safe import by_modality, count, fields, get, items, sampling, text
 
 _SETTINGS = (
@@ -151,8 +152,7 @@ def _read_chunks(events: Sequence[Any], headers: Mapping[str, str] | None) -> An
         if response is not None:
             answer = _read_response(response, headers)
         elif get(event, "type") == "error":
-            error = get(event, "error")
-            answer.failed = text(get(error, "code")) or text(get(error, "type")) or "error"
+            answer.failed = named(get(event, "error")) or "error"
         else:
             answer.id = answer.id or text(get(event, "response_id"))
     return answer
@@ -162,8 +162,7 @@ def _read_response(response: Any, headers: Mapping[str, str] | None) -> Answer:
     answer = Answer(id=text(get(response, "id")), usage=_read_usage(get(response, "usage")))
     status, details = text(get(response, "status")), get(response, "status_details")
     if status == "failed":
-        error = get(details, "error")
-        answer.failed = text(get(error, "code")) or text(get(error, "type")) or "failed"
+        answer.failed = named(get(details, "error")) or "failed"
     if status is not None and status != "in_progress":
         answer.finish_reasons = (text(get(details, "reason")) or status,)
     if conversation := text(get(response, "conversation_id")):

@@ -14,6 +14,7 @@ from llmtrace.observe.answer import Answer
 from llmtrace.observe.call import COMPLETED, ERROR, NOTHING, OUTPUT
 from llmtrace.providers import openai_media
 from llmtrace.providers.declare import CHUNK, END, Mark
+from llmtrace.providers.failures import named
 from llmtrace.providers.safe import get, text
 
 _COMMITTED = "input_audio_buffer.committed"
@@ -52,7 +53,7 @@ def _read_chunks(events: Sequence[Any], headers: Mapping[str, str] | None) -> An
     answer = _WHOLE.read_response(last, headers)
     answer.id = text(get(last, "item_id"))
     if (error := get(last, "error")) is not None:
-        answer.failed = text(get(error, "code")) or text(get(error, "type")) or "failed"
+        answer.failed = named(error) or "failed"
     return answer
 
 

@@ -87,18 +87,21 @@ def _is_answer(message: Any) -> bool:
 
 def _written(answer: Any) -> list[str]:
     """The texts of an answer, and the arguments of its calls."""
-    found: list[str] = []
-    for part in content_parts(get(answer, "content")) or content_parts(get(answer, "parts")):
-        found += filter(None, (text(part.get("content")), _arguments(part.get("arguments"))))
-    calls = [get(call, "function") for call in items(get(answer, "tool_calls"))]
-    return found + [given for call in (answer, *calls) if (given := _arguments(get(call, "arguments")))]
+    parts, calls = _parts_and_calls(answer)
+    found = [written for part in parts if (written := text(part.get("content")))]
+    return found + [given for call in (*parts, *calls) if (given := _arguments(get(call, "arguments")))]
 
 
 def _called(answer: Any) -> list[str]:
     """The names of the tools that an answer calls."""
-    calls = [get(call, "function") for call in items(get(answer, "tool_calls"))]
+    parts, calls = _parts_and_calls(answer)
+    return [name for call in (*parts, *calls) if (name := text(get(call, "name")))]
+
+
+def _parts_and_calls(answer: Any) -> tuple[Sequence[Mapping[str, Any]], Sequence[Any]]:
+    """The parts of an answer's content, and its calls of tools: one of these may be the answer itself."""
     parts = content_parts(get(answer, "content")) or content_parts(get(answer, "parts"))
-    return [name for call in (answer, *calls, *parts) if (name := text(get(call, "name")))]
+    return parts, [answer, *(get(call, "function") for call in items(get(answer, "tool_calls")))]
 
 
 def _arguments(given: Any) -> str | None:

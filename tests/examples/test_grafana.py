@@ -6,6 +6,7 @@ Prometheus exporter, or of those that the Collector's span metrics make of the s
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 from collections.abc import Iterable, Iterator
@@ -17,6 +18,7 @@ import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from llmtrace.analyze import contract
 from llmtrace.emit import names
 from llmtrace.phases.model import PHASES
 from tests.examples.served import Served
@@ -176,6 +178,10 @@ def test_traceql_names() -> None:
         assert asked <= known, (title, asked - known)
         assert set(re.findall(r'name = "([^"]+)"', query)) <= phases | {names.ATTEMPT}, title
         assert query.count("{") == query.count("}")
+
+
+def test_who_answered_is_what_the_reports_take() -> None:
+    assert importlib.import_module("parts").WHO == contract.WHO
 
 
 def test_the_files_are_what_the_generator_writes() -> None:

@@ -422,17 +422,6 @@ def openrouters(spans: Spans) -> None:
     assert attributes(spans.children(span)[0])["llmtrace.attempt.told"] is True
 
 
-def test_a_price_told_of_embeddings(client: openai.OpenAI, replay: Replay, spans: Spans) -> None:
-    usage = {"prompt_tokens": 8, "total_tokens": 8, "cost": 0.0000002}
-    data = [{"object": "embedding", "index": 0, "embedding": [0.1]}]
-    body = {"object": "list", "model": "m", "data": data, "usage": usage, "id": "gen-emb-1", "provider": "Nebius"}
-    replay.serve(play.json_answer(body))
-    client.embeddings.create(model="m", input="hello", encoding_format="float")
-    said = attributes(spans.one("completed"))
-    assert said["llmtrace.cost.usd"] == 0.0000002
-    assert "upstream=Nebius" in said["llmtrace.route.fingerprint"].split(";")
-
-
 def test_a_told_price_counts_for_tasks(client: openai.OpenAI, replay: Replay, spans: Spans) -> None:
     replay.serve(whole(LITELLM, pause=0.0))
     with llmtrace.task("answer", budget=0.01) as task:

@@ -202,7 +202,7 @@ def test_sound_as_events(replay: Replay, tracing: Tracing, spans: Spans) -> None
 
 def test_sound_as_events_that_is_read_whole(client: Client, replay: Replay, tracing: Tracing, spans: Spans) -> None:
     done = {"type": "speech.audio.done", "usage": {"input_tokens": 5, "output_tokens": 7, "total_tokens": 12}}
-    replay.serve(_events({"type": "speech.audio.delta", "audio": "U09VTkQ="}, done))
+    replay.serve(_events({"type": "speech.audio.delta", "audio": "U09VTkQh" * 1000}, done))
     tracing.on(capture_content=True)
     speech = client.do(
         lambda c: c.audio.speech.create(model="gpt-4o-mini-tts", voice="alloy", input="x", stream_format="sse")
