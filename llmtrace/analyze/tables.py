@@ -69,7 +69,7 @@ def calls(
         has_phases=joined.phase_of.notnull(),
         uncached_tokens=joined.input_tokens - joined.cached_tokens.fill_null(0),
         # Reasoning that a stream does not show is output, and no part of its decode.
-        decoded_tokens=first(joined.decoded_tokens, joined.output_tokens),
+        decoded_tokens=first(*(joined[each] for each in ("decoded_tokens", "output_tokens") if each in joined.columns)),
         **{f"s_{phase}": joined[f"s_{phase}"].fill_null(0.0) for phase in PHASES},
     )
     if prices is not None:
@@ -132,10 +132,11 @@ def _phases_by_call(spans: Any, attempts: Any, engines: Any | None) -> Any:
     sums = {
         f"s_{name}": when(phases.phase == name, phases.seconds, 0.0).sum() for name in PHASES
     }  # fmt: skip
+    if "phase_tokens" in phases.columns:  # which the viewer's store does without
+        sums["decoded_tokens"] = when(phases.phase == DECODE, phases.phase_tokens).sum()
     return phases.group_by(phase_trace=phases.trace_id, phase_of=phases.owner).agg(
         **sums,
         wait=phases.consumer_wait.sum(),
-        decoded_tokens=when(phases.phase == DECODE, phases.phase_tokens).sum(),
     )
 
 
