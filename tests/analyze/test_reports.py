@@ -205,8 +205,14 @@ def test_sound_is_paid_at_the_price_of_sound(writer: Writer, report: Reader) -> 
     writer.call(0, CALM, tokens=(1000, 200, 100))
     known = prices.price("openai", "gpt-realtime")
     assert known is not None
-    kinds = ({"audio": 900}, {"audio": 80}, {"audio": 150})
-    usage = Usage(1000, 100, 200, None, None, *kinds)
+    usage = Usage(
+        input_tokens=1000,
+        output_tokens=100,
+        cached_tokens=200,
+        input_by_modality={"audio": 900},
+        output_by_modality={"audio": 80},
+        cached_by_modality={"audio": 150},
+    )
     cost = {row["model"]: row["cost"] for row in table(report("cost", writer), "By model")}
     assert cost["gpt-realtime"] == pytest.approx(known.of(usage))
     assert cost["gpt-4o-mini-2024-07-18"] == pytest.approx(800 * 0.15e-6 + 200 * 0.075e-6 + 100 * 0.6e-6)

@@ -161,9 +161,9 @@ else:
 provider.add_span_processor(SimpleSpanProcessor(spans))
 assert "transformers" not in sys.modules, "switched on first"
 
-import torch
-import transformers
+from importlib import import_module
 
+torch, transformers = import_module("torch"), import_module("transformers")
 torch.set_num_threads(1)
 shape = dict(vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2)
 model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**shape, eos_token_id=None)).eval()
