@@ -10,6 +10,7 @@ from llmtrace.calls.model_sent import model_sent
 from llmtrace.calls.state import CallState
 from llmtrace.diagnosis.gathered import behind_headers
 from llmtrace.diagnosis.judge import judge
+from llmtrace.diagnosis.models import DEPLOYMENTS
 from llmtrace.diagnosis.repetition import Repetition, repetition
 from llmtrace.diagnosis.route import Route
 from llmtrace.diagnosis.symptoms import Symptoms, symptoms_of
@@ -26,8 +27,6 @@ from llmtrace.phases.observation import Observation
 LAST_CHUNKS = 64
 """Chunks of a stream kept until its end: in them a repetition is looked for."""
 _FEW_CHUNKS = 48
-_DEPLOYMENTS = frozenset({"azure.ai.openai", "azure.ai.inference"})
-"""Providers that are asked for a deployment, which the application has named: no model's name to hold another to."""
 
 
 class Diagnoser:
@@ -69,7 +68,7 @@ def diagnose(
         symptoms.expected_cached = expected
         symptoms.cache_miss, symptoms.cache_missed = answer.cache_miss, answer.cache_missed_tokens
         symptoms.asked, symptoms.answered, symptoms.fingerprint = state.request.model, answer.model, answer.fingerprint
-        if state.endpoint.provider in _DEPLOYMENTS:
+        if state.endpoint.provider in DEPLOYMENTS:
             symptoms.asked = None
         elif state.operation.reroutes and call.attempts:  # a router's name for it is the application's own
             symptoms.asked = model_sent(call.attempts[0]) or symptoms.asked

@@ -9,6 +9,8 @@ _SUFFIX = (  # compiled when it is first used
 )
 _ROUTERS = ("auto", "router", "default", "model-router")
 """Names that ask for whichever model."""
+DEPLOYMENTS = frozenset({"azure.ai.openai", "azure.ai.inference"})
+"""Providers that are asked for a deployment, which the application has named: no model's name to hold another to."""
 
 
 def plain(name: str) -> str:

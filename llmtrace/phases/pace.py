@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil
 from statistics import fmean, median, pstdev
 
 from llmtrace.observe.chunk_timing import READY_NS, ChunkTiming
@@ -135,11 +134,6 @@ def _between_tokens(
         return
     if each < 1 - _ALIKE:
         return  # pieces of tokens, or chunks without any: which, nobody says
-    if each == 1.0:
-        gaps = sorted(piece.gap / 1e9 for piece in with_tokens if piece.gap is not None)
-        if gaps:
-            stream_pace.p50, stream_pace.p99, stream_pace.longest = _at(gaps, 0.5), _at(gaps, 0.99), gaps[-1]
-            return
     # Counts are exact where they are: only characters, and a tokenizer that is not the model's, are scaled to usage.
     scale = each / fmean(piece.weight for piece in with_tokens) if with_tokens and (whole or counted is None) else 1.0
     held = [(piece.gap, 1.0 if each == 1 else max(1.0, piece.weight * scale)) for piece in with_tokens]
@@ -160,11 +154,6 @@ def _between_tokens(
         )
     elif len(pairs) >= _LEAST:
         stream_pace.p50 = _weighted(pairs, 0.5)  # the tail is not seen in so few
-
-
-def _at(values: Sequence[float], rank: float) -> float:
-    """A quantile of values in order."""
-    return values[max(0, ceil(rank * len(values)) - 1)]
 
 
 def _weighted(pairs: Sequence[tuple[float, float]], rank: float) -> float:

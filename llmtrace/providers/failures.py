@@ -18,10 +18,10 @@ _FAILED: Final = ("error", "ERROR")
 
 def failure_in(source: Any) -> str | None:
     """The provider's name for what failed, where a body or a chunk of chat completions' shape says that it did."""
-    if (error := get(source, "error")) and (told := named(error)) is not None:
+    if (told := named(get(source, "error"))) is not None:
         return told
     for choice in items(get(source, "choices")):
-        told = named(error) if (error := get(choice, "error")) else None
+        told = named(get(choice, "error"))
         if told is not None or get(choice, "finish_reason") in _FAILED:
             return told or "error"
     return None
@@ -29,7 +29,7 @@ def failure_in(source: Any) -> str | None:
 
 def named(error: Any) -> str | None:
     """The provider's name for an error; None where it is none."""
-    if isinstance(error, bool):
+    if not error or isinstance(error, bool):
         return None
     if isinstance(error, str):
         return "error"

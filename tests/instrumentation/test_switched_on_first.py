@@ -96,17 +96,16 @@ seen.append(instrumentor.is_instrumented_by_opentelemetry)
 print(json.dumps(seen))
 """
 
-CALLED = """
-import importlib, json, sys
+BEGUN = """
+import json, sys
+from importlib import import_module
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from tests.support.replay import Replay
 
-way, package, module, name = sys.argv[1:]
 spans = InMemorySpanExporter()
-if way == "launched":
+if sys.argv[1] == "launched":
     provider = trace.get_tracer_provider()
 else:
     provider = TracerProvider()
@@ -115,7 +114,15 @@ else:
 
     llmtrace.instrument()
 provider.add_span_processor(SimpleSpanProcessor(spans))
-driver_class = getattr(importlib.import_module(module), name)
+"""
+
+CALLED = (
+    BEGUN
+    + """
+from tests.support.replay import Replay
+
+package, module, name = sys.argv[2:]
+driver_class = getattr(import_module(module), name)
 assert package not in sys.modules, "switched on first"
 
 told = {}
@@ -141,27 +148,12 @@ for kind in driver_class.kinds:
     spans.clear()
 print(json.dumps([driver_class.usage[1], told]))
 """
+)
 
-GENERATED = """
-import json, sys
-from opentelemetry import trace
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-
-spans = InMemorySpanExporter()
-if sys.argv[1] == "launched":
-    provider = trace.get_tracer_provider()
-else:
-    provider = TracerProvider()
-    trace.set_tracer_provider(provider)
-    import llmtrace
-
-    llmtrace.instrument()
-provider.add_span_processor(SimpleSpanProcessor(spans))
+GENERATED = (
+    BEGUN
+    + """
 assert "transformers" not in sys.modules, "switched on first"
-
-from importlib import import_module
 
 torch, transformers = import_module("torch"), import_module("transformers")
 torch.set_num_threads(1)
@@ -174,6 +166,7 @@ print(json.dumps([
     if "llmtrace.call.outcome" in span.attributes
 ]))
 """
+)
 
 
 def _run(program: list[str], script: str, *args: str) -> object:
