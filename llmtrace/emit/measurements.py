@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from opentelemetry.context import Context
 
 from llmtrace.emit import names
+from llmtrace.emit.values import safe_attributes
 from llmtrace.observe.answer import Usage
 
 _MOST = 256
@@ -53,7 +54,8 @@ class Measurements:
 
 
 class AttributeSets:
-    """One attribute set, and those with something added to it: each made once, and recorded with as it is.
+    """One attribute set, and those with something added to it: each made once, as it can be exported, and recorded with
+    as it is.
 
     Safe in any thread: a set that two threads make at once is the same in both.
     """
@@ -61,19 +63,19 @@ class AttributeSets:
     __slots__ = ("_more", "own")
 
     def __init__(self, own: dict[str, Any]) -> None:
-        self.own = own
-        self._more: dict[Pairs, dict[str, Any]] = {}
+        self.own = safe_attributes(own)
+        self._more: dict[Pairs, Mapping[str, Any]] = {}
 
-    def plus(self, *more: tuple[str, str | bool]) -> dict[str, Any]:
+    def plus(self, *more: tuple[str, str | bool]) -> Mapping[str, Any]:
         """This set with ``more`` attributes."""
         extended = self._more.get(more)
         if extended is None:
-            extended = {**self.own, **dict(more)}
+            extended = {**self.own, **safe_attributes(dict(more))}
             if len(self._more) < _MOST:
                 self._more[more] = extended
         return extended
 
-    def ended(self, failure: str | None) -> dict[str, Any]:
+    def ended(self, failure: str | None) -> Mapping[str, Any]:
         """This set, with ``error.type`` of an operation that failed."""
         return self.own if failure is None else self.plus((names.ERROR_TYPE, failure))
 

@@ -120,12 +120,16 @@ def read_usage(usage: Any) -> Usage:
         cached = next((told for name in _CACHED if (told := count(get(usage, name))) is not None), None)
     if written is None:
         written = count(get(usage, "cache_creation_input_tokens"))
+    asked, answered = count(get(usage, "prompt_tokens")), count(get(usage, "completion_tokens"))
+    reasoned = count(get(output_details, "reasoning_tokens"))
+    if reasoned and answered is not None and count(get(usage, "total_tokens")) == (asked or 0) + answered + reasoned:
+        answered += reasoned  # xAI's are beside the answer's, as the total shows
     return Usage(
-        input_tokens=count(get(usage, "prompt_tokens")),
-        output_tokens=count(get(usage, "completion_tokens")),
+        input_tokens=asked,
+        output_tokens=answered,
         cached_tokens=cached,
         cache_write_tokens=written,
-        reasoning_tokens=count(get(output_details, "reasoning_tokens")),
+        reasoning_tokens=reasoned,
         input_by_modality=by_modality(prompt_details),
         output_by_modality=by_modality(output_details),
     )

@@ -401,6 +401,8 @@ def _host(value: str | None) -> str | None:
         port = parts.port
     except ValueError:
         return None
+    if not parts.netloc:
+        return None
     if "@" in value.partition(parts.netloc)[2]:  # a password with a slash in it: what looks like the host is the user
         return None
     host = parts.netloc.rpartition("@")[2].removesuffix(":" if port is None else f":{port}")

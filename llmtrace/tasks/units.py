@@ -7,6 +7,7 @@ with them, in this process and in every one that the baggage reaches.
 from __future__ import annotations
 
 import os
+import sys
 import uuid
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
@@ -221,9 +222,14 @@ class Task(_Unit):
         self._resolved = resolved
 
     def add_cost(self, usd: float) -> None:
-        """Add ``usd`` that something beyond calls and steps cost."""
+        """Add ``usd`` that something beyond calls and steps cost.
+
+        Raises:
+            LlmtraceError: it is no amount in USD.
+        """
+        dollars = _dollars(usd, "usd")
         with self._lock:
-            self._spent += usd
+            self._spent += dollars
 
     def add_repair(self) -> None:
         """Count one call that asked again because an answer did not pass a check."""
@@ -324,7 +330,7 @@ def step(name: str, *, kind: str = "other", cost_usd: float | None = None) -> St
 
 
 def _dollars(value: Any, what: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= sys.float_info.max:
         raise LlmtraceError(f"{what} is {value!r}; it takes an amount in USD, zero or more")
     return float(value)
 

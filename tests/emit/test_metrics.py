@@ -426,6 +426,21 @@ def test_no_usage(failure: str | None, first_chunk: float | None) -> None:
         assert found == ([(0, failure)] if nothing_came else [])
 
 
+def test_attributes_are_as_they_can_be_exported() -> None:
+    """Half of a surrogate pair would lose the attribute of each point, with a traceback in the application's log."""
+    reader = InMemoryMetricReader()
+    half = "m-\udc00"
+    Meters(sdk.MeterProvider([reader]), "0").record(
+        call(response_model=half, failure=half, refinements=(("openai.response.system_fingerprint", half),))
+    )
+    found = [dict(point.attributes) for metric in read(reader).values() for point in metric.data.data_points]
+    found = [attributes for attributes in found if names.RESPONSE_MODEL in attributes]
+    assert found
+    for attributes in found:
+        assert attributes[names.RESPONSE_MODEL] == "m-?"
+        assert not any(half in str(value) for value in attributes.values())
+
+
 def test_a_counter_is_known_from_its_first_zero_on() -> None:
     reader = InMemoryMetricReader()
     meters = Meters(sdk.MeterProvider([reader]), "0")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import llmtrace
+from llmtrace.observe import internal_errors
 from tests.support import by_funnel
 from tests.support import replay as play
 from tests.support.spans import attributes
@@ -139,6 +140,22 @@ def test_openrouters_error_in_a_good_response(client: openai.OpenAI, replay: Rep
     span = spans.one("error")
     assert attributes(span)["llmtrace.gateway.name"] == "openrouter"
     assert [attributes(each)["error.type"] for each in spans.children(span)] == ["502", "503"]
+
+
+@pytest.mark.parametrize("base", ["/v1", "https://", "https:///v1", "unix:///run/x.sock", "//", "?x", "#"])
+def test_a_base_url_without_a_host_costs_nothing_else(
+    base: str, client: openai.OpenAI, replay: Replay, spans: Spans
+) -> None:
+    before = dict(internal_errors.counts)
+    replay.serve(whole(LITELLM | {"x-litellm-model-api-base": base}))
+    ask(client)
+    said = attributes(spans.one("completed"))
+    assert said["llmtrace.gateway.name"] == "litellm"
+    assert said["llmtrace.cost.usd"] == 0.0123
+    fingerprint = said["llmtrace.route.fingerprint"].split(";")
+    assert "deployment=deployment-a" in fingerprint
+    assert not any(part.startswith("upstream=") for part in fingerprint)
+    assert internal_errors.counts == before
 
 
 @pytest.mark.parametrize("streaming", [False, True])

@@ -215,6 +215,24 @@ def test_what_others_call_the_cached_tokens(whose: str, opened: Any, replay: Rep
         assert attrs.get("gen_ai.usage.cache_write.input_tokens") == (8 if whose == "of Databricks" else None)
 
 
+@pytest.mark.parametrize(("total", "output"), [(115, 105), (20, 10)], ids=["beside", "within"])
+def test_reasoning_beside_the_answers_tokens(
+    total: int, output: int, opened: Any, replay: Replay, spans: Spans
+) -> None:
+    """As xAI counts it, whose total says so; elsewhere it is among them."""
+    driver = opened(OpenAI)
+    reasoned = {"reasoning_tokens": 95 if output > 95 else 5}
+    usage = {"prompt_tokens": 10, "completion_tokens": 10, "total_tokens": total, "completion_tokens_details": reasoned}
+    chunks = openai_chunks(("Hi",), usage)
+    replay.play(json_answer(completion(usage=usage)), events_script(*chunks))
+    driver.call()
+    driver.drain(driver.stream())
+    assert len(spans.parents()) == 2
+    for span in spans.parents():
+        assert not disagreements(attributes(span), completions(chunks))
+        assert attributes(span)["gen_ai.usage.output_tokens"] == output
+
+
 def test_a_usage_within_the_choice_that_it_ends(opened: Any, replay: Replay, spans: Spans) -> None:
     """As Moonshot's streams have it."""
     driver = opened(OpenAI)

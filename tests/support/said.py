@@ -70,13 +70,17 @@ def completions(answers: Sequence[Any]) -> Said:
     ]
     written = [_count(_at(usage, "prompt_tokens_details", "cache_write_tokens"))]
     written.append(_count(_at(usage, "cache_creation_input_tokens")))
+    asked, answered = _count(_at(usage, "prompt_tokens")), _count(_at(usage, "completion_tokens"))
+    reasoned = _count(_at(usage, "completion_tokens_details", "reasoning_tokens"))
+    if answered is not None and _at(usage, "total_tokens") == (asked or 0) + answered + (reasoned or 0):
+        answered += reasoned or 0
     return facts | {
         "reasons": list(reasons.values()),
-        "input": _count(_at(usage, "prompt_tokens")),
-        "output": _count(_at(usage, "completion_tokens")),
+        "input": asked,
+        "output": answered,
         "cached": next((count for count in cached if count is not None), None),
         "written": next((count for count in written if count is not None), None),
-        "reasoning": _count(_at(usage, "completion_tokens_details", "reasoning_tokens")),
+        "reasoning": reasoned,
         "queue": _at(usage, "queue_time"),
     }
 

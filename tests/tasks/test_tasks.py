@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
@@ -201,6 +202,11 @@ def test_a_message_without_a_carrier_leaves_what_is_current(spans: Spans, carrie
         (lambda: llmtrace.task("x", budget=True), "budget is True"),
         (lambda: llmtrace.step("x", kind="rerankk"), "Did you mean rerank"),
         (lambda: llmtrace.step("x", cost_usd=float("nan")), "cost_usd is nan"),
+        (lambda: llmtrace.step("x", cost_usd=10**400), "cost_usd is 1000"),
+        *(
+            (partial(llmtrace.task("x").add_cost, usd), "usd is ")
+            for usd in (-1, float("inf"), float("nan"), "1", None)
+        ),
     ],
 )
 def test_mistakes_are_told(wrong: Any, told: str) -> None:
