@@ -13,6 +13,7 @@ from llmtrace.calls.retry_links import RetryLinks
 from llmtrace.calls.verdict import Diagnoser
 from llmtrace.config import Settings, seconds_per_prefill_token
 from llmtrace.emit.metrics import Meters, is_idle, meters_on
+from llmtrace.emit.tracers import Tracers
 from llmtrace.estimate.baselines import Baselines
 from llmtrace.estimate.hits import RouteHits
 from llmtrace.estimate.prefixes import Prefixes
@@ -35,7 +36,7 @@ class Telemetry:
         self._tracer_provider = tracer_provider
         self._meter_provider = meter_provider
         self._settings = settings
-        self._tracer: tuple[Any, trace_api.Tracer] | None = None
+        self._tracers = Tracers()
         self._meters: tuple[Any, Meters] | None = None
 
     def tracer(self) -> trace_api.Tracer:
@@ -43,10 +44,7 @@ class Telemetry:
         provider = self._tracer_provider
         if provider is None:
             provider = trace_api.get_tracer_provider()
-        known = self._tracer
-        if known is None or known[0] is not provider:
-            known = self._tracer = (provider, provider.get_tracer("llmtrace", VERSION))
-        return known[1]
+        return self._tracers.of(provider)
 
     def providers(self) -> list[Any]:
         """The providers in force: of spans, and of metrics where they are wanted."""

@@ -13,6 +13,7 @@ from typing import Final
 
 from llmtrace.diagnosis.history import Changes, Level
 from llmtrace.diagnosis.verdict import CHANGED_FOR, LEAST_S, ROUTE_CHANGE, Verdict
+from llmtrace.wording import plural
 
 FEW: Final = 20
 """Calls before which nobody is news."""
@@ -64,7 +65,8 @@ class Upstreams:
             self._score = None
             return None
         since, self._since = self._since, self._since + 1
-        reason = f"the gateway sends to another upstream, {since} calls since"
+        began = f", {plural(since, 'call')} since" if since else " from this call on"
+        reason = f"the gateway sends to another upstream{began}"
         return Verdict(ROUTE_CHANGE, self._score, "upstream", name, self._usual, reason=reason)
 
     def _evidence(self, name: str) -> float:

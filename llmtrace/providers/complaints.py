@@ -56,8 +56,10 @@ _CHECKED = r"(?:parsing|validating|decoding|reading)"
 _OPENING = r"\W*(?:(?:observation|error|sorry|oops|feedback|unfortunately|no|but|hmm)\b\W+){0,3}"
 _SENTENCE = re.compile(
     rf"{_OPENING}(?:{_THE_ANSWER}{_WRONG}"
-    r"|(?:that|it)(?:'s| is| was) (?:still )?(?:not (?:an? )?(?:valid|parseable|well-formed)|invalid|malformed)"
-    rf"(?: {_FORM}|\s*(?:[:(.,;!]|\Z))"
+    r"|(?:that|it)(?:(?:'s| is| was) (?:still )?not|(?: is| was)n't|'s(?: still)? no) "
+    rf"(?:(?:an? )?(?:valid|parseable|well-formed)(?: {_FORM}|\s*(?:[:(.,;!]|\Z))|{_FORM}\s*(?:[:(.,;!]|\Z))"
+    rf"|(?:that|it)(?:'s| is| was) (?:still )?(?:invalid|malformed)(?: {_FORM}|\s*(?:[:(.,;!]|\Z))"
+    rf"|this(?: is not| isn't) (?:valid )?{_FORM}\s*(?:[.!]|\Z)"
     r"|(?:(?:invalid|malformed|unparseable) (?:output|response|answer|reply|format|(?:function|tool) calls?|arguments"
     r"|json|yaml|xml)|(?:wrong|bad|incorrect) (?:json|yaml|xml|schema|(?:\w+ )?format))\s*(?:[:.(!;,\-]|\Z)"
     rf"|[^.\n?:]{{0,40}}?\b(?:errors?|exceptions?|problems?)\b(?: \w+){{0,3}}? {_CHECKED} (?:{_THE_ANSWER}|{_ANSWER})"
@@ -99,7 +101,12 @@ _PARSER = re.compile(
     re.IGNORECASE,
 )
 """The words of Python's parser of JSON."""
-_VALIDATOR = re.compile(rf"{_REPORT}|'\w+' is a required property|is not of type '\w+'", re.IGNORECASE)
+_VALIDATOR = re.compile(
+    rf"{_REPORT}|'\w+' is a required property"
+    r"|(?P<value>'[^'\n]{0,80}'|[-\w.]+) is not (?:of type|one of) ['\[]",
+    re.IGNORECASE,
+)
+"""How pydantic's reports begin, and what jsonschema says."""
 _QUOTED = re.compile(r"input_value=(.*?), input_type=")
 _PARSES = re.compile(r"json|pars|valid|malformed|decod|schema|delimiter", re.IGNORECASE)
 _JSON = re.compile(r"\s*(?:```(?:json)?\s*)?(?P<json>[\[{])", re.IGNORECASE)
@@ -133,7 +140,7 @@ def finds_fault(said: str, answers: Sequence[str], formal: bool, quick: bool) ->
     again = _AGAIN.search(said) is not None
     if data and _is_report(said, data, again, quick):
         return True
-    if persons or not again:
+    if persons or not again or not quick:
         return False
     if formal and _FIX_REPORTED.match(said):
         return True
@@ -175,6 +182,9 @@ def _is_report(said: str, data: Sequence[str], again: bool, quick: bool) -> bool
         return False
     if _quoted(said):
         return quotes(said, data)
+    value = reported["value"]
+    if value is not None and not any(value.strip("'") in each for each in data):
+        return False
     before = said[: reported.start()]
     at_once = re.fullmatch(r"\W*(?:validation ?errors?\W*)?", before, re.IGNORECASE) is not None
     return quick and (at_once or (again and before.endswith("\n")))

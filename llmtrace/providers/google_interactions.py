@@ -13,6 +13,7 @@ from llmtrace import conventions
 from llmtrace.observe.answer import Answer, Usage
 from llmtrace.observe.call import NOTHING, OUTPUT, REASONING
 from llmtrace.providers.declare import Method, Operation, Request
+from llmtrace.providers.failures import named
 from llmtrace.providers.google_genai import read_usage
 from llmtrace.providers.messages import instructions, tool_definitions
 from llmtrace.providers.safe import fields, get, items, sampling, text
@@ -105,7 +106,7 @@ def _read_response(interaction: Any, headers: Mapping[str, str] | None) -> Answe
         answer.finish_reasons = (status,)
     if status == "failed":
         errors = items(get(interaction, "errors"))
-        answer.failed = (text(get(errors[0], "code")) if errors else None) or "failed"
+        answer.failed = (named(errors[0]) if errors else None) or "failed"
     return answer
 
 
@@ -119,7 +120,7 @@ def _read_chunks(events: Sequence[Any], headers: Mapping[str, str] | None) -> An
             latest.id, latest.model = latest.id or answer.id, latest.model or answer.model
             answer = latest
         elif get(event, "event_type") == "error":
-            answer.failed = text(get(get(event, "error"), "code")) or "error"
+            answer.failed = named(get(event, "error")) or "error"
     return answer
 
 

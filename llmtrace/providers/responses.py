@@ -14,6 +14,7 @@ from llmtrace.observe.answer import Answer, Usage
 from llmtrace.observe.call import NOTHING, OUTPUT, REASONING
 from llmtrace.providers.declare import Operation, Request
 from llmtrace.providers.engine_extras import add_engine
+from llmtrace.providers.failures import named
 from llmtrace.providers.gateways import read_body
 from llmtrace.providers.messages import instructions, tool_definitions
 from llmtrace.providers.response_items import input_messages, streamed_items, whole_message
@@ -88,7 +89,7 @@ def read_chunks(chunks: Sequence[Any], headers: Mapping[str, str] | None) -> Ans
             beside.update(more)  # a gateway's, which may stand beside the response
     answer = _read(latest, headers, beside)
     if error is not None:
-        answer.failed = text(get(error, "code")) or "error"
+        answer.failed = named(get(error, "error")) or named(error)
     return answer
 
 
@@ -125,7 +126,7 @@ def _read(response: Any, headers: Mapping[str, str] | None, beside: Mapping[str,
     add_engine(answer, extras(response), fields(usage), headers)
     _diagnose(answer, get(response, "prompt_cache_diagnostics"))
     if status == "failed":
-        answer.failed = text(get(get(response, "error"), "code")) or "failed"
+        answer.failed = named(get(response, "error")) or "failed"
     if status is not None and status not in _UNDER_WAY:
         why = text(get(get(response, "incomplete_details"), "reason")) if status == "incomplete" else None
         answer.finish_reasons = (why or status,)

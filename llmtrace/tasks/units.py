@@ -27,13 +27,13 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from llmtrace.emit import later, names
 from llmtrace.emit.attached import Attached
 from llmtrace.emit.metrics import Meters
+from llmtrace.emit.tracers import Tracers
 from llmtrace.emit.values import safe_attributes, text
 from llmtrace.errors import LlmtraceError, did_you_mean
 from llmtrace.observe import internal_errors
 from llmtrace.observe.clock import now
 from llmtrace.observe.in_use import InUse, in_use
 from llmtrace.observe.process import Lock
-from llmtrace.version import VERSION
 
 KINDS: Final = ("retrieval", "rerank", "tool", "guardrail", "evaluation", "human_review", "repair", "other")
 _OPERATIONS = {"retrieval": "retrieval", "tool": names.EXECUTE_TOOL}
@@ -46,6 +46,7 @@ _unit: ContextVar[Any] = ContextVar("llmtrace_unit", default=None)
 T = TypeVar("T")
 _providers: list[trace_api.TracerProvider] = []
 """Where the spans go: the last provider given to ``llmtrace.instrument`` that is still in use, else the global one."""
+_tracers = Tracers()
 _meters: list[Callable[[], Meters | None]] = []
 """Give the instruments of the clients that are traced, the last one's last; None where there is no MeterProvider."""
 _live: WeakValueDictionary[str, Task] = WeakValueDictionary()
@@ -133,8 +134,7 @@ class _Unit:
             under_way, token = self._in_use = in_use(provider), object()
             under_way.begin(token)
             self._instruments = _meters[-1] if _meters else None
-            tracer = provider.get_tracer("llmtrace", VERSION)
-            self.span = tracer.start_span(self._title, context=parent, attributes=self._attributes)
+            self.span = _tracers.of(provider).start_span(self._title, context=parent, attributes=self._attributes)
             context = set_span_in_context(self.span, parent)
             for name, value in self._carried.items():
                 context = baggage.set_baggage(name, value, context)

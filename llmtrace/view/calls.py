@@ -17,6 +17,8 @@ from llmtrace.view.tree import Node, walk
 _NOT_CALLS = {"execute_tool", "retrieval", "create_agent", "invoke_agent", "invoke_workflow"}
 _HOPS = 3
 """The most levels above an ``llm.call`` at which the LLM span that it belongs to is looked for."""
+_AGAIN = {"retry": "retry of a failed call", "fallback": "fallback of a failed call"}
+"""For each kind of link to an earlier call, what this call is."""
 _NAMES = {column.name: column.attributes for column in FROM_ATTRIBUTES}
 """For each column of the reports, the attributes that fill it, best first."""
 
@@ -176,6 +178,8 @@ class CallFacts:
     lost: str | None
     """What more might have come from the prompt cache, and why it did not."""
     attempts: int
+    again: str | None
+    """What it repeats: an answer that did not pass its check, or a call that failed."""
 
 
 def facts(call: Node) -> CallFacts:
@@ -218,6 +222,7 @@ def facts(call: Node) -> CallFacts:
         graded="; ".join(f"{phase}: {words}" for phase, words in graded if words) or None,
         lost=about.lost(attributes),
         attempts=sum(1 for child in call.children if child.span.name == names.ATTEMPT),
+        again=_again(span),
     )
 
 
@@ -233,6 +238,14 @@ def _attributes_of(call: Node) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     both = {**upper.span.everything, **own}
     is_ours = names.OUTCOME in upper.span.attributes
     return both, both if not is_ours and _lower_halves(upper)[-1] is call else own
+
+
+def _again(span: Span) -> str | None:
+    repairs = about.whole(span.attributes.get(names.REPAIRS))
+    if repairs:
+        return "repair of an answer" if repairs == 1 else f"repair {repairs} of an answer"
+    kinds = {link.attributes.get(names.LINK_KIND) for link in span.links}
+    return next((words for kind, words in _AGAIN.items() if kind in kinds), None)
 
 
 def _diagnosis(call: Node) -> str | None:

@@ -257,6 +257,8 @@ def _facts(call: tree.Node) -> str:
         items.append(f'<li class="num"><b>{facts.decode_rate:.{0 if facts.decode_rate >= 100 else 1}f}</b> tok/s</li>')
     if facts.attempts > 1:
         items.append(f'<li class="num"><b>{facts.attempts}</b> attempts</li>')
+    if facts.again:
+        items.append(f"<li>{_e(facts.again)}</li>")
     wrong = f'<p class="wrong">{_e(facts.error)}</p>' if facts.error else ""
     why = f'<p class="why">Diagnosis: {_e(facts.diagnosis)}</p>' if facts.diagnosis else ""
     merged = f'<p class="apart">Not told apart: {_e(facts.merged)}</p>' if facts.merged else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import groupby
+from itertools import groupby, takewhile
 from typing import Any
 
 from rich.cells import cell_len
@@ -19,6 +19,8 @@ COLOURS = {part: palette.TERMINAL[name] for part, name in palette.OF_PHASE.items
     "floor": "green", "application": "cyan",
 }  # fmt: skip
 _WIDTH = 44
+_WORDS = ("text", "phase", "time")
+"""The units of columns that hold words."""
 
 
 def show(report: Report, console: Any) -> None:
@@ -96,8 +98,8 @@ def _table(columns: Sequence[Column], cells: Sequence[Sequence[str]], console: A
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for column in columns:
-        words = column.unit in ("text", "phase", "time")
-        table.add_column(escape(column.title), justify="left" if words else "right", overflow="fold")
+        justify = "left" if column.unit in _WORDS else "right"
+        table.add_column(escape(column.title), justify=justify, overflow="fold")
     for row in cells:
         table.add_row(*map(escape, row))
     console.print(table)
@@ -111,8 +113,9 @@ def _fitted(columns: Sequence[Column], cells: Sequence[Sequence[str]], console: 
     if _width(columns, cells) <= console.width:
         _table(columns, cells, console)
         return
-    if _width(columns[:1], [row[:1] for row in cells]) <= console.width // 3:
-        for part in _parts(columns, cells, console.width):
+    key = _key(columns, cells)
+    if _width(columns[:key], [row[:key] for row in cells]) <= console.width // (3 if key == 1 else 2):
+        for part in _parts(columns, cells, key, console.width):
             _table([columns[at] for at in part], [[row[at] for at in part] for row in cells], console)
         return
     for heading, group in groupby(cells, key=lambda row: row[0]):
@@ -129,14 +132,22 @@ def _fitted(columns: Sequence[Column], cells: Sequence[Sequence[str]], console: 
             console.print(Padding(words, (0, 0, 0, 2)), highlight=False)
 
 
-def _parts(columns: Sequence[Column], cells: Sequence[Sequence[str]], width: int) -> list[list[int]]:
-    """The places of the columns of each of the tables that a table is cut into; the first column is in all of them."""
-    parts: list[list[int]] = [[0]]
-    for place in range(1, len(columns)):
+def _key(columns: Sequence[Column], cells: Sequence[Sequence[str]]) -> int:
+    """How many columns at the beginning it takes to tell the rows apart, as far as their words do."""
+    words = 1 + sum(1 for _ in takewhile(lambda column: column.unit in _WORDS, columns[1:]))
+    told_apart = [len({tuple(row[:number]) for row in cells}) for number in range(1, words + 1)]
+    return 1 + told_apart.index(max(told_apart))
+
+
+def _parts(columns: Sequence[Column], cells: Sequence[Sequence[str]], key: int, width: int) -> list[list[int]]:
+    """The places of the columns of each of the tables that a table is cut into; the first ``key`` are in each."""
+    first = list(range(key))
+    parts: list[list[int]] = [first]
+    for place in range(key, len(columns)):
         tried = [*parts[-1], place]
         wide = _width([columns[at] for at in tried], [[row[at] for at in tried] for row in cells])
-        if wide > width and len(parts[-1]) > 1:
-            parts.append([0, place])
+        if wide > width and len(parts[-1]) > key:
+            parts.append([*first, place])
         else:
             parts[-1] = tried
     return parts

@@ -287,6 +287,8 @@ def _facts(call: tree.Node) -> list[tuple[str, str]]:
         parts.append((f"{facts.decode_rate:.{0 if facts.decode_rate >= 100 else 1}f} tok/s", ""))
     if facts.attempts > 1:
         parts.append((f"{facts.attempts} attempts", "yellow"))
+    if facts.again:
+        parts.append((facts.again, "yellow"))
     if abs(facts.duration - call.span.duration) > 0.005 * facts.duration:
         parts.append((f"{text.seconds(facts.duration)} in the call itself", ""))
     if facts.lost:

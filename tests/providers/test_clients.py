@@ -94,12 +94,38 @@ def test_the_stream_helper_of_responses(responses: Responses, replay: Replay, sp
     assert attributes(spans.one("completed"))["gen_ai.usage.output_tokens"] == 6
 
 
-def test_a_failed_response_is_an_error(responses: Responses, replay: Replay, spans: Spans) -> None:
-    replay.serve(json_answer(responses.state("failed", error={"code": "server_error", "message": "m"})))
+@pytest.mark.parametrize(
+    ("told", "name"),
+    [
+        ({"code": "server_error"}, "server_error"),
+        ({"code": None, "type": "overloaded"}, "overloaded"),
+        ({"code": 502}, "502"),
+        ({}, "failed"),
+    ],
+)
+def test_a_failed_response_is_an_error(
+    told: dict[str, Any], name: str, responses: Responses, replay: Replay, spans: Spans
+) -> None:
+    replay.serve(json_answer(responses.state("failed", error={**told, "message": "m"} if told else None)))
     assert responses.call()["status"] == "failed", "the client raises nothing"
     attrs = attributes(spans.one("error"))
-    assert attrs["error.type"] == "server_error"
+    assert attrs["error.type"] == name
     assert attrs["gen_ai.response.finish_reasons"] == ("failed",)
+
+
+@pytest.mark.parametrize(
+    ("told", "name"),
+    [
+        ({"code": "rate_limit", "message": "m"}, "rate_limit"),
+        ({"code": None, "message": "m"}, "error"),
+    ],
+)
+def test_an_error_in_a_stream_of_events(
+    told: dict[str, Any], name: str, responses: Responses, replay: Replay, spans: Spans
+) -> None:
+    replay.serve(responses.script(paced([*responses.events()[:2], *typed_events({"type": "error", **told})])))
+    responses.drain(responses.stream())
+    assert attributes(spans.one("error"))["error.type"] == name
 
 
 def test_in_the_background_and_what_is_left_alone(responses: Responses, replay: Replay, spans: Spans) -> None:

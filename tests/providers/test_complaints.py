@@ -99,6 +99,10 @@ IN_OTHER_WORDS = (
     "Your answer was rejected: age missing. Please answer again.",
     "Wrong format. Answer with exactly one word.",
     "Validation errors:\n- age: field required\nPlease fix and return the complete JSON.",
+    "That is not JSON. Reply with JSON only.",
+    "That's still not JSON. Reply with JSON only.",
+    "This isn't valid JSON. Try again.",
+    "That wasn't valid JSON. Try again.",
 )
 ORDINARY = (
     "How old is she?",
@@ -131,6 +135,10 @@ ORDINARY = (
     f"Please fix the following error in my app:\n{ELSEWHERE}",
     f"Classify this log line:\n{ELSEWHERE}",
     f"Next log line: {ELSEWHERE}",
+    "'abc' is not of type 'integer' says my linter. How do I fix it?",
+    "This is not valid JSON: {a:1}. Fix it and return only JSON.",
+    "That is not JSON-LD, is it? Try again.",
+    "It's not valid to say JSON is text. Try again.",
     f"Explain this error and correct my config: {ELSEWHERE}",
     "Could not parse config.yaml. Please fix the file.",
     "Failed to parse the JSON file. Give me valid JSON.",
@@ -230,11 +238,18 @@ def test_a_validator_s_words_about_the_answer(said: str) -> None:
     assert is_reask(after(GOOD, said), True)
 
 
+@pytest.mark.parametrize("said", ["'abc' is not of type 'integer'", "abc is not one of [1, 2]\n\nOn instance['age']"])
+def test_jsonschema_s_words_about_the_answer(said: str) -> None:
+    assert is_reask(after('{"age": "abc"}', said), True)
+    assert not is_reask(after('{"age": "abd"}', said), True), "it is about something else"
+
+
 @pytest.mark.parametrize("answer", [GOOD, "It is Ann."])
 @pytest.mark.parametrize("said", IN_OTHER_WORDS)
 def test_a_program_s_own_words(said: str, answer: str) -> None:
     assert is_reask(after(answer, said), True)
-    assert not is_reask(after(answer, said), False), "a person may say that"
+    for params in ({}, {"response_format": {"type": "json_object"}}):
+        assert not is_reask(after(answer, said, **params), False), "a person may say that"
 
 
 @pytest.mark.parametrize("said", OF_A_LIBRARY)

@@ -264,6 +264,10 @@ def test_an_interaction_in_the_background_and_one_that_failed(replay: Replay, tr
     replay.serve(json_answer(BEGUN | {"status": "failed"}))
     interact("sync", replay.url)
     assert attributes(spans.one("error"))["error.type"] == "failed"
+    spans.clear()
+    replay.serve(json_answer(BEGUN | {"status": "failed", "errors": [{"code": 429, "message": "m"}]}))
+    interact("sync", replay.url)
+    assert attributes(spans.one("error"))["error.type"] == "429"
 
 
 def test_golden_trees(replay: Replay, tracing: Tracing, spans: Spans) -> None:

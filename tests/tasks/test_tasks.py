@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -245,3 +246,19 @@ def test_how_long_a_tool_takes_is_measured(tracing: Tracing, metrics: Metrics, s
     with llmtrace.step("lookup", kind="tool"):
         pass
     assert sum(point.count for point in metrics.points("gen_ai.execute_tool.duration")) == 2
+
+
+def test_a_warning_of_the_application_is_shown_once(tracing: Tracing, spans: Spans) -> None:
+    """The SDK, asked for a tracer, makes Python forget which were shown: only the first task asks."""
+    tracing.on()
+    with llmtrace.task("first"):
+        pass
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        shown: list[Any] = []
+        warnings.showwarning = lambda *told, **_: shown.append(told)
+        for _ in range(3):
+            with llmtrace.task("x"), llmtrace.step("y"):
+                warnings.warn("it is old", DeprecationWarning, stacklevel=1)
+    assert len(shown) == 1
+    assert len(spans.finished()) == 7

@@ -11,8 +11,8 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from llmtrace.analyze.otlp import Span, Status, TraceFileError
-from llmtrace.view import terminal, text, tree
+from llmtrace.analyze.otlp import Link, Span, Status, TraceFileError
+from llmtrace.view import html, terminal, text, tree
 
 
 def printed(item: Any, width: int = 80, **settings: Any) -> str:
@@ -83,6 +83,27 @@ def test_everything_of_a_demo_is_told(demo_file: Path) -> None:
     ):
         assert words in out
     assert "■ network" in out.splitlines()[-2] + out.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("attributes", "kind", "told"),
+    [
+        ({"llmtrace.call.repairs": 1}, "repair", "repair of an answer"),
+        ({"llmtrace.call.repairs": 3}, None, "repair 3 of an answer"),
+        ({}, "retry", "retry of a failed call"),
+        ({}, "fallback", "fallback of a failed call"),
+        ({}, "model_load", None),
+        ({"llmtrace.call.repairs": "1"}, "else", None),
+    ],
+)
+def test_what_a_call_repeats(attributes: dict[str, Any], kind: str | None, told: str | None) -> None:
+    links = () if kind is None else (Link("e" * 32, "9" * 16, {"llmtrace.link.kind": kind}),)
+    call = {"llmtrace.call.outcome": "completed", "gen_ai.operation.name": "chat", **attributes}
+    (trace,) = tree.build([_span("chat m", "1", None, 0, 100_000_000, attributes=call, links=links)])
+    first = printed(terminal.render_trace(trace)).splitlines()[1]
+    assert first == " · ".join(filter(None, ("completed", told)))
+    page = html.render([trace], title="t")
+    assert (f"<li>{told}</li>" in page) is (told is not None)
 
 
 @pytest.mark.parametrize("width", [20, 32, 40, 60, 80, 100, 200])
