@@ -243,7 +243,7 @@ def _attributes_of(call: Node) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
 def _again(span: Span) -> str | None:
     repairs = about.whole(span.attributes.get(names.REPAIRS))
     if repairs:
-        return "repair of an answer" if repairs == 1 else f"repair {repairs} of an answer"
+        return "repair of an answer" if repairs == 1 else f"repair no. {repairs} of an answer"
     kinds = {link.attributes.get(names.LINK_KIND) for link in span.links}
     return next((words for kind, words in _AGAIN.items() if kind in kinds), None)
 

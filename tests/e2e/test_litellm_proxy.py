@@ -35,7 +35,7 @@ _FOUND = _MADE if _MADE.exists() else shutil.which("litellm") or "litellm"
 COMMAND = Path(os.environ.get("LLMTRACE_LITELLM") or _FOUND)
 KEY = "sk-" + secrets.token_hex(32)
 SLOW = 1.0
-"""s more to the first token, once a deployment has become slow."""
+"""s more to the first token, at least, once a deployment has become slow."""
 STARTS_WITHIN = 400.0
 """s. It imports a lot of itself first."""
 
@@ -230,7 +230,7 @@ def test_client_and_proxy_in_one_trace(
             return attributes(spans.one("completed"))
 
         before = [ask() for _ in range(60)]
-        slow = SLOW
+        slow = SLOW + 3 * max(each["llmtrace.call.ttft"] for each in before)  # beyond what a busy machine does
         after = [ask() for _ in range(40)]
     assert {route(each)["deployment"] for each in before} == {"dep-a", "dep-b"}
     outer, inner = calls_in(client_file), calls_in(proxy_file)
@@ -242,7 +242,7 @@ def test_client_and_proxy_in_one_trace(
     counted = {row[3].partition("deployment=")[2][:5]: row[4] for row in who_answered(client_file, proxy_file)}
     assert counted.keys() == {"dep-a", "dep-b"}
     assert sum(counted.values()) == len(outer)
-    slowed = [each for each in after if each["llmtrace.call.ttft"] > SLOW]
+    slowed = [each for each in after if each["llmtrace.call.ttft"] > slow]
     assert {route(each)["deployment"] for each in slowed} == {"dep-b"}
     told = [each.get("llmtrace.diagnosis.cause") for each in slowed]
     assert sum(cause in ("queueing", "route_change") for cause in told) > len(told) / 2, told

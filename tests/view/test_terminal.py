@@ -89,7 +89,7 @@ def test_everything_of_a_demo_is_told(demo_file: Path) -> None:
     ("attributes", "kind", "told"),
     [
         ({"llmtrace.call.repairs": 1}, "repair", "repair of an answer"),
-        ({"llmtrace.call.repairs": 3}, None, "repair 3 of an answer"),
+        ({"llmtrace.call.repairs": 3}, None, "repair no. 3 of an answer"),
         ({}, "retry", "retry of a failed call"),
         ({}, "fallback", "fallback of a failed call"),
         ({}, "model_load", None),
