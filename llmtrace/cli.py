@@ -42,7 +42,8 @@ def _main() -> None:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, ValueError):
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]
-    guarded(app)(prog_name="llmtrace")
+    with interrupts.heard():
+        guarded(app)(prog_name="llmtrace")
 
 
 def build_app() -> Any:

@@ -24,7 +24,7 @@ from typer.models import ArgumentInfo
 
 from llmtrace import doctor
 from llmtrace.cli import build_app
-from llmtrace.commands import common
+from llmtrace.commands import common, interrupts
 from llmtrace.doctor import packages
 from llmtrace.launch import destinations
 from llmtrace.version import DISTRIBUTION, VERSION
@@ -244,6 +244,56 @@ def test_ctrl_c_while_duckdb_works_is_quiet_too() -> None:
         [sys.executable, "-c", COUNTING], env=environment(), capture_output=True, timeout=120, check=False
     )
     assert (done.returncode, done.stderr) == (130, b"")
+
+
+DYING = """
+import signal, sys, time
+from llmtrace import cli
+
+class Dying:
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+        sum(range(9))
+
+class Holder:
+    def __del__(self):
+        del self.held
+        time.sleep(0)
+
+def command(**given):
+    holder = Holder()
+    holder.held = Dying()
+    del holder
+    time.sleep(60)
+
+cli.guarded = lambda app: guarded(command)
+from llmtrace.commands.common import guarded
+sys.argv = ["llmtrace", "show"]
+cli.main()
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_ctrl_c_in_a_destructor_is_heard_and_quiet() -> None:
+    """Python alone prints where it struck, and goes on."""
+    done = subprocess.run(
+        [sys.executable, "-c", DYING], env=environment(), capture_output=True, timeout=120, check=False
+    )
+    assert (done.returncode, done.stderr) == (130, b"")
+
+
+def test_other_faults_of_destructors_are_told_as_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Dying:
+        def __del__(self) -> None:
+            raise ValueError
+
+    told: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda fault: told.append(fault.exc_type))
+    before = sys.unraisablehook
+    with interrupts.heard():
+        Dying()
+    assert told == [ValueError]
+    assert sys.unraisablehook is before
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")

@@ -1,9 +1,15 @@
 """Ctrl-C at any moment: no traceback, and 130 for whoever asks how the command ended."""
 
+import _thread
 import contextlib
 import signal
+import sys
+import time
 from collections.abc import Generator
 from typing import Any
+
+_SOON_S = 0.005
+"""How long a destructor has to end before the Ctrl-C that it swallowed comes again."""
 
 
 @contextlib.contextmanager
@@ -19,6 +25,35 @@ def loading() -> Generator[None, None, None]:
     finally:
         if changed:
             _change(signal.SIG_DFL, signal.default_int_handler)
+
+
+@contextlib.contextmanager
+def heard() -> Generator[None, None, None]:
+    """A Ctrl-C that strikes in a destructor or a weak reference's callback comes again right after it.
+
+    Python would print where that was, and go on as if nobody had pressed it.
+    """
+    others = sys.unraisablehook
+
+    def hook(swallowed: Any) -> None:
+        if issubclass(swallowed.exc_type, KeyboardInterrupt):  # raised in here it would be swallowed too
+            _thread.start_new_thread(_press, (_thread.get_ident(),))
+        else:
+            others(swallowed)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = others
+
+
+def _press(thread: int) -> None:
+    time.sleep(_SOON_S)
+    if hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(thread, signal.SIGINT)  # which wakes it, too
+    else:
+        _thread.interrupt_main()
 
 
 def ending() -> None:
