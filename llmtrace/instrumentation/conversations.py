@@ -128,10 +128,10 @@ class _Talk:
 
     def ended(self, outcome: str, error: BaseException | None = None) -> None:
         """The connection is gone, and with it whatever was still to come."""
-        while self._asked:
-            self._asked.popleft().call.finish(outcome, error=error)
-        while self._answered:
-            self._answered.popitem()[1].call.finish(outcome, error=error)
+        for answering in (*self._asked, *self._answered.values()):  # held meanwhile: a guard that dies ends the call
+            answering.call.finish(outcome, error=error)
+        self._asked.clear()
+        self._answered.clear()
 
     def _asked_for(self, mark: Mark) -> _Answering | None:
         if not is_instrumentation_enabled():
