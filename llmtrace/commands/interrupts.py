@@ -4,6 +4,7 @@ import _thread
 import contextlib
 import signal
 import sys
+import threading
 import time
 from collections.abc import Generator
 from typing import Any
@@ -37,7 +38,7 @@ def heard() -> Generator[None, None, None]:
 
     def hook(swallowed: Any) -> None:
         if issubclass(swallowed.exc_type, KeyboardInterrupt):  # raised in here it would be swallowed too
-            _thread.start_new_thread(_press, (_thread.get_ident(),))
+            _thread.start_new_thread(_press, ())
         else:
             others(swallowed)
 
@@ -48,10 +49,11 @@ def heard() -> Generator[None, None, None]:
         sys.unraisablehook = others
 
 
-def _press(thread: int) -> None:
+def _press() -> None:
     time.sleep(_SOON_S)
-    if hasattr(signal, "pthread_kill"):
-        signal.pthread_kill(thread, signal.SIGINT)  # which wakes it, too
+    main = threading.main_thread().ident
+    if main is not None and hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(main, signal.SIGINT)  # which wakes it, too
     else:
         _thread.interrupt_main()
 

@@ -102,8 +102,8 @@ _PARSER = re.compile(
 )
 """The words of Python's parser of JSON."""
 _VALIDATOR = re.compile(
-    rf"{_REPORT}|'\w+' is a required property"
-    r"|(?P<value>'[^'\n]{0,80}'|[-\w.]+) is not (?:of type|one of) ['\[]",
+    rf"(?<!\d){_REPORT}|'\w+' is a required property"
+    r"|(?P<value>'[^'\n]{0,80}'|(?<![-\w.])[-\w.]+) is not (?:of type|one of) ['\[]",
     re.IGNORECASE,
 )
 """How pydantic's reports begin, and what jsonschema says."""

@@ -35,3 +35,11 @@ def nothing_leaks(request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixtu
 @pytest.fixture
 def swallowed() -> None:
     """Says that this test feeds our readers things they may choke on, as long as the application does not notice."""
+
+
+@pytest.fixture
+def quick_guards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream that is dropped ends its call there and then, as where the thread that ends it is the quicker one."""
+    from llmtrace.calls import finalizers
+
+    monkeypatch.setattr(finalizers, "hand_over", finalizers.end_unread)

@@ -15,7 +15,6 @@ import openai
 import pytest
 from opentelemetry import trace
 
-from llmtrace.calls import finalizers
 from tests.conftest import Tracing
 from tests.support.realtime import (
     MODEL,
@@ -273,12 +272,9 @@ def test_the_refused_one_of_two(named: bool, kind: str, tracing: Tracing, spans:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("end", [Cut(), Close(1011), Close(1000)])
-def test_a_connection_that_ends_early(
-    end: Step, kind: str, tracing: Tracing, spans: Spans, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("quick_guards")
+def test_a_connection_that_ends_early(end: Step, kind: str, tracing: Tracing, spans: Spans) -> None:
     from websockets.exceptions import ConnectionClosed
-
-    monkeypatch.setattr(finalizers, "hand_over", finalizers.end_unread)  # as where its thread is the quicker one
 
     raised: list[type[BaseException]] = []
 

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 import openai
 import pytest
 
-from llmtrace.calls import finalizers
 from tests.conftest import Tracing
 from tests.support.realtime import SOUND, Conversations, Cut, Send, Step, expect
 from tests.support.spans import Spans, attributes, seconds
@@ -94,8 +93,8 @@ def test_one_that_fails(tracing: Tracing, spans: Spans) -> None:
     assert (attrs["error.type"], attrs["gen_ai.response.id"]) == ("audio_unintelligible", "i1")
 
 
-def test_a_connection_that_breaks(tracing: Tracing, spans: Spans, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(finalizers, "hand_over", finalizers.end_unread)  # as where its thread is the quicker one
+@pytest.mark.usefixtures("quick_guards")
+def test_a_connection_that_breaks(tracing: Tracing, spans: Spans) -> None:
     tracing.on("openai")
     with contextlib.suppress(Exception):
         # Nothing of the client's is on its way then: what it sends to a closed end would take the pieces with it.

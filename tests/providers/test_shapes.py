@@ -199,18 +199,23 @@ CACHED = {
 }
 
 
-@pytest.mark.parametrize("whose", CACHED)
-def test_what_others_call_the_cached_tokens(whose: str, opened: Any, replay: Replay, spans: Spans) -> None:
-    driver = opened(OpenAI)
-    usage = {"prompt_tokens": 40, "completion_tokens": 6, "total_tokens": 46, **CACHED[whose]}
+def told_both_ways(driver: OpenAI, replay: Replay, spans: Spans, usage: Any) -> list[dict[str, Any]]:
+    """The attributes of a whole answer and of a stream with this usage, compared with what the bodies say."""
     chunks = openai_chunks(("Hi",), usage)
     replay.play(json_answer(completion(usage=usage)), events_script(*chunks))
     driver.call()
     driver.drain(driver.stream())
-    assert len(spans.parents()) == 2
-    for span in spans.parents():
-        attrs = attributes(span)
+    told = [attributes(span) for span in spans.parents()]
+    assert len(told) == 2
+    for attrs in told:
         assert not disagreements(attrs, completions(chunks))
+    return told
+
+
+@pytest.mark.parametrize("whose", CACHED)
+def test_what_others_call_the_cached_tokens(whose: str, opened: Any, replay: Replay, spans: Spans) -> None:
+    usage = {"prompt_tokens": 40, "completion_tokens": 6, "total_tokens": 46, **CACHED[whose]}
+    for attrs in told_both_ways(opened(OpenAI), replay, spans, usage):
         assert (attrs["gen_ai.usage.input_tokens"], attrs["gen_ai.usage.cache_read.input_tokens"]) == (40, 16)
         assert attrs.get("gen_ai.usage.cache_write.input_tokens") == (8 if whose == "of Databricks" else None)
 
@@ -220,17 +225,10 @@ def test_reasoning_beside_the_answers_tokens(
     total: int, output: int, opened: Any, replay: Replay, spans: Spans
 ) -> None:
     """As xAI counts it, whose total says so; elsewhere it is among them."""
-    driver = opened(OpenAI)
     reasoned = {"reasoning_tokens": 95 if output > 95 else 5}
     usage = {"prompt_tokens": 10, "completion_tokens": 10, "total_tokens": total, "completion_tokens_details": reasoned}
-    chunks = openai_chunks(("Hi",), usage)
-    replay.play(json_answer(completion(usage=usage)), events_script(*chunks))
-    driver.call()
-    driver.drain(driver.stream())
-    assert len(spans.parents()) == 2
-    for span in spans.parents():
-        assert not disagreements(attributes(span), completions(chunks))
-        assert attributes(span)["gen_ai.usage.output_tokens"] == output
+    for attrs in told_both_ways(opened(OpenAI), replay, spans, usage):
+        assert attrs["gen_ai.usage.output_tokens"] == output
 
 
 def test_a_usage_within_the_choice_that_it_ends(opened: Any, replay: Replay, spans: Spans) -> None:
