@@ -86,6 +86,8 @@ class Fleet:
     def _narrow(self, calls: Any, quality: Quality) -> Any:
         """The few columns that are looked at, with a name for each version and instance."""
         rate = (calls.duration - calls.ttft) / (calls.output_tokens - 1)
+        # Reasoning may be older than the first token that was shown, and a call's own span does not say whether it is.
+        all_shown = calls.reasoning_tokens.fill_null(0) == 0
         return calls.select(
             began="began_ns",
             version=first(calls[SOURCES[self.version_of]], NOT_TOLD),
@@ -97,7 +99,7 @@ class Fleet:
             asked="request_model",
             answered="response_model",
             ttft=when(calls.ttft > 0, calls.ttft),
-            tpot=when((calls.output_tokens > 1) & (rate > 0), rate),
+            tpot=when(all_shown & (calls.output_tokens > 1) & (rate > 0), rate),
             output=when(calls.output_tokens > 0, calls.output_tokens),
             failed=calls.outcome.isin(FAILED),
             cut=calls.finish.startswith("length") | calls.finish.startswith("max_tokens"),

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from llmtrace.analyze.contract import FAILED
 from llmtrace.analyze.expressions import count_of, first, least, most, nothing, when
-from llmtrace.analyze.reports.floor import floors, usable
+from llmtrace.analyze.reports.floor import filling_floor, floors, usable
 from llmtrace.phases.model import (
     DECODE,
     GATEWAY,
@@ -114,14 +114,13 @@ def _charged(calls: Any, floor: Any) -> Any:
 
 def _beyond(joined: Any) -> dict[str, Any]:
     """What each phase took beyond its floor, s."""
-    uncached = joined.uncached_tokens.fill_null(0)
-    filling_floor = joined.f_prefill.fill_null(0.0) * uncached
+    filling = filling_floor(joined, joined.uncached_tokens.fill_null(0))
     making = joined.s_decode - joined.application
     beyond = {name: most(joined[f"s_{name}"] - joined[f"f_{name}"].fill_null(0.0), 0.0) for name in EARLY[:3]}
     for name in (MODEL_LOAD, QUEUE):  # what could be none at all
         beyond[name] = joined[f"s_{name}"]
     for name in (PREFILL, QUEUE_PREFILL):
-        beyond[name] = most(joined[f"s_{name}"] - filling_floor, 0.0)
+        beyond[name] = most(joined[f"s_{name}"] - filling, 0.0)
     beyond[DECODE] = most(making - joined.f_itl.fill_null(0.0) * joined.steps, 0.0)
     beyond[APPLICATION] = joined.application
     beyond[OPAQUE] = joined.s_opaque

@@ -64,12 +64,14 @@ def calls(
     parts = _phases_by_call(spans, attempts, engines)
     joined = call_spans.left_join(tried, [("trace_id", "attempt_trace"), ("span_id", "attempt_of")])
     joined = joined.left_join(parts, [("trace_id", "phase_trace"), ("span_id", "phase_of")])
+    decoded = first(*(joined[each] for each in ("decoded_tokens", "output_tokens") if each in joined.columns))
     whole = timed(joined).mutate(
         attempts=joined.attempts.fill_null(1),
         has_phases=joined.phase_of.notnull(),
         uncached_tokens=joined.input_tokens - joined.cached_tokens.fill_null(0),
-        # Reasoning that a stream does not show is output, and no part of its decode.
-        decoded_tokens=first(*(joined[each] for each in ("decoded_tokens", "output_tokens") if each in joined.columns)),
+        # Reasoning that a stream does not show is output, and no part of its decode: it was made before.
+        decoded_tokens=decoded,
+        hidden_tokens=most(joined.output_tokens - decoded, 0).fill_null(0),
         **{f"s_{phase}": joined[f"s_{phase}"].fill_null(0.0) for phase in PHASES},
     )
     if prices is not None:

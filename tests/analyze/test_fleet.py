@@ -157,6 +157,20 @@ def test_quality_is_the_evaluations_score_where_none_is_named(tmp_path: Path) ->
     assert {row["quality"] for row in rows(named, "What they answer")} == {4.0}
 
 
+def test_reasoning_that_no_stream_showed_makes_no_token_faster(tmp_path: Path) -> None:
+    documents = list(made_up.documents(400))
+    plain = rows(report(written(tmp_path / "plain.jsonl", documents)), "What they answer")
+    for document in documents[::2]:
+        (span,) = document["resourceSpans"][0]["scopeSpans"][0]["spans"]
+        for each in span["attributes"]:  # those that failed made nothing
+            if each["key"] == "gen_ai.usage.output_tokens":
+                each["value"]["intValue"] = str(int(each["value"]["intValue"]) + 5000)
+        span["attributes"].append({"key": "gen_ai.usage.reasoning.output_tokens", "value": {"intValue": "5000"}})
+    thought = rows(report(written(tmp_path / "thought.jsonl", documents)), "What they answer")
+    for row, same_version in zip(thought, plain, strict=True):
+        assert row["TPOT p50"] == pytest.approx(same_version["TPOT p50"], rel=0.15), "5,000 tokens more, in no time"
+
+
 def test_a_sample_of_the_instances_says_the_same(
     table: Path, made: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

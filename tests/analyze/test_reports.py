@@ -335,6 +335,18 @@ def test_floor(writer: Writer, report: Reader) -> None:
     assert row["ITL floor"] == pytest.approx(0.004)
 
 
+def test_reasoning_that_no_stream_shows_is_part_of_the_floor_and_sets_none(writer: Writer, report: Reader) -> None:
+    for number in range(20):
+        writer.call(number * 1000, CALM)
+    for number in range(10):
+        thought = [("network", 10), ("queue_prefill", 4120), ("decode", 400)]
+        writer.call((100 + 10 * number) * 1000, thought, tokens=(1000, 0, 1101), shown=101)
+    (row,) = table(report("floor", writer), "By route, a mean call")
+    assert row["prefill floor /token"] == pytest.approx(1e-4)
+    assert row["ITL floor"] == pytest.approx(0.004), "not what 1,100 tokens in 0.4 s would be"
+    assert row["floor"] == pytest.approx((20 * 0.51 + 10 * 4.51) / 30)
+
+
 def test_floor_needs_enough(writer: Writer, report: Reader) -> None:
     writer.call(0, CALM)
     assert report("floor", writer).headline == "no route has a floor yet"

@@ -251,6 +251,7 @@ def _answers(fleet: Fleet, spread: _Spread) -> Section:
         ],
         rows[-60:],
         "All calls as they came. Another mix of devices or of questions shows here too; the next table leaves it out. "
+        "TPOT: of calls without reasoning, which may have been made before the first token. "
         f"quality: the mean {fleet.quality.attribute or 'score'} of the calls that have it on their own span.",
     )  # fmt: skip
 

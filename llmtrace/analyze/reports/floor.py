@@ -34,7 +34,7 @@ def make(book: Book, options: Options) -> Report:
     joined = whole.inner_join(floors(whole).rename(floor_route="route"), [("route", "floor_route")])
     priced = joined.mutate(
         **{f"low_{name}": least(joined[f"s_{name}"], joined[f"f_{name}"].fill_null(0.0)) for name in _OVERHEAD},
-        low_prefill=least(joined.filling, joined.f_prefill.fill_null(0.0) * joined.uncached),
+        low_prefill=least(joined.filling, filling_floor(joined, joined.uncached)),
         low_decode=least(joined.making, joined.f_itl.fill_null(0.0) * joined.steps),
     )
     by_route = priced.group_by("route").agg(
@@ -67,7 +67,7 @@ def usable(calls: Any) -> Any:
     split = split.mutate(
         wait=split.wait.fill_null(0.0),
         uncached=split.uncached_tokens.fill_null(0),
-        steps=most(split.output_tokens - 1, 0),
+        steps=most(split.decoded_tokens - 1, 0),
         filling=split.s_prefill + split.s_queue_prefill,
     )
     return split.mutate(making=most(split.s_decode - split.wait, 0.0))
@@ -76,7 +76,7 @@ def usable(calls: Any) -> Any:
 def floors(usable: Any) -> Any:
     """One row for each route with calls enough: ``n``, the floors ``f_<overhead phase>``, ``f_prefill`` (s per uncached
     token) and ``f_itl``, s."""
-    has_rate = (usable.uncached >= LEAST_TOKENS) & (usable.filling > 0)
+    has_rate = (usable.uncached >= LEAST_TOKENS) & (usable.filling > 0) & (usable.hidden_tokens == 0)
     rate = when(has_rate, usable.filling / most(usable.uncached, 1), None)
     itl = when((usable.steps >= LEAST_STEPS) & (usable.making > 0), usable.making / most(usable.steps, 1), None)
     overhead = {f"o_{name}": when(usable[f"s_{name}"] > 0, usable[f"s_{name}"], None) for name in _OVERHEAD}
@@ -88,6 +88,11 @@ def floors(usable: Any) -> Any:
         f_itl=prepared.pace.quantile(RANK),
     )
     return by_route.filter(by_route.n >= LEAST_CALLS)
+
+
+def filling_floor(calls: Any, uncached: Any) -> Any:
+    """The least time, s, that filling the prompt takes, and making the reasoning that the stream does not show."""
+    return calls.f_prefill.fill_null(0.0) * uncached + calls.f_itl.fill_null(0.0) * calls.hidden_tokens
 
 
 def _section(rows: list[tuple[Any, ...]], mixed: bool) -> Section:

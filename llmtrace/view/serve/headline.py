@@ -8,6 +8,7 @@ import orjson
 
 from llmtrace.analyze import contract
 from llmtrace.emit import names
+from llmtrace.phases.model import DECODE
 from llmtrace.view import calls
 
 _CALLS: Final = """
@@ -23,6 +24,11 @@ SELECT s.span_id, s.phase, s.events FROM spans s LEFT JOIN spans above
   ON above.trace_id = s.trace_id AND above.span_id = s.parent_id
 WHERE s.trace_id = ?::UUID AND contains(s.events, ?) AND ? IN (s.span_id, s.parent_id, above.parent_id) LIMIT 20"""
 
+_DECODED: Final = f"""
+SELECT sum(try_cast(s.attributes->>'$."{names.TOKENS}"' AS BIGINT)) FROM spans s LEFT JOIN spans above
+  ON above.trace_id = s.trace_id AND above.span_id = s.parent_id
+WHERE s.trace_id = ?::UUID AND s.phase = '{DECODE}' AND ? IN (s.parent_id, above.parent_id)"""
+
 
 def headline(cursor: Any, trace: str) -> dict[str, Any] | None:
     """The slowest call of those with a verdict, else the slowest of all; None where the trace has no call."""
@@ -32,8 +38,9 @@ def headline(cursor: Any, trace: str) -> dict[str, Any] | None:
     keys = [column[0] for column in cursor.description]
     call = dict(zip(keys, row, strict=True))
     number, failed, input_tokens, output_tokens, cost = cursor.execute(_SUMS, [trace]).fetchone()
-    output, decode = call["output_tokens"], call.pop("s_decode")
     span_id, phases = call.pop("span_id"), orjson.loads(call.pop("phases") or "[]")
+    (decoded,) = cursor.execute(_DECODED, [trace, span_id]).fetchone()
+    output, decode = decoded or call["output_tokens"], call.pop("s_decode")
     return {
         **call,
         "span_id": f"{span_id:016x}",

@@ -37,6 +37,19 @@ def test_a_trace_begins_with_its_call_in_brief(asked: Viewer) -> None:
     assert asked.get(f"/api/traces/{1:032x}")["headline"]["verdicts"] == []
 
 
+def test_a_calls_speed_is_that_of_the_tokens_that_its_stream_showed(taking: Viewer) -> None:
+    writer = Writer()
+    trace = 0xDEC0DE
+    thought = [("network", 10.0), ("queue_prefill", 4000.0), ("decode", 100.0)]
+    writer.call(0.0, thought, trace=trace, tokens=(1000, 0, 1101), shown=101)
+    before = taking.get("/api/status")["calls"]
+    taking.send(writer.document())
+    taking.until(lambda status: status["calls"] == before + 1)
+    brief = taking.get(f"/api/traces/{trace:032x}")["headline"]
+    assert brief["output_tokens"] == 1101
+    assert brief["tokens_per_s"] == pytest.approx(100 / 0.1)
+
+
 def test_calls_newest_first_with_their_phases(asked: Viewer) -> None:
     answer = asked.get("/api/calls", limit=2)
     assert answer["total"] == 40
