@@ -43,7 +43,8 @@ _ANSWER = (
 _OLD = (
     r"previous|last|latest|first|prior|original|earlier|generated|returned|provided|given|model's|assistant's|final|raw"
 )
-_THE_ANSWER = rf"(?:(?:your|that)(?: \w+){{0,2}}?|the(?: (?:{_OLD}|json|structured|extracted|tool)){{0,3}}?) {_ANSWER}"
+_WHOSE = rf"(?:(?:your|that)(?: \w+){{0,2}}? |the(?: (?:{_OLD}|json|structured|extracted|tool)){{0,3}}? )"
+_THE_ANSWER, _AN_ANSWER = _WHOSE + _ANSWER, rf"{_WHOSE}?{_ANSWER}"
 _NOT = r"(?: (?:still )?(?:not|no)|n't)"
 _CLOSES = r"(?=\s*(?:[^\w\s]|\Z))"
 _VALID = rf"(?:(?:an? )?(?:valid|parseable|well-formed|{_FORM}{_CLOSES})|in (?:the|an?) (?:\w+ )?format\b)"
@@ -77,7 +78,7 @@ _GAVE = (
 _CHECKED = r"(?:parsing|validating|decoding|reading)"
 _OPENING = r"\W*(?:(?:observation|error|sorry|oops|feedback|unfortunately|no|but|hmm)\b\W+){0,3}"
 _SENTENCE = re.compile(
-    rf"{_OPENING}(?:(?:{_THE_ANSWER}|{_ANSWER}){_WRONG}"
+    rf"{_OPENING}(?:{_AN_ANSWER}{_WRONG}"
     r"|(?:that|it)(?:(?:'s| is| was) (?:still )?not|(?: is| was)n't|'s(?: still)? no) "
     rf"(?:(?:an? )?(?:valid|parseable|well-formed)(?: {_FORM}|\s*(?:[:(.,;!]|\Z))|{_FORM}\s*(?:[:(.,;!]|\Z))"
     rf"|(?:that|it)(?:'s| is| was) (?:still )?(?:invalid|malformed)(?: {_FORM}|\s*(?:[:(.,;!]|\Z))"
@@ -96,11 +97,11 @@ _SENTENCE = re.compile(
     r"(?:unexpected|unterminated|expected|bad) [^\n]{0,80}?\b(?:in|after|of|valid) json\b"
     rf"|missing (?:required |mandatory )?(?:(?:fields?|propert(?:y|ies))(?: ['\"`]?[\w.]+['\"`]?)?|keys?){_CLOSES}"
     r"|(?:the )?(?:required )?(?:field|property|key) ['\"`][\w.]+['\"`] (?:is|was) (?:missing|required)\b"
-    rf"|[^.\n?:]{{0,40}}?\b(?:errors?|exceptions?|problems?)\b(?: \w+){{0,3}}? {_CHECKED} (?:{_THE_ANSWER}|{_ANSWER})"
+    rf"|[^.\n?:]{{0,40}}?\b(?:errors?|exceptions?|problems?)\b(?: \w+){{0,3}}? {_CHECKED} {_AN_ANSWER}"
     rf"|{_CHECKED} {_THE_ANSWER} (?:raised|failed|gave|resulted)"
     r"|(?:i |we |the (?:parser|program|system|validator) )?"
     r"(?:could(?: not|n't)|cannot|can(?:'|no)t|(?:was |were |am |is )?unable to|failed to) (?:parse|decode|validate)"
-    rf"(?:\s*[:(]| {_THE_ANSWER}| {_ANSWER}| (?:that|it)\b(?: as\b|[.:(])| this\b(?: as\b|[.(]))"
+    rf"(?:\s*[:(]| {_AN_ANSWER}| (?:that|it)\b(?: as\b|[.:(])| this\b(?: as\b|[.(]))"
     r"|(?:(?:json|schema|output|pydantic|response|answer|format) )?validation"
     r"(?: errors?| failed| failure|error)(?: (?:for|in|with|of) (?:your|the) \w+)?\s*[:.]"
     r"|(?:please )?(?:fix|correct|address|resolve) (?:(?:the|these|this|all|following|of) )*"
@@ -140,6 +141,10 @@ _IT = (
     rf"|following{_CLOSES}|{_ANSWER})\b(?! (?:in|of|on|at|from) (?!(?:your|it|them|the {_ANSWER})\b)))"
 )
 """The answer or its faults, as what is to be mended."""
+_MEND = (
+    r"(?:retry|recall|resubmit|re-?(?:generate|extract|send|submit|write|do|answer|output)|fix|correct|repair|revise"
+    r"|repeat)"
+)
 _BESIDE = (
     r"(?:me|us|back|with|in|as|for|and|to|using|the|an?|your|this|that|it|them|just|nothing|but|strictly|one|now|all"
     r"|raw|pure|plain|complete|full|entire|whole|correct(?:ed|ly)?|valid|fixed|new|revised|proper|properly|updated"
@@ -151,8 +156,7 @@ _AGAIN = re.compile(
     rf"{_CLAUSE}(?:(?:try|do (?:it|that|this)) (?:it )?(?:again|once more)\b(?! later)"
     rf"|(?:once more|again|one more time){_ALONE}|only (?:valid |raw )?{_FORM}|(?:valid |raw )?{_FORM} only\b"
     rf"|(?:make sure|ensure)(?: that)? (?:{_THE_ANSWER}|it)\b|call the (?:tool|function) again\b"
-    r"|(?:retry|redo|recall|resubmit|regenerate|re-?(?:generate|extract|send|submit|write|do|answer|output)|fix|correct"
-    rf"|repair|rewrite|revise|repeat)(?:{_ALONE}| {_IT})|(?:address|resolve) {_IT}"
+    rf"|{_MEND}{_ALONE}|(?:{_MEND}|address|resolve) {_IT}"
     r"|(?:answer|respond|reply|return|output|provide|send|give|generate|produce|submit|emit|write|extract)"
     rf"(?: {_BESIDE}){{0,8}}? (?:again|once more|only|exactly|schema|format|fields?|object|array|{_ANSWER})\b)",
     re.IGNORECASE,
