@@ -74,7 +74,8 @@ def _value(attributes: Any, resource: Any | None, column: Column) -> Any:
     text = first(*told, ibis.null("string"))
     if column.name in WHOLE:
         number = text.try_cast("float64")
-        return when(number == number.floor(), number.cast("int64"))
+        whole = number.try_cast("int64")  # rounded, by some engines
+        return when(whole == number, whole)
     if column.kind == "int":
         return first(text.try_cast("int64"), text.try_cast("float64").cast("int64"))
     if column.kind == "float":

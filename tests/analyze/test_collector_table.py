@@ -69,7 +69,10 @@ def test_the_same_figures_as_from_a_file(name: str, writer: Writer, tmp_path: Pa
     ]
 
 
-@pytest.mark.parametrize(("told", "read"), [("2", 2), (2, 2), ("2.0", 2), (1.5, None), ("1.5", None), ("x", None)])
+@pytest.mark.parametrize(
+    ("told", "read"),
+    [("2", 2), (2, 2), ("2.0", 2), (1.5, None), ("1.5", None), ("x", None), ("inf", None), ("1e300", None)],
+)
 def test_which_repair_a_call_is(told: Any, read: int | None, writer: Writer, tmp_path: Path) -> None:
     """From a file and from a table alike: a whole number, also as text."""
     writer.call(0, [("decode", 400)], marks={"llmtrace.call.repairs": told})
