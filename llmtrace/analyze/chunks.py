@@ -183,7 +183,8 @@ def _spread(column: Sparse, count: int, field: pa.Field) -> tuple[pa.Array, int]
         return pa.nulls(count, field.type), 0
     places = np.full(count, -1, dtype=np.int64)
     places[column.rows] = np.arange(len(column.rows))
-    values, odd = _array(column.values, field.type), 0
+    given = [plausible.whole(value) for value in column.values] if field.name in plausible.WHOLE else column.values
+    values, odd = _array(given, field.type), 0
     if not field.name.endswith("_ns"):  # moments are that large
         values, odd = plausible_columns.known_values(values, field.name in plausible.COUNTS)
     return values.take(pa.array(places, mask=places < 0)), odd

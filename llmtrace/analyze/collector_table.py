@@ -12,6 +12,7 @@ from typing import Any, Final
 import ibis
 
 from llmtrace.analyze.expressions import first, when
+from llmtrace.analyze.plausible import WHOLE
 from llmtrace.analyze.schema import COLUMNS, FIXED, Column
 from llmtrace.errors import LlmtraceError
 
@@ -71,6 +72,10 @@ def _value(attributes: Any, resource: Any | None, column: Column) -> Any:
     if resource is not None:
         told += [resource[name].nullif("") for name in column.resource]
     text = first(*told, ibis.null("string"))
+    if column.name in WHOLE:
+        number = text.try_cast("float64")
+        whole = number.try_cast("int64")  # rounded, by some engines
+        return when(whole == number, whole)
     if column.kind == "int":
         return first(text.try_cast("int64"), text.try_cast("float64").cast("int64"))
     if column.kind == "float":

@@ -22,6 +22,8 @@ COUNTS: Final = frozenset(
     if column.kind in ("int", "float") and column.name not in _SIGNED and not column.name.endswith("_ns")
 )
 """The columns of numbers that are never below 0."""
+WHOLE: Final = frozenset({"repairs"})
+"""Those of them that say which one it was, where a fraction says nothing."""
 PARTS: Final = (
     ("cached_tokens", "input_tokens"),
     ("cache_write_tokens", "input_tokens"),
@@ -31,6 +33,7 @@ PARTS: Final = (
 """Columns of tokens, and those that they are a part of."""
 _ATTRIBUTES: Final = {column.name: column.attributes for column in FROM_ATTRIBUTES}
 _COUNTED: Final = frozenset(attribute for name in COUNTS for attribute in _ATTRIBUTES[name])
+_WHOLE: Final = frozenset(attribute for name in WHOLE for attribute in _ATTRIBUTES[name])
 _PARTS_OF_SPANS: Final = tuple((_ATTRIBUTES[part], _ATTRIBUTES[whole]) for part, whole in PARTS)
 
 
@@ -45,17 +48,26 @@ def note(odd: int) -> str:
 
 def known(attributes: dict[str, Any]) -> int:
     """Take what cannot be out of a span's attributes; returns how many those were."""
-    odd = [name for name in _COUNTED.intersection(attributes) if not _is_count(attributes[name])]
+    odd = [
+        name
+        for name in _COUNTED.intersection(attributes)
+        if not _is_count(attributes[name]) or (name in _WHOLE and whole(attributes[name]) is None)
+    ]
     for name in odd:
         del attributes[name]
     more = 0
     for parts, wholes in _PARTS_OF_SPANS:
-        whole = next((attributes[name] for name in wholes if name in attributes), None)
+        total = next((attributes[name] for name in wholes if name in attributes), None)
         for name in parts:
-            if whole is not None and name in attributes and float(attributes[name]) > float(whole):
+            if total is not None and name in attributes and float(attributes[name]) > float(total):
                 del attributes[name]
                 more += 1
     return len(odd) + more
+
+
+def whole(value: Any) -> int | None:
+    """``value`` if it is a whole number of 0 or more, also as text; else None."""
+    return int(float(value)) if _is_count(value) and float(value).is_integer() else None
 
 
 def _is_count(value: Any) -> bool:

@@ -43,30 +43,65 @@ _ANSWER = (
 _OLD = (
     r"previous|last|latest|first|prior|original|earlier|generated|returned|provided|given|model's|assistant's|final|raw"
 )
-_THE_ANSWER = rf"(?:(?:your|that)(?: \w+){{0,2}}?|the(?: (?:{_OLD}|json|structured|extracted|tool)){{0,3}}?) {_ANSWER}"
+_WHOSE = rf"(?:(?:your|that)(?: \w+){{0,2}}? |the(?: (?:{_OLD}|json|structured|extracted|tool)){{0,3}}? )"
+_THE_ANSWER, _AN_ANSWER = _WHOSE + _ANSWER, rf"{_WHOSE}?{_ANSWER}"
+_NOT = r"(?: (?:still )?(?:not|no)|n't)"
+_CLOSES = r"(?=\s*(?:[^\w\s]|\Z))"
+_VALID = rf"(?:(?:an? )?(?:valid|parseable|well-formed|{_FORM}{_CLOSES})|in (?:the|an?) (?:\w+ )?format\b)"
+_LACKS = (
+    r"(?:(?:is|are|was|were) missing|miss(?:es|ed)|lack(?:s|ed)|omit(?:s|ted)"
+    r"|do(?:es)?(?: not|n't) (?:have|contain|include)) "
+    r"(?:(?:the|a|an|one|some|its|following|required|mandatory) ){0,3}?"
+    rf"(?:(?:fields?|propert(?:y|ies))(?: [\w.]+)?{_CLOSES}|keys?{_CLOSES}|['\"`][\w.]+(?=['\"`]))"
+)
+"""What an answer's form is without: an unnamed point or detail is none of it."""
+_OF_FORM = (
+    r"(?:schema|formats?|formatting|json|yaml|xml|structure|shape|syntax|grammar|types?|pattern|spec(?:ification)?s?"
+    r"|constraints?|requirements?|validat\w+|checks?)"
+)
+_FAILS = (
+    rf"(?:validate|parse|contain valid|(?:match|conform|pass|comply){_CLOSES}"
+    rf"|(?:match|conform to|pass|follow|satisfy|meet|comply with) (?:[-\w]+ ){{0,4}}?{_OF_FORM})"
+)
 _WRONG = (
-    r"[^.\n?]{0,60}?\b(?:(?:is|are|was|were) (?:(?:still )?(?:not|no) (?:an? )?valid|invalid|malformed|unparseable|"
-    r"not parseable|rejected)"
-    r"|(?:did|does|do)(?: not|n't) (?:match|conform|validate|parse|pass|follow|satisfy|meet|comply|contain valid)"
+    rf"[^.\n?]{{0,60}}?\b(?:(?:is|are|was|were)(?:{_NOT} {_VALID}"
+    r"| (?:still )?(?:invalid|malformed|unparseable|rejected))"
+    rf"|{_LACKS}|(?:did|does|do)(?: not|n't) {_FAILS}"
     r"|fail(?:ed|s)(?: (?:the|our|my))?(?: \w+)? (?:validation|checks?|schema|parse|parsing|validate|with)|failed[:.!]"
     r"|violate[sd]?|(?:could|can)(?: ?not|n't|'t) be (?:\w+ )?(?:parsed|decoded|validated)"
     r"|(?:contain(?:s|ed)|had|has) (?:the following |\w+ )?(?:invalid|malformed|errors?|problems?|issues?))\b"
 )
+_GAVE = (
+    r"return(?:ed)?|g[ai]ven?|sen[dt]|produced?|provided?|generated?|output(?:ted)?|(?:(?:answer|respond)(?:ed)?"
+    r"|repl(?:y|ied)) with"
+)
 _CHECKED = r"(?:parsing|validating|decoding|reading)"
 _OPENING = r"\W*(?:(?:observation|error|sorry|oops|feedback|unfortunately|no|but|hmm)\b\W+){0,3}"
 _SENTENCE = re.compile(
-    rf"{_OPENING}(?:{_THE_ANSWER}{_WRONG}"
+    rf"{_OPENING}(?:{_AN_ANSWER}{_WRONG}"
     r"|(?:that|it)(?:(?:'s| is| was) (?:still )?not|(?: is| was)n't|'s(?: still)? no) "
     rf"(?:(?:an? )?(?:valid|parseable|well-formed)(?: {_FORM}|\s*(?:[:(.,;!]|\Z))|{_FORM}\s*(?:[:(.,;!]|\Z))"
     rf"|(?:that|it)(?:'s| is| was) (?:still )?(?:invalid|malformed)(?: {_FORM}|\s*(?:[:(.,;!]|\Z))"
     rf"|this(?: is not| isn't) (?:valid )?{_FORM}\s*(?:[.!]|\Z)"
     r"|(?:(?:invalid|malformed|unparseable) (?:output|response|answer|reply|format|(?:function|tool) calls?|arguments"
-    r"|json|yaml|xml)|(?:wrong|bad|incorrect) (?:json|yaml|xml|schema|(?:\w+ )?format))\s*(?:[:.(!;,\-]|\Z)"
-    rf"|[^.\n?:]{{0,40}}?\b(?:errors?|exceptions?|problems?)\b(?: \w+){{0,3}}? {_CHECKED} (?:{_THE_ANSWER}|{_ANSWER})"
+    r"|json|yaml|xml)(?: (?:output|response|format|structure))?|(?:wrong|bad|incorrect) (?:json|yaml|xml|schema))"
+    r"\s*(?:[:.(!;,\-]|\Z)"
+    r"|(?:wrong|bad|incorrect) (?:\w+ )?format\s*"
+    r"(?:[.!]|\Z|[^\w\s][^\n]{0,40}?\b(?:json|ya?ml|xml|schema|expected|fields?)\b)"
+    rf"|you (?:(?:have|just|again|still) )*(?:{_GAVE}) (?:(?:me|us|an?|some) )*"
+    rf"(?:invalid|malformed|unparseable|broken) {_ANSWER}"
+    rf"|you (?:(?:did|have)(?: not|n't)|failed to|never) (?:{_GAVE}) (?:(?:me|us|an?|any) )*"
+    rf"(?:(?:valid|parseable|well-formed|proper) {_ANSWER}|{_FORM}{_CLOSES})"
+    r"|json (?:parse|parsing|decod(?:e|ing)|syntax) ?(?:errors?|failed|failure)\s*[:.(]"
+    r"|(?:(?:syntax|json|parse|parsing) ?){0,2}(?:error|failed|failure)?\W{0,3}"
+    r"(?:unexpected|unterminated|expected|bad) [^\n]{0,80}?\b(?:in|after|of|valid) json\b"
+    rf"|missing (?:required |mandatory )?(?:(?:fields?|propert(?:y|ies))(?: ['\"`]?[\w.]+['\"`]?)?|keys?){_CLOSES}"
+    r"|(?:the )?(?:required )?(?:field|property|key) ['\"`][\w.]+['\"`] (?:is|was) (?:missing|required)\b"
+    rf"|[^.\n?:]{{0,40}}?\b(?:errors?|exceptions?|problems?)\b(?: \w+){{0,3}}? {_CHECKED} {_AN_ANSWER}"
     rf"|{_CHECKED} {_THE_ANSWER} (?:raised|failed|gave|resulted)"
     r"|(?:i |we |the (?:parser|program|system|validator) )?"
     r"(?:could(?: not|n't)|cannot|can(?:'|no)t|(?:was |were |am |is )?unable to|failed to) (?:parse|decode|validate)"
-    rf"(?:\s*[:(]| {_THE_ANSWER}| {_ANSWER}| (?:that|it|this)\b(?: as\b|[.:(]))"
+    rf"(?:\s*[:(]| {_AN_ANSWER}| (?:that|it)\b(?: as\b|[.:(])| this\b(?: as\b|[.(]))"
     r"|(?:(?:json|schema|output|pydantic|response|answer|format) )?validation"
     r"(?: errors?| failed| failure|error)(?: (?:for|in|with|of) (?:your|the) \w+)?\s*[:.]"
     r"|(?:please )?(?:fix|correct|address|resolve) (?:(?:the|these|this|all|following|of) )*"
@@ -83,13 +118,50 @@ _RULE = re.compile(
     re.IGNORECASE,
 )
 """What makes of such a sentence a rule for answers, or a question."""
-_AGAIN = re.compile(
-    r"\b(?:fix|correct(?:ed|ly|ion)?|try again|retry|recall|redo|regenerate|resubmit|once more|again|re-?\w*generate"
-    r"|re-?extract|rewrite)\b"
-    r"|\b(?:answer|respond|reply|return|output|provide|send|give)\b[^.?]{0,40}\b(?:only|valid|schema|json|exactly)\b",
+_ELSEWHERE = re.compile(
+    r"\A[^:\n]{0,200}?\b(?:the|an?|this|our|their|for|of|from|in|by) (?:\w+ )?"
+    r"(?:logs?|files?|servers?|services?|api|requests?|database|apps?|clients?|users?|customers?|endpoint|config\w*|scripts?"
+    r"|pages?|tickets?|jobs?|builds?)\b"
+    r"|\b[-\w]{1,40}\.(?:json|ya?ml|xml|toml|ini|csv|log|md|sql|html?|[jt]sx?|py|go|rs)\b",
     re.IGNORECASE,
 )
-"""Words that ask for another answer."""
+"""What names another thing in which the fault is: a file by its name, any other before a colon."""
+_CLAUSE = (
+    r"(?:\A|[^\w\s']\s*|'\s+|\n[^\S\n]*|\b(?:and|then|please|now|just|only|so|instead|kindly|or)\s+"
+    r"|\b(?:you|sure|ensure|remember)(?: (?:that|to|you|must|should|need|have|can|only|please)){0,3}\s+)"
+)
+_ALONE = (
+    rf"(?:{_CLOSES}"
+    r"|(?=\s+(?:and|with|by|using|to|in|as|but|so|now|then|please|again|once|before|until|for|exactly)\b))"
+)
+_IT = (
+    rf"(?:(?:it|them|this|that|these|those){_ALONE}"
+    r"|(?:(?:the|your|this|that|these|those|all|any|an?) )?(?:\w+ ){0,3}?"
+    r"(?:errors?|issues?|problems?|mistakes?|violations?|format(?:ting)?|schema|structure|syntax|fields?|function"
+    rf"|following{_CLOSES}|{_ANSWER})\b(?! (?:in|of|on|at|from) (?!(?:your|it|them|the {_ANSWER})\b)))"
+)
+"""The answer or its faults, as what is to be mended."""
+_MEND = (
+    r"(?:retry|recall|resubmit|re-?(?:generate|extract|send|submit|write|do|answer|output)|fix|correct|repair|revise"
+    r"|repeat)"
+)
+_BESIDE = (
+    r"(?:me|us|back|with|in|as|for|and|to|using|the|an?|your|this|that|it|them|just|nothing|but|strictly|one|now|all"
+    r"|raw|pure|plain|complete|full|entire|whole|correct(?:ed|ly)?|valid|fixed|new|revised|proper|properly|updated"
+    r"|well-formed|formatted|single|required|missing|following|same|previous|last|given|requested|expected|structured"
+    r"|parseable|tool|function|data|results?|question)"
+)
+"""Words that may stand beside an answer that is asked for: none that names another thing."""
+_AGAIN = re.compile(
+    rf"{_CLAUSE}(?:(?:try|do (?:it|that|this)) (?:it )?(?:again|once more)\b(?! later)"
+    rf"|(?:once more|again|one more time){_ALONE}|only (?:valid |raw )?{_FORM}|(?:valid |raw )?{_FORM} only\b"
+    rf"|(?:make sure|ensure)(?: that)? (?:{_THE_ANSWER}|it)\b|call the (?:tool|function) again\b"
+    rf"|{_MEND}{_ALONE}|(?:{_MEND}|address|resolve) {_IT}"
+    r"|(?:answer|respond|reply|return|output|provide|send|give|generate|produce|submit|emit|write|extract)"
+    rf"(?: {_BESIDE}){{0,8}}? (?:again|once more|only|exactly|schema|format|fields?|object|array|{_ANSWER})\b)",
+    re.IGNORECASE,
+)
+"""Orders to give the answer anew, or to mend it: none to do something with another thing."""
 _PERSONS = re.compile(r"\bmy\b|\?\s*\Z", re.IGNORECASE)
 """What no program says to a model of its answers."""
 _ABOUT_FORM = re.compile(r"json|schema|\byaml\b|\bxml\b|\bformat|\bfields?\b|\bstructured\b", re.IGNORECASE)
@@ -107,6 +179,16 @@ _VALIDATOR = re.compile(
     re.IGNORECASE,
 )
 """How pydantic's reports begin, and what jsonschema says."""
+_ISSUES = re.compile(r'\[\s*\{\s*"(?:code|expected|received|origin|validation|note|values|keys|path|message)"\s*:')
+_ISSUES_HEAD = re.compile(r"\W*(?:(?:zod|validation)? ?(?:errors?|issues?|problems?)\W*)?", re.IGNORECASE)
+_ABOUT_ISSUES = re.compile(r"valid|schema|errors?\b|issues?\b|problems?\b", re.IGNORECASE)
+_CODE = re.compile(
+    r'"code"\s*:\s*"(?:custom|too_(?:small|big)|unrecognized_keys|not_(?:finite|multiple_of)|invalid_(?:type|literal|union'
+    r"|union_discriminator|enum_value|arguments|return_type|date|string|format|value|key|element|intersection_types))\""
+)
+_PATH = re.compile(r'"path"\s*:\s*\[([^\]]{0,200})\]')
+_NAMES = re.compile(r'"(\w+)"')
+"""How zod lists what it found: a code, the path to it and a message for each."""
 _QUOTED = re.compile(r"input_value=(.*?), input_type=")
 _PARSES = re.compile(r"json|pars|valid|malformed|decod|schema|delimiter", re.IGNORECASE)
 _JSON = re.compile(r"\s*(?:```(?:json)?\s*)?(?P<json>[\[{])", re.IGNORECASE)
@@ -129,6 +211,7 @@ def finds_fault(said: str, answers: Sequence[str], formal: bool, quick: bool) ->
     ``answers``: the texts of that answer and the arguments of its calls; ``formal``: the request is about answers in a
     set form; ``quick``: no person has read the answer in that time.
     """
+    said = said.replace("\u2019", "'")
     data = [json_in for each in answers if (json_in := _json_in(each)) is not None]
     formal = formal or bool(data)
     persons = _PERSONS.search(said) is not None
@@ -138,16 +221,31 @@ def finds_fault(said: str, answers: Sequence[str], formal: bool, quick: bool) ->
         if any((_error(_json_in(each) or each) or "").startswith(words) for each in answers):
             return True
     again = _AGAIN.search(said) is not None
-    if data and _is_report(said, data, again, quick):
+    if data and (_is_report(said, data, again, quick) or (quick and not persons and _lists_issues(said, data, again))):
         return True
     if persons or not again or not quick:
         return False
     if formal and _FIX_REPORTED.match(said):
         return True
-    sentences = [each for each in _END.split(said[:_HEAD].strip())[:_SENTENCES] if not _RULE.search(each)]
-    if any(_OF_YOURS.match(each) or (formal and _SENTENCE.match(each)) for each in sentences):
+    sentences = _sentences(said)
+    if any(_finds_fault(each, formal) for each in sentences):
         return True
-    return any(map(_PARSES.search, sentences[:1])) and any(map(_error, data))
+    first = [each for each in sentences if not _RULE.search(each)][:1]
+    return any(_PARSES.search(each) and not _ELSEWHERE.search(each) for each in first) and any(map(_error, data))
+
+
+def _sentences(said: str) -> list[str]:
+    """Those near the beginning."""
+    return _END.split(said[:_HEAD].strip())[:_SENTENCES]
+
+
+def _finds_fault(sentence: str, formal: bool) -> bool:
+    """Whether a sentence, which is no rule, is about the answer's form, and not about something else that it names."""
+    if _RULE.search(sentence):
+        return False
+    return _OF_YOURS.match(sentence) is not None or (
+        formal and _SENTENCE.match(sentence) is not None and not _ELSEWHERE.search(sentence)
+    )
 
 
 def is_about_form(said: str) -> bool:
@@ -188,6 +286,25 @@ def _is_report(said: str, data: Sequence[str], again: bool, quick: bool) -> bool
     before = said[: reported.start()]
     at_once = re.fullmatch(r"\W*(?:validation ?errors?\W*)?", before, re.IGNORECASE) is not None
     return quick and (at_once or (again and before.endswith("\n")))
+
+
+def _lists_issues(said: str, data: Sequence[str], again: bool) -> bool:
+    """Whether a message is zod's list of issues with one of ``data``, alone or after words that find fault."""
+    begun = _ISSUES.search(said[:_REPORT_HEAD])
+    if begun is None:
+        return False
+    issues = said[begun.start() : begun.start() + _REPORT_HEAD]
+    path = _PATH.search(issues)
+    if path is None or not _CODE.search(issues) or '"message"' not in issues:
+        return False
+    names = _NAMES.findall(path[1])
+    there = names[:-1] if "undefined" in issues else names
+    if not any(all(f'"{name}"' in each for name in there) for each in data):
+        return False
+    before = said[: begun.start()]
+    if _ISSUES_HEAD.fullmatch(before) or any(_finds_fault(each, True) for each in _sentences(before)):
+        return True
+    return again and _ABOUT_ISSUES.search(before) is not None and not _RULE.search(before)
 
 
 def _quoted(said: str) -> set[str]:

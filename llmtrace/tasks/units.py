@@ -10,6 +10,7 @@ import os
 import sys
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from contextvars import ContextVar
 from functools import partial
 from types import TracebackType
@@ -92,7 +93,8 @@ def spent(marked: Mapping[str, Any], usd: float) -> None:
     """Add ``usd`` to the task in ``marked``, if the task lives in this process. ``marked``: a call's attributes."""
     task = _live.get(str(marked.get(names.TASK_ID)))
     if task is not None:
-        task.add_cost(usd)
+        with suppress(LlmtraceError):  # no amount: what ends here, a call or a step, has nobody to tell
+            task.add_cost(usd)
 
 
 def repaired(marked: Mapping[str, Any]) -> None:
@@ -225,11 +227,11 @@ class Task(_Unit):
         """Add ``usd`` that something beyond calls and steps cost.
 
         Raises:
-            LlmtraceError: it is no amount in USD.
+            LlmtraceError: it is no amount in USD, or more than a number can hold with what was spent before.
         """
         dollars = _dollars(usd, "usd")
         with self._lock:
-            self._spent += dollars
+            self._spent = _dollars(self._spent + dollars, f"usd is {usd!r}, and the task's sum with it")
 
     def add_repair(self) -> None:
         """Count one call that asked again because an answer did not pass a check."""

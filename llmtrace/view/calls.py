@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from llmtrace.analyze import contract
+from llmtrace.analyze import contract, plausible
 from llmtrace.analyze.engine_spans import ENGINE_SPAN
 from llmtrace.analyze.otlp import Span
 from llmtrace.analyze.schema import FROM_ATTRIBUTES
@@ -241,7 +241,7 @@ def _attributes_of(call: Node) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
 
 
 def _again(span: Span) -> str | None:
-    repairs = about.whole(span.attributes.get(names.REPAIRS))
+    repairs = plausible.whole(span.attributes.get(names.REPAIRS))
     if repairs:
         return "repair of an answer" if repairs == 1 else f"repair no. {repairs} of an answer"
     kinds = {link.attributes.get(names.LINK_KIND) for link in span.links}

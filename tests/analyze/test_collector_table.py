@@ -69,6 +69,18 @@ def test_the_same_figures_as_from_a_file(name: str, writer: Writer, tmp_path: Pa
     ]
 
 
+@pytest.mark.parametrize(
+    ("told", "read"),
+    [("2", 2), (2, 2), ("2.0", 2), (1.5, None), ("1.5", None), ("x", None), ("inf", None), ("1e300", None)],
+)
+def test_which_repair_a_call_is(told: Any, read: int | None, writer: Writer, tmp_path: Path) -> None:
+    """From a file and from a table alike: a whole number, also as text."""
+    writer.call(0, [("decode", 400)], marks={"llmtrace.call.repairs": told})
+    for source in (str(writer.save(tmp_path / "spans.jsonl")), table(tmp_path / "store.duckdb", writer)):
+        with load([source], cache=False) as held:
+            assert held.table.repairs.max().to_pyarrow().as_py() == read
+
+
 def test_who_served_a_call_stands_on_the_resource(writer: Writer, tmp_path: Path) -> None:
     writer.about |= {"service.version": "2.1", "service.instance.id": "i-1", "llmtrace.model.format": "gguf Q4"}
     with load([table(tmp_path / "store.duckdb", writer)]) as held:

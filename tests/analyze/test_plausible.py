@@ -17,7 +17,7 @@ from llmtrace.analyze.flatten import Flattener
 from llmtrace.analyze.load import load
 from llmtrace.analyze.report import as_json
 from llmtrace.analyze.schema import COLUMNS
-from llmtrace.emit.names import TTFT
+from llmtrace.emit.names import REPAIRS, TTFT
 from llmtrace.view import report_text, selection, terminal
 from tests.analyze.writing import Writer
 
@@ -28,6 +28,8 @@ ODD: dict[str, tuple[dict[str, Any], str]] = {
     "no number": ({GOT: {"doubleValue": "NaN"}}, "output_tokens"),
     "a text": ({GOT: {"stringValue": "many"}}, "output_tokens"),
     "without end": ({GOT: {"doubleValue": "Infinity"}}, "output_tokens"),
+    "one and a half of a thing": ({REPAIRS: {"doubleValue": 1.5}}, "repairs"),
+    "one and a half, as text": ({REPAIRS: {"stringValue": "1.5"}}, "repairs"),
     "a time below zero": ({TTFT: {"doubleValue": -1.0}}, "ttft"),
 }
 
@@ -56,7 +58,7 @@ def test_a_value_that_cannot_be_is_null_in_the_table_and_counted(odd: str, caref
     table = arrow_table(flattener, arrow_schema(COLUMNS))
     values = table.column(column).to_pylist()
     assert values[0] is None
-    assert values[3] is not None or column == "ttft"
+    assert values[3] is not None or column in ("ttft", "repairs")
     assert flattener.odd == 1
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -103,6 +104,71 @@ IN_OTHER_WORDS = (
     "That's still not JSON. Reply with JSON only.",
     "This isn't valid JSON. Try again.",
     "That wasn't valid JSON. Try again.",
+    "Your response isn't valid JSON. Return only JSON.",
+    "The response isn't valid JSON. Try again.",
+    "The response wasn't valid JSON. Try again.",
+    "Your answer doesn\u2019t match the schema. Try again.",
+    "Output did not match the schema. Try again.",
+    "Your response was not in the correct format. Try again.",
+    "You returned invalid JSON. Try again.",
+    "You gave me malformed JSON, please resend it.",
+    "You did not return valid JSON. Please try again.",
+    "You didn't return JSON. Reply with JSON only.",
+    "Parse error: Unexpected token } in JSON at position 12. Return only the JSON.",
+    "SyntaxError: Unexpected end of JSON input. Please return valid JSON.",
+    "Unexpected token 'I', \"It is Ann.\" is not valid JSON. Reply with JSON only.",
+    "JSON parsing failed. Return only JSON.",
+    "Your JSON is missing the required field 'b'. Return it again.",
+    "Your response does not include the required key 'b'. Try again.",
+    "The response is missing required fields: a, b. Please return all fields.",
+    "Missing field: b. Return the corrected JSON.",
+    "Your JSON is missing 'b'. Fix it.",
+    "Field 'b' is missing. Return the full JSON.",
+    "Wrong format: expected JSON. Try again.",
+    "Validation failed: b is required. Call the tool again with valid arguments.",
+    "Invalid JSON. Please make sure your response is valid JSON.",
+    "Invalid output. Please fix the following:\n- b: required",
+    "The output was invalid. Do it again.",
+    "Error parsing your response. You must return valid JSON.",
+    "Could not parse your response. Please repeat your answer in valid JSON.",
+)
+ABOUT_ANOTHER_THING = (
+    "That is not valid. The customer said it again.",
+    "The first response did not match the customer's address. Extract the next one again.",
+    "The generated output does not match the expected picture. Rewrite the prompt as JSON.",
+    "Your answer doesn\u2019t match the picture. Try again.",
+    "Validation failed. Classify this log line again.",
+    "Validation failed for the user form. Summarize again as JSON.",
+    "Error parsing JSON in the log of service x. Classify, return JSON.",
+    "Parse error in the log. Return JSON with its severity.",
+    "JSON validation error: see log. Correct the server's code.",
+    "The response was invalid for user 3; retry the job and give its status as JSON",
+    "The user returned invalid JSON. Classify it again.",
+    "Bad format: MP4. Convert and give JSON again",
+    "Wrong format of the photo. Convert it.",
+    "Fix the JSON errors: file config.json is broken, rewrite it",
+    "SyntaxError: Unexpected token } in JSON at position 12 in package.json. Fix it.",
+    "npm ERR! Unexpected token } in JSON at position 12. Fix the build script.",
+    "Can't parse this: 'foo(bar' - fix the code",
+    "Failed to parse (line 3): 1+*2. Correct the formula",
+    "The file is missing the field b. Fix the file.",
+    "Missing field: address. Correct the form.",
+    "Your answer is missing a key point. Try again.",
+    "Your answer lacks detail. Rewrite it.",
+    "You returned the wrong person. Try again.",
+    "You did not answer my question. Try again.",
+    "You didn't return the right city. Try again.",
+    "The response isn't helpful. Try again.",
+)
+ISSUES = (
+    '[{"code":"invalid_type","expected":"string","received":"undefined","path":["b"],"message":"Required"}]',
+    json.dumps(
+        [
+            {"origin": "string", "code": "too_small", "minimum": 5, "path": ["name"], "message": "Too small"},
+            {"code": "unrecognized_keys", "keys": ["name"], "path": [], "message": "Unrecognized key"},
+        ],
+        indent=2,
+    ),
 )
 ORDINARY = (
     "How old is she?",
@@ -252,6 +318,36 @@ def test_a_program_s_own_words(said: str, answer: str) -> None:
         assert not is_reask(after(answer, said, **params), False), "a person may say that"
 
 
+@pytest.mark.parametrize("issues", ISSUES, ids=["of zod 3", "of zod 4"])
+@pytest.mark.parametrize(
+    "told",
+    [
+        "{}",
+        "ZodError: {}",
+        "Your answer has the following issues:\n{}",
+        "Validation failed: {}",
+        "The following issues were found:\n{}\nReturn the corrected JSON.",
+        "Fix these validation issues: {}",
+    ],
+)
+def test_zod_s_issues_with_the_answer(told: str, issues: str) -> None:
+    said = told.format(issues)
+    assert is_reask(after(GOOD, said), True)
+    assert not is_reask(after(GOOD, said), False), "a person may say that"
+    deeper = told.format(re.sub(r'("path":\s*\[)', r'\1"rows", 3, ', issues))
+    assert is_reask(after(GOOD, deeper), True) is told.startswith("Fix"), (
+        "only where it says so: there is no such place"
+    )
+
+
+@pytest.mark.parametrize("issues", ISSUES, ids=["of zod 3", "of zod 4"])
+@pytest.mark.parametrize(
+    "told", ["Classify this log line:\n{}", "Next log line: {}", "My form gives {} - fix it", "Why {}? Try again."]
+)
+def test_zod_s_issues_with_something_else(told: str, issues: str) -> None:
+    assert not is_reask(after(GOOD, told.format(issues)), True)
+
+
 @pytest.mark.parametrize("said", OF_A_LIBRARY)
 def test_a_library_s_words(said: str) -> None:
     assert is_reask(after("It is Ann.", said), False)
@@ -291,6 +387,13 @@ def test_an_answer_that_stands_in_the_complaint() -> None:
         assert is_reask({"input": [PROMPT[1], {"role": "user", "content": said}]}, True)
     assert not is_reask({"input": [{"role": "user", "content": told}, PROMPT[1]]}, True)
     assert not [said for said in ORDINARY if is_reask({"messages": [*PROMPT, {"role": "user", "content": said}]}, True)]
+
+
+@pytest.mark.parametrize("answer", [GOOD, BROKEN, "It is Ann."])
+@pytest.mark.parametrize("said", ABOUT_ANOTHER_THING)
+def test_what_is_wrong_with_another_thing(said: str, answer: str) -> None:
+    for params in ({}, {"response_format": {"type": "json_object"}}):
+        assert not is_reask(after(answer, said, **params), True)
 
 
 CODE = '```python\nPerson(name="Ann")\n```'

@@ -215,6 +215,17 @@ def test_mistakes_are_told(wrong: Any, told: str) -> None:
         wrong()
 
 
+def test_a_sum_of_costs_stays_a_number(spans: Spans) -> None:
+    with llmtrace.task("dear") as task:
+        task.add_cost(1e308)
+        with pytest.raises(llmtrace.LlmtraceError, match=r"usd is 1e\+308, .* sum with it is inf; it takes an amount"):
+            task.add_cost(1e308)
+        with llmtrace.step("as dear", cost_usd=1e308):
+            pass
+        assert task.spent == 1e308
+    assert (named(spans, "as dear").attributes or {})["llmtrace.cost.usd"] == 1e308
+
+
 def test_a_broken_provider_is_not_the_applications_affair(monkeypatch: pytest.MonkeyPatch) -> None:
     class Broken:
         def get_tracer(self, *args: Any, **kwargs: Any) -> Any:

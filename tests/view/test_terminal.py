@@ -93,7 +93,8 @@ def test_everything_of_a_demo_is_told(demo_file: Path) -> None:
         ({}, "retry", "retry of a failed call"),
         ({}, "fallback", "fallback of a failed call"),
         ({}, "model_load", None),
-        ({"llmtrace.call.repairs": "1"}, "else", None),
+        ({"llmtrace.call.repairs": "2"}, None, "repair no. 2 of an answer"),
+        *(({"llmtrace.call.repairs": odd}, "else", None) for odd in (0, "0", 1.5, "1.5", -1, "x", True, float("inf"))),
     ],
 )
 def test_what_a_call_repeats(attributes: dict[str, Any], kind: str | None, told: str | None) -> None:
