@@ -220,11 +220,18 @@ def finds_fault(said: str, answers: Sequence[str], formal: bool, quick: bool) ->
         words = reported[0].lower()
         if any((_error(_json_in(each) or each) or "").startswith(words) for each in answers):
             return True
-    again = _AGAIN.search(said) is not None
-    if data and (_is_report(said, data, again, quick) or (quick and not persons and _lists_issues(said, data, again))):
+    if data and (_is_report(said, data, quick) or (quick and not persons and _lists_issues(said, data))):
         return True
-    if persons or not again or not quick:
-        return False
+    return quick and not persons and _complains(said, data, formal) and _asks_again(said)
+
+
+def _asks_again(said: str) -> bool:
+    """Whether a message orders another answer. This takes the longest, so it is asked last."""
+    return _AGAIN.search(said) is not None
+
+
+def _complains(said: str, data: Sequence[str], formal: bool) -> bool:
+    """Whether a message says in words that something is wrong with the form of ``data``."""
     if formal and _FIX_REPORTED.match(said):
         return True
     sentences = _sentences(said)
@@ -273,7 +280,7 @@ def _error(written: str) -> str | None:
     return None
 
 
-def _is_report(said: str, data: Sequence[str], again: bool, quick: bool) -> bool:
+def _is_report(said: str, data: Sequence[str], quick: bool) -> bool:
     """Whether a message is a validator's report about one of ``data``."""
     reported = _VALIDATOR.search(said[:_REPORT_HEAD])
     if reported is None:
@@ -285,10 +292,10 @@ def _is_report(said: str, data: Sequence[str], again: bool, quick: bool) -> bool
         return False
     before = said[: reported.start()]
     at_once = re.fullmatch(r"\W*(?:validation ?errors?\W*)?", before, re.IGNORECASE) is not None
-    return quick and (at_once or (again and before.endswith("\n")))
+    return quick and (at_once or (before.endswith("\n") and _asks_again(said)))
 
 
-def _lists_issues(said: str, data: Sequence[str], again: bool) -> bool:
+def _lists_issues(said: str, data: Sequence[str]) -> bool:
     """Whether a message is zod's list of issues with one of ``data``, alone or after words that find fault."""
     begun = _ISSUES.search(said[:_REPORT_HEAD])
     if begun is None:
@@ -304,7 +311,7 @@ def _lists_issues(said: str, data: Sequence[str], again: bool) -> bool:
     before = said[: begun.start()]
     if _ISSUES_HEAD.fullmatch(before) or any(_finds_fault(each, True) for each in _sentences(before)):
         return True
-    return again and _ABOUT_ISSUES.search(before) is not None and not _RULE.search(before)
+    return _ABOUT_ISSUES.search(before) is not None and not _RULE.search(before) and _asks_again(said)
 
 
 def _quoted(said: str) -> set[str]:
