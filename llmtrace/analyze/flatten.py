@@ -12,7 +12,7 @@ from llmtrace.analyze.schema import FIXED, Column
 from llmtrace.analyze.sparse import Sparse
 from llmtrace.analyze.typed import KINDS, LATEST, NOBODY, STATUSES, Lines, Resource, members, parent
 
-_ENGINE = (-1, False)
+_ENGINE = (-1, 0)
 """Marks the attributes of engines' own spans that fill no column."""
 _ODD = (KeyError, TypeError, ValueError, AttributeError)
 Row = tuple[Any, ...]
@@ -30,10 +30,10 @@ class Flattener:
         self.problems: list[otlp.Problem] = []
         self.odd = 0
         """Values that cannot be (``plausible``), as far as they have become columns."""
-        self._places: dict[str, tuple[int, bool]] = {}
+        self._places: dict[str, tuple[int, int]] = {}
         for place, column in enumerate(self._asked):
             for rank, attribute in enumerate(column.attributes):
-                self._places.setdefault(attribute, (place, rank == 0))
+                self._places.setdefault(attribute, (place, rank))
         self._of_resource = [(place, column.resource) for place, column in enumerate(self._asked) if column.resource]
         for mark in engine_spans.MARKS:
             self._places.setdefault(mark, _ENGINE)
@@ -134,20 +134,23 @@ class Flattener:
                         for attribute in attributes:
                             where = place_of(attribute["key"])
                             if where is not None:
-                                place, best = where
+                                place, rank = where
                                 if place < 0:
                                     engine = True
                                     continue
                                 ((kind, value),) = attribute["value"].items()
                                 if kind in _READ:
                                     value = _READ[kind](value)
+                                elif value is None:
+                                    raise ValueError
                                 column = sparse[place]
                                 filled = column.rows
                                 if filled and filled[-1] == row:
-                                    column.put(row, value, best)
+                                    column.put(row, value, rank)
                                 else:
                                     filled.append(row)
                                     column.values.append(value)
+                                    column.rank = rank
                     for place, value in served_by:
                         sparse[place].fill(row, value)
                     if whole:
@@ -206,9 +209,10 @@ class Flattener:
             for attribute in column.attributes:
                 value = attributes.get(attribute)
                 if value is not None:
-                    sparse.put(row, ",".join(map(str, value)) if isinstance(value, tuple) else value, True)
+                    sparse.put(row, ",".join(map(str, value)) if isinstance(value, tuple) else value, 0)
                     break
-        for place, value in self._served_by(span.resource):
+        texts = {name: value for name, value in span.resource.items() if isinstance(value, str)}
+        for place, value in self._served_by(texts):
             self._sparse[place].fill(row, value)
         if self._whole:
             self._texts.append(whole_span.texts_of_read(span))

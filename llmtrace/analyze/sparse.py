@@ -9,25 +9,29 @@ from typing import Any
 class Sparse:
     """The rows that have a value, and the values; where a row stands several times, the last value counts."""
 
-    __slots__ = ("rows", "values")
+    __slots__ = ("rank", "rows", "values")
 
     def __init__(self) -> None:
         self.rows: list[int] = []
         self.values: list[Any] = []
+        self.rank = 0
+        """Of the attribute that filled the last row by itself: of several, the one of the lowest rank counts."""
 
     def extend(self, rows: Iterable[int], values: Iterable[Any]) -> None:
         """Fill ``rows``, whatever they are filled with."""
         self.rows += rows
         self.values += values
 
-    def put(self, row: int, value: Any, best: bool) -> None:
-        """Fill ``row``; where another attribute has filled it just now, only the ``best`` one takes its place."""
+    def put(self, row: int, value: Any, rank: int) -> None:
+        """Fill ``row``; where an attribute has filled it just now, only one of its ``rank`` or better replaces it."""
         if self.rows and self.rows[-1] == row:
-            if best:
+            if rank <= self.rank:
                 self.values[-1] = value
+                self.rank = rank
             return
         self.rows.append(row)
         self.values.append(value)
+        self.rank = rank
 
     def fill(self, row: int, value: Any) -> None:
         """Fill ``row`` unless it was filled just now."""

@@ -115,9 +115,9 @@ class _Plan(NamedTuple):
 class Lines:
     """Reads regular lines."""
 
-    def __init__(self, places: Mapping[str, tuple[int, bool]], resource: Callable[[Any], Resource]) -> None:
-        """``places``: by attribute its column, below 0 where it marks engines' own spans, and whether it is the best
-        one for it. ``resource``: what is taken from a resource as JSON has it.
+    def __init__(self, places: Mapping[str, tuple[int, int]], resource: Callable[[Any], Resource]) -> None:
+        """``places``: by attribute its column, below 0 where it marks engines' own spans, and its rank
+        among those that fill it. ``resource``: what is taken from a resource as JSON has it.
         """
         self._places = places
         self._read_resource = resource
@@ -176,15 +176,15 @@ class Lines:
         plan = self._plans.get(names)
         if plan is None:
             wanted = [(position, *self._places[name]) for position, name in enumerate(names) if name in self._places]
-            winners: dict[int, int] = {}
-            for position, place, best in wanted:
-                if best or place not in winners:
-                    winners[place] = position
+            winners: dict[int, tuple[int, int]] = {}
+            for position, place, rank in wanted:
+                if place not in winners or rank <= winners[place][0]:
+                    winners[place] = (rank, position)
             if len(self._plans) >= _REMEMBERED:
                 self._plans.clear()
             plan = self._plans[names] = _Plan(
                 any(place < 0 for _, place, _ in wanted),
-                [(position, place, winners[place] == position) for position, place, _ in wanted],
+                [(position, place, winners[place] == (rank, position)) for position, place, rank in wanted],
             )
         return plan
 

@@ -145,6 +145,18 @@ def test_regular_lines_are_taken(documents_: list[Any]) -> None:
     assert arrow_table(quick, SCHEMA).equals(arrow_table(other, SCHEMA))
 
 
+@settings(max_examples=examples(75), deadline=None)
+@given(document=documents(st.sampled_from(["7", "8"]).map(lambda item: {"stringValue": item}), False))
+def test_of_several_attributes_for_one_column_all_ways_take_the_same(document: Any) -> None:
+    """The better name, of one name the last value, and a span's own before its events': as a mapping would."""
+    careful = Flattener(COLUMNS)
+    careful.add([document, 5], 1)  # what is no document sends all of it that way
+    taken, quick, other = tables(json.dumps(document).encode())
+    assert taken
+    assert quick.equals(other)
+    assert quick.equals(arrow_table(careful, SCHEMA))
+
+
 def test_an_empty_member_of_a_list_costs_nothing() -> None:
     writer = Writer()
     writer.call(0, [("queue", 20)])
