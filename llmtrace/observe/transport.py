@@ -17,7 +17,7 @@ from llmtrace.observe.clock import now
 _TCP_INFO: int | None = getattr(socket, "TCP_INFO", None) if sys.platform == "linux" else None
 _TCP_INFO_SIZE = 160
 # struct tcp_info of linux/tcp.h: eight bytes of flags, then u32 fields; these are byte offsets of four of them.
-_LAST_DATA_RECV, _RTT, _MIN_RTT, _DATA_SEGMENTS = 52, 68, 148, 152
+LAST_DATA_RECV, _RTT, _MIN_RTT, _DATA_SEGMENTS = 52, 68, 148, 152
 _U32 = struct.Struct("=I")
 
 _MOMENTS = {
@@ -151,7 +151,7 @@ class Attempt:
         if info is not None:
             smoothed = _U32.unpack_from(info, _RTT)[0]
             self.rtt_now = smoothed / 1e6
-            self.unread = _U32.unpack_from(info, _LAST_DATA_RECV)[0] / 1e3
+            self.unread = _U32.unpack_from(info, LAST_DATA_RECV)[0] / 1e3
             # The smoothed value may hold the peer's delayed acknowledgement (up to 40 ms); the minimum does not.
             smallest = 0
             if len(info) >= _TCP_INFO_SIZE:
@@ -166,7 +166,7 @@ class Attempt:
     def since_last_data(self) -> float | None:
         """Seconds since the kernel last took in data on this connection (1 to 4 ms grain), None where unknown."""
         info = self.tcp_info()
-        return None if info is None else _U32.unpack_from(info, _LAST_DATA_RECV)[0] / 1e3
+        return None if info is None else _U32.unpack_from(info, LAST_DATA_RECV)[0] / 1e3
 
     def segments(self) -> int | None:
         """TCP segments with data that the connection has received since the headers were read; None where unknown."""

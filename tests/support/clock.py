@@ -7,6 +7,7 @@ each reading, so that no two moments are the same.
 from __future__ import annotations
 
 import pkgutil
+import struct
 import sys
 import time
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from importlib import import_module
 
 import pytest
 
+from llmtrace.observe import transport
 from llmtrace.observe.call import open_calls
 from tests.support.replay import After, Part, Script
 
@@ -29,6 +31,8 @@ class Clock:
         self.at = time.perf_counter_ns()
         self.tick = tick
         """ns that pass with each reading."""
+        self.written: int | None = None
+        """When a server last wrote a part whose delay passed by this clock."""
 
     def __call__(self) -> int:
         self.at += self.tick
@@ -47,7 +51,11 @@ class Clock:
         """
 
         def pass_when_sent(delay: float) -> bool:
-            return _all_sent() and self.advance(delay)
+            if not _all_sent():
+                return False
+            self.advance(delay)
+            self.written = self.at
+            return True
 
         return [(After(partial(pass_when_sent, delay)), data) for delay, data in parts if isinstance(delay, float)]
 
@@ -70,4 +78,16 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Clock:
     for name, module in list(sys.modules.items()):
         if name.startswith("llmtrace.") and getattr(module, "now", None) is time.perf_counter_ns:
             monkeypatch.setattr(module, "now", clock)
+    asked = transport.Attempt.tcp_info
+
+    def tcp_info(attempt: transport.Attempt) -> bytes | None:
+        """What the kernel says, but when it last took in data: that is what the server wrote, and by this clock."""
+        info = asked(attempt)
+        if info is None or clock.written is None:
+            return info
+        changed = bytearray(info)
+        struct.pack_into("=I", changed, transport.LAST_DATA_RECV, (clock.at - clock.written) // 1_000_000)
+        return bytes(changed)
+
+    monkeypatch.setattr(transport.Attempt, "tcp_info", tcp_info)
     return clock
