@@ -114,7 +114,7 @@ def _charged(calls: Any, floor: Any) -> Any:
 
 def _beyond(joined: Any) -> dict[str, Any]:
     """What each phase took beyond its floor, s."""
-    filling = filling_floor(joined, joined.uncached_tokens.fill_null(0))
+    filling = filling_floor(joined)
     making = joined.s_decode - joined.application
     beyond = {name: most(joined[f"s_{name}"] - joined[f"f_{name}"].fill_null(0.0), 0.0) for name in EARLY[:3]}
     for name in (MODEL_LOAD, QUEUE):  # what could be none at all

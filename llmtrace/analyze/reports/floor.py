@@ -34,7 +34,7 @@ def make(book: Book, options: Options) -> Report:
     joined = whole.inner_join(floors(whole).rename(floor_route="route"), [("route", "floor_route")])
     priced = joined.mutate(
         **{f"low_{name}": least(joined[f"s_{name}"], joined[f"f_{name}"].fill_null(0.0)) for name in _OVERHEAD},
-        low_prefill=least(joined.filling, filling_floor(joined, joined.uncached)),
+        low_prefill=least(joined.filling, filling_floor(joined)),
         low_decode=least(joined.making, joined.f_itl.fill_null(0.0) * joined.steps),
     )
     by_route = priced.group_by("route").agg(
@@ -90,8 +90,12 @@ def floors(usable: Any) -> Any:
     return by_route.filter(by_route.n >= LEAST_CALLS)
 
 
-def filling_floor(calls: Any, uncached: Any) -> Any:
-    """The least time, s, that filling the prompt takes, and making the reasoning that the stream does not show."""
+def filling_floor(calls: Any) -> Any:
+    """The least time, s, that filling the prompt takes, and making the reasoning that the stream does not show.
+
+    ``calls``: those of ``tables.calls``, with the ``floors`` of their routes.
+    """
+    uncached = calls.uncached_tokens.fill_null(0)
     return calls.f_prefill.fill_null(0.0) * uncached + calls.f_itl.fill_null(0.0) * calls.hidden_tokens
 
 

@@ -18,16 +18,16 @@ FROM calls WHERE trace_id = ?::UUID ORDER BY len(coalesce(causes, [])) > 0 DESC,
 _SUMS: Final = """
 SELECT count(*), count(*) FILTER (outcome <> 'completed'), sum(input_tokens), sum(output_tokens), sum(cost_usd)
 FROM calls WHERE trace_id = ?::UUID"""
+_SPANS: Final = """FROM spans s LEFT JOIN spans above
+  ON above.trace_id = s.trace_id AND above.span_id = s.parent_id WHERE s.trace_id = ?::UUID"""
+"""A trace's spans, each beside the one above it."""
 # A verdict's event lies on the guilty phase, a child of the call or of its attempt; in version 1 on the call itself.
-_EVIDENCE: Final = """
-SELECT s.span_id, s.phase, s.events FROM spans s LEFT JOIN spans above
-  ON above.trace_id = s.trace_id AND above.span_id = s.parent_id
-WHERE s.trace_id = ?::UUID AND contains(s.events, ?) AND ? IN (s.span_id, s.parent_id, above.parent_id) LIMIT 20"""
-
+_EVIDENCE: Final = f"""
+SELECT s.span_id, s.phase, s.events {_SPANS}
+AND contains(s.events, ?) AND ? IN (s.span_id, s.parent_id, above.parent_id) LIMIT 20"""
 _DECODED: Final = f"""
-SELECT sum(try_cast(s.attributes->>'$."{names.TOKENS}"' AS BIGINT)) FROM spans s LEFT JOIN spans above
-  ON above.trace_id = s.trace_id AND above.span_id = s.parent_id
-WHERE s.trace_id = ?::UUID AND s.phase = '{DECODE}' AND ? IN (s.parent_id, above.parent_id)"""
+SELECT sum(try_cast(s.attributes->>'$."{names.TOKENS}"' AS BIGINT)) {_SPANS}
+AND s.phase = '{DECODE}' AND ? IN (s.parent_id, above.parent_id)"""
 
 
 def headline(cursor: Any, trace: str) -> dict[str, Any] | None:
