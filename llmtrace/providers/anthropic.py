@@ -15,7 +15,7 @@ from llmtrace import conventions
 from llmtrace.observe.answer import Answer, Usage
 from llmtrace.observe.call import NOTHING, OUTPUT, REASONING
 from llmtrace.providers.block_streams import blocks_output
-from llmtrace.providers.declare import Operation, Provider, Request, Stainless
+from llmtrace.providers.declare import Operation, Platform, Provider, Request, Stainless, platform_of
 from llmtrace.providers.engine_extras import add_engine
 from llmtrace.providers.failures import failure_in
 from llmtrace.providers.gateways import read_body
@@ -179,12 +179,15 @@ def _describe(
 
 
 def provider_name(client: Any, host: str | None) -> str:
-    """The platform that the client class is for (Bedrock, Vertex), else the host's provider, else ``anthropic``."""
-    kind = type(client).__name__
-    for word, name in (("Bedrock", "aws.bedrock"), ("Vertex", "gcp.vertex_ai")):
-        if word in kind:
-            return name
-    return (host and provider_of(host)) or "anthropic"
+    """The platform that the client is for (Bedrock, Vertex), else the host's provider, else ``anthropic``."""
+    return platform_of(client, _PLATFORMS) or (host and provider_of(host)) or "anthropic"
+
+
+_BEDROCK = ("AnthropicBedrock", "AsyncAnthropicBedrock", "AnthropicBedrockMantle", "AsyncAnthropicBedrockMantle")
+_PLATFORMS = (
+    Platform("aws.bedrock", "anthropic.lib.bedrock", _BEDROCK),
+    Platform("gcp.vertex_ai", "anthropic.lib.vertex", ("AnthropicVertex", "AsyncAnthropicVertex")),
+)
 
 
 MESSAGES = Operation(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -287,3 +288,28 @@ def operations(provider: Provider) -> list[str]:
         else:
             traced.append(hook.operation)
     return list(dict.fromkeys(operation.name for operation in traced))
+
+
+class Platform(NamedTuple):
+    """A provider that a client library has client classes of its own for."""
+
+    provider: str
+    """``gen_ai.provider.name``."""
+    module: str
+    """The module that has the classes; it is loaded where one of them is used."""
+    classes: tuple[str, ...]
+
+
+def platform_of(client: Any, platforms: Sequence[Platform]) -> str | None:
+    """The provider of the platform that ``client``'s class, or one that it inherits from, is for.
+
+    The classes are looked up where the library has them: the name of a client's own class says nothing, since an
+    application names its subclasses as it likes.
+    """
+    for platform in platforms:
+        module = sys.modules.get(platform.module)
+        for name in platform.classes if module is not None else ():
+            known = getattr(module, name, None)
+            if isinstance(known, type) and isinstance(client, known):
+                return platform.provider
+    return None

@@ -9,7 +9,7 @@ import re
 from typing import Any
 
 from llmtrace.providers.chat_completions import CHAT, COMPLETION
-from llmtrace.providers.declare import Provider, Stainless
+from llmtrace.providers.declare import Platform, Provider, Stainless, platform_of
 from llmtrace.providers.embeddings import EMBEDDINGS
 from llmtrace.providers.openai_media import MEDIA
 from llmtrace.providers.openai_realtime import CONVERSATIONS
@@ -44,6 +44,11 @@ _HOSTS = {
 }
 _BEDROCK = r"bedrock-(runtime|mantle)\..*(amazonaws\.com|api\.aws)"  # compiled when it is first used, as all here
 
+_PLATFORMS = (
+    Platform("azure.ai.openai", "openai.lib.azure", ("AzureOpenAI", "AsyncAzureOpenAI")),
+    Platform("aws.bedrock", "openai.lib.bedrock", ("BedrockOpenAI", "AsyncBedrockOpenAI")),
+)
+
 _ENGINES = {"vllm": "vllm", "sglang": "sglang", "llama": "llama.cpp", "lmstudio": "lm_studio", "ollama": "ollama"}
 """Engines that people run themselves, by a word in the host's name."""
 _PORTS = {8000: "vllm", 8080: "llama.cpp", 30000: "sglang", 1234: "lm_studio", 11434: "ollama"}
@@ -64,13 +69,13 @@ def provider_of(host: str) -> str | None:
 
 
 def provider_name(client: Any, host: str | None) -> str:
-    """``azure.ai.openai`` for Azure clients, the known provider of a known host, else a public host's own name.
+    """The platform that the client is for (Azure, Bedrock), the known provider of a known host, else a public host.
 
     For a private host it is the engine that a word of the host's name or the usual port shows, else ``openai``, whose
     API it is; also ``openai`` where the host is not known.
     """
-    if "Azure" in type(client).__name__:
-        return "azure.ai.openai"
+    if platform := platform_of(client, _PLATFORMS):
+        return platform
     if host is None:
         return "openai"
     if known := provider_of(host):

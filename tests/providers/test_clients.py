@@ -17,6 +17,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 import llmtrace
 from llmtrace.instrumentation import instrumentors
 from llmtrace.providers import CLIENTS
+from llmtrace.providers.anthropic import ANTHROPIC
 from llmtrace.providers.openai import provider_name
 from tests.conftest import Tracing
 from tests.support.apis import http
@@ -169,6 +170,24 @@ def test_in_the_background_and_what_is_left_alone(responses: Responses, replay: 
 def test_the_providers_name_from_the_base_url(url: str, name: str) -> None:
     client = openai.OpenAI(api_key=KEY, base_url=url)
     assert provider_name(client, client.base_url.host) == name
+
+
+class Ours(openai.AsyncAzureOpenAI):
+    """An application's own, of Azure's client, whose name does not say so."""
+
+
+class AzureLast(openai.OpenAI):
+    """An application's own, of the plain client, whose name says something else."""
+
+
+def test_a_platform_is_not_guessed_from_the_name_of_a_class(replay: Replay) -> None:
+    gateway = "https://gateway.example.com/v1"
+    azure = Ours(api_key=KEY, api_version="2024-10-21", base_url=gateway)
+    assert provider_name(azure, azure.base_url.host) == "azure.ai.openai"
+    if hasattr(openai, "BedrockOpenAI"):
+        assert provider_name(openai.BedrockOpenAI(api_key=KEY, base_url=gateway), None) == "aws.bedrock"
+    plain = AzureLast(api_key=KEY, base_url=gateway)
+    assert provider_name(plain, plain.base_url.host) == "gateway.example.com"
 
 
 # ---- Anthropic -------------------------------------------------------------------------------------------------------
@@ -352,6 +371,14 @@ def test_through_bedrock(replay: Replay, tracing: Tracing, spans: Spans, streami
     assert attrs["gen_ai.response.finish_reasons"] == ("end_turn",)
     wire.shut()
     aws.shut()
+
+
+def test_a_subclass_is_for_the_platform_that_it_inherits() -> None:
+    keys: dict[str, Any] = {"aws_access_key": "a", "aws_secret_key": KEY, "aws_region": "us-east-1"}
+    ours = type("Ours", (anthropic.AnthropicBedrock,), {})(**keys)
+    assert ANTHROPIC.provider_name(ours, "gateway.example.com") == "aws.bedrock"
+    plain = type("NoVertex", (anthropic.Anthropic,), {})(api_key=KEY)
+    assert ANTHROPIC.provider_name(plain, "gateway.example.com") == "anthropic"
 
 
 def test_through_vertex(replay: Replay, tracing: Tracing, spans: Spans) -> None:
