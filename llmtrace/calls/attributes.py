@@ -19,6 +19,7 @@ from llmtrace.observe import call as calls
 from llmtrace.observe.answer import Answer, Hop, ToldAttempt
 from llmtrace.observe.call import Call
 from llmtrace.observe.chunk_timing import ChunkTiming
+from llmtrace.observe.stream import cause_of
 from llmtrace.observe.transport import Attempt
 from llmtrace.phases.model import (
     DECODE,
@@ -243,7 +244,7 @@ def attempt_attributes(result: Result, number: int) -> tuple[dict[str, Any], str
     error = attempt.error if attempt.error is not None or not last else call.error
     if last:
         outcome = call.outcome or calls.COMPLETED
-    elif error is not None and "Timeout" in type(error).__name__:
+    elif isinstance(error, Exception) and cause_of(error) == calls.TIMED_OUT:
         outcome = calls.TIMED_OUT
     else:
         outcome = calls.ERROR if refused or error is not None else calls.COMPLETED

@@ -762,6 +762,22 @@ def test_every_attempt_fails(kind: str, make_api: Any, replay: Replay, spans: Sp
     assert {attempt.status.status_code for attempt in attempts} == {StatusCode.ERROR}
 
 
+class Deadline(http.ReadTimeout):
+    """A timeout of the transport whose own name does not say so."""
+
+
+def test_attempts_that_time_out(kind: str, replay: Replay, spans: Spans) -> None:
+    api = boom_client(Async if kind == "async" else Sync, replay.base_url, Deadline("late"), None)
+    api.client.max_retries = 1
+    try:
+        with pytest.raises(openai.APITimeoutError):
+            api.create()
+    finally:
+        api.shut()
+    attempts = spans.children(spans.one("timed_out"))
+    assert [outcome(attempt) for attempt in attempts] == ["timed_out"] * 2
+
+
 async def test_cancelled_during_the_backoff(replay: Replay, make_api: Any, spans: Spans) -> None:
     from tests.support.apis import async_client
 
