@@ -307,9 +307,8 @@ def platform_of(client: Any, platforms: Sequence[Platform]) -> str | None:
     application names its subclasses as it likes.
     """
     for platform in platforms:
-        module = sys.modules.get(platform.module)
-        for name in platform.classes if module is not None else ():
-            known = getattr(module, name, None)
+        for name in platform.classes:
+            known = getattr(sys.modules.get(platform.module), name, None)
             if isinstance(known, type) and isinstance(client, known):
                 return platform.provider
     return None

@@ -180,7 +180,7 @@ class AzureLast(openai.OpenAI):
     """An application's own, of the plain client, whose name says something else."""
 
 
-def test_a_platform_is_not_guessed_from_the_name_of_a_class(replay: Replay) -> None:
+def test_a_platform_is_not_guessed_from_the_name_of_a_class() -> None:
     gateway = "https://gateway.example.com/v1"
     azure = Ours(api_key=KEY, api_version="2024-10-21", base_url=gateway)
     assert provider_name(azure, azure.base_url.host) == "azure.ai.openai"
